@@ -8,7 +8,7 @@ from data_prep.pipeline import Raw
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.sources.ali_ccp import raw_tables
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 
 
 def ali_ccp(resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True) -> Raw:
@@ -21,7 +21,7 @@ def ali_ccp(resolved: Resolved, source: str | None, staging: Path, progress: Pro
     if source is None:
         raise UserError(
             "ali-ccp",
-            "no --from",
+            f"no {Option.SOURCE}",
             "its files are not fetched",
             "download them, and name the folder of sample_skeleton_*.csv and common_features_*.csv",
         )

@@ -27,7 +27,8 @@ from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.sources.csv_files import make_staging, write_conversion
 from data_prep.sources.table import RawFile, raw_table
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
+from ple_rec.storage import is_address
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +118,9 @@ class Census:
             UserError: No copy can be had, or it cannot be staged.
             DataError: A copy is damaged or is not the known one.
         """
+        if source is not None and is_address(source):
+            fix = "copy them here, and name their folder"
+            raise UserError(Option.SOURCE, f"got {source}", "the raw files of census lie on this machine", fix)
         progress.say("reading the raw files")
         tables = self._files(None if source is None else Path(source))
         make_staging(staging)
@@ -189,7 +193,7 @@ class Census:
             "census",
             f"no copy to be had ({'; '.join(reasons)})",
             "the raw files come from the user, the cache or a download",
-            f"put {TRAIN.name} and {TEST.name} into a folder and name it with --from",
+            f"put {TRAIN.name} and {TEST.name} into a folder and name it with {Option.SOURCE}",
         )
 
     def _verified(self, files: Mapping[str, bytes], place: str) -> dict[str, pa.Table]:

@@ -66,7 +66,8 @@ def day_of(value: ir.Value, place: str, zoned: str = _LOCAL_DATE) -> ir.IntegerV
     if isinstance(value, ir.StringValue):
         digits = [value.substr(start, length).try_cast("int64") for start, length in ((0, 4), (5, 2), (8, 2))]
         return _civil(*digits)
-    raise UserError(place, f"type {value.type()}", "a day is a date, text YYYY-MM-DD or an integer YYYYMMDD", "cast it")
+    rule = "a day is a date, text YYYY-MM-DD or an integer YYYYMMDD"
+    raise UserError(place, f"type {value.type()}", rule, "write the column as one of these")
 
 
 def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) -> ir.IntegerValue:
@@ -132,6 +133,18 @@ def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
     return (day + _THURSDAY) % 7
 
 
+def _integer_fix(value: ir.Value, text: str) -> str:
+    """Return what to do about a time of another type than the integers that its unit counts in."""
+    if isinstance(value, ir.TimestampValue):
+        return 'set time.unit = "timestamp"'
+    if isinstance(value, ir.DateValue):
+        return 'set time.unit = "date"'
+    cast = f"write cast({text} as bigint)"
+    if isinstance(value, ir.StringValue):
+        return f'{cast}, or set time.unit = "date" for text that begins with YYYY-MM-DD'
+    return cast if isinstance(value, ir.FloatingValue) else "name a column of integers"
+
+
 def _counted(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.IntegerValue, int]:
     """A time as an integer, and by how much it grows in a day."""
     if config.unit == "date":
@@ -147,10 +160,6 @@ def _counted(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.Intege
             )
         return value.truncate("s").epoch_seconds().cast("int64"), _DAY
     if not isinstance(value, ir.IntegerValue):
-        raise UserError(
-            place,
-            f"type {value.type()}",
-            f"unit = {config.unit!r} counts from 1970-01-01 in integers",
-            'use unit = "timestamp" or "date" for such columns, or cast it',
-        )
+        rule = f"unit = {config.unit!r} counts from 1970-01-01 in integers"
+        raise UserError(place, f"type {value.type()}", rule, _integer_fix(value, config.value))
     return value.cast("int64"), PER_SECOND[config.unit] * _DAY

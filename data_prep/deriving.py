@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import ibis.expr.types as ir
 
 from data_prep.expressions.kinds import floating
-from data_prep.hashing import hashed_text
 from data_prep.resolve import Resolved
-from data_prep.sources.table import Want
 from data_prep.words import condition_of, names_of, timed
-from ple_rec.errors import PleRecError
 
 SIDE_ROW = "__row_"  # position of the row of a side table that a row meets
 BROKEN = "__broken"  # of a bag of a side table: the rule that it breaks, counted from 1, or 0
@@ -21,17 +18,19 @@ _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 @dataclass(frozen=True)
 class Rule:
-    """What a row must keep.
+    """Rule that a good row keeps.
 
     Args:
-        key: Of the configuration.
-        rule: In words.
+        key: Key of the configuration.
+        rule: The rule in words.
         shown: Column of the derived rows that holds the value, for messages.
+        fix: Fix that a message names; None for the general one.
     """
 
     key: str
     rule: str
     shown: str
+    fix: str | None = None
 
     @property
     def reason(self) -> str:
@@ -70,27 +69,22 @@ class Deriving:
         return condition_of(key, self.build(key), self.resolved)
 
     def number(self, key: str) -> ir.FloatingValue:
-        """The number there, in float64."""
+        """Return the number there, in float64."""
         value = self.build(key)
-        if isinstance(value, ir.BooleanValue | ir.IntegerValue | ir.FloatingValue | ir.DecimalValue):
+        if isinstance(value, ir.BooleanValue | ir.IntegerValue | ir.FloatingValue):
             return value.cast("float64")
-        raise self.refuse(key, value, "a number is needed", "cast it, e.g. cast(x as double)", "number")
+        raise self.resolved.wrong_type(key, value, "a number is needed", "number")
 
-    def hashed(self, key: str) -> ir.StringValue:
-        """The text that is hashed of the value there."""
+    def hash_input(self, key: str) -> ir.StringValue | ir.IntegerValue:
+        """Return the value of the expression at a key; only integers and texts can be hashed alike on every engine."""
         value = self.build(key)
         if not isinstance(value, ir.StringValue | ir.IntegerValue):
-            fix = "cast it, e.g. cast(x as bigint)"
-            raise self.refuse(key, value, "what is hashed is an integer or text", fix, "id")
-        return hashed_text(value)
+            raise self.resolved.wrong_type(key, value, "what is hashed is an integer or text", "id")
+        return value
 
-    def refuse(self, key: str, value: ir.Value, rule: str, fix: str, want: Want | None = None) -> PleRecError:
-        """Return the error of a value of a type that its key does not take; arguments are those of `wrong_type`."""
-        return self.resolved.wrong_type(key, value, rule, fix, want)
-
-    def rule(self, key: str, rule: str, shown: str, broken: ir.BooleanValue) -> None:
-        """Say where a rule is broken, and which column shows it."""
-        self.broken.append((Rule(key, rule, shown), broken))
+    def rule(self, key: str, rule: str, shown: str, broken: ir.BooleanValue, fix: str | None = None) -> None:
+        """Add a rule with the condition under which a row breaks it; the other arguments are those of `Rule`."""
+        self.broken.append((Rule(key, rule, shown, fix), broken))
 
 
 def as_float32(value: ir.FloatingValue) -> ir.FloatingValue:

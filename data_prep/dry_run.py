@@ -21,6 +21,7 @@ from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.parent import Parent
+from data_prep.pieces import warn_of_lists
 from data_prep.pipeline import Pipeline, Raw
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
@@ -68,12 +69,24 @@ class Guess:
 
     Args:
         sampled: Number of values in the training rows of the sample.
-        expected: Number in the whole log, by GEE (Charikar et al., 2000): sqrt(N / n) f_1 + sum of f_j, j > 1, for f_j
-            values that were seen j times in n of N rows.
+        expected: Number in the whole log, by `expected_values`.
     """
 
     sampled: int
     expected: int
+
+
+def expected_values(sampled: int, once: int, scale: float) -> int:
+    """Return the number of values to expect in a log, by GEE (Charikar et al., 2000).
+
+    It is sqrt(N / n) f_1 + sum of f_j, j > 1, for f_j values that were seen j times in n of N rows.
+
+    Args:
+        sampled: Number of values in a sample.
+        once: Number of these that the sample has once.
+        scale: Number of rows of the log for each of the sample, N / n.
+    """
+    return round(sampled - once + math.sqrt(scale) * once)
 
 
 def dry_run(what: str, out: Location | None, options: Options, *, progress: Progress | None = None) -> DryRun:
@@ -146,7 +159,8 @@ def _tables(
         listed, kind = found
         if kind == "csv":
             with refuse_changes(listed):
-                tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say)
+                types = resolved.config.found.types.get(name, {})
+                tables[name] = sample_csv(name, listed, given[name].csv, staging, progress.say, inferred=types)
             resolved.check_columns(tables[name].table)
         else:
             progress.say(f"{name}: reading the footers of {len(listed):,} file(s)")
@@ -249,6 +263,7 @@ class _SamplePipeline(Pipeline):
     def _surveyed(self) -> tuple[Derived, Survey]:
         self.progress.phase("survey")
         warn_of_offsets(self.resolved)
+        warn_of_lists(self.resolved)
         self.rows = replace(self.rows, log=self._sampled()).with_sides().linked_once()
         self._settle()
         derived = self.derived()
@@ -266,7 +281,7 @@ class _SamplePipeline(Pipeline):
             new = pq.read_table(made.path(name), columns=["count"], filters=[("row", ">=", first.get(name, 1))])
             sampled = new.num_rows + int(made.overflow.get(name, {}).get("values", 0))
             once = int(pc.sum(pc.equal(new["count"], 1)).as_py() or 0)
-            guesses[name] = Guess(sampled, round(sampled - once + math.sqrt(self.scale) * once))
+            guesses[name] = Guess(sampled, expected_values(sampled, once, self.scale))
         return guesses
 
     def _refuses(self, found: Survey) -> bool:

@@ -10,6 +10,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_prep.deriving import BROKEN, Deriving, as_float32, beyond_float32
+from data_prep.expressions.advice import kind_fix
 from data_prep.resolve import Resolved
 from ple_rec.config.prep import SparseSpec
 
@@ -54,8 +55,13 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
     feature, key = resolved.config.sparse[i], f"sparse[{i}].value"
     value = resolved.build(key, names)
     if not isinstance(value, ir.ArrayValue):
-        fix = "drop bag = true, or give a list, e.g. split(tags, ',')"
-        raise resolved.wrong_type(key, value, "a bag is a list", fix)
+        text = resolved.parsed[key].text
+        fix = "name a column of lists"
+        if isinstance(value, ir.StringValue):
+            fix = f"write split({text}, ',')"
+        elif isinstance(value, ir.IntegerValue | ir.BooleanValue):
+            fix = "drop bag = true, max_length and keep"
+        raise resolved.wrong_type(key, value, "a bag is a list", fix=fix)
     item = _id_type(resolved, key, value, value.type().value_type)
     columns: dict[str, ir.Value] = {f"raw__{feature.name}": _ended(feature, value).cast(dt.Array(item))}
     if feature.weights is None:
@@ -64,7 +70,8 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
     weights = resolved.build(key, names)
     if not isinstance(weights, ir.ArrayValue) or not isinstance(weights.type().value_type, dt.Numeric):
         rule = "the weights of a bag are a list of numbers"
-        raise resolved.wrong_type(key, weights, rule, "name a column of such lists")
+        fix = "write such a list where the log is made, or drop `weights`"
+        raise resolved.wrong_type(key, weights, rule, fix=fix)
     columns[f"weights__{feature.name}"] = _ended(feature, weights).cast("array<float64>").map(as_float32)
     differs = weights.length().fill_null(0) != value.length().fill_null(0)
     bad = weights.cast("array<float64>").filter(lambda x: x.isnull() | beyond_float32(x))
@@ -101,13 +108,14 @@ def _id_type(resolved: Resolved, key: str, value: ir.Value, kind: dt.DataType) -
         return dt.int64
     if isinstance(kind, dt.String):
         return dt.string
-    raise resolved.wrong_type(
-        key,
-        value,
-        "an id is an integer or text",
-        "cast it, e.g. cast(x as bigint); give a number edges or quantiles, or make it a dense feature",
-        "id",
-    )
+    fix = None
+    if isinstance(kind, dt.Floating):
+        cast = kind_fix("float", "id", resolved.parsed[key].text)
+        fix = f"{cast}; give a number edges or quantiles, or make it a dense feature"
+    if isinstance(value, ir.ArrayValue):
+        numbers = isinstance(value.type().value_type, dt.Floating)
+        fix = "write the items as integers or text where the log is made" if numbers else "set bag = true"
+    raise resolved.wrong_type(key, value, "an id is an integer or text", "id", fix)
 
 
 def add_dense(d: Deriving, key: str, name: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.expressions import parse
-from data_prep.resolve import TIME_WORDS, Resolved
+from data_prep.expressions import parse, word_of
+from data_prep.resolve import TIME_WORDS, Resolved, owner_of, tables_of
 from data_prep.sources.columns import meant
 from data_prep.sources.table import RawTable
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.text.suggest import nearest
 
 CARRIED = "id__"  # before the name of a column that is carried along; no feature's name has two underscores
@@ -63,7 +63,7 @@ def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
     found: set[str] = set()
     todo = list(texts)
     while todo:
-        for word in parse(todo.pop(), "inputs").columns:
+        for word in parse(todo.pop(), "inputs", tables_of(config)).columns:
             if word in found:
                 continue
             found.add(word)
@@ -107,18 +107,18 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
     texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
     texts |= {"log.where": (config.log.where,)}
-    texts |= {f"--ids {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
+    texts |= {f"{Option.IDS} {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
     words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
-    name = column if side is None else f"{side}.{column}"
+    name = word_of(column) if side is None else f"{side}.{column}"
     found = [who for who, read in words.items() if name in read]
     return found or [who for who, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
 
 
 def _fix(column: str, readers: Sequence[str], there: Sequence[str]) -> str:
-    if all(reader.startswith("--ids ") for reader in readers):
-        return "leave it out of --ids"
+    if all(reader.startswith(f"{Option.IDS} ") for reader in readers):
+        return f"leave it out of {Option.IDS}"
     if list(readers) == ["log.where"]:
-        return "write the column into every file, or pass --all-rows"
+        return f"write the column into every file, or pass {Option.ALL_ROWS}"
     near = nearest(column, there, cutoff=0.7)
     renamed = "" if near is None else f"if {near!r} is meant, rename it; else "
     return f"{renamed}write what is lacking into every file, null where a row has no value"
@@ -156,22 +156,24 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
             found[name] = name
         elif not if_there:
             raise UserError(
-                "--ids",
+                Option.IDS,
                 f'got "{name}"',
                 "it is a column of the raw logs, or one that prep.toml names: group, a feature, a carried column",
                 meant(name, columns, [*known]),
             )
     if if_there:
-        there = {*columns, *TIME_WORDS, *config.derived}
+        there = {*map(word_of, columns), *TIME_WORDS, *config.derived}
         found = {name: text for name, text in found.items() if _words(config, [text]) <= there}
     return found
 
 
 def log_column(config: PrepConfig, text: str, log: RawTable) -> str | None:
     """Return the column of the log that an expression is as it stands; None of any other expression."""
-    name, *others = parse(text, "inputs").columns or ("",)
-    plain = not others and text.strip() in (name, _quoted(name)) and name not in config.derived
-    return name if plain and name in log.schema.names else None
+    expression = parse(text, "inputs", tables_of(config))
+    if not expression.is_column:
+        return None
+    table, column = owner_of("inputs", expression.columns[0], config)
+    return column if table == "log" and column in log.schema.names else None
 
 
 def _quoted(name: str) -> str:

@@ -30,10 +30,10 @@ from data_prep.rows import Derived, LogRows, derive
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 
 UNIT_ROWS = 131_072  # rows of the log that are computed together, at most
-_AGAIN = "run again with --overwrite when nothing writes to them"
+_AGAIN = f"run again with {Option.OVERWRITE} when nothing writes to them"
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,11 @@ class Inputs:
             raise diagnosed(error, self._source.engine, self._source.resolved, self._source.joined) from error
         except OutOfMemoryError as error:
             rule = "rows of the log are joined and sorted in it"
-            raise UserError("predict --memory", error.value, rule, "give more") from error
+            raise UserError(f"predict {Option.MEMORY}", error.value, rule, "give more") from error
         except DiskFullError as error:
-            raise UserError("predict --out", error.value, "what DuckDB spills needs room there", error.fix) from error
+            raise UserError(
+                f"predict {Option.OUT}", error.value, "what DuckDB spills needs room there", error.fix
+            ) from error
 
     def check_unchanged(self) -> None:
         """Refuse what has been read if a file was replaced meanwhile.
@@ -178,7 +180,7 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
     """Open raw logs, whose rows are read as a preparation reads them.
 
     Args:
-        config: Configuration of the preparation of the dataset that the model was trained on.
+        config: Configuration of the preparation of the dataset that the model was trained on, with `[found]`.
         place: Name of the configuration in messages.
         asked: What is read.
         work: A folder for what does not fit in memory, and for CSV files as Parquet, which a later call finds there.
@@ -200,15 +202,18 @@ def open_inputs(config: PrepConfig, place: str, asked: Asked, work: Path, progre
                 resolved.check_columns(table)
 
         try:
-            return discover(name, files, root, csv, progress.say, check=check, digest=False, all_types=False)
+            types = config.found.types.get(name, {})
+            return discover(
+                name, files, root, csv, progress.say, check=check, digest=False, all_types=False, inferred=types
+            )
         except UserError as error:
-            flag = "--data" if name == "log" else "--from"
+            flag = Option.DATA if name == "log" else Option.SOURCE
             raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error
 
     raw = found("log", log, ".")
     ids = carried(config, asked.ids, raw, if_there=asked.if_there)
     config = config.model_copy(update={"log": log})
-    resolved = resolve(inputs_config(config, asked.features, ids), place)
+    resolved = resolve(inputs_config(config, asked.features, ids), place, prepared=True)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     written = raw_times_of(config, ids, raw, lambda as_text: found("log", as_text, "."))

@@ -19,12 +19,12 @@ _Rule = Callable[[ir.FloatingValue], ir.BooleanValue]
 
 
 def threshold_columns(i: int) -> tuple[str, str]:
-    """Columns of what the threshold of task i is a quantile of, and of what cuts the rows into parts."""
+    """Return the names of two columns: the values of task i whose quantile is taken, and those that cut the parts."""
     return f"__threshold{i}_value", f"__threshold{i}_by"
 
 
 def add_tasks(d: Deriving) -> None:
-    """Label and space of every task; of one whose threshold is not known yet, what that is taken of."""
+    """Add the label and the space of each task, or the columns from which its threshold is still to be taken."""
     spaces = space_columns(d.config)
     for i, task in enumerate(d.config.tasks):
         key = f"tasks[{i}].label"
@@ -33,13 +33,13 @@ def add_tasks(d: Deriving) -> None:
         names = d.names
         if task.threshold is not None:
             if task.threshold.values is None:
-                _awaits_threshold(d, i, task.threshold)
+                _add_threshold_columns(d, i, task.threshold)
                 continue
             names = names | {THRESHOLD: _threshold(d, i, task.threshold)}
         value = d.resolved.build(key, names)
         if not isinstance(value, ir.BooleanValue | ir.NumericValue):
             rule = "a label is true or false, or a number"
-            raise d.refuse(key, value, rule, "write a comparison or a cast", "number")
+            raise d.resolved.wrong_type(key, value, rule, "condition")
         number = value.cast("float64")
         column = label_column(task)
         d.columns |= {column: as_float32(number), f"__{column}": number}
@@ -50,19 +50,21 @@ def add_tasks(d: Deriving) -> None:
 
 
 def _threshold(d: Deriving, i: int, spec: ThresholdSpec) -> ir.FloatingValue:
+    """Return the threshold of each row for task i."""
     assert spec.values is not None
-    found = floating(spec.values[0])
-    if spec.by is not None:
-        by = _threshold_by(d, i)
-        steps = list(zip(spec.edges or (), spec.values[1:], strict=True))
-        if steps:  # from the highest edge down, so that the first that is reached counts
-            branches = [(by >= floating(edge), floating(value)) for edge, value in reversed(steps)]
-            found = ibis.cases(*branches, else_=found)
-    return found
+    first = floating(spec.values[0])
+    if spec.by is None:
+        return first
+    by = _threshold_by(d, i)
+    steps = zip(spec.edges or (), spec.values[1:], strict=True)
+    # The first case that holds counts, so the highest edge comes first.
+    cases = [(by >= floating(edge), floating(value)) for edge, value in reversed(list(steps))]
+    missing = first if spec.missing is None else floating(spec.missing)  # format 4 had no such part
+    return ibis.cases((by.isnull(), missing), *cases, else_=first)
 
 
 def _threshold_by(d: Deriving, i: int) -> ir.FloatingValue:
-    """What says which threshold a row has; a row of NaN, which lies in no part, is bad."""
+    """Return the value that says in which part a row lies. A row whose value is NaN lies in none, and is bad."""
     key, shown = f"tasks[{i}].threshold.by", f"__by{i}"
     value = d.number(key)
     d.columns[shown] = value
@@ -70,7 +72,7 @@ def _threshold_by(d: Deriving, i: int) -> ir.FloatingValue:
     return value
 
 
-def _awaits_threshold(d: Deriving, i: int, spec: ThresholdSpec) -> None:
+def _add_threshold_columns(d: Deriving, i: int, spec: ThresholdSpec) -> None:
     value, by = threshold_columns(i)
     d.columns[value] = d.number(f"tasks[{i}].threshold.value")
     if spec.by is not None:
@@ -78,19 +80,19 @@ def _awaits_threshold(d: Deriving, i: int, spec: ThresholdSpec) -> None:
 
 
 def _label_rule(task: TaskSpec, value: ir.Value) -> tuple[str, _Rule]:
-    """What the label `value` must be, and where, as a float64, it is not."""
+    """Return the rule that a label keeps, in words, and the function that tells where its float64 breaks it."""
     if task.kind == "binary":
         return "a binary label is 0 or 1", _not_binary if isinstance(value, ir.FloatingValue) else _not_0_or_1
     words = [f"at least {task.minimum}"] * (task.minimum is not None)
     words += [f"at most {task.maximum}"] * (task.maximum is not None)
 
     def bad(x: ir.FloatingValue) -> ir.BooleanValue:
-        found = exact.is_null(x) | beyond_float32(x)
+        broken = exact.is_null(x) | beyond_float32(x)
         if task.minimum is not None:
-            found |= x < floating(task.minimum)
+            broken |= x < floating(task.minimum)
         if task.maximum is not None:
-            found |= x > floating(task.maximum)
-        return found
+            broken |= x > floating(task.maximum)
+        return broken
 
     return f"the label is finite{' and ' if words else ''}{' and '.join(words)}", bad
 
@@ -100,7 +102,7 @@ def _not_binary(x: ir.FloatingValue) -> ir.BooleanValue:
 
 
 def _not_0_or_1(x: ir.FloatingValue) -> ir.BooleanValue:
-    """The same where there is no NaN, which takes one question less of every row."""
+    """Return `_not_binary` of a column that has no NaN, without looking for it."""
     return ~((x == 0) | (x == 1)).fill_null(False)
 
 

@@ -1,22 +1,18 @@
-"""What a dataset directory says of itself: its schema, and the configuration that it was made by."""
+"""Metadata of a dataset directory: its schema, names of its buckets, and types of its CSV columns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
 
 from data_prep.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
 from data_prep.dictionaries import Dictionaries
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
 from data_prep.resolve import Resolved
-from data_prep.sources.files import RawTable
 from ple_rec.config.base import Split
-from ple_rec.config.prep import FilesConfig, PrepConfig
+from ple_rec.config.prep import ColumnType, PrepConfig
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Task
-
-Files = TypeVar("Files", bound=FilesConfig)
 
 
 def build_schema(
@@ -69,16 +65,12 @@ def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
     return names
 
 
-def as_read(resolved: Resolved) -> PrepConfig:
-    """Return the configuration with the types that CSV files were inferred to have, of the columns that are read."""
-
-    def read(files: Files, table: RawTable, columns: Sequence[str]) -> Files:
+def inferred_types(resolved: Resolved) -> dict[str, dict[str, ColumnType]]:
+    """Return the types that were inferred for the CSV columns that are read, by table and column."""
+    columns = {"log": resolved.log_columns, **resolved.side_columns}
+    types = {}
+    for name, table in resolved.tables.items():
         text = table.files[0].text
-        if text is None or not text.inferred:
-            return files
-        inferred = {column: text.inferred[column] for column in columns if column in text.inferred}
-        return files.with_inferred(inferred)
-
-    config, tables = resolved.config, resolved.tables
-    sides = {name: read(side, tables[name], resolved.side_columns[name]) for name, side in config.sides.items()}
-    return config.model_copy(update={"log": read(config.log, tables["log"], resolved.log_columns), "sides": sides})
+        inferred = {} if text is None else text.inferred
+        types[name] = {column: inferred[column] for column in columns[name] if column in inferred}
+    return {name: each for name, each in types.items() if each}

@@ -21,7 +21,7 @@ class Parent:
     Args:
         path: Path or address of the directory.
         schema: Its schema.
-        config: Its configuration, with every number that its training rows gave.
+        config: Configuration from its `prep.toml`, with the values that its log gave in `found`.
         vocabularies: File of this machine with the vocabulary, by table; bucketised features have none.
     """
 

@@ -1,7 +1,7 @@
 """Raw logs -> a dataset directory: the passes in their order.
 
     discover   files, footers, digests               -> fingerprint; the same one is there: done
-    settle     day 1, edges and thresholds           -> `prep.toml`, with every number in it
+    settle     day 1, edges and thresholds           -> `[found]` of `prep.toml`
     survey     rows by split, part and day; bad rows -> what will be written, or a refusal
     count      the vocabulary of every table         -> `vocab/`
     encode     ids, labels, spaces                   -> `train/`, `valid/`, `test/`
@@ -24,17 +24,18 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from data_prep import numbers, side_bags, stats, words
+from data_prep import quantiles, side_bags, stats, words
 from data_prep.columns import REASON, SPLIT, space_columns
 from data_prep.days import number_of, numbered, text_of
 from data_prep.diagnose import diagnosed
 from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
-from data_prep.metadata import as_read, bucket_names, build_schema
+from data_prep.metadata import bucket_names, build_schema, inferred_types
 from data_prep.page_checksums import check_pages
 from data_prep.parent import Parent
 from data_prep.parts import PartFile
+from data_prep.pieces import warn_of_lists
 from data_prep.progress import Progress
 from data_prep.resolve import Resolved
 from data_prep.rows import Derived, LogRows, between, derive
@@ -52,7 +53,7 @@ from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.schema import VOCAB_DIR
 
-FORMAT_VERSION = 4  # raise it when the same configuration and files would give other parts, ids or normalisers
+FORMAT_VERSION = 5  # raise it when the same configuration and files would give other parts, ids or normalisers
 SLICE_SAMPLE = 4_000_000  # rows of train that label correlations are sliced on, about, at most
 WIDE = 64  # Rows with more columns than these are derived once, and kept, if their cells are few.
 PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about how long each takes
@@ -75,7 +76,7 @@ def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
     """Digest of all that the bytes of a dataset directory depend on."""
     content = {
         "format": FORMAT_VERSION,
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"found"}),  # of an appended day it is the parent's
         "log": raw.log.digest(),
         "sides": {name: table.digest() for name, table in sorted(raw.sides.items())},
         "parent": parent,
@@ -119,12 +120,15 @@ class Pipeline:
 
     Args:
         engine: Runs the expressions.
-        resolved: The configuration.
-        raw: The files.
-        stage: Where the dataset grows.
-        fingerprint: Of the dataset.
-        parent: The dataset whose ids this one keeps.
-        progress: Told what goes on.
+        resolved: Configuration, of an appended day with the `[found]` of the parent.
+        raw: Files of the log and of the side tables.
+        stage: Folder in which the dataset grows.
+        fingerprint: Fingerprint of the dataset.
+        parent: Dataset whose ids this one keeps.
+        progress: Progress for people who wait.
+
+    Attributes:
+        given: Configuration without the values that are taken from this log.
     """
 
     def __init__(
@@ -138,19 +142,21 @@ class Pipeline:
         progress: Progress,
     ) -> None:
         self.engine, self.raw, self.stage = engine, raw, stage
-        self.rows = LogRows(engine, replace(resolved, tables={"log": raw.log, **raw.sides}))
+        self.given = resolved.config
+        tables = {"log": raw.log, **raw.sides}
+        self.rows = LogRows(engine, replace(resolved, config=self.given.filled(), tables=tables))
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
         self.kept: Derived | None = None
 
     @property
     def resolved(self) -> Resolved:
-        """The configuration with its expressions, as far as it is settled."""
+        """The configuration with its expressions and the values that were taken from the log so far."""
         return self.rows.resolved
 
     @property
     def config(self) -> PrepConfig:
-        """The configuration, as far as it is settled."""
+        """The configuration with the values that were taken from the log so far."""
         return self.resolved.config
 
     @config.setter
@@ -183,6 +189,7 @@ class Pipeline:
         for table in self.resolved.tables.values():
             self.resolved.check_columns(table)
         words.warn_of_offsets(self.resolved)
+        warn_of_lists(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
         self.rows = self.rows.with_sides().linked_once()
@@ -215,10 +222,16 @@ class Pipeline:
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
             self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, whole=self.whole)
-            text = None if self.day_1 is None else text_of(self.day_1)
-            self.config = self.config.model_copy(update={"split": split.model_copy(update={"day_1": text})})
-        if not numbers.is_settled(self.config):
-            self.config = numbers.settled(self.engine, self.engine.named(self.derived().table), self.resolved)
+            if self.day_1 is not None and split.day_1 is None:
+                self._fill_in(day_1=text_of(self.day_1))
+        if not quantiles.are_known(self.config):
+            edges, thresholds = quantiles.find(self.engine, self.engine.named(self.derived().table), self.resolved)
+            self._fill_in(edges=edges, thresholds=thresholds)
+
+    def _fill_in(self, **values: Any) -> None:
+        """Put values that were taken from the log into the configuration."""
+        found = self.config.found.model_copy(update=values)
+        self.config = self.config.model_copy(update={"found": found}).filled()
 
     def _rows_of(self, split: Split, found: Survey, parts: Sequence[int]) -> ir.Table:
         """The rows of a split that lie in some parts of the log, ascending; row by row only where parts are mixed."""
@@ -283,7 +296,8 @@ class Pipeline:
         columns = space_columns(self.config)
         spaces = {columns[task.name]: task.space for task in self.config.tasks if task.space is not None}
         stats.write_page(described, schema, folder / "stats.html", spaces)
-        write_whole(folder / PREP_FILE, dump_toml(as_read(self.resolved)))
+        values = self.config.found.model_copy(update={"types": inferred_types(self.resolved)})
+        write_whole(folder / PREP_FILE, dump_toml(self.given.model_copy(update={"found": values})))
         finish(folder, schema, self.fingerprint, described)
 
     def _groups(self, found: Survey) -> Groups | None:

@@ -13,7 +13,7 @@ from data_prep.input_columns import log_column
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import RawFile, RawTable
 from ple_rec.config.prep import LogConfig, PrepConfig
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, Option
 
 _CHANGED = "raw files stay as they are while they are read"
 
@@ -89,5 +89,7 @@ def raw_times_of(
         table = find(config.log.model_copy(update={"csv": csv.model_copy(update={"types": types})}))
         for before, file in zip(raw.files, table.files, strict=True):
             if before.identity != file.identity:
-                raise DataError(file.shown, "it has changed while it was read", _CHANGED, "run again with --overwrite")
+                raise DataError(
+                    file.shown, "it has changed while it was read", _CHANGED, f"run again with {Option.OVERWRITE}"
+                )
     return {name: RawTimeColumn(table, column) for name, column in times.items()}

@@ -31,7 +31,7 @@ from data_prep.parts import PART
 from data_prep.resolve import Resolved
 from data_prep.sources.files import POSITION
 from data_prep.splits import add_sampling, add_split
-from data_prep.words import is_wide, taken, too_wide
+from data_prep.words import is_wide, taken, too_wide, worded
 
 _EARLY = "__early"
 _GROUP_DIGITS = 15
@@ -102,7 +102,7 @@ class LogRows:
         if self.log is not None:
             return between(self.log, first, last)
         table, columns = self.resolved.tables["log"], self.resolved.log_columns
-        return taken(self.engine.scan(table, columns, first, last), self.resolved)
+        return taken(worded(self.engine.scan(table, columns, first, last)), self.resolved)
 
     def joined(self, first: int = 0, last: int | None = None) -> ir.Table:
         """Return the rows of a range of positions with the columns of side tables, as far as these are there."""
@@ -205,7 +205,7 @@ def _group(d: Deriving) -> None:
     if isinstance(value, ir.StringValue):
         value = hashed_number(value, _GROUP_DIGITS)
     if not isinstance(value, ir.IntegerValue):
-        raise d.refuse("group", value, "a group is an integer or text", "cast it, e.g. cast(x as bigint)", "id")
+        raise d.resolved.wrong_type("group", value, "a group is an integer or text", "id")
     d.columns[GROUP_COLUMN] = value.cast("int64")
 
 

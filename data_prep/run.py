@@ -27,8 +27,8 @@ from data_prep.summary import Summary
 from data_prep.writer import prepared_recipe
 from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
-from ple_rec.config.prep import FilesConfig, PrepConfig
-from ple_rec.errors import UserError
+from ple_rec.config.prep import FilesConfig, Found, PrepConfig
+from ple_rec.errors import Option, UserError
 from ple_rec.java import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
 from ple_rec.storage.cache import CACHE
@@ -77,10 +77,12 @@ class Options:
             UserError: They do not.
         """
         if self.parent is not None and self.append is None:
-            fix = "give --append day=N, or drop it"
-            raise UserError("--parent", "no --append", "it names what a day is added to", fix)
+            fix = f"give {Option.APPEND.to('day=N')}, or drop it"
+            raise UserError(Option.PARENT, f"no {Option.APPEND}", "it names what a day is added to", fix)
         if self.engine != "spark" and self.master is not None:
-            raise UserError("--master", f"--engine {self.engine}", "it is Spark's", "add --engine spark")
+            raise UserError(
+                Option.MASTER, f"{Option.ENGINE} {self.engine}", "it is Spark's", f"add {Option.ENGINE.to('spark')}"
+            )
 
 
 class RawFiles(Protocol):
@@ -111,8 +113,17 @@ def from_files(
     def table(name: str) -> RawTable:
         loud = sum(file.size for file in found[name][0]) >= _LOUD_BYTES
         say = progress.say if loud else None
-        check = resolved.check_columns
-        return discover(name, tables[name], root, staging, say, found=found[name], check=check, digest=digest)
+        return discover(
+            name,
+            tables[name],
+            root,
+            staging,
+            say,
+            found=found[name],
+            check=resolved.check_columns,
+            digest=digest,
+            inferred=resolved.config.found.types.get(name, {}),
+        )
 
     sides = {name: table(name) for name in resolved.config.sides}
     return Raw(table("log"), sides)
@@ -168,10 +179,10 @@ def prepare_config(
     config = resolved.config
     if parent is not None and prepared_recipe(out) is not None and _is_same(out, parent.path):
         raise UserError(
-            f"--out {out}",
-            "is --parent",
+            f"{Option.OUT} {out}",
+            f"is {Option.PARENT}",
             "a day is prepared beside the dataset whose ids it keeps",
-            "name another --out",
+            f"name another {Option.OUT}",
         )
     before = None if parent is None else parent.schema
     lineage = None if before is None else before.fingerprint
@@ -226,8 +237,8 @@ def check_executors(out: Location, options: Options) -> None:
     master = options.master or "local"
     if is_remote(out) and options.engine == "spark" and not master.startswith("local") and not os.environ.get(CACHE):
         raise UserError(
-            f"--out {out}",
-            f"--master {master}, and no {CACHE}",
+            f"{Option.OUT} {out}",
+            f"{Option.MASTER} {master}, and no {CACHE}",
             "executors write the parts into a folder that they all see, from which they are uploaded",
             f"let {CACHE} name a folder on shared storage",
         )
@@ -243,7 +254,7 @@ def _stale(out: Location, there: str, mark: str, differs: str) -> UserError:
         str(out),
         f"holds a dataset of another configuration or other raw files ({there[:12] or 'unknown'}, now {mark[:12]})",
         f"{differs}; a dataset directory is replaced on request only",
-        "pass --overwrite, or name another --out",
+        f"pass {Option.OVERWRITE}, or name another {Option.OUT}",
     )
 
 
@@ -253,17 +264,17 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
     Raises:
         UserError: An expression that cannot be read, or a day that cannot be added.
     """
-    if options.append is None:
-        return resolve(config, place), None
+    if options.append is None:  # what an earlier preparation found of another log does not count
+        return resolve(config.model_copy(update={"found": Found()}), place), None
     if options.parent is None:
         raise UserError(
-            f"--append {options.append}",
-            "no --parent",
+            f"{Option.APPEND} {options.append}",
+            f"no {Option.PARENT}",
             "a day is added to a dataset that is there",
-            "name it: --parent DIR",
+            f"name it: {Option.PARENT.to('DIR')}",
         )
     parent = Parent.read(options.parent)
-    return resolve(appended(parent, config, parse_day(options.append)), place), parent
+    return resolve(appended(parent, config, parse_day(options.append)), place, prepared=True), parent
 
 
 def check_before(what: str, options: Options) -> None:
@@ -283,7 +294,9 @@ def check_before(what: str, options: Options) -> None:
     if files is from_files:
         find_all(place, {"log": resolved.config.log, **resolved.config.sides}, "." if source is None else source)
     elif source is not None and not Path(source).exists():
-        raise UserError("--from", f"no {source} in {Path.cwd()}", "it is where the raw files are", "give their folder")
+        raise UserError(
+            Option.SOURCE, f"no {source} in {Path.cwd()}", "it is where the raw files are", "give their folder"
+        )
 
 
 def check_engine(name: EngineName) -> None:
@@ -293,7 +306,7 @@ def check_engine(name: EngineName) -> None:
         UserError: What is missing, and what mends it.
     """
     if name == "spark" and (lacks := spark_lacks()):
-        raise UserError("--engine spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
+        raise UserError(f"{Option.ENGINE} spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
 
 
 @contextmanager

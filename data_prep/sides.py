@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 from data_prep.days import day_of, text_of
 from data_prep.deriving import SIDE_ROW
 from data_prep.engines.base import Engine
+from data_prep.expressions import word_of
 from data_prep.resolve import Resolved
 from data_prep.side_bags import bag_columns, broken_of
 from data_prep.sources.files import POSITION, RawTable
@@ -106,11 +107,18 @@ def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Valu
         if isinstance(value, kind) and isinstance(other, kind):
             return value.cast("int64") if isinstance(value, ir.IntegerValue) else value
     kinds = [str(each.type().copy(nullable=True)) for each in (value, other)]
+    fix = f"write the column {name}.{column} as integers or text"
+    if isinstance(other, ir.IntegerValue | ir.StringValue):
+        fix = (
+            f"write cast({resolved.parsed[key].text} as {'bigint' if isinstance(other, ir.IntegerValue) else 'string'})"
+        )
+        if not isinstance(value, ir.IntegerValue | ir.StringValue | ir.BooleanValue | ir.FloatingValue):
+            fix = f"write the log's column as {kinds[1]}"
     raise DataError(
         f"{_shown(resolved, 'log')} and {_shown(resolved, name)}, column {column!r}",
         f"`{resolved.parsed[key].text}` is {kinds[0]} and {name}.{column} is {kinds[1]}",
         f"keys are integers on both sides or text on both sides ({resolved.place}: {key})",
-        "cast the log's expression, or declare the type of a CSV column (csv.types)",
+        f"{fix}, or declare the type of a CSV column (csv.types)",
     )
 
 
@@ -129,11 +137,11 @@ def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerVal
 def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
     """Day of each row of a dated side table, in days from 1970-01-01."""
     key = f"sides.{name}.day"
-    value = resolved.build(key, columns_of(table))
+    value = resolved.build(key, {word_of(column): value for column, value in columns_of(table).items()})
     try:
         return day_of(value, f"{resolved.place}: {key}")
     except UserError as error:
-        raise resolved.wrong_type(key, value, error.rule, error.fix, "day") from None
+        raise resolved.wrong_type(key, value, error.rule, "day", error.fix) from None
 
 
 def _renamed(

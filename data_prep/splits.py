@@ -10,12 +10,15 @@ from data_prep.days import numbered
 from data_prep.deriving import Deriving, as_float32
 from data_prep.expressions.kinds import floating
 from data_prep.hashing import below, hashed_text
+from data_prep.parts import NO_GROUP
 from data_prep.resolve import Resolved
+from data_prep.sources.files import POSITION
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 
 OUTSIDE = -1  # split of a row that lies in none
 SAMPLED_OUT = -2  # split of a training row that sampling leaves out
+_SAMPLED_BY = "__sampled_by"  # The column holds the first value that sampling hashes, null if all are missing.
 
 
 def dealt_by(config: PrepConfig) -> str | None:
@@ -39,25 +42,27 @@ def columns_that_tell(key: str, resolved: Resolved) -> tuple[str, ...]:
 
 
 def add_split(d: Deriving) -> None:
-    """The column `SPLIT`; `DAY` and the group are there."""
+    """Add the column `SPLIT`, once `DAY` and the group are there."""
     split = d.config.split
     if isinstance(split, DaySplit):
         chosen = _by_day(d, split)
     elif isinstance(split, HeldOutSplit):
         chosen = _held_out(d, split)
     elif isinstance(split, HashSplit):
-        text = ibis.literal(f"{split.seed}:").concat(d.hashed("split.value"))
+        value = d.hash_input("split.value")
+        text = ibis.literal(f"{split.seed}:").concat(hashed_text(value))
         chosen = ibis.cases(
             (below(text, split.test), SPLITS.index("test")),
             (below(text, split.test + split.valid), SPLITS.index("valid")),
             else_=SPLITS.index("train"),
         )
-        d.columns |= {"__split_text": d.hashed("split.value"), DEALT: d.build("split.value")}
-        d.rule("split.value", "the value that is hashed is there", "__split_text", text.isnull())
+        d.columns[DEALT] = value
+        d.rule("split.value", "the value that is hashed is there", DEALT, value.isnull())
     else:
         value = d.build("split.value")
         if not isinstance(value, ir.StringValue):
-            raise d.refuse("split.value", value, "it gives the text train, valid or test", "use case when ... end")
+            rule, fix = "it gives the text train, valid or test", "use case when ... end"
+            raise d.resolved.wrong_type("split.value", value, rule, fix=fix)
         chosen = ibis.cases(*((value == name, i) for i, name in enumerate(SPLITS)), else_=OUTSIDE)
         d.columns["__split_text"] = value
         d.rule("split.value", "it is train, valid or test", "__split_text", chosen == OUTSIDE)
@@ -75,8 +80,8 @@ def _by_day(d: Deriving, split: DaySplit) -> ir.IntegerValue:
     if split.valid is not None:
         branches.append((inside(*split.valid), SPLITS.index("valid")))
     elif split.valid_share is not None:
-        value = hashed_text(d.columns[GROUP_COLUMN]) if split.valid_hash is None else d.hashed("split.valid_hash")
-        held = below(ibis.literal("valid:").concat(value), split.valid_share).fill_null(False)
+        text = _text_that_decides(d, _group_of(d, split.valid_hash, "split.valid_hash"))
+        held = below(ibis.literal("valid:").concat(text), split.valid_share)
         branches.append((test & held, SPLITS.index("valid")))
     branches.append((test, SPLITS.index("test")))
     return ibis.cases(*branches, else_=OUTSIDE)
@@ -84,31 +89,49 @@ def _by_day(d: Deriving, split: DaySplit) -> ir.IntegerValue:
 
 def _held_out(d: Deriving, split: HeldOutSplit) -> ir.IntegerValue:
     first, last = (numbered(day, d.day_1) for day in split.days)
-    d.columns[DEALT] = d.columns[GROUP_COLUMN] if split.hash is None else d.build("split.hash")
-    value = hashed_text(d.columns[DEALT]) if split.hash is None else d.hashed("split.hash")
-    text = ibis.literal("held out:").concat(value)
+    d.columns[DEALT] = _group_of(d, split.hash, "split.hash")
+    text = ibis.literal(f"held out:{split.seed}").concat(_text_that_decides(d, d.columns[DEALT]))
     outside = ~d.columns[DAY].between(first, last).fill_null(False)
     return ibis.cases(
         (outside, OUTSIDE),
-        (below(text, split.test).fill_null(False), SPLITS.index("test")),
-        (below(text, split.test + split.valid).fill_null(False), SPLITS.index("valid")),
+        (below(text, split.test), SPLITS.index("test")),
+        (below(text, split.test + split.valid), SPLITS.index("valid")),
         else_=SPLITS.index("train"),
     )
 
 
+def _group_of(d: Deriving, expression: str | None, key: str) -> ir.Value:
+    """Return the value whose rows stay together in a split: that of the expression at `key`, or else the group.
+
+    It is null where a row has none. Readers take group -1 for none, so a row of it has none.
+    """
+    return d.columns[GROUP_COLUMN].nullif(NO_GROUP) if expression is None else d.hash_input(key)
+
+
+def _text_that_decides(d: Deriving, group: ir.Value) -> ir.StringValue:
+    """Return the text whose hash decides on a row: that of its group, or of its position if it has no group."""
+    position = ibis.literal("row ").concat(hashed_text(d.columns[POSITION]))
+    return ibis.coalesce(hashed_text(group), position)
+
+
 def add_sampling(d: Deriving) -> None:
-    """Rows that are left out lie in no split; those kept by chance weigh more."""
+    """Mark the rows that sampling leaves out by a split of their own, and weigh up the rows that chance keeps."""
     sampling = d.config.sampling
     if sampling is None:
         if WEIGHT_COLUMN in d.columns:
             d.columns[WEIGHT_COLUMN] = as_float32(d.columns[WEIGHT_COLUMN])
         return
-    texts = [d.hashed(f"sampling.hash[{i}]").fill_null("") for i in range(len(sampling.hash))]
-    text = texts[0]
-    for more in texts[1:]:
-        text = text.concat(":", more)
+    values = [hashed_text(d.hash_input(f"sampling.hash[{i}]")) for i in range(len(sampling.hash))]
+    text = values[0].fill_null("")
+    for value in values[1:]:
+        text = text.concat(":", value.fill_null(""))
     by_chance = (d.columns[SPLIT] == 0) & ~d.boolean("sampling.keep").fill_null(False)
-    left_out = by_chance & ~below(ibis.literal("sampling:").concat(text), sampling.rate)
+    d.columns[_SAMPLED_BY] = ibis.coalesce(*values)
+    undecided = by_chance & d.columns[_SAMPLED_BY].isnull()
+    rule = "of a row that may be left out, at least one of the values that are hashed is there"
+    fix = "name one more column in sampling.hash that tells such rows apart, e.g. the time or a request id"
+    d.rule("sampling.hash", rule, _SAMPLED_BY, undecided, fix)
+    left_out = by_chance & ~undecided & ~below(ibis.literal("sampling:").concat(text), sampling.rate)
     d.columns[SPLIT] = ibis.ifelse(left_out, SAMPLED_OUT, d.columns[SPLIT]).cast("int8")
     weight = ibis.ifelse(by_chance, floating(1 / sampling.rate), floating(1.0))
     if WEIGHT_COLUMN in d.columns:

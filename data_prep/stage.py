@@ -29,7 +29,7 @@ from data_prep.writer import (
     recover,
     write_whole,
 )
-from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.errors import DataError, Option, PleRecError, UserError
 from ple_rec.locks import open_locked
 from ple_rec.storage import Location, Remote
 from ple_rec.storage.cache import cache_folder
@@ -256,7 +256,7 @@ def _locked(out: Path) -> Iterator[None]:
             str(out),
             "another run is preparing it",
             "one run writes a dataset directory at a time",
-            "wait for it, or name another --out",
+            f"wait for it, or name another {Option.OUT}",
         )
     with lock:
         try:
@@ -277,15 +277,16 @@ def _left_nothing(out: Location, error: OSError) -> UserError:
         str(out.absolute()),
         f"could not be written ({error.strerror or error})",
         "it needs a writable place with enough room",
-        "free some space or name another --out; nothing was left behind",
+        f"free some space or name another {Option.OUT}; nothing was left behind",
     )
 
 
 def _unwritable(out: Path, error: OSError) -> PleRecError:
     if is_full(error):
         return disk_full(str(error))
-    place, fix = str(out), "name another --out, or make the place writable"
+    place, fix = str(out), f"name another {Option.OUT}, or make the place writable"
     if error.filename is not None and Path(error.filename).parent == out.parent and os.path.lexists(error.filename):
-        place, fix = error.filename, "remove it, or name another --out"  # another user's lock, or a file in the way
+        # It is another user's lock, or a file in the way.
+        place, fix = error.filename, f"remove it, or name another {Option.OUT}"
     value, rule = f"could not be written ({error.strerror or error})", "it needs a writable place with enough room"
     return UserError(place, value, rule, fix)

@@ -1,4 +1,4 @@
-"""What differs between a dataset directory that is there and what is to be made."""
+"""Difference between a dataset directory that exists and the one that a preparation would make."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from data_prep.numbers import left_open
 from data_prep.parent import Parent
 from data_prep.pipeline import Raw, source_of
 from ple_rec.config.diff import differences
@@ -45,7 +44,7 @@ def what_differs(out: Location, config: PrepConfig, raw: Raw, parent: Parent | N
 
 
 def _keys(old: PrepConfig, new: PrepConfig) -> Iterator[str]:
-    changed = differences(left_open(old, new), left_open(new, new))
+    changed = differences(old.filled_as(old), new.filled_as(old))
     if changed:
         yield _some("configuration: ", [f"{key} is {_value(now)}, was {_value(was)}" for key, was, now in changed])
 

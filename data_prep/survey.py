@@ -233,11 +233,11 @@ def _rows(count: int) -> str:
 def _example(
     engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, reason: int
 ) -> tuple[str, str, str, str | None]:
-    """Place, value, rule and, where it is known, the fix of the first row that breaks a rule."""
+    """Return place, value and rule of the first row that breaks a rule, and the fix unless it is the general one."""
     rule, position, shown = derived.first_broken(engine, reason)
-    hint = _unit_hint(resolved, shown) if rule.key == "time.value" else None
+    hint = _unit_hint(resolved, shown) if rule.key == "time.value" else rule.fix
     if shown is None:
-        hint = _space_hint(resolved, rule.key)
+        hint = hint or _space_hint(resolved, rule.key)
     return raw.locate(position), f"{resolved.quoted(rule.key)} is {shown_value(shown)}", rule.rule, hint
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from data_prep.sources.footers import Meter
 from data_prep.writer import KNOWN, PROBE_FILE, UPLOAD_FILE, prepared_recipe, refuse_foreign
 from ple_rec.config.schema import SUCCESS_FILE
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import (
     Remote,
     at_once,
@@ -191,5 +191,5 @@ def _in_use(out: Remote, there: Mapping[str, str] | None) -> UserError:
         str(out),
         f"another dataset was brought, or is being uploaded, there{by}",
         "one dataset is there at a time, and whether that run still works cannot be told",
-        "name another --out, or pass --overwrite when that run has ended",
+        f"name another {Option.OUT}, or pass {Option.OVERWRITE} when that run has ended",
     )

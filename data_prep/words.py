@@ -11,7 +11,8 @@ import ibis.expr.types as ir
 
 from data_prep.days import LocalTime, weekday_of
 from data_prep.expressions import numbers as exact
-from data_prep.resolve import Resolved
+from data_prep.expressions import word_of
+from data_prep.resolve import Resolved, owner_of
 from data_prep.sources.files import POSITION
 from data_prep.sources.table import Want
 from ple_rec.errors import UserError
@@ -19,18 +20,31 @@ from ple_rec.errors import UserError
 logger = logging.getLogger(__name__)
 
 
+def worded(rows: ir.Table) -> ir.Table:
+    """Return rows of the log with every column under the word by which expressions know it."""
+    words = {word_of(name): name for name in rows.columns if word_of(name) != name}
+    return rows.rename(words) if words else rows
+
+
 def columns_of(rows: ir.Table) -> dict[str, ir.Value]:
-    """The columns of rows as expressions read them: uint64 as int64, null where it does not fit."""
-    return {
-        name: _narrowed(rows[name]) if is_wide(rows[name]) else rows[name] for name in rows.columns if name != POSITION
-    }
+    """Return the columns of rows as expressions read them.
+
+    That is uint64, and decimals without a fraction, as int64, null where they do not fit; other decimals as float64.
+    """
+    return {name: _as_read(rows[name]) for name in rows.columns if name != POSITION}
+
+
+def _as_read(value: ir.Value) -> ir.Value:
+    if is_wide(value):
+        return _narrowed(value)
+    return exact.cast(value, "float") if isinstance(value, ir.DecimalValue) else value
 
 
 def is_wide(value: ir.Value) -> bool:
-    """Whether a column holds uint64, or lists of it; Spark reads decimal(20, 0) instead, and files hold no decimals."""
+    """Return True for uint64, which Spark reads as decimal(20, 0), decimals without a fraction, and lists of them."""
     kind = value.type()
     kind = kind.value_type if isinstance(kind, dt.Array) else kind
-    return isinstance(kind, dt.UInt64 | dt.Decimal)
+    return isinstance(kind, dt.UInt64) or (isinstance(kind, dt.Decimal) and kind.scale == 0)
 
 
 def too_wide(value: ir.Value) -> ir.BooleanValue:
@@ -51,7 +65,7 @@ def names_of(rows: ir.Table, resolved: Resolved) -> dict[str, ir.Value]:
     """The words that expressions may use: columns, time, derived columns."""
     names = columns_of(rows)
     if resolved.config.time is not None:
-        names = _times(names, resolved) | names  # those of `timed` rows are there
+        names = _times(names, resolved) | names  # `timed` rows have them already
         names["time.weekday"] = weekday_of(cast(ir.IntegerValue, names["time.day"]))
     for name in resolved.config.derived:
         names[name] = resolved.build(f"derived.{name}", names)
@@ -83,7 +97,7 @@ def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
     except UserError as error:
         unit = resolved.config.time.unit
         want: Want = "day" if unit == "date" else "time" if unit == "timestamp" else "integer"
-        raise resolved.wrong_type("time.value", value, error.rule, error.fix, want) from None
+        raise resolved.wrong_type("time.value", value, error.rule, want, error.fix) from None
 
 
 def warn_of_offsets(resolved: Resolved) -> None:
@@ -91,7 +105,8 @@ def warn_of_offsets(resolved: Resolved) -> None:
     table, config = resolved.tables["log"], resolved.config.time
     if config is None:
         return
-    for column in resolved.parsed["time.value"].columns:
+    for word in resolved.parsed["time.value"].columns:
+        _, column = owner_of("time.value", word, resolved.config)
         offsets = table.offsets(column)
         others = [offset for offset in offsets if offset != config.utc_offset]
         if others:
@@ -118,8 +133,7 @@ def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanVal
         return value
     if isinstance(value, ir.NumericValue):
         return (exact.comparable(value) if isinstance(value, ir.FloatingValue) else value) != 0
-    fix = "write a comparison, e.g. is_click = 1"
-    raise resolved.wrong_type(key, value, "a condition is true or false", fix, "number")
+    raise resolved.wrong_type(key, value, "a condition is true or false", "condition")
 
 
 def taken(rows: ir.Table, resolved: Resolved) -> ir.Table:

@@ -32,7 +32,7 @@ from ple_rec.config.schema import (
     DatasetSchema,
 )
 from ple_rec.data.integrity import Digests, digest_files
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, names_in, short
 
 logger = logging.getLogger(__name__)
@@ -57,13 +57,13 @@ def prepared_recipe(out: Location) -> str | None:
     except OSError as error:
         value = f"cannot be read ({error.strerror or short(error)})"
         rule = "prep looks at what is there before it writes"
-        raise UserError(str(out), value, rule, "name another --out, or make it readable") from error
+        raise UserError(str(out), value, rule, f"name another {Option.OUT}, or make it readable") from error
     if recipe is None:
         raise UserError(
             str(out),
             "exists and is not a dataset directory",
             "prep writes to a new or empty folder and deletes nothing of yours",
-            "name another --out, or move what is there",
+            f"name another {Option.OUT}, or move what is there",
         )
     return recipe
 
@@ -138,7 +138,7 @@ def refuse_foreign(out: Location, names: Iterable[str]) -> None:
             str(out),
             f"also holds {', '.join(foreign)}",
             "prep deletes nothing of yours",
-            "move it, or name another --out",
+            f"move it, or name another {Option.OUT}",
         )
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ple_rec.errors import PreemptedError as PreemptedError
     from ple_rec.errors import UserError as UserError
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _MODULES = {  # of the API, by name
     "Comparison": "api.comparisons",

@@ -27,7 +27,7 @@ from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 from torch.distributed.launcher import api as launcher
 from torch.distributed.run import parse_min_max_nnodes
 
-from ple_rec.errors import PleRecError
+from ple_rec.errors import Option, PleRecError
 from ple_rec.exits import FINAL_CODES, PREEMPTED, RESTARTS, say_killed
 from ple_rec.reap import SAID, STALLED, reap
 
@@ -126,7 +126,7 @@ def store_lost(endpoint: str) -> PleRecError:
         f"rendezvous at {endpoint}",
         "lost: its host has ended, or cannot be reached",
         "it keeps what the hosts of a job know of each other, so the job ends without it",
-        "look at what that host has said, then run the same command again; --auto-resume goes on",
+        f"look at what that host has said, then run the same command again; {Option.AUTO_RESUME} goes on",
     )
 
 

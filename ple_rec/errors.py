@@ -1,30 +1,127 @@
-"""The errors a user can meet, each with its exit code and a message of one shape: place, value, rule, fix."""
+"""The errors a user can meet, each with its exit code and a message of one shape: place, value, rule, fix.
+
+The command line and the Python API name an option by different words (`--run-dir`, `run_dir`), and the code that raises
+an error does not know which of them its caller has used. So a message holds both words, and whoever shows it picks one.
+"""
 
 from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from enum import Enum
+from typing import Self
+
+_BOTH_WORDS = re.compile("\0(--[^\0]+)\0([^\0]+)\0")
+
+
+def as_flags(text: str) -> str:
+    """Return a message whose options are flags of the command line: `pass --overwrite`."""
+    return _without_nulls(_BOTH_WORDS.sub(r"\1", text))
+
+
+def as_arguments(text: str) -> str:
+    """Return a message whose options are arguments of the API: `pass overwrite=True`."""
+    return _without_nulls(_BOTH_WORDS.sub(r"\2", text))
+
+
+def _without_nulls(text: str) -> str:
+    """Return a text with an escape for each null character, which a path or a name of the user may hold."""
+    return text.replace("\0", r"\x00")
+
+
+class Option(Enum):
+    """Option that a message can name, `f"give another {Option.OUT}"`: its flag, and its argument in the API."""
+
+    ALL_ROWS = "--all-rows", "all_rows=True"
+    APPEND = "--append", "append"
+    AUC_LOSS = "--auc-loss", "auc_loss"
+    AUTO_RESUME = "--auto-resume", 'resume="auto"'
+    CONFIG = "--config", "config"
+    DATA = "--data", "data"
+    DENSE = "--dense", "dense"
+    DEVICE = "--device", "device"
+    ENGINE = "--engine", "engine"
+    FUSION = "--fusion", "fusion"
+    HOSTS = "--hosts", "hosts"
+    IDS = "--ids", "ids"
+    INIT_FROM = "--init-from", "init_from"
+    MASTER = "--master", "master"
+    MEMORY = "--memory", "memory"
+    ONNX = "--onnx", "onnx=True"
+    OUT = "--out", "out"
+    OVERRIDES = "--set", "overrides"
+    OVERWRITE = "--overwrite", "overwrite=True"
+    PARENT = "--parent", "parent"
+    PRECISION = "--precision", "precision"
+    PROFILE = "--profile", "profile=True"
+    RESUME = "--resume", "resume=True"
+    REUSE = "--reuse", "reuse"
+    ROWS = "--rows", "rows"
+    RUN_DIR = "--run-dir", "run_dir"
+    RUNS = "--runs", "runs"
+    SOURCE = "--from", "source"
+    SPLIT = "--split", "split"
+    THREADS = "--threads", "threads"
+    TOLERANCE = "--tolerance", "tolerance"
+    USER_FEATURES = "--user-features", "user_features"
+    VARIANTS = "--variants", "variants"
+    VERSION = "--version", "version"
+
+    def __str__(self) -> str:
+        flag, argument = self.value
+        return f"\0{flag}\0{argument}\0"
+
+    def to(self, value: str | float, *, quoted: bool = False) -> str:
+        """Return the option with a value, for a message: `--append day=9`, or `append="day=9"`.
+
+        Args:
+            value: Value of the option.
+            quoted: True to quote the value on the command line too, because it may hold spaces.
+        """
+        flag, argument = self.value
+        text = _without_nulls(value) if isinstance(value, str) else f"{value:g}"
+        literal = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else text
+        return f"\0{flag} {literal if quoted else text}\0{argument}={literal}\0"
+
+
+def settings(*changes: str) -> str:
+    """Return changes of a configuration, for a message: `--set a=1 --set b=`, or `overrides=["a=1", "b="]`."""
+    flags = " ".join(f"--set {_without_nulls(change)}" for change in changes)
+    return f"\0{flags}\0overrides={json.dumps(changes, ensure_ascii=False)}\0"
 
 
 class PleRecError(Exception):
     """An error whose cause lies outside the program; printed without a traceback.
 
     The message reads `place: value; rule. Fix: fix`, for example
-    `data/census: no _SUCCESS file; a dataset directory without it is incomplete. Fix: run ...`.
+    `data/census: no _SUCCESS file; a dataset directory without it is incomplete. Fix: run ...`. As text, it names
+    options by their flags.
 
     Args:
-        place: Where: a file, a row group, a configuration key, a column.
-        value: What was found there.
-        rule: What is allowed, and why where that is not plain.
-        fix: What to do about it.
+        place: Place of the fault: a file, a row group, a configuration key, a column.
+        value: Value that stands there.
+        rule: Rule that the value breaks, with its reason where that is not plain.
+        fix: Advice to the user.
     """
 
     exit_code = 1
 
-    def __init__(self, place: str, value: str, rule: str, fix: str) -> None:
-        super().__init__(f"{place}: {value}; {rule}. Fix: {fix}")
-        self.place, self.value, self.rule, self.fix = place, value, rule, fix
+    def __init__(self, place: str | Option, value: str, rule: str, fix: str) -> None:
+        super().__init__(str(place), value, rule, fix)  # a worker process hands the error to its parent by these
+        self.place, self.value, self.rule, self.fix = str(place), value, rule, fix
 
-    def __reduce__(self) -> tuple[type[PleRecError], tuple[str, str, str, str]]:
-        """Pickle by the four parts, so that a worker process can hand the error to its parent."""
-        return type(self), (self.place, self.value, self.rule, self.fix)
+    def __str__(self) -> str:
+        return as_flags(f"{self.place}: {self.value}; {self.rule}. Fix: {self.fix}")
+
+    def reworded(self, change: Callable[[str], str]) -> Self:
+        """Return the error, to be raised in the place of this one, with each of its four parts changed.
+
+        Args:
+            change: Function that makes the new part of the old one.
+        """
+        parts = map(change, (self.place, self.value, self.rule, self.fix))
+        return type(self)(*parts).with_traceback(self.__traceback__)
 
 
 class UserError(PleRecError):

@@ -1,41 +1,33 @@
-"""Threads that each do operations of torch alone, so that several work side by side and do not wait for each other."""
+"""Pools of threads in which an operation of torch is not divided among further threads.
+
+`torch.set_num_threads` sets the number of the calling thread, and the default that every thread takes over at its first
+operation. A call that sets the number and restores it would therefore change other threads, so only the making of a
+pool does.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import torch
 
 
 def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
-    """A pool of so many threads, all started, in which no operation of torch is divided.
+    """Return a pool whose threads have all started, and do each operation of torch alone.
 
     Args:
-        count: How many; the calling thread goes on with as many as it had.
-        name: What theirs begin with.
+        count: Number of threads in the pool. The calling thread keeps its number of threads of torch.
+        name: Prefix of the names of the threads.
     """
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, _divide_nothing)
+    pool = ThreadPoolExecutor(count, name, _set_one)
     started = threading.Barrier(count)
     list(pool.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(before)  # theirs has become the default of every thread to come
+    torch.set_num_threads(before)  # the threads of the pool have made 1 the default
     return pool
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """In the block, no operation of torch that the calling thread begins is divided."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _divide_nothing() -> None:
-    torch.get_num_threads()  # a thread takes over the default at its first operation, and this is one
+def _set_one() -> None:
+    torch.get_num_threads()  # the thread takes over the default here, and not later, in the place of 1
     torch.set_num_threads(1)

@@ -82,8 +82,8 @@ def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.Capture
     assert main([*argv, "--set", "embeddings.kernel=fused", "--out", "plan.json"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines()[0].startswith(
-        "ple-rec: embeddings: table user_id takes 89.62 GiB of HBM on each rank, of 66.31 GiB allowed: 23.31 GiB too "
-        "much (row_wise, fused, its smallest layout); "
+        "ple-rec: embeddings.dim: table user_id takes 89.62 GiB of HBM on each rank, of 66.33 GiB allowed: 23.30 GiB "
+        "too much (row_wise, fused, its smallest layout); "
     )
     assert out.splitlines()[0] == "3 ways out, each planned with, the cheapest first:"
     assert [line[:5] for line in out.splitlines()[1:]] == ["  1. ", "  2. ", "  3. "]
@@ -181,14 +181,50 @@ def test_wrong_input_is_refused(argv: list[str], message: str, capsys: pytest.Ca
     assert said == f"ple-rec: {message}\n"
 
 
+def test_the_smallest_cluster_that_uses_the_hosts_memory_stands_beside_the_one_that_does_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tight = ["--device", "h100", "--gpus-per-host", "2", "--set", "topology.hbm_gib=1.5"]
+    assert main([*RECIPE, *tight, "--find"]) == 0
+    said = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert re.sub(r"[\d,]+ samples/s", "N samples/s", "\n".join(said[:2])) == (
+        "1 host, with 2.80 GiB in the hosts' memory (UVM): user_id; N samples/s\n"
+        "2 hosts with every table in HBM (--set embeddings.kernel=fused); N samples/s"
+    )
+    assert main([*RECIPE, *tight, "--set", "embeddings.kernel=fused", "--find"]) == 0
+    assert " with every table in HBM" not in capsys.readouterr().out
+
+
+def test_few_samples_a_rank_have_no_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--device", "h100", "--set", "train.batch_size_per_rank=", "--set", "train.batch_size=504"]
+    assert main([*RECIPE, *few, "--gpus-per-host", "8", "--find"]) == 0
+    out = capsys.readouterr().out
+    assert "1 host: 63 samples a rank\n" in out
+    assert "since 63 samples a rank are few; raise train.batch_size\n" in out
+    assert not re.search(r"\d samples/s|takes", out)
+    assert main([*RECIPE, *few, "--gpus-per-host", "7"]) == 0
+    assert re.search(r"\d M samples/s; an epoch", capsys.readouterr().out)
+    assert main([*RECIPE, *few, "--gpus-per-host", "2", "--find", "--samples-per-second", "1e15"]) == 2
+    assert "up to 3 hosts (6 ranks, each with 84 of the 504 samples of a step) were" in capsys.readouterr().err
+
+
+def test_rows_that_are_planned_for_lead_to_the_capacity_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RECIPE, "--device", "h100", "--rows", "user_id=60e6", "--rows", "tag=700"]) == 0
+    assert capsys.readouterr().out.endswith(
+        "\nto train with so many rows, prepare the dataset with tables.user_id.capacity = 60000000, "
+        "tables.tag.capacity = 700 in its prep.toml\n"
+    )
+
+
 def test_what_the_configuration_decides_is_told_after_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     uvm = ["--set", "embeddings.tables.user_id.kernel=fused_uvm_caching"]
     assert main([*RECIPE, "--device", "h100", "--gpus-per-host", "2", *uvm]) == 0
     out = capsys.readouterr().out
-    assert out.endswith("\nin the hosts' memory (UVM), as the configuration asks: user_id\n")
+    assert out.endswith("\n2.80 GiB in the hosts' memory (UVM): user_id, as the configuration asks\n")
     tight = ["--set", "topology.hbm_gib=1.5"]
     assert main([*RECIPE, "--device", "h100", "--gpus-per-host", "2", *tight]) == 0
-    assert "in the hosts' memory (UVM), since HBM has no room for all tables: user_id" in capsys.readouterr().out
+    said = "2.80 GiB in the hosts' memory (UVM): user_id, since HBM has no room for all tables"
+    assert said in capsys.readouterr().out.splitlines()
     assert main([*RECIPE, "--device", "cpu", "--set", "embeddings.sharding=column_wise"]) == 0
     first, second = capsys.readouterr().out.splitlines()[-2:]
     assert first.startswith("column_wise with rowwise_adagrad is another optimizer: ")

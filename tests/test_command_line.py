@@ -288,6 +288,27 @@ def test_bash_completes_verbs_flags_and_values(capsys: pytest.CaptureFixture[str
 
 
 @pytest.mark.parametrize(
+    ("shell", "offer"),
+    [
+        ("bash", r'local -a _c=\(.*"--version"'),
+        ("zsh", r"'\*?--version\["),
+        ("fish", r"(?m)^complete .* -l version "),
+    ],
+)
+def test_the_program_and_export_alone_offer_a_version(
+    shell: str, offer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert len(re.findall(offer, script)) == 2
+    if shell == "bash":
+        assert completed(script, "ple-rec", "--v") == completed(script, "ple-rec", "export", "--v") == {"--version"}
+        assert (
+            completed(script, "ple-rec", "train", "--v") == completed(script, "ple-rec", "checkpoint", "--v") == set()
+        )
+
+
+@pytest.mark.parametrize(
     ("line", "whole"),
     [
         ("train --set a=b --plan ini", "initial.json "),
@@ -346,3 +367,43 @@ def test_an_address_is_no_path_of_this_machine(
     said = "ple-rec: --out: got the address s3://...; it is a path of this machine; "
     assert capsys.readouterr().err.startswith(said)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "verify s3:/a",
+        "train --config s3:/a",
+        "train --config census-ple --run-dir s3:/a",
+        "train --config census-ple --init-from s3:/a",
+        "plan --config census-ple --device h100 --schema s3:/a",
+        "prep census --out s3:/a",
+        "prep kuairand --out x --from s3:/a",
+        "prep census --out x --append day=2 --parent s3:/a",
+        "evaluate s3:/a",
+        "serve s3:/a",
+    ],
+)
+def test_an_address_with_one_slash_is_no_path(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    said = "ple-rec: s3:/a: one slash; an address reads s3://bucket/key. Fix: write s3://a\n"
+    assert capsys.readouterr().err == said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("init s3://a/b --from x", "DIR: got 's3://a/b'; expected a path of this machine. "),
+        ("prep census --out x --from s3://a/b", "--from: got s3://a/b; the raw files of census lie on this machine. "),
+    ],
+)
+def test_an_address_keeps_its_slashes_in_a_message(
+    line: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    assert f"ple-rec: {said}" in capsys.readouterr().err

@@ -19,7 +19,10 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
     # A page of a run is made from its files: their names, their reader, and the figures in them.
     "reports": (
-        ("config", "text", "training.recorded", "training.results", "training.run_dir", "training.run_files"),
+        (
+            *("config", "text", "training.overfitting", "training.recorded", "training.results", "training.run_dir"),
+            "training.run_files",
+        ),
         ("jinja2", "markupsafe", "matplotlib", "numpy"),
     ),
     "text": ((), ("tqdm",)),

@@ -28,6 +28,7 @@ from ple_rec.storage import (
     Remote,
     atomic_write,
     create_text,
+    is_address,
     location,
     make_directory,
     modified_at,
@@ -69,6 +70,21 @@ def where(store: str | dict[str, str], tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
     return location(f"s3://bucket/{uuid.uuid4().hex}/")
+
+
+@pytest.mark.parametrize("address", ["s3:/a", "gs:/bucket/key", "memory:/a"])
+def test_an_address_with_one_slash_is_refused(address: str) -> None:
+    scheme, rest = address.split(":/")
+    assert is_address(address)
+    with pytest.raises(UserError) as caught:
+        location(address)
+    rule = f"an address reads {scheme}://bucket/key"
+    assert str(caught.value) == f"{address}: one slash; {rule}. Fix: write {scheme}://{rest}"
+
+
+@pytest.mark.parametrize("path", ["s3/a", "s3:a", "/s3:/a", "day:/1", "xs3:/a"])
+def test_other_colons_are_of_paths(path: str) -> None:
+    assert location(path) == Path(path)
 
 
 def test_a_path_stays_one_and_an_address_keeps_its_slashes() -> None:

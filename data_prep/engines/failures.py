@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.errors import DataError, Option, PleRecError, UserError
 
 _LINES = 3
 _TOLD = re.compile(r"^ple_rec\.errors\.(UserError|DataError): (.+?): (.+); (.+?)\. Fix: (.+)$", re.MULTILINE)
@@ -74,10 +74,10 @@ def translated() -> Iterator[None]:
 
 def _out_of_memory(what: str, error: Exception) -> OutOfMemoryError:
     return OutOfMemoryError(
-        "prep --memory",
+        f"prep {Option.MEMORY}",
         f"{what} ({shortened(error)})",
         "the largest step must fit: mostly counting the values of the columns that have most",
-        "give more, twice as much to begin with, or fewer --threads; what is finished is kept for the next run",
+        f"give more, twice as much to begin with, or fewer {Option.THREADS}; what is finished is kept for the next run",
     )
 
 
@@ -85,10 +85,11 @@ def _of_spark(text: str) -> PleRecError | None:
     """What Python raised on an executor, or a Java that lacks memory: Spark tells the traceback as text."""
     if found := _NO_MEMORY.search(text):
         return UserError(
-            "prep --engine spark",
+            f"prep {Option.ENGINE} spark",
             f"out of memory ({shortened(found[0])})",
             "the rows that one core works on must fit",
-            "give more: --memory to a local Spark, spark.executor.memory and spark.executor.memoryOverhead to others",
+            f"give more: {Option.MEMORY} to a local Spark, spark.executor.memory and spark.executor.memoryOverhead to "
+            "others",
         )
     if found := _TOLD.search(text):
         kind, place, value, rule, fix = found.groups()
@@ -132,11 +133,11 @@ def is_full(error: BaseException) -> bool:
 def disk_full(reason: str) -> DiskFullError:
     """The disk has no room left."""
     return DiskFullError(
-        "prep --out",
+        f"prep {Option.OUT}",
         f"no space left ({shortened(reason)})",
         "the parts and what the engine spills need room beside the dataset directory",
-        "free some space or name another --out, or another PLE_REC_CACHE where that is an address; parts that are "
-        "finished are kept for the next run",
+        f"free some space or name another {Option.OUT}, or another PLE_REC_CACHE where that is an address; parts that "
+        "are finished are kept for the next run",
     )
 
 

@@ -30,7 +30,7 @@ from data_prep.engines.spark_remote import RemoteRead
 from data_prep.parts import PART, PartFile, PartLayout, write_stream
 from data_prep.sources.files import POSITION, RawFile, RawTable
 from data_prep.vocabulary import Entries, look_up_sql
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import is_address
 
 logger = logging.getLogger(__name__)
@@ -293,7 +293,7 @@ def _session(master: str | None, threads: int | None, folder: Path, memory: int 
             session = SparkSession.builder.getOrCreate().newSession()
         else:
             raise UserError(
-                f"prep --master {master}",
+                f"prep {Option.MASTER} {master}",
                 f"a Spark session of {context.master} is open in this process",
                 "a process has one Spark at a time",
                 "stop that session, or leave the master out to use it",
@@ -330,7 +330,7 @@ def _started(master: str, folder: Path, memory: int | None) -> Any:
             return builder.getOrCreate()
         except Exception as error:  # py4j's and PySpark's kinds have nothing in common
             raise UserError(
-                f"prep --master {master}",
+                f"prep {Option.MASTER} {master}",
                 f"Spark does not start there ({shortened(error)})",
                 "a session needs a master that answers, and a driver that its executors can reach",
                 "see what Spark says above; SPARK_LOCAL_IP is the driver's address, SPARK_CONF_DIR its configuration",
@@ -357,7 +357,7 @@ def check_master(master: str) -> None:
         except (OSError, ValueError) as error:
             reasons.append(f"{host}: {error}")
     raise UserError(
-        f"prep --master {master}",
+        f"prep {Option.MASTER} {master}",
         f"no master answers ({', '.join(reasons)})",
         "it is spark://HOST:PORT as the page of the master says, 7077 by default",
         "start the master, or mend host and port",

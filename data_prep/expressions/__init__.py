@@ -10,18 +10,18 @@ built is an Ibis value of int64, float64, string, boolean or list; a bare column
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from sqlglot import exp
 
-from data_prep.expressions.build import build, column_name
+from data_prep.expressions.build import build, column_name, name_of, word_of
 from data_prep.expressions.functions import FUNCTIONS, OPERATORS, checker, describe
 from data_prep.expressions.source import Source
 from data_prep.expressions.syntax import tree_of
 
-__all__ = ["FUNCTIONS", "OPERATORS", "Expression", "describe", "overflowed", "parse"]
+__all__ = ["FUNCTIONS", "OPERATORS", "Expression", "describe", "name_of", "overflowed", "parse", "word_of"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Expression:
     Args:
         text: As written.
         place: Where it is written, for messages: a file and a key.
-        columns: Names that it reads, each once, in order of appearance: `play_time_ms`, `users.age`.
+        columns: Words that it reads, each once, in order of appearance: `play_time_ms`, `users.age` of a joined table,
+            `"users.age"` of a column whose own name has the dot.
     """
 
     text: str
@@ -39,13 +40,18 @@ class Expression:
     columns: tuple[str, ...]
     _tree: exp.Expr = field(repr=False, compare=False)
 
+    @property
+    def is_column(self) -> bool:
+        """True where the expression is a column as it stands."""
+        return isinstance(self._tree, exp.Column)
+
     def build(self, names: Mapping[str, Any]) -> Any:
-        """The Ibis value of the expression.
+        """Return the Ibis value of the expression.
 
         Integers overflow beyond int64: then the engine raises when the query runs (`overflowed` tells).
 
         Args:
-            names: Ibis values by name; those of joined tables as `table.column`.
+            names: Ibis values by word, as `columns` has them.
 
         Raises:
             UserError: A name that is not there, or a value of a kind that does not fit.
@@ -53,20 +59,26 @@ class Expression:
         return build(Source(self.text, self.place), self._tree, names)
 
 
-def parse(text: str, place: str) -> Expression:
+def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expression:
     """Read an expression.
 
     Args:
-        text: Of one expression; `describe` lists what it may hold.
-        place: Where it is written, for messages: `feed.toml: tasks[0].label`.
+        text: Text of one expression; `describe` lists what it may hold.
+        place: Place where it is written, for messages: `feed.toml: tasks[0].label`.
+        tables: Names of the joined tables, so that `a.b` of another `a` is a column of that very name, as `"a.b"` is;
+            None if every `a` is one.
 
     Raises:
         UserError: The text cannot be read, or holds what expressions do not have.
     """
     source = Source(text, place)
     tree = tree_of(source, checker(source))
-    found = sorted(tree.find_all(exp.Column), key=lambda column: int(column.this.meta["start"]))
-    return Expression(text, place, tuple(dict.fromkeys(map(column_name, found))), tree)
+    columns = sorted(tree.find_all(exp.Column), key=lambda column: int(column.this.meta["start"]))
+    for column in columns:
+        if tables is not None and column.table and column.table not in tables:
+            column.this.args.update(this=f"{column.table}.{column.name}", quoted=True)
+            column.set("table", None)
+    return Expression(text, place, tuple(dict.fromkeys(map(column_name, columns))), tree)
 
 
 def overflowed(error: BaseException) -> bool:

@@ -39,15 +39,34 @@ _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
 }
 _SPOKEN = {
     "text": "string, integer or boolean",
+    "bound": "number",
     "ordered": "number or string",
     "scalar": "number, string or boolean",
+}
+_COUNTS = {  # Constants from 1: what they are, and the fix of another.
+    "position": ("a number from 1", "the first character is 1"),
+    "count": ("a number of characters from 1", "write how many to take, or leave it out to take all that follow"),
 }
 _SINGLE_KIND = "its values must be of one kind (integers beside floats become floats)"
 
 
 def column_name(column: exp.Column) -> str:
-    """`play_time_ms`, or `users.age` of a joined table."""
-    return f"{column.table}.{column.name}" if column.table else column.name
+    """Return the word of a column: `play_time_ms`, or `users.age` of a joined table."""
+    return f"{column.table}.{column.name}" if column.table else word_of(column.name)
+
+
+def word_of(name: str) -> str:
+    """Return the word by which expressions know a column of the log: its name, in double quotes if that has a dot.
+
+    Without the quotes it would be a column of a joined table, or a time such as `time.hour`.
+    """
+    return '"' + name.replace('"', '""') + '"' if "." in name else name
+
+
+def name_of(word: str) -> str:
+    """Return the name of the column that `word_of` gave the word for; any other word as it is."""
+    name = word[1:-1].replace('""', '"')
+    return name if word_of(name) == word else word
 
 
 def build(source: Source, tree: exp.Expr, names: Mapping[str, Any]) -> Any:
@@ -168,7 +187,7 @@ class _Builder:
             raise self.error(whole, "compares with null", rule, "write `x is null` or `x is not null`")
         for node, value, kind in zip(nodes, values, map(k.kind_of, values), strict=True):
             if kind in ("list", "other"):
-                fix = kind_fix(kind, "number", piece_of(node))
+                fix = kind_fix(kind, "text" if "string" in kinds else "number", piece_of(node))
                 raise self.error(node, f"is {k.spoken(value)}", "numbers, strings and booleans can be compared", fix)
         values = [
             n.comparable(value)
@@ -213,7 +232,9 @@ class _Builder:
         made = n.cast(value, target)
         if made is None:
             rule = f"there is no cast of it to {target} on which the engines agree"
-            raise self.error(node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target))
+            raise self.error(
+                node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target, piece_of(node.this))
+            )
         return made
 
     def call(self, node: exp.Anonymous) -> Any:
@@ -239,12 +260,13 @@ class _Builder:
         if want == "constant string":
             if not constant or not node.is_string or not node.name:
                 rule = f"{shown(piece_of(whole))} takes a text in quotes there, of one letter or more"
-                raise self.error(node, "is none", rule, "write it in single quotes")
+                fix = "name one letter or more" if constant and node.is_string else "write it in single quotes"
+                raise self.error(node, "is none", rule, fix)
             return node.name
-        if want == "position":
+        if want in _COUNTS:
             if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:
-                rule = f"{shown(piece_of(whole))} takes a number from 1 there"
-                raise self.error(node, "is none", rule, "the first character is 1")
+                what, fix = _COUNTS[want]
+                raise self.error(node, "is none", f"{shown(piece_of(whole))} takes {what} there", fix)
             return int(node.name)
         return self.wanted(node, want, whole)
 

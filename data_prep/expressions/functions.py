@@ -11,6 +11,8 @@ from functools import reduce
 from typing import Any, Literal
 
 import ibis
+import ibis.expr.datatypes as dt
+import ibis.expr.operations as ops
 
 from data_prep.expressions import kinds as k
 from data_prep.expressions import numbers as n
@@ -18,15 +20,27 @@ from data_prep.expressions.source import Source
 from ple_rec.text.suggest import nearest
 
 Want = Literal[
-    "any", "number", "float", "string", "text", "ordered", "scalar", "string or list", "constant string", "position"
+    "any",
+    "number",
+    "bound",
+    "float",
+    "string",
+    "text",
+    "ordered",
+    "scalar",
+    "string or list",
+    "constant string",
+    "position",
+    "count",
 ]
 WANTS: dict[Want, tuple[k.Kind, ...]] = {
     "any": ("integer", "float", "string", "boolean", "list", "null", "other"),
     "number": k.NUMBERS,
+    "bound": (*k.NUMBERS, "null"),
     "float": ("float",),
     "string": ("string",),
     "text": ("string", "integer", "boolean"),
-    "ordered": ("integer", "float", "string"),
+    "ordered": ("integer", "float", "string", "null"),
     "scalar": ("integer", "float", "string", "boolean", "null"),
     "string or list": ("string", "list"),
 }
@@ -93,7 +107,7 @@ FUNCTIONS: dict[str, Function] = {
     "clip": Function(
         "clip(x, low, high)",
         "x, but at least low and at most high; null and NaN remain, a null bound is none",
-        ("number", "number", "number"),
+        ("bound", "bound", "bound"),
         n.clip,
         unified=True,
     ),
@@ -141,7 +155,7 @@ FUNCTIONS: dict[str, Function] = {
         "length(x)",
         "characters (Unicode code points) of a text, items of a list",
         ("string or list",),
-        lambda x: x.length().cast("int64"),
+        lambda x: ops.Cast(x.length(), dt.int64).to_expr(),  # Ibis leaves a `cast` out, but a list's is int32 to Spark
     ),
     "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
     "nullif": Function("nullif(a, b)", "null where a = b, else a", ("scalar", "scalar"), n.null_if, unified=True),
@@ -172,7 +186,7 @@ FUNCTIONS: dict[str, Function] = {
     "substr": Function(
         "substr(text, start, length)",
         "the characters from `start` (the first is 1) on, all or `length` of them",
-        ("string", "position", "position"),
+        ("string", "position", "count"),
         _substr,
         required=2,
     ),

@@ -22,6 +22,7 @@ MAX_DEPTH = 100  # of the tree; the engines' own parsers recurse, and so do we
 KEYWORDS = dict.fromkeys(("and", "or", "not", "is", "in", "between", "case", "when", "then", "else"), True) | (
     dict.fromkeys(("end", "null", "true", "false"), False)
 )
+_SUBQUERY = "select"
 _CASTS = ("cast", "try_cast")
 _MATCHERS = ("like", "ilike", "rlike", "similar", "glob", "regexp")
 _FUNCTION = "fn:"  # before the name of a function; no dialect knows such a name
@@ -55,6 +56,12 @@ _REFUSED: dict[type[exp.Expr], tuple[str, str]] = {
     exp.NullSafeNEQ: ("a comparison that knows null", "write `not (a = b or (a is null and b is null))`"),
     exp.Dot: ("a name of this form", "write `table.column`, or `function(column)`"),
 }
+
+
+def quoted_name(name: str) -> str:
+    """Return the name of a column as an expression reads it: `user_id`, `"user id"`, `"case"`."""
+    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in (*KEYWORDS, _SUBQUERY)
+    return name if plain else '"' + name.replace('"', '""') + '"'
 
 
 def tree_of(source: Source, check_function: Callable[[str, str], None]) -> exp.Expr:
@@ -140,7 +147,7 @@ def _marked(source: Source, tokens: list[Token], check_function: Callable[[str, 
         elif word in KEYWORDS:
             value_follows = KEYWORDS[word]
         elif word and value_follows:
-            if word == "select":
+            if word == _SUBQUERY:
                 fix = 'join the table in the configuration; a column of this name stands in double quotes: "select"'
                 raise source.error(_here(source, token), "a subquery is no expression of one row", fix)
             if opens and word not in _CASTS:
@@ -199,6 +206,8 @@ def _token_at(error: ParseError, tokens: list[Token]) -> Token:
 
 def _unread(source: Source, token: Token) -> Exception:
     fix = "a value, an operator or a comma is missing or too much there"
+    if token.token_type == TokenType.VAR:
+        fix += '; a name with a blank, or with a digit first, stands in double quotes: "odd name"'
     if token.text.lower() in KEYWORDS and token.token_type not in _QUOTED:
         fix += f'; a column of this name stands in double quotes: "{token.text}"'
     value = _here(source, token)

@@ -10,13 +10,18 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.expressions.syntax import KEYWORDS
+from data_prep.expressions.syntax import quoted_name
+from data_prep.list_texts import StructuredText, structured_text
 
 Kind = Literal["number", "text", "bool", "time", "list", "other"]
 
 _DECIMAL_COMMA = r"^[+-]?[0-9]+(,[0-9]+)?$"
+_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)([.][0-9]*)?$"
+_EITHER_MARK = r"^[+-]?[0-9]+([.,][0-9]+)?$"
+_DOTTED_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}([.][0-9]{3})+)(,[0-9]+)?$"
 _WITH_COMMA = 0.3  # least share of texts with a comma where they are numbers with a decimal comma
 EXACT = 2.0**53  # floats below it hold every integer
+_EXACT_FLOAT32 = 2.0**24  # likewise of 32 bits
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,10 @@ class Column:
             place: Its number among the columns that are read.
         """
         values = column.drop_null().combine_chunks()
+        if pa.types.is_decimal(values.type):
+            values = values.cast(pa.float64())  # as expressions read it
         kind = _kind(column.type)
-        if kind == "text" and _has_decimal_commas(values):
+        if kind == "text" and _has_decimal_commas(values) and not has_thousands(values):
             kind, values = "number", pc.replace_substring(values, ",", ".").cast(pa.float64())
         present = len(values)
         if kind == "list":
@@ -74,8 +81,7 @@ class Column:
     @cached_property
     def words(self) -> frozenset[str]:
         """Words of the name."""
-        spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", self.name).lower()
-        return frozenset(re.split(r"[^a-z0-9]+", spaced))
+        return words_of(self.name)
 
     @cached_property
     def is_integer(self) -> bool:
@@ -84,6 +90,20 @@ class Column:
             return self.kind == "number"
         whole = pc.and_(pc.equal(pc.floor(self.values), self.values), pc.less(pc.abs(self.values), EXACT))
         return len(self.values) > 0 and bool(pc.all(whole).as_py())
+
+    @cached_property
+    def is_rounded(self) -> bool:
+        """True for floats that are all whole, some of them so large that their type has not every integer there."""
+        if self.kind != "number" or not pa.types.is_floating(self.values.type) or not len(self.values):
+            return False
+        exact = _EXACT_FLOAT32 if pa.types.is_float32(self.values.type) else EXACT
+        whole = pc.all(pc.equal(pc.floor(self.values), self.values)).as_py()
+        return bool(whole) and pc.max(pc.abs(self.values)).as_py() >= exact
+
+    @cached_property
+    def structure(self) -> StructuredText | None:
+        """Lists or JSON that stand in the texts."""
+        return structured_text(self.values) if self.kind == "text" else None
 
     @property
     def is_binary(self) -> bool:
@@ -115,16 +135,16 @@ class Column:
         return self.expression if whole else f"cast({self.expression} as int)"
 
 
-def quoted_name(name: str) -> str:
-    """Return the name of a column as an expression reads it."""
-    plain = re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) and name.lower() not in KEYWORDS
-    return name if plain else '"' + name.replace('"', '""') + '"'
+def words_of(name: str) -> frozenset[str]:
+    """Return the words of a name: of user_id, userId and "User ID" they are user and id."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+    return frozenset(re.split(r"[^a-z0-9]+", spaced))
 
 
 def _kind(kind: pa.DataType) -> Kind:
     if pa.types.is_boolean(kind):
         return "bool"
-    if pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind):
+    if pa.types.is_integer(kind) or pa.types.is_float32(kind) or pa.types.is_float64(kind) or pa.types.is_decimal(kind):
         return "number"
     if pa.types.is_string(kind):
         return "text"
@@ -133,6 +153,22 @@ def _kind(kind: pa.DataType) -> Kind:
     if pa.types.is_list(kind) and (pa.types.is_string(kind.value_type) or pa.types.is_integer(kind.value_type)):
         return "list"
     return "other"
+
+
+def has_thousands(texts: pa.Array) -> bool:
+    """Return whether all texts are numbers, and each comma in them has three digits behind it, as between thousands."""
+    numbers = pc.match_substring_regex(texts, _THOUSANDS)
+    return bool(pc.all(numbers).as_py() and pc.any(pc.match_substring(texts, ",")).as_py())
+
+
+def has_unclear_commas(texts: pa.Array) -> bool:
+    """Return whether all texts are numbers, some of them with commas that have another meaning than dots.
+
+    Such as `12,50` beside `12.50`, `1.234,50`, and `12,50` in few rows beside `12`.
+    """
+    if not pc.any(pc.match_substring(texts, ",")).as_py():
+        return False
+    return any(pc.all(pc.match_substring_regex(texts, form)).as_py() for form in (_EITHER_MARK, _DOTTED_THOUSANDS))
 
 
 def _has_decimal_commas(texts: pa.Array) -> bool:

@@ -7,14 +7,22 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TypeGuard
 
+import pyarrow.compute as pc
+
+from data_prep.dry_run import expected_values
 from data_prep.guess.dealing import SHARE, dealing_of
 from data_prep.guess.log import Log
-from data_prep.guess.roles import Feature, Label, Roles, quoted
+from data_prep.guess.roles import MANY, Feature, Label, Roles, quoted
 from data_prep.guess.times import Time
+from ple_rec.config.prep import MAX_ROWS, AppendConfig
 from ple_rec.errors import UserError
 
 PREP, TRAIN = "prep.toml", "train.toml"
+_APPEND = AppendConfig()
+_HEADROOM = 1.5  # Rows for each value of the log; a table of a trained model does not grow beyond its capacity.
+SLOW_COLUMNS = 2_000  # A preparation of so many columns takes about a minute, however few its rows: each is compiled.
 _MOST_EMPTY_DAYS = 31
 _FEWEST_DAYS = 3  # one each for train, valid and test
 _SMALL, _LARGE = 50_000, 1_000_000  # rows of a log
@@ -74,13 +82,13 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
     whole = f"{log.rows.num_rows:,} of about {log.sampled.rows:,} rows"
     yield f"# Written by `ple-rec init`, which has looked at {whole}."
     yield "# Lines with `guess:` are guesses by names, types and values: read them, and correct what is wrong."
+    if roles.questions:
+        yield "# Lines with `ask:` are columns that wait for your decision; no entry below reads them."
     yield "# docs/prep.md explains every section; `ple-rec prep --help-config` lists every key."
     yield f"name = {quoted(name)}"
     user = roles.user
-    if user is not None and user.is_integer:
+    if user is not None:
         yield f"group = {quoted(user.id_expression)}  # guess: rows of one user, for GAUC"
-    elif user is not None:
-        yield f"# group: rows of one user, for GAUC, are told by an integer; {shown(user.name)} is text"
     if roles.time is not None and roles.time.drops:
         bad = math.ceil(round(200 * (1 - roles.time.share), 6)) / 100
         yield 'on_bad_row = "drop"  # guess: some times lie before 2000 or after 2099, or are none'
@@ -97,17 +105,21 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
     yield from _csv(log)
     if roles.time is not None:
         yield from _time(roles.time, log.offset(roles.time.column.name))
-    yield from _split(log, roles)
-    for table in roles.rare:
-        yield from (
-            "",
-            f"[tables.{table}]",
-            "min_count = 2  # guess: values seen once in train share a row with the unseen",
-        )
+    days = None if roles.time is None else log.days(roles.time)
+    yield from _split(log, roles, days)
+    grows = _are_enough(days) and user is not None  # `--append` refuses any other dataset.
+    if grows:
+        yield from ("", "[append]")
+        yield f"valid = {_APPEND.valid}  # guess: of a day that --append adds, this share of the groups is valid"
+        yield f"test = {_APPEND.test}  # guess: this share is test; the others train"
+    yield from _tables(log, roles, grows)
     for feature in roles.features:
         yield from _feature(feature)
     for label in roles.labels:
         yield from _task(label)
+    if roles.questions:
+        yield from ("", "# Columns that wait for your decision:")
+        yield from (f"#   {shown(column)}  ask: {shown(question)}" for column, question in roles.questions.items())
     if roles.left_out:
         yield from ("", "# Columns that are left out:")
         yield from (f"#   {shown(column)}  guess: {shown(why)}" for column, why in roles.left_out.items())
@@ -137,20 +149,25 @@ def _time(time: Time, offset: str) -> Iterator[str]:
         yield f'utc_offset = "{offset}"  # guess: {why if offset == "+00:00" else "the files name it"}'
 
 
-def _split(log: Log, roles: Roles) -> Iterator[str]:
-    days = None if roles.time is None else log.days(roles.time)
-    empty = (days[-1] - days[0]).days + 1 - len(days) if days else 0
+def _split(log: Log, roles: Roles, days: Sequence[date] | None) -> Iterator[str]:
+    """Yield the section of the split.
+
+    Args:
+        log: Log that was looked at.
+        roles: Guessed roles of its columns.
+        days: Days that have a row; None where they are not known.
+    """
     yield from ("", "[split]")
-    if days and len(days) >= _FEWEST_DAYS and empty <= _MOST_EMPTY_DAYS:
+    if _are_enough(days):
         *train, valid, test = days
         yield 'by = "day"  # guess: the last day tests, the one before chooses; rows dealt at random know the future'
         for split, first, last in (("train", train[0], train[-1]), ("valid", valid, valid), ("test", test, test)):
             yield f'{split} = ["{first}", "{last}"]'
-        if empty:
-            yield f"empty_days = [{', '.join(quoted(str(day)) for day in _between(days))}]  # guess: they have no row"
+        if empty := _between(days):
+            yield f"empty_days = [{', '.join(quoted(str(day)) for day in empty)}]  # guess: they have no row"
         return
     dealing = dealing_of(log.rows, roles)
-    known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days, empty)
+    known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days)
     yield f'by = "hash"  # guess: {known}'
     yield f"value = {quoted(dealing.value)}  # guess: {dealing.why}"
     if dealing.seed:
@@ -158,13 +175,43 @@ def _split(log: Log, roles: Roles) -> Iterator[str]:
     yield from (f"valid = {SHARE}", f"test = {SHARE}")
 
 
-def _no_days(days: Sequence[date] | None, empty: int) -> str:
+def _are_enough(days: Sequence[date] | None) -> TypeGuard[Sequence[date]]:
+    """Return whether days are known, and so many and so close together that a log can be split by them."""
+    return days is not None and len(days) >= _FEWEST_DAYS and len(_between(days)) <= _MOST_EMPTY_DAYS
+
+
+def _tables(log: Log, roles: Roles, grows: bool) -> Iterator[str]:
+    """Yield the sections of the embedding tables.
+
+    Args:
+        log: Log that was looked at.
+        roles: Guessed roles of its columns.
+        grows: True if days can be added, whose new values need rows.
+    """
+    scale = max(log.sampled.rows / log.rows.num_rows, 1.0)
+    for table, values in roles.vocabularies.items():
+        counts = pc.value_counts(values).field("counts")
+        once = pc.sum(pc.equal(counts, 1)).as_py() or 0
+        expected = expected_values(len(counts), once, scale)
+        if len(counts) < MANY and not grows:
+            continue
+        yield from ("", f"[tables.{table}]")
+        if len(counts) >= MANY:
+            yield "min_count = 2  # guess: values seen once in train share a row with the unseen"
+        if grows:
+            estimate = "" if scale == 1 else f" that {log.rows.num_rows:,} rows let expect"
+            why = f"{_HEADROOM} times the {expected:,} values{estimate}, for new ones of days to come"
+            yield f"capacity = {min(1 + math.ceil(_HEADROOM * expected), MAX_ROWS)}  # guess: {why}"
+
+
+def _no_days(days: Sequence[date] | None) -> str:
+    """Return why a log with times is not split by their days."""
     if days is None:
         return 'the CSV files are long, so that days were not counted; by = "day" is better, as docs/prep.md shows'
     with_rows = counted(len(days), "day")
     if len(days) < _FEWEST_DAYS:
         return f"{with_rows} with rows: too few for a split by day"
-    return f"{with_rows} with rows, {empty:,} between them without: too many gaps for a split by day"
+    return f"{with_rows} with rows, {len(_between(days)):,} between them without: too many gaps for a split by day"
 
 
 def _between(days: Sequence[date]) -> list[date]:

@@ -15,10 +15,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.expressions import parse
-from data_prep.guess.column import quoted_name
+from data_prep.expressions import parse, word_of
+from data_prep.expressions.syntax import quoted_name
 from data_prep.guess.times import Time, days_of
-from data_prep.resolve import TIME_WORDS
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
 from data_prep.sources.find import Format, FoundFile, find_files, format_of
@@ -172,7 +171,7 @@ def _unreadable(sampled: Sampled) -> dict[str, str]:
             continue
         try:
             check_columns(list(alike.values()), [name], "prep")
-            if name in TIME_WORDS or parse(quoted_name(name), "value").columns != (name,):
+            if parse(quoted_name(name), "value").columns != (word_of(name),):
                 reasons[name] = "an expression does not read its name"
         except PleRecError as error:
             missing = error.value == "there is no such column"

@@ -11,9 +11,12 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.guess.column import Column
+from data_prep.guess.column import EXACT, Column, words_of
 from data_prep.guess.names import Names
+from data_prep.guess.questions import question_of
 from data_prep.guess.times import Time, row_time, time_of
+from data_prep.list_texts import Cut
+from data_prep.sources.table import shown_value
 from ple_rec.errors import UserError
 
 _BINARY = {
@@ -50,8 +53,19 @@ _QUANTITY = {  # of words whose numbers mean what they are
     *("ratio", "height", "width", "weight", "size", "views", "likes", "plays", "clicks", "distance", "bytes", "mbps"),
     *("days", "hours", "years", "year", "quantity", "qty", "balance", "level", "rank", "position", "percent", "n"),
 }
+_BOTS = "it tells bots from people; `where` of [log] leaves out the rows of bots"
+_AGENTS = "device, system and browser in one text, which is new with each release; write them as columns of their own"
+_PLACES = (
+    "the place in the list at which the item was shown is decided by the ranking itself and unknown when the feed is "
+    "ranked; its effect is a bias, not a feature. `carry` keeps it, to slice metrics by"
+)
+_NO_FEATURES: Mapping[tuple[str, ...], str] = {  # reasons by the words that a name has
+    **{("bot",): _BOTS, ("robot",): _BOTS, ("crawler",): _BOTS},
+    **{("user", "agent"): _AGENTS, ("useragent",): _AGENTS},
+    **{("position",): _PLACES, ("pos",): _PLACES, ("slot",): _PLACES, ("rank",): _PLACES},
+}
 _FEW = 64  # values of an integer column that is taken for a category
-_MANY = 1_000  # values from which rare ones share a row
+MANY = 1_000  # values from which rare ones share a row
 _ROWS_OF_A_KEY = 10  # fewer rows a value, and a column such as session_id tells nothing that returns
 _UNIQUE = 0.95  # distinct share of the rows from which a column is taken for a key of the row
 _SKEWED = 20  # 99th percentile over median
@@ -86,12 +100,16 @@ class Feature:
         keys: Keys of its entry in the TOML file beside the name, as TOML writes their values.
         dense: True for `[[dense]]`.
         why: Reason of the guess.
+        table: Name of its embedding table; empty for a dense feature.
+        values: Values of the sample that get rows of the table; None where days to come bring no others.
     """
 
     name: str
     keys: Mapping[str, str]
     dense: bool
     why: str
+    table: str = ""
+    values: pa.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -103,18 +121,27 @@ class Roles:
         user: The user.
         labels: The labels.
         features: The features.
-        rare: Tables with so many values that rare ones share a row.
         left_out: Columns of no use, each with its reason.
-        columns: All columns.
+        questions: Columns that the user decides on, each with what is unclear and what to write.
+        columns: All columns but these.
     """
 
     time: Time | None
     user: Column | None
     labels: tuple[Label, ...]
     features: tuple[Feature, ...]
-    rare: tuple[str, ...]
     left_out: Mapping[str, str]
+    questions: Mapping[str, str]
     columns: tuple[Column, ...]
+
+    @property
+    def vocabularies(self) -> dict[str, pa.Array]:
+        """Values of the sample by embedding table, of all features that share it; only tables that grow."""
+        values: dict[str, list[pa.Array]] = {}
+        for feature in self.features:
+            if feature.values is not None:
+                values.setdefault(feature.table, []).append(feature.values)
+        return {table: pa.concat_arrays(arrays) for table, arrays in values.items()}
 
 
 def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[str, str] = {}) -> Roles:
@@ -128,22 +155,32 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     Raises:
         UserError: no column looks like a label, or one that is named is none.
     """
+
+    def may_be_label(column: Column) -> bool:
+        """Return whether a number is a label, of which the last digits do not matter."""
+        return column.kind == "number" and (column.name in labels or _is_outcome(column))
+
     names = Names()
     columns = {}
     for place, name in enumerate(rows.column_names, 1):
         columns[name] = Column.of(name, rows[name], names.add(name, place), place)
     times = {name: time for name, c in columns.items() if (time := time_of(c, _ID, _USER | _ITEM)) is not None}
+    questions = {
+        name: question
+        for name, column in columns.items()
+        if name not in times and not may_be_label(column) and (question := question_of(column))
+    }
+    columns = {name: column for name, column in columns.items() if name not in questions}
     time = row_time(times.values(), _USER | _ITEM)
     rest = {name: column for name, column in columns.items() if time is None or name != time.column.name}
-    tasks = _labels(rest, [name for name in rest if name not in times], labels, unreadable)
+    tasks = _labels(rest, [name for name in rest if name not in times], labels, {**unreadable, **questions})
     known = {task.column.name for task in tasks}
     outcomes = known | {name for name, column in rest.items() if name not in times and _is_outcome(column)}
-    user = _user(column for name, column in rest.items() if name not in times)
+    user = _user(column for name, column in rest.items() if name not in times and not _no_feature(column))
     left_out: dict[str, str] = dict.fromkeys(sorted(outcomes - known), "an outcome, with one value")
     if labels:
         left_out = {name: "an outcome, which is not known when a score is needed" for name in left_out}
     features: list[Feature] = []
-    rare: list[str] = []
     tables: dict[str, Column] = {}
     for column in (column for name, column in rest.items() if name not in outcomes):
         why = _useless(column, column is user)
@@ -152,13 +189,14 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
         if why:
             left_out[column.name] = why
         else:
-            features.append(_feature(column, tables, rare))
+            features.append(_feature(column, tables))
     if time is not None and time.unit != "date" and "hour" not in names:
-        features.append(Feature("hour", {"value": '"time.hour"'}, dense=False, why="habits follow the hour of the day"))
+        why = "habits follow the hour of the day"
+        features.append(Feature("hour", {"value": '"time.hour"'}, dense=False, why=why, table="hour"))
     if not features:
         raise UserError("--from", "no column of the log can be a feature", "a model reads features", "name other files")
     left_out |= unreadable
-    return Roles(time, user, tuple(tasks), tuple(features), tuple(rare), left_out, tuple(columns.values()))
+    return Roles(time, user, tuple(tasks), tuple(features), left_out, questions, tuple(columns.values()))
 
 
 def _labels(
@@ -184,6 +222,8 @@ def _labels(
     if not labels:
         binary = [name for name in likely if columns[name].is_binary and columns[name].distinct == 2]
         near = f"e.g. --label {binary[-1]}" if binary else "with 0 and 1, or with a number to predict"
+        unclear = [name for name in unreadable if words_of(name) & (_BINARY | _WATCHED | _AMOUNT)]
+        near += "".join(f"; or mend {name}: {unreadable[name]}" for name in unclear)
         raise UserError(
             "--from", "no column looks like a label", "a model needs one", f"name it: --label COLUMN, {near}"
         )
@@ -215,6 +255,13 @@ def _user(columns: Iterable[Column]) -> Column | None:
     return min(users, key=lambda column: (not column.words & _ID, len(column.name)), default=None)
 
 
+def _no_feature(column: Column) -> str:
+    """Return why a column is no feature, by its name; empty where the name does not tell."""
+    if column.words & _DURATION:  # such as position_ms, the place in a video
+        return ""
+    return next((why for words, why in _NO_FEATURES.items() if column.words.issuperset(words)), "")
+
+
 def _useless(column: Column, is_user: bool) -> str:
     """Return why a column is no feature; empty where it may be one."""
     if column.nulls == column.rows:
@@ -223,9 +270,11 @@ def _useless(column: Column, is_user: bool) -> str:
         return f"its type is {column.type}"
     if column.distinct < 2:
         return "it has one value"
-    if _separator(column):
+    if why := _no_feature(column):
+        return why
+    if _cut(column) is not None:
         return ""
-    unique = column.distinct >= _UNIQUE * (column.rows - column.nulls) and column.rows >= _MANY and not is_user
+    unique = column.distinct >= _UNIQUE * (column.rows - column.nulls) and column.rows >= MANY and not is_user
     if column.words & _ROW and not is_user and column.distinct * _ROWS_OF_A_KEY > column.rows - column.nulls:
         return "its name is that of a key, which few rows share"
     if unique and (column.kind == "text" or column.words & (_ID | _ROW)):
@@ -233,34 +282,46 @@ def _useless(column: Column, is_user: bool) -> str:
     return ""
 
 
-def _feature(column: Column, tables: dict[str, Column], rare: list[str]) -> Feature:
-    """Return the feature of a column; `tables` and `rare` get what it adds."""
+def _feature(column: Column, tables: dict[str, Column]) -> Feature:
+    """Return the feature of a column.
+
+    Args:
+        column: Column that is a feature.
+        tables: Columns of ids by the table that they have; one of ids gets a table there.
+    """
     name = column.feature
     value = {} if column.expression == name else {"value": quoted(column.expression)}
     if column.kind == "bool":
-        return Feature(name, {"value": quoted(f"cast({column.expression} as int)")}, dense=False, why="two values")
+        keys = {"value": quoted(f"cast({column.expression} as int)")}
+        return Feature(name, keys, dense=False, why="two values", table=name)
     category = _category(column)
     if column.kind == "number" and not category:
         normaliser = _normaliser(column)
         if column.odd:
             value = {"value": quoted(f"case when {column.finite} then {column.expression} end")}
         return Feature(name, value | {"normaliser": quoted(normaliser)}, dense=True, why=f"numbers{_shape(normaliser)}")
-    separator = _separator(column)
-    if column.kind == "list" or separator:
-        items = column.values if not separator else pc.list_flatten(pc.split_pattern(column.values, separator))
-        keys = {"value": quoted(f"split({column.expression}, '{separator}')")} if separator else value
+    cut = _cut(column)
+    if column.kind == "list" or cut is not None:
+        items = column.values if cut is None else cut.items(column.values)
+        keys = value if cut is None else {"value": quoted(cut.expression(column.expression))}
         table = next((t for t, c in tables.items() if _overlap(items, c.values)), name)
-        why = (
-            f"lists of {column.distinct:,} values" if not separator else f"texts with {separator!r} between their parts"
-        )
+        keys |= {"table": quoted(table), "bag": "true", "max_length": "50"}
         shared = "" if table == name else f", which {table} has too"
-        return Feature(name, keys | {"table": quoted(table), "bag": "true", "max_length": "50"}, False, why + shared)
+        return Feature(name, keys, dense=False, why=_list_why(column, cut) + shared, table=table, values=items)
     if column.id_expression != name:
         value = {"value": quoted(column.id_expression)}
     tables[name] = column
-    if column.distinct >= _MANY:
-        rare.append(name)
-    return Feature(name, value, dense=False, why=f"{column.distinct:,} values in the sample{category.rstrip()}")
+    why = f"{column.distinct:,} values in the sample{category.rstrip()}"
+    return Feature(name, value, dense=False, why=why, table=name, values=column.values)
+
+
+def _list_why(column: Column, cut: Cut | None) -> str:
+    """Return why a column is a bag."""
+    if cut is None:
+        return f"lists of {column.distinct:,} values"
+    if column.structure is not None:
+        return f"lists as text, such as {shown_value(column.structure.example)}"
+    return f"texts with {cut.separator!r} between their parts"
 
 
 def _category(column: Column) -> str:
@@ -269,9 +330,13 @@ def _category(column: Column) -> str:
         return ""
     if column.words & (_ID | _USER | _ITEM) or column.distinct <= _FEW:
         return " "
-    if column.words & _QUANTITY or column.distinct * _RETURNS > column.rows - column.nulls:
+    if column.words & _QUANTITY:
         return ""
     low, high = pc.min_max(column.values).as_py().values()
+    if max(-low, high) > EXACT:
+        return ", some of them beyond 2^53: ids, not amounts"
+    if column.distinct * _RETURNS > column.rows - column.nulls:
+        return ""
     if low >= _LARGE:
         return f", which return often and are {low:,} or more: ids, not amounts"
     middle, mean = (low + high) / 2, pc.mean(column.values).as_py()
@@ -290,17 +355,19 @@ def _shape(normaliser: str) -> str:
     return ", a few of them far above the others" if normaliser == "log" else ""
 
 
-def _separator(column: Column) -> str:
-    """Return what separates the parts of texts that are lists; empty where they are none."""
+def _cut(column: Column) -> Cut | None:
+    """Return the way to cut texts that are lists into items; None for other columns."""
     if column.kind != "text":
-        return ""
+        return None
+    if column.structure is not None:
+        return column.structure.cut
     for separator in _SEPARATORS:
         parts = pc.split_pattern(column.values, separator)
         several = pc.mean(pc.greater(pc.list_value_length(parts), 1).cast(pa.float64())).as_py()
         items = pc.list_flatten(parts)
         if several >= 0.3 and pc.count_distinct(items).as_py() <= len(items) / 2:
-            return separator
-    return ""
+            return Cut((), separator)
+    return None
 
 
 def _overlap(items: pa.Array, values: pa.Array) -> bool:

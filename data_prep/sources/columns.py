@@ -18,6 +18,7 @@ from ple_rec.text.suggest import nearest
 Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may stand twice
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
 _INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64
+_PLAIN = re.compile(r"[^\W\d]\w*")  # names that need no quotes
 _SOME = 12  # names that a message lists at most
 
 
@@ -76,7 +77,7 @@ def unreadable(kind: pa.DataType) -> str | None:
             pt.is_null,
             "no row has a value, so that its type is unknown; write it with a type, which for CSV stands in csv.types",
         ),
-        (pt.is_decimal, "decimals differ between engines; write it as double, or as an integer of the smallest unit"),
+        (pt.is_decimal256, "engines read decimals of at most 38 digits; write it with fewer digits, or as text"),
         (pt.is_float16, "half precision is not read; write it as float"),
         (pt.is_binary, "bytes are not text; write it as a string"),
         (pt.is_fixed_size_binary, "bytes are not text; write it as a string"),
@@ -93,7 +94,7 @@ def unreadable(kind: pa.DataType) -> str | None:
     good = (
         pt.is_integer(kind) or pt.is_float32(kind) or pt.is_float64(kind) or pt.is_string(kind) or pt.is_boolean(kind)
     )
-    good = good or pt.is_date(kind) or pt.is_timestamp(kind)
+    good = good or pt.is_date(kind) or pt.is_timestamp(kind) or pt.is_decimal(kind)
     return (
         None
         if good
@@ -118,11 +119,14 @@ def _are_integers(values: Collection[str]) -> bool:
 
 
 def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
-    """What to write instead of an unknown name: a known one, or one of further words that expressions may use."""
+    """Return what to write instead of an unknown name: a known one, or one of further words of expressions."""
+    if name in words:
+        return f"leave the double quotes out: {name} without them is no column of these files, and is known"
     lower = {other.lower(): other for other in (*words, *known)}
     near = nearest(name.lower(), lower, cutoff=0.5)
     if near is not None:
-        return f"did you mean {lower[near]!r}?"
+        quotes = "" if _PLAIN.fullmatch(lower[near]) else "; in an expression this name stands in double quotes"
+        return f"did you mean {lower[near]!r}?{quotes}"
     more = f" and {len(known) - _SOME} more" if len(known) > _SOME else ""
     return f"use one of {', '.join(known[:_SOME])}{more}"
 

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,8 @@ from data_prep.sources.text import (
     row_at,
     text_lines,
 )
-from ple_rec.config.prep import CsvConfig
+from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.text.suggest import did_you_mean
 
@@ -54,6 +55,7 @@ def convert_csv(
     meter: Meter,
     *,
     all_types: bool = True,
+    inferred: Mapping[str, ColumnType] = {},
 ) -> list[RawFile]:
     """Convert CSV files.
 
@@ -65,6 +67,7 @@ def convert_csv(
         staging: The folder for Parquet files; it is created.
         meter: Is told of the bytes that are read.
         all_types: True to refuse a declared type without a column; files to be predicted may lack labels.
+        inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Returns:
         The Parquet files, in the order of `files`.
@@ -78,8 +81,8 @@ def convert_csv(
     for name in config.types if known and all_types else ():
         if name not in known:
             fix = did_you_mean(name, known) or f"the columns are {', '.join(known)}"
-            raise UserError(f"{key}.types.{name}", "no file has such a column", "types are of columns", fix)
-    reading = reading_of(files, headers, config, key)
+            raise UserError(f"{key}.types.{toml_key(name)}", "no file has such a column", "types are of columns", fix)
+    reading = reading_of(files, headers, config, key, inferred)
     make_staging(staging)
     text = partial(
         TextSource,

@@ -22,6 +22,7 @@ from data_prep.sources.find import FoundFile
 from data_prep.sources.table import UTC_OFFSETS
 from data_prep.sources.text import CountingStream, Hint, explain, open_text
 from ple_rec.config.prep import ColumnType, CsvConfig
+from ple_rec.config.words import toml_key
 
 BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
 INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
@@ -73,7 +74,7 @@ class Reading:
         """Return why a column has its type, and what to do about a cell that does not fit it."""
         if name not in self.types:
             return "as it is read", "mend the cell"
-        kind, key = self.types[name], f"{self.key}.types.{name}"
+        kind, key = self.types[name], f"{self.key}.types.{toml_key(name)}"
         other = "double" if pt.is_integer(kind) and _DECIMAL.fullmatch(cell) else "string"
         fix = f'mend the cell, set {key} = "{other}", or add it to {self.key}.nulls if it means none'
         if self.reasons.get(name) == _BEFORE:  # what follows from it, down to a model, would have to be made anew
@@ -106,7 +107,13 @@ class Reading:
         return replace(self, types={**self.types, **dict.fromkeys(names, pa.string())}, reasons=kept)
 
 
-def reading_of(files: Sequence[FoundFile], headers: Sequence[Sequence[str]], config: CsvConfig, key: str) -> Reading:
+def reading_of(
+    files: Sequence[FoundFile],
+    headers: Sequence[Sequence[str]],
+    config: CsvConfig,
+    key: str,
+    inferred: Mapping[str, ColumnType],
+) -> Reading:
     """Return the reading of some files, with a type for every column; that of a column without a value is null.
 
     Args:
@@ -114,11 +121,12 @@ def reading_of(files: Sequence[FoundFile], headers: Sequence[Sequence[str]], con
         headers: Columns of each file.
         config: CSV configuration of the files.
         key: Key of that configuration.
+        inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Raises:
         DataError: The beginning of a file is not sound, or a cell does not fit its declared column.
     """
-    known = {name: kind for name, kind in config.inferred.items() if name not in config.types}
+    known = {name: kind for name, kind in inferred.items() if name not in config.types}
     types = {name: TYPES[kind] for name, kind in (known | config.types).items()}
     reading = Reading(config, key, types, dict.fromkeys(known, _BEFORE))
     for file, header in zip(files, headers, strict=True):

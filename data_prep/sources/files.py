@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from data_prep.sources.csv_files import convert_csv
 from data_prep.sources.find import Format, FoundFile, find_files
 from data_prep.sources.footers import Meter, identify, read_footer
 from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, refuse_changes
-from ple_rec.config.prep import FilesConfig
+from ple_rec.config.prep import ColumnType, FilesConfig
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
 
@@ -34,6 +34,7 @@ def discover(
     check: Callable[[RawTable], None] | None = None,
     digest: bool = True,
     all_types: bool = True,
+    inferred: Mapping[str, ColumnType] = {},
 ) -> RawTable:
     """Find the files of a table, read their footers and digest their content; CSV files are converted first.
 
@@ -47,6 +48,7 @@ def discover(
         check: Called with the table before its content is digested, which may take long, to raise what is wrong.
         digest: Whether to digest the content of Parquet files; else their identities are empty.
         all_types: True to refuse a declared CSV type without a column; files to be predicted may lack labels.
+        inferred: Types that an earlier preparation inferred for undeclared CSV columns, by column.
 
     Raises:
         UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
@@ -67,7 +69,9 @@ def discover(
             digests = identities()
             meter = Meter(f"{name}: converting {len(listed)} CSV {noun}", total, progress)
             key = "log.csv" if name == "log" else f"sides.{name}.csv"
-            files = convert_csv(listed, digests, config.csv, key, staging, meter, all_types=all_types)
+            files = convert_csv(
+                listed, digests, config.csv, key, staging, meter, all_types=all_types, inferred=inferred
+            )
         else:
             with ThreadPoolExecutor(_THREADS) as pool:
                 files = list(pool.map(read_footer, listed))

@@ -17,7 +17,7 @@ from data_prep.sources.remote import identity, list_files
 from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, is_address, location, names_in
 from ple_rec.storage.listing import Object
 from ple_rec.text.suggest import nearest
@@ -179,7 +179,7 @@ def _base(root: Path | str) -> str:
         return str(location(base))
     found = _status(Path(base))
     if found is None:
-        raise UserError(base, "no such file or folder", "--from names the raw files", "check the path")
+        raise UserError(base, "no such file or folder", f"{Option.SOURCE} names the raw files", "check the path")
     if odd := _odd(found):
         raise _no_file(base, odd)
     return str(Path(base).absolute())
@@ -343,26 +343,29 @@ def _no_file(shown: str, kind: str) -> UserError:
 
 
 def _nothing(key: str, pattern: str, base: str, root: str, passed_over: Mapping[str, str]) -> UserError:
-    """The error of a pattern that matches nothing: what was passed over, or stands where its match should have been."""
+    """Return the error of a pattern that matches nothing.
+
+    It tells what was passed over, or what stands where a match should have been, and proposes a pattern that matches.
+    """
     value = f"nothing matches {pattern!r} below {root}"
     if passed_over:
         rule = f"not read: {_some_of(passed_over)}; {_OF_FOLDERS}"
-        return UserError(key, value, rule, "convert them, or correct the pattern, or --from")
+        return UserError(key, value, rule, f"convert them, or correct the pattern, or {Option.SOURCE}")
     literal, wild = _split(_join(base, pattern))
     at, missing = location(literal), list(wild)
     names = _names(at)
-    while not names and at.parent != at:
+    while not names and at.parent != at and str(at) != base:
         missing.insert(0, at.name)
         at = at.parent
         names = _names(at)
     near = nearest(missing[0], [name for name in names if name != missing[0]]) if missing else None
     where = str(at)
     has = ", ".join(names[:_SOME]) + (f" and {len(names) - _SOME} more" if len(names) > _SOME else "")
-    if near:
-        right = "/".join(filter(None, (where, near, *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+    right = "/".join(filter(None, (where, near or "", *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+    if near and any(_matching(right, base, None, {})):
         fix = f"did you mean {right!r}?"
     else:
-        fix = f"correct the pattern, or --from; {_OF_FOLDERS}"
+        fix = f"correct the pattern, or {Option.SOURCE}; {_OF_FOLDERS}"
     return UserError(key, value, f"{where} has {has or 'nothing'}", fix)
 
 

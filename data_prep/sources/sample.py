@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter
 from data_prep.sources.table import RawTable, raw_table
 from data_prep.sources.text import open_text
-from ple_rec.config.prep import CsvConfig
+from ple_rec.config.prep import ColumnType, CsvConfig
 
 FIRST_BYTES = BLOCK_BYTES + (1 << 20)  # of the first file, unpacked: types are inferred from its first block
 OTHER_BYTES = 48 << 20  # of all others together
@@ -59,7 +59,13 @@ class _Prefix:
 
 
 def sample_csv(
-    name: str, found: Sequence[FoundFile], config: CsvConfig, staging: Path, say: Callable[[str], None] | None = None
+    name: str,
+    found: Sequence[FoundFile],
+    config: CsvConfig,
+    staging: Path,
+    say: Callable[[str], None] | None = None,
+    *,
+    inferred: Mapping[str, ColumnType] = {},
 ) -> Sampled:
     """The beginnings of the CSV files of a table, converted: at most `FIRST_BYTES + OTHER_BYTES` of text are read.
 
@@ -69,6 +75,7 @@ def sample_csv(
         config: How they read.
         staging: A folder for what is made.
         say: Told what is done.
+        inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Raises:
         DataError: A file is not sound, or a cell does not fit its column, as far as they are read.
@@ -85,7 +92,8 @@ def sample_csv(
         prefixes.append(_prefix(file, FIRST_BYTES if i == 0 else share, staging / f"{name}-{i}.begin"))
     key = "log.csv" if name == "log" else f"sides.{name}.csv"
     digests = [f"{name} {i}" for i in range(count)]  # as many conversions, whatever the content
-    files = convert_csv([prefix.file for prefix in prefixes], digests, config, key, staging, Meter(name, 0, None))
+    beginnings = [prefix.file for prefix in prefixes]
+    files = convert_csv(beginnings, digests, config, key, staging, Meter(name, 0, None), inferred=inferred)
     table = raw_table(name, files, table_schema(files))
     whole = len(chosen) == len(found) and all(prefix.whole for prefix in prefixes)
     rows = table.rows if whole else _rows(found, prefixes, table.rows)

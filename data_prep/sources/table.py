@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
@@ -310,7 +311,7 @@ def _converts(texts: pa.Array, kind: pa.DataType) -> bool:
 
 def shown_value(value: object) -> str:
     """A value as messages show it."""
-    text = "missing" if value is None else str(value) if isinstance(value, date) else repr(value)
+    text = "missing" if value is None else str(value) if isinstance(value, date | Decimal) else repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 

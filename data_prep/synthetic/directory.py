@@ -20,7 +20,7 @@ from data_prep.stage import dataset_directory, is_there
 from data_prep.stats import write_page
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import STATS_PAGE, DatasetSchema
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location
 
 _UNIT = 1 << 30
@@ -38,7 +38,7 @@ def is_made(out: Location, digest: str, *, overwrite: bool) -> bool:
             str(out),
             f"was prepared by another recipe ({there[:12] or 'unknown'}, now {digest[:12]})",
             "a dataset directory is replaced on request only",
-            "pass --overwrite, or name another --out",
+            f"pass {Option.OVERWRITE}, or name another {Option.OUT}",
         )
 
     return is_there(out, digest, overwrite=overwrite, refusal=refusal)

@@ -95,7 +95,7 @@ def named_checkpoint(text: str) -> tuple[Path, str]:
         UserError: there is no such run.
     """
     run, colon, checkpoint = text.rpartition(":")
-    if not colon or checkpoint.startswith("//") or is_folder(Path(text)):
+    if not colon or checkpoint.startswith("/") or is_folder(Path(text)):
         run, checkpoint = text, "best"
     return named_run(run), checkpoint
 

@@ -9,7 +9,7 @@ from typing import Any
 from ple_rec.analysis.run_record import read_record
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, UserError, settings
 from ple_rec.training.preflight import check_run
 from ple_rec.training.run_dir import METRICS
 
@@ -42,6 +42,6 @@ def finished_run(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[RunConfi
             config.data.path,
             f"fingerprint {found}",
             f"the results of {run_dir} are of dataset {evaluated}, and what is made of them stands beside them",
-            "give the dataset of the run by --set data.path=...; `ple-rec evaluate` takes others",
+            f"give the dataset of the run by {settings('data.path=...')}; `ple-rec evaluate` takes others",
         )
     return config, record.metrics

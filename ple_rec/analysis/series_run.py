@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ple_rec.config.diff import differences
 from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.results import mapping
 from ple_rec.training.run_dir import CONFIG, METRICS, holds_run
 
@@ -47,7 +47,8 @@ class SeriesRun:
                 str(self.directory),
                 f"holds {self.reason}",
                 "a run is never overwritten unasked",
-                "call with its settings again, give another --runs DIR, or replace such runs with --overwrite",
+                f"call with its settings again, give another {Option.RUNS.to('DIR')}, or replace such runs with "
+                f"{Option.OVERWRITE}",
             )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
@@ -16,9 +15,10 @@ from ple_rec.config.base import Config
 from ple_rec.config.catalog import RUNS, Kind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
-from ple_rec.errors import PleRecError, UserError
+from ple_rec.errors import PleRecError, UserError, as_arguments
 from ple_rec.storage import Location, Remote, is_address, location
 from ple_rec.text.aliases import with_addresses
+from ple_rec.text.escapes import printable_lines
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,61 +27,29 @@ C = TypeVar("C", bound=Config)
 PathLike = str | os.PathLike[str]
 Overrides = Sequence[str] | Mapping[str, Any]
 
-# Arguments of the API by the flags of the command line that messages name.
-_OF_ONE_NAME = (
-    "append auc-loss batch-size checkpoint data dense device engine examples fusion hosts ids init-from jobs licence "
-    "master match memory out parent plan precision ranks reuse rows run-dir runs seeds split threads tolerance "
-    "user-features variants version"
-)
-_ARGUMENTS = {name: name for name in _OF_ONE_NAME.split()}
-_ARGUMENTS |= {name: f"{name}=True" for name in ("resume", "overwrite", "all-rows", "onnx", "profile")}
-_ARGUMENTS |= {"auto-resume": 'resume="auto"', "set": "overrides", "from": "source", "tune": "trials"}
-# A command, which stays as it is typed; settings side by side; or a flag, a word of its own, with a text in quotes, a
-# number or `key=value` behind it or not.
-_SETTING = r"[\w.\[\]]+=[^\s,;)]*"
-_FLAG = re.compile(
-    rf"`[^`]*`|ple-rec [^`,;]*|(?<![^\s(])(?:(--set {_SETTING}(?: --set {_SETTING})*)"
-    rf'|--([a-z-]*[a-z])(?![\w-])(?: ("[^"]*"|{_SETTING}|\d[^\s,;)]*))?)'
-)
-_BEGIN = re.compile(r"\A(?:no |is )?--[a-z-]+(?: --[a-z-]+)*(?!\S)")
 
+def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a function of the API, so that its errors name arguments and addresses; they name flags and copies below it.
 
-def face(call: Callable[P, T]) -> Callable[P, T]:
-    """Let a function of the API name its arguments where the parts that it calls name flags of the command line."""
+    Behind the function, run directories of a store that it has opened are pushed there.
+    """
 
     @wraps(call)
-    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             result = call(*args, **kwargs)
-            if mirrors := sys.modules.get("ple_rec.training.mirror"):  # the call has opened a run directory of a store
+            if mirrors := sys.modules.get("ple_rec.training.mirror"):
                 mirrors.push_all()
             return result
         except PleRecError as error:
-            # Places and values hold what users have written: only flags that begin them are flags.
-            heads = [_BEGIN.sub(lambda flag: as_arguments(flag[0]), part) for part in (error.place, error.value)]
-            parts = (*heads, as_arguments(error.rule), as_arguments(error.fix))
-            PleRecError.__init__(error, *map(with_addresses, parts))
-            raise
+            raise error.reworded(_for_callers) from error.__cause__
 
-    return called
+    return wrapped
 
 
-def as_arguments(text: str) -> str:
-    """Return a message with arguments in the place of flags: `pass --overwrite` becomes `pass overwrite=True`."""
-
-    def argument(match: re.Match[str]) -> str:
-        settings, flag, value = match.groups()
-        if settings is not None:
-            texts = [f'"{text}"' for text in re.findall(f"--set ({_SETTING})", settings)]
-            return f"overrides=[{', '.join(texts)}]"
-        if flag not in _ARGUMENTS:
-            return match[0]
-        name = _ARGUMENTS[flag].replace("-", "_")
-        if value is None:
-            return name
-        return f"{name}={value}" if value[0] in '"0123456789' else f'{name}="{value}"'
-
-    return _FLAG.sub(argument, text)
+def _for_callers(part: str) -> str:
+    """Return a part of an error for a notebook: with arguments, addresses and escapes of control characters."""
+    return printable_lines(with_addresses(as_arguments(part)))
 
 
 def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kind = RUNS, **more: Any) -> C:
@@ -228,7 +196,7 @@ def path_of(name: str, value: PathLike | Remote) -> Path:
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         rule = "it is a path, as text or as a pathlib.Path"
         raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
-    if is_address(text := os.fspath(value)):
+    if is_address(text := _without_null(name, os.fspath(value))):
         raise UserError(name, f"got the address {text}", "it is a path of this machine", "give a folder or a file")
     return Path(value)
 
@@ -239,7 +207,25 @@ def place_of(name: str, value: PathLike | Remote) -> Location:
         return value
     if isinstance(value, Path) and value.parts and value.parts[0].endswith(":"):
         raise UserError(name, f"got {value}", "pathlib makes s3:/ of s3://", "give an address as text")
-    return location(value) if isinstance(value, str) and is_address(value) else path_of(name, value)
+    if isinstance(value, str) and is_address(value):
+        return location(_without_null(name, value))
+    return path_of(name, value)
+
+
+def source_of_logs(name: str, value: PathLike | Remote) -> str:
+    """Return the folder or the address of raw files, as a caller gives it; errors as of `place_of`."""
+    return _without_null(name, value) if isinstance(value, str) else str(place_of(name, value))
+
+
+def _without_null(name: str, text: str) -> str:
+    """Return a path or an address, which holds no null character.
+
+    Raises:
+        UserError: it holds one, which no file system and no store takes.
+    """
+    if "\0" in text:
+        raise UserError(name, f"got {_shown(text)}", "a path has no null character", "take it out")
+    return text
 
 
 def _unset(config: object, *path: str) -> list[str]:

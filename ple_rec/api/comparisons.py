@@ -13,7 +13,7 @@ from ple_rec.api.arguments import (
     check_choice,
     check_count,
     check_list,
-    face,
+    errors_name_arguments,
     override_texts,
     path_of,
     place_of,
@@ -108,7 +108,7 @@ class Comparison:
         return block(head, *tables, *sentences)
 
 
-@face
+@errors_name_arguments
 def compare(
     config: PathLike | Mapping[str, Any] | CompareConfig,
     *,

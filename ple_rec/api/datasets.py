@@ -14,9 +14,10 @@ from ple_rec.api.arguments import (
     check_list,
     check_text,
     config_of,
-    face,
+    errors_name_arguments,
     override_texts,
     place_of,
+    source_of_logs,
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
@@ -74,7 +75,7 @@ class Dataset:
         """Kind of each task, "binary" or "regression", by name."""
         return {task.name: task.kind for task in self.schema.tasks}
 
-    @face
+    @errors_name_arguments
     def read(self, split: Split = "train", columns: Sequence[str] | None = None) -> pa.Table:
         """Read a split into memory.
 
@@ -119,7 +120,7 @@ class Dataset:
             place = str(folder)
             raise DataError(place, f"unreadable ({error})", "parts are Parquet files", "prepare it again") from error
 
-    @face
+    @errors_name_arguments
     def report(self) -> Page:
         """Return the page of statistics that the preparation wrote: counts, drift, correlation of labels.
 
@@ -160,7 +161,7 @@ class Dataset:
         )
 
 
-@face
+@errors_name_arguments
 def prepare(
     config: PathLike | Mapping[str, Any] | PrepConfig,
     out: PathLike | Remote,
@@ -216,7 +217,7 @@ def prepare(
             check_text(name, text)
     folder = place_of("out", out)
     options = Options(
-        source=None if source is None else source if isinstance(source, str) else str(place_of("source", source)),
+        source=None if source is None else source_of_logs("source", source),
         overwrite=overwrite,
         engine=engine,
         master=master,
@@ -236,7 +237,7 @@ def prepare(
     return open_dataset(folder)
 
 
-@face
+@errors_name_arguments
 def open_dataset(path: PathLike | Remote) -> Dataset:
     """Open a dataset directory, as `prepare`, `ple-rec prep` or `data_prep.write_tables` has written it.
 

@@ -11,10 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, face, place_of
+from ple_rec.api.arguments import PathLike, check_count, check_dict, errors_name_arguments, place_of
+from ple_rec.api.frames import columns_of
 from ple_rec.api.html import block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.errors import UserError
+from ple_rec.text.suggest import nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from ple_rec.serve.ranker import Ranker
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]  # or what `pyarrow.table` takes
-_INDEX = "__index_level_"  # begins the names of columns that Arrow makes of the index of a DataFrame
 
 
 class Model:
@@ -67,7 +68,7 @@ class Model:
         """Model card in Markdown: what the model was made of, and how close it is to its run."""
         return (self.path / "MODEL_CARD.md").read_text(encoding="utf-8")
 
-    @face
+    @errors_name_arguments
     def rank(
         self,
         user: Mapping[str, Any],
@@ -81,7 +82,7 @@ class Model:
         Args:
             user: Raw values of the user's features, by name, and of those that all items share.
             items: Raw values of the items' features: a list of dicts, a dict of columns, or a table. A missing feature
-                is a missing value.
+                is a missing value. Columns of a table that the model does not read are left out.
             exponents: Exponents of some factors, in the place of the model's.
             top: Number of items to return; None for all.
 
@@ -115,13 +116,13 @@ class Model:
         order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")  # of one piece it is as it should be already
         return whole.take(pa.array(order_N[:top]))
 
-    @face
+    @errors_name_arguments
     def score(self, rows: Rows | pa.Table, exponents: Mapping[str, float] | None = None) -> pa.Table:
         """Score rows, each with all of its features.
 
         Args:
             rows: Raw values of features: a list of dicts, a dict of columns, or a table. A missing feature is a missing
-                value.
+                value. Columns of a table that the model does not read are left out.
             exponents: Exponents of some factors, in the place of the model's.
 
         Returns:
@@ -148,7 +149,7 @@ class Model:
         from ple_rec.serve.feature_parsing import MAX_VALUES
         from ple_rec.serve.request_rows import MAX_ITEMS
 
-        plain = _plain_rows(name, rows)
+        plain = _plain_rows(name, rows, [each.name for each in self._ranker.signature.inputs])
         bags = [feature.name for feature in self._ranker.signature.inputs if feature.bag]
         if isinstance(plain, list):
             sizes = [sum(_bag_size(row.get(bag)) for bag in bags) if isinstance(row, dict) else 0 for row in plain]
@@ -231,7 +232,7 @@ class Model:
         )
 
 
-@face
+@errors_name_arguments
 def load_model(path: PathLike) -> Model:
     """Load an exported model into memory.
 
@@ -268,8 +269,16 @@ def _bag_size(value: object) -> int:
     return len(value) if isinstance(value, list) else 0
 
 
-def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
+def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] | dict[str, list[Any]]:
     """Return rows as dicts or columns of Python values.
+
+    A table or a DataFrame may have columns that are no features, which are left out. A column whose name is nearly that
+    of a missing feature stays, so that it is refused as misspelt, as every other name is in dicts.
+
+    Args:
+        name: Argument that holds the rows.
+        rows: Rows.
+        features: Names of the features of the model.
 
     Raises:
         UserError: they are no rows, or columns of several lengths.
@@ -281,14 +290,18 @@ def _plain_rows(name: str, rows: object) -> list[Any] | dict[str, list[Any]]:
     if isinstance(rows, Mapping):
         columns = {str(key): _plain(values) for key, values in rows.items()}
     else:
+        keys, pick = columns_of(rows)
+        lacking = [feature for feature in features if feature not in keys]
+        read = [key for key in keys if key in features or nearest(str(key), lacking, cutoff=0.8)]
+        if twice := [key for key, count in Counter(read).items() if count > 1]:
+            raise UserError(f"{name}.{twice[0]}", "two columns", "a column has a name of its own", "rename or drop one")
         try:
-            arrow = rows if isinstance(rows, pa.Table) else pa.table(rows)
+            arrow = pa.table(pick(read))
         except (TypeError, ValueError, pa.ArrowException):
             rule = "rows are a list of dicts, a dict of columns, or a table"
             raise UserError(name, f"got a {type(rows).__name__}", rule, "give one of these") from None
-        if twice := [key for key, count in Counter(arrow.column_names).items() if count > 1]:
-            raise UserError(f"{name}.{twice[0]}", "two columns", "a column has a name of its own", "rename or drop one")
-        columns = {key: _plain(values) for key, values in arrow.to_pydict().items() if not key.startswith(_INDEX)}
+        # The index of a DataFrame comes along as a column.
+        columns = {key: _plain(values) for key, values in arrow.to_pydict().items() if key in features or key in read}
     if odd := [key for key, values in columns.items() if not isinstance(values, list)]:
         value = f"got a {type(columns[odd[0]]).__name__}"
         raise UserError(f"{name}.{odd[0]}", value, "a column is a list of values", "give a list, one value a row")

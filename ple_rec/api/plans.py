@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, check_dict, config_of, face, place_of
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    check_dict,
+    config_of,
+    errors_name_arguments,
+    place_of,
+)
 from ple_rec.api.html import block, line, table
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
@@ -72,7 +81,7 @@ class Plan:
             }
         )
 
-    @face
+    @errors_name_arguments
     def write(self, path: PathLike) -> Location:
         """Write `plan.json`, which `train` takes, and its page beside it.
 
@@ -109,14 +118,14 @@ class Plan:
             line(
                 f"{self.step_ms:.2f} ms a step",
                 f"bound by {self.bound}",
-                f"{short_count(round(self.samples_per_second))} samples/s (estimated)",
+                "" if content.rate is None else f"{short_count(round(content.rate))} samples/s (estimated)",
             ),
             table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
             line("", f"and {len(largest) - _SHOWN} smaller tables") if len(largest) > _SHOWN else "",
         )
 
 
-@face
+@errors_name_arguments
 def plan(
     config: PathLike | Mapping[str, object] | RunConfig,
     hosts: int = 1,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, explain_errors, is_address, location
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class PredictOptions:
             _check_no_split(str(self.data))
         if self.raw and self.splits:
             value = f"{self.data} are raw logs"
-            raise UserError("--split", value, "a dataset directory has splits", "leave it out")
-        of_raw = {"--from": self.source is not None, "--all-rows": self.all_rows}
+            raise UserError(Option.SPLIT, value, "a dataset directory has splits", "leave it out")
+        of_raw = {Option.SOURCE: self.source is not None, Option.ALL_ROWS: self.all_rows}
         if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
             raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
@@ -88,7 +88,7 @@ class Predictions:
 
     Args:
         summary: Content of `_SUCCESS`.
-        fused_by: Origin of the fusion of the score, in words.
+        fused_by: Exponents of the score and the file that they come from, in words.
         described: Kind of the input, and which rows raw logs leave out.
         input_rows: Rows of the input.
         again: Flag that all of them were there before.
@@ -118,6 +118,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     from data_prep.progress import standard
     from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
+    from ple_rec.ranking.fusion import exponents_text
     from ple_rec.serve.fusion_lookup import fusion_of
     from ple_rec.serve.predict.output import locked_output
     from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
@@ -137,7 +138,9 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
     trained_checkpoint(config, run_dir, options.checkpoint, dataset)
     selection = select(config, dataset)
     fusion, file = fusion_of(run_dir, options.fusion, selection)
-    fused_by = "exponent 1 for every task" if file is None else str(file)
+    fused_by = "every exponent 1: the run has no fusion"
+    if file is not None:
+        fused_by = f"{file}; exponents {exponents_text(fusion)}"
     columns = PredictionColumns(selection.tasks, [feature.name for feature in selection.dense], fusion)
     progress = standard(run_dir.name, notes=notes)
     progress.say(f"score: {fused_by}")
@@ -209,9 +212,9 @@ def _check_no_split(data: str) -> None:
     for folder in (data, data.rpartition("/")[0]):
         above, _, name = folder.rpartition("/")
         if name in SPLITS and _is_dataset(above or "."):
-            rule = "its rows are no raw logs; --data takes the dataset, --split says which of its splits"
-            fix = f'give --data "{above or "."}", and --split "{name}"'
-            raise UserError("--data", f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
+            rule = f"its rows are no raw logs; {Option.DATA} takes the dataset, {Option.SPLIT} says which of its splits"
+            fix = f"give {Option.DATA.to(above or '.', quoted=True)}, and {Option.SPLIT.to(name, quoted=True)}"
+            raise UserError(Option.DATA, f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
 @contextmanager

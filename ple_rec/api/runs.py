@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from ple_rec.api.arguments import (
     check_list,
     check_number,
     check_text,
-    face,
+    errors_name_arguments,
     override_texts,
     path_of,
     place_of,
+    source_of_logs,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
+from ple_rec.api.frames import Reads, write_rows
 from ple_rec.api.html import Page, block, line, shown_path
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
@@ -30,7 +33,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
-from ple_rec.storage import is_address, location
+from ple_rec.storage import Location, is_address, location
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
     from ple_rec.analysis.run_record import RunRecord, Status
     from ple_rec.config.precision import AskedPrecision, TablePrecision
+    from ple_rec.config.schema import Task
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
 
@@ -64,7 +68,7 @@ class Run:
         return self.path.name
 
     @property
-    @face
+    @errors_name_arguments
     def config(self) -> RunConfig:
         """Configuration that the run was trained with."""
         from ple_rec.config.load import load_config
@@ -82,7 +86,7 @@ class Run:
         return self._record().status
 
     @property
-    @face
+    @errors_name_arguments
     def dataset(self) -> Dataset:
         """Dataset that the run was trained on.
 
@@ -100,7 +104,7 @@ class Run:
         return dataset
 
     @property
-    @face
+    @errors_name_arguments
     def metrics(self) -> Metrics:
         """Final metrics of the best checkpoint on the splits of `evaluation`, and how the run went: `metrics.json`.
 
@@ -133,7 +137,7 @@ class Run:
         self._record()
         return history_of(self.path / LOG)
 
-    @face
+    @errors_name_arguments
     def evaluate(self, split: Split = "test", checkpoint: str = "best", *, overrides: Overrides = ()) -> Metrics:
         """Evaluate a checkpoint, as `ple-rec evaluate` does in one process.
 
@@ -155,7 +159,7 @@ class Run:
 
             return Metrics(evaluate_run(self.path, splits=[split], checkpoint=checkpoint, overrides=texts))
 
-    @face
+    @errors_name_arguments
     def predict(
         self,
         data: Dataset | PathLike | pa.Table | Any | None = None,
@@ -163,6 +167,7 @@ class Run:
         *,
         checkpoint: str = "best",
         ids: Sequence[str] | None = None,
+        labels: bool = False,
         source: PathLike | None = None,
         fusion: PathLike | None = None,
         all_rows: bool = False,
@@ -179,7 +184,8 @@ class Run:
             split: Splits of a dataset; None for "test".
             checkpoint: "best", "latest" or "step-<n>".
             ids: Columns of the input to carry along, as it has them; None for the group, and features named like a
-                user, video, item or request.
+                user, video, item or request. One that has the name of a prediction becomes `input_<name>`.
+            labels: True to add the labels, which a dataset has and raw logs have not, for a metric of your own.
             source: Folder of the side tables of raw logs; None for the working directory.
             fusion: File of the fusion that makes `score`; None for the run's own, else exponent 1 for every task.
             all_rows: True to keep rows of raw logs that `log.where` leaves out.
@@ -188,8 +194,9 @@ class Run:
 
         Returns:
             A row for each one of the input, in its order: ids, a float32 column for each task (a probability, or the
-            prediction of a regression), and `score`, float64, the logarithm of the fused score. It is in memory; for
-            more rows than that, `ple-rec predict` writes Parquet.
+            prediction of a regression), and `score`, float64, the logarithm of the fused score. With `labels`, a column
+            `label_<task>` for each task, and `in_space_<task>` for a task with a sample space: True where the row is
+            in it, and its label counts. It is in memory; for more rows than that, `ple-rec predict` writes Parquet.
 
         Raises:
             UserError: there is no such checkpoint, split or column, or the data is of another dataset.
@@ -202,29 +209,41 @@ class Run:
         for each in splits:
             check_choice("split", each, SPLITS)
         check_text("checkpoint", checkpoint)
+        texts = override_texts(overrides)
+        columns = None if ids is None else check_list("ids", ids)
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
+            from ple_rec.training.preflight import check_run
+
+            config = check_run(self.path, texts)
+            reads = Reads(columns or (), config.data.drop, all_rows)
             options = PredictOptions(
                 out=Path(folder) / "predictions",
-                data=_input_of(data, Path(folder)),
+                data=_input_of(data, Path(folder), location(config.data.path), reads),
                 splits=splits,
-                source=source if source is None or isinstance(source, str) else str(path_of("source", source)),
+                source=None if source is None else source_of_logs("source", source),
                 checkpoint=checkpoint,
                 fusion=None if fusion is None else place_of("fusion", fusion),
-                ids=None if ids is None else check_list("ids", ids),
+                ids=columns,
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
-                overrides=override_texts(overrides),
+                overrides=texts,
             )
+            wanted: Sequence[str] = ()
+            tasks: Sequence[Task] = ()
+            if labels:
+                wanted, tasks = _labelled(config, options)
+                of_tasks = (name for task in tasks for name in (task.label, task.space) if name is not None)
+                options = replace(options, ids=list(dict.fromkeys([*wanted, *of_tasks])))
             try:
                 predictions = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
-                parts = (error.place, error.value, error.rule, error.fix)
-                PleRecError.__init__(error, *(part.replace(str(Path(folder) / _ROWS), "the table") for part in parts))
-                raise
+                rows = str(Path(folder) / _ROWS)
+                raise error.reworded(lambda part: part.replace(rows, "the table")) from error.__cause__
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
-            return pa.concat_tables(tables).replace_schema_metadata()
+            table = pa.concat_tables(tables).replace_schema_metadata()
+            return _with_labels(table, wanted, options.ids or (), tasks) if labels else table
 
-    @face
+    @errors_name_arguments
     def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
         """Return the embeddings of a table: what the model has learnt of each user, video, ...
 
@@ -258,7 +277,7 @@ class Run:
             ids = raw_ids(location(config.data.path), known[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
-    @face
+    @errors_name_arguments
     def gates(self, split: Split = "test") -> Gates:
         """Return how much each gate takes of each expert, over a split; it is evaluated unless the run did so.
 
@@ -278,7 +297,7 @@ class Run:
             metrics = self.evaluate(split)
         return Gates(split, utilisation(recorded_gates(metrics, split), list(split_tasks(metrics, split))).gates)
 
-    @face
+    @errors_name_arguments
     def report(self) -> Page:
         """Write `report.html` of the run, finished or not, and return the page.
 
@@ -289,7 +308,7 @@ class Run:
 
         return Page(write_report(self.path))
 
-    @face
+    @errors_name_arguments
     def export(
         self,
         out: PathLike,
@@ -398,7 +417,7 @@ class Run:
         return block(head, *metrics_tables(Metrics(record.metrics)))
 
 
-@face
+@errors_name_arguments
 def load_run(path: PathLike) -> Run:
     """Open a run directory.
 
@@ -416,8 +435,15 @@ def load_run(path: PathLike) -> Run:
     return Run(named_run(text))
 
 
-def _input_of(data: object, folder: Path) -> str | None:
-    """Return the path of what is to be predicted; a table in memory is written to a folder first."""
+def _input_of(data: object, folder: Path, dataset: Location, reads: Reads) -> str | None:
+    """Return the path of what is to be predicted; rows in memory are written to a folder first.
+
+    Args:
+        data: Argument of `Run.predict`.
+        folder: Folder for the file of rows in memory.
+        dataset: Directory of the dataset that the model was trained on.
+        reads: Columns that the prediction reads.
+    """
     if data is None:
         return None
     if isinstance(data, Dataset):
@@ -428,15 +454,48 @@ def _input_of(data: object, folder: Path) -> str | None:
         return data
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    write_rows(data, folder / _ROWS, dataset, reads)
+    return str(folder / _ROWS)
 
-    try:
-        table = pa.Table.from_pylist(data) if isinstance(data, list) else pa.table(data)
-    except (TypeError, ValueError, AttributeError, pa.ArrowException) as error:
-        rule = "it is a Dataset, a path, or rows as a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
-        value = f"got a {type(data).__name__} ({' '.join(str(error).split())})"
-        raise UserError("data", value, rule, "give one of these") from None
-    file = folder / _ROWS
-    pq.write_table(table, file)
-    return str(file)
+
+def _labelled(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
+    """Return the ids that predictions carry along, and the tasks whose labels stand in the dataset.
+
+    Args:
+        config: Configuration of the run.
+        options: Options of the prediction.
+
+    Raises:
+        UserError: raw logs are predicted, whose labels are not computed.
+    """
+    from ple_rec.data.dataset import Dataset as DatasetDirectory
+    from ple_rec.serve.predict.inputs import default_ids
+    from ple_rec.training.checks import select
+
+    if options.raw:
+        fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
+        raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
+    dataset = DatasetDirectory(options.data or config.data.path)
+    ids = default_ids(dataset.schema) if options.ids is None else options.ids
+    return list(dict.fromkeys(ids)), select(config, dataset).tasks
+
+
+def _with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
+    """Return predictions with `label_<task>` and `in_space_<task>` behind them.
+
+    Args:
+        table: Predictions, which begin with the columns that were carried along.
+        ids: Columns that the caller wants to have carried along.
+        carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
+        tasks: Tasks of the run.
+    """
+    columns = {name: table.column(i) for i, name in enumerate(carried)}
+    table = table.select([i for i in range(table.num_columns) if not len(ids) <= i < len(carried)])
+    for task in tasks:
+        named = {f"label_{task.name}": columns[task.label]}
+        if task.space is not None:
+            named[f"in_space_{task.name}"] = columns[task.space].cast("bool")
+        for name, column in named.items():
+            if name not in ids:
+                table = table.append_column(name, column)
+    return table

@@ -7,17 +7,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-from ple_rec.api.arguments import Overrides, PathLike, check_choice, check_count, config_of, face, place_of
+from ple_rec.api.arguments import (
+    Overrides,
+    PathLike,
+    check_choice,
+    check_count,
+    config_of,
+    errors_name_arguments,
+    place_of,
+)
 from ple_rec.api.plans import Plan, plan_file
 from ple_rec.api.runs import Run
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location
 from ple_rec.text.messages import messages
 
 
-@face
+@errors_name_arguments
 def train(
     config: PathLike | Mapping[str, object] | RunConfig,
     *,
@@ -157,12 +165,12 @@ def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tupl
         UserError: the run that is there is to be kept and removed, or resumed and started from another.
     """
     if resume and overwrite:
-        flags = f"--{'auto-resume' if resume == 'auto' else 'resume'} --overwrite"
+        flags = f"{Option.AUTO_RESUME if resume == 'auto' else Option.RESUME} {Option.OVERWRITE}"
         raise UserError(flags, "both given", "one keeps the run, the other removes it", "choose one")
     if resume is True and init_from is not None:
         raise UserError(
-            "--resume --init-from",
+            f"{Option.RESUME} {Option.INIT_FROM}",
             "both given",
             "a run that goes on has its weights; init_from.json says where it started",
-            "leave out --init-from, or start another --run-dir",
+            f"leave out {Option.INIT_FROM}, or start another {Option.RUN_DIR}",
         )

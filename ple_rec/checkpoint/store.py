@@ -23,7 +23,7 @@ from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step,
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.staging import Stager
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.storage import (
     Location,
@@ -327,7 +327,7 @@ def _check_there(path: Location, manifest: Manifest) -> None:
             str(path / wrong[0]),
             f"is not seen by rank 0 as the rank wrote it, nor are {len(wrong) - 1} more files",
             "all hosts write a checkpoint to the same storage",
-            "give a --run-dir or checkpoint.path on storage that every host sees",
+            f"give a {Option.RUN_DIR} or checkpoint.path on storage that every host sees",
         )
 
 
@@ -349,7 +349,7 @@ def _unwritable(path: Location, error: BaseException) -> UserError:
         str(path),
         f"cannot be written ({short(error)}){left}",
         "a checkpoint needs room and permission; earlier checkpoints are untouched",
-        "free space or correct the permission, then run again with --resume",
+        f"free space or correct the permission, then run again with {Option.RESUME}",
     )
 
 

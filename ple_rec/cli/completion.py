@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
+from cyclopts import App
+
 from ple_rec.cli.app import command_line
 from ple_rec.cli.console import show
 from ple_rec.cli.options import flag
@@ -27,9 +29,21 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh 
 
     It knows the verbs and flags of this version: print it anew after an update.
     """
-    script = command_line().generate_completion(shell=shell)
+    script = _app().generate_completion(shell=shell)
     show(_with_files(script) if shell == "bash" else script)
     return 0
+
+
+def _app() -> App:
+    """Return the command line as its scripts offer it.
+
+    The scripts of cyclopts offer the version flags of the program with every verb, but a command of the program with
+    the program alone, so `--version` is one here.
+    """
+    program = command_line()
+    program.version_flags = ()
+    program.command(App(name="--version", help="print the version, then stop"))
+    return program
 
 
 def _with_files(script: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import require_torch, show
+from ple_rec.cli.console import log, require_torch, show
 from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, flag, positive
 from ple_rec.cli.verb import verb
@@ -126,21 +126,24 @@ class Options:
     seed: Annotated[int, flag("seed of the draws and of Optuna; default 0", "N", count)] = 0
     out: Annotated[Path | None, flag("default: RUN/fusion", "DIR")] = None
     overwrite: Annotated[bool, flag("replace the fusion of other options that is there")] = False
+    install: Annotated[
+        bool, flag("let export and predict take the exponents, also where no gain over those before is shown")
+    ] = False
     json: Annotated[bool, flag("print fusion.json instead of tables")] = False
     overrides: EvaluationSet = ()
 
     def of_result(self) -> dict[str, object]:
         """Return what changes the result, as `fusion.json` keeps it."""
         options = asdict(self) | {"overrides": list(self.overrides)}
-        return {name: value for name, value in options.items() if name not in ("out", "overwrite", "json")}
+        return {name: value for name, value in options.items() if name not in ("out", "overwrite", "install", "json")}
 
 
 @app.default
 def fuse(run: Run, /, *, options: Options) -> int:
     """Search for the exponents by which a trained run's predictions become one score per video (Eq. 1).
 
-    The score is the product of p^exponent over the tasks, times f(video length)^exponent. Writes fusion.toml,
-    fusion.json and fusion.html to RUN/fusion.
+    The score is the product of p^exponent over the tasks, times f(video length)^exponent. Writes fusion.json and
+    fusion.html to RUN/fusion; and fusion.toml, which export and predict take, if a gain is shown.
     """
     require_torch()
     from ple_rec.analysis.find_runs import named_run
@@ -150,7 +153,7 @@ def fuse(run: Run, /, *, options: Options) -> int:
     from ple_rec.analysis.fuse.output import check_out, write_fusion
     from ple_rec.analysis.fuse.rows import fusible, predicted
     from ple_rec.analysis.fuse.scale import scales_of, with_scales
-    from ple_rec.analysis.fuse.text import format_fusion
+    from ple_rec.analysis.fuse.text import format_fusion, shows_gain
     from ple_rec.analysis.fuse.valued import Valued
     from ple_rec.analysis.plain import json_text
     from ple_rec.config.load import fingerprint
@@ -185,7 +188,13 @@ def fuse(run: Run, /, *, options: Options) -> int:
     finished.check_lists(options.by)
     columns = LogColumns(options.by, options.users, options.propensity, options.random, options.clip)
     columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
-    out = options.out or run_dir / "fusion"
+    own = run_dir / "fusion"
+    out = options.out or own
+    is_own = out.resolve() == own.resolve()
+    if options.install and not is_own:
+        raise UserError(
+            "--install", f"given with --out {out}", f"a run has one fusion, in {own}", "leave out one of the two"
+        )
     record = {"run": finished.config.name} | options.of_result() | {"fusion": fusion and fingerprint(fusion)}
     if not options.overwrite:
         check_out(out, record)
@@ -215,9 +224,22 @@ def fuse(run: Run, /, *, options: Options) -> int:
     )
     with messages("stderr"):
         done = fused(predictions, logged, search, options.split, options.told_on)
-    page = write_fusion(out, done)
-    text = f"{format_fusion(done.record)}\n\nfusion: {out / FUSION_FILE}\npage: {page}"
-    show(json_text(done.record) if options.json else text)
+    report_only = is_own and not options.install and not shows_gain(done.record)
+    done.record["installed"] = is_own and not report_only
+    page = write_fusion(out, done, report_only=report_only)
+    outcome = f"fusion: {out / FUSION_FILE}"
+    if report_only:
+        before = f"{out / FUSION_FILE} of before" if (out / FUSION_FILE).exists() else "every exponent 1"
+        outcome = (
+            f"not installed: no gain is shown, so export and predict go on with {before}. "
+            "Fix: pass --install to use these exponents all the same"
+        )
+    if options.json:
+        show(json_text(done.record))
+        if report_only:
+            log(outcome)
+    else:
+        show(f"{format_fusion(done.record)}\n\n{outcome}\npage: {page}")
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag
+from ple_rec.cli.options import flag, local
 from ple_rec.cli.verb import verb
 
 app = verb(
@@ -25,7 +25,7 @@ docs/prep.md explains the first file, docs/training.md the second.
 
 @app.default
 def init(
-    folder: Annotated[Path, flag("folder to write; its name is the data set's", name="DIR")],
+    folder: Annotated[Path, flag("folder to write; its name is the data set's", read=local, name="DIR")],
     /,
     *,
     source: Annotated[
@@ -48,7 +48,7 @@ def init(
     to correct.
     """
     from data_prep.guess.check import problem_of
-    from data_prep.guess.files import PREP, TRAIN, check_absent, counted, write_files
+    from data_prep.guess.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, write_files
     from data_prep.guess.log import open_log
     from data_prep.guess.roles import guess_roles
 
@@ -68,12 +68,16 @@ def init(
         )
     if log.files == (".",) and folder.resolve().is_relative_to(Path(log.source).resolve()):
         notes.append(f"{folder} lies in the folder of the log: prep will warn that it does not read the two files")
+    notes += [f"{name}: {question}" for name, question in roles.questions.items()]
+    if len(roles.features) >= SLOW_COLUMNS:
+        notes.append(f"prep takes a minute or more for {SLOW_COLUMNS:,} features: take out those that tell nothing")
     if problem:
         notes.append(f"prep refuses {folder / PREP} as it is: {problem}")
+    decisions = f", {counted(len(roles.questions), 'column')} for you to decide" if roles.questions else ""
     lines = "".join(f"{note}\n" for note in notes)
     show(
         f"{folder / PREP}: tasks {tasks}; user {user}; time {time}; {counted(len(roles.features), 'feature')}, "
-        f"{counted(len(roles.left_out), 'column')} left out\n"
+        f"{counted(len(roles.left_out), 'column')} left out{decisions}\n"
         f"{folder / TRAIN}: a first model\n"
         f"{lines}"
         "look through the guesses, then:\n"

@@ -45,7 +45,7 @@ def place(text: str, value: str = "", **more: Any) -> Parameter:
 def local(text: str) -> Path:
     """Read a path of this machine."""
     if is_address(text):
-        raise ValueError(f"got {text!r}; expected a file of this machine")
+        raise ValueError(f"got {text!r}; expected a path of this machine")
     return Path(text)
 
 

@@ -94,7 +94,9 @@ def predict(run: Run, /, *, options: Options) -> int:
     check_no_model(run)
     done = predict_run(named_run(run), options)
     if options.json:
-        show(json_text({**done.summary, "out": str(options.out), "already_there": done.again}))
+        show(
+            json_text({**done.summary, "out": str(options.out), "fused_by": done.fused_by, "already_there": done.again})
+        )
         return 0
     text = format_summary(
         done.summary, options.out, done.fused_by, described=done.described, input_rows=done.input_rows, again=done.again

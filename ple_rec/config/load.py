@@ -19,7 +19,7 @@ from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import shortened
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, location
 
 __all__ = [
@@ -45,7 +45,7 @@ def load_config(
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
     recipes: Kind = RUNS,
-    setter: str = "--set",
+    setter: str = str(Option.OVERRIDES),
 ) -> C:
     """Read a configuration, put the overrides into it, and make the typed tree.
 
@@ -64,10 +64,11 @@ def load_config(
         ConfigError: every problem of the content, together.
     """
     document = read_document(source, Shape.of(cls), recipes)
-    config, problems = _made(cls, document.raw, overrides, more)
+    raw = cls.migrate(document.raw)
+    config, problems = _made(cls, raw, overrides, more)
     if config is not None and not problems:
         return config
-    own = set(_made(cls, document.raw, (), more)[1] if overrides else problems)
+    own = set(_made(cls, raw, (), more)[1] if overrides else problems)
     if own.isdisjoint(problems):
         raise ConfigError.of(setter, problems)
     lines = [problem if problem in own else f"{setter} {problem}" for problem in problems]

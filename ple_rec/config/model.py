@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, Tag, model_validator
 
-from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, NonNegativeFloat, NonNegativeInt, PositiveInt, Sizes
+from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, NonNegativeFloat, PositiveInt, Sizes
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-TaskExperts = Annotated[
-    Annotated[NonNegativeInt, Tag("integer")] | Annotated[dict[Name, NonNegativeInt], Tag("object")], BY_TYPE
-]
+Experts = Annotated[int, Field(ge=0, le=10_000)]  # each is a module with a name, so far more would fill all memory
+SomeExperts = Annotated[int, Field(gt=0, le=10_000)]
+TaskExperts = Annotated[Annotated[Experts, Tag("integer")] | Annotated[dict[Name, Experts], Tag("object")], BY_TYPE]
 
 
 class TowerConfig(Config):
@@ -33,7 +33,7 @@ class LevelConfig(Config):
     """The experts of one extraction level (PAPER: m_k own experts of task k and m_s shared ones)."""
 
     task_experts: TaskExperts = Field(1, description="own experts: one number for every task, or a table by task")
-    shared_experts: NonNegativeInt = Field(1, description="experts that every task reads")
+    shared_experts: Experts = Field(1, description="experts that every task reads")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
     def own(self, task: str) -> int:
@@ -74,7 +74,7 @@ class MmoeConfig(_Variant):
     """Multi-gate mixture of experts: shared experts, one gate per task."""
 
     variant: Literal["mmoe"]
-    experts: PositiveInt = Field(description="number of shared experts")
+    experts: SomeExperts = Field(description="number of shared experts")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
 
@@ -178,7 +178,7 @@ class SluiceConfig(_Variant):
 class MlMmoeLevelConfig(Config):
     """The shared experts of one level."""
 
-    experts: PositiveInt = Field(description="number of shared experts")
+    experts: SomeExperts = Field(description="number of shared experts")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
 

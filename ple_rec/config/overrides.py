@@ -11,7 +11,7 @@ from typing import Any
 from ple_rec.config.merge import MISSING, Changes, merge
 from ple_rec.config.shape import Shape
 from ple_rec.config.words import KeyPath, dotted
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError, settings
 
 _KEY = r'(?:[A-Za-z0-9_-]+|"[^"]*")'
 _STEP = rf"{_KEY}(?:\[[0-9]+\])*"
@@ -37,14 +37,16 @@ def parse_override(text: str) -> Override:
         UserError: the text does not have that form, or is not UTF-8.
     """
     parts = _OVERRIDE.fullmatch(text)
-    rule, fix = "an override reads key.key[0].key=value", "write for example --set train.steps=100"
+    rule, fix = "an override reads key.key[0].key=value", f"write for example {settings('train.steps=100')}"
     if parts is None:
         value = "no `=`" if "=" not in text else f"`{text.partition('=')[0]}` is no place"
-        raise UserError(f"--set {text}", value, rule, fix)
+        raise UserError(f"{Option.OVERRIDES} {text}", value, rule, fix)
     path = tuple(int(index) if index else quoted or bare for quoted, index, bare in _PART.findall(parts[1]))
     value = parts[2].strip()
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UserError(f"--set {dotted(path)}", "bytes that are not UTF-8", "an override is UTF-8 text", fix)
+        raise UserError(
+            f"{Option.OVERRIDES} {dotted(path)}", "bytes that are not UTF-8", "an override is UTF-8 text", fix
+        )
     return Override(path, _parse_value(value) if value else MISSING)
 
 

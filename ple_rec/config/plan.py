@@ -14,6 +14,7 @@ from ple_rec.config.plan_table import AnyTablePlan, Costs, Shard, TablePlan
 
 PLAN_VERSION: Final = 3
 _MOST_RANKS = 1 << 16
+FEWEST_SAMPLES = 64  # Of a rank. With fewer, most of a step is latency, which no estimate counts.
 
 Part = Literal["lookup", "communication", "dense", "gradients", "loader"]
 PARTS: tuple[Part, ...] = get_args(Part)  # of a step
@@ -115,6 +116,12 @@ class Plan(Config):
                 for name, value in table.costs_ms if shard.rows else ():
                     sums[shard.rank][name] += value
         return tuple(Costs.model_validate(each) for each in sums)
+
+    @property
+    def rate(self) -> float | None:
+        """Estimated samples a second of all ranks; None if a rank has too few samples for a rate."""
+        too_few = self.batch_size_per_rank < FEWEST_SAMPLES
+        return None if too_few or self.estimate is None else self.estimate.samples_per_second
 
     @property
     def allowed_hbm(self) -> int:

@@ -7,12 +7,13 @@ those of a side table as `side.column`, `derived` ones by their name, and of the
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Fraction, Name, PositiveInt
 from ple_rec.config.prep_columns import MAX_ROWS, DenseSpec, SparseSpec, TableSpec, TaskSpec, ThresholdSpec
+from ple_rec.config.prep_found import Found, ThresholdValues, with_found_table
 from ple_rec.config.prep_inputs import (
     ColumnType,
     CsvConfig,
@@ -43,6 +44,7 @@ __all__ = [
     "DaySplit",
     "DenseSpec",
     "FilesConfig",
+    "Found",
     "HashSplit",
     "HeldOutSplit",
     "LogConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "TableSpec",
     "TaskSpec",
     "ThresholdSpec",
+    "ThresholdValues",
     "TimeConfig",
     "iso_date",
 ]
@@ -98,7 +101,7 @@ class PrepConfig(Config):
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="leave some training rows out, and weigh the others up")
     group: Expression | None = Field(
-        None, description="integer; rows of one user or request: GAUC, and the order of valid and test"
+        None, description="integer or text; rows of one user or request: GAUC, and the order of valid and test"
     )
     carry: dict[Name, Expression] = Field(
         {}, description="further columns that no model reads, e.g. to slice metrics by"
@@ -109,6 +112,50 @@ class PrepConfig(Config):
         "single-valued features of at most 64 values",
     )
     output: OutputConfig = OutputConfig()
+    found: Found = Field(Found(), description="written by prep, which takes these values from the log: leave it out")
+
+    @classmethod
+    def migrate(cls, raw: dict[str, Any]) -> dict[str, Any]:
+        """Return the document of a preparation with the table `[found]`, which earlier versions did not write."""
+        return with_found_table(raw)
+
+    @property
+    def day_1(self) -> str | None:
+        """Date of day 1, as it is given or as prep found it; None of a split that counts no days."""
+        given: str | None = getattr(self.split, "day_1", None)
+        return self.found.day_1 if given is None else given
+
+    def filled(self) -> PrepConfig:
+        """Return the configuration with the values of `[found]` in the places that it leaves to prep."""
+        sparse, tasks = [], []
+        for feature in self.sparse:
+            if feature.quantiles is not None and feature.name in self.found.edges:
+                feature = feature.model_copy(update={"edges": self.found.edges[feature.name]})
+            sparse.append(feature)
+        for task in self.tasks:
+            values = self.found.thresholds.get(task.name)
+            if task.threshold is not None and task.threshold.values is None and values is not None:
+                threshold = task.threshold.model_copy(update=dict(values))
+                task = task.model_copy(update={"threshold": threshold})
+            tasks.append(task)
+        split = self.split
+        if isinstance(split, DaySplit | HeldOutSplit):
+            split = split.model_copy(update={"day_1": self.day_1})
+        return self.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks), "split": split})
+
+    def filled_as(self, dataset: PrepConfig) -> PrepConfig:
+        """Return the configuration with the values of a dataset in the places that it leaves to prep, for comparison.
+
+        Args:
+            dataset: Configuration of the dataset, from its `prep.toml`.
+        """
+        thresholds = {
+            task.name: ThresholdValues(edges=spec.edges or (), values=spec.values, missing=spec.missing)
+            for task in dataset.filled().tasks
+            if (spec := task.threshold) is not None and spec.values is not None
+        }
+        found = dataset.found.model_copy(update={"day_1": dataset.day_1, "thresholds": thresholds})
+        return self.model_copy(update={"found": found}).filled()
 
     @model_validator(mode="after")
     def _fits(self) -> PrepConfig:

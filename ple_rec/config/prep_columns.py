@@ -53,9 +53,6 @@ class SparseSpec(Config):
     quantiles: Annotated[int, Field(ge=2, le=1000)] | None = Field(
         None, description="the same with edges at these quantiles of the training rows"
     )
-    edge_quantiles: int | None = Field(
-        None, description="the quantiles at which prep found `edges`; written by prep, so leave it out"
-    )
 
     @model_validator(mode="after")
     def _fits(self) -> SparseSpec:
@@ -64,8 +61,6 @@ class SparseSpec(Config):
             problems.append("max_length, keep and weights belong to a bag; set bag = true or drop them")
         if self.edges is not None and self.quantiles is not None:
             problems.append("give edges or quantiles, not both")
-        if self.edge_quantiles is not None and self.edges is None:
-            problems.append("edge_quantiles is written by prep beside edges; leave it out")
         if self.bucketised and self.bag:
             problems.append("a bag cannot be bucketised")
         if self.bucketised and self.table is not None:
@@ -108,22 +103,29 @@ class DenseSpec(Config):
 class ThresholdSpec(Config):
     """A number that depends on the row: a quantile of `value` among the training rows like it.
 
-    The training rows in the task's space are cut into `bins` parts of equal size by `by`; a row gets the quantile of
-    its part.
+    The training rows in the task's space are cut into `bins` parts of equal size by `by`, and those without `by` are a
+    part of their own; a row gets the quantile of its part.
     """
 
     value: Expression
     quantile: Share
     by: Expression | None = Field(None, description="default: one part")
     bins: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="parts")
-    edges: tuple[float, ...] | None = Field(None, description="where the parts meet; found by prep, so leave it out")
-    values: tuple[float, ...] | None = Field(None, description="the quantile of every part; found by prep likewise")
+    edges: tuple[float, ...] | None = Field(
+        None, description="values of `by` at which the next part begins; default: those that prep finds"
+    )
+    values: tuple[float, ...] | None = Field(
+        None, description="threshold of each part, with `edges`; default: those that prep finds"
+    )
+    missing: float | None = Field(
+        None, description="threshold of rows without `by`, with `edges`; default: that of the first part"
+    )
 
     @model_validator(mode="after")
     def _a_value_for_each_part(self) -> ThresholdSpec:
-        together = (self.values is None) == (self.edges is None)
+        together = (self.values is None) == (self.edges is None) and (self.values is not None or self.missing is None)
         if not together or (self.values is not None and len(self.values) != len(self.edges or ()) + 1):
-            raise ValueError("edges and values come together, one value more than edges; leave both out")
+            raise ValueError("edges and values come together, one value more than edges; leave them out")
         return self
 
 

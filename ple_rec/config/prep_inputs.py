@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,9 +28,6 @@ class CsvConfig(Config):
         {},
         description="type of a column by name; the others are what the first 16 MiB of the first file look like; "
         "timestamp: YYYY-MM-DD HH:MM:SS, timestamptz: the same with an offset",
-    )
-    inferred: dict[str, ColumnType] = Field(
-        {}, description="what these others looked like; written by prep for predict and --append, so leave it out"
     )
 
     @field_validator("delimiter")
@@ -57,15 +53,11 @@ class FilesConfig(Config):
     format: Literal["parquet", "csv"] | None = Field(None, description="default: what the names end in")
     csv: CsvConfig = CsvConfig()
 
-    def with_inferred(self, types: Mapping[str, ColumnType]) -> Self:
-        """Return the files with the types of undeclared CSV columns; an empty mapping leaves these to the files."""
-        return self.model_copy(update={"csv": self.csv.model_copy(update={"inferred": dict(types)})})
-
 
 class LogConfig(FilesConfig):
     """The log: one row for each impression."""
 
-    where: Expression | None = Field(None, description="rows to take; default: all")
+    where: Expression | None = Field(None, description="rows to take, by columns of the log alone; default: all")
 
 
 class SideConfig(FilesConfig):
@@ -113,7 +105,7 @@ class TimeConfig(Config):
     @classmethod
     def _date(cls, text: str) -> str:
         if iso_date(text) < _FIRST_DAY:
-            raise ValueError(f"got {text!r}; days are counted from {_FIRST_DAY}")
+            raise ValueError(f"got {text!r}; days are counted from 1970, so it is {_FIRST_DAY} or later")
         return iso_date(text)
 
     @model_validator(mode="after")

@@ -111,7 +111,7 @@ class ColumnSplit(Config):
 
 
 class HeldOutSplit(Config):
-    """Some days, of which valid and test hold out a share each; what `--append` makes of a day split."""
+    """Holds out of some days a share of the groups for valid and one for test. `--append` makes it of a day split."""
 
     by: Literal["held_out"]
     day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
@@ -121,6 +121,7 @@ class HeldOutSplit(Config):
     hash: Expression | None = Field(
         None, description="what decides: rows of equal value stay together; default: `group`"
     )
+    seed: str = Field("", description="another text holds out other values; --append writes the day")
 
     @field_validator("day_1")
     @classmethod

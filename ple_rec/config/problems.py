@@ -31,7 +31,7 @@ from ple_rec.config.words import (
     suggestion,
     type_name,
 )
-from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.errors import DataError, PleRecError, UserError, as_flags
 from ple_rec.text.suggest import nearest
 
 M = TypeVar("M", bound=BaseModel)
@@ -70,7 +70,7 @@ class _ProblemsError(PleRecError):
         return cls(place, count, "\n".join(f"  {problem}" for problem in problems), "correct each of them")
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.value}\n{self.rule}"
+        return as_flags(f"{self.place}: {self.value}\n{self.rule}")
 
 
 class ConfigError(_ProblemsError, UserError):

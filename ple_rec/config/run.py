@@ -21,6 +21,7 @@ from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
 from ple_rec.config.precision import AskedPrecision
+from ple_rec.errors import settings
 
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -239,7 +240,11 @@ class TrainConfig(Config):
     def _one_of_each(self) -> TrainConfig:
         problems = [
             f"give exactly one of `{a}` and `{b}`, got "
-            + (f"both; take one back by --set train.{a}= or --set train.{b}=" if getattr(self, a) else "neither")
+            + (
+                f"both; take one back by {settings(f'train.{a}=')} or {settings(f'train.{b}=')}"
+                if getattr(self, a)
+                else "neither"
+            )
             for a, b in (("batch_size", "batch_size_per_rank"), ("epochs", "steps"))
             if (getattr(self, a) is None) == (getattr(self, b) is None)
         ]

@@ -69,7 +69,7 @@ class Encoder:
         for name in (SCHEMA_FILE, PREP_FILE):
             digests.check(name)
         file = folder / PREP_FILE
-        prep = load_config(PrepConfig, file) if file.exists() else None
+        prep = load_config(PrepConfig, file).filled() if file.exists() else None
         specs = {} if prep is None else {spec.name: spec for spec in prep.sparse}
         self._vocabularies: dict[str, VocabularyLookup] = {}
         self.features: dict[str, RawFeature] = {}

@@ -26,14 +26,14 @@ from typing import Any
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, Option
 from ple_rec.storage import Location, names_in, size_of, translate_errors
 from ple_rec.storage.arrow import open_ranges
 from ple_rec.storage.cache import local_copy
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
 _KEYS = {"recipe", "fingerprint", "files"}
-_FIX = "copy the whole dataset directory again, or prepare it again with --overwrite"
+_FIX = f"copy the whole dataset directory again, or prepare it again with {Option.OVERWRITE}"
 _THREADS = 8  # hashing releases the interpreter's lock
 _TAIL = 1 << 16  # bytes at the end of a file in which most footers lie whole
 

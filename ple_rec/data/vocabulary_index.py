@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ple_rec.config.schema import VOCAB_DIR, Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Bytes, Keys, Rows
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.storage.cache import cache_folder
@@ -40,7 +40,7 @@ Kind = Literal["int", "text"]
 
 VERSION = b"1"  # of the files; part of the digest
 _READ_ROWS = 1 << 20
-_AGAIN = "copy the dataset again, or prepare it again with --overwrite"
+_AGAIN = f"copy the dataset again, or prepare it again with {Option.OVERWRITE}"
 _TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.uint8}
 
 

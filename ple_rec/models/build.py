@@ -22,6 +22,7 @@ _STATISTICS: dict[str, tuple[str, ...]] = {
     "log": ("log_mean", "log_std"),
     "quantile": ("quantiles",),
 }
+_QUANTILES = 1001  # Prep writes as many, so the quantiles of a checkpoint fit in their place.
 
 
 def build_model(
@@ -53,7 +54,7 @@ def build_model(
 
     Raises:
         UserError: `embeddings.tables` names an unknown table, or a task has a name that is taken.
-        DataError: statistics of a dense feature are missing, or it has no value in the training split.
+        DataError: statistics of a dense feature are missing.
     """
     embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
@@ -69,10 +70,42 @@ def build_model(
     return model
 
 
+def check_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -> None:
+    """Refuse dense features whose normaliser has no value of the training split to begin with.
+
+    Only a run with random weights needs some: any other model takes the statistics of its checkpoint.
+
+    Args:
+        dense: Dense features of the run.
+        statistics: `stats.json`'s columns.
+
+    Raises:
+        DataError: a feature has none, or statistics are missing.
+    """
+    for feature in dense:
+        if None in _figures(feature, statistics):
+            raise DataError(
+                "stats.json",
+                f"dense feature {feature.name!r} has no value in the training split",
+                f"its normaliser {feature.normaliser!r} needs some",
+                f'add "{feature.name}" to data.drop',
+            )
+
+
 def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> DenseStatistics:
+    """Return the statistics of a feature, constant ones where the training split has no value of it."""
+    figures = _figures(feature, statistics)
+    if None in figures:
+        return DenseStatistics(feature.normaliser, std=0.0, quantiles=(0.0,) * _QUANTILES)
+    if feature.normaliser == "quantile":
+        return DenseStatistics("quantile", quantiles=figures[0])
+    return DenseStatistics(feature.normaliser, *figures)
+
+
+def _figures(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
+    """Return the figures that the normaliser of a feature needs; they are None if there was no value."""
     names = _STATISTICS[feature.normaliser]
-    columns = statistics.get(feature.name, {}) if names else {}
-    train = columns.get("train", {})
+    train = statistics.get(feature.name, {}).get("train", {}) if names else {}
     if missing := [f"columns.{feature.name}.train.{name}" for name in names if name not in train]:
         raise DataError(
             "stats.json",
@@ -80,14 +113,4 @@ def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> D
             f"normaliser {feature.normaliser!r} of dense feature {feature.name!r} needs it",
             "write it there, of the training split, or prepare the dataset again",
         )
-    values = [train[name] for name in names]
-    if None in values:
-        raise DataError(
-            "stats.json",
-            f"dense feature {feature.name!r} has no value in the training split",
-            f"its normaliser {feature.normaliser!r} needs some",
-            f'add "{feature.name}" to data.drop',
-        )
-    if feature.normaliser == "quantile":
-        return DenseStatistics("quantile", quantiles=values[0])
-    return DenseStatistics(feature.normaliser, *values)
+    return [train[name] for name in names]

@@ -66,8 +66,8 @@ class MultiTaskModel(nn.Module):
         self.columns = {name: table.embedding_dim for table in tables for name in table.feature_names}
         self.mean_bags = frozenset(mean_bags)
         embedded = sum(self.columns.values())
-        shared = [name in request_features for name, width in self.columns.items() for _ in range(width)]
-        self.shared_columns = SharedColumns([*shared, *(i in request_dense for i in range(len(dense)))])
+        shared = [(name in request_features, width) for name, width in self.columns.items()]
+        self.shared_columns = SharedColumns([*shared, *((i in request_dense, 1) for i in range(len(dense)))])
         routings = VARIANTS[config.variant](config, tasks)
         self.extraction = ExtractionNetwork(
             routings, embedded + len(dense), config.activation, config.dropout, CpuExpertBank
@@ -79,7 +79,7 @@ class MultiTaskModel(nn.Module):
         )
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
-        self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.shared_D)
+        self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
         object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
 

@@ -8,9 +8,10 @@ N width of a product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -24,14 +25,19 @@ class SharedColumns:
     """Which columns of x the samples of a request share.
 
     Args:
-        shared_D: Of each column.
+        features: Flag of each feature that the samples of a request share it, and its number of columns, in the order
+            of x.
+
+    Attributes:
+        runs: The same, with neighbours of one flag as one.
     """
 
-    def __init__(self, shared_D: Sequence[bool]) -> None:
-        runs = [(shared, len(list(run))) for shared, run in groupby(shared_D)]
-        self._shared = [shared for shared, _ in runs]
-        self._lengths = [length for _, length in runs]
-        self.shared_D, self.width = tuple(shared_D), len(shared_D)
+    def __init__(self, features: Iterable[tuple[bool, int]]) -> None:
+        runs = groupby(features, key=itemgetter(0))
+        self.runs = tuple((shared, sum(width for _, width in run)) for shared, run in runs)
+        self._shared = [shared for shared, _ in self.runs]
+        self._lengths = [length for _, length in self.runs]
+        self.width = sum(self._lengths)
 
     def parts(self, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         """(N, U) and (N, I): the shared columns, and the others."""

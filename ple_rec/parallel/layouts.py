@@ -139,9 +139,8 @@ def constraints_of(
 
 
 def _column_width(dim: int, ranks: int) -> int:
-    """Columns of a column-wise shard: the narrowest that needs no more shards than there are ranks."""
-    widths = [width for width in range(_NARROWEST, dim + 1, _NARROWEST) if dim % width == 0 and dim // width <= ranks]
-    return min(widths, default=dim)
+    """Return the columns of a column-wise shard: the narrowest that needs no more shards than there are ranks."""
+    return min((dim // shards for shards in range(1, ranks + 1) if dim % (_NARROWEST * shards) == 0), default=dim)
 
 
 def _leaves_a_rank_out(sharding: Sharding, rows: int, cluster: Cluster) -> bool:

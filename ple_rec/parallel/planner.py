@@ -71,6 +71,19 @@ class Request:
         return tuple(given or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
+@dataclass(frozen=True)
+class ModelSizes:
+    """What a model takes of memory, as far as it follows from the configuration; no layer is built for it.
+
+    Args:
+        tables: Every embedding table.
+        dense_parameters: Number of values that the layers outside the tables have at least.
+    """
+
+    tables: Sequence[EmbeddingBagConfig]
+    dense_parameters: int
+
+
 def collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
     """The unsharded embedding collections in `module`, by dotted name."""
     return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
@@ -97,7 +110,9 @@ def make_plan(module: nn.Module, request: Request, watch: Watch | None = None) -
         DoesNotFitError: no plan keeps every rank below its memory.
         UserError: the configuration forces what cannot be.
     """
-    tables, empty = _begin(module, request)
+    check_hosts(request.embeddings, request.cluster)
+    tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
+    empty = _without_tables(request, dense_bytes(module))
     if not tables:
         return empty
     lacking = None
@@ -114,28 +129,60 @@ def make_plan(module: nn.Module, request: Request, watch: Watch | None = None) -
     raise DoesNotFitError.of(lacking)
 
 
-def is_hopeless(module: nn.Module, request: Request) -> bool:
-    """Whether no plan can exist, by the sizes of the tables alone; the planner is not asked.
+def check_sizes(sizes: ModelSizes, request: Request) -> None:
+    """Refuse a model that no plan can hold, by sizes alone.
+
+    A model that is too large must be refused before it is built: even on the meta device its layers are counted in
+    64 bits, and lists of its columns take memory.
+
+    Args:
+        sizes: Sizes of the model.
+        request: Cluster, batch and constraints that a plan would be made for.
+
+    Raises:
+        DoesNotFitError: the tables or the dense layers exceed the memory of the ranks.
+        UserError: the configuration forces what cannot be.
+    """
+    check_hosts(request.embeddings, request.cluster)
+    empty = _without_tables(request, _BYTES_PER_DENSE * sizes.dense_parameters)
+    if not sizes.tables:
+        memory = "HBM" if request.cluster.cuda else "host memory"
+        allowed = empty.allowed_hbm if request.cluster.cuda else empty.allowed_host
+        if allowed == 0:
+            raise DoesNotFitError.of(Lacking(True, "", "", False, memory, empty.reserved.dense_bytes, allowed, empty))
+        return
+    lacking = [_limits(empty, sizes.tables, request, choice)[1] for choice in choices(request.cluster)]
+    if all(each.certain for each in lacking):
+        raise DoesNotFitError.of(lacking[-1])
+
+
+def is_hopeless(sizes: ModelSizes, request: Request) -> bool:
+    """Return True if no plan can exist, by sizes alone; the planner is not asked.
+
+    Args:
+        sizes: Sizes of the model.
+        request: Cluster, batch and constraints that a plan would be made for.
 
     Raises:
         UserError: the configuration forces what cannot be.
     """
-    tables, empty = _begin(module, request)
-    return bool(tables) and all(_limits(empty, tables, request, c)[1].certain for c in choices(request.cluster))
+    try:
+        check_sizes(sizes, request)
+    except DoesNotFitError:
+        return True
+    return False
 
 
-def _begin(module: nn.Module, request: Request) -> tuple[list[EmbeddingBagConfig], Plan]:
-    """The tables, and a plan without them."""
-    check_hosts(request.embeddings, request.cluster)
-    empty = Plan(
+def _without_tables(request: Request, dense_bytes: int) -> Plan:
+    """Return the plan before any table is placed."""
+    return Plan(
         version=PLAN_VERSION,
         cluster=request.cluster,
         batch_size_per_rank=request.batch_size_per_rank,
         optimizer=request.optimizer,
-        reserved=reserved_of(request.cluster, dense_bytes(module)),
+        reserved=reserved_of(request.cluster, dense_bytes),
         tables=(),
     )
-    return [c for m in collections(module).values() for c in m.embedding_bag_configs()], empty
 
 
 def _limits(

@@ -45,10 +45,16 @@ class Lacking:
     allowed: int
     plan: Plan
 
+    @property
+    def by_dense_layers(self) -> bool:
+        """Flag that the dense layers leave no memory to the tables."""
+        return self.needed > 0 and self.allowed == 0
+
     def value(self) -> str:
-        """Which table breaks which limit by how much."""
-        if self.needed > 0 and self.allowed == 0:
-            return f"the dense layers alone take {gib(self.plan.reserved.dense_bytes)} of {self.memory} on each rank"
+        """Return which table breaks which limit by how much."""
+        if self.by_dense_layers:
+            dense = gib(self.plan.reserved.dense_bytes)
+            return f"the dense layers, which read all embeddings, take at least {dense} of {self.memory} on each rank"
         limit = f"{gib(self.needed)} of {self.memory} on each rank, of {gib(self.allowed)} allowed"
         over = f": {gib(self.needed - self.allowed)} too much" if self.needed > self.allowed else ""
         if self.alone:
@@ -84,9 +90,17 @@ class DoesNotFitError(UserError):
 
     @classmethod
     def of(cls, lacking: Lacking) -> DoesNotFitError:
-        """The error."""
+        """Return the error.
+
+        Args:
+            lacking: Memory that is missing.
+        """
+        place = "embeddings.dim"
         fix = "use more ranks, a smaller embeddings.dim, fp16 tables or a smaller batch; `ple-rec plan` tries them"
-        error = cls("embeddings", lacking.value(), lacking.rule(), fix)
+        if lacking.by_dense_layers:  # every rank has all of them, so more ranks do not help
+            place = "embeddings.dim, model"
+            fix = "use a smaller embeddings.dim, or narrower layers in [model]"
+        error = cls(place, lacking.value(), lacking.rule(), fix)
         error.lacking = lacking
         return error
 

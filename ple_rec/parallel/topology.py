@@ -11,7 +11,7 @@ from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, Top
 from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import GIB, PRESETS, Cluster, Hardware, TopologyConfig
 from ple_rec.config.words import toml_value
-from ple_rec.errors import UserError
+from ple_rec.errors import UserError, settings
 from ple_rec.parallel.host import usable_memory_bytes
 from ple_rec.parallel.process_group import Ranks
 
@@ -93,7 +93,7 @@ def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware
             f"missing; the GPU is {name} with {memory_gib:.2f} GiB",
             f"presets exist for {', '.join(GPUS)}",
             "put this in place of any [topology] in the configuration, with the figures of the GPU's data sheet (or "
-            f"set each by --set topology.KEY=VALUE):\n{_topology_lines(memory_gib, config)}",
+            f"set each by {settings('topology.KEY=VALUE')}):\n{_topology_lines(memory_gib, config)}",
         )
     return preset
 

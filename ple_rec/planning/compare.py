@@ -43,7 +43,7 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     for key in (*PARTS, "step"):
         yield both(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else ms_text(p.estimate.part_ms(key)))
     yield both("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
-    yield both("samples/s", lambda p: "-" if p.estimate is None else short_count(p.estimate.samples_per_second))
+    yield both("samples/s", lambda p: "-" if p.rate is None else short_count(p.rate))
 
 
 def _tables(a: Plan, b: Plan) -> Iterator[list[str]]:

@@ -11,7 +11,7 @@ from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
 from ple_rec.config.plan_file import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import either
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError, settings
 from ple_rec.storage import Location, explain_errors
 
 _GPUS = 8  # of a host
@@ -66,18 +66,18 @@ def cluster_from(
     own = config.topology
     device = preset or (own.device if own is not None else None)
     if device is None:
-        raise UserError("--device", "missing", "a plan is for hosts of a kind", f"give {either(DEVICES)}")
+        raise UserError(Option.DEVICE, "missing", "a plan is for hosts of a kind", f"give {either(DEVICES)}")
     if own is not None and own.device is not None and own.device != device:
         raise UserError(
-            "--device",
+            Option.DEVICE,
             f"got {device}; [topology] of {source} says {own.device}",
             "its figures are of that device",
-            f"leave out --device, or --set topology.device={device}",
+            f"leave out {Option.DEVICE}, or {settings(f'topology.device={device}')}",
         )
     ranks = ranks_per_host or (1 if device == "cpu" else _GPUS)
     if (world := hosts * ranks) > MAX_RANKS:
         raise UserError(
-            f"--hosts {hosts}",
+            f"{Option.HOSTS} {hosts}",
             f"{world:,} ranks",
             f"up to {MAX_RANKS:,} ranks are planned for",
             "give fewer hosts, or fewer ranks on each",
@@ -111,11 +111,11 @@ def check_out(out: Location) -> None:
             load_plan(out)
         except UserError as error:
             value = f"is there, and is no plan ({error.value})"
-            raise UserError(str(out), value, "only a plan is written over", "give another --out") from error
+            raise UserError(str(out), value, "only a plan is written over", f"give another {Option.OUT}") from error
     elif page_there:
         raise UserError(
             str(page),
             "is there without its plan",
             "a plan's page is written over with its plan alone",
-            "give another --out",
+            f"give another {Option.OUT}",
         )

@@ -8,18 +8,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ple_rec.config.cluster import MAX_RANKS, Cluster
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.load import with_values
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
+from ple_rec.parallel.partitioner import Watch
 from ple_rec.parallel.process_group import quiet
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
 from ple_rec.planning.roofline import roofline
 from ple_rec.planning.roofline_text import format_roofline
-from ple_rec.planning.smallest import smallest_hosts
+from ple_rec.planning.smallest import most_hosts, smallest_hosts
 from ple_rec.planning.subject import Described, describe, plan_run
-from ple_rec.planning.text import format_plan
+from ple_rec.planning.text import format_plan, rate_text, tables_in_uvm_by_planner, uvm_text
 from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
 from ple_rec.reports.page import write_document
@@ -54,6 +56,9 @@ def plan(options: Options) -> int:
         sys.stdout.write(dump_plan(found))
     else:
         print_line(format_plan(found, config, everything=options.everything))
+        if options.rows:
+            capacities = ", ".join(f"tables.{name}.capacity = {rows}" for name, rows in options.rows.items())
+            print_line(f"\nto train with so many rows, prepare the dataset with {capacities} in its prep.toml")
     if options.roofline:
         peak = roofline(workload_of(config, described, found.cluster), found.cluster, found.batch_size_per_rank)
         print_line(f"\n{format_roofline(peak)}")
@@ -87,9 +92,31 @@ def made_plan(options: Options, described: Described) -> Plan:
         if not options.find:
             return plan_run(options.config, described, options.cluster, watch)
         found = smallest_hosts(options.config, described, options.cluster, options.samples_per_second, watch)
-    if found is None:
-        raise _no_size(options, options.cluster)
+        if found is None:
+            raise _no_size(options, options.cluster)
+        _compare_with_hbm(options, described, found, watch)
     return found
+
+
+def _compare_with_hbm(options: Options, described: Described, plan: Plan, watch: Watch | None) -> None:
+    """Tell how much a plan puts into the hosts' memory unasked, and the fewest hosts that do without."""
+    in_uvm = tables_in_uvm_by_planner(plan, options.config.embeddings)
+    if not in_uvm:
+        return
+    config = with_values(options.config, {"embeddings.kernel": "fused"})
+    logger.info("the same with every table in HBM:")
+    in_hbm = smallest_hosts(config, described, options.cluster, options.samples_per_second, watch)
+    logger.info(f"\n{_hosts(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
+    logger.info(
+        "no number of hosts is enough with every table in HBM"
+        if in_hbm is None
+        else f"{_hosts(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
+    )
+
+
+def _hosts(plan: Plan) -> str:
+    hosts = plan.cluster.hosts
+    return f"{hosts} host{'s' if hosts > 1 else ''}"
 
 
 def write_plan(plan: Plan, name: str, out: Location) -> Location:
@@ -104,7 +131,7 @@ def write_plan(plan: Plan, name: str, out: Location) -> Location:
         UserError: they cannot be written.
     """
     page = out.with_suffix(".html")
-    fix = "free disk space, make the path writable, or give another --out"
+    fix = f"free disk space, make the path writable, or give another {Option.OUT}"
     write_document(dump_plan(plan), out, "a plan is a file that `ple-rec train --plan` takes", fix)
     write_page(page, plan, name)
     return page
@@ -112,12 +139,15 @@ def write_plan(plan: Plan, name: str, out: Location) -> Location:
 
 def _no_size(options: Options, cluster: Cluster) -> UserError:
     wanted = "" if options.samples_per_second is None else f" at {options.samples_per_second:,.0f} samples/s"
-    most = max(1, MAX_RANKS // cluster.ranks_per_host)
+    most = most_hosts(options.config, cluster, options.samples_per_second)
+    ranks = most * cluster.ranks_per_host
+    batch = options.config.train.batch_size
+    each = "" if batch is None else f", each with {batch // ranks:,} of the {batch:,} samples of a step"
     return UserError(
         "--find",
         f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{wanted}",
-        f"up to {most} hosts ({MAX_RANKS:,} ranks) were considered",
-        "ask for less, or for another --device; `ple-rec plan --hosts N` says what bounds the step",
+        f"up to {most} hosts ({ranks:,} ranks{each}) were considered",
+        f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
     )
 
 

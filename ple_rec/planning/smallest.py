@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
+from functools import cache
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.partitioner import Watch
-from ple_rec.parallel.planner import is_hopeless
+from ple_rec.parallel.planner import Request, is_hopeless
 from ple_rec.parallel.shortfall import DoesNotFitError
-from ple_rec.planning.estimate import highest_rate
+from ple_rec.planning.estimate import Work, highest_rate
 from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
+from ple_rec.planning.text import rate_text
+from ple_rec.training.checks import select
+from ple_rec.training.model import sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +43,7 @@ def smallest_hosts(
     Raises:
         UserError: the configuration cannot be planned.
     """
-    most = max(1, min(MAX_RANKS, config.train.batch_size or MAX_RANKS) // cluster.ranks_per_host)
+    most = most_hosts(config, cluster, samples_per_second)
     tried: dict[int, Plan] = {}
 
     def enough(hosts: int) -> bool:
@@ -51,7 +55,7 @@ def smallest_hosts(
             return False
         assert plan.estimate is not None
         tried[hosts] = plan
-        logger.info(f"{what}: {plan.estimate.samples_per_second:,.0f} samples/s")
+        logger.info(f"{what}: {rate_text(plan)}")
         return samples_per_second is None or plan.estimate.samples_per_second >= samples_per_second
 
     first = fewest_hosts(config, described, cluster, samples_per_second, most)
@@ -66,30 +70,59 @@ def smallest_hosts(
     return tried[bisect_left(range(high), True, lo=low + 1, key=enough)]
 
 
+def most_hosts(config: RunConfig, cluster: Cluster, samples_per_second: float | None) -> int:
+    """Return the largest number of hosts that is considered: up to 1,024 ranks, each with a sample a step.
+
+    Where a rate is to be reached, each rank has enough samples for a rate to be estimated.
+
+    Args:
+        config: Configuration of the run.
+        cluster: Cluster of such hosts; how many it has does not matter.
+        samples_per_second: Rate to reach; None where it is enough that the tables fit.
+    """
+    samples = 1 if samples_per_second is None else FEWEST_SAMPLES
+    ranks = MAX_RANKS if config.train.batch_size is None else config.train.batch_size // samples
+    return max(1, min(MAX_RANKS, ranks) // cluster.ranks_per_host)
+
+
 def fewest_hosts(
     config: RunConfig, described: Described, cluster: Cluster, samples_per_second: float | None, most: int
 ) -> int | None:
     """Return a number of hosts below which no plan can be enough, by sizes of tables and dense layers alone.
 
-    None: not even `most` hosts are enough.
+    Args:
+        config: Configuration of the run.
+        described: Dataset of the run.
+        cluster: Cluster of such hosts; how many it has does not matter.
+        samples_per_second: Rate to reach; None where it is enough that the tables fit.
+        most: Largest number of hosts that is considered.
+
+    Returns:
+        The number; None if not even `most` hosts are enough.
 
     Raises:
         UserError: the configuration cannot be planned.
     """
-    model = meta_model(config, described, cuda=cluster.cuda)
-    work = work_of(config, described, model, cluster)
+    sizes = sizes_of(config, select(config, described))
+
+    @cache
+    def work() -> Work:  # of a model that is built only once its sizes are known to fit some hosts
+        return work_of(config, described, meta_model(config, described, cuda=cluster.cuda), cluster)
+
+    def request(hosts: int) -> Request:
+        return request_of(config, described, cluster.model_copy(update={"hosts": hosts}))
 
     def too_slow(hosts: int) -> bool:
-        these = cluster.model_copy(update={"hosts": hosts})
-        if samples_per_second is None:
-            return False
-        return highest_rate(these, work, request_of(config, described, these).batch_size_per_rank) < samples_per_second
+        at = request(hosts)
+        return (
+            samples_per_second is not None
+            and highest_rate(at.cluster, work(), at.batch_size_per_rank) < samples_per_second
+        )
 
     def hopeless(hosts: int) -> bool:
-        these = cluster.model_copy(update={"hosts": hosts})
-        return too_slow(hosts) or is_hopeless(model, request_of(config, described, these))
+        return is_hopeless(sizes, request(hosts)) or too_slow(hosts)
 
-    if too_slow(most):
+    if not is_hopeless(sizes, request(most)) and too_slow(most):
         return None
     least = max((host + 1 for own in config.embeddings.tables.values() for host in own.hosts or ()), default=1)
     doubled = [least]

@@ -17,15 +17,15 @@ from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.select import select_columns
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.parallel.optimizers import attach_table_optimizer
 from ple_rec.parallel.partitioner import Watch
-from ple_rec.parallel.planner import Request, make_plan
+from ple_rec.parallel.planner import Request, check_sizes, make_plan
 from ple_rec.planning.estimate import Work, estimate
 from ple_rec.storage import explain_errors, location
 from ple_rec.training.checks import global_batch_size, select
-from ple_rec.training.model import model_of
+from ple_rec.training.model import model_of, sizes_of
 
 _ANY = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}  # sizes follow from no value
 
@@ -61,7 +61,9 @@ class Described:
         schema, known = self.schema, self.schema.table_rows()
         for name in rows:
             if name not in known:
-                raise UserError("--rows", f'got "{name}"', suggestion(name, list(known)), "name a table of the dataset")
+                raise UserError(
+                    Option.ROWS, f'got "{name}"', suggestion(name, list(known)), "name a table of the dataset"
+                )
         changes = [f"{count:,} for {name}" for name, count in rows.items()]
         tables = tuple(Table(name=t.name, rows=rows[t.name]) if t.name in rows else t for t in schema.tables)
         splits = dict(schema.splits)
@@ -103,20 +105,22 @@ def describe(config: RunConfig, schema: str | None = None) -> Described:
 
 
 def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: Watch | None = None) -> Plan:
-    """The plan of a run on a cluster, with its estimate.
+    """Return the plan of a run on a cluster, with its estimate.
 
     Args:
-        config: The run.
-        described: Its dataset.
-        cluster: Planned for.
-        watch: Told of every proposal that the planner tries.
+        config: Configuration of the run.
+        described: Dataset of the run.
+        cluster: Hosts that are planned for.
+        watch: Called at every proposal that the planner tries.
 
     Raises:
         DoesNotFitError: no plan keeps every rank below its memory.
         UserError: configuration, dataset and cluster do not fit each other.
     """
+    request = request_of(config, described, cluster)
+    check_sizes(sizes_of(config, select(config, described)), request)
     model = meta_model(config, described, cuda=cluster.cuda)
-    plan = make_plan(model, request_of(config, described, cluster), watch)
+    plan = make_plan(model, request, watch)
     found = estimate(plan, work_of(config, described, model, cluster))
     return plan.model_copy(update={"estimate": found, "rows_of": described.place})
 

@@ -121,18 +121,31 @@ _SHORTEST_MS = 0.5  # of a step, below which what the estimate leaves out takes 
 
 
 def format_estimate(plan: Plan, estimate: Estimate) -> str:
-    """The step, what bounds it, and what follows."""
+    """Return the parts of a step, what bounds it, and the rate that follows.
+
+    Args:
+        plan: Plan of the run.
+        estimate: Estimate of the plan.
+    """
     parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in PARTS)
-    few = (
-        f"\n  an upper bound: no latency is counted, and {plan.batch_size_per_rank:,} samples a rank are few; raise "
-        "train.batch_size"
-    )
-    return (
-        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})\n"
-        f"  ms: {parts} (overlaps)\n"
-        f"{short_count(estimate.samples_per_second)} samples/s; an epoch of {estimate.epoch_samples:,} samples takes "
-        f"{short_duration(estimate.epoch_seconds)}" + (few if estimate.step_ms < _SHORTEST_MS else "")
-    )
+    few = f"{plan.batch_size_per_rank:,} samples a rank are few; raise train.batch_size"
+    lines = [
+        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})",
+        f"  ms: {parts} (overlaps)",
+    ]
+    if plan.rate is None:
+        lines.append(f"no samples/s: most of a step would be latency, which is not counted, since {few}")
+    else:
+        epoch = f"an epoch of {estimate.epoch_samples:,} samples takes {short_duration(estimate.epoch_seconds)}"
+        lines.append(f"{short_count(plan.rate)} samples/s; {epoch}")
+        if estimate.step_ms < _SHORTEST_MS:
+            lines.append(f"  an upper bound: no latency is counted, and {few}")
+    return "\n".join(lines)
+
+
+def rate_text(plan: Plan) -> str:
+    """Return the estimated rate, or the batch of a rank where that is too small for a rate."""
+    return f"{plan.batch_size_per_rank:,} samples a rank" if plan.rate is None else f"{plan.rate:,.0f} samples/s"
 
 
 _BOUNDS = {
@@ -146,16 +159,12 @@ _BOUNDS = {
 
 def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     embeddings = config.embeddings
-    forced = {name for name, own in embeddings.tables.items() if own.kernel is not None}
     remarks = column_wise_remarks(plan)
-    uvm = [table.table for table in plan.tables if table.kernel != "fused"]
-    asked = [name for name in uvm if embeddings.kernel is not None or name in forced]
-    for names, why in (
-        (asked, "as the configuration asks"),
-        ([name for name in uvm if name not in asked], "since HBM has no room for all tables"),
-    ):
-        if names:
-            remarks.append(f"in the hosts' memory (UVM), {why}: {_some(names)}")
+    by_planner = tables_in_uvm_by_planner(plan, embeddings)
+    by_user = [table for table in plan.tables if table.kernel != "fused" and table not in by_planner]
+    for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
+        if tables:
+            remarks.append(f"{uvm_text(tables)}, {why}")
     left = [
         t.table for t in plan.tables if embeddings.sharding not in (None, t.sharding) and _free(embeddings, t.table)
     ]
@@ -170,6 +179,29 @@ def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     if plan.cluster.hardware == PRESETS["cpu"]:
         remarks.append("the hosts are a guess at a common CPU server: give the figures of yours in [topology]")
     return ["\n".join(remarks)] if remarks else []
+
+
+def tables_in_uvm_by_planner(plan: Plan, embeddings: EmbeddingsConfig) -> list[TablePlan]:
+    """Return the tables that lie in the hosts' memory though the configuration asks for no kernel.
+
+    Args:
+        plan: Plan of the tables.
+        embeddings: Configuration of the tables.
+    """
+    forced = {name for name, own in embeddings.tables.items() if own.kernel is not None}
+    if embeddings.kernel is not None:
+        return []
+    return [table for table in plan.tables if table.kernel != "fused" and table.table not in forced]
+
+
+def uvm_text(tables: Sequence[TablePlan]) -> str:
+    """Return how much of which tables lies in the hosts' memory: `2.8 GiB in the hosts' memory (UVM): user_id`.
+
+    Args:
+        tables: Tables that lie there.
+    """
+    size = short_bytes(sum(table.bytes for table in tables))
+    return f"{size} in the hosts' memory (UVM): {_some([table.table for table in tables])}"
 
 
 def _free(embeddings: EmbeddingsConfig, table: str) -> bool:

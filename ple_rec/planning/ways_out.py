@@ -20,8 +20,11 @@ from ple_rec.config.words import either
 from ple_rec.errors import UserError
 from ple_rec.parallel.planner import is_hopeless
 from ple_rec.planning.smallest import smallest_hosts
-from ple_rec.planning.subject import Described, meta_model, plan_run, request_of
+from ple_rec.planning.subject import Described, plan_run, request_of
+from ple_rec.planning.text import rate_text
 from ple_rec.text.units import short_bytes
+from ple_rec.training.checks import select
+from ple_rec.training.model import sizes_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,11 +49,11 @@ class WayOut:
     plan: Plan
 
     def describe(self) -> str:
-        """A line."""
+        """Return the change, what it leaves of memory and rate, and its price in a line."""
         most = max(memory.hbm if self.plan.cluster.cuda else memory.host for memory in self.plan.memory)
         allowed = self.plan.allowed_hbm if self.plan.cluster.cuda else self.plan.allowed_host
-        rate = "" if self.plan.estimate is None else f", {self.plan.estimate.samples_per_second:,.0f} samples/s"
-        return f"{self.change}: {short_bytes(most)} of {short_bytes(allowed)} on the fullest rank{rate}; {self.price}"
+        room = f"{short_bytes(most)} of {short_bytes(allowed)} on the fullest rank"
+        return f"{self.change}: {room}, {rate_text(self.plan)}; {self.price}"
 
 
 def ways_out(
@@ -129,9 +132,9 @@ class _Search:
             return
 
     def _is_hopeless(self, config: RunConfig, cluster: Cluster) -> bool:
-        """By the sizes of tables and dense layers alone, which takes no search."""
-        model = meta_model(config, self.described, cuda=cluster.cuda)
-        return is_hopeless(model, request_of(config, self.described, cluster))
+        """Return True if nothing can fit, by the sizes of tables and dense layers alone, which takes no search."""
+        sizes = sizes_of(config, select(config, self.described))
+        return is_hopeless(sizes, request_of(config, self.described, cluster))
 
 
 def _forced(embeddings: EmbeddingsConfig) -> dict[str, Any]:

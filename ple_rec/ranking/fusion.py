@@ -148,6 +148,14 @@ def exponents_of(fusion: FusionConfig) -> Floats:
     return np.array([*found, fusion.length.exponent] if fusion.length is not None else found)
 
 
+def exponents_text(fusion: FusionConfig) -> str:
+    """Return the exponents for people: `click 1.2, watch 0.5, length -0.3`."""
+    exponents = {name: task.exponent for name, task in fusion.tasks.items()}
+    if fusion.length is not None:
+        exponents[LENGTH] = fusion.length.exponent
+    return ", ".join(f"{name} {exponent:.4g}" for name, exponent in exponents.items())
+
+
 def with_exponents(fusion: FusionConfig, exponents_K: Floats) -> FusionConfig:
     """The fusion with other exponents, in the order of `Factors.names`."""
     values = [float(value) for value in exponents_K]

@@ -46,8 +46,9 @@ def learning_curve(key: str, title: str, train: Series, valid: Series, best_step
         return None
     with panel() as axes:
         _bucketed(axes, train, TRAIN)
-        few = np.isfinite(valid.values).sum() <= 40
-        axes.plot(valid.steps, valid.values, color=VALID, marker="o" if few else "", markersize=3.5, zorder=3)
+        known = np.isfinite(valid.values)
+        marker = "o" if known.sum() <= 40 else ""
+        axes.plot(valid.steps[known], valid.values[known], color=VALID, marker=marker, markersize=3.5, zorder=3)
         if best_step is not None:
             axes.axvline(best_step, color=BEST, linewidth=1, linestyle=(0, (3, 2)), zorder=1)
             value = valid.at(best_step)
@@ -152,13 +153,13 @@ def _square(axes: Axes) -> None:
 def bucket(series: Series, limit: int = _MAX_POINTS) -> tuple[Floats, Floats, Floats, Floats]:
     """Return a series in at most `limit` buckets of neighbours: mean step, mean, least and greatest value, (N,) each.
 
-    Records without a finite value stay as gaps (NaN) where a bucket holds one record, and are left out of larger ones.
+    Records without a finite value are left out: between two of them a value would have no line.
     """
-    if series.steps.size <= limit or not series:
-        return series.steps, series.values, series.values, series.values
     known = np.isfinite(series.values)
-    parts = np.array_split(np.arange(known.sum()), limit)
     steps, values = series.steps[known], series.values[known]
+    if steps.size <= limit:
+        return steps, values, values, values
+    parts = np.array_split(np.arange(steps.size), limit)
     reduced = [[reduce(values[part]) for part in parts if part.size] for reduce in (np.mean, np.min, np.max)]
     mean, low, high = np.array(reduced)
     return np.array([steps[part].mean() for part in parts if part.size]), mean, low, high
@@ -168,7 +169,7 @@ def _bucketed(axes: Axes, series: Series, color: str) -> None:
     steps, mean, low, high = bucket(series)
     if low is not mean:
         axes.fill_between(steps, low, high, color=color, alpha=0.18, linewidth=0)
-    axes.plot(steps, mean, color=color, linewidth=1.3, marker="o" if np.isfinite(mean).sum() == 1 else "", zorder=2)
+    axes.plot(steps, mean, color=color, linewidth=1.3, marker="o" if mean.size == 1 else "", zorder=2)
 
 
 def _robust_limits(axes: Axes, train: Series, valid: Series) -> None:
@@ -259,14 +260,13 @@ def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
         for index, ((tasks, series), (_, end), place) in enumerate(zip(lines, ends, places, strict=True)):
             colour = _COLOURS[index % len(_COLOURS)]
             steps, mean, _, _ = bucket(series)
-            single = np.isfinite(mean).sum() == 1
             axes.plot(
                 steps,
                 mean,
                 color=colour,
                 linestyle=_DASHES[index % len(_DASHES)],
                 dash_capstyle="butt",
-                marker="o" if single else "",
+                marker="o" if mean.size == 1 else "",
             )
             axes.annotate(
                 _name(tasks),

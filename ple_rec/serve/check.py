@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ple_rec.config.precision import TablePrecision, UsedPrecision
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.metrics import scores
 from ple_rec.serve.held_out import HeldOut
 
@@ -153,7 +153,7 @@ def refuse_losses(
                 f"{what}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
                 f"at most {bounds.tolerance:g} is let through",
-                _fix(precision, dense, "--tolerance", task.largest),
+                _fix(precision, dense, Option.TOLERANCE, task.largest),
             )
         allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
         if task.auc_loss is not None and not task.auc_loss <= allowed:
@@ -161,17 +161,17 @@ def refuse_losses(
                 f"{what}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
                 f"at most {allowed:.2g} is let through",
-                _fix(precision, dense, "--auc-loss", task.auc_loss),
+                _fix(precision, dense, Option.AUC_LOSS, task.auc_loss),
             )
 
 
-def _fix(precision: TablePrecision, dense: UsedPrecision, flag: str, loss: float) -> str:
+def _fix(precision: TablePrecision, dense: UsedPrecision, bound: Option, loss: float) -> str:
     if not math.isfinite(loss):
         return "look for what is not finite in the model"
     finer = "export again, and report it if it comes again: fp32 rounds by less"
     if precision != "fp32" or dense != "fp32":
-        finer = "choose a finer --precision" if precision != "fp32" else "leave --dense bf16 out"
-    return f"{finer}, or let it through by {flag} {loss * 1.1:.2g}"
+        finer = f"choose a finer {Option.PRECISION}" if precision != "fp32" else f"leave {Option.DENSE.to('bf16')} out"
+    return f"{finer}, or let it through by {bound.to(float(f'{loss * 1.1:.2g}'))}"
 
 
 def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:

@@ -18,7 +18,7 @@ import torch
 from ple_rec.config.precision import AskedPrecision, UsedPrecision, faster_precision
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped
-from ple_rec.threads import one_thread
+from ple_rec.threads import threads_of_one
 
 Milliseconds = Mapping[UsedPrecision, float]
 _ITEMS = 500  # of the request that is timed
@@ -53,7 +53,8 @@ def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskMode
     key = models["bf16"].architecture
     if key not in _MEASURED:
         models["fp32"] = build("fp32")
-        _MEASURED[key] = _timed(models)
+        with threads_of_one(1, "timing") as pool:
+            _MEASURED[key] = pool.submit(_timed, models).result()
     took = _MEASURED[key]
     used = faster_precision(1 / took["fp32"], 1 / took["bf16"]) if asked == "auto" else asked
     return Settled(used, models[used] if used in models else build(used), took)
@@ -66,7 +67,7 @@ def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
     x = Grouped.of(x_BD, torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns)
     best: dict[UsedPrecision, float] = dict.fromkeys(models, math.inf)
     end, rounds = time.perf_counter() + _SECONDS, 0
-    with torch.no_grad(), one_thread():
+    with torch.no_grad():
         while rounds < _ROUNDS or time.perf_counter() < end:
             rounds += 1
             for precision, model in models.items():

@@ -34,7 +34,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
+from ple_rec.ranking.fusion import exponents_text
 from ple_rec.ranking.losses import losses_of
 from ple_rec.serve.card import card_text
 from ple_rec.serve.check import Bounds, TaskCheck, compare_scores, refuse_losses, to_record, units
@@ -270,17 +271,20 @@ def _user_features(job: EvaluationJob, options: ExportOptions) -> tuple[str, ...
         return tuple(job.config.data.request_features) or None
     if unknown := [name for name in options.user_features if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
-        raise UserError("--user-features", f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them")
+        raise UserError(
+            Option.USER_FEATURES, f'got "{unknown[0]}"', rule, meant(unknown[0], names) or "name some of them"
+        )
     return tuple(options.user_features)
 
 
 def _source(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:
-    """Return where a fusion comes from and what its order loses, for the card."""
+    """Return where a fusion comes from, its exponents and what its order loses, for the card."""
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
-        return "every exponent 1: `ple-rec fuse` was not run"
+        return "every exponent 1: the run has no fusion (`ple-rec fuse` searches for one)"
     source = "searched by `ple-rec fuse`" if options.fusion is None else f"given: {file.name}"
+    source += f"; exponents {exponents_text(fusion)}"
     lost = losses_of(fusion, file)
     return f"{source}; a loss: {', '.join(lost)}" if lost else source
 

@@ -10,7 +10,7 @@ from ple_rec.config.base import TaskKind
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.data.columns import Selection
-from ple_rec.errors import PleRecError, UserError
+from ple_rec.errors import Option, PleRecError, UserError
 from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.serve.model_dir import latest
@@ -36,7 +36,7 @@ def fusion_of(run_dir: Path, file: Location | None, selection: Selection) -> tup
         there = (file or own).is_file()
     if file is not None and not there:
         fix = "give one that `ple-rec fuse` has written"
-        raise UserError("--fusion", f"{file} is no file", "it is a fusion.toml", fix)
+        raise UserError(Option.FUSION, f"{file} is no file", "it is a fusion.toml", fix)
     if not there:
         return _unfused(kinds), None
     file = file or own

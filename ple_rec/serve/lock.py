@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TextIO
 
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.locks import NoLocksError, open_locked
 
 
@@ -28,5 +28,5 @@ def try_lock(path: Path) -> TextIO | None:
             str(path),
             f"cannot be locked ({error.strerror})",
             "a lock keeps other processes from what one of them writes",
-            "give an --out on a file system with locks",
+            f"give an {Option.OUT} on a file system with locks",
         ) from error

@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import overload
 
-from ple_rec.errors import DataError, PleRecError, UserError
+from ple_rec.errors import DataError, Option, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
 from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, readable, seal, synchronise
 from ple_rec.serve.remote_model import upload_version
@@ -140,11 +140,11 @@ def check_out(model_dir: Location) -> None:
     """
     with _usable(model_dir):
         if model_dir.is_file():
-            raise UserError("--out", f"{model_dir} is a file", "it is a folder of versions", "give another path")
+            raise UserError(Option.OUT, f"{model_dir} is a file", "it is a folder of versions", "give another path")
         other = names_in(model_dir)
         if other and VERSIONS not in other:
             rule = "a model has a folder of its own"
-            raise UserError("--out", f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
+            raise UserError(Option.OUT, f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
 
 
 @contextmanager
@@ -159,7 +159,7 @@ def _usable(model_dir: Location) -> Iterator[None]:
     except OSError as error:
         place = str(error.filename or model_dir)
         rule = "an export needs room for the tables, and a folder that it may read and write"
-        fix = "give another --out" if isinstance(error, PermissionError) else "make room, or give another --out"
+        fix = f"{'' if isinstance(error, PermissionError) else 'make room, or '}give another {Option.OUT}"
         raise UserError(place, error.strerror or str(error), rule, fix) from error
 
 
@@ -180,7 +180,7 @@ def new_version(model_dir: Location, wanted: str | None = None) -> Iterator[Path
         there = versions(model_dir)
         final = model_dir / VERSIONS / _name(there, wanted)
         if final.name in there:
-            raise UserError(str(final), "is there already", "a version is never changed", "leave --version out")
+            raise UserError(str(final), "is there already", "a version is never changed", f"leave {Option.VERSION} out")
         made = _uploaded(final, wanted) if isinstance(final, Remote) else _renamed(final, wanted)
         with made as staged:
             yield staged
@@ -188,7 +188,7 @@ def new_version(model_dir: Location, wanted: str | None = None) -> Iterator[Path
 
 def _name(there: Sequence[str], wanted: str | None) -> str:
     if wanted is not None and not _NAME.fullmatch(wanted):
-        raise UserError("--version", f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
+        raise UserError(Option.VERSION, f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
     return wanted or f"v{int(there[-1][1:]) + 1 if there else 1}"
 
 
@@ -263,7 +263,7 @@ def _become(staged: Path, final: Path, wanted: str | None) -> None:
 
 def _made_meanwhile(final: Location, wanted: str | None) -> UserError:
     rule = "a version is never changed, and the first of two that is whole has the name"
-    fix = "export again" if wanted is None else "export again without --version"
+    fix = "export again" if wanted is None else f"export again without {Option.VERSION}"
     return UserError(str(final), "was made by another export meanwhile", rule, fix)
 
 

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ple_rec.config.schema import DenseFeature
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.serve.signature import Signature
 from ple_rec.training.scores import scores_of
@@ -91,13 +91,13 @@ def check_onnx(dense: Sequence[DenseFeature]) -> None:
     for module in ("onnx", "onnxscript"):
         if importlib.util.find_spec(module) is None:
             fix = "pip install '.[onnx]', or leave it out"
-            raise UserError("--onnx", f"{module} is not installed", "it writes ONNX", fix)
+            raise UserError(Option.ONNX, f"{module} is not installed", "it writes ONNX", fix)
     if ranked := [feature.name for feature in dense if feature.normaliser == "quantile"]:
         raise UserError(
-            "--onnx",
+            Option.ONNX,
             f'dense feature {ranked[0]} has the normaliser "quantile"',
             "ONNX has no inverse of the error function, which that is made of",
-            f"leave --onnx out ({PROGRAM} holds all of it), or train with another normaliser",
+            f"leave {Option.ONNX} out ({PROGRAM} holds all of it), or train with another normaliser",
         )
 
 

@@ -39,7 +39,7 @@ from ple_rec.serve.request import ModelRequest, RankRequest, RequestReader, Scor
 from ple_rec.serve.request_error import RequestError
 from ple_rec.serve.signature import Signature
 from ple_rec.serve.tables import StoredTable
-from ple_rec.threads import one_thread
+from ple_rec.threads import threads_of_one
 from ple_rec.training.scores import scores_of
 
 __all__ = ["ModelRequest", "Ranker", "RequestError", "latest"]
@@ -71,8 +71,9 @@ class Ranker:
 
     Args:
         version: Folder of the version.
-        threads: Threads that take blocks of rows through the dense layers; None for as many as the process has. What
-            is too small for blocks runs in one: threads that meet after every operation cost more than they bring.
+        threads: Number of threads that take blocks of rows through the dense layers, and of calls that are scored at
+            the same time; None for as many as the process has. What is too small for blocks runs in one thread, since
+            threads that meet after every operation cost more than they bring.
         checked: Flag that its files are known to be whole.
         dense: Precision of matrix products; None for that of the export, which `settle` chooses where it says `auto`.
 
@@ -83,6 +84,8 @@ class Ranker:
     def __init__(
         self, version: Path, threads: int | None = None, *, checked: bool = False, dense: UsedPrecision | None = None
     ) -> None:
+        threads = threads or torch.get_num_threads()
+        self._pool = threads_of_one(threads, "scoring")
         if not checked:
             check_version(version)
         self.version = version.name
@@ -102,7 +105,7 @@ class Ranker:
             model = _model(version, self.signature, precision)
             if precision == "bf16":
                 model.convert_to_bfloat16()
-            model.run_in_blocks(threads or torch.get_num_threads())
+            model.run_in_blocks(threads)
             return model
 
         self.dense, self._model, self.dense_milliseconds = (
@@ -174,9 +177,12 @@ class Ranker:
 
         Args:
             requests: Requests.
-            grouped: Flag that lets the columns which the rows of a request share be multiplied once.
+            grouped: True to multiply the columns which the rows of a request share only once.
         """
-        with torch.no_grad(), one_thread():
+        return self._pool.submit(self._scored, requests, grouped=grouped).result()
+
+    def _scored(self, requests: Sequence[ModelRequest], *, grouped: bool) -> Scored:
+        with torch.no_grad():
             x_BD = self._lookups.inputs(requests)
             if isinstance(x_BD, Grouped) and not grouped:
                 x_BD = x_BD.whole()

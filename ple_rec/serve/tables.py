@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ple_rec.config.precision import TablePrecision
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 
 _ROWS = 1 << 18  # written at a time
 _quantised = torch.ops.quantized
@@ -46,10 +46,10 @@ def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
     """
     if precision == "int4" and dim % 2:
         raise UserError(
-            f"--precision {precision}",
+            f"{Option.PRECISION} {precision}",
             f"table {table} has {dim} columns",
             "two columns share a byte",
-            "export with --precision int8, or train with an even embeddings.dim",
+            f"export with {Option.PRECISION.to('int8')}, or train with an even embeddings.dim",
         )
 
 
@@ -73,7 +73,9 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
                 f"{Path(file.name).name}, row {row}",
                 "a value that is not finite",
                 f"a table of {precision} holds finite values",
-                "train again from an earlier checkpoint" if precision != "fp16" else "export with --precision fp32",
+                "train again from an earlier checkpoint"
+                if precision != "fp16"
+                else f"export with {Option.PRECISION.to('fp32')}",
             )
         if precision == "int8":
             stored = _quantised.embedding_bag_byte_prepack(piece_RD.contiguous())

@@ -9,6 +9,8 @@ from typing import IO, Any
 
 from iopath.common.file_io import PathHandler, PathManager
 
+from ple_rec.storage.location import SCHEMES
+
 ENTRY_POINTS = "ple_rec.path_handlers"
 _SECONDS = 15  # to connect to S3, and for each part of an answer
 _ATTEMPTS = 4  # so a store that takes connections and does not answer is given up after a minute
@@ -21,7 +23,7 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
     Errors are those of fsspec and of its clients; "denied" is never taken for "absent", as some clients' `exists` does.
     """
 
-    schemes = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")
+    schemes = SCHEMES  # a handler of another package has its own
 
     def _get_supported_prefixes(self) -> list[str]:
         return [f"{scheme}://" for scheme in self.schemes]

@@ -6,6 +6,7 @@ Credentials and endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import IO, Any
 
 from ple_rec.errors import UnavailableError, UserError
 
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # of the stores of fsspec
+_ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _PATTERN = set("*?[]")
 _SHOWN = 300  # characters of a library's message that ours repeats
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")  # whose errors are no OSError
@@ -149,13 +152,16 @@ def location(address: str | Path | Remote) -> Location:
     """Return the path or address that a text names; nothing is looked up.
 
     Raises:
-        UserError: No handler serves the scheme, the package that it needs is not installed, or the address has
-            characters that some stores take for a pattern of several addresses.
+        UserError: No handler serves the scheme, the package that it needs is not installed, or the address has one
+            slash behind its scheme, or characters that some stores take for a pattern of several addresses.
     """
     if isinstance(address, Path | Remote):
         return address
     if not is_address(address):
         return Path(address.removeprefix("file://"))
+    if one := _ONE_SLASH.match(address):
+        rule, fix = f"an address reads {one[1]}://bucket/key", f"write {one[1]}://{address[one.end() :]}"
+        raise UserError(address, "one slash", rule, fix)
     from ple_rec.storage.handler import FsspecHandler, handler_of, handlers
 
     scheme, _, rest = address.partition("://")
@@ -188,8 +194,11 @@ def location(address: str | Path | Remote) -> Location:
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text is an address of a store rather than a path of this machine."""
-    return "://" in text and not text.startswith("file://")
+    """Return whether a text is an address of a store rather than a path of this machine.
+
+    `s3:/bucket`, as shells and `pathlib.Path` make it, is one: `location` refuses it.
+    """
+    return ("://" in text and not text.startswith("file://")) or _ONE_SLASH.match(text) is not None
 
 
 def is_remote(where: Location) -> bool:

@@ -14,13 +14,14 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.slices import Slicing
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import Legend
+from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.optimizers import Optimizers, attach_table_optimizer
 from ple_rec.parallel.plan_check import GivenPlan
-from ple_rec.parallel.planner import Request
+from ple_rec.parallel.planner import Request, check_sizes
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
-from ple_rec.training.model import first_layer, model_of
+from ple_rec.training.model import first_layer, model_of, sizes_of
 from ple_rec.training.pipeline import check_pipeline
 from ple_rec.training.precision import Precision, settle_precision
 from ple_rec.training.resolved import ResolvedRun, resolve
@@ -110,10 +111,6 @@ def assemble_evaluation(
     """
     run = resolve(config, ranks.world_size)
     selection = run.selection
-    precision = settle_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), began)
-    statistics = run.dataset.statistics() if selection.dense else {}
-    bare = model_of(config, selection, statistics, ranks.device, precision.used)
-    attach_table_optimizer(bare, config.table_optimizer, ranks.device)
     request = Request(
         config.embeddings,
         config.table_optimizer.kind,
@@ -121,6 +118,11 @@ def assemble_evaluation(
         run.batch_size_per_rank,
         run.dataset.ids_per_sample(selection.sparse),
     )
+    on_main(lambda: check_sizes(sizes_of(config, selection), request))
+    precision = settle_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), began)
+    statistics = run.dataset.statistics() if selection.dense else {}
+    bare = model_of(config, selection, statistics, ranks.device, precision.used)
+    attach_table_optimizer(bare, config.table_optimizer, ranks.device)
     plan = agreed_plan(bare, request, given)
     tables = config.embeddings
     model = shard(

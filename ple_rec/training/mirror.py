@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from pathlib import Path
 
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, Remote, at_once, explain_errors, modified_at, names_in, write_bytes
 from ple_rec.storage.cache import cache_folder
 from ple_rec.storage.lease import Holder, Lease, newest_holder
@@ -286,5 +286,5 @@ def _in_use(address: Remote, holder: Holder) -> UserError:
         str(address),
         f"in use by process {holder.name} until {holder.until_text} at least",
         "one process at a time trains in a run directory",
-        "wait for it, stop it, or give another --run-dir",
+        f"wait for it, stop it, or give another {Option.RUN_DIR}",
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ple_rec.config.precision import UsedPrecision
 from ple_rec.config.run import RunConfig
@@ -14,6 +16,8 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import table_configs
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
+from ple_rec.modules.routing import Routing
+from ple_rec.parallel.planner import ModelSizes
 from ple_rec.training.checks import chosen_tasks, losses_of
 
 
@@ -53,12 +57,61 @@ def model_of(
 
 
 def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
-    """Width of x, and width of the first layers of all experts side by side: the first product of the model.
+    """Return the width of x, and the width of the first layers of all experts side by side.
+
+    Args:
+        config: Configuration of the run.
+        selection: Features and tasks that the run reads.
 
     Raises:
-        UserError: an unknown table in `embeddings.tables`.
+        UserError: `embeddings.tables` names an unknown table.
     """
-    routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
-    tables = table_configs(config.embeddings, selection.sparse, selection.table_rows, filled=False)
-    embedded = sum(table.embedding_dim * len(table.feature_names) for table in tables)
+    routing = _routings(config, selection)[0]
+    embedded = sum(table.embedding_dim * len(table.feature_names) for table in _tables(config, selection))
     return embedded + len(selection.dense), len(routing.experts) * routing.hidden[0]
+
+
+def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
+    """Return what the model takes of memory, without building it.
+
+    Args:
+        config: Configuration of the run.
+        selection: Features and tasks that the run reads.
+
+    Raises:
+        UserError: `embeddings.tables` names an unknown table.
+    """
+    width, _ = first_layer(config, selection)
+    names = [task.name for task in chosen_tasks(config, selection)]
+    return ModelSizes(_tables(config, selection), least_dense_parameters(config, names, width))
+
+
+def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
+    """Return how many weights the dense layers have at least, without building them.
+
+    The weights of experts and towers are counted, which are nearly all of them. A tower reads the output of one expert
+    at least.
+
+    Args:
+        config: Configuration of the run.
+        tasks: Names of its tasks.
+        width: Width of x.
+    """
+    count = 0
+    for routing in VARIANTS[config.model.variant](config.model, tasks):
+        count += len(routing.experts) * _weights([width, *routing.hidden])
+        width = routing.hidden[-1]
+    return count + len(tasks) * _weights([width, *config.model.tower.hidden, 1])
+
+
+def _weights(sizes: Sequence[int]) -> int:
+    """Return the number of weights of the layers between these sizes."""
+    return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
+
+
+def _routings(config: RunConfig, selection: Selection) -> Sequence[Routing]:
+    return VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])
+
+
+def _tables(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
+    return table_configs(config.embeddings, selection.sparse, selection.table_rows, filled=False)

@@ -9,7 +9,7 @@ import time
 from types import FrameType
 from typing import Any
 
-from ple_rec.errors import PreemptedError
+from ple_rec.errors import Option, PreemptedError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the end, Slurm the other ahead if asked to
 _SAME_WISH_SECONDS = 5.0
@@ -76,5 +76,5 @@ def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not
         name,
         f"asked to stop at step {step:,} of {total_steps:,}" + (f", {why_not}" if why_not else ""),
         kept,
-        "run it again with --resume" if saved is not None else "run it again",
+        f"run it again with {Option.RESUME}" if saved is not None else "run it again",
     )

@@ -14,7 +14,7 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.parallel.plan_check import GivenPlan, check_tables
 from ple_rec.storage import Location
@@ -122,7 +122,7 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
     if changed := changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _OF_EVALUATION):
         key, before, now = changed[0]
         raise UserError(
-            f"--set {key}",
+            f"{Option.OVERRIDES} {key}",
             f"was {before!r}, is {now!r}",
             f"an evaluation is of the run as it was trained; only {', '.join(_OF_EVALUATION)} may change",
             "leave it out, or train another run",

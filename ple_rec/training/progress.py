@@ -161,7 +161,7 @@ class Progress:
         self.total_steps = total_steps
         self.log = log
         self.watchers = watchers or Watchers()
-        self._slowdown, self._first = SlowdownMonitor(), True
+        self._slowdown, self._first = SlowdownMonitor(ranks.threads), True
         self._usual = 0  # steps of the longest report so far
         self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
         self.bar = bar(total_steps, done=step, unit="step", show=self.main)

@@ -25,9 +25,14 @@ class Dominant(NamedTuple):
 
 
 class SlowdownMonitor:
-    """A monitor of the rate of training: it compares each report with the best one of this process."""
+    """A monitor of the rate of training: it compares each report with the best one of this process.
 
-    def __init__(self) -> None:
+    Args:
+        threads: CPU threads of a rank.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
         self._best = self._until = 0.0
         self._slow = False
 
@@ -45,19 +50,22 @@ class SlowdownMonitor:
         before, self._slow = self._slow, rate < _FALL * self._best
         if before or not self._slow:
             return None
-        return f"warning: {rate:,.0f} samples/s, after {self._best:,.0f}: {_cause(record['data_wait'])}"
+        return f"warning: {rate:,.0f} samples/s, after {self._best:,.0f}: {self._cause(record['data_wait'])}"
 
+    def _cause(self, data_wait: float) -> str:
+        """Return why training has become slow, and what to do.
 
-def _cause(data_wait: float) -> str:
-    load, cores = os.getloadavg()[0], usable_cores()
-    if data_wait > _WAITS:
-        return f"{data_wait:.0%} of the time ranks wait for data; look at the storage, or raise data.prefetch"
-    if load > _BUSY * cores:
-        return (
-            f"other programs use the cores (load {load:.1f} on {cores}); end them, or train with runtime.threads = 1, "
-            "which loses least beside them"
-        )
-    return "no other program keeps the cores busy, and data come in time; `train --profile` says where a step goes"
+        Args:
+            data_wait: Share of the time for which ranks wait for data.
+        """
+        load, cores = os.getloadavg()[0], usable_cores()
+        if data_wait > _WAITS:
+            return f"{data_wait:.0%} of the time ranks wait for data; look at the storage, or raise data.prefetch"
+        if load > _BUSY * cores:
+            busy = f"other programs use the cores (load {load:.1f} on {cores}); end them"
+            fewer = ", or train with runtime.threads = 1, which loses least beside them"
+            return f"{busy}{fewer if self._threads > 1 else ', or train when they have ended'}"
+        return "no other program keeps the cores busy, and data come in time; `train --profile` says where a step goes"
 
 
 def dominance_warning(record: Mapping[str, Any]) -> str | None:

@@ -16,7 +16,7 @@ from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError, settings
 from ple_rec.storage import Location, short
 from ple_rec.training.early_stopping import stopping_metric
 from ple_rec.training.job import Job
@@ -116,7 +116,7 @@ def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
             + what_differs(before, job.selection),
             "a run goes on with the same dataset, since in another one its ids mean something else",
             "resume with data.path as it was, or start another run; on a dataset that was prepared from this one by "
-            "`ple-rec prep --append`, with --init-from",
+            f"`ple-rec prep --append`, with {Option.INIT_FROM}",
         )
     ranks, batch = before.get("ranks"), before.get("batch_size")
     if batch is None and ranks != now["ranks"]:  # before batch sizes were written
@@ -124,7 +124,7 @@ def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
             place,
             f"was written by a run with ranks = {ranks}; this one has ranks = {now['ranks']}",
             "it does not say its global batch size, so it goes on with the same number of ranks",
-            f"resume with ranks = {ranks}, or start another --run-dir",
+            f"resume with ranks = {ranks}, or start another {Option.RUN_DIR}",
         )
     if batch is not None and batch != now["batch_size"]:
         raise UserError(
@@ -132,7 +132,7 @@ def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
             f"was written by a run of {batch} samples a step on {ranks} rank(s); this one has {now['batch_size']} on "
             f"{now['ranks']}",
             "a run goes on with the same steps, on any number of ranks",
-            f"resume with --set train.batch_size={batch} --set train.batch_size_per_rank=",
+            f"resume with {settings(f'train.batch_size={batch}', 'train.batch_size_per_rank=')}",
         )
     if before.get("columns") != now.get("columns"):
         was, cut = (value or "none" for value in (before.get("columns"), now.get("columns")))

@@ -16,7 +16,7 @@ from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.errors import DivergedError, PreemptedError, UserError
+from ple_rec.errors import DivergedError, Option, PreemptedError, UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import process_group
@@ -28,6 +28,7 @@ from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loop import Measure, nothing, train_steps
 from ple_rec.training.mirror import fetch, push
+from ple_rec.training.overfitting import overfitting_warning
 from ple_rec.training.paper import paper_figures
 from ple_rec.training.position import Position
 from ple_rec.training.precision import saved_precision
@@ -38,6 +39,7 @@ from ple_rec.training.report_warnings import dominant_task
 from ple_rec.training.restore import check_resumable
 from ple_rec.training.results import format_results
 from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, PLAN, drop_analysis, write_json, write_text
+from ple_rec.training.run_files import RunLog
 from ple_rec.training.run_state import Resume
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from ple_rec.training.storage_check import check_storage
@@ -235,7 +237,7 @@ def _evaluate_splits(
         for split in splits:
             results[split] = _evaluate_split(job, split, preemption)
     except StopRequested:
-        kept, fix = "training is done and saved", "run it again with --resume for the results"
+        kept, fix = "training is done and saved", f"run it again with {Option.RESUME} for the results"
         raise PreemptedError(str(run_dir), "asked to stop in the last evaluation", kept, fix) from None
     paper = paper_figures(job.dataset.schema.name, [task.name for task in job.tasks])
     return results | ({"paper": paper} if paper else {})
@@ -264,6 +266,11 @@ def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position:
     told = [format_results(metrics, split, None if last is None else dominant_task(last))]
     if warning := no_better_than_start(config.train.best_metric, records, position):
         told.append(warning)
+    log = RunLog()
+    for record in records:
+        log.add(record)
+    if overfits := overfitting_warning(log.series("train", "loss"), log.series("valid", "loss")):
+        told.append(overfits)
     logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
     return [run_dir / METRICS, report]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ple_rec.checkpoint.listing import finished_steps
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.locks import take_lock
 from ple_rec.storage import Location, Remote, location, names_in
 
@@ -130,7 +130,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     except OSError as error:
         raise UserError(
-            str(path), f"cannot be made ({error.strerror})", "a run writes there", "give another --run-dir"
+            str(path), f"cannot be made ({error.strerror})", "a run writes there", f"give another {Option.RUN_DIR}"
         ) from error
     with lock:
         try:
@@ -141,7 +141,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
                 str(path),
                 f"cannot be locked ({error.strerror})",
                 "a run's lock keeps a second process out",
-                "give a --run-dir on a file system with locks",
+                f"give a {Option.RUN_DIR} on a file system with locks",
             ) from error
         lock.seek(0)
         if not taken:
@@ -149,7 +149,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
                 str(path),
                 f"in use by process {lock.read().strip() or '?'}",
                 "one process at a time trains in a run directory",
-                "wait for it, stop it, or give another --run-dir",
+                f"wait for it, stop it, or give another {Option.RUN_DIR}",
             )
         lock.truncate()
         lock.write(f"{os.getpid()} on {socket.gethostname()}")

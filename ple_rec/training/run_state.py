@@ -17,7 +17,7 @@ from ple_rec.checkpoint.manifest import Manifest, read_manifest
 from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, names_in
 from ple_rec.training.checkpoints import OWNER, checkpoint_place, identity, owner_of, refuse_others
 from ple_rec.training.run_dir import CONFIG, METRICS, REPORT, has_saved, holds_run, strangers_in
@@ -146,7 +146,7 @@ def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrit
             str(state.place),
             "holds no checkpoint",
             f"the run of {state.directory} has saved some there, and goes on from them",
-            "mount or copy them where they were; --overwrite begins the run anew",
+            f"mount or copy them where they were; {Option.OVERWRITE} begins the run anew",
         )
     if state.damage is not None:
         raise state.damage
@@ -156,24 +156,26 @@ def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrit
 def _check_directory(state: DirectoryState, *, resuming: bool, overwrite: bool) -> None:
     path = str(state.directory)
     if state.is_file:
-        raise UserError(path, "is a file", "a run needs a directory", "give another --run-dir")
+        raise UserError(path, "is a file", "a run needs a directory", f"give another {Option.RUN_DIR}")
     if resuming:
         if not state.has_config:
-            raise UserError(path, "holds no run", "--resume goes on with one", "start it without --resume")
+            raise UserError(
+                path, "holds no run", f"{Option.RESUME} goes on with one", f"start it without {Option.RESUME}"
+            )
         return
     if state.strangers:
         raise UserError(
             path,
             f"holds {', '.join(state.strangers[:3])}, which no run wrote",
             "a run directory is empty or a run's",
-            "give another --run-dir",
+            f"give another {Option.RUN_DIR}",
         )
     if state.holds_run and not overwrite:
         raise UserError(
             path,
             "already holds a run",
             "a run is never overwritten unasked",
-            "go on with --resume, replace it with --overwrite, or give another --run-dir",
+            f"go on with {Option.RESUME}, replace it with {Option.OVERWRITE}, or give another {Option.RUN_DIR}",
         )
 
 
@@ -204,8 +206,8 @@ def check_place(state: DirectoryState, *, resuming: bool, overwrite: bool) -> No
             str(state.place),
             "already holds checkpoints of this run directory",
             "they are never overwritten unasked",
-            "go on with --resume or --auto-resume, by which a run directory that is gone comes back; replace them with "
-            "--overwrite, or give another checkpoint.path",
+            f"go on with {Option.RESUME} or {Option.AUTO_RESUME}, by which a run directory that is gone comes back; "
+            f"replace them with {Option.OVERWRITE}, or give another checkpoint.path",
         )
 
 
@@ -227,8 +229,8 @@ def resume_refusal(state: DirectoryState, config: RunConfig) -> UserError | None
     return UserError(
         str(state.directory / CONFIG),
         listed + more,
-        f"--resume goes on with the same run; only {', '.join(may_change(config))} may change{ends}",
-        f"resume with --config {state.directory / CONFIG}, or start another --run-dir",
+        f"{Option.RESUME} goes on with the same run; only {', '.join(may_change(config))} may change{ends}",
+        f"resume with {Option.CONFIG.to(str(state.directory / CONFIG))}, or start another {Option.RUN_DIR}",
     )
 
 

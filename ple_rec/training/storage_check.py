@@ -13,7 +13,7 @@ from secrets import token_hex
 import torch.distributed as dist
 
 from ple_rec.config.load import load_schema
-from ple_rec.errors import PleRecError, UserError
+from ple_rec.errors import Option, PleRecError, UserError
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.process_group import Ranks
 from ple_rec.training.run_dir import PROBE, write_text
@@ -96,7 +96,7 @@ def _judge(data: str, sights: Sequence[_Sight], patience: float) -> None:
             f"what rank 0 writes there on {main.host} is not seen on {_some([sight.host for sight in blind])} after "
             f"{patience:g} s",
             "all hosts of a job share its run directory and its checkpoints",
-            "give a --run-dir, and checkpoint.path, on storage that every host mounts",
+            f"give a {Option.RUN_DIR}, and checkpoint.path, on storage that every host mounts",
         )
     if others := [f"{s.host} ({s.dataset or s.why_not})" for s in sights if s.dataset != main.dataset]:
         raise UserError(

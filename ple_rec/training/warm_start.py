@@ -24,7 +24,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import DataError, UserError
+from ple_rec.errors import DataError, Option, UserError
+from ple_rec.models.build import check_values
 from ple_rec.parallel.agree import on_main
 from ple_rec.storage import Location, location, short
 from ple_rec.training.checks import select
@@ -115,20 +116,23 @@ def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str]
     Raises:
         UserError: there is no such run or checkpoint, or the run did not finish; its dataset is no ancestor of this
             one's; or a parameter, or the state of an optimizer, would not fit.
-        DataError: a file of the other run is damaged.
+        DataError: a file of the other run is damaged, or the weights are random and a normaliser has no value.
     """
+    dataset = Dataset(config.data.path)
     if init_from is None:
+        dense = select(config, dataset).dense
+        check_values(dense, dataset.statistics() if dense else {})
         return None
     run, checkpoint = init_from
     if run.resolve() == run_dir.resolve():
         raise UserError(
-            f"--init-from {run}",
+            f"{Option.INIT_FROM} {run}",
             "is the run directory itself",
             "a run starts from another run",
-            "give another --run-dir or name, or go on with the run by --resume",
+            f"give another {Option.RUN_DIR} or name, or go on with the run by {Option.RESUME}",
         )
     start = _finished(run, checkpoint)
-    _check_fits(start, config, Dataset(config.data.path))
+    _check_fits(start, config, dataset)
     return start
 
 
@@ -169,12 +173,12 @@ def load_start(job: Job, start: Start) -> None:
 
 def _finished(run: Path, checkpoint: str) -> Start:
     if not (run / CONFIG).is_file():
-        raise UserError(f"--init-from {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
+        raise UserError(f"{Option.INIT_FROM} {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
     store = CheckpointStore(checkpoints_of(run))
     steps, latest = _json(run / METRICS).get("steps"), store.find("latest")
     if latest is None or read_manifest(latest).step != steps:
         raise UserError(
-            f"--init-from {run}",
+            f"{Option.INIT_FROM} {run}",
             "the run has not finished",
             "a run starts from one that has trained to its end and was evaluated",
             f"finish it: ple-rec train --run-dir {run} --resume",
@@ -201,10 +205,11 @@ def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
     if found:
         more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
         raise UserError(
-            f"--init-from {start.run}",
+            f"{Option.INIT_FROM} {start.run}",
             "; ".join(found[:_SHOWN]) + more,
             "the weights fit the same model, tasks, features, tables and kinds of optimizers only",
-            f"train with --config {start.run}/{CONFIG} and change what may differ by --set, or leave out --init-from",
+            f"train with {Option.CONFIG.to(f'{start.run}/{CONFIG}')} and change what may differ by {Option.OVERRIDES}, "
+            f"or leave out {Option.INIT_FROM}",
         )
 
 
@@ -213,7 +218,7 @@ def _check_descent(start: Start, path: Location, schema: DatasetSchema) -> None:
         return
     descent = f"{len(schema.lineage()) - 1} ancestor(s)" if len(schema.lineage()) > 1 else "no ancestors"
     raise UserError(
-        f"--init-from {start.run}",
+        f"{Option.INIT_FROM} {start.run}",
         f"was trained on dataset {start.dataset}",
         f"{path} is {schema.fingerprint} with {descent}, none of them that; its ids would mean something else",
         "train on that dataset, or on one prepared from it by `ple-rec prep --append`",
@@ -237,10 +242,10 @@ def _check_columns(job: Job, start: Start) -> None:
     before, now = _written_by(path).get("columns", {}), column_cuts(job)
     if before != now:
         raise UserError(
-            f"--init-from {start.run}",
+            f"{Option.INIT_FROM} {start.run}",
             f"its tables are cut by columns as {before or 'none'}, this run's as {now or 'none'}",
             "the optimizer's state of a table that is cut by columns fits the same cut only",
-            "train with the same embeddings.sharding and number of ranks, or leave out --init-from",
+            f"train with the same embeddings.sharding and number of ranks, or leave out {Option.INIT_FROM}",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import pandas as pd
 import pytest
 
 import ple_rec
-from ple_rec.api.arguments import as_arguments, face, override_texts
+from ple_rec.api.arguments import errors_name_arguments, override_texts
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
+from ple_rec.errors import Option
 
 untyped: Any = ple_rec  # a type checker would refuse some of these calls
 CONFIG = {
@@ -27,42 +29,64 @@ CONFIG = {
 }
 
 
-@pytest.mark.parametrize(
-    ("flags", "arguments"),
-    [
-        ("pass --overwrite, or give another --out", "pass overwrite=True, or give another out"),
-        ("go on with --resume, or give another --run-dir", "go on with resume=True, or give another run_dir"),
-        ("--set train.steps=1, or give none", 'overrides=["train.steps=1"], or give none'),
-        ("write --set train.epochs= (or --set seed=3)", 'write overrides=["train.epochs="] (or overrides=["seed=3"])'),
-        ("resume with --set a=1 --set b.c= on one", 'resume with overrides=["a=1", "b.c="] on one'),
-        ('give --data "a b", and --split "test"', 'give data="a b", and split="test"'),
-        ("call ple-rec plan first, or leave out --plan", "call ple-rec plan first, or leave out plan"),
-        ("--auto-resume goes on", 'resume="auto" goes on'),
-        ("let it through by --tolerance 3.3e-08", "let it through by tolerance=3.3e-08"),
-        ("add --append day=9, if --from is there", 'add append="day=9", if source is there'),
-        ("`ple-rec train --resume --run-dir x` ends --out", "`ple-rec train --resume --run-dir x` ends out"),
-        ("`train --profile` says more", "`train --profile` says more"),
-        ("it is a recipe: ple-rec train --config a", "it is a recipe: ple-rec train --config a"),
-        ("pip install --no-deps x", "pip install --no-deps x"),
-        ("runs/a--resume-b, runs/--out and --out-of-date", "runs/a--resume-b, runs/--out and --out-of-date"),
-        ("a - b -- c", "a - b -- c"),
-    ],
-)
-def test_messages_name_arguments(flags: str, arguments: str) -> None:
-    assert as_arguments(flags) == arguments
+def test_errors_name_arguments_and_texts_of_users_stay() -> None:
+    error = ple_rec.DataError("runs/--out", "is no --parent", f"{Option.RESUME} needs --config", f"{Option.OUT} --out")
+    cause = OSError("disk")
+
+    @errors_name_arguments
+    def call() -> None:
+        raise error from cause
+
+    with pytest.raises(ple_rec.DataError) as caught:
+        call()
+    assert str(caught.value) == "runs/--out: is no --parent; resume=True needs --config. Fix: out --out"
+    assert caught.value.fix == "out --out"
+    assert caught.value.__cause__ is cause
+    assert "raise error from cause" in "".join(traceback.format_exception(caught.value))
+    assert str(error) == "runs/--out: is no --parent; --resume needs --config. Fix: --out --out"
 
 
-def test_what_users_have_written_stays(here: Path) -> None:
-    @face
-    def call(place: str, value: str) -> None:
-        raise ple_rec.UserError(place, value, "give another --out", "pass --overwrite")
+def test_errors_show_control_characters_as_escapes() -> None:
+    error = ple_rec.DataError("a\0b\0c\0", "\x1b[2J", "two\nlines", f"{Option.OUT} \x1b\0")
 
-    for place in ("runs/a --overwrite", "--overwriteable", "got '--out'", "my --out"):
-        with pytest.raises(ple_rec.UserError) as caught:
-            call(place, place)
-        assert str(caught.value).startswith(f"{place}: {place}; give another out")
-    assert raised(lambda: call("--append day=9", "no --parent")) == (
-        "UserError: append day=9: no parent; give another out. Fix: pass overwrite=True"
+    @errors_name_arguments
+    def call() -> None:
+        raise error
+
+    with pytest.raises(ple_rec.DataError) as caught:
+        call()
+    parts = (caught.value.place, caught.value.value, caught.value.rule, caught.value.fix)
+    assert parts == (r"a\x00b\x00c\x00", r"\x1b[2J", "two\nlines", r"out \x1b\x00")
+
+
+def test_a_path_with_a_null_character_is_refused(run: ple_rec.Run, here: Path) -> None:
+    wrong = "a\0b"
+    calls: list[Callable[[], Any]] = [
+        lambda: ple_rec.load_run(wrong),
+        lambda: ple_rec.load_model(wrong),
+        lambda: ple_rec.load_model("s3://a/" + wrong),
+        lambda: ple_rec.open_dataset(wrong),
+        lambda: ple_rec.prepare("census", wrong),
+        lambda: ple_rec.prepare("census", "out", source=wrong),
+        lambda: ple_rec.train(CONFIG, run_dir=wrong),
+        lambda: run.predict(wrong),
+        lambda: run.predict("logs.csv", source=wrong),
+        lambda: run.export(wrong),
+    ]
+    for call in calls:
+        assert "a path has no null character" in raised(call)
+
+
+def test_values_of_arguments_are_python(here: Path) -> None:
+    def fix(call: Callable[[], Any]) -> str:
+        return raised(call).partition(". Fix: ")[2]
+
+    assert fix(lambda: untyped.prepare("census", "out", append="day=5")) == 'name it: parent="DIR"'
+    assert fix(lambda: untyped.prepare("census", "out", parent="data")) == 'give append="day=N", or drop it'
+    assert fix(lambda: untyped.prepare("census", "out", master="m")) == 'add engine="spark"'
+    ple_rec.train("tiny.toml", run_dir="my --out")
+    assert fix(lambda: ple_rec.train("tiny.toml", run_dir="my --out", resume=True, overrides={"seed": 9})) == (
+        'resume with config="my --out/config.toml", or start another run_dir'
     )
 
 
@@ -171,7 +195,7 @@ def raised(call: Callable[[], Any]) -> str:
             lambda: untyped.plan(
                 "tiny.toml", 1, "h100", rows={"user": 2_000_000_000}, overrides={"embeddings.dim": 512}
             ),
-            "DoesNotFitError: embeddings: table user takes ",
+            "DoesNotFitError: embeddings.dim: table user takes ",
         ),
         (
             lambda: untyped.compare("tiny.toml"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 
 import ple_rec
 from ple_rec.serve.ranker import Ranker
@@ -50,6 +53,19 @@ def test_rows_may_have_any_form(model: ple_rec.Model) -> None:
         assert model.score(each).equals(expected)
 
 
+def test_columns_of_a_table_that_the_model_does_not_read_are_left_out(model: ple_rec.Model) -> None:
+    columns: dict[str, Any] = {"user_id": [7, 8], "price": [1.5, 2.0]}
+    expected = model.score(columns)
+    frame = pd.DataFrame(columns | {"clicked": [0, 1], "odd": [1, "a"], "object": [object(), object()]})
+    for rows in (frame, frame.set_index("clicked"), pa.table(columns | {"clicked": [0, 1], "none": [None, None]})):
+        assert model.score(rows).equals(expected)
+        ranked = model.rank({"hour": 3}, frame[["price", "clicked", "odd"]])
+        assert ranked.num_rows == 2
+    for misspelt in (frame.rename(columns={"price": "prise"}), {**columns, "clicked": [0, 1]}, [{"clicked": 0}]):
+        with pytest.raises(ple_rec.UserError, match=r"(prise|clicked)(\[0\])?: .*no feature of the model"):
+            model.score(misspelt)
+
+
 def test_more_rows_than_a_request_may_have(model: ple_rec.Model) -> None:
     users = [i % 60 for i in range(4500)]
     scored = model.score({"user_id": users})
@@ -77,9 +93,31 @@ def test_more_values_in_bags_than_a_request_may_have(model: ple_rec.Model) -> No
     ranked = model.rank({"tags": weighted(900)}, {"history": bags})
     assert sorted(ranked["index"].to_pylist()) == list(range(70))
     as_dicts = [{"history": each, "tags": weighted(900)} for each in bags]
-    assert ranked.sort_by("index")["score"].equals(model.score(as_dicts)["score"])
+    # A ranking multiplies what its items share once, so that its sums have another order.
+    np.testing.assert_allclose(ranked.sort_by("index")["score"], model.score(as_dicts)["score"], rtol=1e-6)
     with pytest.raises(ple_rec.UserError, match=r"rows\.history\[0\].*: got 1,001 values; at most 1,000"):
         model.score({"history": [["a"] * 1001]})
+
+
+def test_calls_side_by_side_leave_every_thread_its_number_of_threads(model: ple_rec.Model) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    numbers, start = set[int](), threading.Barrier(4)
+
+    def score(_: int) -> int:
+        start.wait()
+        model.score({"user_id": [7, 8]})
+        return torch.get_num_threads()
+
+    try:
+        for _ in range(30):
+            with ThreadPoolExecutor(4) as pool:  # new threads, which take over the default of the process
+                numbers |= set(pool.map(score, range(4)))
+            with ThreadPoolExecutor(1) as later:
+                numbers.add(later.submit(torch.get_num_threads).result())
+    finally:
+        torch.set_num_threads(before)
+    assert numbers == {2}
 
 
 @pytest.mark.parametrize(

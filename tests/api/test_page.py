@@ -39,6 +39,9 @@ def test_the_cells_find_what_the_page_says(
     monkeypatch.chdir(here)
     assert "`auc` is about .74" in PAGE
     assert names["auc"] == pytest.approx(0.74, abs=0.02)
+    assert "`median_error` is about .17" in PAGE
+    assert names["median_error"] == pytest.approx(0.17, abs=0.02)
+    assert names["loss"]["valid"].iloc[1:].notna().all()  # else a line between evaluations is not drawn
     assert all(int(video[1:]) % 4 == 3 for video, _ in names["neighbours"]("v7"))
     (shown,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
     first, *rows = shown.splitlines()

@@ -136,7 +136,8 @@ def test_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert Path("api.html").read_text() == Path("verb.html").read_text()
     capsys.readouterr()
     assert main(argv) == 0
-    assert capsys.readouterr().out == f"{found!r}\n"
+    advice = "to train with so many rows, prepare the dataset with tables.user.capacity = 1000000 in its prep.toml"
+    assert capsys.readouterr().out == f"{found!r}\n\n{advice}\n"
     assert found.bound == "loader"
     assert found.table()["table"].to_pylist() == ["user"]
 

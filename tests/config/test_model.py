@@ -35,6 +35,16 @@ def _problems(variant: str, **model: Any) -> list[str]:
     return check(RunConfig, raw)[1]
 
 
+def test_experts_without_number_are_refused() -> None:
+    many = 10**8
+    assert _problems("mmoe", experts=many) == ["model.experts: got 100000000; must be > 0 and <= 10000"]
+    assert _problems("ple", levels=[LEVEL | {"task_experts": many, "shared_experts": many}]) == [
+        "model.levels[0].task_experts: got 100000000; must be >= 0 and <= 10000",
+        "model.levels[0].shared_experts: got 100000000; must be >= 0 and <= 10000",
+    ]
+    assert not _problems("ple", levels=[LEVEL | {"task_experts": 10_000}])
+
+
 @pytest.mark.parametrize(
     ("donors", "problem"),
     [
@@ -147,8 +157,8 @@ def test_sluices_that_do_not_fit(levels: list[list[int]], options: dict[str, flo
             "ml_mmoe",
             {"levels": [{}, {"experts": 0}, {"experts": 2, "task_experts": 1}]},
             [
-                "model.levels[0].experts: missing; expected a positive int",
-                "model.levels[1].experts: got 0; must be > 0",
+                "model.levels[0].experts: missing; expected an int > 0 and <= 10000",
+                "model.levels[1].experts: got 0; must be > 0 and <= 10000",
                 "model.levels[2].task_experts: unknown key; did you mean `experts`?",
             ],
         ),

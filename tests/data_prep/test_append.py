@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,13 +18,16 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.append import appended, parse_day
 from data_prep.dry_run import dry_run
 from data_prep.parent import Parent
 from data_prep.pipeline import Pipeline
 from data_prep.run import Options, prepare
 from data_prep.summary import Summary
 from ple_rec.cli import main
-from ple_rec.config.load import load_schema
+from ple_rec.config.base import SPLITS
+from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.data_prep.feed_logs import digests, hashed_as_python, read
 from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
@@ -163,12 +167,9 @@ def test_values_without_room_are_hashed_where_they_were(days: Days) -> None:
 
 def test_edges_and_thresholds_are_those_of_the_first_days(days: Days) -> None:
     configs = [Parent.read(days.folder(name)).config for name in NAMES]
-    first = configs[0]
-    (edges,) = [feature.edges for feature in first.sparse if feature.name == "duration"]
-    assert edges == (1100.0, 2300.0, 3500.0)
-    assert first.tasks[0].threshold is not None
-    assert first.tasks[0].threshold.values == (3500.0,)
-    assert all((config.sparse, config.tasks) == (first.sparse, first.tasks) for config in configs[1:])
+    assert configs[0].found.edges == {"duration": (1200.0, 2400.0, 3600.0)}
+    assert configs[0].found.thresholds["like"].values == (3500.0,)
+    assert all(config.found == configs[0].found for config in configs[1:])
     assert set(read(days.folder("day-7"), "train")["duration"].to_pylist()) == {4}  # longer than all of the first days
     tables = [{table.name: table.allocated for table in load_schema(days.folder(name)).tables} for name in NAMES]
     assert tables[1:] == tables[:1] * 3
@@ -185,8 +186,8 @@ def test_three_generations_name_their_ancestors(days: Days) -> None:
 WARNINGS = [
     "table user: 1 values of train found none of its 8 rows free and share row 0; a table grows by --append only if it "
     "was prepared with a capacity",
-    "table video_hashed: 3 values of train found none of its 12 rows free and are hashed into its last 4 rows",
-    "table video_id: 3 values of train found none of its 11 rows free and share row 0",
+    "table video_hashed: 2 values of train found none of its 12 rows free and are hashed into its last 4 rows",
+    "table video_id: 2 values of train found none of its 11 rows free and share row 0",
 ]
 
 
@@ -197,10 +198,10 @@ def test_what_finds_no_room_is_told(days: Days, tmp_path: Path, caplog: pytest.L
     assert digests(tmp_path / "again") == digests(days.folder("day-7"))
     assert summary.stats["overflow"] == {
         "user": {"values": 1, "limit": 7, "handling": "row 0"},
-        "video_hashed": {"values": 3, "limit": 7, "handling": "hashed"},
-        "video_id": {"values": 3, "limit": 10, "handling": "row 0"},
+        "video_hashed": {"values": 2, "limit": 7, "handling": "hashed"},
+        "video_id": {"values": 2, "limit": 10, "handling": "row 0"},
     }
-    line = "  values beyond capacity: 3 of video_hashed (hashed), 3 of video_id (row 0), 1 of user (row 0)"
+    line = "  values beyond capacity: 2 of video_hashed (hashed), 2 of video_id (row 0), 1 of user (row 0)"
     assert line in str(summary).splitlines()
 
 
@@ -212,13 +213,16 @@ def test_a_dry_run_counts_the_rows_of_the_parent_as_the_run_does(days: Days) -> 
         return sorted(line.removeprefix("  new values   table ") for line in lines if line.startswith("  new values "))
 
     assert told("day=5", "first") == [
-        "user: 1 new, 0 of 8 rows free; the rarest share row 0",
         "video_hashed: 3 new, 2 of 12 rows free; the rarest are hashed",
         "video_id: 3 new, 5 of 11 rows free",
     ]
-    line = "  new values, free rows: video_hashed 3, 0 of 12; video_id 3, 2 of 11; user 1, 0 of 8"
+    line = "  new values, free rows: video_hashed 3, 0 of 12; video_id 3, 2 of 11"
     assert line in str(days("day-5", "day=5", "first")).splitlines()
-    assert told("day=7", "day-6")[-1] == "video_id: 3 new, 0 of 11 rows free; the rarest share row 0"
+    day_7 = told("day=7", "day-6")
+    assert [day_7[0], day_7[-1]] == [
+        "user: 1 new, 0 of 8 rows free; the rarest share row 0",
+        "video_id: 2 new, 0 of 11 rows free; the rarest share row 0",
+    ]
     assert "new value" not in str(days("first"))
 
 
@@ -285,6 +289,78 @@ def test_a_parent_that_has_lost_a_vocabulary_is_refused(days: Days, tmp_path: Pa
     file.unlink()
     said = days.refusal("day=5", str(tmp_path / "parent"))
     assert said.startswith(f"{file}: no such file; an appended day keeps the row of each value, which it says. Fix: ")
+
+
+def growing(root: Path) -> Days:
+    """Return logs of 60 users on days 1 to 4, and of 60 more on each later day, where every user has a row a day."""
+    held = 'group = "user_id"\n\n[append]\nvalid = 0.3\ntest = 0.3'
+    user = '\n[tables.user]\ncapacity = 999\n[[sparse]]\nname = "user"\nvalue = "user_id"\n'
+    logs = Logs(root, TOML.replace('group = "user_id"', held) + user)
+    for day in range(1, 8):
+        rows = 60 * max(1, day - 3)
+        logs.write(day, with_column(day_of(day, rows), "user_id", list(range(rows))))
+    return Days(logs)
+
+
+def test_a_user_who_is_held_out_is_trained_on_another_day(tmp_path: Path) -> None:
+    days = growing(tmp_path)
+    days("first")
+    unknown, held_out = [], []
+    for day, parent in ((5, "first"), (6, "day-5"), (7, "day-6")):
+        unknown.append(days(f"day-{day}", f"day={day}", parent).stats["columns"]["user"]["test"]["oov_rate"])
+        groups = {split: set(read(days.folder(f"day-{day}"), split)["group"].to_pylist()) for split in SPLITS}
+        assert sum(map(len, groups.values())) == len(set[int].union(*groups.values())) == 60 * (day - 3)
+        held_out.append(groups["test"])
+    assert max(unknown) < unknown[0] + 0.1  # half of the users of day 5 are new; of day 7, three quarters came since
+    assert len(held_out[0] & held_out[1]) < len(held_out[0]) / 2
+    split = Parent.read(days.folder("day-7")).config.split
+    assert isinstance(split, HeldOutSplit)
+    assert split.seed == "2022-04-21"
+
+
+def test_days_on_a_dataset_that_holds_out_the_same_users_every_day_do_so_too(tmp_path: Path) -> None:
+    days = growing(tmp_path)
+    days("first", None, None, 'split={by="held_out",days=[1,4],valid=0.3,test=0.3}')
+    held_out = []
+    for name, parent in (("day-5", "first"), ("day-6", "day-5")):
+        days(name, name.replace("-", "="), parent)
+        held_out.append({user for user in read(days.folder(name), "test")["group"].to_pylist() if user < 120})
+    assert held_out[0] == held_out[1]
+
+
+@pytest.mark.parametrize(
+    ("day", "parent", "missing"),
+    [
+        ("day=5", "first", None),  # which has days 1 and 2 in train, 3 in valid and 4 in test
+        ("day=6", "first", "2022-04-19 is left out, for {parent} ends on 2022-04-18"),
+        ("2022-04-22", "day-5", "2022-04-20 and 2022-04-21 are left out, for {parent} ends on 2022-04-19"),
+        ("day=300", "day-5", "2022-04-20, 2022-04-21, 2022-04-22, 2022-04-23 and 290 more are left out, for {parent}"),
+    ],
+)
+def test_days_that_are_left_out_are_told(
+    day: str, parent: str, missing: str | None, days: Days, caplog: pytest.LogCaptureFixture
+) -> None:
+    place = Parent.read(days.folder(parent))
+    given = load_config(PrepConfig, days.logs.toml)
+    with caplog.at_level(logging.WARNING, "data_prep"):
+        appended(place, given, parse_day(day))
+    if missing is None:
+        assert caplog.messages == []
+    else:
+        assert caplog.messages[0].startswith(f"--append day={day.removeprefix('day=')}: ")
+        assert missing.format(parent=place.path) in caplog.messages[0]
+
+
+def test_a_number_of_a_day_where_days_are_dates_names_the_next_date(days: Days) -> None:
+    place = Parent.read(days.folder("first"))
+    first = place.config.split
+    assert isinstance(first, DaySplit)
+    split = first.model_copy(update={"day_1": None, "train": ("2022-04-15", "2022-04-16"), "valid": None})
+    split = split.model_copy(update={"test": ("2022-04-18", "2022-04-18")})
+    found = place.config.found.model_copy(update={"day_1": None})
+    dated = replace(place, config=place.config.model_copy(update={"split": split, "found": found}))
+    with pytest.raises(UserError, match=r"name the date; the day after its last one is day=2022-04-19"):
+        appended(dated, dated.config, 5)
 
 
 def test_days_that_are_refused(days: Days) -> None:
@@ -380,9 +456,7 @@ def test_another_configuration_is_refused(override: str, difference: str, days: 
 
 
 def test_the_same_said_in_other_words(days: Days) -> None:
-    (edges,) = [f.edges for f in Parent.read(days.folder("first")).config.sparse if f.name == "duration"]
-    assert edges is not None
-    words = sparse(user__table="user", video_id__value="video_id", duration__quantiles=None, duration__edges=edges)
+    words = sparse(user__table="user", video_id__value="video_id")
     before = digests(days.folder("day-5"))
     assert days("day-5", "day=5", "first", words, "tables.user.min_count=1").reused
     assert digests(days.folder("day-5")) == before
@@ -472,10 +546,22 @@ threads = 1
 
 
 def test_training_goes_on_from_the_days_before(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name, start in (("first", None), ("day-5", "first"), ("day-7", "first")):
+    """Also on a day without any price: the weights bring the statistics of the normaliser with them."""
+    (tmp_path / "log").mkdir()
+    table = with_column(with_column(day_of(8), "price", [None] * 24, pa.float64()), "user_id", list(range(24)))
+    pq.write_table(table, tmp_path / "log" / "day 8.parquet")
+    options = Options(source=str(tmp_path), threads=1, append="day=8", parent=days.folder("day-7"))
+    prepare(str(days.logs.toml), tmp_path / "day-8", options)
+    folders = {"first": days.folder("first"), "day-5": days.folder("day-5"), "day-8": tmp_path / "day-8"}
+    verbs = {}
+    for name, start in (("first", None), ("day-5", "first"), ("day-8", "first")):
         config = tmp_path / f"{name}.toml"
-        config.write_text(RUN.replace("PATH", str(days.folder(name))))
-        verb = ["train", "--config", str(config), "--run-dir", str(tmp_path / name)]
-        assert main([*verb, *(["--init-from", str(tmp_path / start)] if start else [])]) == 0, capsys.readouterr().err
-    said = json.loads((tmp_path / "day-7" / "init_from.json").read_text())
+        config.write_text(RUN.replace("PATH", str(folders[name])))
+        verbs[name] = ["train", "--config", str(config), "--run-dir", str(tmp_path / "runs" / name)]
+        more = ["--init-from", str(tmp_path / "runs" / start)] if start else []
+        assert main([*verbs[name], *more]) == 0, capsys.readouterr().err
+    said = json.loads((tmp_path / "runs" / "day-8" / "init_from.json").read_text())
     assert said["dataset"] == load_schema(days.folder("first")).fingerprint
+    assert main(["evaluate", str(tmp_path / "runs" / "first"), "--set", f"data.path={folders['day-8']}"]) == 0
+    assert main([*verbs["day-8"][:-1], str(tmp_path / "runs" / "random")]) == 3
+    assert "dense feature 'price' has no value in the training split" in capsys.readouterr().err

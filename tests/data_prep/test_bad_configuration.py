@@ -121,11 +121,11 @@ def test_files_of_all_tables_are_found_before_any_is_read(tmp_path: Path, monkey
     logs = Logs(tmp_path, TOML + SIDE)
     monkeypatch.setattr(files_module, "identify", lambda *given: pytest.fail("a file is digested"))
     monkeypatch.setattr(files_module, "read_footer", lambda *given: pytest.fail("a footer is read"))
-    message = refused(logs, 'log.files=["log", "lgo/day=1"]', 'sides.users.files=["usrs.parquet"]')
+    message = refused(logs, 'log.files=["log", "lgo"]', 'sides.users.files=["usrs.parquet"]')
     assert message == (
         "plain.toml: 2 problems\n"
-        f"  log.files: nothing matches 'lgo/day=1' below {logs.raw}; {logs.raw} has log. "
-        "Fix: did you mean 'log/day=1'?\n"
+        f"  log.files: nothing matches 'lgo' below {logs.raw}; {logs.raw} has log. "
+        "Fix: did you mean 'log'?\n"
         f"  sides.users.files: nothing matches 'usrs.parquet' below {logs.raw}; {logs.raw} has log. "
         "Fix: correct the pattern, or --from; a folder stands for its regular .parquet, .csv and .csv.gz files"
     )

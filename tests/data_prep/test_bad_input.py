@@ -55,7 +55,7 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         TOML,
         everywhere("price", [None] + ["1"] * (DAY_ROWS - 1)),
         "log/day 1.parquet, row group 0, column 'price': got '1', of type string; a number is needed (plain.toml: "
-        "dense[0].value). Fix: cast it, e.g. cast(x as double)",
+        "dense[0].value). Fix: write cast(price as double)",
     ),
     "a check of text": (
         TOML,
@@ -68,7 +68,7 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         TOML,
         everywhere("time_ms", [1.5] * DAY_ROWS),
         "log/day 1.parquet, row group 0, column 'time_ms': got 1.5, of type float64; unit = 'ms' counts from "
-        '1970-01-01 in integers (plain.toml: time.value). Fix: use unit = "timestamp" or "date" for such columns',
+        "1970-01-01 in integers (plain.toml: time.value). Fix: write cast(time_ms as bigint)",
     ),
     "a time of timestamps": (
         TOML,
@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         TOML,
         everywhere("video_id", [None] + [1.5] * (DAY_ROWS - 1)),
         "log/day 1.parquet, row group 0, column 'video_id': got 1.5, of type float64; an id is an integer or text "
-        "(plain.toml: sparse[0].value). Fix: cast it, e.g. cast(x as bigint); give a number edges or quantiles",
+        "(plain.toml: sparse[0].value). Fix: write cast(video_id as bigint); give a number edges or quantiles",
     ),
     "a group of floats": (
         TOML,

@@ -128,7 +128,7 @@ def moment(row: int) -> datetime:
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
             "day1.csv, column 'duration_ms': got 2024-05-01, of type date; a number is needed "
-            '(plain.toml: dense[0].value). Fix: set log.csv.types.duration_ms = "string"',
+            "(plain.toml: dense[0].value). Fix: write the column as a number; of the row's time there are time.day, ",
             ("dense[0].value=duration_ms", "checks={}"),
         ),
     ],
@@ -159,7 +159,7 @@ def test_types_that_were_inferred_stay_for_prediction(tmp_path: Path) -> None:
     logs = csv_logs(tmp_path, {"video_id": lambda row: IDS[row % 4]}, declared)
     logs.prepare()
     config = load_config(PrepConfig, logs.out / "prep.toml")
-    assert config.log.csv.inferred == {
+    assert config.found.types["log"] == {
         "video_id": "string",
         "user_id": "int64",
         "time_ms": "int64",
@@ -195,8 +195,8 @@ def test_an_appended_day_is_read_as_the_first_days_were(tmp_path: Path) -> None:
     found = pq.read_table(logs.out / "vocab" / "video_id.parquet").to_pydict()
     assert found["raw"] == pq.read_table(parent / "vocab" / "video_id.parquet")["raw"].to_pylist()
     assert sorted(found["raw"]) == sorted(IDS)
-    inferred = [load_config(PrepConfig, out / "prep.toml").log.csv.inferred for out in (parent, logs.out)]
-    assert inferred[0] == inferred[1]
+    types = [load_config(PrepConfig, out / "prep.toml").found.types for out in (parent, logs.out)]
+    assert types[0] == types[1]
 
 
 def test_types_that_were_inferred_are_no_change_of_the_configuration(tmp_path: Path) -> None:
@@ -270,7 +270,9 @@ def test_a_zone_in_parquet_that_does_not_cut_the_days_is_told(
     assert all(f"'time_ms': its times carry the offset {offsets}, and time.utc_offset is" in each for each in warnings)
 
 
-@pytest.mark.parametrize(("unit", "fix"), [("date", 'set log.csv.types.time_ms = "string"'), ("ms", "use unit = ")])
+@pytest.mark.parametrize(
+    ("unit", "fix"), [("date", 'set log.csv.types.time_ms = "string"'), ("ms", 'set time.unit = "timestamp"')]
+)
 def test_a_moment_is_no_date_and_no_number(unit: str, fix: str, tmp_path: Path) -> None:
     place = timezone(timedelta(hours=8))
     logs = csv_logs(tmp_path, {"time_ms": lambda row: moment(row).replace(tzinfo=place)})
@@ -299,3 +301,21 @@ def test_a_date_of_a_side_table_is_kept_as_text_by_what_the_message_says(tmp_pat
     (logs.raw / "user.csv").write_text("\n".join(["user_id,signup", *rows, ""]))
     assert logs.refusal().endswith('Fix: set sides.user.csv.types.signup = "string"')
     logs.prepare('sides.user.csv.types.signup="string"')
+
+
+@pytest.mark.parametrize("name", ["sign up.date", "signup.date", 'sign "up"'])
+def test_the_type_of_a_column_with_an_odd_name_is_a_key_that_is_read(name: str, tmp_path: Path) -> None:
+    logs = csv_logs(tmp_path, {})
+    for path in logs.raw.glob("*.csv"):
+        header, rest = path.read_text().split("\n", 1)
+        rows = (line + ",2024-05-01" for line in rest.splitlines())
+        quoted = name.replace('"', '""')
+        path.write_text("\n".join([f'{header.rstrip()},"{quoted}"', *rows]) + "\n")
+    word = name.replace('"', '""')
+    feature = f'sparse=[{{name = "signup", value = \'"{word}"\'}}]'
+    found = re.search(r'Fix: set (log\.csv\.types\..+) = ("string")$', logs.refusal(feature))
+    assert found is not None
+    section, _, key = found[1].partition("types.")
+    with logs.toml.open("a") as file:
+        file.write(f"\n[{section}types]\n{key} = {found[2]}\n")
+    logs.prepare(feature)

@@ -6,6 +6,7 @@ import gzip
 import io
 import re
 import time
+import tomllib
 from pathlib import Path
 
 import ibis
@@ -257,10 +258,13 @@ def test_a_list_that_pandas_wrote_is_warned_of_and_the_docs_take_it_apart(
     assert sampled == made
     assert made.startswith("sparse feature tags: 4 of 4 values begin with a bracket, a quote or a blank, such as")
     page = (Path(__file__).resolve().parents[2] / "docs" / "prep.md").read_text()
-    (text,) = re.findall(r'^    value = "(split\(replace.*)"$', page, re.MULTILINE)
-    rows = ibis.memtable(pa.table({"history": ["['03061', '08648']", "[]", "['17']"]}))
-    taken = parse(text, "docs").build({"history": rows.history})
-    assert ibis.duckdb.connect().to_pyarrow(taken).to_pylist() == [["03061", "08648"], [], ["17"]]
+    lines = re.findall(r'^    (value = "split\(replace.*")$', page, re.MULTILINE)
+    lists = [["03061", "08648"], [], ["17"]]
+    texts = [str(items) for items in lists], [str(np.array(items)) for items in lists]
+    for line, history in zip(lines, texts, strict=True):
+        rows = ibis.memtable(pa.table({"history": history}))
+        taken = parse(tomllib.loads(line)["value"], "docs").build({"history": rows.history})
+        assert ibis.duckdb.connect().to_pyarrow(taken).to_pylist() == lists
 
 
 def test_keys_that_keep_settles_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

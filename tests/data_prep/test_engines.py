@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -86,12 +87,13 @@ LEAN = (
     (
         "[checks]",
         '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["video_id", "time_ms"]\n\n'
-        '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n[checks]',
+        '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n'
+        '[carry]\npieces = "length(split(video_id, \'v\'))"\ncents = "round(price * 100)"\n\n[checks]',
     ),
     (
         "[[dense]]",
         "[[sparse]]\nname = \"seen\"\nvalue = \"split(concat(video_id, '|v0'), '|')\"\n"
-        'table = "video_id"\nbag = true\n\n[[dense]]',
+        'table = "video_id"\nbag = true\n\n[[sparse]]\nname = "serial"\n\n[[dense]]',
     ),
 )
 
@@ -109,6 +111,13 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
         for name in ("_metadata", "file_row_number"):  # which Spark and DuckDB give files themselves
             odd = odd.append_column(name, pa.array([{"row_index": 1}] * DAY_ROWS))
         each.write(1, odd)
+        each.spoil(4, "user_id", {0: None, 1: -1, 2: None, 3: -1})  # each of these stands alone
+        for day in range(1, 5):
+            table = pq.read_table(each.file(day))
+            price = pc.cast(table["price"], pa.decimal128(10, 2))
+            table = table.set_column(table.column_names.index("price"), "price", price)
+            serial = pc.cast(table["user_id"], pa.decimal128(20, 0))
+            each.write(day, table.append_column("serial", serial))
     logs[0].prepare()
     logs[1].prepare(engine="spark")
     found = [digests(each.out) for each in logs]
@@ -201,3 +210,15 @@ def test_a_run_that_spark_refuses_names_the_place_and_leaves_the_session_of_the_
         with pytest.raises(UserError, match=r"^prep --master local\[3\]: a Spark session of local\[1\] is open"):
             SparkEngine(tmp_path, master="local[3]")
     assert said.startswith("log/day 2.parquet, row group 1, column 'video_id', row 4: got b'v\\xff1'; text is UTF-8")
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+def test_spark_carries_the_length_of_a_list_over_parts_of_several_splits(tmp_path: Path) -> None:
+    """Runs of such parts are united, which takes columns of equal types."""
+    carry = "\n[carry]\npieces = \"length(split(video_id, 'v'))\"\n"
+    logs = [Logs(tmp_path / name, TOML + carry) for name in ("duckdb", "spark")]
+    overrides = ('split={by="hash", value="user_id", valid=0.3, test=0.3}', "output.part_rows=10")
+    logs[0].prepare(*overrides)
+    logs[1].prepare(*overrides, engine="spark")
+    assert digests(logs[0].out) == digests(logs[1].out)

@@ -130,7 +130,10 @@ def test_a_keyword_is_a_name_in_double_quotes_and_behind_a_dot(word: str) -> Non
 
 
 def test_names_and_texts_hold_any_letter() -> None:
-    assert parse('"a.b c""d" = \'it\'\'s; -- "x" (\' or \u65e5\u671f > 1', PLACE).columns == ('a.b c"d', "\u65e5\u671f")
+    assert parse('"a.b c""d" = \'it\'\'s; -- "x" (\' or \u65e5\u671f > 1', PLACE).columns == (
+        '"a.b c""d"',
+        "\u65e5\u671f",
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,9 +264,14 @@ def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> No
             "`0` is none; `substr(tag, 0)` takes a number from 1 there. Fix: the first character is 1",
         ),
         (
+            "substr(tag, 4, 0)",
+            "`0` is none; `substr(tag, 4, 0)` takes a number of characters from 1 there. "
+            "Fix: write how many to take, or leave it out to take all that follow",
+        ),
+        (
             "split(tag, '')",
             "`''` is none; `split(tag, '')` takes a text in quotes there, of one letter or more. "
-            "Fix: write it in single quotes",
+            "Fix: name one letter or more",
         ),
     ],
 )
@@ -292,20 +300,22 @@ def test_unknown_names_list_what_there_is(text: str, said: str) -> None:
     assert message(text) == said
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
+WRONG_KINDS = [
         ("tag > 3", "`tag > 3` compares a string with an integer; both sides must be of one kind. "
          "Fix: write '3', or cast(tag as double)"),
         ("tag = is_hate", "`tag = is_hate` compares a string with an integer; both sides must be of one kind. "
          "Fix: write cast(is_hate as string)"),
         ("is_click = 'yes'", "`is_click = 'yes'` compares a boolean with a string; both sides must be of one kind. "
-         "Fix: write cast(is_click as int)"),
+         "Fix: write cast(is_click as string)"),
         ("is_click < true", "`is_click < TRUE` orders booleans; they are equal or not. Fix: use `=`, or `not`"),
         ("tag = null", "`tag = NULL` compares with null; a comparison with null is never true. "
          "Fix: write `x is null` or `x is not null`"),
         ("ts > 3", "`ts` is of type timestamp; numbers, strings and booleans can be compared. "
-         "Fix: cast(ts as double) for decimals and uint64; for times use time.day, time.hour, time.weekday"),
+         "Fix: write the column as a number; of the row's time there are time.day, time.hour and time.weekday"),
+        ("tags = 'a'", "`tags` is a list; numbers, strings and booleans can be compared. "
+         "Fix: write the column as text or as an integer"),
+        ("lower(tags)", "`tags` is a list; `lower(tags)` takes a string there. "
+         "Fix: write the column as text or as an integer"),
         ("clip(tag, 0, 1)", "`tag` is a string; `clip(tag, 0, 1)` takes a number there. "
          "Fix: write cast(tag as double)"),
         ("is_click + 1", "`is_click` is a boolean; `is_click + 1` takes a number there. "
@@ -313,8 +323,10 @@ def test_unknown_names_list_what_there_is(text: str, said: str) -> None:
         ("ratio // 2", "`ratio` is a float; `ratio // 2` takes an integer there. Fix: write cast(ratio as int)"),
         ("ratio || tag", "`ratio` is a float; `ratio || tag` takes a string, integer or boolean there. "
          "Fix: write cast(round(ratio) as string)"),
-        ("abs(null)", "`NULL` is null; `abs(NULL)` takes a number there. Fix: leave it out"),
-        ("abs(tags)", "`tags` is a list; `abs(tags)` takes a number there. Fix: length(tags) counts its items"),
+        ("abs(null)", "`NULL` is null; `abs(NULL)` takes a number there. Fix: write cast(null as double), or the "
+         "expression without it"),
+        ("abs(tags)", "`tags` is a list; `abs(tags)` takes a number there. "
+         "Fix: write length(tags), the number of its items"),
         ("greatest(is_click, 1)", "`is_click` is a boolean; `greatest(is_click, 1)` takes a number or string there. "
          "Fix: write cast(is_click as int)"),
         ("is_nan(is_hate)", "`is_hate` is an integer; `is_nan(is_hate)` takes a float there. "
@@ -327,22 +339,35 @@ def test_unknown_names_list_what_there_is(text: str, said: str) -> None:
         ("coalesce(is_click, 0)", "`coalesce(is_click, 0)` mixes a boolean with an integer; its values must be of one "
          "kind (integers beside floats become floats). Fix: write cast(is_click as int)"),
         ("if(is_click, tag, tags)", "`if(is_click, tag, tags)` mixes a string with a list; its values must be of one "
-         "kind (integers beside floats become floats). Fix: prepare the column in another type"),
+         "kind (integers beside floats become floats). Fix: write the column as text or as an integer"),
         ("cast(ratio as string)", "`ratio` is a float; there is no cast of it to string on which the engines agree. "
-         "Fix: make it an integer before: cast(round(x) as string)"),
-        ("cast(price as int)", "`price` is of type decimal(10, 2); there is no cast of it to integer on which the "
-         "engines agree. Fix: of a decimal: round(cast(x as double)); of times: use time.day, time.hour, time.weekday"),
+         "Fix: write cast(round(ratio) as string)"),
+        ("cast(ratio as boolean)", "`ratio` is a float; there is no cast of it to boolean on which the engines agree. "
+         "Fix: compare it: ratio <> 0"),
+        ("cast(ts as int)", "`ts` is of type timestamp; there is no cast of it to integer on which the engines agree. "
+         "Fix: write the column as a number; of the row's time there are time.day, time.hour and time.weekday"),
+        ("cast(ts as string)", "`ts` is of type timestamp; there is no cast of it to string on which the engines "
+         "agree. Fix: write the column as text or as an integer"),
         ("if(is_click, null, null)", "`if(is_click, NULL, NULL)` is null in every row; an expression has a type. "
          "Fix: write cast(null as double)"),
-    ],
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG_KINDS)
 def test_values_of_a_wrong_kind_are_refused_with_what_to_write(text: str, said: str) -> None:
     assert message(text) == said
 
 
-@pytest.mark.parametrize("fix", ["tag = '3'", "cast(tag as double) > 3", "cast(is_click as int) + 1", "is_hate = 1"])
-def test_what_messages_propose_is_accepted(fix: str) -> None:
-    assert build(fix) is not None
+@pytest.mark.parametrize(("text", "said"), WRONG_KINDS)
+def test_what_messages_propose_is_accepted_or_is_done_to_the_log(text: str, said: str) -> None:
+    fix = said.partition(" Fix: ")[2]
+    if fix.startswith(("write the column as", "leave it out", "use `=`", "write `x is null`", "write cast(null")):
+        return
+    pieces = re.findall(r"cast\((?:round\()?\w+\)? as \w+\)|length\(\w+\)|'\w+'|\w+ (?:=|>|<>) \S+", fix)
+    for piece in pieces:
+        word = re.findall(r"\w+", piece.replace("cast", "").replace("round", "").replace("length", ""))[0]
+        assert build(re.sub(rf"\b{word}\b", piece, text, count=1)) is not None, piece
+    assert pieces
 
 
 def test_long_texts_are_cut_in_messages() -> None:
@@ -404,3 +429,20 @@ def test_parsing_imports_no_engine(repository: Path) -> None:
     code = "import sys, data_prep.expressions as e; e.parse('a > 1', ''); assert 'pyspark' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+NULLS = words("abs(null) length(null) concat(tag,null) contains(null,tag) replace(tag,'a',null) split(null,',') -null")
+NULLS += ["is_nan(null)", "not null", "is_click and null", "if(null, 1, 2)", "1 + null", "null % 2", "tag || null"]
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_the_null_that_a_message_proposes_in_place_of_a_bare_one_is_accepted(text: str) -> None:
+    (null,) = re.findall(r"Fix: write (cast\(null as \w+\)), or the expression without it", message(text))
+    assert build(text.replace("null", null)) is not None
+
+
+def test_a_word_that_cannot_be_read_tells_of_double_quotes() -> None:
+    for text in ("2nd_item", "item id", "odd name = 1"):
+        assert message(text).endswith(
+            '; a name with a blank, or with a digit first, stands in double quotes: "odd name"'
+        )

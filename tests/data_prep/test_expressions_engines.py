@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -17,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data_prep.expressions import overflowed, parse
+from data_prep.expressions import FUNCTIONS, overflowed, parse
 from data_prep.expressions.syntax import MAX_DEPTH
 
 INF, NAN = math.inf, math.nan
@@ -151,6 +152,10 @@ CASES: list[tuple[pa.Array, str, list[Any]]] = [
      [1.0, 0.0, NAN, 1.0, 0.0, None, 0.5]),
     (pa.array([-3, 3, None, INT_MAX], pa.int64()), "clip(x, 0, 2)", [0, 2, None, 2]),
     (pa.array([-3, 3, None], pa.int64()), "clip(x, nullif(x, x), 2)", [-3, 2, None]),
+    (pa.array([-3, 3, None], pa.int64()), "clip(x, null, 2)", [-3, 2, None]),
+    (pa.array([-3.5, 3.5, NAN], pa.float64()), "clip(x, 0, null)", [0.0, 3.5, NAN]),
+    (pa.array([-3, None], pa.int64()), "greatest(null, 0) + least(null, 600)", [600, 600]),
+    (pa.array(["a", None], pa.string()), "greatest(x, null)", ["a", None]),
     (pa.array([1.0, NAN, None, -0.0, INF], pa.float64()), "greatest(x, 0)", [1.0, NAN, 0.0, -0.0, INF]),
     (pa.array([1.0, NAN, None, -0.0, -INF], pa.float64()), "least(x, 0)", [0.0, 0.0, 0.0, -0.0, -INF]),
     (pa.array(["a", None, "\u00e9"], pa.string()), "greatest(x, 'b')", ["b", "b", "\u00e9"]),
@@ -212,6 +217,9 @@ CASES: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array(["1,2,,3", ",", "", None, "a"], pa.string()), "split(x, ',')", [["1", "2", "3"], [], [], None, ["a"]]),
     (pa.array(["a|b.c", "a||b", "\\|"], pa.string()), "split(x, '|')", [["a", "b.c"], ["a", "b"], ["\\"]]),
     (pa.array(["a.*b", "ab"], pa.string()), "split(x, '.*')", [["a", "b"], ["ab"]]),
+    (pa.array(["['a b' 'c'\n 'd']", "[]", None], pa.string()),
+     "split(replace(replace(replace(replace(x, '\n', ''), '[', ''), ']', ''), ''' ''', ''''''), '''')",
+     [["a b", "c", "d"], [], None]),
     (pa.array(["${x}", "it's"], pa.string()), "x = '${x}'", [True, False]),
     (pa.array(["a"], pa.string()), "'it''s ${spark.app.name}${a} \\n \\ % \n'",
      ["it's ${spark.app.name}${a} \\n \\ % \n"]),
@@ -231,6 +239,33 @@ def test_what_comes_of_each_form(engine: Engine) -> None:
     }
     assert len(found) > 70
     assert not {key: pair for key, pair in found.items() if not same(*pair)}
+
+
+# A call of every function, and of every form that gives a value of a type of its own.
+TYPES = {
+    "int64": "k; k + 1; k - k; k * 2; -k; k // 2; k % 2; abs(k); ceil(h); floor(f); round(h); cast(s as int); "
+    "cast(f as int); cast(b as int); case when b then k end; clip(k, 0, null); coalesce(k, 1); greatest(k, 1); "
+    "least(k, i); if(b, 1, 2); nullif(k, 0); length(s); length(l); length(split(s, ',')); length(split(s, '|'))",
+    "float64": "h; -h; h * k; k / k; abs(h); clip(h, 0, 1); coalesce(h, k); greatest(h, 1); cast(k as double); "
+    "cast(s as double); cast(b as double); if(b, h, k); nullif(h, 0)",
+    "string": "s; s || k; concat(k, s); lower(s); upper(s); trim(s); replace(s, 'a', 'b'); substr(s, 1, 2); "
+    "cast(k as string); cast(b as string); least(s, 'a')",
+    "boolean": "b; not b; b and b; k = 1; h in (1, 2); k between 0 and 1; h is null; is_nan(h); contains(s, 'a'); "
+    "starts_with(s, 'a'); cast(k as boolean); cast(s as boolean)",
+    "array<string>": "l; split(s, ','); split(s, '|'); split(l, ',')",
+}
+
+
+def test_every_form_has_the_type_that_it_says(engine: Engine) -> None:
+    """Else a result that an engine writes would have another type than one that it computes on the way."""
+    texts = [text for some in TYPES.values() for text in some.split("; ")]
+    assert set(re.findall(r"(\w+)\(", " ".join(texts))) - {"cast", "in"} == set(FUNCTIONS)
+    table = pa.table({name: pa.nulls(2, kind) for name, kind in (COLUMNS | {"l": pa.list_(pa.string())}).items()})
+    names = {name: name for name in table.column_names}
+    found = engine.values(table, [(text, names) for text in texts]).schema.types
+    said = [ibis.dtype(kind).to_pyarrow() for kind, some in TYPES.items() for _ in some.split("; ")]
+    plain = [pa.list_(kind.value_type) if pa.types.is_list(kind) else kind for kind in found]
+    assert dict(zip(texts, plain, strict=True)) == dict(zip(texts, said, strict=True))
 
 
 @pytest.mark.parametrize(

@@ -83,15 +83,20 @@ def test_labels_spaces_and_numbers_follow_the_configuration(out: Path, split: st
     assert found["price"].combine_chunks().equals(prices)
 
 
+def edges_of(values: list[int], bins: int) -> list[int]:
+    """Return the edges between parts: the first value with its share of the values below it, or else the largest."""
+    ordered = sorted(values)
+    firsts = [[v for v in ordered if ordered.index(v) * bins >= i * len(ordered)] for i in range(1, bins)]
+    return sorted({first[0] if first else ordered[-1] for first in firsts} - {ordered[0]})
+
+
 def test_a_threshold_is_the_quantile_of_the_training_rows_of_like_duration(out: Path) -> None:
     train = rows_of("train")
-    durations = sorted(row["duration_ms"] for row in train)
+    edges = edges_of([row["duration_ms"] for row in train], 4)
 
     def quantile(values: list[int], share: float) -> int:
         ordered = sorted(values)
         return next(v for i, v in enumerate(ordered, 1) if i >= share * len(ordered))
-
-    edges = [quantile(durations, i / 4) for i in range(1, 4)]
 
     def part(row: dict[str, Any]) -> int:
         return sum(row["duration_ms"] >= edge for edge in edges)
@@ -106,8 +111,7 @@ def test_a_threshold_is_the_quantile_of_the_training_rows_of_like_duration(out: 
 
 
 def test_buckets_are_cut_at_quantiles_of_the_training_rows(out: Path) -> None:
-    durations = sorted(row["duration_ms"] for row in rows_of("train"))
-    edges = sorted({next(v for i, v in enumerate(durations, 1) if i >= k / 5 * len(durations)) for k in range(1, 5)})
+    edges = edges_of([row["duration_ms"] for row in rows_of("train")], 5)
     expected = [1 + sum(row["duration_ms"] >= edge for edge in edges) for row in rows_of("test")]
     assert read(out, "test")["duration_bucket"].to_pylist() == expected
     assert load_schema(out).table_rows()["duration_bucket"] == len(edges) + 2

@@ -121,7 +121,7 @@ def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -
         ),
         ("split.valid=[4, 4]", "split: valid and test share days; a day lies in one split"),
         ("split.valid=[5, 3]", "split: valid: 5 comes after 3; a range is its first and its last day"),
-        ("time.earliest=1960-01-01", "got '1960-01-01'; days are counted from 1970-01-02"),
+        ("time.earliest=1960-01-01", "got '1960-01-01'; days are counted from 1970, so it is 1970-01-02 or later"),
         ("append={valid=0.6,test=0.6}", "leave nothing to train"),
         ('dense=[{name="a__b",value="price"}]', "two underscores together are for prep itself"),
         ('dense=[{name="Price",value="price"},{name="price"}]', "differ in case alone"),

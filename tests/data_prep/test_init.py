@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
+import json
 import runpy
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +23,14 @@ from ple_rec.cli import main
 from tests.data_prep.guess_logs import ROWS, init, run, small, write_csv
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def write_rows(path: Path, columns: dict[str, list[Any]]) -> None:
+    """Write columns as a CSV file."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -47,7 +59,7 @@ def test_the_logs_of_the_example_are_prepared_and_trained_on(
     assert "#   recency  guess: its type is list<" in text
     page = (REPOSITORY / "docs" / "prep.md").read_text()
     shown = page.partition("Some lines of `mine/prep.toml`:\n\n```text\n")[2].partition("```")[0].splitlines()
-    assert len(shown) == 6
+    assert len(shown) == 8
     assert set(shown) <= set(text.splitlines())
     assert commands == [
         ["prep", "feed/prep.toml", "--from", "data/feed-raw/log", "--out", "data/feed", "--dry-run"],
@@ -68,7 +80,8 @@ def test_a_csv_log_is_prepared_and_trained_on(
     assert config["log"]["csv"]["nulls"] == ["", "NULL"]
     assert config["log"]["csv"].get("delimiter", ",") == delimiter
     assert config["split"]["by"] == ("day" if days == 6 else "hash")
-    assert config.get("group") == ('"Customer ID"' if days == 6 else None)
+    assert config["group"] == '"Customer ID"'
+    assert ("append" in config) == (days == 6)
     sparse = {each["name"]: each for each in config["sparse"]}
     assert list(sparse) == ["Customer_ID", "item", "case", "tags", "device", "hour"]
     assert sparse["case"]["value"] == '"case"'
@@ -86,6 +99,90 @@ def test_a_csv_log_is_prepared_and_trained_on(
     ):
         assert f"#   {column}" in text
     assert "watch_time_sec" in run(capsys, commands)
+
+
+def test_a_day_is_added_to_what_init_wrote(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def write(day: int, users: range) -> None:
+        ids = [f"8f14e45f-{user:012x}" for user in users for _ in range(20)]
+        times = [dt.datetime(2024, 5, day) + dt.timedelta(seconds=i) for i in range(len(ids))]
+        rows = {"user_id": ids, "ts": times, "click": [i % 2 for i in range(len(ids))], "tab": ["a", "b"] * 300}
+        (here / f"day{day}").mkdir()
+        pq.write_table(pa.table(rows), here / f"day{day}" / "log.parquet")
+
+    for day in range(1, 5):
+        write(day, range(30))
+    write(5, range(20, 50))
+    config, commands = init(capsys, "shop", "--from", *(f"day{day}/log.parquet" for day in range(1, 5)))
+    assert (config["group"], config["append"]) == ("user_id", {"valid": 0.05, "test": 0.05})
+    assert config["tables"] == {"user_id": {"capacity": 46}, "tab": {"capacity": 4}}
+    why = "1.5 times the 30 values that 1,800 rows let expect, for new ones of days to come"
+    assert f"capacity = 46  # guess: {why}\n" in Path("shop/prep.toml").read_text()
+    assert main(commands[0][:-1]) == 0
+    append = ["--append", "day=2024-05-05", "--parent", "data/shop", "--set", "log.files=['day5']"]
+    append += ["--set", "append={valid = 0.2, test = 0.2}"]  # of thirty users, for each to have some
+    assert main(["prep", "shop/prep.toml", "--from", ".", "--out", "data/shop-5", *append]) == 0
+    tables = tomllib.loads((here / "data" / "shop-5" / "schema.toml").read_text())["tables"]
+    user = next(table for table in tables if table["name"] == "user_id")
+    assert user["capacity"] == 46
+    assert 31 < user["rows"] <= 46
+    stats = json.loads((here / "data" / "shop" / "stats.json").read_text())
+    assert "overflow" not in stats or not stats["overflow"]
+
+
+@pytest.mark.usefixtures("no_charts")
+def test_a_log_of_every_awkward_column_is_prepared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = small(1_200)
+    write_rows(
+        here / "log.csv",
+        {
+            "user_id": [f"8f14e45f-{user:012x}" for user in rows["user_id"]],
+            "item": [f"i{i % 40}" for i in range(1_200)],
+            "ts": rows["ts"],
+            "click": rows["click"],
+            "history": [str(np.array([f"i{i % 7}", f"i{i % 40}"])) for i in range(1_200)],
+            "tags": [str(["new york", f"t{i % 5}"]) for i in range(1_200)],
+            "vector": [str(np.array([0.5, i % 9])) for i in range(1_200)],
+            "context": [json.dumps({"page": i % 5}) for i in range(1_200)],
+            "views": [f"{i * 997 % 60_000:,}" for i in range(1_200)],
+            "price": [f"{i % 70},{i % 100:02}" for i in range(1_200)],
+            "device": [f"{4.6e18 + 1e15 * (i % 50)!r}" for i in range(1_200)],
+            "is_bot": [int(i % 90 == 0) for i in range(1_200)],
+            "user_agent": [f"Mozilla/5.0 ({i % 30})" for i in range(1_200)],
+            "position": [i % 20 for i in range(1_200)],
+        },
+    )
+    assert main(["init", "shop", "--from", "log.csv"]) == 0
+    said = capsys.readouterr().out
+    assert "; 6 features, 3 columns left out, 4 columns for you to decide\n" in said
+    for name in ("vector: texts such as ", "context: texts such as ", "views: '", "device: floats as large as "):
+        assert f"\n{name}" in said
+    text = Path("shop/prep.toml").read_text()
+    asked, _, left_out = text.partition("# Columns that wait for your decision:\n")[2].partition("\n\n")
+    assert [line.split()[1:3] for line in asked.splitlines()] == [
+        *(["vector", "ask:"], ["context", "ask:"], ["views", "ask:"], ["device", "ask:"]),
+    ]
+    assert [line.split()[1] for line in left_out.splitlines()[1:]] == ["is_bot", "user_agent", "position"]
+    config = tomllib.loads(text)
+    sparse = {each["name"]: each for each in config["sparse"]}
+    assert list(sparse) == ["user_id", "item", "history", "tags", "hour"]
+    assert (sparse["history"]["table"], sparse["tags"]["table"]) == ("item", "tags")
+    assert [each["name"] for each in config["dense"]] == ["price"]
+    prep = ["prep", "shop/prep.toml", "--from", "log.csv", "--out", "data/shop"]
+    assert main([*prep, "--dry-run"]) == 0
+    assert main(prep) == 0
+    train = ["train", "--config", "shop/train.toml", "--set", "train.epochs=", "--set", "train.steps=4"]
+    assert main(train) == 0
+    assert "GAUC over groups with both classes: click" in capsys.readouterr().out
+
+
+def test_many_columns_are_said_to_take_long(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(pa.table(small()), here / "log.parquet")
+    for columns, said in ((2, True), (3, False)):  # user_id and the hour
+        monkeypatch.setattr("data_prep.guess.files.SLOW_COLUMNS", columns)
+        assert main(["init", f"log{columns}", "--from", "log.parquet"]) == 0
+        assert ("prep takes a minute or more for 2 features: " in capsys.readouterr().out) == said
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -76,7 +76,7 @@ def test_the_public_files_as_downloaded(public: tuple[Summary, dict[Split, list[
     assert [x for x, at in zip(found["label_completion"], known, strict=True) if at] == pytest.approx(
         [x for x, at in zip(ratios, known, strict=True) if at]
     )
-    threshold = tomllib.loads((summary.out / PREP_FILE).read_text())["tasks"][0]["threshold"]
+    threshold = tomllib.loads((summary.out / PREP_FILE).read_text())["found"]["thresholds"]["valid_view"]
     limits = [threshold["values"][bisect_right(threshold["edges"], row["duration_ms"])] for row in rows]
     views = [row["play_time_ms"] > limit for row, limit in zip(rows, limits, strict=True)]
     assert [x for x, at in zip(found["label_valid_view"], known, strict=True) if at] == [

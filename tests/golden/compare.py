@@ -10,7 +10,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from tests.golden.doors import RULE
-from tests.golden.steps import ARTEFACTS
+from tests.golden.steps import ARTEFACTS, NEWER
 
 # The last bits of sums follow from the processor. The training of 40 steps on one rank, on two, and without the vector
 # instructions beyond SSE4 differed by at most 5e-7 in a weight and 2e-7 in a metric; one wrong step moves them by 1e-3.
@@ -20,8 +20,9 @@ _OF_ORDER = dict.fromkeys(("auc", "gauc"), 0.02)
 
 
 def expected(section: str) -> Any:
-    """Return a section of what was written down when the artefacts were made."""
-    return json.loads((ARTEFACTS / "expected" / f"{section}.json").read_text())
+    """Return a section of what was written down by the newest version that changed it."""
+    files = [folder / "expected" / f"{section}.json" for folder in (*NEWER, ARTEFACTS)]
+    return json.loads(next(file for file in files if file.exists()).read_text())
 
 
 def hold(found: Any, *path: str, exact: bool = False) -> None:

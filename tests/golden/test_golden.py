@@ -15,7 +15,7 @@ import pytest
 from tests.golden import command_line, facts, steps
 from tests.golden.compare import fail, far, far_tensors, hold, tensors
 from tests.golden.doors import REPOSITORY, RULE, serving, succeed
-from tests.golden.steps import ARTEFACTS, LAST, MIDDLE, RANKS, VERSION
+from tests.golden.steps import ARTEFACTS, LAST, MIDDLE, NEWER, RANKS, VERSION
 
 _FOLDERS = re.compile(rb"/(?:home|root|tmp|work|Users|mnt)/[a-zA-Z0-9]")
 
@@ -37,6 +37,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     steps.copy_configurations(at)
     steps.prepare(at)
     return at
+
+
+@pytest.fixture
+def trained_on(tmp_path: Path) -> Path:
+    """A folder with the old dataset, on which the old runs were trained."""
+    shutil.copytree(ARTEFACTS / "data", tmp_path / "data")
+    steps.copy_configurations(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,8 @@ def results(run: Path) -> Any:
 
 
 def test_an_old_dataset_and_old_checkpoints_verify(old: Path) -> None:
-    succeed("verify", "data/golden", at=old)
+    for dataset in ("data/golden", *(str(folder / "data" / "golden") for folder in NEWER)):
+        succeed("verify", dataset, at=old)
     for run in RANKS:
         succeed("checkpoint", "verify", f"runs/{run}", at=old)
 
@@ -177,15 +186,15 @@ def check_run(run: str, at: Path, scratch: Path) -> None:
         fail(far_tensors(*saved), f"step-{step} of a new {run}")
 
 
-def test_a_run_writes_the_same_keys_tensors_and_weights(prepared: Path, tmp_path: Path) -> None:
-    steps.train("one", prepared)
-    check_run("one", prepared, tmp_path)
+def test_a_run_writes_the_same_keys_tensors_and_weights(trained_on: Path) -> None:
+    steps.train("one", trained_on)
+    check_run("one", trained_on, trained_on)
 
 
 @pytest.mark.slow
-def test_a_run_of_two_ranks_writes_the_same_keys_tensors_and_weights(prepared: Path, tmp_path: Path) -> None:
-    steps.train("two", prepared)
-    check_run("two", prepared, tmp_path)
+def test_a_run_of_two_ranks_writes_the_same_keys_tensors_and_weights(trained_on: Path) -> None:
+    steps.train("two", trained_on)
+    check_run("two", trained_on, trained_on)
 
 
 def test_the_server_speaks_the_same(server: str) -> None:

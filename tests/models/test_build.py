@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from data_prep.stats.moments import QUANTILES
 from ple_rec.config.model import MmoeConfig
 from ple_rec.config.run import DataConfig, EmbeddingsConfig, RunConfig, TrainConfig
 from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature
 from ple_rec.errors import DataError
-from ple_rec.models.build import build_model
+from ple_rec.models.build import build_model, check_values
 from ple_rec.models.multitask import MultiTaskModel
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -102,10 +103,16 @@ def test_missing_statistics_are_named(normaliser: Any, statistics: dict[str, Any
 
 
 @pytest.mark.parametrize("normaliser", ["standard", "log", "quantile"])
-def test_a_feature_without_any_value_is_refused(normaliser: Any) -> None:
+def test_a_feature_without_any_value_needs_statistics_from_elsewhere(normaliser: Any) -> None:
+    dense, without = (DenseFeature(name="age", normaliser=normaliser),), dict.fromkeys(FULL)
     message = (
         "stats.json: dense feature 'age' has no value in the training split; "
         f"its normaliser '{normaliser}' needs some. Fix: add \"age\" to data.drop"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        _build((DenseFeature(name="age", normaliser=normaliser),), {"age": dict.fromkeys(FULL)})
+        check_values(dense, {"age": {"train": without}})
+    check_values(dense, {"age": {"train": FULL}})
+    model, other = _build(dense, {"age": without}), _build(dense, {"age": FULL | {"quantiles": [*range(QUANTILES)]}})
+    model.load_state_dict(other.state_dict())
+    x_BF = torch.tensor([[3.0]])
+    assert torch.equal(model.normalise(x_BF), other.normalise(x_BF))

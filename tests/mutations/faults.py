@@ -293,7 +293,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a label is cut at the threshold of the lowest part that its row has passed",
         "data_prep/labels.py",
-        "for edge, value in reversed(steps)]",
+        "for edge, value in reversed(list(steps))]",
         "for edge, value in steps]",
         (*_PREP, "tests/data_prep/test_thresholds.py"),
     ),

@@ -190,7 +190,7 @@ def _refusal(rank: int, world_size: int) -> str:
 def test_what_cannot_be_placed_is_refused_on_every_rank() -> None:
     first, second = on_ranks(_refusal, 2)
     assert re.match(
-        r"DoesNotFitError: embeddings: table a takes 93,1[0-9,.]+ GiB of host memory on each rank, of [0-9.]+ GiB "
+        r"DoesNotFitError: embeddings.dim: table a takes 93,1[0-9,.]+ GiB of host memory on each rank, of [0-9.]+ GiB "
         r"allowed: [0-9,.]+ GiB too much \(row_wise, fused, its smallest layout\); weights, optimizer state and batch",
         first,
     )

@@ -11,8 +11,10 @@ from ple_rec.config.cluster import GIB, Cluster, Device
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
-from ple_rec.parallel.planner import Request, is_hopeless, make_plan
+from ple_rec.models.embeddings import table_configs
+from ple_rec.parallel.planner import ModelSizes, Request, is_hopeless, make_plan
 from ple_rec.parallel.shortfall import DoesNotFitError
 from tests.planning.samples import cluster, module_of, plan_of, planned
 
@@ -179,7 +181,7 @@ def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
     assert lacking.needed == 46_926_000 * (64 * 4 + 4) + 256 * 2 * (8 + 64 * 4)
     assert lacking.allowed == int(10 * GIB) - int(0.15 * 10 * GIB)
     assert str(caught.value).startswith(
-        "embeddings: table user takes 11.36 GiB of HBM on each rank, of 8.50 GiB allowed: 2.86 GiB too much "
+        "embeddings.dim: table user takes 11.36 GiB of HBM on each rank, of 8.50 GiB allowed: 2.86 GiB too much "
         "(table_wise, fused, its smallest layout); weights, optimizer state and batch of a rank's shards fit its "
         "10.00 GiB of HBM less 1.50 GiB in reserve and 0.0 MiB for the dense layers (1 host x 2 a100-80). Fix: "
     )
@@ -214,10 +216,12 @@ def test_dense_layers_take_their_memory_from_the_tables(device: Device) -> None:
     assert lacking is not None
     assert (lacking.certain, lacking.alone, lacking.memory) == (True, False, "host memory")
     assert "all tables take 4.7" in str(caught.value)
-    module = module_of(rows, EmbeddingsConfig(dim=16), "rowwise_adagrad", on)
-    assert is_hopeless(module, Request(EmbeddingsConfig(dim=16), "rowwise_adagrad", on, 256, {}))
+    embeddings = EmbeddingsConfig(dim=16)
+    features = [SparseFeature(name=name, table=name) for name in rows]
+    sizes = ModelSizes(table_configs(embeddings, features, rows), 0)
+    assert is_hopeless(sizes, Request(embeddings, "rowwise_adagrad", on, 256, {}))
     more = cluster("cpu", 2, 2, host_memory_gib=8.0)
-    assert not is_hopeless(module, Request(EmbeddingsConfig(dim=16), "rowwise_adagrad", more, 256, {}))
+    assert not is_hopeless(sizes, Request(embeddings, "rowwise_adagrad", more, 256, {}))
     assert_sound(plan_of(rows, more))
 
 

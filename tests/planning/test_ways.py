@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import PRESETS, Cluster
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
+from ple_rec.models.build import build_model
 from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.compare import format_comparison
 from ple_rec.planning.estimate import Work, all_reduce_ms, dense_ms, estimate, highest_rate
@@ -197,4 +200,21 @@ def test_what_cannot_help_is_not_tried() -> None:
     config = _run("embeddings.dim=100000")
     with pytest.raises(DoesNotFitError) as caught:
         plan_run(config, describe(config), cluster("a100-80", 8, 8))
-    assert str(caught.value).startswith("embeddings: the dense layers alone take 81.1")
+    assert str(caught.value).startswith(
+        "embeddings.dim, model: the dense layers, which read all embeddings, take at least 80.1"
+    )
+
+
+def test_a_model_that_is_far_too_large_is_planned_without_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*args: Any, **named: Any) -> Any:
+        assert args[0].embeddings.dim < 10**6, "a model of this size would take all memory"
+        return build_model(*args, **named)
+
+    monkeypatch.setattr("ple_rec.training.model.build_model", build)
+    config = _run("embeddings.dim=4000000000000", "train.batch_size_per_rank=", "train.batch_size=64")
+    on = cluster("cpu", 1, 2)
+    described = describe(config)
+    with pytest.raises(DoesNotFitError, match=r"^embeddings\.dim, model: the dense layers, "):
+        plan_run(config, described, on)
+    assert smallest_hosts(config, described, on, 1e6) is None
+    assert [way.change.partition("=")[0] for way in ways_out(config, described, on)] == ["--set embeddings.dim"]

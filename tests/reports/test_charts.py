@@ -127,6 +127,17 @@ def test_buckets_hold_the_mean_and_the_range() -> None:
     assert (high == 9).all()
 
 
-def test_short_series_are_kept_as_they_are() -> None:
-    short = series([1.0, np.nan, 3.0])
-    assert bucket(short, limit=3)[1] is short.values
+def test_short_series_are_kept_but_for_undefined_values() -> None:
+    steps, mean, low, _ = bucket(series([1.0, np.nan, 3.0], every=1), limit=3)
+    assert (steps.tolist(), mean.tolist()) == ([1, 3], [1, 3])
+    assert low is mean
+
+
+@pytest.mark.parametrize("split", ["train", "valid"])
+def test_values_between_undefined_ones_are_drawn(split: str) -> None:
+    """A task without positives in every second report or evaluation has an AUC in the others."""
+    values = {"train": EMPTY, "valid": EMPTY} | {split: series([0.5, np.nan] * 60)}
+    svg = learning_curve("c", "t", values["train"], values["valid"], None)
+    line = re.search(rf'<path d="([^"]+)"[^>]*style="fill: none; stroke: var\(--{split}\)', svg or "")
+    assert line is not None
+    assert line[1].count("L ") == 59

@@ -281,3 +281,14 @@ def test_torch_is_not_imported() -> None:
     code = "import sys, ple_rec.reports.run.page; print('torch' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_overfitting_is_a_note(tmp_path: Path) -> None:
+    losses = {"train": [0.6, 0.5, 0.4, 0.3], "valid": [0.5, 0.52, 0.54, 0.6]}
+    log = [
+        {"split": split, "step": 100 * (i + 1), "loss": loss, "tasks": {}}
+        for split, values in losses.items()
+        for i, loss in enumerate(values)
+    ]
+    text = report(make_run(tmp_path, log=log)).text
+    assert "the model overfits: the validation loss rose from 0.5000 at step 100 to 0.6000" in text

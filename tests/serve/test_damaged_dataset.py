@@ -52,7 +52,7 @@ def test_predict_refuses(feed: Path, shuffled: Path, tmp_path: Path, capsys: pyt
 
 def cut_elsewhere(prep: Path) -> None:
     """Move all edges of `price_bin`."""
-    begin, edges, end = re.split(r"(?<=edges = \[)([^\]]+)", prep.read_text())
+    begin, edges, end = re.split(r"(?<=price_bin = \[)([^\]]+)", prep.read_text())
     moved = [str(float(edge) + 1) for edge in edges.split(",") if edge.strip()]
     prep.write_text(begin + ", ".join(moved) + end)
 

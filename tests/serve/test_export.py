@@ -328,7 +328,7 @@ def test_a_fusion_travels_with_the_model(feed: Path, tmp_path: Path, capsys: pyt
     file.write_text('[tasks.like]\nexponent = 2.0\n[tasks.watch]\nexponent = -0.5\nlink = "sigmoid"\n')
     export_run(feed / "run", tmp_path / "m", "--fusion", str(file))
     assert load_config(FusionConfig, latest(tmp_path / "m") / "fusion.toml") == load_config(FusionConfig, file)
-    assert described(tmp_path / "m")["card"]["fusion"] == "given: fusion.toml"
+    assert described(tmp_path / "m")["card"]["fusion"] == "given: fusion.toml; exponents like 2, watch -0.5"
     file.write_text("[tasks.nothing]\nexponent = 2.0\n")
     export_run(feed / "run", tmp_path / "m", "--fusion", str(file), code=2)
     assert "tasks.nothing: no task of the model" in capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_a_loss_of_the_fused_order_travels_with_the_model(
     record = {"exponents": {"like": 2.0, "watch": 0.0}, "told_on": "test", "metrics": metrics}
     file.with_name("fusion.json").write_text(json.dumps(record))
     export_run(feed / "run", tmp_path / "m", "--fusion", str(file))
-    said = "given: fusion.toml; a loss: watch.mean@3 -0.0210 (-0.0340 to -0.0090) on test"
+    said = "given: fusion.toml; exponents like 2, watch 0; a loss: watch.mean@3 -0.0210 (-0.0340 to -0.0090) on test"
     assert f"fusion: {said}" in capsys.readouterr().out.splitlines()
     assert f"- Fusion: {said}" in (latest(tmp_path / "m") / "MODEL_CARD.md").read_text().splitlines()
 
@@ -368,6 +368,8 @@ def test_a_loss_of_the_fused_order_travels_with_the_model(
 def test_a_model_without_lists_is_not_sent_to_fuse() -> None:
     fusion = FusionConfig(tasks={"like": TaskFusionConfig()})
     assert "`ple-rec fuse` needs lists (--by COLUMN)" in _source(fusion, None, ExportOptions(), group=None)
+    said = "every exponent 1: the run has no fusion (`ple-rec fuse` searches for one)"
+    assert _source(fusion, None, ExportOptions(), group="user") == said
 
 
 @pytest.mark.usefixtures("same_program")

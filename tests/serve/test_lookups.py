@@ -95,10 +95,10 @@ def _expected(tables: dict[str, StoredTable], requests: list[ModelRequest]) -> T
 
 
 def _lookups(tables: dict[str, StoredTable], inputs: Sequence[Input] = INPUTS) -> Lookups:
-    shared = [each.of == "user" for each in inputs for _ in range(1 if each.dense else DIM)]
+    features = [(each.of == "user", 1 if each.dense else DIM) for each in inputs]
     signature = Signature(inputs=tuple(inputs), tasks=())
     normaliser = NORMALISER if any(each.dense for each in inputs) else DenseNormaliser([])
-    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(shared))
+    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(features))
 
 
 @pytest.mark.parametrize("kind", ["rank", "score"])
@@ -128,3 +128,9 @@ def test_an_owner_may_have_no_features(tmp_path: Path, owner: Owner) -> None:
     assert isinstance(x_BD, Grouped) is (owner == "item")
     whole_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
     assert whole_BD.shape == (6, DIM * len(inputs))
+
+
+def test_columns_are_kept_as_runs_so_that_their_number_takes_no_memory() -> None:
+    columns = SharedColumns([(True, 10**12), (True, 1), (False, 2)])
+    assert columns.runs == ((True, 10**12 + 1), (False, 2))
+    assert columns.width == 10**12 + 3

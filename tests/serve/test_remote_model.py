@@ -197,6 +197,6 @@ def test_a_model_answers_from_a_store_as_from_a_disk(
 
 def test_flags_that_name_files_of_this_machine_refuse_addresses(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "m", "--token-file", "s3://bucket/token"]) == 2
-    assert "--token-file: got 's3://bucket/token'; expected a file of this machine. Fix: " in capsys.readouterr().err
+    assert "--token-file: got 's3://bucket/token'; expected a path of this machine. Fix: " in capsys.readouterr().err
     assert main(["export", "run", "--out", "s4://bucket/model"]) == 2
     assert "s4://bucket/model: unknown scheme s4://" in capsys.readouterr().err

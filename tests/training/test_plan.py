@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import PeerError
 from ple_rec.parallel.plan_check import GivenPlan
+from ple_rec.parallel.planner import ModelSizes, Request, check_sizes
+from ple_rec.parallel.shortfall import DoesNotFitError
+from ple_rec.parallel.topology import cluster_of
 from ple_rec.planning.subject import describe, plan_run
+from ple_rec.training import job
 from ple_rec.training.job import assemble
 from tests.planning.samples import cluster
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
@@ -120,3 +125,45 @@ def test_a_plan_that_is_written_and_read_is_the_one_that_is_used(data: Path, tmp
     file.write_text(dump_plan(_moved(_offline(config))))
     (found, _) = on_ranks(_assembled, 2, config, {"file": GivenPlan(load_plan(file), str(file), insist=True)})
     assert found["file"] == load_plan(file)
+
+
+def _refusal_without_a_model(rank: int, world_size: int, config: RunConfig) -> str:
+    def build(*_: object) -> None:
+        raise AssertionError("a model of this size would take all memory")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "model_of", build)
+        with pytest.raises((UserError, PeerError)) as caught:
+            job.assemble_evaluation(config, ranks_of(rank, world_size))
+    return str(caught.value)
+
+
+WIDE_LAYERS = {"variant": "hard_sharing", "bottom": [8, 10**12], "tower": {"hidden": [4]}}
+WIDE_TOWERS = {"variant": "hard_sharing", "bottom": [8], "tower": {"hidden": [10**12]}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"embeddings": {"dim": 4 * 10**12}},
+        {"model": WIDE_LAYERS},
+        {"model": WIDE_TOWERS},
+    ],
+)
+def test_what_does_not_fit_this_machine_is_refused_before_a_model_is_built(data: Path, changes: dict[str, Any]) -> None:
+    raw = json.loads(small_config(data).model_dump_json(exclude_none=True)) | changes
+    first, second = on_ranks(_refusal_without_a_model, 2, RunConfig.model_validate_json(json.dumps(raw)))
+    assert re.match(
+        r"embeddings\.dim, model: the dense layers, which read all embeddings, take at least [\d,.]+ GiB of host "
+        r"memory on each rank; .* fit its [\d.]+ GiB of host memory less .*Fix: use a smaller embeddings\.dim, or ",
+        first,
+    ), first
+    assert second == "rank 0 failed with exit code 2"
+
+
+def test_dense_layers_of_a_model_without_tables_are_refused_too(data: Path) -> None:
+    config = small_config(data)
+    request = Request(config.embeddings, config.table_optimizer.kind, cluster_of(ranks_of(0, 1)), 8, {})
+    with pytest.raises(DoesNotFitError, match="the dense layers, which read all embeddings, take at least 186,264"):
+        check_sizes(ModelSizes([], 10**13), request)
+    check_sizes(ModelSizes([], 10**3), request)

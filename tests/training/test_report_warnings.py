@@ -8,9 +8,9 @@ from ple_rec.training import report_warnings
 from ple_rec.training.report_warnings import SlowdownMonitor, dominance_warning
 
 
-def warnings(*reports: tuple[float, float], data_wait: float = 0.0) -> list[str | None]:
+def warnings(*reports: tuple[float, float], data_wait: float = 0.0, threads: int = 2) -> list[str | None]:
     """Return what a monitor says of reports of (samples per second, seconds)."""
-    monitor, until, found = SlowdownMonitor(), 0.0, []
+    monitor, until, found = SlowdownMonitor(threads), 0.0, []
     for rate, seconds in reports:
         until += seconds
         record = {"samples_per_second": rate, "seconds": until, "data_wait": data_wait}
@@ -26,6 +26,15 @@ def test_a_fall_by_half_is_told_once_and_again_after_it_has_risen(monkeypatch: p
     assert found[2] == (
         "warning: 499 samples/s, after 1,000: other programs use the cores (load 9.0 on 2); end them, or train with "
         "runtime.threads = 1, which loses least beside them"
+    )
+
+
+def test_one_thread_is_not_proposed_to_who_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (9.0, 0.0, 0.0))
+    monkeypatch.setattr(report_warnings, "usable_cores", lambda: 2)
+    assert warnings((1000, 2), (400, 2), threads=1)[1] == (
+        "warning: 400 samples/s, after 1,000: other programs use the cores (load 9.0 on 2); end them, or train when "
+        "they have ended"
     )
 
 

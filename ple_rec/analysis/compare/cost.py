@@ -10,9 +10,15 @@ from typing import Any
 import torch
 
 from ple_rec.config.run import RunConfig
+from ple_rec.errors import UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
+from ple_rec.parallel.host import usable_memory_bytes
+from ple_rec.parallel.shortfall import gib
+from ple_rec.training.model import least_dense_parameters
+
+_BYTES_PER_WEIGHT = 4
 
 CONFLICT_BATCHES = (
     10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
@@ -47,6 +53,31 @@ def cost_of(config: RunConfig, tasks: Sequence[str], width: int) -> Cost:
         weighting = WEIGHTINGS[config.train.loss_weighting](["mse"] * len(tasks))  # of whatever losses, as large
         model = MultiTaskModel(config.model, tasks, None, [DenseStatistics("none")] * width, weighting=weighting)
     return Cost(model.flops_per_sample(), model.dense_parameters())
+
+
+def check_size(config: RunConfig, tasks: Sequence[str], width: int) -> None:
+    """Refuse dense layers that this machine cannot hold; to count their cost would take all memory, too.
+
+    Args:
+        config: Configuration of a run.
+        tasks: Names of its tasks.
+        width: Width of x.
+
+    Raises:
+        UserError: the weights alone are larger than the memory.
+    """
+    memory = usable_memory_bytes()
+    if torch.cuda.is_available():
+        devices = range(torch.cuda.device_count())
+        memory = max(memory, *(torch.cuda.get_device_properties(i).total_memory for i in devices))
+    needed = _BYTES_PER_WEIGHT * least_dense_parameters(config, tasks, width)
+    if needed > memory:
+        raise UserError(
+            f"{config.name} (embeddings.dim, model)",
+            f"the weights of the dense layers, which read all embeddings, take at least {gib(needed)}",
+            f"a run of a comparison fits one machine, and this one has {gib(memory)}",
+            "use a smaller embeddings.dim, or narrower layers in [model]",
+        )
 
 
 def conflict_samples(batch_size: int, tasks: int) -> float:

@@ -11,7 +11,7 @@ from ple_rec.config.choices import Match
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config
 from ple_rec.config.words import suggestion
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 
 
 def load_comparison(
@@ -53,7 +53,7 @@ def load_comparison(
     if unknown := [name for name in variants or () if name not in found.variants]:
         known = suggestion(unknown[0], list(found.variants))
         place = found.name if isinstance(source, Mapping) else source
-        raise UserError("--variants", f'got "{unknown[0]}"', known, f"name variants of {place}")
+        raise UserError(Option.VARIANTS, f'got "{unknown[0]}"', known, f"name variants of {place}")
     own_file = not isinstance(source, Mapping) and Path(source).is_file()
     folder = Path(str(source)).parent if own_file else Path()
     return found.model_copy(update=changes), folder

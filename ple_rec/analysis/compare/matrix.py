@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ple_rec.analysis.compare.cost import Cost, cost_of
+from ple_rec.analysis.compare.cost import Cost, check_size, cost_of
 from ple_rec.analysis.compare.equal_cost import matched
 from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.choices import Match
@@ -17,7 +17,7 @@ from ple_rec.config.load import load_config, recipe_names, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 
@@ -117,6 +117,7 @@ def matrix_of(
 
     def priced(name: str, config: RunConfig) -> Variant:
         width, _ = first_layer(config, selection)
+        check_size(config, names, width)
         return Variant(name, config, cost_of(config, names, width))
 
     variants = {name: priced(name, config) for name, config in configs.items()}
@@ -160,7 +161,7 @@ def _named_config(compare: CompareConfig, name: str, folder: Path, overrides: Se
 def _config(compare: CompareConfig, name: str, folder: Path, overrides: Sequence[str]) -> RunConfig:
     variant: VariantConfig = compare.variants[name]
     source: str | Path = variant.base if variant.base in recipe_names() else folder / variant.base
-    setter = "overrides or --set" if overrides else "overrides"
+    setter = f"overrides or {Option.OVERRIDES}" if overrides else "overrides"
     config = load_config(RunConfig, source, [*compare.overrides, *variant.overrides, *overrides], setter=setter)
     values: dict[str, Any] = {"name": name}
     if config.runtime.threads is None:
@@ -206,7 +207,7 @@ def _check_alike(configs: Mapping[str, RunConfig], reference: str) -> None:
                     f"variants.{name}",
                     f"has {what}; {reference} has {there}",
                     "variants are compared on the same samples and tasks",
-                    "give all the same, by the comparison's `overrides` or --set",
+                    f"give all the same, by the comparison's `overrides` or {Option.OVERRIDES}",
                 )
 
 

@@ -109,7 +109,7 @@ def first_rows(dataset: Dataset, out: Path, rows: dict[Split, int]) -> Path:
         whole = pa.concat_tables(tables)
         (out / split).mkdir(parents=True)
         size = max(1, -(-len(whole) // 16))
-        pq.write_table(whole, out / split / "part-00000.parquet", row_group_size=size)
+        pq.write_table(whole, (out / split / "part-00000.parquet").absolute(), row_group_size=size)
         splits[split] = SplitInfo(rows=len(whole), row_groups=-(-len(whole) // size))
     (out / SCHEMA_FILE).write_text(dump_toml(dataset.schema.model_copy(update={"splits": splits})))
     (out / VOCAB_DIR).mkdir()

@@ -15,7 +15,7 @@ from pathlib import Path
 from ple_rec.analysis.compare.runs import COMPARISON, Run, state_of
 from ple_rec.analysis.compare.work import Work
 from ple_rec.analysis.series_run import FAILED
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.run_dir import ANALYSIS_PAGE, LOCK, claimed
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ def check_comparisons(directories: Sequence[Path]) -> None:
     for directory in directories:
         if not (directory / COMPARISON).is_file():
             raise UserError(
-                "--reuse",
+                Option.REUSE,
                 f"{directory} holds no {COMPARISON}",
                 "runs are taken over from the directory of a comparison",
                 "give one that `ple-rec compare` wrote, as runs/compare/NAME",

@@ -12,7 +12,7 @@ from ple_rec.analysis.compare.tuning.space import space_of
 from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.analysis.compare.tuning.tune import tuned
 from ple_rec.config.compare import TuneConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.run_dir import holds_run
 
 Share = tuple[int, int]  # (i, n): only every n-th from the i-th
@@ -166,6 +166,6 @@ def _check_unused(study: Study, run: Run) -> None:
             str(run.directory),
             f"holds a run, and {study.left} of the {study.trials} trials of {run.variant} have not ended",
             "they may choose other values, and a run is never overwritten unasked",
-            "give --overwrite: trials that have ended are kept, and so are runs of the values that they choose; or "
-            "another --runs DIR",
+            f"give {Option.OVERWRITE}: trials that have ended are kept, and so are runs of the values that they "
+            f"choose; or another {Option.RUNS.to('DIR')}",
         )

@@ -146,6 +146,7 @@ def fused(predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on
     if told_on != on:
         results, _, clipped = _evaluation(predicted, logged, asked.start, wanted, told_on)
     values = results.values(best_K, start_K, asked.seed)
+    start_values = {measured: np.array(value.value - (value.gain or 0.0)) for measured, value in values.items()}
     record = {
         "format": 1,
         "run": predicted.run.config.name,
@@ -166,6 +167,7 @@ def fused(predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on
         "counterfactual": _counterfactual(logged.columns, clipped),
         "targets": [str(target) for target in asked.targets],
         "constraints": [str(constraint) for constraint in asked.constraints],
+        "start_breaks": [str(c) for c in asked.constraints if c.lacks(start_values[c.measured]) > 0],
         "not_kept": [str(c) for c in asked.constraints if c.lacks(np.array(values[c.measured].value)) > 0],
         "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
         "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),

@@ -41,14 +41,20 @@ def check_out(out: Path, options: Mapping[str, Any]) -> None:
         raise UserError(str(out), f"holds a fusion of {what}", rule, "pass --overwrite, or give another --out")
 
 
-def write_fusion(out: Path, done: Fused) -> Path:
-    """Write the files; return that of the page.
+def write_fusion(out: Path, done: Fused, *, report_only: bool = False) -> Path:
+    """Write the files and return that of the page.
+
+    Args:
+        out: Folder of the files.
+        done: Outcome of the search.
+        report_only: True to write no `fusion.toml`, which `export` and `predict` would take.
 
     Raises:
         UserError: the folder cannot be written.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    write_text(out / FUSION_FILE, head(done.record) + dump_toml(done.fusion))
+    if not report_only:
+        write_text(out / FUSION_FILE, head(done.record) + dump_toml(done.fusion))
     write_text(out / RECORD_FILE, json_text(done.record) + "\n")
     return write_page(done.record, out)

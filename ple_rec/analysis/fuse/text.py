@@ -97,6 +97,18 @@ def notes(record: Record) -> list[str]:
     return found
 
 
+def shows_gain(record: Record) -> bool:
+    """Return whether the exponents are better than those before on rows that the search has not seen.
+
+    They are if the whole interval of a target's gain is above 0, or if the exponents before break a constraint.
+
+    Args:
+        record: Content of `fusion.json`.
+    """
+    gains = [record["metrics"][target]["gain_interval"] for target in record["targets"]]
+    return bool(record["start_breaks"]) or any(low > 0 for low, _ in gains)
+
+
 def _no_gains(record: Record) -> list[str]:
     """Return a sentence for each target whose interval of the gain holds 0."""
     start = list(record["start"].values())
@@ -106,7 +118,7 @@ def _no_gains(record: Record) -> list[str]:
         value = record["metrics"][target]
         low, high = value["gain_interval"]
         if low <= 0 <= high:
-            advice = "" if record["constraints"] else f"; {before} as good"  # which may break a constraint
+            advice = "" if record["start_breaks"] else f"; {before} as good"
             found.append(
                 f"no gain of {target} is shown: the interval of {value['gain']:+.4f} holds 0 "
                 f"({low:+.4f} to {high:+.4f}){advice}"

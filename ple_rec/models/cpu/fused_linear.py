@@ -14,8 +14,6 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ple_rec.threads import one_thread
-
 
 def linear_relu(x_BI: Tensor, weight_NI: Tensor, bias_N: Tensor) -> Tensor:
     """Return relu(x W^T + b)."""
@@ -47,7 +45,7 @@ def _works_in_bfloat16() -> bool:
     try:
         if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False
-        with one_thread(), torch.no_grad():
+        with torch.no_grad():
             h_BN = linear_relu(*(torch.zeros(size, dtype=torch.bfloat16) for size in ((1, 2), (4, 2), (4,))))
             stacked_linear_relu(h_BN, h_BN.view(2, 1, 2), h_BN[:, :2].view(2, 1))
     except (AttributeError, RuntimeError):

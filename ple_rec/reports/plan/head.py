@@ -29,17 +29,19 @@ def facts(plan: Plan) -> list[Fact]:
 
 def key_figures(plan: Plan) -> list[KeyFigure]:
     """Return time of a step and what bounds it, speed, the fullest rank and the busiest one."""
-    return [*(_estimated(plan.estimate) if plan.estimate else ()), *_memory(plan), *_imbalance(plan)]
+    return [*(_estimated(plan, plan.estimate) if plan.estimate else ()), *_memory(plan), *_imbalance(plan)]
 
 
-def _estimated(found: Estimate) -> tuple[KeyFigure, ...]:
-    largest = found.part_ms(found.bound)
-    return (
-        KeyFigure("Step", short_ms(found.step_ms), "estimated"),
-        KeyFigure("Samples per second", short_count(found.samples_per_second), "all ranks together"),
-        KeyFigure("Epoch", short_duration(found.epoch_seconds), f"{short_count(found.epoch_samples)} samples"),
-        KeyFigure("Bound by", found.bound, f"{short_ms(largest)} of {short_ms(found.step_ms)}"),
-    )
+def _estimated(plan: Plan, estimate: Estimate) -> list[KeyFigure]:
+    """Return the figures of a step; the rate and what follows from it only where the batch of a rank allows one."""
+    step = KeyFigure("Step", short_ms(estimate.step_ms), "estimated")
+    largest = f"{short_ms(estimate.part_ms(estimate.bound))} of {short_ms(estimate.step_ms)}"
+    bound = KeyFigure("Bound by", estimate.bound, largest)
+    if plan.rate is None:
+        return [step, bound]
+    rate = KeyFigure("Samples per second", short_count(plan.rate), "all ranks together")
+    epoch = KeyFigure("Epoch", short_duration(estimate.epoch_seconds), f"{short_count(estimate.epoch_samples)} samples")
+    return [step, rate, epoch, bound]
 
 
 def _memory(plan: Plan) -> list[KeyFigure]:

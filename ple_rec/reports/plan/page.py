@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from ple_rec.config.cluster import Hardware
 from ple_rec.config.plan import Plan
+from ple_rec.errors import Option
 from ple_rec.reports.page import Part, render, write_document
 from ple_rec.reports.plan.head import facts, key_figures
 from ple_rec.reports.plan.memory import memory
@@ -42,7 +43,9 @@ def write_page(path: Location, plan: Plan, title: str) -> None:
         UserError: The file cannot be written.
     """
     rule = "the page of a plan is a file beside plan.json"
-    write_document(plan_page(plan, title), path, rule, "free disk space, make the path writable, or give another --out")
+    write_document(
+        plan_page(plan, title), path, rule, f"free disk space, make the path writable, or give another {Option.OUT}"
+    )
 
 
 def _assumptions(plan: Plan) -> dict[str, object]:

@@ -10,6 +10,7 @@ import numpy as np
 from ple_rec.config.precision import speed_text
 from ple_rec.reports.page import Fact, KeyFigure
 from ple_rec.text.units import short_bytes, short_count, short_duration
+from ple_rec.training.overfitting import overfitting_warning
 from ple_rec.training.results import mapping, number, split_tasks
 from ple_rec.training.run_files import RunFiles, Series
 
@@ -59,7 +60,9 @@ def status(run: RunFiles) -> tuple[str, bool]:
 
 def notes(run: RunFiles) -> list[str]:
     """Return what is missing or odd about the run, in plain words."""
-    return [*run.notes, *_missing_metrics(run), *_damaged_metrics(run)]
+    overfits = overfitting_warning(run.log.series("train", "loss"), run.log.series("valid", "loss"))
+    told = [] if overfits is None else [overfits.removeprefix("warning: ")]
+    return [*run.notes, *told, *_missing_metrics(run), *_damaged_metrics(run)]
 
 
 def _missing_metrics(run: RunFiles) -> list[str]:

@@ -15,7 +15,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection, decode
 from ple_rec.data.dataset import Dataset, RowGroup, read_columns
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.serve.predict.inputs import Chunk
 
 SPLIT = "split"
@@ -39,14 +39,14 @@ class DatasetInput:
         self.dataset, self.selection, self.splits, self.ids = dataset, selection, tuple(splits), tuple(ids)
         if len(self.splits) > 1 and SPLIT in self.ids:
             rule = "of several splits, a column of that name says which a row is of"
-            raise UserError("--ids", f'got "{SPLIT}"', rule, "leave it out")
+            raise UserError(Option.IDS, f'got "{SPLIT}"', rule, "leave it out")
         needed = [*selection.column_names(), *self.ids]
         self._groups: dict[Split, list[RowGroup]] = {}
         for split in self.splits:
             there = dataset.row_groups(split, selection.column_names())[0].footer.schema.to_arrow_schema().names
             if unknown := [name for name in self.ids if name not in there]:
                 fix = "name columns of the parts"
-                raise UserError("--ids", f'got "{unknown[0]}"', suggestion(unknown[0], there), fix)
+                raise UserError(Option.IDS, f'got "{unknown[0]}"', suggestion(unknown[0], there), fix)
             self._groups[split] = dataset.row_groups(split, needed)
         self.rows = sum(group.rows for groups in self._groups.values() for group in groups)
 

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.serve.lock import try_lock
 from ple_rec.serve.predict.own_files import (
     LOCK,
@@ -130,7 +130,9 @@ class Output:
         else:
             return
         rule = "parts of different predictions are not mixed"
-        raise UserError(str(self.folder), f"holds {content}", rule, "pass --overwrite, or give another --out")
+        raise UserError(
+            str(self.folder), f"holds {content}", rule, f"pass {Option.OVERWRITE}, or give another {Option.OUT}"
+        )
 
     @property
     def work(self) -> Path:
@@ -237,7 +239,7 @@ def locked_output(folder: Location) -> Iterator[Output]:
         foreign = foreign_file(folder)
     if foreign is not None:
         rule = "predictions lie in a directory of their own, and other files are never replaced"
-        fix = "give another --out"
+        fix = f"give another {Option.OUT}"
         raise UserError(str(folder), f"holds {foreign}, which `ple-rec predict` did not write", rule, fix)
     if not isinstance(folder, Path):
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as local:
@@ -247,7 +249,7 @@ def locked_output(folder: Location) -> Iterator[Output]:
         lock = try_lock(folder / LOCK)
     if lock is None:
         rule = "one process at a time writes predictions there"
-        raise UserError(str(folder), "in use by another process", rule, "wait for it, or give another --out")
+        raise UserError(str(folder), "in use by another process", rule, f"wait for it, or give another {Option.OUT}")
     with lock:
         yield Output(folder, folder)
 

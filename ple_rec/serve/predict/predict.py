@@ -21,7 +21,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.data.ahead import read_ahead
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.serve.predict.batches import InputBatch, batches_of
 from ple_rec.serve.predict.counts import IdCounter, shares_of
 from ple_rec.serve.predict.inputs import Input, features_only
@@ -98,7 +98,7 @@ def predict(
         advance: Function that is called with the position up to which the input has been read.
 
     Raises:
-        UserError: An id column has a name that is taken, or the disk is full.
+        UserError: Two id columns have one name, or the disk is full.
         DataError: Rows cannot be read or predicted.
     """
     selection = features_only(job.selection)
@@ -154,14 +154,25 @@ def predict(
 def _schema(rows: InputBatch, columns: PredictionColumns) -> pa.Schema:
     """Return the schema of the output; dictionaries become what they stand for, as each part may have others."""
     ids = []
-    for column in rows.ids().schema:
-        if column.name in (*columns.names, SCORE):
-            rule = f"{', '.join(columns.names)} and {SCORE} are what is predicted"
-            raise UserError("--ids", f'got "{column.name}"', rule, "leave it out, or rename the column of the input")
+    for column in _carried(rows, columns).schema:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         ids.append(pa.field(column.name, kind))
     tasks = [pa.field(name, pa.float32()) for name in columns.names]
     return pa.schema([*ids, *tasks, pa.field(SCORE, pa.float64())])
+
+
+def _carried(rows: InputBatch, columns: PredictionColumns) -> pa.Table:
+    """Return the columns that rows carry along; one with the name of a prediction becomes `input_<name>`.
+
+    Raises:
+        UserError: Two of them have one name then.
+    """
+    table = rows.ids()
+    names = [f"input_{name}" if name in (*columns.names, SCORE) else name for name in table.column_names]
+    if twice := [name for name in names if names.count(name) > 1]:
+        rule = f"a column with the name of a prediction becomes {twice[0]}"
+        raise UserError(Option.IDS, f'got "{twice[0]}"', rule, "leave one of the two out")
+    return table.rename_columns(names)
 
 
 def _write(
@@ -176,7 +187,7 @@ def _write(
         return
     logits_BK = job.model(rows.batch.to(job.ranks.device))[0]
     predictions, clipped = columns.of_batch(rows, logits_BK)
-    ids = rows.ids()
+    ids = _carried(rows, columns)
     writer.write(pa.table(dict(zip(ids.column_names, ids.columns, strict=True)) | predictions))
     ids_S3 = sum(counter.count(chunk.columns, chunk.missing, start, stop) for chunk, start, stop in rows.pieces)
     counts.add(np.asarray(ids_S3), clipped, rows.batch.rows)

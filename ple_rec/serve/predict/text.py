@@ -24,7 +24,7 @@ def format_summary(
     Args:
         summary: Summary of `predict`.
         out: Directory of the predictions.
-        fused_by: Source of the fusion.
+        fused_by: Exponents of the score and the file that they come from.
         described: Description of the input.
         input_rows: Rows of the input.
         again: Flag that all of it was there before.

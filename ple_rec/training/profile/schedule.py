@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError, settings
 
 LEAST_STEPS = 3  # one of each kind
 _WARM_UP, _TIMED, _TRACED = 10, 20, 3
@@ -40,11 +40,11 @@ def check_steps(left: int) -> None:
     """
     if left < LEAST_STEPS:
         raise UserError(
-            "--profile",
+            Option.PROFILE,
             f"{left} step(s) to train",
             f"a profile takes {LEAST_STEPS} at least, to warm up, to be timed and to be traced, and {ALL_STEPS} if it "
             "is to be a good one",
-            f"train longer (--set train.epochs= --set train.steps={ALL_STEPS}), or leave out --profile",
+            f"train longer ({settings('train.epochs=', f'train.steps={ALL_STEPS}')}), or leave out {Option.PROFILE}",
         )
 
 

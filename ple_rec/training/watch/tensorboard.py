@@ -16,7 +16,7 @@ from typing import Any
 
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import UserError, settings
 from ple_rec.training.watch.base import Ending, Heard, Record
 from ple_rec.training.watch.scalars import final_scalars, flat, scalars
 
@@ -45,7 +45,7 @@ def check_installed(wanted: bool | None) -> None:
             "watch.tensorboard",
             "got true, but tensorboard cannot be imported",
             "it writes the event files",
-            "install it (pip install tensorboard), or take the key back by --set watch.tensorboard=",
+            f"install it (pip install tensorboard), or take the key back by {settings('watch.tensorboard=')}",
         )
 
 

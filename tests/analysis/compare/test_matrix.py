@@ -85,6 +85,13 @@ def test_other_samples_or_tasks_are_refused(here: Path) -> None:
         matrix(here, variants={"ple": TINY, "mmoe": fewer})
 
 
+@pytest.mark.parametrize("change", ["embeddings.dim=4000000000000", "model.tower.hidden=[4000000000000]"])
+def test_a_variant_that_no_memory_holds_is_refused(here: Path, change: str) -> None:
+    with pytest.raises(UserError) as caught:
+        matrix(here, variants={"ple": TINY, "wide": TINY | {"overrides": [change]}})
+    assert caught.value.place == "wide (embeddings.dim, model)"
+
+
 def test_runs_that_leave_the_test_split_unread_have_no_gains(here: Path) -> None:
     with pytest.raises(UserError, match=r"evaluation.test: got false; gains and their intervals are of the test split"):
         matrix(here, "evaluation.test=false")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,12 @@ from ple_rec.analysis.fuse.text import format_fusion
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
+from ple_rec.data.dataset import Dataset
 from ple_rec.ranking.fusion import with_exponents
 from ple_rec.ranking.losses import losses_of
+from ple_rec.serve.fusion_lookup import fusion_of
+from ple_rec.training.checks import select
+from ple_rec.training.preflight import check_run
 from tests.analysis.trained import train_tiny
 from tests.training.small import write_small
 
@@ -213,6 +218,7 @@ def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> 
         (["--target", "click.gauc", "--exponent", "like=1:2"], 'got "like"; the factors are click, watch'),
         (["--target", "click.gauc", "--fusion", "none.toml"], "--fusion: none.toml is no file; it is a fusion.toml"),
         (["--target", "click.gauc", "--fusion", "f", "--tasks", "click"], "--tasks: given beside --fusion; a file of"),
+        (["--target", "click.gauc", "--install"], "--install: given with --out "),
         (["--target", "click.gauc", "--subject-to", "watch.mean@2>=9"], "none of 49 settings keeps this"),
     ],
 )
@@ -239,6 +245,39 @@ def test_a_target_is_looked_at_before_what_makes_lists(
     assert message in capsys.readouterr().err
 
 
+def test_a_fusion_without_a_gain_is_not_that_of_the_run(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run, run)
+    config, own = check_run(run), run / "fusion" / "fusion.toml"
+    selection = select(config, Dataset(config.data.path))
+    same = ["fuse", str(run), "--target", "click.ndcg@3", "--exponent", "click=1", "--exponent", "watch=1", *SMALL]
+    said = "not installed: no gain is shown, so export and predict go on with {}. Fix: pass --install to use these "
+
+    assert main(same) == 0
+    assert said.format("every exponent 1") in capsys.readouterr().out
+    assert {file.name for file in own.parent.iterdir()} == {"fusion.json", "fusion.html"}
+    assert fusion_of(run, None, selection)[1] is None
+    assert main([*same, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["installed"] is False
+    assert said.format("every exponent 1") in err
+
+    assert main([*same, "--install"]) == 0
+    assert f"fusion: {own}\n" in capsys.readouterr().out
+    assert json.loads(own.with_name("fusion.json").read_text())["installed"] is True
+    assert fusion_of(run, None, selection)[1] == own
+    assert main(same) == 0  # what is in force stays in force
+    assert said.format(f"{own} of before") in capsys.readouterr().out
+    assert own.is_file()
+
+    start = tmp_path / "worst.toml"
+    start.write_text("[tasks.click]\nexponent = -1.0\n[tasks.watch]\nexponent = 0.0\n")
+    assert main(["fuse", str(run), "--target", "click.gauc", "--fusion", str(start), "--overwrite", *SMALL]) == 0
+    assert load_config(FusionConfig, own).tasks["click"].exponent > 0
+
+
 @pytest.mark.parametrize("few", [False, True])
 def test_a_split_of_few_lists_is_said(
     tiny_run: Path, tmp_path: Path, few: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -261,7 +300,7 @@ def test_a_gain_whose_interval_holds_0_is_no_gain(record: dict[str, Any]) -> Non
     holds = f"no gain of {target} is shown: the interval of -0.0166 holds 0 (-0.0536 to +0.0211); "
     assert f"{holds}exponents 1 are as good" in told(-0.0536, 0.0211).splitlines()
     assert f"{holds}the exponents before are as good" in told(-0.0536, 0.0211, 0.5).splitlines()
-    record = record | {"constraints": ["share.mean@3 >= 0.004"]}  # which those may break
+    record = record | {"start_breaks": ["share.mean@3 >= 0.004"]}
     assert holds.removesuffix("; ") in told(-0.0536, 0.0211).splitlines()
     assert f"no gain of {target}" not in told(0.0001, 0.0211)
     assert f"no gain of {target}" not in told(-0.0536, -0.0001)

@@ -253,6 +253,16 @@ def test_other_delimiters_nulls_and_no_header(tmp_path: Path) -> None:
         convert(tmp_path, header=False, columns=("a", "b", "c"))
 
 
+def test_a_cell_in_quotes_is_missing_too_whatever_the_type_of_its_column(tmp_path: Path) -> None:
+    words = ("word", "1", "2.5", "true", "2024-05-01", "2024-05-01 07:30:00", "2024-05-01 07:30:00Z", "3")
+    content = "\n".join([",".join("abcdefgh"), ",".join(['"NULL"'] * 8), ",".join(["NULL"] * 8), ",".join(words)])
+    table = one(tmp_path, content.encode(), nulls=("", "NULL"), types={"h": "int32"})
+    missing = dict.fromkeys("abcdefgh")
+    assert rows(table)[:2] == [missing, missing]
+    assert None not in rows(table)[2].values()
+    assert [str(kind) for kind in table.schema.types[:3]] == ["string", "int64", "double"]
+
+
 def test_a_column_without_any_value_is_refused_where_it_is_needed(tmp_path: Path) -> None:
     table = one(tmp_path, b"a,b\n1,\n2,\n")
     with pytest.raises(

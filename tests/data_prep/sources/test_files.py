@@ -240,7 +240,7 @@ OTHER = [
     ),
     (pa.array([[{"a": 1}]]), "lists hold integers, floats or strings. Fix: write it so"),
     (pa.array([[[1]]]), "lists hold integers, floats or strings. Fix: write it so"),
-    (pa.array([decimal.Decimal("1.50")]), "decimals differ between engines. Fix: write it as double"),
+    (pa.array([decimal.Decimal("1.50")], pa.decimal256(40, 2)), "engines read decimals of at most 38 digits. Fix: "),
     (pa.array([b"a"]), "bytes are not text. Fix: write it as a string"),
     (pa.array([b"ab"], pa.binary(2)), "bytes are not text. Fix: write it as a string"),
     (pa.nulls(1), "no row has a value, so that its type is unknown. Fix: write it with a type"),

@@ -200,16 +200,24 @@ def test_a_fifo_that_is_named_is_refused_and_not_waited_for(tmp_path: Path, patt
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("logs/*.parquet", "{root} has log, users.parquet. Fix: did you mean 'log/*.parquet'?"),
+        ("logs/*/*.parquet", "{root} has log, users.parquet. Fix: did you mean 'log/*/*.parquet'?"),
         ("user.parquet", "{root} has log, users.parquet. Fix: did you mean 'users.parquet'?"),
         ("log/dy=1", "{root}/log has README.md, _SUCCESS, _temporary, day=1, day=2. Fix: did you mean 'log/day=1'?"),
         ("nothing-like-it", "{root} has log, users.parquet. Fix: correct the pattern, or --from; "),
+        ("logs/*.csv", "{root} has log, users.parquet. Fix: correct the pattern, or --from; "),
     ],
 )
 def test_nothing_matches(tree: Path, pattern: str, message: str) -> None:
     start = f"log.files: nothing matches {pattern!r} below {tree}; {message.format(root=tree)}"
     with pytest.raises(UserError, match=f"^{re.escape(start)}"):
         look(tree, pattern)
+
+
+def test_nothing_matches_below_an_empty_folder(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empties").mkdir()
+    with pytest.raises(UserError, match=r"/empty has nothing\. Fix: correct the pattern, or --from; "):
+        look(tmp_path / "empty", "log.parquet")
 
 
 def test_one_pattern_of_several_that_matches_nothing_is_refused(tree: Path) -> None:

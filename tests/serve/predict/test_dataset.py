@@ -100,8 +100,10 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
     (tmp_path / "run" / "fusion").mkdir()
     (tmp_path / "run" / "fusion" / "fusion.toml").write_text(dump_toml(FUSION))
     found = predict(tmp_path, tmp_path / "out")
-    assert f"score       {tmp_path / 'run' / 'fusion' / 'fusion.toml'}" in capsys.readouterr().out
-    assert not found["score"].equals(predict(feed, tmp_path / "plain")["score"])
+    in_force = f"{tmp_path / 'run' / 'fusion' / 'fusion.toml'}; exponents like 2, watch 0.5, length -0.5"
+    assert f"  score       {in_force}" in capsys.readouterr().out.splitlines()
+    assert not found["score"].equals(predict(feed, tmp_path / "plain", "--json")["score"])
+    assert json.loads(capsys.readouterr().out)["fused_by"] == "every exponent 1: the run has no fusion"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.tuning.space import Space
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.results import mapping
 from ple_rec.training.run_dir import write_json, writing
 
@@ -47,7 +47,8 @@ def read_values(folder: Path, space: Space) -> list[dict[str, Any]]:
             str(file),
             f"holds trials of another space ({', '.join(mapping(record.get('space')))})",
             "the trials of a variant are of one space",
-            "give tune.space as it was, another --runs DIR, or --overwrite to start the trials anew",
+            f"give tune.space as it was, another {Option.RUNS.to('DIR')}, or {Option.OVERWRITE} to start the "
+            "trials anew",
         )
     return values
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.analysis.compare.cost import check_size, cost_of
 from ple_rec.analysis.compare.equal_cost import UNITS
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.config.compare import RangeConfig, TuneConfig
@@ -16,7 +16,7 @@ from ple_rec.config.overrides import parse_override
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import toml_value
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 
@@ -83,7 +83,10 @@ def space_of(matrix: Matrix, asked: TuneConfig) -> Space:
     if len(judges) > 1:
         told = ", ".join(f"{name} has {judge}" for judge, name in judges.items())
         raise UserError(
-            "train.best_metric", told, f"by it trials are judged, and {_SAME}", "give all the same, by --set"
+            "train.best_metric",
+            told,
+            f"by it trials are judged, and {_SAME}",
+            f"give all the same, by {Option.OVERRIDES}",
         )
     first = next(iter(matrix.variants.values()))
     tables = select(first.config, Dataset(first.config.data.path)).sparse
@@ -143,11 +146,13 @@ def _whole(given: RangeConfig, now: Mapping[str, Any]) -> bool:
 def _check(matrix: Matrix, variant: Variant, dimension: Dimension) -> None:
     for value in dimension.limits:
         config = changed(variant.name, variant.config, {dimension.key: value})
+        tasks = [task.name for task in matrix.tasks]
+        width, _ = first_layer(config, select(config, Dataset(config.data.path)))
+        check_size(config, tasks, width)
         if matrix.match == "none":
             continue
         field, unit = UNITS[matrix.match]
-        selection = select(config, Dataset(config.data.path))
-        cost = cost_of(config, [task.name for task in matrix.tasks], first_layer(config, selection)[0])
+        cost = cost_of(config, tasks, width)
         before, after = getattr(variant.cost, field), getattr(cost, field)
         if before != after:
             raise UserError(

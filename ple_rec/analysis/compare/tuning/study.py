@@ -23,7 +23,7 @@ from ple_rec.analysis.series_run import FAILED, inspect_run
 from ple_rec.config.load import with_values
 from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.training.results import number
 from ple_rec.training.run_dir import CHECKPOINTS, write_text, writing
 
@@ -201,7 +201,8 @@ class Study:
                 str(self.folder / FILE),
                 f"trial 0 is of {before}; the configuration has {now}",
                 "trial 0 is the configuration as it is written",
-                "write it as it was, give another --runs DIR, or --overwrite to start the trials anew",
+                f"write it as it was, give another {Option.RUNS.to('DIR')}, or {Option.OVERWRITE} to start the "
+                "trials anew",
             )
         for n in range(len(self.settings)):
             self._look(n)

@@ -13,7 +13,7 @@ from ple_rec.analysis.compare.scheduler import ScheduledRun, train_jobs
 from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from ple_rec.data.dataset import Dataset
-from ple_rec.errors import UserError
+from ple_rec.errors import Option, UserError
 from ple_rec.text.units import metric_text
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
@@ -56,7 +56,7 @@ def _lock(study: Study) -> Iterator[None]:
                 error.place,
                 error.value,
                 "one process at a time tunes a variant",
-                "wait for it, stop it, or give another --runs DIR",
+                f"wait for it, stop it, or give another {Option.RUNS.to('DIR')}",
             ) from error
         yield
 

@@ -1,21 +1,47 @@
-"""What prep finds, it writes into `prep.toml`; a configuration that leaves it to prep is still the same one."""
+"""What prep takes from the log stands in `[found]` of `prep.toml`; the configuration there is what the user wrote."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_prep.append import appended
-from data_prep.numbers import left_open
 from data_prep.parent import Parent
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.prep import PREP_FILE, PrepConfig
+from ple_rec.config.prep import PREP_FILE, Found, PrepConfig, ThresholdValues
 from ple_rec.errors import UserError
+from tests.data_prep.plain_logs import TOML, Logs
 from tests.golden.steps import ARTEFACTS, HERE
 
 DATASET = ARTEFACTS / "data" / "golden"  # of version 0.1.0, with a day 1, edges, a threshold and types of a CSV file
 THRESHOLD = {"value": "play_time_ms", "quantile": 0.6, "by": "duration_ms", "bins": 2}
+OPEN = TOML.replace(
+    'label = "is_like"',
+    'label = "duration_ms > threshold"\nthreshold = {value = "duration_ms", quantile = 0.5, by = "price", bins = 2}',
+)
+
+
+def test_a_dataset_keeps_the_configuration_of_the_user(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, OPEN + '\n[[sparse]]\nname = "length"\nvalue = "duration_ms"\nquantiles = 4\n')
+    logs.prepare()
+    written, config = load_config(PrepConfig, logs.out / PREP_FILE), load_config(PrepConfig, logs.toml)
+    assert written.model_copy(update={"found": Found()}) == config
+    assert written.found == Found(
+        day_1="2022-04-15",
+        edges={"length": (1200.0, 2400.0, 3600.0)},
+        thresholds={"like": ThresholdValues(edges=(6.0,), values=(1100.0, 3500.0), missing=2300.0)},
+    )
+
+
+def test_what_another_log_gave_does_not_count(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, OPEN + "\n[found.thresholds.like]\nedges = []\nvalues = [0.0]\n")
+    logs.prepare()
+    assert load_config(PrepConfig, logs.out / PREP_FILE).found.thresholds["like"].values == (1100.0, 3500.0)
+
+
+# Files of version 0.1.0
 
 
 @pytest.fixture(scope="module")
@@ -28,20 +54,29 @@ def given(*overrides: str) -> PrepConfig:
     return load_config(PrepConfig, HERE / "feed.toml", overrides)
 
 
-def test_a_configuration_equals_that_of_its_dataset_but_for_what_was_found(parent: Parent) -> None:
-    assert parent.config != given()
-    assert left_open(parent.config, given()) == given()
-    assert left_open(parent.config, parent.config).split == parent.config.split
+def test_an_old_file_is_read_as_a_new_one(parent: Parent) -> None:
+    assert parent.config.sparse == given().sparse
+    assert parent.config.found == Found(
+        edges={"length": (24000.0, 44000.0)}, types={"log": {}, "user": {"user_id": "int64", "age": "string"}}
+    )
+    filled = parent.config.filled()
+    assert filled.sparse[4].edges == (24000.0, 44000.0)
+    assert filled.tasks[0].threshold is not None
+    assert filled.tasks[0].threshold.values == (11101.0, 25541.0)
+
+
+def test_a_configuration_that_leaves_to_prep_what_a_dataset_has_is_that_of_the_dataset(parent: Parent) -> None:
+    assert given().filled_as(parent.config) == parent.config.filled_as(parent.config)
     for day in (7, "2024-05-07"):
-        assert appended(parent, given(), day).sparse == parent.config.sparse
-        assert appended(parent, given(), day).tasks == parent.config.tasks
+        child = appended(parent, given(), day)
+        assert child.found == parent.config.found
+        assert child.tasks == parent.config.tasks
 
 
 @pytest.mark.parametrize(
     ("number", "same", "other"),
     [
         ("split.day_1", "2024-05-01", "2024-05-02"),
-        ("sparse[4].edges", [24000.0, 44000.0], [24000.0]),
         ("tasks[0].threshold.values", [11101.0, 25541.0], [11101.0, 25542.0]),
     ],
 )
@@ -58,9 +93,6 @@ def changed(number: str, value: Any) -> PrepConfig:
     content = given().model_dump(mode="json", exclude_none=True)
     if number.startswith("split"):
         content["split"]["day_1"] = value
-    elif number.startswith("sparse"):
-        del content["sparse"][4]["quantiles"]
-        content["sparse"][4]["edges"] = value
     else:
         content["tasks"][0]["threshold"] = THRESHOLD | {"edges": [35000.0], "values": value}
     return load_config(PrepConfig, content)

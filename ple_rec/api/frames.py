@@ -1,0 +1,182 @@
+"""Rows in memory: their columns, and a file of them as raw logs that shall be predicted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ple_rec.errors import UserError
+from ple_rec.storage import Location
+from ple_rec.text.messages import messages
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from ple_rec.config.prep import PrepConfig
+
+logger = logging.getLogger(__name__)
+
+
+_FIX = "give it one name, and values of one type that Arrow knows, such as all text or all numbers"
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a prediction reads of the log's columns.
+
+    Args:
+        ids: Columns that are carried along.
+        without: Features that the run does not read.
+        all_rows: True if `log.where` is not read.
+    """
+
+    ids: Sequence[str] = ()
+    without: Collection[str] = ()
+    all_rows: bool = False
+
+
+def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> None:
+    """Write rows to a Parquet file.
+
+    A column that Parquet cannot hold is left out with a warning, since the model need not read it. A column without any
+    value has no type of its own, so it gets the type of the feature that reads it.
+
+    Args:
+        data: Rows as a `pyarrow.Table`, a DataFrame, a dict of columns or a list of dicts.
+        file: File to write.
+        dataset: Directory of the dataset that the model was trained on.
+        reads: Columns that the prediction reads.
+
+    Raises:
+        UserError: it is none of these, or Parquet cannot hold a column that is read.
+    """
+    import pyarrow.parquet as pq
+
+    if isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
+        keys = dict.fromkeys(key for row in data for key in row)
+        data = {key: [row.get(key) for row in data] for key in keys}
+    table, problem = _table_of(data)
+    if table is None:
+        names, pick = columns_of(data)
+        wanted = _columns_read(dataset, reads)
+        problems = {name: reason for name in names if (reason := _table_of(pick([name]))[1])}
+        rest = [name for name in names if name not in problems]
+        if problems and rest:
+            table, problem = _table_of(pick(rest))
+        if table is None:
+            forms = "a pyarrow.Table, a DataFrame, a dict of columns or a list of dicts"
+            rule = f"it is a Dataset, a path, or rows as {forms}"
+            raise UserError("data", f"got a {type(data).__name__} ({problem})", rule, "give one of these")
+        for name, reason in problems.items():
+            if name in wanted:
+                rule = f"it is read, and Parquet cannot hold it ({reason})"
+                raise UserError("data", f"column {name!r} of a {type(data).__name__}", rule, _FIX)
+        with messages("stderr"):
+            for name, reason in problems.items():
+                logger.warning("warning: the column %r is left out, since Parquet cannot hold it (%s)", name, reason)
+    pq.write_table(_with_types(table, dataset), file)
+
+
+def _table_of(data: Any) -> tuple[pa.Table | None, str]:
+    """Return a table that Parquet can hold, and nothing; else None, and the reason."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pa.table(data)
+        pq.ParquetWriter(pa.BufferOutputStream(), table.schema).close()
+    # An integer beyond 64 bits raises OverflowError, a column name that stands twice KeyError.
+    except (TypeError, ValueError, AttributeError, KeyError, OverflowError, pa.ArrowException) as error:
+        return None, " ".join(str(error).split())
+    return table, ""
+
+
+def columns_of(data: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """Return the names of the columns, and a function that picks some of them; no names if it has no columns."""
+    if hasattr(data, "column_names"):  # a table of Arrow
+        return list(data.column_names), data.select
+    if isinstance(data, Mapping):
+        return list(data), lambda names: {name: data[name] for name in names}
+    if hasattr(data, "columns"):  # a DataFrame
+        return list(data.columns), lambda names: data[list(names)]
+    return [], lambda _: data
+
+
+def _with_types(table: pa.Table, dataset: Location) -> pa.Table:
+    """Return a table whose columns without a value have the types that their readers take, as far as these are known.
+
+    Args:
+        table: Rows.
+        dataset: Directory of the dataset that the model was trained on.
+    """
+    import pyarrow as pa
+
+    empty = [i for i, column in enumerate(table.columns) if column.null_count == len(column) > 0]
+    types, others = _types_of(dataset) if empty else ({}, set())
+    for i in empty:
+        name = table.column_names[i]
+        kind = types.get(name)
+        if kind is None and pa.types.is_null(table.column(i).type) and name not in others:
+            kind = pa.string()  # the model does not read it, so any type does
+        if kind is not None:
+            table = table.set_column(i, name, pa.nulls(table.num_rows, kind))
+    return table
+
+
+def _columns_read(dataset: Location, reads: Reads) -> set[str]:
+    """Return the names of the log columns that a prediction reads.
+
+    Args:
+        dataset: Directory of the dataset that the model was trained on.
+        reads: What it reads.
+    """
+    from data_prep.input_columns import inputs_config
+    from data_prep.resolve import resolve
+
+    prep, place = _preparation(dataset)
+    if reads.all_rows:
+        prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
+    names = {feature.name for feature in prep.sparse} | {number.name for number in prep.dense}
+    return {*reads.ids, *resolve(inputs_config(prep, names - {*reads.without}, {}), place).log_columns}
+
+
+def _preparation(dataset: Location) -> tuple[PrepConfig, str]:
+    """Return how a dataset was prepared, and where that stands; the plainest way if it was written without logs."""
+    from data_prep.input_columns import plain_config
+    from ple_rec.config.load import load_config, load_schema
+    from ple_rec.config.prep import PREP_FILE, PrepConfig
+
+    file = dataset / PREP_FILE
+    if file.is_file():
+        prep: PrepConfig = load_config(PrepConfig, file)
+        return prep, str(file)
+    return plain_config(load_schema(dataset)), str(file)
+
+
+def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
+    """Return the types of log columns that are features as they stand, and the names of others that are read.
+
+    Args:
+        dataset: Directory of the dataset that the model was trained on.
+    """
+    import pyarrow as pa
+
+    from data_prep.resolve import resolve
+    from ple_rec.config.load import load_schema
+    from ple_rec.data.encode import Encoder
+
+    prep, place = _preparation(dataset)
+    of_kind = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
+    types: dict[str, pa.DataType] = {}
+    for number in prep.dense:
+        types[number.source.strip('"')] = pa.float64()
+    encoder = Encoder(dataset, load_schema(dataset).sparse)
+    for spec in prep.sparse:
+        kind = of_kind[encoder.features[spec.name].kind]
+        types[spec.source.strip('"')] = pa.list_(kind) if spec.bag else kind
+        if spec.weights is not None:
+            types[spec.weights.strip('"')] = pa.list_(pa.float64())
+    return types, {*resolve(prep, place).log_columns} - {*types}
