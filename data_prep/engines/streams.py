@@ -134,11 +134,13 @@ def _side_by_side(readers: Sequence[pa.RecordBatchReader]) -> Iterator[pa.Record
     if len(readers) == 1:
         yield from readers[0]
         return
-    batches = [next(reader, None) for reader in readers]
-    while all(batch is not None for batch in batches):
-        rows = min(batch.num_rows for batch in batches)
-        yield pa.RecordBatch.from_pydict({name: batch[name][:rows] for batch in batches for name in batch.schema.names})
-        batches = [
-            batch[rows:] if batch.num_rows > rows else next(reader, None)
-            for batch, reader in zip(batches, readers, strict=True)
-        ]
+    with suppress(StopIteration):
+        batches = [next(reader) for reader in readers]
+        while True:
+            rows = min(batch.num_rows for batch in batches)
+            columns = {name: batch[name][:rows] for batch in batches for name in batch.schema.names}
+            yield pa.RecordBatch.from_pydict(columns)
+            batches = [
+                batch[rows:] if batch.num_rows > rows else next(reader)
+                for batch, reader in zip(batches, readers, strict=True)
+            ]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 
 from data_prep import dictionaries, encode, pipeline, split_writer
 from data_prep.engines import duck
@@ -42,7 +44,7 @@ def treat_few_as_many(patched: pytest.MonkeyPatch) -> None:
 def letters_of_queries(folder: Path, columns: int) -> int:
     """Prepare a log of so many columns, dense and sparse ones, and return how long all queries together are."""
     random = np.random.default_rng(0)
-    table = {"user": np.arange(ROWS) % 40, "like": np.arange(ROWS) % 2}
+    table: dict[str, NDArray[Any]] = {"user": np.arange(ROWS) % 40, "like": np.arange(ROWS) % 2}
     text = TOML
     for i in range(columns):
         kind = ("dense", "sparse")[i % 2]
