@@ -95,8 +95,9 @@ class Dictionaries:
         Args:
             train: Training rows, a table that the engine has named.
             rows: Number of the training rows.
-            bags: By feature, the rows of the side table whose bag it is, with the `TIMES` that training rows meet them.
-            advance: Called with the number of tables that are done.
+            bags: Rows of the side table whose bag a feature is, by feature, with the `TIMES` that training rows meet
+                them.
+            advance: Function that takes the number of tables that are done.
 
         Raises:
             UserError: Features of several types share a table.
@@ -110,7 +111,8 @@ class Dictionaries:
         for name in self.names:
             each = self._vocabulary(name, features[name], train)
             footer = footer_if_whole(self.path(name))
-            if footer is None or (each.fixed and footer.num_rows == each.limit):  # again: what is over is not kept
+            # A full vocabulary is counted again, since its file does not tell how many values found no row.
+            if footer is None or (each.fixed and footer.num_rows == each.limit):
                 alike.setdefault((each.kind, any(f.name in bags for f in each.features)), []).append(each)
         size = max(1, min(_TOGETHER, _VALUES // max(rows, 1)))
         for some in alike.values():
@@ -121,7 +123,7 @@ class Dictionaries:
             self._open(name, features[name], rows)
 
     def _vocabulary(self, table: str, features: list[SparseSpec], train: ir.Table) -> _Vocabulary:
-        """Return what is known of a vocabulary before it is counted."""
+        """Return the type, the rows and the limits of a vocabulary, which are known before it is counted."""
         spec, kind, taken = self.config.tables.get(table, TableSpec()), self._kind(table, features, train), 0
         _, allocated = self._capacity(table)
         if self.parent is not None:
@@ -183,7 +185,7 @@ class Dictionaries:
         """Count, number and write vocabularies of one type of values by one query."""
         columns = [f"raw__{f.name}" for each in some for f in each.features if f.name not in met]
         rows = self.engine.narrow(train, columns) if columns else train
-        if columns and len(some) > 1:  # else the engine would plan all columns of `train` anew for each vocabulary
+        if columns and len(some) > 1:  # The engine would plan all columns of `train` anew for each vocabulary.
             rows = self.engine.keep("values", rows)
         values = []
         for each in some:

@@ -80,21 +80,21 @@ def in_groups(
 
     Args:
         engine: Engine that names the rows.
-        rows: As `encoded` takes them.
+        rows: Rows with a column `raw__<feature>` each, and `weights__<feature>` for a weighted bag.
         keys: Columns that every table has.
-        features: As `encoded` takes them.
-        vocabularies: As `encoded` takes them.
-        tables: As `encoded` takes them.
+        features: Features whose columns are added.
+        vocabularies: Vocabularies by table; bucketised features have none.
+        tables: Tables by name.
         keep: Name under which the engine keeps rows that become several tables; None for too many rows.
     """
-    there = set(rows.columns)
-    raw = [f"raw__{f.name}" for f in features if not f.bag and not f.bucketised and f"raw__{f.name}" in there]
-    if len(raw) * len(there) <= HANDED_ON:
+    columns = set(rows.columns)
+    raw = [f"raw__{f.name}" for f in features if not f.bag and not f.bucketised and f"raw__{f.name}" in columns]
+    if len(raw) * len(columns) <= HANDED_ON:
         return [encoded(engine, rows, features, vocabularies, tables)]
     rows = engine.named(rows) if keep is None else engine.keep(keep, rows)
     groups = [[name for name in rows.columns if name not in set(raw)]]
     groups += [[*keys, *raw[first : first + JOINS]] for first in range(0, len(raw), JOINS)]
-    return [encoded(engine, engine.narrow(rows, columns), features, vocabularies, tables) for columns in groups]
+    return [encoded(engine, engine.narrow(rows, group), features, vocabularies, tables) for group in groups]
 
 
 def bucket(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
@@ -120,7 +120,7 @@ def _row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.IntegerValue:
 
 
 def _bag(engine: Engine, rows: ir.Table, feature: SparseSpec, entries: Entries, table: Table) -> ir.Table:
-    """The rows of every bag that is not empty, in the bag's order."""
+    """Return the table rows of every bag that is not empty, in the bag's order."""
     at, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
     items = rows.select(**{at: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
     found = engine.look_up(items, {item: entries})

@@ -76,7 +76,8 @@ def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
     """Digest of all that the bytes of a dataset directory depend on."""
     content = {
         "format": FORMAT_VERSION,
-        "config": config.model_dump(mode="json", exclude={"found"}),  # of an appended day it is the parent's
+        # Without `found`, whose values follow from the files, or from the parent.
+        "config": config.model_dump(mode="json", exclude={"found"}),
         "log": raw.log.digest(),
         "sides": {name: table.digest() for name, table in sorted(raw.sides.items())},
         "parent": parent,

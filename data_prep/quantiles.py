@@ -40,7 +40,7 @@ def find(
     Args:
         engine: Engine that computes them.
         rows: Rows that `derive` makes of the configuration so far; rows that it finds bad are left out.
-        resolved: Configuration.
+        resolved: Configuration with its expressions.
 
     Raises:
         DataError: No training row has a value to take a quantile of, or all have the same where edges are needed.
@@ -120,7 +120,7 @@ def _thresholds(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spe
     Args:
         engine: Engine that computes them.
         train: Training rows in the space of the task.
-        resolved: Configuration.
+        resolved: Configuration with its expressions.
         i: Index of the task.
         spec: Threshold of the task.
     """

@@ -82,7 +82,7 @@ def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.Capture
     assert main([*argv, "--set", "embeddings.kernel=fused", "--out", "plan.json"]) == 2
     out, err = capsys.readouterr()
     assert err.splitlines()[0].startswith(
-        "ple-rec: embeddings.dim: table user_id takes 89.62 GiB of HBM on each rank, of 66.33 GiB allowed: 23.30 GiB "
+        "ple-rec: embeddings.dim: table user_id takes 89.62 GiB of HBM on each rank, of 66.32 GiB allowed: 23.30 GiB "
         "too much (row_wise, fused, its smallest layout); "
     )
     assert out.splitlines()[0] == "3 ways out, each planned with, the cheapest first:"

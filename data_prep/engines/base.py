@@ -37,8 +37,8 @@ class Unit:
         """Yield `rows` and `more`, each with `PART`, `order` and the columns of the layout that it gives."""
         keys = [PART, *self.order]
         for rows in (self.rows, *self.more):
-            there = set(rows.columns)
-            yield rows.select(list(dict.fromkeys([*keys, *(n for n in self.layout.schema.names if n in there)])))
+            columns = set(rows.columns)
+            yield rows.select(list(dict.fromkeys([*keys, *(n for n in self.layout.schema.names if n in columns)])))
 
 
 class Engine(Protocol):
@@ -70,13 +70,13 @@ class Engine(Protocol):
         """Read Parquet files of this machine, in any order of rows.
 
         Args:
-            files: Paths.
+            files: Paths of the files.
             columns: Names of the columns; None for all.
             every: Distance, in a file, between the rows that are read, of which its first is one.
         """
 
     def named(self, rows: ir.Table) -> ir.Table:
-        """`rows` under a name, not computed: a query over the name is compiled without what stands behind it."""
+        """Return `rows` under a name, not computed: a query over the name is compiled without its expressions."""
 
     def narrow(self, rows: ir.Table, columns: Sequence[str]) -> ir.Table:
         """Return some columns of a table that the engine has named: a query over them is compiled for these alone."""
@@ -85,7 +85,7 @@ class Engine(Protocol):
         """Return `rows`, not computed, with a column `<column>__row` more for each column that has a vocabulary.
 
         Args:
-            rows: Rows.
+            rows: Rows with the columns of raw values.
             vocabularies: Vocabularies by column of the rows, in the order in which they are joined.
         """
 

@@ -162,7 +162,7 @@ class DuckEngine:
         scan = f"read_parquet([{paths}], hive_partitioning = false)"
         if every == 1 and columns is None:
             return self._view(f"SELECT * FROM {scan}")
-        aliases = {name: f"c{i}" for i, name in enumerate(pq.read_schema(files[0]).names)}  # as in `_read`
+        aliases = {name: f"c{i}" for i, name in enumerate(pq.read_schema(files[0]).names)}
         names = ", ".join(f"{aliases[name]} AS {_name(name)}" for name in columns or aliases)
         where = "" if every == 1 else f" WHERE file_row_number % {every} = 0"
         return self._view(f"SELECT {names} FROM {scan} AS file({', '.join(aliases.values())}){where}")

@@ -21,7 +21,7 @@ _EITHER_MARK = r"^[+-]?[0-9]+([.,][0-9]+)?$"
 _DOTTED_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}([.][0-9]{3})+)(,[0-9]+)?$"
 _WITH_COMMA = 0.3  # least share of texts with a comma where they are numbers with a decimal comma
 EXACT = 2.0**53  # floats below it hold every integer
-_EXACT_FLOAT32 = 2.0**24  # likewise of 32 bits
+_EXACT_FLOAT32 = 2.0**24  # Floats of 32 bits below it hold every integer.
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Column:
         """
         values = column.drop_null().combine_chunks()
         if pa.types.is_decimal(values.type):
-            values = values.cast(pa.float64())  # as expressions read it
+            values = values.cast(pa.float64())  # Expressions read decimals so.
         kind = _kind(column.type)
         if kind == "text" and _has_decimal_commas(values) and not has_thousands(values):
             kind, values = "number", pc.replace_substring(values, ",", ".").cast(pa.float64())

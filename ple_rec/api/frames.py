@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ple_rec.api.predictions import preparation_of
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 from ple_rec.text.messages import messages
@@ -15,17 +16,14 @@ from ple_rec.text.messages import messages
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ple_rec.config.prep import PrepConfig
-
 logger = logging.getLogger(__name__)
-
 
 _FIX = "give it one name, and values of one type that Arrow knows, such as all text or all numbers"
 
 
 @dataclass(frozen=True)
 class Reads:
-    """What a prediction reads of the log's columns.
+    """Columns of the log that a prediction reads.
 
     Args:
         ids: Columns that are carried along.
@@ -61,7 +59,7 @@ def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> Non
     table, problem = _table_of(data)
     if table is None:
         names, pick = columns_of(data)
-        wanted = _columns_read(dataset, reads)
+        columns_read = _columns_read(dataset, reads)
         problems = {name: reason for name in names if (reason := _table_of(pick([name]))[1])}
         rest = [name for name in names if name not in problems]
         if problems and rest:
@@ -71,7 +69,7 @@ def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> Non
             rule = f"it is a Dataset, a path, or rows as {forms}"
             raise UserError("data", f"got a {type(data).__name__} ({problem})", rule, "give one of these")
         for name, reason in problems.items():
-            if name in wanted:
+            if name in columns_read:
                 rule = f"it is read, and Parquet cannot hold it ({reason})"
                 raise UserError("data", f"column {name!r} of a {type(data).__name__}", rule, _FIX)
         with messages("stderr"):
@@ -109,7 +107,7 @@ def _with_types(table: pa.Table, dataset: Location) -> pa.Table:
     """Return a table whose columns without a value have the types that their readers take, as far as these are known.
 
     Args:
-        table: Rows.
+        table: Rows that are predicted.
         dataset: Directory of the dataset that the model was trained on.
     """
     import pyarrow as pa
@@ -131,29 +129,16 @@ def _columns_read(dataset: Location, reads: Reads) -> set[str]:
 
     Args:
         dataset: Directory of the dataset that the model was trained on.
-        reads: What it reads.
+        reads: Ids, features and condition that the prediction reads.
     """
     from data_prep.input_columns import inputs_config
     from data_prep.resolve import resolve
 
-    prep, place = _preparation(dataset)
+    prep, place = preparation_of(dataset)
     if reads.all_rows:
         prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
     names = {feature.name for feature in prep.sparse} | {number.name for number in prep.dense}
     return {*reads.ids, *resolve(inputs_config(prep, names - {*reads.without}, {}), place).log_columns}
-
-
-def _preparation(dataset: Location) -> tuple[PrepConfig, str]:
-    """Return how a dataset was prepared, and where that stands; the plainest way if it was written without logs."""
-    from data_prep.input_columns import plain_config
-    from ple_rec.config.load import load_config, load_schema
-    from ple_rec.config.prep import PREP_FILE, PrepConfig
-
-    file = dataset / PREP_FILE
-    if file.is_file():
-        prep: PrepConfig = load_config(PrepConfig, file)
-        return prep, str(file)
-    return plain_config(load_schema(dataset)), str(file)
 
 
 def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
@@ -168,7 +153,7 @@ def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
     from ple_rec.config.load import load_schema
     from ple_rec.data.encode import Encoder
 
-    prep, place = _preparation(dataset)
+    prep, place = preparation_of(dataset)
     of_kind = {"int": pa.int64(), "text": pa.string(), "number": pa.float64()}
     types: dict[str, pa.DataType] = {}
     for number in prep.dense:

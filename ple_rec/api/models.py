@@ -277,7 +277,7 @@ def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] |
 
     Args:
         name: Argument that holds the rows.
-        rows: Rows.
+        rows: Value of that argument.
         features: Names of the features of the model.
 
     Raises:

@@ -16,6 +16,7 @@ from ple_rec.storage import Location, explain_errors, is_address, location
 
 if TYPE_CHECKING:
     from data_prep.progress import Progress
+    from ple_rec.config.prep import PrepConfig
     from ple_rec.config.run import RunConfig
     from ple_rec.data.columns import Selection
     from ple_rec.data.dataset import Dataset
@@ -217,6 +218,26 @@ def _check_no_split(data: str) -> None:
             raise UserError(Option.DATA, f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
+def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
+    """Return how a dataset was prepared, and the file that says so.
+
+    A dataset that was written without logs has no `prep.toml`; then each feature is a column of its name.
+
+    Args:
+        dataset: Directory of the dataset.
+    """
+    from data_prep.input_columns import plain_config
+    from ple_rec.config.load import load_config, load_schema
+    from ple_rec.config.prep import PREP_FILE, PrepConfig
+    from ple_rec.config.schema import SCHEMA_FILE
+
+    file = dataset / PREP_FILE
+    if file.is_file():
+        prep: PrepConfig = load_config(PrepConfig, file)
+        return prep, str(file)
+    return plain_config(load_schema(dataset)), str(dataset / SCHEMA_FILE)
+
+
 @contextmanager
 def _opened_input(
     options: PredictOptions, dataset: Dataset, selection: Selection, work: Path, progress: Progress
@@ -230,16 +251,11 @@ def _opened_input(
     if not options.raw:
         yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}
         return
-    from data_prep.input_columns import plain_config
     from data_prep.inputs import Asked, open_inputs
-    from ple_rec.config.load import load_config
-    from ple_rec.config.prep import PREP_FILE, PrepConfig
-    from ple_rec.config.schema import SCHEMA_FILE
     from ple_rec.data.encode import Encoder
     from ple_rec.serve.predict.raw_input import RawInput
 
-    file = dataset.path / PREP_FILE
-    prep = load_config(PrepConfig, file) if file.is_file() else plain_config(dataset.schema)
+    prep, place = preparation_of(dataset.path)
     options_of_rows = Asked(
         data=str(options.data),
         source=options.source or ".",
@@ -249,7 +265,6 @@ def _opened_input(
         all_rows=options.all_rows,
         memory=options.memory,
     )
-    place = file if file.is_file() else dataset.path / SCHEMA_FILE
-    with open_inputs(prep, str(place), options_of_rows, work, progress) as rows:
+    with open_inputs(prep, place, options_of_rows, work, progress) as rows:
         described = {"kind": "raw logs", "left_out": rows.left_out}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described

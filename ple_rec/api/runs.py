@@ -26,6 +26,7 @@ from ple_rec.api.arguments import (
 from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.frames import Reads, write_rows
 from ple_rec.api.html import Page, block, line, shown_path
+from ple_rec.api.labels import ids_and_tasks, with_labels
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
@@ -228,12 +229,12 @@ class Run:
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
                 overrides=texts,
             )
-            wanted: Sequence[str] = ()
+            own_ids: Sequence[str] = ()
             tasks: Sequence[Task] = ()
             if labels:
-                wanted, tasks = _labelled(config, options)
+                own_ids, tasks = ids_and_tasks(config, options)
                 of_tasks = (name for task in tasks for name in (task.label, task.space) if name is not None)
-                options = replace(options, ids=list(dict.fromkeys([*wanted, *of_tasks])))
+                options = replace(options, ids=list(dict.fromkeys([*own_ids, *of_tasks])))
             try:
                 predictions = predict_run(self.path, options, notes=False)
             except PleRecError as error:  # of a table in memory, callers know no file
@@ -241,7 +242,7 @@ class Run:
                 raise error.reworded(lambda part: part.replace(rows, "the table")) from error.__cause__
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
             table = pa.concat_tables(tables).replace_schema_metadata()
-            return _with_labels(table, wanted, options.ids or (), tasks) if labels else table
+            return with_labels(table, own_ids, options.ids or (), tasks) if labels else table
 
     @errors_name_arguments
     def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
@@ -456,46 +457,3 @@ def _input_of(data: object, folder: Path, dataset: Location, reads: Reads) -> st
         return str(path_of("data", data))
     write_rows(data, folder / _ROWS, dataset, reads)
     return str(folder / _ROWS)
-
-
-def _labelled(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
-    """Return the ids that predictions carry along, and the tasks whose labels stand in the dataset.
-
-    Args:
-        config: Configuration of the run.
-        options: Options of the prediction.
-
-    Raises:
-        UserError: raw logs are predicted, whose labels are not computed.
-    """
-    from ple_rec.data.dataset import Dataset as DatasetDirectory
-    from ple_rec.serve.predict.inputs import default_ids
-    from ple_rec.training.checks import select
-
-    if options.raw:
-        fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
-        raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
-    dataset = DatasetDirectory(options.data or config.data.path)
-    ids = default_ids(dataset.schema) if options.ids is None else options.ids
-    return list(dict.fromkeys(ids)), select(config, dataset).tasks
-
-
-def _with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
-    """Return predictions with `label_<task>` and `in_space_<task>` behind them.
-
-    Args:
-        table: Predictions, which begin with the columns that were carried along.
-        ids: Columns that the caller wants to have carried along.
-        carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
-        tasks: Tasks of the run.
-    """
-    columns = {name: table.column(i) for i, name in enumerate(carried)}
-    table = table.select([i for i in range(table.num_columns) if not len(ids) <= i < len(carried)])
-    for task in tasks:
-        named = {f"label_{task.name}": columns[task.label]}
-        if task.space is not None:
-            named[f"in_space_{task.name}"] = columns[task.space].cast("bool")
-        for name, column in named.items():
-            if name not in ids:
-                table = table.append_column(name, column)
-    return table

@@ -73,7 +73,7 @@ class Request:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """What a model takes of memory, as far as it follows from the configuration; no layer is built for it.
+    """Sizes of a model that follow from the configuration, so that no layer is built to know them.
 
     Args:
         tables: Every embedding table.
@@ -146,11 +146,21 @@ def check_sizes(sizes: ModelSizes, request: Request) -> None:
     check_hosts(request.embeddings, request.cluster)
     empty = _without_tables(request, _BYTES_PER_DENSE * sizes.dense_parameters)
     if not sizes.tables:
-        memory = "HBM" if request.cluster.cuda else "host memory"
-        allowed = empty.allowed_hbm if request.cluster.cuda else empty.allowed_host
-        if allowed == 0:
-            raise DoesNotFitError.of(Lacking(True, "", "", False, memory, empty.reserved.dense_bytes, allowed, empty))
-        return
+        cuda = request.cluster.cuda
+        if (empty.allowed_hbm if cuda else empty.allowed_host) > 0:
+            return
+        raise DoesNotFitError.of(
+            Lacking(
+                certain=True,
+                table="",
+                layout="",
+                alone=False,
+                memory="HBM" if cuda else "host memory",
+                needed=empty.reserved.dense_bytes,
+                allowed=0,
+                plan=empty,
+            )
+        )
     lacking = [_limits(empty, sizes.tables, request, choice)[1] for choice in choices(request.cluster)]
     if all(each.certain for each in lacking):
         raise DoesNotFitError.of(lacking[-1])

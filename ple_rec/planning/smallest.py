@@ -106,7 +106,7 @@ def fewest_hosts(
     sizes = sizes_of(config, select(config, described))
 
     @cache
-    def work() -> Work:  # of a model that is built only once its sizes are known to fit some hosts
+    def work() -> Work:  # The model is built only once its sizes are known to fit some hosts.
         return work_of(config, described, meta_model(config, described, cuda=cluster.cuda), cluster)
 
     def request(hosts: int) -> Request:

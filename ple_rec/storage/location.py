@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from ple_rec.errors import UnavailableError, UserError
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # of the stores of fsspec
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # Schemes of the stores of fsspec.
 _ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _PATTERN = set("*?[]")
 _SHOWN = 300  # characters of a library's message that ours repeats

@@ -16,7 +16,6 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import table_configs
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
-from ple_rec.modules.routing import Routing
 from ple_rec.parallel.planner import ModelSizes
 from ple_rec.training.checks import chosen_tasks, losses_of
 
@@ -66,7 +65,7 @@ def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
     Raises:
         UserError: `embeddings.tables` names an unknown table.
     """
-    routing = _routings(config, selection)[0]
+    routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
     embedded = sum(table.embedding_dim * len(table.feature_names) for table in _tables(config, selection))
     return embedded + len(selection.dense), len(routing.experts) * routing.hidden[0]
 
@@ -107,10 +106,6 @@ def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) 
 def _weights(sizes: Sequence[int]) -> int:
     """Return the number of weights of the layers between these sizes."""
     return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
-
-
-def _routings(config: RunConfig, selection: Selection) -> Sequence[Routing]:
-    return VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])
 
 
 def _tables(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:

@@ -214,7 +214,7 @@ def test_names_and_texts_hold_any_letter() -> None:
             "Fix: write it as a float: 1e19",
         ),
         ("1e999", "`1e999` is too large; floats are float64, up to 1.8e308. Fix: write a smaller one"),
-        ("'\0'", "`'\0'` holds a zero byte; engines end a text there. Fix: leave it out"),
+        ("'\0'", r"`'\x00'` holds a zero byte; engines end a text there. Fix: leave it out"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> None:
