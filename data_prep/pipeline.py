@@ -195,7 +195,9 @@ class Pipeline:
             check_pages(self.resolved)
         self.rows = self.rows.with_sides().linked_once()
         self._settle()
-        self._keep_if_wide()
+        if self.is_wide:
+            derived = self.derived()
+            self.kept = replace(derived, table=self.engine.keep("derived", derived.table))
         found = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
         if self.kept is not None:
             self.kept = replace(self.kept, table=self.engine.narrow(self.kept.table, self.kept.for_parts()))
@@ -211,12 +213,11 @@ class Pipeline:
             return derive(self.rows.joined(first, last), self.resolved, self.day_1)
         return replace(self.kept, table=between(self.kept.table, first, last))
 
-    def _keep_if_wide(self) -> None:
-        """Derive rows of many columns once, so that no later query is compiled with all their expressions."""
+    @property
+    def is_wide(self) -> bool:
+        """Whether rows are derived once and kept, since each query over so many columns is slow to compile."""
         columns = columns_of(self.config)
-        if columns > WIDE and columns * self.raw.log.rows <= KEPT_CELLS:
-            derived = self.derived()
-            self.kept = replace(derived, table=self.engine.keep("derived", derived.table))
+        return columns > WIDE and columns * self.raw.log.rows <= KEPT_CELLS
 
     def _settle(self) -> None:
         """Fill in what the configuration leaves to the log: day 1, edges, thresholds."""
@@ -226,7 +227,9 @@ class Pipeline:
             if self.day_1 is not None and split.day_1 is None:
                 self._fill_in(day_1=text_of(self.day_1))
         if not quantiles.are_known(self.config):
-            edges, thresholds = quantiles.find(self.engine, self.engine.named(self.derived().table), self.resolved)
+            rows = self.derived().table
+            rows = self.engine.keep("unsettled", rows) if self.is_wide else self.engine.named(rows)
+            edges, thresholds = quantiles.find(self.engine, rows, self.resolved)
             self._fill_in(edges=edges, thresholds=thresholds)
 
     def _fill_in(self, **values: Any) -> None:

@@ -39,21 +39,28 @@ def find(
 
     Args:
         engine: Engine that computes them.
-        rows: Rows that `derive` makes of the configuration so far; rows that it finds bad are left out.
+        rows: Rows that `derive` makes of the configuration so far, which the engine has named; rows that it finds bad
+            are left out.
         resolved: Configuration with its expressions.
 
     Raises:
         DataError: No training row has a value to take a quantile of, or all have the same where edges are needed.
     """
     config = resolved.config
-    train = rows.filter(rows[SPLIT] == 0)
-    if config.on_bad_row == "drop":  # else a bad row ends the run, whatever the values are
-        train = train.filter(train[REASON] == 0)
+
+    def train_rows(*columns: str) -> ir.Table:
+        """Return some columns of the training rows, so that a query is not compiled for all of them."""
+        train = engine.narrow(rows, [SPLIT, REASON, *columns])
+        train = train.filter(train[SPLIT] == 0)
+        # Without "drop", a bad row ends the run, whatever the values are.
+        return train.filter(train[REASON] == 0) if config.on_bad_row == "drop" else train
+
     edges: dict[str, tuple[float, ...]] = {}
     for i, feature in enumerate(config.sparse):
         if feature.quantiles is not None:
             key = f"{resolved.place}: sparse[{i}].quantiles"
-            edges[feature.name] = edges_of(engine, train, f"raw__{feature.name}", feature.quantiles, key)
+            column = f"raw__{feature.name}"
+            edges[feature.name] = edges_of(engine, train_rows(column), column, feature.quantiles, key)
             if not edges[feature.name]:
                 raise DataError(
                     key,
@@ -65,7 +72,12 @@ def find(
     thresholds: dict[str, ThresholdValues] = {}
     for i, task in enumerate(config.tasks):
         if task.threshold is not None and task.threshold.values is None:
-            inside = train if task.space is None else train.filter(spaces[task.name])
+            value, by = threshold_columns(i)
+            read = [value] if task.threshold.by is None else [value, by]
+            if task.space is None:
+                inside = train_rows(*read)
+            else:
+                inside = train_rows(*read, spaces[task.name]).filter(spaces[task.name])
             thresholds[task.name] = _thresholds(engine, inside, resolved, i, task.threshold)
     return edges, thresholds
 
