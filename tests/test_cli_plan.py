@@ -200,7 +200,7 @@ def test_few_samples_a_rank_have_no_rate(capsys: pytest.CaptureFixture[str]) -> 
     assert main([*RECIPE, *few, "--gpus-per-host", "8", "--find"]) == 0
     out = capsys.readouterr().out
     assert "1 host: 63 samples a rank\n" in out
-    assert "since 63 samples a rank are few; raise train.batch_size\n" in out
+    assert "since 63 samples a rank are few; raise the batch size\n" in out
     assert not re.search(r"\d samples/s|takes", out)
     assert main([*RECIPE, *few, "--gpus-per-host", "7"]) == 0
     assert re.search(r"\d M samples/s; an epoch", capsys.readouterr().out)
@@ -383,3 +383,19 @@ def test_past_64_ranks_the_plans_that_were_tried_are_counted(
     assert counts == list(range(1, len(counts) + 1))
     assert len(counts) > 10
     assert json.loads(out)["rows_of"] == "the schema tencent (data/tencent-synthetic is not there)"
+
+
+@pytest.mark.parametrize("batch", ["train.batch_size_per_rank=16", "train.batch_size=32"])
+def test_a_rate_of_too_few_samples_a_rank_is_refused(batch: str, capsys: pytest.CaptureFixture[str]) -> None:
+    own = (
+        ["--set", "train.batch_size=", "--set", batch]
+        if "per_rank" in batch
+        else ["--set", "train.batch_size_per_rank=", "--set", batch]
+    )
+    argv = [*RECIPE, "--device", "a100-80", "--gpus-per-host", "1", *own]
+    assert main([*argv, "--find", "--samples-per-second", "1e5"]) == 2
+    samples = batch.partition("=")[2]
+    assert capsys.readouterr().err.endswith(
+        f"ple-rec: --samples-per-second: asked of {samples} samples a rank; below 64 most of a step is latency, which "
+        "no estimate counts. Fix: raise the batch size, or ask without a rate\n"
+    )

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import Option, UserError
 from ple_rec.parallel.partitioner import Watch
@@ -91,11 +91,29 @@ def made_plan(options: Options, described: Described) -> Plan:
     with _watched(options.cluster) as watch:
         if not options.find:
             return plan_run(options.config, described, options.cluster, watch)
+        _check_rate(options)
         found = smallest_hosts(options.config, described, options.cluster, options.samples_per_second, watch)
         if found is None:
             raise _no_size(options, options.cluster)
         _compare_with_hbm(options, described, found, watch)
     return found
+
+
+def _check_rate(options: Options) -> None:
+    """Refuse a rate that no plan can be held to, since each rank has too few samples a step.
+
+    Raises:
+        UserError: so it is.
+    """
+    train, ranks = options.config.train, options.cluster.ranks_per_host
+    samples = train.batch_size_per_rank or (None if train.batch_size is None else train.batch_size // ranks)
+    if options.samples_per_second is not None and samples is not None and samples < FEWEST_SAMPLES:
+        raise UserError(
+            "--samples-per-second",
+            f"asked of {samples} samples a rank",
+            f"below {FEWEST_SAMPLES} most of a step is latency, which no estimate counts",
+            "raise the batch size, or ask without a rate",
+        )
 
 
 def _compare_with_hbm(options: Options, described: Described, plan: Plan, watch: Watch | None) -> None:
@@ -108,7 +126,7 @@ def _compare_with_hbm(options: Options, described: Described, plan: Plan, watch:
     in_hbm = smallest_hosts(config, described, options.cluster, options.samples_per_second, watch)
     logger.info(f"\n{_hosts(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
     logger.info(
-        "no number of hosts is enough with every table in HBM"
+        f"with every table in HBM none is enough of {_considered(options, options.cluster)}"
         if in_hbm is None
         else f"{_hosts(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
     )
@@ -139,16 +157,21 @@ def write_plan(plan: Plan, name: str, out: Location) -> Location:
 
 def _no_size(options: Options, cluster: Cluster) -> UserError:
     wanted = "" if options.samples_per_second is None else f" at {options.samples_per_second:,.0f} samples/s"
+    return UserError(
+        "--find",
+        f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{wanted}",
+        f"{_considered(options, cluster)} were considered",
+        f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
+    )
+
+
+def _considered(options: Options, cluster: Cluster) -> str:
+    """Return the hosts that `--find` looks at, and why there are no more: `up to 4 hosts (32 ranks)`."""
     most = most_hosts(options.config, cluster, options.samples_per_second)
     ranks = most * cluster.ranks_per_host
     batch = options.config.train.batch_size
     each = "" if batch is None else f", each with {batch // ranks:,} of the {batch:,} samples of a step"
-    return UserError(
-        "--find",
-        f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{wanted}",
-        f"up to {most} hosts ({ranks:,} ranks{each}) were considered",
-        f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
-    )
+    return f"up to {most} host{'s' if most > 1 else ''} ({ranks:,} ranks{each})"
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def format_estimate(plan: Plan, estimate: Estimate) -> str:
         estimate: Estimate of the plan.
     """
     parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in PARTS)
-    few = f"{plan.batch_size_per_rank:,} samples a rank are few; raise train.batch_size"
+    few = f"{plan.batch_size_per_rank:,} samples a rank are few; raise the batch size"
     lines = [
         f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})",
         f"  ms: {parts} (overlaps)",

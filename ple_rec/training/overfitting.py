@@ -10,7 +10,7 @@ _EVALUATIONS = 4  # fewer have no halves to speak of
 _RISE = 0.01  # share of the lowest validation loss; less is what a loss moves by chance
 
 
-def overfitting_warning(train: Series, valid: Series) -> str | None:
+def overfitting_warning(train: Series, valid: Series, *, stops_early: bool) -> str | None:
     """Return a warning if the training loss has fallen while the validation loss rose for half of the evaluations.
 
     That is so where the lowest validation loss lies in the first half of the evaluations, the last one is more than 1 %
@@ -19,6 +19,7 @@ def overfitting_warning(train: Series, valid: Series) -> str | None:
     Args:
         train: Loss of the training records.
         valid: Loss of the evaluations; one at step 0, of weights of another run, does not count.
+        stops_early: True for a run with early stopping, which the warning then does not advise.
     """
     known = np.isfinite(valid.values) & (valid.steps > 0)
     steps, losses = valid.steps[known], valid.values[known]
@@ -32,7 +33,8 @@ def overfitting_warning(train: Series, valid: Series) -> str | None:
     if not rose or not before.size or not after.size or after.mean() >= before[-1]:
         return None
     rise = f"from {losses[lowest]:.4f} at step {steps[lowest]:.0f} to {losses[-1]:.4f}"
+    earlier = "" if stops_early else "end the run earlier (early_stopping.patience), or "
     return (
-        f"warning: the model overfits: the validation loss rose {rise}, while the training loss fell. Fix: end the run "
-        "earlier (early_stopping.patience), or raise model.dropout, model.input_dropout or dense_optimizer.weight_decay"
+        f"warning: the model overfits: the validation loss rose {rise}, while the training loss fell. Fix: {earlier}"
+        "raise model.dropout, model.input_dropout or dense_optimizer.weight_decay"
     )

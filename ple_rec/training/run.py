@@ -269,7 +269,8 @@ def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position:
     log = RunLog()
     for record in records:
         log.add(record)
-    if overfits := overfitting_warning(log.series("train", "loss"), log.series("valid", "loss")):
+    losses, stops_early = (log.series(split, "loss") for split in ("train", "valid")), config.early_stopping is not None
+    if overfits := overfitting_warning(*losses, stops_early=stops_early):
         told.append(overfits)
     logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
     return [run_dir / METRICS, report]

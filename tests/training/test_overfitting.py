@@ -20,7 +20,7 @@ FALLING = every(50, [0.7, 0.6, 0.55, 0.5, 0.45, 0.4, 0.36, 0.33, 0.3, 0.28, 0.26
 
 @pytest.mark.parametrize("valid", [[0.6, 0.5, 0.52, 0.51, 0.54, 0.55], [0.6, 0.5, 0.51, 0.55], [0.5, 0.52, 0.53, 0.6]])
 def test_a_validation_loss_that_rises_for_half_of_the_run_is_told(valid: list[float]) -> None:
-    found = overfitting_warning(FALLING, every(100, valid))
+    found = overfitting_warning(FALLING, every(100, valid), stops_early=False)
     assert found is not None
     assert f"rose from 0.5000 at step {100 * (1 + valid.index(0.5))} to {valid[-1]:.4f}, while the training" in found
     assert found.endswith("model.dropout, model.input_dropout or dense_optimizer.weight_decay")
@@ -39,9 +39,15 @@ def test_a_validation_loss_that_rises_for_half_of_the_run_is_told(valid: list[fl
     ],
 )
 def test_other_runs_are_not_warned_of(train: Series, valid: list[float]) -> None:
-    assert overfitting_warning(train, every(100, valid)) is None
+    assert overfitting_warning(train, every(100, valid), stops_early=False) is None
 
 
 def test_weights_that_a_run_starts_from_are_no_evaluation_of_it() -> None:
     valid = Series(np.array([0.0, 100, 200, 300, 400]), np.array([0.4, 0.6, 0.58, 0.56, 0.54]))
-    assert overfitting_warning(FALLING, valid) is None
+    assert overfitting_warning(FALLING, valid, stops_early=False) is None
+
+
+def test_a_run_that_stops_early_is_not_told_to() -> None:
+    found = overfitting_warning(FALLING, every(100, [1.0, 1.1, 1.2, 1.3]), stops_early=True)
+    assert found is not None
+    assert found.endswith("Fix: raise model.dropout, model.input_dropout or dense_optimizer.weight_decay")

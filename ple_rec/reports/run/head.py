@@ -60,7 +60,8 @@ def status(run: RunFiles) -> tuple[str, bool]:
 
 def notes(run: RunFiles) -> list[str]:
     """Return what is missing or odd about the run, in plain words."""
-    overfits = overfitting_warning(run.log.series("train", "loss"), run.log.series("valid", "loss"))
+    losses = (run.log.series(split, "loss") for split in ("train", "valid"))
+    overfits = overfitting_warning(*losses, stops_early=run.config.get("early_stopping") is not None)
     told = [] if overfits is None else [overfits.removeprefix("warning: ")]
     return [*run.notes, *told, *_missing_metrics(run), *_damaged_metrics(run)]
 
