@@ -29,6 +29,7 @@ from typing import IO, Protocol, cast
 from urllib.parse import urljoin, urlsplit
 
 from ple_rec.errors import DataError, UserError
+from ple_rec.storage import cache
 
 logger = logging.getLogger(__name__)
 
@@ -162,9 +163,8 @@ def _download(url: str, target: Path, certificates: str | None = None) -> None:
 
 
 def cache_folder(source: str) -> Path:
-    """Where the raw files of a source are kept: `$XDG_CACHE_HOME/ple_rec/<source>`, by default under `~/.cache`."""
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(root) / "ple_rec" / source
+    """Return the folder where the raw files of a source are kept, below that of all caches of this machine."""
+    return cache.cache_folder() / source
 
 
 def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:

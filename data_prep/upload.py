@@ -24,6 +24,7 @@ from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import (
     Remote,
+    StoreError,
     at_once,
     atomic_write,
     create_text,
@@ -33,7 +34,7 @@ from ple_rec.storage import (
     write_bytes,
     write_text,
 )
-from ple_rec.storage.listing import objects_at
+from ple_rec.storage.store import objects_at
 
 _THREADS = 4  # files at a time, of each of which a client may hold 50 MB
 _CHUNK = 8 << 20
@@ -130,8 +131,9 @@ def _send(folder: Path, out: Remote, files: Mapping[str, int], say: Callable[[st
                 while chunk := source.read(_CHUNK):
                     stream.write(chunk)
                     meter.add(len(chunk))
-        except OSError as error:
-            raise _failed(out / name, short(error)) from error
+        except (OSError, StoreError) as error:
+            why = error.value if isinstance(error, StoreError) else short(error)
+            raise _failed(out / name, why) from error
 
     with ThreadPoolExecutor(_THREADS) as pool:
         try:
@@ -158,10 +160,15 @@ def _note(mark: Mapping[str, str]) -> str:
 
 
 def _read(out: Remote) -> dict[str, str] | None:
+    file = out / UPLOAD_FILE
     try:
-        return dict(json.loads((out / UPLOAD_FILE).read_text()))
+        note = json.loads(file.read_text())
+        return {key: str(note[key]) for key in ("recipe", "success", "host", "since")}
     except FileNotFoundError:
         return None
+    except (ValueError, LookupError, TypeError) as error:
+        rule, fix = "it says whose upload goes on there", "remove it, if no upload goes on"
+        raise UserError(str(file), f"unreadable ({short(error)})", rule, fix) from error
 
 
 def _is_of(there: Mapping[str, str] | None, mark: Mapping[str, str]) -> bool:

@@ -17,7 +17,6 @@ from typing import Any, NoReturn
 from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
 from ple_rec.reap import SAID, reap
 from ple_rec.text import printable_lines
-from ple_rec.text.aliases import with_addresses
 
 PREEMPTED = PreemptedError.exit_code
 SOME_FAILED = 5  # of several runs
@@ -76,8 +75,6 @@ def end_process(code: int) -> NoReturn:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    if mirrors := sys.modules.get("ple_rec.training.mirror"):  # the process has opened a run directory of a store
-        mirrors.remove_mirrors()
     if "torch" in sys.modules:
         os._exit(code)
     sys.exit(code)
@@ -109,7 +106,7 @@ def guarded(call: Callable[[], int | None]) -> int:
     except PleRecError as error:
         _mark_end(error.exit_code)  # first: the agent may not wait for what is said
         if not (isinstance(error, PreemptedError) and _will_restart()):
-            _say(with_addresses(str(error)), rank, aloud=not _leave(error, rank))
+            _say(str(error), rank, aloud=not _leave(error, rank))
         return error.exit_code
     except KeyboardInterrupt:
         if rank is None:  # else the agent says it
@@ -156,9 +153,7 @@ def _leave(error: PleRecError, rank: str | None) -> bool:
         return False
     draft = Path(folder) / f"rank-{rank or 0}.draft"
     try:
-        draft.write_text(
-            json.dumps([error.exit_code, *map(with_addresses, (error.place, error.value, error.rule, error.fix))])
-        )
+        draft.write_text(json.dumps([error.exit_code, error.place, error.value, error.rule, error.fix]))
         draft.replace(draft.with_suffix(".json"))
     except OSError:  # whoever wants to read it has gone
         return False

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import pytest
 from s3fs import S3FileSystem
 
-from ple_rec.storage.arrow import s3_filesystem
+from ple_rec.storage.client import arrow_client
 
 SECONDS = 60
 INFRA = Path(__file__).resolve().parent / "infra"
@@ -181,15 +181,47 @@ def gate_to(store: str) -> Iterator[Gate]:
     gate.server_close()
 
 
+@contextmanager
+def refusing(store: str, after: int, key: str = "") -> Iterator[str]:
+    """The endpoint of a server between clients and a store, which answers 403 after some requests.
+
+    Args:
+        store: Endpoint of the store.
+        after: Number of requests that pass.
+        key: Access key that is refused; empty for every one.
+    """
+
+    class Refusing(_Passage):
+        def do_GET(self) -> None:
+            nonlocal after
+            if key in self.headers.get("Authorization", ""):
+                after -= 1
+                if after < 0:
+                    self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    body = b"<Error><Code>AccessDenied</Code><Message>Forbidden</Message></Error>"
+                    self.send_response(403)
+                    self.send_header("Content-Length", "0" if self.command == "HEAD" else str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(b"" if self.command == "HEAD" else body)
+                    return
+            super().do_GET()
+
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET
+
+    with gate_to(store) as gate:
+        gate.RequestHandlerClass = Refusing
+        yield gate.url
+
+
 def put(key: str, content: bytes) -> None:
     """Write an object."""
-    with s3_filesystem().open_output_stream(key) as out:
+    with arrow_client().open_output_stream(key) as out:
         out.write(content)
 
 
 def put_table(key: str, table: pa.Table) -> None:
     """Write an object that is a Parquet file."""
-    pq.write_table(table, key, filesystem=s3_filesystem())
+    pq.write_table(table, key, filesystem=arrow_client())
 
 
 def put_folder(folder: Path, bucket: str) -> None:

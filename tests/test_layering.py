@@ -30,7 +30,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "java": ((), ()),
     "locks": ((), ()),
     # What opens the files that users name; every layer but `launch` may use it.
-    "storage": (("locks",), ("fsspec", "iopath", "pyarrow")),
+    "storage": (("locks",), ("botocore", "fsspec", "iopath", "pyarrow")),
     "threads": ((), ("torch",)),
     "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),

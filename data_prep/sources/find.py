@@ -13,13 +13,13 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
-from data_prep.sources.remote import identity, list_files
+from data_prep.sources.remote import identity
 from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.storage import Location, explain_errors, is_address, location, names_in
-from ple_rec.storage.listing import Object
+from ple_rec.storage import Location, Remote, explain_errors, is_address, location, names_in
+from ple_rec.storage.store import Object, objects_at
 from ple_rec.text.suggest import nearest
 
 logger = logging.getLogger(__name__)
@@ -272,7 +272,7 @@ def _split(full: str) -> tuple[str, tuple[str, ...]]:
 
 
 def _listed_remote(literal: str) -> Iterator[_Entry]:
-    for found in list_files(literal):
+    for found in objects_at(Remote(literal.rstrip("/"))):
         yield _Entry(found.name, found.size, listed=found)
 
 

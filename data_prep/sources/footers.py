@@ -13,7 +13,7 @@ import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
 from data_prep.sources.find import FoundFile
-from data_prep.sources.remote import open_raw_parquet, opened, unreachable
+from data_prep.sources.remote import open_raw_parquet, opened
 from data_prep.sources.table import POSITION, RawFile
 from ple_rec.errors import DataError, PleRecError
 from ple_rec.storage import is_address
@@ -118,7 +118,7 @@ def _unsound(file: FoundFile, error: Exception) -> PleRecError:
         with Path(source).open("rb") if isinstance(source, str) else source as stream:
             head = bytes(stream.read(64))
     except OSError as other:
-        return unreachable(file.path, other) if is_address(file.path) else unreadable_file(file.shown, other)
+        return unreadable_file(file.shown, other)
     rule, again = "not a sound Parquet file", "copy or write the file again"
     if not head:
         return DataError(file.shown, "the file is empty", rule, again)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.conflict import Conflict, conflicts, gradient_batches
@@ -25,6 +24,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.slices import find_slicings
@@ -102,12 +102,12 @@ class Analysis:
 
 
 def analyze(
-    run_dir: Path, *, by: Sequence[str], batches: int, split: Split = "train", overrides: Sequence[str] = ()
+    run_dir: Location, *, by: Sequence[str], batches: int, split: Split = "train", overrides: Sequence[str] = ()
 ) -> Analysis:
     """Analyse a finished run in this process; writes `test_rows.npz`.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         by: Columns of the test split whose values the gates are compared over, beside those of `evaluation.slices`.
         batches: On which gradients are taken.
         split: Of these batches.
@@ -163,7 +163,7 @@ def _score(job: EvaluationJob, columns: Sequence[str]) -> tuple[Rows, GatesByVal
     return rows, by_value
 
 
-def _over_training(job: EvaluationJob, run_dir: Path, best: int, batches: Sequence[Batch]) -> tuple[AtStep, ...]:
+def _over_training(job: EvaluationJob, run_dir: Location, best: int, batches: Sequence[Batch]) -> tuple[AtStep, ...]:
     """At every checkpoint that is kept, on the same batches."""
     steps = finished_steps(checkpoint_place(job.config, run_dir))
     found = []

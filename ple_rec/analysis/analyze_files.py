@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.plain import json_text
 from ple_rec.reports.analysis import write_page
+from ple_rec.storage import Location
 from ple_rec.training.run_dir import ANALYSIS, write_text
+from ple_rec.training.run_directory import hold_to_add
 
 
-def write_analysis(analysis: Analysis, run_dir: Path) -> tuple[str, Path]:
+def write_analysis(analysis: Analysis, run_dir: Location) -> tuple[str, Location]:
     """Write both into a run directory.
 
     Returns:
@@ -20,5 +20,6 @@ def write_analysis(analysis: Analysis, run_dir: Path) -> tuple[str, Path]:
         UserError: they cannot be written.
     """
     text = json_text(analysis.record())
-    write_text(run_dir / ANALYSIS, text + "\n")
-    return text, write_page(analysis, run_dir)
+    with hold_to_add(run_dir):
+        write_text(run_dir / ANALYSIS, text + "\n")
+        return text, write_page(analysis, run_dir)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.run_record import read_record
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError, settings
+from ple_rec.storage import Location
 from ple_rec.training.preflight import check_run
 from ple_rec.training.run_dir import METRICS
 
 _RESULTS = "what is analysed are the best weights of a run that has been evaluated"
 
 
-def finished_run(run_dir: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Mapping[str, Any]]:
+def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunConfig, Mapping[str, Any]]:
     """Configuration and `metrics.json` of a run that has finished.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         overrides: `a.b=c`, of what an evaluation may change.
 
     Raises:

@@ -13,6 +13,7 @@ from ple_rec.analysis.plain import json_text
 from ple_rec.analysis.run_record import RunRecord, TaskMetrics, read_record
 from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, at_once, is_remote
 from ple_rec.text import printable
 from ple_rec.text.units import short_count
 from ple_rec.training.results import MISSING, mapping, split_tasks
@@ -37,7 +38,7 @@ class Listing:
         unreadable: Folders that could not be searched.
     """
 
-    directory: Path
+    directory: Location
     runs: tuple[RunRecord, ...]
     split: str
     sort: str
@@ -47,7 +48,9 @@ class Listing:
 
     def name(self, run: RunRecord) -> str:
         """Return the path of a run below the directory; the directory's own name where it is the run itself."""
-        return run.path.name or "." if run.path == self.directory else str(run.path.relative_to(self.directory))
+        if run.path == self.directory:
+            return run.path.name or "."
+        return str(run.path).removeprefix(f"{self.directory}/")
 
     def tasks(self, run: RunRecord) -> TaskMetrics:
         """Return the final metrics of a run, or those of its last validation record where it has none."""
@@ -88,7 +91,9 @@ def list_runs(directory: str, *, text: str = "", sort: str = NEWEST, split: str 
         UserError: There is no such directory, or no such key.
     """
     folder, unreadable = _folder(directory), list[Path]()
-    records = sorted(map(read_record, find_runs(folder, unreadable)), key=lambda run: -run.changed)
+    found = find_runs(folder, unreadable)
+    records = at_once(read_record, found) if is_remote(folder) else list(map(read_record, found))
+    records.sort(key=lambda run: -run.changed)
     listing = Listing(folder, tuple(records), split, sort, now, text, tuple(unreadable))
     if not records:
         return listing
@@ -184,7 +189,7 @@ def _content(listing: Listing, run: RunRecord) -> dict[str, Any]:
     }
 
 
-def _folder(text: str) -> Path:
+def _folder(text: str) -> Location:
     for path in places_of(text):
         if is_folder(path):
             return path

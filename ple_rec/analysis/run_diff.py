@@ -192,7 +192,7 @@ def _environment(run: RunRecord) -> dict[str, Any]:
 
 def _latest(run: RunRecord) -> str:
     try:
-        return (run.path / CHECKPOINTS / "latest").read_text(errors="replace").strip()
+        return (run.path / CHECKPOINTS / "latest").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

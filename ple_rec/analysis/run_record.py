@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 from ple_rec.errors import PleRecError
 from ple_rec.locks import take_lock
-from ple_rec.training.mirror import mirror_of
+from ple_rec.storage import Location, Remote
 from ple_rec.training.results import mapping, number, split_tasks
 from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, checkpoints_of
 
 _BEST = re.compile(r"step-([0-9]{1,18})")
+_MANIFEST = re.compile(rf"{CHECKPOINTS}/step-[0-9]+/manifest\.json")
 _SPLITS = {"train": b'"train"', "valid": b'"valid"'}
 
 Status = Literal["running", "finished", "interrupted", "failed to start"]
@@ -44,7 +44,7 @@ class RunRecord:
         damaged: Names of files that cannot be read.
     """
 
-    path: Path
+    path: Location
     status: Status
     config: Mapping[str, Any]
     metrics: Mapping[str, Any]
@@ -103,33 +103,42 @@ class RunRecord:
         return _numbers({name: mapping(values) for name, values in mapping(self.valid.get("tasks")).items()})
 
 
-def read_record(path: Path) -> RunRecord:
-    """Read a run directory; a damaged file is named, and left out."""
+def read_record(path: Location) -> RunRecord:
+    """Read a run directory; a damaged file is named, and left out.
+
+    Raises:
+        StoreError: Its store cannot be read.
+    """
     damaged: list[str] = []
+    times = _times(path)
     config = read_mapping(path / CONFIG, tomllib.loads, damaged)
     metrics = read_mapping(path / METRICS, json.loads, damaged)
     train, valid = _last_records(path / LOG, damaged)
     status: Status
     if locked(path):
         status = "running"
-    elif _is_file(path / METRICS) and (not metrics or _step(train) <= (number(metrics.get("steps")) or _step(train))):
+    elif METRICS in times and (not metrics or _step(train) <= (number(metrics.get("steps")) or _step(train))):
         status = "finished"
-    elif train or valid or _has_checkpoint(path):
+    elif train or valid or any(_MANIFEST.fullmatch(name) for name in times):
         status = "interrupted"
     else:
         status = "failed to start"
     final = metrics if status == "finished" else {}
-    return RunRecord(path, status, config, final, train, valid, _changed(path), tuple(damaged))
+    changed = max((times.get(name, 0.0) for name in (METRICS, LOG, CONFIG, LOCK)), default=0.0)
+    return RunRecord(path, status, config, final, train, valid, changed, tuple(damaged))
 
 
-def locked(path: Path) -> bool:
-    """Whether a process trains in the run directory, on any host that shares the file system's locks.
+def locked(path: Location) -> bool:
+    """Return True if a process trains in the run directory, on any host that shares its file system or its store.
 
     Asks for a shared lock and lets it go at once: a process that holds the lock notices nothing, and several that ask
     do not see one another.
     """
-    if (mirror := mirror_of(path)) is not None:
-        return mirror.is_held()
+    if isinstance(path, Remote):
+        from ple_rec.storage.lease import holder_of
+
+        holder = holder_of(path)
+        return holder is not None and holder.is_live
     try:
         with (path / LOCK).open("rb") as lock:
             return not take_lock(lock, shared=True)
@@ -137,8 +146,8 @@ def locked(path: Path) -> bool:
         return False
 
 
-def read_mapping(file: Path, parse: Callable[[str], Any], damaged: list[str]) -> Mapping[str, Any]:
-    """The content of a file; empty where there is none, or where it is damaged and its name goes to `damaged`."""
+def read_mapping(file: Location, parse: Callable[[str], Any], damaged: list[str]) -> Mapping[str, Any]:
+    """Return the content of a file; nothing if it is absent, or damaged, and then its name is added to `damaged`."""
     try:
         content = parse(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -150,8 +159,8 @@ def read_mapping(file: Path, parse: Callable[[str], Any], damaged: list[str]) ->
     return mapping(content)
 
 
-def _last_records(log: Path, damaged: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The last training and the last validation record; a last line that was cut off does not make a log damaged."""
+def _last_records(log: Location, damaged: list[str]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """Return the last training record and the last validation record; a last line may have been cut off."""
     try:
         *lines, _ = log.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -185,25 +194,24 @@ def _record(line: bytes) -> Mapping[str, Any]:
     return record if number(record.get("step")) is not None else {}
 
 
-def _is_file(path: Path) -> bool:
-    return os.path.isfile(path)  # noqa: PTH113 - Path.is_file raises where nobody may look
+def _times(path: Location) -> Mapping[str, float]:
+    """Return when files of a run directory were last written, in seconds since the epoch, by name.
 
+    They are those of the run itself, as far as they can be looked at, and the manifests of its checkpoints.
+    """
+    if isinstance(path, Remote):
+        from ple_rec.storage.store import objects_at
 
-def _has_checkpoint(path: Path) -> bool:
-    try:
-        return any((path / CHECKPOINTS).glob("step-*/manifest.json"))
-    except OSError:
-        return False
-
-
-def _changed(path: Path) -> float:
-    times = [0.0]
-    for name in (METRICS, LOG, CONFIG, LOCK):
-        try:
-            times.append((path / name).stat().st_mtime)
-        except OSError:
-            continue
-    return max(times)
+        files = objects_at(path)
+        return {file.name: file.modified.timestamp() if file.modified else 0.0 for file in files}
+    names = [METRICS, LOG, CONFIG, LOCK]
+    with suppress(OSError):
+        names += [str(file.relative_to(path)) for file in (path / CHECKPOINTS).glob("step-*/manifest.json")]
+    times = {}
+    for name in names:
+        with suppress(OSError):
+            times[name] = (path / name).stat().st_mtime
+    return times
 
 
 def _numbers(tasks: Mapping[str, Mapping[str, Any]]) -> TaskMetrics:

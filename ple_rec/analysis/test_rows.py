@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
@@ -26,9 +25,11 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
 from ple_rec.models.losses.sums import weight_BK
+from ple_rec.storage import Location
 from ple_rec.training.evaluate import score_batches
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.run_dir import TEST_ROWS, write_stream
+from ple_rec.training.run_directory import hold_to_add
 from ple_rec.training.scores import binary_of, scores_of
 
 
@@ -76,22 +77,23 @@ class Rows:
         found = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
         return found | {"tasks": np.array([task.name for task in self._tasks])}
 
-    def write(self, run_dir: Path) -> Path:
+    def write(self, run_dir: Location) -> Location:
         """Write `test_rows.npz` whole or not at all.
 
         Raises:
             UserError: the disk is full or not writable.
         """
         path, arrays = run_dir / TEST_ROWS, self.arrays()
-        write_stream(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        with hold_to_add(run_dir):
+            write_stream(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         return path
 
 
-def read_rows(run_dir: Path, tasks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a run's `test_rows.npz`, with the columns in an order of one's own; None where it is damaged.
+def read_rows(run_dir: Location, tasks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
+    """Return the arrays of a run's `test_rows.npz`, tasks in a given order; None if the file is damaged.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         tasks: Names, in that order.
     """
     try:

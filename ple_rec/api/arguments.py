@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 import os
-import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
@@ -17,30 +16,23 @@ from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError, as_arguments
 from ple_rec.storage import Location, Remote, is_address, location
-from ple_rec.text.aliases import with_addresses
 from ple_rec.text.escapes import printable_lines
 
 P = ParamSpec("P")
 T = TypeVar("T")
 C = TypeVar("C", bound=Config)
 
-PathLike = str | os.PathLike[str]
+PathLike = str | os.PathLike[str] | Remote
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function of the API, so that its errors name arguments and addresses; they name flags and copies below it.
-
-    Behind the function, run directories of a store that it has opened are pushed there.
-    """
+    """Wrap a function of the API, so that its errors name arguments; they name flags of the command line below it."""
 
     @wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            result = call(*args, **kwargs)
-            if mirrors := sys.modules.get("ple_rec.training.mirror"):
-                mirrors.push_all()
-            return result
+            return call(*args, **kwargs)
         except PleRecError as error:
             raise error.reworded(_for_callers) from error.__cause__
 
@@ -48,8 +40,8 @@ def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
 
 
 def _for_callers(part: str) -> str:
-    """Return a part of an error for a notebook: with arguments, addresses and escapes of control characters."""
-    return printable_lines(with_addresses(as_arguments(part)))
+    """Return a part of an error for a notebook: with arguments, and with escapes of control characters."""
+    return printable_lines(as_arguments(part))
 
 
 def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kind = RUNS, **more: Any) -> C:
@@ -187,7 +179,7 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
     return value
 
 
-def path_of(name: str, value: PathLike | Remote) -> Path:
+def path_of(name: str, value: PathLike) -> Path:
     """Return a path that a caller gives.
 
     Raises:
@@ -201,7 +193,7 @@ def path_of(name: str, value: PathLike | Remote) -> Path:
     return Path(value)
 
 
-def place_of(name: str, value: PathLike | Remote) -> Location:
+def place_of(name: str, value: PathLike) -> Location:
     """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
     if isinstance(value, Remote):
         return value
@@ -212,7 +204,7 @@ def place_of(name: str, value: PathLike | Remote) -> Location:
     return path_of(name, value)
 
 
-def source_of_logs(name: str, value: PathLike | Remote) -> str:
+def source_of_logs(name: str, value: PathLike) -> str:
     """Return the folder or the address of raw files, as a caller gives it; errors as of `place_of`."""
     return _without_null(name, value) if isinstance(value, str) else str(place_of(name, value))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.arguments import (
@@ -24,6 +23,7 @@ from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.catalog import COMPARISONS
 from ple_rec.config.choices import Match
 from ple_rec.config.compare import CompareConfig
+from ple_rec.storage import Location
 from ple_rec.text.messages import messages
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ class Comparison:
             them.
     """
 
-    path: Path
+    path: Location
     results: Mapping[str, Any]
     failed: list[str]
     stopped: list[str]
 
     def __init__(
-        self, path: Path, results: Mapping[str, Any], failed: Sequence[str], stopped: Sequence[str] = ()
+        self, path: Location, results: Mapping[str, Any], failed: Sequence[str], stopped: Sequence[str] = ()
     ) -> None:
         self.path, self.results = path.absolute(), results
         self.failed, self.stopped = list(failed), list(stopped)
@@ -154,16 +154,18 @@ def compare(
     texts = override_texts(overrides)
     with torch_undisturbed(with_group=False), messages():
         from ple_rec.analysis.compare.compare import run_comparison
+        from ple_rec.analysis.compare.in_store import hold_comparison
         from ple_rec.analysis.compare.load import load_comparison
         from ple_rec.analysis.compare.reuse import check_comparisons
-        from ple_rec.training.mirror import hold_folder, local_folder
 
         check_comparisons(others)
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
         source = source_of(content, CompareConfig, COMPARISONS)
         chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=names)
-        root = local_folder(place_of("runs", runs) / chosen.name)
-        with hold_folder(root):
-            done = run_comparison(chosen, folder, texts, root, jobs=jobs, overwrite=overwrite, only=names, reuse=others)
+        where = place_of("runs", runs) / chosen.name
+        with hold_comparison(where) as directory:
+            done = run_comparison(
+                chosen, folder, texts, directory, jobs=jobs, overwrite=overwrite, only=names, reuse=others
+            )
     assert done is not None  # as of a dry run
-    return Comparison(root, json.loads(done.json), done.failed, done.stopped)
+    return Comparison(where, json.loads(done.json), done.failed, done.stopped)

@@ -7,7 +7,6 @@ from html import escape
 from pathlib import Path
 
 from ple_rec.storage import Location
-from ple_rec.text.aliases import with_addresses
 
 # Colours are made of the notebook's own text colour, so that a table fits a light theme and a dark one.
 _STYLE = """\
@@ -82,7 +81,7 @@ def shown_path(path: Location) -> str:
     try:
         return str(path.relative_to(Path.cwd()) if isinstance(path, Path) else path)
     except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
-        return with_addresses(str(path))
+        return str(path)
 
 
 class Page:
@@ -92,9 +91,9 @@ class Page:
         path: The file.
     """
 
-    path: Path
+    path: Location
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path.absolute()
 
     def __fspath__(self) -> str:

@@ -247,15 +247,16 @@ def load_model(path: PathLike) -> Model:
     """
     from ple_rec.serve.manifest import MANIFEST, readable
     from ple_rec.serve.model_dir import latest
-    from ple_rec.serve.remote_model import local_version
 
     folder = place_of("path", path)
     with readable(folder):
-        version = local_version(folder if (folder / MANIFEST).is_file() else latest(folder))
+        version = folder if (folder / MANIFEST).is_file() else latest(folder)
     with torch_undisturbed(with_group=False):
-        from ple_rec.serve.ranker import Ranker
+        from ple_rec.serve.load_version import load_ranker
+        from ple_rec.serve.remote_model import local_version
 
-        return Model(version, Ranker(version))
+        ranker = load_ranker(version)
+        return Model(local_version(version), ranker)
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:

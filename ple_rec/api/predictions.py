@@ -104,7 +104,7 @@ class Predictions:
     parts: Sequence[Location]
 
 
-def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -> Predictions:
+def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = True) -> Predictions:
     """Predict every row of an input; a call for the same goes on where it was stopped.
 
     Args:
@@ -172,7 +172,7 @@ def predict_run(run_dir: Path, options: PredictOptions, *, notes: bool = True) -
 def _predicted(
     options: PredictOptions,
     config: RunConfig,
-    run_dir: Path,
+    run_dir: Location,
     source: Input,
     columns: PredictionColumns,
     output: Output,

@@ -27,8 +27,8 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.exits import ERRORS, INTERRUPTED, left_error
+from ple_rec.storage import Location
 from ple_rec.text.progress import bar, print_line
-from ple_rec.training.mirror import address_of
 
 _COMMAND = (sys.executable, "-m", "ple_rec.api.child")
 _STEP = re.compile(r"step +(\d+)/(\d+) ")  # begins a line of the training's log
@@ -37,7 +37,7 @@ _TICK_SECONDS = 0.2
 _STOP_SECONDS = 45.0  # torchrun's agent kills ranks that do not end within 30 s
 
 
-def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence[str]) -> None:
+def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequence[str]) -> None:
     """Train with several ranks on this host; returns when they have ended.
 
     Args:
@@ -54,7 +54,7 @@ def train_on_ranks(config: RunConfig, run_dir: Path, ranks: int, flags: Sequence
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         file = Path(folder) / "config.toml"
         file.write_text(dump_toml(config), encoding="utf-8")
-        verb = ["train", "--config", str(file), "--run-dir", address_of(run_dir), "--ranks", str(ranks), *flags]
+        verb = ["train", "--config", str(file), "--run-dir", str(run_dir), "--ranks", str(ranks), *flags]
         last: deque[str] = deque(maxlen=_LAST_LINES)
         with _process(verb, folder) as process:
             _print_all(process, last)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
 from ple_rec.config.metrics import METRICS
+from ple_rec.storage import Location
 from ple_rec.training.results import by_kind, format_results, mapping, number, present, split_tasks
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Gates:
         return block(title, *(tables or [line("the model has no gates")]))
 
 
-def history_of(log: Path) -> pa.Table:
+def history_of(log: Location) -> pa.Table:
     """Return `train.jsonl` as a table: a row for each record, a column for each number of it.
 
     Those of a task are named `<task>.<metric>`. A last line that was cut off is left out.

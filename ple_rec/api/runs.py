@@ -58,9 +58,9 @@ class Run:
         path: The run directory.
     """
 
-    path: Path
+    path: Location
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Location) -> None:
         self.path = path.absolute()
 
     @property
@@ -306,8 +306,10 @@ class Run:
             UserError: the page cannot be written.
         """
         from ple_rec.reports.run.page import write_report
+        from ple_rec.training.run_directory import hold_to_add
 
-        return Page(write_report(self.path))
+        with hold_to_add(self.path):
+            return Page(write_report(self.path))
 
     @errors_name_arguments
     def export(

@@ -67,13 +67,12 @@ def train(
         KeyboardInterrupt: by Ctrl-C.
     """
     from ple_rec.analysis.find_runs import named_checkpoint
-    from ple_rec.training.mirror import address_of, fetch, local_run
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
     chosen = config_of(RunConfig, config, overrides)
-    folder = local_run(Path("runs") / chosen.name if run_dir is None else place_of("run_dir", run_dir))
-    start: tuple[Path, str] | None = None
+    folder = Path("runs") / chosen.name if run_dir is None else place_of("run_dir", run_dir)
+    start: tuple[Location, str] | None = None
     if isinstance(init_from, Run):
         start = init_from.path, "best"
     elif init_from is not None:
@@ -87,10 +86,9 @@ def train(
             flags = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
             flags["--profile"] = profile
             more = [flag for flag, wanted in flags.items() if wanted]
-            more += [] if start is None else ["--init-from", f"{address_of(start[0])}:{start[1]}"]
+            more += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
             more += [] if placed is None else ["--plan", str(placed)]
             train_on_ranks(chosen, folder, ranks, more)
-            fetch(folder)
 
         start_training(
             chosen,
@@ -111,14 +109,14 @@ class TrainOptions(TypedDict):
 
     resume: bool | Literal["auto"]
     overwrite: bool
-    init_from: tuple[Path, str] | None
+    init_from: tuple[Location, str] | None
     plan: Location | None
     profile: bool
 
 
 def start_training(
     config: RunConfig,
-    run_dir: Path,
+    run_dir: Location,
     *,
     ranks: int,
     start_ranks: Callable[[], int | None],
@@ -153,7 +151,7 @@ def start_training(
     return 0
 
 
-def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tuple[Path, str] | None) -> None:
+def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tuple[Location, str] | None) -> None:
     """Refuse what excludes each other.
 
     Args:

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, read_manifest
 from ple_rec.checkpoint.metadata import METADATA, parse_metadata
 from ple_rec.errors import DataError
-from ple_rec.storage import Location, atomic_write, is_remote, location, names_in, translate_errors
+from ple_rec.storage import Location, atomic_write, is_remote, location, names_in
 
 
 class _Summed(io.RawIOBase):
@@ -58,7 +58,7 @@ class _RemoteFiles(FileSystemBase):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
         file = location(str(path))
-        with translate_errors(), atomic_write(file) if "w" in mode else file.open() as stream:
+        with atomic_write(file) if "w" in mode else file.open() as stream:
             yield cast(io.IOBase, stream)
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
@@ -179,7 +179,7 @@ class Reader(FileSystemReader):
 
         Raises:
             DataError: the file is damaged, the manifest does not list it, or it names what no checkpoint has.
-            OSError: the store cannot be reached.
+            StoreError: the store cannot be read.
         """
         if self._metadata is None:
             file, files = self._where / METADATA, read_manifest(self._where).files

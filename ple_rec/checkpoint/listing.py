@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.errors import DataError, UserError
-from ple_rec.storage import Location, explain_errors, names_in
+from ple_rec.storage import Location, explain_errors, names_in, remove_tree, unlink_checked
 
 _STEP = re.compile("step-(0|[1-9][0-9]*)")
 
@@ -28,6 +29,21 @@ def finished_steps(directory: Location) -> list[int]:
             for name in names_in(directory)
             if is_step(name) and (directory / name / MANIFEST).is_file()
         )
+
+
+def remove_checkpoint(path: Location, check: Callable[[], None]) -> None:
+    """Remove a checkpoint, whole or not: its manifest first, so that one that is half removed does not exist.
+
+    Args:
+        path: Directory of the checkpoint.
+        check: Function that raises if this process may no more write there; it is called right before.
+
+    Raises:
+        OSError, StoreError: It cannot be removed.
+    """
+    unlink_checked(path / MANIFEST, check)
+    check()
+    remove_tree(path)
 
 
 def pointer_target(directory: Location, name: str) -> str | None:

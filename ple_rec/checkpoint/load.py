@@ -20,7 +20,7 @@ from ple_rec.checkpoint.files import Reader
 from ple_rec.checkpoint.manifest import File, check_content, check_size, explain_removal, read_manifest
 from ple_rec.checkpoint.metadata import foreign_name_error
 from ple_rec.errors import DataError, UserError
-from ple_rec.storage import Location, explain_errors, short
+from ple_rec.storage import Location, StoreError, explain_errors, short
 
 
 def damage_of(path: Location) -> DataError | None:
@@ -87,6 +87,8 @@ def _load(path: Location, state: dict[str, Any], verified: bool) -> None:
         if isinstance(cause, pickle.UnpicklingError):
             named = re.search(r"GLOBAL ([\w.]+)", str(cause))
             raise foreign_name_error(str(path), named[1] if named else "what torch.load refuses") from error
+        if isinstance(cause, StoreError):
+            raise cause from error
         if isinstance(cause, OSError):
             with explain_errors(path):
                 raise cause from error

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
 
 from ple_rec.errors import DataError, UserError
-from ple_rec.storage import Location, explain_errors, is_remote, size_of, translate_errors
+from ple_rec.storage import Location, explain_errors, size_of
 from ple_rec.text import printable
 
 MANIFEST = "manifest.json"
@@ -117,7 +117,7 @@ _CONTENT: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
 def checksum(file: Location) -> File:
     """Size and CRC-32 of a file, read block by block."""
     crc, size = 0, 0
-    with translate_errors(), file.open("rb") as stream:
+    with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             crc, size = zlib.crc32(block, crc), size + len(block)
     return File(size, f"{crc:08x}")
@@ -132,9 +132,7 @@ def read_manifest(path: Location) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        with explain_errors(file) if is_remote(file) else nullcontext():
-            content = file.read_bytes()
-        found = _CONTENT.validate_json(content)
+        found = _CONTENT.validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         key = ".".join(str(part) for part in first["loc"][1:])  # after the version
@@ -193,7 +191,7 @@ def removal_error(path: Location) -> UserError:
 
 
 def _size_of(file: Location) -> int | None:
-    """Return the bytes of a file; None where it is not there. Raises OSError where the store cannot be reached."""
+    """Return the bytes of a file; None where it is not there."""
     try:
         return size_of(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -217,14 +215,12 @@ def check_content(path: Location, name: str, expected: File) -> None:
 
     Raises:
         DataError: so it is, or a disk cannot read it.
-        OSError: its store cannot be reached.
+        StoreError: its store cannot be read.
     """
     check_size(path, name, expected)
     try:
         found = checksum(path / name)
     except OSError as error:
-        if is_remote(path):  # a connection that breaks says nothing of the bytes
-            raise
         raise DataError(str(path / name), f"unreadable ({error})", "a checkpoint is read whole", _ANOTHER) from error
     if expected.crc32 is not None and found.crc32 != expected.crc32:
         raise DataError(

@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 
 from ple_rec.checkpoint.background import Background
 from ple_rec.checkpoint.files import SummingWriter
-from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step, require_checkpoint
+from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step, remove_checkpoint, require_checkpoint
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.staging import Stager
@@ -27,13 +27,13 @@ from ple_rec.errors import DataError, Option, UserError
 from ple_rec.parallel.agree import broadcast, on_main
 from ple_rec.storage import (
     Location,
+    StoreError,
     free_bytes,
     make_directory,
     names_in,
-    remove_tree,
     short,
     sizes_in,
-    translate_errors,
+    write_checked,
     write_text,
 )
 
@@ -50,6 +50,7 @@ class CheckpointStore:
         asynchronous: Copy the state, and write it while training goes on. Costs this rank's part of the state again in
             host memory.
         wrote: Called after each block of a save, as a sign of life.
+        check: Function that is called on rank 0 right before each change, and raises if this run may no more write.
         committing: Function that is called on rank 0 when a save is whole, before it counts; it may refuse it.
         committed: Function that is called on rank 0 when a save counts.
         timeout_seconds: For which an asynchronous save waits for another rank.
@@ -63,6 +64,7 @@ class CheckpointStore:
         keep_every: int | None = None,
         asynchronous: bool = False,
         wrote: Callable[[], None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
         committing: Callable[[], None] = lambda: None,
         committed: Callable[[], None] = lambda: None,
         timeout_seconds: float = 1800.0,
@@ -73,7 +75,7 @@ class CheckpointStore:
         self.seconds: float | None = None  # of the last save that is done, as rank 0 saw it
         self.total_seconds = 0.0  # of all of them
         self.blocked_seconds = 0.0  # of these, for which training on this rank stood still
-        self._wrote, self._committing, self._committed = wrote, committing, committed
+        self._wrote, self._check, self._committing, self._committed = wrote, check, committing, committed
         self._stager = Stager()
         self._background = Background(timeout_seconds) if asynchronous else None
 
@@ -120,7 +122,7 @@ class CheckpointStore:
 
         def write() -> None:
             with _writing(self.directory / f"step-{step}"):
-                write_text(self.directory / "best", f"step-{step}")
+                self._put(self.directory / "best", f"step-{step}")
 
         on_main(write)
 
@@ -263,9 +265,9 @@ class CheckpointStore:
             cause = next(iter(error.failures.values()))[0]
             if isinstance(cause, KeyboardInterrupt):  # the next save removes what is there
                 raise cause from None
-            on_main(lambda: _give_up(path), group)
+            on_main(lambda: self._give_up(path), group)
             # torch tells of a write that is cut short by a RuntimeError of its archive.
-            if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError):
+            if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError | StoreError):
                 raise
             raise _unwritable(path, cause) from error
         every: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
@@ -278,9 +280,16 @@ class CheckpointStore:
 
     def _make_room(self, path: Location) -> None:
         with _writing(path):
+            self._check()
             make_directory(self.directory)
             if path.name in names_in(self.directory):
-                _remove(path)  # an unfinished or superseded save: a save over it could mix old and new
+                # A save over an unfinished or superseded one could mix old and new.
+                remove_checkpoint(path, self._check)
+
+    def _give_up(self, path: Location) -> None:
+        """Remove a save that failed, if that is possible; the next save removes what is left."""
+        with suppress(OSError, UserError):  # The user is told why the save failed.
+            remove_checkpoint(path, self._check)
 
     def _commit(self, path: Location, manifest: Manifest, texts: Mapping[str, str], best: bool) -> None:
         with _writing(path):
@@ -291,15 +300,18 @@ class CheckpointStore:
             whole = Manifest(manifest.step, manifest.written_by, {**manifest.files, **own})
             _check_there(path, whole)
             self._committing()
-            write_text(path / MANIFEST, whole.text())
+            self._put(path / MANIFEST, whole.text())
             if best:  # before `latest`: a run that dies in between does the step again, and finds the same best
-                write_text(self.directory / "best", path.name)
-            write_text(self.directory / "latest", path.name)
+                self._put(self.directory / "best", path.name)
+            self._put(self.directory / "latest", path.name)
             self._committed()
         try:
             self._prune(manifest.step)
-        except (OSError, UserError) as error:  # the checkpoint stands
+        except (OSError, StoreError) as error:  # The checkpoint stands.
             sys.stderr.write(f"ple-rec: earlier checkpoints in {self.directory} could not be removed: {error}\n")
+
+    def _put(self, file: Location, text: str) -> None:
+        write_checked(file, f"{text}\n".encode(), self._check)
 
     def _prune(self, step: int) -> None:
         """Remove what nothing keeps up to `step`, and what is later or not whole: of attempts that were given up."""
@@ -310,8 +322,7 @@ class CheckpointStore:
         wanted = {f"step-{n}" for n in kept} | (set() if best is None else {best.name})
         for name in names_in(self.directory):
             if is_step(name) and name not in wanted:
-                with translate_errors():
-                    _remove(self.directory / name)
+                remove_checkpoint(self.directory / name, self._check)
 
 
 def _check_there(path: Location, manifest: Manifest) -> None:
@@ -331,23 +342,13 @@ def _check_there(path: Location, manifest: Manifest) -> None:
         )
 
 
-def _remove(path: Location) -> None:
-    (path / MANIFEST).unlink(missing_ok=True)  # first, so that a half-removed checkpoint does not exist
-    remove_tree(path)
-
-
-def _give_up(path: Location) -> None:
-    with suppress(OSError):  # why it could not be written is what is said; the next save removes what is there
-        remove_tree(path)
-
-
 def _unwritable(path: Location, error: BaseException) -> UserError:
     # Of a write that the file system cuts short torch says no more than that a position is not the expected one.
     free = free_bytes(path.parent)
     left = "" if free is None else f", with {free >> 20:,} MiB free"
     return UserError(
         str(path),
-        f"cannot be written ({short(error)}){left}",
+        f"cannot be written ({error.value if isinstance(error, StoreError) else short(error)}){left}",
         "a checkpoint needs room and permission; earlier checkpoints are untouched",
         f"free space or correct the permission, then run again with {Option.RESUME}",
     )
@@ -356,7 +357,6 @@ def _unwritable(path: Location, error: BaseException) -> UserError:
 @contextmanager
 def _writing(path: Location) -> Iterator[None]:
     try:
-        with translate_errors():
-            yield
-    except OSError as error:
+        yield
+    except (OSError, StoreError) as error:
         raise _unwritable(path, error) from error

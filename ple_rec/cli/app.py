@@ -31,7 +31,6 @@ a first run:
   ple-rec prep census --out data/census
   ple-rec train --config census-ple --ranks 2
 """
-_MIRRORS = "ple_rec.training.mirror"  # which few verbs import
 _COMPLETE = "__complete"  # cyclopts' own verb: completion scripts ask it for values such as names of recipes
 VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
@@ -169,9 +168,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from ple_rec.text.messages import messages
 
         with messages():
-            code = command.call() or 0
-            if mirrors := sys.modules.get(_MIRRORS):  # a verb has opened a run directory of a store
-                mirrors.push_all()
-            return code
+            return command.call() or 0
 
     return guarded(run)

@@ -122,22 +122,25 @@ def compare(*, options: Options = Options()) -> int:
     comparison, folder = comparison_of(options)
     require_torch()
     from ple_rec.analysis.compare.compare import run_comparison
+    from ple_rec.analysis.compare.in_store import hold_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.text.messages import messages
-    from ple_rec.training.mirror import hold_folder, local_folder
 
     check_comparisons(options.reuse)
     if is_remote(options.runs) and options.share != (0, 1):
         rule = "shares of a comparison write into one folder at the same time"
         raise UserError("--share --runs", f"got {options.runs}", rule, "give --runs on a disk that the hosts share")
-    root = local_folder(options.runs / comparison.name)
+    where = options.runs / comparison.name
     try:
-        with messages("stderr" if options.json else "stdout"), hold_folder(root):
+        with (
+            messages("stderr" if options.json else "stdout"),
+            hold_comparison(where, read_only=options.dry_run) as directory,
+        ):
             done = run_comparison(
                 comparison,
                 folder,
                 options.overrides,
-                root,
+                directory,
                 jobs=options.jobs,
                 share=options.share,
                 overwrite=options.overwrite,
@@ -164,16 +167,17 @@ def check(*, options: Options) -> None:
     Raises:
         UserError: the input is wrong.
     """
+    from ple_rec.analysis.compare.in_store import hold_comparison
     from ple_rec.analysis.compare.matrix import matrix_of
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.analysis.compare.work import studies_of, work_of
-    from ple_rec.training.mirror import local_folder
 
     comparison, folder = comparison_of(options)
     check_comparisons(options.reuse)
     matrix = matrix_of(comparison, folder, options.overrides, options.variants)
-    root = local_folder(options.runs / comparison.name)
-    work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
+    with hold_comparison(options.runs / comparison.name, read_only=True) as directory:
+        root = directory.folder
+        work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
 
 
 def comparison_of(options: Options) -> tuple[CompareConfig, Path]:

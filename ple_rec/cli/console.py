@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TextIO
 from ple_rec.errors import UserError
 from ple_rec.exits import drop_output
 from ple_rec.imports import need_torch
-from ple_rec.text.aliases import with_addresses
 
 if TYPE_CHECKING:
     from ple_rec.config.base import Config
@@ -27,14 +26,14 @@ def show(text: str, stream: TextIO | None = None) -> None:
         stream: Stream to print on; None: standard output.
     """
     try:
-        print(with_addresses(text), file=stream, flush=True)
+        print(text, file=stream, flush=True)
     except BrokenPipeError:
         drop_output()
 
 
 def log(text: str) -> None:
     """Print a line about the progress of a verb whose result goes to standard output."""
-    sys.stderr.write(f"{with_addresses(text)}\n")
+    sys.stderr.write(f"{text}\n")
 
 
 def show_keys(config: type[Config]) -> None:

@@ -78,7 +78,7 @@ def paths(run: str, options: Options) -> list[Location]:
     return [*directories_of(config, run_dir), location(config.data.path)]
 
 
-def _run_dir(run: str) -> Path:
+def _run_dir(run: str) -> Location:
     """Return the directory of a run, by its path or its name under runs/."""
     from ple_rec.analysis.find_runs import named_run
 

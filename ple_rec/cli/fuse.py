@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -163,6 +164,8 @@ def fuse(run: Run, /, *, options: Options) -> int:
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
     from ple_rec.text.messages import messages
+    from ple_rec.training.checkpoints import identity
+    from ple_rec.training.run_directory import hold_to_add
 
     run_dir = named_run(run)
     finished = fusible(run_dir, options.overrides)
@@ -190,7 +193,7 @@ def fuse(run: Run, /, *, options: Options) -> int:
     columns.check(any(m.kind == "value" for m in [*targets, *(c.measured for c in constraints), *also]))
     own = run_dir / "fusion"
     out = options.out or own
-    is_own = out.resolve() == own.resolve()
+    is_own = identity(out) == identity(own)
     if options.install and not is_own:
         raise UserError(
             "--install", f"given with --out {out}", f"a run has one fusion, in {own}", "leave out one of the two"
@@ -226,7 +229,8 @@ def fuse(run: Run, /, *, options: Options) -> int:
         done = fused(predictions, logged, search, options.split, options.told_on)
     report_only = is_own and not options.install and not shows_gain(done.record)
     done.record["installed"] = is_own and not report_only
-    page = write_fusion(out, done, report_only=report_only)
+    with hold_to_add(run_dir) if is_own else nullcontext():
+        page = write_fusion(out, done, report_only=report_only)
     outcome = f"fusion: {out / FUSION_FILE}"
     if report_only:
         before = f"{out / FUSION_FILE} of before" if (out / FUSION_FILE).exists() else "every exponent 1"

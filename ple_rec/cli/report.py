@@ -18,6 +18,10 @@ def report(run: Run, /) -> int:
     """
     from ple_rec.analysis.find_runs import named_run
     from ple_rec.reports.run.page import write_report
+    from ple_rec.training.run_directory import hold_to_add
 
-    show(f"report: {write_report(named_run(run))}")
+    run_dir = named_run(run)
+    with hold_to_add(run_dir):
+        page = write_report(run_dir)
+    show(f"report: {page}")
     return 0

@@ -73,7 +73,7 @@ class Options:
     help_config: Annotated[HelpConfig, flag("list every configuration key, then stop")] = False
     ranks: Ranks = 1
 
-    def read(self) -> tuple[RunConfig, Path, TrainOptions]:
+    def read(self) -> tuple[RunConfig, Location, TrainOptions]:
         """Return the configuration, the run directory and how the run trains.
 
         The configuration is that of the run directory where `--resume` names no other.
@@ -86,7 +86,6 @@ class Options:
         from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
         from ple_rec.config.run import RunConfig
-        from ple_rec.training.mirror import local_run
 
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
@@ -96,12 +95,12 @@ class Options:
         check_flags(resume, self.overwrite, init_from)
         source = self.config
         if source is None and self.resume and self.run_dir is not None:
-            source = str(_resumed_config(local_run(self.run_dir)))
+            source = str(_resumed_config(self.run_dir))
         if source is None:
             fix = f"give one, e.g. --config {_FIRST}"
             raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
         config = load_config(RunConfig, source, self.overrides)
-        run_dir = local_run(self.run_dir or Path("runs") / config.name)
+        run_dir = self.run_dir or Path("runs") / config.name
         return (
             config,
             run_dir,
@@ -115,13 +114,15 @@ class Options:
         )
 
 
-def _resumed_config(run_dir: Path) -> Path:
+def _resumed_config(run_dir: Location) -> Location:
+    from ple_rec.checkpoint.listing import finished_steps
+
     file = run_dir / "config.toml"
     if not file.is_file():
-        near, kept = Path("runs") / run_dir, next(run_dir.glob("checkpoints/step-*/config.toml"), None)
+        near, kept = Path("runs") / str(run_dir), finished_steps(run_dir / "checkpoints")
         fix = f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config"
-        if kept is not None:
-            fix = f"--config {kept}, as a checkpoint has it"
+        if kept:
+            fix = f"--config {run_dir}/checkpoints/step-{kept[-1]}/config.toml, as a checkpoint has it"
         raise UserError(str(run_dir), "holds no run", "--resume goes on with one", fix)
     return file
 
@@ -160,7 +161,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
     return code
 
 
-def _log_how_to_go_on(config: RunConfig, run_dir: Path, ranks: int) -> None:
+def _log_how_to_go_on(config: RunConfig, run_dir: Location, ranks: int) -> None:
     from ple_rec.training.last_checkpoint import describe_interrupted
 
     with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended

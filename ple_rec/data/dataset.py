@@ -20,8 +20,8 @@ from ple_rec.data.footers import Footers, Part
 from ple_rec.data.integrity import Digests
 from ple_rec.data.select import select_columns
 from ple_rec.errors import DataError, PleRecError, UserError
-from ple_rec.storage import Location, explain_errors, location, names_in, short
-from ple_rec.storage.arrow import is_of_store, open_parquet
+from ple_rec.storage import Location, explain_errors, location, names_in
+from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
 
@@ -279,11 +279,4 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
 
 def _unreadable(place: str, error: Exception, rule: str) -> PleRecError:
     """Return the error of a part that is damaged or gone, or whose store has failed."""
-    if is_of_store(error):
-        return UserError(
-            place,
-            f"cannot be read ({short(error)})",
-            "the rows of a dataset are read when they are needed",
-            "see that its store answers, and that the credentials in the environment may read there; then start again",
-        )
     return DataError(place, f"unreadable ({error})", rule, _COPY)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -27,8 +28,8 @@ from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.errors import DataError, Option
-from ple_rec.storage import Location, names_in, size_of, translate_errors
-from ple_rec.storage.arrow import open_ranges
+from ple_rec.storage import Location, names_in, size_of
+from ple_rec.storage.arrow import at_store, open_ranges
 from ple_rec.storage.cache import local_copy
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
@@ -64,10 +65,9 @@ class FileDigest:
 
 
 def _sha256(file: Location) -> str:
-    with translate_errors():
-        stream: Any
-        with file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+    stream: Any
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_footer(file: Location) -> bytes:
@@ -78,7 +78,7 @@ def read_footer(file: Location) -> bytes:
     Raises:
         OSError: the file cannot be read.
     """
-    with translate_errors(), open_ranges(file) as ranges:
+    with at_store(file), open_ranges(file) as ranges:
         size = ranges.size()
         end: bytes = ranges.read_at(min(size, _TAIL), max(0, size - _TAIL))
         length = int.from_bytes(end[-8:-4], "little") + 8
@@ -173,7 +173,7 @@ class Digests:
         """
         file, expected = self.folder / name, self.files.get(name)
         copy = local_copy(file, None if expected is None else expected.sha256)
-        if copy == file:  # a copy was held to its digest when it was made
+        if copy == file:  # A copy is compared with its digest where it is made.
             self.check(name)
         return copy
 
@@ -200,7 +200,7 @@ def _digest(name: str, content: object) -> FileDigest:
     if not isinstance(content, dict) or not {"bytes", "sha256"} <= content.keys() <= kinds.keys():
         raise ValueError(f"{name} has other keys than bytes, sha256 and footer")
     for key, value in content.items():
-        if type(value) is not kinds[key]:
+        if type(value) is not kinds[key] or (key != "bytes" and not re.fullmatch("[0-9a-f]{64}", str(value))):
             raise ValueError(f"{name} has {key} = {value!r}")
     return FileDigest(**content)
 

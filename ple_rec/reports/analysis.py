@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ple_rec.analysis.analyze import Analysis
@@ -15,6 +14,7 @@ from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.reports.gate_bars import gate_bars
 from ple_rec.reports.numbers import DASH, true_minus
 from ple_rec.reports.page import Fact, Panel, Part, render, write_document
+from ple_rec.storage import Location
 from ple_rec.training.results import FEW, slice_name
 from ple_rec.training.run_dir import ANALYSIS_PAGE
 
@@ -30,7 +30,7 @@ class Cell(NamedTuple):
     negative: bool = False
 
 
-def write_page(analysis: Analysis, run_dir: Path) -> Path:
+def write_page(analysis: Analysis, run_dir: Location) -> Location:
     """Write the page into a run directory; equal analyses give equal bytes.
 
     Raises:

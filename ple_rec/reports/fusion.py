@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,13 @@ from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Paint
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.svg import BEST, MUTED, TRAIN
+from ple_rec.storage import Location
 
 PAGE = "fusion.html"
 Record = Mapping[str, Any]  # fusion.json
 
 
-def write_page(record: Record, folder: Path) -> Path:
+def write_page(record: Record, folder: Location) -> Location:
     """Write the page.
 
     Raises:

@@ -75,7 +75,7 @@ class Exported:
 def export(
     config: RunConfig,
     metrics: Mapping[str, Any],
-    run_dir: Path,
+    run_dir: Location,
     model_dir: Location,
     options: ExportOptions,
 ) -> Exported:

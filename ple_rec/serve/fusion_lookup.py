@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
@@ -19,7 +18,7 @@ from ple_rec.storage import Location, explain_errors
 FUSION = "fusion/fusion.toml"  # below a run, where `ple-rec fuse` puts it
 
 
-def fusion_of(run_dir: Path, file: Location | None, selection: Selection) -> tuple[FusionConfig, Location | None]:
+def fusion_of(run_dir: Location, file: Location | None, selection: Selection) -> tuple[FusionConfig, Location | None]:
     """Return the fusion that makes the score, and its file; without a file every task has exponent 1.
 
     Args:

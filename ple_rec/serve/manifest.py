@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from ple_rec.errors import DataError
 from ple_rec.storage import Location, Remote, explain_errors
 
 MANIFEST = "manifest.json"
+_DIGEST = re.compile("[0-9a-f]{64}")
 EXPORT_AGAIN = "export the run again; versions that are damaged can be removed"
 
 
@@ -101,7 +103,11 @@ def files_of(version: Location, manifest: bytes) -> dict[str, Entry]:
     """
     try:
         files = json.loads(manifest)["files"]
-        return {str(name): Entry(int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+        entries = {str(name): Entry(int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+        for name, entry in entries.items():
+            if not _DIGEST.fullmatch(entry.digest):
+                raise ValueError(f"{name} has the SHA-256 {entry.digest[:80]!r}")
+        return entries
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(version, error) from error
 

@@ -27,7 +27,7 @@ from ple_rec.errors import DataError, Option, PleRecError, UserError
 from ple_rec.serve.lock import try_lock
 from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, readable, seal, synchronise
 from ple_rec.serve.remote_model import upload_version
-from ple_rec.storage import Location, Remote, explain_errors, is_remote, location, names_in, write_text
+from ple_rec.storage import Location, Remote, explain_errors, location, names_in, write_text
 from ple_rec.training.run_dir import CONFIG
 
 LATEST = "latest"
@@ -70,14 +70,15 @@ def latest_name(model_dir: Location) -> str:
     Raises:
         UserError: Nothing was exported there.
         DataError: It cannot be read as text.
-        OSError: This user may not read it, or it lies in a store that cannot be read.
+        OSError: This user may not read it.
+        StoreError: It lies in a store that cannot be read.
     """
     try:
         return (model_dir / LATEST).read_text(encoding="utf-8").strip()[:80]
     except (FileNotFoundError, NotADirectoryError):
         raise _no_model(model_dir) from None
     except (OSError, UnicodeDecodeError) as error:
-        if isinstance(error, PermissionError) or (isinstance(error, OSError) and is_remote(model_dir)):
+        if isinstance(error, PermissionError):
             raise
         raise DataError(str(model_dir / LATEST), f"unreadable ({error})", "it names a version", EXPORT_AGAIN) from error
 

@@ -7,15 +7,15 @@ for it belongs to the export that has created its first file.
 from __future__ import annotations
 
 import hashlib
-import os
+import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from ple_rec.errors import DataError
-from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, files_of, read_manifest, readable
-from ple_rec.storage import Location, Remote, at_once, atomic_write, explain_errors, put_file, remove_tree
-from ple_rec.storage.cache import cache_folder, local_copy
+from ple_rec.serve.manifest import EXPORT_AGAIN, MANIFEST, check_version, files_of, read_manifest, readable
+from ple_rec.storage import Location, Remote, StoreError, at_once, atomic_write, explain_errors, put_file, remove_tree
+from ple_rec.storage.cache import cache_folder, download
 
 _THREADS = 4  # files that are copied at the same time, of each of which a client may hold 50 MB
 
@@ -29,7 +29,7 @@ def upload_version(staged: Path, final: Remote) -> None:
 
     Raises:
         FileExistsError: Another export has begun to make it.
-        OSError: The store cannot be written.
+        StoreError: The store cannot be written.
     """
     first, *others = sorted(files_of(staged, read_manifest(staged)))
     with atomic_write(final / first, "xb") as out:
@@ -38,7 +38,7 @@ def upload_version(staged: Path, final: Remote) -> None:
         at_once(lambda name: put_file(staged / name, final / name), others, _THREADS)
         put_file(staged / MANIFEST, final / MANIFEST)
     except BaseException:
-        with suppress(OSError):
+        with suppress(OSError, StoreError):
             remove_tree(final)
         raise
 
@@ -46,7 +46,7 @@ def upload_version(staged: Path, final: Remote) -> None:
 def local_version(version: Location) -> Path:
     """Return the folder of a version: itself, or a copy in the cache of this machine of one that lies in a store.
 
-    Versions are kept there by the digest of the manifest, and their files by their own.
+    Versions are kept there by the digest of the manifest.
 
     Raises:
         DataError: The manifest is damaged, or a file is not the one that it lists.
@@ -63,6 +63,23 @@ def local_version(version: Location) -> Path:
     return folder
 
 
+def checked_version(version: Location) -> Path:
+    """Return the folder of a version whose files are those of its manifest; a copy that is damaged is made anew.
+
+    Raises:
+        DataError, UnavailableError: As of `local_version`, or a file of a version on this machine is damaged.
+    """
+    folder = local_version(version)
+    try:
+        check_version(folder)
+    except DataError:
+        if isinstance(version, Path):
+            raise
+        shutil.rmtree(folder)
+        folder = local_version(version)
+    return folder
+
+
 def _download(version: Remote, manifest: bytes, folder: Path) -> None:
     files = files_of(version, manifest)
     for name in files:
@@ -76,7 +93,7 @@ def _download(version: Remote, manifest: bytes, folder: Path) -> None:
 
         def fetch(name: str) -> None:
             (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(local_copy(version / name, files[name].digest), staged / name)
+            download(version / name, staged / name, files[name].digest)
 
         at_once(fetch, files, _THREADS)
         (staged / MANIFEST).write_bytes(manifest)

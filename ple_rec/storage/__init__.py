@@ -1,17 +1,20 @@
 """Files that a user names, on this machine or in an object store; nothing else opens those of a store.
 
-    location.py      places: paths and addresses, and what is said where one cannot be reached
+    location.py      places: paths and addresses
     files.py         what can be done with files at either kind of place
+    door.py          errors of stores
+    store.py         requests to stores: list, look at, put under a condition
+    client.py        options and clients of S3
     handler.py       iopath's handlers of stores; imported when a store is used
     lease.py         ownership of a prefix
     cache.py         copies on this machine, by digest
-    listing.py       what lies below a prefix, with sizes and tags
     arrow.py         objects as files of pyarrow
     fsspec_files.py  objects as files of fsspec, for DuckDB
 
 Every address goes through iopath's `PathManager`, which knows the handler of each scheme.
 """
 
+from ple_rec.storage.door import StoreError, short
 from ple_rec.storage.files import (
     at_once,
     atomic_write,
@@ -25,7 +28,9 @@ from ple_rec.storage.files import (
     size_of,
     sizes_in,
     stamp_of,
+    unlink_checked,
     write_bytes,
+    write_checked,
     write_text,
 )
 from ple_rec.storage.location import (
@@ -35,13 +40,12 @@ from ple_rec.storage.location import (
     is_address,
     is_remote,
     location,
-    short,
-    translate_errors,
 )
 
 __all__ = [
     "Location",
     "Remote",
+    "StoreError",
     "at_once",
     "atomic_write",
     "create_text",
@@ -59,7 +63,8 @@ __all__ = [
     "size_of",
     "sizes_in",
     "stamp_of",
-    "translate_errors",
+    "unlink_checked",
     "write_bytes",
+    "write_checked",
     "write_text",
 ]

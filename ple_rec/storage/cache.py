@@ -7,12 +7,12 @@ import math
 import os
 from pathlib import Path
 
-from ple_rec.errors import DataError
+from ple_rec.errors import DataError, UserError
 from ple_rec.locks import take_lock
-from ple_rec.storage.files import atomic_write, modified_at, size_of
+from ple_rec.storage.files import atomic_write
 from ple_rec.storage.location import Location, Remote, explain_errors
 
-CACHE = "PLE_REC_CACHE"  # environment: folder of the cache
+CACHE = "PLE_REC_CACHE"  # Environment variable of the folder.
 _PIECE = 8 << 20  # bytes that are copied at a time
 
 
@@ -20,23 +20,30 @@ def cache_folder() -> Path:
     """Return the folder of what is kept on this machine and can be made again.
 
     It is `$PLE_REC_CACHE`, else `$XDG_CACHE_HOME/ple_rec`, else `~/.cache/ple_rec`.
+
+    Raises:
+        UserError: None of the three is known.
     """
     if own := os.environ.get(CACHE):
         return Path(own)
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "ple_rec"
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "ple_rec"
+    try:
+        return Path.home() / ".cache" / "ple_rec"
+    except RuntimeError as error:
+        rule = "copies of files in stores are kept in a folder of this machine"
+        raise UserError(CACHE, "is not set, and neither is HOME", rule, f"set {CACHE} to a folder") from error
 
 
 def local_copy(file: Location, digest: str | None = None) -> Path:
     """Return a file of this machine with the content of a file: itself, or a copy of an object, made at the first call.
 
-    Copies are kept by their content, so one that is there is never stale. Of several processes that need one at once,
-    one makes it.
+    Copies are kept by their content, so one that is there is never stale. A copy whose digest is known is read each
+    time, and made anew if it is damaged. Of several processes that need one at once, one makes it.
 
     Args:
         file: File to copy.
-        digest: Hexadecimal SHA-256 of its content; where it is not known, address, size and time of writing tell
-            objects apart.
+        digest: Hexadecimal SHA-256 of its content; None if it is not known, and address and tag tell objects apart.
 
     Raises:
         UserError: The object cannot be read, or the copy cannot be written.
@@ -45,25 +52,38 @@ def local_copy(file: Location, digest: str | None = None) -> Path:
     if isinstance(file, Path):
         return file
     folder = cache_folder()
-    with explain_errors(file, "copied", f"it is kept in {folder}, or in the folder that PLE_REC_CACHE names"):
-        copy = folder / "files" / (digest or _name_of_version(file)) / file.name
-        if copy.is_file():
-            return copy
+    from ple_rec.storage.store import tag_of
+
+    with explain_errors(file):
+        name = digest or hashlib.sha256(f"{file} {tag_of(file)}".encode()).hexdigest()
+    copy = folder / "files" / name / file.name
+    with explain_errors(folder, "written", f"copies of files in stores are kept there; {CACHE} names another folder"):
         copy.parent.mkdir(parents=True, exist_ok=True)
         with (copy.parent / "lock").open("w") as lock:
             take_lock(lock, wait=math.inf)
-            if not copy.is_file():
-                _copy(file, copy, digest)
-        return copy
+            if not copy.is_file() or (digest is not None and _sha256(copy) != digest):
+                download(file, copy, digest)
+    return copy
 
 
-def _name_of_version(file: Remote) -> str:
-    return hashlib.sha256(f"{file} {size_of(file)} {modified_at(file)}".encode()).hexdigest()
+def download(file: Remote, copy: Path, digest: str | None) -> None:
+    """Copy an object to a file of this machine, which is there once it is whole.
 
+    Args:
+        file: Object to copy.
+        copy: File to write.
+        digest: Hexadecimal SHA-256 of its content; None if it is not known.
 
-def _copy(file: Remote, copy: Path, digest: str | None) -> None:
+    Raises:
+        UserError: The object is not there.
+        OSError: The copy cannot be written.
+        StoreError: The object cannot be read.
+        DataError: The object has another content than the digest says.
+    """
     content = hashlib.sha256()
-    with file.open() as source, atomic_write(copy) as out:
+    with explain_errors(file, "copied"):
+        stream = file.open()
+    with stream as source, atomic_write(copy) as out:
         while piece := source.read(_PIECE):
             content.update(piece)
             out.write(piece)
@@ -74,3 +94,8 @@ def _copy(file: Remote, copy: Path, digest: str | None) -> None:
                 f"it was written with {digest[:16]}...",
                 "write it again from where it came",
             )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ple_rec.storage.location import Location, Remote, translate_errors
+from ple_rec.storage.door import StoreError, request
+from ple_rec.storage.location import Location, Remote
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
 _PIECE = 8 << 20  # bytes that are copied at a time
-_EXISTS = ("PreconditionFailed", "ConditionalRequestConflict")  # codes of S3, which s3fs makes plain OSErrors of
 _AT_ONCE = 16  # requests to a store that wait at the same time
 
 
@@ -33,41 +33,36 @@ def names_in(directory: Location) -> list[str]:
             return sorted(path.name for path in directory.iterdir())
         from ple_rec.storage.handler import manager
 
-        with translate_errors():
-            found = manager().ls(directory.address)
+        found = request(directory.address, lambda: manager().ls(directory.address))
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(name.rstrip("/").rpartition("/")[2] for name in found)
+    from ple_rec.storage.store import is_safe
+
+    names = (name.rstrip("/").rpartition("/")[2] for name in found)
+    return sorted(name for name in names if is_safe(name))
 
 
 def size_of(file: Location) -> int:
     """Return the bytes of a file.
 
     Raises:
-        OSError: It is not there, or cannot be reached.
+        OSError: It is not there.
+        StoreError: The store cannot be read.
     """
     if isinstance(file, Path):
         return file.stat().st_size
-    with translate_errors(), file.open() as stream:
-        return stream.seek(0, os.SEEK_END)
+    from ple_rec.storage.store import object_at
+
+    return object_at(file).size
 
 
 def modified_at(file: Location) -> datetime | None:
-    """Return when a file was last written; None where the handler of a store cannot tell.
-
-    Raises:
-        OSError: It is not there, or cannot be reached.
-    """
+    """Return when a file was last written; None where a store does not tell. Raises as `size_of` does."""
     if isinstance(file, Path):
         return datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
-    from ple_rec.storage.handler import FsspecHandler, handler_of
+    from ple_rec.storage.store import object_at
 
-    handler = handler_of(file.address)
-    if not isinstance(handler, FsspecHandler):
-        return None
-    with translate_errors():
-        found: datetime = handler.filesystem(file.address).modified(file.address)
-        return found
+    return object_at(file).modified
 
 
 def stamp_of(file: Location) -> str:
@@ -87,15 +82,13 @@ def sizes_in(directory: Location) -> dict[str, int]:
 
     Raises:
         OSError: It cannot be read.
+        StoreError: The store cannot be read.
     """
     if isinstance(directory, Path):
         return {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
+    from ple_rec.storage.store import objects_at
 
-    def size(name: str) -> int | None:
-        return size_of(file) if (file := directory / name).is_file() else None
-
-    names = names_in(directory)
-    return {name: size for name, size in zip(names, at_once(size, names), strict=True) if size is not None}
+    return {found.name: found.size for found in objects_at(directory) if found.name and "/" not in found.name}
 
 
 @contextmanager
@@ -131,21 +124,20 @@ def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
 
 @contextmanager
 def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
-    with translate_errors():
-        stream: Any = file.open(mode)
-        try:
-            yield stream
-        except BaseException:  # to close it would make an object of what was written so far
-            if hasattr(stream, "discard"):
-                stream.discard()
-                stream.closed = True
-            raise
-        try:
-            stream.close()
-        except OSError as error:
-            if mode == "xb" and any(code in str(error.__cause__) for code in _EXISTS):
-                raise FileExistsError(errno.EEXIST, "another process has written it", str(file)) from error
-            raise
+    stream: Any = file.open(mode)
+    try:
+        yield stream
+    except BaseException:  # To close it would make an object of what was written so far.
+        if hasattr(stream.stream, "discard"):
+            stream.discard()
+            stream.stream.closed = True
+        raise
+    try:
+        stream.close()
+    except StoreError as error:
+        if mode == "xb" and error.kind == "changed":
+            raise FileExistsError(errno.EEXIST, "another process has written it", str(file)) from error
+        raise
 
 
 def put_file(file: Path, target: Location) -> None:
@@ -167,6 +159,7 @@ def write_bytes(file: Location, content: bytes) -> None:
 
     Raises:
         OSError: It cannot be written.
+        StoreError: The store cannot be written.
     """
     with atomic_write(file) as stream:
         stream.write(content)
@@ -182,9 +175,55 @@ def create_text(file: Location, text: str) -> None:
 
     Raises:
         OSError: The file is there, or it cannot be written.
+        StoreError: The store cannot be written.
     """
-    with atomic_write(file, "xb") as stream:
-        stream.write(f"{text}\n".encode())
+    content = f"{text}\n".encode()
+    if isinstance(file, Path):
+        with atomic_write(file, "xb") as stream:
+            stream.write(content)
+        return
+    from ple_rec.storage.store import put
+
+    put(file, content, create=True)
+
+
+def write_checked(file: Location, content: bytes, check: Callable[[], None]) -> None:
+    """Write a file whole or not at all, if this process may; an object of a store only if nobody else does meanwhile.
+
+    Args:
+        file: File to write.
+        content: Content, which is held in memory.
+        check: Function that raises if this process may not write there, such as `Lease.check`.
+
+    Raises:
+        OSError: It cannot be written.
+        StoreError: The store cannot be written, or another process has changed the object since `check` was asked.
+    """
+    if isinstance(file, Path):
+        check()
+        write_bytes(file, content)
+        return
+    from ple_rec.storage.store import changed, put, tag_or_none
+
+    tag = tag_or_none(file)
+    check()
+    try:
+        put(file, content, tag=tag, create=tag is None)
+    except FileExistsError as error:
+        raise changed(file) from error
+
+
+def unlink_checked(file: Location, check: Callable[[], None]) -> None:
+    """Remove a file that is there, if this process may; errors as of `write_checked`."""
+    if isinstance(file, Path):
+        check()
+        file.unlink(missing_ok=True)
+        return
+    from ple_rec.storage.store import delete, tag_or_none
+
+    if (tag := tag_or_none(file)) is not None:
+        check()
+        delete(file, tag)
 
 
 def make_directory(where: Location) -> None:
@@ -198,17 +237,16 @@ def remove_tree(where: Location) -> None:
 
     Raises:
         OSError: It cannot be removed.
+        StoreError: The store cannot be read, or an object cannot be removed.
     """
     if isinstance(where, Path):
         with suppress(FileNotFoundError):
             shutil.rmtree(where)
         return
 
-    def remove(name: str) -> None:
-        below = where / name
-        below.unlink(missing_ok=True) if below.is_file() else remove_tree(below)
+    from ple_rec.storage.store import objects_at
 
-    at_once(remove, [name for name in names_in(where) if name])
+    at_once(lambda name: (where / name).unlink(missing_ok=True), [found.name for found in objects_at(where)])
 
 
 def free_bytes(where: Location) -> int | None:

@@ -9,8 +9,8 @@ from fsspec import AbstractFileSystem
 
 from ple_rec.storage.arrow import open_ranges
 from ple_rec.storage.handler import handlers
-from ple_rec.storage.listing import object_at
 from ple_rec.storage.location import Remote
+from ple_rec.storage.store import object_at
 
 
 class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type hints

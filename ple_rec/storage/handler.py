@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from importlib.metadata import entry_points
 from typing import IO, Any
 
 from iopath.common.file_io import PathHandler, PathManager
 
+from ple_rec.storage.client import fsspec_options, s3_options
+from ple_rec.storage.door import NO_BUCKET, code_of
 from ple_rec.storage.location import SCHEMES
 
 ENTRY_POINTS = "ple_rec.path_handlers"
-_SECONDS = 15  # to connect to S3, and for each part of an answer
-_ATTEMPTS = 4  # so a store that takes connections and does not answer is given up after a minute
 
 
 class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hints
@@ -33,11 +32,13 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
         Raises:
             ImportError: The package that speaks to the store is not installed.
+            UserError: As of `s3_options`.
         """
         import fsspec
 
         scheme, _, _ = path.partition("://")
-        found = fsspec.filesystem(scheme, use_listings_cache=False, **_options(scheme))  # others write there, too
+        options = fsspec_options(s3_options()) if scheme == "s3" else {}
+        found = fsspec.filesystem(scheme, use_listings_cache=False, **options)  # Other processes write there, too.
         if scheme == "s3":
             found.retries = 1  # those of botocore are enough: five times as many would wait for minutes
         return found
@@ -59,7 +60,9 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
     def _type(self, path: str) -> str | None:
         try:
             return str(self.filesystem(path).info(path)["type"])
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            if code_of(error) == NO_BUCKET:
+                raise
             return None
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
@@ -73,14 +76,6 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
     def _rm(self, path: str, **kwargs: Any) -> None:
         self.filesystem(path).rm_file(path)
-
-
-def _options(scheme: str) -> dict[str, Any]:
-    if scheme != "s3":
-        return {}
-    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", _ATTEMPTS))
-    retries = {"mode": "standard", "total_max_attempts": attempts}
-    return {"config_kwargs": {"connect_timeout": _SECONDS, "read_timeout": _SECONDS, "retries": retries}}
 
 
 @cache

@@ -1,8 +1,9 @@
 """Ownership of a prefix of an object store, which has no locks: it lasts while its holder renews it.
 
-`<prefix>/<n>.json` says who holds lease n and until when. The next holder writes n + 1, which the store lets one writer
-alone create; so whoever finds a lease above its own has lost the prefix, however long it slept. A holder that was
-killed renews no more: somebody else gets in after `SECONDS`. Clocks of the hosts may differ by less than that.
+The object `<prefix>/.lease/lease.json` names the holder, and the store counts the seconds since it was last written.
+A holder renews it on the condition that nobody else has written it since, and whoever takes it over writes it on the
+condition that it was not renewed since it was looked at. So there is one holder at a time, whatever the clocks of hosts
+say, and a holder that was stopped for a while finds out that it has lost the lease before it changes anything.
 """
 
 from __future__ import annotations
@@ -11,143 +12,203 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Any
 
-from ple_rec.storage.files import create_text, names_in, write_text
+from ple_rec.errors import UserError
+from ple_rec.storage.door import StoreError
 from ple_rec.storage.location import Remote
+from ple_rec.storage.store import put, tag_and_age, tag_of
 
 SECONDS = 20.0  # for which a lease holds after it was written
 _RENEWALS = 4  # in this time
 _POLL_SECONDS = 0.5
+_ROUNDING = 1.0  # Stores tell times in whole seconds.
+LEASE = ".lease"  # Folder of the lease's object below the prefix.
+_FILE = "lease.json"
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """Holder of a lease, as others see it.
 
     Args:
-        number: Number of the lease.
         name: Text that tells a person who holds it.
-        until: Seconds since the epoch up to which it holds; 0 once it was given back.
+        token: Random text of the holder's own; empty once the lease was given back.
+        seconds_left: Seconds for which the lease holds unless it is renewed; at most 0 once it has ended.
     """
 
-    number: int
     name: str
-    until: float
+    token: str
+    seconds_left: float
 
     @property
     def is_live(self) -> bool:
         """Whether the lease still holds."""
-        return time.time() < self.until
-
-    @property
-    def until_text(self) -> str:
-        """The end of the lease, for people."""
-        return f"{datetime.fromtimestamp(self.until, UTC):%H:%M:%S} UTC"
+        return self.seconds_left > 0
 
 
-def newest_holder(prefix: Remote) -> Holder | None:
-    """Return who holds the newest lease of a prefix, live or not; None where nobody ever did.
+def holder_of(prefix: Remote) -> Holder | None:
+    """Return the holder of the lease of a prefix, live or not; None if there was never one.
 
     Raises:
-        OSError: The store cannot be read.
+        StoreError: The store cannot be read.
     """
-    number = _newest_number(prefix)
-    return None if number is None else _holder(prefix, number)
+    found = _look(prefix / LEASE / _FILE)
+    return None if found is None else found[1]
 
 
-def _newest_number(prefix: Remote) -> int | None:
-    numbers = [name.removesuffix(".json") for name in names_in(prefix)]
-    return max((int(number) for number in numbers if number.isdecimal()), default=None)
-
-
-def _holder(prefix: Remote, number: int) -> Holder:
+def _look(file: Remote) -> tuple[str, Holder] | None:
+    """Return the tag of a lease and its holder; None if it is not there."""
     try:
-        content = json.loads((prefix / f"{number}.json").read_text())
-        return Holder(number, str(content["holder"]), float(content["until"]))
-    except FileNotFoundError:  # the next holder has removed it since it was listed
-        return Holder(number, "?", 0.0)
-    except (ValueError, LookupError, TypeError):  # written by a later version: nobody that we know
-        return Holder(number, "?", 0.0)
+        tag, age = tag_and_age(file)
+        name, token = _read(file)
+    except FileNotFoundError:
+        return None
+    return tag, Holder(name, token, SECONDS + _ROUNDING - age if token else 0.0)
+
+
+def _read(file: Remote) -> tuple[str, str]:
+    """Return name and token of the holder; those of nobody if another program has written the object."""
+    try:
+        content: Any = json.loads(file.read_bytes())
+        return str(content["holder"]), str(content["token"])
+    except (ValueError, LookupError, TypeError):
+        return "?", "?"
 
 
 class Lease:
-    """A lease that this process holds and renews, in a thread of its own, until it is given back.
+    """Lease that this process holds and renews, in a thread of its own, until it is given back.
 
     Args:
-        prefix: Prefix of the lease's objects, which holds nothing else.
+        prefix: Prefix that the lease covers.
         holder: Text that tells a person who holds it.
-        number: Number of the lease, whose object was just written.
+        token: Random text that tells this holder from all others.
+        tag: Tag of the lease's object, which was just written.
     """
 
-    def __init__(self, prefix: Remote, holder: str, number: int) -> None:
-        self._prefix, self._holder, self._number = prefix, holder, number
+    def __init__(self, prefix: Remote, holder: str, token: str, tag: str) -> None:
+        self._prefix, self._file = prefix, prefix / LEASE / _FILE
+        self._holder, self._token, self._tag = holder, token, tag
+        self._renewed = time.monotonic()
+        self._count = 0
+        self._lock = threading.Lock()  # A check waits until a renewal knows the new tag.
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew_until_done, name="lease", daemon=True)
         self._thread.start()
 
     @classmethod
     def acquire(cls, prefix: Remote, holder: str, wait: float = 0.0) -> Lease | Holder:
-        """Take the lease of a prefix, or return who holds it.
+        """Take the lease of a prefix, or return its holder.
 
         Args:
-            prefix: Prefix of the lease's objects.
+            prefix: Prefix that the lease covers.
             holder: Text that tells a person who takes it.
             wait: Seconds that another holder has to give it back, or to renew it no more.
 
         Raises:
-            OSError: The store cannot be read or written.
+            StoreError: The store cannot be read or written.
         """
-        end = time.monotonic() + wait
+        end, token, file = time.monotonic() + wait, token_hex(8), prefix / LEASE / _FILE
+        content = _content(holder, token, 0)
         while True:
-            newest = newest_holder(prefix)
-            if newest is None or not newest.is_live:
-                number = 1 if newest is None else newest.number + 1
+            found = _look(file)
+            if found is not None and found[1].token == token:  # It was written, and the answer was lost.
+                return cls(prefix, holder, token, found[0])
+            if found is None or not found[1].is_live:
                 try:
-                    create_text(prefix / f"{number}.json", _content(holder, time.time() + SECONDS))
-                except FileExistsError:  # another process was faster
-                    newest = _holder(prefix, number)
-                else:
-                    for old in names_in(prefix):
-                        if old != f"{number}.json":
-                            (prefix / old).unlink(missing_ok=True)
-                    return cls(prefix, holder, number)
+                    tag = put(file, content, create=True) if found is None else put(file, content, tag=found[0])
+                    return cls(prefix, holder, token, tag)
+                except FileExistsError:
+                    continue
+                except StoreError as error:
+                    if error.kind != "changed":
+                        raise
+                    continue
             if time.monotonic() >= end:
-                return newest
+                return found[1]
             time.sleep(_POLL_SECONDS)
 
-    def other_holder(self) -> Holder | None:
-        """Return who has taken the prefix since; None while it is ours.
+    def check(self) -> None:
+        """Do nothing if this process still holds the lease; ask right before each change of what it covers.
 
         Raises:
-            OSError: The store cannot be read.
+            UserError: Another process has taken it.
+            StoreError: The store cannot be read, so nobody knows.
         """
-        number = _newest_number(self._prefix)
-        return None if number is None or number == self._number else _holder(self._prefix, number)
+        with self._lock:
+            if time.monotonic() - self._renewed >= SECONDS / 2:  # This process was stopped, or the store was away.
+                self._renew()
+            elif not self._is_own():
+                raise self._lost()
 
     def give_back(self) -> None:
         """Let others take the prefix at once.
 
         Raises:
-            OSError: The store cannot be written; the lease then ends by itself.
+            StoreError: The store cannot be written; the lease then ends by itself.
         """
         self._done.set()
         self._thread.join()
-        if self.other_holder() is None:
-            self._write(0.0)
+        try:
+            put(self._file, _content(self._holder, "", self._count), tag=self._tag)
+        except StoreError as error:
+            if error.kind != "changed":  # Another process holds it.
+                raise
 
-    def _renew(self) -> None:
+    def _renew_until_done(self) -> None:
         while not self._done.wait(SECONDS / _RENEWALS):
             try:
-                if self.other_holder() is not None:
-                    return
-                self._write(time.time() + SECONDS)
-            except OSError:  # a store that is away for a moment; the next turn tries again
+                with self._lock:
+                    self._renew()
+            except StoreError:  # The store is away for a moment; the next turn tries again.
                 continue
+            except UserError:
+                return
 
-    def _write(self, until: float) -> None:
-        write_text(self._prefix / f"{self._number}.json", _content(self._holder, until))
+    def _renew(self) -> None:
+        """Write the lease again; `check` says what is raised."""
+        asked = time.monotonic()
+        self._count += 1
+        try:
+            self._tag = put(self._file, _content(self._holder, self._token, self._count), tag=self._tag)
+        except StoreError as error:
+            if error.kind != "changed":
+                raise
+            if not self._is_own():
+                raise self._lost() from error
+        self._renewed = asked
+
+    def _is_own(self) -> bool:
+        """Return True if the object is as we wrote it last, or as a writing of ours whose answer was lost."""
+        try:
+            tag = tag_of(self._file)
+            if tag != self._tag and _read(self._file)[1] == self._token:
+                self._tag = tag
+        except FileNotFoundError:
+            return False
+        return tag == self._tag
+
+    def _lost(self) -> UserError:
+        return in_use(self._prefix, holder_of(self._prefix) or Holder("?", "", 0.0))
 
 
-def _content(holder: str, until: float) -> str:
-    return json.dumps({"holder": holder, "until": until})
+def in_use(prefix: Remote, holder: Holder) -> UserError:
+    """Return the error of a prefix that another process holds.
+
+    Args:
+        prefix: Prefix that the lease covers.
+        holder: Holder of the lease.
+    """
+    left = max(1, round(holder.seconds_left))
+    return UserError(
+        str(prefix),
+        f"in use by process {holder.name}, for {left} s or more",
+        "one process at a time writes there",
+        "wait for it, stop it, or write somewhere else",
+    )
+
+
+def _content(holder: str, token: str, count: int) -> bytes:
+    """Return the content of a lease's object; the count makes each renewal another content, and so another tag."""
+    return json.dumps({"holder": holder, "token": token, "renewal": count}).encode()

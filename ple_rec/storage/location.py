@@ -12,15 +12,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from ple_rec.errors import UnavailableError, UserError
+from ple_rec.storage.door import DoorStream, request, short
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # Schemes of the stores of fsspec.
+S3 = "s3://"
 _ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _PATTERN = set("*?[]")
-_SHOWN = 300  # characters of a library's message that ours repeats
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "gcsfs", "adlfs", "azure")  # whose errors are no OSError
 
 
 @dataclass(frozen=True)
@@ -63,53 +63,49 @@ class Remote:
         """Open the object as a stream of bytes; `atomic_write` is for those that write.
 
         Raises:
-            OSError: The object is not there, or the store cannot be reached.
+            FileNotFoundError: The object is not there.
+            StoreError: The store cannot be read.
         """
         from ple_rec.storage.handler import manager
 
-        with translate_errors():
-            stream: IO[Any] = manager().open(self.address, mode)
-            return stream
+        stream: Any = DoorStream(request(self.address, lambda: manager().open(self.address, mode)), self.address)
+        return cast("IO[Any]", stream)
 
     def read_bytes(self) -> bytes:
         """Return the content of the object, which may be written anew meanwhile; errors as of `open`."""
         from ple_rec.storage.handler import FsspecHandler, handler_of
 
         handler = handler_of(self.address)
-        with translate_errors():
-            if isinstance(handler, FsspecHandler):  # by one request, which sees one content of the object
-                return bytes(handler.filesystem(self.address).cat_file(self.address))
-            with self.open() as stream:
-                return bytes(stream.read())
+        if isinstance(handler, FsspecHandler):  # One request sees one content of the object.
+            return request(self.address, lambda: bytes(handler.filesystem(self.address).cat_file(self.address)))
+        with self.open() as stream:
+            return bytes(stream.read())
 
-    def read_text(self, encoding: str = "utf-8") -> str:
+    def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         """Return the content of the object as text; errors as of `open`."""
-        return self.read_bytes().decode(encoding)
+        return self.read_bytes().decode(encoding, errors)
 
     def is_file(self) -> bool:
         """Return whether the object is there.
 
         Raises:
-            OSError: That cannot be told.
+            StoreError: That cannot be told.
         """
         from ple_rec.storage.handler import manager
 
-        with translate_errors():
-            return bool(manager().isfile(self.address))
+        return request(self.address, lambda: bool(manager().isfile(self.address)))
 
     def is_dir(self) -> bool:
         """Return whether objects lie below the prefix; errors as of `is_file`."""
         from ple_rec.storage.handler import manager
 
-        with translate_errors():
-            return bool(manager().isdir(self.address))
+        return request(self.address, lambda: bool(manager().isdir(self.address)))
 
     def exists(self) -> bool:
         """Return whether the object is there, or objects lie below it as a prefix; errors as of `is_file`."""
         from ple_rec.storage.handler import manager
 
-        with translate_errors():
-            return bool(manager().exists(self.address))
+        return request(self.address, lambda: bool(manager().exists(self.address)))
 
     def absolute(self) -> Remote:
         """Return the address itself: it starts from no folder."""
@@ -123,7 +119,7 @@ class Remote:
         """Yield the objects directly below the prefix whose names match a pattern, in order.
 
         Raises:
-            OSError: The store cannot be read.
+            StoreError: The store cannot be read.
         """
         from ple_rec.storage.files import names_in
 
@@ -133,13 +129,13 @@ class Remote:
         """Remove the object.
 
         Raises:
-            OSError: It cannot be removed, or was not there.
+            FileNotFoundError: It is not there.
+            StoreError: It cannot be removed.
         """
         from ple_rec.storage.handler import manager
 
         try:
-            with translate_errors():
-                manager().rm(self.address)
+            request(self.address, lambda: manager().rm(self.address))
         except FileNotFoundError:
             if not missing_ok:
                 raise
@@ -157,6 +153,8 @@ def location(address: str | Path | Remote) -> Location:
     """
     if isinstance(address, Path | Remote):
         return address
+    if not address:
+        raise UserError("''", "an empty text", "a place is a path or an address", "name one")
     if not is_address(address):
         return Path(address.removeprefix("file://"))
     if one := _ONE_SLASH.match(address):
@@ -207,23 +205,10 @@ def is_remote(where: Location) -> bool:
 
 
 @contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turn what the client of a store raises (no credentials, no connection) into an OSError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        if not type(error).__module__.startswith(_CLIENTS):
-            raise
-        raise OSError(f"{type(error).__name__}: {error}") from error
-
-
-@contextmanager
 def explain_errors(
     where: Location, action: str = "read", why: str = "ple-rec reads and writes there"
 ) -> Iterator[None]:
-    """Turn what a file system or an object store raises into an UnavailableError, which is a UserError.
+    """Turn an error of a file system into an UnavailableError, which is a UserError; those of stores are one already.
 
     Args:
         where: Place that the block reads or writes.
@@ -231,17 +216,7 @@ def explain_errors(
         why: Sentence that says what lies there, for the message.
     """
     try:
-        with translate_errors():
-            yield
+        yield
     except OSError as error:
-        raise UnavailableError(
-            str(where),
-            f"cannot be {action} ({short(error)})",
-            why,
-            "correct the address, the permission, or the store's credentials and endpoint in the environment",
-        ) from error
-
-
-def short(error: BaseException) -> str:
-    """Return the message of a library on one line, cut where it is long."""
-    return " ".join(str(error).split())[:_SHOWN]
+        fix = "correct the path or the permission, or free space"
+        raise UnavailableError(str(where), f"cannot be {action} ({short(error)})", why, fix) from error

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from ple_rec.text.aliases import with_addresses
 from ple_rec.text.escapes import printable_lines
 from ple_rec.text.progress import close_bars, print_line
 
@@ -33,7 +32,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a message; a stream that cannot be written raises here, as it does for `print`."""
         name = "stderr" if record.levelno >= logging.WARNING else next(reversed(_streams.values()))
-        print_line(printable_lines(with_addresses(record.getMessage())), getattr(sys, name))
+        print_line(printable_lines(record.getMessage()), getattr(sys, name))
 
 
 _lines = _Lines()

@@ -6,7 +6,7 @@ import json
 import time
 from pathlib import Path
 
-from ple_rec.checkpoint.listing import is_step
+from ple_rec.checkpoint.listing import is_step, remove_checkpoint
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.storage import (
@@ -15,12 +15,10 @@ from ple_rec.storage import (
     explain_errors,
     make_directory,
     names_in,
-    remove_tree,
-    write_text,
+    unlink_checked,
 )
-from ple_rec.training.mirror import address_of, mirror_of
-from ple_rec.training.run_dir import CONFIG, INIT, PLAN, place_of
-from ple_rec.training.run_dir import write_text as write_file
+from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, INIT, OF_RUN, PLAN, REPLACED, place_of
+from ple_rec.training.run_directory import RunDirectory
 
 OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
 
@@ -45,7 +43,7 @@ class CheckpointTimer:
         return time.monotonic() - self._since >= self._seconds
 
 
-def checkpoint_place(config: RunConfig, run_dir: Path) -> Location:
+def checkpoint_place(config: RunConfig, run_dir: Location) -> Location:
     """Return the place of the checkpoints of a run; `{run}` stands for the name of its directory.
 
     Raises:
@@ -54,19 +52,18 @@ def checkpoint_place(config: RunConfig, run_dir: Path) -> Location:
     return place_of(config.checkpoint.path, run_dir)
 
 
-def directories_of(config: RunConfig, run_dir: Path) -> list[Path]:
+def directories_of(config: RunConfig, run_dir: Location) -> list[Path]:
     """Return the directories that all ranks of a run write to on disks that their hosts share."""
-    where = checkpoint_place(config, run_dir)
-    own = [run_dir] if mirror_of(run_dir) is None else []
-    return own + ([where] if config.checkpoint.path is not None and isinstance(where, Path) else [])
+    places = [run_dir] if config.checkpoint.path is None else [run_dir, checkpoint_place(config, run_dir)]
+    return [place for place in places if isinstance(place, Path)]
 
 
-def restore_head(checkpoint: Location, run_dir: Path) -> None:
+def restore_head(checkpoint: Location, run: RunDirectory) -> None:
     """Write start, configuration and plan of a run whose directory is gone, as a checkpoint has them.
 
     Args:
         checkpoint: Directory of the checkpoint.
-        run_dir: Directory of the run.
+        run: Directory of the run.
 
     Raises:
         UserError: a file cannot be read or written.
@@ -75,43 +72,68 @@ def restore_head(checkpoint: Location, run_dir: Path) -> None:
         names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]  # the last one makes it a run directory again
         texts = {name: (checkpoint / name).read_text() for name in names}
     for name, text in texts.items():
-        write_file(run_dir / name, text)
+        run.write_text(name, text)
 
 
-def claim_checkpoints(config: RunConfig, run_dir: Path, *, overwrite: bool) -> None:
-    """Make the directory that `checkpoint.path` names this run's; with `overwrite`, without what was there.
+def claim_checkpoints(config: RunConfig, run: RunDirectory) -> None:
+    """Make the directory that `checkpoint.path` names this run's.
+
+    Args:
+        config: Configuration of the run.
+        run: Directory of the run.
 
     Raises:
         UserError: another run has made it its own meanwhile, or it cannot be read or written.
     """
     if config.checkpoint.path is None:
         return
-    where, owned = checkpoint_place(config, run_dir), json.dumps({"run": identity(run_dir)})
+    where, owned = checkpoint_place(config, run.address), json.dumps({"run": identity(run.address)})
+    run.check()
     with explain_errors(where, "written"):
         make_directory(where)
         try:
             create_text(where / OWNER, owned)
         except OSError:
-            if (owner := owner_of(where)) is not None:
-                refuse_others(where, owner, run_dir)
-            elif isinstance(where, Path):
+            if (owner := owner_of(where)) is None:
                 raise
-            else:  # a store that refuses conditional writes; one that cannot be written says so here
-                write_text(where / OWNER, owned)
-        if overwrite:
-            for name in ("latest", "best"):
-                (where / name).unlink(missing_ok=True)
+            refuse_others(where, owner, run.address)
+
+
+def take_over(config: RunConfig, run: RunDirectory, *, resuming: bool) -> None:
+    """Remove what an earlier run left, unless it is resumed, and make the place of checkpoints this run's.
+
+    It comes once everything that can refuse the run has been looked at.
+
+    Args:
+        config: Configuration of the run.
+        run: Directory of the run.
+        resuming: True for a run that goes on.
+
+    Raises:
+        UserError: another run has taken the place meanwhile, or it cannot be read or written.
+    """
+    claim_checkpoints(config, run)  # first: it may be refused
+    if resuming:
+        return
+    run.write_bytes(REPLACED, b"")  # If this process is killed here, no other goes on with the earlier run.
+    run.remove(OF_RUN)  # Results whose checkpoints are gone would be those of a finished run.
+    where = checkpoint_place(config, run.address)
+    if not (isinstance(where, Path) and where.is_symlink()):  # What a link leads to is not the run's.
+        with explain_errors(where, "removed"):
             for name in names_in(where):
                 if is_step(name):
-                    remove_tree(where / name)
+                    remove_checkpoint(where / name, run.check)
+                elif name in ("latest", "best"):
+                    unlink_checked(where / name, run.check)
+    run.remove([CHECKPOINTS, REPLACED] if config.checkpoint.path is None else [REPLACED])
 
 
-def identity(run_dir: Path) -> str:
+def identity(run_dir: Location) -> str:
     """Return the name of a run in the file of an owner: its directory."""
-    return address_of(run_dir) if mirror_of(run_dir) else str(run_dir.resolve())
+    return str(run_dir.resolve()) if isinstance(run_dir, Path) else str(run_dir)
 
 
-def refuse_others(where: Location, owner: str, run_dir: Path) -> None:
+def refuse_others(where: Location, owner: str, run_dir: Location) -> None:
     """Refuse a place of checkpoints whose owner is another run.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.run import RunConfig
 from ple_rec.parallel.process_group import Ranks
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import checkpoint_place
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], rank
     return replace(ranks, threads=threads)
 
 
-def describe_interrupted(config: RunConfig, run_dir: Path, ranks: int) -> str:
+def describe_interrupted(config: RunConfig, run_dir: Location, ranks: int) -> str:
     """Return what an interrupted run has saved, and the command line that goes on from there.
 
     Args:

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,7 +32,6 @@ from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
 from ple_rec.training.guard import StepGuard
 from ple_rec.training.job import Job
-from ple_rec.training.mirror import push
 from ple_rec.training.pipeline import make_pipeline
 from ple_rec.training.position import Position, beginning
 from ple_rec.training.preemption import Preemption, StopRequested, preempted
@@ -42,6 +40,7 @@ from ple_rec.training.profile.session import UNPROFILED, Unprofiled
 from ple_rec.training.progress import Progress, Window
 from ple_rec.training.restore import restore, state_dict, texts, written_by
 from ple_rec.training.run_dir import INIT, LOG, SAVED
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.validation import record_evaluation, validate
 from ple_rec.training.warm_start import Start, load_start
 from ple_rec.training.watch import Watchers
@@ -58,7 +57,7 @@ def nothing(job: Job) -> Mapping[str, Any]:
 
 def train_steps(
     job: Job,
-    run_dir: Path,
+    run: RunDirectory,
     *,
     resume: bool,
     watchers: Watchers | None = None,
@@ -71,7 +70,7 @@ def train_steps(
 
     Args:
         job: The assembled run.
-        run_dir: Where `train.jsonl` and the checkpoints go.
+        run: Directory of the run.
         resume: Go on from the latest checkpoint.
         watchers: Hear of every record.
         start: Where the first weights come from, unless the run goes on from a checkpoint of its own. They are
@@ -93,13 +92,14 @@ def train_steps(
     valid, *_ = [job.evaluation_loader(split) for split in job.config.evaluation.splits]
     kept, watch = job.config.checkpoint, job.ranks.watch
     store = CheckpointStore(
-        checkpoint_place(job.config, run_dir),
+        checkpoint_place(job.config, run.address),
         kept.keep,
         keep_every=kept.keep_every,
         asynchronous=kept.asynchronous,
         wrote=watch.touch,
-        committing=partial(push, run_dir),
-        committed=(run_dir / SAVED).touch,
+        check=run.check,
+        committing=run.push,
+        committed=partial(run.write_bytes, SAVED, b""),
         timeout_seconds=job.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
     path = store.newest_good() if resume else None
@@ -124,7 +124,7 @@ def train_steps(
     job.model.train()
     progress = Progress(
         job.ranks,
-        run_dir / LOG,
+        run.folder / LOG,
         position.step,
         job.total_steps,
         watchers,
@@ -136,7 +136,7 @@ def train_steps(
         hearing as preemption,
         closing(store),
         closing(profile),
-        _save_on_stop(job, store, position, guard, save, preemption, run_dir),
+        _save_on_stop(job, store, position, guard, save, preemption, str(run)),
     ):
         if path is None and start is not None:
             evaluation = validate(job, valid, preemption)
@@ -243,7 +243,7 @@ def _save_on_stop(
     guard: StepGuard,
     save: Callable[..., None],
     preemption: Preemption,
-    run_dir: Path,
+    place: str,
 ) -> Iterator[None]:
     """Save the last step if the body raises `StopRequested`, where a save fits the grace as far as the last one tells.
 
@@ -273,7 +273,7 @@ def _save_on_stop(
         store.wait()
     newest = store.latest()
     why_not = "" if fits else f"too late to save it: a save took {last:.1f} s, and {left.item():.1f} s are left"
-    raise preempted(str(run_dir), position.step, job.total_steps, newest.name if newest else None, why_not)
+    raise preempted(place, position.step, job.total_steps, newest.name if newest else None, why_not)
 
 
 def train_step(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
@@ -48,12 +47,12 @@ _OF_EVALUATION = (
 
 def check(
     config: RunConfig,
-    run_dir: Path,
+    run_dir: Location,
     *,
     resume: Resume,
     overwrite: bool,
     world_size: int,
-    init_from: tuple[Path, str] | None = None,
+    init_from: tuple[Location, str] | None = None,
     plan: Location | None = None,
     profile: bool = False,
 ) -> None:
@@ -106,7 +105,7 @@ def check_split(dataset: Dataset, split: Split, selection: Selection, world_size
     Loader(dataset, split, selection, batch_size=world_size, rank=0, world_size=world_size, virtual_shards=world_size)
 
 
-def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
+def check_run(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the configuration of a run that exists.
 
     Args:
@@ -131,7 +130,7 @@ def check_run(run_dir: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def check_evaluation(
-    run_dir: Path, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+    run_dir: Location, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
 ) -> RunConfig:
     """Refuse an evaluation before any process starts and any model is built; return the configuration to evaluate.
 

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,7 +88,7 @@ def column_cuts(job: Job) -> dict[str, list[int]]:
     }
 
 
-def check_resumable(job: Job, run_dir: Path, path: Location) -> None:
+def check_resumable(job: Job, run_dir: Location, path: Location) -> None:
     """Refuse to resume a run of other samples, steps, cuts or configuration, before anything is written.
 
     Args:

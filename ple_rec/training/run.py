@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 from ple_rec.checkpoint.load import damage_of
@@ -21,13 +20,12 @@ from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.plan_check import GivenPlan
 from ple_rec.parallel.process_group import process_group
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import directories_of
-from ple_rec.training.claim import claim_run, take_over
+from ple_rec.training.checkpoints import directories_of, take_over
+from ple_rec.training.claim import claim_run
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loop import Measure, nothing, train_steps
-from ple_rec.training.mirror import fetch, push
 from ple_rec.training.overfitting import overfitting_warning
 from ple_rec.training.paper import paper_figures
 from ple_rec.training.position import Position
@@ -38,7 +36,8 @@ from ple_rec.training.profile.session import UNPROFILED, StepProfile
 from ple_rec.training.report_warnings import dominant_task
 from ple_rec.training.restore import check_resumable
 from ple_rec.training.results import format_results
-from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, PLAN, drop_analysis, write_json, write_text
+from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, OF_RESULTS, PLAN, REPORT
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.run_files import RunLog
 from ple_rec.training.run_state import Resume
 from ple_rec.training.slices import SliceMetrics, find_slicings
@@ -55,11 +54,11 @@ logger = logging.getLogger(__name__)
 
 def train(
     config: RunConfig,
-    run_dir: Path,
+    run_dir: Location,
     *,
     resume: Resume = False,
     overwrite: bool = False,
-    init_from: tuple[Path, str] | None = None,
+    init_from: tuple[Location, str] | None = None,
     plan: Location | None = None,
     profile: bool = False,
     measure: Measure = nothing,
@@ -91,10 +90,10 @@ def train(
     """
     auto = resume == "auto"
     claiming = claim_run(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
-    with process_group(config.runtime) as ranks, claiming as claim:
+    with process_group(config.runtime) as ranks, claiming as (run, claim):
         resuming, start = claim.resuming, claim.start
         if claim.action == "finished":
-            metrics = _finished(run_dir)
+            metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
             if ranks.is_main:
                 logger.info(f"{run_dir}: has finished, step {metrics['steps']:,}: nothing is left to do")
             return metrics
@@ -106,19 +105,18 @@ def train(
             on_main(lambda: check_resumable(job, run_dir, newest))
         elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
             raise damage  # before the earlier run is removed
-        on_main(lambda: _write_head(job, run_dir, start, resuming=resuming))
-        fetch(run_dir)  # the other ranks read there what the first one has written
+        on_main(lambda: _write_head(job, run, start, resuming=resuming))
         preemption = Preemption(config.checkpoint.grace_seconds)
-        with watching(job.config, run_dir, resume=resuming) as watchers, preemption:
+        with watching(job.config, run, resume=resuming) as watchers, preemption:
             if ranks.is_main:
                 logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
                 if given is not None and job.plan != given.plan:
                     logger.info(f"{given.place} does not fit these ranks any more: planned anew")
-            told = StepProfile(job, run_dir, logger.info, strict=not auto) if profile else UNPROFILED
-            with _report_of_divergence(run_dir):
+            told = StepProfile(job, run, logger.info, strict=not auto) if profile else UNPROFILED
+            with _report_of_divergence(run):
                 position = train_steps(
                     job,
-                    run_dir,
+                    run,
                     resume=resuming,
                     watchers=watchers,
                     start=start,
@@ -129,22 +127,17 @@ def train(
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
             metrics["table_health"] = table_health(job, start)
             metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
-            watchers.finish(metrics, on_main(lambda: _finish(metrics, run_dir, config, position)) or ())
+            watchers.finish(metrics, on_main(lambda: _finish(metrics, run, config, position)) or {})
         return metrics
 
 
-def _finished(run_dir: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
-    return metrics
-
-
 def evaluate_run(
-    run_dir: Path, *, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
+    run_dir: Location, *, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Evaluate a checkpoint of a run.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         splits: Which to evaluate.
         checkpoint: `best`, `latest` or `step-<n>`.
         overrides: `a.b=c`, for example `data.path=...` to evaluate another dataset directory.
@@ -157,8 +150,8 @@ def evaluate_run(
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
-def _plan_to_follow(plan: Location | None, run_dir: Path, *, resuming: bool) -> GivenPlan | None:
-    """The plan that is named, or that of the run that goes on, on rank 0 (a collective).
+def _plan_to_follow(plan: Location | None, run_dir: Location, *, resuming: bool) -> GivenPlan | None:
+    """Return the plan that is named, or else that of the run that is resumed, on rank 0 (a collective).
 
     A plan of the run that was written by another version of this program is left alone.
     """
@@ -173,12 +166,14 @@ def _plan_to_follow(plan: Location | None, run_dir: Path, *, resuming: bool) -> 
 
 
 @contextmanager
-def _report_of_divergence(run_dir: Path) -> Iterator[None]:
-    """A run that diverged, which every rank finds at the same step, has its curves to be looked at."""
+def _report_of_divergence(run: RunDirectory) -> Iterator[None]:
+    """Write the report of a run that diverges in the block, which every rank finds at the same step."""
 
     def report() -> None:
         with suppress(UserError):  # what went wrong first is what is said
-            logger.info(f"report: {_write_report(run_dir)}")
+            run.push()
+            _write_report(run)
+            logger.info(f"report: {run / REPORT}")
 
     try:
         yield
@@ -187,16 +182,15 @@ def _report_of_divergence(run_dir: Path) -> Iterator[None]:
         raise
 
 
-def _write_head(job: Job, run_dir: Path, start: Start | None, *, resuming: bool) -> None:
-    take_over(job.config, run_dir, resuming=resuming)
+def _write_head(job: Job, run: RunDirectory, start: Start | None, *, resuming: bool) -> None:
+    take_over(job.config, run, resuming=resuming)
     if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
-        write_json(run_dir / INIT, vars(start))
-    write_text(run_dir / CONFIG, dump_toml(job.config))
-    write_text(run_dir / PLAN, dump_plan(job.plan))
-    push(run_dir)
+        run.write_json(INIT, vars(start))
+    run.write_text(CONFIG, dump_toml(job.config))
+    run.write_text(PLAN, dump_plan(job.plan))
 
 
-def _introduction(job: Job, run_dir: Path) -> str:
+def _introduction(job: Job, run_dir: Location) -> str:
     ranks, tables = job.ranks, job.plan.tables
     rows = sum(table.rows for table in tables)
     known = len(job.dataset.schema.tasks)
@@ -227,7 +221,7 @@ def _never_early(job: Job) -> str:
 
 def _evaluate_splits(
     job: EvaluationJob,
-    run_dir: Path,
+    run_dir: Location,
     checkpoint: str,
     splits: Sequence[Split],
     preemption: Preemption | None = None,
@@ -255,13 +249,14 @@ def _evaluate_split(job: EvaluationJob, split: Split, preemption: Preemption | N
     return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
 
 
-def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position: Position) -> list[Path]:
-    """Write the results, print those of the last split; return the files that hold them."""
+def _finish(metrics: dict[str, Any], run: RunDirectory, config: RunConfig, position: Position) -> dict[str, str]:
+    """Write the results, print those of the last split; return the files that hold them, content by name."""
     split = config.evaluation.splits[-1]
-    drop_analysis(run_dir)  # of a run that has gone on since; results without a report are made again
-    write_json(run_dir / METRICS, metrics)
-    report = _write_report(run_dir)
-    records = [json.loads(line) for line in (run_dir / LOG).read_text(encoding="utf-8").splitlines()]
+    run.remove(OF_RESULTS)  # They are stale, and results without a report are made again.
+    run.push()
+    run.write_json(METRICS, metrics)
+    report = _write_report(run)
+    records = [json.loads(line) for line in (run.folder / LOG).read_text(encoding="utf-8").splitlines()]
     last = next((record for record in reversed(records) if record["split"] == "train"), None)
     told = [format_results(metrics, split, None if last is None else dominant_task(last))]
     if warning := no_better_than_start(config.train.best_metric, records, position):
@@ -272,11 +267,14 @@ def _finish(metrics: dict[str, Any], run_dir: Path, config: RunConfig, position:
     losses, stops_early = (log.series(split, "loss") for split in ("train", "valid")), config.early_stopping is not None
     if overfits := overfitting_warning(*losses, stops_early=stops_early):
         told.append(overfits)
-    logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {report}"]))
-    return [run_dir / METRICS, report]
+    logger.info("\n".join([f"\n{split} split, checkpoint {metrics['checkpoint']}", *told, f"\nreport: {run / REPORT}"]))
+    return {METRICS: json.dumps(metrics, indent=1) + "\n", REPORT: report}
 
 
-def _write_report(run_dir: Path) -> Path:
-    from ple_rec.reports.run.page import write_report  # matplotlib: half a second that no other rank has to pay
+def _write_report(run: RunDirectory) -> str:
+    from ple_rec.reports.run.page import run_page  # matplotlib: half a second that no other rank has to pay
+    from ple_rec.training.run_files import read_run
 
-    return write_report(run_dir)
+    page = run_page(read_run(run.address))
+    run.write_bytes(REPORT, page.encode("utf-8", "replace"))
+    return page

@@ -8,17 +8,17 @@ import re
 import shutil
 import socket
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ple_rec.checkpoint.listing import finished_steps
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.locks import take_lock
-from ple_rec.storage import Location, Remote, location, names_in
+from ple_rec.storage import Location, Remote, atomic_write, location, names_in, remove_tree
 
-CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, LEASE, TENSORBOARD, MLFLOW, PROFILE = (
+CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, REPLACED, LOCK, TENSORBOARD, MLFLOW, PROFILE = (
     "config.toml",
     "init_from.json",
     "plan.json",
@@ -27,18 +27,37 @@ CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, LEASE, TENSO
     "report.html",
     "checkpoints",
     ".saved",  # there once a checkpoint is: where none is found then, they are away
+    ".replaced",  # there while the run is removed to make room for another
     ".lock",
-    ".lease",  # in the place of a lock where the directory lies in a store
     "tensorboard",
     "mlflow.json",
     "profile",
 )
+LEASE = ".lease"  # Folder in the place of a lock where the directory lies in a store (storage/lease.py).
 PROBE = ".shared"  # there for seconds, while hosts look whether all see it
 _PARTIAL = ".partial"
 TEST_ROWS, ANALYSIS, ANALYSIS_PAGE, FUSION = "test_rows.npz", "analysis.json", "analysis.html", "fusion"
-_ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # of a finished run, written afterwards by who looks at it
-_OWN = {CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, LOCK, LEASE, TENSORBOARD, MLFLOW, PROFILE, PROBE}
+_ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # Made of the results of a finished run by whoever looks at it.
+OF_RESULTS = (*sorted(_ANALYSIS), REPORT)  # Files that are stale once the run has gone on.
+_OWN = {
+    CONFIG,
+    INIT,
+    PLAN,
+    LOG,
+    METRICS,
+    REPORT,
+    CHECKPOINTS,
+    SAVED,
+    REPLACED,
+    LOCK,
+    LEASE,
+    TENSORBOARD,
+    MLFLOW,
+    PROFILE,
+    PROBE,
+}
 _KNOWN = _OWN | _ANALYSIS | {FUSION}  # a fusion outlives the results that it was chosen by
+OF_RUN = tuple(sorted((_OWN | _ANALYSIS | {FUSION}) - {REPLACED, LOCK, LEASE, CHECKPOINTS}))  # A new run removes them.
 _IN_FOLDERS = {  # names of what lies in the folders among them
     CHECKPOINTS: r"step-(0|[1-9][0-9]*)|latest|best",
     TENSORBOARD: r"events\.out\.tfevents\..*",
@@ -47,11 +66,8 @@ _IN_FOLDERS = {  # names of what lies in the folders among them
 }
 
 
-stores: dict[Path, Remote] = {}  # addresses of run directories by the folders that mirror them (mirror.py)
-
-
-def holds_run(path: Path) -> bool:
-    """Whether there is something to lose: results or a finished checkpoint, here or away; a refused start leaves none.
+def holds_run(path: Location) -> bool:
+    """Return True if a run has something to lose: results or a finished checkpoint, here or away.
 
     Raises:
         UserError: its checkpoints lie in a store that cannot be read.
@@ -63,13 +79,13 @@ def holds_run(path: Path) -> bool:
     return has_saved(path) or bool(finished_steps(where))
 
 
-def has_saved(path: Path) -> bool:
-    """Whether a run has had a finished checkpoint, wherever that is now."""
+def has_saved(path: Location) -> bool:
+    """Return True if a run has had a finished checkpoint, wherever that is now."""
     return any((path / name).is_file() for name in (SAVED, METRICS))
 
 
-def checkpoints_of(run_dir: Path) -> Location:
-    """Where the checkpoints of a run lie, as its configuration says.
+def checkpoints_of(run_dir: Location) -> Location:
+    """Return the place of the checkpoints of a run, as its configuration says.
 
     Raises:
         UserError: an address that cannot be spoken.
@@ -77,35 +93,22 @@ def checkpoints_of(run_dir: Path) -> Location:
     """
     file = run_dir / CONFIG
     try:
-        raw = tomllib.loads(file.read_text()) if file.is_file() else {}
+        raw = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         path = raw.get("checkpoint", {}).get("path")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
     return place_of(path, run_dir)
 
 
-def place_of(path: str | None, run_dir: Path) -> Location:
+def place_of(path: str | None, run_dir: Location) -> Location:
     """Return where a run keeps its checkpoints by `checkpoint.path`; None: in its directory, or in its store."""
     if path is None:
-        return stores.get(run_dir, run_dir) / CHECKPOINTS
-    return location(path.replace("{run}", run_dir.resolve().name))
+        return run_dir / CHECKPOINTS
+    return location(path.replace("{run}", run_dir.resolve().name if isinstance(run_dir, Path) else run_dir.name))
 
 
-def known_files(run_dir: Location) -> list[str]:
-    """Return the files of a run directory but for its checkpoints and its lock, by their names below it.
-
-    Raises:
-        OSError: It cannot be read.
-    """
-    folders = _IN_FOLDERS.keys() - {CHECKPOINTS}
-    single = _KNOWN - {CHECKPOINTS, LOCK, LEASE, PROBE} - folders
-    files = [name for name in names_in(run_dir) if name in single]
-    return files + [f"{folder}/{name}" for folder in sorted(folders) for name in names_in(run_dir / folder)]
-
-
-def strangers_in(run_dir: Path) -> list[str]:
+def strangers_in(path: Location) -> list[str]:
     """Return what lies in a run directory, or in a folder of it, under a name that no run gives."""
-    path = stores.get(run_dir, run_dir)
     strangers = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
     for folder, known in _IN_FOLDERS.items():
         names = names_in(path / folder)
@@ -157,25 +160,24 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         yield
 
 
-def clear(path: Path) -> None:
-    """Remove what an earlier run, or start, left in a run directory that is claimed."""
-    _remove(path, _KNOWN - {LOCK})
+def remove_names(where: Location, names: Iterable[str]) -> None:
+    """Remove files and folders of a run directory that are there, and drafts of them.
 
-
-def drop_analysis(path: Path) -> None:
-    """Remove what was made of the results of a finished run, which are no more: its report and its analysis."""
-    _remove(path, _ANALYSIS | {REPORT})
-
-
-def _remove(path: Path, names: set[str]) -> None:
+    Raises:
+        OSError, StoreError: One cannot be removed.
+    """
     for name in names:
-        for target in (path / name, path / (name + _PARTIAL)):
+        if isinstance(where, Remote):
+            (where / name).unlink(missing_ok=True)
+            remove_tree(where / name)
+            continue
+        for target in (where / name, where / (name + _PARTIAL)):
             # What a link leads to is not the run's.
             shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Location) -> Iterator[None]:
     """Turn an error of the file system into a UserError about `path`."""
     try:
         yield
@@ -188,30 +190,26 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Location, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        UserError: the disk is full or not writable.
+        UserError: the disk is full or not writable, or the store cannot be written.
     """
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Location, content: bytes) -> None:
     """Write a file whole or not at all; raises as `write_text` does."""
     write_stream(path, lambda file: file.write(content))
 
 
-def write_stream(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_stream(path: Location, write: Callable[[IO[bytes]], object]) -> None:
     """Let `write` fill a file, which appears under its name only when complete; raises as `write_text` does."""
-    partial = path.with_name(path.name + _PARTIAL)
-    with writing(path):
-        partial.unlink(missing_ok=True)  # a link would lead the writing elsewhere
-        with partial.open("wb") as file:
-            write(file)
-        partial.replace(path)
+    with writing(path), atomic_write(path) as file:
+        write(file)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Write a JSON file whole or not at all; raises as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n")

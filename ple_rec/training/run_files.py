@@ -6,8 +6,7 @@ import bisect
 import json
 import tomllib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from ple_rec.config.plan_file import placements
 from ple_rec.errors import UserError
+from ple_rec.storage import Location, modified_at
 from ple_rec.training.results import mapping, number
 from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, PLAN
 
@@ -99,7 +99,7 @@ class RunLog:
 class RunFiles:
     """The files of a run directory; what is absent is empty, and `notes` says in plain words what is missing or odd."""
 
-    directory: Path
+    directory: Location
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
@@ -122,7 +122,7 @@ class RunFiles:
         return known if known is not None or not marked else float(marked[-1])
 
 
-def read_run(directory: Path) -> RunFiles:
+def read_run(directory: Location) -> RunFiles:
     """Read `config.toml`, `plan.json`, `train.jsonl` and `metrics.json`; any may be absent or damaged, but not all.
 
     Raises:
@@ -183,7 +183,8 @@ def _read_log(run: RunFiles) -> None:
     path = run.directory / LOG
     if not path.is_file():
         return
-    run.log_written = datetime.fromtimestamp(int(path.stat().st_mtime), tz=UTC)
+    written = modified_at(path)
+    run.log_written = None if written is None else written.replace(microsecond=0)
     lines = text.split("\n")
     damaged = []
     for line_number, line in enumerate(lines, start=1):

@@ -9,7 +9,6 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, pointer_target
@@ -20,7 +19,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, names_in
 from ple_rec.training.checkpoints import OWNER, checkpoint_place, identity, owner_of, refuse_others
-from ple_rec.training.run_dir import CONFIG, METRICS, REPORT, has_saved, holds_run, strangers_in
+from ple_rec.training.run_dir import CONFIG, LEASE, METRICS, REPLACED, REPORT, has_saved, holds_run, strangers_in
 from ple_rec.training.trained_on import may_change
 
 Resume = bool | Literal["auto"]  # True insists on a run to resume, "auto" begins one where there is none
@@ -52,7 +51,7 @@ class DirectoryState:
         is_finished: Whether there are results and a report of this very configuration.
     """
 
-    directory: Path
+    directory: Location
     is_file: bool
     strangers: Sequence[str]
     has_config: bool
@@ -80,7 +79,7 @@ class DirectoryState:
         return not self.has_config and own and bool(self.steps)
 
 
-def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
+def inspect(config: RunConfig, run_dir: Location) -> DirectoryState:
     """Read what a run directory and the place of its checkpoints hold.
 
     Args:
@@ -94,27 +93,30 @@ def inspect(config: RunConfig, run_dir: Path) -> DirectoryState:
     outside = config.checkpoint.path is not None
     owner = owner_of(place) if outside else None
     with explain_errors(place):
-        unowned = names_in(place) if outside and owner is None else []
+        unowned = [name for name in names_in(place) if name != LEASE] if outside and owner is None else []
+    replaced = (run_dir / REPLACED).is_file()
     saved = has_saved(run_dir)  # before the checkpoints, of which a run that trains there may write its first meanwhile
     steps, has_config = finished_steps(place), (run_dir / CONFIG).is_file()
     if saved and not steps:  # a run that trains there removes older checkpoints, perhaps just those that were listed
         steps = finished_steps(place)
+    if replaced:  # What is left of an earlier run is removed by the next one.
+        saved, steps, has_config = False, [], False
     return DirectoryState(
         directory=run_dir,
         is_file=run_dir.exists() and not run_dir.is_dir(),
         strangers=strangers_in(run_dir),
         has_config=has_config,
         has_saved=saved,
-        holds_run=_may_lose(run_dir),
+        holds_run=not replaced and _may_lose(run_dir),
         place=place,
         outside=outside,
         owner=owner,
         unowned=unowned,
         steps=steps,
-        newest=_newest(place, steps),
-        damage=_damage(place),
+        newest=None if replaced else _newest(place, steps),
+        damage=None if replaced else _damage(place),
         changes=_changes(config, run_dir / CONFIG) if has_config else (),
-        is_finished=_is_finished(config, run_dir),
+        is_finished=not replaced and _is_finished(config, run_dir),
     )
 
 
@@ -234,14 +236,14 @@ def resume_refusal(state: DirectoryState, config: RunConfig) -> UserError | None
     )
 
 
-def _changes(config: RunConfig, file: Path) -> Sequence[Difference] | UserError:
+def _changes(config: RunConfig, file: Location) -> Sequence[Difference] | UserError:
     try:
         return changed_beyond(load_config(RunConfig, file), config, may_change(config))
     except UserError as error:
         return error
 
 
-def _may_lose(run_dir: Path) -> bool:
+def _may_lose(run_dir: Location) -> bool:
     try:
         return holds_run(run_dir)
     except UserError:  # a store that cannot be read may hold its checkpoints
@@ -264,7 +266,7 @@ def _damage(place: Location) -> DataError | None:
     return None
 
 
-def _is_finished(config: RunConfig, run_dir: Path) -> bool:
+def _is_finished(config: RunConfig, run_dir: Location) -> bool:
     try:
         metrics = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
         same = metrics["config_fingerprint"] == fingerprint(config) and isinstance(metrics["steps"], int)

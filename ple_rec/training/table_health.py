@@ -19,7 +19,7 @@ from torch import Tensor
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.parallel.agree import on_main
 from ple_rec.parallel.table_rows import Block, Origin, TableRows
-from ple_rec.storage import Location
+from ple_rec.storage import Location, StoreError
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.warm_start import Start
@@ -160,7 +160,8 @@ def _counted(dataset: Location, table: str, rows: int) -> dict[str, Any]:
         return unknown
     try:
         top, total = concentration(file, -(-(rows - 1) // _TOP))
-    except (OSError, ValueError, pa.ArrowException) as error:  # a run of days does not end for want of this figure
+    except (OSError, StoreError, ValueError, pa.ArrowException) as error:
+        # A run of days does not end for want of this figure.
         logger.info(
             f"table {table}: {file} does not tell how often rows are looked up ({' '.join(str(error).split())})"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ from ple_rec.training.trained_on import check_trained_with, what_differs
 
 
 @contextmanager
-def opened(config: RunConfig, run_dir: Path, checkpoint: str) -> Iterator[EvaluationJob]:
+def opened(config: RunConfig, run_dir: Location, checkpoint: str) -> Iterator[EvaluationJob]:
     """Give what an evaluation of a run needs, in a process group of its own; the weights are not yet loaded.
 
     Args:
@@ -47,14 +46,14 @@ def opened(config: RunConfig, run_dir: Path, checkpoint: str) -> Iterator[Evalua
         yield assemble_evaluation(_placed_anew(config), ranks, None, saved_precision(written_by))
 
 
-def _written_by(config: RunConfig, run_dir: Path, checkpoint: str) -> Mapping[str, Any]:
+def _written_by(config: RunConfig, run_dir: Location, checkpoint: str) -> Mapping[str, Any]:
     with suppress(DataError):  # whoever loads a damaged checkpoint says so
         path = find_checkpoint(checkpoint_place(config, run_dir), checkpoint)
         return {} if path is None else read_manifest(path).written_by
     return {}
 
 
-def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, dataset: Dataset) -> Location:
+def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, dataset: Dataset) -> Location:
     """Return a checkpoint of the run, once it is sure that its ids mean the same in a dataset.
 
     It comes before all else that is read of a dataset: what an unrelated one lacks is no help.
@@ -91,12 +90,12 @@ def trained_checkpoint(config: RunConfig, run_dir: Path, checkpoint: str, datase
     return path
 
 
-def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Location:
+def load_checkpoint(job: EvaluationJob, run_dir: Location, checkpoint: str) -> Location:
     """Fill the model from a checkpoint of the run (a collective); which one that is.
 
     Args:
-        job: Of the run.
-        run_dir: Of the run.
+        job: Run whose model is filled.
+        run_dir: Directory of the run.
         checkpoint: `best`, `latest` or `step-<n>`.
 
     Raises:
@@ -110,7 +109,7 @@ def load_checkpoint(job: EvaluationJob, run_dir: Path, checkpoint: str) -> Locat
     return path
 
 
-def table_rows(config: RunConfig, run_dir: Path, checkpoint: str, table: str) -> Tensor:
+def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str) -> Tensor:
     """Return the rows of one embedding table of a checkpoint, in fp32 and in the memory of this process.
 
     Args:

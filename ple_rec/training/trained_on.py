@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ple_rec.checkpoint.manifest import Manifest, check_content
@@ -59,7 +58,7 @@ def may_change(config: RunConfig) -> list[str]:
     return [key for key in _MAY_CHANGE if key not in length]
 
 
-def check_trained_with(config: RunConfig, run_dir: Path, path: Location, manifest: Manifest) -> None:
+def check_trained_with(config: RunConfig, run_dir: Location, path: Location, manifest: Manifest) -> None:
     """Refuse a run whose `config.toml` is another one than a checkpoint of it was trained with.
 
     Checkpoints of early versions hold no configuration, and that of another version may not be readable here.

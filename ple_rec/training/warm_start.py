@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -28,9 +27,9 @@ from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_values
 from ple_rec.parallel.agree import on_main
 from ple_rec.storage import Location, location, short
+from ple_rec.training.checkpoints import identity
 from ple_rec.training.checks import select
 from ple_rec.training.job import Job
-from ple_rec.training.mirror import address_of, local_run
 from ple_rec.training.restore import column_cuts
 from ple_rec.training.results import mapping
 from ple_rec.training.run_dir import CONFIG, INIT, METRICS, checkpoints_of
@@ -100,12 +99,12 @@ class Start:
         return checkpoints_of(self.run_dir) / self.checkpoint
 
     @property
-    def run_dir(self) -> Path:
+    def run_dir(self) -> Location:
         """Directory of the run that trained them."""
-        return local_run(location(self.run))
+        return location(self.run)
 
 
-def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str] | None) -> Start | None:
+def starting_point(config: RunConfig, run_dir: Location, init_from: tuple[Location, str] | None) -> Start | None:
     """Return where the first weights of a run that begins come from; None for random ones.
 
     Args:
@@ -124,7 +123,7 @@ def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str]
         check_values(dense, dataset.statistics() if dense else {})
         return None
     run, checkpoint = init_from
-    if run.resolve() == run_dir.resolve():
+    if identity(run) == identity(run_dir):
         raise UserError(
             f"{Option.INIT_FROM} {run}",
             "is the run directory itself",
@@ -136,7 +135,7 @@ def starting_point(config: RunConfig, run_dir: Path, init_from: tuple[Path, str]
     return start
 
 
-def recorded_start(run_dir: Path) -> Start | None:
+def recorded_start(run_dir: Location) -> Start | None:
     """Return where the first weights of a run came from; None where they were random.
 
     Raises:
@@ -171,7 +170,7 @@ def load_start(job: Job, start: Start) -> None:
     job.optimizers.combined.load_state_dict(state["optimizer"])
 
 
-def _finished(run: Path, checkpoint: str) -> Start:
+def _finished(run: Location, checkpoint: str) -> Start:
     if not (run / CONFIG).is_file():
         raise UserError(f"{Option.INIT_FROM} {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
     store = CheckpointStore(checkpoints_of(run))
@@ -186,7 +185,7 @@ def _finished(run: Path, checkpoint: str) -> Start:
     path = store.require(checkpoint)
     config, first = load_config(RunConfig, run / CONFIG), recorded_start(run)
     seed, scale = (config.seed, config.embeddings.init_scale) if first is None else (first.seed, first.init_scale)
-    return Start(address_of(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
+    return Start(str(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
 
 
 def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
@@ -253,8 +252,8 @@ def _written_by(path: Location) -> dict[str, Any]:
     return dict(read_manifest(path).written_by)
 
 
-def _json(file: Path) -> dict[str, Any]:
-    """A file of the other run; empty where it is not there.
+def _json(file: Location) -> dict[str, Any]:
+    """Return the content of a JSON file of the other run; nothing if it is not there.
 
     Raises:
         DataError: it is damaged.

@@ -37,7 +37,7 @@ def test_train(here: Path) -> None:
     predictions = verb.predict()
     for run in (by_name, by_dict, by_object):
         assert (run.path / "config.toml").read_text() == (verb.path / "config.toml").read_text()
-        assert metrics_of(run.path) == metrics_of(verb.path)
+        assert metrics_of(Path(str(run.path))) == metrics_of(Path(str(verb.path)))
         assert run.predict().equals(predictions)
         steps = [
             key for key in run.history.column_names if key not in (*MEASURED, "seconds", "eta_seconds", "data_wait")

@@ -102,14 +102,15 @@ def test_a_dataset_reads_its_rows(run: ple_rec.Run) -> None:
 
 
 def test_a_run_whose_directory_is_gone_or_damaged(run: ple_rec.Run, tmp_path: Path) -> None:
-    other = ple_rec.Run(shutil.copytree(run.path, tmp_path / "run"))
-    (other.path / "metrics.json").write_text('{"test"')
+    folder = shutil.copytree(str(run.path), tmp_path / "run")
+    other = ple_rec.Run(folder)
+    (folder / "metrics.json").write_text('{"test"')
     assert repr(other) == f"Run({str(other.path)!r}: finished, but metrics.json is damaged)"
     assert "metrics.json is damaged" in other._repr_html_()
     with pytest.raises(ple_rec.DataError, match=r"metrics\.json: damaged; it is JSON\. Fix: call `run\.evaluate"):
         _ = other.metrics
     assert other.evaluate("valid")["valid"]
-    shutil.rmtree(other.path)
+    shutil.rmtree(folder)
     assert "its directory is gone" in repr(other)
     assert "its directory is gone" in other._repr_html_()
     for read in (lambda: other.status, lambda: other.history, lambda: other.metrics):

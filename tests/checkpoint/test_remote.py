@@ -13,15 +13,17 @@ from typing import Any
 
 import pytest
 import torch
+from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
+from s3fs.errors import translate_boto_error
 
 from ple_rec.checkpoint.load import damage_of, load
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.storage import location, write_bytes, write_text
-from ple_rec.training import checkpoints
-from ple_rec.training.checkpoints import claim_checkpoints
+from ple_rec.storage import location, write_bytes, write_checked
+from ple_rec.training.checkpoints import claim_checkpoints, take_over
+from ple_rec.training.run_directory import RunDirectory, hold_run
 from tests.messages import logged
 from tests.tiny import write_tiny
 from tests.training.small import on_ranks, small_config
@@ -67,13 +69,13 @@ def _dies(rank: int, world_size: int, address: str) -> list[str]:
     store = CheckpointStore(location(address))
     store.save(3, _state(rank, 3), best=True, written_by={})
 
-    def gone(file: Any, text: str) -> None:
+    def gone(file: Any, content: bytes, check: Any) -> None:
         if file.name == "manifest.json":
             raise OSError("the connection was lost")
-        write_text(file, text)
+        write_checked(file, content, check)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ple_rec.checkpoint.store.write_text", gone)
+        patch.setattr("ple_rec.checkpoint.store.write_checked", gone)
         with pytest.raises(UserError) as caught:
             store.save(6, _state(rank, 6), best=False, written_by={})
     found = store.latest()
@@ -90,23 +92,30 @@ def test_a_save_that_breaks_off_is_none(address: str) -> None:
 
 def test_a_place_has_one_owner(address: str, tmp_path: Path) -> None:
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
-    claim_checkpoints(config, tmp_path / "a", overwrite=True)
-    claim_checkpoints(config, tmp_path / "a", overwrite=False)
+    with hold_run(tmp_path / "a", location(address)) as run:
+        take_over(config, run, resuming=False)
+    claim_checkpoints(config, RunDirectory(tmp_path / "a", tmp_path / "a"))
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
-        claim_checkpoints(config, tmp_path / "b", overwrite=True)
+        take_over(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
 
 
 def test_a_store_without_conditional_writes_is_taken(
     address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuses(file: object, text: str) -> None:
-        raise OSError("NotImplemented: A header you provided implies functionality that is not implemented")
+    plain = S3FileSystem.pipe_file
 
-    monkeypatch.setattr(checkpoints, "create_text", refuses)
+    def refuses(self: S3FileSystem, path: str, content: bytes, **condition: str) -> Any:
+        if not condition:
+            return plain(self, path, content)
+        error = {"Error": {"Code": "NotImplemented", "Message": "A header is not implemented"}}
+        raise translate_boto_error(ClientError(error, "PutObject"))
+
+    monkeypatch.setattr(S3FileSystem, "pipe_file", refuses)
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
-    claim_checkpoints(config, tmp_path / "a", overwrite=True)
+    with hold_run(tmp_path / "a", location(address)) as run:
+        take_over(config, run, resuming=False)
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
-        claim_checkpoints(config, tmp_path / "b", overwrite=True)
+        take_over(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
 
 
 def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:
@@ -168,4 +177,4 @@ def test_a_run_with_its_checkpoints_in_a_store(
     S3FileSystem.clear_instance_cache()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert main(["checkpoint", "list", f"{address}/x"]) == 2
-    assert f"ple-rec: {address}/x: cannot be read (" in capfd.readouterr().err
+    assert f"ple-rec: {address}/x: cannot be reached (" in capfd.readouterr().err

@@ -8,6 +8,7 @@ import re
 import resource
 import signal
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,12 @@ from ple_rec.checkpoint.manifest import checksum, read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import DataError, UserError
 from ple_rec.parallel.agree import PeerError
-from ple_rec.storage import write_text
+from ple_rec.storage import write_checked
 from tests.distributed import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_tables, write_small
 
 WRITTEN_BY = {"ranks": 2}
-WRITES = "ple_rec.checkpoint.store.write_text"
+WRITES = "ple_rec.checkpoint.store.write_checked"
 
 
 def _state(rank: int, step: int) -> dict[str, Any]:
@@ -95,10 +96,10 @@ def _killed(rank: int, world_size: int, directory: Path, before: str) -> None:
     store = CheckpointStore(directory)
     _save(store, rank, 3, best=True)
 
-    def die_before(file: Path, text: str) -> None:
+    def die_before(file: Path, content: bytes, check: Callable[[], None]) -> None:
         if file.name == before:
             os.kill(os.getpid(), signal.SIGKILL)
-        write_text(file, text)
+        write_checked(file, content, check)
 
     pytest.MonkeyPatch().setattr(WRITES, die_before)
     _save(store, rank, 6, best=True)
@@ -150,7 +151,7 @@ def _full_disk(rank: int, world_size: int, directory: Path, where: str, asynchro
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))  # a real error in a real write
     if where == "manifest":
 
-        def full(file: Path, text: str) -> None:
+        def full(*_: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         pytest.MonkeyPatch().setattr(WRITES, full)
@@ -228,7 +229,7 @@ def _leftovers(rank: int, world_size: int, directory: Path) -> list[str]:
         def refuses(where: Path) -> None:
             raise OSError(errno.EACCES, "no")
 
-        patch.setattr("ple_rec.checkpoint.store.remove_tree", refuses)
+        patch.setattr("ple_rec.checkpoint.listing.remove_tree", refuses)
         _save(store, rank, 6)  # it stands, whatever becomes of the others
     assert store.find("latest") == directory / "step-6"
     _save(store, rank, 9)

@@ -24,7 +24,7 @@ from data_prep.run import EngineName, Options, prepare
 from data_prep.sources.files import POSITION, RawTable, discover
 from ple_rec.config.prep import FilesConfig
 from ple_rec.errors import DataError, UserError
-from ple_rec.storage.arrow import s3_filesystem
+from ple_rec.storage.client import arrow_client
 from tests.data_prep.feed_logs import digests, write_logs, write_toml
 from tests.object_store import object_store, put, put_folder, put_table, use_store
 
@@ -75,7 +75,7 @@ def look(root: str, staging: Path) -> RawTable:
 def typed(store: str, staging: Path) -> RawTable:
     """Two files of two row groups each, in folders whose names hold columns."""
     for day in (1, 2):
-        with s3_filesystem().open_output_stream(f"feed/types/log/day={day}/kind=k{day}/a b.parquet") as out:
+        with arrow_client().open_output_stream(f"feed/types/log/day={day}/kind=k{day}/a b.parquet") as out:
             pq.write_table(rows(6 * day), out, row_group_size=4)
     return look(f"{store}/types", staging)
 
@@ -129,7 +129,7 @@ def unreadable(store: str, staging: Path, content: bytes | None) -> tuple[RawTab
     put_table(key, rows(0))
     table = look(f"{store}/gone", staging)
     if content is None:
-        s3_filesystem().delete_file(key)
+        arrow_client().delete_file(key)
     else:
         put(key, content)
     return table, key

@@ -25,7 +25,7 @@ from ple_rec.config.load import load_schema
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location, Remote, location, write_bytes
-from ple_rec.storage.listing import objects_at
+from ple_rec.storage.store import objects_at
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import Logs
 from tests.object_store import Gate, free_port, gate_to, s3_store, use_store
@@ -285,7 +285,9 @@ def test_what_cannot_be_written_is_said_before_the_run(
     fault: str, s3: Remote, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = {"no bucket": "s3://other/out", "no scheme": "s4://bucket/out"}.get(fault, str(s3))
-    said = {"no scheme": "unknown scheme s4://"}.get(fault, "cannot be (written|read)")
+    said = {"no scheme": "unknown scheme s4://"}.get(
+        fault, "(cannot be (written|reached)|the bucket is not there|access is denied)"
+    )
     if fault == "no store":
         use_store(f"http://127.0.0.1:{free_port()}", monkeypatch)
     monkeypatch.setattr(Pipeline, "run", None)

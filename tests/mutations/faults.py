@@ -199,8 +199,8 @@ FAULTS: tuple[Fault, ...] = (
         "the manifest is written before all files are seen to be there",
         "ple_rec/checkpoint/store.py",
         "            _check_there(path, whole)\n            self._committing()\n"
-        "            write_text(path / MANIFEST, whole.text())\n",
-        "            write_text(path / MANIFEST, whole.text())\n            _check_there(path, whole)\n"
+        "            self._put(path / MANIFEST, whole.text())\n",
+        "            self._put(path / MANIFEST, whole.text())\n            _check_there(path, whole)\n"
         "            self._committing()\n",
         _STORE,
     ),

@@ -70,7 +70,7 @@ def test_what_is_no_plan_or_cannot_be_read_is_refused_before_any_work(
     use_store(f"http://127.0.0.1:{free_port()}", monkeypatch)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     assert main([*CPU, "--out", f"{store}/plan.json"]) == 2
-    assert f"{store}/plan.json: cannot be read (" in capsys.readouterr().err
+    assert f"{store}/plan.json: cannot be reached (" in capsys.readouterr().err
     assert main([*train, f"{store}/plan.json"]) == 2
     assert f"{store}/plan.json: " in capsys.readouterr().err
     assert not Path("runs").exists()

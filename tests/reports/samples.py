@@ -110,7 +110,7 @@ def compared() -> dict[str, Any]:
 
 
 def _run(folder: Path) -> Path:
-    return write_report(write_rich_run(folder, gates=gates_of_every_kind()))
+    return Path(str(write_report(write_rich_run(folder, gates=gates_of_every_kind()))))
 
 
 def _comparison(results: dict[str, Any]) -> Callable[[Path], Path]:
@@ -154,18 +154,18 @@ def _statistics(name: str, **more: int) -> Callable[[Path], Path]:
 
 def _analysis(folder: Path) -> Path:
     folder.mkdir()
-    return write_analysis(analysis(), folder)
+    return Path(str(write_analysis(analysis(), folder)))
 
 
 def _fusion(folder: Path) -> Path:
     folder.mkdir()
-    return write_fusion(fusion(), folder)
+    return Path(str(write_fusion(fusion(), folder)))
 
 
 # Name, and what writes the page below a folder that is not there yet.
 PAGES: dict[str, Callable[[Path], Path]] = {
     "run": _run,
-    "run, hostile": lambda folder: write_report(write_hostile_run(folder)),
+    "run, hostile": lambda folder: Path(str(write_report(write_hostile_run(folder)))),
     "plan of 2 ranks": _plan(SMALL),
     "plan of 8 ranks": _plan(MIXED),
     "plan of 1,024 ranks": _plan(many(3)),

@@ -26,6 +26,7 @@ from ple_rec.parallel.process_group import Ranks, process_group
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.conftest import REPOSITORY
 from tests.training.small import records, whole_tables
 
@@ -67,7 +68,7 @@ def trained_in_group(config: RunConfig, ranks: Ranks, run_dir: Path, *, resume: 
     on_main(lambda: run_dir.mkdir(parents=True, exist_ok=resume))
     job = assemble(config, ranks)
     before = weights_of(job)
-    train_steps(job, run_dir, resume=resume)
+    train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return {"before": before, "after": weights_of(job), "records": records(run_dir), "device": ranks.device.type}
 
 

@@ -25,6 +25,7 @@ from ple_rec.parallel.sharding import agreed_plan, shard
 from ple_rec.parallel.topology import cluster_of
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.run_state import decide, inspect
 from tests.datasets import write_dataset
 from tests.distributed import run_ranks
@@ -113,7 +114,7 @@ def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *,
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     job = assemble(config, ranks_of(rank, world_size))
-    train_steps(job, run_dir, resume=resume)
+    train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return job
 
 

@@ -12,9 +12,9 @@ from ple_rec.cli import main
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.checkpoints import claim_checkpoints
-from ple_rec.training.claim import take_over
+from ple_rec.training.checkpoints import claim_checkpoints, take_over
 from ple_rec.training.run_dir import checkpoints_of, holds_run
+from ple_rec.training.run_directory import RunDirectory, hold_run
 from ple_rec.training.run_state import decide, inspect
 from tests.tiny import write_tiny
 from tests.training.small import small_config
@@ -65,7 +65,7 @@ def test_a_path_that_depends_on_the_folder_is_refused(here: Path, capsys: pytest
 def test_another_run_s_place_is_refused(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
     first, second = here / "runs" / "a", here / "runs" / "b"
-    claim_checkpoints(config, first, overwrite=False)
+    claim_checkpoints(config, RunDirectory(first, first))
     assert decide(inspect(config, first), config, resume="auto", overwrite=False) == "begin"
     with pytest.raises(UserError, match=f"{here}/ck: holds the checkpoints of {first}; "):
         decide(inspect(config, second), config, resume=False, overwrite=True)
@@ -77,15 +77,16 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
     first, second = here / "one" / "seed-0", here / "two" / "seed-0"
     for run_dir in (first, second):
         assert decide(inspect(config, run_dir), config, resume=False, overwrite=True) == "begin"
-    take_over(config, first, resuming=False)
+    first.mkdir(parents=True)
+    take_over(config, RunDirectory(first, first), resuming=False)
     (here / "ck" / "step-7").mkdir()
     second.mkdir(parents=True)
     (second / "metrics.json").touch()
     with pytest.raises(UserError, match=f"^{here}/ck: holds the checkpoints of {first}; "):
-        take_over(config, second, resuming=False)
+        take_over(config, RunDirectory(second, second), resuming=False)
     assert (here / "ck" / "step-7").is_dir()
     assert (second / "metrics.json").is_file()
-    claim_checkpoints(config, first, overwrite=False)  # it goes on
+    claim_checkpoints(config, RunDirectory(first, first))  # it goes on
 
 
 def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
@@ -93,7 +94,7 @@ def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/file/ck"}})
     said = rf"^{here}/file/ck: cannot be written \(.*\); ple-rec reads and writes there\. Fix: "
     with pytest.raises(UserError, match=said):
-        claim_checkpoints(config, here / "runs" / "a", overwrite=False)
+        claim_checkpoints(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
 
 
 def test_a_place_that_holds_anything_else_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,10 +113,11 @@ def test_a_place_that_holds_anything_else_is_refused(here: Path, capsys: pytest.
 
 def test_only_checkpoints_are_removed(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
-    claim_checkpoints(config, here / "runs" / "a", overwrite=False)
+    claim_checkpoints(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
     for name in ("step-7", "step-1-raw"):
         (here / "ck" / name).mkdir()
-    claim_checkpoints(config, here / "runs" / "a", overwrite=True)
+    with hold_run(here / "runs" / "a", here / "ck") as run:
+        take_over(config, run, resuming=False)
     assert sorted(path.name for path in (here / "ck").iterdir()) == ["run.json", "step-1-raw"]
 
 

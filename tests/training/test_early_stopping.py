@@ -28,6 +28,7 @@ from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import _introduction, train
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -113,7 +114,7 @@ def _run(
     job = assemble(small_config(data, changes), ranks_of(rank, world_size))
     step = 0
     with suppress(_Killed):
-        step = train_steps(job, run_dir, resume=resume).step
+        step = train_steps(job, RunDirectory(run_dir, run_dir), resume=resume).step
     return step, whole_state(job), printed.getvalue().splitlines()
 
 
@@ -188,7 +189,7 @@ def _ranks_that_differ(rank: int, world_size: int, data: Path, run_dir: Path) ->
     config = small_config(data, {"train": TRAIN, "early_stopping": {"metric": "click.auc", "patience": 1}})
     with mock.patch.object(validation, "best_score", differing):
         job = assemble(config, ranks_of(rank, world_size))
-        return train_steps(job, run_dir, resume=False).step
+        return train_steps(job, RunDirectory(run_dir, run_dir), resume=False).step
 
 
 def test_ranks_whose_scores_differ_decide_as_rank_0_does(data: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Window
 from ple_rec.training.restore import restore
 from ple_rec.training.run_dir import CHECKPOINTS
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, relative, small_config, train_small, whole_state, write_small
 
 State = dict[str, Tensor]
@@ -80,7 +81,7 @@ def test_any_ranks_and_sharding_load_the_same_bits(
 
 def _goes_on(rank: int, world_size: int, data: Path, run_dir: Path) -> State:
     job = assemble(_config(data, steps=9), ranks_of(rank, world_size))
-    train_steps(job, run_dir, resume=True)
+    train_steps(job, RunDirectory(run_dir, run_dir), resume=True)
     return {key: value for key, value in whole_state(job).items() if value.is_floating_point()}
 
 

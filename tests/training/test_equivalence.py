@@ -20,6 +20,7 @@ from ple_rec.models.embeddings import embedding_collection
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import (
     SGD,
     on_ranks,
@@ -76,7 +77,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
             run_dir.mkdir(parents=True)
         job = assemble(_config(data, sharding), ranks_of(rank, world_size))
         metrics = _metrics(job)
-        train_steps(job, run_dir, resume=False)
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         results[sharding] = {
             "metrics": metrics,
             "weights": _weights(job),

@@ -15,6 +15,7 @@ from ple_rec.parallel.sharding import local_shards
 from ple_rec.training.finite import check_finite
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
 RULE = (
@@ -91,7 +92,11 @@ def _overflowing(rank: int, world_size: int, data: Path, run_dir: Path) -> tuple
         "train": {"batch_size": 24, "steps": 1},
     }
     try:
-        train_steps(assemble(small_config(data, changes), ranks_of(rank, world_size)), run_dir, resume=False)
+        train_steps(
+            assemble(small_config(data, changes), ranks_of(rank, world_size)),
+            RunDirectory(run_dir, run_dir),
+            resume=False,
+        )
     except DivergedError as error:
         return str(error), error.exit_code
     return "trained", 0

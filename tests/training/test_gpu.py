@@ -21,6 +21,7 @@ from ple_rec.parallel.sharding import local_shards
 from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version
 from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import SGD, records, relative, small_config, whole_tables, write_small
 
 pytestmark = [
@@ -52,7 +53,7 @@ def _trained(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     with process_group(config.runtime) as ranks:
         job = assemble(config, ranks)
         before = _weights(job)
-        train_steps(job, run_dir, resume=False)
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         tables = {tensor.device.type for _, tensor, *_ in local_shards(job.model)}
         dense = {v.device.type for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
         return {

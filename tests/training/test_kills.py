@@ -22,6 +22,7 @@ from ple_rec.checkpoint.inspect import damages, entries
 from ple_rec.parallel.stall import StallWatch
 from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.distributed import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_state, write_small
 
@@ -65,7 +66,7 @@ def _run(
     dist.barrier()
     fuse = _Fuse(at if rank == victim else -1, delay)
     job = assemble(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
-    train_steps(job, run_dir, resume=(run_dir / "checkpoints").exists())
+    train_steps(job, RunDirectory(run_dir, run_dir), resume=(run_dir / "checkpoints").exists())
     return whole_state(job), fuse.marks
 
 

@@ -29,6 +29,7 @@ from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_step, train_steps
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import train
+from ple_rec.training.run_directory import RunDirectory
 from tests.datasets import set_column
 from tests.training.small import (
     on_ranks,
@@ -124,7 +125,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
 
     look()
     with mock.patch.object(Progress, "advance", side_effect=look):
-        train_steps(job, run_dir, resume=False)
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
     dense = {k: v.detach().clone() for k, v in job.bare.named_parameters() if "embedding" not in k}
     return {
         "own": own,

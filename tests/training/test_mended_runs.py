@@ -18,7 +18,7 @@ import pytest
 from ple_rec.checkpoint.files import Reader, _Summed
 from ple_rec.checkpoint.inspect import damages
 from ple_rec.cli import main
-from ple_rec.training import loop, mirror, validation
+from ple_rec.training import loop, run_directory, validation
 from ple_rec.training import run as run_module
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.run_dir import claimed
@@ -153,7 +153,7 @@ def test_a_run_that_ends_between_the_look_and_the_lock_is_kept(
         with claimed(path, wait=wait):
             yield
 
-    monkeypatch.setattr(mirror, "claimed", late)
+    monkeypatch.setattr(run_directory, "claimed", late)
     capsys.readouterr()
     assert main([*TRAIN, *SHORT, *KEPT, *flags]) == code
     said = capsys.readouterr()

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,12 @@ from ple_rec.checkpoint.inspect import damages
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError, PreemptedError
-from ple_rec.storage import write_text
+from ple_rec.storage import write_checked
 from ple_rec.training import loop, validation
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.guard import StepGuard
 from ple_rec.training.job import assemble
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 State = dict[str, Tensor]
@@ -70,7 +71,7 @@ def _run(
         patch.setattr(loop, "train_step", with_signal)
         patch.setattr(validation, "evaluate", batches_with_signal)
         try:
-            loop.train_steps(job, run_dir, resume=resume)
+            loop.train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
         except PreemptedError as error:
             assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
             return str(error), {}
@@ -195,15 +196,15 @@ def _run_whose_save_fails(rank: int, world_size: int, config: Any, run_dir: Path
     """The save of step 4, in the background, breaks off; the signal comes in step 6."""
     written = 0
 
-    def breaks(file: Path, text: str) -> None:
+    def breaks(file: Path, content: bytes, check: Callable[[], None]) -> None:
         nonlocal written
         written += file.name == "manifest.json"
         if file.name == "manifest.json" and written == 1:
             raise OSError("the store is away")
-        write_text(file, text)
+        write_checked(file, content, check)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ple_rec.checkpoint.store.write_text", breaks)
+        patch.setattr("ple_rec.checkpoint.store.write_checked", breaks)
         return _run(rank, world_size, config, run_dir, False, (5, signal.SIGTERM))[0]
 
 

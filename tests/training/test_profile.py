@@ -24,6 +24,7 @@ from ple_rec.training.profile.regions import OFF, REGIONS, Region, RegionClocks
 from ple_rec.training.profile.schedule import Schedule, check_steps, schedule
 from ple_rec.training.profile.session import UNPROFILED, StepProfile
 from ple_rec.training.profile.text import advice, format_breakdown
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
 SECONDS = 1e-3  # of a clock that is read twice
@@ -53,11 +54,16 @@ def _profiled(
     run_dir.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
     job = assemble(config, ranks_of(rank, world_size))
-    train_steps(job, run_dir, resume=resume, profile=StepProfile(job, run_dir, said.append))
+    train_steps(
+        job,
+        RunDirectory(run_dir, run_dir),
+        resume=resume,
+        profile=StepProfile(job, RunDirectory(run_dir, run_dir), said.append),
+    )
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in job.model.modules())
-    StepProfile(job, run_dir, said.append, strict=False).begin(24, 2, lambda _: False)
+    StepProfile(job, RunDirectory(run_dir, run_dir), said.append, strict=False).begin(24, 2, lambda _: False)
     with pytest.raises(UserError, match="2 step"):
-        StepProfile(job, run_dir, said.append).begin(24, 2, lambda _: False)
+        StepProfile(job, RunDirectory(run_dir, run_dir), said.append).begin(24, 2, lambda _: False)
     return whole_state(job), said
 
 

@@ -15,6 +15,7 @@ from ple_rec.training.evaluate import evaluate
 from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
+from ple_rec.training.run_directory import RunDirectory
 from tests.training.requests import SHARED, write_requests
 from tests.training.small import (
     SGD,
@@ -51,7 +52,7 @@ def _trained(rank: int, world_size: int, configs: list[Any], folder: Path) -> li
         ids = [batch.sparse.values().numel() for batch in job.loader.epoch(0) if batch.sparse is not None]
         with closing(job.evaluation_loader("valid").epoch(0)) as batches:
             metrics = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000)
-        train_steps(job, run_dir, resume=False)
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         dense = {k: v.detach() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
         found.append({"metrics": metrics, "weights": dense | whole_tables(job.model), "ids": sum(ids)})
     return found

@@ -24,6 +24,7 @@ from ple_rec.training.loop import train_steps
 from ple_rec.training.preflight import check
 from ple_rec.training.run import evaluate_run, train
 from ple_rec.training.run_dir import PLAN, write_text
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.warm_start import Start, load_start, recorded_start, starting_point
 from tests.datasets import TABLES
 from tests.training.small import (
@@ -103,7 +104,7 @@ def _read(rank: int, world_size: int, folder: Path) -> tuple[dict[str, list[_Rea
             if name == f"{sharding}-1":
                 run_dir = folder / f"warm-{world_size}"
                 run_dir.mkdir(exist_ok=True)
-                train_steps(job, run_dir, resume=False, start=start)
+                train_steps(job, RunDirectory(run_dir, run_dir), resume=False, start=start)
                 trained = whole_state(job)
     return found, trained
 

@@ -30,6 +30,7 @@ from ple_rec.locks import take_lock
 from ple_rec.parallel.host import usable_cores
 from ple_rec.reports.compare.page import write_page
 from ple_rec.training.run_dir import write_json, write_text, writing
+from ple_rec.training.run_directory import RunDirectory
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def run_comparison(
     compare: CompareConfig,
     folder: Path,
     overrides: Sequence[str],
-    root: Path,
+    directory: RunDirectory,
     *,
     jobs: int | None = None,
     share: Share = (0, 1),
@@ -71,7 +72,7 @@ def run_comparison(
         compare: The comparison.
         folder: That paths of its variants start from.
         overrides: Of every run's keys.
-        root: Directory of the comparison.
+        directory: Directory of the comparison.
         jobs: Runs side by side; None: one a GPU, or one a usable core.
         share: (i, n): only every n-th run from the i-th is trained; where variants are tuned, only every n-th variant.
         overwrite: Remove runs of other settings that lie there.
@@ -86,6 +87,7 @@ def run_comparison(
     Raises:
         UserError: the input is wrong, before anything is trained; later, a file that cannot be written.
     """
+    root = directory.folder
     matrix = matrix_of(compare, folder, overrides, only)
     studies = studies_of(matrix, compare.tune, root)
     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=not dry_run)
@@ -96,7 +98,7 @@ def run_comparison(
         if runs:
             logger.info(f"{len(runs)} run(s) need no training: {other} has finished them with the same settings")
     left = without(work, taken)
-    logger.info(left.describe(root, jobs))
+    logger.info(left.describe(str(directory.address), jobs))
     if dry_run:
         if pilots := workers_of(left, jobs, devices):
             logger.info(f"how long, {len(pilots)} short run(s) tell ...")
@@ -111,7 +113,7 @@ def run_comparison(
     with share_of(root, *share):
         work = without(work, copy_runs(taken))
         if side_by_side := workers_of(work, jobs, devices):
-            with Workers(side_by_side) as workers:
+            with Workers(side_by_side, directory.push) as workers:
                 if work.trials:
                     stopped += tune(work.own_studies, workers, until)
                     work = work_of(matrix, studies, root, share, overwrite=overwrite, remove=True)
@@ -123,7 +125,7 @@ def run_comparison(
         results = with_tuning(results_of(work.matrix, done, root), work.studies)
         write_json(root / RESULTS, results)
         page = write_page(results, root)
-    logger.info(f"\n{format_results(results)}\n\nreport: {page}")
+    logger.info(f"\n{format_results(results)}\n\nreport: {directory.address / page.name}")
     failed = [f"{variant} seed {seed}" for variant, seeds in done.failed.items() for seed in seeds]
     return Compared(json.dumps(results, indent=1), failed, stopped)
 

@@ -13,8 +13,10 @@ from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
+from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.run import train
-from ple_rec.training.run_dir import TEST_ROWS, claimed, clear
+from ple_rec.training.run_dir import OF_RUN, TEST_ROWS
+from ple_rec.training.run_directory import hold_run
 from ple_rec.training.run_state import inspect
 
 
@@ -55,5 +57,5 @@ def _drop_other_start(config: RunConfig, run_dir: Path) -> None:
     """
     state = inspect(config, run_dir)
     if state.changes and not state.holds_run:
-        with claimed(run_dir):
-            clear(run_dir)
+        with hold_run(run_dir, checkpoint_place(config, run_dir)) as run:
+            run.remove(OF_RUN)

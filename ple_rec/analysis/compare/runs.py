@@ -16,8 +16,9 @@ from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.series import config_of_run
 from ple_rec.analysis.series_run import SeriesRun, inspect_run
 from ple_rec.config.run import RunConfig
-from ple_rec.training.checkpoints import claim_checkpoints
+from ple_rec.training.checkpoints import checkpoint_place, take_over
 from ple_rec.training.run_dir import TEST_ROWS, writing
+from ple_rec.training.run_directory import hold_run
 from ple_rec.training.run_state import check_place, inspect
 
 COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained
@@ -84,7 +85,8 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: boo
             state.refuse_foreign()
         if state.kind == "foreign" and remove:  # its checkpoints too, wherever they are, or it would go on from them
             check_place(inspect(run.config, run.directory), resuming=False, overwrite=True)
-            claim_checkpoints(run.config, run.directory, overwrite=True)
+            with hold_run(run.directory, checkpoint_place(run.config, run.directory)) as held:
+                take_over(run.config, held, resuming=False)
             with writing(run.directory):
                 shutil.rmtree(run.directory)
         if state.kind != "finished":

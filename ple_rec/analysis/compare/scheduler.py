@@ -22,7 +22,6 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.schema import Task
 from ple_rec.errors import PreemptedError
 from ple_rec.text.units import metric_text
-from ple_rec.training.mirror import push_all
 from ple_rec.training.run_dir import write_text, writing
 
 logger = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def train_jobs(
                 continue
             time_left.note_ended(job.run.variant, outcome)
             words, further = job.on_end(outcome)
-            push_all()
+            workers.keep()
             submit(further)
             ended += 1
             to_come = [variant for variant in later() if variant not in halted]

@@ -78,8 +78,8 @@ class Work:
         done.missing += sum(self.waits(run.variant) for run in self.runs)
         return done
 
-    def describe(self, root: Path, jobs: int) -> str:
-        """The line that says how much there is to do."""
+    def describe(self, root: str, jobs: int) -> str:
+        """Return a line that says how much there is to do."""
         variants, seeds = len(self.matrix.variants), len(self.matrix.seeds)
         own = len(self.own)
         text = (

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -137,10 +137,11 @@ class Workers:
 
     Args:
         workers: A run at a time each.
+        keep: Function that is called once a run has ended and is recorded, to keep what it has made.
     """
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
-        self._workers = list(workers)
+    def __init__(self, workers: Sequence[Worker], keep: Callable[[], None] = lambda: None) -> None:
+        self._workers, self.keep = list(workers), keep
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.fuse.fuse import Fused
@@ -14,10 +13,11 @@ from ple_rec.config.load import dump_toml
 from ple_rec.errors import UserError
 from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
 from ple_rec.reports.fusion import write_page
+from ple_rec.storage import Location, make_directory
 from ple_rec.training.run_dir import write_text, writing
 
 
-def check_out(out: Path, options: Mapping[str, Any]) -> None:
+def check_out(out: Location, options: Mapping[str, Any]) -> None:
     """Refuse a folder that holds the fusion of other options.
 
     Args:
@@ -41,7 +41,7 @@ def check_out(out: Path, options: Mapping[str, Any]) -> None:
         raise UserError(str(out), f"holds a fusion of {what}", rule, "pass --overwrite, or give another --out")
 
 
-def write_fusion(out: Path, done: Fused, *, report_only: bool = False) -> Path:
+def write_fusion(out: Location, done: Fused, *, report_only: bool = False) -> Location:
     """Write the files and return that of the page.
 
     Args:
@@ -53,7 +53,7 @@ def write_fusion(out: Path, done: Fused, *, report_only: bool = False) -> Path:
         UserError: the folder cannot be written.
     """
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_directory(out)
     if not report_only:
         write_text(out / FUSION_FILE, head(done.record) + dump_toml(done.fusion))
     write_text(out / RECORD_FILE, json_text(done.record) + "\n")

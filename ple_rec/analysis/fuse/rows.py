@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
 from ple_rec.training.checks import select
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.trained import load_checkpoint, of_one_process, opened
@@ -51,14 +51,14 @@ class Fusible:
     """A finished run whose predictions can be fused.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         config: With its batches in one process.
         kinds: Of its tasks.
         dense: Names of the dense features that it reads.
         group: The dataset's group column.
     """
 
-    run_dir: Path
+    run_dir: Location
     config: RunConfig
     kinds: dict[str, TaskKind]
     dense: tuple[str, ...]
@@ -103,11 +103,11 @@ class Fusible:
             )
 
 
-def fusible(run_dir: Path, overrides: Sequence[str] = ()) -> Fusible:
+def fusible(run_dir: Location, overrides: Sequence[str] = ()) -> Fusible:
     """Look at a run before anything is predicted.
 
     Args:
-        run_dir: Of the run.
+        run_dir: Directory of the run.
         overrides: `a.b=c`, of what an evaluation may change.
 
     Raises:

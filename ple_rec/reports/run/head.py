@@ -17,7 +17,7 @@ from ple_rec.training.run_files import RunFiles, Series
 
 def run_name(run: RunFiles) -> str:
     """Return the configured name, else that of the directory."""
-    return str(run.config.get("name") or run.directory.resolve().name)
+    return str(run.config.get("name") or run.directory.absolute().name)
 
 
 def facts(run: RunFiles) -> list[Fact]:

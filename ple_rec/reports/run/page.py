@@ -7,7 +7,6 @@ has no such part), listed in `SECTIONS`, and the block of its name in `templates
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from ple_rec.reports.page import Part, render, write_document
@@ -19,13 +18,14 @@ from ple_rec.reports.run.health import table_health
 from ple_rec.reports.run.loss_weights import loss_weights
 from ple_rec.reports.run.slices import slices
 from ple_rec.reports.run.tables import placement, results
+from ple_rec.storage import Location
 from ple_rec.training.results import mapping
 from ple_rec.training.run_files import RunFiles, read_run
 
 REPORT_FILE = "report.html"
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Location) -> Location:
     """Write `report.html` into a run directory, from the files in it alone.
 
     A part of the run that is absent or damaged (the run was killed, an older file) is named in a notice at the top of

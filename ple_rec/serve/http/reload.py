@@ -8,20 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-from ple_rec.errors import DataError, PleRecError, UnavailableError
+from ple_rec.errors import PleRecError, UnavailableError
 from ple_rec.serve.http.batching import Batcher
 from ple_rec.serve.http.log import log_error, log_info, log_warning
 from ple_rec.serve.http.metrics import Metrics
+from ple_rec.serve.load_version import load_ranker
 from ple_rec.serve.manifest import MANIFEST, readable
 from ple_rec.serve.model_dir import latest, latest_name
 from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.remote_model import local_version
-from ple_rec.serve.request_error import RequestError, shorten
 from ple_rec.storage import Location, stamp_of
-
-_FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
-_AGAIN = "export the run again"
-_FIRST_ITEMS = 40  # of the request that a version answers before anybody asks
 
 
 @dataclass(frozen=True)
@@ -152,21 +147,14 @@ class VersionWatcher:
 
 
 def load(version: Location, threads: int) -> Ranker:
-    """Return a version, verified, that has answered once: the first call is slow.
+    """Return a version as `load_ranker` does, and log which precision it chose.
 
     Raises:
         UserError: Its model cannot have its fusion, or a configuration is wrong.
         DataError: It is not as it was exported, or its files do not fit each other.
         UnavailableError: It lies in a store that cannot be read.
     """
-    folder = local_version(version)
-    try:
-        ranker = Ranker(folder, threads)
-        ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
-    except _FORGED as error:
-        why = shorten(" ".join(str(error).split()))
-        value = f"cannot be loaded ({type(error).__name__}: {why})"
-        raise DataError(str(version), value, "its files fit each other as an export writes them", _AGAIN) from error
+    ranker = load_ranker(version, threads)
     _log_precision(ranker)
     return ranker
 

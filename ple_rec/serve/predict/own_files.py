@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ple_rec.storage import Location, is_remote, names_in
+from ple_rec.storage import Location, names_in
 from ple_rec.storage.arrow import open_ranges
 
 REQUEST, SUCCESS, WORK, LOCK = "_predict.json", "_SUCCESS", "_work", "_lock"
@@ -49,7 +49,7 @@ def read_part_note(part: Location) -> PartNote | None:
     """Return the note of a part; None where it is not there, or not whole.
 
     Raises:
-        OSError: It lies in a store that cannot be read.
+        StoreError: It lies in a store that cannot be read.
     """
     footer = _footer(part)
     try:
@@ -63,15 +63,11 @@ def read_note(file: Location) -> dict[str, Any] | None:
     """Return what `_predict.json` or `_SUCCESS` says; None where it is not there, damaged, or another program's.
 
     Raises:
-        OSError: It lies in a store that cannot be read.
+        StoreError: It lies in a store that cannot be read.
     """
     try:
         note = json.loads(file.read_text())
-    except ValueError:
-        return None
-    except OSError as error:
-        if is_remote(file) and not isinstance(error, FileNotFoundError):
-            raise
+    except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) and "format" in note else None
 

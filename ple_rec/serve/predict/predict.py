@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from ple_rec.serve.predict.inputs import Input, features_only
 from ple_rec.serve.predict.output import Output, PartWriter
 from ple_rec.serve.predict.own_files import PartNote
 from ple_rec.serve.predict.score import SCORE, PredictionColumns
+from ple_rec.storage import Location
 from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.job import EvaluationJob
 from ple_rec.training.preflight import check_run
@@ -57,7 +57,7 @@ class RowCounts:
         self.rows += rows
 
 
-def checkpoint_of(config: RunConfig, run_dir: Path, name: str) -> dict[str, str]:
+def checkpoint_of(config: RunConfig, run_dir: Location, name: str) -> dict[str, str]:
     """Return what tells a checkpoint from others, before it is loaded.
 
     Raises:
@@ -68,7 +68,7 @@ def checkpoint_of(config: RunConfig, run_dir: Path, name: str) -> dict[str, str]
     return {"name": path.name, "manifest_sha256": digest, "config_fingerprint": fingerprint(check_run(run_dir))}
 
 
-def metrics_of(run_dir: Path) -> Mapping[str, Any]:
+def metrics_of(run_dir: Location) -> Mapping[str, Any]:
     """Return a run's `metrics.json`; nothing where there is none, or a damaged one."""
     try:
         metrics = json.loads((run_dir / METRICS).read_text())

@@ -18,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from ple_rec.data.batch import Batch
 from ple_rec.errors import UserError
 from ple_rec.parallel.agree import on_main
+from ple_rec.storage import Location, make_directory
 from ple_rec.training.job import Job
 from ple_rec.training.profile.breakdown import Operator, RankProfile, Span, breakdown
 from ple_rec.training.profile.regions import OFF, RegionClocks, Regions
@@ -25,6 +26,7 @@ from ple_rec.training.profile.schedule import Schedule, check_steps, schedule
 from ple_rec.training.profile.tables import TableMarks
 from ple_rec.training.profile.text import advice, format_breakdown
 from ple_rec.training.run_dir import PROFILE, write_bytes, write_json, write_text, writing
+from ple_rec.training.run_directory import RunDirectory
 
 _OPERATORS = 5  # shown in the text
 _BLOCKS = "_Blocked"  # waits while other threads compute, whose operators are listed instead
@@ -87,15 +89,15 @@ class StepProfile(Unprofiled):
 
     Args:
         job: Run that is profiled.
-        run_dir: Directory of the run.
+        run: Directory of the run.
         say: Prints a line.
         strict: True to refuse a run with too few steps; else it is trained without a profile.
     """
 
-    def __init__(self, job: Job, run_dir: Path, say: Callable[[str], None], *, strict: bool = True) -> None:
+    def __init__(self, job: Job, run: RunDirectory, say: Callable[[str], None], *, strict: bool = True) -> None:
         self.regions: RegionClocks = RegionClocks(job.ranks.device)
         self._job, self._say, self._strict = job, say, strict
-        self._dir = run_dir / PROFILE
+        self._run, self._dir = run, run / PROFILE
         self._schedule: Schedule | None = None
         self._marks: TableMarks | None = None
         self._profiler: Any = None
@@ -165,10 +167,9 @@ class StepProfile(Unprofiled):
             self._say(text)
 
     def _make_room(self) -> None:
+        self._run.remove([PROFILE])  # An earlier profile may be of more ranks.
         with writing(self._dir):
-            self._dir.mkdir(exist_ok=True)
-            for old in self._dir.iterdir():  # of an earlier profile, perhaps of more ranks
-                old.unlink()
+            make_directory(self._dir)
 
     def _start_profiler(self) -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or each process writes when it starts and stops
@@ -212,7 +213,7 @@ class StepProfile(Unprofiled):
             self._profiler.stop()
         self._marks = self._profiler = None
 
-    def _trace(self, rank: int) -> Path:
+    def _trace(self, rank: int) -> Location:
         return self._dir / f"trace-rank{rank}.json.gz"
 
     def _write_trace(self, profiler: Any) -> str | None:

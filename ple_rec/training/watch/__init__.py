@@ -8,13 +8,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from ple_rec.config.run import RunConfig, WatchConfig
 from ple_rec.errors import PreemptedError
 from ple_rec.parallel.agree import on_main
 from ple_rec.training.run_dir import TENSORBOARD
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.watch import mlflow, tensorboard
 from ple_rec.training.watch.background import Background
 from ple_rec.training.watch.base import Ending, Record, Watcher
@@ -87,12 +87,12 @@ class Watchers:
         for one in self._all:
             one.wait(last - time.monotonic())
 
-    def finish(self, metrics: Mapping[str, Any], files: Sequence[Path]) -> None:
+    def finish(self, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
         """End with results and with files worth keeping beside them."""
-        self.end(Ending(time.time(), "finished", metrics, tuple(files)))
+        self.end(Ending(time.time(), "finished", metrics, files))
 
 
-def watchers(config: RunConfig, run_dir: Path, *, resume: bool) -> Watchers:
+def watchers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Watchers:
     """Those of a configuration, for rank 0.
 
     Raises:
@@ -103,22 +103,22 @@ def watchers(config: RunConfig, run_dir: Path, *, resume: bool) -> Watchers:
     absent = []
     if config.watch.tensorboard is not False:
         if tensorboard.installed():
-            chosen.append(tensorboard.TensorBoard(run_dir / TENSORBOARD, config))
+            chosen.append(tensorboard.TensorBoard(run.folder / TENSORBOARD, config, str(run / TENSORBOARD)))
         else:
             absent.append("tensorboard")
     if config.watch.mlflow is not None:
-        chosen.append(mlflow.Mlflow(config, run_dir, resume=resume))
+        chosen.append(mlflow.Mlflow(config, run, resume=resume))
     return Watchers(chosen, absent)
 
 
 @contextmanager
-def watching(config: RunConfig, run_dir: Path, *, resume: bool) -> Iterator[Watchers]:
-    """The watchers of a run, which hear of its end whatever that is (a collective).
+def watching(config: RunConfig, run: RunDirectory, *, resume: bool) -> Iterator[Watchers]:
+    """Give the watchers of a run, which are told of its end whatever that is (a collective).
 
     Raises:
         UserError: as `watchers`; a PeerError on the other ranks.
     """
-    chosen = on_main(lambda: watchers(config, run_dir, resume=resume)) or Watchers()
+    chosen = on_main(lambda: watchers(config, run, resume=resume)) or Watchers()
     try:
         yield chosen
     except PreemptedError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 Record = Mapping[str, Any]  # of `train.jsonl`
@@ -23,13 +22,13 @@ class Ending(NamedTuple):
         time: When, in seconds since 1970.
         status: "finished" with results, "failed" by an error, "stopped" by a person, or "preempted" by a scheduler.
         metrics: What `metrics.json` holds; empty without results.
-        files: Of the run directory, worth keeping with the results.
+        files: Texts worth keeping with the results, by the names that they have in the run directory.
     """
 
     time: float
     status: Literal["finished", "failed", "stopped", "preempted"]
     metrics: Mapping[str, Any] = {}
-    files: tuple[Path, ...] = ()
+    files: Mapping[str, str] = {}
 
 
 class UnavailableError(Exception):

@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
+from ple_rec.config.load import dump_toml
 from ple_rec.config.run import MlflowConfig, RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.run_dir import CONFIG, MLFLOW, write_json
+from ple_rec.storage import Location
+from ple_rec.training.run_dir import CONFIG, MLFLOW
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.watch.base import Ending, Heard, Record, UnavailableError
 from ple_rec.training.watch.scalars import FINAL, final_scalars, flat, scalars
 
@@ -90,7 +92,7 @@ class Mlflow:
 
     Args:
         config: Of the run, with `watch.mlflow`.
-        run_dir: Of the run.
+        run: Directory of the run.
         resume: Go on with the run that `mlflow.json` names, where the server still has it.
 
     Raises:
@@ -100,13 +102,13 @@ class Mlflow:
     name = "mlflow"
     recovery = "train.jsonl and metrics.json have it all, and --resume sends it"
 
-    def __init__(self, config: RunConfig, run_dir: Path, *, resume: bool) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, *, resume: bool) -> None:
         assert config.watch.mlflow is not None
-        self.config, self.run_dir, self.server = config, run_dir, config.watch.mlflow
+        self.config, self.server = config, config.watch.mlflow
         self.client = connect(self.server)
         try:
-            earlier = _earlier(self.client, self.server, run_dir) if resume else None
-            run = earlier or self._created()
+            earlier = _earlier(self.client, self.server, run.address) if resume else None
+            info = (earlier or self._created()).info
         except Exception as error:  # as in `connect`
             raise UserError(
                 _KEY,
@@ -114,9 +116,9 @@ class Mlflow:
                 "the run is made there before it starts",
                 "correct what the server names, or leave the section [watch.mlflow] out",
             ) from error
-        self.run_id, self.experiment_id = run.info.run_id, run.info.experiment_id
+        self.run_id, self.experiment_id = info.run_id, info.experiment_id
         saved = {**self.server.model_dump(), "experiment_id": self.experiment_id, "run_id": self.run_id}
-        write_json(run_dir / MLFLOW, saved)
+        run.write_json(MLFLOW, saved)
         self._resumed = earlier is not None
         self._held: set[tuple[str, int]] = set()
 
@@ -136,7 +138,7 @@ class Mlflow:
         self.hear([Heard(now, record) for record in past])
         with _answering():
             self._send_params()
-            self.client.log_artifact(self.run_id, str(self.run_dir / CONFIG))
+            self.client.log_text(self.run_id, dump_toml(self.config), CONFIG)
 
     def hear(self, heard: Sequence[Heard]) -> None:
         """Send the records that the server does not hold yet."""
@@ -149,8 +151,8 @@ class Mlflow:
             if ending.metrics and (FINAL, ending.metrics["steps"]) not in self._held:
                 self._send_metrics([(final_scalars(ending.metrics), ending.metrics["steps"], ending.time)])
             try:
-                for file in ending.files:
-                    self.client.log_artifact(self.run_id, str(file))
+                for name, text in ending.files.items():
+                    self.client.log_text(self.run_id, text, name)
             finally:
                 if (status := _STATUS.get(ending.status)) is not None:
                     self.client.set_terminated(self.run_id, status, int(ending.time * 1000))
@@ -194,8 +196,8 @@ class Mlflow:
                 self.client.log_batch(self.run_id, metrics=metrics[first : first + _METRICS], synchronous=True)
 
 
-def _earlier(client: Any, server: MlflowConfig, run_dir: Path) -> Any:
-    """The run that `mlflow.json` names, running again; None where the server has no such run."""
+def _earlier(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
+    """Return the run that `mlflow.json` names, set running again; None if the server has no such run."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -53,8 +53,9 @@ class TensorBoard:
     """Writes one event file per start of the run; none where it ends before its first record.
 
     Args:
-        directory: Where.
-        config: Of the run.
+        directory: Folder of the files.
+        config: Configuration of the run.
+        place: Name of the folder for people; that of a run in a store is pushed to an address.
 
     Written by tensorboard's record writer rather than torch's `SummaryWriter`: this has a thread already, and the
     other's thread would print a traceback where the disk is full.
@@ -63,17 +64,12 @@ class TensorBoard:
     name = "tensorboard"
     recovery = "train.jsonl and metrics.json have it all"
 
-    def __init__(self, directory: Path, config: RunConfig) -> None:
-        self.directory, self.config = directory, config
+    def __init__(self, directory: Path, config: RunConfig, place: str) -> None:
+        self.directory, self.config, self.place = directory, config, place
         self._begun: tuple[int, Sequence[Record]] = 0, ()
         self._writer: Any = None
         self._tags: set[str] = set()
         self._laid_out = False
-
-    @property
-    def place(self) -> str:
-        """The directory."""
-        return str(self.directory)
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
         """What earlier files say of steps after `step` is superseded."""

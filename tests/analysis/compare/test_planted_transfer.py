@@ -29,6 +29,7 @@ from ple_rec.errors import UserError
 from ple_rec.parallel.process_group import process_group
 from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
+from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.planted import (
     FACTORS,
     HARD,
@@ -118,9 +119,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Train
             patch.setattr(module, "Workers", lambda _: nullcontext(workers))  # which import torch once
             patch.setattr(module, "write_page", lambda _, root: root / "compare.html")  # its figures take seconds
             with logged(said.append):
-                run_comparison(apart(), folder, (), APART, jobs=1, only=["hard_sharing", "ple"])
+                run_comparison(apart(), folder, (), RunDirectory(APART, APART), jobs=1, only=["hard_sharing", "ple"])
             second, after = json.loads(file.read_text()), _times(folder)
-            run_comparison(alike(), folder, (), Path("runs/alike"), jobs=1)
+            run_comparison(alike(), folder, (), RunDirectory(Path("runs/alike"), Path("runs/alike")), jobs=1)
     other = json.loads((folder / "runs/alike/compare.json").read_text())
     return Trained(folder, process.returncode, errors, first, told, said, second, (before, after), other)
 
@@ -204,7 +205,7 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(
     before = sorted(path for path in APART.rglob("*"))
     more = apart().model_copy(update={"seeds": 3})  # some of its runs are not there
     with pytest.raises(UserError, match=r"single_task/seed-0: holds a finished run .*embeddings.dim was 4, is 8"):
-        run_comparison(more, trained.folder, ["embeddings.dim=8"], APART, jobs=1)
+        run_comparison(more, trained.folder, ["embeddings.dim=8"], RunDirectory(APART, APART), jobs=1)
     assert sorted(path for path in APART.rglob("*")) == before
 
 
@@ -256,7 +257,7 @@ def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, m
         )
         run.directory.mkdir(parents=True)
         with process_group(config.runtime) as ranks:
-            train_steps(assemble(config, ranks), run.directory, resume=False)
+            train_steps(assemble(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
         orders.setdefault(run.seed, []).append(list(seen))
     for first, *others in orders.values():
         assert len(set(first)) == 65

@@ -15,6 +15,7 @@ from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
 from ple_rec.training.run_dir import ANALYSIS_PAGE, LOCK, claimed
+from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
 from tests.messages import logged
 
@@ -35,7 +36,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
         monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
         asked = comparison(tmp_path, **how.pop("changes", {}))
         with logged(said.append):
-            run_comparison(asked, tmp_path, (), root, jobs=1, reuse=reuse, **how)
+            run_comparison(asked, tmp_path, (), RunDirectory(root, root), jobs=1, reuse=reuse, **how)
         return trainer.trained, said
 
     assert run(THEIRS)[0] == ALL

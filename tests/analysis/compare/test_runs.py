@@ -22,6 +22,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.training.checkpoints import claim_checkpoints
+from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
 from tests.messages import logged
 
@@ -43,7 +44,9 @@ def compared(
     said: list[str] = []
     changes = how.pop("changes", {})
     with logged(said.append):
-        done = run_comparison(comparison(here, **changes), here, how.pop("overrides", ()), ROOT, jobs=1, **how)
+        done = run_comparison(
+            comparison(here, **changes), here, how.pop("overrides", ()), RunDirectory(ROOT, ROOT), jobs=1, **how
+        )
     file = ROOT / "compare.json"
     return done, said, json.loads(file.read_text()) if file.is_file() else {}
 
@@ -189,7 +192,7 @@ def test_a_run_of_other_settings_is_removed_with_its_checkpoints(here: Path, mon
     compared(here, monkeypatch, Trainer(), overrides=[outside])
     for name in ALL:
         config = load_config(RunConfig, ROOT / name / "config.toml")
-        claim_checkpoints(config, ROOT / name, overwrite=False)
+        claim_checkpoints(config, RunDirectory(ROOT / name, ROOT / name))
         step = here / "ck" / name.replace("/", "-") / "step-1"
         step.mkdir()
         (step / "manifest.json").write_text("{}")

@@ -21,8 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.serve import dense
-from ple_rec.serve import ranker as ranker_module
+from ple_rec.serve import dense, remote_model
 from ple_rec.serve.http import server as server_module
 from ple_rec.serve.http.admission import Admission
 from ple_rec.serve.http.binding import bind, listen
@@ -219,7 +218,7 @@ def test_the_precision_that_is_used_is_told(
     version = shutil.copytree(latest(feed_model), tmp_path / "v1")
     model = json.loads((version / "model.json").read_text())
     (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
-    monkeypatch.setattr(ranker_module, "check_version", lambda _: None)
+    monkeypatch.setattr(remote_model, "check_version", lambda _: None)
     monkeypatch.setattr(dense, "_MEASURED", {})
     monkeypatch.setattr(dense, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
     configure_log()

@@ -47,7 +47,7 @@ def test_a_new_version_is_taken_from_a_store_that_was_away(
             assert rounded == pytest.approx(scores, abs=0.01)
 
             store.close()
-            assert server.said(f'why="{MODEL}: cannot be read (', 30)
+            assert server.said(f'why="{MODEL}/latest: cannot be reached (', 30)
             time.sleep(4)  # some more looks
             assert server.log.read_text().count("event=reload_refused") == 1
             assert answer(server, request_body)[0] == "v2"

@@ -117,7 +117,7 @@ def test_a_store_that_breaks_or_is_away_is_said(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     use_store(f"http://127.0.0.1:{free_port()}", monkeypatch)
     assert predict(feed, out, "--overwrite") == 2
-    assert f"{out}: cannot be written (" in capsys.readouterr().err
+    assert f"{out}: cannot be reached (" in capsys.readouterr().err
 
 
 def test_what_is_there_is_neither_mixed_nor_lost(

@@ -20,6 +20,7 @@ from ple_rec.config.run import MlflowConfig, RunConfig, WatchConfig
 from ple_rec.errors import PreemptedError, UserError
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import train
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.watch import check_installed, check_reachable, mlflow
 from ple_rec.training.watch.background import Background
 from ple_rec.training.watch.base import Ending, Heard, UnavailableError
@@ -188,7 +189,7 @@ def test_a_server_that_is_away_is_tried_again(server: Server, tmp_path: Path) ->
     from mlflow.tracking import MlflowClient
 
     (tmp_path / "run").mkdir()
-    watcher = Mlflow(watched(server, tmp_path, "away"), tmp_path / "run", resume=False)
+    watcher = Mlflow(watched(server, tmp_path, "away"), RunDirectory(tmp_path / "run", tmp_path / "run"), resume=False)
     watcher.client = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="connection refused"):
         watcher.hear([Heard(1.0, _record(2))])
@@ -201,7 +202,7 @@ def _record(step: int, loss: float = 1.0) -> dict[str, Any]:
 def _background(config: RunConfig, run_dir: Path, *, resume: bool = False, **settings: Any) -> Background:
     run_dir.mkdir(exist_ok=True)
     (run_dir / "config.toml").write_text("")
-    return Background(Mlflow(config, run_dir, resume=resume), **settings)
+    return Background(Mlflow(config, RunDirectory(run_dir, run_dir), resume=resume), **settings)
 
 
 def _ended(watcher: Background) -> None:
@@ -286,10 +287,10 @@ def test_a_file_that_cannot_be_sent_does_not_keep_the_run_open(
 ) -> None:
     watcher = _background(watched(server, tmp_path, "file"), tmp_path / "run")
     watcher.begin(0, [])
-    watcher.end(Ending(time.time(), "finished", {"steps": 2}, (tmp_path / "absent.html",)))
+    watcher.end(Ending(time.time(), "finished", {"steps": 2}, {"../absent.html": "page"}))
     watcher.wait(60)
     assert runs(server, "file")[0].info.status == "FINISHED"
-    assert "absent.html" in capsys.readouterr().out
+    assert "Invalid artifact path" in capsys.readouterr().out
 
 
 def test_a_server_that_does_not_answer_is_refused_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

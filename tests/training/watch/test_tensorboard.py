@@ -17,6 +17,7 @@ from ple_rec.errors import UserError
 from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
+from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.watch import check_installed, tensorboard, watchers, watching
 from ple_rec.training.watch.background import Background
 from ple_rec.training.watch.base import Ending
@@ -69,8 +70,8 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
     Progress.advance = advance_or_die  # type: ignore[method-assign]
     run_dir.mkdir(parents=True, exist_ok=True)
     job = assemble(small_config(data, CHANGES), ranks_of(rank, world_size))
-    with watching(job.config, run_dir, resume=resume) as watchers:
-        train_steps(job, run_dir, resume=resume, watchers=watchers)
+    with watching(job.config, RunDirectory(run_dir, run_dir), resume=resume) as watchers:
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=resume, watchers=watchers)
 
 
 def test_a_run_on_two_ranks_that_was_killed_leaves_each_record_once(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_configuration_charts_and_results(tmp_path: Path) -> None:
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     config = small_config(Path("data"))
-    board = Background(TensorBoard(tmp_path, config))
+    board = Background(TensorBoard(tmp_path, config, "tensorboard"))
     board.begin(0, [])
     for record in (_record("train", 9, 0.5), _record("valid", 9, 0.625)):
         board.hear(record)
@@ -128,7 +129,7 @@ def test_configuration_charts_and_results(tmp_path: Path) -> None:
 
 def test_results_of_a_run_that_goes_on_replace_the_earlier_ones(tmp_path: Path) -> None:
     for step, past in ((0, []), (9, [_record("train", 9, 0.5)]), (9, [_record("train", 9, 0.5)])):
-        board = Background(TensorBoard(tmp_path, small_config(Path("data"))))
+        board = Background(TensorBoard(tmp_path, small_config(Path("data")), "tensorboard"))
         board.begin(step, past)
         if not past:
             board.hear(_record("train", 9, 0.5))
@@ -139,7 +140,7 @@ def test_results_of_a_run_that_goes_on_replace_the_earlier_ones(tmp_path: Path) 
 
 
 def test_a_run_that_was_not_watched_before_is_caught_up_with(tmp_path: Path) -> None:
-    board = Background(TensorBoard(tmp_path, small_config(Path("data"))))
+    board = Background(TensorBoard(tmp_path, small_config(Path("data")), "tensorboard"))
     board.begin(8, [_record("train", 4, 0.5), _record("train", 8, 0.75)])
     board.hear(_record("train", 12, 0.25))
     board.end(Ending(7.0, "failed"))
@@ -148,7 +149,7 @@ def test_a_run_that_was_not_watched_before_is_caught_up_with(tmp_path: Path) -> 
 
 
 def test_a_run_that_ends_before_its_first_record_leaves_no_file(tmp_path: Path) -> None:
-    board = Background(TensorBoard(tmp_path, small_config(Path("data"))))
+    board = Background(TensorBoard(tmp_path, small_config(Path("data")), "tensorboard"))
     board.begin(0, [])
     board.end(Ending(7.0, "failed"))
     board.wait(20)
@@ -157,7 +158,7 @@ def test_a_run_that_ends_before_its_first_record_leaves_no_file(tmp_path: Path) 
 
 def test_a_directory_that_cannot_be_written_costs_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tmp_path.joinpath("tensorboard").write_text("a file")
-    board = Background(TensorBoard(tmp_path / "tensorboard", small_config(Path("data"))))
+    board = Background(TensorBoard(tmp_path / "tensorboard", small_config(Path("data")), "tensorboard"))
     board.begin(0, [])
     board.hear(_record("train", 4, 0.5))
     board.end(Ending(7.0, "finished", METRICS))
@@ -178,14 +179,14 @@ def test_where_tensorboard_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> 
         "(pip install tensorboard), or take the key back by --set watch.tensorboard="
     )
     check_installed(WatchConfig())
-    absent = watchers(small_config(Path("data")), Path("run"), resume=False)
+    absent = watchers(small_config(Path("data")), RunDirectory(Path("run"), Path("run")), resume=False)
     assert absent.describe() == "watched by: tensorboard not installed"
 
 
 @pytest.mark.parametrize(("wanted", "line"), [(False, "none"), (None, "tensorboard run/tensorboard")])
 def test_who_watches(wanted: bool | None, line: str) -> None:
     config = small_config(Path("data"), {"watch": {"tensorboard": wanted}})
-    assert watchers(config, Path("run"), resume=False).describe() == f"watched by: {line}"
+    assert watchers(config, RunDirectory(Path("run"), Path("run")), resume=False).describe() == f"watched by: {line}"
 
 
 def _imported(rank: int, world_size: int) -> set[str]:

@@ -18,6 +18,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError
 from ple_rec.training import run as training
 from ple_rec.training.run import train
+from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
 from tests.datasets import set_column
@@ -52,7 +53,7 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
     asked = comparison(here, seeds=1, tune={"trials": 4, "space": space}, variants=variants)
     said: list[str] = []
     with logged(said.append):
-        done = run_comparison(asked, here, (), ROOT, jobs=1)
+        done = run_comparison(asked, here, (), RunDirectory(ROOT, ROOT), jobs=1)
     assert done is not None
     assert worker.trained[-2:] == ["single_task/seed-0", "ple/seed-0"]
     for variant in variants:

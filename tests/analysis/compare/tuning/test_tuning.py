@@ -21,6 +21,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.training.run_dir import TEST_ROWS, claimed
+from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 from tests.messages import logged
@@ -59,7 +60,9 @@ class Tuned:
         self.said.clear()
         asked = comparison(self._here, seeds=1, tune={"trials": trials, "space": space}, **(changes or {}))
         with logged(self.said.append):
-            return run_comparison(asked, self._here, how.pop("overrides", ()), how.pop("root", ROOT), jobs=2, **how)
+            root = how.pop("root", ROOT)
+            directory = RunDirectory(root, root)
+            return run_comparison(asked, self._here, how.pop("overrides", ()), directory, jobs=2, **how)
 
     def results(self, root: Path = ROOT) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((root / "compare.json").read_text())

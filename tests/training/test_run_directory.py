@@ -1,13 +1,12 @@
 """Run directories in an object store: trained, resumed, read and refused like those on a disk.
 
-pytest -m slow tests/training/test_mirror.py     the same over Ceph's gateway; as root, on Debian
+pytest -m slow tests/training/test_run_directory.py     the same over Ceph's gateway; as root, on Debian
 """
 
 from __future__ import annotations
 
-import errno
 import json
-import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,14 +23,14 @@ from ple_rec.cli import main
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.storage import Remote, location, names_in, write_text
-from ple_rec.storage import lease as leases
+from ple_rec.storage import Remote, StoreError, location, make_directory, names_in, write_text
 from ple_rec.storage.handler import FsspecHandler
-from ple_rec.storage.lease import Holder, Lease, newest_holder
-from ple_rec.training import claim, mirror
-from ple_rec.training.claim import take_over
-from ple_rec.training.mirror import hold_run, local_run, push_all
-from ple_rec.training.run_dir import LEASE
+from ple_rec.storage.lease import holder_of
+from ple_rec.storage.store import objects_at
+from ple_rec.training import checkpoints, run_directory
+from ple_rec.training.checkpoints import take_over
+from ple_rec.training.run_directory import hold_run
+from ple_rec.training.run_state import decide, inspect
 from tests.tiny import write_tiny
 from tests.training.small import TIMES
 
@@ -104,7 +103,7 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: 
     assert json.loads(((location(address) / "b") / "init_from.json").read_text())["run"] == str(run)
     assert main([*TRAIN, "--run-dir", str(run), "--overwrite"]) == 0
     assert json.loads((run / "metrics.json").read_text())["steps"] == 16
-    assert newest_holder(run / LEASE) is not None
+    assert holder_of(run) is not None
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -139,7 +138,7 @@ def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
     process = _start(here, [*long, "--run-dir", str(run)])
     _wait_for(run / "checkpoints" / "latest", process)
     capfd.readouterr()
-    holder = newest_holder(run / LEASE)
+    holder = holder_of(run)
     assert holder is not None
     if process.poll() is None and holder.is_live:  # it still trains: a second process is refused, and told by whom
         refused = main([*long, "--run-dir", str(run), "--resume"])
@@ -148,8 +147,7 @@ def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
             assert f"ple-rec: {run}: in use by process {process.pid} on " in capfd.readouterr().err
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    ended = json.dumps({"holder": holder.name, "until": time.time()})  # as 20 s later, which the test need not wait for
-    write_text(run / LEASE / f"{holder.number}.json", ended)
+    write_text(run / ".lease" / "lease.json", json.dumps({"holder": holder.name, "token": ""}))  # as 20 s later
     assert main([*long, "--run-dir", str(run), "--auto-resume"]) == 0
     metrics = [json.loads((one / "metrics.json").read_text()) for one in (run, whole)]
     assert metrics[0]["test"]["tasks"] == metrics[1]["test"]["tasks"]
@@ -173,20 +171,29 @@ def test_a_run_that_ends_before_its_first_checkpoint_counts_begins_anew(
 
 
 @pytest.mark.usefixtures("here")
-def test_results_are_gone_before_their_checkpoints_are(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _remote(f"{address}/run")
-    config, path = load_config(RunConfig, "tiny.toml"), local_run(run)
-    for name in ("metrics.json", "checkpoints/step-4/manifest.json"):
+@pytest.mark.parametrize("store", [True, False])
+def test_a_run_that_is_being_replaced_is_never_gone_on_with(
+    store: bool, here: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = load_config(RunConfig, "tiny.toml"), location(f"{address}/run") if store else here / "run"
+    for name in ("metrics.json", "config.toml", "checkpoints/step-4/manifest.json", "checkpoints/step-4/shard"):
+        make_directory((run / name).parent)
         write_text(run / name, "{}")
 
-    def killed(_: object) -> None:
+    def killed(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(claim, "remove_tree", killed)
-    with hold_run(path, 0.0):
-        with pytest.raises(ZeroDivisionError):
-            take_over(config, path, resuming=False)
-        assert not (run / "metrics.json").is_file()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "remove_checkpoint", killed)
+        with pytest.raises(ZeroDivisionError), hold_run(run, run / "checkpoints") as held:
+            take_over(config, held, resuming=False)
+    assert not (run / "metrics.json").is_file()
+    state = inspect(config, run)
+    assert (state.holds_run, state.is_lost, state.steps) == (False, False, [])
+    assert decide(state, config, resume="auto", overwrite=False) == "begin"
+    with hold_run(run, run / "checkpoints") as held:
+        take_over(config, held, resuming=False)
+    assert names_in(run) == [".lease" if store else ".lock"]
 
 
 def test_a_store_that_goes_away_in_a_save_is_named_once(
@@ -207,80 +214,93 @@ def test_a_store_that_goes_away_in_a_save_is_named_once(
     assert "goes away); a checkpoint needs room and permission" in said
 
 
-def test_the_first_error_is_heard_and_what_cannot_be_put_there_is_given_up(
-    address: str, monkeypatch: pytest.MonkeyPatch
+def test_the_first_error_is_heard(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _remote(f"{address}/run")
+
+    def fails(*_: object, **__: object) -> str:
+        raise StoreError.of(str(run), OSError("away"))
+
+    with pytest.raises(ZeroDivisionError), monkeypatch.context() as patch, hold_run(run, run / "checkpoints") as held:  # noqa: PT012
+        (held.folder / "train.jsonl").write_text("newer")
+        patch.setattr(run_directory, "write_checked", fails)
+        raise ZeroDivisionError
+    assert not (run / "train.jsonl").is_file()
+
+
+def test_files_that_grow_are_in_the_store_at_the_end(address: str) -> None:
+    run = _remote(f"{address}/run")
+    write_text(run / "train.jsonl", "one")
+    write_text(run / "tensorboard" / "events.1", "one")
+    with hold_run(run, run / "checkpoints") as held:
+        with (held.folder / "train.jsonl").open("a") as log:
+            log.write("two")
+        assert (run / "train.jsonl").read_text() == "one\n"
+        held.push()
+        assert (run / "train.jsonl").read_text() == "one\ntwo"
+        (held.folder / "tensorboard" / "events.2").write_text("two")
+    assert (run / "tensorboard" / "events.2").read_text() == "two"
+    assert not held.folder.exists()
+
+
+def test_a_folder_that_is_gone_here_is_an_error_and_no_order_to_remove(address: str) -> None:
+    run = _remote(f"{address}/run")
+    write_text(run / "train.jsonl", "one")
+    with pytest.raises(UserError, match="cannot be read"), hold_run(run, run / "checkpoints") as held:
+        shutil.rmtree(held.folder)
+    assert (run / "train.jsonl").read_text() == "one\n"
+
+
+def test_folders_of_killed_processes_are_removed(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PLE_REC_CACHE", str(tmp_path))
+    (tmp_path / "runs" / "tmp-killed").mkdir(parents=True)
+    run = _remote(f"{address}/run")
+    with hold_run(run, run / "checkpoints"), hold_run(_remote(f"{address}/other"), run / "checkpoints2"):
+        assert len([path for path in (tmp_path / "runs").iterdir() if path.is_dir()]) == 2
+
+
+def test_a_place_of_checkpoints_is_held_whatever_the_run_directories_are_called(address: str, tmp_path: Path) -> None:
+    """As of two containers, whose disks are apart and whose paths are alike."""
+    place = _remote(f"{address}/checkpoints")
+    with hold_run(tmp_path / "one" / "run", place) as held:
+        with (
+            pytest.raises(UserError, match=f"^{place}: in use by process "),
+            hold_run(tmp_path / "two" / "run", place),
+        ):
+            pass
+        held.check()
+    with hold_run(tmp_path / "two" / "run", place):
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("no_charts")
+def test_a_process_that_was_stopped_changes_nothing_of_a_run_that_another_has_taken(
+    here: Path, address: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = _remote(f"{address}/run")
-    write_text(run / "config.toml", "old")
-    path = local_run(run)
-
-    def fails(*_: object) -> None:
-        raise OSError("away")
-
-    with pytest.raises(ZeroDivisionError), monkeypatch.context() as patch, hold_run(path, 0.0):  # noqa: PT012
-        (path / "config.toml").write_text("newer")
-        patch.setattr(mirror, "write_bytes", fails)
-        patch.setattr(leases, "write_text", fails)
-        raise ZeroDivisionError
-    push_all()  # as of a later call of the same process
-    assert (run / "config.toml").read_text() == "old\n"
-
-
-def test_a_disk_that_is_full_here_leaves_the_store_as_it_was(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = _remote(f"{address}/run")
-    write_text(run / "config.toml", "whole")
-
-    def full(file: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(UserError, match="No space left on device"):
-            local_run(run)
-    push_all()
-    assert (run / "config.toml").read_text() == "whole\n"
+    long = ["train", "--config", "tiny.toml", "--run-dir", str(run)]
+    for setting in ("train.epochs=60", "train.evaluate_every=96", "checkpoint.every=96"):
+        long += ["--set", setting]
+    process = _start(here, long)
+    _wait_for(run / "checkpoints" / "latest", process)
+    process.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + 60
+    while (holder := holder_of(run)) is not None and holder.is_live:
+        assert time.monotonic() < end
+        time.sleep(0.5)
+    assert main([*long, "--auto-resume"]) == 0, capfd.readouterr().err
+    before = {found.name: found.tag for found in objects_at(run)}
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, said
+    assert f"ple-rec: {run}: in use by process " in said
+    assert {found.name: found.tag for found in objects_at(run)} == before
 
 
 def test_a_checkpoint_is_no_run(address: str) -> None:
     for name in ("config.toml", "plan.json", "manifest.json"):
         write_text(_remote(address) / "apart" / "step-4" / name, "")
-    assert find_runs(local_run(location(address))) == []
-
-
-def test_a_lease_is_read_while_it_is_renewed(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "SECONDS", 0.2)
-    prefix = _remote(f"{address}/.lease")
-    lease = Lease.acquire(prefix, "one")
-    assert isinstance(lease, Lease)
-    for _ in range(60):
-        assert lease.other_holder() is None
-        assert newest_holder(prefix) is not None
-    lease.give_back()
-
-
-def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "SECONDS", 2.0)
-    prefix = _remote(f"{address}/.lease")
-    first = Lease.acquire(prefix, "one")
-    assert isinstance(first, Lease)
-    held = Lease.acquire(prefix, "two")
-    assert isinstance(held, Holder)
-    assert (held.name, held.is_live) == ("one", True)
-    time.sleep(3)  # it is renewed
-    assert isinstance(Lease.acquire(prefix, "two"), Holder)
-    first._done.set()  # as of a process that was killed
-    second = Lease.acquire(prefix, "two", wait=10)
-    assert isinstance(second, Lease)
-    other = first.other_holder()
-    assert other is not None
-    assert other.name == "two"
-    first.give_back()  # which is no more its own
-    assert second.other_holder() is None
-    second.give_back()
-    third = Lease.acquire(prefix, "three")
-    assert isinstance(third, Lease)
-    third.give_back()
-    assert names_in(prefix) == ["3.json"]
+    assert find_runs(location(address)) == []
 
 
 @pytest.mark.slow
