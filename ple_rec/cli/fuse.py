@@ -70,7 +70,7 @@ class Options:
     tasks: Annotated[
         list[str] | None,
         flag(
-            "tasks that are fused; default: all of the run", "TASK [TASK ...]", consume_multiple=1, converter=last_list
+            "tasks that are fused, the others have exponent 0; default: all of the run", "TASK [TASK ...]", consume_multiple=1, converter=last_list
         ),
     ] = None
     length: Annotated[
@@ -171,18 +171,22 @@ def fuse(run: Run, /, *, options: Options) -> int:
     finished = fusible(run_dir, options.overrides)
     fusion = _fusion(options.fusion, options, finished) if options.fusion else None
     kinds: dict[str, str] = dict(finished.kinds)
-    tasks = list(fusion.tasks) if fusion else options.tasks or list(kinds)
-    if unknown := [task for task in tasks if task not in kinds]:
+    named = list(fusion.tasks) if fusion else options.tasks or list(kinds)
+    if unknown := [task for task in named if task not in kinds]:
         raise UserError("--tasks", f'got "{unknown[0]}"', f"the run has {', '.join(kinds)}", "name tasks of the run")
-    scales = scales_of(options.scale or [], [task for task in tasks if kinds[task] == "regression"])
+    # A task that is not named has exponent 1 before the fusion, as export and predict have it, and 0 in it.
+    tasks = named if fusion else list(kinds)
+    scales = scales_of(options.scale or [], [task for task in named if kinds[task] == "regression"])
     feature = feature_of(options.length) if options.length else None
     if fusion is not None and fusion.length is not None:
         feature = fusion.length.feature
-    check_length(tasks, feature is not None, "--length")
+    check_length(named, feature is not None, "--length")
     missing = finished.median(feature) if feature and not fusion else None
     names = [*tasks, *([LENGTH] if feature else [])]
     ranges = {(parsed := Range.parse(text, names)).name: parsed for text in options.exponent}
-    default = {name: Range(name, -1.0, 1.0) if feature and name == LENGTH else Range(name, 0.0, 2.0) for name in names}
+    default = {name: Range(name, 0.0, 2.0 if name in named else 0.0) for name in names}
+    if feature:
+        default[LENGTH] = Range(LENGTH, -1.0, 1.0)
     valued = Valued.parse_all(options.value, kinds, finished.dense)
     kinds |= {each.name: "regression" for each in valued}
     targets = [Measured.parse(text, kinds, "--target") for text in dict.fromkeys(options.target)]

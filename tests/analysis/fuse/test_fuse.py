@@ -100,6 +100,13 @@ def test_exponents_that_are_held_are_those_of_the_fusion(tiny_run: Path, tmp_pat
     assert found["metrics"]["click.gauc"]["gain"] < 0
 
 
+def test_a_task_that_is_left_out_counts_in_the_score_before(tiny_run: Path, tmp_path: Path) -> None:
+    assert fuse(tiny_run, tmp_path / "out", "--target", "click.gauc", "--tasks", "click") == 0
+    found = json.loads((tmp_path / "out" / "fusion.json").read_text())
+    assert found["start"] == {"click": 1.0, "watch": 1.0}  # as export and predict have it without a fusion
+    assert found["exponents"]["watch"] == 0.0
+
+
 ALL_CLIPPED = """
 [tasks.click]
 exponent = 1.0
