@@ -293,7 +293,8 @@ def test_a_process_that_was_stopped_changes_nothing_of_a_run_that_another_has_ta
     process.send_signal(signal.SIGCONT)
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 2, said
-    assert f"ple-rec: {run}: in use by process " in said
+    # A request that was under way when it was stopped may have failed before the lease was asked for.
+    assert f"ple-rec: {run}: in use by process " in said or "cannot be written (" in said
     assert {found.name: found.tag for found in objects_at(run)} == before
 
 
