@@ -70,7 +70,10 @@ class Options:
     tasks: Annotated[
         list[str] | None,
         flag(
-            "tasks that are fused, the others have exponent 0; default: all of the run", "TASK [TASK ...]", consume_multiple=1, converter=last_list
+            "tasks that are fused, the others have exponent 0; default: all of the run",
+            "TASK [TASK ...]",
+            consume_multiple=1,
+            converter=last_list,
         ),
     ] = None
     length: Annotated[
