@@ -43,6 +43,12 @@ def s3_options() -> S3Options:
     Raises:
         UserError: An endpoint is no URL, or a number of attempts is none.
     """
+    return _options_of(tuple(sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))))
+
+
+@lru_cache(maxsize=4)
+def _options_of(environment: tuple[tuple[str, str], ...]) -> S3Options:
+    """Return the options of an environment, which is the present one; to read them takes 10 ms, before each request."""
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.session import Session
 
@@ -94,9 +100,10 @@ def _arrow_client(options: S3Options) -> fs.S3FileSystem:
 
 
 def forget_clients() -> None:
-    """Let the next request read its credentials anew."""
+    """Let the next request read its options and credentials anew."""
     import fsspec
 
+    _options_of.cache_clear()
     _arrow_client.cache_clear()
     for kind in fsspec.registry.values():
         kind.clear_instance_cache()
