@@ -43,6 +43,7 @@ from ple_rec.storage import (
     write_text,
 )
 from ple_rec.storage.handler import FsspecHandler, handlers, manager
+from ple_rec.storage.store import objects_at
 from tests.object_store import answering, free_port, s3_store, use_store
 
 PART = 50 << 20  # bytes from which s3fs uploads an object in parts
@@ -163,7 +164,9 @@ def test_an_object_is_read_while_it_is_written_anew(where: Location) -> None:
 def test_a_folder_that_a_console_shows_is_empty(s3: dict[str, str], address: str) -> None:
     client = boto3.client("s3", endpoint_url=s3["AWS_ENDPOINT_URL"])
     client.put_object(Bucket="bucket", Key=f"{address.rpartition('/')[2]}/run/", Body=b"")
-    assert names_in(location(f"{address}/run")) == []
+    where = location(f"{address}/run")
+    assert isinstance(where, Remote)
+    assert (names_in(where), objects_at(where)) == ([], [])
     assert names_in(location(address)) == ["run"]
 
 

@@ -58,10 +58,12 @@ def local_copy(file: Location, digest: str | None = None) -> Path:
         name = digest or hashlib.sha256(f"{file} {tag_of(file)}".encode()).hexdigest()
     copy = folder / "files" / name / file.name
     with explain_errors(folder, "written", f"copies of files in stores are kept there; {CACHE} names another folder"):
+        if _is_whole(copy, digest):
+            return copy
         copy.parent.mkdir(parents=True, exist_ok=True)
         with (copy.parent / "lock").open("w") as lock:
             take_lock(lock, wait=math.inf)
-            if not copy.is_file() or (digest is not None and _sha256(copy) != digest):
+            if not _is_whole(copy, digest):  # Another process may have made it meanwhile.
                 download(file, copy, digest)
     return copy
 
@@ -96,6 +98,9 @@ def download(file: Remote, copy: Path, digest: str | None) -> None:
             )
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _is_whole(copy: Path, digest: str | None) -> bool:
+    """Return True if a copy is there and has its digest; without a digest, one that is there is whole."""
+    if digest is None or not copy.is_file():
+        return copy.is_file()
+    with copy.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest() == digest

@@ -20,8 +20,8 @@ from ple_rec.storage.door import StoreError
 from ple_rec.storage.location import Remote
 from ple_rec.storage.store import put, tag_and_age, tag_of
 
-SECONDS = 20.0  # for which a lease holds after it was written
-_RENEWALS = 4  # in this time
+SECONDS = 20.0  # A lease holds for this time after it was written.
+_RENEWALS = 4  # A holder writes it so often in that time.
 _POLL_SECONDS = 0.5
 _ROUNDING = 1.0  # Stores tell times in whole seconds.
 LEASE = ".lease"  # Folder of the lease's object below the prefix.

@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ple_rec.storage.door import StoreError, at_door, request
+from ple_rec.storage.door import StoreError, at_door, code_of, request
 from ple_rec.storage.handler import FsspecHandler, handler_of, manager
 from ple_rec.storage.location import S3, Remote
 
 _TAGS = ("ETag", "etag", "mtime")  # Names that the stores of fsspec give it.
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
-_CONDITIONS_REFUSED = "NotImplemented"
+_CONDITIONS_REFUSED = "notimplemented"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,9 @@ def objects_at(where: Remote) -> list[Object]:
         prefix, found = request(where.address, find)
     except FileNotFoundError:
         return []
-    names = {path.removeprefix(prefix).removeprefix("/"): info for path, info in found.items()}
+    # A key with a slash at its end is the empty object by which consoles of stores show a folder.
+    files = {path: info for path, info in found.items() if not path.endswith("/")}
+    names = {path.removeprefix(prefix).removeprefix("/"): info for path, info in files.items()}
     return [_object(name, info) for name, info in names.items() if is_safe(name)]
 
 
@@ -150,7 +152,7 @@ def put(where: Remote, content: bytes, *, tag: str | None = None, create: bool =
         except StoreError as error:
             if create and error.kind == "changed":
                 raise FileExistsError(str(where)) from error
-            if not condition or _CONDITIONS_REFUSED not in str(error.__cause__.__cause__ if error.__cause__ else ""):
+            if not condition or code_of(error) != _CONDITIONS_REFUSED:
                 raise
     if create and where.is_file():
         raise FileExistsError(str(where))
@@ -185,7 +187,9 @@ def _if_match(tag: str) -> dict[str, str]:
 def changed(where: Remote) -> StoreError:
     """Return the error of an object that another process has changed."""
     fix = "let one process at a time write there"
-    return StoreError(str(where), "another process has changed it meanwhile", "a condition was put", fix, "changed")
+    return StoreError(
+        str(where), "another process has changed it meanwhile", "one process at a time writes there", fix, "changed"
+    )
 
 
 def _object(name: str, info: Mapping[str, Any]) -> Object:
