@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from traceback import walk_stack
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -213,6 +215,12 @@ def _ending_on_sigterm(out: Location) -> Iterator[None]:
     from data_prep.stage import keeps
 
     def stop(number: int, frame: FrameType | None) -> None:
+        # Python drops what is raised in a finaliser, and the run would go on: try again once it is through.
+        if any(outer.f_code.co_name == "__del__" for outer, _ in walk_stack(frame)):
+            again = threading.Timer(0.01, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+            return
         raise KeyboardInterrupt(number)
 
     before = signal.signal(signal.SIGTERM, stop)

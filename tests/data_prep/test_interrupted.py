@@ -352,7 +352,8 @@ def test_a_run_that_is_asked_to_stop(number: signal.Signals, tmp_path: Path, who
     _, said = child.communicate(timeout=60)
     assert child.returncode == 128 + number
     then = "the same command goes on from what is finished" if stage_of(logs).is_dir() else "nothing was finished"
-    assert said.splitlines()[-1] == f"ple-rec: stopped by {number.name}; {then}"
+    # A library's finaliser that was interrupted may write a line of its own at the end.
+    assert f"ple-rec: stopped by {number.name}; {then}" in said.splitlines()
     assert "Traceback" not in said
     assert not logs.out.exists()
     assert [path for path in stage_of(logs).rglob("*") if ".unfinished" in path.name] == []
