@@ -295,7 +295,7 @@ class CheckpointStore:
         with _writing(path):
             own = {}
             for name, text in texts.items():
-                write_text(path / name, text)
+                self._put(path / name, text)
                 own[name] = File.of_text(text + "\n")
             whole = Manifest(manifest.step, manifest.written_by, {**manifest.files, **own})
             _check_there(path, whole)
