@@ -18,7 +18,7 @@ from ple_rec.storage.cache import CACHE, cache_folder, local_copy
 from ple_rec.storage.client import arrow_client, s3_options
 from ple_rec.storage.door import at_door
 from ple_rec.storage.store import objects_at, put, tag_of
-from tests.object_store import refusing, use_store
+from tests.object_store import refusing
 from tests.tiny import write_tiny
 
 DIGEST_OF_ONE = "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"  # of "one"
@@ -91,14 +91,14 @@ def test_both_clients_take_the_endpoint_of_a_profile(
 def test_credentials_that_were_corrected_are_taken(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     file = _remote(address) / "a"
     write_text(file, "x")
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    endpoint, right = os.environ["AWS_ENDPOINT_URL"], os.environ["AWS_ACCESS_KEY_ID"]
     with refusing(endpoint, after=0, key="wrong") as gate:
-        use_store(gate, monkeypatch)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", gate)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "wrong")
         with pytest.raises(StoreError, match="access is denied") as caught:
             file.read_text()
         assert caught.value.kind == "denied"
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "right")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", right)
         assert file.read_text() == "x\n"
 
 
@@ -178,7 +178,7 @@ def test_a_store_that_refuses_is_never_told_as_damage(
         refused = 0
         for after in requests:
             with refusing(endpoint, after=after) as gate, monkeypatch.context() as patch:
-                use_store(gate, patch)
+                patch.setenv("AWS_ENDPOINT_URL", gate)
                 capfd.readouterr()
                 code = main(verb)
                 said = capfd.readouterr().err
