@@ -40,7 +40,7 @@ test-kills: setup ## kill -9 at 20 random moments of training and saving: the sa
 	python -m pytest -q -m slow tests/training/test_kills.py
 
 test-reshard: setup ## checkpoints of 1, 2 and 4 ranks, row- and table-wise, loaded at each other
-	python -m pytest -q tests/training/test_elastic.py
+	python -m pytest -q tests/runtime/test_elastic.py
 
 test-hosts: setup ## two hosts (network namespaces): lost, back, and the first one lost; root
 	python -m pytest -q -s -m slow tests/launch/test_two_hosts.py
@@ -62,10 +62,10 @@ bench-peers: setup ## our training rate by those of torch-rechub, DeepCTR-Torch 
 	@python -W ignore -m benchmarks.peers.run $(BENCH)
 
 paper-quick: setup ## the paper's tables and figures on little data, in minutes: runs/paper-quick/paper.html
-	@python -W ignore -m ple_rec.analysis.paper --quick --out runs/paper-quick $(PAPER)
+	@python -W ignore -m benchmarks.paper --quick --out runs/paper-quick $(PAPER)
 
 paper: setup ## all of them: an estimate first, then hours, resumable; PAPER="--parts table5 --budget 2" are its options
-	@python -W ignore -m ple_rec.analysis.paper $(PAPER)
+	@python -W ignore -m benchmarks.paper $(PAPER)
 
 lint: setup ## ruff check, ruff format --check, mypy --strict
 	ruff check .

@@ -23,8 +23,8 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.storage import location
 from ple_rec.training.finite import check_finite
 from ple_rec.training.loop import save_checkpoint
-from ple_rec.training.position import Position
 from ple_rec.training.progress import Window
+from ple_rec.training.state import TrainState
 
 _BATCH_SIZE, _STEPS = 4096, 8
 
@@ -38,7 +38,7 @@ def save(data: Path, where: str, *, asynchronous: bool, whole: bool) -> Iterator
 
         def once() -> Done:
             steps.run(_STEPS)
-            position = Position(step=next(numbers))
+            position = TrainState(step=next(numbers))
 
             def stop() -> None:
                 dist.barrier()

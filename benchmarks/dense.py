@@ -23,7 +23,7 @@ from benchmarks.reference import opened_job
 from ple_rec.models.losses.sums import StepLoss
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
-from ple_rec.parallel.host import usable_cores
+from ple_rec.runtime.host import usable_cores
 
 _USERS = 100_000  # of the tables, which are not looked up
 _TRAINED = 3  # times the FLOPs of a forward pass: forward, and backward by inputs and by weights

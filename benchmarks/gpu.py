@@ -31,8 +31,8 @@ from ple_rec.config.load import load_config
 from ple_rec.config.plan_file import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.planning.plan_input import describe
 from ple_rec.planning.roofline import roofline
-from ple_rec.planning.subject import describe
 from ple_rec.planning.workload import workload_of
 from ple_rec.text import aligned
 from ple_rec.text.units import gib
@@ -46,7 +46,7 @@ TESTS = {
         "tests/data/test_loader.py",
     ),
     "training": ("tests/training/test_gpu.py",),
-    "tables and exports": ("tests/training/test_devices.py", "tests/serve/test_devices.py"),
+    "tables and exports": ("tests/training/test_devices.py", "tests/inference/test_devices.py"),
     "several GPUs": ("tests/training/test_several_devices.py",),
 }
 DEVICES = dict.fromkeys(TESTS, ("cpu", "cuda")) | {"training": ("cuda",)}

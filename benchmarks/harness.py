@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from ple_rec.errors import PleRecError
-from ple_rec.parallel.host import usable_cores
+from ple_rec.runtime.host import usable_cores
 from ple_rec.text import aligned
 
 _END_SECONDS = 10.0

@@ -15,10 +15,10 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import create_model
 
-from ple_rec.serve.feature_parsing import Ids
-from ple_rec.serve.ranker import Ranker
-from ple_rec.serve.request import ScoreRequest
-from ple_rec.serve.signature import Input, Signature
+from ple_rec.inference.feature_parsing import Ids
+from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.request import ScoreRequest
+from ple_rec.inference.signature import Input, Signature
 
 
 def application(ranker: Ranker) -> FastAPI:

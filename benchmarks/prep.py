@@ -21,7 +21,7 @@ import duckdb
 from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scratch, timed
 from benchmarks.raw_logs import DENSE_COLUMNS, SMALL_COLUMNS, configuration, write_logs
 from data_prep.run import Options, prepare
-from ple_rec.parallel.host import usable_cores
+from ple_rec.runtime.host import usable_cores
 
 _USERS, _VIDEOS, _ROWS = 46_926_000, 2_682_000, 60_000_000
 _SHARE_OF_DUCKDB = 0.75  # of the memory that both may use; the rest is for what lies beside the engine

@@ -18,11 +18,11 @@ from benchmarks.harness import Done, peak_bytes
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
+from ple_rec.distributed.process_group import process_group
 from ple_rec.models.weighting import task_weights
-from ple_rec.parallel.process_group import process_group
-from ple_rec.training.guard import StepGuard
-from ple_rec.training.job import Job, assemble
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_step
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 
 RECIPE = "bench-feed"
 REPORT_EVERY = 5  # steps; what a user reads comes every 100, so that this counts against us
@@ -47,19 +47,19 @@ def settings(data: Path | str, threads: int, *more: str) -> list[str]:
 
 
 @contextmanager
-def opened_job(data: Path, threads: int, *more: str) -> Iterator[Job]:
+def opened_job(data: Path, threads: int, *more: str) -> Iterator[TrainContext]:
     """Open the run in this process, which is one of its ranks."""
     config = load_config(RunConfig, RECIPE, settings(data, threads, *more))
     with process_group(config.runtime) as ranks:
-        yield assemble(config, ranks)
+        yield build_context(config, ranks)
 
 
 class Steps:
     """Steps of the loop of training, with batches of epoch after epoch."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: TrainContext) -> None:
         self.job, self._step = job, 0
-        self._guard = StepGuard([task.name for task in job.selection.tasks], job.ranks.device)
+        self._guard = NonFiniteGuard([task.name for task in job.selection.tasks], job.ranks.device)
         self._batches = self._epochs()
         job.model.train()
 

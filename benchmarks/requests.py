@@ -20,9 +20,9 @@ from benchmarks.feed import SHARED, write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, say, scratch, timed
 from benchmarks.reference import opened_job
 from ple_rec.models.weighting import task_weights
-from ple_rec.parallel.host import usable_cores
-from ple_rec.training.guard import StepGuard
+from ple_rec.runtime.host import usable_cores
 from ple_rec.training.loop import train_step
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 
 _USERS, _BATCHES = 100_000, 3
 
@@ -35,7 +35,7 @@ def work(data: Path, args: argparse.Namespace, *, shared: bool, training: bool) 
     with opened_job(data, args.threads, *overrides) as job:
         with closing(job.evaluation_loader("train").epoch(0)) as read:
             batches = list(islice(read, _BATCHES))
-        guard = StepGuard([task.name for task in job.selection.tasks], job.ranks.device)
+        guard = NonFiniteGuard([task.name for task in job.selection.tasks], job.ranks.device)
         weights_K = task_weights(job.tasks, 0)
         job.model.train(training)
 

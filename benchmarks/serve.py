@@ -32,10 +32,10 @@ from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import PleRecError
-from ple_rec.serve.export import export
-from ple_rec.serve.export_options import ExportOptions
-from ple_rec.serve.ranker import latest
-from ple_rec.serve.signature import Input, Signature
+from ple_rec.inference.export import export
+from ple_rec.inference.export_options import ExportOptions
+from ple_rec.inference.ranker import latest
+from ple_rec.inference.signature import Input, Signature
 from ple_rec.text import aligned
 from ple_rec.training.run import train
 

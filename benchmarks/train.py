@@ -17,7 +17,7 @@ from pathlib import Path
 from benchmarks.feed import write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, say, scratch
 from benchmarks.reference import TrainRun, settings, train_command
-from ple_rec.parallel.host import usable_cores
+from ple_rec.runtime.host import usable_cores
 
 _STEPS_READ = 50  # of data: epochs of it follow one another
 

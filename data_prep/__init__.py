@@ -24,8 +24,8 @@ From the user's files to the last byte:
 
 from __future__ import annotations
 
+from data_prep.output.summary import Summary
+from data_prep.output.tables import write_tables
 from data_prep.run import Options, prepare, recipe_names
-from data_prep.summary import Summary
-from data_prep.tables import write_tables
 
 __all__ = ["Options", "Summary", "prepare", "recipe_names", "write_tables"]

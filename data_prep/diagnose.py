@@ -10,11 +10,11 @@ import pyarrow as pa
 from data_prep.engines.base import Engine
 from data_prep.engines.failures import EngineError, shortened
 from data_prep.expressions import overflowed
-from data_prep.resolve import Resolved
 from data_prep.sources.files import RawFile
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import shown_value
-from data_prep.words import names_of
+from data_prep.transforms.expression_scope import names_of
+from data_prep.transforms.resolve import Resolved
 from ple_rec.errors import DataError, PleRecError
 
 _AGAIN = "copy or write the file again"

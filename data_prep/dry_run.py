@@ -15,25 +15,25 @@ import ibis.expr.types as ir
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.columns import REASON, SPLIT
-from data_prep.days import text_of
-from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.parent import Parent
-from data_prep.pieces import warn_of_lists
-from data_prep.pipeline import Pipeline, Raw
+from data_prep.output.parent import Parent
+from data_prep.output.stage import Stage, open_stage
+from data_prep.pipeline import Pipeline, RawTables
 from data_prep.progress import Progress
-from data_prep.resolve import Resolved
-from data_prep.rows import Derived
 from data_prep.run import Options, RawFiles, check_engine, from_files, planned, read_recipe
 from data_prep.sources.files import discover
 from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
 from data_prep.sources.table import refuse_changes
-from data_prep.stage import Stage, open_stage
 from data_prep.survey import Survey, check_splits, count_rows
-from data_prep.words import warn_of_offsets
+from data_prep.transforms.columns import REASON, SPLIT
+from data_prep.transforms.days import text_of
+from data_prep.transforms.expression_scope import warn_of_offsets
+from data_prep.transforms.list_warnings import warn_of_lists
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.rows import Derived
+from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
 from ple_rec.storage import Location
@@ -206,7 +206,7 @@ class _SamplePipeline(Pipeline):
         parent: Parent | None,
         progress: Progress,
     ) -> None:
-        raw = Raw(tables["log"].table, {name: each.table for name, each in tables.items() if name != "log"})
+        raw = RawTables(tables["log"].table, {name: each.table for name, each in tables.items() if name != "log"})
         super().__init__(engine, resolved, raw, stage, "", parent, progress)
         self.tables, self.log = tables, tables["log"]
         self.whole_sides = all(each.whole for name, each in tables.items() if name != "log")
@@ -273,7 +273,7 @@ class _SamplePipeline(Pipeline):
             check_splits(self.resolved, found, self.day_1)
         return derived, found
 
-    def _count_values(self, made: Dictionaries) -> dict[str, Guess]:
+    def _count_values(self, made: Vocabularies) -> dict[str, Guess]:
         """Count the values of each table that get a row, on top of a parent the new ones."""
         first = {} if self.parent is None else {table.name: table.rows for table in self.parent.schema.tables}
         guesses = {}

@@ -16,19 +16,19 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.columns import REASON
 from data_prep.diagnose import diagnosed
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.failures import DiskFullError, EngineError, OutOfMemoryError
-from data_prep.input_columns import CARRIED, carried, check_inputs, inputs_config
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
-from data_prep.raw_times import RawTimeColumn, raw_times_of
-from data_prep.resolve import Resolved, resolve
-from data_prep.rows import Derived, LogRows, derive
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
+from data_prep.transforms.columns import REASON
+from data_prep.transforms.input_columns import CARRIED, carried, check_inputs, inputs_config
+from data_prep.transforms.raw_times import RawTimeColumn, raw_times_of
+from data_prep.transforms.resolve import Resolved, resolve
+from data_prep.transforms.rows import Derived, LogRows, derive
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, Option, UserError
 

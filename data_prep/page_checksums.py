@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.diagnose import damage
-from data_prep.resolve import Resolved
 from data_prep.sources.files import RawFile
 from data_prep.sources.remote import opened
+from data_prep.transforms.resolve import Resolved
 
 _THREADS = 2
 _ROWS = 65_536  # rows decoded at a time

@@ -24,29 +24,30 @@ from typing import Any
 import ibis
 import ibis.expr.types as ir
 
-from data_prep import quantiles, side_bags, stats, words
-from data_prep.columns import REASON, SPLIT, space_columns
-from data_prep.days import number_of, numbered, text_of
+from data_prep import stats
 from data_prep.diagnose import diagnosed
-from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine, Unit
 from data_prep.engines.failures import EngineError
-from data_prep.metadata import bucket_names, build_schema, inferred_types
+from data_prep.output.metadata import bucket_names, build_schema, inferred_types
+from data_prep.output.parent import Parent
+from data_prep.output.parts import PartFile
+from data_prep.output.split_writer import KEPT_CELLS, SplitWriter, columns_of
+from data_prep.output.stage import Stage
+from data_prep.output.writer import finish, write_whole
 from data_prep.page_checksums import check_pages
-from data_prep.parent import Parent
-from data_prep.parts import PartFile
-from data_prep.pieces import warn_of_lists
 from data_prep.progress import Progress
-from data_prep.resolve import Resolved
-from data_prep.rows import Derived, LogRows, between, derive
 from data_prep.sources.files import RawFile, RawTable
 from data_prep.sources.table import refuse_changes
-from data_prep.split_writer import KEPT_CELLS, SplitWriter, columns_of
-from data_prep.splits import columns_that_tell, dealt_by
-from data_prep.stage import Stage
 from data_prep.stats.drift import Groups
-from data_prep.survey import Stretch, Survey, no_day, survey
-from data_prep.writer import finish, write_whole
+from data_prep.survey import RowRange, Survey, no_day, survey
+from data_prep.transforms import expression_scope, quantiles, side_bags
+from data_prep.transforms.columns import REASON, SPLIT, space_columns
+from data_prep.transforms.days import number_of, numbered, text_of
+from data_prep.transforms.list_warnings import warn_of_lists
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.rows import Derived, LogRows, between, derive
+from data_prep.transforms.splits import columns_that_tell, split_key
+from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
@@ -60,7 +61,7 @@ PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}  # about 
 
 
 @dataclass(frozen=True)
-class Raw:
+class RawTables:
     """The files of a run: the log and its side tables."""
 
     log: RawTable
@@ -72,7 +73,7 @@ class Raw:
         return [file for table in (self.log, *self.sides.values()) for file in table.files]
 
 
-def fingerprint(config: PrepConfig, raw: Raw, parent: str | None) -> str:
+def fingerprint(config: PrepConfig, raw: RawTables, parent: str | None) -> str:
     """Digest of all that the bytes of a dataset directory depend on."""
     content = {
         "format": FORMAT_VERSION,
@@ -108,7 +109,7 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, whole: boo
 
 def _first_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> int:
     """The first day of the log."""
-    local = words.local_time(words.columns_of(rows), resolved)
+    local = expression_scope.local_time(expression_scope.columns_of(rows), resolved)
     times = rows.select(count=local.count, sane=local.sane)
     found = engine.fetch(times.filter("sane").aggregate(first=times["count"].min()))["first"][0].as_py()
     if found is None:
@@ -136,7 +137,7 @@ class Pipeline:
         self,
         engine: Engine,
         resolved: Resolved,
-        raw: Raw,
+        raw: RawTables,
         stage: Stage,
         fingerprint: str,
         parent: Parent | None,
@@ -184,12 +185,12 @@ class Pipeline:
         except EngineError as error:
             raise diagnosed(error, self.engine, self.resolved, self.rows.joined) from error
 
-    def _read(self) -> tuple[Survey, Dictionaries, dict[Split, list[PartFile]]]:
+    def _read(self) -> tuple[Survey, Vocabularies, dict[Split, list[PartFile]]]:
         """Survey, vocabularies and parts: all that reads the raw files."""
         self.progress.phase("survey")
         for table in self.resolved.tables.values():
             self.resolved.check_columns(table)
-        words.warn_of_offsets(self.resolved)
+        expression_scope.warn_of_offsets(self.resolved)
         warn_of_lists(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
@@ -248,15 +249,15 @@ class Pipeline:
             tables.append(table)
         return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
 
-    def _vocabularies(self, train: ir.Table, rows: int) -> Dictionaries:
-        made = Dictionaries(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
+    def _vocabularies(self, train: ir.Table, rows: int) -> Vocabularies:
+        made = Vocabularies(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
         train = self.engine.named(train)
         bags = side_bags.met_bags(self.engine, self.rows.sides, train, self.resolved)
         share = self.raw.log.rows / max(len(made.names), 1)
         made.make(train, rows, bags, lambda tables: self.progress.advance(round(tables * share)))
         return made
 
-    def _write(self, found: Survey, made: Dictionaries) -> dict[Split, list[PartFile]]:
+    def _write(self, found: Survey, made: Vocabularies) -> dict[Split, list[PartFile]]:
         """The parts of every split; those that a stopped run has finished stay."""
         writers: dict[str, SplitWriter] = {}
         for split in SPLITS:
@@ -279,7 +280,7 @@ class Pipeline:
             return writer.in_order({part: here.rows for part, here in found.parts[split].items()}, rows_of)
         return writer.by_group(rows_of(sorted(found.parts[split])), found.rows[split])
 
-    def _describe(self, found: Survey, made: Dictionaries, files: Mapping[Split, Sequence[PartFile]]) -> None:
+    def _describe(self, found: Survey, made: Vocabularies, files: Mapping[Split, Sequence[PartFile]]) -> None:
         """`schema.toml`, `prep.toml`, statistics, and `_SUCCESS` last."""
         folder = self.stage.folder
         schema = build_schema(self.config, made, files, self.fingerprint, self.parent)
@@ -306,13 +307,13 @@ class Pipeline:
 
     def _groups(self, found: Survey) -> Groups | None:
         """The groups of rows that the split deals out whole, if it does."""
-        key = dealt_by(self.config)
+        key = split_key(self.config)
         if key is None or found.groups is None:
             return None
         return Groups(self.resolved.parsed[key].text, columns_that_tell(key, self.resolved), *found.groups)
 
 
-def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
+def _runs(stretches: Sequence[RowRange]) -> list[tuple[int, int, bool]]:
     """Ascending stretches, joined where they may be read together.
 
     Returns:
@@ -329,7 +330,7 @@ def _runs(stretches: Sequence[Stretch]) -> list[tuple[int, int, bool]]:
     return runs
 
 
-def source_of(raw: Raw) -> list[dict[str, Any]]:
+def source_of(raw: RawTables) -> list[dict[str, Any]]:
     """The files of a run, for `stats.json`."""
     tables = {"log": raw.log, **raw.sides}
     return [

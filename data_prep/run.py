@@ -11,25 +11,25 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
-from data_prep.ali_ccp import ali_ccp
 from data_prep.append import appended, parse_day
-from data_prep.census import CENSUS
+from data_prep.datasets.ali_ccp import ali_ccp
+from data_prep.datasets.census import CENSUS
 from data_prep.engines.base import Engine
-from data_prep.parent import Parent
-from data_prep.pipeline import PHASES, Pipeline, Raw, fingerprint
+from data_prep.output.dataset_diff import what_differs
+from data_prep.output.parent import Parent
+from data_prep.output.stage import dataset_directory, is_there
+from data_prep.output.summary import Summary
+from data_prep.output.writer import prepared_recipe
+from data_prep.pipeline import PHASES, Pipeline, RawTables, fingerprint
 from data_prep.progress import Progress
-from data_prep.resolve import Resolved, expression_problems, resolve
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
-from data_prep.stage import dataset_directory, is_there
-from data_prep.stale import what_differs
-from data_prep.summary import Summary
-from data_prep.writer import prepared_recipe
+from data_prep.transforms.resolve import Resolved, expression_problems, resolve
 from ple_rec.config.catalog import Kind
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, Found, PrepConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.java import spark_lacks
+from ple_rec.runtime.java import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
 from ple_rec.storage.cache import CACHE
 from ple_rec.text.suggest import did_you_mean
@@ -90,7 +90,7 @@ class RawFiles(Protocol):
 
     def __call__(
         self, resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
-    ) -> Raw:
+    ) -> RawTables:
         """Find, check and stage the files; without `digest`, their identities do not matter."""
 
 
@@ -98,13 +98,13 @@ class RawFiles(Protocol):
 class KnownFiles(RawFiles, Protocol):
     """Files whose content is known before they are looked for, so that a directory of them is recognised at once."""
 
-    def known(self) -> Raw:
+    def known(self) -> RawTables:
         """The tables, but for where they lie."""
 
 
 def from_files(
     resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
-) -> Raw:
+) -> RawTables:
     """The files that the configuration names."""
     root = source if source is not None else "."
     tables: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
@@ -126,7 +126,7 @@ def from_files(
         )
 
     sides = {name: table(name) for name in resolved.config.sides}
-    return Raw(table("log"), sides)
+    return RawTables(table("log"), sides)
 
 
 BUILT_IN: Mapping[str, RawFiles] = {"ali-ccp": ali_ccp, "census": CENSUS}
@@ -187,7 +187,7 @@ def prepare_config(
     before = None if parent is None else parent.schema
     lineage = None if before is None else before.fingerprint
 
-    def is_made(raw: Raw) -> bool:
+    def is_made(raw: RawTables) -> bool:
         mark = fingerprint(config, raw, lineage)
 
         def refusal(there: str) -> UserError:
@@ -212,7 +212,7 @@ def prepare_config(
     return Summary.read(out, reused=not stage.begun, parent=before)
 
 
-def _tell_room(out: Location, folder: Path, raw: Raw, progress: Progress) -> None:
+def _tell_room(out: Location, folder: Path, raw: RawTables, progress: Progress) -> None:
     """Tell where a dataset is made before it is uploaded, and warn where it may not fit."""
     size = sum(file.size for file in raw.files)  # a dataset takes about as much as its raw files
     free = free_bytes(folder)

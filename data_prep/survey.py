@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import ibis
 import ibis.expr.types as ir
 
-from data_prep.columns import DAY, DEALT, REASON, SPLIT
-from data_prep.days import PER_SECOND, number_of, numbered, text_of
 from data_prep.engines.base import Engine
-from data_prep.parts import PART
-from data_prep.resolve import THRESHOLD, Resolved
-from data_prep.rows import Derived
+from data_prep.output.parts import PART
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
-from data_prep.splits import SAMPLED_OUT
-from data_prep.words import columns_of
+from data_prep.transforms.columns import DAY, DEALT, REASON, SPLIT
+from data_prep.transforms.days import PER_SECOND, number_of, numbered, text_of
+from data_prep.transforms.expression_scope import columns_of
+from data_prep.transforms.resolve import THRESHOLD, Resolved
+from data_prep.transforms.rows import Derived
+from data_prep.transforms.splits import SAMPLED_OUT
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import DaySplit, HeldOutSplit
 from ple_rec.errors import DataError
@@ -26,7 +26,7 @@ _EXAMPLES = 5  # rules that a message names
 
 
 @dataclass(frozen=True)
-class Stretch:
+class RowRange:
     """The rows of a split in a part of the log.
 
     Args:
@@ -44,9 +44,9 @@ class Stretch:
         """Whether no other row lies between the first and the last."""
         return self.rows == self.last - self.first + 1
 
-    def with_more(self, rows: int, first: int, last: int) -> Stretch:
+    def with_more(self, rows: int, first: int, last: int) -> RowRange:
         """With more rows of the same part."""
-        return Stretch(self.rows + rows, min(self.first, first), max(self.last, last))
+        return RowRange(self.rows + rows, min(self.first, first), max(self.last, last))
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Survey:
 
     total: int = 0
     rows: dict[Split, int] = field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
-    parts: dict[Split, dict[int, Stretch]] = field(default_factory=lambda: {split: {} for split in SPLITS})
+    parts: dict[Split, dict[int, RowRange]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     days: dict[Split, dict[int, int]] = field(default_factory=lambda: {split: {} for split in SPLITS})
     other_days: set[int] = field(default_factory=set)
     dropped: dict[tuple[Split | None, str], int] = field(default_factory=dict)
@@ -138,7 +138,7 @@ def count_rows(engine: Engine, derived: Derived) -> Survey:
             found.rows[name] += count
             here = found.parts[name].get(part)
             ends = (row["first"], row["last"])
-            found.parts[name][part] = Stretch(count, *ends) if here is None else here.with_more(count, *ends)
+            found.parts[name][part] = RowRange(count, *ends) if here is None else here.with_more(count, *ends)
             if day is not None:
                 found.days[name][day] = found.days[name].get(day, 0) + count
     return found

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 from ple_rec.cli import main
-from ple_rec.exits import end_process
+from ple_rec.runtime.exits import end_process
 
 
 def run() -> NoReturn:

@@ -18,9 +18,9 @@ import sys
 from collections.abc import Sequence
 
 from ple_rec.cli.distributed import check_input
-from ple_rec.exits import end_process, guarded, stop_with_parent
-from ple_rec.ranks import check_restarts, run_ranks, world_sizes_of
-from ple_rec.submission import check_submission
+from ple_rec.cli.submission import check_submission
+from ple_rec.runtime.exits import end_process, guarded, stop_with_parent
+from ple_rec.runtime.ranks import check_restarts, run_ranks, world_sizes_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:

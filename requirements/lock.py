@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ple_rec.parallel.wheels import CPU_STACK
+from ple_rec.runtime.versions import CPU_STACK
 
 HERE = Path(__file__).resolve().parent
 SETUP_CFG = HERE.parent / "setup.cfg"

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ple_rec.java import spark_lacks
+from ple_rec.runtime.java import spark_lacks
 from tests.skips import skip_summary
 
 if TYPE_CHECKING:
-    from tests.serve.page.browser import Browser
+    from tests.serving.page.browser import Browser
 
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -129,7 +129,7 @@ def no_charts() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One headless browser for all tests of pages."""
-    from tests.serve.page.browser import BROWSER, BROWSERS, Browser
+    from tests.serving.page.browser import BROWSER, BROWSERS, Browser
 
     if BROWSER is None:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} on PATH")

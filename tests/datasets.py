@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from data_prep import stats as st
-from data_prep.parts import COMPRESSION
-from data_prep.writer import finish
+from data_prep.output.parts import COMPRESSION
+from data_prep.output.writer import finish
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import (
     FINGERPRINT_KEY,

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from data_prep import run
-from data_prep.census import COLUMNS
+from data_prep.datasets.census import COLUMNS
 from ple_rec.cli import main
-from tests.data_prep.census_slice import (
+from tests.data_prep.datasets.census_slice import (
     NEVER_MARRIED,
     TEST_ROWS,
     TRAIN_ROWS,

@@ -9,8 +9,8 @@ import pytest
 
 import ple_rec
 from ple_rec.cli.app import VERBS, command_line
+from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.errors import DataError, Option, UserError, as_arguments, as_flags, settings
-from ple_rec.parallel.shortfall import DoesNotFitError
 
 
 @pytest.mark.parametrize(

@@ -11,54 +11,45 @@ import pytest
 
 ANY = ("*",)  # third parties without restriction
 _TORCH = ("torch", "numpy")
-_BELOW_TRAINING = ("config", "data", "modules", "models", "parallel", "metrics", "checkpoint")
+_BELOW_TRAINING = ("config", "data", "modules", "models", "distributed", "metrics", "checkpoint", "runs", "runtime")
 
 # layer: (own layers or modules it may import beside itself, third parties it may import)
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "errors": ((), ()),
-    "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
-    # A page of a run is made from its files: their names, their reader, and the figures in them.
-    "reports": (
-        (
-            *("config", "text", "training.overfitting", "training.recorded", "training.results", "training.run_dir"),
-            "training.run_files",
-        ),
-        ("jinja2", "markupsafe", "matplotlib", "numpy"),
-    ),
     "text": ((), ("tqdm",)),
-    "imports": ((), ("torch", "torchrec")),
-    "java": ((), ()),
-    "locks": ((), ()),
-    # What opens the files that users name; every layer but `launch` may use it.
-    "storage": (("locks",), ("botocore", "fsspec", "iopath", "pyarrow")),
-    "threads": ((), ("torch",)),
+    # Every layer but `launch` may open the files that users name.
+    "storage": ((), ("botocore", "fsspec", "iopath", "pyarrow")),
+    "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
+    # It starts, ends and measures processes. The ends of ranks are told by what the collectives raise.
+    "runtime": (
+        ("text", "distributed.collectives", "distributed.process_group", "models.cpu.gemm_probe"),
+        ("torch", "torchrec"),
+    ),
     "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
     "modules": ((), _TORCH),
-    "models": (("config", "modules", "data.batch", "threads"), (*_TORCH, "torchrec")),
-    "parallel": (("config", "reap", "threads"), (*_TORCH, "torchrec")),
+    "models": (("config", "modules", "data.batch", "runtime.threads"), (*_TORCH, "torchrec")),
+    "distributed": (("config", "runtime"), (*_TORCH, "torchrec")),
     "metrics": (("config",), (*_TORCH, "scipy")),
-    "checkpoint": (("config", "parallel", "text"), ANY),
-    "training": ((*_BELOW_TRAINING, "locks", "reports", "text"), ANY),
+    "checkpoint": (("config", "distributed", "text"), ANY),
+    "runs": (("checkpoint", "config", "data.columns", "runtime.host", "text"), ("numpy", "pydantic")),
+    # A page of a run is made from its files.
+    "reports": (("config", "text", "runs"), ("jinja2", "markupsafe", "matplotlib", "numpy")),
+    "training": ((*_BELOW_TRAINING, "reports", "text"), ANY),
     "planning": ((*_BELOW_TRAINING, "reports", "text", "training"), _TORCH),
-    "analysis": (
-        (*_BELOW_TRAINING, "reports", "text", "training", "ranking", "exits", "imports", "locks"),
-        ANY,
-    ),
     "ranking": (("config", "metrics"), ANY),
-    "serve": (
-        (*_BELOW_TRAINING, "training", "ranking", "threads", "locks", "text"),
-        ANY,
-    ),  # training: it opens a trained run again
+    "analysis": ((*_BELOW_TRAINING, "reports", "text", "training", "ranking"), ANY),
+    # It opens a trained run again.
+    "inference": ((*_BELOW_TRAINING, "training", "ranking", "text"), ANY),
+    "serving": (("config", "inference", "ranking", "runtime", "text"), ANY),
     "launch": ((), ("torchx",)),
     "data_prep": (
         (
             "config",
             "data.integrity",
-            "java",
-            "locks",
             "reports.numbers",
             "reports.page",
             "reports.strips",
+            "runtime.java",
             "text",
         ),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
@@ -78,35 +69,23 @@ ALSO = {  # what one folder or file inside a layer may import too
         "ple_rec.analysis.conflict",
         "ple_rec.analysis.sub_populations",
     ),
-    "ple_rec.reports.paper": ("ple_rec.analysis.compare.text", "ple_rec.analysis.paper"),
+    "benchmarks.paper.page": ("ple_rec.analysis.compare.text", "benchmarks.paper"),
     "ple_rec.reports.fusion": ("ple_rec.analysis.fuse.text",),
     "ple_rec.reports.compare": (
         "ple_rec.analysis.compare.task_relations",
         "ple_rec.analysis.compare.text",
         "ple_rec.analysis.compare.text_tasks",
-        "ple_rec.analysis.compare.tuning.told",
+        "ple_rec.analysis.compare.tuning.report",
         "ple_rec.analysis.utilisation",
         "ple_rec.training.better",
     ),
 }
-FREE = {
-    "__init__",
-    "__main__",
-    "agent",
-    "api",
-    "cli",
-    "doctor",
-    "elastic",
-    "exits",
-    "ranks",
-    "reap",
-    "submission",
-}  # of ple_rec itself: they tie the layers together
+FREE = {"__init__", "__main__", "agent", "api", "cli"}  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 
 
 def layer_of(module: str) -> str:
-    """`ple_rec.data.batch` -> `data`; `data_prep.census` -> `data_prep`."""
+    """`ple_rec.data.batch` -> `data`; `data_prep.datasets.census` -> `data_prep`."""
     parts = module.split(".")
     return parts[0] if parts[0] != "ple_rec" else parts[1] if len(parts) > 1 else "__init__"
 
@@ -164,16 +143,16 @@ def test_every_file_keeps_to_its_layer(repository: Path) -> None:
         ("ple_rec.config.run", "def f():\n    from ple_rec.data import batch", "ple_rec.data.batch"),
         ("ple_rec.data.loader", "from torchrec.distributed import DMP", "torchrec.distributed.DMP"),
         ("ple_rec.models.multitask", "from ple_rec.data.loader import Loader", "ple_rec.data.loader.Loader"),
-        ("ple_rec.parallel.sharding", "from ple_rec.models import build", "ple_rec.models.build"),
+        ("ple_rec.distributed.sharding", "from ple_rec.models import build", "ple_rec.models.build"),
         ("ple_rec.checkpoint.store", "import ple_rec.training.loop", "ple_rec.training.loop"),
         ("ple_rec.training.loop", "from data_prep import census", "data_prep.census"),
         ("ple_rec.training.loop", "from . import guard", "..guard"),
         ("launch.components", "from ple_rec.config import run", "ple_rec.config.run"),
-        ("data_prep.census", "import torch", "torch"),
-        ("data_prep.census", "import numpy", "numpy"),
+        ("data_prep.datasets.census", "import torch", "torch"),
+        ("data_prep.datasets.census", "import numpy", "numpy"),
         ("data_prep.engines.duck", "from pyspark.sql import functions", "pyspark.sql.functions"),
         ("data_prep.engines.spark", "import fsspec", "fsspec"),
-        ("ple_rec.training.loop", "from ple_rec.java import spark_lacks", "ple_rec.java.spark_lacks"),
+        ("ple_rec.reports.page", "from ple_rec.runtime.java import spark_lacks", "ple_rec.runtime.java.spark_lacks"),
         ("ple_rec.errors", "import pydantic", "pydantic"),
     ],
 )
@@ -191,7 +170,7 @@ def test_the_checker_catches(module: str, source: str, name: str) -> None:
         ("ple_rec.data.batch", "from torchrec.sparse.jagged_tensor import KeyedJaggedTensor"),
         ("ple_rec.training.loop", "import tqdm, ple_rec.checkpoint.store"),
         ("launch.components", "import torchx.specs as specs"),
-        ("data_prep.census", "from ple_rec.errors import DataError"),
+        ("data_prep.datasets.census", "from ple_rec.errors import DataError"),
         ("data_prep.synthetic.laws", "import numpy as np"),
         ("data_prep.engines.duck", "import duckdb"),
         ("data_prep.engines.spark", "from pyspark.sql import functions"),
@@ -231,7 +210,7 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     "action",
     [
-        "import ple_rec, ple_rec.cli, ple_rec.doctor, ple_rec.config",
+        "import ple_rec, ple_rec.cli, ple_rec.runtime.doctor, ple_rec.config",
         "sys.argv = ['ple-rec', '--help']; runpy.run_module('ple_rec', run_name='__main__', alter_sys=True)",
     ],
 )

@@ -16,8 +16,8 @@ from ple_rec.cli.app import parse
 from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.distributed.topology import GPUS, gpu_preset
 from ple_rec.errors import UserError
-from ple_rec.parallel.topology import GPUS, gpu_preset
 from tests.test_readme import blocks
 from tests.tiny import environment
 

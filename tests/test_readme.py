@@ -31,7 +31,14 @@ from torchx.runner import get_runner
 
 from ple_rec.cli.app import parse
 from ple_rec.config.catalog import COMPARISONS, recipe_names
-from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, make_rows, make_source, prepare_slice, write_raw
+from tests.data_prep.datasets.census_slice import (
+    TEST_ROWS,
+    TRAIN_ROWS,
+    make_rows,
+    make_source,
+    prepare_slice,
+    write_raw,
+)
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 ELSEWHERE = ("make", "git", "cd", "source", ".")
@@ -42,7 +49,7 @@ import sys
 if "prep" in sys.orig_argv:
     from pathlib import Path
     from data_prep import run
-    from tests.data_prep.census_slice import TEST_ROWS, TRAIN_ROWS, Census, make_rows, make_source
+    from tests.data_prep.datasets.census_slice import TEST_ROWS, TRAIN_ROWS, Census, make_rows, make_source
     class Slice(Census):
         def _files(self, source):
             return super()._files(source or Path({raw!r}))

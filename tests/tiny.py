@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data_prep.parts import write_part
-from data_prep.writer import finish
+from data_prep.output.parts import write_part
+from data_prep.output.writer import finish
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
 from ple_rec.data.order import row_group_order

@@ -20,7 +20,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
-from ple_rec.parallel.host import usable_cores
+from ple_rec.runtime.host import usable_cores
 from ple_rec.training.resolved import resolve
 
 RECIPE = "bench-feed"

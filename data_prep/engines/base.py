@@ -10,9 +10,9 @@ from typing import Protocol
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from data_prep.parts import PART, PartFile, PartLayout
+from data_prep.output.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import RawTable
-from data_prep.vocabulary import Entries
+from data_prep.vocabulary.lookup import Entries
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from data_prep.engines.base import Unit
 from data_prep.engines.failures import OutOfMemoryError, translated
 from data_prep.engines.streams import Streams
-from data_prep.parts import PART, PartFile, PartLayout
+from data_prep.output.parts import PART, PartFile, PartLayout
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.vocabulary import Entries, look_up_sql
+from data_prep.vocabulary.lookup import Entries, look_up_sql
 from ple_rec.errors import UserError
 from ple_rec.storage import is_address
 

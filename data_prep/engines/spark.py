@@ -27,9 +27,9 @@ import pyarrow as pa
 from data_prep.engines.base import Unit
 from data_prep.engines.failures import shortened, translated
 from data_prep.engines.spark_remote import RemoteRead
-from data_prep.parts import PART, PartFile, PartLayout, write_stream
+from data_prep.output.parts import PART, PartFile, PartLayout, write_stream
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.vocabulary import Entries, look_up_sql
+from data_prep.vocabulary.lookup import Entries, look_up_sql
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import is_address
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from data_prep.engines.base import Unit
 from data_prep.engines.failures import translated
-from data_prep.parts import PartFile, write_stream
+from data_prep.output.parts import PartFile, write_stream
 
 _BATCH_ROWS = 65_536
 _READY = 8  # batches between a query and the thread that writes

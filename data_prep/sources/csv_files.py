@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from data_prep.engines.failures import disk_full, is_full
-from data_prep.parts import footer_if_whole
+from data_prep.output.parts import footer_if_whole
 from data_prep.sources.csv_types import INTEGER, Reading, offsets_of, reading_of
 from data_prep.sources.find import FoundFile
 from data_prep.sources.footers import Meter, read_footer

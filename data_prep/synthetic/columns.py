@@ -9,36 +9,36 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from data_prep.columns import DAY_COLUMN
-from data_prep.synthetic import people
+from data_prep.synthetic import entities
 from data_prep.synthetic.feed import Block
 from data_prep.synthetic.hashing import I64, Bijection
 from data_prep.synthetic.world import DAY_MS, START_MS, World
+from data_prep.transforms.columns import DAY_COLUMN
 from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature, Task
 
 # Small categorical features, and how many values each has.
 CARDINALITY: Mapping[str, int] = {
-    "age_band": people.AGES,
-    "gender": people.GENDERS - 1,
-    "city_tier": people.TIERS,
-    "city": people.TIERS * people.CITIES_PER_TIER,
-    "phone_brand": people.PHONES,
-    "phone_price": people.PRICES,
-    "system": people.SYSTEMS,
-    "user_active_degree": people.DEGREES,
-    "register_band": len(people.REGISTER_EDGES_DAYS) + 1,
-    "category": people.CATEGORIES,
-    "tag": people.CATEGORIES * people.TAGS_PER_CATEGORY,
-    "author_id": people.AUTHORS,
-    "duration_band": len(people.DURATION_EDGES_S) + 1,
-    "upload_age_band": len(people.AGE_EDGES_DAYS) + 1,
-    "upload_kind": people.UPLOAD_KINDS,
-    "music_kind": people.MUSIC_KINDS,
+    "age_band": entities.AGES,
+    "gender": entities.GENDERS - 1,
+    "city_tier": entities.TIERS,
+    "city": entities.TIERS * entities.CITIES_PER_TIER,
+    "phone_brand": entities.PHONES,
+    "phone_price": entities.PRICES,
+    "system": entities.SYSTEMS,
+    "user_active_degree": entities.DEGREES,
+    "register_band": len(entities.REGISTER_EDGES_DAYS) + 1,
+    "category": entities.CATEGORIES,
+    "tag": entities.CATEGORIES * entities.TAGS_PER_CATEGORY,
+    "author_id": entities.AUTHORS,
+    "duration_band": len(entities.DURATION_EDGES_S) + 1,
+    "upload_age_band": len(entities.AGE_EDGES_DAYS) + 1,
+    "upload_kind": entities.UPLOAD_KINDS,
+    "music_kind": entities.MUSIC_KINDS,
     "hour": 24,
     "weekday": 7,
-    "tab": people.TABS,
-    "position": people.POSITIONS,
-    "network": people.NETWORKS,
+    "tab": entities.TABS,
+    "position": entities.POSITIONS,
+    "network": entities.NETWORKS,
     "auto_play": 2,
 }
 # Values that a raw log spells out.
@@ -47,7 +47,7 @@ WORDS: Mapping[str, tuple[str, ...]] = {
     "system": ("android", "ios", "harmony"),
     "user_active_degree": ("full_active", "high_active", "middle_active", "low_active"),
     "network": ("wifi", "4g", "5g", "3g"),
-    "phone_brand": tuple(f"brand-{chr(ord('a') + i)}" for i in range(people.PHONES)),
+    "phone_brand": tuple(f"brand-{chr(ord('a') + i)}" for i in range(entities.PHONES)),
 }
 NORMALISERS: Mapping[str, Normaliser] = {
     "user_past_plays": "log",

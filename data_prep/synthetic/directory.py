@@ -13,10 +13,10 @@ from typing import Any
 
 import ibis.expr.types as ir
 
-from data_prep import writer
-from data_prep.description import describe, parts_engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.stage import dataset_directory, is_there
+from data_prep.output import writer
+from data_prep.output.description import describe, parts_engine
+from data_prep.output.stage import dataset_directory, is_there
 from data_prep.stats import write_page
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import STATS_PAGE, DatasetSchema

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.synthetic.entities import Contexts, FeatureGenerator, Policy, Users, Videos
 from data_prep.synthetic.hashing import I64
 from data_prep.synthetic.outcomes import Outcomes, outcomes
-from data_prep.synthetic.people import Cast, Contexts, Policy, Users, Videos
 from data_prep.synthetic.world import World
 
 _SCAN = 65_536  # impressions at a time: what the processor's cache holds
@@ -41,7 +41,7 @@ class Feed:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.cast = Cast(world)
+        self.cast = FeatureGenerator(world)
         self.policy = Policy(self.cast)
 
     def at(self, places: range) -> Block:

@@ -11,7 +11,7 @@ from types import TracebackType
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.writer import UNFINISHED
+from data_prep.output.writer import UNFINISHED
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.synthetic.entities import Contexts, Users, Videos
 from data_prep.synthetic.hashing import F32, I32, I64, uniform32
 from data_prep.synthetic.laws import coarse, grow, squash
-from data_prep.synthetic.people import Contexts, Users, Videos
 from data_prep.synthetic.world import World
 
 VALID_VIEW_MS = 3000

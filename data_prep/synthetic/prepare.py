@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from data_prep.parts import read_part
-from data_prep.summary import Summary
+from data_prep.output.parts import read_part
+from data_prep.output.summary import Summary
 from data_prep.synthetic.design import Design
 from data_prep.synthetic.directory import finish, growing_directory, is_made, statistics
 from data_prep.synthetic.files import FileWriter, Layout, Written

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.output.writer import UNFINISHED
 from data_prep.synthetic.columns import (
     DENSE,
     SLICES,
@@ -35,7 +36,6 @@ from data_prep.synthetic.feed import Feed
 from data_prep.synthetic.files import Layout, Written, write_file
 from data_prep.synthetic.workers import run_shares
 from data_prep.synthetic.world import DAYS, PAPER_ROWS, World
-from data_prep.writer import UNFINISHED
 from ple_rec.config.base import Split
 from ple_rec.config.schema import Table, Task
 from ple_rec.errors import UserError

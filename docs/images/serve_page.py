@@ -7,8 +7,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.serve.page.browser import Browser, Tab
-from tests.serve.page.feeds import READY
+from tests.serving.page.browser import Browser, Tab
+from tests.serving.page.feeds import READY
 
 HERE = Path(__file__).parent
 WIDTH, HEIGHT = 1280, 800

@@ -24,11 +24,11 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.errors import UserError
+from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import checkpoint_place
-from ple_rec.training.job import EvaluationJob
+from ple_rec.training.context import EvaluationJob
 from ple_rec.training.slices import find_slicings
-from ple_rec.training.trained import load_checkpoint, of_one_process, opened
+from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def analyze(
         DataError: a damaged checkpoint or dataset.
     """
     config, metrics = finished_run(run_dir, overrides)
-    config, columns = of_one_process(config, metrics), _columns(config, by)
-    with opened(config, run_dir, "best") as job:
+    config, columns = single_process_config(config, metrics), _columns(config, by)
+    with open_trained_run(config, run_dir, "best") as job:
         path = load_checkpoint(job, run_dir, "best")
         rows, by_value = _score(job, columns)
         rows.write(run_dir)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from ple_rec.analysis.analyze import Analysis
-from ple_rec.analysis.plain import json_text
 from ple_rec.reports.analysis import write_page
+from ple_rec.runs.directory import hold_to_add
+from ple_rec.runs.layout import ANALYSIS, write_text
 from ple_rec.storage import Location
-from ple_rec.training.run_dir import ANALYSIS, write_text
-from ple_rec.training.run_directory import hold_to_add
+from ple_rec.text.plain import json_text
 
 
 def write_analysis(analysis: Analysis, run_dir: Location) -> tuple[str, Location]:

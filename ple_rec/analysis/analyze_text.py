@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.conflict import Cosines
-from ple_rec.analysis.plain import wrapped
 from ple_rec.analysis.sub_populations import SubPopulations
+from ple_rec.runs.results import FEW, MISSING, plain_name, slice_name
 from ple_rec.text import aligned
-from ple_rec.training.results import FEW, MISSING, plain_name, slice_name
+from ple_rec.text.plain import wrapped
 
 ALONE = "A single task: there are no pairs to compare."
 

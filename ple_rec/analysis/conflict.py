@@ -31,7 +31,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.models.losses import Loss
 from ple_rec.models.losses.sums import loss_sums_K, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.training.job import EvaluationJob
+from ple_rec.training.context import EvaluationJob
 
 Gradients = Sequence[Tensor | None]
 _ELEMENTS = 1 << 16  # of each gradient in float64 at a time, so that they fit in a processor's cache

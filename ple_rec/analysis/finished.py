@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.analysis.run_record import read_record
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import DataError, UserError, settings
+from ple_rec.runs.layout import METRICS
+from ple_rec.runs.record import read_record
 from ple_rec.storage import Location
 from ple_rec.training.preflight import check_run
-from ple_rec.training.run_dir import METRICS
 
 _RESULTS = "what is analysed are the best weights of a run that has been evaluated"
 

@@ -17,10 +17,10 @@ from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.metrics import METRICS
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.runs.layout import write_json, write_text, writing
+from ple_rec.runs.results import MISSING
 from ple_rec.text import aligned
 from ple_rec.text.units import metric_text
-from ple_rec.training.results import MISSING
-from ple_rec.training.run_dir import write_json, write_text, writing
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {metric.key: metric.heading for metric in METRICS}

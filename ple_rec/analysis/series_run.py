@@ -12,8 +12,8 @@ from ple_rec.config.diff import differences
 from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.training.results import mapping
-from ple_rec.training.run_dir import CONFIG, METRICS, holds_run
+from ple_rec.runs.layout import CONFIG, METRICS, holds_run
+from ple_rec.runs.results import mapping
 
 FAILED = ".failed"  # ends the name of a file beside a run's directory that says why the run failed
 _LISTED = 5  # keys that a refusal names

@@ -19,7 +19,7 @@ from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.analysis.utilisation import GATED
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
-from ple_rec.modules.routing import Legend
+from ple_rec.modules.routing import GateLabels
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class GatesByValue:
         slicings: One for each column of a batch's `slices_BC`.
     """
 
-    def __init__(self, legends: Sequence[Legend], slicings: Sequence[Slicing]) -> None:
+    def __init__(self, legends: Sequence[GateLabels], slicings: Sequence[Slicing]) -> None:
         self._legends = {i: legend for i, legend in enumerate(legends) if legend.mixing == GATED}
         self._slicings = list(slicings)
         self._rows = [torch.zeros(slicing.codes, dtype=torch.int64) for slicing in slicings]
@@ -121,7 +121,7 @@ class GatesByValue:
         return SubPopulations(slicing.column.name, tuple(values))
 
 
-def _reactions(legend: Legend, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
+def _reactions(legend: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
     found = []
     for o, (output, reads_E) in enumerate(zip(legend.outputs, legend.reads_OE, strict=True)):
         read = [e for e, reads in enumerate(reads_E) if reads]

@@ -25,11 +25,11 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
 from ple_rec.models.losses.sums import weight_BK
+from ple_rec.runs.directory import hold_to_add
+from ple_rec.runs.layout import TEST_ROWS, write_stream
 from ple_rec.storage import Location
+from ple_rec.training.context import EvaluationJob
 from ple_rec.training.evaluate import score_batches
-from ple_rec.training.job import EvaluationJob
-from ple_rec.training.run_dir import TEST_ROWS, write_stream
-from ple_rec.training.run_directory import hold_to_add
 from ple_rec.training.scores import binary_of, scores_of
 
 

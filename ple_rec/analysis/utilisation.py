@@ -18,8 +18,8 @@ from itertools import combinations
 from typing import Any
 
 from ple_rec.analysis.distance import jensen_shannon
-from ple_rec.training.recorded import GateLevel
-from ple_rec.training.results import mapping
+from ple_rec.runs.metrics import GateLevel
+from ple_rec.runs.results import mapping
 
 GATED = "softmax"  # of the ways to make A, the one that has gates
 

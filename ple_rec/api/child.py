@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from ple_rec.cli.app import main
-from ple_rec.exits import end_process, stop_with_parent
+from ple_rec.runtime.exits import end_process, stop_with_parent
 
 if __name__ == "__main__":
     stop_with_parent()

@@ -203,8 +203,8 @@ def prepare(
         rule = "data that is made, not read, has a command line alone"
         raise UserError("config", f'got "{config}"', rule, f"run `ple-rec prep {config} --out {out}`")
     from data_prep.progress import standard
-    from data_prep.resolve import expression_problems
     from data_prep.run import LEAST_MEMORY, PREPARATIONS, Options, from_files, prepare, prepare_config
+    from data_prep.transforms.resolve import expression_problems
     from ple_rec.config.prep import PrepConfig
 
     check_choice("engine", engine, ("duckdb", "spark"))
@@ -263,7 +263,7 @@ def _label_means(path: Location) -> Mapping[str, Any]:
     import json
 
     from ple_rec.config.schema import STATS_FILE
-    from ple_rec.training.results import mapping
+    from ple_rec.runs.results import mapping
 
     try:
         return mapping(mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
@@ -272,7 +272,7 @@ def _label_means(path: Location) -> Mapping[str, Any]:
 
 
 def _mean(means: Mapping[str, Any], task: str, split: str) -> str:
-    from ple_rec.training.results import mapping, number
+    from ple_rec.runs.results import mapping, number
 
     mean = number(mapping(mapping(means.get(task)).get(split)).get("mean"))
     return "" if mean is None else f"{mean:.4f}"

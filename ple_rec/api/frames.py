@@ -131,8 +131,8 @@ def _columns_read(dataset: Location, reads: Reads) -> set[str]:
         dataset: Directory of the dataset that the model was trained on.
         reads: Ids, features and condition that the prediction reads.
     """
-    from data_prep.input_columns import inputs_config
-    from data_prep.resolve import resolve
+    from data_prep.transforms.input_columns import inputs_config
+    from data_prep.transforms.resolve import resolve
 
     prep, place = preparation_of(dataset)
     if reads.all_rows:
@@ -149,7 +149,7 @@ def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
     """
     import pyarrow as pa
 
-    from data_prep.resolve import resolve
+    from data_prep.transforms.resolve import resolve
     from ple_rec.config.load import load_schema
     from ple_rec.data.encode import Encoder
 

@@ -26,7 +26,7 @@ def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[
         UserError: raw logs are predicted, whose labels are not computed.
     """
     from ple_rec.data.dataset import Dataset
-    from ple_rec.serve.predict.inputs import default_ids
+    from ple_rec.inference.predict.inputs import default_ids
     from ple_rec.training.checks import select
 
     if options.raw:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ple_rec.config.base import TaskKind
-    from ple_rec.serve.ranker import Ranker
+    from ple_rec.inference.ranker import Ranker
 
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]  # or what `pyarrow.table` takes
 
@@ -146,8 +146,8 @@ class Model:
             once: Number of values in the bags that a request has beside its rows.
             each: Number of values in the bags that every row takes from there.
         """
-        from ple_rec.serve.feature_parsing import MAX_VALUES
-        from ple_rec.serve.request_rows import MAX_ITEMS
+        from ple_rec.inference.feature_parsing import MAX_VALUES
+        from ple_rec.inference.request_rows import MAX_ITEMS
 
         plain = _plain_rows(name, rows, [each.name for each in self._ranker.signature.inputs])
         bags = [feature.name for feature in self._ranker.signature.inputs if feature.bag]
@@ -176,7 +176,7 @@ class Model:
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the first of its rows among all."""
-        from ple_rec.serve.request_error import RequestError
+        from ple_rec.inference.request_error import RequestError
 
         read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
         try:
@@ -245,15 +245,15 @@ def load_model(path: PathLike) -> Model:
         UserError: nothing was exported there, or the store cannot be read.
         DataError: the version is damaged.
     """
-    from ple_rec.serve.manifest import MANIFEST, readable
-    from ple_rec.serve.model_dir import latest
+    from ple_rec.inference.manifest import MANIFEST, readable
+    from ple_rec.inference.model_dir import latest
 
     folder = place_of("path", path)
     with readable(folder):
         version = folder if (folder / MANIFEST).is_file() else latest(folder)
     with torch_undisturbed(with_group=False):
-        from ple_rec.serve.load_version import load_ranker
-        from ple_rec.serve.remote_model import local_version
+        from ple_rec.inference.load_version import load_ranker
+        from ple_rec.inference.remote_model import local_version
 
         ranker = load_ranker(version)
         return Model(local_version(version), ranker)

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
     from ple_rec.data.columns import Selection
     from ple_rec.data.dataset import Dataset
-    from ple_rec.serve.predict.inputs import Input
-    from ple_rec.serve.predict.output import Output
-    from ple_rec.serve.predict.score import PredictionColumns
+    from ple_rec.inference.predict.inputs import Input
+    from ple_rec.inference.predict.output import Output
+    from ple_rec.inference.predict.score import PredictionColumns
 
 MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
 PART_ROWS = 1 << 20
@@ -119,20 +119,20 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
     from data_prep.progress import standard
     from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import Dataset
+    from ple_rec.inference.fusion_lookup import fusion_of
+    from ple_rec.inference.predict.output import locked_output
+    from ple_rec.inference.predict.predict import checkpoint_of, metrics_of
+    from ple_rec.inference.predict.score import PredictionColumns
     from ple_rec.ranking.fusion import exponents_text
-    from ple_rec.serve.fusion_lookup import fusion_of
-    from ple_rec.serve.predict.output import locked_output
-    from ple_rec.serve.predict.predict import checkpoint_of, metrics_of
-    from ple_rec.serve.predict.score import PredictionColumns
     from ple_rec.training.checks import select
     from ple_rec.training.preflight import check_run
-    from ple_rec.training.trained import of_one_process, trained_checkpoint
+    from ple_rec.training.trained import single_process_config, trained_checkpoint
 
     options.check()
     overrides = list(options.overrides)
     if options.data is not None and not options.raw:
         overrides.append(f"data.path={toml_value(options.data)}")
-    config = of_one_process(check_run(run_dir, overrides), metrics_of(run_dir))
+    config = single_process_config(check_run(run_dir, overrides), metrics_of(run_dir))
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
     dataset = Dataset(config.data.path)
@@ -179,13 +179,13 @@ def _predicted(
     progress: Progress,
 ) -> dict[str, Any]:
     """Open the run and write what is missing."""
-    from ple_rec.serve.predict.predict import predict
-    from ple_rec.training.trained import load_checkpoint, opened
+    from ple_rec.inference.predict.predict import predict
+    from ple_rec.training.trained import load_checkpoint, open_trained_run
 
     if output.done:
         rows = sum(note.rows for note in output.done)
         progress.say(f"going on behind {len(output.done)} part(s) with {rows:,} rows")
-    with opened(config, run_dir, options.checkpoint) as job:
+    with open_trained_run(config, run_dir, options.checkpoint) as job:
         load_checkpoint(job, run_dir, options.checkpoint)
         with progress.running({"predict": 1.0}, source.rows):
             progress.phase("predict")
@@ -226,7 +226,7 @@ def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
     Args:
         dataset: Directory of the dataset.
     """
-    from data_prep.input_columns import plain_config
+    from data_prep.transforms.input_columns import plain_config
     from ple_rec.config.load import load_config, load_schema
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.config.schema import SCHEMA_FILE
@@ -243,8 +243,8 @@ def _opened_input(
     options: PredictOptions, dataset: Dataset, selection: Selection, work: Path, progress: Progress
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
     """Yield the input, the columns that are carried along, and what the summary says of it."""
-    from ple_rec.serve.predict.dataset_input import DatasetInput
-    from ple_rec.serve.predict.inputs import default_ids, features_only
+    from ple_rec.inference.predict.dataset_input import DatasetInput
+    from ple_rec.inference.predict.inputs import default_ids, features_only
 
     inputs = features_only(selection)
     ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
@@ -253,7 +253,7 @@ def _opened_input(
         return
     from data_prep.inputs import Asked, open_inputs
     from ple_rec.data.encode import Encoder
-    from ple_rec.serve.predict.raw_input import RawInput
+    from ple_rec.inference.predict.raw_input import RawInput
 
     prep, place = preparation_of(dataset.path)
     options_of_rows = Asked(

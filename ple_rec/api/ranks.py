@@ -26,7 +26,7 @@ from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
-from ple_rec.exits import ERRORS, INTERRUPTED, left_error
+from ple_rec.runtime.exits import ERRORS, INTERRUPTED, left_error
 from ple_rec.storage import Location
 from ple_rec.text.progress import bar, print_line
 

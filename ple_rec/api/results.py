@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
 from ple_rec.config.metrics import METRICS
+from ple_rec.runs.results import by_kind, format_results, mapping, number, present, split_tasks
 from ple_rec.storage import Location
-from ple_rec.training.results import by_kind, format_results, mapping, number, present, split_tasks
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from ple_rec.analysis.run_record import RunRecord, Status
     from ple_rec.config.precision import AskedPrecision, TablePrecision
     from ple_rec.config.schema import Task
+    from ple_rec.runs.record import RunRecord, Status
 
 _ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
 
@@ -73,7 +73,7 @@ class Run:
     def config(self) -> RunConfig:
         """Configuration that the run was trained with."""
         from ple_rec.config.load import load_config
-        from ple_rec.training.run_dir import CONFIG
+        from ple_rec.runs.layout import CONFIG
 
         return load_config(RunConfig, self.path / CONFIG)
 
@@ -94,7 +94,7 @@ class Run:
         Raises:
             UserError: another one lies there now.
         """
-        from ple_rec.analysis.run_record import read_record
+        from ple_rec.runs.record import read_record
 
         dataset = open_dataset(self.config.data.path)
         trained_on = read_record(self.path).metrics.get("dataset_fingerprint")
@@ -113,7 +113,7 @@ class Run:
             UserError: the run has not finished.
             DataError: the file is damaged.
         """
-        from ple_rec.training.run_dir import METRICS
+        from ple_rec.runs.layout import METRICS
 
         record, place = self._record(), shown_path(self.path / METRICS)
         if METRICS in record.damaged:
@@ -133,7 +133,7 @@ class Run:
         Raises:
             UserError: the run directory is gone.
         """
-        from ple_rec.training.run_dir import LOG
+        from ple_rec.runs.layout import LOG
 
         self._record()
         return history_of(self.path / LOG)
@@ -288,9 +288,9 @@ class Run:
         Raises:
             UserError: the run has no checkpoint, or its dataset no such split.
         """
-        from ple_rec.analysis.run_record import read_record
         from ple_rec.analysis.utilisation import recorded_gates, utilisation
-        from ple_rec.training.results import split_tasks
+        from ple_rec.runs.record import read_record
+        from ple_rec.runs.results import split_tasks
 
         check_choice("split", split, SPLITS)
         metrics: Mapping[str, Any] = read_record(self.path).metrics
@@ -306,7 +306,7 @@ class Run:
             UserError: the page cannot be written.
         """
         from ple_rec.reports.run.page import write_report
-        from ple_rec.training.run_directory import hold_to_add
+        from ple_rec.runs.directory import hold_to_add
 
         with hold_to_add(self.path):
             return Page(write_report(self.path))
@@ -352,8 +352,8 @@ class Run:
             UserError: the run has not finished, what is wanted does not fit it, or scores differ by too much.
             DataError: a damaged checkpoint or dataset.
         """
-        from ple_rec.serve.export_options import ExportOptions
-        from ple_rec.serve.model_dir import check_out
+        from ple_rec.inference.export_options import ExportOptions
+        from ple_rec.inference.model_dir import check_out
 
         folder = place_of("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
@@ -377,12 +377,12 @@ class Run:
         check_out(folder)
         with torch_undisturbed(), messages():
             from ple_rec.analysis.finished import finished_run
-            from ple_rec.serve.export import export
-            from ple_rec.training.trained import of_one_process
+            from ple_rec.inference.export import export
+            from ple_rec.training.trained import single_process_config
 
             config, metrics = finished_run(self.path, override_texts(overrides))
             with messages("stderr"):
-                done = export(of_one_process(config, metrics), metrics, self.path, folder, options)
+                done = export(single_process_config(config, metrics), metrics, self.path, folder, options)
         return load_model(str(done.version))
 
     def _record(self) -> RunRecord:
@@ -391,7 +391,7 @@ class Run:
         Raises:
             UserError: it is gone.
         """
-        from ple_rec.analysis.run_record import read_record
+        from ple_rec.runs.record import read_record
 
         if not self.path.is_dir():
             raise UserError(str(self.path), "no such directory", "a run is read there", "load it where it is now")
@@ -399,7 +399,7 @@ class Run:
 
     def _shown(self) -> tuple[RunRecord, str]:
         """Return what the directory says, and the status in words; nothing raises, for a notebook shows it."""
-        from ple_rec.analysis.run_record import read_record
+        from ple_rec.runs.record import read_record
 
         record = read_record(self.path)
         damaged = f", but {' and '.join(record.damaged)} is damaged" if record.damaged else ""
@@ -430,8 +430,8 @@ def load_run(path: PathLike) -> Run:
     Raises:
         UserError: there is no such run.
     """
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.serve.model_dir import check_no_model
+    from ple_rec.inference.model_dir import check_no_model
+    from ple_rec.runs.find import named_run
 
     text = str(place_of("path", path))
     check_no_model(text)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ple_rec.errors import UserError
-from ple_rec.imports import need_torch
+from ple_rec.runtime.imports import import_torch
 
 _LOCK = threading.RLock()
 
@@ -36,7 +36,7 @@ def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
         )
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
-        need_torch(alone=False)
+        import_torch(alone=False)
         logging.root.handlers[:] = handlers  # the import adds one, which would repeat what a program logs itself
         with _torch_state(with_group=with_group):
             yield

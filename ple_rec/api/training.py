@@ -66,7 +66,7 @@ def train(
         PreemptedError: the process was asked to stop by a signal, and has saved the run.
         KeyboardInterrupt: by Ctrl-C.
     """
-    from ple_rec.analysis.find_runs import named_checkpoint
+    from ple_rec.runs.find import named_checkpoint
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
@@ -139,7 +139,7 @@ def start_training(
     Raises:
         PleRecError: input or data is wrong, or the training has failed.
     """
-    from ple_rec.exits import under_agent
+    from ple_rec.runtime.exits import under_agent
     from ple_rec.training import preflight, run
 
     several = ranks > 1 and not under_agent()

@@ -23,19 +23,9 @@ from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step,
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
 from ple_rec.checkpoint.staging import Stager
+from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.parallel.agree import broadcast, on_main
-from ple_rec.storage import (
-    Location,
-    StoreError,
-    free_bytes,
-    make_directory,
-    names_in,
-    short,
-    sizes_in,
-    write_checked,
-    write_text,
-)
+from ple_rec.storage import Location, StoreError, free_bytes, make_directory, names_in, short, sizes_in, write_checked
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +114,7 @@ class CheckpointStore:
             with _writing(self.directory / f"step-{step}"):
                 self._put(self.directory / "best", f"step-{step}")
 
-        on_main(write)
+        run_on_rank_zero(write)
 
     def mend_best(self, step: int) -> bool:
         """Make the finished checkpoint of `step` the best one where that is damaged or gone, and log so (a collective).
@@ -144,7 +134,7 @@ class CheckpointStore:
                 return None if (best := self.find("best")) is None else best.name
             return None
 
-        name = broadcast(on_main(read))
+        name = broadcast(run_on_rank_zero(read))
         if name is None:
             damage = "the best checkpoint is gone"
         elif name != f"step-{step}" and (found := damage_of(self.directory / name)) is not None:
@@ -212,7 +202,7 @@ class CheckpointStore:
             found = self.find("latest")
             return None if found is None else found.name
 
-        known = broadcast(on_main(name))
+        known = broadcast(run_on_rank_zero(name))
         return None if known is None else self.directory / known
 
     def newest_good(self) -> Location | None:
@@ -224,7 +214,7 @@ class CheckpointStore:
             DataError: there are some, and all are damaged.
         """
         damage: DataError | None = None
-        for step in broadcast(on_main(self._newest_first)) or ():
+        for step in broadcast(run_on_rank_zero(self._newest_first)) or ():
             path = self.directory / f"step-{step}"
             damage = damage_of(path)
             if damage is None:
@@ -257,7 +247,7 @@ class CheckpointStore:
         group: dist.ProcessGroup | None,
     ) -> None:
         path = self.directory / f"step-{step}"
-        on_main(lambda: self._make_room(path), group)
+        run_on_rank_zero(lambda: self._make_room(path), group)
         writer = SummingWriter(path, self._wrote)
         try:
             dcp.save(state, storage_writer=writer, process_group=group)
@@ -265,7 +255,7 @@ class CheckpointStore:
             cause = next(iter(error.failures.values()))[0]
             if isinstance(cause, KeyboardInterrupt):  # the next save removes what is there
                 raise cause from None
-            on_main(lambda: self._give_up(path), group)
+            run_on_rank_zero(lambda: self._give_up(path), group)
             # torch tells of a write that is cut short by a RuntimeError of its archive.
             if error.args[0] != "write" or not isinstance(cause, OSError | RuntimeError | StoreError):
                 raise
@@ -273,7 +263,7 @@ class CheckpointStore:
         every: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
         dist.gather_object(writer.sums, every, dst=0, group=group)
         files = dict(sorted((name, file) for part in every or () for name, file in part.items()))
-        on_main(lambda: self._commit(path, Manifest(step, written_by, files), texts, best), group)
+        run_on_rank_zero(lambda: self._commit(path, Manifest(step, written_by, files), texts, best), group)
         self.seconds = broadcast(time.monotonic() - begun, group)
         self.saves, self.total_seconds = self.saves + 1, self.total_seconds + self.seconds
         self.saved_step = step

@@ -59,7 +59,7 @@ def analyze(run: Run, /, *, options: Options = Options()) -> int:
     from ple_rec.analysis.analyze import analyze as analyze_run
     from ple_rec.analysis.analyze_files import write_analysis
     from ple_rec.analysis.analyze_text import format_analysis
-    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.runs.find import named_run
 
     run_dir = named_run(run)
     analysis = analyze_run(

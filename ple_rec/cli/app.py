@@ -19,7 +19,7 @@ from ple_rec.cli.lists import ending_lists
 from ple_rec.cli.refusals import refusal, unknown_verb
 from ple_rec.cli.verb import verb as verb_app
 from ple_rec.errors import UserError
-from ple_rec.exits import end_with_agent, guarded, under_agent
+from ple_rec.runtime.exits import end_with_agent, guarded, under_agent
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;

@@ -123,10 +123,10 @@ def _directory(name: str) -> tuple[Location, str | None]:
     Raises:
         UserError: there is no such run, or it has no checkpoint.
     """
-    from ple_rec.analysis.find_runs import named_run
     from ple_rec.checkpoint.listing import finished_steps, is_step
+    from ple_rec.runs.find import named_run
+    from ple_rec.runs.layout import CONFIG, checkpoints_of
     from ple_rec.storage import is_address, location
-    from ple_rec.training.run_dir import CONFIG, checkpoints_of
 
     above, _, last = name.rstrip("/").rpartition("/")
     where = location(name)

@@ -15,7 +15,7 @@ from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import COMPARISONS, recipe_names
 from ple_rec.config.choices import Match
 from ple_rec.errors import UserError
-from ple_rec.exits import PREEMPTED, SOME_FAILED
+from ple_rec.runtime.exits import PREEMPTED, SOME_FAILED
 from ple_rec.storage import Location, is_remote
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, TextIO
 
 from ple_rec.errors import UserError
-from ple_rec.exits import drop_output
-from ple_rec.imports import need_torch
+from ple_rec.runtime.exits import drop_output
+from ple_rec.runtime.imports import import_torch
 
 if TYPE_CHECKING:
     from ple_rec.config.base import Config
@@ -58,7 +58,7 @@ def require_torch() -> None:
     Raises:
         UserError: one of them does not load.
     """
-    need_torch(alone=True)
+    import_torch(alone=True)
 
 
 def require_packages(names: Sequence[str], verb: str, extra: str) -> None:

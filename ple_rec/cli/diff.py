@@ -25,10 +25,10 @@ def diff(
     What differs in their configurations, datasets and versions, then their metrics side by side. Of runs that have not
     finished, the last validation records are compared.
     """
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.analysis.run_diff import compare_runs
-    from ple_rec.analysis.run_diff_text import diff_json, format_diff
-    from ple_rec.analysis.run_record import read_record
+    from ple_rec.runs.diff import compare_runs
+    from ple_rec.runs.diff_text import diff_json, format_diff
+    from ple_rec.runs.find import named_run
+    from ple_rec.runs.record import read_record
 
     differences = compare_runs(read_record(named_run(a)), read_record(named_run(b)), split)
     show(diff_json(differences) if json else format_diff(differences, line_width()))

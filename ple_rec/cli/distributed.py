@@ -8,7 +8,7 @@ from ple_rec.cli import evaluate, train
 from ple_rec.cli.app import Command, parse
 from ple_rec.cli.console import require_torch
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import guarded
+from ple_rec.runtime.exits import guarded
 from ple_rec.storage import Location
 
 _VERBS = ("train", "evaluate")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ple_rec.cli.verb import verb
-from ple_rec.doctor import run
+from ple_rec.runtime.doctor import run
 
 app = verb("doctor")
 

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from ple_rec.cli.console import require_torch
 from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag
 from ple_rec.cli.verb import verb
-from ple_rec.exits import under_agent
+from ple_rec.runtime.exits import under_agent
 from ple_rec.storage import Location, location
 
 app = verb("evaluate")
@@ -37,11 +37,11 @@ def evaluate(run: Run, /, *, options: Options = Options(), argv: Argv = ()) -> i
     """Evaluate a checkpoint of a run."""
     require_torch()
     if options.ranks > 1 and not under_agent():
-        from ple_rec.ranks import run_local_ranks
+        from ple_rec.runtime.ranks import run_local_ranks
 
         check(run, options)
         return run_local_ranks(options.ranks, argv)
-    from ple_rec.training.results import format_results
+    from ple_rec.runs.results import format_results
     from ple_rec.training.run import evaluate_run
 
     result = evaluate_run(
@@ -71,7 +71,7 @@ def paths(run: str, options: Options) -> list[Location]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.training.checkpoints import directories_of
+    from ple_rec.runs.checkpoints import directories_of
 
     run_dir = _run_dir(run)
     config = load_config(RunConfig, run_dir / "config.toml", options.overrides)
@@ -80,7 +80,7 @@ def paths(run: str, options: Options) -> list[Location]:
 
 def _run_dir(run: str) -> Location:
     """Return the directory of a run, by its path or its name under runs/."""
-    from ple_rec.analysis.find_runs import named_run
+    from ple_rec.runs.find import named_run
 
     run_dir = Path(run)
     return run_dir if (run_dir / "config.toml").is_file() else named_run(run)

@@ -12,11 +12,11 @@ from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative, place
 from ple_rec.cli.verb import verb
 from ple_rec.config.precision import AskedPrecision, TablePrecision
-from ple_rec.serve.export_options import ExportOptions
+from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location
 
 if TYPE_CHECKING:
-    from ple_rec.serve.export import Exported
+    from ple_rec.inference.export import Exported
 
 app = verb(
     "export",
@@ -103,26 +103,26 @@ def export(run: Run, /, *, options: Options) -> int:
     held-out rows before MODEL_DIR/latest names it. Versions that are there stay as they are.
     """
     require_torch()
-    from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.finished import finished_run
-    from ple_rec.analysis.plain import json_text
-    from ple_rec.serve.export import export as exported
-    from ple_rec.serve.model_dir import check_out
+    from ple_rec.inference.export import export as exported
+    from ple_rec.inference.model_dir import check_out
+    from ple_rec.runs.find import named_run
     from ple_rec.text.messages import messages
-    from ple_rec.training.trained import of_one_process
+    from ple_rec.text.plain import json_text
+    from ple_rec.training.trained import single_process_config
 
     check_out(options.out)
     run_dir = named_run(run)
     config, metrics = finished_run(run_dir, options.overrides)
     with messages("stderr"):
-        done = exported(of_one_process(config, metrics), metrics, run_dir, options.out, options)
+        done = exported(single_process_config(config, metrics), metrics, run_dir, options.out, options)
     show(json_text(done.described) if options.json else _summary(done, options.out))
     return 0
 
 
 def _summary(done: Exported, model_dir: Location) -> str:
-    from ple_rec.serve.card import dense_text
-    from ple_rec.serve.signature import Signature
+    from ple_rec.inference.card import dense_text
+    from ple_rec.inference.signature import Signature
 
     card, check = done.described["card"], done.described["card"]["check"]
     signature = Signature.model_validate(done.described["signature"], strict=False)

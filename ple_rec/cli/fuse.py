@@ -150,7 +150,6 @@ def fuse(run: Run, /, *, options: Options) -> int:
     fusion.html to RUN/fusion; and fusion.toml, which export and predict take, if a gain is shown.
     """
     require_torch()
-    from ple_rec.analysis.find_runs import named_run
     from ple_rec.analysis.fuse.fuse import Asked, Logged, fused, start_of
     from ple_rec.analysis.fuse.length import feature_of, length_of
     from ple_rec.analysis.fuse.logged import LogColumns, read_log
@@ -159,16 +158,17 @@ def fuse(run: Run, /, *, options: Options) -> int:
     from ple_rec.analysis.fuse.scale import scales_of, with_scales
     from ple_rec.analysis.fuse.text import format_fusion, shows_gain
     from ple_rec.analysis.fuse.valued import Valued
-    from ple_rec.analysis.plain import json_text
     from ple_rec.config.load import fingerprint
     from ple_rec.data.dataset import Dataset
     from ple_rec.ranking.fusion import LENGTH, check_length
     from ple_rec.ranking.losses import FUSION_FILE
     from ple_rec.ranking.metrics import Measured
     from ple_rec.ranking.search import Constraint, Range
+    from ple_rec.runs.checkpoints import identity
+    from ple_rec.runs.directory import hold_to_add
+    from ple_rec.runs.find import named_run
     from ple_rec.text.messages import messages
-    from ple_rec.training.checkpoints import identity
-    from ple_rec.training.run_directory import hold_to_add
+    from ple_rec.text.plain import json_text
 
     run_dir = named_run(run)
     finished = fusible(run_dir, options.overrides)

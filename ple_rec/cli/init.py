@@ -47,10 +47,10 @@ def init(
     and features are guessed by names, types and the values of a sample; each guess is marked, with its reason, for you
     to correct.
     """
-    from data_prep.guess.check import problem_of
-    from data_prep.guess.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, write_files
-    from data_prep.guess.log import open_log
-    from data_prep.guess.roles import guess_roles
+    from data_prep.init.check import problem_of
+    from data_prep.init.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, write_files
+    from data_prep.init.log import open_log
+    from data_prep.init.roles import guess_roles
 
     check_absent(folder)
     with open_log(source) as log:

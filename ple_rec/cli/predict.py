@@ -86,10 +86,10 @@ def predict(run: Run, /, *, options: Options) -> int:
     Memory does not grow with the input.
     """
     require_torch()
-    from ple_rec.analysis.find_runs import named_run
-    from ple_rec.analysis.plain import json_text
-    from ple_rec.serve.model_dir import check_no_model
-    from ple_rec.serve.predict.text import format_summary
+    from ple_rec.inference.model_dir import check_no_model
+    from ple_rec.inference.predict.text import format_summary
+    from ple_rec.runs.find import named_run
+    from ple_rec.text.plain import json_text
 
     check_no_model(run)
     done = predict_run(named_run(run), options)

@@ -212,7 +212,7 @@ def _files(name: str, options: Options) -> int:
 @contextmanager
 def _ending_on_sigterm(out: Location) -> Iterator[None]:
     """End by SIGTERM as by Ctrl-C: files that are half written are removed, and it is said how to go on."""
-    from data_prep.stage import keeps
+    from data_prep.output.stage import keeps
 
     def stop(number: int, frame: FrameType | None) -> None:
         # Python drops what is raised in a finaliser, and the run would go on: try again once it is through.

@@ -12,7 +12,7 @@ from ple_rec.cli.console import log, require_torch
 from ple_rec.cli.options import Ranks, Set, flag, positive
 from ple_rec.cli.verb import verb
 from ple_rec.config.catalog import recipe_names
-from ple_rec.exits import SOME_FAILED
+from ple_rec.runtime.exits import SOME_FAILED
 
 app = verb("repeat")
 
@@ -51,7 +51,7 @@ def repeat(*, options: Options) -> int:
     from ple_rec.analysis.repeat import repeat as repeat_runs
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.ranks import run_verb
+    from ple_rec.runtime.ranks import run_verb
 
     def start(file: Path, run_dir: Path) -> int:
         flags = ["--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(options.ranks)]

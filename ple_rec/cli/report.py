@@ -16,9 +16,9 @@ def report(run: Run, /) -> int:
     Training does so at its end; of a run that was stopped, or still goes on, the page shows what there is and names
     what is missing.
     """
-    from ple_rec.analysis.find_runs import named_run
     from ple_rec.reports.run.page import write_report
-    from ple_rec.training.run_directory import hold_to_add
+    from ple_rec.runs.directory import hold_to_add
+    from ple_rec.runs.find import named_run
 
     run_dir = named_run(run)
     with hold_to_add(run_dir):

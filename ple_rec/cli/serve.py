@@ -98,8 +98,8 @@ def serve(
     """
     signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
     require_packages(_PACKAGES, "serve", "serve")
-    from ple_rec.serve.http.binding import bind
-    from ple_rec.serve.http.options import ServerOptions, check_exposed, read_token
+    from ple_rec.serving.http.binding import bind
+    from ple_rec.serving.http.options import ServerOptions, check_exposed, read_token
 
     if options.token_file is not None and options.no_token:
         rule = "the one asks for a token, the other for none"
@@ -109,6 +109,6 @@ def serve(
     flags = {name: value for name, value in asdict(options).items() if name != "token_file"}
     with bind(options.host, options.port) as bound:
         require_torch()
-        from ple_rec.serve.http.server import serve as serve_http
+        from ple_rec.serving.http.server import serve as serve_http
 
         return serve_http(ServerOptions(model_dir, token=token, **flags), bound)

@@ -14,7 +14,7 @@ from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag, plac
 from ple_rec.cli.verb import names_text, verb
 from ple_rec.config.catalog import recipe_names
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.exits import INTERRUPTED, under_agent
+from ple_rec.runtime.exits import INTERRUPTED, under_agent
 from ple_rec.storage import Location, location
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ class Options:
             UserError: there is no configuration, or what it says is wrong; flags that exclude each other; or no run to
                 start from.
         """
-        from ple_rec.analysis.find_runs import named_checkpoint
         from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
         from ple_rec.config.run import RunConfig
+        from ple_rec.runs.find import named_checkpoint
 
         if self.resume and self.auto_resume:
             rule = "the one insists on a run that is there, the other begins one where there is none"
@@ -142,7 +142,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
     config, run_dir, how = options.read()
     require_torch()
     from ple_rec.api.training import start_training
-    from ple_rec.ranks import run_local_ranks
+    from ple_rec.runtime.ranks import run_local_ranks
 
     try:
         code = start_training(
@@ -192,7 +192,7 @@ def paths(options: Options) -> list[Location]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.training.checkpoints import directories_of
+    from ple_rec.runs.checkpoints import directories_of
 
     config, run_dir, how = options.read()
     shared: list[Location] = [*directories_of(config, run_dir), location(config.data.path)]

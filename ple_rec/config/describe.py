@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import either, expected, toml_key, toml_value
 
 WIDTH = 100
@@ -31,7 +31,7 @@ class _Section:
     heading: str
     note: str
     text: str
-    shape: Shape
+    shape: SchemaNode
     above: frozenset[str] = frozenset()
 
 
@@ -44,7 +44,7 @@ def describe(cls: type[BaseModel]) -> str:
         rows: a non-negative int, required
         row_groups: a non-negative int, required
     """
-    blocks = _blocks(_Section("", "", "", "", Shape.of(cls)))
+    blocks = _blocks(_Section("", "", "", "", SchemaNode.of(cls)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
@@ -57,7 +57,7 @@ def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> s
         hidden: Names of tables that are not looked at.
     """
     word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
-    keys = Shape.of(cls).keys
+    keys = SchemaNode.of(cls).keys
     matches = {word: keys[word]} if word in keys else {}
     matches |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
     return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in matches.items())
@@ -101,7 +101,7 @@ def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[
     return lines, inner
 
 
-def _tables(section: _Section, path: str, note: str, shape: Shape) -> Iterator[_Section]:
+def _tables(section: _Section, path: str, note: str, shape: SchemaNode) -> Iterator[_Section]:
     """Yield the tables that can stand under a key: itself, the items of an array, the values of a free table."""
     text = shape.node.get("description", "")
     for member in shape.members:
@@ -116,12 +116,12 @@ def _tables(section: _Section, path: str, note: str, shape: Shape) -> Iterator[_
             yield _Section(place, heading, note, text or item.node.get("description", ""), item, section.above)
 
 
-def _key_lines(table: Shape, key: str, shape: Shape, indent: str) -> list[str]:
+def _key_lines(table: SchemaNode, key: str, shape: SchemaNode, indent: str) -> list[str]:
     first = f"{toml_key(key)}: {expected(shape)}, {_status(table, key, shape)}"
     return [*_wrapped(first, indent, "  "), *_wrapped(shape.node.get("description", ""), f"{indent}    ")]
 
 
-def _status(table: Shape, key: str, shape: Shape) -> str:
+def _status(table: SchemaNode, key: str, shape: SchemaNode) -> str:
     """Return `required`, `default 0.5`, or `optional` where leaving it out says enough."""
     if key in table.required:
         return "required"

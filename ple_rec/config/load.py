@@ -17,7 +17,7 @@ from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, check, validated
 from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import shortened
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, location
@@ -63,7 +63,7 @@ def load_config(
         UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
         ConfigError: every problem of the content, together.
     """
-    document = read_document(source, Shape.of(cls), recipes)
+    document = read_document(source, SchemaNode.of(cls), recipes)
     raw = cls.migrate(document.raw)
     config, problems = _made(cls, raw, overrides, more)
     if config is not None and not problems:
@@ -79,7 +79,7 @@ def _made(
     cls: type[C], raw: dict[str, Any], overrides: Sequence[str], more: Callable[[C], list[str]] | None
 ) -> tuple[C | None, list[str]]:
     """Return the tree, as far as there is one, and every problem once."""
-    raw, problems = apply_overrides(raw, overrides, Shape.of(cls))
+    raw, problems = apply_overrides(raw, overrides, SchemaNode.of(cls))
     config, others = check(cls, raw)
     problems += others
     if problems and config is not None and more is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import KeyPath, dotted, shortened, type_name
 
 MISSING: Any = object()
@@ -14,7 +14,7 @@ class Changes(dict[Any, Any]):
     """What overrides change of a table or of an array, by key or by index; MISSING takes the key or the item away."""
 
 
-def merge(base: Any, top: Any, shape: Shape | None, problems: list[str], path: KeyPath = ()) -> Any:
+def merge(base: Any, top: Any, shape: SchemaNode | None, problems: list[str], path: KeyPath = ()) -> Any:
     """Return `base` with `top` over it.
 
     Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
@@ -55,7 +55,7 @@ def merge(base: Any, top: Any, shape: Shape | None, problems: list[str], path: K
     return list(merged.values()) if isinstance(base, list) else base
 
 
-def _switched(table: dict[Any, Any], tag: object, shape: Shape) -> dict[Any, Any]:
+def _switched(table: dict[Any, Any], tag: object, shape: SchemaNode) -> dict[Any, Any]:
     """Return what stays of a table whose tag becomes `tag`: not the keys of the old variant that the new one lacks."""
     old, new = shape.narrow(table), shape.variants.get(tag) if isinstance(tag, str) else None
     if new is None or old is shape:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.config.merge import MISSING, Changes, merge
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import KeyPath, dotted
 from ple_rec.errors import Option, UserError, settings
 
@@ -58,7 +58,7 @@ def _parse_value(text: str) -> Any:
     return parsed["value"] if len(parsed) == 1 else text  # more keys: the text had line breaks
 
 
-def apply_overrides(raw: dict[str, Any], texts: Sequence[str], root: Shape) -> tuple[dict[str, Any], list[str]]:
+def apply_overrides(raw: dict[str, Any], texts: Sequence[str], root: SchemaNode) -> tuple[dict[str, Any], list[str]]:
     """Put every override into a document, all of them at once: their order matters only where two have one place.
 
     Args:

@@ -24,15 +24,7 @@ from ple_rec.config.prep_inputs import (
     TimeConfig,
     iso_date,
 )
-from ple_rec.config.prep_splits import (
-    AppendConfig,
-    ColumnSplit,
-    DaySplit,
-    HashSplit,
-    HeldOutSplit,
-    Share,
-    SplitConfig,
-)
+from ple_rec.config.prep_splits import AppendConfig, ColumnSplit, DaySplit, HashSplit, HeldOutSplit, Share, SplitConfig
 
 __all__ = [
     "MAX_ROWS",

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ple_rec.config.merge import MISSING
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import (
     KeyPath,
     bounds,
@@ -36,7 +36,7 @@ from ple_rec.text.suggest import nearest
 
 M = TypeVar("M", bound=BaseModel)
 
-ANYTHING = Shape({}, {})
+ANYTHING = SchemaNode({}, {})
 _WRONG_TYPE = "got {got} ({type}); expected {expected}"
 _RANGE, _LENGTH = "got {got}; must be {bounds}", "got {got}; must have {lengths}"
 _TEXTS = {  # by pydantic's name for the kind of error; kinds that end in `_type` are wrong types
@@ -103,7 +103,7 @@ def check(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
         The tree without the unknown keys, and one line a problem, `train.steps: got true (bool); expected a positive
         int`, in the order of the document; missing keys come after what is there.
     """
-    root, unknown = Shape.of(cls), dict[KeyPath, Shape]()
+    root, unknown = SchemaNode.of(cls), dict[KeyPath, SchemaNode]()
     known = _known_part(raw, root, (), unknown)
     problems = [(path, _unknown_key(path, table, root)) for path, table in unknown.items()]
     tree: M | None = None
@@ -116,7 +116,7 @@ def check(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
     return tree, list(dict.fromkeys(f"{dotted(path)}: {text}" if path else text for path, text in problems))
 
 
-def _known_part(value: Any, shape: Shape | None, path: KeyPath, unknown: dict[KeyPath, Shape]) -> Any:
+def _known_part(value: Any, shape: SchemaNode | None, path: KeyPath, unknown: dict[KeyPath, SchemaNode]) -> Any:
     """Return a value without its unknown keys; `unknown` receives their places, each with the shape of its table."""
     if shape is None or not isinstance(value, (dict, list, tuple)):
         return value
@@ -132,7 +132,7 @@ def _known_part(value: Any, shape: Shape | None, path: KeyPath, unknown: dict[Ke
     }
 
 
-def _unknown_key(path: KeyPath, table: Shape, root: Shape) -> str:
+def _unknown_key(path: KeyPath, table: SchemaNode, root: SchemaNode) -> str:
     """Return a hint at the nearest key of the table, else at the same key elsewhere in `root`, else at all keys."""
     key, known = str(path[-1]), table.names or []
     near = nearest(key, known)
@@ -153,7 +153,7 @@ def _position(path: KeyPath, raw: Any) -> list[float]:
     return [*position, math.inf]
 
 
-def _located(error: ErrorDetails, root: Shape, raw: Any) -> Iterator[tuple[KeyPath, str]]:
+def _located(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterator[tuple[KeyPath, str]]:
     """Yield the problems that an error of pydantic stands for, each with its place in the document."""
     kind, location = error["type"], error["loc"]
     is_key = location[-1:] == ("[key]",)
@@ -175,7 +175,7 @@ def _located(error: ErrorDetails, root: Shape, raw: Any) -> Iterator[tuple[KeyPa
         yield path, text
 
 
-def _texts(kind: str, value: Any, shape: Shape, error: ErrorDetails) -> list[str]:
+def _texts(kind: str, value: Any, shape: SchemaNode, error: ErrorDetails) -> list[str]:
     """Return what is wrong with a value: one text, or the lines of a validator's ValueError."""
     got = shortened(value)
     if kind in ("value_error", "assertion_error"):

@@ -13,7 +13,7 @@ from typing import Any
 from ple_rec.config.catalog import COMPARISONS, RUNS, Kind, recipe_names
 from ple_rec.config.merge import merge
 from ple_rec.config.problems import ConfigError
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, Remote, is_address, location
@@ -51,7 +51,7 @@ class _Source:
     folder: Path = field(compare=False)
 
 
-def read_document(source: str | Location | Mapping[str, Any], shape: Shape, kind: Kind = RUNS) -> Document:
+def read_document(source: str | Location | Mapping[str, Any], shape: SchemaNode, kind: Kind = RUNS) -> Document:
     """Read a file or a recipe and merge it over its base, the base over its own, and so on.
 
     Args:

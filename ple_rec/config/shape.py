@@ -13,7 +13,7 @@ from ple_rec.config.base import json_type
 
 
 @dataclass(frozen=True)
-class Shape:
+class SchemaNode:
     """What may stand at one place of a configuration: a node of the model's JSON schema.
 
     `X | None` is the shape of `X`, for TOML has no null: the key is left out instead.
@@ -28,12 +28,12 @@ class Shape:
 
     @staticmethod
     @cache
-    def of(model: type[BaseModel]) -> Shape:
+    def of(model: type[BaseModel]) -> SchemaNode:
         """Return the shape of a whole document of `model`."""
         schema = model.model_json_schema()
-        return Shape({}, schema.get("$defs", {})).at(schema)
+        return SchemaNode({}, schema.get("$defs", {})).at(schema)
 
-    def at(self, node: Mapping[str, Any]) -> Shape:
+    def at(self, node: Mapping[str, Any]) -> SchemaNode:
         """Return the shape of a schema node; what stands beside a reference goes before what the target says."""
         while True:
             if "$ref" in node:
@@ -42,7 +42,7 @@ class Shape:
             elif len(some := [n for n in node.get("anyOf", ()) if n.get("type") != "null"]) == 1:
                 target, link = some[0], "anyOf"
             else:
-                return Shape(node, self.definitions)
+                return SchemaNode(node, self.definitions)
             node = {**target, **{key: value for key, value in node.items() if key != link}}
 
     @cached_property
@@ -52,13 +52,13 @@ class Shape:
         return name
 
     @cached_property
-    def variants(self) -> dict[str, Shape]:
+    def variants(self) -> dict[str, SchemaNode]:
         """Tag -> shape of a tagged union, in alphabetical order; empty for anything else."""
         mapping = self.node.get("discriminator", {}).get("mapping", {})
         return {tag: self.at({"$ref": mapping[tag]}) for tag in sorted(mapping)}
 
     @cached_property
-    def members(self) -> list[Shape]:
+    def members(self) -> list[SchemaNode]:
         """Alternatives of a union without a tag; empty for anything else."""
         if self.tag is not None:
             return []
@@ -66,7 +66,7 @@ class Shape:
         return [self.at(node) for node in members if node.get("type") != "null"]
 
     @cached_property
-    def keys(self) -> dict[str, Shape]:
+    def keys(self) -> dict[str, SchemaNode]:
         """Key -> shape of a table with fixed keys; empty for anything else."""
         return {key: self.at(node) for key, node in self.node.get("properties", {}).items()}
 
@@ -81,20 +81,20 @@ class Shape:
         return self.node.get("type") == "object" and "properties" in self.node and self.values is None
 
     @cached_property
-    def values(self) -> Shape | None:
+    def values(self) -> SchemaNode | None:
         """The shape of every value of a table of free keys; None for anything else."""
         patterns = list(self.node.get("patternProperties", {}).values())
         node = patterns[0] if patterns else self.node.get("additionalProperties")
         return self.at(node) if isinstance(node, Mapping) else None
 
     @cached_property
-    def items(self) -> Shape | None:
+    def items(self) -> SchemaNode | None:
         """The shape of every item of an array of any length; None for anything else."""
         node = self.node.get("items")
         return self.at(node) if isinstance(node, Mapping) else None
 
     @cached_property
-    def slots(self) -> list[Shape]:
+    def slots(self) -> list[SchemaNode]:
         """The shapes of the items of an array of fixed length; empty for anything else."""
         return [self.at(node) for node in self.node.get("prefixItems", ())]
 
@@ -112,21 +112,21 @@ class Shape:
         return [str(choice) for choice in rule.choices] or None if rule is not None else None
 
     @cached_property
-    def key_rule(self) -> Shape | None:
+    def key_rule(self) -> SchemaNode | None:
         """What the keys of a table of free keys must be; None where any will do."""
         if patterns := list(self.node.get("patternProperties", {})):
-            return Shape({"type": "string", "pattern": patterns[0]}, self.definitions)
+            return SchemaNode({"type": "string", "pattern": patterns[0]}, self.definitions)
         names = self.node.get("propertyNames")
         return self.at(names) if names else None
 
-    def child(self, key: str | int) -> Shape | None:
+    def child(self, key: str | int) -> SchemaNode | None:
         """Return the shape under a key or an index of a table or an array; None where the model knows none."""
         if isinstance(key, int):
             slots = self.slots
             return slots[key] if key < len(slots) else self.items
         return self.keys.get(key, self.values)
 
-    def narrow(self, value: object) -> Shape:
+    def narrow(self, value: object) -> SchemaNode:
         """Return the alternative of a union that `value` belongs to; the shape itself where that cannot be told."""
         if self.tag is not None:
             tag = value.get(self.tag) if isinstance(value, dict) else None

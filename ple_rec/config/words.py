@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ple_rec.config.base import Name
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.text.suggest import did_you_mean
 
 TOML_TYPES = {
@@ -78,7 +78,7 @@ def meant(word: object, known: Sequence[str]) -> str:
     return did_you_mean(word, known, '"') if isinstance(word, str) else ""
 
 
-def expected(shape: Shape) -> str:
+def expected(shape: SchemaNode) -> str:
     """Return what may stand there, with an article: `a positive int`, `an array of strings`, `"a" or "b"`."""
     if shape.members:
         return either([expected(member) for member in shape.members])
@@ -88,7 +88,7 @@ def expected(shape: Shape) -> str:
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
-def noun(shape: Shape, many: bool = False) -> str:
+def noun(shape: SchemaNode, many: bool = False) -> str:
     """Return what may stand there, without an article; `many` for the plural."""
     plural = "s" if many else ""
     kind = shape.node.get("type")
@@ -109,7 +109,7 @@ def noun(shape: Shape, many: bool = False) -> str:
     return f"{NOUNS[kind]}{plural}" if kind in NOUNS else "anything"
 
 
-def _number(shape: Shape, plural: str) -> str:
+def _number(shape: SchemaNode, plural: str) -> str:
     text, rule = NOUNS[shape.node["type"]] + plural, bounds(shape)
     if rule == "> 0":
         return f"positive {text}"
@@ -118,7 +118,7 @@ def _number(shape: Shape, plural: str) -> str:
     return f"{text} {rule}".rstrip()
 
 
-def _string(shape: Shape, plural: str) -> str:
+def _string(shape: SchemaNode, plural: str) -> str:
     pattern = shape.node.get("pattern")
     if pattern == NAME_PATTERN:
         return f"name{plural}"
@@ -126,19 +126,19 @@ def _string(shape: Shape, plural: str) -> str:
     return f"{text} matching {pattern}" if pattern else text
 
 
-def pattern_rule(shape: Shape) -> str:
+def pattern_rule(shape: SchemaNode) -> str:
     """Return what a noun that stands for a pattern leaves unsaid."""
     return " (letters, digits and _; no digit first)" if shape.node.get("pattern") == NAME_PATTERN else ""
 
 
-def _array(shape: Shape, plural: str) -> str:
+def _array(shape: SchemaNode, plural: str) -> str:
     if shape.slots:
         return f"array{plural} [{', '.join(noun(slot) for slot in shape.slots)}]"
     empty = "non-empty " if shape.node.get("minItems") == 1 else ""
     return f"{empty}array{plural}" + (f" of {noun(shape.items, many=True)}" if shape.items else "")
 
 
-def bounds(shape: Shape) -> str:
+def bounds(shape: SchemaNode) -> str:
     """Return the range of a number: `> 0`, `>= 0 and < 1`, `> 0 and a multiple of 4`; empty without one."""
     signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     signs["multipleOf"] = "a multiple of"
@@ -149,7 +149,7 @@ def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) else str(number)
 
 
-def lengths(shape: Shape) -> str:
+def lengths(shape: SchemaNode) -> str:
     """Return the range of a length: `at least 1 item`, `exactly 2 items`, `at most 8 characters`; empty without one."""
     parts = []
     for suffix, unit in (("Items", "item"), ("Length", "character"), ("Properties", "key")):

@@ -30,7 +30,7 @@ def table_configs(
         config: Dims, types, exceptions.
         features: That are read.
         rows: Of every table of the dataset.
-        filled: Whether TorchRec draws initial rows; not where `ple_rec.parallel` writes every row of every shard.
+        filled: Whether TorchRec draws initial rows; not where `ple_rec.distributed` writes every row of every shard.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ple_rec.modules.experts import ExpertBank
 from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing import MIXINGS, LevelMixing
-from ple_rec.modules.routing import Legend, Routing
+from ple_rec.modules.routing import GateLabels, Routing
 
 
 class ExtractionLevel(nn.Module):
@@ -95,7 +95,7 @@ class ExtractionNetwork(nn.Module):
         self.level_mixing = _level_mixing(routings)
         if self.level_mixing is not None:
             legends.append(self.level_mixing.legend)
-        self.legends: tuple[Legend, ...] = tuple(legends)
+        self.legends: tuple[GateLabels, ...] = tuple(legends)
 
     def forward(self, x_BD: Inputs) -> tuple[list[Tensor], list[Tensor]]:
         """x_BD -> what the towers read, (B, width_o) each, and one A_BOE per `legends` (the expert utilisation)."""

@@ -68,7 +68,7 @@ class Routing:
 
 
 @dataclass(frozen=True)
-class Legend:
+class GateLabels:
     """What the rows and columns of an A_BOE are, for those who show it.
 
     Args:

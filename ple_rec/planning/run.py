@@ -12,17 +12,17 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
 from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.plan_file import dump_plan
+from ple_rec.distributed.capacity import DoesNotFitError
+from ple_rec.distributed.partitioner import Watch
+from ple_rec.distributed.process_group import quiet
 from ple_rec.errors import Option, UserError
-from ple_rec.parallel.partitioner import Watch
-from ple_rec.parallel.process_group import quiet
-from ple_rec.parallel.shortfall import DoesNotFitError
 from ple_rec.planning.options import Options
+from ple_rec.planning.plan_input import Described, describe, plan_run
 from ple_rec.planning.roofline import roofline
 from ple_rec.planning.roofline_text import format_roofline
 from ple_rec.planning.smallest import most_hosts, smallest_hosts
-from ple_rec.planning.subject import Described, describe, plan_run
+from ple_rec.planning.suggestions import describe_ways, suggestions
 from ple_rec.planning.text import format_plan, rate_text, tables_in_uvm_by_planner, uvm_text
-from ple_rec.planning.ways_out import describe_ways, ways_out
 from ple_rec.planning.workload import workload_of
 from ple_rec.reports.page import write_document
 from ple_rec.reports.plan.page import write_page
@@ -49,7 +49,7 @@ def plan(options: Options) -> int:
     except DoesNotFitError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
         with messages("stderr"), _watched(cluster) as watch:
-            ways = ways_out(config, described, cluster, watch)
+            ways = suggestions(config, described, cluster, watch)
         logger.info(describe_ways(ways))
         return _DOES_NOT_FIT
     if options.json:

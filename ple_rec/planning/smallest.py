@@ -9,11 +9,11 @@ from functools import cache
 from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.run import RunConfig
-from ple_rec.parallel.partitioner import Watch
-from ple_rec.parallel.planner import Request, is_hopeless
-from ple_rec.parallel.shortfall import DoesNotFitError
+from ple_rec.distributed.capacity import DoesNotFitError
+from ple_rec.distributed.partitioner import Watch
+from ple_rec.distributed.planner import PlanningInputs, is_hopeless
 from ple_rec.planning.estimate import Work, highest_rate
-from ple_rec.planning.subject import Described, meta_model, plan_run, request_of, work_of
+from ple_rec.planning.plan_input import Described, meta_model, plan_run, request_of, work_of
 from ple_rec.planning.text import rate_text
 from ple_rec.training.checks import select
 from ple_rec.training.model import sizes_of
@@ -109,7 +109,7 @@ def fewest_hosts(
     def work() -> Work:  # The model is built only once its sizes are known to fit some hosts.
         return work_of(config, described, meta_model(config, described, cuda=cluster.cuda), cluster)
 
-    def request(hosts: int) -> Request:
+    def request(hosts: int) -> PlanningInputs:
         return request_of(config, described, cluster.model_copy(update={"hosts": hosts}))
 
     def too_slow(hosts: int) -> bool:

@@ -11,7 +11,7 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.extraction import ExtractionLevel
 from ple_rec.modules.mlp import Mlp
 from ple_rec.planning.estimate import Work
-from ple_rec.planning.subject import Described, meta_model, work_of
+from ple_rec.planning.plan_input import Described, meta_model, work_of
 from ple_rec.training.checks import select
 
 

@@ -14,9 +14,9 @@ from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.reports.gate_bars import gate_bars
 from ple_rec.reports.numbers import DASH, true_minus
 from ple_rec.reports.page import Fact, Panel, Part, render, write_document
+from ple_rec.runs.layout import ANALYSIS_PAGE
+from ple_rec.runs.results import FEW, slice_name
 from ple_rec.storage import Location
-from ple_rec.training.results import FEW, slice_name
-from ple_rec.training.run_dir import ANALYSIS_PAGE
 
 _ACROSS = 9  # columns of weights and distances side by side in a table of sub-populations
 

@@ -12,8 +12,8 @@ from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator,
 from numpy.typing import NDArray
 
 from ple_rec.reports.svg import BEST, INK, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
+from ple_rec.runs.read import Series
 from ple_rec.text.units import short_count
-from ple_rec.training.run_files import Series
 
 _MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
 _TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ple_rec.training.results import MISSING
+from ple_rec.runs.results import MISSING
 
 DASH = "\u2013"  # stands for a number that there is not
 

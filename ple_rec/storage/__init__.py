@@ -33,14 +33,7 @@ from ple_rec.storage.files import (
     write_checked,
     write_text,
 )
-from ple_rec.storage.location import (
-    Location,
-    Remote,
-    explain_errors,
-    is_address,
-    is_remote,
-    location,
-)
+from ple_rec.storage.location import Location, Remote, explain_errors, is_address, is_remote, location
 
 __all__ = [
     "Location",

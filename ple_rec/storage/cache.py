@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 
 from ple_rec.errors import DataError, UserError
-from ple_rec.locks import take_lock
 from ple_rec.storage.files import atomic_write
 from ple_rec.storage.location import Location, Remote, explain_errors
+from ple_rec.storage.locks import take_lock
 
 CACHE = "PLE_REC_CACHE"  # Environment variable of the folder.
 _PIECE = 8 << 20  # bytes that are copied at a time

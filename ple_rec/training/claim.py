@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.config.run import RunConfig
-from ple_rec.parallel.agree import broadcast, on_main
+from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
+from ple_rec.runs.checkpoints import checkpoint_place, restore_head
+from ple_rec.runs.directory import RunDirectory, hold_run, of_other_rank
+from ple_rec.runs.state import Action, Resume, decide, inspect
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import checkpoint_place, restore_head
-from ple_rec.training.run_directory import RunDirectory, hold_run, of_other_rank
-from ple_rec.training.run_state import Action, Resume, decide, inspect
+from ple_rec.training.loggers import check_reachable
 from ple_rec.training.warm_start import Start, recorded_start, starting_point
-from ple_rec.training.watch import check_reachable
 
 _LOCK_WAIT_SECONDS = 30.0  # for a rank of the job's last attempt, which may still be dying, elsewhere
 
@@ -84,6 +84,6 @@ def claim_run(
         return Claim(action, start, path, manifest.written_by)
 
     with ExitStack() as stack:
-        found = broadcast(on_main(claim))
+        found = broadcast(run_on_rank_zero(claim))
         assert found is not None
         yield held[0] if held else of_other_rank(run_dir), found

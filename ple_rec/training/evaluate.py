@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.metrics import MetricCollection
-from ple_rec.modules.routing import Legend
+from ple_rec.modules.routing import GateLabels
 from ple_rec.training.slices import SliceMetrics
 
 
@@ -27,7 +27,7 @@ class GateStatistics:
         device: Of the gates.
     """
 
-    def __init__(self, legends: Sequence[Legend], device: torch.device) -> None:
+    def __init__(self, legends: Sequence[GateLabels], device: torch.device) -> None:
         self.legends = list(legends)
         shapes = [(len(legend.outputs), len(legend.experts)) for legend in legends]
         self.sums = [torch.zeros(2, *shape, dtype=torch.float64, device=device) for shape in shapes]
@@ -62,7 +62,7 @@ class GateStatistics:
         return levels
 
 
-def _blank(values_OE: Tensor, legend: Legend) -> list[list[float | None]]:
+def _blank(values_OE: Tensor, legend: GateLabels) -> list[list[float | None]]:
     return [
         [value if read else None for value, read in zip(row, reads, strict=True)]
         for row, reads in zip(values_OE.tolist(), legend.reads_OE, strict=True)
@@ -98,7 +98,7 @@ def evaluate(
     device: torch.device,
     *,
     exact_limit: int,
-    legends: Sequence[Legend] | None = None,
+    legends: Sequence[GateLabels] | None = None,
     slices: SliceMetrics | None = None,
 ) -> dict[str, Any]:
     """Run `model` over `batches` on every rank; a collective.

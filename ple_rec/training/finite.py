@@ -9,15 +9,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from ple_rec.distributed.sharding import local_shards
 from ple_rec.errors import DivergedError
-from ple_rec.parallel.sharding import local_shards
-from ple_rec.training.job import Job
+from ple_rec.training.context import TrainContext
 
 _DENSE, _STATE = "the dense layers", "the optimizer state of "
 _SHOWN = 4  # places that a message names
 
 
-def check_finite(job: Job, step: int) -> None:
+def check_finite(job: TrainContext, step: int) -> None:
     """Refuse to evaluate or to save weights or optimizer state that are not finite (a collective).
 
     Losses and dense gradients are known to be finite when a step ends, but its update may still overflow: a row that no
@@ -51,7 +51,7 @@ def check_finite(job: Job, step: int) -> None:
         )
 
 
-def _local(job: Job) -> Iterator[tuple[str, Tensor]]:
+def _local(job: TrainContext) -> Iterator[tuple[str, Tensor]]:
     """Place and values of every weight and state that this rank holds."""
     for table, values, *_ in local_shards(job.model):
         yield f"table {table}", values

@@ -11,9 +11,9 @@ import torch
 
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.run import RunConfig
-from ple_rec.parallel.process_group import Ranks
+from ple_rec.distributed.process_group import Ranks
+from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import checkpoint_place
 
 logger = logging.getLogger(__name__)
 

@@ -21,51 +21,51 @@ from torch import Tensor
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
+from ple_rec.distributed.collectives import PeerError
+from ple_rec.distributed.process_group import AFTER_WATCH_SECONDS
 from ple_rec.errors import UserError
 from ple_rec.models.losses.sums import StepLoss, weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
-from ple_rec.parallel.agree import PeerError
-from ple_rec.parallel.process_group import AFTER_WATCH_SECONDS
-from ple_rec.training.checkpoints import CheckpointTimer, checkpoint_place
+from ple_rec.runs.checkpoints import CheckpointTimer, checkpoint_place
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import INIT, LOG, SAVED
+from ple_rec.training.batch_feeder import make_pipeline
+from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
-from ple_rec.training.guard import StepGuard
-from ple_rec.training.job import Job
-from ple_rec.training.pipeline import make_pipeline
-from ple_rec.training.position import Position, beginning
+from ple_rec.training.loggers import Loggers
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.preemption import Preemption, StopRequested, preempted
-from ple_rec.training.profile.regions import OFF, Regions
-from ple_rec.training.profile.session import UNPROFILED, Unprofiled
+from ple_rec.training.profiler.regions import OFF, Regions
+from ple_rec.training.profiler.session import UNPROFILED, Unprofiled
 from ple_rec.training.progress import Progress, Window
 from ple_rec.training.restore import restore, state_dict, texts, written_by
-from ple_rec.training.run_dir import INIT, LOG, SAVED
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.training.state import TrainState, initial_state
 from ple_rec.training.validation import record_evaluation, validate
 from ple_rec.training.warm_start import Start, load_start
-from ple_rec.training.watch import Watchers
 
 logger = logging.getLogger(__name__)
 
-Measure = Callable[[Job], Mapping[str, Any]]
+Measure = Callable[[TrainContext], Mapping[str, Any]]
 
 
-def nothing(job: Job) -> Mapping[str, Any]:
+def nothing(job: TrainContext) -> Mapping[str, Any]:
     """A `Measure` of nothing."""
     return {}
 
 
 def train_steps(
-    job: Job,
+    job: TrainContext,
     run: RunDirectory,
     *,
     resume: bool,
-    watchers: Watchers | None = None,
+    watchers: Loggers | None = None,
     start: Start | None = None,
     profile: Unprofiled = UNPROFILED,
     measure: Measure = nothing,
     preemption: Preemption | None = None,
-) -> Position:
+) -> TrainState:
     """Train to the last step, or until `early_stopping` ends it: report, evaluate, keep checkpoints.
 
     Args:
@@ -106,7 +106,7 @@ def train_steps(
     if resume and job.ranks.is_main:
         logger.info("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
     window = Window(tasks, device)
-    position = beginning(job) if path is None else restore(job, path, window)
+    position = initial_state(job) if path is None else restore(job, path, window)
     store.saved_step = None if path is None else position.step
     if job.ranks.is_main and position.step > job.total_steps:
         logger.info(
@@ -118,7 +118,7 @@ def train_steps(
         load_start(job, start)
         if job.ranks.is_main:
             logger.info(f"starts from {start.path}, trained on dataset {start.dataset[:12]}")
-    guard = StepGuard([task.name for task in tasks], device)
+    guard = NonFiniteGuard([task.name for task in tasks], device)
     save = partial(save_checkpoint, job, store, position, window, start)
     pipeline = make_pipeline(config.pipeline, job.model, job.ranks, profile.regions)
     job.model.train()
@@ -217,7 +217,13 @@ def train_steps(
 
 
 def save_checkpoint(
-    job: Job, store: CheckpointStore, position: Position, window: Window, start: Start | None = None, *, best: bool
+    job: TrainContext,
+    store: CheckpointStore,
+    position: TrainState,
+    window: Window,
+    start: Start | None = None,
+    *,
+    best: bool,
 ) -> None:
     """Save the run as it stands, and where it started (a collective); raises as `CheckpointStore.save` does."""
     job.ranks.watch.mark(f"the save of step {position.step}")
@@ -237,10 +243,10 @@ def describe_saves(store: CheckpointStore) -> str:
 
 @contextmanager
 def _save_on_stop(
-    job: Job,
+    job: TrainContext,
     store: CheckpointStore,
-    position: Position,
-    guard: StepGuard,
+    position: TrainState,
+    guard: NonFiniteGuard,
     save: Callable[..., None],
     preemption: Preemption,
     place: str,
@@ -277,8 +283,8 @@ def _save_on_stop(
 
 
 def train_step(
-    job: Job,
-    guard: StepGuard,
+    job: TrainContext,
+    guard: NonFiniteGuard,
     batch: Batch,
     step: int,
     weights_K: Sequence[float],
@@ -332,24 +338,24 @@ def train_step(
     return logits_BK, sums_K, local_K
 
 
-def _over(job: Job, position: Position) -> bool:
+def _over(job: TrainContext, position: TrainState) -> bool:
     early = job.config.early_stopping
     stopped = early is not None and position.stopping is not None and position.stopping.over(early)
     return stopped or position.step >= job.total_steps
 
 
-def _due(job: Job, step: int, every: int | None) -> bool:
+def _due(job: TrainContext, step: int, every: int | None) -> bool:
     return step % (every or job.loader.steps) == 0 or step == job.total_steps
 
 
-def _saves(job: Job, step: int) -> bool:
+def _saves(job: TrainContext, step: int) -> bool:
     """Whether the step is followed by a checkpoint, after an evaluation or without one."""
     config = job.config
     return _due(job, step, config.train.evaluate_every) or _due(job, step, config.checkpoint.every or job.total_steps)
 
 
 def _evaluate(
-    job: Job, valid: Loader, position: Position, preemption: Preemption, progress: Progress, measure: Measure
+    job: TrainContext, valid: Loader, position: TrainState, preemption: Preemption, progress: Progress, measure: Measure
 ) -> bool:
     """Evaluate on the validation split; return whether this step has the best weights so far (a collective).
 
@@ -364,7 +370,7 @@ def _evaluate(
     return best
 
 
-def _head(job: Job, position: Position, split: str) -> dict[str, Any]:
+def _head(job: TrainContext, position: TrainState, split: str) -> dict[str, Any]:
     return {
         "split": split,
         "step": position.step,

@@ -12,11 +12,11 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 from ple_rec.config.precision import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
+from ple_rec.distributed.planner import ModelSizes
 from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import table_configs
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
-from ple_rec.parallel.planner import ModelSizes
 from ple_rec.training.checks import chosen_tasks, losses_of
 
 

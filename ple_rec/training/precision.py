@@ -16,9 +16,9 @@ import torch.distributed as dist
 
 from ple_rec.config.precision import CLEARLY_FASTER, AskedPrecision, UsedPrecision, faster_precision, speed_text
 from ple_rec.config.run import RunConfig
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.models.cpu.gemm_probe import layer_gflops
-from ple_rec.parallel.process_group import Ranks
-from ple_rec.training.results import mapping, number
+from ple_rec.runs.results import mapping, number
 
 Shape = tuple[int, int, int]
 Speeds = tuple[float, float]  # GFLOP/s in fp32, in bf16

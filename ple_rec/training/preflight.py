@@ -13,18 +13,18 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
+from ple_rec.distributed.plan_check import GivenPlan, check_tables
 from ple_rec.errors import Option, UserError
 from ple_rec.models.embeddings import table_configs
-from ple_rec.parallel.plan_check import GivenPlan, check_tables
+from ple_rec.runs.layout import CONFIG
+from ple_rec.runs.state import Resume, decide, inspect
 from ple_rec.storage import Location
 from ple_rec.training.checks import check_defined, check_loss_weights
-from ple_rec.training.profile.schedule import check_steps
+from ple_rec.training.loggers import check_installed
+from ple_rec.training.profiler.schedule import check_steps
 from ple_rec.training.resolved import resolve
-from ple_rec.training.run_dir import CONFIG
-from ple_rec.training.run_state import Resume, decide, inspect
 from ple_rec.training.trained import trained_checkpoint
 from ple_rec.training.warm_start import recorded_start, starting_point
-from ple_rec.training.watch import check_installed
 
 # What may differ when a run is evaluated: on which data, how it is told, and where it runs.
 _OF_EVALUATION = (

@@ -31,16 +31,16 @@ from torch import Tensor
 
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.metrics import MetricCollection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
-from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.process_group import Ranks
+from ple_rec.runs.layout import write_text, writing
+from ple_rec.runs.warnings import SlowdownMonitor, dominance_warning
 from ple_rec.text.progress import bar
 from ple_rec.text.units import clock, gib, short_count
-from ple_rec.training.report_warnings import SlowdownMonitor, dominance_warning
-from ple_rec.training.run_dir import write_text, writing
-from ple_rec.training.watch import Watchers
+from ple_rec.training.loggers import Loggers
 
 logger = logging.getLogger(__name__)
 
@@ -153,17 +153,17 @@ class Progress:
         log: Path,
         step: int,
         total_steps: int,
-        watchers: Watchers | None = None,
+        watchers: Loggers | None = None,
         *,
         evaluated: bool = True,
     ) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
         self.log = log
-        self.watchers = watchers or Watchers()
+        self.watchers = watchers or Loggers()
         self._slowdown, self._first = SlowdownMonitor(ranks.threads), True
         self._usual = 0  # steps of the longest report so far
-        self.file: TextIO | None = on_main(lambda: self._open(step, evaluated))
+        self.file: TextIO | None = run_on_rank_zero(lambda: self._open(step, evaluated))
         self.bar = bar(total_steps, done=step, unit="step", show=self.main)
 
     def say(self, text: str) -> None:
@@ -185,7 +185,7 @@ class Progress:
         Raises:
             UserError: as the constructor.
         """
-        on_main(lambda: self._append(json.dumps(record)))
+        run_on_rank_zero(lambda: self._append(json.dumps(record)))
         self.watchers.hear(record)
         self.say("  ".join(filter(None, (_line(record, self.total_steps), self._span(record), note))))
         if record["split"] == "train":

@@ -16,26 +16,26 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.errors import DataError, Option, UserError, settings
+from ple_rec.runs.layout import CONFIG, PLAN
+from ple_rec.runs.lineage import check_trained_with, data_head, what_differs
 from ple_rec.storage import Location, short
+from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import stopping_metric
-from ple_rec.training.job import Job
-from ple_rec.training.position import Position, beginning
 from ple_rec.training.progress import Window
-from ple_rec.training.run_dir import CONFIG, PLAN
-from ple_rec.training.trained_on import check_trained_with, data_head, what_differs
+from ple_rec.training.state import TrainState, initial_state
 
 logger = logging.getLogger(__name__)
 
 _CPU = "cpu"  # the device of checkpoints that name none
 
 
-def state_dict(job: Job, position: Position, window: Window) -> dict[str, Any]:
+def state_dict(job: TrainContext, position: TrainState, window: Window) -> dict[str, Any]:
     """All that a resumed run needs to go on as if it had never stopped."""
     unreported = {f"window.{job.ranks.rank}": window.state_dict()} if window.steps else {}
     return _shared(job, position) | _random(job) | unreported
 
 
-def _shared(job: Job, position: Position) -> dict[str, Any]:
+def _shared(job: TrainContext, position: TrainState) -> dict[str, Any]:
     """What any number of ranks can load."""
     return {
         "model": job.model.state_dict(),
@@ -44,13 +44,13 @@ def _shared(job: Job, position: Position) -> dict[str, Any]:
     }
 
 
-def _random(job: Job) -> dict[str, Any]:
+def _random(job: TrainContext) -> dict[str, Any]:
     """The random state of this rank, of which dropout draws."""
     rank, cuda = job.ranks.rank, job.ranks.device.type == "cuda"
     return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
 
 
-def written_by(job: Job, position: Position, window: Window) -> dict[str, Any]:
+def written_by(job: TrainContext, position: TrainState, window: Window) -> dict[str, Any]:
     """Return what a reader of a checkpoint must know of the run before it loads."""
     return (
         _written_by(job)
@@ -59,12 +59,12 @@ def written_by(job: Job, position: Position, window: Window) -> dict[str, Any]:
     )
 
 
-def texts(job: Job) -> dict[str, str]:
+def texts(job: TrainContext) -> dict[str, str]:
     """Files that lie beside the tensors of a checkpoint, for whoever finds it alone."""
     return {CONFIG: dump_toml(job.config).rstrip("\n"), PLAN: dump_plan(job.plan).rstrip("\n")}
 
 
-def _written_by(job: Job) -> dict[str, Any]:
+def _written_by(job: TrainContext) -> dict[str, Any]:
     return {
         "ranks": job.ranks.world_size,
         "threads": job.ranks.threads,
@@ -77,7 +77,7 @@ def _written_by(job: Job) -> dict[str, Any]:
     }
 
 
-def column_cuts(job: Job) -> dict[str, list[int]]:
+def column_cuts(job: TrainContext) -> dict[str, list[int]]:
     """Return the columns of each shard of every table whose optimizer has a state for each of them; empty without."""
     if not column_wise_remarks(job.plan):
         return {}
@@ -88,7 +88,7 @@ def column_cuts(job: Job) -> dict[str, list[int]]:
     }
 
 
-def check_resumable(job: Job, run_dir: Location, path: Location) -> None:
+def check_resumable(job: TrainContext, run_dir: Location, path: Location) -> None:
     """Refuse to resume a run of other samples, steps, cuts or configuration, before anything is written.
 
     Args:
@@ -105,7 +105,7 @@ def check_resumable(job: Job, run_dir: Location, path: Location) -> None:
         check_trained_with(job.config, run_dir, path, manifest)
 
 
-def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
+def _check_same(job: TrainContext, path: Location, before: Mapping[str, Any]) -> None:
     now = _written_by(job)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
@@ -144,7 +144,7 @@ def _check_same(job: Job, path: Location, before: Mapping[str, Any]) -> None:
         )
 
 
-def restore(job: Job, path: Location, window: Window) -> Position:
+def restore(job: TrainContext, path: Location, window: Window) -> TrainState:
     """Fill model, optimizers, random states and the window from a checkpoint that `newest_good` has found.
 
     Where the run stands, then (a collective).
@@ -156,7 +156,7 @@ def restore(job: Job, path: Location, window: Window) -> Position:
         UserError: the checkpoint is of other samples, steps or cuts.
         DataError: it does not fit.
     """
-    position = beginning(job)
+    position = initial_state(job)
     manifest = read_manifest(path)
     before = manifest.written_by
     _check_same(job, path, before)
@@ -164,7 +164,7 @@ def restore(job: Job, path: Location, window: Window) -> Position:
     counted = before.get("early_stopping") == stopping_metric(job.config)
     wrote, here = before.get("device", _CPU), job.ranks.device.type
     same = (before.get("ranks"), wrote) == (job.ranks.world_size, here)
-    state = _shared(job, position if counted else Position()) | (_random(job) if same else {})
+    state = _shared(job, position if counted else TrainState()) | (_random(job) if same else {})
     windows = _windows(job, before) if before.get("unreported_steps") else {}
     state |= windows
     load(path, state, verified=True)
@@ -175,7 +175,7 @@ def restore(job: Job, path: Location, window: Window) -> Position:
     with _possible(path, "position"):
         if (step := state["position"]["step"]) != manifest.step:
             raise ValueError(f"it says step {step}")
-        saved = Position.of_saved(state["position"])
+        saved = TrainState.of_saved(state["position"])
     saved.evaluation_pending = bool(before.get("evaluation_pending"))
     if same:
         with _possible(path, "random state"):
@@ -207,13 +207,13 @@ def _possible(path: Location, what: str) -> Iterator[None]:
         raise DataError(f"{path}, {what}", short(error), rule, "use another checkpoint of the run") from error
 
 
-def _windows(job: Job, before: Mapping[str, Any]) -> dict[str, Any]:
+def _windows(job: TrainContext, before: Mapping[str, Any]) -> dict[str, Any]:
     """To be filled: this rank's window, or on rank 0 those of all ranks where there were others."""
     ranks, rank = int(before["ranks"]), job.ranks.rank
     own = [rank] if ranks == job.ranks.world_size else range(ranks) if rank == 0 else []
     return {f"window.{r}": Window(job.selection.tasks, job.ranks.device).state_dict() for r in own}
 
 
-def _seed(job: Job, step: int) -> int:
+def _seed(job: TrainContext, step: int) -> int:
     text = f"{job.config.seed}/{step}/{job.ranks.world_size}/{job.ranks.rank}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

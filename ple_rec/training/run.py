@@ -15,39 +15,39 @@ from ple_rec.config.plan import column_wise_remarks
 from ple_rec.config.plan_file import dump_plan, load_plan, own_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.plan_check import GivenPlan
+from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import DivergedError, Option, PreemptedError, UserError
-from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.plan_check import GivenPlan
-from ple_rec.parallel.process_group import process_group
+from ple_rec.runs.checkpoints import directories_of, take_over
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import CONFIG, INIT, LOG, METRICS, OF_RESULTS, PLAN, REPORT
+from ple_rec.runs.overfitting import overfitting_warning
+from ple_rec.runs.read import RunLog
+from ple_rec.runs.results import format_results
+from ple_rec.runs.state import Resume
+from ple_rec.runs.warnings import dominant_task
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import directories_of, take_over
 from ple_rec.training.claim import claim_run
+from ple_rec.training.context import EvaluationJob, TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.job import EvaluationJob, Job, assemble
 from ple_rec.training.last_checkpoint import with_recorded_threads
+from ple_rec.training.loggers import watching
 from ple_rec.training.loop import Measure, nothing, train_steps
-from ple_rec.training.overfitting import overfitting_warning
 from ple_rec.training.paper import paper_figures
-from ple_rec.training.position import Position
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
 from ple_rec.training.preflight import check_evaluation
-from ple_rec.training.profile.session import UNPROFILED, StepProfile
-from ple_rec.training.report_warnings import dominant_task
+from ple_rec.training.profiler.session import UNPROFILED, StepProfile
 from ple_rec.training.restore import check_resumable
-from ple_rec.training.results import format_results
-from ple_rec.training.run_dir import CONFIG, INIT, LOG, METRICS, OF_RESULTS, PLAN, REPORT
-from ple_rec.training.run_directory import RunDirectory
-from ple_rec.training.run_files import RunLog
-from ple_rec.training.run_state import Resume
 from ple_rec.training.slices import SliceMetrics, find_slicings
+from ple_rec.training.state import TrainState
 from ple_rec.training.storage_check import check_storage
 from ple_rec.training.summary import summary
 from ple_rec.training.table_health import table_health
-from ple_rec.training.trained import load_checkpoint, opened
+from ple_rec.training.trained import load_checkpoint, open_trained_run
 from ple_rec.training.validation import no_better_than_start, until_stop
 from ple_rec.training.warm_start import Start
-from ple_rec.training.watch import watching
 
 logger = logging.getLogger(__name__)
 
@@ -100,12 +100,12 @@ def train(
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _plan_to_follow(plan, run_dir, resuming=resuming)
         ranks = with_recorded_threads(config, claim.written_by, ranks)
-        job = assemble(config, ranks, given, saved_precision(claim.written_by))
+        job = build_context(config, ranks, given, saved_precision(claim.written_by))
         if (newest := claim.newest) is not None:  # before the plan and the configuration of the run are written anew
-            on_main(lambda: check_resumable(job, run_dir, newest))
+            run_on_rank_zero(lambda: check_resumable(job, run_dir, newest))
         elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:
             raise damage  # before the earlier run is removed
-        on_main(lambda: _write_head(job, run, start, resuming=resuming))
+        run_on_rank_zero(lambda: _write_head(job, run, start, resuming=resuming))
         preemption = Preemption(config.checkpoint.grace_seconds)
         with watching(job.config, run, resume=resuming) as watchers, preemption:
             if ranks.is_main:
@@ -127,7 +127,7 @@ def train(
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
             metrics["table_health"] = table_health(job, start)
             metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
-            watchers.finish(metrics, on_main(lambda: _finish(metrics, run, config, position)) or {})
+            watchers.finish(metrics, run_on_rank_zero(lambda: _finish(metrics, run, config, position)) or {})
         return metrics
 
 
@@ -146,7 +146,7 @@ def evaluate_run(
         UserError: as `check_evaluation`.
     """
     config = check_evaluation(run_dir, splits, checkpoint, overrides)
-    with opened(config, run_dir, checkpoint) as job:
+    with open_trained_run(config, run_dir, checkpoint) as job:
         return _evaluate_splits(job, run_dir, checkpoint, splits)
 
 
@@ -162,7 +162,7 @@ def _plan_to_follow(plan: Location | None, run_dir: Location, *, resuming: bool)
         own = own_plan(run_dir / PLAN) if resuming else None
         return None if own is None else GivenPlan(own, str(run_dir / PLAN), insist=False)
 
-    return on_main(read)
+    return run_on_rank_zero(read)
 
 
 @contextmanager
@@ -178,11 +178,11 @@ def _report_of_divergence(run: RunDirectory) -> Iterator[None]:
     try:
         yield
     except DivergedError:
-        on_main(report)  # the others wait: the first rank to end ends them all
+        run_on_rank_zero(report)  # the others wait: the first rank to end ends them all
         raise
 
 
-def _write_head(job: Job, run: RunDirectory, start: Start | None, *, resuming: bool) -> None:
+def _write_head(job: TrainContext, run: RunDirectory, start: Start | None, *, resuming: bool) -> None:
     take_over(job.config, run, resuming=resuming)
     if start is not None:  # first: a run that was killed before its first checkpoint starts from there again
         run.write_json(INIT, vars(start))
@@ -190,7 +190,7 @@ def _write_head(job: Job, run: RunDirectory, start: Start | None, *, resuming: b
     run.write_text(PLAN, dump_plan(job.plan))
 
 
-def _introduction(job: Job, run_dir: Location) -> str:
+def _introduction(job: TrainContext, run_dir: Location) -> str:
     ranks, tables = job.ranks, job.plan.tables
     rows = sum(table.rows for table in tables)
     known = len(job.dataset.schema.tasks)
@@ -207,7 +207,7 @@ def _introduction(job: Job, run_dir: Location) -> str:
     )
 
 
-def _never_early(job: Job) -> str:
+def _never_early(job: TrainContext) -> str:
     """A warning where early stopping is asked for and cannot happen."""
     early = job.config.early_stopping
     evaluations = -(-job.total_steps // (job.config.train.evaluate_every or job.loader.steps))
@@ -249,7 +249,7 @@ def _evaluate_split(job: EvaluationJob, split: Split, preemption: Preemption | N
     return evaluate(job.model, batches, tasks, device, exact_limit=exact, legends=job.legends, slices=slices)
 
 
-def _finish(metrics: dict[str, Any], run: RunDirectory, config: RunConfig, position: Position) -> dict[str, str]:
+def _finish(metrics: dict[str, Any], run: RunDirectory, config: RunConfig, position: TrainState) -> dict[str, str]:
     """Write the results, print those of the last split; return the files that hold them, content by name."""
     split = config.evaluation.splits[-1]
     run.remove(OF_RESULTS)  # They are stale, and results without a report are made again.
@@ -273,7 +273,7 @@ def _finish(metrics: dict[str, Any], run: RunDirectory, config: RunConfig, posit
 
 def _write_report(run: RunDirectory) -> str:
     from ple_rec.reports.run.page import run_page  # matplotlib: half a second that no other rank has to pay
-    from ple_rec.training.run_files import read_run
+    from ple_rec.runs.read import read_run
 
     page = run_page(read_run(run.address))
     run.write_bytes(REPORT, page.encode("utf-8", "replace"))

@@ -13,10 +13,10 @@ from secrets import token_hex
 import torch.distributed as dist
 
 from ple_rec.config.load import load_schema
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.errors import Option, PleRecError, UserError
-from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.process_group import Ranks
-from ple_rec.training.run_dir import PROBE, write_text
+from ple_rec.runs.layout import PROBE, write_text
 
 _PATIENCE_SECONDS = 10.0  # network file systems show what another host wrote when they please
 _POLL_SECONDS = 0.2
@@ -50,7 +50,7 @@ def check_storage(directories: Sequence[Path], data: str, ranks: Ranks, patience
     if ranks.local_world_size == ranks.world_size:
         return
     probes, token = [directory / PROBE for directory in directories], [token_hex(8)]
-    on_main(lambda: _leave(probes, token[0]))
+    run_on_rank_zero(lambda: _leave(probes, token[0]))
     try:
         # No host looks before the file is there: that it is not would be remembered for a while.
         dist.broadcast_object_list(token, src=0)

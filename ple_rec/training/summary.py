@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ple_rec.config.load import fingerprint
-from ple_rec.training.job import Job
-from ple_rec.training.position import Position
+from ple_rec.training.context import TrainContext
+from ple_rec.training.state import TrainState
 
 
-def summary(job: Job, position: Position) -> dict[str, Any]:
+def summary(job: TrainContext, position: TrainState) -> dict[str, Any]:
     """Return what `metrics.json` says of a run beside its evaluations."""
     trained = position.step * job.loader.rows / job.loader.steps
     tables = sum(table.rows * table.dim for table in job.plan.tables)

@@ -17,11 +17,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.config.schema import VOCAB_DIR
-from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.table_rows import Block, Origin, TableRows
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.table_rows import Block, Origin, TableRows
 from ple_rec.storage import Location, StoreError
 from ple_rec.storage.arrow import open_parquet
-from ple_rec.training.job import EvaluationJob
+from ple_rec.training.context import EvaluationJob
 from ple_rec.training.warm_start import Start
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def table_health(job: EvaluationJob, start: Start | None = None) -> list[dict[st
     used = {t.table: t.rows - len(free[t.table]) for t in tables}
     origins = {t.table: Origin(t.table, t.rows, t.dim, seed, scale) for t in tables}
     reader = TableRows(job.model, origins, job.ranks.device)
-    shares = [on_main(lambda: [_counted(job.dataset.path, table, rows) for table, rows in used.items()])]
+    shares = [run_on_rank_zero(lambda: [_counted(job.dataset.path, table, rows) for table, rows in used.items()])]
     dist.broadcast_object_list(shares, src=0)
     assert shares[0] is not None
     return [

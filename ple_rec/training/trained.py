@@ -16,21 +16,21 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.dataset import Dataset
+from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
+from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
-from ple_rec.parallel.agree import broadcast, on_main
-from ple_rec.parallel.process_group import process_group
+from ple_rec.runs.checkpoints import checkpoint_place
+from ple_rec.runs.layout import CONFIG
+from ple_rec.runs.lineage import check_trained_with, what_differs
 from ple_rec.storage import Location
-from ple_rec.training.checkpoints import checkpoint_place
 from ple_rec.training.checks import global_batch_size, select
-from ple_rec.training.job import EvaluationJob, assemble_evaluation
+from ple_rec.training.context import EvaluationJob, assemble_evaluation
 from ple_rec.training.precision import saved_precision
-from ple_rec.training.run_dir import CONFIG
-from ple_rec.training.trained_on import check_trained_with, what_differs
 
 
 @contextmanager
-def opened(config: RunConfig, run_dir: Location, checkpoint: str) -> Iterator[EvaluationJob]:
+def open_trained_run(config: RunConfig, run_dir: Location, checkpoint: str) -> Iterator[EvaluationJob]:
     """Give what an evaluation of a run needs, in a process group of its own; the weights are not yet loaded.
 
     Args:
@@ -42,7 +42,7 @@ def opened(config: RunConfig, run_dir: Location, checkpoint: str) -> Iterator[Ev
         UserError, DataError: as of `assemble_evaluation`.
     """
     with process_group(config.runtime) as ranks:
-        written_by = broadcast(on_main(lambda: _written_by(config, run_dir, checkpoint))) or {}
+        written_by = broadcast(run_on_rank_zero(lambda: _written_by(config, run_dir, checkpoint))) or {}
         yield assemble_evaluation(_placed_anew(config), ranks, None, saved_precision(written_by))
 
 
@@ -137,7 +137,7 @@ def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str
     return rows_RD
 
 
-def of_one_process(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
+def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
     """With the batches that all ranks of the run had together.
 
     Args:

@@ -13,12 +13,12 @@ from ple_rec.config.metrics import is_higher_better
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.models.weighting import task_weights
+from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import of_rank_0, stopping_metric
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.guard import StepGuard
-from ple_rec.training.job import Job
-from ple_rec.training.position import Position
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.preemption import Preemption, StopRequested
+from ple_rec.training.state import TrainState
 
 
 def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.device) -> Generator[Batch]:
@@ -27,7 +27,7 @@ def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.d
     Raises:
         StopRequested: a rank received a stop signal.
     """
-    guard = StepGuard((), device)
+    guard = NonFiniteGuard((), device)
     for batch in batches:
         if guard.wants_to_stop():
             raise StopRequested
@@ -36,7 +36,7 @@ def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.d
         yield batch
 
 
-def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
+def validate(job: TrainContext, valid: Loader, preemption: Preemption) -> dict[str, Any]:
     """Return `loss` and `tasks` of the validation split (a collective).
 
     Raises:
@@ -49,7 +49,7 @@ def validate(job: Job, valid: Loader, preemption: Preemption) -> dict[str, Any]:
     return {"loss": validation_loss(tasks, task_weights(job.tasks, 0)), "tasks": tasks}
 
 
-def record_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
+def record_evaluation(job: TrainContext, position: TrainState, evaluation: Mapping[str, Any]) -> tuple[bool, str]:
     """Update the best score and early stopping with one evaluation (a collective).
 
     A metric may be undefined at an evaluation: AUC where its samples are of one class. Early stopping does not count
@@ -85,7 +85,7 @@ def record_evaluation(job: Job, position: Position, evaluation: Mapping[str, Any
     return best, "  ".join(notes)
 
 
-def _score_of_rank_0(job: Job, metric: str, evaluation: Mapping[str, Any]) -> float | None:
+def _score_of_rank_0(job: TrainContext, metric: str, evaluation: Mapping[str, Any]) -> float | None:
     """Return rank 0's score; ranks may differ in its last bit, but agree on whether it is undefined."""
     score = best_score(metric, evaluation["tasks"], evaluation["loss"])
     return None if score is None else of_rank_0(score, job.ranks.device)
@@ -116,7 +116,7 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
     return mean if is_higher_better(name) else -mean
 
 
-def no_better_than_start(metric: str, records: Sequence[Mapping[str, Any]], position: Position) -> str:
+def no_better_than_start(metric: str, records: Sequence[Mapping[str, Any]], position: TrainState) -> str:
     """Return the warning of a run whose best evaluation is no better than the weights it started from; empty if it is.
 
     Args:

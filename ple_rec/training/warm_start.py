@@ -23,17 +23,17 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset
+from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_values
-from ple_rec.parallel.agree import on_main
+from ple_rec.runs.checkpoints import identity
+from ple_rec.runs.layout import CONFIG, INIT, METRICS, checkpoints_of
+from ple_rec.runs.lineage import changed, check_trained_with
+from ple_rec.runs.results import mapping
 from ple_rec.storage import Location, location, short
-from ple_rec.training.checkpoints import identity
 from ple_rec.training.checks import select
-from ple_rec.training.job import Job
+from ple_rec.training.context import TrainContext
 from ple_rec.training.restore import column_cuts
-from ple_rec.training.results import mapping
-from ple_rec.training.run_dir import CONFIG, INIT, METRICS, checkpoints_of
-from ple_rec.training.trained_on import changed, check_trained_with
 
 _SHOWN = 5  # differences that a refusal names
 
@@ -155,14 +155,14 @@ def recorded_start(run_dir: Location) -> Start | None:
         ) from error
 
 
-def load_start(job: Job, start: Start) -> None:
+def load_start(job: TrainContext, start: Start) -> None:
     """Fill the model and both optimizers from the checkpoint, written by any number of ranks (a collective).
 
     Raises:
         UserError: the checkpoint is gone, or a table is cut by columns in another way.
         DataError: the checkpoint is damaged, or does not fit.
     """
-    on_main(lambda: _check_columns(job, start))
+    run_on_rank_zero(lambda: _check_columns(job, start))
     job.optimizers.init_state()
     state = {"model": job.model.state_dict(), "optimizer": job.optimizers.combined.state_dict()}
     load(start.path, state)
@@ -235,7 +235,7 @@ def _resized(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
     ]
 
 
-def _check_columns(job: Job, start: Start) -> None:
+def _check_columns(job: TrainContext, start: Start) -> None:
     """Refuse another cut by columns: a row-wise optimizer keeps its state once for every piece of a row."""
     path = CheckpointStore(start.path.parent).require(start.checkpoint)
     before, now = _written_by(path).get("columns", {}), column_cuts(job)

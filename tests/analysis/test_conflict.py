@@ -20,7 +20,7 @@ from ple_rec.models.losses import LOSSES
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
 from ple_rec.training.preflight import check_run
-from ple_rec.training.trained import load_checkpoint, opened
+from ple_rec.training.trained import load_checkpoint, open_trained_run
 from tests.training.small import whole_tables
 
 ROWS, WIDTH = 40, 5
@@ -121,7 +121,7 @@ def test_a_task_without_samples_in_a_batch_has_no_cosine_there() -> None:
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_a_run_keeps_its_tables_and_weights(split: Any, tiny_run: Path) -> None:
-    with opened(check_run(tiny_run), tiny_run, "best") as job:
+    with open_trained_run(check_run(tiny_run), tiny_run, "best") as job:
         load_checkpoint(job, tiny_run, "best")
         tables = {name: table.clone() for name, table in whole_tables(job.model).items()}
         dense = [parameter.detach().clone() for parameter in job.bare.extraction.parameters()]

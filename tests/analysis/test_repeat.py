@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from ple_rec import ranks
 from ple_rec.analysis.repeat import format_summaries, repeat, summarise
 from ple_rec.cli import main
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.run_dir import checkpoints_of, strangers_in
+from ple_rec.runs.layout import checkpoints_of, strangers_in
+from ple_rec.runtime import ranks
 from tests.tiny import write_tiny
 
 RUNS = Path("runs")

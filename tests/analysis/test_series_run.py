@@ -11,7 +11,7 @@ from ple_rec.analysis.series_run import FAILED, SeriesRun, inspect_run
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from tests.analysis.written_runs import final_metrics, write_checkpoint, write_run
+from tests.runs.written_runs import final_metrics, write_checkpoint, write_run
 from tests.tiny import CONFIG
 
 DATASET = "0123456789abcdef"

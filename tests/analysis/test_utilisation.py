@@ -13,9 +13,9 @@ import torch
 
 from ple_rec.analysis.distance import jensen_shannon
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
+from ple_rec.runs.metrics import GateLevel
 from ple_rec.training.preflight import check_run
-from ple_rec.training.recorded import GateLevel
-from ple_rec.training.trained import load_checkpoint, opened
+from ple_rec.training.trained import load_checkpoint, open_trained_run
 
 
 def _distance(p: Any, q: Any) -> float:
@@ -73,7 +73,7 @@ def test_what_is_no_gate_is_left_out(mixing: str) -> None:
 def test_means_and_deviations_are_those_of_the_gates_over_the_test_split(tiny_run: Path) -> None:
     found = utilisation(recorded_gates(json.loads((tiny_run / "metrics.json").read_text())), ["click", "watch"])
     config = check_run(tiny_run)
-    with opened(config, tiny_run, "best") as job, torch.no_grad():
+    with open_trained_run(config, tiny_run, "best") as job, torch.no_grad():
         load_checkpoint(job, tiny_run, "best")
         job.model.eval()
         with closing(job.evaluation_loader("test").epoch(0)) as batches:

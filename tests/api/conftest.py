@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import ple_rec
-from tests.serve.feed import train_feed, write_logs
+from tests.inference.feed import train_feed, write_logs
 from tests.tiny import write_tiny
 
 

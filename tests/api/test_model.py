@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import ple_rec
-from ple_rec.serve.ranker import Ranker
+from ple_rec.inference.ranker import Ranker
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

@@ -9,7 +9,7 @@ import pytest
 
 import ple_rec
 from ple_rec.api.html import Page, block, line, shares_table, table
-from tests.serve.page.browser import Browser
+from tests.serving.page.browser import Browser
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

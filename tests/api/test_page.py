@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import ple_rec
-from data_prep.resolve import expression_problems
+from data_prep.transforms.resolve import expression_problems
 from ple_rec.cli import main
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig

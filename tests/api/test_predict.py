@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import ple_rec
-from tests.serve.feed import LABELS, LAST, TASKS, day_of, same
+from tests.inference.feed import LABELS, LAST, TASKS, day_of, same
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 

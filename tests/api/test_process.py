@@ -14,7 +14,7 @@ import torch
 
 import ple_rec
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.training.trained import opened
+from ple_rec.training.trained import open_trained_run
 from tests.reports.without_charts import without_charts
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -78,7 +78,10 @@ def test_paths_hold_when_the_working_directory_changes(feed: Path, monkeypatch: 
 
 
 def test_one_process_group_at_a_time(run: ple_rec.Run) -> None:
-    with opened(run.config, run.path, "best"), pytest.raises(ple_rec.UserError, match="is in a process group of torch"):
+    with (
+        open_trained_run(run.config, run.path, "best"),
+        pytest.raises(ple_rec.UserError, match="is in a process group of torch"),
+    ):
         run.predict()
     assert len(run.predict()) == run.dataset.rows["test"]
 

@@ -46,8 +46,8 @@ import sys
 import ple_rec
 first = set(sys.modules)
 ple_rec.UserError, ple_rec.train, ple_rec.Run
-import ple_rec.training.results
-from ple_rec.training.results import format_results
+import ple_rec.runs.results
+from ple_rec.runs.results import format_results
 assert callable(ple_rec.train), ple_rec.train
 print(*sorted(first & LARGE))
 print(*sorted(set(sys.modules) & LARGE))

@@ -18,7 +18,7 @@ import pytest
 import ple_rec
 from ple_rec.api import ranks
 from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
-from ple_rec.exits import ERRORS, guarded, left_error
+from ple_rec.runtime.exits import ERRORS, guarded, left_error
 from tests.tiny import LAST_GROUP, processes_in, wait_until, write_tiny
 
 ENDLESS = {"train.epochs": None, "train.steps": 1_000_000, "train.report_every": 1, "train.evaluate_every": 1_000_000}
@@ -163,7 +163,7 @@ def test_sigterm_is_passed_on_and_the_error_that_is_left_is_raised(
     saves = """
 import os, signal, sys
 from ple_rec.errors import PreemptedError
-from ple_rec.exits import guarded
+from ple_rec.runtime.exits import guarded
 def save(*_):
     print("saved", flush=True)
     raise PreemptedError("run", "asked to stop", "step-3 is saved", "run it again with --resume")

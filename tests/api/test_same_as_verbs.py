@@ -15,7 +15,7 @@ import pytest
 
 import ple_rec
 from ple_rec.cli import main
-from tests.serve.feed import LAST, TOML, log_of, predict, raw
+from tests.inference.feed import LAST, TOML, log_of, predict, raw
 
 pytestmark = pytest.mark.usefixtures("no_charts")
 MEASURED = ("samples_per_second",)  # of two runs, the time that they took

@@ -16,7 +16,7 @@ import ple_rec
 from ple_rec.api.results import Metrics, history_of
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
-from ple_rec.training.trained import load_checkpoint, opened
+from ple_rec.training.trained import load_checkpoint, open_trained_run
 from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -29,7 +29,7 @@ def test_embeddings_are_the_rows_that_raw_ids_read(run: ple_rec.Run, name: str) 
     assert vectors.shape == (len(ids), run.config.embeddings.dim)
     schema = run.dataset.schema
     feature = next(each for each in schema.sparse if each.name == name)
-    with opened(run.config, run.path, "best") as job:
+    with open_trained_run(run.config, run.path, "best") as job:
         load_checkpoint(job, run.path, "best")
         key = f"embeddings.embedding_bags.{feature.table}.weight"
         whole = torch.cat([each.tensor for each in job.model.state_dict()[key].local_shards()]).numpy()

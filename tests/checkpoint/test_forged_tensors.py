@@ -18,17 +18,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from ple_rec.checkpoint.metadata import _tile
 from ple_rec.cli import main
-from tests.checkpoint.forging import (
-    DOORS,
-    KEY,
-    SHOW,
-    STEP,
-    append,
-    change_manifest,
-    read_metadata,
-    run,
-    write_metadata,
-)
+from tests.checkpoint.forging import DOORS, KEY, SHOW, STEP, append, change_manifest, read_metadata, run, write_metadata
 
 TABLE = "model.embeddings.embedding_bags.user.weight"
 

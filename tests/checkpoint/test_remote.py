@@ -21,9 +21,9 @@ from ple_rec.checkpoint.load import damage_of, load
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
+from ple_rec.runs.checkpoints import claim_checkpoints, take_over
+from ple_rec.runs.directory import RunDirectory, hold_run
 from ple_rec.storage import location, write_bytes, write_checked
-from ple_rec.training.checkpoints import claim_checkpoints, take_over
-from ple_rec.training.run_directory import RunDirectory, hold_run
 from tests.messages import logged
 from tests.tiny import write_tiny
 from tests.training.small import on_ranks, small_config

@@ -20,10 +20,10 @@ from ple_rec.checkpoint.inspect import entries
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import checksum, read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
+from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import DataError, UserError
-from ple_rec.parallel.agree import PeerError
 from ple_rec.storage import write_checked
-from tests.distributed import RankError
+from tests.rank_processes import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_tables, write_small
 
 WRITTEN_BY = {"ranks": 2}
@@ -341,10 +341,10 @@ def test_pointers_and_names(tmp_path: Path) -> None:
 
 
 def _model(rank: int, world_size: int, data: Path, sharding: str, path: Path, write: bool) -> dict[str, Any]:
-    from ple_rec.training.job import assemble
+    from ple_rec.training.context import build_context
 
     config = small_config(data, {"embeddings": {"dim": 4, "sharding": sharding}, "seed": 3 if write else 8})
-    job = assemble(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     state = {"model": job.model.state_dict()}
     if write:
         CheckpointStore(path.parent).save(3, state, best=False, written_by={})

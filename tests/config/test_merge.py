@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from ple_rec.config.merge import MISSING, Changes, merge
 from ple_rec.config.overrides import apply_overrides
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import KeyPath, dotted, toml_value
 
-FREE = Shape({}, {})
+FREE = SchemaNode({}, {})
 keys = st.sampled_from(["a", "b", "c d"])
 leaves = st.integers() | st.booleans() | st.text("xyz", max_size=3) | st.lists(st.integers(), max_size=2)
 tables: st.SearchStrategy[dict[str, Any]] = st.recursive(

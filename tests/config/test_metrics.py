@@ -10,8 +10,8 @@ import torch
 from ple_rec.config.metrics import METRICS, Metric, choosing_metrics, is_higher_better, needs_both_classes
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.config.schema import Task
+from ple_rec.distributed.process_group import process_group
 from ple_rec.metrics import MetricCollection
-from ple_rec.parallel.process_group import process_group
 from ple_rec.training.validation import best_score
 
 TASKS = (Task(name="click", kind="binary", label="click"), Task(name="watch", kind="regression", label="watch"))

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 
 from ple_rec.config.problems import check
 from ple_rec.config.run import RunConfig
-from ple_rec.config.shape import Shape
+from ple_rec.config.shape import SchemaNode
 
 
-def all_keys(shape: Shape) -> set[str]:
+def all_keys(shape: SchemaNode) -> set[str]:
     inner = [*shape.variants.values(), *shape.members, *shape.keys.values(), shape.items, shape.values]
     return set(shape.keys).union(*(all_keys(child) for child in inner if child is not None))
 
 
-KEYS = [*sorted(all_keys(Shape.of(RunConfig))), "", "a b", "ple", "[key]", "int", "line\nbreak", "0"]
+KEYS = [*sorted(all_keys(SchemaNode.of(RunConfig))), "", "a b", "ple", "[key]", "int", "line\nbreak", "0"]
 keys = st.sampled_from(KEYS)
 leaves = st.one_of(
     st.booleans(),

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import prepare, write_tables
-from data_prep.parts import write_part
+from data_prep.output.parts import write_part
+from data_prep.output.writer import prepared_recipe
 from data_prep.run import Options
-from data_prep.writer import prepared_recipe
 from ple_rec.cli import main
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.dataset import Dataset, read_columns

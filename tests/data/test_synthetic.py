@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.summary import Summary
+from data_prep.output.summary import Summary
 from ple_rec.config.schema import FINGERPRINT_KEY
 from ple_rec.data.dataset import Dataset
 from ple_rec.data.loader import Loader

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep import Summary
-from tests.data_prep.census_slice import (
+from tests.data_prep.datasets.census_slice import (
     TEST_ROWS,
     TRAIN_ROWS,
     Slice,

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.summary import Summary
+from data_prep.output.summary import Summary
 from ple_rec.config.prep import PrepConfig
 
 DAY_1 = 1_650_000_000_000 // 86_400_000 * 86_400_000  # ms; a Friday, 2022-04-15 UTC

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.output.summary import Summary
 from data_prep.run import Options, prepare
-from data_prep.summary import Summary
 from ple_rec.errors import DataError
 
 DAY_1 = 1_650_000_000_000 // 86_400_000 * 86_400_000  # ms; 2022-04-15 UTC

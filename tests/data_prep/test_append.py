@@ -20,10 +20,10 @@ import pytest
 
 from data_prep.append import appended, parse_day
 from data_prep.dry_run import dry_run
-from data_prep.parent import Parent
+from data_prep.output.parent import Parent
+from data_prep.output.summary import Summary
 from data_prep.pipeline import Pipeline
 from data_prep.run import Options, prepare
-from data_prep.summary import Summary
 from ple_rec.cli import main
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import load_config, load_schema

@@ -9,10 +9,10 @@ import pytest
 
 from data_prep.run import Options, prepare, read_recipe
 from data_prep.sources import files as files_module
-from ple_rec import java
 from ple_rec.cli import main
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
+from ple_rec.runtime import java
 from tests.data_prep.plain_logs import SIDE, TOML, Logs
 
 

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
-from data_prep.resolve import resolve
-from data_prep.rows import LogRows, derive
 from data_prep.sources.files import RawTable, discover
+from data_prep.transforms.resolve import resolve
+from data_prep.transforms.rows import LogRows, derive
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import PleRecError

@@ -14,11 +14,11 @@ import pytest
 
 from data_prep import inputs
 from data_prep.engines.duck import DuckEngine
-from data_prep.input_columns import inputs_config
 from data_prep.inputs import Asked, Inputs, open_inputs
 from data_prep.progress import Progress
-from data_prep.resolve import resolve
 from data_prep.sources.files import POSITION, RawTable
+from data_prep.transforms.input_columns import inputs_config
+from data_prep.transforms.resolve import resolve
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig
 from ple_rec.errors import DataError

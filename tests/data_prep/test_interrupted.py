@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.stage import STATE_FILE, open_stage
+from data_prep.output.stage import STATE_FILE, open_stage
 from ple_rec.cli import main
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.data.dataset import Dataset
@@ -267,7 +267,7 @@ def test_a_run_that_stops_before_the_directory_takes_its_place(
 ) -> None:
     logs = logs_in(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.stage.publish", stop)
+        patched.setattr("data_prep.output.stage.publish", stop)
         with pytest.raises(KeyboardInterrupt):
             logs.prepare(*PARTS)
     assert not logs.out.exists()
@@ -320,7 +320,7 @@ def test_a_run_that_stops_after_it_has_replaced_a_dataset(
     ready: Logs, whole: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("data_prep.writer._remove_old", stop)
+        patched.setattr("data_prep.output.writer._remove_old", stop)
         with pytest.raises(KeyboardInterrupt):
             ready.prepare(*PARTS, *OTHER, overwrite=True)
     check_what_was_replaced(ready, whole)

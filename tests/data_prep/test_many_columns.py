@@ -12,13 +12,16 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from data_prep import dictionaries, encode, pipeline, split_writer
+from data_prep import pipeline
 from data_prep.engines import duck
+from data_prep.output import split_writer
 from data_prep.run import EngineName, Options, prepare
+from data_prep.transforms import encode
+from data_prep.vocabulary import build
+from tests.data_prep.engines.test_engines import LEAN
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import SIDE, Logs, day_of
 from tests.data_prep.plain_logs import TOML as PLAIN
-from tests.data_prep.test_engines import LEAN
 
 TOML = """
 name = "many"
@@ -37,8 +40,8 @@ def treat_few_as_many(patched: pytest.MonkeyPatch) -> None:
     patched.setattr(pipeline, "WIDE", 2)
     patched.setattr(encode, "HANDED_ON", 0)
     patched.setattr(encode, "JOINS", 2)
-    patched.setattr(dictionaries, "_TOGETHER", 2)
-    patched.setattr(dictionaries, "SPREAD_FOR_ROWS", 0)
+    patched.setattr(build, "_TOGETHER", 2)
+    patched.setattr(build, "SPREAD_FOR_ROWS", 0)
 
 
 def letters_of_queries(folder: Path, columns: int) -> int:

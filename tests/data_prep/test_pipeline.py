@@ -17,14 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, Summary, prepare, recipe_names
-from data_prep.census import NUMBERS, RICH, TRAIN
+from data_prep.datasets.census import NUMBERS, RICH, TRAIN
 from data_prep.pipeline import fingerprint
 from data_prep.run import prepare_config
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema
 from ple_rec.errors import DataError, UserError
-from tests.data_prep.census_slice import (
+from tests.data_prep.datasets.census_slice import (
     BIN_EDGES,
     NEVER_MARRIED,
     NOMINAL,

@@ -10,10 +10,10 @@ import torch.distributed as dist
 
 from ple_rec.errors import DivergedError, UserError
 from ple_rec.metrics import Curves, MetricCollection, Result, State
-from tests.distributed import run_ranks
 from tests.metrics.groups import exactly, rows_of, truth
 from tests.metrics.one_task import OneTask
 from tests.metrics.samples import TASKS, samples
+from tests.rank_processes import run_ranks
 
 ROWS = 900
 LIMITS = (0, 500, 10_000)  # histogram; exact on one rank of several but not together; exact

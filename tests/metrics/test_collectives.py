@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.metrics.collectives import gathered, joined
-from tests.distributed import run_ranks
+from tests.rank_processes import run_ranks
 
 ROWS = (2, 0, 3)  # of each rank
 

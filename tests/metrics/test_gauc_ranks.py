@@ -16,8 +16,8 @@ from torch.distributed import ProcessGroup
 from ple_rec.metrics import gauc, group_sample
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
 from ple_rec.metrics.group_auc import GroupRows
-from tests.distributed import run_ranks
 from tests.metrics.groups import Data, exactly, made
+from tests.rank_processes import run_ranks
 
 EVEN = [55, 90, 5, 1, 90, 59]  # groups 1 and 4 cross the borders of three ranks of 100 rows
 MANY = [*[15] * 30, *[9] * 30]  # 15 rows are more than an eighth of a sample of 100 rows, but not on one of three ranks

@@ -7,10 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from ple_rec.config.model import (
-    LevelConfig,
-    ModelConfig,
-)
+from ple_rec.config.model import LevelConfig, ModelConfig
 from tests.models.samples import TASKS
 
 COUNTS = st.integers(0, 2)

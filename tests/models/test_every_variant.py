@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ple_rec.config.model import (
-    AsymmetricConfig,
-)
+from ple_rec.config.model import AsymmetricConfig
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.extraction import ExtractionLevel
 from ple_rec.modules.routing import Routing

@@ -14,13 +14,13 @@ from ple_rec.config.model import CgcConfig
 from ple_rec.config.run import EmbeddingsConfig, TableConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.data.batch import Batch
+from ple_rec.distributed.optimizers import attach_table_optimizer
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
-from ple_rec.parallel.optimizers import attach_table_optimizer
-from ple_rec.parallel.process_group import Ranks
-from tests.distributed import run_ranks
 from tests.models.samples import sparse_batch
+from tests.rank_processes import run_ranks
 from tests.training.small import plan_and_shard
 
 CPU = torch.device("cpu")

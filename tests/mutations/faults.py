@@ -44,10 +44,10 @@ _ORDER = ("tests/data/test_order.py", "tests/data/test_loader.py", "tests/data/t
 _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
 _RESUME = ("tests/training/test_resume.py",)
-_SHARDING = ("tests/parallel/test_sharding.py", "tests/parallel/test_table_init.py")
+_SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table_init.py")
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
-_PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/test_vocabulary.py")
-_RANKER = ("tests/serve/test_ranker.py",)
+_PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
+_RANKER = ("tests/inference/test_ranker.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -89,10 +89,10 @@ FAULTS: tuple[Fault, ...] = (
     # Losses and their weighting
     Fault(
         "the counts that divide the losses are not reduced over the ranks",
-        "ple_rec/training/guard.py",
+        "ple_rec/training/non_finite_guard.py",
         "dist.all_reduce(self._packed, async_op=True)",
         "dist.all_reduce(self._packed[len(self.tasks) :], async_op=True)",
-        ("tests/training/test_guard.py", "tests/training/test_equivalence.py"),
+        ("tests/training/test_non_finite_guard.py", "tests/training/test_equivalence.py"),
     ),
     Fault(
         "a rank's part of the loss is not multiplied by the number of ranks",
@@ -242,14 +242,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a rank's share of a row-wise table is rounded down",
-        "ple_rec/parallel/shortfall.py",
+        "ple_rec/distributed/capacity.py",
         '"row_wise": (cluster.world_size, -(-rows // cluster.world_size), dim)',
         '"row_wise": (cluster.world_size, rows // cluster.world_size, dim)',
         _PLANS,
     ),
     Fault(
         "every shard of a table starts from the same rows",
-        "ple_rec/parallel/sharding.py",
+        "ple_rec/distributed/sharding.py",
         "first_row=row, first_column=column",
         "first_row=0, first_column=column",
         _SHARDING,
@@ -264,45 +264,45 @@ FAULTS: tuple[Fault, ...] = (
     # Preparation of data
     Fault(
         "the most frequent value gets row 0, which stands for what is missing or unknown",
-        "data_prep/vocabulary.py",
+        "data_prep/vocabulary/lookup.py",
         "ibis.row_number().over(order) + (of_each(counts, after) + 1)",
         "ibis.row_number().over(order) + of_each(counts, after)",
         _PREP,
     ),
     Fault(
         "a value that occurs min_count times is too rare",
-        "data_prep/vocabulary.py",
+        "data_prep/vocabulary/lookup.py",
         'counted["count"] >= min_count',
         'counted["count"] > min_count',
         _PREP,
     ),
     Fault(
         "the days of a split are counted from 0",
-        "data_prep/days.py",
+        "data_prep/transforms/days.py",
         "return day_1 + day - 1",
         "return day_1 + day",
         _PREP,
     ),
     Fault(
         "a number at an edge lies in the bucket below it",
-        "data_prep/encode.py",
+        "data_prep/transforms/encode.py",
         "return (value >= floating(edges[0]))",
         "return (value > floating(edges[0]))",
         _PREP,
     ),
     Fault(
         "a label is cut at the threshold of the lowest part that its row has passed",
-        "data_prep/labels.py",
+        "data_prep/transforms/labels.py",
         "for edge, value in reversed(list(steps))]",
         "for edge, value in steps]",
-        (*_PREP, "tests/data_prep/test_thresholds.py"),
+        (*_PREP, "tests/data_prep/transforms/test_thresholds.py"),
     ),
     Fault(
         "a key may stand twice in a side table",
-        "data_prep/sides.py",
+        "data_prep/transforms/side_tables.py",
         'counted["__rows"] > 1',
         'counted["__rows"] > 2',
-        ("tests/data_prep/test_sides.py", "tests/data_prep/test_bad_input.py"),
+        ("tests/data_prep/transforms/test_side_tables.py", "tests/data_prep/test_bad_input.py"),
     ),
     # Serving
     Fault(
@@ -314,14 +314,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the predictions of ranked items stay in the order of the request",
-        "ple_rec/serve/ranker.py",
+        "ple_rec/inference/ranker.py",
         '"predictions": (names, scores_BK[chosen])',
         '"predictions": (names, scores_BK[: len(chosen)])',
         _RANKER,
     ),
     Fault(
         "a request without exponents is fused by 1 instead of by the exponents of the model",
-        "ple_rec/serve/ranker.py",
+        "ple_rec/inference/ranker.py",
         "dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True))",
         "dict.fromkeys(factors.names, 1.0)",
         _RANKER,
@@ -335,9 +335,9 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a request is computed after its deadline",
-        "ple_rec/serve/http/batching.py",
+        "ple_rec/serving/http/batching.py",
         "if pending.answer.cancelled():",
         "if not pending.request.rows:",
-        ("tests/serve/http/test_batching.py",),
+        ("tests/serving/http/test_batching.py",),
     ),
 )

@@ -13,10 +13,10 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
+from ple_rec.distributed.optimizers import attach_table_optimizer
+from ple_rec.distributed.planner import PlanningInputs, make_plan
 from ple_rec.models.embeddings import embedding_collection
-from ple_rec.parallel.optimizers import attach_table_optimizer
-from ple_rec.parallel.planner import Request, make_plan
-from ple_rec.planning.subject import describe, plan_run
+from ple_rec.planning.plan_input import describe, plan_run
 
 RECIPE = "tencent-ple"
 
@@ -54,4 +54,4 @@ def plan_of(
     """A plan of bare tables; raises DoesNotFitError."""
     wanted = embeddings or EmbeddingsConfig(dim=16)
     module = module_of(rows, wanted, optimizer, on)
-    return make_plan(module, Request(wanted, optimizer, on, batch, {}))
+    return make_plan(module, PlanningInputs(wanted, optimizer, on, batch, {}))

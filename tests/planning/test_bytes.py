@@ -13,9 +13,9 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
-from ple_rec.parallel.sharding import local_shards
-from ple_rec.planning.subject import describe, plan_run
-from ple_rec.training.job import Job, assemble
+from ple_rec.distributed.sharding import local_shards
+from ple_rec.planning.plan_input import describe, plan_run
+from ple_rec.training.context import TrainContext, build_context
 from tests.planning.samples import cluster, plan_of
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -95,7 +95,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def _allocated(job: Job) -> tuple[int, int]:
+def _allocated(job: TrainContext) -> tuple[int, int]:
     """Bytes of weights and of optimizer state that this rank holds."""
     weights = sum(values.numel() * values.element_size() for _, values, *_ in local_shards(job.model))
     state = 0
@@ -110,7 +110,7 @@ def _built(rank: int, world_size: int, configs: dict[str, RunConfig]) -> dict[st
     """By case: what the wrapper built on this rank, its plan, and the bytes it allocated."""
     found = {}
     for name, config in configs.items():
-        job = assemble(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         shards = sorted((t, row, column, *values.shape) for t, values, row, column, _ in local_shards(job.model))
         specs = {
             table: (p.sharding_type, p.compute_kernel, list(p.ranks or []))

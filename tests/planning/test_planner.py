@@ -12,10 +12,10 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.config.schema import SparseFeature
+from ple_rec.distributed.capacity import DoesNotFitError
+from ple_rec.distributed.planner import ModelSizes, PlanningInputs, is_hopeless, make_plan
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import table_configs
-from ple_rec.parallel.planner import ModelSizes, Request, is_hopeless, make_plan
-from ple_rec.parallel.shortfall import DoesNotFitError
 from tests.planning.samples import cluster, module_of, plan_of, planned
 
 
@@ -202,7 +202,7 @@ def test_dense_layers_take_their_memory_from_the_tables(device: Device) -> None:
     embeddings = EmbeddingsConfig(dim=16, kernel="fused")
     tables = module_of({"user": 46_926_000}, embeddings, "sgd", on)  # 2.8 GiB of the 3.4 that are no reserve
     dense = nn.Linear(8192, 8192, bias=False, device="meta")  # 1.25 GiB with gradients and Adam
-    request = Request(embeddings, "sgd", on, 256, {})
+    request = PlanningInputs(embeddings, "sgd", on, 256, {})
     assert_sound(make_plan(tables, request))
     with pytest.raises(DoesNotFitError) as caught:
         make_plan(nn.ModuleDict({"tables": tables, "dense": dense}), request)
@@ -219,9 +219,9 @@ def test_dense_layers_take_their_memory_from_the_tables(device: Device) -> None:
     embeddings = EmbeddingsConfig(dim=16)
     features = [SparseFeature(name=name, table=name) for name in rows]
     sizes = ModelSizes(table_configs(embeddings, features, rows), 0)
-    assert is_hopeless(sizes, Request(embeddings, "rowwise_adagrad", on, 256, {}))
+    assert is_hopeless(sizes, PlanningInputs(embeddings, "rowwise_adagrad", on, 256, {}))
     more = cluster("cpu", 2, 2, host_memory_gib=8.0)
-    assert not is_hopeless(sizes, Request(embeddings, "rowwise_adagrad", more, 256, {}))
+    assert not is_hopeless(sizes, PlanningInputs(embeddings, "rowwise_adagrad", more, 256, {}))
     assert_sound(plan_of(rows, more))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from data_prep.synthetic.entities import Policy
 from data_prep.synthetic.feed import Block, Feed
 from data_prep.synthetic.outcomes import outcomes
-from data_prep.synthetic.people import Policy
 from data_prep.synthetic.world import DAYS, World
 from ple_rec.ranking.counterfactual import weights_of
 from ple_rec.ranking.evaluation import Evaluation, Value

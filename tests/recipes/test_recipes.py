@@ -11,13 +11,13 @@ import pytest
 import tomli_w
 import torch
 
-from data_prep.dictionaries import Dictionaries
 from data_prep.engines.base import Engine
-from data_prep.metadata import build_schema
-from data_prep.parts import PartFile
+from data_prep.output.metadata import build_schema
+from data_prep.output.parts import PartFile
 from data_prep.run import read_recipe
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import Mmoe
+from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import described_schema, dump_toml, load_config, recipe_names
 from ple_rec.config.model import ModelConfig
@@ -38,7 +38,7 @@ SPLIT_INFO = {split: SplitInfo(rows=1, row_groups=1) for split in SPLITS}
 def schema_of(source: str, folder: Path) -> DatasetSchema:
     """What the preparation would write, with vocabularies of one value and splits of one row."""
     config, _, _ = read_recipe(source)
-    made = Dictionaries(cast(Engine, None), config, folder, None)  # which counts nothing here
+    made = Vocabularies(cast(Engine, None), config, folder, None)  # which counts nothing here
     made.tables |= {name: Table(name=name, rows=2) for name in made.names}
     return build_schema(config, made, {split: [PartFile(part=0, rows=1, row_groups=1)] for split in SPLITS}, "f", None)
 

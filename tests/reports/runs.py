@@ -11,7 +11,7 @@ from unittest import mock
 
 from ple_rec.reports.run import page
 from ple_rec.reports.run.page import run_page, write_report
-from ple_rec.training.run_files import RunFiles
+from ple_rec.runs.read import RunFiles
 
 VOID = {"meta", "link", "br"}
 

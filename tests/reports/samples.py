@@ -7,22 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.paper.page import Made, write_paper
+from benchmarks.paper.parts import quick_parts
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import write_page as write_statistics
 from ple_rec.analysis.analyze import Analysis, AtStep
 from ple_rec.analysis.conflict import Conflict, Cosines
 from ple_rec.analysis.correlation import Correlation
-from ple_rec.analysis.paper.parts import quick_parts
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
 from ple_rec.analysis.utilisation import Difference, Expert, Gate, Utilisation
 from ple_rec.reports.analysis import write_page as write_analysis
 from ple_rec.reports.compare.page import write_page as write_comparison
 from ple_rec.reports.fusion import write_page as write_fusion
-from ple_rec.reports.paper import Made, write_paper
 from ple_rec.reports.plan.page import write_page as write_plan
 from ple_rec.reports.run.page import write_report
 from tests.analysis.compare.told import told
-from tests.analysis.compare.tuning.test_told import results as tuned
+from tests.analysis.compare.tuning.test_report import results as tuned
 from tests.data_prep.stats.conftest import described
 from tests.data_prep.stats.feed import Feed, write_feed
 from tests.golden.steps import ARTEFACTS

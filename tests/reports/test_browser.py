@@ -14,7 +14,7 @@ import pytest
 
 from tests.reports.looks import BEYOND, CUT, FAINT, INLINE, UNFOLD
 from tests.reports.samples import HOSTILE, PAGES
-from tests.serve.page.browser import Browser
+from tests.serving.page.browser import Browser
 
 WIDTHS = (400, 1100, 1200)
 SCHEMES = {"light": (245, 255), "dark": (0, 40)}  # darkest and lightest corner

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.training.run_files import RunFiles
+from ple_rec.runs.read import RunFiles
 from tests.reports.runs import Page, section
 
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.training.results import slice_name
+from ple_rec.runs.results import slice_name
 from tests.reports.runs import Page, in_memory, section
 
 WHOLE = {"ctr": {"auc": 0.7, "ne": 0.9, "samples": 5000}, "ratio": {"mse": 0.04, "rmse": 0.2, "samples": 5000}}

@@ -13,7 +13,7 @@ from ple_rec.text.messages import messages
 from tests.messages import logged
 
 LOG = logging.getLogger("ple_rec.training.loop")
-PREP = logging.getLogger("data_prep.census")
+PREP = logging.getLogger("data_prep.datasets.census")
 
 
 def test_messages_are_bare_lines_and_warnings_stand_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:

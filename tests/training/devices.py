@@ -20,13 +20,13 @@ from torch import Tensor
 
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.exits import end_process, guarded
-from ple_rec.parallel.agree import on_main
-from ple_rec.parallel.process_group import Ranks, process_group
-from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version
-from ple_rec.training.job import Job, assemble
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.process_group import Ranks, process_group
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runtime.exits import end_process, guarded
+from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
 from tests.conftest import REPOSITORY
 from tests.training.small import records, whole_tables
 
@@ -50,7 +50,7 @@ def in_new_process(fn: Callable[..., T], *args: object, timeout: float = 300) ->
         return pool.apply_async(fn, args).get(timeout=timeout)
 
 
-def weights_of(job: Job) -> Weights:
+def weights_of(job: TrainContext) -> Weights:
     """Dense weights and whole tables on the CPU, by name; a collective."""
     dense = {k: v.detach().cpu().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
     return dense | {name: table.cpu() for name, table in whole_tables(job.model).items()}
@@ -65,8 +65,8 @@ def trained(config: RunConfig, run_dir: Path, *, resume: bool = False) -> dict[s
 
 def trained_in_group(config: RunConfig, ranks: Ranks, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """The same on the ranks of a group that is there."""
-    on_main(lambda: run_dir.mkdir(parents=True, exist_ok=resume))
-    job = assemble(config, ranks)
+    run_on_rank_zero(lambda: run_dir.mkdir(parents=True, exist_ok=resume))
+    job = build_context(config, ranks)
     before = weights_of(job)
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return {"before": before, "after": weights_of(job), "records": records(run_dir), "device": ranks.device.type}

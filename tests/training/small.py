@@ -19,16 +19,16 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.plan_memory import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.schema import SparseFeature, Task
-from ple_rec.parallel.planner import Request
-from ple_rec.parallel.process_group import Ranks
-from ple_rec.parallel.sharding import agreed_plan, shard
-from ple_rec.parallel.topology import cluster_of
-from ple_rec.training.job import Job, assemble
+from ple_rec.distributed.planner import PlanningInputs
+from ple_rec.distributed.process_group import Ranks
+from ple_rec.distributed.sharding import agreed_plan, shard
+from ple_rec.distributed.topology import cluster_of
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.state import decide, inspect
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
-from ple_rec.training.run_state import decide, inspect
 from tests.datasets import write_dataset
-from tests.distributed import run_ranks
+from tests.rank_processes import run_ranks
 from tests.reports.without_charts import without_charts
 
 T = TypeVar("T")
@@ -104,16 +104,16 @@ def plan_and_shard(
     optimizer: TableOptimizer = "rowwise_adagrad",
 ) -> tuple[DistributedModelParallel, Plan]:
     """A module with an optimizer attached, sharded as training does it, and its plan; a collective."""
-    plan = agreed_plan(module, Request(config, optimizer, cluster_of(ranks), batch_size_per_rank, {}))
+    plan = agreed_plan(module, PlanningInputs(config, optimizer, cluster_of(ranks), batch_size_per_rank, {}))
     return shard(module, plan, ranks, init_scale=config.init_scale, seed=seed), plan
 
 
-def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *, resume: bool = False) -> Job:
+def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *, resume: bool = False) -> TrainContext:
     """Train on this rank; the job as it stands at the end."""
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = assemble(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return job
 
@@ -123,7 +123,7 @@ def whole_tables(model: nn.Module) -> dict[str, Tensor]:
     return _whole({k.split(".")[-2]: v for k, v in model.state_dict().items() if isinstance(v, ShardedTensor)})
 
 
-def whole_state(job: Job) -> dict[str, Tensor]:
+def whole_state(job: TrainContext) -> dict[str, Tensor]:
     """Weights, tables and optimizer state of a job by name, the same on every rank; a collective."""
     flat = {f"model.{key}": value for key, value in job.model.state_dict().items()}
     for parameter, state in job.optimizers.combined.state_dict()["state"].items():

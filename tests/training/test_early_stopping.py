@@ -21,14 +21,14 @@ from torch import Tensor
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
+from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import validation
 from ple_rec.training.checks import select
+from ple_rec.training.context import build_context
 from ple_rec.training.early_stopping import Stopping, describe_stop, stopping_metric
-from ple_rec.training.job import assemble
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import _introduction, train
-from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -111,7 +111,7 @@ def _run(
     dist.barrier()
     run_dir.mkdir(parents=True, exist_ok=True)
     changes = {"train": TRAIN, "checkpoint": {"every": 5}, "early_stopping": early}
-    job = assemble(small_config(data, changes), ranks_of(rank, world_size))
+    job = build_context(small_config(data, changes), ranks_of(rank, world_size))
     step = 0
     with suppress(_Killed):
         step = train_steps(job, RunDirectory(run_dir, run_dir), resume=resume).step
@@ -188,7 +188,7 @@ def _ranks_that_differ(rank: int, world_size: int, data: Path, run_dir: Path) ->
 
     config = small_config(data, {"train": TRAIN, "early_stopping": {"metric": "click.auc", "patience": 1}})
     with mock.patch.object(validation, "best_score", differing):
-        job = assemble(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         return train_steps(job, RunDirectory(run_dir, run_dir), resume=False).step
 
 
@@ -213,4 +213,4 @@ def test_a_patience_that_no_run_reaches_is_said(data: Path, tmp_path: Path) -> N
 
 
 def _introduced(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> str:
-    return _introduction(assemble(config, ranks_of(rank, world_size)), run_dir)
+    return _introduction(build_context(config, ranks_of(rank, world_size)), run_dir)

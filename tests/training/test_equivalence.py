@@ -17,20 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ple_rec.models.embeddings import embedding_collection
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
-from tests.training.small import (
-    SGD,
-    on_ranks,
-    ranks_of,
-    records,
-    relative,
-    small_config,
-    whole_tables,
-    write_small,
-)
+from tests.training.small import SGD, on_ranks, ranks_of, records, relative, small_config, whole_tables, write_small
 
 STEPS = 18
 TASKS = [{"name": "click", "weight": 1.0, "decay": 0.99}, {"name": "watch", "weight": 0.25, "decay": 1.01}]
@@ -57,12 +48,12 @@ def _config(data: Path, sharding: str) -> Any:
     )
 
 
-def _weights(job: Job) -> Weights:
+def _weights(job: TrainContext) -> Weights:
     dense = {k: v.detach().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
     return dense | whole_tables(job.model)
 
 
-def _metrics(job: Job) -> dict[str, Any]:
+def _metrics(job: TrainContext) -> dict[str, Any]:
     with closing(job.evaluation_loader("valid").epoch(0)) as batches:
         return evaluate(
             job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000, legends=job.legends
@@ -75,7 +66,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
         run_dir = runs / f"{world_size} {sharding}"
         if rank == 0:
             run_dir.mkdir(parents=True)
-        job = assemble(_config(data, sharding), ranks_of(rank, world_size))
+        job = build_context(_config(data, sharding), ranks_of(rank, world_size))
         metrics = _metrics(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         results[sharding] = {
@@ -90,7 +81,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
 def _plain(rank: int, world_size: int, data: Path) -> tuple[Weights, Weights]:
     """Before and after: torch's own SGD on tables that are not sharded, and the loss written down once more."""
     config = _config(data, "row_wise")
-    job = assemble(config, ranks_of(0, 1))
+    job = build_context(config, ranks_of(0, 1))
     before = _weights(job)
     tables = embedding_collection(
         config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu")

@@ -17,14 +17,14 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError
-from ple_rec.modules.routing import Legend
+from ple_rec.modules.routing import GateLabels
+from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import GateStatistics, evaluate, score_batches
-from ple_rec.training.job import assemble
 from tests.datasets import set_column
 from tests.metrics.groups import Row, exactly, rows_of, truth
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
-LEGEND = Legend(
+LEGEND = GateLabels(
     mixing="softmax",
     outputs=("a", "b"),
     experts=("a.0", "b.0", "shared.0"),
@@ -112,7 +112,7 @@ def test_predictions_that_are_not_finite_are_no_metrics() -> None:
 
 
 def _histogram(rank: int, world_size: int, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    job = assemble(small_config(data), ranks_of(rank, world_size))
+    job = build_context(small_config(data), ranks_of(rank, world_size))
     results = []
     for exact_limit in (1000, 0):
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
@@ -152,7 +152,7 @@ def _requests(split: Split, table: pa.Table) -> pa.Table:
 
 def _gauc(rank: int, world_size: int, data: Path) -> list[tuple[dict[str, Any], list[Row]]]:
     """On each split what evaluation says of `click`, and this rank's rows."""
-    job = assemble(small_config(data), ranks_of(rank, world_size))
+    job = build_context(small_config(data), ranks_of(rank, world_size))
     answers = []
     for split in ("valid", "test"):
         loader = job.evaluation_loader(split)

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from ple_rec.distributed.sharding import local_shards
 from ple_rec.errors import DivergedError
-from ple_rec.parallel.sharding import local_shards
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.finite import check_finite
-from ple_rec.training.job import Job, assemble
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
 RULE = (
@@ -28,7 +28,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("finite") / "data")
 
 
-def _states(job: Job, name: str) -> list[Tensor]:
+def _states(job: TrainContext, name: str) -> list[Tensor]:
     """The state of a table that this rank holds."""
     state = job.optimizers.combined.state_dict()["state"][f"embeddings.embedding_bags.{name}.weight"]
     return [piece.tensor for value in state.values() for piece in value.local_shards()]
@@ -36,7 +36,7 @@ def _states(job: Job, name: str) -> list[Tensor]:
 
 def _read(rank: int, world_size: int, data: Path, embeddings: dict[str, Any]) -> tuple[int, int]:
     """Values that `check_finite` reads, and values that the rank has."""
-    job = assemble(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
+    job = build_context(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
     own = sum(values.numel() for _, values, *_ in local_shards(job.model)) + job.bare.dense_parameters()
     own += sum(values.numel() for table in job.plan.tables for values in _states(job, table.table))
     with mock.patch.object(torch, "aminmax", side_effect=torch.aminmax) as read:
@@ -53,7 +53,7 @@ def test_every_value_is_read_once(sharding: str, data: Path) -> None:
 
 def _poisoned(rank: int, world_size: int, data: Path) -> list[str]:
     """What is said of values of rank 1 that are not finite, one after another, then of all together."""
-    job = assemble(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
+    job = build_context(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
     job.optimizers.init_state()
     check_finite(job, 4)
     weights = {table: values for table, values, *_ in local_shards(job.model)}
@@ -93,7 +93,7 @@ def _overflowing(rank: int, world_size: int, data: Path, run_dir: Path) -> tuple
     }
     try:
         train_steps(
-            assemble(small_config(data, changes), ranks_of(rank, world_size)),
+            build_context(small_config(data, changes), ranks_of(rank, world_size)),
             RunDirectory(run_dir, run_dir),
             resume=False,
         )

@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.config.run import RunConfig
-from ple_rec.parallel.process_group import process_group
-from ple_rec.parallel.sharding import local_shards
-from ple_rec.parallel.wheels import CUDA_WHEEL, installed_version
-from ple_rec.training.job import Job, assemble
+from ple_rec.distributed.process_group import process_group
+from ple_rec.distributed.sharding import local_shards
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
 from tests.training.small import SGD, records, relative, small_config, whole_tables, write_small
 
 pytestmark = [
@@ -41,7 +41,7 @@ def _config(data: Path, device: str, changes: dict[str, Any]) -> RunConfig:
     return small_config(data, SGD | {"train": train, "runtime": {"device": device, "threads": 1}} | changes)
 
 
-def _weights(job: Job) -> Weights:
+def _weights(job: TrainContext) -> Weights:
     """On the CPU, by name; a collective."""
     dense = {k: v.detach().cpu().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
     return dense | whole_tables(job.model)
@@ -51,7 +51,7 @@ def _trained(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """One run, from the start of its process group to the end."""
     run_dir.mkdir(parents=True)
     with process_group(config.runtime) as ranks:
-        job = assemble(config, ranks)
+        job = build_context(config, ranks)
         before = _weights(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         tables = {tensor.device.type for _, tensor, *_ in local_shards(job.model)}

@@ -19,11 +19,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.checkpoint.inspect import damages, entries
-from ple_rec.parallel.stall import StallWatch
-from ple_rec.training.job import assemble
+from ple_rec.distributed.watchdog import StallWatch
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
-from tests.distributed import RankError
+from tests.rank_processes import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_state, write_small
 
 State = dict[str, Tensor]
@@ -65,7 +65,7 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     fuse = _Fuse(at if rank == victim else -1, delay)
-    job = assemble(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
+    job = build_context(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=(run_dir / "checkpoints").exists())
     return whole_state(job), fuse.marks
 

@@ -24,12 +24,12 @@ from ple_rec.cli import main
 from ple_rec.config.base import Split
 from ple_rec.config.model import BottomLevelConfig, SingleTaskConfig, SluiceConfig, TowerConfig
 from ple_rec.config.run import RunConfig
-from ple_rec.training.guard import StepGuard
-from ple_rec.training.job import Job, assemble
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_step, train_steps
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import train
-from ple_rec.training.run_directory import RunDirectory
 from tests.datasets import set_column
 from tests.training.small import (
     on_ranks,
@@ -89,7 +89,7 @@ def _penalised(data: Path) -> RunConfig:
     return _config(data, "schedule").model_copy(update={"model": model})
 
 
-def _own(job: Job, task: int) -> Tensor:
+def _own(job: TrainContext, task: int) -> Tensor:
     """Every dense weight that belongs to a task of `_learned`, its log-variance last."""
     experts, tower = job.bare.extraction.levels[0].experts, job.bare.towers[task]
     parts = [weight.split(8)[task] for weight in (*experts.first_weights, *experts.first_biases)]  # type: ignore[union-attr, misc]
@@ -98,7 +98,7 @@ def _own(job: Job, task: int) -> Tensor:
     return torch.cat([part.detach().flatten() for part in parts])
 
 
-def _penalty(job: Job) -> float:
+def _penalty(job: TrainContext) -> float:
     """lambda sum over levels, experts and pairs a < b of subspaces of ||W_a^T W_b||_F^2."""
     total = 0.0
     for level in job.bare.extraction.levels:
@@ -114,7 +114,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
     if rank == 0:
         run_dir.mkdir(parents=True)
     dist.barrier()
-    job = assemble(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     learned = config.train.loss_weighting == "uncertainty"
     own: list[list[Tensor]] = []
     penalties: list[float] = []
@@ -260,12 +260,12 @@ def _one_step(rank: int, world_size: int, data: Path) -> dict[str, dict[str, Cha
         results[kind] = {}
         for name, setting in (settings | ({"clip": {"clip_norm": 0.01}} if kind == "sgd" else {})).items():
             optimizer = {"kind": kind, "learning_rate": 0.1, **setting}
-            job = assemble(_config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size))
+            job = build_context(_config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size))
             s_K = job.bare.weighting.log_variance_K
             s_K.data.copy_(torch.tensor(NEAR_ZERO))  # type: ignore[operator]
             dense = {k: v for k, v in job.bare.named_parameters() if "embedding" not in k}
             before = {k: v.detach().clone() for k, v in dense.items()}
-            guard = StepGuard(["click", "watch"], job.ranks.device)
+            guard = NonFiniteGuard(["click", "watch"], job.ranks.device)
             train_step(job, guard, next(iter(job.loader.epoch(0))), 0, [1.0, 0.5])
             guard.settle()
             results[kind][name] = {k: (before[k], v.detach()) for k, v in dense.items()}

@@ -18,10 +18,11 @@ import pytest
 from ple_rec.checkpoint.files import Reader, _Summed
 from ple_rec.checkpoint.inspect import damages
 from ple_rec.cli import main
-from ple_rec.training import loop, run_directory, validation
+from ple_rec.runs import directory
+from ple_rec.runs.layout import claimed
+from ple_rec.training import loop, validation
 from ple_rec.training import run as run_module
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.run_dir import claimed
 from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -153,7 +154,7 @@ def test_a_run_that_ends_between_the_look_and_the_lock_is_kept(
         with claimed(path, wait=wait):
             yield
 
-    monkeypatch.setattr(run_directory, "claimed", late)
+    monkeypatch.setattr(directory, "claimed", late)
     capsys.readouterr()
     assert main([*TRAIN, *SHORT, *KEPT, *flags]) == code
     said = capsys.readouterr()

@@ -12,15 +12,15 @@ import pytest
 from ple_rec.config.plan import Plan
 from ple_rec.config.plan_file import dump_plan, load_plan
 from ple_rec.config.run import RunConfig
+from ple_rec.distributed.capacity import DoesNotFitError
+from ple_rec.distributed.collectives import PeerError
+from ple_rec.distributed.plan_check import GivenPlan
+from ple_rec.distributed.planner import ModelSizes, PlanningInputs, check_sizes
+from ple_rec.distributed.topology import cluster_of
 from ple_rec.errors import UserError
-from ple_rec.parallel.agree import PeerError
-from ple_rec.parallel.plan_check import GivenPlan
-from ple_rec.parallel.planner import ModelSizes, Request, check_sizes
-from ple_rec.parallel.shortfall import DoesNotFitError
-from ple_rec.parallel.topology import cluster_of
-from ple_rec.planning.subject import describe, plan_run
-from ple_rec.training import job
-from ple_rec.training.job import assemble
+from ple_rec.planning.plan_input import describe, plan_run
+from ple_rec.training import context
+from ple_rec.training.context import build_context
 from tests.planning.samples import cluster
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -48,7 +48,7 @@ def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, 
     found: dict[str, Any] = {}
     for name, given in givens.items():
         try:
-            job = assemble(config, ranks_of(rank, world_size), given)
+            job = build_context(config, ranks_of(rank, world_size), given)
         except (UserError, PeerError) as error:
             found[name] = str(error)
         else:
@@ -132,9 +132,9 @@ def _refusal_without_a_model(rank: int, world_size: int, config: RunConfig) -> s
         raise AssertionError("a model of this size would take all memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "model_of", build)
+        patch.setattr(context, "model_of", build)
         with pytest.raises((UserError, PeerError)) as caught:
-            job.assemble_evaluation(config, ranks_of(rank, world_size))
+            context.assemble_evaluation(config, ranks_of(rank, world_size))
     return str(caught.value)
 
 
@@ -163,7 +163,7 @@ def test_what_does_not_fit_this_machine_is_refused_before_a_model_is_built(data:
 
 def test_dense_layers_of_a_model_without_tables_are_refused_too(data: Path) -> None:
     config = small_config(data)
-    request = Request(config.embeddings, config.table_optimizer.kind, cluster_of(ranks_of(0, 1)), 8, {})
+    request = PlanningInputs(config.embeddings, config.table_optimizer.kind, cluster_of(ranks_of(0, 1)), 8, {})
     with pytest.raises(DoesNotFitError, match="the dense layers, which read all embeddings, take at least 186,264"):
         check_sizes(ModelSizes([], 10**13), request)
     check_sizes(ModelSizes([], 10**3), request)

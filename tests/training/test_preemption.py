@@ -18,12 +18,12 @@ from ple_rec.checkpoint.inspect import damages
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError, PreemptedError
+from ple_rec.runs.directory import RunDirectory
 from ple_rec.storage import write_checked
 from ple_rec.training import loop, validation
+from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
-from ple_rec.training.guard import StepGuard
-from ple_rec.training.job import assemble
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.training.non_finite_guard import NonFiniteGuard
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 State = dict[str, Tensor]
@@ -49,7 +49,7 @@ def _run(
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = assemble(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     step = loop.train_step
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
@@ -155,13 +155,13 @@ def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:
 
 def _run_that_diverges(rank: int, world_size: int, config: Any, run_dir: Path) -> str:
     """The gradients of rank 1 overflow in the last step before the stop, and its weights stay finite."""
-    note = StepGuard.note
+    note = NonFiniteGuard.note
 
-    def bad(self: StepGuard, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
+    def bad(self: NonFiniteGuard, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
         note(self, step, sums_K, gradient_norm / (0 if (rank, step) == (1, 7) else 1))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StepGuard, "note", bad)
+        patch.setattr(NonFiniteGuard, "note", bad)
         with pytest.raises(DivergedError) as caught:
             _run(rank, world_size, config, run_dir, False, (5, signal.SIGTERM))
     return str(caught.value)

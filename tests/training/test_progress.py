@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import UserError
-from ple_rec.parallel.agree import PeerError
 from ple_rec.training import progress
 from ple_rec.training.progress import Progress
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, write_small

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import EmbeddingsConfig, QcommsConfig
+from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.qcomms import codecs_of
 from ple_rec.errors import UserError
-from ple_rec.parallel.planner import Request, make_plan
-from ple_rec.parallel.qcomms import codecs_of
 from tests.planning.samples import cluster, module_of
 from tests.training.small import (
     SGD,
@@ -68,7 +68,7 @@ def test_the_planner_counts_the_bytes_that_travel() -> None:
     def costs(sharding: str, **qcomms: str) -> tuple[float, float]:
         config = EmbeddingsConfig.model_validate({"sharding": sharding, "dim": 64, "qcomms": qcomms})
         module = module_of({"t": 100_000}, config, "rowwise_adagrad", hosts)
-        plan = make_plan(module, Request(config, "rowwise_adagrad", hosts, 4096, {}))
+        plan = make_plan(module, PlanningInputs(config, "rowwise_adagrad", hosts, 4096, {}))
         return plan.tables[0].costs_ms.output, plan.tables[0].costs_ms.gradient
 
     for sharding, width in (("table_wise", 4), ("row_wise", 2)):  # of int8: a row-wise table has fp16 and bf16 instead

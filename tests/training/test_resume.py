@@ -17,7 +17,7 @@ from torch import Tensor
 from ple_rec.checkpoint.files import _Summed
 from ple_rec.errors import UserError
 from ple_rec.training.progress import Progress
-from tests.distributed import RankError
+from tests.rank_processes import RankError
 from tests.training.small import on_ranks, records, small_config, train_small, whole_state, write_small
 
 # Epochs have 9 steps: 10 is in the middle of the second one.

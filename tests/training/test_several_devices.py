@@ -62,7 +62,7 @@ def test_two_ranks_end_in_the_weights_of_one(device: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("device", devices(RANKS))
 def test_a_rank_that_raises_ends_the_wait_of_its_peers(device: str) -> None:
     agent = ("-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={RANKS}")
-    done = command(*agent, "-m", "tests.training.raising_rank", device, timeout=120)
+    done = command(*agent, "-m", "tests.runtime.raising_rank", device, timeout=120)
     ended = time.time()
     assert done.returncode == 1
     assert "part-0: a; b. Fix: c" in done.stderr

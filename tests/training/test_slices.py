@@ -21,11 +21,11 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
+from ple_rec.runs.results import format_results
 from ple_rec.training import preflight
 from ple_rec.training import slices as slices_module
-from ple_rec.training.job import assemble
+from ple_rec.training.context import build_context
 from ple_rec.training.preflight import check
-from ple_rec.training.results import format_results
 from ple_rec.training.run import _evaluate_split, evaluate_run, train
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
@@ -67,7 +67,7 @@ def _config(data: Path, columns: list[str], **changes: Any) -> Any:
 
 def _evaluated(rank: int, world_size: int, data: Path) -> tuple[Slices, Slices, list[list[float]]]:
     """Slices of the test split, exact and by histogram, and the logits, on one rank in file order."""
-    job = assemble(_config(data, COLUMNS), ranks_of(rank, world_size))
+    job = build_context(_config(data, COLUMNS), ranks_of(rank, world_size))
     found = []
     for limit in (101, 100):  # there are 101 rows
         train = job.config.train.model_copy(update={"exact_auc_limit": limit})

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ple_rec.config.load import load_schema
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.errors import UserError
-from ple_rec.parallel.process_group import Ranks
 from ple_rec.training.storage_check import check_storage
 from tests.training.small import on_ranks, write_small
 

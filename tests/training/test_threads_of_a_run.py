@@ -13,8 +13,8 @@ import torch
 from torch.distributed import run as torchrun
 
 from ple_rec.cli import main
-from ple_rec.parallel import host
-from ple_rec.parallel.host import default_threads
+from ple_rec.runtime import host
+from ple_rec.runtime.host import default_threads
 from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -71,7 +71,7 @@ def test_torchrun_gives_its_ranks_the_same(
     monkeypatch.delenv("OMP_NUM_THREADS")
     if said is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", said)
-    monkeypatch.setattr("ple_rec.parallel.host.usable_cores", lambda: 10)
+    monkeypatch.setattr("ple_rec.runtime.host.usable_cores", lambda: 10)
     given = []
 
     def start(args: Any) -> None:
@@ -92,6 +92,6 @@ def test_ranks_that_are_started_here_take_them_too(
     assert main(["train", "--config", "tiny.toml", "--ranks", "2"]) == 0
     assert "2 rank(s) on cpu, 3 thread(s) each" in capfd.readouterr().out
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("ple_rec.parallel.host.usable_cores", lambda: 10)
+    monkeypatch.setattr("ple_rec.runtime.host.usable_cores", lambda: 10)
     assert main(["train", "--config", "tiny.toml", "--ranks", "2", "--overwrite"]) == 0
     assert "2 rank(s) on cpu, 5 thread(s) each" in capfd.readouterr().out

@@ -12,8 +12,8 @@ from torch import Tensor
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
+from ple_rec.runs.checkpoints import CheckpointTimer
 from ple_rec.training import loop
-from ple_rec.training.checkpoints import CheckpointTimer
 from tests.training.small import on_ranks, records, small_config, train_small, whole_state, write_small
 
 

@@ -11,20 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.analysis.run_diff import compare_runs
-from ple_rec.analysis.run_record import read_record
 from ple_rec.cli import main
 from ple_rec.config.load import load_schema
 from ple_rec.config.plan_file import dump_plan
 from ple_rec.config.run import RunConfig
+from ple_rec.distributed.table_init import initial_bound, uniform_rows_
 from ple_rec.errors import DataError, UserError
-from ple_rec.parallel.table_init import initial_bound, uniform_rows_
-from ple_rec.training.job import assemble
+from ple_rec.runs.diff import compare_runs
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import PLAN, write_text
+from ple_rec.runs.record import read_record
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.preflight import check
 from ple_rec.training.run import evaluate_run, train
-from ple_rec.training.run_dir import PLAN, write_text
-from ple_rec.training.run_directory import RunDirectory
 from ple_rec.training.warm_start import Start, load_start, recorded_start, starting_point
 from tests.datasets import TABLES
 from tests.training.small import (
@@ -97,7 +97,7 @@ def _read(rank: int, world_size: int, folder: Path) -> tuple[dict[str, list[_Rea
         for ranks, written in WRITTEN.items():
             name = f"{written}-{ranks}"
             start = Start(str(folder / name), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
-            job = assemble(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
+            job = build_context(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
             fresh = whole_state(job)
             load_start(job, start)
             found.setdefault(name, []).append(_Read(fresh, whole_state(job)))

@@ -20,17 +20,17 @@ from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.scheduler import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
-from ple_rec.analysis.compare.tuning.told import with_tuning
+from ple_rec.analysis.compare.tuning.report import with_tuning
 from ple_rec.analysis.compare.tuning.tune import tune
 from ple_rec.analysis.compare.work import Share, Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, recipe_names
-from ple_rec.locks import take_lock
-from ple_rec.parallel.host import usable_cores
 from ple_rec.reports.compare.page import write_page
-from ple_rec.training.run_dir import write_json, write_text, writing
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import write_json, write_text, writing
+from ple_rec.runtime.host import usable_cores
+from ple_rec.storage.locks import take_lock
 
 logger = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from ple_rec.config.run import RunConfig
+from ple_rec.distributed.capacity import gib
 from ple_rec.errors import UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
-from ple_rec.parallel.host import usable_memory_bytes
-from ple_rec.parallel.shortfall import gib
+from ple_rec.runtime.host import usable_memory_bytes
 from ple_rec.training.model import least_dense_parameters
 
 _BYTES_PER_WEIGHT = 4

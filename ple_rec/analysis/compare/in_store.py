@@ -12,11 +12,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from ple_rec.errors import PleRecError
+from ple_rec.runs.directory import RunDirectory, hold_prefix
+from ple_rec.runs.layout import CHECKPOINTS, CONFIG, LOCK, METRICS
 from ple_rec.storage import Location, Remote, at_once, explain_errors
 from ple_rec.storage.lease import LEASE
 from ple_rec.storage.store import Object, objects_at
-from ple_rec.training.run_dir import CHECKPOINTS, CONFIG, LOCK, METRICS
-from ple_rec.training.run_directory import RunDirectory, hold_prefix
 
 
 @contextmanager

@@ -13,11 +13,11 @@ from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
-from ple_rec.training.checkpoints import checkpoint_place
+from ple_rec.runs.checkpoints import checkpoint_place
+from ple_rec.runs.directory import hold_run
+from ple_rec.runs.layout import OF_RUN, TEST_ROWS
+from ple_rec.runs.state import inspect
 from ple_rec.training.run import train
-from ple_rec.training.run_dir import OF_RUN, TEST_ROWS
-from ple_rec.training.run_directory import hold_run
-from ple_rec.training.run_state import inspect
 
 
 def train_one(config: RunConfig, run_dir: Path) -> None:

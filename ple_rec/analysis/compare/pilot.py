@@ -25,8 +25,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR, SplitInfo
 from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.errors import UserError
+from ple_rec.runs.layout import LOG, write_text, writing
 from ple_rec.storage import names_in
-from ple_rec.training.run_dir import LOG, write_text, writing
 
 _FLOPS = 2e11  # FLOPs of a pilot, about: a few seconds of a core
 _FEWEST, _MOST = 8, 64  # steps

@@ -34,8 +34,8 @@ from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
-from ple_rec.training.results import number, split_tasks
-from ple_rec.training.run_files import read_run
+from ple_rec.runs.read import read_run
+from ple_rec.runs.results import number, split_tasks
 
 _FORMAT = 1
 Metrics = Mapping[int, Mapping[str, Any]]  # `metrics.json` by seed

@@ -16,10 +16,10 @@ from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.series import config_of_run
 from ple_rec.analysis.series_run import SeriesRun, inspect_run
 from ple_rec.config.run import RunConfig
-from ple_rec.training.checkpoints import checkpoint_place, take_over
-from ple_rec.training.run_dir import TEST_ROWS, writing
-from ple_rec.training.run_directory import hold_run
-from ple_rec.training.run_state import check_place, inspect
+from ple_rec.runs.checkpoints import checkpoint_place, take_over
+from ple_rec.runs.directory import hold_run
+from ple_rec.runs.layout import TEST_ROWS, writing
+from ple_rec.runs.state import check_place, inspect
 
 COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained
 

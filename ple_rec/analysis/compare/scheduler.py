@@ -21,8 +21,8 @@ from ple_rec.analysis.series_run import FAILED
 from ple_rec.config.load import dump_toml
 from ple_rec.config.schema import Task
 from ple_rec.errors import PreemptedError
+from ple_rec.runs.layout import write_text, writing
 from ple_rec.text.units import metric_text
-from ple_rec.training.run_dir import write_text, writing
 
 logger = logging.getLogger(__name__)
 

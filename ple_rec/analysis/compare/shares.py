@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ple_rec.training.run_dir import writing
+from ple_rec.runs.layout import writing
 
 logger = logging.getLogger(__name__)
 

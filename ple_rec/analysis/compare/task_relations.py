@@ -16,9 +16,9 @@ from ple_rec.analysis.correlation import label_correlations
 from ple_rec.analysis.test_rows import read_rows
 from ple_rec.analysis.utilisation import recorded_gates, utilisation
 from ple_rec.errors import UserError
-from ple_rec.training.results import entries, items, mapping, number
-from ple_rec.training.run_dir import ANALYSIS
-from ple_rec.training.run_files import read_run
+from ple_rec.runs.layout import ANALYSIS
+from ple_rec.runs.read import read_run
+from ple_rec.runs.results import entries, items, mapping, number
 
 KINDS = ("parameters", "inputs")  # what a cosine is on
 

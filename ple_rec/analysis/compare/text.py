@@ -8,10 +8,10 @@ from typing import Any
 from ple_rec.analysis.compare.cost import sizes_of
 from ple_rec.analysis.compare.matrix import Matrix
 from ple_rec.analysis.compare.text_tasks import relations_table
-from ple_rec.analysis.compare.tuning.told import tuning_text
+from ple_rec.analysis.compare.tuning.report import tuning_text
+from ple_rec.runs.results import MISSING
 from ple_rec.text import aligned
 from ple_rec.text.units import metric_text, short_bytes, short_count
-from ple_rec.training.results import MISSING
 
 MATCHES = {
     "flops": "FLOPs a sample are those of {}, within 1 %",

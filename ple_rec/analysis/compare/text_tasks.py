@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.analysis.compare.task_relations import KINDS
+from ple_rec.runs.results import MISSING
 from ple_rec.text import aligned
-from ple_rec.training.results import MISSING
 
 
 def relations_table(results: Mapping[str, Any]) -> str:

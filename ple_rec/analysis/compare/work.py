@@ -13,7 +13,7 @@ from ple_rec.analysis.compare.tuning.study import Study
 from ple_rec.analysis.compare.tuning.tune import tuned
 from ple_rec.config.compare import TuneConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.training.run_dir import holds_run
+from ple_rec.runs.layout import holds_run
 
 Share = tuple[int, int]  # (i, n): only every n-th from the i-th
 

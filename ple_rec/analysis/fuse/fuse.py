@@ -15,7 +15,6 @@ from ple_rec.analysis.fuse.scale import needed_scales
 from ple_rec.analysis.fuse.valued import Valued, with_values
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
-from ple_rec.parallel.host import usable_cores
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
 from ple_rec.ranking.counterfactual import weights_of
 from ple_rec.ranking.evaluation import Evaluation, Evaluations, Value
@@ -23,6 +22,7 @@ from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_expon
 from ple_rec.ranking.lists import Lists
 from ple_rec.ranking.metrics import Measured, metric_of
 from ple_rec.ranking.search import Constraint, Found, Range, search
+from ple_rec.runtime.host import usable_cores
 
 logger = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from ple_rec.analysis.fuse.fuse import Fused
 from ple_rec.analysis.fuse.text import head
-from ple_rec.analysis.plain import json_text
 from ple_rec.config.load import dump_toml
 from ple_rec.errors import UserError
 from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
 from ple_rec.reports.fusion import write_page
+from ple_rec.runs.layout import write_text, writing
 from ple_rec.storage import Location, make_directory
-from ple_rec.training.run_dir import write_text, writing
+from ple_rec.text.plain import json_text
 
 
 def check_out(out: Location, options: Mapping[str, Any]) -> None:

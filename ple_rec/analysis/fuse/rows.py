@@ -21,8 +21,8 @@ from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 from ple_rec.training.checks import select
-from ple_rec.training.job import EvaluationJob
-from ple_rec.training.trained import load_checkpoint, of_one_process, opened
+from ple_rec.training.context import EvaluationJob
+from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
 
 Floats = NDArray[np.float64]
 
@@ -118,7 +118,7 @@ def fusible(run_dir: Location, overrides: Sequence[str] = ()) -> Fusible:
     selection = select(config, Dataset(config.data.path))
     kinds = {task.name: task.kind for task in selection.tasks}
     dense = tuple(feature.name for feature in selection.dense)
-    return Fusible(run_dir, of_one_process(config, metrics), kinds, dense, selection.group)
+    return Fusible(run_dir, single_process_config(config, metrics), kinds, dense, selection.group)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def predicted(run: Fusible, splits: Sequence[Split], length: str | None) -> Pred
     Raises:
         DataError: a damaged checkpoint or dataset.
     """
-    with opened(run.config, run.run_dir, "best") as job:
+    with open_trained_run(run.config, run.run_dir, "best") as job:
         path = load_checkpoint(job, run.run_dir, "best")
         column = None if length is None else run.dense.index(length)
         return Predicted(run, path.name, {split: _rows(job, split, column) for split in splits})

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from ple_rec.modules.grouped import Inputs
-from ple_rec.modules.routing import Legend, Routing
+from ple_rec.modules.routing import GateLabels, Routing
 
 
 class Mixing(nn.Module):
@@ -25,7 +25,7 @@ class Mixing(nn.Module):
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths = list(widths)
-        self.legend = Legend(routing.mixing, routing.outputs, routing.experts, routing.reads_OE)
+        self.legend = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.reads_OE)
 
     @abstractmethod
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:

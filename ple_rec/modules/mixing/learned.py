@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing.base import Mixing, expand
-from ple_rec.modules.routing import Legend, Routing
+from ple_rec.modules.routing import GateLabels, Routing
 
 OWN = 0.9  # the start of cross-stitch: .9 of one's own, .1 spread over the others
 
@@ -44,7 +44,7 @@ class SubspaceMixing(Mixing):
         self.width = routing.width
         self.weight = nn.Parameter(_mostly_own(len(routing.experts) * routing.subspaces))
         outputs, experts = (_numbered(names, routing.subspaces) for names in (routing.outputs, routing.experts))
-        self.legend = Legend(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
+        self.legend = GateLabels(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; the rows and columns of A are subspaces."""
@@ -93,7 +93,7 @@ class LevelMixing(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(len(outputs), levels))
         names = tuple(f"level {i + 1}" for i in range(levels))
-        self.legend = Legend("levels", tuple(outputs), names, ((True,) * levels,) * len(outputs))
+        self.legend = GateLabels("levels", tuple(outputs), names, ((True,) * levels,) * len(outputs))
 
     def forward(self, levels: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
         """The outputs of every level, (B, H) each, bottom first -> the mixed outputs, and B for every sample."""

@@ -14,7 +14,7 @@ from ple_rec.reports.compare.figures import curve_chart, gain_chart, seesaw_char
 from ple_rec.reports.compare.relations import ON, conflict_chart, correlation_chart
 from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Curve
-from ple_rec.training.run_files import read_run
+from ple_rec.runs.read import read_run
 
 Results = Mapping[str, Any]
 

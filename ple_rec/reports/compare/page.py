@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ple_rec.analysis.compare.text import GAIN_HEADS, GAP, MATCHES, cost_rows, gap_known, task_rows
-from ple_rec.analysis.compare.tuning.told import OPTIMISTIC, tuning_table
+from ple_rec.analysis.compare.tuning.report import OPTIMISTIC, tuning_table
 from ple_rec.analysis.utilisation import gates_of
 from ple_rec.reports.compare.charts import charts_of
 from ple_rec.reports.compare.tasks import between_tasks, experts
@@ -17,8 +17,8 @@ from ple_rec.reports.figures import Chart
 from ple_rec.reports.numbers import page_cell
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
+from ple_rec.runs.layout import ANALYSIS_PAGE, writing
 from ple_rec.text.units import metric_text
-from ple_rec.training.run_dir import ANALYSIS_PAGE, writing
 
 PAGE, FIGURES = "compare.html", "figures"
 

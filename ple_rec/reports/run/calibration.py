@@ -10,10 +10,10 @@ import numpy as np
 from ple_rec.reports.charts import calibration_plot, roc_curve
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.meanings import meanings
+from ple_rec.runs.metrics import Curves
+from ple_rec.runs.read import RunFiles
+from ple_rec.runs.results import mapping, number, split_tasks
 from ple_rec.text.units import metric_text
-from ple_rec.training.recorded import Curves
-from ple_rec.training.results import mapping, number, split_tasks
-from ple_rec.training.run_files import RunFiles
 
 
 def calibration(run: RunFiles) -> dict[str, Any]:

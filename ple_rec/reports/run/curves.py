@@ -9,8 +9,8 @@ import numpy as np
 from ple_rec.reports.charts import learning_curve, over_steps
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.meanings import meanings
+from ple_rec.runs.read import RunFiles, Series
 from ple_rec.text.units import metric_text
-from ple_rec.training.run_files import RunFiles, Series
 
 # Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows
 # no Huber loss: a regression's loss stands beside an MSE only where it is one.

@@ -8,8 +8,8 @@ from typing import Any
 
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
-from ple_rec.training.recorded import TableHealth
-from ple_rec.training.run_files import RunFiles
+from ple_rec.runs.metrics import TableHealth
+from ple_rec.runs.read import RunFiles
 
 _UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd
 _SKEWED, _SKEWED_ROWS = 0.9, 1000  # share of look-ups on 1 % of the rows that is called odd, from so many rows on

@@ -8,8 +8,8 @@ import numpy as np
 
 from ple_rec.reports.charts import hardly_differ, weight_lines
 from ple_rec.reports.page import Panel
-from ple_rec.training.results import mapping
-from ple_rec.training.run_files import RunFiles, Series
+from ple_rec.runs.read import RunFiles, Series
+from ple_rec.runs.results import mapping
 
 _MANY = 12  # more tasks than this have their weights folded away
 

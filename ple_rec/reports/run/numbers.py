@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ple_rec.reports.numbers import DASH
-from ple_rec.training.results import number
+from ple_rec.runs.results import number
 
 
 def count(value: object) -> str:

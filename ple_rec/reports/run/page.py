@@ -18,9 +18,9 @@ from ple_rec.reports.run.health import table_health
 from ple_rec.reports.run.loss_weights import loss_weights
 from ple_rec.reports.run.slices import slices
 from ple_rec.reports.run.tables import placement, results
+from ple_rec.runs.read import RunFiles, read_run
+from ple_rec.runs.results import mapping
 from ple_rec.storage import Location
-from ple_rec.training.results import mapping
-from ple_rec.training.run_files import RunFiles, read_run
 
 REPORT_FILE = "report.html"
 

@@ -11,8 +11,8 @@ from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
 from ple_rec.reports.strips import Scale, scale_over
-from ple_rec.text.units import metric_text
-from ple_rec.training.results import (
+from ple_rec.runs.read import RunFiles
+from ple_rec.runs.results import (
     FEW,
     FEW_OF_A_CLASS,
     caution,
@@ -23,7 +23,7 @@ from ple_rec.training.results import (
     slice_name,
     split_tasks,
 )
-from ple_rec.training.run_files import RunFiles
+from ple_rec.text.units import metric_text
 
 _MANY_TABLES = 6  # more than this: one fold per column, the first open
 _MAIN = ("auc", "rmse", "mse", "ne", "logloss")  # the first of these that is there is drawn

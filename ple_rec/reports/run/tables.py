@@ -9,8 +9,8 @@ from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.reports.numbers import DASH
 from ple_rec.reports.run.meanings import meanings
 from ple_rec.reports.run.numbers import count
-from ple_rec.text.units import joined_spans, metric_text, short_bytes
-from ple_rec.training.results import (
+from ple_rec.runs.read import RunFiles
+from ple_rec.runs.results import (
     by_kind,
     entries,
     few_samples,
@@ -21,7 +21,7 @@ from ple_rec.training.results import (
     present,
     split_tasks,
 )
-from ple_rec.training.run_files import RunFiles
+from ple_rec.text.units import joined_spans, metric_text, short_bytes
 
 _MANY_TABLES = 24  # more than this are folded away
 _MORE = {  # headings of what stands in tables of its own

@@ -12,7 +12,7 @@ from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
-from ple_rec.training.run_dir import ANALYSIS_PAGE, TEST_ROWS
+from ple_rec.runs.layout import ANALYSIS_PAGE, TEST_ROWS
 from tests.tiny import write_tiny
 
 MMOE = ("model.variant=mmoe", "model.experts=3", "model.expert_hidden=[4]")

@@ -13,9 +13,9 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import UserError
+from ple_rec.runs.layout import place_of
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
-from ple_rec.training.run_dir import place_of
 from tests.analysis.compare.comparisons import MMOE, comparison, matrix
 
 TINY = {"base": "tiny.toml"}

@@ -25,11 +25,11 @@ from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.cli import main
 from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
+from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import UserError
-from ple_rec.parallel.process_group import process_group
-from ple_rec.training.job import assemble
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.planted import (
     FACTORS,
     HARD,
@@ -257,7 +257,7 @@ def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, m
         )
         run.directory.mkdir(parents=True)
         with process_group(config.runtime) as ranks:
-            train_steps(assemble(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
+            train_steps(build_context(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
         orders.setdefault(run.seed, []).append(list(seen))
     for first, *others in orders.values():
         assert len(set(first)) == 65

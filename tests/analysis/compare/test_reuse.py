@@ -14,8 +14,8 @@ from ple_rec.analysis.compare.compare import run_comparison
 from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
-from ple_rec.training.run_dir import ANALYSIS_PAGE, LOCK, claimed
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, claimed
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
 from tests.messages import logged
 

@@ -21,8 +21,8 @@ from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.checkpoints import claim_checkpoints
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.runs.checkpoints import claim_checkpoints
+from ple_rec.runs.directory import RunDirectory
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
 from tests.messages import logged
 

@@ -16,9 +16,9 @@ from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.data.dataset import Dataset
+from ple_rec.inference.fusion_lookup import fusion_of
 from ple_rec.ranking.fusion import with_exponents
 from ple_rec.ranking.losses import losses_of
-from ple_rec.serve.fusion_lookup import fusion_of
 from ple_rec.training.checks import select
 from ple_rec.training.preflight import check_run
 from tests.analysis.trained import train_tiny

@@ -13,8 +13,8 @@ from typing import Any
 
 from ple_rec.analysis.compare.tuning.space import Space
 from ple_rec.errors import Option, UserError
-from ple_rec.training.results import mapping
-from ple_rec.training.run_dir import write_json, writing
+from ple_rec.runs.layout import write_json, writing
+from ple_rec.runs.results import mapping
 
 FILE = "tune.json"
 _FORMAT = 1

@@ -15,8 +15,8 @@ from typing import Any
 
 from ple_rec.analysis.compare.matrix import Variant
 from ple_rec.analysis.compare.runs import Run
-from ple_rec.analysis.compare.tuning.ask import Result, ask, batch_of
 from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
+from ple_rec.analysis.compare.tuning.sampler import Result, ask, batch_of
 from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.analysis.series_run import FAILED, inspect_run
@@ -24,8 +24,8 @@ from ple_rec.config.load import with_values
 from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.training.results import number
-from ple_rec.training.run_dir import CHECKPOINTS, write_text, writing
+from ple_rec.runs.layout import CHECKPOINTS, write_text, writing
+from ple_rec.runs.results import number
 
 FOLDER = "tune"
 _OF_TRIALS = {  # what they need not keep, tell or read

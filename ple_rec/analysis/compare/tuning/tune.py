@@ -14,10 +14,10 @@ from ple_rec.analysis.compare.tuning.study import FOLDER, Study, tuned_config
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from ple_rec.data.dataset import Dataset
 from ple_rec.errors import Option, UserError
+from ple_rec.runs.layout import claimed
 from ple_rec.text.units import metric_text
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
-from ple_rec.training.run_dir import claimed
 
 
 def tune(studies: Sequence[Study], workers: Workers, until: float | None = None) -> list[str]:

@@ -9,16 +9,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.parts import write_part
+from data_prep.output.parts import write_part
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import run_comparison
 from ple_rec.config.base import Split
 from ple_rec.config.load import load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError
+from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import run as training
 from ple_rec.training.run import train
-from ple_rec.training.run_directory import RunDirectory
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, Real
 from tests.datasets import set_column

@@ -15,13 +15,13 @@ from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import Compared, run_comparison
 from ple_rec.analysis.compare.pilot import Pace
 from ple_rec.analysis.compare.shares import share_of
-from ple_rec.analysis.compare.tuning.ask import BATCH, START
+from ple_rec.analysis.compare.tuning.sampler import BATCH, START
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.training.run_dir import TEST_ROWS, claimed
-from ple_rec.training.run_directory import RunDirectory
+from ple_rec.runs.directory import RunDirectory
+from ple_rec.runs.layout import TEST_ROWS, claimed
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 from tests.messages import logged

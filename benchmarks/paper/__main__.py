@@ -1,0 +1,212 @@
+"""`python -m benchmarks.paper`: prepare the data, estimate, run the comparisons, write paper.html."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper import figure7
+from benchmarks.paper.page import Made, write_paper
+from benchmarks.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
+from ple_rec.analysis.compare.compare import places_of, run_comparison, workers_of
+from ple_rec.analysis.compare.estimate import Bounds, forecast
+from ple_rec.analysis.compare.matrix import matrix_of
+from ple_rec.analysis.compare.pilot import Pace, paces_of
+from ple_rec.analysis.compare.reuse import reusable, without
+from ple_rec.analysis.compare.runs import COMPARISON
+from ple_rec.analysis.compare.work import studies_of, work_of
+from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.compare import CompareConfig
+from ple_rec.config.load import load_config
+from ple_rec.config.schema import SUCCESS_FILE
+from ple_rec.errors import UserError
+from ple_rec.runtime.exits import PREEMPTED, SOME_FAILED, end_process, guarded
+from ple_rec.text.messages import messages
+from ple_rec.text.progress import print_line
+
+
+def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--quick", action="store_true", help="few runs on little data: minutes, to see that it works")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        metavar="PART",
+        help=f"of {', '.join(part.name for part in parts)}, or comparisons of these by the name of their folder; "
+        "default: all",
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="HOURS",
+        help="start no run after so long; what is there is shown, and the next call goes on",
+    )
+    parser.add_argument("--seeds", type=positive, metavar="N", help="of each variant; default: the part's own")
+    parser.add_argument(
+        "--fig7-size",
+        type=_size,
+        metavar="ROWSxINPUTS",
+        help="of each of its datasets; default: {}x{}".format(*FIGURE7_SIZE),
+    )
+    parser.add_argument("--jobs", type=positive, metavar="N", help="runs side by side; default: one a GPU or core")
+    parser.add_argument("--out", type=Path, default=Path("runs/paper"), metavar="DIR", help="default: runs/paper")
+    parser.add_argument("--overwrite", action="store_true", help="remove runs of other settings that lie there")
+    parser.add_argument("--dry-run", action="store_true", help="prepare, print the estimate, then stop")
+    return parser
+
+
+def positive(text: str) -> int:
+    """Read a positive int."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected a positive int")
+    return int(text)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected samples and inputs, as 200000x128")
+    return int(found[1]), int(found[2])
+
+
+def chosen_parts(args: argparse.Namespace) -> list[Part]:
+    """What is to be made.
+
+    Raises:
+        UserError: a name that is none, or options that exclude each other.
+    """
+    if args.quick and args.fig7_size is not None:
+        raise UserError("--fig7-size", "given with --quick", "--quick has a size of its own", "leave one of them out")
+    parts = quick_parts() if args.quick else all_parts(args.fig7_size or FIGURE7_SIZE)
+    chosen = parts if args.parts is None else some_of(parts, args.parts)
+    if args.seeds is None:
+        return chosen
+    return [replace(p, comparisons=tuple(replace(c, seeds=args.seeds) for c in p.comparisons)) for p in chosen]
+
+
+def make(args: argparse.Namespace) -> int:
+    """Make the parts.
+
+    Raises:
+        UserError: the input is wrong.
+    """
+    chosen = chosen_parts(args)
+    if args.budget is not None and not 0 < args.budget < math.inf:
+        raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
+    end = None if args.budget is None else time.monotonic() + args.budget * 3600
+    if unmade := {c.data: None for part in chosen for c in part.comparisons if c.prepare and not _there(c)}:
+        print_line(f"{len(unmade)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unmade))}")
+    ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
+    _estimate(ready, args)
+    if args.dry_run:
+        return 0
+    made, failed, stopped = [], [], []
+    for part, comparisons in ready:
+        results: dict[str, dict[str, Any]] = {}
+        for comparison in comparisons:
+            print_line(f"\n== {part.title}: {comparison.name}")
+            compare = _compare(comparison)
+            with messages():
+                done = run_comparison(
+                    compare,
+                    Path(),
+                    comparison.overrides,
+                    args.out / comparison.name,
+                    jobs=args.jobs,
+                    overwrite=args.overwrite,
+                    until=end,
+                    reuse=beside(comparison, args.out),
+                )
+            assert done is not None, "not a dry run"
+            results[comparison.name] = json.loads(done.json)
+            failed += [f"{comparison.name}: {run}" for run in done.failed]
+            stopped += done.stopped
+        missing = [c.name for c in part.comparisons if c.name not in results]
+        made.append(Made(part, results, missing))
+        if part.correlations and results:
+            points = made[-1].points
+            print_line(f"\n{figure7.gain_table(points)}\n\n{figure7.summary(points)}")
+    page = write_paper(made, args.out)
+    print_line(f"\npaper: {page}")
+    if failed:
+        sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
+        return SOME_FAILED
+    return PREEMPTED if stopped else 0
+
+
+def _there(comparison: Comparison) -> bool:
+    return (comparison.data / SUCCESS_FILE).exists()
+
+
+def _prepared(comparison: Comparison) -> bool:
+    """Whether its dataset is there, once it has been made where it can be."""
+    if _there(comparison):
+        return True
+    if not comparison.prepare:
+        print_line(
+            f"{comparison.name}: left out, since {comparison.data} is not there; docs/paper.md says how to make it"
+        )
+        return False
+    print_line(f"preparing {comparison.data}")
+    command = [sys.executable, "-m", "ple_rec", "prep", *comparison.prepare]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(
+            str(comparison.data), done.stderr.strip(), "the part needs this dataset", "see above, or leave the part out"
+        )
+    return True
+
+
+def beside(comparison: Comparison, out: Path) -> list[Path]:
+    """The other comparisons on its data that have begun: what they have trained alike need not be trained again."""
+    on_its_data = [other.name for part in all_parts() for other in part.comparisons if other.data == comparison.data]
+    return [out / name for name in on_its_data if name != comparison.name and (out / name / COMPARISON).is_file()]
+
+
+def _compare(comparison: Comparison) -> CompareConfig:
+    asked = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
+    variants = {n: v for n, v in asked.variants.items() if not comparison.variants or n in comparison.variants}
+    tune = asked.tune.model_copy(update={"trials": comparison.tune})
+    changes: dict[str, Any] = {"name": comparison.name, "seeds": comparison.seeds, "variants": variants, "tune": tune}
+    return asked.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
+
+
+def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse.Namespace) -> None:
+    """Say how long each part takes, from short runs of its first comparison."""
+    total = Bounds(0.0, 0.0)
+    for part, comparisons in ready:
+        seconds, runs, left, trials = Bounds(0.0, 0.0), 0, 0, 0
+        paces: list[Pace] = []
+        for comparison in comparisons:
+            compare, root = _compare(comparison), args.out / comparison.name
+            matrix = matrix_of(compare, Path(), comparison.overrides)
+            work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
+            work = without(work, reusable(work, beside(comparison, args.out)))
+            runs, left, trials = runs + len(work.runs), left + len(work.left), trials + work.trials
+            jobs, devices = places_of(matrix, args.jobs)
+            if workers := workers_of(work, jobs, devices):
+                paces = paces or paces_of(work.variants, workers, len(matrix.tasks))
+                seconds = seconds.plus(forecast(work, jobs, paces))
+        total = total.plus(seconds)
+        tuning = f" and {trials} trials before them" if trials else ""
+        print_line(f"{part.name}: {part.title}: {left} of {runs} runs to train{tuning}, {seconds}")
+    print_line(f"in all {total}, as busy as this machine is now; runs that end correct this")
+
+
+def main() -> None:
+    """The command line."""
+    args = _parser(all_parts()).parse_args()
+    end_process(guarded(lambda: make(args)))
+
+
+if __name__ == "__main__":
+    main()

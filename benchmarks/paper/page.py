@@ -1,0 +1,71 @@
+"""`paper.html`: the parts that were made, each with its tables, figures and what is still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.paper import figure7
+from benchmarks.paper.parts import Part
+from ple_rec.analysis.compare.text import format_results
+from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
+from ple_rec.reports.page import Part as Section
+from ple_rec.reports.page import render, write_document
+from ple_rec.runs.layout import writing
+
+PAGE, FIGURES = "paper.html", "figures"
+
+
+@dataclass(frozen=True)
+class Made:
+    """A part as far as it was made.
+
+    Args:
+        part: Part of the paper.
+        results: compare.json by the comparison's name.
+        missing: Comparisons without their dataset.
+    """
+
+    part: Part
+    results: Mapping[str, Mapping[str, Any]]
+    missing: Sequence[str]
+
+    @property
+    def points(self) -> list[tuple[float, Mapping[str, Any]]]:
+        """Correlation and compare.json of Fig. 7; none of another part."""
+        if not self.part.correlations:
+            return []
+        pairs = zip(self.part.correlations, self.part.comparisons, strict=True)
+        return [(p, self.results[c.name]) for p, c in pairs if c.name in self.results]
+
+
+def write_paper(made: Sequence[Made], root: Path) -> Path:
+    """Write the page and the figures of Fig. 7.
+
+    Raises:
+        UserError: They cannot be written.
+    """
+    with writing(root / FIGURES):
+        (root / FIGURES).mkdir(parents=True, exist_ok=True)
+        for part in made:
+            for chart in figure7.charts(part.points) if part.points else ():
+                chart.save(root / FIGURES)
+    target = root / PAGE
+    sections = [Section(part.part.name, part.part.title, _content(part)) for part in made]
+    page = render("paper", sections, name="The paper's tables and figures")
+    write_document(page, target, "the page is a file in the output folder", "free disk space, or make it writable")
+    return target
+
+
+def _content(made: Made) -> dict[str, Any]:
+    points = made.points
+    return {
+        "missing": made.missing,
+        "panels": [chart.panel() for chart in figure7.charts(points)] if points else [],
+        "summary": f"{figure7.gain_table(points)}\n\n{figure7.summary(points)}" if points else "",
+        "comparisons": [
+            (name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in made.results.items()
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Public datasets that `ple-rec prep NAME` knows."""

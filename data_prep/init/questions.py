@@ -1,0 +1,78 @@
+"""Columns that `ple-rec init` leaves to its user: a guess would be wrong in silence, or prep cannot read them."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data_prep.expressions.syntax import quoted_name
+from data_prep.init.column import Column, has_thousands, has_unclear_commas
+from data_prep.sources.table import shown_value
+
+_MOST = 2**63 - 1  # largest integer of expressions
+
+
+def question_of(column: Column) -> str:
+    """Return why a column is left to the user, and what to write instead; empty where it may be guessed."""
+    if column.kind == "text" and has_thousands(column.values):
+        return _thousands(column)
+    if column.kind == "text" and has_unclear_commas(column.values):
+        return _unclear_commas(column)
+    if column.structure is not None and column.structure.cut is None:
+        structure, example = column.structure, shown_value(column.structure.example)
+        kind = "JSON, which no expression reads" if structure.kind == "JSON" else "lists that no expression cuts"
+        return f"texts such as {example} are {kind}; {structure.other_way(quoted_name(column.name))}"
+    if column.is_rounded:
+        example, bits = pc.max(pc.abs(column.values)).as_py(), 24 if pa.types.is_float32(column.type) else 53
+        return (
+            f"floats as large as {example:.4g} have not every whole number beyond 2^{bits}: ids lost their last "
+            "digits when they were written. Write the column as integers or text; if it counts something, add it as "
+            "[[dense]]"
+        )
+    if column.kind in ("number", "list") and pa.types.is_uint64(column.values.type) and len(column.values):
+        example = pc.max(column.values).as_py()
+        if example > _MOST:
+            return f"uint64 as large as {example}, and prep reads integers up to 2^63 - 1; write the column as text"
+    return ""
+
+
+def _thousands(column: Column) -> str:
+    """Return the readings of numbers whose commas part thousands or decimals."""
+    name = quoted_name(column.name)
+    texts = column.values.filter(pc.match_substring(column.values, ","))
+    thousands = f"cast(replace({name}, ',', '') as double)"
+    several = texts.filter(pc.match_substring_regex(texts, "[.]|,.*,"))
+    if len(several):
+        example = several[0].as_py()
+        return f"{example!r} is text; where it means {example.replace(',', '')}, read it by {thousands}"
+    example = texts[0].as_py()
+    return (
+        f"{example!r} means {example.replace(',', '')} or {example.replace(',', '.')}; read it by {thousands}, or by "
+        f"cast(replace({name}, ',', '.') as double)"
+    )
+
+
+def _unclear_commas(column: Column) -> str:
+    """Return the readings of numbers that have commas and dots, or commas in few rows."""
+    name = quoted_name(column.name)
+    decimals = f"cast(replace({name}, ',', '.') as double)"
+    thousands = f"cast(replace(replace({name}, '.', ''), ',', '.') as double)"
+    several = column.values.filter(pc.match_substring_regex(column.values, "[.].*[.,]"))
+    if len(several):
+        example = several[0].as_py()
+        number = example.replace(".", "").replace(",", ".")
+        return f"{example!r} is text; where it means {number}, read it by {thousands}"
+    with_comma = pc.match_substring(column.values, ",")
+    comma = column.values.filter(with_comma)[0].as_py()
+    dots = column.values.filter(pc.match_substring(column.values, "."))
+    if not len(dots):
+        other = column.values.filter(pc.invert(with_comma))[0].as_py()
+        return (
+            f"{comma!r} stands beside {other!r}; where the comma parts decimals, read it by {decimals}; where it parts "
+            f"items, by split({name}, ','), with bag = true"
+        )
+    dot = dots[0].as_py()
+    question = f"{comma!r} stands beside {dot!r}; where both marks part decimals, read it by {decimals}"
+    if pc.all(pc.match_substring_regex(column.values, r"^[^.]*([.][0-9]{3})?$")).as_py():
+        return f"{question}; where the dot parts thousands, by {thousands}"
+    return question

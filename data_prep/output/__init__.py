@@ -1,0 +1,1 @@
+"""The dataset directory: parts, vocabularies' files, metadata, and how it appears whole."""

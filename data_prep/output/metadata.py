@@ -1,0 +1,76 @@
+"""Metadata of a dataset directory: its schema, names of its buckets, and types of its CSV columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+from data_prep.output.parent import Parent
+from data_prep.output.parts import PartFile
+from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep.transforms.resolve import Resolved
+from data_prep.vocabulary.build import Vocabularies
+from ple_rec.config.base import Split
+from ple_rec.config.prep import ColumnType, PrepConfig
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Task
+
+
+def build_schema(
+    config: PrepConfig,
+    made: Vocabularies,
+    files: Mapping[Split, Sequence[PartFile]],
+    fingerprint: str,
+    parent: Parent | None,
+) -> DatasetSchema:
+    """Return the content of `schema.toml`."""
+    spaces = space_columns(config)
+    return DatasetSchema(
+        version=1,
+        name=config.name,
+        fingerprint=fingerprint,
+        parent=None if parent is None else parent.schema.fingerprint,
+        ancestors=() if parent is None else parent.lineage,
+        tables=tuple(made.tables.values()),
+        sparse=tuple(
+            SparseFeature(
+                name=feature.name,
+                table=feature.table_name,
+                bag=feature.bag,
+                weights=weights_column(feature.name) if feature.weights is not None else None,
+            )
+            for feature in config.sparse
+        ),
+        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
+        tasks=tuple(
+            Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
+            for task in config.tasks
+        ),
+        sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
+        group=GROUP_COLUMN if config.group is not None else None,
+        splits={
+            split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
+            for split, each in files.items()
+        },
+    )
+
+
+def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
+    """Return what the rows of bucketised features mean, by table and row: the bounds of each bucket."""
+    names = {}
+    for feature in config.sparse:
+        if feature.edges is not None:
+            bounds = [f"{edge:g}" for edge in feature.edges]
+            lower = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
+            names[feature.name] = dict(enumerate(lower, 1))
+    return names
+
+
+def inferred_types(resolved: Resolved) -> dict[str, dict[str, ColumnType]]:
+    """Return the types that were inferred for the CSV columns that are read, by table and column."""
+    columns = {"log": resolved.log_columns, **resolved.side_columns}
+    types = {}
+    for name, table in resolved.tables.items():
+        text = table.files[0].text
+        inferred = {} if text is None else text.inferred
+        types[name] = {column: inferred[column] for column in columns[name] if column in inferred}
+    return {name: each for name, each in types.items() if each}

@@ -1,0 +1,254 @@
+"""Side tables beside the log's rows, as of the log's day where they are dated.
+
+`linked` finds the side rows of every log row, which is done once: it gives their narrow columns, and of rows with bags
+the position. `looked_up` adds the bags where a pass reads them: a bag lies on disk once, not once an impression.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.engines.base import Engine
+from data_prep.expressions import word_of
+from data_prep.sources.files import POSITION, RawTable
+from data_prep.transforms.column_builder import SIDE_ROW
+from data_prep.transforms.days import day_of, text_of
+from data_prep.transforms.expression_scope import columns_of, is_wide, local_time, too_wide
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.side_bags import bag_columns, broken_of
+from ple_rec.config.prep import SideConfig
+from ple_rec.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
+
+_KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
+_KEPT = "__kept"
+_POSITION = "__position_"  # of a row of a side table, beside those of the log
+
+
+def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """The log's rows with the columns of every side table as `side.column`, null where it has no row for them.
+
+    Args and errors are those of `linked`.
+    """
+    return looked_up(linked(rows, sides, resolved), sides, resolved)
+
+
+def looked_up(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """Rows that `linked` gave, with the bags of their side rows too."""
+    out, columns = rows, list(rows.columns)
+    for name in resolved.config.sides:
+        table = sides[name]
+        bags = {f"{name}.{column}": table[column] for column in bag_columns(name, table, resolved)}
+        if bags:
+            theirs = table.select(**{f"{_POSITION}{name}": table[POSITION]}, **bags)
+            out = out.left_join(theirs, out[f"{SIDE_ROW}{name}"] == theirs[f"{_POSITION}{name}"])
+            columns += bags
+    return rows if out is rows else out.select(columns)
+
+
+def linked(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """The log's rows with the columns of every side table but its bags, and what they need to know of those.
+
+    That is the position of the side row, and whether its weights break a rule.
+
+    Args:
+        rows: The log.
+        sides: By name; at most one row for each key, or for each key and day.
+        resolved: The configuration.
+
+    Raises:
+        UserError: A key of another type than its column, or a day that is none.
+    """
+    config = resolved.config
+    out, wanted = rows, list(rows.columns)
+    without: dict[str, ir.Value] = {}
+    for name, side in config.sides.items():
+        table = sides[name]
+        names = columns_of(rows)
+        keys = {f"{_KEY}{i}": _key(resolved, name, column, names, table) for i, column in enumerate(side.on)}
+        mine: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
+        if side.day is not None:
+            mine[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
+        out = out.mutate(**_on(out, rows, mine))
+        bags, broken = bag_columns(name, table, resolved), broken_of(name, table, resolved)
+        narrow = [column for column in resolved.side_columns[name] if column not in bags]
+        more: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
+        more |= {column: here for column, (here, _) in broken.items()}
+        theirs = _renamed(resolved, name, side, table, narrow, more)
+        conditions = [out[f"{_KEY}{name}{i}"] == theirs[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
+        if side.day is not None:
+            day = out[f"{_LOG_DAY}{name}"]
+            conditions += [day >= theirs[f"{_FROM}{name}"], day < theirs[f"{_UNTIL}{name}"]]
+        out = out.left_join(theirs, conditions)
+        wanted += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if bags else [])]
+        without |= {column: none for column, (_, none) in broken.items()}
+    known = {column: out[column].fill_null(none) for column, none in without.items()}
+    return out.select(*wanted, **known) if config.sides else rows
+
+
+def _on(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """Expressions over `rows`, over `out` instead, which has the same columns and more."""
+    if out is rows:
+        return dict(values)
+    replace = {rows.op(): out.op()}
+    return {name: value.op().replace(replace).to_expr() for name, value in values.items()}
+
+
+def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
+    key = f"sides.{name}.on.{column}"
+    value, other = resolved.build(key, names), columns_of(table)[column]
+    for kind in (ir.IntegerValue, ir.StringValue):
+        if isinstance(value, kind) and isinstance(other, kind):
+            return value.cast("int64") if isinstance(value, ir.IntegerValue) else value
+    kinds = [str(each.type().copy(nullable=True)) for each in (value, other)]
+    fix = f"write the column {name}.{column} as integers or text"
+    if isinstance(other, ir.IntegerValue | ir.StringValue):
+        fix = (
+            f"write cast({resolved.parsed[key].text} as {'bigint' if isinstance(other, ir.IntegerValue) else 'string'})"
+        )
+        if not isinstance(value, ir.IntegerValue | ir.StringValue | ir.BooleanValue | ir.FloatingValue):
+            fix = f"write the log's column as {kinds[1]}"
+    raise DataError(
+        f"{_shown(resolved, 'log')} and {_shown(resolved, name)}, column {column!r}",
+        f"`{resolved.parsed[key].text}` is {kinds[0]} and {name}.{column} is {kinds[1]}",
+        f"keys are integers on both sides or text on both sides ({resolved.place}: {key})",
+        f"{fix}, or declare the type of a CSV column (csv.types)",
+    )
+
+
+def _shown(resolved: Resolved, table: str) -> str:
+    return resolved.tables[table].files[0].shown if table in resolved.tables else table
+
+
+def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerValue:
+    if resolved.config.time is None:
+        raise UserError(
+            resolved.place, "a dated side table and no [time]", "its rows need the log row's day", "add [time]"
+        )
+    return local_time(names, resolved).day
+
+
+def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
+    """Day of each row of a dated side table, in days from 1970-01-01."""
+    key = f"sides.{name}.day"
+    value = resolved.build(key, {word_of(column): value for column, value in columns_of(table).items()})
+    try:
+        return day_of(value, f"{resolved.place}: {key}")
+    except UserError as error:
+        raise resolved.wrong_type(key, value, error.rule, "day", error.fix) from None
+
+
+def _renamed(
+    resolved: Resolved,
+    name: str,
+    side: SideConfig,
+    table: ir.Table,
+    narrow: Sequence[str],
+    more: Mapping[str, ir.Value],
+) -> ir.Table:
+    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in narrow} | dict(more)
+    for i, column in enumerate(side.on):
+        value = columns_of(table)[column]
+        columns[f"{_MATCH}{name}{i}"] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
+    if side.day is None:
+        return table.select(**columns)
+    columns[f"{_FROM}{name}"] = side_day(resolved, name, table)
+    dated = table.select(**columns)
+    keys = [dated[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
+    window = ibis.window(group_by=keys, order_by=dated[f"{_FROM}{name}"])
+    following = dated[f"{_FROM}{name}"].lead().over(window)
+    return dated.mutate(**{f"{_UNTIL}{name}": following.fill_null(2**31)})
+
+
+def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
+    """No number of a side table is beyond int64."""
+    for column in table.columns:
+        if not is_wide(table[column]):
+            continue
+        bad = table.filter(too_wide(table[column])).select(POSITION, value=table[column])
+        found = engine.fetch(bad.order_by(POSITION).limit(1)).to_pylist()
+        if found:
+            place = f"{raw.locate(found[0][POSITION])}, column {column!r}"
+            rule = "integers are int64, at most 2^63 - 1"
+            raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
+
+
+def _tell_repeated(engine: Engine, kept: ir.Table, name: str, side: SideConfig) -> None:
+    """Warn of the keys that stand in several rows, of which `keep` has taken one."""
+    repeated = kept.filter(kept["__rows"] > 1)
+    first = engine.fetch(repeated.order_by(_KEPT).limit(1)).to_pylist()
+    if not first:
+        return
+    (total,) = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()
+    logger.warning(
+        'side table %s: %s keys stand in %s rows, and by keep = "%s" one row of each counts; the first: %s',
+        name,
+        f"{total['keys']:,}",
+        f"{total['rows']:,}",
+        side.keep,
+        _key_shown(first[0], side),
+    )
+
+
+def _key_shown(row: Mapping[str, Any], side: SideConfig) -> str:
+    """Key of a row of a side table, for a dated one with its day."""
+    value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
+    return value if side.day is None else f"{value} on {text_of(row[_FROM])}"
+
+
+def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
+    """Return a side table that has one row for each key, or for each key and day.
+
+    Args:
+        engine: Engine that computes it.
+        raw: Files of the side table.
+        table: All rows of the files.
+        name: Name of the side table.
+        resolved: Configuration, which says by `keep` which of several rows counts.
+
+    Raises:
+        DataError: Several rows have a key, and nothing says which one counts; or a row has no day.
+    """
+    side = resolved.config.sides[name]
+    _check_wide(engine, raw, table)
+    columns: dict[str, ir.Value] = {column: columns_of(table)[column] for column in side.on}
+    if side.day is not None:
+        columns[_FROM] = side_day(resolved, name, table)
+    rows = table.select(POSITION, **columns)
+    if side.day is not None:
+        missing = engine.fetch(rows.filter(rows[_FROM].isnull()).aggregate(first=rows[POSITION].min()))
+        if (position := missing["first"][0].as_py()) is not None:
+            rule = "a dated row has a date, text YYYY-MM-DD or an integer YYYYMMDD"
+            raise DataError(f"{raw.locate(position)}, {side.day}", "no day", rule, "correct or remove the row")
+    if side.keep is not None:
+        chosen = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
+        grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_KEPT: chosen})
+        kept = engine.keep(f"keyed_{name}", grouped.select(_KEPT, "__rows", *columns))
+        _tell_repeated(engine, kept.drop_null(list(side.on)), name, side)
+        return table.semi_join(kept, table[POSITION] == kept[_KEPT])
+    known = rows.drop_null(list(side.on))
+    counted = known.group_by(list(columns)).aggregate(
+        __rows=known.count(), __first=known[POSITION].min(), __last=known[POSITION].max()
+    )
+    repeated = counted.filter(counted["__rows"] > 1)
+    found = engine.fetch(repeated.order_by("__first").limit(1)).to_pylist()
+    if found:
+        row = found[0]
+        total = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()[0]
+        value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
+        day = f" on {text_of(row[_FROM])}" if side.day is not None else ""
+        raise DataError(
+            raw.locate(row["__last"]),
+            f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])} (keys that repeat: "
+            f"{total['keys']:,}, in {total['rows']:,} rows)",
+            f"a key of the side table {name!r} stands once" + (" a day" if side.day is not None else ""),
+            "remove the repeated rows, add what tells them apart to `on`, or say which one counts: "
+            f'sides.{name}.keep = "first" or "last"',
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Vocabularies: from raw values to rows of embedding tables."""

@@ -1,0 +1,133 @@
+"""The cluster that a run is on, and TorchRec's picture of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torchrec.distributed.planner import Topology
+from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, TopologyFactory, TrainerConfig
+
+from ple_rec.config.choices import DEVICES
+from ple_rec.config.cluster import GIB, PRESETS, Cluster, Hardware, TopologyConfig
+from ple_rec.config.words import toml_value
+from ple_rec.distributed.process_group import Ranks
+from ple_rec.errors import UserError, settings
+from ple_rec.runtime.host import usable_memory_bytes
+
+_BYTES_PER_MS = 1e6  # of 1 GB/s
+
+# Every supported GPU, by its CUDA name without "NVIDIA". Other boards of these GPUs (H100 PCIe, H200
+# NVL, GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe: a bridge joins two of them at most.
+GPUS: Mapping[str, Hardware] = {
+    "A100-SXM4-40GB": PRESETS["a100-40"],
+    "A100-PCIE-40GB": PRESETS["a100-40"].model_copy(update={"intra_host_gb_per_s": 32.0}),
+    "A100-SXM4-80GB": PRESETS["a100-80"],
+    "A100 80GB PCIe": PRESETS["a100-80"].model_copy(update={"intra_host_gb_per_s": 32.0, "hbm_gb_per_s": 1935.0}),
+    "H100 80GB HBM3": PRESETS["h100"],
+    "H200": PRESETS["h200"],
+    "H20": PRESETS["h20"],
+    "L40S": PRESETS["l40s"],
+    "B200": PRESETS["b200"],
+}
+# Keys that `[topology]` must set for an unknown GPU.
+_DATA_SHEET = (
+    "hbm_gb_per_s",
+    "hbm_to_host_gb_per_s",
+    "intra_host_gb_per_s",
+    "inter_host_gb_per_s",
+    "fp32_tflops",
+    "bf16_tflops",
+)
+
+
+def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
+    """Return the cluster of these ranks, with the memory of this host and the bandwidths of a preset.
+
+    Args:
+        ranks: Ranks of the run; every host has the same number.
+        config: `[topology]`, whose preset and figures take precedence.
+
+    Raises:
+        UserError: `topology.device` names a GPU and the run is on CPUs, or the reverse; or the GPU has no preset.
+    """
+    config = config or TopologyConfig()
+    if config.device is not None and (config.device == "cpu") != (ranks.device.type == "cpu"):
+        raise UserError(
+            "topology.device",
+            f'got "{config.device}"; the ranks run on {ranks.device.type}',
+            "a run is planned for the devices that it has",
+            "remove [topology], or set runtime.device",
+        )
+    memory = {"host_memory_gib": usable_memory_bytes() / GIB}
+    if ranks.device.type == "cpu":
+        preset = PRESETS["cpu"]
+    else:
+        gpu = torch.cuda.get_device_properties(ranks.device)
+        memory["hbm_gib"] = gpu.total_memory / GIB
+        preset = gpu_preset(gpu.name, memory["hbm_gib"], config)
+    return Cluster(
+        hosts=ranks.world_size // ranks.local_world_size,
+        ranks_per_host=ranks.local_world_size,
+        hardware=config.over(preset.model_copy(update=memory)),
+    )
+
+
+def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware:
+    """Return the preset that `[topology]` names, or else that of the GPU.
+
+    Args:
+        name: Name of the GPU, as CUDA has it.
+        memory_gib: Memory of the GPU.
+        config: `[topology]` of the run.
+
+    Raises:
+        UserError: `[topology]` names no preset, and the GPU has none.
+    """
+    if config.device is not None:
+        return PRESETS[config.device]
+    preset = GPUS.get(name.removeprefix("NVIDIA "))
+    if preset is None:
+        raise UserError(
+            "topology.device",
+            f"missing; the GPU is {name} with {memory_gib:.2f} GiB",
+            f"presets exist for {', '.join(GPUS)}",
+            "put this in place of any [topology] in the configuration, with the figures of the GPU's data sheet (or "
+            f"set each by {settings('topology.KEY=VALUE')}):\n{_topology_lines(memory_gib, config)}",
+        )
+    return preset
+
+
+def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
+    """Return a `[topology]` for an unknown GPU: the user's figures, its memory, and a preset's figures to edit."""
+    gpus = [device for device in DEVICES if device != "cpu"]
+    nearest = PRESETS[min(gpus, key=lambda device: abs(PRESETS[device].hbm_gib - memory_gib))]
+    user_figures = config.model_dump(exclude_none=True)
+    fixed_figures = {"device": nearest.device, "hbm_gib": round(memory_gib, 2)} | user_figures
+    to_edit = {key: getattr(nearest, key) for key in _DATA_SHEET if key not in user_figures}
+    return "\n".join(
+        [
+            "[topology]",
+            *(f"{key} = {toml_value(value)}" for key, value in fixed_figures.items()),
+            *(f"{key} = {toml_value(value)}  # of {nearest.device}" for key, value in to_edit.items()),
+        ]
+    )
+
+
+def torchrec_topology(cluster: Cluster, allowed_hbm: int, allowed_host: int) -> Topology:
+    """TorchRec's topology of a cluster, of whose memories a rank may use so many bytes."""
+    hardware = cluster.hardware
+    kind = "cuda" if cluster.cuda else "cpu"
+    return TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.ranks_per_host),
+        hardware_config=HardwareConfig(
+            hbm_cap_bytes=allowed_hbm if cluster.cuda else None,
+            ddr_cap_bytes=allowed_host,
+            hbm_mem_bw=hardware.hbm_gb_per_s * _BYTES_PER_MS if cluster.cuda else None,
+            ddr_mem_bw=hardware.host_memory_gb_per_s * _BYTES_PER_MS / cluster.ranks_per_host,
+            hbm_to_ddr_mem_bw=hardware.hbm_to_host_gb_per_s * _BYTES_PER_MS,
+            intra_host_bw=hardware.intra_host_gb_per_s * _BYTES_PER_MS,
+            inter_host_bw=hardware.inter_host_gb_per_s * _BYTES_PER_MS,
+        ),
+        kernel_config=KernelConfig(compute_device=kind, use_hardware_based_bandwidth=True),
+    )

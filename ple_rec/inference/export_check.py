@@ -1,0 +1,179 @@
+"""Compare the scores of an export with those of the trained model, and refuse what differs by too much.
+
+Shape suffixes: N rows, K tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ple_rec.config.precision import TablePrecision, UsedPrecision
+from ple_rec.errors import Option, UserError
+from ple_rec.inference.held_out import HeldOut
+from ple_rec.metrics import scores
+
+# By how much the score of any row may differ: a probability as it is, a regression's prediction in standard deviations
+# of its label.
+TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
+# What sums in another order come to in fp32, whatever the label's standard deviation: as a part of a regression's
+# prediction, or of 1 where that is smaller. It is no difference at all.
+_ROUNDING = 1e-5
+AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
+# What matrix products in bfloat16, of 8 significant bits, may add to that.
+BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
+_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """Differences of one task's scores.
+
+    Args:
+        largest: Largest difference of a score; for a regression beyond the rounding of fp32, and in standard deviations
+            of its label.
+        mean: Mean difference of the scores, likewise.
+        auc: AUC of the trained model's scores, in the task's sample space and without sample weights; None for a
+            regression, and where the rows hold one class.
+        auc_loss: Part of that AUC which the export lacks.
+        auc_step: AUC that one pair of a positive and a negative is worth.
+    """
+
+    largest: float
+    mean: float
+    auc: float | None
+    auc_loss: float | None
+    auc_step: float | None = None
+
+
+def compare_scores(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
+    """Return the differences of each task's scores.
+
+    Args:
+        rows: Held-out rows, with the trained model's scores.
+        scores_NK: Scores of the export.
+        kinds: Kind of each task, in the order of the columns.
+    """
+    checks = {}
+    for k, ((name, kind), unit) in enumerate(zip(kinds.items(), units(rows, kinds), strict=True)):
+        difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
+        in_space_N = rows.in_space_NK[:, k]
+        label_N = rows.labels_NK[in_space_N, k] > 0
+        if kind == "regression":
+            rounding_N = _ROUNDING * np.maximum(1.0, np.abs(rows.scores_NK[:, k].astype(np.float64)))
+            difference_N = np.maximum(difference_N - rounding_N, 0.0) / unit
+        before = auc(rows.scores_NK[in_space_N, k], label_N) if kind == "binary" else None
+        after = auc(scores_NK[in_space_N, k], label_N) if kind == "binary" else None
+        loss = None if before is None or after is None else before - after
+        step = None if loss is None else 1 / (int(label_N.sum()) * int((~label_N).sum()))
+        checks[name] = TaskCheck(float(difference_N.max(initial=0)), float(difference_N.mean()), before, loss, step)
+    return checks
+
+
+def units(rows: HeldOut, kinds: Mapping[str, str]) -> list[float]:
+    """Return the unit of each task's differences: 1, or the standard deviation of a regression's label.
+
+    Args:
+        rows: Held-out rows.
+        kinds: Kind of each task, in the order of the columns.
+    """
+    deviations = []
+    for k, kind in enumerate(kinds.values()):
+        label_N = rows.labels_NK[rows.in_space_NK[:, k], k].astype(np.float64)
+        deviation = float(label_N.std()) if kind == "regression" and len(label_N) else 1.0
+        deviations.append(deviation or 1.0)  # 0 where a label is the same everywhere
+    return deviations
+
+
+def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
+    """Return P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
+    signed_N = torch.where(torch.from_numpy(label_N), 1.0, -1.0).double()
+    area = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
+    return None if area is None else area[0]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Largest differences that are let through.
+
+    Args:
+        tolerance: Largest difference of a score, in the units of `TaskCheck`.
+        auc_loss: Largest loss of AUC of any task.
+        pairs: Number of pairs of a positive and a negative that may change places in any case: of few rows each is
+            worth more than `auc_loss`.
+    """
+
+    tolerance: float
+    auc_loss: float
+    pairs: int = 0
+
+    @classmethod
+    def of(
+        cls, precision: TablePrecision, dense: UsedPrecision, tolerance: float | None, auc_loss: float | None
+    ) -> Bounds:
+        """Return bounds.
+
+        Args:
+            precision: Precision of the tables.
+            dense: Precision of the matrix products.
+            tolerance: Largest difference of a score; None for that of the precisions.
+            auc_loss: Largest loss of AUC; None for that of the precisions.
+        """
+        if tolerance is None:
+            tolerance = TOLERANCE[precision] + (BF16_TOLERANCE if dense == "bf16" else 0.0)
+        if auc_loss is not None:
+            return cls(tolerance, auc_loss)
+        return cls(tolerance, AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0), _PAIRS)
+
+
+def refuse_losses(
+    checks: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: Bounds
+) -> None:
+    """Refuse an export whose scores are others.
+
+    Args:
+        checks: Differences by task.
+        precision: Precision of the tables.
+        dense: Precision of the matrix products.
+        bounds: Largest differences that are let through.
+
+    Raises:
+        UserError: A difference is larger.
+    """
+    what = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
+    for name, task in checks.items():
+        if not task.largest <= bounds.tolerance:
+            raise UserError(
+                f"{what}, task {name}",
+                f"a score differs by {task.largest:.2g} from the trained model's",
+                f"at most {bounds.tolerance:g} is let through",
+                _fix(precision, dense, Option.TOLERANCE, task.largest),
+            )
+        allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
+        if task.auc_loss is not None and not task.auc_loss <= allowed:
+            raise UserError(
+                f"{what}, task {name}",
+                f"{task.auc_loss:.2g} of AUC is lost",
+                f"at most {allowed:.2g} is let through",
+                _fix(precision, dense, Option.AUC_LOSS, task.auc_loss),
+            )
+
+
+def _fix(precision: TablePrecision, dense: UsedPrecision, bound: Option, loss: float) -> str:
+    if not math.isfinite(loss):
+        return "look for what is not finite in the model"
+    finer = "export again, and report it if it comes again: fp32 rounds by less"
+    if precision != "fp32" or dense != "fp32":
+        finer = f"choose a finer {Option.PRECISION}" if precision != "fp32" else f"leave {Option.DENSE.to('bf16')} out"
+    return f"{finer}, or let it through by {bound.to(float(f'{loss * 1.1:.2g}'))}"
+
+
+def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
+    """Return the differences as `model.json` has them."""
+    return {name: asdict(task) for name, task in checks.items()}

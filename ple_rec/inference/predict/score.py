@@ -1,0 +1,75 @@
+"""A batch's logits -> the columns of the output: a prediction for every task, and one fused score.
+
+Shape suffixes: B batch, N its rows, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from ple_rec.config.base import TaskKind
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.schema import Task
+from ple_rec.errors import DataError, UserError
+from ple_rec.inference.predict.batches import InputBatch
+from ple_rec.ranking.fusion import exponents_of, factors_of
+from ple_rec.training.scores import binary_of, scores_of
+
+SCORE = "score"
+
+
+class PredictionColumns:
+    """The columns of the output: each task's prediction by its name, float32, and `score`, the log of Eq. 1, float64.
+
+    Args:
+        tasks: Tasks in the order of the logits.
+        dense: Names of the dense features, in the order of a batch.
+        fusion: Fusion that makes the score.
+
+    Raises:
+        UserError: A task has the name of another column.
+    """
+
+    def __init__(self, tasks: Sequence[Task], dense: Sequence[str], fusion: FusionConfig) -> None:
+        self.names = [task.name for task in tasks]
+        if SCORE in self.names:
+            rule = f"the fused score stands in a column `{SCORE}`"
+            raise UserError(f"task {SCORE}", "has the name of the score's column", rule, "name the task otherwise")
+        self._kinds: dict[str, TaskKind] = {task.name: task.kind for task in tasks}
+        self._binary_K, self._fusion = binary_of(tasks), fusion
+        self._exponents_1F = exponents_of(fusion)[None]
+        self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
+
+    def of_batch(self, rows: InputBatch, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
+        """Return the columns of a batch, and for each factor that the score uses the number of values at a bound.
+
+        Args:
+            rows: Batch.
+            logits_BK: Logits of its rows, and of its padding.
+
+        Raises:
+            DataError: A prediction is not finite.
+        """
+        n = rows.batch.rows
+        scores_NK = scores_of(logits_BK[:n], self._binary_K).numpy()
+        if not (finite_NK := np.isfinite(scores_NK)).all():
+            row, k = (int(i) for i in np.argwhere(~finite_NK)[0])
+            raise DataError(
+                rows.place(row),
+                f"the prediction of {self.names[k]} is {scores_NK[row, k]}",
+                "predictions are finite; the model's weights, or the row's features, are not",
+                "look for values that training has never seen, or predict with another checkpoint",
+            )
+        predictions = {name: scores_NK[:, k].astype(np.float64) for k, name in enumerate(self.names)}
+        length_N = None
+        if self._length is not None:
+            length_N = rows.batch.dense_BF[:n, self._length].double().cpu().numpy()
+        factors = factors_of(self._fusion, self._kinds, predictions, length_N)
+        columns = {name: pa.array(np.ascontiguousarray(scores_NK[:, k])) for k, name in enumerate(self.names)}
+        columns[SCORE] = pa.array(factors.scores(self._exponents_1F)[0])
+        used = [name for name, exponent in zip(factors.names, self._exponents_1F[0], strict=True) if exponent != 0]
+        return columns, {name: round(factors.clipped[name] * n) for name in used}

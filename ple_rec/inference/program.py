@@ -1,0 +1,172 @@
+"""The dense part of a model as a program of its own: from pooled rows and raw numbers to predictions.
+
+    embedded_BE, dense_BF -> scores_BK, gates
+
+E are the pooled rows of all sparse features side by side, F the raw dense features, NaN where missing; both in the
+order of the signature. A model without sparse, or without dense, features has that argument with no columns. A score is
+the probability of a binary task, or the prediction of a regression. Normalisation is part of the program.
+
+`dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server takes its
+weights from the same file. `dense.onnx` is the same without the gates.
+
+Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O outputs, D width of x.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import io
+import json
+import logging
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ple_rec.config.schema import DenseFeature
+from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.signature import Signature
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.training.scores import scores_of
+
+PROGRAM = "dense.pt2"
+ONNX = "dense.onnx"
+_TRACED_ROWS = 3
+_DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}  # of weights, as the archive numbers them
+
+
+class DenseProgram(nn.Module):
+    """Normalisation, extraction network, towers, and the link of every task.
+
+    Args:
+        model: Trained model on any device; its parameters are named here as there, and are copied to the CPU.
+        signature: Signature of the model.
+        gates: Flag that the gates are returned too.
+    """
+
+    binary_K: Tensor
+
+    def __init__(self, model: MultiTaskModel, signature: Signature, *, gates: bool = True) -> None:
+        super().__init__()
+        self.normalise, self.extraction, self.towers = map(_on_cpu, (model.normalise, model.extraction, model.towers))
+        self.embedded, self.numbers, self.gates = sum(model.columns.values()), len(signature.dense), gates
+        binary = torch.tensor([task.kind == "binary" for task in signature.tasks])
+        self.register_buffer("binary_K", binary, persistent=False)
+
+    def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
+        """Return the scores, and the gates of every level."""
+        parts = [embedded_BE] if self.embedded else []
+        if self.numbers:
+            parts.append(self.normalise(dense_BF))
+        outputs, gates = self.extraction(torch.cat(parts, dim=1))
+        logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
+        scores_BK = scores_of(logits_BK, self.binary_K)
+        return (scores_BK, gates) if self.gates else scores_BK
+
+    def example(self) -> tuple[Tensor, Tensor]:
+        """Return arguments of some rows."""
+        return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
+
+
+def _on_cpu(part: nn.Module) -> Any:
+    """Return a part of a model whose values are on the CPU, where the arguments of a program are; it stays as it is."""
+    moved: dict[int, Any] = {id(p): nn.Parameter(p.detach().cpu()) for p in part.parameters()}
+    return copy.deepcopy(part, moved | {id(buffer): buffer.cpu() for buffer in part.buffers()})
+
+
+def check_onnx(dense: Sequence[DenseFeature]) -> None:
+    """Refuse a model whose dense program ONNX cannot hold, before anything is written.
+
+    Args:
+        dense: Dense features of the model.
+
+    Raises:
+        UserError: onnx or onnxscript is not installed, or a normaliser has no operation there.
+    """
+    for module in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(module) is None:
+            fix = "pip install '.[onnx]', or leave it out"
+            raise UserError(Option.ONNX, f"{module} is not installed", "it writes ONNX", fix)
+    if ranked := [feature.name for feature in dense if feature.normaliser == "quantile"]:
+        raise UserError(
+            Option.ONNX,
+            f'dense feature {ranked[0]} has the normaliser "quantile"',
+            "ONNX has no inverse of the error function, which that is made of",
+            f"leave {Option.ONNX} out ({PROGRAM} holds all of it), or train with another normaliser",
+        )
+
+
+@torch.no_grad()
+def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, onnx: bool = False) -> None:
+    """Write `dense.pt2`, and `dense.onnx` if that is wanted.
+
+    Args:
+        model: Trained model in fp32.
+        signature: Signature of the model.
+        folder: Folder of both.
+        onnx: Flag that `dense.onnx` is written; `check_onnx` has let it through.
+    """
+    program = DenseProgram(model, signature).eval()
+    batch = torch.export.Dim("batch", min=1, max=1 << 24)
+    exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
+    for graph in (part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)  # it names the folders of this installation
+    archive = io.BytesIO()  # torch ends the process where a disk is full
+    torch.export.save(exported, archive)
+    (folder / PROGRAM).write_bytes(archive.getbuffer())
+    if onnx:
+        _write_onnx(DenseProgram(model, signature, gates=False).eval(), folder / ONNX)
+
+
+def _write_onnx(program: DenseProgram, file: Path) -> None:
+    batch = torch.export.Dim("batch", min=1, max=1 << 24)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in ("onnxscript", "torch.onnx._internal.exporter._registration"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        torch.onnx.export(
+            program,
+            program.example(),
+            str(file),
+            input_names=["embedded", "dense"],
+            output_names=["scores"],
+            dynamic_shapes=({0: batch}, {0: batch}),
+            external_data=False,
+            verbose=False,
+        )
+
+
+def read_weights(folder: Path) -> Mapping[str, Tensor]:
+    """Return the parameters and buffers of `dense.pt2`, by their names in the model.
+
+    They are taken from the archive itself (docs.pytorch.org, "PT2 Archive Spec"). `torch.export.load` makes the program
+    too, of which caches of torch keep some hundred objects for good: a server loads one version after the other.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(folder / PROGRAM) as archive:
+            weights = f"{archive.namelist()[0].split('/')[0]}/data/weights"
+            config = json.loads(archive.read(f"{weights}/model_weights_config.json"))["config"]
+            return {
+                name: _weight(each["tensor_meta"], archive.read(f"{weights}/{each['path_name']}"))
+                for name, each in config.items()
+            }
+    except (OSError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
+        raise DataError(
+            str(folder / PROGRAM), f"unreadable ({error})", "it is a program of torch.export", "export the run again"
+        ) from error
+
+
+def _weight(described: Mapping[str, Any], stored: bytes) -> Tensor:
+    sizes, strides = ([each["as_int"] for each in described[key]] for key in ("sizes", "strides"))
+    dtype = _DTYPES[described["dtype"]]
+    storage = torch.frombuffer(bytearray(stored), dtype=dtype) if stored else torch.empty(0, dtype=dtype)
+    return storage.as_strided(sizes, strides, described["storage_offset"]["as_int"])

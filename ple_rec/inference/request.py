@@ -1,0 +1,281 @@
+"""A request of a model, read from the JSON of its body, and the JSON schemas of such bodies.
+
+    rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
+    score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
+
+Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.inference.request_rows`).
+
+A missing feature is a missing value, as null is (`ple_rec.inference.feature_parsing`). A name that is no feature is an
+error, since it is a misspelt feature. Texts are whole: the server's parser refuses half of a surrogate pair, as it does
+NaN.
+
+A few bytes of a request take little time: what the user has for all items is encoded once, and the bags of a request
+hold `MAX_VALUES` values in all.
+
+Shapes: N items or rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import NoneType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ple_rec.config.words import meant
+from ple_rec.data.encode import Encoder
+from ple_rec.inference.feature_parsing import (
+    MAX_VALUES,
+    Column,
+    FeatureParser,
+    IdParser,
+    Ids,
+    Schema,
+    object_schema,
+    parser_of,
+    too_many_values,
+)
+from ple_rec.inference.request_error import RequestError, require_object, shorten
+from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
+from ple_rec.inference.signature import OWNERS, Owner, Signature
+
+_MAX_EXPONENT = 1000
+_REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of a text that is remembered
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRequest:
+    """Rows that a model shall score.
+
+    Args:
+        rows: Number of rows, N.
+        ids: Table rows of every sparse feature.
+        dense: Numbers of every dense feature, NaN where one is missing.
+        exponents: Exponents that replace the model's, by factor.
+        explain: Flag that factors and gates are answered too.
+        missing: Features that the request nowhere has, not even as null.
+        form: Form of the rows in the body.
+    """
+
+    rows: int
+    ids: Mapping[str, Ids]
+    dense: Mapping[str, NDArray[np.float32]]
+    exponents: Mapping[str, float] = field(default_factory=dict)
+    explain: bool = False
+    missing: tuple[str, ...] = ()
+    form: Form = "rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRequest(ModelRequest):
+    """A user, whose features have one row, and N items to rank for it.
+
+    Args:
+        top: Number of items that are answered; None for all.
+    """
+
+    top: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(ModelRequest):
+    """N rows that have every feature."""
+
+
+class RequestReader:
+    """Reads the requests of one model.
+
+    Args:
+        signature: Signature of the model.
+        encoder: Encoder of its sparse features.
+        factors: Names of what is raised to exponents.
+    """
+
+    def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
+        self._factors = tuple(factors)
+        self._parsers = {feature.name: parser_of(feature, encoder) for feature in signature.inputs}
+        self._names: dict[Owner, list[str]] = {owner: [each.name for each in signature.of(owner)] for owner in OWNERS}
+        # Of a few ages and cities there are many requests. The cache is typed, for true is not 1 everywhere.
+        self._remembered = lru_cache(_REMEMBERED, typed=True)(_parse_one)
+
+    def read_rank(self, document: object) -> RankRequest:
+        """Return a request for a ranking.
+
+        Args:
+            document: Body, parsed.
+
+        Raises:
+            RequestError: It is wrong.
+        """
+        body = require_object(document, "body", ("user", "items", "exponents", "top", "explain"))
+        user = require_object({} if body.get("user") is None else body["user"], "user")
+        self._check_names(user, "user", self._parsers.keys())
+        items = self._read_rows(body, "items", self._names["item"])
+
+        def parse(parser: FeatureParser) -> Column:
+            value = user.get(parser.feature.name)
+            if parser.feature.of == "user":
+                return self._parse_user(parser, value)
+            return self._parse_items(parser, items, value)
+
+        ids, dense = self._read_features(parse, {"user": "user", "item": "items"})
+        missing = [name for name in self._names["user"] if name not in user]
+        missing += [name for name in self._names["item"] if name not in user and name not in items.columns]
+        return RankRequest(
+            rows=items.count,
+            ids=ids,
+            dense=dense,
+            top=_read_top(body),
+            exponents=self._read_exponents(body),
+            explain=_read_explain(body),
+            missing=tuple(missing),
+            form=items.form,
+        )
+
+    def read_score(self, document: object) -> ScoreRequest:
+        """Return a request for the scores of rows.
+
+        Args:
+            document: Body, parsed.
+
+        Raises:
+            RequestError: It is wrong.
+        """
+        body = require_object(document, "body", ("rows", "exponents", "explain"))
+        rows = self._read_rows(body, "rows", self._parsers)
+        ids, dense = self._read_features(lambda parser: _parse_rows(parser, rows), {"user": "rows", "item": "rows"})
+        return ScoreRequest(
+            rows=rows.count,
+            ids=ids,
+            dense=dense,
+            exponents=self._read_exponents(body),
+            explain=_read_explain(body),
+            missing=tuple(name for name in self._parsers if name not in rows.columns),
+            form=rows.form,
+        )
+
+    def schemas(self) -> dict[str, Schema]:
+        """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest"."""
+        features = {name: self._parsers[name].schema for owner in OWNERS for name in self._names[owner]}
+        user = {"type": ["object", "null"], "description": "may hold what all items share"}
+        number = {"type": "number", "minimum": -_MAX_EXPONENT, "maximum": _MAX_EXPONENT}
+        exponents = object_schema(dict.fromkeys(self._factors, number)) | {"type": ["object", "null"]}
+        explain = {"type": "boolean", "default": False, "description": "tell factors, exponents and expert gates too"}
+        rank = {
+            "user": object_schema(features) | user,
+            "items": rows_schema({name: features[name] for name in self._names["item"]}),
+            "exponents": exponents,
+            "top": {"type": ["integer", "null"], "minimum": 1, "description": "how many are wanted; default: all"},
+            "explain": explain,
+        }
+        score = {"rows": rows_schema(features), "exponents": exponents, "explain": explain}
+        return {
+            "RankRequest": object_schema(rank) | {"required": ["items"]},
+            "ScoreRequest": object_schema(score) | {"required": ["rows"]},
+        }
+
+    def _read_features(
+        self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
+    ) -> tuple[dict[str, Ids], dict[str, NDArray[np.float32]]]:
+        """Return the columns of all sparse and of all dense features."""
+        ids: dict[str, Ids] = {}
+        dense: dict[str, NDArray[np.float32]] = {}
+        values_in_bags = 0
+        for name, parser in self._parsers.items():
+            column = parse(parser)
+            if not isinstance(column, Ids):
+                dense[name] = column
+                continue
+            ids[name] = column
+            if column.offsets_N is not None:
+                values_in_bags += len(column.values_V)
+                if values_in_bags > MAX_VALUES:
+                    raise too_many_values(values_in_bags, f"{fields[parser.feature.of]}.{name}")
+        return ids, dense
+
+    def _parse_user(self, parser: FeatureParser, value: object) -> Column:
+        """Return the column, of one row, of what the user has."""
+        short = len(value) <= _SHORT if isinstance(value, str) else isinstance(value, int | NoneType)
+        if type(parser) is IdParser and short:
+            return self._remembered(parser, value)
+        return _parse_one(parser, value)
+
+    def _parse_items(self, parser: FeatureParser, items: RequestRows, shared: object) -> Column:
+        """Return the column of a feature of the items; those that do not have it share what the user has for them."""
+        if shared is None:
+            return _parse_rows(parser, items)
+        name = parser.feature.name
+        if places := items.places(name):
+            own = items.columns[name]
+            values = [shared, *(own[i] for i in places)]
+            column = parser.parse(values, lambda k: items.field(name, places[k - 1]) if k else f"user.{name}")
+        else:
+            column = self._parse_user(parser, shared)
+        index_N = np.zeros(items.count, np.int64)
+        index_N[places] = np.arange(1, len(places) + 1)
+        if isinstance(column, Ids) and column.offsets_N is not None:
+            count = int(np.diff(column.offsets_N)[index_N].sum())
+            if count > MAX_VALUES:
+                raise too_many_values(count, f"user.{name}")
+        return column.take(index_N)
+
+    def _read_rows(self, body: Mapping[str, Any], key: str, names: Iterable[str]) -> RequestRows:
+        permitted = frozenset(names)
+        return read_rows(body, key, permitted, lambda values, place: self._check_names(values, place, permitted))
+
+    def _check_names(self, values: Mapping[str, Any], place: str, permitted: Set[str]) -> None:
+        """Refuse an object that has a name which is no feature, or none of those that are permitted there."""
+        if values.keys() <= permitted:
+            return
+        name = next(name for name in values if name not in permitted)
+        rule = f"no feature of the model; {meant(shorten(name), sorted(permitted)) or f'features: {_some(permitted)}'}"
+        if name in self._names["user"]:
+            rule = "a feature of the user stands in `user`"
+        raise RequestError(f"{place}.{shorten(name)}", values[name], rule)
+
+    def _read_exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
+        exponents = require_object({} if body.get("exponents") is None else body["exponents"], "exponents")
+        for name, value in exponents.items():
+            if name not in self._factors:
+                near = f"{meant(shorten(name), self._factors)} ".lstrip()
+                raise RequestError(f"exponents.{shorten(name)}", value, f"{near}factors: {', '.join(self._factors)}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_EXPONENT:
+                rule = f"a number from -{_MAX_EXPONENT} to {_MAX_EXPONENT}"
+                raise RequestError(f"exponents.{name}", value, rule)
+        return {name: float(value) for name, value in exponents.items()}
+
+
+def _read_explain(body: Mapping[str, Any]) -> bool:
+    explain = body.get("explain", False)
+    if not isinstance(explain, bool):
+        raise RequestError("explain", explain, "true or false")
+    return explain
+
+
+def _read_top(body: Mapping[str, Any]) -> int | None:
+    top = body.get("top")
+    if top is None:
+        return None
+    integral = isinstance(top, float) and top.is_integer()  # as JSON has integers: 5, 5.0, 1e30
+    if isinstance(top, bool) or not (integral or isinstance(top, int)) or top < 1:
+        raise RequestError("top", top, "the number of items that are wanted, 1 or more")
+    return int(top)
+
+
+def _parse_one(parser: FeatureParser, value: object) -> Column:
+    return parser.parse([value], lambda _: f"user.{parser.feature.name}")
+
+
+def _parse_rows(parser: FeatureParser, rows: RequestRows) -> Column:
+    name = parser.feature.name
+    values = rows.columns.get(name) or [None] * rows.count
+    return parser.parse(values, lambda i: rows.field(name, i))
+
+
+def _some(names: Set[str]) -> str:
+    listed = sorted(names)
+    return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")

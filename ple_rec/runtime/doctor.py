@@ -1,0 +1,351 @@
+"""`ple-rec doctor`: does this machine have what training needs, does it fit together, and how fast is it?
+
+Every check is a small function that returns findings. torch is imported inside the checks that need it, so that the
+doctor still speaks where torch is absent or broken.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import os
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ple_rec.runtime.host import physical_memory_bytes, usable_cores, usable_memory_bytes
+from ple_rec.runtime.java import java_version, pyspark_version, spark_lacks
+from ple_rec.runtime.versions import (
+    CPU_WHEEL,
+    CUDA_WHEEL,
+    Stack,
+    installed_versions,
+    minor,
+    nearest_stack,
+    pip,
+    public,
+    reinstall_fbgemm,
+)
+from ple_rec.text.units import gib
+
+if TYPE_CHECKING:
+    import torch
+
+TORCHX = "0.7.0"
+PYTHONS = ((3, 11), (3, 13))
+COLLAPSE = 0.5  # two threads slower than this share of one thread's speed: the threads fight over cores
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; where `ok` is false, `fix` is a command or an instruction that mends it."""
+
+    name: str
+    value: str
+    ok: bool = True
+    fix: str = ""
+
+
+def cpu_extra(stack: Stack) -> list[str]:
+    """Return what the extra `cpu` requires; TorchRec, which asks for the CUDA wheel by name, comes after it."""
+    fbgemm, torch = f"{CPU_WHEEL}=={stack.fbgemm}", f"torch=={stack.torch}"
+    return [torch, fbgemm, "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3"]
+
+
+def cuda_extra(stack: Stack) -> list[str]:
+    """Return what the extra `cuda` requires."""
+    return [f"torch=={stack.torch}", f"{CUDA_WHEEL}=={stack.fbgemm}", f"torchrec=={stack.torchrec}", "tensorboard"]
+
+
+def install_all(cuda: bool, stack: Stack) -> str:
+    """Return the command that installs a whole stack."""
+    if cuda:
+        return f"{pip()} install {' '.join(cuda_extra(stack))}"
+    return f"{pip()} install {' '.join(cpu_extra(stack))} && {pip()} install --no-deps torchrec=={stack.torchrec}"
+
+
+def has_cuda_driver() -> bool:
+    """Whether the CUDA driver's library loads."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def check_python(version: tuple[int, ...]) -> Finding:
+    """Is this a Python that the pinned packages have wheels for?"""
+    low, high = PYTHONS
+    value = f"{'.'.join(map(str, version))} ({sys.executable})"
+    if low <= version[:2] <= high:
+        return Finding("python", value)
+    return Finding(
+        "python", value, False, "make setup PYTHON=python3.11   (wheels exist for Python 3.11, 3.12 and 3.13)"
+    )
+
+
+def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is torch of the minor version that FBGEMM is built against?"""
+    version, stack = versions.get("torch"), nearest_stack(versions, cuda)
+    if version is None:
+        return Finding("torch", "not installed; training needs it", False, install_all(cuda, stack))
+    if minor(version) == stack.torch_minor:
+        return Finding("torch", version)
+    rule = f"FBGEMM {stack.fbgemm} and torchrec {stack.torchrec} need torch {stack.torch_minor}"
+    return Finding("torch", f"{version} does not fit: {rule}", False, f"{pip()} install torch=={stack.torch}")
+
+
+def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is torchrec there, in the version that fits?"""
+    version, stack = versions.get("torchrec"), nearest_stack(versions, cuda)
+    if version == stack.torchrec:
+        return Finding("torchrec", version)
+    if version is None:
+        return Finding("torchrec", "not installed; training needs it", False, install_all(cuda, stack))
+    value = f"{version} does not fit: torch {stack.torch_minor} needs torchrec {stack.torchrec}"
+    return Finding("torchrec", value, False, f"{pip()} install --no-deps torchrec=={stack.torchrec}")
+
+
+def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Is exactly one FBGEMM wheel installed, of the version that fits, and one that this machine can load?"""
+    stack = nearest_stack(versions, cuda)
+    found = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
+    value = ", ".join(f"{name} {versions[name]}" for name in found)
+    if not found:
+        return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda, stack))
+    if len(found) == 2:
+        rule = "both wheels own the folder fbgemm_gpu and overwrite each other"
+        return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda, stack))
+    if public(versions[found[0]]) != stack.fbgemm:
+        rule = f"does not fit: torch {stack.torch_minor} needs {stack.fbgemm}"
+        return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda, stack))
+    if found == [CUDA_WHEEL] and not cuda:
+        rule = "no CUDA driver (libcuda.so.1) on this machine, and the CUDA wheel does not load without one"
+        fix = f"{reinstall_fbgemm(False, stack)}   (or install the CUDA driver)"
+        return Finding("fbgemm", f"{value}; {rule}", False, fix)
+    return Finding("fbgemm", value)
+
+
+def check_torchx(versions: Mapping[str, str]) -> Finding:
+    """Is the tested TorchX there, and does its local scheduler find torchrun?"""
+    version = versions.get("torchx")
+    if version != TORCHX:
+        value = f"{version or 'not installed'}; the components are written for {TORCHX}"
+        return Finding("torchx", value, False, f"{pip()} install torchx=={TORCHX}")
+    if shutil.which("torchrun") is None:
+        folder = shlex.quote(str(Path(sys.executable).parent))
+        return Finding("torchx", f"{version} (before `torchx run -s local_cwd`: export PATH={folder}:$PATH)")
+    return Finding("torchx", version)
+
+
+def check_spark() -> Finding:
+    """Can `prep --engine spark` run here? For information: nothing else needs it."""
+    lacks = spark_lacks()
+    if lacks is None:
+        return Finding("spark", f"PySpark {pyspark_version()}, Java {java_version()}")
+    what, fix = lacks
+    return Finding("spark", f"{what}, which only `ple-rec prep --engine spark` needs; to have it: {fix}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and log lines out of the report."""
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+
+
+def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
+    """Do torch, FBGEMM and torchrec import, and does an FBGEMM operator compute the right thing?"""
+    stack = nearest_stack(versions, cuda)
+    all_anew, fbgemm_anew = install_all(cuda, stack), reinstall_fbgemm(cuda, stack)
+    fixes = {"torch": all_anew, "fbgemm_gpu": fbgemm_anew, "torchrec": all_anew}
+    for module, fix in fixes.items():
+        try:
+            with _quiet():
+                importlib.import_module(module)
+        except Exception as error:  # whatever a broken wheel raises is the finding
+            return Finding("operators", f"{module} does not import: {_first_line(error)}", False, fix)
+    import torch
+
+    try:
+        ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
+    except Exception as error:
+        value = f"FBGEMM does not run: {_first_line(error)}"
+        return Finding("operators", value, False, fbgemm_anew)
+    if ends != [0, 1, 3, 6]:
+        value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
+        return Finding("operators", value, False, fbgemm_anew)
+    return Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")
+
+
+def check_machine(folder: Path) -> list[Finding]:
+    """Cores, memory and disk; all for information."""
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    total, usable = physical_memory_bytes(), usable_memory_bytes()
+    note = "" if usable == total else f", this container's limit {gib(usable)}"
+    threads = os.environ.get("OMP_NUM_THREADS", "unset")
+    disk = shutil.disk_usage(folder).free
+    return [
+        Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}; OMP_NUM_THREADS {threads}"),
+        Finding("memory", f"{gib(free)} free of {gib(total)}{note}"),
+        Finding("disk", f"{gib(disk)} free in {folder}"),
+    ]
+
+
+def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
+    """Which devices torch sees, whether training uses them, and which process-group backends torch was built with."""
+    import torch
+    import torch.distributed as dist
+
+    stack = nearest_stack(versions, cuda)
+    if torch.cuda.is_available():
+        properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        device = ", ".join(f"{p.name} ({gib(p.total_memory, 0)})" for p in properties)
+        if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
+            change = f"to train on the GPU: {reinstall_fbgemm(True, stack)}"
+            device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"
+    elif cuda and torch.version.cuda is None:
+        device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
+    else:
+        device = "cpu"
+    built = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
+    backends = [name for name, there in built.items() if there]
+    fix = "" if backends else install_all(cuda, stack)
+    return [
+        Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
+        Finding("backends", ", ".join(backends) or "none", bool(backends), fix),
+    ]
+
+
+def describe_speed(gflops: Mapping[str, float | None]) -> Finding:
+    """GFLOP/s of each precision beside fp32; None where the device lacks it."""
+    base = gflops["fp32"]
+    parts = []
+    for name, speed in gflops.items():
+        if speed is None:
+            parts.append(f"{name} not supported")
+        elif name == "fp32" or not base:
+            parts.append(f"{name} {speed:.0f}")
+        else:
+            parts.append(f"{name} {speed:.0f} ({speed / base:.2f}x)")
+    return Finding("speed", f"{', '.join(parts)} GFLOP/s")
+
+
+def measure_speed(device: torch.device) -> dict[str, float | None]:
+    """GFLOP/s of a matrix product in fp32, bf16 and fp16 on `device`."""
+    import torch
+
+    from ple_rec.models.cpu.gemm_probe import gemm_gflops
+
+    gflops: dict[str, float | None] = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        try:
+            gflops[name] = gemm_gflops(dtype, device, seconds=0.2)
+        except RuntimeError:
+            gflops[name] = None
+    return gflops
+
+
+def measure_threads(threads: int) -> float:
+    """GFLOP/s of a matrix product in fp32 on the CPU with that many threads; the setting is put back."""
+    import torch
+
+    from ple_rec.models.cpu.gemm_probe import gemm_gflops
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        return gemm_gflops(torch.float32, "cpu", seconds=0.15)
+    finally:
+        torch.set_num_threads(before)
+
+
+def check_threads(cores: int, load: float, measure: Callable[[int], float]) -> Finding:
+    """Do two threads beat one? Where they collapse on a quiet machine, a CPU quota makes them wait for each other.
+
+    Args:
+        cores: How many cores this process may use.
+        load: Runnable processes on the machine, as `os.getloadavg` gives them.
+        measure: GFLOP/s with a number of threads; both are measured twice before a collapse is believed.
+    """
+    if cores < 2:
+        return Finding("threads", "one core; one thread")
+    for _ in range(2):
+        one, two = measure(1), measure(2)
+        if two >= COLLAPSE * one:
+            break
+    value = f"fp32 {one:.0f} GFLOP/s with 1 thread, {two:.0f} with 2"
+    if two >= COLLAPSE * one:
+        return Finding("threads", value)
+    if load > cores / 2:
+        busy = f"other work uses the cores (load {load:.1f}): ask again when it is done, or export OMP_NUM_THREADS=1"
+        return Finding("threads", f"{value}; {busy}")
+    fix = "export OMP_NUM_THREADS=1   (or raise the container's CPU limit)"
+    return Finding("threads", f"{value}; threads wait for each other", False, fix)
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order of the report; what needs torch is left out where torch does not load."""
+    load = os.getloadavg()[0]  # before the probes add to it
+    cuda, versions = has_cuda_driver(), installed_versions()
+    fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
+    findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions), check_spark()]
+    if "torch" in versions:
+        operators = check_operators(versions, cuda)
+        if not operators.ok and not all(finding.ok for finding in fitting):
+            operators = replace(operators, fix="first mend the versions above")
+        findings.append(operators)
+    findings += check_machine(Path.cwd())
+    try:
+        with _quiet():
+            import torch
+
+            device = torch.device("cuda" if torch.cuda.is_available() and CUDA_WHEEL in versions else "cpu")
+    except Exception:  # check_torch or check_operators has said so
+        return findings
+    with _quiet():
+        findings += check_devices(versions, cuda)
+        findings.append(describe_speed(measure_speed(device)))
+        findings.append(check_threads(usable_cores(), load, measure_threads))
+    return findings
+
+
+def render(findings: list[Finding]) -> str:
+    """The report: a line a finding, the fix below what is wrong, a closing count."""
+    lines, said = [], set()
+    for finding in findings:
+        lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<10} {finding.value}")
+        if not finding.ok:
+            lines.append(f"     {'':<10} fix: {'the same' if finding.fix in said else finding.fix}")
+            said.add(finding.fix)
+    wrong = sum(not finding.ok for finding in findings)
+    lines.append("all is well" if not wrong else f"{wrong} {'problem' if wrong == 1 else 'problems'}; see fix")
+    return "\n".join(lines)
+
+
+def run() -> int:
+    """Print the report.
+
+    Returns:
+        0 where all is well, 2 where something is off.
+    """
+    findings = examine()
+    print(render(findings))
+    return 0 if all(finding.ok for finding in findings) else 2

@@ -1,0 +1,1 @@
+"""The server of an exported model, and its page."""

@@ -1,0 +1,131 @@
+"""Middleware before the routes: it checks the Host or the token of every request, and counts and logs its answer."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+import time
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ple_rec.serving.http.errors import RefusedError, internal_error
+from ple_rec.serving.http.log import log_error, log_info
+from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.options import ServerOptions
+
+FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:
+FREE_FOLDER: Final = "/static/"
+CLIENT_CLOSED_REQUEST: Final = 499  # status that nginx gave to a request whose client did not wait; it is not sent
+_KNOWN_PATHS = ("/v1/rank", "/v1/score", *FREE_PATHS, "/metrics", "/openapi.json", "/v1/model", "/v1/examples")
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")  # a name or address, and perhaps a port
+
+
+class AccessMiddleware:
+    """The outermost ASGI application, which refuses who may not ask.
+
+    Args:
+        app: Application with the routes.
+        options: Options of the server.
+        metrics: Metrics that count every request.
+    """
+
+    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics) -> None:
+        self._app, self._options, self._metrics = app, options, metrics
+        self._token = None if options.token is None else options.token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 0
+
+        async def send_noting_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            if status != CLIENT_CLOSED_REQUEST:
+                await send(message)
+
+        path: str = scope["path"]
+        try:
+            self._check_host(scope)
+            self._check_token(scope, path)
+            if scope["method"] == "HEAD":  # as GET; uvicorn, whose scope still says HEAD, sends no body
+                await self._app(dict(scope) | {"method": "GET"}, receive, send_noting_status)
+            else:
+                await self._app(scope, receive, send_noting_status)
+        except RefusedError as refusal:
+            if refusal.reason is not None:
+                self._metrics.refused.labels(refusal.reason).inc()
+            await refusal.response()(scope, receive, send_noting_status)
+        except Exception as error:
+            log_error("request_failed", error, path=path)
+            if not status:
+                await internal_error().response()(scope, receive, send_noting_status)
+        self._record(scope, path_label(path), status, time.perf_counter() - begun)
+
+    def _record(self, scope: Scope, place: str, status: int, seconds: float) -> None:
+        if status == CLIENT_CLOSED_REQUEST:
+            self._metrics.disconnected.inc()
+        else:
+            self._metrics.requests.labels(place, str(status)).inc()
+        if status == 200:
+            self._metrics.seconds.labels(place).observe(seconds)
+        if self._options.access_log:
+            client = scope["client"][0] if scope.get("client") else "-"
+            fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": 1000 * seconds}
+            log_info("request", client=client, **fields)
+
+    def _check_host(self, scope: Scope) -> None:
+        """Refuse another Host, on all paths; a request without one is of no browser."""
+        if not self._options.checks_host or (header := _header(scope, b"host")) is None:
+            return
+        host = header.decode("latin-1").strip().lower()
+        match = _HOST.fullmatch(host)
+        name = "" if match is None else match[1] or match[2] or ""
+        if name not in ("localhost", self._options.host.lower()) and not _is_loopback(name):
+            rule = "without a token only localhost, loopback addresses and --host's own value are answered"
+            fix = "ask by one of these, or start the server with --token-file FILE or --no-token"
+            raise RefusedError(421, "Host", host, f"{rule}; {fix}", reason="host")
+
+    def _check_token(self, scope: Scope, path: str) -> None:
+        if self._token is None or path in FREE_PATHS or path.startswith(FREE_FOLDER):
+            return
+        header = _header(scope, b"authorization")
+        scheme, _, token = (header or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
+            value = "none" if header is None else "another"
+            headers = {"WWW-Authenticate": "Bearer"}
+            raise RefusedError(
+                401, "Authorization", value, "it has to be Bearer and the token", reason="token", headers=headers
+            )
+
+
+def path_label(path: str) -> str:
+    """Return the label that metrics have for a path: one of a few, whatever clients send."""
+    if path.startswith("/v1/examples/"):
+        return "/v1/examples/{i}"
+    if path.startswith(FREE_FOLDER):
+        return f"{FREE_FOLDER}{{name}}"
+    return path if path in _KNOWN_PATHS else "other"
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def unsent_response() -> Response:
+    """Return the response to a client that has gone, which the middleware does not send."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+def _header(scope: Scope, name: bytes) -> bytes | None:
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    return next((value for key, value in headers if key == name), None)

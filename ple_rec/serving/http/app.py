@@ -1,0 +1,233 @@
+"""The routes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from ple_rec.config.words import meant
+from ple_rec.inference.ranker import Ranker
+from ple_rec.ranking.fusion import exponents_of
+from ple_rec.serving.http.access import AccessMiddleware, unsent_response
+from ple_rec.serving.http.admission import Admission
+from ple_rec.serving.http.batching import Batcher, Kind
+from ple_rec.serving.http.errors import RefusedError, internal_error
+from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.openapi import (
+    ExampleList,
+    admission_responses,
+    error_responses,
+    model_route,
+    openapi_document,
+)
+from ple_rec.serving.http.options import ServerOptions
+from ple_rec.serving.http.pages import page_files
+
+_EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
+_NO_EXAMPLES = "this model came without rows of users; `ple-rec export --examples N` adds those of N held-out ones"
+_LONGEST_PATH = 80  # characters of a path that are compared with those there are
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def application(batcher: Batcher, admission: Admission, options: ServerOptions, metrics: Metrics) -> ASGIApp:
+    """Return the whole application of a server.
+
+    Args:
+        batcher: Batcher that has the model.
+        admission: Admission of requests of the model.
+        options: Options of the server.
+        metrics: Metrics that count every request.
+    """
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=admission_responses(options),
+    )
+    metrics.set_sources(lambda: admission.admitted, lambda: float(not admission.stopping))
+    _add_requests(app, batcher, admission)
+    _add_model(app, batcher)
+    _add_probes(app, admission, metrics)
+    _add_pages(app, batcher, options)
+    _add_errors(app, metrics)
+    return AccessMiddleware(app, options, metrics)
+
+
+def _add_requests(app: FastAPI, batcher: Batcher, admission: Admission) -> None:
+    ranked = "The candidates by fused score, best first."
+    scored = "Predictions and fused score of each row, in the order given."
+
+    @app.post("/v1/rank", summary="Rank candidates for a user", **model_route("RankRequest", "Ranked", ranked))
+    async def rank(request: Request) -> Response:
+        return await _answer(batcher, admission, "rank", request)
+
+    @app.post("/v1/score", summary="Score rows", **model_route("ScoreRequest", "Scored", scored))
+    async def score(request: Request) -> Response:
+        return await _answer(batcher, admission, "score", request)
+
+
+async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: Request) -> Response:
+    """Admit a request of the model, read its body, and await its answer as long as the client does."""
+    try:
+        async with admission.admit(request) as body:
+            answer = asyncio.ensure_future(batcher.answer(kind, body))
+            disconnect = asyncio.ensure_future(request.receive())
+            try:
+                await asyncio.wait((answer, disconnect), return_when=asyncio.FIRST_COMPLETED)
+                if answer.done():
+                    status, content = answer.result()
+                    return Response(content, status, media_type="application/json")
+            finally:
+                answer.cancel()
+                disconnect.cancel()
+    except ClientDisconnect:
+        pass
+    return unsent_response()
+
+
+def _add_model(app: FastAPI, batcher: Batcher) -> None:
+    """Add the description of the model, and held-out users to try it with."""
+    described = (
+        "Name, version, features, tasks, exponents, card; and of `dense` layers the precision, as asked and as used."
+    )
+    listed = "Users of the logs that were not trained on, each a request to try."
+    held_out = "A request of /v1/rank and the labels of its items."
+
+    @app.get("/v1/model", summary="The model", response_description=described, response_model=dict[str, Any])
+    async def model() -> Response:
+        return _json(_describe(batcher.ranker))
+
+    @app.get("/v1/examples", summary="Held-out users", response_description=listed, response_model=ExampleList)
+    async def examples() -> Response:
+        ranker = batcher.ranker
+        return _json({"version": ranker.version, "examples": ranker.listed_examples})
+
+    @app.get(
+        "/v1/examples/{i}",
+        summary="A held-out user",
+        response_description=held_out,
+        response_model=dict[str, Any],
+        responses=error_responses(404, 422),
+    )
+    async def example(i: int) -> Response:
+        users = batcher.ranker.examples
+        if not 0 <= i < len(users):
+            raise RefusedError(404, "i", i, f"there are examples 0 to {len(users) - 1}" if users else _NO_EXAMPLES)
+        return _json(_exact(users[i]))
+
+
+def _add_probes(app: FastAPI, admission: Admission, metrics: Metrics) -> None:
+    @app.get("/healthz", summary="The process lives", response_description="It does.", response_model=dict[str, str])
+    async def healthz() -> Response:
+        return _json({"status": "alive"})
+
+    @app.get(
+        "/readyz",
+        summary="Requests are answered",
+        response_description="They are.",
+        response_model=dict[str, str],
+        responses=error_responses(503),
+    )
+    async def readyz() -> Response:
+        if admission.stopping:
+            raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
+        return _json({"status": "ready"})
+
+    text = {"description": "The text format of Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+    @app.get("/metrics", summary="Metrics", responses={200: text})
+    async def prometheus() -> Response:
+        return Response(metrics.text(), headers={"Content-Type": _TEXT})
+
+
+def _add_pages(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
+    """Add OpenAPI, and the page of the ranked feed."""
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi() -> Response:
+        return _json(openapi_document(app, batcher.ranker, options))
+
+    files = page_files()
+
+    @app.get("/", include_in_schema=False)
+    async def index(request: Request) -> Response:
+        return _file("index.html", request)
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str, request: Request) -> Response:
+        return _file(name, request)
+
+    def _file(name: str, request: Request) -> Response:
+        if name not in files:
+            raise RefusedError(404, "path", request.url.path, "there is no such page")
+        return files[name].response(request.headers.get("if-none-match"))
+
+
+def _add_errors(app: FastAPI, metrics: Metrics) -> None:
+    """Let every error have the one shape of body."""
+    paths = [route.path for route in app.routes if isinstance(route, Route)]
+
+    @app.exception_handler(HTTPException)
+    async def of_routing(request: Request, error: HTTPException) -> Response:
+        place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
+        headers = dict(error.headers or {})
+        if headers.get("Allow") == "GET":
+            headers["Allow"] = "GET, HEAD"  # by the middleware
+        message = str(error.detail)
+        if "Allow" in headers:
+            message = f"methods of this path: {headers['Allow']}"
+        elif error.status_code == 404:
+            near = meant(value[:_LONGEST_PATH], paths)
+            message = f"no such path; {f'{near} ' * bool(near)}paths: {', '.join(paths)}"
+        return RefusedError(error.status_code, place, value, message, headers=headers).response()
+
+    @app.exception_handler(RequestValidationError)
+    async def of_parameter(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        return RefusedError(422, str(first["loc"][-1]), first["input"], first["msg"]).response()
+
+    @app.exception_handler(RefusedError)
+    async def of_route(request: Request, error: RefusedError) -> Response:
+        if error.reason is not None:
+            metrics.refused.labels(error.reason).inc()
+        return error.response()
+
+    @app.exception_handler(Exception)  # which is raised on, and logged by the middleware
+    async def of_bug(request: Request, error: Exception) -> Response:
+        return internal_error().response()
+
+
+def _describe(ranker: Ranker) -> dict[str, Any]:
+    """Return what a client has to know of a model, and its card."""
+    tasks = [task.model_dump() for task in ranker.signature.tasks]
+    return {
+        "name": ranker.name,
+        "version": ranker.version,
+        "signature": ranker.signature.by_owner(ranker.table_rows) | {"tasks": tasks},
+        "dense": {"asked": ranker.dense_asked, "used": ranker.dense},
+        "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
+        "card": ranker.described.get("card", {}),
+    }
+
+
+def _exact(value: Any) -> Any:
+    """Return a document that JavaScript too reads as it is: integers that it would round are texts."""
+    if isinstance(value, dict):
+        return {name: _exact(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_exact(each) for each in value]
+    return str(value) if isinstance(value, int) and abs(value) > _EXACT else value
+
+
+def _json(document: object) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")

@@ -1,0 +1,164 @@
+"""Everything a run needs, assembled on every rank: dataset, loaders, sharded model, optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torchrec.distributed.model_parallel import DistributedModelParallel
+
+from ple_rec.config.base import Split
+from ple_rec.config.plan import Plan
+from ple_rec.config.run import RunConfig
+from ple_rec.data.loader import Loader
+from ple_rec.data.slices import Slicing
+from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.optimizers import Optimizers, attach_table_optimizer
+from ple_rec.distributed.plan_check import GivenPlan
+from ple_rec.distributed.planner import PlanningInputs, check_sizes
+from ple_rec.distributed.process_group import Ranks
+from ple_rec.distributed.sharding import agreed_plan, shard
+from ple_rec.distributed.topology import cluster_of
+from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.routing import GateLabels
+from ple_rec.training.batch_feeder import check_pipeline
+from ple_rec.training.model import first_layer, model_of, sizes_of
+from ple_rec.training.precision import Precision, settle_precision
+from ple_rec.training.resolved import ResolvedRun, resolve
+
+
+@dataclass(frozen=True)
+class EvaluationJob(ResolvedRun):
+    """What an evaluation needs, on one rank.
+
+    Args:
+        ranks: Place of this process among the ranks.
+        model: Sharded model.
+        bare: The same model as it was before its tables were sharded.
+        plan: Plan of the tables.
+        precision: Precision of the dense layers' matrix products.
+    """
+
+    ranks: Ranks
+    model: DistributedModelParallel
+    bare: MultiTaskModel
+    plan: Plan
+    precision: Precision
+
+    @property
+    def legends(self) -> tuple[GateLabels, ...]:
+        """Labels of every gate's weights that the model gives."""
+        return self.bare.extraction.legends
+
+    def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
+        """Return the batches of a split in file order, every row once.
+
+        Args:
+            split: Split to read.
+            slices: Columns by which the split is sliced, whose codes the batches have.
+        """
+        world_size = self.world_size
+        return Loader(
+            self.dataset,
+            split,
+            replace(self.selection, slices=slices),
+            batch_size=-(-self.batch_size // world_size) * world_size,
+            rank=self.ranks.rank,
+            world_size=world_size,
+            virtual_shards=world_size,
+            shuffle=False,
+            prefetch=self.config.data.prefetch,
+            buffer_bytes=self.config.data.buffer_mib << 20,
+            pin=self.ranks.device.type == "cuda",
+        )
+
+
+@dataclass(frozen=True)
+class TrainContext(EvaluationJob):
+    """What a training run needs, on one rank.
+
+    Args:
+        loader: Batches of the training split.
+        total_steps: Steps of the run.
+        optimizers: Optimizers of the tables and of the dense layers.
+    """
+
+    loader: Loader
+    total_steps: int
+    optimizers: Optimizers
+
+
+def assemble_evaluation(
+    config: RunConfig,
+    ranks: Ranks,
+    given: GivenPlan | None = None,
+    began: Precision | None = None,
+    *,
+    prefetched: bool = False,
+) -> EvaluationJob:
+    """Open the dataset and shard the model (a collective); the training split is not touched.
+
+    Args:
+        config: Configuration of the run.
+        ranks: Place of this process among the ranks.
+        given: Plan of the tables; None to plan them now.
+        began: Precision that the run began with; None where it begins now, or does not say.
+        prefetched: Whether a pipeline fetches rows into the GPU's cache.
+
+    Raises:
+        UserError: configuration and dataset, or configuration and cluster, do not fit.
+        DataError: the dataset is damaged.
+    """
+    run = resolve(config, ranks.world_size)
+    selection = run.selection
+    request = PlanningInputs(
+        config.embeddings,
+        config.table_optimizer.kind,
+        cluster_of(ranks, config.topology),
+        run.batch_size_per_rank,
+        run.dataset.ids_per_sample(selection.sparse),
+    )
+    run_on_rank_zero(lambda: check_sizes(sizes_of(config, selection), request))
+    precision = settle_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), began)
+    statistics = run.dataset.statistics() if selection.dense else {}
+    bare = model_of(config, selection, statistics, ranks.device, precision.used)
+    attach_table_optimizer(bare, config.table_optimizer, ranks.device)
+    plan = agreed_plan(bare, request, given)
+    tables = config.embeddings
+    model = shard(
+        bare,
+        plan,
+        ranks,
+        init_scale=tables.init_scale,
+        seed=config.seed,
+        qcomms=tables.qcomms,
+        prefetched=prefetched,
+    )
+    return EvaluationJob(**vars(run), ranks=ranks, model=model, bare=bare, plan=plan, precision=precision)
+
+
+def build_context(
+    config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, began: Precision | None = None
+) -> TrainContext:
+    """Return `assemble_evaluation` with the training batches and the optimizers (a collective).
+
+    Args:
+        config: Configuration of the run.
+        ranks: Place of this process among the ranks.
+        given: Plan of the tables; None to plan them now.
+        began: Precision that the run began with; None where it begins now, or does not say.
+
+    Raises:
+        UserError: configuration and dataset, or configuration and cluster, do not fit.
+        DataError: the dataset is damaged.
+    """
+    check_pipeline(config.train.pipeline, ranks.device)
+    base = assemble_evaluation(config, ranks, given, began, prefetched=config.train.pipeline == "prefetch")
+    loader = base.training_loader(ranks.rank)
+    loader.pin = ranks.device.type == "cuda"
+    steps = base.steps_of(loader)
+    # Decay would pull the log-variances to 0, away from where the losses put them.
+    learned = base.bare.weighting.parameters()
+    optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, learned)
+    torch.manual_seed(config.seed + 1 + ranks.rank)  # dropout differs between ranks; the model is made already
+    return TrainContext(**vars(base), loader=loader, total_steps=steps, optimizers=optimizers)
