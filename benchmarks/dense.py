@@ -20,7 +20,7 @@ from benchmarks import limits
 from benchmarks.feed import write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, scratch, timed
 from benchmarks.reference import opened_job
-from ple_rec.models.losses.sums import StepLoss
+from ple_rec.models.losses import StepLoss
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.runtime.host import usable_cores

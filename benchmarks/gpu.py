@@ -28,7 +28,7 @@ import torch
 
 from benchmarks.harness import conditions, say
 from ple_rec.config.load import load_config
-from ple_rec.config.plan_file import load_plan
+from ple_rec.config.plan import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.planning.plan_input import describe

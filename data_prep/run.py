@@ -25,11 +25,11 @@ from data_prep.progress import Progress
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
 from data_prep.transforms.resolve import Resolved, expression_problems, resolve
-from ple_rec.config.catalog import Kind
+from ple_rec.config.choices import Kind
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, Found, PrepConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.runtime.java import spark_lacks
+from ple_rec.runtime.versions import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
 from ple_rec.storage.cache import CACHE
 from ple_rec.text.suggest import did_you_mean

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ple_rec.runtime.java import spark_lacks
+from ple_rec.runtime.versions import spark_lacks
 from tests.skips import skip_summary
 
 if TYPE_CHECKING:

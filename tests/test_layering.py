@@ -152,7 +152,11 @@ def test_every_file_keeps_to_its_layer(repository: Path) -> None:
         ("data_prep.datasets.census", "import numpy", "numpy"),
         ("data_prep.engines.duck", "from pyspark.sql import functions", "pyspark.sql.functions"),
         ("data_prep.engines.spark", "import fsspec", "fsspec"),
-        ("ple_rec.reports.page", "from ple_rec.runtime.java import spark_lacks", "ple_rec.runtime.java.spark_lacks"),
+        (
+            "ple_rec.reports.page",
+            "from ple_rec.runtime.versions import spark_lacks",
+            "ple_rec.runtime.versions.spark_lacks",
+        ),
         ("ple_rec.errors", "import pydantic", "pydantic"),
     ],
 )

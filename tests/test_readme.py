@@ -30,7 +30,7 @@ import pytest
 from torchx.runner import get_runner
 
 from ple_rec.cli.app import parse
-from ple_rec.config.catalog import COMPARISONS, recipe_names
+from ple_rec.config.choices import COMPARISONS, recipe_names
 from tests.data_prep.datasets.census_slice import (
     TEST_ROWS,
     TRAIN_ROWS,

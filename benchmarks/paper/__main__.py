@@ -24,7 +24,7 @@ from ple_rec.analysis.compare.pilot import Pace, paces_of
 from ple_rec.analysis.compare.reuse import reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
-from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.schema import SUCCESS_FILE

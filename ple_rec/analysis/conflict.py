@@ -28,8 +28,7 @@ from torch import Tensor
 
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
-from ple_rec.models.losses import Loss
-from ple_rec.models.losses.sums import loss_sums_K, weight_BK
+from ple_rec.models.losses import Loss, loss_sums_K, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training.context import EvaluationJob
 

@@ -24,7 +24,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
-from ple_rec.models.losses.sums import weight_BK
+from ple_rec.models.losses import weight_BK
 from ple_rec.runs.directory import hold_to_add
 from ple_rec.runs.layout import TEST_ROWS, write_stream
 from ple_rec.storage import Location

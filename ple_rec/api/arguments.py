@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from ple_rec.config.base import Config
-from ple_rec.config.catalog import RUNS, Kind
+from ple_rec.config.choices import RUNS, Kind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError, as_arguments

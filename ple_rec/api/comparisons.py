@@ -20,8 +20,7 @@ from ple_rec.api.arguments import (
 )
 from ple_rec.api.html import Page, block, line, shown_path, table
 from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.catalog import COMPARISONS
-from ple_rec.config.choices import Match
+from ple_rec.config.choices import COMPARISONS, Match
 from ple_rec.config.compare import CompareConfig
 from ple_rec.storage import Location
 from ple_rec.text.messages import messages

@@ -188,7 +188,7 @@ def plan_file(plan: Plan | PathLike | None) -> Iterator[Location | None]:
         yield None
     elif isinstance(plan, Plan):
         with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
-            from ple_rec.config.plan_file import dump_plan
+            from ple_rec.config.plan import dump_plan
 
             file = Path(folder) / "plan.json"
             file.write_text(dump_plan(plan.content), encoding="utf-8")

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-    from ple_rec.config.precision import AskedPrecision, TablePrecision
+    from ple_rec.config.choices import AskedPrecision, TablePrecision
     from ple_rec.config.schema import Task
     from ple_rec.runs.record import RunRecord, Status
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ple_rec.errors import UserError
-from ple_rec.runtime.imports import import_torch
+from ple_rec.runtime.versions import import_torch
 
 _LOCK = threading.RLock()
 

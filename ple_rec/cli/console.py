@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ple_rec.errors import UserError
 from ple_rec.runtime.exits import drop_output
-from ple_rec.runtime.imports import import_torch
+from ple_rec.runtime.versions import import_torch
 
 if TYPE_CHECKING:
     from ple_rec.config.base import Config

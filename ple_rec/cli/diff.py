@@ -25,8 +25,7 @@ def diff(
     What differs in their configurations, datasets and versions, then their metrics side by side. Of runs that have not
     finished, the last validation records are compared.
     """
-    from ple_rec.runs.diff import compare_runs
-    from ple_rec.runs.diff_text import diff_json, format_diff
+    from ple_rec.runs.diff import compare_runs, diff_json, format_diff
     from ple_rec.runs.find import named_run
     from ple_rec.runs.record import read_record
 

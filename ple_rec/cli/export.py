@@ -11,7 +11,7 @@ from ple_rec.cli.console import require_torch, show
 from ple_rec.cli.lists import last_list
 from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative, place
 from ple_rec.cli.verb import verb
-from ple_rec.config.precision import AskedPrecision, TablePrecision
+from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
-from ple_rec.config.catalog import recipe_names
+from ple_rec.config.choices import recipe_names
 from ple_rec.storage import is_address, location
 from ple_rec.text.units import parse_bytes
 

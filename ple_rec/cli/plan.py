@@ -193,7 +193,7 @@ def check(*, options: Options) -> PlanOptions:
 
 
 def _compare(options: Options, plans: tuple[Location, Location]) -> int:
-    from ple_rec.config.plan_file import load_plan
+    from ple_rec.config.plan import load_plan
     from ple_rec.planning.compare import format_comparison
 
     names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema", "rows", "samples")

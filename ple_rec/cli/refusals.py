@@ -159,6 +159,6 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
 
 
 def _recipes() -> list[str]:
-    from ple_rec.config.catalog import recipe_names
+    from ple_rec.config.choices import recipe_names
 
     return recipe_names()

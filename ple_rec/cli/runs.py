@@ -27,8 +27,7 @@ def runs(
     Status, step, and for every task its AUC (RMSE for a regression) and GAUC. A run that has not finished shows its
     last validation record, marked *.
     """
-    from ple_rec.runs.listing import list_runs, runs_json
-    from ple_rec.runs.listing_text import format_runs
+    from ple_rec.runs.listing import format_runs, list_runs, runs_json
 
     listing = list_runs(directory, text=filter, sort=sort, split=split, now=time.time())
     show(runs_json(listing) if json else format_runs(listing, line_width()))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import tomli_w
 
 from ple_rec.config.base import Config
-from ple_rec.config.catalog import RUNS, SCHEMAS, Kind, recipe_names
+from ple_rec.config.choices import RUNS, SCHEMAS, Kind, recipe_names
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, check, validated

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ple_rec.config.merge import MISSING
+from ple_rec.config.overrides import MISSING
 from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import (
     KeyPath,

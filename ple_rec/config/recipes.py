@@ -10,8 +10,8 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.catalog import COMPARISONS, RUNS, Kind, recipe_names
-from ple_rec.config.merge import merge
+from ple_rec.config.choices import COMPARISONS, RUNS, Kind, recipe_names
+from ple_rec.config.overrides import merge
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import shortened, type_name

@@ -17,10 +17,10 @@ from ple_rec.config.base import (
     PositiveInt,
     Split,
 )
+from ple_rec.config.choices import AskedPrecision
 from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
-from ple_rec.config.plan_memory import Dtype, Kernel, Sharding, TableOptimizer
-from ple_rec.config.precision import AskedPrecision
+from ple_rec.config.plan_table import Dtype, Kernel, Sharding, TableOptimizer
 from ple_rec.errors import settings
 
 Pooling = Literal["sum", "mean"]

@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ple_rec.config.cluster import GIB
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import Dtype, Memory, shard_memory
+from ple_rec.config.plan_table import Dtype, Memory, shard_memory
 from ple_rec.errors import UserError
 
 _BOTH = "HBM and host memory"

@@ -9,7 +9,7 @@ from torchrec.distributed.planner import ParameterConstraints
 from torchrec.distributed.types import CacheParams, ShardingType
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan_memory import Kernel, Sharding
+from ple_rec.config.plan_table import Kernel, Sharding
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.errors import UserError
 

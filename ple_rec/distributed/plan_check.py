@@ -9,8 +9,7 @@ from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ple_rec.config.plan import Plan, column_wise_remarks, reserved_of
-from ple_rec.config.plan_memory import TableOptimizer
-from ple_rec.config.plan_table import TablePlan
+from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.distributed.capacity import gib
 from ple_rec.distributed.planner import PlanningInputs, collections, dtype_of

@@ -32,8 +32,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan import PLAN_VERSION, Plan, reserved_of
-from ple_rec.config.plan_memory import Dtype, TableOptimizer, shard_memory
-from ple_rec.config.plan_table import Costs, where_of
+from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, shard_memory, where_of
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.distributed.capacity import DoesNotFitError, MemoryShortfall, largest_shortfall
 from ple_rec.distributed.layouts import Choice, TableSharder, check_hosts, choices, constraints_of

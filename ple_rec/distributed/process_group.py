@@ -17,8 +17,7 @@ from torch.distributed.distributed_c10d import _abort_process_group as abort_pro
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.distributed.watchdog import StallWatch
 from ple_rec.errors import UserError
-from ple_rec.runtime.allocator import keep_pages
-from ple_rec.runtime.host import default_threads
+from ple_rec.runtime.host import default_threads, keep_pages
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version, installed_versions, nearest_stack, reinstall_fbgemm
 
 AFTER_WATCH_SECONDS = 60.0

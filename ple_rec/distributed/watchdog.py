@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
-from ple_rec.runtime.reap import SAID, STALLED
+from ple_rec.runtime.exits import SAID, STALLED
 
 T = TypeVar("T")
 

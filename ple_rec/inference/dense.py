@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from ple_rec.config.precision import AskedPrecision, UsedPrecision, faster_precision
+from ple_rec.config.choices import AskedPrecision, UsedPrecision, faster_precision
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped
 from ple_rec.runtime.threads import threads_of_one

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
+from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
-from ple_rec.config.precision import TablePrecision, UsedPrecision
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR

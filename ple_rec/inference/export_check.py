@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ple_rec.config.precision import TablePrecision, UsedPrecision
+from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.held_out import HeldOut
 from ple_rec.metrics import scores

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ple_rec.config.precision import AskedPrecision, TablePrecision
+from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.storage import Location
 
 

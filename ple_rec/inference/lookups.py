@@ -18,7 +18,7 @@ from torch import Tensor
 from ple_rec.inference.request import ModelRequest, ScoreRequest
 from ple_rec.inference.signature import Input, Owner, Signature
 from ple_rec.inference.tables import StoredTable
-from ple_rec.models.pooling import quotient
+from ple_rec.models.embeddings import quotient
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ple_rec.config.choices import AskedPrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.precision import AskedPrecision, UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.data.encode import Encoder

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from ple_rec.config.precision import TablePrecision
+from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DataError, Option, UserError
 
 _ROWS = 1 << 18  # written at a time

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ple_rec.config.precision import UsedPrecision
+from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DenseFeature, SparseFeature
 from ple_rec.errors import DataError

@@ -17,15 +17,14 @@ from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
-from ple_rec.models.losses.sums import StepLoss
-from ple_rec.models.pooling import divide_bags
+from ple_rec.models.embeddings import divide_bags
+from ple_rec.models.losses import StepLoss
 from ple_rec.models.scorer import Scorer
 from ple_rec.models.variants import VARIANTS
-from ple_rec.models.weighting import Weighting
-from ple_rec.models.weighting.schedule import Scheduled
+from ple_rec.models.weighting import Scheduled, Weighting
+from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
-from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
 

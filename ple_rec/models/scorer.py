@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ple_rec.config.model import ModelConfig
-from ple_rec.modules.experts import ExpertBank
+from ple_rec.modules.experts import ExpertBank, Mlp
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import Inputs, parts_of, with_parts
 from ple_rec.modules.mixing import SoftmaxGates
-from ple_rec.modules.mlp import Mlp
 
 
 class Scorer(nn.Module):

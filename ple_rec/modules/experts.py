@@ -1,4 +1,4 @@
-"""All experts of one level: first layers of a stream as one matrix, deeper layers stacked.
+"""Multi-layer perceptrons, and banks of experts: the MLPs of one level, computed together.
 
 Shape suffixes: B batch, S streams, E experts, I width in, H width out, N outputs of several experts side by side.
 """
@@ -6,7 +6,7 @@ Shape suffixes: B batch, S streams, E experts, I width in, H width out, N output
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,8 +14,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ple_rec.modules.grouped import Inputs, linear
-from ple_rec.modules.mlp import ACTIVATIONS
 from ple_rec.modules.routing import Routing
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "gelu": nn.functional.gelu,
+    "silu": nn.functional.silu,
+    "tanh": torch.tanh,
+}
+
+
+class Mlp(nn.Module):
+    """`width` -> hidden layers, each followed by the activation and dropout -> `outputs` without either.
+
+    Under autocast the last layer still runs in the precision of its weights: a logit in bfloat16 has 8 significant
+    bits, and tens of thousands of samples would share a few dozen scores.
+
+    Args:
+        width: Input width.
+        hidden: Hidden layer sizes, may be empty.
+        outputs: Output width.
+        activation: A key of `ACTIVATIONS`.
+        dropout: Probability of zeroing a hidden value while training.
+    """
+
+    def __init__(self, width: int, hidden: Sequence[int], outputs: int, activation: str, dropout: float) -> None:
+        super().__init__()
+        sizes = [width, *hidden, outputs]
+        self.sizes = sizes
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
+        self.activation = ACTIVATIONS[activation]
+        self.dropout = dropout
+
+    def forward(self, x_BD: Tensor) -> Tensor:
+        """(B, width) -> (B, outputs)."""
+        for layer in self.layers[:-1]:
+            x_BD = nn.functional.dropout(self.activation(layer(x_BD)), self.dropout, self.training)
+        with torch.autocast(x_BD.device.type, enabled=False):
+            out: Tensor = self.layers[-1](x_BD.to(self.layers[-1].weight.dtype))  # type: ignore[arg-type]
+        return out
+
+    def flops_per_sample(self) -> int:
+        """Forward FLOPs of the matrix products, two per multiply-add."""
+        return sum(2 * a * b for a, b in pairwise(self.sizes))
 
 
 def _uniform_(parameter: Tensor, fan_in: int) -> Tensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
-from ple_rec.config.plan_file import load_plan
+from ple_rec.config.plan import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import either
 from ple_rec.errors import Option, UserError, settings

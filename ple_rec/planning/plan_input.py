@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ple_rec.config.choices import faster_precision
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import described_schema
 from ple_rec.config.plan import Plan
-from ple_rec.config.precision import faster_precision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.config.words import suggestion

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan_memory import WIDTH
+from ple_rec.config.plan_table import WIDTH
 from ple_rec.config.run import ExchangePrecision
 from ple_rec.planning.estimate import all_reduce_bytes
 from ple_rec.planning.workload import Bag, Workload

@@ -10,8 +10,7 @@ from contextlib import contextmanager
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
-from ple_rec.config.plan import FEWEST_SAMPLES, Plan
-from ple_rec.config.plan_file import dump_plan
+from ple_rec.config.plan import FEWEST_SAMPLES, Plan, dump_plan
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.partitioner import Watch
 from ple_rec.distributed.process_group import quiet

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, ExchangePrecision, RunConfig
 from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionLevel
-from ple_rec.modules.mlp import Mlp
 from ple_rec.planning.estimate import Work
 from ple_rec.planning.plan_input import Described, meta_model, work_of
 from ple_rec.training.checks import select

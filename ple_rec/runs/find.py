@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ple_rec.checkpoint.manifest import MANIFEST
-from ple_rec.config.catalog import recipe_names
+from ple_rec.config.choices import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import CHECKPOINTS, CONFIG, LEASE, LOCK, LOG, METRICS, PLAN
 from ple_rec.runs.record import locked

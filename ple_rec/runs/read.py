@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.config.plan_file import placements
+from ple_rec.config.plan import placements
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import CONFIG, INIT, LOG, METRICS, PLAN
 from ple_rec.runs.results import mapping, number

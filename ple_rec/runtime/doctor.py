@@ -21,17 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ple_rec.runtime.host import physical_memory_bytes, usable_cores, usable_memory_bytes
-from ple_rec.runtime.java import java_version, pyspark_version, spark_lacks
 from ple_rec.runtime.versions import (
     CPU_WHEEL,
     CUDA_WHEEL,
     Stack,
     installed_versions,
+    java_version,
     minor,
     nearest_stack,
     pip,
     public,
+    pyspark_version,
     reinstall_fbgemm,
+    spark_lacks,
 )
 from ple_rec.text.units import gib
 

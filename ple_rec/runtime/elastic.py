@@ -28,8 +28,7 @@ from torch.distributed.launcher import api as launcher
 from torch.distributed.run import parse_min_max_nnodes
 
 from ple_rec.errors import Option, PleRecError
-from ple_rec.runtime.exits import FINAL_CODES, PREEMPTED, RESTARTS, say_killed
-from ple_rec.runtime.reap import SAID, STALLED, reap
+from ple_rec.runtime.exits import FINAL_CODES, PREEMPTED, RESTARTS, SAID, STALLED, reap, say_killed
 
 STARTED = "started"  # a file of the folder of `SAID`: the ranks of this host have been started
 _DEFAULT_PORT = 29400  # of a rendezvous that names none

@@ -1,11 +1,12 @@
-"""What this process may use of its host: cores and memory under affinity and container limits. Imports no torch.
+"""Cores and memory that this process may use under affinity and container limits, without torch.
 
-A control group's limit holds for every group below it, so the smallest from the process's own group up to the root
-counts. Inside a container the root is often the container's own group, and the process's path does not exist there.
+A control group's limit holds for every group below it, so the smallest limit from the process's own group up to the
+root counts. Inside a container the root is often its own group, and the path of the process does not exist there.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -74,3 +75,21 @@ def _words(file: Path) -> list[str]:
         return file.read_text(encoding="ascii").split()
     except OSError:
         return []
+
+
+# Parameters of mallopt(3), and what they are set to.
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
+_SETTINGS = (
+    # The largest that glibc takes. Tables and the like are larger: they come and go with their pages as before.
+    (_MMAP_THRESHOLD, 32 << 20),
+    (_TRIM_THRESHOLD, 1 << 30),  # free bytes at the end of the heap that are kept
+    (_TOP_PAD, 64 << 20),
+)
+
+
+def keep_pages() -> bool:
+    """Set it for this process; whether the C library knows how (glibc does, musl does not)."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return all([bool(mallopt(parameter, value)) for parameter, value in _SETTINGS])

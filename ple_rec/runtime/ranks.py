@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.runtime.exits import FINAL_CODES, marked_end, say_killed
+from ple_rec.runtime.exits import FINAL_CODES, SAID, STALLED, marked_end, reap, say_killed
 from ple_rec.runtime.host import default_threads
-from ple_rec.runtime.reap import SAID, STALLED, reap
 
 # Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"

@@ -1,12 +1,22 @@
-"""Versions of torch, TorchRec and FBGEMM: which fit together, what is installed, what to run. Imports no torch."""
+"""Versions of torch, TorchRec, FBGEMM, PySpark and Java: which fit together, and what is installed."""
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
+import os
+import re
 import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ple_rec.errors import UserError
 
 CPU_WHEEL, CUDA_WHEEL = "fbgemm-gpu-cpu", "fbgemm-gpu"
 
@@ -84,3 +94,93 @@ def reinstall_fbgemm(cuda: bool, stack: Stack) -> str:
     """Return the command that removes both FBGEMM wheels, which own one folder, and installs the right one."""
     wheel = CUDA_WHEEL if cuda else CPU_WHEEL
     return f"{pip()} uninstall -y {CUDA_WHEEL} {CPU_WHEEL} && {pip()} install --no-deps {wheel}=={stack.fbgemm}"
+
+
+@contextmanager
+def large_imports() -> Iterator[None]:
+    """Collect nothing in the block, which imports, and look at what it made in no collection to come.
+
+    Torch and torchrec make some 300,000 objects that stay. While they are loaded the collector goes through them again
+    and again, a sixth of the time, and later every full collection does once more, on each rank at a moment of its own:
+    the other ranks wait for it.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collects:
+            gc.enable()
+
+
+def import_torch(*, alone: bool) -> None:
+    """Import torch and torchrec.
+
+    Args:
+        alone: Flag that the process is this program's, so that no later collection need look at what is there now. In
+            somebody else's, garbage of that moment would stay for ever.
+
+    Raises:
+        UserError: they are missing, or do not fit.
+    """
+    if sys.modules.get("torchrec") is not None:
+        return
+    try:
+        with large_imports() if alone else nullcontext():
+            import torch  # noqa: F401
+            import torchrec  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise UserError(
+            "torch and torchrec",
+            f"cannot be loaded ({error})",
+            "training and evaluation need them",
+            "run `ple-rec doctor`, which says what to install",
+        ) from error
+
+
+JAVA = 17  # the oldest that Spark 4 runs on
+PYSPARK = "pyspark>=4,<5"
+_SECONDS = 20
+
+
+def java_command() -> str | None:
+    """The Java that Spark would start: of `JAVA_HOME`, else the one on PATH."""
+    home = os.environ.get("JAVA_HOME")
+    return shutil.which("java" if not home else str(Path(home, "bin", "java")))
+
+
+def java_version() -> int | None:
+    """The major version of that Java; None without one that answers."""
+    command = java_command()
+    if command is None:
+        return None
+    try:
+        done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
+    return int(found[1]) if found else None
+
+
+def pyspark_version() -> str | None:
+    """The version of PySpark that is installed; nothing is imported."""
+    try:
+        return version("pyspark")
+    except PackageNotFoundError:
+        return None
+
+
+def spark_lacks() -> tuple[str, str] | None:
+    """What is missing for Spark to run on this machine, and what mends it; None where nothing is."""
+    if pyspark_version() is None:
+        return "PySpark is not installed", f"pip install '{PYSPARK}'"
+    java = java_version()
+    if java is None:
+        return (
+            "no Java answers",
+            f"install Java {JAVA} or newer (Debian: apt install default-jre-headless), or set JAVA_HOME",
+        )
+    if java < JAVA:
+        return f"Java is {java} ({java_command()})", f"install Java {JAVA} or newer, or set JAVA_HOME to it"
+    return None

@@ -27,7 +27,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sparse_prefetch import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
 from ple_rec.errors import UserError
-from ple_rec.models.losses.sums import StepLoss
+from ple_rec.models.losses import StepLoss
 from ple_rec.training.profiler.regions import OFF, Regions
 
 Output = tuple[Tensor, Tensor]  # of the model in a step: logits_BK, sums_K

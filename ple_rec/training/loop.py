@@ -24,7 +24,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.distributed.process_group import AFTER_WATCH_SECONDS
 from ple_rec.errors import UserError
-from ple_rec.models.losses.sums import StepLoss, weight_BK
+from ple_rec.models.losses import StepLoss, weight_BK
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.runs.checkpoints import CheckpointTimer, checkpoint_place

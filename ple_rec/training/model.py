@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from ple_rec.config.precision import UsedPrecision
+from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.planner import ModelSizes

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from ple_rec.config.precision import CLEARLY_FASTER, AskedPrecision, UsedPrecision, faster_precision, speed_text
+from ple_rec.config.choices import CLEARLY_FASTER, AskedPrecision, UsedPrecision, faster_precision, speed_text
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.models.cpu.gemm_probe import layer_gflops

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ple_rec.config.base import Split
 from ple_rec.config.diff import changed_beyond
 from ple_rec.config.load import load_config
-from ple_rec.config.plan_file import load_plan
+from ple_rec.config.plan import load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import Dataset

@@ -13,8 +13,7 @@ import torch
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.config.load import dump_toml
-from ple_rec.config.plan import column_wise_remarks
-from ple_rec.config.plan_file import dump_plan
+from ple_rec.config.plan import column_wise_remarks, dump_plan
 from ple_rec.errors import DataError, Option, UserError, settings
 from ple_rec.runs.layout import CONFIG, PLAN
 from ple_rec.runs.lineage import check_trained_with, data_head, what_differs

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.paper.__main__ import _parser, beside, chosen_parts
 from benchmarks.paper.figure7 import charts, gain_table, summary
 from benchmarks.paper.parts import Part, all_parts, quick_parts, some_of
-from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError

@@ -17,7 +17,7 @@ from ple_rec.cli import main
 from ple_rec.cli.app import VERBS
 from ple_rec.cli.distributed import check_input
 from ple_rec.cli.train import train
-from ple_rec.config.catalog import COMPARISONS, recipe_names
+from ple_rec.config.choices import COMPARISONS, recipe_names
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig

@@ -12,7 +12,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.cli.app import parse
 from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan_file import load_plan
+from ple_rec.config.plan import load_plan
 from ple_rec.planning.text import ms_text
 from tests.tiny import write_tiny
 from tests.training.small import on_ranks

@@ -21,7 +21,7 @@ from ple_rec.cli import main
 from ple_rec.cli.app import parse
 from ple_rec.cli.prep import SYNTHETIC
 from ple_rec.config.prep import PrepConfig
-from ple_rec.runtime import java
+from ple_rec.runtime import versions
 from tests.data_prep.feed_logs import write_logs, write_toml
 
 KNOWN = "ali-ccp, census, kuairand, kuairand-six-days, mmoe-synthetic, tencent, tencent-synthetic"
@@ -163,7 +163,7 @@ def test_input_that_is_refused(here: Path, capsys: pytest.CaptureFixture[str], a
 def test_spark_without_java_is_refused(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(java, "version", lambda name: "4.3.0")
+    monkeypatch.setattr(versions, "version", lambda name: "4.3.0")
     monkeypatch.setenv("JAVA_HOME", str(here / "nowhere"))
     assert said(capsys, [*RUN, "--engine", "spark"], 2)[1] == (
         "ple-rec: --engine spark: no Java answers; Spark is PySpark and a Java that runs it. Fix: install Java 17 or "

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from ple_rec.config import catalog
+from ple_rec.config import choices
 from ple_rec.config.base import Config, PositiveInt, Sizes
 from ple_rec.config.load import ConfigError, dump_toml, load_config, recipe_names
 from ple_rec.config.run import RunConfig
@@ -47,7 +47,7 @@ def recipe_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, work = tmp_path / "recipes", tmp_path / "work"
     folder.mkdir()
     work.mkdir()
-    monkeypatch.setattr(catalog, "RECIPES", folder)
+    monkeypatch.setattr(choices, "RECIPES", folder)
     monkeypatch.chdir(work)
     (folder / "census-ple.toml").write_text(
         'sizes = [1, 2]\n[train]\nsteps = 7\n[model]\nvariant = "ple"\nlevels = 3\n'

@@ -8,8 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ple_rec.config.merge import MISSING, Changes, merge
-from ple_rec.config.overrides import apply_overrides
+from ple_rec.config.overrides import MISSING, Changes, apply_overrides, merge
 from ple_rec.config.shape import SchemaNode
 from ple_rec.config.words import KeyPath, dotted, toml_value
 

@@ -10,8 +10,7 @@ from pydantic import Field
 
 from ple_rec.config.base import Config, Name, PositiveFloat, PositiveInt
 from ple_rec.config.load import ConfigError, load_config
-from ple_rec.config.merge import MISSING
-from ple_rec.config.overrides import parse_override
+from ple_rec.config.overrides import MISSING, parse_override
 from ple_rec.errors import UserError
 
 

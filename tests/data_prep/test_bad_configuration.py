@@ -12,7 +12,7 @@ from data_prep.sources import files as files_module
 from ple_rec.cli import main
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, UserError
-from ple_rec.runtime import java
+from ple_rec.runtime import versions
 from tests.data_prep.plain_logs import SIDE, TOML, Logs
 
 
@@ -176,7 +176,7 @@ def test_spark_that_cannot_run_is_refused_from_python_too(
     pyspark: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = Logs(tmp_path)
-    monkeypatch.setattr(java, "pyspark_version", lambda: "4.3.0" if pyspark else None)
+    monkeypatch.setattr(versions, "pyspark_version", lambda: "4.3.0" if pyspark else None)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "nowhere"))
     lacks = "no Java answers" if pyspark else "PySpark is not installed"
     with pytest.raises(UserError, match=rf"^--engine spark: {lacks}; Spark is PySpark and a Java that runs it"):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from ple_rec.cli import main
-from ple_rec.config.precision import TablePrecision
+from ple_rec.config.choices import TablePrecision
 
 PRECISIONS: tuple[TablePrecision, ...] = get_args(TablePrecision)
 

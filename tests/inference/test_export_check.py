@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 
-from ple_rec.config.precision import TablePrecision
+from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import UserError
 from ple_rec.inference.export_check import Bounds, TaskCheck, auc, compare_scores, refuse_losses
 from ple_rec.inference.held_out import HeldOut

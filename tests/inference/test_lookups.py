@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.config.precision import TablePrecision
+from ple_rec.config.choices import TablePrecision
 from ple_rec.inference.feature_parsing import Ids
 from ple_rec.inference.lookups import Lookups
 from ple_rec.inference.request import ModelRequest, RankRequest, ScoreRequest

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.config.precision import TablePrecision
+from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DataError, UserError
 from ple_rec.inference.tables import StoredTable, check_dim, row_bytes, write_table
 from tests.inference.exported import PRECISIONS

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ple_rec.models.multitask import MultiTaskModel
+from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionLevel
 from ple_rec.modules.mixing import ChannelStitch, SoftmaxGates, SubspaceMixing
-from ple_rec.modules.mlp import Mlp
 from ple_rec.modules.routing import Routing
 from tests.models.literal import Literal, Mixes
 from tests.models.samples import dense_batch

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from ple_rec.config.run import TaskConfig
 from ple_rec.data.batch import Batch, Requests
-from ple_rec.models.losses import LOSSES
-from ple_rec.models.losses.sums import StepLoss
+from ple_rec.models.losses import LOSSES, StepLoss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.modules.grouped import Grouped, Inputs

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.losses import KINDS, LOSSES, Loss
-from ple_rec.models.losses.sums import loss_sums_K, weight_BK
+from ple_rec.models.losses import KINDS, LOSSES, Loss, loss_sums_K, weight_BK
 from tests.models.loss_samples import DELTA, NAMES, OURS, literal, samples
 
 NAN = float("nan")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.config.model import BottomLevelConfig, SluiceConfig
-from ple_rec.models.losses.sums import loss_sums_K, weight_BK
+from ple_rec.models.losses import loss_sums_K, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import WEIGHTINGS

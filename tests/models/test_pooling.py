@@ -11,9 +11,8 @@ from torch import Tensor
 from ple_rec.config.model import CgcConfig
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.config.schema import SparseFeature
-from ple_rec.models.embeddings import embedding_collection, mean_bags
+from ple_rec.models.embeddings import bag_totals, divide_bags, embedding_collection, mean_bags
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.models.pooling import bag_totals, divide_bags
 from tests.models.samples import pooled_by_hand, sparse_batch
 
 FEATURES = (

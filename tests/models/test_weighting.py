@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ple_rec.config.run import TaskConfig
 from ple_rec.models.losses import LOSSES
-from ple_rec.models.weighting import WEIGHTINGS, Weighting, task_weights
-from ple_rec.models.weighting.uncertainty import FACTORS, Uncertainty
+from ple_rec.models.weighting import FACTORS, WEIGHTINGS, Uncertainty, Weighting, task_weights
 
 NAMES = ("cross_entropy", "mse", "huber")
 LOSSES_K = torch.tensor([0.45, 3.0, 0.02], dtype=torch.float64)

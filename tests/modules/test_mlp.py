@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ple_rec.config.model import Activation
-from ple_rec.modules.mlp import ACTIVATIONS, Mlp
+from ple_rec.modules.experts import ACTIVATIONS, Mlp
 
 
 @pytest.mark.parametrize(

@@ -67,14 +67,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "a gate weighs its experts in the reverse order",
-        "ple_rec/modules/mixing/softmax.py",
+        "ple_rec/modules/mixing.py",
         "for slot, o in enumerate(gated) for e in reads[o]]",
         "for slot, o in enumerate(gated) for e in reversed(reads[o])]",
         _MODELS,
     ),
     Fault(
         "the mean of a weighted bag divides by the number of its ids",
-        "ple_rec/models/pooling.py",
+        "ple_rec/models/embeddings.py",
         "weights = sparse.weights_or_none()",
         "weights = None",
         _MODELS,
@@ -103,14 +103,14 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "rows outside a task's sample space count in its loss where rows have weights",
-        "ple_rec/models/losses/sums.py",
+        "ple_rec/models/losses.py",
         "in_space_BK * sample_weight_B.unsqueeze(1)",
         "sample_weight_B.unsqueeze(1).expand_as(in_space_BK)",
         _LOSSES,
     ),
     Fault(
         "the uncertainty of a task moves in batches without its samples",
-        "ple_rec/models/weighting/uncertainty.py",
+        "ple_rec/models/weighting.py",
         "scheduled_K * present_K * self.log_variance_K / 2",
         "scheduled_K * self.log_variance_K / 2",
         _LOSSES,
@@ -228,7 +228,7 @@ FAULTS: tuple[Fault, ...] = (
     # Plans and sharding
     Fault(
         "the pooled rows of a batch are counted for one rank instead of all",
-        "ple_rec/config/plan_memory.py",
+        "ple_rec/config/plan_table.py",
         "_POOLED * batch_size_per_rank * world * (",
         "_POOLED * batch_size_per_rank * (",
         _PLANS,

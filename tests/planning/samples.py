@@ -10,7 +10,7 @@ from torch import nn
 from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.load import load_config
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.optimizers import attach_table_optimizer

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import TableOptimizer
-from ple_rec.config.plan_table import TablePlan
+from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.planning.plan_input import describe, plan_run

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.config.plan import Plan
-from ple_rec.config.plan_file import dump_plan, load_plan, own_plan, placements
+from ple_rec.config.plan import Plan, dump_plan, load_plan, own_plan, placements
 from ple_rec.config.plan_table import RowWise
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import UserError

@@ -9,7 +9,7 @@ from torch import nn
 
 from ple_rec.config.cluster import GIB, Cluster, Device
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import Dtype, TableOptimizer
+from ple_rec.config.plan_table import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.capacity import DoesNotFitError

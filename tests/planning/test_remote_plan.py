@@ -8,7 +8,7 @@ import pytest
 
 import ple_rec
 from ple_rec.cli import main
-from ple_rec.config.plan_file import load_plan
+from ple_rec.config.plan import load_plan
 from ple_rec.storage import Remote, location, names_in, write_text
 from tests.object_store import free_port, use_store
 from tests.reports.without_charts import without_charts

@@ -13,8 +13,7 @@ from pydantic import TypeAdapter
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.plan import PLAN_VERSION, Estimate, Plan, reserved_of
-from ple_rec.config.plan_memory import Kernel, Sharding
-from ple_rec.config.plan_table import AnyTablePlan, Costs, where_of
+from ple_rec.config.plan_table import AnyTablePlan, Costs, Kernel, Sharding, where_of
 from ple_rec.errors import UserError
 from ple_rec.reports.plan.axis import RankAxis
 from ple_rec.reports.plan.bars import ticks

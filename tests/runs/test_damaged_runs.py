@@ -12,11 +12,9 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.runs.diff import compare_runs
-from ple_rec.runs.diff_text import diff_json, format_diff
+from ple_rec.runs.diff import compare_runs, diff_json, format_diff
 from ple_rec.runs.find import find_runs, named_run
-from ple_rec.runs.listing import list_runs, runs_json
-from ple_rec.runs.listing_text import format_runs
+from ple_rec.runs.listing import format_runs, list_runs, runs_json
 from ple_rec.runs.record import read_record
 from tests.runs.written_runs import NOW, final_metrics, touch, train_record, valid_record
 from tests.runs.written_runs import write_run as write

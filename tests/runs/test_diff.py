@@ -10,8 +10,7 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.config.metrics import METRICS
-from ple_rec.runs.diff import RunDiff, compare_runs
-from ple_rec.runs.diff_text import diff_json, format_diff
+from ple_rec.runs.diff import RunDiff, compare_runs, diff_json, format_diff
 from ple_rec.runs.record import read_record
 from tests.runs.written_runs import TASKS, final_metrics, train_record, valid_record, write_checkpoint
 from tests.runs.written_runs import write_run as write

@@ -18,8 +18,7 @@ from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.runs.find import find_runs, is_run, named_run
 from ple_rec.runs.layout import claimed
-from ple_rec.runs.listing import list_runs, runs_json
-from ple_rec.runs.listing_text import format_runs
+from ple_rec.runs.listing import format_runs, list_runs, runs_json
 from ple_rec.runs.record import locked, read_record
 from tests.runs.written_runs import NOW, TASKS, final_metrics, touch, train_record, valid_record, write_checkpoint
 from tests.runs.written_runs import write_run as write

@@ -11,8 +11,7 @@ import pytest
 from ple_rec.errors import UserError
 from ple_rec.runs import record as run_record
 from ple_rec.runs.find import named_run
-from ple_rec.runs.listing import Listing, list_runs
-from ple_rec.runs.listing_text import format_runs
+from ple_rec.runs.listing import Listing, format_runs, list_runs
 from ple_rec.runs.record import RunRecord
 from ple_rec.text.plain import json_text, wrapped
 from tests.runs.written_runs import NOW, final_metrics, train_record, valid_record

@@ -20,7 +20,7 @@ from ple_rec import agent
 from ple_rec.cli import main
 from ple_rec.runtime import ranks
 from ple_rec.runtime.elastic import prepare
-from ple_rec.runtime.reap import SAID
+from ple_rec.runtime.exits import SAID
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
 

@@ -12,8 +12,7 @@ import pytest
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import DataError, UserError
 from ple_rec.runtime import exits
-from ple_rec.runtime.exits import RESTARTS, guarded, marked_end
-from ple_rec.runtime.reap import SAID
+from ple_rec.runtime.exits import RESTARTS, SAID, guarded, marked_end
 from tests.tiny import environment
 
 VERB = """

@@ -10,7 +10,7 @@ from tests.tiny import environment
 
 CHECK = """
 import gc
-from ple_rec.runtime.imports import large_imports
+from ple_rec.runtime.versions import large_imports
 
 made = []
 for collects in (True, False):

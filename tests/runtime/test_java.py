@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.runtime import java
+from ple_rec.runtime import versions
 
 INSTALL = "install Java 17 or newer"
 
@@ -18,7 +18,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """`JAVA_HOME`, still empty; PySpark counts as installed, and PATH has no Java."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
-    monkeypatch.setattr(java, "version", lambda name: "4.3.0")
+    monkeypatch.setattr(versions, "version", lambda name: "4.3.0")
     (tmp_path / "bin").mkdir()
     return tmp_path
 
@@ -39,33 +39,33 @@ def write_java(path: Path, *lines: str) -> None:
 )
 def test_the_version_is_read(home: Path, line: str, major: int) -> None:
     write_java(home / "bin" / "java", "Picked up JAVA_TOOL_OPTIONS: -Xmx1g", line)
-    assert java.java_version() == major
-    assert (java.spark_lacks() is None) is (major >= 17)
+    assert versions.java_version() == major
+    assert (versions.spark_lacks() is None) is (major >= 17)
 
 
 def test_an_old_java_is_named(home: Path) -> None:
     write_java(home / "bin" / "java", 'openjdk version "11.0.2" 2019-01-15')
-    assert java.spark_lacks() == (f"Java is 11 ({home}/bin/java)", f"{INSTALL}, or set JAVA_HOME to it")
+    assert versions.spark_lacks() == (f"Java is 11 ({home}/bin/java)", f"{INSTALL}, or set JAVA_HOME to it")
 
 
 def test_without_java(home: Path) -> None:
     lacks = ("no Java answers", f"{INSTALL} (Debian: apt install default-jre-headless), or set JAVA_HOME")
-    assert java.spark_lacks() == lacks
+    assert versions.spark_lacks() == lacks
     write_java(home / "bin" / "java", "The operation could not be completed")  # a stub that some systems have
-    assert java.spark_lacks() == lacks
+    assert versions.spark_lacks() == lacks
 
 
 def test_java_on_path_counts_where_no_home_is_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_java(home / "bin" / "java", 'openjdk version "21.0.1"')
     monkeypatch.delenv("JAVA_HOME")
-    assert java.java_command() is None
+    assert versions.java_command() is None
     monkeypatch.setenv("PATH", f"{home / 'bin'}")
-    assert java.java_command() == str(home / "bin" / "java")
+    assert versions.java_command() == str(home / "bin" / "java")
 
 
 def test_without_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(java, "version", absent)
-    assert java.spark_lacks() == ("PySpark is not installed", "pip install 'pyspark>=4,<5'")
+    monkeypatch.setattr(versions, "version", absent)
+    assert versions.spark_lacks() == ("PySpark is not installed", "pip install 'pyspark>=4,<5'")

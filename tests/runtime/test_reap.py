@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from ple_rec.runtime.reap import SAID, reap, started_by
+from ple_rec.runtime.exits import SAID, reap, started_by
 from tests.tiny import alive, wait_until
 
 

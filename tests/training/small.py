@@ -16,7 +16,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data_prep import write_tables
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import TableOptimizer
+from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.schema import SparseFeature, Task
 from ple_rec.distributed.planner import PlanningInputs

@@ -17,7 +17,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.sparse_prefetch import sharded_collection, unlock_caches
 from ple_rec.errors import PreemptedError, UserError
-from ple_rec.models.losses.sums import StepLoss
+from ple_rec.models.losses import StepLoss
 from ple_rec.training import batch_feeder as pipeline_module
 from ple_rec.training import loop
 from ple_rec.training.batch_feeder import Ahead, check_pipeline, make_pipeline

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.errors import DivergedError
-from ple_rec.models.losses import sums as loss_sums
-from ple_rec.models.losses.sums import loss_sums_K
+from ple_rec.models import losses as loss_sums
+from ple_rec.models.losses import loss_sums_K
 from ple_rec.models.objective import objective
 from ple_rec.training import loop
 from ple_rec.training.context import build_context

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.config.plan import Plan
-from ple_rec.config.plan_file import dump_plan, load_plan
+from ple_rec.config.plan import Plan, dump_plan, load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.collectives import PeerError

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from ple_rec.config.choices import faster_precision
 from ple_rec.config.load import load_config
-from ple_rec.config.precision import faster_precision
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.training import precision as module

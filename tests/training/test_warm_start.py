@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ple_rec.cli import main
 from ple_rec.config.load import load_schema
-from ple_rec.config.plan_file import dump_plan
+from ple_rec.config.plan import dump_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.table_init import initial_bound, uniform_rows_
 from ple_rec.errors import DataError, UserError

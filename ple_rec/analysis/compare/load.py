@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.catalog import COMPARISONS
-from ple_rec.config.choices import Match
+from ple_rec.config.choices import COMPARISONS, Match
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config
 from ple_rec.config.words import suggestion

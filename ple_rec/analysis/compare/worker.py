@@ -24,7 +24,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.runtime.exits import end_process, stop_with_parent
-from ple_rec.runtime.imports import large_imports
+from ple_rec.runtime.versions import large_imports
 from ple_rec.text.messages import messages
 
 _BUG = 1

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ple_rec.models.losses.sums import StepLoss
+from ple_rec.models.losses import StepLoss
 from ple_rec.models.scorer import Scorer
 from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.runtime.threads import threads_of_one

@@ -10,7 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import Memory
+from ple_rec.config.plan_table import Memory
 from ple_rec.reports.plan.bars import Layer, Look, Mark, rank_bars
 from ple_rec.reports.plan.words import percent
 from ple_rec.text.units import short_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ple_rec.config.plan import Plan
-from ple_rec.config.plan_memory import Memory
+from ple_rec.config.plan_table import Memory
 from ple_rec.reports.plan.placement import by_size, ranks_of
 from ple_rec.reports.plan.words import short_ms
 from ple_rec.text.units import joined_spans

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.config.precision import speed_text
+from ple_rec.config.choices import speed_text
 from ple_rec.reports.page import Fact, KeyFigure
-from ple_rec.runs.overfitting import overfitting_warning
 from ple_rec.runs.read import RunFiles, Series
 from ple_rec.runs.results import mapping, number, split_tasks
+from ple_rec.runs.warnings import overfitting_warning
 from ple_rec.text.units import short_bytes, short_count, short_duration
 
 

@@ -16,8 +16,7 @@ from typing import NoReturn
 import uvicorn
 from starlette.types import ASGIApp
 
-from ple_rec.runtime.allocator import keep_pages
-from ple_rec.runtime.host import default_threads
+from ple_rec.runtime.host import default_threads, keep_pages
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.app import application
 from ple_rec.serving.http.batching import Batcher

@@ -8,7 +8,7 @@ import pytest
 
 from ple_rec.analysis.compare.cost import cost_of
 from ple_rec.analysis.compare.runs import runs_of
-from ple_rec.config.catalog import COMPARISONS
+from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
 from ple_rec.data.dataset import Dataset

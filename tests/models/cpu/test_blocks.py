@@ -14,8 +14,7 @@ from ple_rec.config.base import Config
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import TaskConfig
 from ple_rec.models.cpu.blocks import Blocks
-from ple_rec.models.losses import LOSSES
-from ple_rec.models.losses.sums import StepLoss, weight_BK
+from ple_rec.models.losses import LOSSES, StepLoss, weight_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.variants import VARIANTS

@@ -1,0 +1,108 @@
+"""Losses of tasks: cross-entropy, squared error and Huber loss, as sums over the rows of a task's sample space.
+
+Shape suffixes: B batch, R rows of a batch, K tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ple_rec.config.base import TaskKind
+from ple_rec.config.run import TaskConfig
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+DEFAULT_DELTA = 1.0  # delta of the Huber loss, in the unit of the label
+
+
+def weight_BK(in_space_BK: Tensor, sample_weight_B: Tensor | None) -> Tensor:
+    """Return the weight of each sample in each task's loss, s_i d_ik: 0 outside of the task's sample space."""
+    return in_space_BK if sample_weight_B is None else in_space_BK * sample_weight_B.unsqueeze(1)
+
+
+def loss_sums_K(losses: Sequence[Loss], logits_BK: Tensor, labels_BK: Tensor, weights_BK: Tensor) -> Tensor:
+    """Return sum_i s_i d_ik loss_k(i) over the samples of this rank, one sum for each task.
+
+    A sample of weight 0 contributes exactly zero, to the sum and to every gradient, whatever its label and even where
+    its loss is not finite.
+    """
+    sums = []
+    for k, loss in enumerate(losses):
+        counts_B = weights_BK[:, k] > 0
+        logit_B = torch.where(counts_B, logits_BK[:, k], 0.0)
+        label_B = torch.where(counts_B, labels_BK[:, k], 0.0).to(logit_B.dtype)
+        sums.append((loss(logit_B, label_B) * weights_BK[:, k]).sum())
+    return torch.stack(sums)
+
+
+@dataclass
+class StepLoss:
+    """The loss of a training step, as far as it depends on the samples of this rank.
+
+    Args:
+        losses: Loss of each task.
+        labels_BK: Labels.
+        weights_BK: Weights s_i d_ik.
+        factors: Function that returns dL/dsums_K, which is known before the sums are.
+        backward_seconds: Seconds of backward passes that were done within the forward pass.
+    """
+
+    losses: Sequence[Loss]
+    labels_BK: Tensor
+    weights_BK: Tensor
+    factors: Callable[[], Tensor]
+    backward_seconds: float = 0.0
+
+    def sums_K(self, logits_RK: Tensor, rows: slice = slice(None)) -> Tensor:
+        """Return `loss_sums_K` of some rows."""
+        return loss_sums_K(self.losses, logits_RK, self.labels_BK[rows], self.weights_BK[rows])
+
+
+def cross_entropy(task: TaskConfig) -> Loss:
+    """Return cross-entropy, the loss of a binary task; the paper takes it for VTR, CTR, share and comment."""
+
+    def loss(logit_B: Tensor, label_B: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logit_B, label_B, reduction="none")
+
+    return loss
+
+
+def mse(task: TaskConfig) -> Loss:
+    """Return the squared error, the loss of a regression task; the paper takes it for the view completion ratio."""
+
+    def loss(prediction_B: Tensor, label_B: Tensor) -> Tensor:
+        return F.mse_loss(prediction_B, label_B, reduction="none")
+
+    return loss
+
+
+def huber(task: TaskConfig) -> Loss:
+    """Return the Huber loss, for a regression task with outliers; delta = `task.huber_delta`, in the label's unit.
+
+        loss = (z - y)^2 / 2                   where |z - y| <= delta
+               delta (|z - y| - delta / 2)     elsewhere
+
+    One wild label, such as a watch time of ten hours, adds at most delta to the gradient, since |dloss/dz| <= delta.
+    The slope is continuous at |z - y| = delta. For errors below delta the loss is half of `mse`.
+    """
+    delta = DEFAULT_DELTA if task.huber_delta is None else task.huber_delta
+
+    def loss(prediction_B: Tensor, label_B: Tensor) -> Tensor:
+        return F.huber_loss(prediction_B, label_B, reduction="none", delta=delta)
+
+    return loss
+
+
+# Constructors of losses by name; each takes the configuration of a task.
+LOSSES: dict[str, Callable[[TaskConfig], Loss]] = {"cross_entropy": cross_entropy, "mse": mse, "huber": huber}
+
+# Kinds of task that each loss is for. The first loss of a kind is its default.
+KINDS: dict[str, tuple[TaskKind, ...]] = {
+    "cross_entropy": ("binary",),
+    "mse": ("regression",),
+    "huber": ("regression",),
+}

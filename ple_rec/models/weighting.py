@@ -1,0 +1,96 @@
+"""Weights of the tasks' losses in the total: fixed, by a schedule, or learned as uncertainties.
+
+Shape suffixes: K tasks.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ple_rec.config.run import TaskConfig
+
+
+class Weighting(nn.Module):
+    """Total loss L from the losses L_k of the tasks; its parameters, if any, are trained with the dense layers."""
+
+    @abstractmethod
+    def weights(self, scheduled_K: Tensor) -> Tensor:
+        """Return the present factor of each L_k in L, which is dL/dL_k, for logs."""
+
+    @abstractmethod
+    def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
+        """Return L.
+
+        Args:
+            losses_K: L_k. On W ranks each rank hands W times its part: L is linear in L_k, so that the mean over
+                ranks, which is what data parallelism takes, is the L of the global batch.
+            scheduled_K: w_k(t) of Eq. 10.
+            present_K: Whether the global batch has a sample in task k's space; where not, k adds exactly 0.
+        """
+
+
+def task_weights(tasks: Sequence[TaskConfig], t: int) -> list[float]:
+    """Return w_k(t) = w_k0 gamma_k^t of each task (Eq. 10)."""
+    return [task.weight * task.decay**t for task in tasks]
+
+
+class Scheduled(Weighting):
+    """Weights by the schedule alone: L = sum_k w_k(t) L_k.
+
+    Args:
+        losses: Name of each task's loss, which makes no difference here.
+    """
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        super().__init__()
+
+    def weights(self, scheduled_K: Tensor) -> Tensor:
+        """Return w_k(t)."""
+        return scheduled_K
+
+    def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
+        """Return L; see `Weighting.forward`."""
+        return (scheduled_K * losses_K).sum()
+
+
+FACTORS = {"cross_entropy": 1.0, "mse": 0.5, "huber": 1.0}  # c_k by the name of the loss
+
+
+class Uncertainty(Weighting):
+    """Weights by a learned log-variance of each task (Kendall et al., CVPR 2018), times the schedule.
+
+        L = sum_k w_k(t) (c_k exp(-s_k) L_k + s_k / 2)          s_k = log sigma_k^2, learned, 0 at the start
+
+    c_k is 1/2 for mse: the term is then the negative log-likelihood of labels with Gaussian noise of variance
+    sigma_k^2. It is 1 for huber, which is half of mse for small errors, and 1 for cross-entropy, where exp(-s_k) is
+    the inverse of a temperature. At a minimum over s_k the weight c_k exp(-s_k) is 1 / (2 L_k), so tasks count by the
+    relative decrease of their losses. The schedule multiplies both terms, so it gives priorities and leaves that
+    minimum where it is.
+
+    Args:
+        losses: Name of each task's loss.
+    """
+
+    factor_K: Tensor
+
+    def __init__(self, losses: Sequence[str]) -> None:
+        super().__init__()
+        self.log_variance_K = nn.Parameter(torch.zeros(len(losses)))
+        self.register_buffer("factor_K", torch.tensor([FACTORS[name] for name in losses]), persistent=False)
+
+    def weights(self, scheduled_K: Tensor) -> Tensor:
+        """Return w_k(t) c_k exp(-s_k)."""
+        return scheduled_K * self.factor_K * torch.exp(-self.log_variance_K)
+
+    def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
+        """Return L; see `Weighting.forward`."""
+        priors_K = scheduled_K * present_K * self.log_variance_K / 2
+        return (self.weights(scheduled_K) * losses_K + priors_K).sum()
+
+
+# Constructors of weightings by name; each takes the names of the tasks' losses.
+WEIGHTINGS: dict[str, Callable[[Sequence[str]], Weighting]] = {"schedule": Scheduled, "uncertainty": Uncertainty}
