@@ -74,7 +74,7 @@ ALSO = {  # what one folder or file inside a layer may import too
     "ple_rec.reports.compare": (
         "ple_rec.analysis.compare.task_relations",
         "ple_rec.analysis.compare.text",
-        "ple_rec.analysis.compare.text_tasks",
+        "ple_rec.analysis.compare.text",
         "ple_rec.analysis.compare.tuning.report",
         "ple_rec.analysis.utilisation",
         "ple_rec.training.better",

@@ -18,9 +18,8 @@ from benchmarks.paper import figure7
 from benchmarks.paper.page import Made, write_paper
 from benchmarks.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
 from ple_rec.analysis.compare.compare import places_of, run_comparison, workers_of
-from ple_rec.analysis.compare.estimate import Bounds, forecast
+from ple_rec.analysis.compare.estimate import Bounds, Pace, forecast, paces_of
 from ple_rec.analysis.compare.matrix import matrix_of
-from ple_rec.analysis.compare.pilot import Pace, paces_of
 from ple_rec.analysis.compare.reuse import reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.reports.figures import Chart
 from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
-from ple_rec.reports.svg import MUTED
+from ple_rec.reports.svg import MUTED, Chart
 from ple_rec.text import aligned
 
 Results = Mapping[str, Any]  # compare.json

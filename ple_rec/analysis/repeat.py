@@ -11,8 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
-from ple_rec.analysis.series_run import inspect_run
+from ple_rec.analysis.series import check_checkpoints_apart, config_of_run, inspect_run
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.config.metrics import METRICS
 from ple_rec.config.run import RunConfig

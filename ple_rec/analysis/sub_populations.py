@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ple_rec.analysis.distance import jensen_shannon
-from ple_rec.analysis.utilisation import GATED
+from ple_rec.analysis.utilisation import GATED, jensen_shannon
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
 from ple_rec.modules.routing import GateLabels

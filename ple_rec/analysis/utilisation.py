@@ -6,7 +6,9 @@ tasks' gates on one level, p and q their mean weights:
     among shared     JS(p_S / sum p_S, q_S / sum q_S)                 S the experts that both read
     shared and own   JS((p_S, 1 - sum p_S), (q_S, 1 - sum q_S))       what is not shared counts as one expert of its own
 
-JS is `jensen_shannon`. The first says whether two tasks prefer different experts among those that they share; it needs
+    JS(p, q) = sqrt( 1/2 sum_i p_i log2(p_i / m_i) + 1/2 sum_i q_i log2(q_i / m_i) )         m = (p + q) / 2
+
+JS is the Jensen-Shannon distance, a metric: 0 where p = q, and 1 where no outcome has weight in both. The first says whether two tasks prefer different experts among those that they share; it needs
 two of them. The second also says whether one task leans on them more than the other, and needs one.
 """
 
@@ -17,9 +19,33 @@ from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
-from ple_rec.analysis.distance import jensen_shannon
+import numpy as np
+from numpy.typing import NDArray
+
 from ple_rec.runs.metrics import GateLevel
 from ple_rec.runs.results import mapping
+
+
+def jensen_shannon(p: Sequence[float], q: Sequence[float]) -> float | None:
+    """The distance between two lists of weights, each of which is divided by its sum; None where one has none.
+
+    Args:
+        p: Weights of each outcome, not negative.
+        q: Of the same outcomes.
+    """
+    p_N, q_N = np.asarray(p, dtype=float), np.asarray(q, dtype=float)
+    if not p_N.sum() > 0 or not q_N.sum() > 0:
+        return None
+    p_N, q_N = p_N / p_N.sum(), q_N / q_N.sum()
+    m_N = (p_N + q_N) / 2
+    return float(np.sqrt(max(0.0, (_information(p_N, m_N) + _information(q_N, m_N)) / 2)))
+
+
+def _information(p_N: NDArray[np.float64], m_N: NDArray[np.float64]) -> float:
+    """Kullback-Leibler divergence in bits; an outcome without weight adds nothing."""
+    there = p_N > 0
+    return float((p_N[there] * np.log2(p_N[there] / m_N[there])).sum())
+
 
 GATED = "softmax"  # of the ways to make A, the one that has gates
 

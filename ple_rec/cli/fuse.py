@@ -150,14 +150,10 @@ def fuse(run: Run, /, *, options: Options) -> int:
     fusion.html to RUN/fusion; and fusion.toml, which export and predict take, if a gain is shown.
     """
     require_torch()
-    from ple_rec.analysis.fuse.fuse import Asked, Logged, fused, start_of
-    from ple_rec.analysis.fuse.length import feature_of, length_of
-    from ple_rec.analysis.fuse.logged import LogColumns, read_log
-    from ple_rec.analysis.fuse.output import check_out, write_fusion
-    from ple_rec.analysis.fuse.rows import fusible, predicted
-    from ple_rec.analysis.fuse.scale import scales_of, with_scales
+    from ple_rec.analysis.fuse.arguments import Valued, feature_of, length_of, scales_of, with_scales
+    from ple_rec.analysis.fuse.fuse import Asked, Logged, check_out, fused, start_of, write_fusion
+    from ple_rec.analysis.fuse.rows import LogColumns, fusible, predicted, read_log
     from ple_rec.analysis.fuse.text import format_fusion, shows_gain
-    from ple_rec.analysis.fuse.valued import Valued
     from ple_rec.config.load import fingerprint
     from ple_rec.data.dataset import Dataset
     from ple_rec.ranking.fusion import LENGTH, check_length

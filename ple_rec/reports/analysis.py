@@ -11,8 +11,8 @@ from ple_rec.analysis.analyze import Analysis
 from ple_rec.analysis.analyze_text import ALONE, no_gates
 from ple_rec.analysis.conflict import Cosines
 from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
+from ple_rec.reports.cells import DASH, true_minus
 from ple_rec.reports.gate_bars import gate_bars
-from ple_rec.reports.numbers import DASH, true_minus
 from ple_rec.reports.page import Fact, Panel, Part, render, write_document
 from ple_rec.runs.layout import ANALYSIS_PAGE
 from ple_rec.runs.results import FEW, slice_name

@@ -1,7 +1,10 @@
-"""Matplotlib figures as inline SVG that follows the page: its colours, its font, ids that never collide.
+"""Matplotlib figures: as inline SVG in the colours and fonts of the page, and as files of their own (SVG, PNG).
 
 A figure is drawn in placeholder colours, each of which becomes a CSS variable in the SVG text. One SVG therefore serves
 light, dark and print. Text stays text.
+
+A chart is a function that draws on axes and asks a palette for its colours: the placeholders of the page, or the
+colours for paper.
 """
 
 from __future__ import annotations
@@ -10,12 +13,17 @@ import io
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ple_rec.reports.lines import Draw
+from ple_rec.reports.page import Panel
 
 INK, MUTED, RULE, PAGE = "#010203", "#020304", "#030405", "#040506"
 TRAIN, VALID, TEST, BEST = "#050607", "#060708", "#070809", "#08090a"
@@ -137,3 +145,49 @@ def _font(match: re.Match[str]) -> str:
     """Keep the size of a `font:` shorthand and drop the family, so that the page's font is inherited."""
     size = re.search(r"([0-9.]+)px", match.group())
     return f" font-size: {size.group(1)}px;" if size else ""
+
+
+_DOTS = 144  # dots per inch of a PNG
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure.
+
+    Args:
+        key: Name of its files, and prefix of its ids.
+        caption: Line above it.
+        note: Lighter words beside the caption.
+        draw: Function that draws it.
+        size: Width and height in CSS pixels.
+    """
+
+    key: str
+    caption: str
+    note: str
+    draw: Draw
+    size: tuple[int, int]
+
+    def panel(self) -> Panel:
+        """Return the figure for a page."""
+        width, height = self.size
+        with panel(height, width) as axes:
+            self.draw(axes, lambda colour: colour)
+            return Panel(self.caption, self.note, render(axes, self.key, self.caption))
+
+    def save(self, folder: Path) -> None:
+        """Write `<key>.svg` and `<key>.png`, on white."""
+        width, height = self.size
+        with panel(height, width, LIGHT) as axes:
+            figure = axes.figure
+            assert isinstance(figure, Figure)
+            figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")  # above all that stands over the axes
+            self.draw(axes, lambda colour: LIGHT.get(colour, colour))
+            save_figure(figure, folder, self.key)
+
+
+def save_figure(figure: Figure, folder: Path, key: str) -> None:
+    """Write `<key>.svg` and `<key>.png`, on white; equal figures give equal bytes."""
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(folder / f"{key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
+    figure.savefig(folder / f"{key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})

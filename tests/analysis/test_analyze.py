@@ -16,7 +16,7 @@ import torch
 from ple_rec.analysis.analyze import Analysis, analyze
 from ple_rec.analysis.analyze_text import format_analysis
 from ple_rec.analysis.correlation import label_correlations
-from ple_rec.analysis.distance import jensen_shannon
+from ple_rec.analysis.utilisation import jensen_shannon
 from ple_rec.cli import main
 from ple_rec.data.dataset import Dataset
 from ple_rec.reports.analysis import analysis_page

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.series_run import FAILED, SeriesRun, inspect_run
+from ple_rec.analysis.series import FAILED, SeriesRun, inspect_run
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError

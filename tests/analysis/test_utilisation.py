@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.analysis.distance import jensen_shannon
-from ple_rec.analysis.utilisation import recorded_gates, utilisation
+from ple_rec.analysis.utilisation import jensen_shannon, recorded_gates, utilisation
 from ple_rec.runs.metrics import GateLevel
 from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, open_trained_run

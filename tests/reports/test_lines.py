@@ -7,8 +7,7 @@ from itertools import combinations, islice, pairwise
 import numpy as np
 import pytest
 
-from ple_rec.reports.lines import draw_lines, looks, spread
-from ple_rec.reports.points import name_points
+from ple_rec.reports.lines import draw_lines, looks, name_points, spread
 from ple_rec.reports.svg import INK, LIGHT, VALID, panel
 
 

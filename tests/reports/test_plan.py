@@ -15,11 +15,9 @@ from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.plan import PLAN_VERSION, Estimate, Plan, reserved_of
 from ple_rec.config.plan_table import AnyTablePlan, Costs, Kernel, Sharding, where_of
 from ple_rec.errors import UserError
-from ple_rec.reports.plan.axis import RankAxis
-from ple_rec.reports.plan.bars import ticks
+from ple_rec.reports.plan.bars import RankAxis, ticks
 from ple_rec.reports.plan.page import plan_page, write_page
-from ple_rec.reports.plan.placement import SHOWN, runs_of
-from ple_rec.reports.plan.words import percent, short_ms
+from ple_rec.reports.plan.sections import SHOWN, percent, runs_of, short_ms
 from ple_rec.text.units import joined_spans, short_bytes
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)

@@ -10,8 +10,8 @@ from data_prep.stats.correlation import ENOUGH, ENOUGH_OF_A_CLASS, comparable
 from data_prep.stats.page.plots import Estimate, estimates
 from data_prep.stats.page.view import View, cut, percent, signed
 from data_prep.stats.page.view import figure as number
+from ple_rec.reports.cells import scale_over
 from ple_rec.reports.page import Panel
-from ple_rec.reports.strips import scale_over
 
 _DRAWN, _LISTED, _VALUES = 3, 12, 12  # shifts that are drawn, and listed before the fold; values of a drawing
 

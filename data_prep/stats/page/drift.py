@@ -7,8 +7,7 @@ from typing import Any
 
 from data_prep.stats.drift import LARGE, MODERATE, verdict
 from data_prep.stats.page.view import View, percent
-from ple_rec.reports.numbers import DASH
-from ple_rec.reports.strips import Scale
+from ple_rec.reports.cells import DASH, Scale
 
 _LISTED = 15  # columns before the fold
 

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from data_prep.stats.correlation import fisher
 from data_prep.stats.page.view import cut
-from ple_rec.reports.strips import Scale, scale_over
+from ple_rec.reports.cells import Scale, scale_over
 
 _WIDTH, _HEIGHT = 340, 150  # CSS pixels of a chart over days
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 24

@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import DatasetSchema, Task
-from ple_rec.reports.numbers import DASH, true_minus
+from ple_rec.reports.cells import DASH, true_minus
 
 MISSED = "unknown or missing"  # row 0 of a table
 

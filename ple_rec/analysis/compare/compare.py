@@ -11,17 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ple_rec.analysis.compare.estimate import forecast
+from ple_rec.analysis.compare.estimate import forecast, paces_of
 from ple_rec.analysis.compare.matrix import Matrix, matrix_of
-from ple_rec.analysis.compare.pilot import paces_of
 from ple_rec.analysis.compare.results import results_of
 from ple_rec.analysis.compare.reuse import copy_runs, reusable, without
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.scheduler import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
-from ple_rec.analysis.compare.tuning.report import with_tuning
-from ple_rec.analysis.compare.tuning.tune import tune
+from ple_rec.analysis.compare.tuning.report import tune, with_tuning
 from ple_rec.analysis.compare.work import Share, Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig

@@ -1,19 +1,43 @@
-"""MTL gain (the paper's Eq. 11), paired: the same seed, hence the same order of samples, on both sides.
+"""MTL gain (the paper's Eq. 11), paired by seed, and the interval of its mean over seeds.
 
     binary      gain = AUC - AUC of the baseline
     regression  gain = MSE of the baseline - MSE
 
-so that more is better. A task's metric is AUC or MSE, whatever else a run reports.
+A higher gain is better. A task's metric is AUC or MSE, whatever else a run reports.
+
+The gains of S seeds are S independent draws of the chance in training, on one test split, so their mean has S - 1
+degrees of freedom. `resampling` answers what another test split would say.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.analysis.compare.intervals import Interval, seed_interval
+from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
+
 from ple_rec.config.base import TaskKind
+
+Interval = tuple[float, float]
+
+LEVEL = 0.95
+
+
+def seed_interval(gains: Sequence[float]) -> Interval | None:
+    """Return `mean +- t sd / sqrt(S)`, t being the 97.5 % quantile for S - 1 degrees of freedom.
+
+    Args:
+        gains: Gain of each seed; fewer than two give None.
+    """
+    if len(gains) < 2:
+        return None
+    mean = statistics.fmean(gains)
+    quantile = float(stdtrit(len(gains) - 1, (1 + LEVEL) / 2))
+    half = quantile * statistics.stdev(gains) / math.sqrt(len(gains))
+    return mean - half, mean + half
+
 
 METRICS: dict[TaskKind, str] = {"binary": "auc", "regression": "mse"}
 

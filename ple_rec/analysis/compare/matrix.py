@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ple_rec.analysis.compare.cost import Cost, check_size, cost_of
-from ple_rec.analysis.compare.equal_cost import matched
+from ple_rec.analysis.compare.equal_cost import Cost, check_size, cost_of, matched
 from ple_rec.analysis.series import check_checkpoints_apart, config_of_run
 from ple_rec.config.choices import Match
 from ple_rec.config.compare import CompareConfig, VariantConfig

@@ -9,7 +9,7 @@ import torch
 
 from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.analyze_files import write_analysis
-from ple_rec.analysis.compare.cost import CONFLICT_BATCHES
+from ple_rec.analysis.compare.equal_cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.analysis.compare.intervals import LEVEL, Interval
+from ple_rec.analysis.compare.gain import LEVEL, Interval
 
 RESAMPLES = 1000
 FEWEST_GROUPS = 10  # of fewer, resamples say little

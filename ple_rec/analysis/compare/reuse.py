@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ple_rec.analysis.compare.runs import COMPARISON, Run, state_of
 from ple_rec.analysis.compare.work import Work
-from ple_rec.analysis.series_run import FAILED
+from ple_rec.analysis.series import FAILED
 from ple_rec.errors import Option, UserError
 from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, claimed
 

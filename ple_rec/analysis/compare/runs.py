@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.series import config_of_run
-from ple_rec.analysis.series_run import SeriesRun, inspect_run
+from ple_rec.analysis.series import SeriesRun, config_of_run, inspect_run
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.checkpoints import checkpoint_place, take_over
 from ple_rec.runs.directory import hold_run

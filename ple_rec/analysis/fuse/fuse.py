@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +10,26 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ple_rec.analysis.fuse.logged import Log, LogColumns, users_of
-from ple_rec.analysis.fuse.rows import Floats, FusionRows, Predicted
-from ple_rec.analysis.fuse.scale import needed_scales
-from ple_rec.analysis.fuse.valued import Valued, with_values
+from ple_rec.analysis.fuse.arguments import Valued, needed_scales, with_values
+from ple_rec.analysis.fuse.rows import Floats, FusionRows, Log, LogColumns, Predicted, users_of
+from ple_rec.analysis.fuse.text import head
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
+from ple_rec.config.load import dump_toml
+from ple_rec.errors import UserError
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
 from ple_rec.ranking.counterfactual import weights_of
 from ple_rec.ranking.evaluation import Evaluation, Evaluations, Value
 from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
 from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
 from ple_rec.ranking.metrics import Measured, metric_of
 from ple_rec.ranking.search import Constraint, Found, Range, search
+from ple_rec.reports.fusion import write_page
+from ple_rec.runs.layout import write_text, writing
 from ple_rec.runtime.host import usable_cores
+from ple_rec.storage import Location, make_directory
+from ple_rec.text.plain import json_text
 
 logger = logging.getLogger(__name__)
 
@@ -257,3 +264,46 @@ def _sensitivity(results: Evaluations, ranges: Sequence[Range], best_K: Floats) 
             metrics = {str(measured): found.tolist() for measured, found in over.items()}
             told[given.name] = {"exponent": values.tolist(), "metrics": metrics}
     return told
+
+
+def check_out(out: Location, options: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds the fusion of other options.
+
+    Args:
+        out: Folder of the files.
+        options: Options of the fusion to be written, as `fusion.json` will have them.
+
+    Raises:
+        UserError: the folder holds the fusion of other options.
+    """
+    if not (out / FUSION_FILE).exists():
+        return
+    try:
+        before = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["options"]
+    except (OSError, ValueError, LookupError, TypeError):
+        before = None
+    # An option that an earlier version did not have is None.
+    changed = [key for key in options if before is None or before.get(key) != options[key]]
+    if changed:
+        what = "unknown options" if before is None else f"another {', '.join(changed)}"
+        rule = "a fusion is replaced unasked by one of the same options alone"
+        raise UserError(str(out), f"holds a fusion of {what}", rule, "pass --overwrite, or give another --out")
+
+
+def write_fusion(out: Location, done: Fused, *, report_only: bool = False) -> Location:
+    """Write the files and return that of the page.
+
+    Args:
+        out: Folder of the files.
+        done: Outcome of the search.
+        report_only: True to write no `fusion.toml`, which `export` and `predict` would take.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    with writing(out):
+        make_directory(out)
+    if not report_only:
+        write_text(out / FUSION_FILE, head(done.record) + dump_toml(done.fusion))
+    write_text(out / RECORD_FILE, json_text(done.record) + "\n")
+    return write_page(done.record, out)

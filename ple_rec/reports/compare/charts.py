@@ -1,20 +1,238 @@
-"""The charts of compare.json, by the section of the page that they stand in."""
+"""Charts of a comparison: gains, seesaw, learning curves, relations of tasks, and use of experts.
+
+Variants are told apart by their names beside what is drawn, never by colour alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 
+from ple_rec.analysis.utilisation import Gate
 from ple_rec.errors import UserError
-from ple_rec.reports.compare.figures import curve_chart, gain_chart, seesaw_chart
-from ple_rec.reports.compare.relations import ON, conflict_chart, correlation_chart
-from ple_rec.reports.figures import Chart
-from ple_rec.reports.lines import Curve
+from ple_rec.reports.gate_bars import WIDTH, bars_height, draw_gate
+from ple_rec.reports.lines import Curve, Curves, Paint, draw_lines, name_points, spread
+from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, save_figure, themed
 from ple_rec.runs.read import read_run
+
+_ROW, _FRAME = 20, 56  # pixels of a line of a chart, of its frame
+
+
+def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
+    """Draw the MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
+
+    Args:
+        task: Name of the task.
+        metric: Metric of the gain.
+        baseline: Variant that gains are over.
+        variants: `gain` of compare.json by the variant's name.
+    """
+    found = [(name, gain) for name, gain in variants.items() if gain is not None]
+    if not found:
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        axes.axvline(0, color=paint(MUTED), linewidth=1)
+        for y, (_, gain) in enumerate(found):
+            if (interval := gain["seed_interval"]) is not None:
+                axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
+            seeds = list(gain["values"].values())  # strokes, which stand out of the interval's bar
+            axes.plot(seeds, [y] * len(seeds), "|", color=paint(INK), markersize=9, markeredgewidth=1, zorder=3)
+            axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=4)
+        axes.set_yticks(range(len(found)), [name for name, _ in found])
+        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
+        axes.tick_params(axis="y", labelcolor=paint(INK))
+        axes.locator_params(axis="x", nbins=6)  # more would touch one another
+        axes.grid(visible=False, axis="y")
+
+    note = "mean and 95 % over seeds, a stroke each"
+    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(found)))
+
+
+def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
+    """Draw gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
+
+    Args:
+        first: The task of the x axis.
+        second: The task of the y axis.
+        baseline: Variant that gains are over.
+        gains: Both gains by variant.
+    """
+    if not gains:
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        points = np.array([*gains.values(), (0.0, 0.0)])
+        low, high = points.min(0), points.max(0)
+        room = np.maximum(high - low, 1e-5) * 0.35
+        axes.set(xlim=(low[0] - room[0], high[0] + room[0]), ylim=(low[1] - room[1], high[1] + room[1]))
+        axes.axvline(0, color=paint(MUTED), linewidth=1)
+        axes.axhline(0, color=paint(MUTED), linewidth=1)
+        corners = (
+            (0.99, 0.99, "both gain"),
+            (0.01, 0.99, f"seesaw: {second} at the cost of {first}"),
+            (0.01, 0.01, "both lose"),
+            (0.99, 0.01, f"seesaw: {first} at the cost of {second}"),
+        )
+        for x, y, words in corners:
+            side, edge = ("right" if x > 0.5 else "left"), ("top" if y > 0.5 else "bottom")
+            axes.text(x, y, words, transform=axes.transAxes, ha=side, va=edge, color=paint(MUTED), fontsize=9)
+        axes.plot([0], [0], "s", color=paint(INK), markersize=5)
+        for x, y in gains.values():
+            axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
+        axes.locator_params(axis="x", nbins=6)  # more would touch one another
+        axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
+        name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
+
+    note = "mean gain over seeds; right and up are better"
+    return Chart(f"seesaw-{first}-{second}", f"{first} against {second}", note, draw, (460, 340))
+
+
+def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
+    """Draw a metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
+
+    Args:
+        task: Name of the task.
+        metric: Metric that is drawn.
+        curves: Steps and values of every variant; none of one that has no line.
+    """
+    if not any(len(steps) for steps, _ in curves.values()):
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        draw_lines(axes, paint, curves, from_zero=True)
+        axes.set(xlabel="step", ylabel=metric.upper())
+        axes.spines["bottom"].set_color(paint(RULE))
+
+    return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (460, 280))
+
+
+ON = {"inputs": "inputs", "parameters": "shared weights"}  # what a cosine is on, in words
+_PAIR_POINTS = 8.0  # size of the name of a pair
+_NARROW = 0.05  # of the width, that names of pairs are apart at least
+
+
+def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequence[str]) -> Chart | None:
+    """Draw the mean cosine of two tasks' gradients over training, a line a variant; None without any.
+
+    Args:
+        kind: Key of `ON`.
+        tasks: The two tasks.
+        curves: Steps and cosines of every variant; none of one that has no line.
+        absent: Variants without a line since these tasks share nothing there.
+    """
+    if not any(len(steps) for steps, _ in curves.values()):
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        axes.axhline(0, color=paint(MUTED), linewidth=1)
+        draw_lines(axes, paint, curves, from_zero=True)
+        axes.set(xlabel="step", ylabel=f"cosine on the {ON[kind]}")
+
+    first, second = tasks
+    note = "mean over seeds" + (f"; none in {', '.join(absent)}" if absent else "")
+    return Chart(f"conflict-{kind}-{first}-{second}", f"{first} / {second}, {ON[kind]}", note, draw, (460, 260))
+
+
+def correlation_chart(
+    metric: str, baseline: str, pairs: Mapping[str, float], gains: Mapping[str, Mapping[str, float]]
+) -> Chart | None:
+    """Draw the mean MTL gain of two tasks against the correlation of their labels, a line a variant; None without any.
+
+    Args:
+        metric: Metric of all tasks here, so that a mean of gains means something.
+        baseline: Variant that gains are over.
+        pairs: Correlation by the pair's name.
+        gains: Gains of every variant, by pair.
+    """
+    named = sorted(pairs, key=pairs.__getitem__)
+    curves: dict[str, Curve] = {}
+    for variant, of_pairs in gains.items():
+        found = [(pairs[pair], of_pairs[pair]) for pair in named if pair in of_pairs]
+        curves[variant] = np.array([x for x, _ in found]), np.array([y for _, y in found])
+    if not any(len(x) for x, _ in curves.values()):
+        return None
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        middle, half = _range(list(pairs.values()))
+        axes.set_xlim(middle - half, middle + half)
+        axes.axhline(0, color=paint(MUTED), linewidth=1)
+        draw_lines(axes, paint, curves)
+        places = spread([pairs[pair] for pair in named], 2 * half * _NARROW)
+        for pair, place in zip(named, places, strict=True):
+            axes.axvline(pairs[pair], color=paint(MUTED), linewidth=0.6, linestyle=(0, (1, 3)), zorder=0)
+            axes.annotate(
+                pair,
+                (place, 1.0),
+                (0, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                rotation=90 if len(named) > 1 else 0,
+                ha="center",
+                va="bottom",
+                color=paint(MUTED),
+                fontsize=_PAIR_POINTS,
+            )
+        axes.set(xlabel="correlation of the labels", ylabel=f"mean gain in {metric.upper()} over {baseline}")
+
+    note = "of each pair of tasks: the mean of both gains, over seeds"
+    return Chart(
+        f"gain-correlation-{metric}", f"MTL gain in {metric.upper()} by label correlation", note, draw, (520, 340)
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    """Return middle and half the width of an axis that holds them, with room at its ends."""
+    low, high = min(values), max(values)
+    return (low + high) / 2, max(0.6 * (high - low), 0.05)
+
+
+_ACROSS = 3  # panels side by side
+_HEAD, _TITLE = 64, 30  # pixels above all panels, and above each
+
+
+def limit_of(gates: Sequence[Gate]) -> float:
+    """Return the right end of the axes of gates that stand together."""
+    return 1.05 * max(min(1.0, expert.mean + expert.std) for gate in gates for expert in gate.experts)
+
+
+def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
+    """Write `utilisation-<variant>.svg` and `.png`.
+
+    Args:
+        variant: Name of the variant.
+        gates: Gates of the variant, one at least.
+        folder: Folder of the files.
+    """
+    rows = rows_of(gates)
+    heights = [_TITLE + max(bars_height(len(gate.experts)) for gate in row) for row in rows]
+    across = max(len(row) for row in rows)
+    with themed(_HEAD + sum(heights), WIDTH * across, LIGHT) as figure:
+        grid = figure.add_gridspec(len(rows), across, height_ratios=heights)
+        for r, row in enumerate(rows):
+            for c, gate in enumerate(row):
+                axes = figure.add_subplot(grid[r, c])
+                draw_gate(axes, gate, limit_of(gates), lambda colour: LIGHT.get(colour, colour))
+                axes.set_title(f"level {gate.level}, gate of {gate.output}", fontsize=11, loc="left")
+        figure.suptitle(f"Expert utilisation of {variant}", fontsize=12, x=0.01, ha="left")
+        words = "mean weight over the test split; line: standard deviation; hatched: shared"
+        figure.supxlabel(words, fontsize=10, color=LIGHT[MUTED], x=0.01, ha="left")
+        save_figure(figure, folder, f"utilisation-{variant}")
+
+
+def rows_of(gates: Sequence[Gate]) -> list[list[Gate]]:
+    """Return gates as they stand in the figure: a new row for each level, and where one is full."""
+    rows = []
+    for _, of_level in groupby(gates, key=lambda gate: gate.level):
+        level = list(of_level)
+        rows += [level[i : i + _ACROSS] for i in range(0, len(level), _ACROSS)]
+    return rows
+
 
 Results = Mapping[str, Any]
 

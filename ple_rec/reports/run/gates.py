@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.reports.numbers import true_minus
+from ple_rec.reports.cells import true_minus
 from ple_rec.runs.metrics import GateLevel
 from ple_rec.runs.read import RunFiles
 

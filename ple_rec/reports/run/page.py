@@ -6,21 +6,150 @@ has no such part), listed in `SECTIONS`, and the block of its name in `templates
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from ple_rec.reports.page import Part, render, write_document
-from ple_rec.reports.run.calibration import calibration
-from ple_rec.reports.run.curves import learning_curves, throughput
+import numpy as np
+
+from ple_rec.config.choices import speed_text
+from ple_rec.reports.page import Fact, KeyFigure, Part, render, write_document
 from ple_rec.reports.run.gates import gates
-from ple_rec.reports.run.head import facts, key_figures, log_written, notes, run_name, status
-from ple_rec.reports.run.health import table_health
-from ple_rec.reports.run.loss_weights import loss_weights
-from ple_rec.reports.run.slices import slices
-from ple_rec.reports.run.tables import placement, results
-from ple_rec.runs.read import RunFiles, read_run
-from ple_rec.runs.results import mapping
+from ple_rec.reports.run.progress import learning_curves, loss_weights, table_health, throughput
+from ple_rec.reports.run.results import calibration, placement, results, slices
+from ple_rec.runs.read import RunFiles, Series, read_run
+from ple_rec.runs.results import mapping, number, split_tasks
+from ple_rec.runs.warnings import overfitting_warning
 from ple_rec.storage import Location
+from ple_rec.text.units import short_bytes, short_count, short_duration
+
+
+def run_name(run: RunFiles) -> str:
+    """Return the configured name, else that of the directory."""
+    return str(run.config.get("name") or run.directory.absolute().name)
+
+
+def facts(run: RunFiles) -> list[Fact]:
+    """Return variant, data set, seed, precision and the run that it started from, as far as they are recorded."""
+    recorded = (
+        Fact("variant", mapping(run.config.get("model")).get("variant")),
+        Fact("data", mapping(run.config.get("data")).get("path")),
+        Fact("seed", run.config.get("seed")),
+        Fact("precision", _precision(run)),
+        Fact("starts from", f"{run.start.get('run')}:{run.start.get('checkpoint')}" if run.start else None),
+    )
+    return [fact for fact in recorded if fact.value is not None]
+
+
+def log_written(run: RunFiles) -> str:
+    """Return when the log was last written; empty where there is none."""
+    return f"{run.log_written:%Y-%m-%d %H:%M} UTC" if run.log_written is not None else ""
+
+
+def _precision(run: RunFiles) -> str | None:
+    """Return the precision of the matrix products; where `auto` chose it, with the speeds by which it did."""
+    recorded, asked = mapping(run.metrics.get("precision")), mapping(run.config.get("train")).get("precision")
+    used, speeds = recorded.get("used", asked), mapping(recorded.get("gflops"))
+    if not isinstance(used, str) or asked != "auto" or used == asked:
+        return used if isinstance(used, str) else None
+    read = ((name, number(speed)) for name, speed in speeds.items())
+    measured = [f"{name} {speed_text(speed)} GFLOP/s" for name, speed in read if speed is not None]
+    return f"{used} (auto{''.join(f', {speed}' for speed in measured)})"
+
+
+def status(run: RunFiles) -> tuple[str, bool]:
+    """Return how far the run came, and whether it finished."""
+    if split_tasks(run.metrics, "test"):
+        early = run.metrics.get("stopped_early") is True
+        return "finished: stopped early, since it no longer improved" if early else "finished", True
+    if run.metrics:
+        return "not evaluated on test", False
+    return ("interrupted or still running" if run.log.splits else "no training recorded"), False
+
+
+def notes(run: RunFiles) -> list[str]:
+    """Return what is missing or odd about the run, in plain words."""
+    losses = (run.log.series(split, "loss") for split in ("train", "valid"))
+    overfits = overfitting_warning(*losses, stops_early=run.config.get("early_stopping") is not None)
+    told = [] if overfits is None else [overfits.removeprefix("warning: ")]
+    return [*run.notes, *told, *_missing_metrics(run), *_damaged_metrics(run)]
+
+
+def _missing_metrics(run: RunFiles) -> list[str]:
+    if not run.metrics:
+        return []
+    there = {
+        "test results": split_tasks(run.metrics, "test") or mapping(run.config.get("evaluation")).get("test") is False,
+        "validation results": split_tasks(run.metrics, "valid"),
+        "calibration and ROC curves": run.evaluated("curves")[1],
+        "gate weights": run.evaluated("gates")[1] is not None,
+        "metrics by slice": run.evaluated("slices")[1] or not mapping(run.config.get("evaluation")).get("slices"),
+        "table health": run.metrics.get("table_health") or not run.plan.get("tables"),
+    }
+    missing = [name for name, value in there.items() if not value]
+    return [f"metrics.json has no {', no '.join(missing)}."] if missing else []
+
+
+def _damaged_metrics(run: RunFiles) -> list[str]:
+    """Name the parts of `metrics.json` that are of another kind than they should be, and therefore left out."""
+    parts = [(key, run.evaluated(key)[1], kind) for key, kind in (("curves", dict), ("gates", list), ("slices", list))]
+    parts.append(("table_health", run.metrics.get("table_health"), list))
+    odd = [key for key, value, kind in parts if value is not None and not isinstance(value, kind)]
+    return [f"metrics.json holds {', '.join(odd)} in an unexpected form; left out."] if odd else []
+
+
+def key_figures(run: RunFiles) -> list[KeyFigure]:
+    """Return size, speed and cost of the run, each figure only where it is recorded."""
+    log, metrics, last = run.log, run.metrics, run.log.last("train")
+    sizes = mapping(metrics.get("parameters"))
+    wait = _median(log.series("train", "data_wait"), scale=100)
+    rate = number(metrics.get("samples_per_second")) or _median(log.series("train", "samples_per_second"))
+    figures = (
+        _figure("Steps", last.get("step"), "{:,.0f}".format, _best(run)),
+        _figure("Samples seen", last.get("samples"), short_count, _epoch(last)),
+        _figure("Training time", last.get("seconds"), short_duration),
+        _figure("Samples per second", rate, short_count, _note("data wait {:.1f} %", wait)),
+        _figure("Peak memory", _greatest(log.series("train", "peak_bytes")), short_bytes, "per rank"),
+        _figure("Dense parameters", sizes.get("dense"), short_count, _table_parameters(sizes)),
+        _figure("FLOPs per sample", metrics.get("flops_per_sample"), short_count),
+        _figure("Ranks", run.plan.get("world_size"), "{:.0f}".format),
+    )
+    return [figure for figure in figures if figure is not None]
+
+
+def _figure(label: str, value: object, show: Callable[[float], str], note: str = "") -> KeyFigure | None:
+    found = number(value)
+    return None if found is None else KeyFigure(label, show(found), note)
+
+
+def _best(run: RunFiles) -> str:
+    """Say where the best checkpoint is, by what, and how good."""
+    metric, value = run.metrics.get("best_metric"), number(run.metrics.get("best_value"))
+    at = _note("best checkpoint at {:,.0f}", run.best_step())
+    return f"{at}, {metric} {value:.4f}" if at and isinstance(metric, str) and value is not None else at
+
+
+def _note(template: str, value: object) -> str:
+    found = number(value)
+    return "" if found is None else template.format(found)
+
+
+def _epoch(record: Mapping[str, Any]) -> str:
+    epoch = number(record.get("epoch"))
+    return "" if epoch is None else f"epoch {epoch + 1:.0f}"
+
+
+def _table_parameters(sizes: Mapping[str, Any]) -> str:
+    tables = number(sizes.get("tables"))
+    return "" if tables is None else f"and {short_count(tables)} in tables"
+
+
+def _median(series: Series, scale: float = 1) -> float | None:
+    return scale * float(np.nanmedian(series.values)) if series else None
+
+
+def _greatest(series: Series) -> float | None:
+    return float(np.nanmax(series.values)) if series else None
+
 
 REPORT_FILE = "report.html"
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ple_rec.analysis.compare.cost import Cost, cost_of, sizes_of, with_sizes
-from ple_rec.analysis.compare.equal_cost import AIM, By, matched
+from ple_rec.analysis.compare.equal_cost import AIM, By, Cost, cost_of, matched, sizes_of, with_sizes
 from ple_rec.config.load import load_config
 from ple_rec.config.model import BottomLevelConfig, LevelConfig, MmoeConfig, PleConfig, SluiceConfig, TowerConfig
 from ple_rec.config.run import DataConfig, RunConfig, TrainConfig

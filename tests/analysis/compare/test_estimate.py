@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.estimate import Bounds, forecast
+from ple_rec.analysis.compare.estimate import Bounds, Pace, first_rows, forecast, paces_of
 from ple_rec.analysis.compare.one_run import train_one
-from ple_rec.analysis.compare.pilot import Pace, first_rows, paces_of
 from ple_rec.analysis.compare.work import Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import TuneConfig

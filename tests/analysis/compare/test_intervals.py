@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats  # type: ignore[import-untyped]
 
-from ple_rec.analysis.compare.intervals import seed_interval
+from ple_rec.analysis.compare.gain import seed_interval
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 10])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.cost import cost_of
+from ple_rec.analysis.compare.equal_cost import cost_of
 from ple_rec.analysis.compare.runs import runs_of
 from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig

@@ -11,7 +11,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import run_comparison
-from ple_rec.analysis.compare.pilot import Pace
+from ple_rec.analysis.compare.estimate import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import Run
 from ple_rec.runs.directory import RunDirectory

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare.gain import gain_entry
-from ple_rec.analysis.compare.verdict import pairs_of, verdict_of
+from ple_rec.analysis.compare.results import pairs_of, verdict_of
 
 METRICS = {"income": "auc", "vcr": "mse"}
 BASE = {"income": 0.9, "vcr": 0.13}

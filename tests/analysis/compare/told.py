@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from ple_rec.analysis.compare.gain import gain_entry, mean_sd
-from ple_rec.analysis.compare.verdict import verdict_of
+from ple_rec.analysis.compare.results import verdict_of
 
 TASKS = ("click", "finish", "like")
 PAIRS = tuple(combinations(TASKS, 2))

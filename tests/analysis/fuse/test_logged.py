@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ple_rec.analysis.fuse.logged import users_of
+from ple_rec.analysis.fuse.rows import users_of
 from ple_rec.cli import main
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig

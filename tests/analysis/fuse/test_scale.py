@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ple_rec.analysis.fuse.arguments import needed_scales
 from ple_rec.analysis.fuse.rows import Predicted, predicted
-from ple_rec.analysis.fuse.scale import needed_scales
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config

@@ -1,4 +1,7 @@
-"""The trials of one variant: what was asked, what came of each, and which is the best.
+"""A study of one variant: its trials, their files, and which setting is the best.
+
+    {"format": 1, "metric", "seed", "space": {key: range}, "best": number | null,
+     "trials": [{"number", "values": {key: value}, "state": "waiting" | "failed" | "finished", <metric>: value | null}]}
 
 `<root>/<variant>/tune/trial-<n>` is a trial's run directory without its checkpoints, with `trial-<n>.toml`, `.log` and
 `.failed` beside it as a run of a seed has them. `<root>/<variant>/tune.json` holds the space and the values of every
@@ -8,24 +11,73 @@ lost, whenever the program was stopped, and a study needs no database.
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.matrix import Variant
 from ple_rec.analysis.compare.runs import Run
-from ple_rec.analysis.compare.tuning.record import FILE, read_values, write_record
-from ple_rec.analysis.compare.tuning.sampler import Result, ask, batch_of
-from ple_rec.analysis.compare.tuning.space import Space, changed, settings_of
+from ple_rec.analysis.compare.tuning.sampler import Result, Space, ask, batch_of, changed, settings_of
 from ple_rec.analysis.compare.workers import Outcome
-from ple_rec.analysis.series_run import FAILED, inspect_run
+from ple_rec.analysis.series import FAILED, inspect_run
 from ple_rec.config.load import with_values
 from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.runs.layout import CHECKPOINTS, write_text, writing
-from ple_rec.runs.results import number
+from ple_rec.runs.layout import CHECKPOINTS, write_json, write_text, writing
+from ple_rec.runs.results import mapping, number
+
+FILE = "tune.json"
+_FORMAT = 1
+
+
+def space_record(space: Space) -> dict[str, Any]:
+    """A space as JSON has it."""
+    return {d.key: d.given.model_dump(mode="json", exclude_none=True) for d in space}
+
+
+def read_values(folder: Path, space: Space) -> list[dict[str, Any]]:
+    """What trials were to try, by number; none where there is no record, or a damaged one.
+
+    Without a record the values are asked anew, and are the same.
+
+    Raises:
+        UserError: they are of another space.
+    """
+    file = folder / FILE
+    try:
+        record: Mapping[str, Any] = mapping(json.loads(file.read_text()))
+        trials = record.get("trials")
+        if record.get("format") != _FORMAT or not isinstance(trials, list):
+            return []
+        values = [dict(trial["values"]) for trial in trials]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+    if record.get("space") != space_record(space):
+        raise UserError(
+            str(file),
+            f"holds trials of another space ({', '.join(mapping(record.get('space')))})",
+            "the trials of a variant are of one space",
+            f"give tune.space as it was, another {Option.RUNS.to('DIR')}, or {Option.OVERWRITE} to start the "
+            "trials anew",
+        )
+    return values
+
+
+def write_record(folder: Path, metric: str, seed: int, space: Space, trials: list[dict[str, Any]], best: Any) -> None:
+    """Write it whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    record = {"format": _FORMAT, "metric": metric, "seed": seed, "space": space_record(space)}
+    write_json(folder / FILE, record | {"trials": trials, "best": best})
+
 
 FOLDER = "tune"
 _OF_TRIALS = {  # what they need not keep, tell or read

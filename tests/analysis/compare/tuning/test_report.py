@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare.tuning.report import tuning_text
-from ple_rec.reports.compare.page import write_page
-from ple_rec.reports.compare.tuning import best_so_far, tuning_charts
+from ple_rec.reports.compare.page import best_so_far, tuning_charts, write_page
 from ple_rec.reports.svg import LIGHT, panel
 
 VALUES: dict[str, list[float | None]] = {

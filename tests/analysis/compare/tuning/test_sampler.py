@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import BATCH, START, Result, ask, batch_of
-from ple_rec.analysis.compare.tuning.space import Dimension
+from ple_rec.analysis.compare.tuning.sampler import BATCH, START, Dimension, Result, ask, batch_of
 from ple_rec.config.compare import RangeConfig
 
 RATE = Dimension("rate", RangeConfig(low=1e-4, high=1.0, log=True))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.space import DEFAULT, Space, changed, space_of
+from ple_rec.analysis.compare.tuning.sampler import DEFAULT, Space, changed, space_of
 from ple_rec.cli.app import parse
 from ple_rec.cli.compare import comparison_of
 from ple_rec.config.compare import TuneConfig

@@ -13,7 +13,7 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import Compared, run_comparison
-from ple_rec.analysis.compare.pilot import Pace
+from ple_rec.analysis.compare.estimate import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.tuning.sampler import BATCH, START
 from ple_rec.analysis.compare.workers import Outcome

@@ -1,15 +1,130 @@
-"""The section on what training did to the embedding tables: rows never touched, norms of rows, skew of look-ups."""
+"""Sections on how a run went: learning curves, throughput, loss weights, and the health of its tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from ple_rec.reports.run.numbers import count
-from ple_rec.reports.strips import Scale, scale_over
+import numpy as np
+
+from ple_rec.reports.cells import Scale, scale_over
+from ple_rec.reports.charts import hardly_differ, learning_curve, over_steps, weight_lines
+from ple_rec.reports.page import Panel
+from ple_rec.reports.run.format import count, meanings
 from ple_rec.runs.metrics import TableHealth
-from ple_rec.runs.read import RunFiles
+from ple_rec.runs.read import RunFiles, Series
+from ple_rec.runs.results import mapping
+from ple_rec.text.units import metric_text
+
+# Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows
+# no Huber loss: a regression's loss stands beside an MSE only where it is one.
+CURVES = (
+    ("Loss", "loss", ("loss", "logloss")),
+    ("MSE", "mse", ("mse",)),
+    ("NE", "ne", ("ne",)),
+    ("AUC", "auc", ("auc",)),
+    ("RMSE", "rmse", ("rmse",)),
+    ("MAE", "mae", ("mae",)),
+)
+
+
+def learning_curves(run: RunFiles) -> dict[str, Any]:
+    """Draw training and validation metrics of every task over steps, the best checkpoint marked."""
+    best = run.best_step()
+    tasks: dict[str, list[Panel]] = {}
+    headings: dict[str, str] = {}
+    for index, task in enumerate(run.log.tasks()):
+        for caption, train_key, valid_keys in CURVES:
+            train = run.log.series("train", "tasks", task, train_key)
+            if train_key == "loss" and _same(train, run.log.series("train", "tasks", task, "mse")):
+                continue
+            candidates = [run.log.series("valid", "tasks", task, key) for key in valid_keys]
+            valid = next((series for series in candidates if series), candidates[0])
+            title = f"{caption} of {task} over training steps"
+            svg = learning_curve(f"curve-{index}-{caption.lower()}", title, train, valid, best)
+            if svg is not None:
+                tasks.setdefault(task, []).append(Panel(caption, _reached(valid, best), svg))
+                headings[train_key] = caption
+    return {"tasks": tasks, "best": best is not None, "meanings": meanings(headings)}
+
+
+def _same(loss: Series, mse: Series) -> bool:
+    """Tell whether a task's loss is its MSE, which has a panel of its own; sums of other precisions differ a little."""
+    return bool(mse) and np.allclose(loss.values, mse.values, rtol=1e-3, equal_nan=True)
+
+
+def _reached(valid: Series, best: float | None) -> str:
+    value = valid.at(best)
+    if value is not None:
+        return f"valid {metric_text(value)} at best"
+    return f"valid {metric_text(float(valid.values[np.isfinite(valid.values)][-1]))}" if valid else ""
+
+
+def throughput(run: RunFiles) -> list[Panel]:
+    """Draw speed, waiting for data, and learning rate over steps."""
+    panels = []
+    for caption, note, key, percent in (
+        ("Samples per second", "", "samples_per_second", False),
+        ("Data wait", "share of step time", "data_wait", True),
+        ("Learning rate", "", "learning_rate", False),
+    ):
+        svg = over_steps(key.replace("_", "-"), caption, run.log.series("train", key), percent=percent)
+        panels += [] if svg is None else [Panel(caption, note, svg)]
+    return panels
+
+
+_MANY = 12  # more tasks than this have their weights folded away
+
+
+class _Line(NamedTuple):
+    """The tasks whose weights are the same at every step, and these weights."""
+
+    tasks: list[str]
+    series: Series
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        known = self.series.values[np.isfinite(self.series.values)]
+        return float(known[0]), float(known[-1])
+
+    @property
+    def changes(self) -> bool:
+        spread = np.nanmax(self.series.values) - np.nanmin(self.series.values)
+        return bool(spread > 1e-9 * np.nanmax(np.abs(self.series.values)))
+
+
+def loss_weights(run: RunFiles) -> dict[str, Any] | None:
+    """Return a line per task, drawn where one changes; None where all weights are 1."""
+    lines = _lines(run)
+    changes = any(line.changes for line in lines)
+    if not changes and not any(line.ends[0] != 1 for line in lines):
+        return None
+    learned = mapping(run.config.get("train")).get("loss_weighting") == "uncertainty"
+    panel = None
+    if changes:
+        lines.sort(key=lambda line: -line.ends[1])
+        drawn = [(line.tasks, line.series) for line in lines]
+        note = "at each report step" + ("; the axis does not start at 0" if hardly_differ(drawn) else "")
+        panel = Panel("Weight", note, weight_lines("loss-weights", "Loss weights over training steps", drawn))
+    ends = [(task, *line.ends) for line in lines for task in line.tasks]
+    return {"panel": panel, "learned": learned, "ends": ends, "folded": len(ends) > _MANY}
+
+
+def _lines(run: RunFiles) -> list[_Line]:
+    lines: list[_Line] = []
+    for task in run.log.tasks():
+        series = run.log.series("train", "tasks", task, "weight")
+        if not series:
+            continue
+        same = (line for line in lines if np.array_equal(line.series.values, series.values, equal_nan=True))
+        line = next(same, None)
+        if line is None:
+            lines.append(_Line([task], series))
+        else:
+            line.tasks.append(task)
+    return lines
+
 
 _UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd
 _SKEWED, _SKEWED_ROWS = 0.9, 1000  # share of look-ups on 1 % of the rows that is called odd, from so many rows on

@@ -1,10 +1,25 @@
-"""Axes of the small plots that stand in the rows of a table; `templates/strips.html.j2` draws the plots."""
+"""Cells of tables on a page: numbers, and the axes of small plots, which `templates/strips.html.j2` draws."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ple_rec.runs.results import MISSING
+
+DASH = "\u2013"  # stands for a number that there is not
+
+
+def true_minus(text: str) -> str:
+    """Return a number with the sign that is as wide as a digit."""
+    return text.replace("-", "\u2212")
+
+
+def page_cell(text: str) -> str:
+    """Return a cell of a table on the terminal as a page has it, with a dash and a sign of its own."""
+    return ", ".join(DASH if part == MISSING else part.replace("+-", "\u00b1") for part in text.split(", "))
+
 
 _WIDTH, _MARGIN = 160, 6  # CSS pixels
 

@@ -1,10 +1,19 @@
-"""What each metric of the report means, in one sentence, to be folded out where the metric stands."""
+"""Numbers of a run as the cells of its page show them, and one sentence on the meaning of each metric."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from ple_rec.config.metrics import METRICS
+from ple_rec.reports.cells import DASH
+from ple_rec.runs.results import number
+
+
+def count(value: object) -> str:
+    """Return a whole number with its thousands apart; a dash where `value` is no number."""
+    found = number(value)
+    return DASH if found is None else f"{found:,.0f}"
+
 
 _OTHERS = {
     "loss": "what training lowers for the task, before its weight; on the validation split, the log loss.",
