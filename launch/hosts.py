@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torchx.specs as specs
 
-from launch.refused import refused
+from launch.submission import refused
 
 # Kubernetes and AWS Batch choose hosts by this label.
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"

@@ -1,4 +1,4 @@
-"""The check at submission: what the job would refuse when it starts, it refuses here, before it waits in a queue."""
+"""The check at submission: what the job would refuse when it starts is refused before it waits in a queue."""
 
 import os
 import subprocess
@@ -7,7 +7,17 @@ from collections.abc import Mapping, Sequence
 
 from torchx.specs.finder import ComponentValidationException
 
-from launch.refused import refused
+
+def refused(value: str, rule: str, fix: str) -> ComponentValidationException:
+    """The one exception that `torchx run` shows without a traceback.
+
+    Args:
+        value: The arguments, as they were given.
+        rule: What is allowed.
+        fix: What to do about it.
+    """
+    return ComponentValidationException(f"{value}; {rule}. Fix: {fix}")
+
 
 _PREFIX = "ple-rec: "
 _LINES_SHOWN = 5  # of a check that itself fails

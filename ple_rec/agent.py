@@ -17,8 +17,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ple_rec.cli.distributed import check_input
-from ple_rec.cli.submission import check_submission
+from ple_rec.cli.submission import check_input, check_submission
 from ple_rec.runtime.exits import end_process, guarded, stop_with_parent
 from ple_rec.runtime.ranks import check_restarts, run_ranks, world_sizes_of
 

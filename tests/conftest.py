@@ -135,3 +135,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         pytest.skip(f"needs a browser: none of {', '.join(BROWSERS)} on PATH")
     with Browser(tmp_path_factory.mktemp("browser")) as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run over a prepared dataset that has everything: `raw/`, `data/` and `run/`; who changes them copies."""
+    from tests.inference.feed import train_feed, write_logs
+
+    root = write_logs(tmp_path_factory.mktemp("feed"))
+    train_feed(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def feed_model(feed: Path) -> Path:
+    """Version 1 of that run, exported in fp32; who changes it copies."""
+    from tests.inference.exported import export_run
+
+    export_run(feed / "run", feed / "model")
+    return feed / "model"

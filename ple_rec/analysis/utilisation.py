@@ -8,8 +8,9 @@ tasks' gates on one level, p and q their mean weights:
 
     JS(p, q) = sqrt( 1/2 sum_i p_i log2(p_i / m_i) + 1/2 sum_i q_i log2(q_i / m_i) )         m = (p + q) / 2
 
-JS is the Jensen-Shannon distance, a metric: 0 where p = q, and 1 where no outcome has weight in both. The first says whether two tasks prefer different experts among those that they share; it needs
-two of them. The second also says whether one task leans on them more than the other, and needs one.
+JS is the Jensen-Shannon distance, a metric: 0 where p = q, and 1 where no outcome has weight in both. The first
+distance needs two shared experts, and says whether two tasks prefer different ones of them. The second needs one, and
+also says whether one task leans on the shared experts more than the other.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.runs.metrics import GateLevel
-from ple_rec.runs.results import mapping
+from ple_rec.runs.results import GateLevel, mapping
 
 
 def jensen_shannon(p: Sequence[float], q: Sequence[float]) -> float | None:

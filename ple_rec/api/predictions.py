@@ -1,4 +1,4 @@
-"""Predictions of every row of an input into a directory: what `ple-rec predict` and `Run.predict` call.
+"""Predictions of every row of an input into a directory, and labels beside them for a metric of one's own.
 
 It ties the preparation of raw logs to the model, which import nothing of one another.
 """
@@ -11,18 +11,66 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, explain_errors, is_address, location
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from data_prep.progress import Progress
     from ple_rec.config.prep import PrepConfig
     from ple_rec.config.run import RunConfig
+    from ple_rec.config.schema import Task
     from ple_rec.data.columns import Selection
     from ple_rec.data.dataset import Dataset
     from ple_rec.inference.predict.inputs import Input
     from ple_rec.inference.predict.output import Output
     from ple_rec.inference.predict.score import PredictionColumns
+
+
+def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
+    """Return the columns that predictions carry along, and the tasks whose labels stand in the dataset.
+
+    Args:
+        config: Configuration of the run.
+        options: Options of the prediction.
+
+    Raises:
+        UserError: raw logs are predicted, whose labels are not computed.
+    """
+    from ple_rec.data.dataset import Dataset
+    from ple_rec.inference.predict.inputs import default_ids
+    from ple_rec.training.checks import select
+
+    if options.raw:
+        fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
+        raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
+    dataset = Dataset(options.data or config.data.path)
+    ids = default_ids(dataset.schema) if options.ids is None else options.ids
+    return list(dict.fromkeys(ids)), select(config, dataset).tasks
+
+
+def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
+    """Return predictions with `label_<task>` and `in_space_<task>` behind them.
+
+    Args:
+        table: Predictions, which begin with the columns that were carried along.
+        ids: Columns that the caller wants to have carried along.
+        carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
+        tasks: Tasks of the run.
+    """
+    columns = {name: table.column(i) for i, name in enumerate(carried)}
+    table = table.select([i for i in range(table.num_columns) if not len(ids) <= i < len(carried)])
+    for task in tasks:
+        named = {f"label_{task.name}": columns[task.label]}
+        if task.space is not None:
+            named[f"in_space_{task.name}"] = columns[task.space].cast("bool")
+        for name, column in named.items():
+            if name not in ids:
+                table = table.append_column(name, column)
+    return table
+
 
 MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
 PART_ROWS = 1 << 20
@@ -243,8 +291,7 @@ def _opened_input(
     options: PredictOptions, dataset: Dataset, selection: Selection, work: Path, progress: Progress
 ) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
     """Yield the input, the columns that are carried along, and what the summary says of it."""
-    from ple_rec.inference.predict.dataset_input import DatasetInput
-    from ple_rec.inference.predict.inputs import default_ids, features_only
+    from ple_rec.inference.predict.inputs import DatasetInput, default_ids, features_only
 
     inputs = features_only(selection)
     ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
@@ -253,7 +300,7 @@ def _opened_input(
         return
     from data_prep.inputs import Asked, open_inputs
     from ple_rec.data.encode import Encoder
-    from ple_rec.inference.predict.raw_input import RawInput
+    from ple_rec.inference.predict.inputs import RawInput
 
     prep, place = preparation_of(dataset.path)
     options_of_rows = Asked(

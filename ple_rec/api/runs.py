@@ -26,9 +26,8 @@ from ple_rec.api.arguments import (
 from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.frames import Reads, write_rows
 from ple_rec.api.html import Page, block, line, shown_path
-from ple_rec.api.labels import ids_and_tasks, with_labels
 from ple_rec.api.models import Model, load_model
-from ple_rec.api.predictions import PredictOptions, predict_run
+from ple_rec.api.predictions import PredictOptions, ids_and_tasks, predict_run, with_labels
 from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
 from ple_rec.api.torch_state import torch_undisturbed
 from ple_rec.config.base import SPLITS, Split

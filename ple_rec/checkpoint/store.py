@@ -17,12 +17,11 @@ from typing import Any
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from ple_rec.checkpoint.background import Background
+from ple_rec.checkpoint.background import Background, Stager
 from ple_rec.checkpoint.files import SummingWriter
 from ple_rec.checkpoint.listing import find_checkpoint, finished_steps, is_step, remove_checkpoint, require_checkpoint
 from ple_rec.checkpoint.load import damage_of
 from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
-from ple_rec.checkpoint.staging import Stager
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, StoreError, free_bytes, make_directory, names_in, short, sizes_in, write_checked

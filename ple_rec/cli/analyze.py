@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import line_width, require_torch, show
-from ple_rec.cli.options import EvaluationSet, Run, flag, positive
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import EvaluationSet, Run, flag, positive, verb
 
 app = verb(
     "analyze",

@@ -14,10 +14,9 @@ from cyclopts import App, CycloptsError, Group
 
 from ple_rec import __version__
 from ple_rec.cli.console import show
-from ple_rec.cli.help import HelpFormatter, help_text
-from ple_rec.cli.lists import ending_lists
-from ple_rec.cli.refusals import refusal, unknown_verb
-from ple_rec.cli.verb import verb as verb_app
+from ple_rec.cli.help import HelpFormatter, help_text, refusal, unknown_verb
+from ple_rec.cli.options import ending_lists
+from ple_rec.cli.options import verb as verb_app
 from ple_rec.errors import UserError
 from ple_rec.runtime.exits import end_with_agent, guarded, under_agent
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import flag
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import flag, verb
 from ple_rec.errors import DataError, UserError
 from ple_rec.text import aligned, printable
 from ple_rec.text.units import short_bytes

@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
-from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, place, positive
-from ple_rec.cli.verb import names_text, verb
+from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, last_list, names_text, place, positive, verb
 from ple_rec.config.choices import COMPARISONS, Match, recipe_names
 from ple_rec.errors import UserError
 from ple_rec.runtime.exits import PREEMPTED, SOME_FAILED

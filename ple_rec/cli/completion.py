@@ -9,8 +9,7 @@ from cyclopts import App
 
 from ple_rec.cli.app import command_line
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import flag, verb
 
 app = verb(
     "completion",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ple_rec.cli.console import line_width, show
-from ple_rec.cli.options import FinalSplit, flag
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import FinalSplit, flag, verb
 
 app = verb("diff")
 

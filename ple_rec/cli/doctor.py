@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import verb
 from ple_rec.runtime.doctor import run
 
 app = verb("doctor")

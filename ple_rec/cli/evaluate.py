@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch
-from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag, verb
 from ple_rec.runtime.exits import under_agent
 from ple_rec.storage import Location, location
 

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, not_negative, place
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, last_list, not_negative, place, verb
 from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show
-from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, flag, positive
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import EvaluationSet, Run, above_zero, count, flag, last_list, positive, verb
 from ple_rec.errors import UserError
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag, local
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import flag, local, verb
 
 app = verb(
     "init",

@@ -1,17 +1,100 @@
-"""Flags that several verbs take, each declared once, and the readers of their values."""
+"""Options of verbs: their types and help texts, lists of names, and the frame of a verb."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from cyclopts import Parameter, Token
+from cyclopts import App, Argument, Group, Parameter, Token, convert
 
 from ple_rec.config.choices import recipe_names
 from ple_rec.storage import is_address, location
 from ple_rec.text.units import parse_bytes
+
+OPTIONS = Group("options", sort_key=1)
+
+_OF_ALL: Mapping[str, Any] = {
+    "default_parameter": Parameter(
+        negative=(), show_default=False, allow_repeating=True, json_list=False, json_dict=False
+    ),
+    "group_arguments": Group("arguments", sort_key=0),
+    "group_parameters": OPTIONS,
+    "version_flags": (),  # cyclopts gives every verb a --version of its own; here it is the program's alone
+}
+
+
+def verb(name: str, epilog: str = "", **more: Any) -> App:
+    """Return the application of a verb, or of the program.
+
+    Args:
+        name: Name of the verb, or of the program.
+        epilog: Text at the end of its help, as it stands.
+        more: Other arguments of `cyclopts.App`, such as `usage` where some flag is needed though it has a default.
+    """
+    return App(name=name, help_epilogue=epilog, **{**_OF_ALL, **more})
+
+
+def names_text(lead: str, names: Sequence[str]) -> str:
+    """Return names as lines of an epilog.
+
+    Args:
+        lead: Word before them; lines after the first stand below the first name.
+        names: The names.
+    """
+    text = f"{lead}: {', '.join(names)}"
+    return textwrap.fill(text, 80, subsequent_indent=" " * (len(lead) + 2), break_on_hyphens=False)
+
+
+def last_list(type_: Any, tokens: Sequence[Token]) -> Any:
+    """Read the values of a flag that is repeated: the last list holds, as of a flag with one value.
+
+    Args:
+        type_: Type of the list.
+        tokens: Values of every list; the first of each has the index 0.
+    """
+    start = max(at for at, token in enumerate(tokens) if token.index == 0)
+    return convert(type_, tokens[start:])
+
+
+def ending_lists(app: App, argv: Sequence[str]) -> list[str]:
+    """Return a command line on which `--flag=VALUE` takes no further values.
+
+    Words that follow it, and that cyclopts would add to its list, are moved behind `--`.
+
+    Args:
+        app: The command line.
+        argv: Its words.
+    """
+    at = argv.index("--") if "--" in argv else len(argv)
+    words, rest = list(argv[:at]), list(argv[at + 1 :])
+    if not any("=" in word and _is_flag(word) and not _is_flag(after) for word, after in pairwise(words)):
+        return list(argv)
+    command = app.parse_commands(words)[1][-1]
+    arguments = command.assemble_argument_collection() if command.default_command else ()
+    lists = {name for each in arguments if _takes_several(each) for name in each.names}
+    kept: list[str] = []
+    moved: list[str] = []
+    while words:
+        kept.append(words.pop(0))
+        flag, equals, _ = kept[-1].partition("=")
+        if equals and flag in lists:
+            extra = list(takewhile(lambda word: not _is_flag(word), words))
+            moved += extra
+            del words[: len(extra)]
+    return [*kept, *["--"] * (at < len(argv) or bool(moved)), *moved, *rest]
+
+
+def _takes_several(argument: Argument) -> bool:
+    return argument.parameter.consume_multiple is not None or argument.token_count()[0] > 1
+
+
+def _is_flag(word: str) -> bool:
+    return word.startswith("-")
+
 
 T = TypeVar("T")
 

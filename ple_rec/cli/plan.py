@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import Config, Set, each, flag, place, positive
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Config, Set, each, flag, place, positive, verb
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, location

@@ -10,9 +10,7 @@ from cyclopts import Parameter
 
 from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.lists import last_list
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, place, positive, size
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, last_list, place, positive, size, verb
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, explain_errors, location
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import HelpConfig, Set, flag, integer, place, size
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import HelpConfig, Set, flag, integer, place, size, verb
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
 from ple_rec.text.suggest import nearest

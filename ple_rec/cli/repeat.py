@@ -9,8 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
-from ple_rec.cli.options import Ranks, Set, flag, positive
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Ranks, Set, flag, positive, verb
 from ple_rec.config.choices import recipe_names
 from ple_rec.runtime.exits import SOME_FAILED
 

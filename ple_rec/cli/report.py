@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import Run
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import Run, verb
 
 app = verb("report")
 

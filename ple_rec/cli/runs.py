@@ -6,8 +6,7 @@ import time
 from typing import Annotated
 
 from ple_rec.cli.console import line_width, show
-from ple_rec.cli.options import FinalSplit, flag
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import FinalSplit, flag, verb
 
 app = verb("runs")
 

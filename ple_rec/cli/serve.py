@@ -10,8 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_packages, require_torch
-from ple_rec.cli.options import flag, local, place, positive, size
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import flag, local, place, positive, size, verb
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 

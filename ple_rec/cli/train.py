@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
-from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag, place
-from ple_rec.cli.verb import names_text, verb
+from ple_rec.cli.options import Argv, Config, HelpConfig, Ranks, Set, flag, names_text, place, verb
 from ple_rec.config.choices import recipe_names
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.runtime.exits import INTERRUPTED, under_agent

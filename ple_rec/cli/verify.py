@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from ple_rec.cli.console import show
-from ple_rec.cli.options import place
-from ple_rec.cli.verb import verb
+from ple_rec.cli.options import place, verb
 from ple_rec.errors import DataError
 from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes

@@ -35,8 +35,15 @@ from ple_rec.config.plan import PLAN_VERSION, Plan, reserved_of
 from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, shard_memory, where_of
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.distributed.capacity import DoesNotFitError, MemoryShortfall, largest_shortfall
-from ple_rec.distributed.layouts import Choice, TableSharder, check_hosts, choices, constraints_of
-from ple_rec.distributed.partitioner import HostPartitioner, Watch
+from ple_rec.distributed.layouts import (
+    Choice,
+    HostPartitioner,
+    TableSharder,
+    Watch,
+    check_hosts,
+    choices,
+    constraints_of,
+)
 from ple_rec.distributed.qcomms import codecs_of
 from ple_rec.distributed.topology import torchrec_topology
 

@@ -36,15 +36,13 @@ from ple_rec.config.words import meant
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.card import card_text
-from ple_rec.inference.examples import examples_of
 from ple_rec.inference.export_check import Bounds, TaskCheck, compare_scores, refuse_losses, to_record, units
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import dropped_fusion, fusion_of
-from ple_rec.inference.held_out import HeldOut, held_out
+from ple_rec.inference.held_out import HeldOut, RawHeldOutRows, examples_of, held_out
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
 from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
-from ple_rec.inference.raw_rows import RawHeldOutRows
 from ple_rec.inference.read_back import check_requests
 from ple_rec.inference.signature import signature_of
 from ple_rec.inference.tables import check_dim, row_bytes, write_table

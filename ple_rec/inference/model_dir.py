@@ -21,14 +21,38 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import overload
+from typing import TextIO, overload
 
 from ple_rec.errors import DataError, Option, PleRecError, UserError
-from ple_rec.inference.lock import try_lock
 from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, readable, seal, synchronise
 from ple_rec.inference.remote_model import upload_version
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, Remote, explain_errors, location, names_in, write_text
+from ple_rec.storage.locks import NoLocksError, open_locked
+
+
+def try_lock(path: Path) -> TextIO | None:
+    """Open a file, made where it is not there, and lock it until it is closed.
+
+    Returns:
+        None where another process holds it, or has removed its folder meanwhile.
+
+    Raises:
+        UserError: The file system has no locks.
+        OSError: The file cannot be made.
+    """
+    try:
+        return open_locked(path)
+    except FileNotFoundError:
+        return None
+    except NoLocksError as error:
+        raise UserError(
+            str(path),
+            f"cannot be locked ({error.strerror})",
+            "a lock keeps other processes from what one of them writes",
+            f"give an {Option.OUT} on a file system with locks",
+        ) from error
+
 
 LATEST = "latest"
 VERSIONS = "versions"

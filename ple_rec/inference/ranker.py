@@ -25,16 +25,13 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
-from ple_rec.inference.answer_format import answer_schemas, format_rows
-from ple_rec.inference.dense import Settled, settle
-from ple_rec.inference.lookups import Lookups
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest
-from ple_rec.inference.program import read_weights
-from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
-from ple_rec.inference.request_error import RequestError
+from ple_rec.inference.program import Settled, read_weights, settle
+from ple_rec.inference.request import ModelRequest, RankRequest, RequestError, RequestReader, ScoreRequest
+from ple_rec.inference.request_rows import answer_schemas, format_rows
 from ple_rec.inference.signature import Signature
-from ple_rec.inference.tables import StoredTable
+from ple_rec.inference.tables import Lookups, StoredTable
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ple_rec.errors import DataError
 from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES, Ids
-from ple_rec.inference.raw_rows import RawHeldOutRows
+from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_rows import MAX_ITEMS
 

@@ -14,8 +14,7 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import softplus
 
 from ple_rec.metrics import accumulator, scores
-from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
-from ple_rec.metrics.collectives import all_reduce, joined
+from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State, all_reduce, joined
 
 EXACT_LIMIT = 1 << 20
 BINS = 1 << 16

@@ -14,18 +14,19 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator
-from ple_rec.metrics.collectives import all_reduce, gathered
+from ple_rec.metrics.accumulator import all_reduce, gathered
 from ple_rec.metrics.group_auc import (
     GroupRows,
+    GroupSample,
     binned,
     compact,
     concatenated,
     group_areas,
     histogram,
     interval,
+    joined_rows,
     no_rows,
 )
-from ple_rec.metrics.group_sample import GroupSample, joined_rows
 
 GroupResult = dict[str, float | int | list[float] | None]
 

@@ -14,11 +14,10 @@ from ple_rec.config.plan import Plan
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.config.words import suggestion
-from ple_rec.data.columns import Selection
+from ple_rec.data.columns import Selection, select_columns
 from ple_rec.data.dataset import Dataset
-from ple_rec.data.select import select_columns
+from ple_rec.distributed.layouts import Watch
 from ple_rec.distributed.optimizers import attach_table_optimizer
-from ple_rec.distributed.partitioner import Watch
 from ple_rec.distributed.planner import PlanningInputs, check_sizes, make_plan
 from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel

@@ -1,6 +1,6 @@
 """The least time of a training step on GPUs: what each part moves or computes, over what the hardware gives.
 
-A lower bound on time, not a forecast: every peak is reached, kernels fuse what they can, no launch takes time, nobody
+It is a lower bound and no forecast: every peak is reached, kernels fuse what they can, launches take no time, and nobody
 waits. Of a sample on one of W = H L ranks (H hosts of L GPUs) with B samples each, whose F features have n ids in all,
 rows of d values of w bytes, and lie whole on one rank each, spread as evenly as F tables over W ranks can be:
 
@@ -37,6 +37,8 @@ from ple_rec.config.plan_table import WIDTH
 from ple_rec.config.run import ExchangePrecision
 from ple_rec.planning.estimate import all_reduce_bytes
 from ple_rec.planning.workload import Bag, Workload
+from ple_rec.text import aligned
+from ple_rec.text.units import short_count
 
 Resource = Literal["loader", "host link", "GEMM", "HBM", "NVLink", "network"]
 RESOURCES: tuple[Resource, ...] = get_args(Resource)
@@ -178,3 +180,30 @@ def _state(workload: Workload, bag: Bag) -> int:
     """Bytes of the optimizer's state of a row, as the memory moves them."""
     per_row = {"rowwise_adagrad": _SECTOR, "sgd": 0, "adagrad": _FLOAT * bag.dim, "adam": 2 * _FLOAT * bag.dim}
     return per_row[workload.table_optimizer]
+
+
+_UNITS = {"loader": "row", "GEMM": "FLOP"}
+
+
+def format_roofline(found: Roofline) -> str:
+    """Parts, resources, and the rates that follow."""
+    lines = [["part", "a sample", "resource", "ns"]]
+    lines += [[row.part, _amount(row), row.resource, f"{1e9 * found.seconds(row):.2f}"] for row in found.rows]
+    busy = "  ".join(f"{name} {1e9 * found.busy(name):.1f}" for name in RESOURCES if found.busy(name))
+    best, ahead = found.overlapped(loader=True), found.overlapped(loader=False)
+    return "\n".join(
+        [
+            f"roofline, {found.precision}: the busiest rank at its peaks, tables in HBM, nothing waits",
+            *aligned(lines, left=(0, 2)),
+            f"  ns: {busy}",
+            f"GPUs: at most {short_count(ahead)} samples/s (bound by {found.bound(loader=False)}), "
+            f"{short_count(found.serial())} with one part after another; with the loader {short_count(best)} (bound by "
+            f"{found.bound(loader=True)})",
+        ]
+    )
+
+
+def _amount(row: Row) -> str:
+    """What a sample asks for: `264 B`, `12.3 MFLOP`, `1 row`."""
+    text, unit = short_count(row.amount), _UNITS.get(row.resource, "B")
+    return f"{text}{unit}" if text[-1].isalpha() else f"{text} {unit}"

@@ -12,13 +12,12 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
 from ple_rec.config.plan import FEWEST_SAMPLES, Plan, dump_plan
 from ple_rec.distributed.capacity import DoesNotFitError
-from ple_rec.distributed.partitioner import Watch
+from ple_rec.distributed.layouts import Watch
 from ple_rec.distributed.process_group import quiet
 from ple_rec.errors import Option, UserError
 from ple_rec.planning.options import Options
 from ple_rec.planning.plan_input import Described, describe, plan_run
-from ple_rec.planning.roofline import roofline
-from ple_rec.planning.roofline_text import format_roofline
+from ple_rec.planning.roofline import format_roofline, roofline
 from ple_rec.planning.smallest import most_hosts, smallest_hosts
 from ple_rec.planning.suggestions import describe_ways, suggestions
 from ple_rec.planning.text import format_plan, rate_text, tables_in_uvm_by_planner, uvm_text

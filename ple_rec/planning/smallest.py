@@ -10,7 +10,7 @@ from ple_rec.config.cluster import MAX_RANKS, Cluster
 from ple_rec.config.plan import FEWEST_SAMPLES, Plan
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
-from ple_rec.distributed.partitioner import Watch
+from ple_rec.distributed.layouts import Watch
 from ple_rec.distributed.planner import PlanningInputs, is_hopeless
 from ple_rec.planning.estimate import Work, highest_rate
 from ple_rec.planning.plan_input import Described, meta_model, plan_run, request_of, work_of

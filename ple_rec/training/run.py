@@ -32,7 +32,6 @@ from ple_rec.training.evaluate import evaluate
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loggers import watching
 from ple_rec.training.loop import Measure, nothing, train_steps
-from ple_rec.training.paper import paper_figures
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
 from ple_rec.training.preflight import check_evaluation
@@ -41,7 +40,7 @@ from ple_rec.training.restore import check_resumable
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from ple_rec.training.state import TrainState
 from ple_rec.training.storage_check import check_storage
-from ple_rec.training.summary import summary
+from ple_rec.training.summary import paper_figures, summary
 from ple_rec.training.table_health import table_health
 from ple_rec.training.trained import load_checkpoint, open_trained_run
 from ple_rec.training.validation import no_better_than_start, until_stop

@@ -20,7 +20,7 @@ from ple_rec.data.dataset import Dataset, read_columns
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.data.slices import CodeArray, Slicing, ValueCounts
 from ple_rec.metrics import MetricCollection
-from ple_rec.metrics.collectives import all_reduce, rank_and_world
+from ple_rec.metrics.accumulator import all_reduce, rank_and_world
 
 _ROWS_AT_ONCE = 1 << 16
 _ROWS_OF_A_CODE = 1 << 12

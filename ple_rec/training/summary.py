@@ -1,15 +1,30 @@
-"""What `metrics.json` says of a run beside its evaluations: how far, how fast, on what, by which versions."""
+"""What `metrics.json` says of a run beside its evaluations: steps, speed, data, versions, and the paper's figures."""
 
 from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ple_rec.config.load import fingerprint
 from ple_rec.training.context import TrainContext
 from ple_rec.training.state import TrainState
+
+_PLE = {"model": "PLE", "table": "Table 5"}
+
+# Tang et al., RecSys 2020, doi 10.1145/3383313.3412236.
+FIGURES: dict[str, dict[str, dict[str, Any]]] = {
+    "census": {"income": {"auc": 0.9522, **_PLE}, "never_married": {"auc": 0.9945, **_PLE}},
+    "ali-ccp": {"ctr": {"auc": 0.6112, **_PLE}, "cvr": {"auc": 0.6097, **_PLE}},
+}
+
+
+def paper_figures(dataset: str, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """PLE's figures of the paper for those of `tasks` that it reports on `dataset`."""
+    known = FIGURES.get(dataset, {})
+    return {task: known[task] for task in tasks if task in known}
 
 
 def summary(job: TrainContext, position: TrainState) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ple_rec.analysis.utilisation import jensen_shannon, recorded_gates, utilisation
-from ple_rec.runs.metrics import GateLevel
+from ple_rec.runs.results import GateLevel
 from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, open_trained_run
 

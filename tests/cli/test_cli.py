@@ -15,7 +15,7 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.cli.app import VERBS
-from ple_rec.cli.distributed import check_input
+from ple_rec.cli.submission import check_input
 from ple_rec.cli.train import train
 from ple_rec.config.choices import COMPARISONS, recipe_names
 from ple_rec.config.compare import CompareConfig

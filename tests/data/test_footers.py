@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ple_rec.data.dataset import Dataset, read_columns
-from ple_rec.data.footers import Footers
+from ple_rec.data.dataset import Dataset, Footers, read_columns
 from ple_rec.data.integrity import Digests
 from ple_rec.data.loader import Loader
 from ple_rec.data.side_columns import numbers

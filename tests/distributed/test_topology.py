@@ -113,7 +113,7 @@ def test_training_plans_for_the_device_of_the_topology(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
     monkeypatch.setattr(context, "model_of", lambda *_: nn.Linear(1, 1))  # there is no GPU to hold a model
     monkeypatch.setattr(context, "agreed_plan", plan)
-    monkeypatch.setattr(context, "on_main", lambda action: action())  # there is no process group
+    monkeypatch.setattr(context, "run_on_rank_zero", lambda action: action())  # there is no process group
     changes = {"topology": {"device": "h200", "inter_host_gb_per_s": 12.5}, "train": {"precision": "fp32"}}
     config = small_config(write_small(tmp_path / "data"), changes)
     with pytest.raises(_PlannedError) as caught:

@@ -1,4 +1,4 @@
-"""A run over a prepared dataset that has everything, and its export, once for all tests; who changes them copies."""
+"""The exported model of the fixture `feed_model`, in memory, and exports that are quick."""
 
 from __future__ import annotations
 
@@ -9,23 +9,6 @@ import pytest
 
 from ple_rec.inference.program import PROGRAM
 from ple_rec.inference.ranker import Ranker, latest
-from tests.inference.exported import export_run
-from tests.inference.feed import train_feed, write_logs
-
-
-@pytest.fixture(scope="session")
-def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`raw/`, `data/` and `run/` below one folder."""
-    root = write_logs(tmp_path_factory.mktemp("feed"))
-    train_feed(root)
-    return root
-
-
-@pytest.fixture(scope="session")
-def feed_model(feed: Path) -> Path:
-    """Version 1 of that run, in fp32."""
-    export_run(feed / "run", feed / "model")
-    return feed / "model"
 
 
 @pytest.fixture(scope="session")

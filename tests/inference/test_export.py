@@ -24,7 +24,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
-from ple_rec.inference import dense
+from ple_rec.inference import program
 from ple_rec.inference.export import _source
 from ple_rec.inference.export_check import TaskCheck, compare_scores
 from ple_rec.inference.export_options import ExportOptions
@@ -160,8 +160,8 @@ def test_auto_is_left_to_the_machine_that_serves(
     assert f"In fp32 a score may differ by 1e-05, and the largest difference is {largest:.2g}." in card
     scores = evaluated(feed / "run")
     for took, used, within in ((1.0, "bf16", 0.05), (1.9, "fp32", 1e-6)):
-        monkeypatch.setattr(dense, "_MEASURED", {})
-        monkeypatch.setattr(dense, "_timed", lambda _, took=took: {"fp32": 2.0, "bf16": took})
+        monkeypatch.setattr(program, "_MEASURED", {})
+        monkeypatch.setattr(program, "_timed", lambda _, took=took: {"fp32": 2.0, "bf16": took})
         ranker = Ranker(latest(tmp_path / "m"), threads=1)
         assert ranker.dense == used
         assert all(place_in(scores, part, within) is not None for part in of_examples(ranker))
@@ -186,7 +186,7 @@ def test_auto_is_fp32_where_bf16_says_something_else(
 @pytest.mark.usefixtures("same_program")
 def test_the_model_itself_is_timed_in_both(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     export_run(feed / "run", tmp_path / "m", "--dense", "auto", *LET_THROUGH)
-    monkeypatch.setattr(dense, "_MEASURED", {})
+    monkeypatch.setattr(program, "_MEASURED", {})
     ranker = Ranker(latest(tmp_path / "m"), threads=1)
     took = ranker.dense_milliseconds
     assert 0 < min(took.values()) <= max(took.values()) < math.inf

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from ple_rec.config.choices import TablePrecision
 from ple_rec.inference.feature_parsing import Ids
-from ple_rec.inference.lookups import Lookups
 from ple_rec.inference.request import ModelRequest, RankRequest, ScoreRequest
 from ple_rec.inference.signature import OWNERS, Input, Owner, Signature
-from ple_rec.inference.tables import StoredTable, write_table
+from ple_rec.inference.tables import Lookups, StoredTable, write_table
 from ple_rec.modules.grouped import Grouped, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from tests.inference.exported import PRECISIONS

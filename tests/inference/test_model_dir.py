@@ -19,7 +19,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.data import vocabulary_index
 from ple_rec.errors import DataError, UserError
-from ple_rec.inference import lock
+from ple_rec.inference import model_dir
 from ple_rec.inference import ranker as ranker_module
 from ple_rec.inference.manifest import MANIFEST, check_version
 from ple_rec.inference.model_dir import check_out, latest, name_of, new_version, versions
@@ -139,9 +139,9 @@ def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
     def late(path: Path) -> TextIO | None:
         if not taken:
             taken.append(path.parent)
-            with lock.try_lock(path) or nullcontext():
+            with model_dir.try_lock(path) or nullcontext():
                 shutil.rmtree(path.parent)
-        return lock.try_lock(path)
+        return model_dir.try_lock(path)
 
     monkeypatch.setattr("ple_rec.inference.model_dir.try_lock", late)
     with new_version(tmp_path / "m") as folder:

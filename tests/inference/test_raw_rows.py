@@ -9,9 +9,8 @@ import numpy as np
 
 from ple_rec.config.load import load_schema
 from ple_rec.data.encode import Encoder
-from ple_rec.inference.held_out import HeldOut
+from ple_rec.inference.held_out import HeldOut, RawHeldOutRows
 from ple_rec.inference.ranker import Ranker, latest
-from ple_rec.inference.raw_rows import RawHeldOutRows
 
 
 def raw_rows(

@@ -15,8 +15,8 @@ from torchx.runner.config import apply, load_sections
 from torchx.schedulers import get_scheduler_factories
 from torchx.specs.finder import get_component
 
-from launch.environment import environment
 from launch.hosts import HOSTS
+from launch.jobs import environment
 from ple_rec.cli.app import parse
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -12,8 +12,7 @@ from torchx.specs.finder import ComponentValidationException
 import launch.components as components
 from ple_rec import agent
 from ple_rec.cli import submission
-from ple_rec.cli.distributed import check_input
-from ple_rec.cli.submission import only_here
+from ple_rec.cli.submission import check_input, only_here
 from ple_rec.config.load import dump_toml, load_config, with_values
 from ple_rec.config.run import RunConfig
 from tests.tiny import environment, write_tiny

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ple_rec.metrics.collectives import gathered, joined
+from ple_rec.metrics.accumulator import gathered, joined
 from tests.rank_processes import run_ranks
 
 ROWS = (2, 0, 3)  # of each rank

@@ -13,8 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
-from ple_rec.metrics.group_auc import LEVELS, GroupRows, hashes, in_level, interval, rows_at_level
-from ple_rec.metrics.group_sample import GroupSample
+from ple_rec.metrics.group_auc import LEVELS, GroupRows, GroupSample, hashes, in_level, interval, rows_at_level
 from tests.metrics.groups import Data, exactly, made
 
 TOP = 2**63 - 1

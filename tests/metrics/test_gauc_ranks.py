@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 
-from ple_rec.metrics import gauc, group_sample
+from ple_rec.metrics import gauc, group_auc
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
 from ple_rec.metrics.group_auc import GroupRows
 from tests.metrics.groups import Data, exactly, made
@@ -83,7 +83,7 @@ def test_ranks_get_what_one_process_gets(world_size: int) -> None:
 
 def _joined_at_once(rank: int, world_size: int) -> tuple[list[int], list[list[GroupResult]]]:
     """Rows of all ranks that a rank holds at once; and results."""
-    held, join = [], group_sample.joined_rows
+    held, join = [], group_auc.joined_rows
 
     def counted(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
         found = join(rows, group)

@@ -14,8 +14,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.planning.estimate import Work, all_reduce_ms
 from ple_rec.planning.plan_input import describe
-from ple_rec.planning.roofline import Roofline, roofline
-from ple_rec.planning.roofline_text import format_roofline
+from ple_rec.planning.roofline import Roofline, format_roofline, roofline
 from ple_rec.planning.workload import Bag, Workload, workload_of
 from tests.conftest import REPOSITORY
 from tests.planning.samples import cluster

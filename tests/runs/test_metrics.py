@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.runs.metrics import Curves, GateLevel, TableHealth
+from ple_rec.runs.results import Curves, GateLevel, TableHealth
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [], {}])

@@ -35,7 +35,7 @@ class Report:
         code = f"""
             import sys
             sys.path[:0] = {[str(site), str(repository)]!r}
-            from ple_rec import doctor
+            from ple_rec.runtime import doctor
             doctor.has_cuda_driver = lambda: {driver}
             raise SystemExit(doctor.run())
         """

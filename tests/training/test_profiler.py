@@ -20,11 +20,10 @@ from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, breakdown
+from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
 from ple_rec.training.profiler.regions import OFF, REGIONS, Region, RegionClocks
 from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
 from ple_rec.training.profiler.session import UNPROFILED, StepProfile
-from ple_rec.training.profiler.text import advice, format_breakdown
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
 SECONDS = 1e-3  # of a clock that is read twice

@@ -1,20 +1,26 @@
-"""What is predicted: chunks of rows, in the order of the input.
+"""Inputs of a prediction: splits of a dataset, or raw logs, as chunks of rows in the order of the input.
 
 Shape suffixes: N rows of a chunk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 
+from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
-from ple_rec.data.arrow import IntArray
-from ple_rec.data.columns import Columns, Selection
-from ple_rec.inference.predict.counts import Missing
+from ple_rec.config.words import suggestion
+from ple_rec.data.arrow import BoolArray, IntArray
+from ple_rec.data.columns import Columns, Selection, decode
+from ple_rec.data.dataset import Dataset, RowGroup, read_columns
+from ple_rec.data.encode import Encoder
+from ple_rec.errors import Option, UserError
+from ple_rec.inference.predict.score import Missing
 
 _IDS = ("user", "video", "item", "photo", "ad", "request")
 
@@ -75,3 +81,164 @@ def default_ids(schema: DatasetSchema) -> list[str]:
     names = {name + end for name in _IDS for end in ("", "_id")}
     single = [feature.name for feature in schema.sparse if not feature.bag and feature.name in names]
     return list(dict.fromkeys([*([schema.group] if schema.group else []), *single]))
+
+
+SPLIT = "split"
+
+
+class DatasetInput:
+    """Splits, one after the other, in file order.
+
+    Args:
+        dataset: Dataset directory.
+        selection: Features that the model reads.
+        splits: Names of the splits.
+        ids: Columns of the parts to carry along; where there are several splits, their name comes too, as `split`.
+
+    Raises:
+        UserError: A split has no rows, or a column is not there.
+        DataError: A part is damaged.
+    """
+
+    def __init__(self, dataset: Dataset, selection: Selection, splits: Sequence[Split], ids: Sequence[str]) -> None:
+        self.dataset, self.selection, self.splits, self.ids = dataset, selection, tuple(splits), tuple(ids)
+        if len(self.splits) > 1 and SPLIT in self.ids:
+            rule = "of several splits, a column of that name says which a row is of"
+            raise UserError(Option.IDS, f'got "{SPLIT}"', rule, "leave it out")
+        needed = [*selection.column_names(), *self.ids]
+        self._groups: dict[Split, list[RowGroup]] = {}
+        for split in self.splits:
+            there = dataset.row_groups(split, selection.column_names())[0].footer.schema.to_arrow_schema().names
+            if unknown := [name for name in self.ids if name not in there]:
+                fix = "name columns of the parts"
+                raise UserError(Option.IDS, f'got "{unknown[0]}"', suggestion(unknown[0], there), fix)
+            self._groups[split] = dataset.row_groups(split, needed)
+        self.rows = sum(group.rows for groups in self._groups.values() for group in groups)
+
+    def sections(self, first: int) -> Generator[Generator[Chunk]]:
+        """Yield a section for each split."""
+        start = 0
+        for split, groups in self._groups.items():
+            rows = sum(group.rows for group in groups)
+            if first < start + rows:
+                yield self._chunks(split, start, max(first - start, 0))
+            start += rows
+
+    def _chunks(self, split: Split, start: int, skip: int) -> Generator[Chunk]:
+        for group in self._groups[split]:
+            if skip < group.rows:
+                yield self._chunk(split, group, start, skip)
+            start, skip = start + group.rows, max(skip - group.rows, 0)
+
+    def _chunk(self, split: Split, group: RowGroup, start: int, skip: int) -> Chunk:
+        names = list(dict.fromkeys([*self.selection.column_names(), *self.ids]))
+        table = read_columns(group, names).slice(skip)
+        columns = decode(table, self.selection, group.place).arrange()
+        ids = table.select(list(self.ids))
+        if len(self.splits) > 1:
+            ids = ids.append_column(SPLIT, pa.repeat(split, len(table)))
+        next_N = np.arange(start + skip + 1, start + group.rows + 1)
+        return Chunk(columns, ids, next_N, lambda row: f"{group.place}, row {skip + row}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return the dataset's fingerprint, which its parts carry, and the splits."""
+        return {"dataset": self.dataset.schema.fingerprint, "splits": list(self.splits), "rows": self.rows}
+
+    def check_unchanged(self) -> None:
+        """Do nothing: every row group is compared with its footer when it is read."""
+
+
+POSITION, RAW, WEIGHTS, ID = "__position", "raw__", "weights__", "id__"
+
+
+class RawRows(Protocol):
+    """Rows of raw logs, as data preparation reads them: tables of `POSITION`, raw values, weights, numbers and ids."""
+
+    rows: int
+
+    def batches(self, first: int) -> Generator[pa.Table]:
+        """Yield the rows from a position on."""
+
+    def locate(self, position: int) -> str:
+        """Return where a row lies, for messages; that may take reading a file up to it."""
+
+    def file_of(self, position: int) -> str:
+        """Return the file that a row lies in, for messages."""
+
+    def stamps(self) -> list[dict[str, object]]:
+        """Return what tells the files from others."""
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
+
+
+@dataclass(frozen=True)
+class RawInput:
+    """Rows of raw logs.
+
+    Args:
+        raw: The rows.
+        encoder: Encoder of the dataset that the model was trained on.
+        selection: Columns that the model reads.
+    """
+
+    raw: RawRows
+    encoder: Encoder
+    selection: Selection
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the logs."""
+        return self.raw.rows
+
+    def sections(self, first: int) -> Generator[Generator[Chunk]]:
+        """Yield one section, the chunks from a position on."""
+        yield self._chunks(first)
+
+    def _chunks(self, first: int) -> Generator[Chunk]:
+        for table in self.raw.batches(first):
+            yield self._chunk(table)
+
+    def _chunk(self, table: pa.Table) -> Chunk:
+        position_N = table[POSITION].to_numpy()
+
+        def place(row: int) -> str:
+            return self.raw.locate(int(position_N[row]))
+
+        where = self.raw.file_of(int(position_N[0])) if len(table) else "the log"
+        found: dict[str, pa.Array] = {}
+        missing: dict[str, BoolArray] = {}
+        for feature in self.selection.sparse:
+            values = table[f"{RAW}{feature.name}"].combine_chunks()
+            found[feature.name] = self.encoder.rows(feature.name, values, f"{where}, {feature.name}")
+            missing[feature.name] = _missing(values)
+            if feature.weights is not None:
+                found[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
+        found |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
+        columns = decode(pa.table(found), self.selection, where).arrange()
+        ids = [name for name in table.column_names if name.startswith(ID)]
+        carried = table.select(ids).rename_columns([name.removeprefix(ID) for name in ids])
+        return Chunk(
+            columns=columns,
+            ids=carried,
+            next_N=position_N + 1,
+            place=place,
+            missing=Missing(
+                np.stack([missing[feature.name] for feature in self.selection.single] or [np.empty(0, np.bool_)]),
+                tuple(missing[feature.name] for feature in self.selection.bags),
+            ),
+        )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the files of log and side tables from others."""
+        return {"files": self.raw.stamps()}
+
+    def check_unchanged(self) -> None:
+        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
+        self.raw.check_unchanged()
+
+
+def _missing(values: pa.Array) -> BoolArray:
+    items = values.flatten() if pa.types.is_nested(values.type) else values
+    missing: BoolArray = items.is_null().to_numpy(zero_copy_only=False)
+    return missing

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.reports.cells import true_minus
-from ple_rec.runs.metrics import GateLevel
 from ple_rec.runs.read import RunFiles
+from ple_rec.runs.results import GateLevel
 
 _BLOCK = 16  # experts side by side at most; a level with more is cut into blocks below each other
 _LARGE = 12  # experts up to which cells are large, and have bars

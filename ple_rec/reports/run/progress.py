@@ -12,9 +12,8 @@ from ple_rec.reports.cells import Scale, scale_over
 from ple_rec.reports.charts import hardly_differ, learning_curve, over_steps, weight_lines
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.format import count, meanings
-from ple_rec.runs.metrics import TableHealth
 from ple_rec.runs.read import RunFiles, Series
-from ple_rec.runs.results import mapping
+from ple_rec.runs.results import TableHealth, mapping
 from ple_rec.text.units import metric_text
 
 # Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows

@@ -13,11 +13,11 @@ from ple_rec.reports.cells import DASH, Scale, scale_over
 from ple_rec.reports.charts import calibration_plot, roc_curve
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.format import count, meanings
-from ple_rec.runs.metrics import Curves
 from ple_rec.runs.read import RunFiles
 from ple_rec.runs.results import (
     FEW,
     FEW_OF_A_CLASS,
+    Curves,
     by_kind,
     caution,
     entries,

@@ -12,8 +12,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ple_rec.serving.http.errors import RefusedError, internal_error
-from ple_rec.serving.http.log import log_error, log_info
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import Metrics, log_error, log_info
 from ple_rec.serving.http.options import ServerOptions
 
 FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:

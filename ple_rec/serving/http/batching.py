@@ -5,11 +5,15 @@
 
 Under little load a request is scored alone at once, under much load a call has several. Requests wait in the event
 loop; one whose client has gone, or whose time is over, is cancelled there, and not scored if that has not begun.
+
+Values of a body are counted before it is parsed, by its commas and brackets: a value becomes an object of Python, so
+the number of values decides how long parsing takes, and the number of bytes does not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -20,12 +24,33 @@ from typing import Literal, NamedTuple
 import orjson
 
 from ple_rec.inference.ranker import Ranker
-from ple_rec.inference.request import ModelRequest
-from ple_rec.inference.request_error import RequestError
-from ple_rec.serving.http.body import parse
-from ple_rec.serving.http.errors import error_body, internal_error
-from ple_rec.serving.http.log import log_error
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.inference.request import ModelRequest, RequestError, shorten
+from ple_rec.serving.http.errors import RefusedError, error_body, internal_error
+from ple_rec.serving.http.metrics import Metrics, log_error
+
+MAX_PIECES = 1 << 17  # commas and opening brackets: 2,000 items of 64 features have as many
+_NUMBER = re.compile(r"[-+.0-9eE]{1,100}")
+
+
+def parse(body: bytes) -> object:
+    """Return the document.
+
+    Raises:
+        RefusedError: 413 where it has too many values, 400 where it is no JSON or has a number that no double holds.
+    """
+    pieces = sum(map(body.count, (b",", b"[", b"{")))
+    if pieces > MAX_PIECES:
+        rule = f"at most {MAX_PIECES:,}, within texts too; send fewer items at a time"
+        raise RefusedError(413, "body", f"{pieces:,} commas and opening brackets", rule, reason="size")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        if "infinity" in error.msg and (number := _NUMBER.match(error.doc, error.pos)) is not None:
+            rule = f"a number is at most 1.8e308 ({place}); an integer may stand as text"
+            raise RefusedError(400, "body", shorten(number[0]), rule) from error
+        raise RefusedError(400, "body", place, f"it is no JSON: {error.msg}") from error
+
 
 Kind = Literal["rank", "score"]
 _RECENT = 0.1  # weight of the last call in the mean of seconds a request

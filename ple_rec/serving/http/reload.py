@@ -14,8 +14,7 @@ from ple_rec.inference.manifest import MANIFEST, readable
 from ple_rec.inference.model_dir import latest, latest_name
 from ple_rec.inference.ranker import Ranker
 from ple_rec.serving.http.batching import Batcher
-from ple_rec.serving.http.log import log_error, log_info, log_warning
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import Metrics, log_error, log_info, log_warning
 from ple_rec.storage import Location, stamp_of
 
 

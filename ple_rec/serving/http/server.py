@@ -21,8 +21,7 @@ from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.app import application
 from ple_rec.serving.http.batching import Batcher
 from ple_rec.serving.http.binding import listen
-from ple_rec.serving.http.log import configure_log, log_info
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import Metrics, configure_log, log_info
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
 

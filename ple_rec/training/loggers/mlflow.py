@@ -19,8 +19,16 @@ from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import CONFIG, MLFLOW
 from ple_rec.storage import Location
-from ple_rec.training.loggers.base import Ending, Record, TimedRecord, UnavailableError
-from ple_rec.training.loggers.scalars import FINAL, final_scalars, flat, scalars
+from ple_rec.training.loggers.base import (
+    FINAL,
+    Ending,
+    Record,
+    TimedRecord,
+    UnavailableError,
+    final_scalars,
+    flat,
+    scalars,
+)
 
 # Limits of MLflow's REST interface: characters of a value, entries of a request.
 _VALUE, _PARAMS, _METRICS = 6000, 100, 1000

@@ -17,8 +17,7 @@ from typing import Any
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError, settings
-from ple_rec.training.loggers.base import Ending, Record, TimedRecord
-from ple_rec.training.loggers.scalars import final_scalars, flat, scalars
+from ple_rec.training.loggers.base import Ending, Record, TimedRecord, final_scalars, flat, scalars
 
 _PREFIX = "events.out.tfevents."
 

@@ -1,4 +1,4 @@
-"""The measurements of all ranks in one summary: `step.json`."""
+"""The measurements of all ranks as `step.json`, and as a person reads them in `step.txt`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,125 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ple_rec.config.run import RunConfig
+from ple_rec.text import aligned
+from ple_rec.text.units import short_count
 from ple_rec.training.profiler.regions import REGIONS, Region
+
+_UNEVEN = 1.25  # work of the slowest rank over that of the fastest
+
+
+def format_breakdown(summary: Mapping[str, Any]) -> str:
+    """Return the lines of a summary: regions, rates and operators, notes, and what to look at.
+
+    Args:
+        summary: Content of `step.json`.
+    """
+    several, traced = summary["world_size"] > 1, summary["traced_steps"]
+    first, last = summary["first_step"], summary["first_step"] + summary["steps"] - 1
+    of_rank = (
+        f", rank {summary['rank']} on {summary['host']}, which has most to do of {summary['world_size']}" * several
+    )
+    parts = [
+        f"where a step goes: steps {first:,} to {last:,}{of_rank}",
+        "\n".join(aligned(_regions(summary, several))),
+        _rates(summary),
+        f"most expensive operators, of steps {last + 1:,} to {last + traced:,} in the profiler, by the time of "
+        f"{summary['operators_of']}\n" + "\n".join(aligned(_operators(summary))),
+        "\n".join(summary["notes"]),
+        f"look at: {summary['advice']}",
+        f"trace: {summary['traces'][0]}{', and one of every other rank' * several}; open it at https://ui.perfetto.dev",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _regions(summary: Mapping[str, Any], several: bool) -> list[list[str]]:
+    lines = [["", "ms", "share", *(["min ms", "max ms"] if several else [])]]
+    for region, values in summary["regions"].items():
+        if region == "copy to device" and summary["device"] == "cpu":
+            continue
+        ends = [f"{values['min_ms']:.2f}", f"{values['max_ms']:.2f}"] if several else []
+        lines.append([f"  {region}", f"{values['ms']:.2f}", f"{100 * values['share']:.1f} %", *ends])
+    total = sum(values["share"] for values in summary["regions"].values())
+    lines.append(["  step", f"{summary['step_ms']:.2f}", f"{100 * total:.1f} %", *(["", ""] if several else [])])
+    return lines
+
+
+def _operators(summary: Mapping[str, Any]) -> list[list[str]]:
+    lines = [["", "ms a step", "of all", "calls a step"]]
+    for one in summary["operators"]:
+        lines.append([f"  {one['name']}", f"{one['ms']:.2f}", f"{100 * one['share']:.1f} %", f"{one['calls']:.0f}"])
+    return lines
+
+
+def _rates(summary: Mapping[str, Any]) -> str:
+    rates = summary["samples_per_second"]
+    timed, before, traced = (rates[key] and short_count(round(rates[key])) for key in ("timed", "before", "traced"))
+    text = f"{timed} samples/s in these steps, {traced} in the profiler"
+    text += f", {before} in the steps before, with neither" if before else ""
+    return f"{text}; {summary['cores_busy']:.1f} cores busy"
+
+
+def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
+    """Return what to look at first, by the shares of a step.
+
+    Args:
+        summary: Result of `breakdown`.
+        config: Configuration of the run.
+    """
+    share = {region: values["share"] for region, values in summary["regions"].items()}
+    exchange = sum(share[region] for region in EXCHANGES)
+    tables = share["lookup"] + share["table update"]
+    dense = share["dense forward"] + share["dense backward"]
+    work = [rank["own_ms"] for rank in summary["ranks"]]
+    train = config.train
+
+    if share["data wait"] >= 0.1:
+        return (
+            f"data wait is {_pct(share['data wait'])}: the reading thread does not keep up; prepare larger row groups, "
+            "give a rank one more core than threads, or, where it only stutters, raise data.prefetch (now "
+            f"{config.data.prefetch})"
+        )
+    if (apart := max(work) / min(work)) >= _UNEVEN:
+        return (
+            f"rank {summary['rank']} on {summary['host']} has {apart:.2f} times the work of the rank that has least, "
+            f"and the others wait for it, up to {summary['step_ms'] - min(work):.0f} ms a step: look at its host, and "
+            "at which tables lie there (plan.json)"
+        )
+    if exchange >= 0.2:
+        ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
+        return (
+            f"exchanges are {_pct(exchange)}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "
+            "waits for the other ranks are the same at any size"
+        )
+    if share["logging"] >= 0.05:
+        return f"logging is {_pct(share['logging'])}: raise train.report_every (now {train.report_every})"
+    if share["metrics"] >= 0.1:
+        return f"metrics are {_pct(share['metrics'])}: their cost is by the sample and the task; choose fewer tasks"
+    if share["optimizers"] >= 0.15:
+        return (
+            f"optimizers are {_pct(share['optimizers'])}: their cost is by the parameter and not by the sample; raise "
+            "the batch"
+        )
+    if share["copy to device"] >= 0.1 and train.pipeline == "none":
+        return f'copies to the device are {_pct(share["copy to device"])}: set train.pipeline = "sparse_dist"'
+    if tables >= 0.3:
+        return (
+            f"lookup and table update are {_pct(tables)}: they read and write one row per id, so shorter bags, "
+            "narrower rows (embeddings.dim) and memory nearer to the rank help"
+        )
+    if share["other"] >= 0.2:
+        return f"other is {_pct(share['other'])}: Python between the parts, the same at any size; raise the batch"
+    lower = ', the precision (train.precision = "auto" measures it)' if train.precision == "fp32" else ""
+    return (
+        f"the dense layers are {_pct(dense)}, where the time should go: what is left to change is their size{lower} "
+        "and the threads (runtime.threads)"
+    )
+
+
+def _pct(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
 
 # Regions in which a rank waits for others, so that their time says little of its own work.
 EXCHANGES: tuple[Region, ...] = ("input distribution", "output distribution", "gradient exchange")

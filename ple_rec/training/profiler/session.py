@@ -22,11 +22,9 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import PROFILE, write_bytes, write_json, write_text, writing
 from ple_rec.storage import Location, make_directory
 from ple_rec.training.context import TrainContext
-from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, breakdown
-from ple_rec.training.profiler.regions import OFF, RegionClocks, Regions
+from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
+from ple_rec.training.profiler.regions import OFF, RegionClocks, Regions, TableMarks
 from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
-from ple_rec.training.profiler.tables import TableMarks
-from ple_rec.training.profiler.text import advice, format_breakdown
 
 _OPERATORS = 5  # shown in the text
 _BLOCKS = "_Blocked"  # waits while other threads compute, whose operators are listed instead

@@ -55,7 +55,7 @@ def message(text: str) -> str:
 
 
 def test_the_label_that_the_docs_recommend_leaves_a_missing_value_missing() -> None:
-    docs = Path(__file__).resolve().parents[2] / "docs"
+    docs = Path(__file__).resolve().parents[3] / "docs"
     table = ibis.memtable({"watch_seconds": [None, 30, 900]}, schema={"watch_seconds": "int64"})
     for page in ("prep.md", "ranking.md", "models.md"):
         (text,) = re.findall(r"`(\w+\(watch_seconds, [^`]*/ [^`]*)`", (docs / page).read_text())

@@ -22,7 +22,7 @@ from data_prep.init.roles import guess_roles
 from ple_rec.cli import main
 from tests.data_prep.init.guess_logs import ROWS, init, run, small, write_csv
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def write_rows(path: Path, columns: dict[str, list[Any]]) -> None:

@@ -149,7 +149,7 @@ def test_a_store_that_goes_away_in_mid_upload(
 
 KILLED = """
 import os, sys
-from data_prep import upload
+from data_prep.output import upload
 from ple_rec.cli import main
 left, write = int(sys.argv[1]), upload.atomic_write
 

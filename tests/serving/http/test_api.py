@@ -218,7 +218,7 @@ def test_statuses_of_the_interface_stand_in_order(server: Running) -> None:
 
 
 def test_the_page_is_a_file_of_the_package(server: Running, repository: Path) -> None:
-    folder = repository / "ple_rec" / "serve" / "page"
+    folder = repository / "ple_rec" / "serving" / "page"
     if not folder.is_dir():
         pytest.skip("the package has no page")
     paths = {"/": "index.html"} | {f"/static/{file.name}": file.name for file in folder.iterdir() if file.is_file()}

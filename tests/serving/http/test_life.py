@@ -21,12 +21,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.inference import dense, remote_model
+from ple_rec.inference import program, remote_model
 from ple_rec.inference.ranker import Ranker, latest
 from ple_rec.serving.http import server as server_module
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.binding import bind, listen
-from ple_rec.serving.http.log import configure_log
+from ple_rec.serving.http.metrics import configure_log
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.reload import load
 from tests.inference.exported import set_latest
@@ -219,8 +219,8 @@ def test_the_precision_that_is_used_is_told(
     model = json.loads((version / "model.json").read_text())
     (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
     monkeypatch.setattr(remote_model, "check_version", lambda _: None)
-    monkeypatch.setattr(dense, "_MEASURED", {})
-    monkeypatch.setattr(dense, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
+    monkeypatch.setattr(program, "_MEASURED", {})
+    monkeypatch.setattr(program, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
     configure_log()
     load(version, 1)
     said = capsys.readouterr().err

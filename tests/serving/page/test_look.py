@@ -71,7 +71,7 @@ def test_rows_move_unless_motion_is_unwelcome(browser: Browser, server: Running)
 
 
 def test_nothing_of_the_page_is_made_of_markup(repository: Path) -> None:
-    folder = repository / "ple_rec" / "serve" / "page"
+    folder = repository / "ple_rec" / "serving" / "page"
     scripts = "\n".join(file.read_text() for file in folder.glob("*.js"))
     assert not re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|new Function", scripts)
     markup = (folder / "index.html").read_text()

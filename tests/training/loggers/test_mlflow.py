@@ -21,9 +21,8 @@ from ple_rec.errors import PreemptedError, UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.loggers import check_installed, check_reachable, mlflow
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, TimedRecord, UnavailableError
+from ple_rec.training.loggers.base import Ending, TimedRecord, UnavailableError, final_scalars, flat, scalars
 from ple_rec.training.loggers.mlflow import Mlflow
-from ple_rec.training.loggers.scalars import final_scalars, flat, scalars
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import train
 from tests.tiny import wait_until

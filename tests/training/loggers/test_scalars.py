@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ple_rec.training.loggers.scalars import final_scalars, flat, scalars
+from ple_rec.training.loggers.base import final_scalars, flat, scalars
 from tests.training.small import small_config
 
 TRAIN = {

@@ -18,8 +18,7 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import build_context
 from ple_rec.training.loggers import check_installed, tensorboard, watchers, watching
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending
-from ple_rec.training.loggers.scalars import scalars
+from ple_rec.training.loggers.base import Ending, scalars
 from ple_rec.training.loggers.tensorboard import TensorBoard
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
