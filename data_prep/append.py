@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from data_prep.output.parent import Parent
-from data_prep.transforms.days import number_of, text_of
+from data_prep.transforms.arithmetic import number_of, text_of
 from ple_rec.config.diff import Difference, changed_beyond
 from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
 from ple_rec.errors import Option, UserError

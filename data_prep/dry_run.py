@@ -27,8 +27,8 @@ from data_prep.sources.find import find_all
 from data_prep.sources.sample import Sampled, sample_csv
 from data_prep.sources.table import refuse_changes
 from data_prep.survey import Survey, check_splits, count_rows
+from data_prep.transforms.arithmetic import text_of
 from data_prep.transforms.columns import REASON, SPLIT
-from data_prep.transforms.days import text_of
 from data_prep.transforms.expression_scope import warn_of_offsets
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved

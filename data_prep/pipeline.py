@@ -41,8 +41,8 @@ from data_prep.sources.table import refuse_changes
 from data_prep.stats.drift import Groups
 from data_prep.survey import RowRange, Survey, no_day, survey
 from data_prep.transforms import expression_scope, quantiles, side_bags
+from data_prep.transforms.arithmetic import number_of, numbered, text_of
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
-from data_prep.transforms.days import number_of, numbered, text_of
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived, LogRows, between, derive

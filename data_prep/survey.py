@@ -12,8 +12,8 @@ from data_prep.engines.base import Engine
 from data_prep.output.parts import PART
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
+from data_prep.transforms.arithmetic import PER_SECOND, number_of, numbered, text_of
 from data_prep.transforms.columns import DAY, DEALT, REASON, SPLIT
-from data_prep.transforms.days import PER_SECOND, number_of, numbered, text_of
 from data_prep.transforms.expression_scope import columns_of
 from data_prep.transforms.resolve import THRESHOLD, Resolved
 from data_prep.transforms.rows import Derived

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
-from ple_rec.reports.svg import MUTED, Chart
+from ple_rec.reports.lines import Curve, draw_lines, looks
+from ple_rec.reports.svg import MUTED, Chart, Paint
 from ple_rec.text import aligned
 
 Results = Mapping[str, Any]  # compare.json

@@ -12,10 +12,9 @@ from ibis.expr import operations as ops
 from sqlglot import exp
 
 from data_prep.expressions import kinds as k
-from data_prep.expressions import numbers as n
-from data_prep.expressions.advice import cast_fix, kind_fix, mixed_fix, name_fix
+from data_prep.expressions import kinds as n
 from data_prep.expressions.functions import FUNCTIONS, WANTS, Want
-from data_prep.expressions.source import Source, piece_of, shown
+from data_prep.expressions.source import Source, cast_fix, kind_fix, mixed_fix, name_fix, piece_of, shown
 from data_prep.expressions.syntax import TYPES
 
 MAX_SIZE = 50_000  # nodes once every part stands wherever it is used; an engine reads the expression so

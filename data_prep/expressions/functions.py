@@ -15,7 +15,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.operations as ops
 
 from data_prep.expressions import kinds as k
-from data_prep.expressions import numbers as n
+from data_prep.expressions import kinds as n
 from data_prep.expressions.source import Source
 from ple_rec.text.suggest import nearest
 

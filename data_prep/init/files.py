@@ -1,9 +1,10 @@
-"""The two TOML files of `ple-rec init`: how a log becomes a dataset, and a first model of it."""
+"""The two TOML files of `ple-rec init`, and whether prep takes them."""
 
 from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,13 +12,34 @@ from typing import TypeGuard
 
 import pyarrow.compute as pc
 
-from data_prep.dry_run import expected_values
+from data_prep.dry_run import bad_rows_of, expected_values
 from data_prep.init.dealing import SHARE, dealing_of
 from data_prep.init.log import Log
 from data_prep.init.roles import MANY, Feature, Label, Roles, quoted
 from data_prep.init.times import Time
+from data_prep.run import read_recipe
+from data_prep.transforms.resolve import resolve
 from ple_rec.config.prep import MAX_ROWS, AppendConfig
-from ple_rec.errors import UserError
+from ple_rec.errors import PleRecError, UserError
+
+
+def problem_of(file: Path, log: Log) -> str:
+    """Return why prep refuses a file, as far as a sample of its log tells; empty where it does not.
+
+    Args:
+        file: The file.
+        log: The log.
+    """
+    try:
+        config, place, _ = read_recipe(str(file.absolute()))
+        resolved = resolve(config, place)
+        resolved.check_columns(log.sampled.table)
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
+            bad = bad_rows_of(resolved, {"log": log.sampled}, Path(folder) / "dataset")
+    except PleRecError as error:
+        return str(error)
+    return "; ".join(" ".join(line.split()) for line in bad)
+
 
 PREP, TRAIN = "prep.toml", "train.toml"
 _APPEND = AppendConfig()

@@ -11,8 +11,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.init.column import EXACT, Column, words_of
-from data_prep.init.names import Names
+from data_prep.init.column import EXACT, Column, Names, words_of
 from data_prep.init.questions import question_of
 from data_prep.init.times import Time, row_time, time_of
 from data_prep.sources.list_texts import Cut

@@ -1,18 +1,62 @@
-"""Metadata of a dataset directory: its schema, names of its buckets, and types of its CSV columns."""
+"""Metadata of a dataset directory: schema, names of buckets, types of CSV columns, statistics of finished parts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
 from data_prep.output.parts import PartFile
+from data_prep.stats import compute
 from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
 from data_prep.transforms.resolve import Resolved
 from data_prep.vocabulary.build import Vocabularies
-from ple_rec.config.base import Split
+from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Task
+
+
+@contextmanager
+def parts_engine(stage: Path, memory: int | None = None) -> Iterator[DuckEngine]:
+    """Open an engine that works in the folder of the parts, and leaves nothing there.
+
+    Args:
+        stage: Folder of the parts.
+        memory: Bytes that the engine may use; None for 80 % of the machine's.
+    """
+    work = stage / "work"
+    work.mkdir(exist_ok=True)
+    engine = DuckEngine(work, memory=memory)
+    try:
+        yield engine
+    finally:
+        engine.close()
+        shutil.rmtree(work)
+
+
+def describe(
+    engine: DuckEngine,
+    stage: Path,
+    schema: DatasetSchema,
+    slices: Sequence[str] | None = None,
+    names: Mapping[str, Mapping[int, str]] | None = None,
+) -> dict[str, Any]:
+    """Return `stats.json` of the parts below a folder, as `data_prep.stats` describes it.
+
+    Args:
+        engine: Engine of `parts_engine`.
+        stage: Folder of the parts.
+        schema: Schema of the dataset.
+        slices: Columns by whose values labels are correlated, as `compute` takes them.
+        names: Value that each row stands for, by table and row.
+    """
+    files = {split: sorted((stage / split).glob("*.parquet")) for split in SPLITS}
+    return compute(engine, files, schema, slices=slices, names=names)
 
 
 def build_schema(

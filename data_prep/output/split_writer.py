@@ -15,6 +15,7 @@ from data_prep.engines.base import Engine, Unit
 from data_prep.output.parts import NO_GROUP, PART, PartFile, PartLayout, read_part
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION
+from data_prep.transforms.arithmetic import quotient
 from data_prep.transforms.columns import (
     DAY_COLUMN,
     GROUP_COLUMN,
@@ -23,7 +24,6 @@ from data_prep.transforms.columns import (
     space_columns,
     weights_column,
 )
-from data_prep.transforms.days import quotient
 from data_prep.transforms.encode import in_groups
 from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.prep import PrepConfig

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.output.description import describe, parts_engine
 from data_prep.output.digest import content_sha256
+from data_prep.output.metadata import describe, parts_engine
 from data_prep.output.parts import write_part
 from data_prep.output.split_writer import MIN_ROW_GROUPS
 from data_prep.output.stage import dataset_directory, is_there

@@ -39,7 +39,7 @@ read raw files (`write_tables`, synthetic data), `dropped`, `overflow` and `sour
 """
 
 from data_prep.stats.compute import STATS_VERSION, compute
-from data_prep.stats.moments import dense_stats, rate, task_stats
+from data_prep.stats.dense import dense_stats, rate, task_stats
 from data_prep.stats.page import write_page
 
 __all__ = ["STATS_VERSION", "compute", "dense_stats", "rate", "task_stats", "write_page"]

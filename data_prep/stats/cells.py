@@ -22,7 +22,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data_prep.engines.base import Engine
-from data_prep.stats.moments import rate
+from data_prep.stats.dense import rate
 from ple_rec.config.schema import Task
 
 _TOGETHER = 6  # tasks in one grouping at most: 4^6 states

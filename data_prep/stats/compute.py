@@ -10,8 +10,7 @@ from data_prep.engines.base import Engine
 from data_prep.stats import dense, drift, ids
 from data_prep.stats.extents import Extent, Range, extents
 from data_prep.stats.labels import Labels, default_slices, kept_values, label_columns
-from data_prep.stats.names import raw_values, rows_to_name
-from data_prep.stats.together import Parts
+from data_prep.stats.together import Parts, raw_values, rows_to_name
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data_prep.stats.dense import Pairs
+from data_prep.stats.dense import Integers, Numbers, Pairs, rate
 from data_prep.stats.ids import KEPT, Lookups
-from data_prep.stats.moments import Integers, Numbers, rate
 
 BINS = 10  # of a dense column, of equal size in train
 MODERATE, LARGE = 0.1, 0.25  # the usual thresholds of PSI

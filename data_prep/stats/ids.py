@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from data_prep.engines.base import Engine
+from data_prep.stats.dense import rate
 from data_prep.stats.extents import Extent
-from data_prep.stats.moments import rate
 from data_prep.stats.together import CELLS, SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, SparseFeature

@@ -33,8 +33,7 @@ from data_prep.synthetic.columns import (
     table_rows,
 )
 from data_prep.synthetic.feed import Feed
-from data_prep.synthetic.files import Layout, Written, write_file
-from data_prep.synthetic.workers import run_shares
+from data_prep.synthetic.files import Layout, Written, run_shares, write_file
 from data_prep.synthetic.world import DAYS, PAPER_ROWS, World
 from ple_rec.config.base import Split
 from ple_rec.config.schema import Table, Task

@@ -10,8 +10,8 @@ import ibis.expr.types as ir
 from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import floating
 from data_prep.sources.files import POSITION
+from data_prep.transforms.arithmetic import hashed_row
 from data_prep.transforms.columns import weights_column
-from data_prep.transforms.hashing import hashed_row
 from data_prep.vocabulary.lookup import Entries
 from ple_rec.config.prep import SparseSpec
 from ple_rec.config.schema import Table

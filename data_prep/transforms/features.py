@@ -9,8 +9,8 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from data_prep.expressions.advice import kind_fix
-from data_prep.transforms.column_builder import BROKEN, ColumnBuilder, as_float32, beyond_float32
+from data_prep.expressions.source import kind_fix
+from data_prep.transforms.expression_scope import BROKEN, ColumnBuilder, as_float32, beyond_float32
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.prep import SparseSpec
 

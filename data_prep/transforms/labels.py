@@ -8,10 +8,10 @@ from functools import partial
 import ibis
 import ibis.expr.types as ir
 
-from data_prep.expressions import numbers as exact
+from data_prep.expressions import kinds as exact
 from data_prep.expressions.kinds import floating
-from data_prep.transforms.column_builder import ColumnBuilder, Rule, as_float32, beyond_float32
 from data_prep.transforms.columns import label_column, space_columns
+from data_prep.transforms.expression_scope import ColumnBuilder, Rule, as_float32, beyond_float32
 from data_prep.transforms.resolve import THRESHOLD
 from ple_rec.config.prep import TaskSpec, ThresholdSpec
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from data_prep.expressions import Expression, name_of, parse
-from data_prep.expressions.advice import AS_TEXT, kind_fix
 from data_prep.expressions.kinds import kind_of
+from data_prep.expressions.source import AS_TEXT, kind_fix
 from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.columns import Reader
 from data_prep.sources.files import RawTable

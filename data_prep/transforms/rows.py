@@ -23,12 +23,19 @@ from data_prep.engines.base import Engine
 from data_prep.output.parts import PART
 from data_prep.sources.files import POSITION
 from data_prep.transforms import side_tables
-from data_prep.transforms.column_builder import SIDE_ROW, ColumnBuilder, Rule, beyond_float32
+from data_prep.transforms.arithmetic import hashed_number, quotient
 from data_prep.transforms.columns import DAY, DAY_COLUMN, GROUP_COLUMN, REASON, WEIGHT_COLUMN
-from data_prep.transforms.days import quotient
-from data_prep.transforms.expression_scope import is_wide, taken, too_wide, worded
+from data_prep.transforms.expression_scope import (
+    SIDE_ROW,
+    ColumnBuilder,
+    Rule,
+    beyond_float32,
+    is_wide,
+    taken,
+    too_wide,
+    worded,
+)
 from data_prep.transforms.features import add_dense, add_sparse
-from data_prep.transforms.hashing import hashed_number
 from data_prep.transforms.labels import add_tasks
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.splits import add_sampling, add_split

@@ -14,9 +14,8 @@ import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.column_builder import BROKEN, SIDE_ROW
 from data_prep.transforms.encode import encoded
-from data_prep.transforms.expression_scope import columns_of
+from data_prep.transforms.expression_scope import BROKEN, SIDE_ROW, columns_of
 from data_prep.transforms.features import bag_of
 from data_prep.transforms.resolve import Resolved
 from data_prep.vocabulary.build import Vocabularies

@@ -16,9 +16,8 @@ import ibis.expr.types as ir
 from data_prep.engines.base import Engine
 from data_prep.expressions import word_of
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.column_builder import SIDE_ROW
-from data_prep.transforms.days import day_of, text_of
-from data_prep.transforms.expression_scope import columns_of, is_wide, local_time, too_wide
+from data_prep.transforms.arithmetic import day_of, text_of
+from data_prep.transforms.expression_scope import SIDE_ROW, columns_of, is_wide, local_time, too_wide
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.side_bags import bag_columns, broken_of
 from ple_rec.config.prep import SideConfig

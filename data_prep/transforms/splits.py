@@ -8,10 +8,9 @@ import ibis.expr.types as ir
 from data_prep.expressions.kinds import floating
 from data_prep.output.parts import NO_GROUP
 from data_prep.sources.files import POSITION
-from data_prep.transforms.column_builder import ColumnBuilder, as_float32
+from data_prep.transforms.arithmetic import below, hashed_text, numbered
 from data_prep.transforms.columns import DAY, DEALT, GROUP_COLUMN, SPLIT, WEIGHT_COLUMN
-from data_prep.transforms.days import numbered
-from data_prep.transforms.hashing import below, hashed_text
+from data_prep.transforms.expression_scope import ColumnBuilder, as_float32
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig

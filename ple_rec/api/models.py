@@ -176,7 +176,7 @@ class Model:
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the first of its rows among all."""
-        from ple_rec.inference.request import RequestError
+        from ple_rec.inference.request_error import RequestError
 
         read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
         try:

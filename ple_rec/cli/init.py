@@ -46,8 +46,7 @@ def init(
     and features are guessed by names, types and the values of a sample; each guess is marked, with its reason, for you
     to correct.
     """
-    from data_prep.init.check import problem_of
-    from data_prep.init.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, write_files
+    from data_prep.init.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, problem_of, write_files
     from data_prep.init.log import open_log
     from data_prep.init.roles import guess_roles
 

@@ -278,7 +278,7 @@ def _out(options: Options) -> Location:
 
 def _synthetic(name: str, options: Options) -> str:
     from data_prep.progress import standard
-    from data_prep.synthetic.oracle import describe
+    from data_prep.synthetic.outcomes import describe
     from data_prep.synthetic.prepare import prepare_synthetic
 
     _check_synthetic(name, options)

@@ -25,7 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ple_rec.data.encode import Encoder, RawKind
-from ple_rec.inference.request import RequestError, require_object
+from ple_rec.inference.request_error import RequestError, require_object
 from ple_rec.inference.signature import Input
 
 MAX_BAG = 1000  # values of one bag

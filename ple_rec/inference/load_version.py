@@ -5,7 +5,7 @@ from __future__ import annotations
 from ple_rec.errors import DataError
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import checked_version
-from ple_rec.inference.request import RequestError, shorten
+from ple_rec.inference.request_error import RequestError, shorten
 from ple_rec.storage import Location
 
 _FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)

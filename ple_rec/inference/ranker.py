@@ -28,7 +28,8 @@ from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest
 from ple_rec.inference.program import Settled, read_weights, settle
-from ple_rec.inference.request import ModelRequest, RankRequest, RequestError, RequestReader, ScoreRequest
+from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
+from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
 from ple_rec.inference.signature import Signature
 from ple_rec.inference.tables import Lookups, StoredTable

@@ -1,4 +1,4 @@
-"""Requests of a model, read from the JSON of bodies; the JSON schemas of bodies, and errors that name the field.
+"""A request of a model, read from the JSON of its body, and the JSON schemas of such bodies.
 
     rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
     score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
@@ -17,8 +17,7 @@ Shapes: N items or rows.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import NoneType
@@ -40,83 +39,9 @@ from ple_rec.inference.feature_parsing import (
     parser_of,
     too_many_values,
 )
+from ple_rec.inference.request_error import RequestError, require_object, shorten
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
 from ple_rec.inference.signature import OWNERS, Owner, Signature
-
-_LONGEST = 80  # characters
-
-
-class RequestError(Exception):
-    """A request that cannot be answered.
-
-    Args:
-        field: Field of the body, as in "items[3].video_id".
-        value: JSON value that stands there.
-        rule: Rule for values of that field.
-        counted: Text that stands for the value where its size is wrong, as in "2,001 objects".
-    """
-
-    def __init__(self, field: str, value: object, rule: str, *, counted: str | None = None) -> None:
-        self.field, self.rule = field, rule
-        self.value = json_excerpt(value) if counted is None else counted
-        super().__init__(f"{field}: got {self.value}; {rule}")
-
-
-def require_object(value: object, field: str, keys: Sequence[str] | None = None) -> Mapping[str, Any]:
-    """Return a value that has to be a JSON object.
-
-    Args:
-        value: JSON value.
-        field: Field of the body, for messages; "body" for all of it.
-        keys: Keys that the object may have; None for any.
-
-    Raises:
-        RequestError: It is no object, or has another key.
-    """
-    if not isinstance(value, dict):
-        named = "" if keys is None else f" with {', '.join(keys)}"
-        raise RequestError(field, value, f"an object{named}")
-    if keys is not None:
-        for key in value:
-            if key not in keys:
-                place = shorten(key) if field == "body" else f"{field}.{shorten(key)}"
-                raise RequestError(place, value[key], f"keys: {', '.join(keys)}")
-    return value
-
-
-def shorten(text: str) -> str:
-    """Return the text, or its beginning where it is long."""
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
-
-
-def json_excerpt(value: object) -> str:
-    """Return a JSON value as text, or its beginning where that is long; what comes later is not looked at."""
-    text = ""
-    for piece in _pieces(value):
-        text += piece
-        if len(text) > _LONGEST:
-            break
-    return shorten(text)
-
-
-def _pieces(value: object) -> Iterator[str]:
-    if isinstance(value, str):
-        yield json.dumps(value[:_LONGEST], ensure_ascii=False)
-    elif isinstance(value, dict):
-        yield "{"
-        for i, (name, each) in enumerate(value.items()):
-            yield ", " * (i > 0) + json.dumps(name[:_LONGEST], ensure_ascii=False) + ": "
-            yield from _pieces(each)
-        yield "}"
-    elif isinstance(value, list):
-        yield "["
-        for i, each in enumerate(value):
-            yield ", " * (i > 0)
-            yield from _pieces(each)
-        yield "]"
-    else:
-        yield json.dumps(value, default=repr)
-
 
 _MAX_EXPONENT = 1000
 _REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of a text that is remembered

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from ple_rec.inference.feature_parsing import Schema, object_schema
-from ple_rec.inference.request import RequestError
+from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.signature import Signature
 
 MAX_ITEMS = 2000

@@ -1,6 +1,6 @@
 """The least time of a training step on GPUs: what each part moves or computes, over what the hardware gives.
 
-It is a lower bound and no forecast: every peak is reached, kernels fuse what they can, launches take no time, and nobody
+It is a lower bound, no forecast: every peak is reached, kernels fuse what they can, launches take no time, and nobody
 waits. Of a sample on one of W = H L ranks (H hosts of L GPUs) with B samples each, whose F features have n ids in all,
 rows of d values of w bytes, and lie whole on one rank each, spread as evenly as F tables over W ranks can be:
 

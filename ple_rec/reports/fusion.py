@@ -9,9 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ple_rec.analysis.fuse.text import exponent_rows, metric_rows, notes
-from ple_rec.reports.lines import Paint
 from ple_rec.reports.page import Panel, Part, render, write_document
-from ple_rec.reports.svg import BEST, MUTED, TRAIN, Chart
+from ple_rec.reports.svg import BEST, MUTED, TRAIN, Chart, Paint
 from ple_rec.storage import Location
 
 PAGE = "fusion.html"

@@ -7,7 +7,7 @@ joins the two. A variant has the same look in every chart whose curves are given
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, product
 from typing import Any, NamedTuple
 
@@ -15,10 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from ple_rec.reports.svg import BEST, INK, TEST, TRAIN, VALID
+from ple_rec.reports.svg import BEST, INK, TEST, TRAIN, VALID, Paint
 
-Paint = Callable[[str], str]
-Draw = Callable[[Axes, Paint], None]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # x and y
 Curves = Mapping[str, Curve]  # by variant
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +22,10 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ple_rec.reports.lines import Draw
 from ple_rec.reports.page import Panel
+
+Paint = Callable[[str], str]  # from a placeholder colour to the colour that is drawn
+Draw = Callable[[Axes, Paint], None]
 
 INK, MUTED, RULE, PAGE = "#010203", "#020304", "#030405", "#040506"
 TRAIN, VALID, TEST, BEST = "#050607", "#060708", "#070809", "#08090a"

@@ -32,6 +32,7 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import INIT, LOG, SAVED
 from ple_rec.training.batch_feeder import make_pipeline
 from ple_rec.training.context import TrainContext
+from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
 from ple_rec.training.loggers import Loggers
 from ple_rec.training.non_finite_guard import NonFiniteGuard
@@ -41,7 +42,7 @@ from ple_rec.training.profiler.session import UNPROFILED, Unprofiled
 from ple_rec.training.progress import Progress, Window
 from ple_rec.training.restore import restore, state_dict, texts, written_by
 from ple_rec.training.state import TrainState, initial_state
-from ple_rec.training.validation import describe_stop, record_evaluation, validate
+from ple_rec.training.validation import record_evaluation, validate
 from ple_rec.training.warm_start import Start, load_start
 
 logger = logging.getLogger(__name__)

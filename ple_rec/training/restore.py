@@ -19,9 +19,9 @@ from ple_rec.runs.layout import CONFIG, PLAN
 from ple_rec.runs.lineage import check_trained_with, data_head, what_differs
 from ple_rec.storage import Location, short
 from ple_rec.training.context import TrainContext
+from ple_rec.training.early_stopping import stopping_metric
 from ple_rec.training.progress import Window
 from ple_rec.training.state import TrainState, initial_state
-from ple_rec.training.validation import stopping_metric
 
 logger = logging.getLogger(__name__)
 

@@ -21,10 +21,11 @@ from ple_rec.errors import DivergedError, Option, PreemptedError, UserError
 from ple_rec.runs.checkpoints import directories_of, take_over
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import CONFIG, INIT, LOG, METRICS, OF_RESULTS, PLAN, REPORT
+from ple_rec.runs.overfitting import overfitting_warning
 from ple_rec.runs.read import RunLog
 from ple_rec.runs.results import format_results
 from ple_rec.runs.state import Resume
-from ple_rec.runs.warnings import dominant_task, overfitting_warning
+from ple_rec.runs.warnings import dominant_task
 from ple_rec.storage import Location
 from ple_rec.training.claim import claim_run
 from ple_rec.training.context import EvaluationJob, TrainContext, build_context

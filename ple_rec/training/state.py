@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.training.context import TrainContext
-from ple_rec.training.validation import Stopping
+from ple_rec.training.early_stopping import Stopping
 
 
 @dataclass

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as s
 
 from ple_rec.inference.ranker import Ranker
-from ple_rec.inference.request import RequestError
+from ple_rec.inference.request_error import RequestError
 
 FEATURES = ["user_id", "city", "hour", "price_bin", "price", "history", "tags"]
 SCALARS = (

@@ -14,7 +14,7 @@ from ple_rec.data import hash_index
 from ple_rec.data.encode import Encoder
 from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES
 from ple_rec.inference.ranker import Ranker
-from ple_rec.inference.request import RequestError, json_excerpt
+from ple_rec.inference.request_error import RequestError, json_excerpt
 from ple_rec.inference.request_rows import MAX_ITEMS
 from ple_rec.serving.http.batching import MAX_PIECES, parse
 from ple_rec.serving.http.errors import RefusedError

@@ -13,7 +13,7 @@ from hypothesis import strategies as s
 
 from ple_rec.inference.feature_parsing import MAX_BAG, _integers
 from ple_rec.inference.ranker import Ranker
-from ple_rec.inference.request import RequestError
+from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import MAX_ITEMS
 from tests.inference.feed import FIRST_USER
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.stats.moments import QUANTILES
+from data_prep.stats.dense import QUANTILES
 from ple_rec.config.model import MmoeConfig
 from ple_rec.config.run import DataConfig, EmbeddingsConfig, RunConfig, TrainConfig
 from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature

@@ -278,7 +278,7 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault(
         "the days of a split are counted from 0",
-        "data_prep/transforms/days.py",
+        "data_prep/transforms/arithmetic.py",
         "return day_1 + day - 1",
         "return day_1 + day",
         _PREP,

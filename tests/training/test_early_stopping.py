@@ -25,10 +25,10 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import validation
 from ple_rec.training.checks import select
 from ple_rec.training.context import build_context
+from ple_rec.training.early_stopping import Stopping, describe_stop, stopping_metric
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import Progress
 from ple_rec.training.run import _introduction, train
-from ple_rec.training.validation import Stopping, describe_stop, stopping_metric
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 pytestmark = pytest.mark.usefixtures("no_charts")

@@ -20,9 +20,10 @@ from ple_rec.config.base import Split
 from ple_rec.data.order import row_group_order
 from ple_rec.distributed.process_group import is_lost_peer, process_group
 from ple_rec.errors import DataError, UserError
+from ple_rec.training.early_stopping import Stopping
 from ple_rec.training.run import train
 from ple_rec.training.state import TrainState
-from ple_rec.training.validation import Stopping, best_score, record_evaluation, validation_loss
+from ple_rec.training.validation import best_score, record_evaluation, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.training.small import (
     ROW_GROUPS,

@@ -12,12 +12,8 @@ from types import MappingProxyType
 from typing import Any
 
 from data_prep.stats.page.columns import dense_columns, sparse_columns
-from data_prep.stats.page.correlation import correlation
-from data_prep.stats.page.days import days
-from data_prep.stats.page.drift import drift
-from data_prep.stats.page.head import facts, key_figures
-from data_prep.stats.page.origin import dropped, source
-from data_prep.stats.page.tasks import tasks
+from data_prep.stats.page.overview import days, drift, dropped, facts, key_figures, source
+from data_prep.stats.page.tasks import correlation, tasks
 from data_prep.stats.page.view import View
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.reports.page import Part, render, write_document

@@ -1,12 +1,147 @@
-"""The sections on the columns: what is missing in each, how its values spread, and which are frequent."""
+"""Part of the statistics page on columns, and the small plots of their values."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from markupsafe import Markup, escape
+
+from data_prep.stats.correlation import fisher
 from data_prep.stats.page.view import View, cut, figure, percent
 from ple_rec.config.schema import DenseFeature, SparseFeature
+from ple_rec.reports.cells import Scale, scale_over
+
+_WIDTH, _HEIGHT = 340, 150  # CSS pixels of a chart over days
+_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 24
+_LINE, _NAMES = 19, 136  # of a chart of estimates: height of a line, width of the names
+
+
+class Estimate(NamedTuple):
+    """A correlation in a part of the rows."""
+
+    name: str
+    r: float
+    samples: int
+
+
+def _svg(width: int, height: int, name: str, content: str) -> Markup:
+    label = escape(name)
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
+        f"<title>{label}</title>{content}</svg>"
+    )
+
+
+def ticks(low: float, high: float, most: int = 4) -> list[float]:
+    """Return round numbers between two ends, at most so many."""
+    step = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(m * step for m in (1, 2, 2.5, 5, 10, 20, 25, 50) if (high - low) / (m * step) <= most)
+    return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> Markup:
+    """Draw a line for each part: its name, r as a dot, its 95 % interval as a bar; a dashed line at r of the whole."""
+    ends = [end for e in kept for end in fisher(e.r, e.samples)]
+    scale = scale_over([*ends, *([] if whole is None else [whole])], least=-1.0, greatest=1.0)
+    width, height = _WIDTH - _NAMES - 8, len(kept) * _LINE
+
+    def x(value: float) -> float:
+        return _NAMES + width * (min(max(value, scale.low), scale.high) - scale.low) / (scale.high - scale.low)
+
+    content = ""
+    for tick in ticks(scale.low, scale.high):
+        content += f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="0" y2="{height}"/>'
+        content += f'<text x="{x(tick):.1f}" y="{height + 15}" text-anchor="middle">{_number(tick)}</text>'
+    if whole is not None:
+        content += f'<line class="whole" x1="{x(whole):.1f}" x2="{x(whole):.1f}" y1="0" y2="{height}"/>'
+    for line, e in enumerate(kept):
+        y = (line + 0.5) * _LINE
+        low, high = fisher(e.r, e.samples)
+        title = escape(f"{e.name}: r = {e.r:.3f}, 95 % from {low:.3f} to {high:.3f}, {e.samples:,} samples")
+        content += (
+            f'<g><title>{title}</title><text class="name" x="{_NAMES - 9}" y="{y + 4:.1f}" text-anchor="end">'
+            f'{escape(cut(e.name, 18))}</text><line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" '
+            f'y2="{y}"/><circle class="dot" cx="{x(e.r):.1f}" cy="{y}" r="3.5"/></g>'
+        )
+    return _svg(_WIDTH, height + 20, name, content)
+
+
+def over_days(
+    days: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[tuple[float, float] | None],
+    show: Callable[[float], str],
+    name: str,
+) -> Markup:
+    """Draw a line over days, its dots with their intervals where they have one."""
+    known = [value for value in values if value is not None]
+    ends = [end for pair in intervals if pair is not None for end in pair]
+    if not known:
+        return Markup()
+    scale = scale_over([*known, *ends], least=0.0 if min(known) >= 0 else -math.inf)
+    x, y, content = _frame(days, scale, show)
+    points = [(x(i), y(value)) for i, value in enumerate(values) if value is not None]
+    for i, pair in enumerate(intervals):
+        if pair is not None:
+            content += (
+                f'<line class="interval" x1="{x(i):.1f}" x2="{x(i):.1f}" y1="{y(pair[0]):.1f}" y2="{y(pair[1]):.1f}"/>'
+            )
+    content += f'<polyline class="line" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>'
+    shown = [(i, value) for i, value in enumerate(values) if value is not None]
+    content += "".join(
+        f'<circle class="dot" cx="{x(i):.1f}" cy="{y(value):.1f}" r="3">'
+        f"<title>{days[i]}: {show(value)}</title></circle>"
+        for i, value in shown
+        if len(shown) <= 62
+    )
+    return _svg(_WIDTH, _HEIGHT, name, content)
+
+
+def rows_over_days(
+    days: Sequence[str], rows: Sequence[Mapping[str, int]], show: Callable[[float], str], name: str
+) -> Markup:
+    """Draw bars over days, cut into the splits."""
+    scale = Scale(0.0, 1.06 * max(sum(each.values()) for each in rows))
+    x, y, content = _frame(days, scale, show)
+    width = max(1.5, 0.72 * (_WIDTH - _LEFT - _RIGHT) / len(days))
+    for i, each in enumerate(rows):
+        below = 0
+        for split, count in each.items():
+            top, bottom = y(below + count), y(below)
+            content += (
+                f'<rect class="{split}" x="{x(i) - width / 2:.1f}" y="{top:.1f}" width="{width:.1f}" '
+                f'height="{bottom - top:.1f}"><title>{days[i]}, {split}: {count:,} rows</title></rect>'
+            )
+            below += count
+    return _svg(_WIDTH, _HEIGHT, name, content)
+
+
+def _frame(
+    days: Sequence[str], scale: Scale, show: Callable[[float], str]
+) -> tuple[Callable[[int], float], Callable[[float], float], str]:
+    step = (_WIDTH - _LEFT - _RIGHT) / len(days)
+
+    def x(i: int) -> float:
+        return _LEFT + (i + 0.5) * step
+
+    def y(value: float) -> float:
+        return _HEIGHT - _BOTTOM - (_HEIGHT - _TOP - _BOTTOM) * (value - scale.low) / (scale.high - scale.low)
+
+    content = ""
+    for tick in ticks(scale.low, scale.high):
+        content += f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
+        content += f'<text x="{_LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{show(tick)}</text>'
+    every = max(1, math.ceil(len(days) / max(1, int((_WIDTH - _LEFT) / 46))))
+    for i in range(0, len(days), every):
+        content += f'<text x="{x(i):.1f}" y="{_HEIGHT - 6}" text-anchor="middle">{days[i][5:]}</text>'
+    return x, y, content
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}".rstrip("0").rstrip(".").replace("-", "\u2212") if abs(value) > 1e-9 else "0"
+
 
 _BINS = 38  # of a histogram
 _MANY = 12  # sparse columns above which their frequent values are folded away

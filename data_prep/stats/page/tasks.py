@@ -1,12 +1,18 @@
-"""The section on the tasks: sizes of their sample spaces, positives, and labels that a space leaves out."""
+"""Parts of the statistics page on tasks: their labels, and the correlations of labels."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data_prep.stats.correlation import wilson
-from data_prep.stats.page.view import View, figure, percent
+from data_prep.stats.correlation import ENOUGH, ENOUGH_OF_A_CLASS, comparable, wilson
+from data_prep.stats.page.columns import Estimate, estimates
+from data_prep.stats.page.view import View, cut, figure, percent, signed
+from data_prep.stats.page.view import figure as number
 from ple_rec.config.schema import Task
+from ple_rec.reports.cells import scale_over
+from ple_rec.reports.page import Panel
 
 RARE = 1000  # positives, or negatives, below which a rate is shown with its interval
 
@@ -60,3 +66,114 @@ def _odd(view: View, task: Task) -> list[dict[str, Any]]:
     if not splits["train"].get("positives"):
         odd.append({"task": task.name, "lost": 0})
     return odd
+
+
+_DRAWN, _LISTED, _VALUES = 3, 12, 12  # shifts that are drawn, and listed before the fold; values of a drawing
+
+Entry = Mapping[str, Any]
+
+
+def correlation(view: View) -> dict[str, Any] | None:
+    """Return matrices of the splits, then the shifts, the surest first; None of a single task."""
+    tasks = [task.name for task in view.schema.tasks]
+    if len(tasks) < 2:
+        return None
+    known = [abs(e["r"]) for split in view.splits() for e in view.stats["correlation"][split] if e["r"] is not None]
+    full = _full(max(known, default=1.0))
+    found = [(column, shift) for column in view.stats["slices"] for shift in column["shift"]]
+    found.sort(key=lambda pair: (-pair[1]["interval"][0], pair[0]["column"], pair[1]["a"], pair[1]["b"]))
+    why = "no column was sliced" if not view.stats["slices"] else "no two parts have enough samples"
+    shifts = [_shift(view, column, shift) for column, shift in found]
+    return {
+        "full": f"{full:g}",
+        "matrices": [(split, _matrix(view.stats["correlation"][split], tasks, full)) for split in view.splits()],
+        "absent": "" if found else f"Not known: {why}.",
+        "enough": ENOUGH,
+        "enough_of_a_class": ENOUGH_OF_A_CLASS,
+        "panels": [_drawing(view, column, shift) for column, shift in found[:_DRAWN]],
+        "scale": scale_over([0.0, *(r for shift in shifts for r in shift["known"])], least=-1.0, greatest=1.0),
+        "shifts": shifts[:_LISTED],
+        "more": shifts[_LISTED:],
+        "tasks": tasks,
+        "parts": [_parts(view, column) for column in view.stats["slices"] if column["values"]],
+    }
+
+
+def _full(greatest: float) -> float:
+    """Return the least of 1, 2, 5 times a power of ten that no |r| exceeds."""
+    power = 10.0 ** math.floor(math.log10(greatest)) if greatest else 1.0
+    return min(1.0, next(step * power for step in (1, 2, 5, 10) if step * power >= greatest * (1 - 1e-9)))
+
+
+def _matrix(found: Sequence[Entry], tasks: Sequence[str], full: float) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Return a row for each task but the first, which ends before the task itself."""
+    pairs = {(entry["a"], entry["b"]): entry for entry in found}
+    return [(b, [_cell(pairs[a, b], full) for a in tasks[:row]]) for row, b in enumerate(tasks[1:], start=1)]
+
+
+def _cell(entry: Entry, full: float) -> dict[str, Any]:
+    r = entry["r"]
+    title = f"{entry['a']} and {entry['b']}: {entry['samples']:,} samples, {entry['fewest']:,} of the rarest class"
+    share = "" if r is None else f"{100 * min(abs(r) / full, 1.0):.1f}"
+    return {"title": title, "text": signed(r), "share": share, "negative": r is not None and r < 0}
+
+
+def _entries(column: Entry, shift: Entry) -> list[Entry]:
+    return [next(e for e in v["correlation"] if (e["a"], e["b"]) == (shift["a"], shift["b"])) for v in column["values"]]
+
+
+def _whole(view: View, shift: Entry) -> float | None:
+    found = view.stats["correlation"]["train"]
+    r: float | None = next(e["r"] for e in found if (e["a"], e["b"]) == (shift["a"], shift["b"]))
+    return r
+
+
+def _drawing(view: View, column: Entry, shift: Entry) -> Panel:
+    kept = [
+        Estimate(view.value(column["column"], value["value"]), entry["r"], entry["samples"])
+        for value, entry in zip(column["values"], _entries(column, shift), strict=True)
+        if comparable(entry)
+    ]
+    chosen = sorted(kept, key=lambda e: e.r)
+    if len(chosen) > _VALUES:
+        chosen = [*chosen[: _VALUES // 2], *chosen[-_VALUES // 2 :]]
+    caption = f"{shift['a']} and {shift['b']} by {column['column']}"
+    note = f"shift {shift['shift']:.3f}" + (f", {_VALUES} of {len(kept)} values" if len(kept) > _VALUES else "")
+    return Panel(caption, note, estimates(chosen, _whole(view, shift), caption))
+
+
+def _shift(view: View, column: Entry, shift: Entry) -> dict[str, Any]:
+    entries = _entries(column, shift)
+    values = [entry["r"] for entry in entries if comparable(entry)]
+    ends = {value["value"]: entry["r"] for value, entry in zip(column["values"], entries, strict=True)}
+    a, b = shift["interval"]
+    return {
+        "tasks": f"{shift['a']} and {shift['b']}",
+        "column": column["column"],
+        "known": values,
+        "whole": _whole(view, shift),
+        "words": f"{len(values)} values from {min(values):.3f} to {max(values):.3f}",
+        "shift": f"{shift['shift']:.3f}",
+        "interval": f"{signed(a)} to {signed(b)}",
+        "ends": [
+            (cut(view.value(column["column"], shift[end]), 24), signed(ends[shift[end]])) for end in ("low", "high")
+        ],
+    }
+
+
+def _parts(view: View, column: Entry) -> dict[str, Any]:
+    """Return the rows, the mean labels and the correlations of every value of a column."""
+    kinds = {task.name: task.kind for task in view.schema.tasks}
+    rows = []
+    for value in column["values"]:
+        means = value["means"]
+        rows.append(
+            (
+                cut(view.value(column["column"], value["value"]), 32),
+                value["samples"],
+                [percent(means[task]) if kind == "binary" else number(means[task]) for task, kind in kinds.items()],
+                [(signed(entry["r"]), not comparable(entry)) for entry in value["correlation"]],
+            )
+        )
+    pairs = [(entry["a"], entry["b"]) for entry in column["values"][0]["correlation"]]
+    return {"column": column["column"], "pairs": pairs, "rows": rows}

@@ -19,7 +19,8 @@ from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.scheduler import train_runs
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.text import format_costs, format_results
-from ple_rec.analysis.compare.tuning.report import tune, with_tuning
+from ple_rec.analysis.compare.tuning.report import with_tuning
+from ple_rec.analysis.compare.tuning.tune import tune
 from ple_rec.analysis.compare.work import Share, Work, studies_of, work_of
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.config.compare import CompareConfig

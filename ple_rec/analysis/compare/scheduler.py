@@ -13,9 +13,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.analysis.compare.estimate import TimeLeft
 from ple_rec.analysis.compare.gain import METRICS
 from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.time_left import TimeLeft
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.analysis.series import FAILED
 from ple_rec.config.load import dump_toml

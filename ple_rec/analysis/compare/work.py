@@ -8,9 +8,9 @@ from pathlib import Path
 
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.compare.runs import Done, Run, done_of, left_of, runs_of
-from ple_rec.analysis.compare.tuning.report import tuned
 from ple_rec.analysis.compare.tuning.sampler import space_of
 from ple_rec.analysis.compare.tuning.study import Study
+from ple_rec.analysis.compare.tuning.tune import tuned
 from ple_rec.config.compare import TuneConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.runs.layout import holds_run

@@ -20,7 +20,7 @@ from ple_rec.data.columns import Columns, Selection, decode
 from ple_rec.data.dataset import Dataset, RowGroup, read_columns
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import Option, UserError
-from ple_rec.inference.predict.score import Missing
+from ple_rec.inference.predict.counts import Missing
 
 _IDS = ("user", "video", "item", "photo", "ad", "request")
 

@@ -22,9 +22,10 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.ahead import read_ahead
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.batches import InputBatch, batches_of
+from ple_rec.inference.predict.counts import IdCounter, shares_of
 from ple_rec.inference.predict.inputs import Input, features_only
 from ple_rec.inference.predict.output import Output, PartNote, PartWriter
-from ple_rec.inference.predict.score import SCORE, IdCounter, PredictionColumns, shares_of
+from ple_rec.inference.predict.score import SCORE, PredictionColumns
 from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.runs.layout import METRICS
 from ple_rec.storage import Location

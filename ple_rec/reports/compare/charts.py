@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from ple_rec.analysis.utilisation import Gate
 from ple_rec.errors import UserError
 from ple_rec.reports.gate_bars import WIDTH, bars_height, draw_gate
-from ple_rec.reports.lines import Curve, Curves, Paint, draw_lines, name_points, spread
-from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, save_figure, themed
+from ple_rec.reports.lines import Curve, Curves, draw_lines, name_points, spread
+from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, Paint, save_figure, themed
 from ple_rec.runs.read import read_run
 
 _ROW, _FRAME = 20, 56  # pixels of a line of a chart, of its frame

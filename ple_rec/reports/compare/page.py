@@ -28,10 +28,10 @@ from ple_rec.config.metrics import is_higher_better
 from ple_rec.reports.cells import DASH, page_cell
 from ple_rec.reports.compare.charts import charts_of, limit_of, save_utilisation
 from ple_rec.reports.gate_bars import gate_bars
-from ple_rec.reports.lines import Curve, Paint, draw_lines, looks
+from ple_rec.reports.lines import Curve, draw_lines, looks
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
-from ple_rec.reports.svg import Chart
+from ple_rec.reports.svg import Chart, Paint
 from ple_rec.runs.layout import ANALYSIS_PAGE, writing
 from ple_rec.text.units import metric_text
 

@@ -16,9 +16,9 @@ from ple_rec.reports.page import Fact, KeyFigure, Part, render, write_document
 from ple_rec.reports.run.gates import gates
 from ple_rec.reports.run.progress import learning_curves, loss_weights, table_health, throughput
 from ple_rec.reports.run.results import calibration, placement, results, slices
+from ple_rec.runs.overfitting import overfitting_warning
 from ple_rec.runs.read import RunFiles, Series, read_run
 from ple_rec.runs.results import mapping, number, split_tasks
-from ple_rec.runs.warnings import overfitting_warning
 from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes, short_count, short_duration
 

@@ -24,7 +24,8 @@ from typing import Literal, NamedTuple
 import orjson
 
 from ple_rec.inference.ranker import Ranker
-from ple_rec.inference.request import ModelRequest, RequestError, shorten
+from ple_rec.inference.request import ModelRequest
+from ple_rec.inference.request_error import RequestError, shorten
 from ple_rec.serving.http.errors import RefusedError, error_body, internal_error
 from ple_rec.serving.http.metrics import Metrics, log_error
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from ple_rec.inference.request import shorten
+from ple_rec.inference.request_error import shorten
 
 
 class FieldError(BaseModel):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.estimate import TimeLeft, side_by_side
 from ple_rec.analysis.compare.runs import runs_of
 from ple_rec.analysis.compare.scheduler import train_runs
+from ple_rec.analysis.compare.time_left import TimeLeft, side_by_side
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from tests.analysis.compare.comparisons import Trainer, matrix
 from tests.messages import logged

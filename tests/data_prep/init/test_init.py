@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.init.check import problem_of
-from data_prep.init.files import PREP, write_files
+from data_prep.init.files import PREP, problem_of, write_files
 from data_prep.init.log import open_log
 from data_prep.init.roles import guess_roles
 from ple_rec.cli import main

@@ -11,7 +11,7 @@ import pytest
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import write_page
 from data_prep.stats.drift import LARGE, verdict
-from data_prep.stats.page.plots import ticks
+from data_prep.stats.page.columns import ticks
 from data_prep.stats.page.view import figure, percent, signed
 from ple_rec.errors import UserError
 from tests.data_prep.stats.conftest import described

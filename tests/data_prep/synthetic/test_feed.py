@@ -23,7 +23,7 @@ from data_prep.synthetic.columns import (
     table_rows,
 )
 from data_prep.synthetic.feed import Feed
-from data_prep.synthetic.oracle import Reachable
+from data_prep.synthetic.outcomes import Reachable
 from data_prep.synthetic.world import World
 
 WORLD = World(400_000, seed=1)

@@ -24,7 +24,7 @@ from data_prep.output.summary import Summary
 from data_prep.synthetic import prepare_synthetic, write_raw
 from data_prep.synthetic.columns import HIDDEN, NORMALISERS, TASKS
 from data_prep.synthetic.mmoe import Mmoe
-from data_prep.synthetic.oracle import describe
+from data_prep.synthetic.outcomes import describe
 from data_prep.synthetic.prepare import design_of, prepare_design
 from data_prep.synthetic.tencent import Tencent
 from data_prep.synthetic.world import World
@@ -211,7 +211,7 @@ def test_raw_logs_by_the_recipe_are_the_same_data(tencent: Summary, tmp_path: Pa
 MEMORY = """
 import resource
 from data_prep.synthetic.tencent import Tencent
-from data_prep.synthetic.world import World
+from data_prep.synthetic.feed import World
 design = Tencent(World({rows}))
 rows = sum(len(table) for part in design.tables(design.parts()) for _, table in part)
 print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)

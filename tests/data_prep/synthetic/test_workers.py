@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from data_prep.synthetic.workers import run_shares
+from data_prep.synthetic.files import run_shares
 from ple_rec.errors import UserError
 
 

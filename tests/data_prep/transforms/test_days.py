@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.transforms.days import PER_SECOND, LocalTime, day_of, number_of, quotient, weekday_of
+from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, day_of, number_of, quotient, weekday_of
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 

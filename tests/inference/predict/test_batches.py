@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from ple_rec.data.columns import Columns
 from ple_rec.data.dataset import Dataset
 from ple_rec.inference.predict.batches import InputBatch, batches_of
+from ple_rec.inference.predict.counts import IdCounter, shares_of
 from ple_rec.inference.predict.inputs import Chunk, DatasetInput, features_only
-from ple_rec.inference.predict.score import IdCounter, shares_of
 from tests.training.small import write_small
 
 SIZE = 24

@@ -2,5 +2,6 @@
 
 sampler.py    the keys that trials change, and the values that they try, by Optuna
 study.py      the trials of one variant, their file tune.json, and the best of them
-report.py     the trials of all variants, and what compare.json, the terminal and the page tell of them
+tune.py       the trials of all variants as jobs, and the variants with their best values
+report.py     what compare.json, the terminal and the page tell of them
 """

@@ -1,0 +1,84 @@
+"""The error of a request that cannot be answered, which names the field, the value that stands there, and the rule.
+
+The value is written as JSON, and no further than a message is long.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+_LONGEST = 80  # characters
+
+
+class RequestError(Exception):
+    """A request that cannot be answered.
+
+    Args:
+        field: Field of the body, as in "items[3].video_id".
+        value: JSON value that stands there.
+        rule: Rule for values of that field.
+        counted: Text that stands for the value where its size is wrong, as in "2,001 objects".
+    """
+
+    def __init__(self, field: str, value: object, rule: str, *, counted: str | None = None) -> None:
+        self.field, self.rule = field, rule
+        self.value = json_excerpt(value) if counted is None else counted
+        super().__init__(f"{field}: got {self.value}; {rule}")
+
+
+def require_object(value: object, field: str, keys: Sequence[str] | None = None) -> Mapping[str, Any]:
+    """Return a value that has to be a JSON object.
+
+    Args:
+        value: JSON value.
+        field: Field of the body, for messages; "body" for all of it.
+        keys: Keys that the object may have; None for any.
+
+    Raises:
+        RequestError: It is no object, or has another key.
+    """
+    if not isinstance(value, dict):
+        named = "" if keys is None else f" with {', '.join(keys)}"
+        raise RequestError(field, value, f"an object{named}")
+    if keys is not None:
+        for key in value:
+            if key not in keys:
+                place = shorten(key) if field == "body" else f"{field}.{shorten(key)}"
+                raise RequestError(place, value[key], f"keys: {', '.join(keys)}")
+    return value
+
+
+def shorten(text: str) -> str:
+    """Return the text, or its beginning where it is long."""
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+
+
+def json_excerpt(value: object) -> str:
+    """Return a JSON value as text, or its beginning where that is long; what comes later is not looked at."""
+    text = ""
+    for piece in _pieces(value):
+        text += piece
+        if len(text) > _LONGEST:
+            break
+    return shorten(text)
+
+
+def _pieces(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield json.dumps(value[:_LONGEST], ensure_ascii=False)
+    elif isinstance(value, dict):
+        yield "{"
+        for i, (name, each) in enumerate(value.items()):
+            yield ", " * (i > 0) + json.dumps(name[:_LONGEST], ensure_ascii=False) + ": "
+            yield from _pieces(each)
+        yield "}"
+    elif isinstance(value, list):
+        yield "["
+        for i, each in enumerate(value):
+            yield ", " * (i > 0)
+            yield from _pieces(each)
+        yield "]"
+    else:
+        yield json.dumps(value, default=repr)
