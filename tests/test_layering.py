@@ -46,10 +46,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "config",
             "data.integrity",
-            "reports.numbers",
+            "reports.cells",
             "reports.page",
-            "reports.strips",
-            "runtime.java",
+            "runtime.versions",
             "text",
         ),
         ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),

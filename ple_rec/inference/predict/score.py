@@ -16,10 +16,8 @@ from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.schema import Task
 from ple_rec.errors import DataError, UserError
 from ple_rec.inference.predict.batches import InputBatch
-from ple_rec.inference.predict.counts import IDS, MISSING, WITHOUT_ROW
 from ple_rec.ranking.fusion import exponents_of, factors_of
 from ple_rec.training.scores import binary_of, scores_of
-
 
 SCORE = "score"
 
