@@ -1,84 +1,37 @@
-"""Which folder may import which (docs: the table of folders in the design), read from the syntax tree of every file."""
+"""docs/architecture.md is true: which folder may import which, and which files there are."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks.structure import imports as imports_of
+from benchmarks.structure import in_circles, modules
+
 ANY = ("*",)  # third parties without restriction
-_TORCH = ("torch", "numpy")
-_BELOW_TRAINING = ("config", "data", "modules", "models", "distributed", "metrics", "checkpoint", "runs", "runtime")
+PAGE = (Path(__file__).resolve().parent.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def table(heading: str) -> dict[str, list[tuple[str, ...]]]:
+    """Return a table of the page by its first column: the names in backticks of each further cell, or ANY."""
+    lines = PAGE.split(f"| {heading} |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    names = {
+        row[0].strip("`"): [ANY if cell == "any" else tuple(re.findall("`([^`]+)`", cell)) for cell in row[1:]]
+        for row in rows
+    }
+    assert len(names) == len(rows)
+    return names
+
 
 # layer: (own layers or modules it may import beside itself, third parties it may import)
-LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "errors": ((), ()),
-    "text": ((), ("tqdm",)),
-    # Every layer but `launch` may open the files that users name.
-    "storage": ((), ("botocore", "fsspec", "iopath", "pyarrow")),
-    "config": (("text",), ("pydantic", "pydantic_core", "tomli_w")),
-    # It starts, ends and measures processes. The ends of ranks are told by what the collectives raise.
-    "runtime": (
-        ("text", "distributed.collectives", "distributed.process_group", "models.cpu.gemm_probe"),
-        ("torch", "torchrec"),
-    ),
-    "data": (("config", "text"), (*_TORCH, "torchrec.sparse", "pyarrow")),
-    "modules": ((), _TORCH),
-    "models": (("config", "modules", "data.batch", "runtime.threads"), (*_TORCH, "torchrec")),
-    "distributed": (("config", "runtime"), (*_TORCH, "torchrec")),
-    "metrics": (("config",), (*_TORCH, "scipy")),
-    "checkpoint": (("config", "distributed", "text"), ANY),
-    "runs": (("checkpoint", "config", "data.columns", "runtime.host", "text"), ("numpy", "pydantic")),
-    # A page of a run is made from its files.
-    "reports": (("config", "text", "runs"), ("jinja2", "markupsafe", "matplotlib", "numpy")),
-    "training": ((*_BELOW_TRAINING, "reports", "text"), ANY),
-    "planning": ((*_BELOW_TRAINING, "reports", "text", "training"), _TORCH),
-    "ranking": (("config", "metrics"), ANY),
-    "analysis": ((*_BELOW_TRAINING, "reports", "text", "training", "ranking"), ANY),
-    # It opens a trained run again.
-    "inference": ((*_BELOW_TRAINING, "training", "ranking", "text"), ANY),
-    "serving": (("config", "inference", "ranking", "runtime", "text"), ANY),
-    "launch": ((), ("torchx",)),
-    "data_prep": (
-        (
-            "config",
-            "data.integrity",
-            "reports.cells",
-            "reports.page",
-            "runtime.versions",
-            "text",
-        ),
-        ("ibis", "sqlglot", "duckdb", "pyarrow", "tomli_w"),
-    ),
-}
-ALSO = {  # what one folder or file inside a layer may import too
-    "data_prep.engines.spark": ("pyspark",),
-    "data_prep.sources": ("numpy",),
-    "data_prep.stats": ("numpy",),
-    "data_prep.stats.page": ("markupsafe",),
-    "data_prep.synthetic": ("numpy",),
-    # What a page shows, and what it has in common with the terminal.
-    "ple_rec.reports.gate_bars": ("ple_rec.analysis.utilisation",),
-    "ple_rec.reports.analysis": (
-        "ple_rec.analysis.analyze",
-        "ple_rec.analysis.analyze_text",
-        "ple_rec.analysis.conflict",
-        "ple_rec.analysis.sub_populations",
-    ),
-    "benchmarks.paper.page": ("ple_rec.analysis.compare.text", "benchmarks.paper"),
-    "ple_rec.reports.fusion": ("ple_rec.analysis.fuse.text",),
-    "ple_rec.reports.compare": (
-        "ple_rec.analysis.compare.task_relations",
-        "ple_rec.analysis.compare.text",
-        "ple_rec.analysis.compare.text",
-        "ple_rec.analysis.compare.tuning.report",
-        "ple_rec.analysis.utilisation",
-        "ple_rec.training.better",
-    ),
-}
+LAYERS = {layer: (ours, others) for layer, (_, ours, others) in table("folder").items()}
+ALSO = {place: names for place, (names,) in table("file or folder").items()}
 FREE = {"__init__", "__main__", "agent", "api", "cli"}  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 
@@ -133,6 +86,24 @@ def test_every_file_keeps_to_its_layer(repository: Path) -> None:
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         broken += violations(module, file.read_text(encoding="utf-8"), str(path))
     assert not broken, "\n".join(broken)
+
+
+def test_the_page_names_files_and_folders_that_there_are(repository: Path) -> None:
+    named = set(re.findall(r"`((?:ple_rec|data_prep|launch|tests)/[\w./]+)`", PAGE))
+    assert len(named) > 60
+    assert [name for name in sorted(named) if not (repository / name).exists()] == []
+
+
+def test_the_page_names_every_folder(repository: Path) -> None:
+    folders = {file.parent.name for file in (repository / "ple_rec").glob("*/__init__.py")}
+    assert folders - FREE == set(LAYERS) - {"errors", "data_prep", "launch"}
+    inside = [f"data_prep/{file.parent.name}" for file in (repository / "data_prep").glob("*/__init__.py")]
+    assert [name for name in inside if name not in PAGE and name.replace("/", ".") not in PAGE] == []
+
+
+def test_no_module_imports_itself_by_others(repository: Path) -> None:
+    known = modules(repository)
+    assert in_circles({name: imports_of(file, known) for name, file in known.items()}) == []
 
 
 @pytest.mark.parametrize(

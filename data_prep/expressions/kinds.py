@@ -16,8 +16,6 @@ from typing import Any, Literal
 import ibis
 from ibis.expr import operations as ops
 
-from data_prep.expressions import kinds as k
-
 Kind = Literal["integer", "float", "string", "boolean", "list", "null", "other"]
 NUMBERS: tuple[Kind, ...] = ("integer", "float")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
@@ -97,7 +95,7 @@ def unified(values: Sequence[Any]) -> list[Any] | None:
 
 
 Target = Literal["integer", "float", "string", "boolean"]
-INFINITY, ZERO = k.floating(math.inf), k.integer(0)
+INFINITY, ZERO = floating(math.inf), integer(0)
 _INTEGER_TEXT = r"^ *[+-]?[0-9]+ *\z"  # `$` would accept a line break at the end, in Java only
 _FLOAT_TEXT = r"^ *[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)? *\z"
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
@@ -105,7 +103,7 @@ _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 def divide(a: Any, b: Any) -> Any:
     """`a / b` in float64; null where b is 0."""
-    return a.cast("float64") / b.cast("float64").nullif(k.floating(0.0))
+    return a.cast("float64") / b.cast("float64").nullif(floating(0.0))
 
 
 def remainder(a: Any, b: Any) -> Any:
@@ -113,7 +111,7 @@ def remainder(a: Any, b: Any) -> Any:
 
     The divisor -1 is replaced by 1, of the same remainder: INT64_MIN % -1 raises on one engine.
     """
-    return a % ibis.cases((b == ZERO, k.null("int64")), (b == k.integer(-1), k.integer(1)), else_=b)
+    return a % ibis.cases((b == ZERO, null("int64")), (b == integer(-1), integer(1)), else_=b)
 
 
 def cut_quotient(a: Any, b: Any) -> Any:
@@ -125,19 +123,19 @@ def cut_quotient(a: Any, b: Any) -> Any:
     """
     multiple, b = a - remainder(a, b), b.nullif(ZERO)
     divisor = b.cast("float64")
-    estimate = (multiple.cast("float64") / divisor * k.floating(1 - 2**-50)).cast("int64")
+    estimate = (multiple.cast("float64") / divisor * floating(1 - 2**-50)).cast("int64")
     rest = multiple - estimate * b
     return estimate + (rest.cast("float64") / divisor).round()
 
 
 def is_null(x: Any) -> Any:
     """Whether x is null. Ibis has Spark answer true for NaN too, so floats are asked whether x = x is."""
-    return (x == x).isnull() if k.kind_of(x) == "float" else k.enclosed(x).isnull()
+    return (x == x).isnull() if kind_of(x) == "float" else enclosed(x).isnull()
 
 
 def is_nan(x: Any) -> Any:
     """Whether x is NaN; null of null, of which Spark's own isnan is false."""
-    return ibis.ifelse(is_null(x), k.null("boolean"), x.isnan())
+    return ibis.ifelse(is_null(x), null("boolean"), x.isnan())
 
 
 def comparable(x: Any) -> Any:
@@ -145,13 +143,13 @@ def comparable(x: Any) -> Any:
 
     Engines hold NaN above all numbers, but skip it where Parquet's statistics, which leave it out, decide already.
     """
-    return ibis.ifelse(x.isnan(), k.null("float64"), x)
+    return ibis.ifelse(x.isnan(), null("float64"), x)
 
 
 def null_if(a: Any, b: Any) -> Any:
     """Null where a = b, else a."""
-    left, right = (comparable(x) if k.kind_of(x) == "float" else k.enclosed(x) for x in (a, b))
-    return ibis.ifelse(left == right, k.null(a.type()), a)
+    left, right = (comparable(x) if kind_of(x) == "float" else enclosed(x) for x in (a, b))
+    return ibis.ifelse(left == right, null(a.type()), a)
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
@@ -159,42 +157,42 @@ def clip(x: Any, low: Any, high: Any) -> Any:
 
     Where low > high it is high. No comparison is true of null, and NaN is asked for first, which would be above high.
     """
-    unordered = [(x.isnan(), x)] if k.kind_of(x) == "float" else []
+    unordered = [(x.isnan(), x)] if kind_of(x) == "float" else []
     return ibis.cases(*unordered, (x > high, high), (x < low, ibis.least(low, high)), else_=x)
 
 
 def floor(x: Any) -> Any:
     """The largest integer <= x as int64; null where x is NaN or beyond int64."""
-    return x if k.kind_of(x) == "integer" else _within_int64(x).floor()
+    return x if kind_of(x) == "integer" else _within_int64(x).floor()
 
 
 def ceil(x: Any) -> Any:
     """The smallest integer >= x as int64; null where x is NaN or beyond int64."""
-    return x if k.kind_of(x) == "integer" else _within_int64(x).ceil()
+    return x if kind_of(x) == "integer" else _within_int64(x).ceil()
 
 
 def nearest(x: Any) -> Any:
     """The nearest integer as int64, halves away from zero; null where x is NaN or beyond int64."""
-    return x if k.kind_of(x) == "integer" else _within_int64(x).round()
+    return x if kind_of(x) == "integer" else _within_int64(x).round()
 
 
 def cut(x: Any) -> Any:
     """A float cut toward zero, as int64; null where x is NaN or beyond int64."""
     x = _within_int64(x)
-    return ibis.ifelse(x < k.floating(0.0), x.ceil(), x.floor())
+    return ibis.ifelse(x < floating(0.0), x.ceil(), x.floor())
 
 
 def _within_int64(x: Any) -> Any:
     """The number, or null where it has no integer part in int64."""
-    inside = x.between(k.floating(-(2.0**63)), k.floating(math.nextafter(2.0**63, 0)))
+    inside = x.between(floating(-(2.0**63)), floating(math.nextafter(2.0**63, 0)))
     return ibis.cases((~x.isnan() & inside, x))
 
 
 def cast(x: Any, to: Target) -> Any | None:
     """A value as another kind, null where a text is none; None where engines differ and there is no such cast."""
-    dtype, source = x.type(), k.kind_of(x)
+    dtype, source = x.type(), kind_of(x)
     if source == "null":
-        return k.null({"integer": "int64", "float": "float64"}.get(to, to))
+        return null({"integer": "int64", "float": "float64"}.get(to, to))
     if source == to:
         return x
     if to == "integer":
@@ -209,7 +207,7 @@ def cast(x: Any, to: Target) -> Any | None:
 
 def _to_integer(x: Any) -> Any | None:
     dtype = x.type()
-    if k.kind_of(x) == "float":
+    if kind_of(x) == "float":
         return cut(x)
     if dtype.is_string():
         return ibis.cases((x.re_search(_INTEGER_TEXT), x.try_cast("int64")))
@@ -221,7 +219,7 @@ def _to_integer(x: Any) -> Any | None:
 
 def _to_float(x: Any) -> Any | None:
     dtype = x.type()
-    if dtype.is_decimal() or (k.kind_of(x) == "other" and dtype.is_integer()):
+    if dtype.is_decimal() or (kind_of(x) == "other" and dtype.is_integer()):
         x = x.cast("string")  # whose digits are exact, as reading them is
     elif dtype.is_boolean():
         return x.cast("int64").cast("float64")
@@ -234,9 +232,9 @@ def _to_float(x: Any) -> Any | None:
 
 
 def _to_boolean(x: Any) -> Any | None:
-    if k.kind_of(x) == "integer":
+    if kind_of(x) == "integer":
         return x != ZERO
-    if k.kind_of(x) != "string":
+    if kind_of(x) != "string":
         return None
     x = x.strip().translate("TRUEFALS", "truefals")
     return ibis.cases((x.isin(_TRUE), True), (x.isin(_FALSE), False))
