@@ -188,7 +188,7 @@ class ColumnBuilder:
         names: What expressions read.
         columns: Derived so far, expressions over `rows`.
         broken: Rules, and where they are.
-        late: Rules of derived columns, which are computed once.
+        checks_on_derived_columns: Rules of derived columns, with the condition that breaks each, computed once.
     """
 
     def __init__(self, rows: ir.Table, resolved: Resolved, day_1: int | None) -> None:
@@ -196,7 +196,7 @@ class ColumnBuilder:
         self.names = names_of(self.rows, resolved)
         self.columns: dict[str, ir.Value] = {}
         self.broken: list[tuple[Rule, ir.BooleanValue]] = []
-        self.late: list[tuple[Rule, Callable[[ir.Table], ir.BooleanValue]]] = []
+        self.checks_on_derived_columns: list[tuple[Rule, Callable[[ir.Table], ir.BooleanValue]]] = []
 
     def build(self, key: str) -> ir.Value:
         """The expression at a key of the configuration."""

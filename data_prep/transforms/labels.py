@@ -46,7 +46,7 @@ def add_tasks(d: ColumnBuilder) -> None:
         rule, bad = _label_rule(task, value)
         where = f" where {task.space}" if task.space is not None else ""
         late = partial(_broken_label, column=f"__{column}", space=spaces.get(task.name), bad=bad)
-        d.late.append((Rule(key, rule + where, f"__{column}"), late))
+        d.checks_on_derived_columns.append((Rule(key, rule + where, f"__{column}"), late))
 
 
 def _threshold(d: ColumnBuilder, i: int, spec: ThresholdSpec) -> ir.FloatingValue:

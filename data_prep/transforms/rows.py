@@ -170,9 +170,9 @@ def _judged(d: ColumnBuilder) -> Derived:
     """The columns with `REASON`."""
     d.columns[_EARLY] = _first_of([condition for _, condition in d.broken], 1)
     table = d.rows.select(**d.columns)
-    late = _first_of([condition(table) for _, condition in d.late], len(d.broken) + 1)
+    late = _first_of([condition(table) for _, condition in d.checks_on_derived_columns], len(d.broken) + 1)
     table = table.mutate(**{REASON: ibis.ifelse(table[_EARLY] > 0, table[_EARLY], late)})
-    return Derived(table, tuple(rule for rule, _ in (*d.broken, *d.late)))
+    return Derived(table, tuple(rule for rule, _ in (*d.broken, *d.checks_on_derived_columns)))
 
 
 def _wide(d: ColumnBuilder) -> None:

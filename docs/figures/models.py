@@ -121,7 +121,7 @@ def draw(routings: Sequence[Routing]) -> str:
             parts = routing.subspaces > 1
             nodes.append(box(expert, "" if parts else "E", "expert") + (line(expert) if parts else ""))
         for o, output in enumerate(outputs):
-            read = [e for e in range(len(experts)) if routing.reads_OE[o][e]]
+            read = [e for e in range(len(experts)) if routing.edges_OE[o][e]]
             edges += [edge(experts[e], output, output.owner) for e in read]
             gated = routing.mixing == "softmax" and len(read) > 1
             if gated and level and routing.selector_O[o] != X:

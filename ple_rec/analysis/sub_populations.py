@@ -122,7 +122,7 @@ class GatesByValue:
 
 def _reactions(legend: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
     found = []
-    for o, (output, reads_E) in enumerate(zip(legend.outputs, legend.reads_OE, strict=True)):
+    for o, (output, reads_E) in enumerate(zip(legend.outputs, legend.edges_OE, strict=True)):
         read = [e for e, reads in enumerate(reads_E) if reads]
         if len(read) < 2:  # a single expert is passed on: there is no gate
             continue

@@ -36,7 +36,7 @@ def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
         )
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
-        import_torch(alone=False)
+        import_torch(own_process=False)
         logging.root.handlers[:] = handlers  # the import adds one, which would repeat what a program logs itself
         with _torch_state(with_group=with_group):
             yield

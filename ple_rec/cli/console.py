@@ -58,7 +58,7 @@ def require_torch() -> None:
     Raises:
         UserError: one of them does not load.
     """
-    import_torch(alone=True)
+    import_torch(own_process=True)
 
 
 def require_packages(names: Sequence[str], verb: str, extra: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
@@ -19,12 +20,12 @@ from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
 from ple_rec.models.embeddings import divide_bags
 from ple_rec.models.losses import StepLoss
-from ple_rec.models.scorer import Scorer
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
-from ple_rec.modules.experts import Mlp
+from ple_rec.modules.experts import ExpertBank, Mlp
 from ple_rec.modules.extraction import ExtractionNetwork
-from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
+from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of, with_parts
+from ple_rec.modules.mixing import SoftmaxGates
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
 
@@ -42,8 +43,6 @@ class MultiTaskModel(nn.Module):
         request_features: Sparse features that the samples of a request share, where a batch has requests.
         request_dense: Likewise dense features, by their places.
     """
-
-    _scorer: Scorer
 
     def __init__(
         self,
@@ -79,8 +78,10 @@ class MultiTaskModel(nn.Module):
         self.block_rows = ROWS
         self._blocks: Blocks | None = None
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
-        scorer = Scorer(self.extraction, self.towers, config, autocast=precision == "bf16")
-        object.__setattr__(self, "_scorer", scorer)  # no part of its own: its parameters are named as those above
+        self.autocast = precision == "bf16"
+        self.converted = False  # True once weights are converted to bfloat16; autocast converts them at every call
+        self.input_dropout = config.input_dropout
+        self.draws = max(config.input_dropout, config.dropout, tower.dropout) > 0  # True if training draws by chance
 
     def inputs(self, batch: Batch) -> Tensor:
         """x_BD of a batch."""
@@ -124,38 +125,62 @@ class MultiTaskModel(nn.Module):
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """`forward` from x on: everything but tables and normalisation."""
         if torch.is_grad_enabled() or not self._in_blocks(x_BD):
-            scored: tuple[Tensor, list[Tensor]] = self._scorer(x_BD)
-            return scored
+            return self.logits(x_BD)
         return self.blocks().score(x_BD)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """logits_BK and sums_K of a training step, from x on."""
         if self._in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
-        logits_BK, _ = self._scorer(x_BD)
+        logits_BK, _ = self.logits(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
+
+    def logits(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
+        """Return logits_BK, and A_BOE of every level: `y_k` = extraction(x), `logit_k = t_k(y_k)`."""
+        if self.input_dropout and self.training:  # Each sample has a draw of its own, also if samples share columns.
+            whole_BD = x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
+            x_BD = F.dropout(whole_BD, self.input_dropout)
+        if self.converted:
+            x_BD = with_parts(x_BD, [part.bfloat16() for part in parts_of(x_BD)])
+        with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
+            outputs, gates = self.extraction(x_BD)
+            logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
+        return logits_BK.float() if self.autocast else logits_BK, gates
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that `logits` uses: those of experts, mixings and towers."""
+        return [*self.extraction.parameters(), *self.towers.parameters()]
 
     def run_in_blocks(self, threads: int) -> None:
         """Use this number of threads for blocks, whatever number the process has."""
-        self._blocks = Blocks(self._scorer, self.block_rows, threads)
+        self._blocks = Blocks(self, self.block_rows, threads)
 
     def without_autocast(self) -> None:
         """Run matrix products in the precision of their weights from now on."""
-        self._scorer.autocast = False
+        self.autocast = False
 
     def convert_to_bfloat16(self) -> None:
-        """Convert, once and for prediction alone, the weights of matrix products."""
-        self._scorer.convert()
+        """Convert the weights of matrix products, once and for prediction alone."""
+        self.autocast, self.converted = False, True
+        for module in (*self.extraction.modules(), *self.towers.modules()):
+            if isinstance(module, ExpertBank | SoftmaxGates):
+                weights = [*module.parameters()]
+            elif isinstance(module, Mlp):  # Its last layer stays in fp32.
+                weights = [*module.layers[:-1].parameters()]
+            else:
+                continue
+            for weight in weights:
+                weight.data = weight.data.bfloat16()
 
     def blocks(self) -> Blocks:
         """Made for the number of threads that the process has when they are first used."""
         if self._blocks is None:
-            self._blocks = Blocks(self._scorer, self.block_rows, torch.get_num_threads())
+            self._blocks = Blocks(self, self.block_rows, torch.get_num_threads())
         return self._blocks
 
     def _in_blocks(self, x_BD: Inputs) -> bool:
         # Dropout draws from one generator, in an order that threads would make a matter of chance.
-        drawn = self._scorer.draws and self.training
+        drawn = self.draws and self.training
         return x_BD.device.type == "cpu" and len(x_BD) >= FEW and not drawn
 
     def flops_per_sample(self) -> int:

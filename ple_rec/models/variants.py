@@ -46,7 +46,7 @@ def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> R
         experts=_number(owners),
         source_E=tuple(streams[owner] for owner in owners),
         outputs=tuple(outputs),
-        reads_OE=tuple(tuple(e == o or SHARED in (e, o) for e in owners) for o in outputs),
+        edges_OE=tuple(tuple(e == o or SHARED in (e, o) for e in owners) for o in outputs),
         selector_O=tuple(streams[o] for o in outputs),
         hidden=level.expert_hidden,
     )
@@ -85,7 +85,7 @@ def asymmetric(config: AsymmetricConfig, tasks: Tasks) -> list[Routing]:
     """Asymmetric sharing: a task reads its own bottom and its donors', put together as they are."""
     own = _bottoms(tasks, config.bottom, first=True)
     reads = [[e == o or e in config.donors.get(o, ()) for e in tasks] for o in tasks]
-    return [replace(own, reads_OE=tuple(map(tuple, reads)), mixing=config.combine)]
+    return [replace(own, edges_OE=tuple(map(tuple, reads)), mixing=config.combine)]
 
 
 def customized(config: CustomizedConfig, tasks: Tasks) -> list[Routing]:
@@ -131,7 +131,7 @@ def ml_mmoe(config: MlMmoeConfig, tasks: Tasks) -> list[Routing]:
                 experts=experts,
                 source_E=tuple(range(len(experts))) if i else (0,) * len(experts),
                 outputs=outputs,
-                reads_OE=((True,) * len(experts),) * len(outputs),
+                edges_OE=((True,) * len(experts),) * len(outputs),
                 selector_O=(X,) * len(outputs),
                 hidden=level.expert_hidden,
             )
@@ -160,7 +160,7 @@ def _bottoms(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
         experts=_number(tasks),
         source_E=(0,) * k if first else tuple(range(k)),
         outputs=tuple(tasks),
-        reads_OE=tuple(tuple(e == o for e in range(k)) for o in range(k)),
+        edges_OE=tuple(tuple(e == o for e in range(k)) for o in range(k)),
         selector_O=(0,) * k if first else tuple(range(k)),
         hidden=tuple(hidden),
     )
@@ -168,7 +168,7 @@ def _bottoms(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
 
 def _everyone(routing: Routing) -> Routing:
     """Every output reads every expert."""
-    return replace(routing, reads_OE=((True,) * len(routing.experts),) * len(routing.outputs))
+    return replace(routing, edges_OE=((True,) * len(routing.experts),) * len(routing.outputs))
 
 
 def _refuse_shared(tasks: Tasks) -> None:

@@ -28,7 +28,7 @@ class Mixing(nn.Module):
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths = list(widths)
-        self.legend = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.reads_OE)
+        self.legend = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.edges_OE)
 
     @abstractmethod
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
@@ -55,15 +55,15 @@ def expand(a_OE: Tensor, h_BEH: Tensor) -> Tensor:
 class SumMixing(Mixing):
     """`A_oe = 1` where output o reads expert e."""
 
-    reads_OE: Tensor
+    edges_OE: Tensor
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
-        self.register_buffer("reads_OE", torch.tensor(routing.reads_OE).float(), persistent=False)
-        self.flops = 2 * self.reads_OE.numel() * routing.width
+        self.register_buffer("edges_OE", torch.tensor(routing.edges_OE).float(), persistent=False)
+        self.flops = 2 * self.edges_OE.numel() * routing.width
 
     def _a_OE(self) -> Tensor:
-        return self.reads_OE
+        return self.edges_OE
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
@@ -81,7 +81,7 @@ class MeanMixing(SumMixing):
 
     def _a_OE(self) -> Tensor:
         # Divided here, so that a model in fp64 does not hold a third as fp32 has it.
-        return self.reads_OE / self.reads_OE.sum(1, keepdim=True)
+        return self.edges_OE / self.edges_OE.sum(1, keepdim=True)
 
 
 class ConcatMixing(Mixing):
@@ -94,9 +94,9 @@ class ConcatMixing(Mixing):
     a_OE: Tensor
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
-        super().__init__(routing, [sum(row) * routing.width for row in routing.reads_OE])
-        self.reads = [[e for e, read in enumerate(row) if read] for row in routing.reads_OE]
-        self.register_buffer("a_OE", torch.tensor(routing.reads_OE).float(), persistent=False)
+        super().__init__(routing, [sum(row) * routing.width for row in routing.edges_OE])
+        self.reads = [[e for e, read in enumerate(row) if read] for row in routing.edges_OE]
+        self.register_buffer("a_OE", torch.tensor(routing.edges_OE).float(), persistent=False)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
@@ -128,7 +128,7 @@ class SoftmaxGates(Mixing):
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
         self.outputs, self.experts = len(routing.outputs), len(routing.experts)
-        reads = [[e for e, read in enumerate(row) if read] for row in routing.reads_OE]
+        reads = [[e for e, read in enumerate(row) if read] for row in routing.edges_OE]
         self.single = {o: row[0] for o, row in enumerate(reads) if len(row) == 1}
         # Gated outputs in the order of their selector streams, so that each stream's gates are consecutive rows.
         gated = sorted((o for o, row in enumerate(reads) if len(row) > 1), key=lambda o: routing.selector_O[o])
@@ -273,7 +273,7 @@ class LevelMixing(nn.Module):
 
 
 def _check(routing: Routing) -> None:
-    if len(routing.outputs) != len(routing.experts) or not all(all(row) for row in routing.reads_OE):
+    if len(routing.outputs) != len(routing.experts) or not all(all(row) for row in routing.edges_OE):
         raise ValueError(
             f"mixing {routing.mixing!r} needs one output per expert, each reading all; got outputs {routing.outputs} "
             f"over experts {routing.experts}"

@@ -22,7 +22,7 @@ class Routing:
         source_E: The input stream that each expert reads; experts of one stream stand together, in stream order, so
             that their first layers are one matrix.
         outputs: Name of each output; the outputs of a level are the input streams of the next.
-        reads_OE: `reads_OE[o][e]`: whether output o mixes expert e.
+        edges_OE: `edges_OE[o][e]`: whether output o mixes expert e.
         selector_O: The input stream whose value selects (the gate's input) for each output, or `X`.
         hidden: Layer sizes of every expert; the last is the width of its output.
         mixing: How A is made: a key of `ple_rec.modules.mixing.MIXINGS`.
@@ -37,7 +37,7 @@ class Routing:
     experts: tuple[str, ...]
     source_E: tuple[int, ...]
     outputs: tuple[str, ...]
-    reads_OE: tuple[tuple[bool, ...], ...]
+    edges_OE: tuple[tuple[bool, ...], ...]
     selector_O: tuple[int, ...]
     hidden: tuple[int, ...]
     mixing: str = "softmax"
@@ -47,13 +47,13 @@ class Routing:
 
     def __post_init__(self) -> None:
         """Check that the parts fit."""
-        if len(self.source_E) != len(self.experts) or any(len(row) != len(self.experts) for row in self.reads_OE):
-            raise ValueError(f"{len(self.experts)} experts, but source_E or reads_OE has another length")
-        if not len(self.outputs) == len(self.reads_OE) == len(self.selector_O):
-            raise ValueError(f"{len(self.outputs)} outputs, but reads_OE or selector_O has another length")
+        if len(self.source_E) != len(self.experts) or any(len(row) != len(self.experts) for row in self.edges_OE):
+            raise ValueError(f"{len(self.experts)} experts, but source_E or edges_OE has another length")
+        if not len(self.outputs) == len(self.edges_OE) == len(self.selector_O):
+            raise ValueError(f"{len(self.outputs)} outputs, but edges_OE or selector_O has another length")
         if list(self.source_E) != sorted(self.source_E):
             raise ValueError(f"experts must stand in the order of their streams, got source_E = {self.source_E}")
-        for output, row in zip(self.outputs, self.reads_OE, strict=True):
+        for output, row in zip(self.outputs, self.edges_OE, strict=True):
             if not any(row):
                 raise ValueError(f"output {output!r} reads no expert")
 
@@ -75,12 +75,12 @@ class GateLabels:
         mixing: How A is made: a key of MIXINGS, or `levels`.
         outputs: Name of each row.
         experts: Name of each column.
-        reads_OE: Where A is not 0 by construction.
+        edges_OE: Where A is not 0 by construction.
         level: From 1; None where A mixes levels.
     """
 
     mixing: str
     outputs: tuple[str, ...]
     experts: tuple[str, ...]
-    reads_OE: tuple[tuple[bool, ...], ...]
+    edges_OE: tuple[tuple[bool, ...], ...]
     level: int | None = None

@@ -108,7 +108,7 @@ def values_per_sample(model: MultiTaskModel) -> int:
     for level in model.extraction.levels:
         assert isinstance(level, ExtractionLevel)
         routing = level.routing
-        edges = sum(sum(row) for row in routing.reads_OE) if routing.mixing == "softmax" else 0
+        edges = sum(sum(row) for row in routing.edges_OE) if routing.mixing == "softmax" else 0
         total += len(routing.experts) * sum(routing.hidden) + sum(level.mixing.widths) + edges
     for tower in model.towers:
         assert isinstance(tower, Mlp)

@@ -114,12 +114,12 @@ def large_imports() -> Iterator[None]:
             gc.enable()
 
 
-def import_torch(*, alone: bool) -> None:
+def import_torch(*, own_process: bool) -> None:
     """Import torch and torchrec.
 
     Args:
-        alone: Flag that the process is this program's, so that no later collection need look at what is there now. In
-            somebody else's, garbage of that moment would stay for ever.
+        own_process: True if this program owns the process, so that later collections of garbage may pass over the
+            objects of the import. In somebody else's process, garbage of that moment would then stay for ever.
 
     Raises:
         UserError: they are missing, or do not fit.
@@ -127,7 +127,7 @@ def import_torch(*, alone: bool) -> None:
     if sys.modules.get("torchrec") is not None:
         return
     try:
-        with large_imports() if alone else nullcontext():
+        with large_imports() if own_process else nullcontext():
             import torch  # noqa: F401
             import torchrec  # noqa: F401
     except (ImportError, OSError) as error:

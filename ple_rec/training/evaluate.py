@@ -65,7 +65,7 @@ class GateStatistics:
 def _blank(values_OE: Tensor, legend: GateLabels) -> list[list[float | None]]:
     return [
         [value if read else None for value, read in zip(row, reads, strict=True)]
-        for row, reads in zip(values_OE.tolist(), legend.reads_OE, strict=True)
+        for row, reads in zip(values_OE.tolist(), legend.edges_OE, strict=True)
     ]
 
 

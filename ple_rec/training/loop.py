@@ -60,7 +60,7 @@ def train_steps(
     run: RunDirectory,
     *,
     resume: bool,
-    watchers: Loggers | None = None,
+    loggers: Loggers | None = None,
     start: Start | None = None,
     profile: Unprofiled = UNPROFILED,
     measure: Measure = nothing,
@@ -72,7 +72,7 @@ def train_steps(
         job: The assembled run.
         run: Directory of the run.
         resume: Go on from the latest checkpoint.
-        watchers: Hear of every record.
+        loggers: Hear of every record.
         start: Where the first weights come from, unless the run goes on from a checkpoint of its own. They are
             evaluated before the first step, which sets no best score.
         profile: Hears of the steps.
@@ -127,7 +127,7 @@ def train_steps(
         run.folder / LOG,
         position.step,
         job.total_steps,
-        watchers,
+        loggers,
         evaluated=not position.evaluation_pending,
     )
     hearing = Preemption(kept.grace_seconds) if preemption is None else nullcontext(preemption)
@@ -169,7 +169,7 @@ def train_steps(
                         batch,
                         position.step,
                         weights_K,
-                        stop=preemption.heard,
+                        stop=preemption.received,
                         save=job.ranks.is_main and timer.is_due() and not saving and not store.writing,
                         forward=pipeline.forward,
                         regions=profile.regions,
@@ -184,7 +184,7 @@ def train_steps(
                     reporting = planned or position.step % config.report_every == 0
                     if saving or reporting:
                         with profile.regions("logging"):
-                            guard.settle()
+                            guard.synchronize()
                             now = time.perf_counter()
                             pace = (now - begun) / (position.step - pace_step)  # the first steps are slower
                             position.seconds, begun, pace_step = position.seconds + now - begun, now, position.step
@@ -273,7 +273,7 @@ def _save_on_stop(
     dist.all_reduce(left, dist.ReduceOp.MIN)  # all ranks save, or none
     fits = last is None or last < left.item()
     if fits and position.step and store.saved_step != position.step:
-        guard.settle()
+        guard.synchronize()
         check_finite(job, position.step)
         save(best=False)
         store.wait()
@@ -334,7 +334,7 @@ def train_step(
         total.backward()
     with regions("optimizers"):
         gradient_norm = job.optimizers.step()
-    guard.note(step + 1, sums_K, gradient_norm)
+    guard.record(step + 1, sums_K, gradient_norm)
     return logits_BK, sums_K, local_K
 
 

@@ -93,12 +93,12 @@ class NonFiniteGuard:
             self._seen = flags
         return self._packed[:tasks].float()
 
-    def note(self, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
+    def record(self, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
         """Remember whether this step's losses and dense gradients are finite; they travel with the next step."""
         self._flags = torch.cat([~torch.isfinite(sums_K.detach()), ~torch.isfinite(gradient_norm).reshape(1)]).double()
         self._flags_step = step
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait until the last noted step is known, over all ranks.
 
         Raises:

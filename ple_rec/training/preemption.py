@@ -1,4 +1,4 @@
-"""A scheduler's wish that the job stops: heard by any rank, agreed on by all, saved if the time is enough."""
+"""A scheduler's wish that the job stops: received by any rank, agreed on by all, saved if the time is enough."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ class StopRequested(Exception):  # noqa: N818 - a request is no error
 
 
 class Preemption:
-    """Hears SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
+    """Receives SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
 
     A second signal ends the process as it would have done without, unless it follows so soon that it is the same wish:
     Slurm signals every process of a job, and the agent passes on to the ranks what it gets.
 
     Args:
-        grace_seconds: From the signal to the end of the process by force.
+        grace_seconds: Seconds from the signal to the end of the process by force.
     """
 
     def __init__(self, grace_seconds: float) -> None:
         self.grace_seconds = grace_seconds
         self.signal: signal.Signals | None = None
-        self._heard_at = 0.0
+        self._received_at = 0.0
         self._before: dict[signal.Signals, Any] = {}  # typeshed gives what signal() returned no name
 
     def __enter__(self) -> Preemption:
         if threading.current_thread() is threading.main_thread():  # only there can a signal be handled
-            self._before = {number: signal.signal(number, self._hear) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
-            self.signal, self._heard_at = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - self._heard_at > _SAME_WISH_SECONDS:
+            self.signal, self._received_at = signal.Signals(number), time.monotonic()
+        elif time.monotonic() - self._received_at > _SAME_WISH_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
     @property
-    def heard(self) -> bool:
-        """Whether this rank has heard one."""
+    def received(self) -> bool:
+        """True once this rank has received a stop signal."""
         return self.signal is not None
 
     def seconds_left(self) -> float:
-        """Of the grace; all of it where another rank has heard the signal."""
-        return self.grace_seconds - (time.monotonic() - self._heard_at if self.heard else 0.0)
+        """Return the rest of the grace period; all of it if another rank has received the signal."""
+        return self.grace_seconds - (time.monotonic() - self._received_at if self.received else 0.0)
 
 
 def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not: str) -> PreemptedError:

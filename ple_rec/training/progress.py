@@ -140,7 +140,7 @@ class Progress:
         log: `train.jsonl`, appended to; what it says of later steps than `step`, an attempt that was cut off, goes.
         step: The first step of this process.
         total_steps: Of the run.
-        watchers: Hear of every record of the log.
+        loggers: Hear of every record of the log.
         evaluated: Flag that the log keeps the evaluation of `step`; False if that evaluation is to be made again.
 
     Raises:
@@ -153,14 +153,14 @@ class Progress:
         log: Path,
         step: int,
         total_steps: int,
-        watchers: Loggers | None = None,
+        loggers: Loggers | None = None,
         *,
         evaluated: bool = True,
     ) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
         self.log = log
-        self.watchers = watchers or Loggers()
+        self.loggers = loggers or Loggers()
         self._slowdown, self._first = SlowdownMonitor(ranks.threads), True
         self._usual = 0  # steps of the longest report so far
         self.file: TextIO | None = run_on_rank_zero(lambda: self._open(step, evaluated))
@@ -176,7 +176,7 @@ class Progress:
         self.bar.update()
 
     def record(self, record: Mapping[str, Any], note: str = "") -> None:
-        """Append a record to `train.jsonl`, print its line and tell the watchers (a collective).
+        """Append a record to `train.jsonl`, print its line and tell the loggers (a collective).
 
         Args:
             record: As the module says.
@@ -186,7 +186,7 @@ class Progress:
             UserError: as the constructor.
         """
         run_on_rank_zero(lambda: self._append(json.dumps(record)))
-        self.watchers.hear(record)
+        self.loggers.log(record)
         self.say("  ".join(filter(None, (_line(record, self.total_steps), self._span(record), note))))
         if record["split"] == "train":
             self._warn(record)
@@ -215,7 +215,7 @@ class Progress:
                 f"this run was of {before:,} steps, it is of {self.total_steps:,} now: its configuration is another one"
             )
         write_text(self.log, "".join(f"{line}\n" for line in kept))
-        self.watchers.begin(step, [json.loads(line) for line in kept])
+        self.loggers.begin(step, [json.loads(line) for line in kept])
         with writing(self.log):
             return self.log.open("a")
 

@@ -31,7 +31,7 @@ from ple_rec.training.claim import claim_run
 from ple_rec.training.context import EvaluationJob, TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.last_checkpoint import with_recorded_threads
-from ple_rec.training.loggers import watching
+from ple_rec.training.loggers import open_loggers
 from ple_rec.training.loop import Measure, nothing, train_steps
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
@@ -105,9 +105,9 @@ def train(
             raise damage  # before the earlier run is removed
         run_on_rank_zero(lambda: _write_head(job, run, start, resuming=resuming))
         preemption = Preemption(config.checkpoint.grace_seconds)
-        with watching(job.config, run, resume=resuming) as watchers, preemption:
+        with open_loggers(job.config, run, resume=resuming) as loggers, preemption:
             if ranks.is_main:
-                logger.info(f"{_introduction(job, run_dir)}\n{watchers.describe()}")
+                logger.info(f"{_introduction(job, run_dir)}\n{loggers.describe()}")
                 if given is not None and job.plan != given.plan:
                     logger.info(f"{given.place} does not fit these ranks any more: planned anew")
             told = StepProfile(job, run, logger.info, strict=not auto) if profile else UNPROFILED
@@ -116,7 +116,7 @@ def train(
                     job,
                     run,
                     resume=resuming,
-                    watchers=watchers,
+                    loggers=loggers,
                     start=start,
                     profile=told,
                     measure=measure,
@@ -125,7 +125,7 @@ def train(
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)
             metrics["table_health"] = table_health(job, start)
             metrics |= summary(job, position) | ({} if start is None else {"init_from": vars(start)})
-            watchers.finish(metrics, run_on_rank_zero(lambda: _finish(metrics, run, config, position)) or {})
+            loggers.finish(metrics, run_on_rank_zero(lambda: _finish(metrics, run, config, position)) or {})
         return metrics
 
 

@@ -31,7 +31,7 @@ def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.d
     for batch in batches:
         if guard.wants_to_stop():
             raise StopRequested
-        guard.start(torch.zeros(0, device=device), stop=preemption.heard)
+        guard.start(torch.zeros(0, device=device), stop=preemption.received)
         guard.counts_K()  # of no task; completes the all-reduce
         yield batch
 

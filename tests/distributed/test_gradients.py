@@ -99,7 +99,7 @@ def _gradients(rank: int, world_size: int, data: Path) -> dict[str, tuple[Gradie
         guard = NonFiniteGuard([task.name for task in job.tasks], job.ranks.device)
         batch = _batch(job, start, start + SPLITS[world_size][rank])
         _, _, counts_K = train_step(job, guard, batch, 0, TASK_WEIGHTS)
-        guard.settle()
+        guard.synchronize()
         after = whole_tables(job.model) | dict(job.bare.named_parameters())
         results[case] = {key: (before[key] - after[key]).detach() for key in before}, counts_K.tolist()
     return results

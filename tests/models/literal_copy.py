@@ -67,7 +67,7 @@ def _gates(out: dict[str, Tensor], place: str, routing: Routing, weights: Sequen
     """Per selector stream one matrix, its gates below one another; none where an output reads a single expert."""
     gated = {
         output: (selector, sum(row))
-        for output, row, selector in zip(routing.outputs, routing.reads_OE, routing.selector_O, strict=True)
+        for output, row, selector in zip(routing.outputs, routing.edges_OE, routing.selector_O, strict=True)
         if sum(row) > 1
     }
     streams = sorted({selector for selector, _ in gated.values()})
@@ -150,7 +150,7 @@ def _assert_same_mixes(model: MultiTaskModel, gates: Sequence[Tensor], expected:
     """Every A holds, at the names of its legend, the factors of the definition, and no name is there in vain."""
     for legend, a_BOE, mixes in zip(model.extraction.legends, gates, expected, strict=True):
         pairs = [(_bare(output), expert) for output in legend.outputs for expert in legend.experts]
-        read = dict(zip(pairs, (r for row in legend.reads_OE for r in row), strict=True))
+        read = dict(zip(pairs, (r for row in legend.edges_OE for r in row), strict=True))
         assert {pair for pair in pairs if read[pair]} == set(mixes)
         zero = torch.zeros((), dtype=a_BOE.dtype)
         wanted_BN = torch.stack([mixes.get(pair, zero).expand(BATCH) for pair in pairs], dim=1)

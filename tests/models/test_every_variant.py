@@ -97,7 +97,7 @@ def test_what_the_towers_read_and_every_a_fit_their_description(variant: str) ->
         assert a_BOE.shape == (7, len(legend.outputs), len(legend.experts))
         assert len(set(legend.outputs)) == len(legend.outputs)
         assert len(set(legend.experts)) == len(legend.experts)
-        assert torch.equal(a_BOE != 0, torch.tensor(legend.reads_OE).expand_as(a_BOE))
+        assert torch.equal(a_BOE != 0, torch.tensor(legend.edges_OE).expand_as(a_BOE))
 
 
 def _routing(model: MultiTaskModel, level: int) -> Routing:
@@ -109,7 +109,7 @@ def _routing(model: MultiTaskModel, level: int) -> Routing:
 def _read(model: MultiTaskModel, task: str) -> list[str]:
     """The experts that a task of a one-level model reads, in their order."""
     routing = _routing(model, 0)
-    row = routing.reads_OE[routing.outputs.index(task)]
+    row = routing.edges_OE[routing.outputs.index(task)]
     return [expert for expert, read in zip(routing.experts, row, strict=True) if read]
 
 

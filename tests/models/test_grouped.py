@@ -66,7 +66,7 @@ def _step(model: MultiTaskModel, x: Inputs, block_rows: int, threads: int) -> di
         torch.set_num_threads(threads)
         logits_BK, sums_K = model.blocks().train(x, loss)
     else:
-        logits_BK, _ = model._scorer(x)
+        logits_BK, _ = model.logits(x)
         sums_K = loss.sums_K(logits_BK)
     objective(model, sums_K, counts_K, scheduled_K, 1).backward()
     found = {"logits": logits_BK.detach(), "sums": sums_K.detach()}

@@ -158,10 +158,10 @@ def test_gates_of_every_level_sum_to_one_and_skip_what_is_not_read() -> None:
     _, gates = model(dense_batch(X_BD))
     assert len(gates) == 2
     for level, a_BOE in zip(model.extraction.levels, gates, strict=True):
-        reads_OE = torch.tensor(level.routing.reads_OE)  # type: ignore[union-attr]
-        assert a_BOE.shape == (BATCH, *reads_OE.shape)
+        edges_OE = torch.tensor(level.routing.edges_OE)  # type: ignore[union-attr]
+        assert a_BOE.shape == (BATCH, *edges_OE.shape)
         torch.testing.assert_close(a_BOE.sum(2), torch.ones(a_BOE.shape[:2], dtype=torch.float64))
-        assert torch.equal(a_BOE != 0, reads_OE.expand_as(a_BOE))
+        assert torch.equal(a_BOE != 0, edges_OE.expand_as(a_BOE))
 
 
 def test_dropout_and_input_dropout_act_in_training_only() -> None:

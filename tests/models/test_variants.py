@@ -54,7 +54,7 @@ def test_reads_are_symmetric_between_owners(
     assert len(set(routing.experts)) == len(routing.experts)
     reads = {
         (output, owner): read
-        for output, row in zip(routing.outputs, routing.reads_OE, strict=True)
+        for output, row in zip(routing.outputs, routing.edges_OE, strict=True)
         for owner, read in zip(owners, row, strict=True)
     }
     for (output, owner), read in reads.items():
@@ -68,14 +68,14 @@ def test_routings_of_single_task_hard_sharing_mmoe_and_cgc() -> None:
     tasks = ("a", "b")
     own, shared = (True, False), (False, True)
     (routing,) = single_task(SingleTaskConfig(variant="single_task", bottom=(3, 2)), tasks)
-    assert (routing.experts, routing.reads_OE, routing.hidden) == (("a.0", "b.0"), (own, shared), (3, 2))
+    assert (routing.experts, routing.edges_OE, routing.hidden) == (("a.0", "b.0"), (own, shared), (3, 2))
     (routing,) = hard_sharing(HardSharingConfig(variant="hard_sharing", bottom=(3,)), tasks)
-    assert (routing.experts, routing.reads_OE) == (("shared.0",), ((True,), (True,)))
+    assert (routing.experts, routing.edges_OE) == (("shared.0",), ((True,), (True,)))
     (routing,) = mmoe(MmoeConfig(variant="mmoe", experts=2, expert_hidden=(3,)), tasks)
-    assert (routing.experts, routing.reads_OE) == (("shared.0", "shared.1"), ((True, True), (True, True)))
+    assert (routing.experts, routing.edges_OE) == (("shared.0", "shared.1"), ((True, True), (True, True)))
     (routing,) = cgc(CgcConfig(variant="cgc", task_experts={"a": 1, "b": 2}, expert_hidden=(3,)), tasks)
     assert routing.experts == ("a.0", "b.0", "b.1", "shared.0")
-    assert routing.reads_OE == ((True, False, False, True), (False, True, True, True))
+    assert routing.edges_OE == ((True, False, False, True), (False, True, True, True))
 
 
 def test_routings_of_asymmetric_and_customized() -> None:
@@ -84,11 +84,11 @@ def test_routings_of_asymmetric_and_customized() -> None:
         AsymmetricConfig(variant="asymmetric", bottom=(3, 2), donors={"c": ("b", "a")}, combine="sum"), tasks
     )
     assert (routing.experts, routing.source_E, routing.hidden) == (("a.0", "b.0", "c.0"), (0, 0, 0), (3, 2))
-    assert routing.reads_OE == ((True, False, False), (False, True, False), (True, True, True))
+    assert routing.edges_OE == ((True, False, False), (False, True, False), (True, True, True))
     assert routing.mixing == "sum"
     (routing,) = customized(CustomizedConfig(variant="customized", bottom=(3,)), ("a", "b"))
     assert routing.experts == ("a.0", "b.0", "shared.0")
-    assert routing.reads_OE == ((True, False, True), (False, True, True))
+    assert routing.edges_OE == ((True, False, True), (False, True, True))
     assert routing.mixing == "concat"
 
 
@@ -97,7 +97,7 @@ def test_routings_of_cross_stitch_and_sluice() -> None:
     stitch = cross_stitch(CrossStitchConfig(variant="cross_stitch", levels=levels), ("a", "b"))
     for routing, sources in zip(stitch, ((0, 0), (0, 1)), strict=True):
         assert (routing.experts, routing.source_E) == (("a.0", "b.0"), sources)
-        assert (routing.outputs, routing.reads_OE) == (("a", "b"), ((True, True), (True, True)))
+        assert (routing.outputs, routing.edges_OE) == (("a", "b"), ((True, True), (True, True)))
     assert [routing.hidden for routing in stitch] == [(5, 4), (4,)]
     config = SluiceConfig(variant="sluice", levels=levels, subspaces=2, orthogonality=0.5)
     for routing, plain in zip(sluice(config, ("a", "b")), stitch, strict=True):
@@ -112,7 +112,7 @@ def test_routings_of_ml_mmoe() -> None:
     assert (lower.outputs, lower.selector_O) == (("level 2 shared.0", "level 2 shared.1"), (X, X))
     assert (upper.experts, upper.source_E) == (("shared.0", "shared.1"), (0, 1))
     assert (upper.outputs, upper.selector_O) == (("a", "b", "c"), (X, X, X))
-    assert all(all(row) for routing in (lower, upper) for row in routing.reads_OE)
+    assert all(all(row) for routing in (lower, upper) for row in routing.edges_OE)
 
 
 REFUSED: list[ModelConfig] = [

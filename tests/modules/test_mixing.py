@@ -15,7 +15,7 @@ ROUTING = Routing(
     experts=("a.0", "a.1", "b.0", "c.0"),
     source_E=(0, 0, 1, 1),
     outputs=("a", "b", "c"),
-    reads_OE=((True, True, False, True), (False, False, True, False), (False, True, True, False)),
+    edges_OE=((True, True, False, True), (False, False, True, False), (False, True, True, False)),
     selector_O=(1, 0, 0),
     hidden=(HIDDEN,),
 )
@@ -46,7 +46,7 @@ def test_weights_sum_to_one_and_are_exactly_zero_where_not_read() -> None:
     gates = SoftmaxGates(ROUTING, [WIDTH, WIDTH]).double()
     a_BOE = gates(*_inputs())[1]
     torch.testing.assert_close(a_BOE.sum(2), torch.ones(BATCH, 3, dtype=torch.float64))
-    assert torch.equal(a_BOE != 0, torch.tensor(ROUTING.reads_OE).expand(BATCH, 3, 4))
+    assert torch.equal(a_BOE != 0, torch.tensor(ROUTING.edges_OE).expand(BATCH, 3, 4))
     assert torch.equal(a_BOE[:, 1], torch.tensor([0.0, 0, 1, 0], dtype=torch.float64).expand(BATCH, 4))
 
 

@@ -49,7 +49,7 @@ def test_subspaces_are_consecutive_parts_of_every_expert() -> None:
     torch.testing.assert_close(mixing.weight, expected, rtol=1e-6, atol=0)
     assert mixing.legend.outputs == ("a[0]", "a[1]", "a[2]", "b[0]", "b[1]", "b[2]")
     assert mixing.legend.experts == ("a.0[0]", "a.0[1]", "a.0[2]", "b.0[0]", "b.0[1]", "b.0[2]")
-    assert mixing.legend.reads_OE == ((True,) * 6,) * 6
+    assert mixing.legend.edges_OE == ((True,) * 6,) * 6
     with torch.no_grad():  # of b only its last part, made of a's first and b's middle
         mixing.weight.zero_()[5, [0, 4]] = torch.tensor([2.0, -1.0]).double()
     h_BEH = _experts()
@@ -93,7 +93,7 @@ def test_levels_are_mixed_by_a_softmax_per_output() -> None:
     assert torch.equal(b, levels[1][1])
     legend = mixing.legend
     assert (legend.level, legend.mixing, legend.outputs) == (None, "levels", ("a", "b"))
-    assert (legend.experts, legend.reads_OE) == (("level 1", "level 2", "level 3"), ((True,) * 3,) * 2)
+    assert (legend.experts, legend.edges_OE) == (("level 1", "level 2", "level 3"), ((True,) * 3,) * 2)
     assert mixing.flops_per_sample(6) == 2 * 6 * 6
 
 
@@ -113,9 +113,9 @@ def test_outputs_have_the_precision_of_the_experts_and_a_that_of_the_weights(rou
 def test_who_does_not_read_all_is_refused(routing: Routing) -> None:
     needs = f"mixing '{routing.mixing}' needs one output per expert, each reading all; got outputs "
     for change, got in (
-        ({"reads_OE": ((True, True), (False, True))}, "('a', 'b') over experts ('a.0', 'b.0')"),
+        ({"edges_OE": ((True, True), (False, True))}, "('a', 'b') over experts ('a.0', 'b.0')"),
         (
-            {"outputs": ("a",), "reads_OE": ((True, True),), "selector_O": (0,)},
+            {"outputs": ("a",), "edges_OE": ((True, True),), "selector_O": (0,)},
             "('a',) over experts ('a.0', 'b.0')",
         ),
     ):

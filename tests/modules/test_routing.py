@@ -11,7 +11,7 @@ ROUTING = Routing(
     experts=("a.0", "b.0", "shared.0"),
     source_E=(0, 1, 2),
     outputs=("a", "b"),
-    reads_OE=((True, False, True), (False, True, True)),
+    edges_OE=((True, False, True), (False, True, True)),
     selector_O=(0, 1),
     hidden=(8, 4),
 )
@@ -26,16 +26,16 @@ def test_width_and_experts_of_a_stream() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"source_E": (0, 1)}, "3 experts, but source_E or reads_OE has another length"),
+        ({"source_E": (0, 1)}, "3 experts, but source_E or edges_OE has another length"),
         (
-            {"reads_OE": ((True, False, True), (False, True))},
-            "3 experts, but source_E or reads_OE has another length",
+            {"edges_OE": ((True, False, True), (False, True))},
+            "3 experts, but source_E or edges_OE has another length",
         ),
-        ({"selector_O": (0,)}, "2 outputs, but reads_OE or selector_O has another length"),
-        ({"outputs": ("a", "b", "c")}, "2 outputs, but reads_OE or selector_O has another length"),
-        ({"reads_OE": ((True, False, True),)}, "2 outputs, but reads_OE or selector_O has another length"),
+        ({"selector_O": (0,)}, "2 outputs, but edges_OE or selector_O has another length"),
+        ({"outputs": ("a", "b", "c")}, "2 outputs, but edges_OE or selector_O has another length"),
+        ({"edges_OE": ((True, False, True),)}, "2 outputs, but edges_OE or selector_O has another length"),
         ({"source_E": (0, 2, 1)}, "experts must stand in the order of their streams, got source_E = (0, 2, 1)"),
-        ({"reads_OE": ((True, False, True), (False, False, False))}, "output 'b' reads no expert"),
+        ({"edges_OE": ((True, False, True), (False, False, False))}, "output 'b' reads no expert"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, tuple[object, ...]], message: str) -> None:

@@ -28,7 +28,7 @@ LEGEND = GateLabels(
     mixing="softmax",
     outputs=("a", "b"),
     experts=("a.0", "b.0", "shared.0"),
-    reads_OE=((True, False, True), (False, True, True)),
+    edges_OE=((True, False, True), (False, True, True)),
     level=1,
 )
 TASKS = [Task(name="click", kind="binary", label="click")]
@@ -37,7 +37,7 @@ TASKS = [Task(name="click", kind="binary", label="click")]
 def _gates() -> Tensor:
     """(6, 2, 3); 0 where an output does not read."""
     torch.manual_seed(0)
-    return torch.rand(6, 2, 3) * torch.tensor(LEGEND.reads_OE)
+    return torch.rand(6, 2, 3) * torch.tensor(LEGEND.edges_OE)
 
 
 def _gate_statistics(rank: int, world_size: int) -> list[dict[str, Any]]:

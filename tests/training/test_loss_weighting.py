@@ -267,7 +267,7 @@ def _one_step(rank: int, world_size: int, data: Path) -> dict[str, dict[str, Cha
             before = {k: v.detach().clone() for k, v in dense.items()}
             guard = NonFiniteGuard(["click", "watch"], job.ranks.device)
             train_step(job, guard, next(iter(job.loader.epoch(0))), 0, [1.0, 0.5])
-            guard.settle()
+            guard.synchronize()
             results[kind][name] = {k: (before[k], v.detach()) for k, v in dense.items()}
     return results
 

@@ -41,7 +41,7 @@ def _guarded(rank: int, world_size: int) -> list[Any]:
         except DivergedError as error:
             return [*seen, f"start of {step}: {error}"]
         seen.append(guard.counts_K().tolist())
-        guard.note(step, sums_K, torch.tensor(norm))
+        guard.record(step, sums_K, torch.tensor(norm))
     return seen
 
 
@@ -57,10 +57,10 @@ def _settled(rank: int, world_size: int) -> list[str]:
     said = []
     for sums, norm, _ in SETTLED:
         guard = NonFiniteGuard(["click", "watch"], torch.device("cpu"))
-        guard.settle()
-        guard.note(7, torch.tensor(sums) if rank == 0 else torch.zeros(2), torch.tensor(norm))
+        guard.synchronize()
+        guard.record(7, torch.tensor(sums) if rank == 0 else torch.zeros(2), torch.tensor(norm))
         try:
-            guard.settle()
+            guard.synchronize()
             said.append("settled")
         except DivergedError as error:
             said.append(str(error))
@@ -152,7 +152,7 @@ def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[floa
     batch.labels_BK[:, 1] = float("nan")
     before = {name: p.detach().clone() for name, p in job.bare.towers[1].named_parameters()}
     _, sums_K, counts_K = loop.train_step(job, guard, batch, 0, [1.0, 1.0])
-    guard.settle()
+    guard.synchronize()
     change = max(float((p - before[name]).abs().max()) for name, p in job.bare.towers[1].named_parameters())
     finite = all(bool(values.isfinite().all()) for values in whole_tables(job.model).values())
     dist.all_reduce(counts_K)

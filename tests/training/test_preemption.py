@@ -155,13 +155,13 @@ def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:
 
 def _run_that_diverges(rank: int, world_size: int, config: Any, run_dir: Path) -> str:
     """The gradients of rank 1 overflow in the last step before the stop, and its weights stay finite."""
-    note = NonFiniteGuard.note
+    note = NonFiniteGuard.record
 
     def bad(self: NonFiniteGuard, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
         note(self, step, sums_K, gradient_norm / (0 if (rank, step) == (1, 7) else 1))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NonFiniteGuard, "note", bad)
+        patch.setattr(NonFiniteGuard, "record", bad)
         with pytest.raises(DivergedError) as caught:
             _run(rank, world_size, config, run_dir, False, (5, signal.SIGTERM))
     return str(caught.value)

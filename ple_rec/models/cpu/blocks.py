@@ -18,13 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ple_rec.models.losses import StepLoss
-from ple_rec.models.scorer import Scorer
 from ple_rec.modules.grouped import Inputs, cut, parts_of, with_parts
 from ple_rec.runtime.threads import threads_of_one
 
@@ -34,31 +33,49 @@ ROWS = 1024  # of a block: of 256 to 2,048 as fast as any on the reference workl
 FEW = 128  # rows: fewer are not worth another thread
 
 
-class Blocks:
-    """A scorer that runs block by block, in threads of its own where there is more than one.
+class Network(Protocol):
+    """Dense layers of a model, from x to logits.
 
     Args:
-        scorer: Scorer, whose parameters all threads read.
+        autocast: True if matrix products run in bfloat16.
+    """
+
+    autocast: bool
+
+    def logits(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
+        """Return logits_BK, and A_BOE of every level."""
+        ...
+
+    def network_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that `logits` uses."""
+        ...
+
+
+class Blocks:
+    """Dense layers that run block by block, in threads of their own if there are several.
+
+    Args:
+        network: Dense layers, whose parameters all threads read.
         rows: Largest number of rows of a block.
         threads: Number of threads; the process's own number of threads stays as it is.
     """
 
-    def __init__(self, scorer: Scorer, rows: int, threads: int) -> None:
-        self._scorer, self._rows, self._threads = scorer, rows, threads
+    def __init__(self, network: Network, rows: int, threads: int) -> None:
+        self._network, self._rows, self._threads = network, rows, threads
         self._pool = threads_of_one(threads, "block") if threads > 1 else None
 
     def train(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """Return logits_BK and sums_K. Only sums_K has a gradient, and that must be what `loss.factors` says."""
-        parameters = list(self._scorer.parameters())
+        parameters = self._network.network_parameters()
         trained: tuple[Tensor, Tensor] = _Blocked.apply(self, loss, x_BD, *parts_of(x_BD), *parameters)  # type: ignore[no-untyped-call]
         return trained
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """Score as the scorer does; without gradients."""
+        """Return logits_BK and A_BOE of every level, without gradients."""
 
         def run(blocks: Sequence[slice]) -> list[tuple[Tensor, list[Tensor]]]:
             with torch.no_grad():
-                return [self._scorer(cut(x_BD, block)[0]) for block in blocks]
+                return [self._network.logits(cut(x_BD, block)[0]) for block in blocks]
 
         parts = list(
             chain.from_iterable(self._run(run, self._cuts(len(x_BD), 1 if len(x_BD) < FEW else self._threads)))
@@ -75,7 +92,7 @@ class Blocks:
             factors_K: dL/dsums_K.
             wanted: Flags of the parts of x whose gradient is needed.
         """
-        parts, parameters = parts_of(x_BD), list(self._scorer.parameters())
+        parts, parameters = parts_of(x_BD), self._network.network_parameters()
         logits_BK = parts[-1].new_empty(loss.labels_BK.shape)
         x_grads = [torch.zeros_like(part) if want else None for part, want in zip(parts, wanted, strict=True)]
 
@@ -83,13 +100,13 @@ class Blocks:
             sums_K, seconds = torch.zeros_like(factors_K), 0.0
             totals = [torch.zeros_like(p) for p in parameters]
             shared: list[tuple[slice, Tensor]] = []  # gradients of what other blocks, and threads, read too
-            # Threads share the cache of autocast, and the first to leave it clears it: without it, bits are no chance.
-            autocast = torch.autocast("cpu", torch.bfloat16, self._scorer.autocast, cache_enabled=False)
+            # Threads share the cache of autocast, so results would depend on their timing: it is disabled.
+            autocast = torch.autocast("cpu", torch.bfloat16, self._network.autocast, cache_enabled=False)
             with torch.enable_grad(), autocast:
                 for rows in blocks:
                     x_RD, places = cut(x_BD, rows)
                     leaves = [p.detach().requires_grad_(w) for p, w in zip(parts_of(x_RD), wanted, strict=True)]
-                    logits_RK, _ = self._scorer(with_parts(x_RD, leaves))
+                    logits_RK, _ = self._network.logits(with_parts(x_RD, leaves))
                     own_K = loss.sums_K(logits_RK, rows)
                     begun = time.perf_counter()
                     grads = _gradients(own_K, [*parameters, *leaves], factors_K)

@@ -17,9 +17,9 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import TENSORBOARD
 from ple_rec.training.loggers import mlflow, tensorboard
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, Record, Watcher
+from ple_rec.training.loggers.base import Ending, Record, RunLogger
 
-__all__ = ["Watcher", "Watchers", "check_installed", "check_reachable", "watching"]
+__all__ = ["Loggers", "RunLogger", "check_installed", "check_reachable", "open_loggers"]
 
 # Seconds to wait at the end for what is still to be sent, with results and without.
 _FINISHED_SECONDS, _FAILED_SECONDS = 30.0, 2.0
@@ -51,18 +51,18 @@ class Loggers:
     """All that watch a run on this rank; no call raises, and none but `end` waits.
 
     Args:
-        watchers: None of them on any rank but 0.
+        loggers: None of them on any rank but 0.
         absent: What would watch, were it installed.
     """
 
-    def __init__(self, watchers: Sequence[Watcher] = (), absent: Sequence[str] = ()) -> None:
+    def __init__(self, loggers: Sequence[RunLogger] = (), absent: Sequence[str] = ()) -> None:
         self.absent = tuple(absent)
-        self._all = [BackgroundLogger(watcher) for watcher in watchers]
+        self._all = [BackgroundLogger(run_logger) for run_logger in loggers]
         self._ended = False
 
     def describe(self) -> str:
         """A line on who watches and where."""
-        parts = [f"{one.watcher.name} {one.watcher.place}" for one in self._all]
+        parts = [f"{one.run_logger.name} {one.run_logger.place}" for one in self._all]
         parts += [f"{name} not installed" for name in self.absent]
         return f"watched by: {', '.join(parts) or 'none'}"
 
@@ -71,10 +71,10 @@ class Loggers:
         for one in self._all:
             one.begin(step, past)
 
-    def hear(self, record: Record) -> None:
+    def log(self, record: Record) -> None:
         """Take a record of `train.jsonl`."""
         for one in self._all:
-            one.hear(record)
+            one.log(record)
 
     def end(self, ending: Ending) -> None:
         """Hand over what is left within a bounded time, and say what was not taken; a second call does nothing."""
@@ -92,14 +92,14 @@ class Loggers:
         self.end(Ending(time.time(), "finished", metrics, files))
 
 
-def watchers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Loggers:
+def make_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Loggers:
     """Those of a configuration, for rank 0.
 
     Raises:
         UserError: a package is missing, or a server does not answer or refuses the run.
     """
     check_installed(config.watch)
-    chosen: list[Watcher] = []
+    chosen: list[RunLogger] = []
     absent = []
     if config.watch.tensorboard is not False:
         if tensorboard.installed():
@@ -112,13 +112,13 @@ def watchers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Loggers:
 
 
 @contextmanager
-def watching(config: RunConfig, run: RunDirectory, *, resume: bool) -> Iterator[Loggers]:
-    """Give the watchers of a run, which are told of its end whatever that is (a collective).
+def open_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Iterator[Loggers]:
+    """Give the loggers of a run, which are told of its end whatever that is (a collective).
 
     Raises:
-        UserError: as `watchers`; a PeerError on the other ranks.
+        UserError: as `make_loggers`; a PeerError on the other ranks.
     """
-    chosen = run_on_rank_zero(lambda: watchers(config, run, resume=resume)) or Loggers()
+    chosen = run_on_rank_zero(lambda: make_loggers(config, run, resume=resume)) or Loggers()
     try:
         yield chosen
     except PreemptedError:

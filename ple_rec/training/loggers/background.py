@@ -1,4 +1,4 @@
-"""A watcher on a thread of its own, behind a bounded queue: it can neither stop a run nor make it wait."""
+"""A logger on a thread of its own, behind a bounded queue: it can neither stop a run nor make it wait."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
-from ple_rec.training.loggers.base import Ending, Record, TimedRecord, UnavailableError, Watcher
+from ple_rec.training.loggers.base import Ending, Record, RunLogger, TimedRecord, UnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -19,33 +19,33 @@ _SHOWN = 200  # characters of a cause that a warning repeats
 
 
 class BackgroundLogger:
-    """Hands a watcher what it is to hear, in order, and says once when it fails.
+    """Hands a logger what it is to log, in order, and says once when it fails.
 
-    What finds the watcher unavailable stays in the queue and is tried again; what it refuses otherwise, and what comes
+    What finds the logger unavailable stays in the queue and is tried again; what it refuses otherwise, and what comes
     while the queue is full, is lost to it and counted.
 
     Args:
-        watcher: Called by the thread alone from here on.
+        logger: Called by the thread alone from here on.
         limit: Records that may wait.
         retry_seconds: Between two tries while it is unavailable.
     """
 
-    def __init__(self, watcher: Watcher, *, limit: int = 10_000, retry_seconds: float = 10.0) -> None:
-        self.watcher, self.limit, self.retry_seconds = watcher, limit, retry_seconds
+    def __init__(self, run_logger: RunLogger, *, limit: int = 10_000, retry_seconds: float = 10.0) -> None:
+        self.run_logger, self.limit, self.retry_seconds = run_logger, limit, retry_seconds
         self._queue: deque[TimedRecord] = deque()
         self._changed = threading.Condition()
         self._first: Callable[[], None] | None = None
         self._ending: Ending | None = None
         self._lost = 0
         self._warned = self._begun = self._done = False
-        self._thread = threading.Thread(target=self._run, name=f"watch-{watcher.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=f"watch-{run_logger.name}", daemon=True)
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
         """The run starts after `step` steps."""
-        self._first = partial(self.watcher.begin, step, past)
+        self._first = partial(self.run_logger.begin, step, past)
         self._start()
 
-    def hear(self, record: Record) -> None:
+    def log(self, record: Record) -> None:
         """Take a record; returns at once."""
         with self._changed:
             if len(self._queue) < self.limit:
@@ -62,13 +62,13 @@ class BackgroundLogger:
         self._start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the watcher to take all that is left, but no longer than this, and say what it did not take."""
+        """Wait for the logger to take all that is left, but no longer than this, and say what it did not take."""
         self._thread.join(max(0.0, seconds))
         with self._changed:
             records = self._lost + len(self._queue)
             missing = [f"{records:,} record(s)"] * (records > 0) + ["the end of the run"] * (not self._done)
         if missing:
-            logger.info(f"{self.watcher.name}: did not get {' and '.join(missing)}; {self.watcher.recovery}")
+            logger.info(f"{self.run_logger.name}: did not get {' and '.join(missing)}; {self.run_logger.recovery}")
 
     def _start(self) -> None:
         if not self._begun:
@@ -79,14 +79,14 @@ class BackgroundLogger:
         try:
             if self._first is not None:
                 self._try(self._first)
-            while heard := self._next():
-                taken = self._try(partial(self.watcher.hear, heard))
+            while records := self._next():
+                taken = self._try(partial(self.run_logger.log, records))
                 with self._changed:
-                    self._lost += 0 if taken else len(heard)
-                    for _ in heard:
+                    self._lost += 0 if taken else len(records)
+                    for _ in records:
                         self._queue.popleft()
             assert self._ending is not None
-            self._done = self._try(partial(self.watcher.end, self._ending))
+            self._done = self._try(partial(self.run_logger.end, self._ending))
         except UnavailableError:
             return  # the run is over; `wait` says what is left
 
@@ -112,7 +112,7 @@ class BackgroundLogger:
                     raise
                 with self._changed:
                     self._changed.wait_for(lambda: self._ending is not None, self.retry_seconds)
-            except Exception as error:  # whatever a watcher breaks at is not worth a training run
+            except Exception as error:  # whatever a logger breaks at is not worth a training run
                 self._warn(error, "it may lack a part")
                 return False
             else:
@@ -122,4 +122,4 @@ class BackgroundLogger:
         if not self._warned:
             self._warned = True
             cause = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("UnavailableError: ")
-            logger.info(f"{self.watcher.name}: {cause[:_SHOWN]}; training goes on, {consequence}")
+            logger.info(f"{self.run_logger.name}: {cause[:_SHOWN]}; training goes on, {consequence}")

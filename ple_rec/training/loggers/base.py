@@ -85,10 +85,10 @@ class Ending(NamedTuple):
 
 
 class UnavailableError(Exception):
-    """What a watcher writes to does not answer now; the same call may succeed later."""
+    """What a logger writes to does not answer now; the same call may succeed later."""
 
 
-class Watcher(Protocol):
+class RunLogger(Protocol):
     """Hears what a run reports, on rank 0 and on a thread of its own (`Background`), so that each call may take long.
 
     A call that raises `UnavailableError` is made again with the same arguments, so it may be done twice; one that
@@ -110,7 +110,7 @@ class Watcher(Protocol):
     def begin(self, step: int, past: Sequence[Record]) -> None:
         """The run starts after `step` steps; `past` is what `train.jsonl` says of them."""
 
-    def hear(self, heard: Sequence[TimedRecord]) -> None:
+    def log(self, records: Sequence[TimedRecord]) -> None:
         """Take new records, the oldest first."""
 
     def end(self, ending: Ending) -> None:

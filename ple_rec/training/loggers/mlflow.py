@@ -143,14 +143,14 @@ class Mlflow:
                 for split, key in (("train", "train/loss"), ("valid", "valid/loss"), (FINAL, f"{FINAL}/steps")):
                     self._held |= {(split, m.step) for m in self.client.get_metric_history(self.run_id, key)}
         now = time.time()
-        self.hear([TimedRecord(now, record) for record in past])
+        self.log([TimedRecord(now, record) for record in past])
         with _answering():
             self._send_params()
             self.client.log_text(self.run_id, dump_toml(self.config), CONFIG)
 
-    def hear(self, heard: Sequence[TimedRecord]) -> None:
+    def log(self, records: Sequence[TimedRecord]) -> None:
         """Send the records that the server does not hold yet."""
-        new = [(t, r) for t, r in heard if (r["split"], r["step"]) not in self._held]
+        new = [(t, r) for t, r in records if (r["split"], r["step"]) not in self._held]
         self._send_metrics([(scalars(record), record["step"], moment) for moment, record in new])
 
     def end(self, ending: Ending) -> None:

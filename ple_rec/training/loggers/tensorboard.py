@@ -90,12 +90,12 @@ class TensorBoard:
             self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)), now)
         text = "\n".join(f"    {line}" for line in dump_toml(self.config).splitlines())  # indented: code in Markdown
         self._write(Event(step=step, summary=summary.text("config", text)), now)
-        self.hear([] if earlier else [TimedRecord(now, record) for record in past])
+        self.log([] if earlier else [TimedRecord(now, record) for record in past])
 
-    def hear(self, heard: Sequence[TimedRecord]) -> None:
+    def log(self, records: Sequence[TimedRecord]) -> None:
         """Write the records, and flush: a killed run has lost none."""
         self._start()
-        for moment, record in heard:
+        for moment, record in records:
             values = scalars(record)
             self._scalars(values, record["step"], moment)
             self._tags |= values.keys()

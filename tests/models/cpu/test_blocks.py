@@ -69,9 +69,9 @@ def _step(model: MultiTaskModel, rows: int, threads: int = 0, block_rows: int = 
     loss = StepLoss(losses, labels_BK, weights_BK, lambda: loss_factors_K(model, counts_K, scheduled_K, 2))
     model.zero_grad()
     if threads:
-        logits_BK, sums_K = Blocks(model._scorer, block_rows, threads).train(x_BD, loss)
+        logits_BK, sums_K = Blocks(model, block_rows, threads).train(x_BD, loss)
     else:
-        logits_BK, _ = model._scorer(x_BD)
+        logits_BK, _ = model.logits(x_BD)
         sums_K = loss.sums_K(logits_BK)
     objective(model, sums_K, counts_K, scheduled_K, 2).backward()
     assert x_BD.grad is not None
@@ -134,9 +134,9 @@ def test_scores_without_gradients_are_those_of_the_whole_batch() -> None:
     model = _model().eval()
     x_BD = torch.randn(300, WIDTH)
     with torch.no_grad():
-        expected_BK, expected_gates = model._scorer(x_BD)
+        expected_BK, expected_gates = model.logits(x_BD)
     torch.set_num_threads(2)
-    found_BK, gates = Blocks(model._scorer, 64, 2).score(x_BD)
+    found_BK, gates = Blocks(model, 64, 2).score(x_BD)
     torch.testing.assert_close(found_BK, expected_BK)
     for found, expected in zip(gates, expected_gates, strict=True):
         torch.testing.assert_close(found, expected)
@@ -145,7 +145,7 @@ def test_scores_without_gradients_are_those_of_the_whole_batch() -> None:
 
 def test_threads_see_what_the_optimizer_and_a_checkpoint_do() -> None:
     model = _model()
-    blocks = Blocks(model._scorer, 64, 2)
+    blocks = Blocks(model, 64, 2)
     x_BD = torch.randn(200, WIDTH)
     for change in ("add", "load", "replace"):
         with torch.no_grad():
@@ -157,7 +157,7 @@ def test_threads_see_what_the_optimizer_and_a_checkpoint_do() -> None:
             else:
                 for parameter in model.parameters():
                     parameter.data = parameter.data * 1.5
-            expected_BK, _ = model._scorer(x_BD)
+            expected_BK, _ = model.logits(x_BD)
         torch.testing.assert_close(blocks.score(x_BD)[0], expected_BK)
 
 
@@ -173,12 +173,12 @@ def test_dropout_is_drawn_in_one_order_without_blocks() -> None:
 @pytest.mark.parametrize("dropouts", [{"dropout": 0.5}, {"input_dropout": 0.5}])
 def test_an_evaluation_draws_nothing(dropouts: dict[str, Any]) -> None:
     model = _model(**dropouts)
-    blocks = Blocks(model._scorer, 64, 2)
+    blocks = Blocks(model, 64, 2)
     x_BD = torch.randn(200, WIDTH)
     model.eval()
     assert torch.equal(blocks.score(x_BD)[0], blocks.score(x_BD)[0])
     model.train()
-    assert not torch.equal(model._scorer(x_BD)[0], model._scorer(x_BD)[0])
+    assert not torch.equal(model.logits(x_BD)[0], model.logits(x_BD)[0])
 
 
 def test_an_error_in_a_block_is_raised() -> None:
@@ -188,6 +188,6 @@ def test_an_error_in_a_block_is_raised() -> None:
         raise ValueError("of the loss")
 
     loss = StepLoss([broken] * 3, torch.zeros(200, 3), torch.ones(200, 3), lambda: torch.ones(3))
-    blocks = Blocks(model._scorer, 64, 2)
+    blocks = Blocks(model, 64, 2)
     with pytest.raises(ValueError, match="of the loss"):
         blocks.train(torch.randn(200, WIDTH), loss)

@@ -1,4 +1,4 @@
-"""A watcher that fails, is slow or is full costs a run a line, and no time."""
+"""A logger that fails, is slow or is full costs a run a line, and no time."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Fake:
         self.trouble("begin")
         self.calls.append(("begin", step, [record["step"] for record in past]))
 
-    def hear(self, heard: Sequence[TimedRecord]) -> None:
-        self.trouble("hear")
-        self.steps += [record["step"] for _, record in heard]
+    def log(self, records: Sequence[TimedRecord]) -> None:
+        self.trouble("log")
+        self.steps += [record["step"] for _, record in records]
 
     def end(self, ending: Ending) -> None:
         self.trouble("end")
@@ -39,21 +39,21 @@ def record(step: int) -> dict[str, Any]:
     return {"split": "train", "step": step, "loss": 0.5, "tasks": {}}
 
 
-def ended(watcher: BackgroundLogger, seconds: float = 20) -> float:
+def ended(run_logger: BackgroundLogger, seconds: float = 20) -> float:
     """End it; the seconds that took."""
     begun = time.monotonic()
-    watcher.end(Ending(0.0, "finished"))
-    watcher.wait(seconds)
+    run_logger.end(Ending(0.0, "finished"))
+    run_logger.wait(seconds)
     return time.monotonic() - begun
 
 
 def test_a_watcher_hears_everything_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     fake = Fake()
-    watcher = BackgroundLogger(fake)
-    watcher.begin(2, [record(1), record(2)])
+    run_logger = BackgroundLogger(fake)
+    run_logger.begin(2, [record(1), record(2)])
     for step in range(3, 500):
-        watcher.hear(record(step))
-    ended(watcher)
+        run_logger.log(record(step))
+    ended(run_logger)
     assert fake.calls == [("begin", 2, [1, 2]), ("end", "finished")]
     assert fake.steps == list(range(3, 500))
     assert capsys.readouterr().out == ""
@@ -75,16 +75,16 @@ def test_what_finds_it_unavailable_is_sent_later(capsys: pytest.CaptureFixture[s
             raise UnavailableError("no answer")
 
     fake = Fake(trouble)
-    watcher = BackgroundLogger(fake, retry_seconds=0.01)
-    watcher.begin(0, [])
-    watcher.hear(record(1))
+    run_logger = BackgroundLogger(fake, retry_seconds=0.01)
+    run_logger.begin(0, [])
+    run_logger.log(record(1))
     away.set()
-    watcher.hear(record(2))
+    run_logger.log(record(2))
     for _ in range(3):
         assert tried.acquire(timeout=20)
-    watcher.hear(record(3))
+    run_logger.log(record(3))
     away.clear()
-    ended(watcher)
+    ended(run_logger)
     assert fake.steps == [1, 2, 3]
     said = capsys.readouterr().out
     assert said == "fake: no answer; training goes on, what it misses is sent once it answers\n"
@@ -95,11 +95,11 @@ def test_one_that_stays_away_is_left_behind_at_once(capsys: pytest.CaptureFixtur
         if call != "begin":
             raise UnavailableError("no answer")
 
-    watcher = BackgroundLogger(Fake(trouble), retry_seconds=60)
-    watcher.begin(0, [])
+    run_logger = BackgroundLogger(Fake(trouble), retry_seconds=60)
+    run_logger.begin(0, [])
     for step in (1, 2):
-        watcher.hear(record(step))
-    assert ended(watcher) < 10
+        run_logger.log(record(step))
+    assert ended(run_logger) < 10
     assert capsys.readouterr().out.splitlines() == [
         "fake: no answer; training goes on, what it misses is sent once it answers",
         "fake: did not get 2 record(s) and the end of the run; train.jsonl and metrics.json have it all",
@@ -111,17 +111,17 @@ def test_what_it_refuses_is_lost_to_it_and_counted(capsys: pytest.CaptureFixture
 
     def trouble(call: str) -> None:
         seen.append(call)
-        if call == "begin" or (seen.count("hear") in (1, 2) and call == "hear"):
+        if call == "begin" or (seen.count("log") in (1, 2) and call == "log"):
             raise ValueError(f"bad\n{call}")
 
     fake = Fake(trouble)
-    watcher = BackgroundLogger(fake)
-    watcher.begin(0, [])
+    run_logger = BackgroundLogger(fake)
+    run_logger.begin(0, [])
     for step in (1, 2, 3):
-        watcher.hear(record(step))
-        while seen.count("hear") < step:
+        run_logger.log(record(step))
+        while seen.count("log") < step:
             time.sleep(0.001)
-    ended(watcher)
+    ended(run_logger)
     assert (fake.calls, fake.steps) == ([("end", "finished")], [3])
     assert capsys.readouterr().out.splitlines() == [
         "fake: ValueError: bad begin; training goes on, it may lack a part",
@@ -135,13 +135,13 @@ def test_a_stuck_one_makes_nobody_wait_and_its_queue_is_bounded(capsys: pytest.C
     def trouble(call: str) -> None:
         release.wait(60)
 
-    watcher = BackgroundLogger(Fake(trouble), limit=5)
-    watcher.begin(0, [])
+    run_logger = BackgroundLogger(Fake(trouble), limit=5)
+    run_logger.begin(0, [])
     begun = time.monotonic()
     for step in range(1000):
-        watcher.hear(record(step))
+        run_logger.log(record(step))
     assert time.monotonic() - begun < 30  # under any load; who waited would wait for 60
-    assert 0.1 < ended(watcher, seconds=0.2) < 30
+    assert 0.1 < ended(run_logger, seconds=0.2) < 30
     release.set()
     assert capsys.readouterr().out == (
         "fake: did not get 1,000 record(s) and the end of the run; train.jsonl and metrics.json have it all\n"

@@ -89,7 +89,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path, resume:
         advance(self)
         count[0] += 1
         if count[0] == 2 and kill is not None:
-            (mlflow,) = (one.watcher for one in self.watchers._all)
+            (mlflow,) = (one.run_logger for one in self.loggers._all)
             assert isinstance(mlflow, Mlflow)
             assert wait_until(lambda: bool(mlflow.client.get_run(mlflow.run_id).data.params), 60)
             os.kill(kill, 9)
@@ -188,10 +188,12 @@ def test_a_server_that_is_away_is_tried_again(server: Server, tmp_path: Path) ->
     from mlflow.tracking import MlflowClient
 
     (tmp_path / "run").mkdir()
-    watcher = Mlflow(watched(server, tmp_path, "away"), RunDirectory(tmp_path / "run", tmp_path / "run"), resume=False)
-    watcher.client = MlflowClient("http://127.0.0.1:9")
+    run_logger = Mlflow(
+        watched(server, tmp_path, "away"), RunDirectory(tmp_path / "run", tmp_path / "run"), resume=False
+    )
+    run_logger.client = MlflowClient("http://127.0.0.1:9")
     with pytest.raises(UnavailableError, match="connection refused"):
-        watcher.hear([TimedRecord(1.0, _record(2))])
+        run_logger.log([TimedRecord(1.0, _record(2))])
 
 
 def _record(step: int, loss: float = 1.0) -> dict[str, Any]:
@@ -204,9 +206,9 @@ def _background(config: RunConfig, run_dir: Path, *, resume: bool = False, **set
     return BackgroundLogger(Mlflow(config, RunDirectory(run_dir, run_dir), resume=resume), **settings)
 
 
-def _ended(watcher: BackgroundLogger) -> None:
-    watcher.end(Ending(time.time(), "failed"))
-    watcher.wait(60)
+def _ended(run_logger: BackgroundLogger) -> None:
+    run_logger.end(Ending(time.time(), "failed"))
+    run_logger.wait(60)
 
 
 def test_superseded_steps_are_not_told_twice(
@@ -216,7 +218,7 @@ def test_superseded_steps_are_not_told_twice(
     first = _background(config, run_dir)
     first.begin(0, [])
     for step in (2, 4, 6):
-        first.hear(_record(step))
+        first.log(_record(step))
     _ended(first)
     (run,) = runs(server, "twice")
     assert run.info.status == "FAILED"
@@ -224,7 +226,7 @@ def test_superseded_steps_are_not_told_twice(
     assert runs(server, "twice")[0].info.status == "RUNNING"
     second.begin(4, [_record(2), _record(3), _record(4)])  # 3 it never heard of
     for step in (6, 8):
-        second.hear(_record(step))
+        second.log(_record(step))
     _ended(second)
     assert [step for step, _ in history(server, run, "train/loss")] == [2, 3, 4, 6, 8]
     assert capsys.readouterr().out == ""
@@ -239,18 +241,18 @@ def test_superseded_steps_are_not_told_twice(
 
 
 def test_a_slow_server_makes_no_step_wait(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    watcher = _background(watched(server, tmp_path, "slow"), tmp_path / "run")
+    run_logger = _background(watched(server, tmp_path, "slow"), tmp_path / "run")
     server.slow(0.1)
     try:
-        watcher.begin(0, [])
+        run_logger.begin(0, [])
         waited = 0.0
         for step in range(200):
             begun = time.perf_counter()
-            watcher.hear(_record(step))
+            run_logger.log(_record(step))
             waited += time.perf_counter() - begun
             time.sleep(0.001)
         assert waited < 10  # under any load; 200 answers take 20 seconds
-        _ended(watcher)
+        _ended(run_logger)
     finally:
         server.slow(0)
     assert len(history(server, runs(server, "slow")[0], "train/click/auc")) == 200
@@ -263,12 +265,12 @@ def test_the_limits_of_the_server(server: Server, tmp_path: Path, capsys: pytest
     tables = {f"table_{i}": {"dim": 8} for i in range(120)}
     changes = {"data": {"path": "x", "drop": names}, "embeddings": {"dim": 4, "tables": tables}}
     config = small_config(tmp_path, {**changes, "watch": watched(server, tmp_path, "limits").watch.model_dump()})
-    watcher = _background(config, tmp_path / "run")
-    watcher.begin(0, [])
+    run_logger = _background(config, tmp_path / "run")
+    run_logger.begin(0, [])
     many = {f"task_{i}": {"auc": 0.5, "ne": 0.75} for i in range(700)}
     for step in (1, 2):
-        watcher.hear(_record(step) | {"tasks": many})
-    _ended(watcher)
+        run_logger.log(_record(step) | {"tasks": many})
+    _ended(run_logger)
     (run,) = runs(server, "limits")
     assert run.data.params["data.drop"] == json.dumps(names)[:6000]
     assert run.data.params["embeddings.tables.table_119.dim"] == "8"
@@ -277,17 +279,17 @@ def test_the_limits_of_the_server(server: Server, tmp_path: Path, capsys: pytest
     assert capsys.readouterr().out == ""
     told = [(scalars(_record(3)), 3, 1e9)] * 2
     for _ in range(2):  # as after a request whose answer was lost
-        watcher.watcher._send_metrics(told[:1])  # type: ignore[attr-defined]
+        run_logger.run_logger._send_metrics(told[:1])  # type: ignore[attr-defined]
     assert [step for step, _ in history(server, run, "train/loss")] == [1, 2, 3]
 
 
 def test_a_file_that_cannot_be_sent_does_not_keep_the_run_open(
     server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    watcher = _background(watched(server, tmp_path, "file"), tmp_path / "run")
-    watcher.begin(0, [])
-    watcher.end(Ending(time.time(), "finished", {"steps": 2}, {"../absent.html": "page"}))
-    watcher.wait(60)
+    run_logger = _background(watched(server, tmp_path, "file"), tmp_path / "run")
+    run_logger.begin(0, [])
+    run_logger.end(Ending(time.time(), "finished", {"steps": 2}, {"../absent.html": "page"}))
+    run_logger.wait(60)
     assert runs(server, "file")[0].info.status == "FINISHED"
     assert "Invalid artifact path" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""The tags and numbers that every watcher is told."""
+"""The tags and numbers that every logger is told."""
 
 from __future__ import annotations
 

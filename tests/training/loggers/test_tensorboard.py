@@ -16,7 +16,7 @@ from ple_rec.config.run import WatchConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import build_context
-from ple_rec.training.loggers import check_installed, tensorboard, watchers, watching
+from ple_rec.training.loggers import check_installed, make_loggers, open_loggers, tensorboard
 from ple_rec.training.loggers.background import BackgroundLogger
 from ple_rec.training.loggers.base import Ending, scalars
 from ple_rec.training.loggers.tensorboard import TensorBoard
@@ -61,7 +61,7 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
         advance(self)
         count[0] += 1
         if count[0] == killed_after and rank == 0:
-            for one in self.watchers._all:  # what was heard is written; the kill is not a race
+            for one in self.loggers._all:  # what was heard is written; the kill is not a race
                 while one._queue:
                     time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -69,8 +69,8 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
     Progress.advance = advance_or_die  # type: ignore[method-assign]
     run_dir.mkdir(parents=True, exist_ok=True)
     job = build_context(small_config(data, CHANGES), ranks_of(rank, world_size))
-    with watching(job.config, RunDirectory(run_dir, run_dir), resume=resume) as watchers:
-        train_steps(job, RunDirectory(run_dir, run_dir), resume=resume, watchers=watchers)
+    with open_loggers(job.config, RunDirectory(run_dir, run_dir), resume=resume) as loggers:
+        train_steps(job, RunDirectory(run_dir, run_dir), resume=resume, loggers=loggers)
 
 
 def test_a_run_on_two_ranks_that_was_killed_leaves_each_record_once(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_configuration_charts_and_results(tmp_path: Path) -> None:
     board = BackgroundLogger(TensorBoard(tmp_path, config, "tensorboard"))
     board.begin(0, [])
     for record in (_record("train", 9, 0.5), _record("valid", 9, 0.625)):
-        board.hear(record)
+        board.log(record)
     board.end(Ending(7.0, "finished", METRICS))
     board.wait(20)
 
@@ -131,7 +131,7 @@ def test_results_of_a_run_that_goes_on_replace_the_earlier_ones(tmp_path: Path) 
         board = BackgroundLogger(TensorBoard(tmp_path, small_config(Path("data")), "tensorboard"))
         board.begin(step, past)
         if not past:
-            board.hear(_record("train", 9, 0.5))
+            board.log(_record("train", 9, 0.5))
         board.end(Ending(7.0, "finished", METRICS))
         board.wait(20)
     assert points(tmp_path)["final/test/click/auc"] == [(10, 0.75)]
@@ -141,7 +141,7 @@ def test_results_of_a_run_that_goes_on_replace_the_earlier_ones(tmp_path: Path) 
 def test_a_run_that_was_not_watched_before_is_caught_up_with(tmp_path: Path) -> None:
     board = BackgroundLogger(TensorBoard(tmp_path, small_config(Path("data")), "tensorboard"))
     board.begin(8, [_record("train", 4, 0.5), _record("train", 8, 0.75)])
-    board.hear(_record("train", 12, 0.25))
+    board.log(_record("train", 12, 0.25))
     board.end(Ending(7.0, "failed"))
     board.wait(20)
     assert points(tmp_path)["train/click/auc"] == [(4, 0.5), (8, 0.75), (12, 0.25)]
@@ -159,7 +159,7 @@ def test_a_directory_that_cannot_be_written_costs_a_line(tmp_path: Path, capsys:
     tmp_path.joinpath("tensorboard").write_text("a file")
     board = BackgroundLogger(TensorBoard(tmp_path / "tensorboard", small_config(Path("data")), "tensorboard"))
     board.begin(0, [])
-    board.hear(_record("train", 4, 0.5))
+    board.log(_record("train", 4, 0.5))
     board.end(Ending(7.0, "finished", METRICS))
     board.wait(20)
     assert capsys.readouterr().out.splitlines() == [
@@ -178,14 +178,16 @@ def test_where_tensorboard_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> 
         "(pip install tensorboard), or take the key back by --set watch.tensorboard="
     )
     check_installed(WatchConfig())
-    absent = watchers(small_config(Path("data")), RunDirectory(Path("run"), Path("run")), resume=False)
+    absent = make_loggers(small_config(Path("data")), RunDirectory(Path("run"), Path("run")), resume=False)
     assert absent.describe() == "watched by: tensorboard not installed"
 
 
 @pytest.mark.parametrize(("wanted", "line"), [(False, "none"), (None, "tensorboard run/tensorboard")])
 def test_who_watches(wanted: bool | None, line: str) -> None:
     config = small_config(Path("data"), {"watch": {"tensorboard": wanted}})
-    assert watchers(config, RunDirectory(Path("run"), Path("run")), resume=False).describe() == f"watched by: {line}"
+    assert (
+        make_loggers(config, RunDirectory(Path("run"), Path("run")), resume=False).describe() == f"watched by: {line}"
+    )
 
 
 def _imported(rank: int, world_size: int) -> set[str]:
