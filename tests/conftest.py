@@ -18,6 +18,7 @@ from ple_rec.runtime.versions import spark_lacks
 from tests.skips import skip_summary
 
 if TYPE_CHECKING:
+    from ple_rec.inference.ranker import Ranker
     from tests.serving.page.browser import Browser
 
 # The number of threads changes bits, and ranks that each start one thread a core collapse: one, before torch loads.
@@ -154,3 +155,11 @@ def feed_model(feed: Path) -> Path:
 
     export_run(feed / "run", feed / "model")
     return feed / "model"
+
+
+@pytest.fixture(scope="session")
+def ranker(feed_model: Path) -> Ranker:
+    """That version in memory."""
+    from ple_rec.inference.ranker import Ranker, latest
+
+    return Ranker(latest(feed_model), threads=1)

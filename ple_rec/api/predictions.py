@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, explain_errors, is_address, location
 

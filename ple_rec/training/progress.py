@@ -8,7 +8,7 @@ since the start), `seconds` (in the loop, without evaluations and checkpoints), 
 defined; and there are `steps` (their number), `samples_per_second`, `data_wait` (share of the time, of the rank that
 waited longest), `peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of
 split "valid" a task has the evaluation's metrics, `best` says whether the checkpoint is the best so far, and who trains
-the run may add what it measures itself (`train(measure=...)`). A run that starts from another one's weights has such a
+the run may add metrics of its own (`train(extra_metrics=...)`). A run that starts from another one's weights has such a
 record of them, at step 0.
 
 Shape suffixes: K tasks.

@@ -32,7 +32,7 @@ from ple_rec.training.context import EvaluationJob, TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.last_checkpoint import with_recorded_threads
 from ple_rec.training.loggers import open_loggers
-from ple_rec.training.loop import Measure, nothing, train_steps
+from ple_rec.training.loop import ExtraMetrics, train_steps
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
 from ple_rec.training.preflight import check_evaluation
@@ -59,7 +59,7 @@ def train(
     init_from: tuple[Location, str] | None = None,
     plan: Location | None = None,
     profile: bool = False,
-    measure: Measure = nothing,
+    extra_metrics: ExtraMetrics | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the splits of `evaluation`, write metrics and report.
 
@@ -77,8 +77,8 @@ def train(
             its own.
         profile: Find where the time of a step goes: time and trace some of the first steps, into `profile/`. Where
             "auto" goes on with a run, too few steps that are left are no error.
-        measure: Called on every rank at each evaluation during training, with the weights of that moment, which it
-            leaves as they are; what it gives stands in the evaluation's record of `train.jsonl`.
+        extra_metrics: Function called on every rank at each evaluation during training, with the weights of that
+            moment, which it leaves as they are. Its result joins the evaluation's record of `train.jsonl`.
 
     Returns:
         What `metrics.json` holds.
@@ -119,7 +119,7 @@ def train(
                     loggers=loggers,
                     start=start,
                     profile=told,
-                    measure=measure,
+                    extra_metrics=extra_metrics,
                     preemption=preemption,
                 )
             metrics = _evaluate_splits(job, run_dir, "best", config.evaluation.splits, preemption)

@@ -1,4 +1,4 @@
-"""The exported model of the fixture `feed_model`, in memory, and exports that are quick."""
+"""Exports that copy the dense program of the fixture `feed_model`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.inference.program import PROGRAM
-from ple_rec.inference.ranker import Ranker, latest
-
-
-@pytest.fixture(scope="session")
-def ranker(feed_model: Path) -> Ranker:
-    """That version in memory."""
-    return Ranker(latest(feed_model), threads=1)
+from ple_rec.inference.ranker import latest
 
 
 @pytest.fixture

@@ -135,13 +135,14 @@ def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Path] = []
+    try_lock = model_dir.try_lock
 
     def late(path: Path) -> TextIO | None:
         if not taken:
             taken.append(path.parent)
-            with model_dir.try_lock(path) or nullcontext():
+            with try_lock(path) or nullcontext():
                 shutil.rmtree(path.parent)
-        return model_dir.try_lock(path)
+        return try_lock(path)
 
     monkeypatch.setattr("ple_rec.inference.model_dir.try_lock", late)
     with new_version(tmp_path / "m") as folder:

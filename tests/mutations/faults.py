@@ -118,8 +118,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the schedule of the tasks' weights is one step ahead",
         "ple_rec/training/loop.py",
-        'if config.weight_schedule == "epoch" else position.step\n',
-        'if config.weight_schedule == "epoch" else position.step + 1\n',
+        'if job.config.train.weight_schedule == "epoch" else state.step)\n',
+        'if job.config.train.weight_schedule == "epoch" else state.step + 1)\n',
         ("tests/training/test_loss_weighting.py", "tests/training/test_equivalence.py", "tests/training/test_loop.py"),
     ),
     # Order of samples, batches, labels
@@ -214,8 +214,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a run that goes on does a step of its checkpoint again",
         "ple_rec/training/loop.py",
-        "divmod(position.step, job.loader.steps)",
-        "divmod(max(0, position.step - 1), job.loader.steps)",
+        "divmod(self.state.step, loader.steps)",
+        "divmod(max(0, self.state.step - 1), loader.steps)",
         _RESUME,
     ),
     Fault(

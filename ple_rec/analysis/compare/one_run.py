@@ -36,7 +36,7 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
     if config.evaluation.test is False:
         train(config, run_dir, resume="auto")
         return
-    train(config, run_dir, resume="auto", measure=ConflictInTraining(CONFLICT_BATCHES))
+    train(config, run_dir, resume="auto", extra_metrics=ConflictInTraining(CONFLICT_BATCHES))
     if (run_dir / TEST_ROWS).is_file():
         return
     try:

@@ -23,7 +23,7 @@ def test_runs_side_by_side_begin_when_a_place_is_free() -> None:
 
 def test_what_runs_side_by_side_and_has_run_for_a_while_is_counted_so(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = 0.0
-    monkeypatch.setattr("ple_rec.analysis.compare.estimate.time.monotonic", lambda: clock)
+    monkeypatch.setattr("ple_rec.analysis.compare.time_left.time.monotonic", lambda: clock)
     left = TimeLeft(jobs=2)
     waiting = {Future[Outcome](): variant for variant in ("a", "b", "a", "b", "a", "b")}
     first, second, *_ = waiting
