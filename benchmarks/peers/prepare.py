@@ -21,7 +21,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.runtime.host import usable_cores
-from ple_rec.training.resolved import resolve
+from ple_rec.training.prepared import prepare_run
 
 RECIPE = "bench-feed"
 WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps
@@ -56,7 +56,7 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
         folder: Where the rows go.
         threads: Of every contender.
     """
-    run = resolve(config, 1)
+    run = prepare_run(config, 1)
     loader, selection = run.training_loader(0), run.selection
     with closing(loader.epoch(0)) as batches:
         rows = rows_of(islice(batches, _MEMORY_BATCHES), selection)

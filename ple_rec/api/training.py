@@ -143,11 +143,12 @@ def start_training(
     from ple_rec.training import preflight, run
 
     several = ranks > 1 and not under_agent()
+    prepared = None
     if several or "WORLD_SIZE" not in os.environ:
-        preflight.check(config, run_dir, world_size=ranks, **options)
+        prepared = preflight.check(config, run_dir, world_size=ranks, **options)
     if several:
         return start_ranks() or 0
-    run.train(config, run_dir, **options)
+    run.train(config, run_dir, prepared=prepared, **options)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from ple_rec.runs.directory import RunDirectory, hold_run, of_other_rank
 from ple_rec.runs.state import Action, Resume, decide, inspect
 from ple_rec.storage import Location
 from ple_rec.training.loggers import check_reachable
+from ple_rec.training.prepared import PreparedRun
 from ple_rec.training.warm_start import Start, recorded_start, starting_point
 
 _LOCK_WAIT_SECONDS = 30.0  # for a rank of the job's last attempt, which may still be dying, elsewhere
@@ -43,7 +44,13 @@ class Claim:
 
 @contextmanager
 def claim_run(
-    config: RunConfig, run_dir: Location, *, resume: Resume, overwrite: bool, init_from: tuple[Location, str] | None
+    config: RunConfig,
+    run_dir: Location,
+    prepare: Callable[[], PreparedRun],
+    *,
+    resume: Resume,
+    overwrite: bool,
+    init_from: tuple[Location, str] | None,
 ) -> Iterator[tuple[RunDirectory, Claim]]:
     """Hold the run directory by rank 0, and give every rank what it found there (a collective).
 
@@ -52,6 +59,7 @@ def claim_run(
     Args:
         config: Configuration of the run.
         run_dir: Directory of the run.
+        prepare: Function that returns the prepared run; it is called if the run begins.
         resume: True to resume the run of the directory; "auto" to resume one where there is one.
         overwrite: True to replace the run of the directory.
         init_from: Run and checkpoint that a run starts from when it begins.
@@ -77,7 +85,7 @@ def claim_run(
             action = decide(state, config, resume=resume, overwrite=overwrite)
         if action != "finished":
             check_reachable(config.watch)
-        start = starting_point(config, run_dir, init_from) if action == "begin" else recorded_start(run_dir)
+        start = starting_point(prepare(), run_dir, init_from) if action == "begin" else recorded_start(run_dir)
         if state.newest is None or action != "resume":
             return Claim(action, start, None, {})
         path, manifest = state.newest

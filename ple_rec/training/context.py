@@ -24,11 +24,11 @@ from ple_rec.modules.routing import GateLabels
 from ple_rec.training.batch_feeder import check_pipeline
 from ple_rec.training.model import first_layer, model_of, sizes_of
 from ple_rec.training.precision import Precision, settle_precision
-from ple_rec.training.resolved import ResolvedRun, resolve
+from ple_rec.training.prepared import PreparedRun, prepare_run
 
 
 @dataclass(frozen=True)
-class EvaluationJob(ResolvedRun):
+class EvaluationJob(PreparedRun):
     """What an evaluation needs, on one rank.
 
     Args:
@@ -93,6 +93,7 @@ def assemble_evaluation(
     ranks: Ranks,
     given: GivenPlan | None = None,
     began: Precision | None = None,
+    prepared: PreparedRun | None = None,
     *,
     prefetched: bool = False,
 ) -> EvaluationJob:
@@ -103,13 +104,14 @@ def assemble_evaluation(
         ranks: Place of this process among the ranks.
         given: Plan of the tables; None to plan them now.
         began: Precision that the run began with; None where it begins now, or does not say.
+        prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
         prefetched: Whether a pipeline fetches rows into the GPU's cache.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
         DataError: the dataset is damaged.
     """
-    run = resolve(config, ranks.world_size)
+    run = prepare_run(config, ranks.world_size) if prepared is None else prepared
     selection = run.selection
     request = PlanningInputs(
         config.embeddings,
@@ -138,7 +140,11 @@ def assemble_evaluation(
 
 
 def build_context(
-    config: RunConfig, ranks: Ranks, given: GivenPlan | None = None, began: Precision | None = None
+    config: RunConfig,
+    ranks: Ranks,
+    given: GivenPlan | None = None,
+    began: Precision | None = None,
+    prepared: PreparedRun | None = None,
 ) -> TrainContext:
     """Return `assemble_evaluation` with the training batches and the optimizers (a collective).
 
@@ -147,13 +153,14 @@ def build_context(
         ranks: Place of this process among the ranks.
         given: Plan of the tables; None to plan them now.
         began: Precision that the run began with; None where it begins now, or does not say.
+        prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
 
     Raises:
         UserError: configuration and dataset, or configuration and cluster, do not fit.
         DataError: the dataset is damaged.
     """
     check_pipeline(config.train.pipeline, ranks.device)
-    base = assemble_evaluation(config, ranks, given, began, prefetched=config.train.pipeline == "prefetch")
+    base = assemble_evaluation(config, ranks, given, began, prepared, prefetched=config.train.pipeline == "prefetch")
     loader = base.training_loader(ranks.rank)
     loader.pin = ranks.device.type == "cuda"
     steps = base.steps_of(loader)

@@ -21,8 +21,8 @@ from ple_rec.runs.state import Resume, decide, inspect
 from ple_rec.storage import Location
 from ple_rec.training.checks import check_defined, check_loss_weights
 from ple_rec.training.loggers import check_installed
+from ple_rec.training.prepared import PreparedRun, prepare_run
 from ple_rec.training.profiler.schedule import check_steps
-from ple_rec.training.resolved import resolve
 from ple_rec.training.trained import trained_checkpoint
 from ple_rec.training.warm_start import recorded_start, starting_point
 
@@ -55,8 +55,8 @@ def check(
     init_from: tuple[Location, str] | None = None,
     plan: Location | None = None,
     profile: bool = False,
-) -> None:
-    """Refuse a training before any process starts, for all that can be known by then.
+) -> PreparedRun:
+    """Refuse a training before any process starts, for all that can be known by then, and return it prepared.
 
     Args:
         config: Configuration of the run.
@@ -74,7 +74,7 @@ def check(
         DataError: the dataset, or the run to resume or to start from, is damaged.
     """
     check_installed(config.watch)
-    run = resolve(config, world_size)
+    run = prepare_run(config, world_size)
     check_defined(config, run.dataset, run.selection)
     loader = run.training_loader(0)
     steps = run.steps_of(loader)
@@ -90,9 +90,10 @@ def check(
         kind = config.table_optimizer.kind
         check_tables(given, tables, config.embeddings, kind, run.batch_size_per_rank, world_size)
     if decide(inspect(config, run_dir), config, resume=resume, overwrite=overwrite) == "begin":
-        starting_point(config, run_dir, init_from)
+        starting_point(run, run_dir, init_from)
     else:
         recorded_start(run_dir)
+    return run
 
 
 def check_split(dataset: Dataset, split: Split, selection: Selection, world_size: int) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from typing import Any
 
 from ple_rec.checkpoint.load import damage_of
@@ -36,6 +37,7 @@ from ple_rec.training.loop import ExtraMetrics, train_steps
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.preemption import Preemption, StopRequested
 from ple_rec.training.preflight import check_evaluation
+from ple_rec.training.prepared import PreparedRun, prepare_run
 from ple_rec.training.profiler.session import UNPROFILED, StepProfile
 from ple_rec.training.restore import check_resumable
 from ple_rec.training.slices import SliceMetrics, find_slicings
@@ -60,6 +62,7 @@ def train(
     plan: Location | None = None,
     profile: bool = False,
     extra_metrics: ExtraMetrics | None = None,
+    prepared: PreparedRun | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate the best checkpoint on the splits of `evaluation`, write metrics and report.
 
@@ -79,6 +82,7 @@ def train(
             "auto" goes on with a run, too few steps that are left are no error.
         extra_metrics: Function called on every rank at each evaluation during training, with the weights of that
             moment, which it leaves as they are. Its result joins the evaluation's record of `train.jsonl`.
+        prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
 
     Returns:
         What `metrics.json` holds.
@@ -87,8 +91,10 @@ def train(
         UserError, DataError, DivergedError: see each.
     """
     auto = resume == "auto"
-    claiming = claim_run(config, run_dir, resume=resume, overwrite=overwrite, init_from=init_from)
-    with process_group(config.runtime) as ranks, claiming as (run, claim):
+    with process_group(config.runtime) as ranks, ExitStack() as stack:
+        prepare = cache(lambda: prepare_run(config, ranks.world_size) if prepared is None else prepared)
+        claiming = claim_run(config, run_dir, prepare, resume=resume, overwrite=overwrite, init_from=init_from)
+        run, claim = stack.enter_context(claiming)
         resuming, start = claim.resuming, claim.start
         if claim.action == "finished":
             metrics: dict[str, Any] = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
@@ -98,7 +104,7 @@ def train(
         check_storage(directories_of(config, run_dir), config.data.path, ranks)
         given = _plan_to_follow(plan, run_dir, resuming=resuming)
         ranks = with_recorded_threads(config, claim.written_by, ranks)
-        job = build_context(config, ranks, given, saved_precision(claim.written_by))
+        job = build_context(config, ranks, given, saved_precision(claim.written_by), prepare())
         if (newest := claim.newest) is not None:  # before the plan and the configuration of the run are written anew
             run_on_rank_zero(lambda: check_resumable(job, run_dir, newest))
         elif overwrite and start is not None and (damage := damage_of(start.path)) is not None:

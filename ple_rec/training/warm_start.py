@@ -22,7 +22,6 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_values
@@ -31,8 +30,8 @@ from ple_rec.runs.layout import CONFIG, INIT, METRICS, checkpoints_of
 from ple_rec.runs.lineage import changed, check_trained_with
 from ple_rec.runs.results import mapping
 from ple_rec.storage import Location, location, short
-from ple_rec.training.checks import select
 from ple_rec.training.context import TrainContext
+from ple_rec.training.prepared import PreparedRun
 from ple_rec.training.restore import column_cuts
 
 _SHOWN = 5  # differences that a refusal names
@@ -104,11 +103,11 @@ class Start:
         return location(self.run)
 
 
-def starting_point(config: RunConfig, run_dir: Location, init_from: tuple[Location, str] | None) -> Start | None:
+def starting_point(prepared: PreparedRun, run_dir: Location, init_from: tuple[Location, str] | None) -> Start | None:
     """Return where the first weights of a run that begins come from; None for random ones.
 
     Args:
-        config: Configuration of the run.
+        prepared: Run that begins.
         run_dir: Directory of the run.
         init_from: Directory of another run and its checkpoint: `best`, `latest` or `step-<n>`.
 
@@ -117,10 +116,9 @@ def starting_point(config: RunConfig, run_dir: Location, init_from: tuple[Locati
             one's; or a parameter, or the state of an optimizer, would not fit.
         DataError: a file of the other run is damaged, or the weights are random and a normaliser has no value.
     """
-    dataset = Dataset(config.data.path)
     if init_from is None:
-        dense = select(config, dataset).dense
-        check_values(dense, dataset.statistics() if dense else {})
+        dense = prepared.selection.dense
+        check_values(dense, prepared.dataset.statistics() if dense else {})
         return None
     run, checkpoint = init_from
     if identity(run) == identity(run_dir):
@@ -131,7 +129,7 @@ def starting_point(config: RunConfig, run_dir: Location, init_from: tuple[Locati
             f"give another {Option.RUN_DIR} or name, or go on with the run by {Option.RESUME}",
         )
     start = _finished(run, checkpoint)
-    _check_fits(start, config, dataset)
+    _check_fits(start, prepared)
     return start
 
 
@@ -188,9 +186,10 @@ def _finished(run: Location, checkpoint: str) -> Start:
     return Start(str(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
 
 
-def _check_fits(start: Start, config: RunConfig, dataset: Dataset) -> None:
+def _check_fits(start: Start, prepared: PreparedRun) -> None:
+    config, dataset, selection = prepared.config, prepared.dataset, prepared.selection
     _check_descent(start, dataset.path, dataset.schema)
-    before, selection = load_config(RunConfig, start.run_dir / CONFIG), select(config, dataset)
+    before = load_config(RunConfig, start.run_dir / CONFIG)
     manifest = read_manifest(start.path)
     check_trained_with(before, start.run_dir, start.path, manifest)
     recorded = manifest.written_by

@@ -23,7 +23,7 @@ from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.training.checks import chosen_tasks, losses_of, select
 from ple_rec.training.preflight import check
-from ple_rec.training.resolved import resolve
+from ple_rec.training.prepared import prepare_run
 from ple_rec.training.run import evaluate_run, train
 from tests.datasets import set_column
 from tests.training.small import resumes, small_config, write_small, write_unrelated
@@ -267,7 +267,7 @@ def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path
     kept = 0
     wide, own = small_config(filled, {"tasks": tasks}), small_config(filled)
     with ExitStack() as stack:
-        loaders = [resolve(config, 1).training_loader(0) for config in (wide, own)]
+        loaders = [prepare_run(config, 1).training_loader(0) for config in (wide, own)]
         epochs = [stack.enter_context(closing(loader.epoch(0))) for loader in loaders]
         for every, inside in zip(*epochs, strict=True):
             space = inside.in_space_BK[: every.rows, 1].bool()
@@ -277,7 +277,7 @@ def test_a_task_trained_on_all_samples_has_no_space_in_training_alone(data: Path
             assert (labels[~space] == 1).all()
             kept += int((~space).sum())
     assert kept > 0
-    assert [task.space for task in resolve(wide, 1).selection.tasks] == [None, "watched"]  # what is evaluated
+    assert [task.space for task in prepare_run(wide, 1).selection.tasks] == [None, "watched"]  # what is evaluated
     with pytest.raises(DataError, match="no label of task 'watch'"):  # which is null outside
         train(small_config(data, {"tasks": tasks}), tmp_path / "run")
 

@@ -24,6 +24,7 @@ from ple_rec.runs.record import read_record
 from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.preflight import check
+from ple_rec.training.prepared import prepare_run
 from ple_rec.training.run import evaluate_run, train
 from ple_rec.training.warm_start import Start, load_start, recorded_start, starting_point
 from tests.datasets import TABLES
@@ -303,7 +304,7 @@ def test_a_run_directory_that_is_lost_comes_back_with_its_start(folder: Path, ru
 
 def refusal(config: RunConfig, run: Path, run_dir: Path, checkpoint: str = "best") -> str:
     with pytest.raises(UserError) as caught:
-        starting_point(config, run_dir, (run, checkpoint))
+        starting_point(prepare_run(config, 1), run_dir, (run, checkpoint))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -366,7 +367,7 @@ def test_what_changes_no_parameter_may_differ(folder: Path, runs: Path, tmp_path
     }
     config = small_config(folder / "feed-9", EPOCH).model_dump(mode="json") | changes
     asked = RunConfig.model_validate_json(json.dumps(config))
-    start = starting_point(asked, tmp_path, (runs / "feed-8", "step-9"))
+    start = starting_point(prepare_run(asked, 1), tmp_path, (runs / "feed-8", "step-9"))
     assert start is not None
     assert start.path == runs / "feed-8" / "checkpoints" / "step-9"
 
@@ -397,7 +398,7 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(folder: Path, runs: Path
     assert refusal(config, half, tmp_path) == unfinished
     (half / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json: unreadable \(.*\); it tells what the run was\. Fix: copy"):
-        starting_point(config, tmp_path, (half, "best"))
+        starting_point(prepare_run(config, 1), tmp_path, (half, "best"))
 
 
 def test_a_damaged_record_of_the_start_is_said(folder: Path, tmp_path: Path) -> None:

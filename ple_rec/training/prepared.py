@@ -1,4 +1,4 @@
-"""A configuration with what it makes of its dataset and of its number of ranks, before a model is built."""
+"""A run before its model is built: its configuration, dataset, columns, tasks, losses and batch size, found once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ple_rec.training.checks import chosen_tasks, global_batch_size, losses_of, 
 
 
 @dataclass(frozen=True)
-class ResolvedRun:
-    """A run that fits its dataset.
+class PreparedRun:
+    """A run whose configuration fits its dataset and its number of ranks.
 
     Args:
         config: Configuration of the run.
@@ -76,8 +76,8 @@ class ResolvedRun:
         return self.config.train.steps or loader.steps * (self.config.train.epochs or 1)
 
 
-def resolve(config: RunConfig, world_size: int) -> ResolvedRun:
-    """Open the dataset of a run and choose what the run reads of it.
+def prepare_run(config: RunConfig, world_size: int) -> PreparedRun:
+    """Open the dataset of a run, and select the columns, tasks and losses of the run.
 
     Args:
         config: Configuration of the run.
@@ -92,4 +92,4 @@ def resolve(config: RunConfig, world_size: int) -> ResolvedRun:
     tasks = chosen_tasks(config, selection)
     names = losses_of(config, selection, tasks)
     losses = tuple(LOSSES[name](task) for name, task in zip(names, tasks, strict=True))
-    return ResolvedRun(config, dataset, selection, tasks, losses, world_size, global_batch_size(config, world_size))
+    return PreparedRun(config, dataset, selection, tasks, losses, world_size, global_batch_size(config, world_size))
