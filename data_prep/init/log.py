@@ -20,12 +20,13 @@ from data_prep.expressions.syntax import quoted_name
 from data_prep.init.times import Time, days_of
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
-from data_prep.sources.find import Format, FoundFile, find_files, format_of
+from data_prep.sources.find import FoundFile, find_files, format_of
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.sample import MOST_FILES, Sampled, sample_csv
 from data_prep.sources.table import RawFile
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import CsvConfig, FilesConfig
+from ple_rec.config.prep_inputs import Format
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.storage import is_address
 
@@ -100,7 +101,7 @@ def open_log(paths: Sequence[str]) -> Iterator[Log]:
     listed, kind = _found(config, source)
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         staging = Path(folder) / "csv"
-        if kind == "parquet":
+        if kind != "csv":
             reading, sampled = None, Sampled.all_of(discover("log", config, source, staging, digest=False))
         else:
             reading = CsvConfig(delimiter=_delimiter(listed[0]))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from data_prep.sources.columns import table_schema
 from data_prep.sources.csv_files import convert_csv
-from data_prep.sources.find import Format, FoundFile, find_files
+from data_prep.sources.find import FoundFile, find_files
 from data_prep.sources.footers import Meter, identify, read_footer
 from data_prep.sources.table import POSITION, RawFile, RawTable, raw_table, refuse_changes
 from ple_rec.config.prep import ColumnType, FilesConfig
+from ple_rec.config.prep_inputs import Format
 
 __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
 

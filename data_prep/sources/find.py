@@ -9,13 +9,14 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from urllib.parse import unquote
 
 from data_prep.sources.patterns import matches, may_match_below, split_pattern
 from data_prep.sources.remote import identity
 from data_prep.sources.table import Stamp, stamp_of
 from ple_rec.config.prep import FilesConfig
+from ple_rec.config.prep_inputs import Format
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, Remote, explain_errors, is_address, location, names_in
@@ -24,7 +25,6 @@ from ple_rec.text.suggest import nearest
 
 logger = logging.getLogger(__name__)
 
-Format = Literal["parquet", "csv"]
 _ENDINGS: dict[Format, tuple[str, ...]] = {"parquet": (".parquet", ".parq", ".pq"), "csv": (".csv", ".csv.gz")}
 _SOME = 10  # names that a message lists at most
 _OF_FOLDERS = "a folder stands for its regular .parquet, .csv and .csv.gz files"

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ple_rec.config.base import Config
 
 Expression = Annotated[str, Field(min_length=1)]
+Format = Literal["parquet", "csv"]  # of raw files
 ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz"]
 
 _FIRST_DAY = "1970-01-02"
@@ -50,7 +51,7 @@ class FilesConfig(Config):
     files: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="paths, folders or globs below --from, or s3://bucket/key; folders named key=value become columns"
     )
-    format: Literal["parquet", "csv"] | None = Field(None, description="default: what the names end in")
+    format: Format | None = Field(None, description="default: what the names end in")
     csv: CsvConfig = CsvConfig()
 
 

@@ -106,3 +106,6 @@ KINDS: dict[str, tuple[TaskKind, ...]] = {
     "mse": ("regression",),
     "huber": ("regression",),
 }
+
+# c_k of each loss under `loss_weighting = "uncertainty"` (`ple_rec.models.weighting.Uncertainty`).
+FACTORS: dict[str, float] = {"cross_entropy": 1.0, "mse": 0.5, "huber": 1.0}

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ple_rec.config.run import TaskConfig
+from ple_rec.models.losses import FACTORS
 
 
 class Weighting(nn.Module):
@@ -55,9 +56,6 @@ class Scheduled(Weighting):
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
         """Return L; see `Weighting.forward`."""
         return (scheduled_K * losses_K).sum()
-
-
-FACTORS = {"cross_entropy": 1.0, "mse": 0.5, "huber": 1.0}  # c_k by the name of the loss
 
 
 class Uncertainty(Weighting):

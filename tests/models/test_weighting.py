@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.losses import LOSSES
-from ple_rec.models.weighting import FACTORS, WEIGHTINGS, Uncertainty, Weighting, task_weights
+from ple_rec.models.losses import FACTORS, LOSSES
+from ple_rec.models.weighting import WEIGHTINGS, Uncertainty, Weighting, task_weights
 
 NAMES = ("cross_entropy", "mse", "huber")
 LOSSES_K = torch.tensor([0.45, 3.0, 0.02], dtype=torch.float64)
