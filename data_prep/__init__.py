@@ -2,23 +2,20 @@
 
 From the user's files to the last byte:
 
-    run.py            what the command does: configuration, files, engine, pipeline, directory
-    recipes/          configurations that come with the package; census.py, fetch.py: raw files that are fetched
-    sources/          files: patterns, footers, digests; CSV and other formats to Parquet
-    resolve.py        the expressions of a configuration (expressions/), and the columns that they read
+    run.py            the command: configuration, files, engine, pipeline, directory
+    recipes/          configurations that come with the package
+    datasets/         public datasets by name, and raw files that are fetched
+    sources/          raw files: patterns, footers, digests; CSV and other formats to Parquet
+    expressions/      labels, filters and features as SQL-like text
     pipeline.py       the passes in their order, as Ibis expressions
-      sides.py          side tables joined to the log (side_bags.py: their bags, once a side row)
-      rows.py           the rows that a preparation, a dry run and a prediction read, and what is wrong with them
-      features.py       labels.py, splits.py: their columns before ids
-                        (words.py, deriving.py: what expressions read, what is derived; days.py, hashing.py)
-      numbers.py        edges and thresholds as quantiles of the training rows
-      survey.py         rows by split and part, bad rows, missing days
-      dictionaries.py   vocabularies (vocabulary.py)
-      split_writer.py   parts (encode.py, parts.py)
-      stats/            statistics and their page; metadata.py: schema.toml, prep.toml
+    survey.py         rows by split and part, bad rows, missing days
+    transforms/       raw columns to columns of a dataset: rows, splits, features, labels, side tables, encoding
+    vocabulary/       values to rows of embedding tables
+    output/           parts, metadata, and the one way to make a directory, on a disk or in a store
+    stats/            statistics and their page
     engines/          DuckDB and Spark
-    stage.py          the one way to make a directory (upload.py: in a store); append.py, parent.py: one more day
-    tables.py         Arrow tables, ids already given, as a dataset directory
+    append.py         one more day
+    init/             `ple-rec init`: guesses about an unknown log
     synthetic/        generated logs
 """
 

@@ -96,6 +96,20 @@ def test_pages_name_files_and_folders_that_there_are(repository: Path) -> None:
     assert [name for name in sorted(named) if not (repository / name).exists()] == []
 
 
+def test_lists_of_files_in_docstrings_name_files_beside_them(repository: Path) -> None:
+    listed = 0
+    for folder in FOLDERS:
+        for file in (repository / folder).rglob("*.py"):
+            for name in re.findall(r"^ *([a-z_]+\.py)  ", _docstring(file), re.M):
+                listed += 1
+                assert (file.parent / name).exists(), f"{file}: {name}"
+    assert listed > 60
+
+
+def _docstring(file: Path) -> str:
+    return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+
+
 def test_the_page_names_every_folder(repository: Path) -> None:
     folders = {file.parent.name for file in (repository / "ple_rec").glob("*/__init__.py")}
     assert folders - FREE == set(LAYERS) - {"errors", "data_prep", "launch"}

@@ -4,19 +4,15 @@ From bits to a directory:
 
     hashing.py    random bits of an index, permutations without a table
     laws.py       power laws and links in arithmetic that is the same everywhere
-    world.py      how many users, videos and impressions; who and when
-    people.py     users, videos, contexts, and the recommender that made the log
-    outcomes.py   what happens: probabilities and labels
+    world.py      number of users, videos and impressions; who meets which video when
+    entities.py   users, videos, contexts, and the recommender that made the log
+    outcomes.py   probabilities, labels, and the best metric that any model can reach
     feed.py       blocks of impressions
     columns.py    blocks as Arrow tables
     tencent.py    `tencent-synthetic`: parts of a dataset, and raw logs
     mmoe.py       `mmoe-synthetic`
-    oracle.py     the best that any model can reach
-    design.py     what `prepare` needs of the two
-    files.py      Parquet files
-    workers.py    processes
-    directory.py  the dataset directory
-    prepare.py    `prepare_synthetic`
+    files.py      processes that each make a share, and the Parquet files that they write
+    prepare.py    `prepare_synthetic`: the dataset directory
 """
 
 from __future__ import annotations

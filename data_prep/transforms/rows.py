@@ -2,9 +2,11 @@
 
 Passes of a preparation, a dry run and a prediction read the same `LogRows` and `derive` the same columns of them.
 
-    words.py       what expressions read            deriving.py    columns and rules so far
-    features.py    sparse and dense                 labels.py      labels, spaces, thresholds
-    splits.py      splits and sampling              sides.py       side tables joined to the log
+    expression_scope.py  names that expressions read, columns and rules so far
+    features.py          sparse and dense features
+    labels.py            labels, spaces, thresholds
+    splits.py            splits and sampling
+    side_tables.py       side tables joined to the log
 
 Column names inside the pipeline: `POSITION`, `PART`, `SPLIT`, `DAY`, `REASON`; `raw__<feature>` for what a vocabulary
 or edges turn into ids; all others as they will stand in the parts.

@@ -41,6 +41,14 @@ def test_the_new_names_are_there_and_the_old_ones_are_not(repository: Path) -> N
         assert any((repository / f"{new.replace('.', '/')}{end}").exists() for end in (".py", "/__init__.py", "")), new
         if old not in moves.modules.values() and not any(name.startswith(f"{old}.") for name in moves.modules.values()):
             assert not (repository / f"{old.replace('.', '/')}.py").exists(), old
+    new_packages = (
+        "ple_rec.distributed.",
+        "ple_rec.inference.",
+        "ple_rec.serving.",
+        "ple_rec.runtime.",
+        "data_prep.init.",
+    )
+    assert [old for old in moves.modules if old.startswith(new_packages)] == []
     for old, new in moves.names.items():
         file = repository / f"{moves.module(old.rpartition('.')[0]).replace('.', '/')}"
         file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")

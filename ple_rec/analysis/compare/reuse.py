@@ -1,7 +1,7 @@
 """Finished runs of other comparisons, copied in place of training the same again.
 
-A run is what its configuration, its seed and its data make it, and `series_run.py` compares these: where tuning finds
-nothing better than what was written, all runs of a variant are those of the comparison without it.
+A run follows from its configuration, its seed and its data, and `ple_rec.analysis.series` compares these. If tuning
+finds nothing better than the written values, all runs of a variant are those of the comparison without tuning.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """`ple-rec predict`: a trained run's predictions of every row of an input, as Parquet.
 
-inputs.py         what is read: sections of chunks of rows, in order
-dataset_input.py  ... of a dataset directory       raw_input.py  ... of raw logs
-batches.py        chunks -> batches of one size, which do not depend on where chunks or parts are cut
-counts.py         ids that have no row of their own, values out of bounds
-score.py          a batch's logits -> the columns of the output
-output.py         the directory of predictions        own_files.py  the files in it that are ours
-predict.py        all of it, in a loop
+inputs.py     chunks of rows of a dataset directory or of raw logs, in order
+batches.py    chunks to batches of one size, which do not depend on where chunks or parts are cut
+counts.py     ids that have no row of their own, values out of bounds
+score.py      logits of a batch to the columns of the output
+output.py     the directory of predictions, and the files in it that are ours
+predict.py    the loop over batches
+text.py       the summary at the end
 """
