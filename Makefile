@@ -1,7 +1,7 @@
 # make demo: real data, two ranks, a table and a report.   make test: the tests.   Both set up .venv by themselves.
 # DEVICE=cpu|cuda and PYTHON=COMMAND override what set-up detects.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all test-cuda-stack test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke bench-peers paper paper-quick lint audit lock clean
+.PHONY: help setup demo test test-all test-cuda-stack test-kills test-reshard test-hosts test-slurm test-mutations gpu-smoke results bench-peers paper paper-quick lint audit lock clean
 
 export DEVICE PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -56,6 +56,10 @@ gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as ru
 
 bench-%: setup ## measure train, dense, tables, loader, prep, checkpoint, serve or requests; BENCH=... are its options
 	@python -W ignore -m benchmarks.$* $(BENCH)
+
+results: setup ## render docs/results into README.md, docs/*.md and their figures
+	@python -m benchmarks.figures
+	@python -m benchmarks.results
 
 bench-peers: setup ## our training rate by those of torch-rechub, DeepCTR-Torch and the usual layers; BENCH=... are its options
 	@sh benchmarks/peers/setup.sh

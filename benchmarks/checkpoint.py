@@ -1,8 +1,8 @@
-"""How long training stands still for a checkpoint: a synchronous save, and an asynchronous one; in GB of state.
+"""Time for which a synchronous and an asynchronous save stop training; the work is in GB of state.
 
     python -m benchmarks.checkpoint [--users N] [--ranks N] [--place DIR]
 
-The third way is an asynchronous save until it is whole, while training goes on.
+The third way is an asynchronous save until its checkpoint is complete, while training goes on.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.feed import write_feed
-from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scratch, timed
-from benchmarks.reference import Steps, opened_job
+from benchmarks.harness import Pass, PassResult, Way, parser, race, report, say, scratch, timed
+from benchmarks.reference import Steps, open_context
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.storage import location
 from ple_rec.training.finite import check_finite
@@ -32,11 +32,11 @@ _BATCH_SIZE, _STEPS = 4096, 8
 @contextmanager
 def save(data: Path, where: str, *, asynchronous: bool, whole: bool) -> Iterator[Pass]:
     """Train a few steps, then save."""
-    with opened_job(data, 1, f"train.batch_size_per_rank={_BATCH_SIZE}") as job:
+    with open_context(data, 1, f"train.batch_size_per_rank={_BATCH_SIZE}") as job:
         store = CheckpointStore(location(where), keep=1, asynchronous=asynchronous)
         steps, window, numbers = Steps(job), Window(job.selection.tasks, job.ranks.device), itertools.count(1)
 
-        def once() -> Done:
+        def once() -> PassResult:
             steps.run(_STEPS)
             position = TrainState(step=next(numbers))
 
@@ -56,7 +56,8 @@ def save(data: Path, where: str, *, asynchronous: bool, whole: bool) -> Iterator
             return done._replace(amount=1e-9 * state_bytes / job.ranks.world_size)
 
         rows = job.dataset.schema.table_rows()
-        state_bytes = 4 * (job.config.embeddings.dim + 1) * sum(rows.values())  # row-wise Adagrad has a value a row
+        # Row-wise Adagrad has one value per row.
+        state_bytes = 4 * (job.config.embeddings.dim + 1) * sum(rows.values())
         yield once
 
 

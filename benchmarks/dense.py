@@ -1,4 +1,4 @@
-"""The dense layers of the reference workload, forward and backward, beside the fastest matrix product; in GFLOP.
+"""Dense layers of the reference workload, forward and backward, in GFLOP, beside the fastest matrix product.
 
     python -m benchmarks.dense [--precision P]
 
@@ -19,22 +19,24 @@ from torch import Tensor
 from benchmarks import limits
 from benchmarks.feed import write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, scratch, timed
-from benchmarks.reference import opened_job
+from benchmarks.reference import open_context
 from ple_rec.models.losses import StepLoss
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.weighting import task_weights
 from ple_rec.runtime.host import usable_cores
 
-_USERS = 100_000  # of the tables, which are not looked up
-_TRAINED = 3  # times the FLOPs of a forward pass: forward, and backward by inputs and by weights
+# The size of the tables does not matter, since nothing is looked up.
+_USERS = 100_000
+# A step has the FLOPs of three forward passes: forward, backward by inputs, and backward by weights.
+_TRAINED = 3
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @contextmanager
 def dense(data: Path, args: argparse.Namespace) -> Iterator[Pass]:
-    """Do what a step does between the tables' forward and their backward, on random inputs."""
+    """Run the part of a step between the forward and the backward pass of the tables, on random inputs."""
     overrides = (f"train.batch_size_per_rank={args.batch_size}", f"train.precision={args.precision}")
-    with opened_job(data, args.threads, *overrides) as job:
+    with open_context(data, args.threads, *overrides) as job:
         width, tasks = sum(job.bare.columns.values()) + len(job.selection.dense), len(job.tasks)
         x_BD = (0.1 * torch.randn(args.batch_size, width)).requires_grad_()
         labels_BK, weights_BK = torch.randint(2, (args.batch_size, tasks)).float(), torch.ones(args.batch_size, tasks)

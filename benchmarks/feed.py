@@ -15,17 +15,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data_prep.synthetic.files import Layout
+from data_prep.synthetic.files import ParquetLayout
 from data_prep.synthetic.prepare import prepare_design
-from data_prep.synthetic.tencent import Part, Tencent
+from data_prep.synthetic.tencent import Tencent, TencentPart
 from data_prep.synthetic.world import DAYS, PAPER_ROWS, PAPER_USERS, World
 from ple_rec.config.base import Split
 from ple_rec.config.schema import Task
 
 FULL_USERS = PAPER_USERS
-_ROW_GROUPS = 16  # of train, spread over its days
-_EVALUATED_USERS = 2_000  # of valid and test, which the statistics read
-_EVALUATED_GROUPS = 16  # row groups of each of them, at most: no more ranks can evaluate
+# Row groups of train, at even distances over its days.
+_ROW_GROUPS = 16
+# Users of valid and test; the statistics read all of their rows.
+_EVALUATED_USERS = 2_000
+# Largest number of row groups of valid and of test; no more ranks can evaluate.
+_EVALUATED_GROUPS = 16
 
 # Features of the user and of the request; the others are of the video, or of its place in the feed.
 SHARED = (
@@ -50,13 +53,13 @@ SHARED = (
 
 
 @dataclass(frozen=True)
-class Slice:
-    """A design of `data_prep.synthetic` (`Design`): `Tencent` of a world, of which only some parts are written.
+class FeedSlice:
+    """Design of `data_prep.synthetic` (`Design`): some parts of a `Tencent` dataset of a whole world.
 
     Args:
-        whole: The dataset of which this is a slice.
+        whole: Dataset from which the parts come.
         rows: Smallest number of rows of train, unless the world has fewer.
-        impressions: Number of rows after one another that have `SHARED` of the first of them: those of a request.
+        impressions: Number of consecutive rows of a request; all of them have the `SHARED` features of the first.
     """
 
     whole: Tencent
@@ -65,7 +68,7 @@ class Slice:
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks of the whole."""
+        """Tasks of the whole dataset."""
         return self.whole.tasks
 
     def recipe(self) -> dict[str, Any]:
@@ -73,39 +76,39 @@ class Slice:
         return self.whole.recipe() | {"slice": self.rows, "impressions": self.impressions}
 
     def fields(self) -> Mapping[str, Any]:
-        """Return the schema of the whole, its tables above all."""
+        """Return the schema of the whole dataset, whose tables have all rows."""
         return self.whole.fields()
 
     def slices(self) -> Sequence[str]:
-        """Return columns by whose values the statistics relate the labels."""
+        """Return the columns by which the statistics slice the correlation of labels."""
         return self.whole.slices()
 
     def names(self) -> Mapping[str, Mapping[int, str]]:
-        """Return what rows mean, by table."""
+        """Return the names of table rows, by table."""
         return self.whole.names()
 
     def facts(self) -> Mapping[str, Any]:
-        """Return keys of `stats.json` that tell how the data was made."""
+        """Return the keys of `stats.json` that say how the data was generated."""
         return self.whole.facts()
 
-    def layout(self) -> Layout:
+    def layout(self) -> ParquetLayout:
         """Return the layout of the parts."""
         return self.whole.layout()
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[TencentPart]:
         """Return two parts: row groups of train at even distances in time, and the last day of some users."""
         world = self.whole.world
         size = min(math.ceil(self.rows / _ROW_GROUPS), self.whole.row_group_rows())
         blocks = [block for block in world.blocks_of_days(range(DAYS - 1), size) if len(block) == size]
         count = min(math.ceil(self.rows / size), len(blocks))
         train = tuple(blocks[i * len(blocks) // count] for i in range(count))
-        # Neither the most active users nor the least, where so few are asked for.
+        # Users of the middle of the world are neither the most active nor the least.
         first = max(0, min(world.users // 2, world.users - _EVALUATED_USERS))
         count = min(_EVALUATED_USERS, world.users)
         groups = min(_EVALUATED_GROUPS, count)
         ends = [world.first_of(first + i * count // groups) for i in range(groups + 1)]
         evaluated = tuple(range(begin, end) for begin, end in itertools.pairwise(ends))
-        return [Part(0, ("train",), train), Part(0, ("valid", "test"), evaluated)]
+        return [TencentPart(0, ("train",), train), TencentPart(0, ("valid", "test"), evaluated)]
 
     def tables(self, parts: Sequence[Any]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
         """Return the row groups of each part, in order, each of one split."""
@@ -122,16 +125,16 @@ def _in_requests(table: pa.Table, impressions: int) -> pa.Table:
 
 
 def write_feed(out: Path, users: int, rows: int, impressions: int = 1) -> None:
-    """Write a dataset directory: tables of `users` user rows and the video rows that go with them, `rows` of train.
+    """Write a dataset directory whose tables have all rows of a world, and whose train split has few.
 
     Args:
-        out: The directory.
+        out: Directory that is written.
         users: Number of users of the world; `FULL_USERS` is full size.
         rows: Number of rows of train.
         impressions: Number of rows of a request.
 
     Raises:
-        UserError: too few users or too many.
+        UserError: The world has too few users or too many.
     """
     world = World(round(users * PAPER_ROWS / PAPER_USERS))
-    prepare_design(Slice(Tencent(world), rows, impressions), out)
+    prepare_design(FeedSlice(Tencent(world), rows, impressions), out)

@@ -1,10 +1,10 @@
-"""What a machine with a GPU shows: doctor, the tests of GPUs, and trainings beside their roofline.
+"""Smoke test of a machine with a GPU: doctor, the tests of GPUs, and trainings compared with their roofline.
 
     python -m benchmarks.gpu [--device cpu] [--out DIR]
 
-Each part is a process of its own with a time limit; what does not fit `--seconds` is left out. Outputs stay in `--out`,
-with the table so far as `table.txt`. The exit code is 5 where a part has failed.
-`--device cpu` tries the same parts where there is no GPU.
+Each part is a process of its own with a time limit. No part starts after `--seconds`. Outputs stay in `--out`, and
+`table.txt` there has the parts that have ended. The exit code is 5 if a part has failed. `--device cpu` tries the same
+parts on a machine without a GPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from ple_rec.text import aligned
 from ple_rec.text.units import gib
 
 SOME_FAILED = 5
-_WINDOWS, _WARM_WINDOWS = 10, 2  # reports of a training; those that do not count
+# A training makes this many reports, the first of which do not count.
+_WINDOWS, _WARM_WINDOWS = 10, 2
 TESTS = {
     "layers and batches": (
         "tests/modules/test_experts.py",
@@ -65,14 +66,14 @@ CPU_TRAININGS = ("tencent-ple fp32", "bench-feed fp32")
 
 
 @dataclass(frozen=True)
-class Part:
-    """One process.
+class SmokeStage:
+    """Part of the smoke test: a process with a time limit.
 
     Args:
         name: Name of the part, and of the file of its output.
         command: Arguments of Python.
-        seconds: Time limit.
-        summary: Function that turns its output into a line, and raises ValueError where it shows nothing.
+        seconds: Time limit in seconds.
+        summary: Function that turns its output into a line, or raises ValueError if the output proves nothing.
     """
 
     name: str
@@ -81,7 +82,7 @@ class Part:
     summary: Callable[[str], str] = lambda output: ""
 
 
-def parts_of(args: argparse.Namespace) -> list[Part]:
+def stages_of(args: argparse.Namespace) -> list[SmokeStage]:
     """Return all parts, in their order."""
     data = args.out / "data"
     prep = ("-m", "ple_rec", "prep", "tencent-synthetic", "--rows", str(args.rows), "--out", str(data), "--overwrite")
@@ -89,14 +90,18 @@ def parts_of(args: argparse.Namespace) -> list[Part]:
     tests = ("-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "-m", marked)
     trainings = TRAININGS if args.device == "cuda" else CPU_TRAININGS
     return [
-        Part("doctor", ("-m", "ple_rec", "doctor"), 60),
-        *(Part(name, (*tests, *files), 180, passed) for name, files in TESTS.items() if args.device in DEVICES[name]),
-        Part("data", prep, 180),
+        SmokeStage("doctor", ("-m", "ple_rec", "doctor"), 60),
+        *(
+            SmokeStage(name, (*tests, *files), 180, passed)
+            for name, files in TESTS.items()
+            if args.device in DEVICES[name]
+        ),
+        SmokeStage("data", prep, 180),
         *(_training(name, TRAININGS[name], args) for name in trainings),
     ]
 
 
-def _training(name: str, settings: Sequence[str], args: argparse.Namespace) -> Part:
+def _training(name: str, settings: Sequence[str], args: argparse.Namespace) -> SmokeStage:
     recipe, run_dir = name.split()[0], args.out / name.replace(" ", "-")
     every = max(1, args.steps // _WINDOWS)
     overrides = [
@@ -113,14 +118,14 @@ def _training(name: str, settings: Sequence[str], args: argparse.Namespace) -> P
     ]
     command = ["-m", "ple_rec", "train", "--config", recipe, "--run-dir", str(run_dir), "--overwrite"]
     command += [word for override in overrides for word in ("--set", override)]
-    return Part(name, command, 90, lambda output: speed(run_dir))
+    return SmokeStage(name, command, 90, lambda output: speed(run_dir))
 
 
 def passed(output: str) -> str:
     """Return the last line of pytest.
 
     Raises:
-        ValueError: no test has passed, and none was skipped since it needs several GPUs.
+        ValueError: No test has passed, and none was skipped for want of several GPUs.
     """
     lines = re.findall(r"^.*\d+ (?:passed|skipped).*$", output, re.MULTILINE)
     if not lines or (" passed" not in lines[-1] and not re.search(r"needs \d+ GPUs", output)):
@@ -129,10 +134,10 @@ def passed(output: str) -> str:
 
 
 def speed(run_dir: Path) -> str:
-    """Return samples a second of a run, the median of its later reports, beside the roofline of its GPU.
+    """Return the median rate of the later reports of a run, and its share of the roofline of the GPU.
 
     Raises:
-        ValueError: it has too few reports.
+        ValueError: The run has too few reports.
     """
     lines = [json.loads(line) for line in (run_dir / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     windows = [line for line in lines if line["split"] == "train"][_WARM_WINDOWS:]
@@ -144,14 +149,19 @@ def speed(run_dir: Path) -> str:
     text = f"{rate:,.0f} samples/s, {wait:.0%} of it waiting for data, peak {gib(peak, 2)}"
     plan = load_plan(run_dir / "plan.json")
     if not plan.cluster.cuda or any(table.kernel != "fused" for table in plan.tables):
-        return text  # a roofline is of GPUs, and of tables in their memory
+        # The roofline is defined only for GPUs with all tables in their memory.
+        return text
     config = load_config(RunConfig, str(run_dir / "config.toml"), [])
-    bound = roofline(workload_of(config, describe(config), plan.cluster), plan.cluster, plan.batch_size_per_rank)
-    return f"{text}; {rate / bound.serial():.1%} of the roofline, {bound.serial():,.0f} samples/s"
+    limit = roofline(workload_of(config, describe(config), plan.cluster), plan.cluster, plan.batch_size_per_rank)
+    return f"{text}; {rate / limit.serial():.1%} of the roofline, {limit.serial():,.0f} samples/s"
 
 
-def run_part(part: Part, folder: Path) -> tuple[bool, str]:
-    """Run a part, and end it with its children when its time is over; return whether it failed, and its summary."""
+def run_stage(part: SmokeStage, folder: Path) -> tuple[bool, str]:
+    """Run a stage, and end it with its children after its time limit.
+
+    Returns:
+        True if it has failed, and its summary.
+    """
     log = folder / f"{part.name.replace(' ', '-')}.log"
     with log.open("wb") as output:
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
@@ -190,13 +200,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     about = [*_devices(), *(f"{key}: {value}" for key, value in conditions(args).items() if key != "arguments")]
     end = time.monotonic() + args.seconds
-    for part in parts_of(args):
+    for part in stages_of(args):
         say(f"{part.name} ...")
         begun = time.monotonic()
         if begun > end:
             rows.append((part.name, "left out", "0", f"no time left of {args.seconds} s"))
         else:
-            has_failed, summary = run_part(part, args.out)
+            has_failed, summary = run_stage(part, args.out)
             failed |= has_failed
             rows.append((part.name, "FAILED" if has_failed else "ok", f"{time.monotonic() - begun:.0f}", summary))
         say(f"{part.name}: {' '.join(rows[-1][1:])}")
@@ -209,9 +219,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _devices() -> list[str]:
     if not torch.cuda.is_available():
         return []
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     versions = f"CUDA {torch.version.cuda}, NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
-    return [f"{p.name}, {gib(p.total_memory, 0)}, sm_{p.major}{p.minor}, {versions}" for p in found]
+    return [f"{p.name}, {gib(p.total_memory, 0)}, sm_{p.major}{p.minor}, {versions}" for p in devices]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Ways to do the same work, measured side by side: each in processes of its own, one pass after the other by turns.
+"""Race between ways to do the same work: each has processes of its own, and the passes take turns.
 
-What else runs on the machine then slows all of them alike, and the peak memory of each is its own. The first pass of
-each is a warm-up and does not count. What bounds the work is a way too, in the same run.
+Other programs on the machine then slow all ways alike, and the peak memory of each is its own. The first pass of each
+is a warm-up and does not count. A bound of the work, such as a copy of memory, is measured as a way in the same run.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _END_SECONDS = 10.0
 _PACKAGES = ("torch", "torchrec", "numpy", "pyarrow", "duckdb")
 
 
-class Done(NamedTuple):
-    """What one pass of one process did.
+class PassResult(NamedTuple):
+    """Work of one pass of one process.
 
     Args:
         amount: Amount of work, in the unit of the benchmark.
         seconds: Seconds that it took.
-        peak_bytes: Largest resident memory so far, where another process works; None: that of this one.
+        peak_bytes: Largest resident memory so far of another process that did the work; None: that of this one.
     """
 
     amount: float
@@ -47,18 +47,18 @@ class Done(NamedTuple):
     peak_bytes: int | None = None
 
 
-Pass = Callable[[], Done]
+Pass = Callable[[], PassResult]
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the work.
+    """Way to do the work.
 
     Args:
         title: Name of its row in the table.
-        make: Function that returns a context, whose value does one pass; pickled, and called in each process.
-        ranks: Number of processes, which can form a process group: their environment is that of torchrun.
-        limit: Flag of the way by which the others are divided, turn by turn.
+        make: Function that returns a context, whose value does one pass; it is pickled and called in each process.
+        ranks: Number of processes; their environment is that of torchrun, so they can form a process group.
+        limit: True for the way by whose rate those of the others are divided, turn by turn.
     """
 
     title: str
@@ -69,11 +69,11 @@ class Way:
 
 @dataclass
 class Measured:
-    """What the passes of a way showed.
+    """Rates of the passes of a way.
 
     Args:
         title: Title of the way.
-        rates: Work a second of every pass, of all ranks together.
+        rates: Work per second of every pass, of all ranks together.
         peak_bytes: Largest resident memory of all its processes together.
     """
 
@@ -83,29 +83,29 @@ class Measured:
 
     @property
     def median(self) -> float:
-        """The median rate."""
+        """Median rate."""
         return statistics.median(self.rates)
 
 
-def timed(work: Callable[[], object], amount: float) -> Done:
-    """Do some work, by the clock."""
+def timed(work: Callable[[], object], amount: float) -> PassResult:
+    """Do some work and time it."""
     begun = time.perf_counter()
     work()
-    return Done(amount, time.perf_counter() - begun)
+    return PassResult(amount, time.perf_counter() - begun)
 
 
 def race(ways: Sequence[Way], repeats: int) -> list[Measured]:
     """Measure each way `repeats` times, by turns.
 
     Raises:
-        PleRecError: what a process raised.
-        RuntimeError: any other error of a process.
+        PleRecError: A process has raised this error.
+        RuntimeError: A process has raised another error, or has ended.
     """
     measured = [Measured(way.title) for way in ways]
     with ExitStack() as stack:
         processes = [stack.enter_context(_Processes(way)) for way in ways]
         for turn in range(repeats + 1):
-            # To and fro: load that grows or falls favours none.
+            # The order alternates, so that load that grows or falls favours no way.
             for result, own in list(zip(measured, processes, strict=True))[:: 1 if turn % 2 else -1]:
                 rate, result.peak_bytes = own.run()
                 if turn:
@@ -115,17 +115,17 @@ def race(ways: Sequence[Way], repeats: int) -> list[Measured]:
 
 
 def say(text: str) -> None:
-    """Tell a person who waits what happens."""
+    """Print a line of progress to standard error."""
     sys.stderr.write(f"{text}\n")
 
 
 def report(args: argparse.Namespace, unit: str, ways: Sequence[Way], measured: Sequence[Measured]) -> None:
-    """Print a table, and write all of it to `--json FILE`."""
-    bound = next((result for way, result in zip(ways, measured, strict=True) if way.limit), None)
-    beside = "" if bound is None else f"of {bound.title}"
+    """Print a table, and write every rate to `--json FILE`."""
+    limit = next((result for way, result in zip(ways, measured, strict=True) if way.limit), None)
+    beside = "" if limit is None else f"of {limit.title}"
     rows: list[tuple[str, ...]] = [("", f"{unit}/s", "min", "max", beside, "MiB peak")]
     for result in measured:
-        shares = [] if bound is None else [a / b for a, b in zip(result.rates, bound.rates, strict=True)]
+        shares = [] if limit is None else [a / b for a, b in zip(result.rates, limit.rates, strict=True)]
         numbers = [_number(value) for value in (result.median, min(result.rates), max(result.rates))]
         share = f"{statistics.median(shares):.3f}" if shares else ""
         rows.append((result.title, *numbers, share, f"{result.peak_bytes / 2**20:,.0f}"))
@@ -139,32 +139,39 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Return the conditions of a measurement: machine, versions, arguments."""
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return {
-        "machine": f"{_cpu_name()}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}",
+        "machine": f"{machine()}, load {os.getloadavg()[0]:.1f}",
         "versions": f"python {platform.python_version()} {versions}",
         "arguments": " ".join(f"{name}={value}" for name, value in vars(args).items() if name != "json"),
     }
 
 
+def machine() -> str:
+    """Return the processor and the number of its cores that this process may use."""
+    return f"{_cpu_name()}, {usable_cores()} cores"
+
+
 def parser(text: str | None, *, repeats: int = 10) -> argparse.ArgumentParser:
-    """Return a parser with what all benchmarks take.
+    """Return a parser with the options of all benchmarks.
 
     Args:
-        text: Text of the module.
+        text: Docstring of the module.
         repeats: Default of `--repeats`.
     """
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--repeats", type=int, default=repeats, metavar="N", help=f"turns that count; default {repeats}")
-    made.add_argument("--json", type=Path, metavar="FILE", help="write the results to a file, too")
-    return made
+    arguments = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument(
+        "--repeats", type=int, default=repeats, metavar="N", help=f"turns that count; default {repeats}"
+    )
+    arguments.add_argument("--json", type=Path, metavar="FILE", help="write the results to a file, too")
+    return arguments
 
 
 def scratch() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for datasets and runs, which goes at the end."""
+    """Return a folder for datasets and runs, which is removed at the end."""
     return tempfile.TemporaryDirectory(prefix="ple-rec-bench-")
 
 
 class _Processes:
-    """The processes of a way, which wait between its passes."""
+    """Processes of a way, which wait between its passes."""
 
     def __init__(self, way: Way) -> None:
         context = multiprocessing.get_context("spawn")
@@ -192,8 +199,9 @@ class _Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
+        # A process ends when it waits for its next pass.
         for pipe in self._pipes:
-            pipe.close()  # a process ends when it asks what is next
+            pipe.close()
         for process in self._processes:
             process.join(_END_SECONDS)
             process.kill()
@@ -203,22 +211,23 @@ class _Processes:
         """Run one pass; return the rate of all ranks together, and their peak memory so far."""
         for pipe in self._pipes:
             pipe.send("go")
-        done = dict[int, Done]()
-        while len(done) < len(self._pipes):  # the first error ends all: others may wait for its rank
+        done = dict[int, PassResult]()
+        # The first error ends the pass, since the other ranks may wait for the one that failed.
+        while len(done) < len(self._pipes):
             ready = wait([pipe for rank, pipe in enumerate(self._pipes) if rank not in done])
             done |= {rank: _received(pipe) for rank, pipe in enumerate(self._pipes) if pipe in ready}
         rate = sum(each.amount for each in done.values()) / max(each.seconds for each in done.values())
         return rate, sum(each.peak_bytes or 0 for each in done.values())
 
 
-def _received(pipe: Connection) -> Done:
+def _received(pipe: Connection) -> PassResult:
     try:
         answer = pipe.recv()
     except EOFError:
         raise RuntimeError("a process ended without an answer; its output is above") from None
     if isinstance(answer, Exception):
         raise answer
-    return Done(*answer)
+    return PassResult(*answer)
 
 
 def _serve(pipe: Connection, make: Callable[[], AbstractContextManager[Pass]], environment: dict[str, str]) -> None:
@@ -228,7 +237,8 @@ def _serve(pipe: Connection, make: Callable[[], AbstractContextManager[Pass]], e
             while pipe.recv():
                 done = once()
                 pipe.send(done._replace(peak_bytes=done.peak_bytes or peak_bytes()))
-    except EOFError:  # no more is wanted
+    # The race is over.
+    except EOFError:
         return
     except PleRecError as error:
         pipe.send(error)

@@ -1,4 +1,4 @@
-"""What this machine can do at most: the fastest matrix product, and a copy of memory.
+"""Limits of this machine: the fastest matrix product, and a copy of memory.
 
 Shape suffixes: M rows, K inner, N columns.
 """
@@ -10,20 +10,21 @@ from contextlib import contextmanager
 
 import torch
 
-from benchmarks.harness import Done, Pass, timed
+from benchmarks.harness import Pass, PassResult, timed
 
-# Products of the reference workload: all experts of the first level in one matrix, an expert layer, a large square.
+# Shapes of the reference workload: all experts of the first level in one matrix, an expert layer, a large square.
 _GEMM_MKN = ((4096, 392, 2560), (1024, 512, 512), (2048, 2048, 2048))
-_COPY_BYTES = 256 << 20  # of a tensor: several times the caches of the processors that this runs on
+# The tensor is several times as large as the caches of our processors.
+_COPY_BYTES = 256 << 20
 _PRODUCTS, _COPIES = 20, 5
 
 
 @contextmanager
 def gemm(dtype: torch.dtype, threads: int) -> Iterator[Pass]:
-    """Multiply matrices of a few shapes, of which the fastest counts; work is in GFLOP."""
+    """Multiply matrices of a few shapes, and return the work of the fastest in GFLOP."""
     torch.set_num_threads(threads)
 
-    def product(rows: int, inner: int, columns: int) -> Done:
+    def product(rows: int, inner: int, columns: int) -> PassResult:
         a_MK, b_KN = torch.rand(rows, inner).to(dtype), torch.rand(inner, columns).to(dtype)
         c_MN = torch.empty(rows, columns, dtype=dtype)
         torch.mm(a_MK, b_KN, out=c_MN)
@@ -39,7 +40,7 @@ def gemm(dtype: torch.dtype, threads: int) -> Iterator[Pass]:
 
 @contextmanager
 def copy(threads: int) -> Iterator[Pass]:
-    """Copy a tensor; work is in GB, where a copied byte counts twice: read once, written once."""
+    """Copy a tensor; the work is in GB, and a copied byte counts twice since it is read and written."""
     torch.set_num_threads(threads)
     source, target = torch.ones(_COPY_BYTES, dtype=torch.uint8), torch.empty(_COPY_BYTES, dtype=torch.uint8)
 

@@ -1,4 +1,4 @@
-"""Clients that ask a server, each one request after the other, over real sockets."""
+"""Clients that send requests to a server over sockets, each one after the other."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-FAILED = 0  # status of a request whose connection broke
+# A request whose connection broke has this status.
+FAILED = 0
 
 
 @dataclass
-class Answers:
-    """What a load came to.
+class LoadResult:
+    """Answers to the requests of a load.
 
     Args:
         statuses: Status of each request.
-        milliseconds: Time to the answer of each request.
-        seconds: Time until all were answered.
+        milliseconds: Milliseconds from each request to its answer.
+        seconds: Seconds until all requests were answered.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -29,26 +30,26 @@ class Answers:
 
     @property
     def per_second(self) -> float:
-        """Requests a second that were answered by 200."""
+        """Number of requests answered by 200 per second."""
         return self.statuses.count(200) / self.seconds
 
     def quantile(self, q: float) -> float:
-        """Return milliseconds to the answer, of what was answered by 200."""
+        """Return a quantile of the milliseconds of the requests answered by 200."""
         served = [ms for status, ms in zip(self.statuses, self.milliseconds, strict=True) if status == 200]
         return float(np.quantile(served or [float("nan")], q))
 
 
-def ask(port: int, path: str, bodies: Sequence[bytes], *, seconds: float, clients: int) -> Answers:
-    """Post bodies in turn, by so many clients at once.
+def ask(port: int, path: str, bodies: Sequence[bytes], *, seconds: float, clients: int) -> LoadResult:
+    """Post bodies in turn from several clients at once.
 
     Args:
         port: Port of the server on this machine.
         path: Path of every request.
-        bodies: JSON of the requests.
-        seconds: How long requests are started.
+        bodies: JSON bodies of the requests.
+        seconds: Seconds after which no client starts another request.
         clients: Number of clients.
     """
-    answers, begun = Answers(), time.perf_counter()
+    answers, begun = LoadResult(), time.perf_counter()
 
     def client(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)

@@ -1,6 +1,6 @@
-"""From Parquet to batches on one core: our loader, torch's DataLoader, and pyarrow alone, which only decodes.
+"""Reading of batches from Parquet on one core: our loader, torch's DataLoader, and pyarrow alone, which only decodes.
 
-The workers of a DataLoader have cores of their own, and memory that the table does not count.
+The workers of a DataLoader run on other cores, and the table leaves out their memory.
 
 python -m benchmarks.loader [--data DIR] [--far s3://bucket/DIR]
 """
@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.feed import write_feed
-from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scratch, timed
+from benchmarks.harness import Pass, PassResult, Way, parser, race, report, say, scratch, timed
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset, RowGroup, read_columns
+from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.storage import Location, location
 
@@ -32,7 +32,7 @@ _USERS, _SHARDS = 100_000, 16
 
 
 class RowGroups(IterableDataset[dict[str, Tensor]]):
-    """Batches of row groups in random order, shuffled inside, as one would write it without a loader of one's own.
+    """Batches of shuffled row groups in random order, in the usual form for torch's DataLoader.
 
     Every worker reads row groups of its own. Only columns of single values are read into tensors.
     """
@@ -41,7 +41,7 @@ class RowGroups(IterableDataset[dict[str, Tensor]]):
         self._data, self._batch_size, self._epoch = data, batch_size, 0
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        selection, names, groups = _opened(self._data)
+        selection, names, groups = _open(self._data)
         worker = get_worker_info()
         generator = torch.Generator().manual_seed(self._epoch)
         self._epoch += 1
@@ -52,8 +52,8 @@ class RowGroups(IterableDataset[dict[str, Tensor]]):
                 yield {name: values[rows] for name, values in columns.items()}
 
 
-def _opened(data: Location) -> tuple[Selection, list[str], list[RowGroup]]:
-    dataset = Dataset(data)
+def _open(data: Location) -> tuple[Selection, list[str], list[RowGroup]]:
+    dataset = DatasetDirectory(data)
     selection = dataset.select(drop=[], tasks=[])
     names = selection.column_names()
     return selection, names, dataset.row_groups("train", names)
@@ -76,7 +76,7 @@ def _tensors(table: pa.Table, selection: Selection) -> dict[str, Tensor]:
 def ours(data: Location, batch_size: int) -> Iterator[Pass]:
     """Read an epoch by the loader of training, shuffled."""
     _pin()
-    dataset = Dataset(data)
+    dataset = DatasetDirectory(data)
     selection = dataset.select(drop=[], tasks=[])
     loader = Loader(dataset, "train", selection, batch_size=batch_size, rank=0, world_size=1, virtual_shards=_SHARDS)
     epochs = itertools.count()
@@ -90,7 +90,7 @@ def dataloader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
         _pin()
     loader = DataLoader(RowGroups(data, batch_size), batch_size=None, num_workers=workers)
 
-    def once() -> Done:
+    def once() -> PassResult:
         rows = 0
 
         def read() -> None:
@@ -107,7 +107,7 @@ def dataloader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
 def pyarrow_alone(data: Location) -> Iterator[Pass]:
     """Decode every row group."""
     _pin()
-    _, names, groups = _opened(data)
+    _, names, groups = _open(data)
     rows = sum(group.rows for group in groups)
     yield lambda: timed(lambda: [read_columns(group, names) for group in groups], rows)
 

@@ -1,8 +1,9 @@
-"""The usual server of a torch model, to compare with: FastAPI, a pydantic body, one call of the model a request.
+"""Usual server of a torch model, to compare with: FastAPI, a pydantic body, one call of the model per request.
 
     python -m benchmarks.plain_server VERSION
 
-Same weights and the same fp32 tables; no batching, no bound on what waits, a user computed for each item.
+It has the same weights and fp32 tables. It has no batching and no bound on waiting requests, and computes the user
+features again for each item.
 """
 
 import socket
@@ -15,42 +16,42 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import create_model
 
-from ple_rec.inference.feature_parsing import Ids
+from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request import ScoreRequest
-from ple_rec.inference.signature import Input, Signature
+from ple_rec.inference.signature import InputFeature, Signature
 
 
 def application(ranker: Ranker) -> FastAPI:
-    """`POST /v1/rank` of a model whose features are single values and whose tables have no vocabulary."""
+    """Return an application with `POST /v1/rank` for a model without bags and vocabularies."""
     signature = ranker.signature
     user, item = (_body(owner, signature) for owner in ("user", "item"))
     request = create_model("Request", user=(user, ...), items=(list[item], ...))  # type: ignore[valid-type]  # made at run time
     app = FastAPI()
 
-    # FastAPI reads the annotation when the function is made: it has to be the class, not its name.
+    # FastAPI reads the annotation when it registers the function, so the annotation has to be the class itself.
     def rank(body: request) -> dict[str, Any]:
         rows = [body.user.model_dump() | each.model_dump() for each in body.items]  # type: ignore[attr-defined]
         ids = {
-            each.name: Ids(torch.tensor([row[each.name] for row in rows], dtype=torch.int32).numpy())
+            each.name: FeatureIds(torch.tensor([row[each.name] for row in rows], dtype=torch.int32).numpy())
             for each in signature.sparse
         }
         dense = {each.name: torch.tensor([row[each.name] for row in rows]).float().numpy() for each in signature.dense}
         score = ScoreRequest(rows=len(rows), ids=ids, dense=dense)
-        scores_BK = ranker.scored([score], grouped=False).scores_BK
+        scores_BK = ranker.score_rows([score], grouped=False).scores_BK
         fused_B = scores_BK.clamp(min=1e-6).log().sum(1)
         names, scores = list(signature.kinds), scores_BK.tolist()
         order = fused_B.argsort(descending=True).tolist()
         predictions = [dict(zip(names, row, strict=True)) for row in scores]
-        told = [{"index": i, "score": float(fused_B[i]), "predictions": predictions[i]} for i in order]
-        return {"items": told}
+        items = [{"index": i, "score": float(fused_B[i]), "predictions": predictions[i]} for i in order]
+        return {"items": items}
 
     app.post("/v1/rank")(rank)
     return app
 
 
 def _body(owner: str, signature: Signature) -> Any:
-    def kind(each: Input) -> Any:
+    def kind(each: InputFeature) -> Any:
         return (float if each.dense else int, ...)
 
     fields = {each.name: kind(each) for each in signature.inputs if each.of == owner}
@@ -58,7 +59,7 @@ def _body(owner: str, signature: Signature) -> Any:
 
 
 def main(version: Path) -> None:
-    """Serve on a free port, which is printed."""
+    """Serve on a free port and print it."""
     app = application(Ranker(version, dense="fp32"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         sys.stdout.write(f"plain at http://127.0.0.1:{listening.getsockname()[1]}\n")

@@ -1,9 +1,9 @@
-"""Rows a second of preparing raw logs, beside the bare DuckDB query that does the same joins.
+"""Rate of preparing raw logs in rows per second, beside the bare DuckDB query that does the same joins.
 
     python -m benchmarks.prep [--rows N] [--memory BYTES]
 
-The bare query counts, numbers and joins the same columns and writes them in any order: no checks, no splits, no order
-of rows, no statistics. Users and videos are to the rows as the paper's are to 60 M of its rows.
+The bare query counts, numbers and joins the same columns and writes them in any order. It has no checks, no splits and
+no statistics. 60 M rows have as many users and videos as the paper's log; fewer rows have proportionally fewer.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import duckdb
 
-from benchmarks.harness import Done, Pass, Way, parser, race, report, say, scratch, timed
+from benchmarks.harness import Pass, PassResult, Way, parser, race, report, say, scratch, timed
 from benchmarks.raw_logs import DENSE_COLUMNS, SMALL_COLUMNS, configuration, write_logs
 from data_prep.run import Options, prepare
 from ple_rec.runtime.host import usable_cores
 
 _USERS, _VIDEOS, _ROWS = 46_926_000, 2_682_000, 60_000_000
-_SHARE_OF_DUCKDB = 0.75  # of the memory that both may use; the rest is for what lies beside the engine
+# DuckDB may use this share of `--memory`; Python and the writers take the rest.
+_SHARE_OF_DUCKDB = 0.75
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def pipeline(folder: Path, args: argparse.Namespace) -> Iterator[Pass]:
     """Prepare the logs."""
     options = Options(source=str(folder / "raw"), memory=args.memory, threads=args.threads)
 
-    def once() -> Done:
+    def once() -> PassResult:
         shutil.rmtree(folder / "prep", ignore_errors=True)
         return timed(lambda: prepare(str(folder / "feed.toml"), folder / "prep", options), args.rows)
 
@@ -73,7 +74,7 @@ def bare_query(folder: Path, args: argparse.Namespace) -> Iterator[Pass]:
                 )
             duck.execute(f"COPY ({query}) TO '{work / 'out.parquet'}' ({layout})")
 
-    def once() -> Done:
+    def once() -> PassResult:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         return timed(run, args.rows)

@@ -1,4 +1,4 @@
-"""Raw feed logs for the benchmark of data preparation: as many users and videos as asked for, heavy tails."""
+"""Synthetic feed logs for the benchmark of data preparation, with heavy tails of users and videos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 FILE_ROWS = 2_500_000
 ROW_GROUP_ROWS = 250_000
 DAYS = 8
-SMALL = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)  # values of the small columns, in turn
+# The small columns have this many values, in turn.
+SMALL = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SMALL_COLUMNS, DENSE_COLUMNS = 22, 8
 _FIRST_MS = 1_649_980_800_000  # 2022-04-15, UTC
 _DAY_MS = 86_400_000
@@ -22,14 +23,14 @@ _SCRAMBLE = np.uint64(0x9E3779B97F4A7C15)
 def write_logs(folder: Path, rows: int, users: int, videos: int, seed: int = 0) -> None:
     """Write Parquet files of 8 days in order of time.
 
-    Every user and every video occurs; the rows beyond that go to a few of them, as a power law says.
+    Every user and every video occurs. A power law distributes the other rows, so a few of them have most rows.
 
     Args:
-        folder: For the files; it is created.
-        rows: At least as many as users and as videos.
-        users: Distinct.
-        videos: Distinct.
-        seed: Another one gives other logs.
+        folder: Folder of the files; it is created.
+        rows: Number of rows; at least as many as users and as videos.
+        users: Number of distinct users.
+        videos: Number of distinct videos.
+        seed: Seed of the random numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = -(-rows // FILE_ROWS)
@@ -65,7 +66,7 @@ def _file(first: int, last: int, rows: int, users: int, videos: int, seed: int) 
 
 
 def _spread(place: NDArray[np.int64], rows: int, values: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Each of so many values once, at even distances in the log; all other rows by a power law."""
+    """Return values that each occur at even distances in the log; all other rows follow a power law."""
     first = (place * values // rows) != ((place + 1) * values // rows)
     tail = (rng.pareto(1.1, len(place)) * 1_000).astype(np.int64) % values
     return np.where(first, place * values // rows, tail)
@@ -76,7 +77,7 @@ def _scrambled(value: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def configuration() -> str:
-    """The TOML that prepares the logs: 24 sparse and 8 dense features, 4 tasks."""
+    """Return the TOML that prepares the logs: 24 sparse features, 8 dense features and 4 tasks."""
     sparse = ["user_id", "video_id", *(f"s{i}" for i in range(SMALL_COLUMNS))]
     lines = [
         'name = "bench-feed"',

@@ -1,4 +1,4 @@
-"""The reference workload: the recipe `bench-feed`, two-level PLE of 4.1 MFLOP a sample, on one process or several."""
+"""Reference workload: the recipe `bench-feed`, a two-level PLE of 4.1 MFLOP a sample, on one process or several."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Done, peak_bytes
+from benchmarks.harness import PassResult, peak_bytes
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import process_group
 from ple_rec.models.weighting import task_weights
 from ple_rec.training.context import TrainContext, build_context
-from ple_rec.training.loop import train_step
 from ple_rec.training.non_finite_guard import NonFiniteGuard
+from ple_rec.training.step import train_step
 
 RECIPE = "bench-feed"
-REPORT_EVERY = 5  # steps; what a user reads comes every 100, so that this counts against us
+# A report every 5 steps costs our run more than the default of every 100.
+REPORT_EVERY = 5
 _NEVER = 10**9
 _POLL_SECONDS = 0.01
 
@@ -36,7 +37,8 @@ def settings(data: Path | str, threads: int, *more: str) -> list[str]:
         f"data.path={data}",
         f"runtime.threads={threads}",
         "runtime.device=cpu",
-        f"runtime.timeout_seconds={24 * 3600.0}",  # it stands still while others have their turn
+        # The run stands still while others have their turn.
+        f"runtime.timeout_seconds={24 * 3600.0}",
         "checkpoint.every_minutes=1000000000",
         "train.epochs=",
         f"train.steps={_NEVER}",
@@ -47,7 +49,7 @@ def settings(data: Path | str, threads: int, *more: str) -> list[str]:
 
 
 @contextmanager
-def opened_job(data: Path, threads: int, *more: str) -> Iterator[TrainContext]:
+def open_context(data: Path, threads: int, *more: str) -> Iterator[TrainContext]:
     """Open the run in this process, which is one of its ranks."""
     config = load_config(RunConfig, RECIPE, settings(data, threads, *more))
     with process_group(config.runtime) as ranks:
@@ -55,7 +57,7 @@ def opened_job(data: Path, threads: int, *more: str) -> Iterator[TrainContext]:
 
 
 class Steps:
-    """Steps of the loop of training, with batches of epoch after epoch."""
+    """Training steps on the batches of epoch after epoch."""
 
     def __init__(self, job: TrainContext) -> None:
         self.job, self._step = job, 0
@@ -85,16 +87,16 @@ class Steps:
 
 
 def train_command(run_dir: Path, overrides: Sequence[str], ranks: int = 1) -> list[str]:
-    """Return the command that trains the recipe in a directory; what is there is replaced."""
+    """Return the command that trains the recipe in a run directory, whose old run it replaces."""
     command = [sys.executable, "-m", "ple_rec", "train", "--config", RECIPE, "--overwrite", "--run-dir", str(run_dir)]
     command += ["--ranks", str(ranks)] if ranks > 1 else []
     return command + [word for override in overrides for word in ("--set", override)]
 
 
 class TrainRun:
-    """`ple-rec train` itself, from Parquet and with metrics on, which is stopped while others have their turn.
+    """`ple-rec train` itself, from Parquet and with metrics. It stands still while others have their turn.
 
-    What counts are whole windows of `train.jsonl` that begin and end within a turn, by the run's own clock.
+    A turn measures whole windows of `train.jsonl` that begin and end within it, by the run's own clock.
 
     Args:
         command: Command that trains.
@@ -107,27 +109,28 @@ class TrainRun:
         self._log.unlink(missing_ok=True)
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
-            self._records(1)  # the model stands, and has taken its first steps
+            # The first record shows that the model is built and has made its first steps.
+            self._records(1)
             self._stop()
         except BaseException:
             self.close()
             raise
 
-    def turn(self, steps: int) -> Done:
-        """Let it make at least `steps` steps, after a window that does not count: it began before."""
+    def turn(self, steps: int) -> PassResult:
+        """Let it make at least `steps` steps. The first window does not count, since it began before the turn."""
         self._signal(signal.SIGCONT)
         records = self._records(1 + -(-steps // REPORT_EVERY))
         self._stop()
         first, last = records[0], records[-1]
         samples = (last["step"] - first["step"]) * self._batch_size
-        return Done(samples, last["seconds"] - first["seconds"], self.peak_bytes())
+        return PassResult(samples, last["seconds"] - first["seconds"], self.peak_bytes())
 
     def peak_bytes(self) -> int:
         """Return the largest resident memory of all its processes together."""
         return sum(peak_bytes(process) for process in self.processes())
 
     def close(self) -> None:
-        """End it: nothing is to be saved."""
+        """Kill the run, which has nothing to save."""
         processes = self.processes()
         self._signal(signal.SIGKILL)
         self._process.wait()
@@ -150,7 +153,8 @@ class TrainRun:
         self._signal(signal.SIGSTOP)
         while any(is_running(process) for process in self.processes()):
             time.sleep(_POLL_SECONDS)
-        self._read = len(self._log.read_bytes().split(b"\n")) - 1  # a report that came meanwhile
+        # A report may have been written meanwhile.
+        self._read = len(self._log.read_bytes().split(b"\n")) - 1
 
     def _signal(self, number: signal.Signals) -> None:
         for process in self.processes():
@@ -158,17 +162,17 @@ class TrainRun:
                 os.kill(process, number)
 
     def processes(self) -> list[int]:
-        """Return the run and all that it has started, the parents first."""
-        found = [self._process.pid]
-        for process in found:
+        """Return the process of the run and all its descendants, parents first."""
+        processes = [self._process.pid]
+        for process in processes:
             with suppress(OSError):
                 for task in Path(f"/proc/{process}/task").iterdir():
-                    found += [int(child) for child in (task / "children").read_text().split()]
-        return found
+                    processes += [int(child) for child in (task / "children").read_text().split()]
+        return processes
 
 
 def is_running(process: int) -> bool:
-    """Tell whether a process is neither stopped nor gone."""
+    """Return True if a process exists and is not stopped."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,8 +1,8 @@
-"""What it brings to compute once per request what all its samples share (`data.request_features`).
+"""Gain from computing the features that all samples of a request share only once (`data.request_features`).
 
     python -m benchmarks.requests [--impressions N ...]
 
-The reference workload in requests of one size, by turns with and without request features: training and prediction.
+Training and prediction of the reference workload, by turns with and without request features, at one request size.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 
 from benchmarks.feed import SHARED, write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, say, scratch, timed
-from benchmarks.reference import opened_job
+from benchmarks.reference import open_context
 from ple_rec.models.weighting import task_weights
 from ple_rec.runtime.host import usable_cores
-from ple_rec.training.loop import train_step
 from ple_rec.training.non_finite_guard import NonFiniteGuard
+from ple_rec.training.step import train_step
 
 _USERS, _BATCHES = 100_000, 3
 
@@ -32,7 +32,7 @@ def work(data: Path, args: argparse.Namespace, *, shared: bool, training: bool) 
     """Train or predict on the same few batches again and again."""
     features = ", ".join(f'"{name}"' for name in SHARED) if shared else ""
     overrides = (f"train.batch_size_per_rank={args.batch_size}", f"data.request_features=[{features}]")
-    with opened_job(data, args.threads, *overrides) as job:
+    with open_context(data, args.threads, *overrides) as job:
         with closing(job.evaluation_loader("train").epoch(0)) as read:
             batches = list(islice(read, _BATCHES))
         guard = NonFiniteGuard([task.name for task in job.selection.tasks], job.ranks.device)
@@ -64,9 +64,9 @@ def main() -> None:
         with scratch() as name:
             data = Path(name, "data")
             write_feed(data, _USERS, _BATCHES * args.batch_size, impressions)
-            for training, what in ((True, "training"), (False, "prediction")):
+            for training, verb in ((True, "training"), (False, "prediction")):
                 ways = [
-                    Way(f"{what}, {impressions} a request", partial(work, data, args, shared=True, training=training)),
+                    Way(f"{verb}, {impressions} a request", partial(work, data, args, shared=True, training=training)),
                     Way("without", partial(work, data, args, shared=False, training=training), limit=True),
                 ]
                 report(args, "samples", ways, race(ways, args.repeats))

@@ -1,10 +1,10 @@
-"""What a server of the reference PLE answers, over the number of candidates of a request, beside the usual server.
+"""Rate of our server of the reference PLE at several numbers of candidates per request, beside the usual server.
 
     python -m benchmarks.serve [--items N ...] [--dense P] [--other NAME=COMMAND ...]
 
-The usual server is FastAPI with a pydantic body and one call of the model a request, same weights and tables, fp32.
-Clients ask one request after the other; servers take turns of a few seconds on the same cores. `--other` adds a server,
-an older one for instance: a command that ends in the folder of the model and prints where it listens.
+The usual server is FastAPI with a pydantic body and one call of the model per request, with the same weights and tables
+in fp32. Clients send one request after the other; servers take turns of a few seconds on the same cores. `--other` adds
+a server, such as an older version: the folder of the model is appended to the command, which prints its address.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 
 from benchmarks.feed import SHARED, write_feed
 from benchmarks.harness import conditions, parser, say, scratch
-from benchmarks.load import Answers, ask
+from benchmarks.load import LoadResult, ask
 from benchmarks.reference import RECIPE, settings
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
@@ -35,7 +35,7 @@ from ple_rec.errors import PleRecError
 from ple_rec.inference.export import export
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.ranker import latest
-from ple_rec.inference.signature import Input, Signature
+from ple_rec.inference.signature import InputFeature, Signature
 from ple_rec.text import aligned
 from ple_rec.training.run import train
 
@@ -53,19 +53,19 @@ def export_reference(folder: Path, users: int, dense: Any) -> Path:
     with contextlib.redirect_stdout(sys.stderr):
         train(config, folder / "run")
     metrics = json.loads((folder / "run" / "metrics.json").read_text(encoding="utf-8"))
-    # Weights are as good as random: what a precision costs in AUC says nothing here.
+    # The weights are nearly random, so the loss of AUC by a precision means nothing and is not checked.
     options = ExportOptions("fp32", dense, user_features=SHARED, check_rows=2_000, tolerance=1.0, auc_loss=1.0)
     export(config, metrics, folder / "run", folder / "model", options)
     return folder / "model"
 
 
-def requests(version: Path, signature: Sequence[Input], count: int, items: int) -> list[dict[str, Any]]:
-    """Return requests of random users for random videos, with every feature; items stand in columns."""
+def requests(version: Path, signature: Sequence[InputFeature], count: int, items: int) -> list[dict[str, Any]]:
+    """Return requests of random users for random videos with all features; the items are given as columns."""
     random, schema = np.random.default_rng(0), load_schema(version)
     rows, sparse = schema.table_rows(), {feature.name: feature for feature in schema.sparse}
     encoder = Encoder(version, [sparse[each.name] for each in signature if not each.dense], sealed=True)
 
-    def values(each: Input, number: int) -> list[Any]:
+    def values(each: InputFeature, number: int) -> list[Any]:
         if each.dense:
             return [float(x) for x in np.round(random.gamma(2.0, 20.0, number), 2)]
         return encoder.values(each.name, random.integers(1, rows[sparse[each.name].table], number).tolist())
@@ -81,7 +81,7 @@ def requests(version: Path, signature: Sequence[Input], count: int, items: int) 
 
 @contextmanager
 def server(command: Sequence[str]) -> Iterator[int]:
-    """Start a server, and give its port."""
+    """Start a server and yield its port."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             assert process.stdout is not None
@@ -92,8 +92,8 @@ def server(command: Sequence[str]) -> Iterator[int]:
             process.terminate()
 
 
-def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[Answers]]]:
-    """Return the answers of every turn, by server and number of candidates."""
+def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[LoadResult]]]:
+    """Return the result of every turn, by server and number of candidates."""
     model = export_reference(folder, args.users, args.dense)
     version = latest(model)
     described = json.loads((version / "model.json").read_text(encoding="utf-8"))
@@ -105,7 +105,7 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[
     for other in args.other:
         name, _, command = other.partition("=")
         commands[name] = [*shlex.split(command), str(model)]
-    found: dict[str, dict[int, list[Answers]]] = {name: {items: [] for items in args.items} for name in commands}
+    results: dict[str, dict[int, list[LoadResult]]] = {name: {items: [] for items in args.items} for name in commands}
     with ExitStack() as stack:
         ports = {name: stack.enter_context(server(command)) for name, command in commands.items()}
         for items in args.items:
@@ -116,9 +116,9 @@ def measure(folder: Path, args: argparse.Namespace) -> dict[str, dict[int, list[
                 for name, port in ports.items():
                     answers = ask(port, PATH, bodies[name], seconds=args.seconds, clients=args.clients)
                     if turn:
-                        found[name][items].append(answers)
+                        results[name][items].append(answers)
                     say(f"{items} items, turn {turn}: {name} {answers.per_second * items:,.0f} rows/s")
-    return found
+    return results
 
 
 def in_rows(document: dict[str, Any]) -> dict[str, Any]:
@@ -138,13 +138,13 @@ def main() -> None:
     arguments.add_argument("--other", action="append", default=[], metavar="NAME=COMMAND", help="another server")
     args = arguments.parse_args()
     with scratch() as folder:
-        found = measure(Path(folder), args)
+        results = measure(Path(folder), args)
     rows = [("candidates", "server", "rows/s", "of plain", "p50 ms", "p99 ms", "not 200")]
     record = []
     for items in args.items:
-        plain = [answers.per_second for answers in found[_PLAIN][items]]
-        for name in found:
-            turns = found[name][items]
+        plain = [answers.per_second for answers in results[_PLAIN][items]]
+        for name in results:
+            turns = results[name][items]
             rate = statistics.median(answers.per_second for answers in turns)
             ratio = statistics.median(a.per_second / max(b, 1e-9) for a, b in zip(turns, plain, strict=True))
             p50, p99 = (statistics.median(answers.quantile(q) for answers in turns) for q in (0.5, 0.99))

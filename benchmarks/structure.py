@@ -1,4 +1,4 @@
-"""The structure of the code: sizes of files, circles of imports, and the files that each of four ways goes through.
+"""Structure of the code: sizes of files, circles of imports, and the files that each way through the code crosses.
 
 The ways run on the example of docs/examples. A file counts if one of its functions is called, and a call crosses files
 if its caller stands in another file of the project. Imports are not calls.
@@ -23,7 +23,8 @@ from types import FrameType
 from typing import Any
 
 PACKAGES = ("ple_rec", "data_prep", "launch")
-_SMALL = 60  # lines
+# A file with fewer lines is small.
+_SMALL = 60
 _RUN, _MODEL = "runs/feed", "models/feed"
 _PREP = ("prep", "docs/examples/feed.toml", "--overwrite", "--from", "data/feed-raw", "--out", "data/feed")
 _TRAIN = ("train", "--config", "docs/examples/feed_ple.toml", "--overwrite", "--run-dir", _RUN)
@@ -41,7 +42,7 @@ WAYS = (
 
 
 class Tracer:
-    """Counts the files whose functions are called, and the calls from one file to another.
+    """Counter of the files whose functions are called, and the calls from one file to another.
 
     Args:
         root: Folder of the project.
@@ -53,9 +54,10 @@ class Tracer:
         self.crossings = 0
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Take an event of `sys.setprofile`."""
+        """Count an event of `sys.setprofile`."""
         code = frame.f_code
-        is_function = code.co_flags & CO_OPTIMIZED and not code.co_name.startswith("<")  # No module, class or lambda.
+        # Modules, classes, lambdas and comprehensions are no functions.
+        is_function = code.co_flags & CO_OPTIMIZED and not code.co_name.startswith("<")
         if event != "call" or not is_function or not code.co_filename.startswith(self._folders):
             return
         self.files.add(code.co_filename)
@@ -77,7 +79,7 @@ class Tracer:
 
 
 def _end_at(event: str, tracer: Tracer) -> None:
-    """Let the process end once something has happened: a part is written, a step is made, a checkpoint is saved."""
+    """End the process as soon as a part is written, a step is made or a checkpoint is saved."""
 
     def after(owner: Any, name: str, ends: Callable[[tuple[Any, ...]], bool]) -> None:
         before = getattr(owner, name)
@@ -92,15 +94,15 @@ def _end_at(event: str, tracer: Tracer) -> None:
 
     if event == "part":
         splits = ("train", "valid", "test")
-        after(Path, "replace", lambda given: given[0].name.startswith("part-") and given[0].parent.name in splits)
+        after(Path, "replace", lambda paths: paths[0].name.startswith("part-") and paths[0].parent.name in splits)
         return
     import torch
     from torch.distributed import checkpoint
 
     if event == "step":
-        after(torch.optim.Adam, "step", lambda given: True)
+        after(torch.optim.Adam, "step", lambda _: True)
     else:
-        after(checkpoint, "save", lambda given: True)
+        after(checkpoint, "save", lambda _: True)
 
 
 def trace(root: Path, event: str, verb: list[str]) -> None:
@@ -139,8 +141,8 @@ def traced(root: Path) -> Iterator[tuple[str, int, int]]:
 
         python("docs/examples/feed_logs.py")
         for way, event, verb in WAYS:
-            said = python(str(Path(__file__).resolve()), "--trace", event or "", "--root", str(root), *verb)
-            files, crossings = said.split()[-2:]
+            output = python(str(Path(__file__).resolve()), "--trace", event or "", "--root", str(root), *verb)
+            files, crossings = output.split()[-2:]
             yield way, int(files), int(crossings)
 
 
@@ -152,13 +154,13 @@ def modules(root: Path) -> dict[str, Path]:
 
 def imports(file: Path, known: dict[str, Path]) -> set[str]:
     """Return the modules of the project that a file imports when it is imported itself."""
-    found = set()
+    names = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
-            found |= {name if (name := f"{node.module}.{alias.name}") in known else node.module for alias in node.names}
+            names |= {name if (name := f"{node.module}.{alias.name}") in known else node.module for alias in node.names}
         elif isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-    return {name for name in found if name in known}
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name in known}
 
 
 def in_circles(graph: dict[str, set[str]]) -> list[str]:
@@ -185,10 +187,10 @@ def main() -> None:
     )
     arguments.add_argument("--trace", help=argparse.SUPPRESS)
     arguments.add_argument("verb", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    given = arguments.parse_args()
-    root = given.root.resolve()
-    if given.trace is not None:
-        trace(root, given.trace, given.verb)
+    args = arguments.parse_args()
+    root = args.root.resolve()
+    if args.trace is not None:
+        trace(root, args.trace, args.verb)
     known = modules(root)
     lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in known.items()}
     longest = max(lines, key=lambda name: lines[name])

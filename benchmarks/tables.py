@@ -1,8 +1,8 @@
-"""Look-up, backward and update of the reference workload's sharded tables, beside a copy of memory; in GB.
+"""Look-up, backward and update of the reference workload's sharded tables in GB, beside a copy of memory.
 
     python -m benchmarks.tables [--users N ...] [--ranks N]
 
-A sample reads each of its rows once forward, and reads and writes it in the update: three times dim x 4 bytes.
+A sample reads each of its rows in the forward pass, and reads and writes it in the update: three times dim x 4 bytes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ import torch
 from benchmarks import limits
 from benchmarks.feed import FULL_USERS, write_feed
 from benchmarks.harness import Pass, Way, parser, race, report, say, scratch, timed
-from benchmarks.reference import Steps, opened_job
+from benchmarks.reference import Steps, open_context
 
-_BATCHES = 30  # of the data
+# The data has this many batches per rank.
+_BATCHES = 30
 
 
 @contextmanager
 def look_up(data: Path, args: argparse.Namespace) -> Iterator[Pass]:
-    """Look up batches, and update the tables by a gradient of ones."""
+    """Look up batches and update the tables by a gradient of ones."""
     overrides = (f"train.batch_size_per_rank={args.batch_size}", "embeddings.sharding=row_wise")
-    with opened_job(data, 1, *overrides) as job:
+    with open_context(data, 1, *overrides) as job:
         steps = Steps(job)
         ids = sum(job.dataset.ids_per_sample(job.selection.sparse).values())
         sample_bytes = 3 * ids * job.config.embeddings.dim * torch.float32.itemsize

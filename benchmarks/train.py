@@ -1,9 +1,9 @@
-"""`ple-rec train` of the reference workload, from Parquet to updated weights, by turns.
+"""Rate of `ple-rec train` on the reference workload, from Parquet to updated weights.
 
     python -m benchmarks.train [--users N ...] [--ranks N] [--precision P]
 
-One rank with all threads for each size of the users' table (46,926,000 is the paper's), and `--ranks` ranks that share
-the threads for the first of them. Samples a second are those of the run's own reports.
+One rank with all threads trains with each size of the users' table (46,926,000 is the paper's), and `--ranks` ranks
+that share the threads train with the first size. The rates come from the run's own reports.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from benchmarks.harness import Pass, Way, parser, race, report, say, scratch
 from benchmarks.reference import TrainRun, settings, train_command
 from ple_rec.runtime.host import usable_cores
 
-_STEPS_READ = 50  # of data: epochs of it follow one another
+# The data holds the samples of 50 steps; the run reads them epoch after epoch.
+_STEPS_READ = 50
 
 
 @contextmanager
 def train(folder: Path, users: int, ranks: int, args: argparse.Namespace) -> Iterator[Pass]:
-    """Train, `args.steps` steps a turn."""
+    """Train at least `args.steps` steps per turn."""
     overrides = settings(
         folder / f"data-{users}",
         max(1, args.threads // ranks),

@@ -16,6 +16,7 @@ From the user's files to the last byte:
     engines/          DuckDB and Spark
     append.py         one more day
     init/             `ple-rec init`: guesses about an unknown log
+    inputs/           raw logs as the inputs of a model
     synthetic/        generated logs
 """
 

@@ -1,4 +1,4 @@
-"""Where in the raw files an engine came to grief: it says what, and not in which row."""
+"""Search for the file and the row that made an engine fail, since an engine does not name them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data_prep.engines.base import Engine
-from data_prep.engines.failures import EngineError, shortened
 from data_prep.expressions import overflowed
+from data_prep.failures import EngineError, shortened
 from data_prep.sources.files import RawFile
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import shown_value
@@ -23,21 +23,21 @@ _AGAIN = "copy or write the file again"
 def diagnosed(
     failure: EngineError, engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], ir.Table]
 ) -> DataError:
-    """Return an error that names file and row where they can be found, else the engine's own.
+    """Return an error that names the file and the row at fault, or else `failure`.
 
-    It is slow, for it reads the files again.
+    The search is slow, since it reads the files again.
 
     Args:
-        failure: What the engine said.
-        engine: The engine.
-        resolved: The configuration, with its files.
-        rows_of: The joined rows whose positions lie in a range.
+        failure: Error of the engine.
+        engine: Engine that failed.
+        resolved: Configuration with its expressions and files.
+        rows_of: Function that returns the joined rows whose positions lie in [first, last).
     """
     columns = {"log": resolved.log_columns, **resolved.side_columns}
     for name, table in resolved.tables.items():
         for file in table.files:
-            if (found := damage(file, columns[name])) is not None:
-                return found
+            if (error := damage(file, columns[name])) is not None:
+                return error
     if failure.__cause__ is not None and overflowed(failure.__cause__):
         try:
             return _overflow(engine, resolved, rows_of) or failure
@@ -47,13 +47,13 @@ def diagnosed(
 
 
 def damage(file: RawFile, columns: tuple[str, ...]) -> DataError | None:
-    """Return what is wrong with the pages of a file, by row group and column."""
-    kept = [column for column in columns if column not in file.partitions]
+    """Return the error of the first damaged page of a file, with row group and column; None if all can be read."""
+    stored = [column for column in columns if column not in file.partitions]
     where = file.shown
     try:
         with open_raw_parquet(file.path, page_checksum_verification=True) as parquet:
             for group, rows in enumerate(file.row_groups):
-                for column in kept:
+                for column in stored:
                     where = f"{file.shown}, row group {group}, column {column!r}"
                     read = parquet.read_row_group(group, [column], use_threads=False)
                     if read.num_rows != rows:
@@ -68,7 +68,7 @@ def damage(file: RawFile, columns: tuple[str, ...]) -> DataError | None:
 
 
 def _not_utf8(column: pa.ChunkedArray) -> tuple[int, str] | None:
-    """Return the first row whose text is no UTF-8, and its bytes."""
+    """Return the first row whose text is no UTF-8, and its bytes; None if there is none."""
     start = 0
     for chunk in column.chunks:
         if not _is_valid(chunk):
@@ -89,7 +89,7 @@ def _is_valid(values: pa.Array) -> bool:
 
 
 def _overflow(engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], ir.Table]) -> DataError | None:
-    """Return the error of the first row, of the first expression, that exceeds int64."""
+    """Return the error of the first expression that exceeds int64, at its first such row; None if there is none."""
     raw = resolved.tables["log"]
     for key, expression in resolved.parsed.items():
         if key == "log.where" or (key.startswith("sides.") and key.endswith(".day")):
@@ -104,10 +104,10 @@ def _overflow(engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], 
         rows = rows_of(first, last)
         read = [name for name in expression.columns if name in rows.columns]
         (values,) = engine.fetch(rows.select(*read)).to_pylist()
-        shown = ", ".join(f"{name} = {shown_value(values[name])}" for name in read)
+        inputs = ", ".join(f"{name} = {shown_value(values[name])}" for name in read)
         return DataError(
             raw.locate(first),
-            f"{key} `{expression.text}` exceeds int64 where {shown}",
+            f"{key} `{expression.text}` exceeds int64 where {inputs}",
             "integers are computed in int64, from -2^63 to 2^63 - 1",
             "correct the value, or compute in floats: cast(x as double)",
         )
@@ -115,14 +115,15 @@ def _overflow(engine: Engine, resolved: Resolved, rows_of: Callable[[int, int], 
 
 
 def _overflows(engine: Engine, resolved: Resolved, key: str, rows: ir.Table) -> bool:
-    """Return whether an expression exceeds int64 in any of some rows."""
+    """Return whether an expression exceeds int64 in any of the rows."""
     try:
         value = resolved.build(key, names_of(rows, resolved))
         value = value.length() if isinstance(value, ir.ArrayValue) else value
-        made = rows.select(value=value.cast("string"))
-        engine.fetch(made.aggregate(most=made["value"].max()))
+        # The maximum makes the engine compute every row.
+        texts = rows.select(value=value.cast("string"))
+        engine.fetch(texts.aggregate(most=texts["value"].max()))
     except EngineError:
         return True
     except PleRecError:
-        return False  # it reads what is not there yet
+        return False  # The expression reads a threshold that is not known yet.
     return False

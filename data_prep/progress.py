@@ -1,4 +1,4 @@
-"""What a run of the pipeline shows while it works: phase, share done, rows/s, memory, time left."""
+"""Progress of a run of the pipeline: phase, share that is done, rows/s, memory, time left."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TextIO
 from ple_rec.text.progress import LINE_SECONDS, Line
 from ple_rec.text.units import clock, gib
 
-_DRAW_SECONDS = 0.5  # between redraws of a terminal's line
+_DRAW_SECONDS = 0.5  # The line of a terminal is drawn again after so many seconds.
 
 
 def memory() -> int:
@@ -27,12 +27,12 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Progress:
-    """A line that is redrawn on a terminal, and a line every ten seconds elsewhere.
+    """Progress that is shown as a line redrawn on a terminal, and as a line every ten seconds elsewhere.
 
     Args:
         name: Name of the dataset; `prepare` and `dry_run` replace it by that of the configuration.
-        stream: Stream that is written to; None: nothing is written.
-        notes: False to leave out what `say` is called with.
+        stream: Stream of the lines; None to write nothing.
+        notes: False to leave out the texts of `say`.
     """
 
     def __init__(self, name: str = "", stream: TextIO | None = None, *, notes: bool = True) -> None:
@@ -53,7 +53,7 @@ class Progress:
         """Show progress inside the block.
 
         Args:
-            shares: About how long each phase takes, by name.
+            shares: Relative duration of each phase, by name.
             rows: Rows of the log.
         """
         self._shares, self._rows = shares, rows
@@ -68,39 +68,39 @@ class Progress:
                 self._line.clear()
 
     def say(self, text: str) -> None:
-        """Show a line of text, which a terminal replaces by the next."""
+        """Show a line of text; on a terminal, the next line replaces it."""
         if self._line is not None and self._notes:
             self._line.show(f"{self.name}: {text}")
 
     def reach(self, done: int, total: int) -> None:
-        """Set the rows that are done, and those that there are."""
+        """Set the number of rows that are done, and the total."""
         with self._lock:
             self._done, self._rows = done, total
 
     def phase(self, name: str) -> None:
-        """Begin a phase; the one before it is done."""
+        """Begin a phase, and end the one before it."""
         with self._lock:
             self._finished += self._shares.get(self._phase, 0.0)
             self._phase, self._phase_began, self._done = name, time.monotonic(), 0
 
     def advance(self, rows: int) -> None:
-        """Add rows that are done in this phase."""
+        """Add to the number of rows that are done in this phase."""
         with self._lock:
             self._done += rows
 
     def _show(self) -> None:
         interval = _DRAW_SECONDS if self._line is not None and self._line.terminal else LINE_SECONDS
-        shown = time.monotonic()
+        last_shown = time.monotonic()
         while not self._stop.wait(0.1):
             self.peak = max(self.peak, memory())
             now = time.monotonic()
-            if self._line is not None and now - shown >= interval:
-                shown = now
+            if self._line is not None and now - last_shown >= interval:
+                last_shown = now
                 share, text = self.state(now)
                 self._line.show(f"{self.name}:", text, share)
 
     def state(self, now: float) -> tuple[float, str]:
-        """Return the share of the work that is done, from 0 to 1, and what else there is to tell."""
+        """Return the share of the work that is done, from 0 to 1, and the text of the line."""
         with self._lock:
             whole = sum(self._shares.values()) or 1.0
             within = min(self._done / self._rows, 1.0) if self._rows else 0.0
@@ -115,5 +115,5 @@ class Progress:
 
 
 def standard(name: str = "", *, notes: bool = True) -> Progress:
-    """Return progress on standard error."""
+    """Return a progress that is shown on standard error."""
     return Progress(name, sys.stderr, notes=notes)

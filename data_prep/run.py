@@ -1,4 +1,4 @@
-"""`ple-rec prep`: from a name or a TOML file to a dataset directory."""
+"""`ple-rec prep`: preparation of a dataset directory by a recipe or a TOML file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ from data_prep.output.parent import Parent
 from data_prep.output.stage import dataset_directory, is_there
 from data_prep.output.summary import Summary
 from data_prep.output.writer import prepared_recipe
-from data_prep.pipeline import PHASES, Pipeline, RawTables, fingerprint
+from data_prep.pipeline import PHASES, Pipeline, fingerprint
 from data_prep.progress import Progress
 from data_prep.sources.files import RawTable, discover
 from data_prep.sources.find import find_all
+from data_prep.sources.table import RawTables
 from data_prep.transforms.resolve import Resolved, expression_problems, resolve
-from ple_rec.config.choices import Kind
+from ple_rec.config.choices import ConfigKind
 from ple_rec.config.load import load_config
-from ple_rec.config.prep import FilesConfig, Found, PrepConfig
+from ple_rec.config.prep import FilesConfig, FoundValues, PrepConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.runtime.versions import spark_lacks
 from ple_rec.storage import Location, free_bytes, is_address, is_remote, location
@@ -38,26 +39,26 @@ from ple_rec.text.units import short_bytes
 logger = logging.getLogger(__name__)
 
 RECIPES = resources.files("data_prep") / "recipes"
-PREPARATIONS = Kind("preparation", "prep", RECIPES)
+PREPARATIONS = ConfigKind("preparation", "prep", RECIPES)
 EngineName = Literal["duckdb", "spark"]
-LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
-_LOUD_BYTES = 100_000_000  # of a table; fewer are read before anyone wonders
+LEAST_MEMORY = 64 << 20  # So many bytes suffice to prepare a small log.
+_LOUD_BYTES = 100_000_000  # Progress is shown from this size of a table on, since fewer bytes are read at once.
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare, beside what.
+    """Options of a preparation.
 
     Args:
-        source: `--from`: where the raw files are; None where a data set can be fetched.
+        source: Folder or address of the raw files (`--from`); None for the working directory, or to fetch a data set.
         overwrite: True to replace a dataset directory of other content, or a damaged one.
-        engine: Which engine.
-        master: Of Spark.
-        memory: Bytes that the run may use; None for most of the machine's.
-        threads: None for all cores.
+        engine: Name of the engine.
+        master: URL of the master of Spark; None for a local one.
+        memory: Bytes that the run may use; None for most of the machine's memory.
+        threads: Number of threads; None for one per core.
         append: Day to add to `parent`, a number or a date.
-        parent: Dataset directory whose ids are kept.
-        overrides: `key=value` for the configuration.
+        parent: Dataset directory whose ids the appended day keeps.
+        overrides: Settings `key=value` that replace values of the configuration.
     """
 
     source: str | None = None
@@ -74,11 +75,11 @@ class Options:
         """Refuse options that do not go together.
 
         Raises:
-            UserError: They do not.
+            UserError: Two options contradict each other, or one lacks another.
         """
         if self.parent is not None and self.append is None:
             fix = f"give {Option.APPEND.to('day=N')}, or drop it"
-            raise UserError(Option.PARENT, f"no {Option.APPEND}", "it names what a day is added to", fix)
+            raise UserError(Option.PARENT, f"no {Option.APPEND}", "it names the dataset to which a day is added", fix)
         if self.engine != "spark" and self.master is not None:
             raise UserError(
                 Option.MASTER, f"{Option.ENGINE} {self.engine}", "it is Spark's", f"add {Option.ENGINE.to('spark')}"
@@ -86,32 +87,33 @@ class Options:
 
 
 class RawFiles(Protocol):
-    """How the files of a data set become tables, where they are no Parquet or CSV to be read as they are."""
+    """Function that turns the files of a data set into tables."""
 
     def __call__(
         self, resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
     ) -> RawTables:
-        """Find, check and stage the files; without `digest`, their identities do not matter."""
+        """Find, check and stage the files; `digest` is False if their digests are not needed."""
 
 
 @runtime_checkable
 class KnownFiles(RawFiles, Protocol):
-    """Files whose content is known before they are looked for, so that a directory of them is recognised at once."""
+    """Files whose content is known in advance, so that an existing dataset is recognised before they are fetched."""
 
     def known(self) -> RawTables:
-        """The tables, but for where they lie."""
+        """Return the tables, without the paths of their files."""
 
 
 def from_files(
     resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
 ) -> RawTables:
-    """The files that the configuration names."""
+    """Return the tables of the files that the configuration names."""
     root = source if source is not None else "."
     tables: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
-    found = find_all(resolved.place, tables, root)  # of all tables, before a file of any is read
+    # All files are found before any is read, so that a missing one is reported at once.
+    files = find_all(resolved.place, tables, root)
 
     def table(name: str) -> RawTable:
-        loud = sum(file.size for file in found[name][0]) >= _LOUD_BYTES
+        loud = sum(file.size for file in files[name][0]) >= _LOUD_BYTES
         say = progress.say if loud else None
         return discover(
             name,
@@ -119,7 +121,7 @@ def from_files(
             root,
             staging,
             say,
-            found=found[name],
+            listing=files[name],
             check=resolved.check_columns,
             digest=digest,
             inferred=resolved.config.found.types.get(name, {}),
@@ -140,14 +142,14 @@ def prepare(
     Args:
         what: Name of a recipe, or path of a TOML file (`ple_rec.config.prep.PrepConfig`).
         out: Path or address of the dataset directory: new, empty, or already prepared.
-        options: How.
-        progress: Told what goes on.
+        options: Options of the preparation.
+        progress: Progress that is shown to the user; None to show none.
 
     Returns:
-        What the directory holds.
+        Summary of the directory.
 
     Raises:
-        UserError: The configuration, a path or the machine does not do.
+        UserError: The configuration, a path or the machine is not usable.
         DataError: The raw files break a rule.
     """
     config, place, files = read_recipe(str(what), options.overrides)
@@ -155,11 +157,11 @@ def prepare(
 
 
 def read_recipe(what: str, overrides: Sequence[str] = ()) -> tuple[PrepConfig, str, RawFiles]:
-    """The configuration of a recipe or a file, its name in messages, and how its files are found."""
+    """Return the configuration of a recipe or a file, its name in messages, and the function that finds its files."""
     path = find_recipe(what)
-    own = BUILT_IN.get(what, from_files)
+    files = BUILT_IN.get(what, from_files)
     config = load_config(PrepConfig, path, overrides, more=expression_problems, recipes=PREPARATIONS)
-    return config, path.name, own
+    return config, path.name, files
 
 
 def prepare_config(
@@ -170,7 +172,7 @@ def prepare_config(
     files: RawFiles = from_files,
     progress: Progress | None = None,
 ) -> Summary:
-    """`prepare` for a configuration at hand; `place` is its name in messages."""
+    """Prepare a dataset directory by a configuration, whose name in messages is `place`; see `prepare`."""
     progress = progress or Progress()
     progress.name = config.name
     check_engine(options.engine)
@@ -190,8 +192,8 @@ def prepare_config(
     def is_made(raw: RawTables) -> bool:
         mark = fingerprint(config, raw, lineage)
 
-        def refusal(there: str) -> UserError:
-            return _stale(out, there, mark, what_differs(out, config, raw, parent))
+        def refusal(existing: str) -> UserError:
+            return _stale(out, existing, mark, what_differs(out, config, raw, parent))
 
         return is_there(out, mark, overwrite=options.overwrite, refusal=refusal)
 
@@ -205,16 +207,16 @@ def prepare_config(
             if stage.continued:
                 progress.say("going on where a run for the same files and configuration was stopped")
             if is_remote(out):
-                _tell_room(out, stage.folder, raw, progress)
+                _report_room(out, stage.folder, raw, progress)
             if not stage.complete:
                 with progress.running(PHASES, raw.log.rows), open_engine(options, stage.work) as engine:
                     Pipeline(engine, resolved, raw, stage, mark, parent, progress).run()
     return Summary.read(out, reused=not stage.begun, parent=before)
 
 
-def _tell_room(out: Location, folder: Path, raw: RawTables, progress: Progress) -> None:
-    """Tell where a dataset is made before it is uploaded, and warn where it may not fit."""
-    size = sum(file.size for file in raw.files)  # a dataset takes about as much as its raw files
+def _report_room(out: Location, folder: Path, raw: RawTables, progress: Progress) -> None:
+    """Report the folder in which a dataset is made before it is uploaded, and warn if it may not fit there."""
+    size = sum(file.size for file in raw.files)  # A dataset takes about as much room as its raw files.
     free = free_bytes(folder)
     room = "" if free is None else f", {short_bytes(free)} are free"
     progress.say(f"{out} is made in {folder} first: it needs about {short_bytes(size)} there{room}")
@@ -232,7 +234,7 @@ def check_executors(out: Location, options: Options) -> None:
     """Refuse a cluster of Spark whose executors do not share the folder from which a dataset is uploaded.
 
     Raises:
-        UserError: `out` is an address, and no folder is named by PLE_REC_CACHE.
+        UserError: `out` is an address, the master is not local, and PLE_REC_CACHE names no folder.
     """
     master = options.master or "local"
     if is_remote(out) and options.engine == "spark" and not master.startswith("local") and not os.environ.get(CACHE):
@@ -248,24 +250,24 @@ def _is_same(out: Location, other: Location) -> bool:
     return out.samefile(other) if isinstance(out, Path) and isinstance(other, Path) else out == other
 
 
-def _stale(out: Location, there: str, mark: str, differs: str) -> UserError:
-    """The error of a directory that holds another dataset than the one to be made."""
+def _stale(out: Location, existing: str, mark: str, differs: str) -> UserError:
+    """Return the error of a directory that holds another dataset."""
     return UserError(
         str(out),
-        f"holds a dataset of another configuration or other raw files ({there[:12] or 'unknown'}, now {mark[:12]})",
+        f"holds a dataset of another configuration or other raw files ({existing[:12] or 'unknown'}, now {mark[:12]})",
         f"{differs}; a dataset directory is replaced on request only",
         f"pass {Option.OVERWRITE}, or name another {Option.OUT}",
     )
 
 
 def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved, Parent | None]:
-    """The configuration that is run: the user's own, or that of one more day.
+    """Return the configuration of the run, with its expressions, and the parent of an appended day.
 
     Raises:
-        UserError: An expression that cannot be read, or a day that cannot be added.
+        UserError: An expression cannot be read, or the day cannot be added.
     """
-    if options.append is None:  # what an earlier preparation found of another log does not count
-        return resolve(config.model_copy(update={"found": Found()}), place), None
+    if options.append is None:  # Values that an earlier preparation took from another log are dropped.
+        return resolve(config.model_copy(update={"found": FoundValues()}), place), None
     if options.parent is None:
         raise UserError(
             f"{Option.APPEND} {options.append}",
@@ -278,11 +280,11 @@ def planned(config: PrepConfig, place: str, options: Options) -> tuple[Resolved,
 
 
 def check_before(what: str, options: Options) -> None:
-    """Refuse what `prepare` would before it opens a raw file; of a remote source, whether it is there is left to it.
+    """Run the checks of `prepare` that need no raw file to be opened; a remote source is not looked up.
 
     Raises:
-        UserError: The configuration, the engine or the parent does not do, a raw file is not there, or the scheme of an
-            address is unknown.
+        UserError: The configuration, the engine or the parent is not usable, a raw file does not exist, or the scheme
+            of an address is unknown.
     """
     config, place, files = read_recipe(what, options.overrides)
     check_engine(options.engine)
@@ -303,7 +305,7 @@ def check_engine(name: EngineName) -> None:
     """Check that an engine can run on this machine.
 
     Raises:
-        UserError: What is missing, and what mends it.
+        UserError: PySpark or Java is missing.
     """
     if name == "spark" and (lacks := spark_lacks()):
         raise UserError(f"{Option.ENGINE} spark", lacks[0], "Spark is PySpark and a Java that runs it", lacks[1])
@@ -311,7 +313,7 @@ def check_engine(name: EngineName) -> None:
 
 @contextmanager
 def open_engine(options: Options, work: Path) -> Iterator[Engine]:
-    """The engine that the options name."""
+    """Open the engine that the options name."""
     engine: Engine
     if options.engine == "spark":
         from data_prep.engines.spark import SparkEngine
@@ -328,10 +330,13 @@ def open_engine(options: Options, work: Path) -> Iterator[Engine]:
 
 
 def find_recipe(what: str) -> Path:
-    """The file of a recipe's name, or the file that is named.
+    """Return the file of a recipe, or the TOML file itself.
+
+    Args:
+        what: Name of a recipe, or path of a TOML file.
 
     Raises:
-        UserError: There is neither.
+        UserError: The name is neither a recipe nor a path.
     """
     known = recipe_names()
     if what in known:
@@ -343,5 +348,5 @@ def find_recipe(what: str) -> Path:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Return the names of the recipes of the package."""
     return sorted(file.name.removesuffix(".toml") for file in RECIPES.iterdir() if file.name.endswith(".toml"))

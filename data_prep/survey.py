@@ -1,19 +1,20 @@
-"""One pass over the rows before anything is written: how many lie where, and which break a rule."""
+"""Survey of the rows before anything is written: counts by split, part and day, and the rows that break a rule."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
 
-from data_prep.engines.base import Engine
-from data_prep.output.parts import PART
+from data_prep.engines.base import PART, Engine
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
-from data_prep.transforms.arithmetic import PER_SECOND, number_of, numbered, text_of
-from data_prep.transforms.columns import DAY, DEALT, REASON, SPLIT
+from data_prep.transforms.arithmetic import PER_SECOND, date_text, day_number, days_since_1970
+from data_prep.transforms.columns import DAY, REASON, SPLIT, SPLIT_KEY
 from data_prep.transforms.expression_scope import columns_of
 from data_prep.transforms.resolve import THRESHOLD, Resolved
 from data_prep.transforms.rows import Derived
@@ -22,17 +23,17 @@ from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import DaySplit, HeldOutSplit
 from ple_rec.errors import DataError
 
-_EXAMPLES = 5  # rules that a message names
+_EXAMPLES = 5  # A message names so many rules, days or files.
 
 
 @dataclass(frozen=True)
 class RowRange:
-    """The rows of a split in a part of the log.
+    """Rows of a split in a part of the log.
 
     Args:
-        rows: How many.
-        first: Position of the first.
-        last: Position of the last.
+        rows: Number of the rows.
+        first: Position of the first row.
+        last: Position of the last row.
     """
 
     rows: int
@@ -41,30 +42,30 @@ class RowRange:
 
     @property
     def whole(self) -> bool:
-        """Whether no other row lies between the first and the last."""
+        """True if no other row lies between the first and the last."""
         return self.rows == self.last - self.first + 1
 
     def with_more(self, rows: int, first: int, last: int) -> RowRange:
-        """With more rows of the same part."""
+        """Return the range with more rows of the same part."""
         return RowRange(self.rows + rows, min(self.first, first), max(self.last, last))
 
 
 @dataclass
 class Survey:
-    """How many rows lie where.
+    """Counts of the rows of a log.
 
     Args:
-        total: Rows that were counted: those that `log.where` takes.
-        rows: By split.
-        parts: The rows of each part, by split.
-        days: Rows by split and day, days from 1970-01-01.
-        other_days: Days of good rows that lie in no split.
-        dropped: Rows by split (or none) and reason.
-        broken: Rows that break a rule, by the number of the rule in `Derived.rules`, counted from 1.
-        bad_days: Those of them that have a day, by day.
-        groups: Effective numbers of groups in train, and in valid and test, of a split that deals out whole groups of
-            rows: n^2 / (sum of n_g^2) for n rows, n_g of them in group g. So many groups of equal size let a figure
-            scatter as these do.
+        total: Number of the rows that fulfil `log.where`.
+        rows: Number of good rows by split.
+        parts: Range of the good rows by split and part.
+        days: Number of good rows by split and day, in days from 1970-01-01.
+        other_days: Days of the good rows that lie in no split.
+        dropped: Number of rows that are left out by split, None for no split, and reason.
+        broken: Number of rows that break a rule, by index of the rule in `Derived.rules`, counted from 1.
+        bad_days: Number of rows that break a rule, by day; rows without a day are left out.
+        groups: Effective number of groups in train, and in valid and test, if the split keeps groups together; else
+            None. For n rows, n_g of them in group g, it is n^2 / (sum of n_g^2): a mean over so many groups of equal
+            size varies as much as over these.
     """
 
     total: int = 0
@@ -79,121 +80,126 @@ class Survey:
 
     @property
     def bad(self) -> int:
-        """Rows that break a rule."""
+        """Number of rows that break a rule."""
         return sum(self.broken.values())
 
     def drop(self, split: Split | None, reason: str, rows: int) -> None:
-        """Count rows that are left out."""
+        """Add to the number of rows that are left out for a reason."""
         self.dropped[split, reason] = self.dropped.get((split, reason), 0) + rows
 
 
 def survey(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, day_1: int | None) -> Survey:
-    """Count the rows, and refuse what the configuration does not let pass.
+    """Count the rows, and refuse a log that the configuration does not allow.
 
     Args:
-        engine: Counts.
-        derived: The rows.
-        resolved: The configuration.
-        raw: The log's files.
-        day_1: As `derive` takes it.
+        engine: Engine that counts the rows.
+        derived: Derived rows of the log.
+        resolved: Configuration with its expressions.
+        raw: Files of the log.
+        day_1: Days from 1970-01-01 to day 1; None if the configuration does not count days.
 
     Raises:
-        DataError: Bad rows, or too many of them; a day of the split without rows; an empty split.
+        DataError: The log has more bad rows than the configuration allows, or a day or a split has no rows.
     """
-    found = count_rows(engine, derived)
-    _check_total(resolved, raw, found)
-    found.dropped = dict(sorted(found.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
-    if found.bad:
-        _judge(engine, derived, resolved, raw, found)
-    check_splits(resolved, found, day_1)
+    counts = count_rows(engine, derived)
+    _check_total(resolved, raw, counts)
+    counts.dropped = dict(sorted(counts.dropped.items(), key=lambda each: (each[0][0] or "", each[0][1])))
+    if counts.bad:
+        _judge(engine, derived, resolved, raw, counts)
+    check_splits(resolved, counts, day_1)
     rows = derived.table
-    if DEALT in rows.columns:
-        found.groups = _groups(engine, rows.filter(rows[REASON] == 0) if found.bad else rows)
-    return found
+    if SPLIT_KEY in rows.columns:
+        counts.groups = _groups(engine, rows.filter(rows[REASON] == 0) if counts.bad else rows)
+    return counts
 
 
 def count_rows(engine: Engine, derived: Derived) -> Survey:
-    """Count the rows, and refuse none."""
+    """Count the rows without any check."""
     rows = derived.table
     counted = rows.group_by([PART, SPLIT, DAY, REASON]).aggregate(
         rows=rows.count(), first=rows[POSITION].min(), last=rows[POSITION].max()
     )
-    found = Survey()
+    counts = Survey()
     for row in engine.fetch(counted).to_pylist():
         part, split, day, reason, count = (row[c] for c in (PART, SPLIT, DAY, REASON, "rows"))
         name = SPLITS[split] if split >= 0 else None
-        found.total += count
+        counts.total += count
         if split == SAMPLED_OUT and not reason:
-            found.drop("train", "left out by sampling", count)
+            counts.drop("train", "left out by sampling", count)
         elif name is None and not reason:
-            found.drop(None, "in no split", count)
+            counts.drop(None, "in no split", count)
             if day is not None:
-                found.other_days.add(day)
+                counts.other_days.add(day)
         elif reason:
-            found.broken[reason] = found.broken.get(reason, 0) + count
+            counts.broken[reason] = counts.broken.get(reason, 0) + count
             if day is not None:
-                found.bad_days[day] = found.bad_days.get(day, 0) + count
-            found.drop(name, derived.rules[reason - 1].reason, count)
+                counts.bad_days[day] = counts.bad_days.get(day, 0) + count
+            counts.drop(name, derived.rules[reason - 1].reason, count)
         elif name is not None:
-            found.rows[name] += count
-            here = found.parts[name].get(part)
+            counts.rows[name] += count
             ends = (row["first"], row["last"])
-            found.parts[name][part] = RowRange(count, *ends) if here is None else here.with_more(count, *ends)
+            known = counts.parts[name].get(part)
+            counts.parts[name][part] = RowRange(count, *ends) if known is None else known.with_more(count, *ends)
             if day is not None:
-                found.days[name][day] = found.days[name].get(day, 0) + count
-    return found
+                counts.days[name][day] = counts.days[name].get(day, 0) + count
+    return counts
 
 
-def check_splits(resolved: Resolved, found: Survey, day_1: int | None) -> None:
-    """Refuse a day of the split without rows, and a split without any.
+def check_splits(resolved: Resolved, counts: Survey, day_1: int | None) -> None:
+    """Refuse a day of the split without rows, and a split without rows.
 
     Raises:
-        DataError: There is one.
+        DataError: A day or a split has no rows.
     """
-    _check_days(resolved, found, day_1)
+    _check_days(resolved, counts, day_1)
     for split in SPLITS:
-        if not found.rows[split]:
-            raise _empty(resolved, split, found)
+        if not counts.rows[split]:
+            raise _empty(resolved, split, counts)
 
 
 def _groups(engine: Engine, rows: ir.Table) -> tuple[float, float]:
-    """Count the groups of train, and of valid and test, as `Survey.groups` weighs them; rows without one are alone."""
-    dealt = rows.filter(rows[SPLIT] >= 0)
-    sizes = dealt.group_by([SPLIT, DEALT]).aggregate(rows=dealt.count().cast("int64"))
-    square = ibis.ifelse(sizes[DEALT].isnull(), sizes["rows"], sizes["rows"] * sizes["rows"])
+    """Return `Survey.groups`; a row without a group is a group of its own."""
+    in_splits = rows.filter(rows[SPLIT] >= 0)
+    sizes = in_splits.group_by([SPLIT, SPLIT_KEY]).aggregate(rows=in_splits.count().cast("int64"))
+    square = ibis.ifelse(sizes[SPLIT_KEY].isnull(), sizes["rows"], sizes["rows"] * sizes["rows"])
     summed = sizes.group_by(SPLIT).aggregate(rows=sizes["rows"].sum(), squares=square.sum())
-    found = engine.fetch(summed).to_pylist()
-    train, later = ([row for row in found if (row[SPLIT] == 0) is first] for first in (True, False))
-    of = [sum(row["rows"] for row in side) ** 2 / sum(row["squares"] for row in side) for side in (train, later)]
-    return of[0], of[1]
+    by_split = engine.fetch(summed).to_pylist()
+    train = [row for row in by_split if row[SPLIT] == 0]
+    evaluated = [row for row in by_split if row[SPLIT] != 0]
+    return _effective_number(train), _effective_number(evaluated)
 
 
-def _empty(resolved: Resolved, split: Split, found: Survey) -> DataError:
-    """Return the error of a split without rows; rows that were left out of it tell more than where it should begin."""
-    left_out = {reason: rows for (name, reason), rows in found.dropped.items() if name == split}
+def _effective_number(splits: Sequence[Mapping[str, Any]]) -> float:
+    number: float = sum(row["rows"] for row in splits) ** 2 / sum(row["squares"] for row in splits)
+    return number
+
+
+def _empty(resolved: Resolved, split: Split, counts: Survey) -> DataError:
+    """Return the error of a split without rows; it names the rows that were left out of the split, if any."""
+    left_out = {reason: rows for (name, reason), rows in counts.dropped.items() if name == split}
     value, fix = f"no row lies in {split}", _more(resolved, split)
     if left_out:
         most = max(left_out, key=lambda reason: left_out[reason])
         value += f" (left out of it: {_rows(sum(left_out.values()))}, mostly by {most})"
         fix = "correct the rule, or the rows"
-    rule = "train, valid and test each need rows, for training reads all three"
+    rule = "train, valid and test each need rows, since training reads all three"
     return DataError(f"{resolved.place}: split", value, rule, fix)
 
 
 def _more(resolved: Resolved, split: Split) -> str:
-    """What to do about a split without rows."""
+    """Return the fix for a split without rows."""
     appended = isinstance(resolved.config.split, HeldOutSplit)
     if appended and split != "train":
         return f"hold more out of the day by append.{split}, or give more of the log"
     return f"{'give the files of the day' if appended else 'correct [split]'}, or give more of the log"
 
 
-def _check_total(resolved: Resolved, raw: RawTable, found: Survey) -> None:
-    """Every row of the files has been counted, once."""
-    if (total := found.total) == raw.rows:
+def _check_total(resolved: Resolved, raw: RawTable, counts: Survey) -> None:
+    """Check that each row of the files was counted once; rows that `log.where` leaves out are recorded as dropped."""
+    if (total := counts.total) == raw.rows:
         return
     if total < raw.rows and resolved.config.log.where is not None:
-        found.drop(None, f"not log.where: {resolved.config.log.where}", raw.rows - total)
+        counts.drop(None, f"not log.where: {resolved.config.log.where}", raw.rows - total)
         return
     raise DataError(
         ", ".join(file.shown for file in raw.files[:_EXAMPLES]) + (", ..." if len(raw.files) > _EXAMPLES else ""),
@@ -203,11 +209,11 @@ def _check_total(resolved: Resolved, raw: RawTable, found: Survey) -> None:
     )
 
 
-def _judge(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, found: Survey) -> None:
-    """Refuse bad rows, where they are not dropped, by the first of each reason."""
+def _judge(engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, counts: Survey) -> None:
+    """Refuse more bad rows than the configuration allows; the message shows the first row of each reason."""
     config = resolved.config
     drop = config.on_bad_row == "drop"
-    bad, count, total = found.broken, found.bad, found.total
+    bad, count, total = counts.broken, counts.bad, counts.total
     if count <= (config.max_bad_fraction if drop else 0.0) * total:
         return
     first, *more = sorted(bad, key=lambda reason: (-bad[reason], reason))[:_EXAMPLES]
@@ -233,40 +239,40 @@ def _rows(count: int) -> str:
 def _example(
     engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, reason: int
 ) -> tuple[str, str, str, str | None]:
-    """Return place, value and rule of the first row that breaks a rule, and the fix unless it is the general one."""
-    rule, position, shown = derived.first_broken(engine, reason)
-    hint = _unit_hint(resolved, shown) if rule.key == "time.value" else rule.fix
-    if shown is None:
+    """Return place, value, rule and fix of the first row that breaks a rule; the general fix is None."""
+    rule, position, raw_value = derived.first_broken(engine, reason)
+    hint = _unit_hint(resolved, raw_value) if rule.key == "time.value" else rule.fix
+    if raw_value is None:
         hint = hint or _space_hint(resolved, rule.key)
-    return raw.locate(position), f"{resolved.quoted(rule.key)} is {shown_value(shown)}", rule.rule, hint
+    return raw.locate(position), f"{resolved.quoted(rule.key)} is {shown_value(raw_value)}", rule.rule, hint
 
 
 def no_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> DataError:
-    """The error of a log of which no row has a day that may be one; it shows the first."""
+    """Return the error of a log without a row whose day is in range; it shows the first row."""
     config = resolved.config.time
     assert config is not None
     value = resolved.build("time.value", columns_of(rows))
-    first = rows.select(POSITION, shown=value).order_by(POSITION).limit(1)
-    found = engine.fetch(first).to_pylist()
-    if not found:
+    first = engine.fetch(rows.select(POSITION, value=value).order_by(POSITION).limit(1)).to_pylist()
+    if not first:
         return DataError(
             f"{resolved.place}: log", "no row", "day 1 is the first day of the log", "give more of the log"
         )
     raw = resolved.tables.get("log")
-    place = f"{resolved.place}: time" if raw is None else raw.locate(found[0][POSITION])
-    shown = found[0]["shown"]
+    place = f"{resolved.place}: time" if raw is None else raw.locate(first[0][POSITION])
+    raw_value = first[0]["value"]
     return DataError(
         place,
-        f"time.value `{config.value}` is {shown_value(shown)}",
+        f"time.value `{config.value}` is {shown_value(raw_value)}",
         f"as {config.unit} it must lie between {config.earliest} and {config.latest}, and so in no row of the log",
-        _unit_hint(resolved, shown) or "correct [time]",
+        _unit_hint(resolved, raw_value) or "correct [time]",
     )
 
 
 def _space_hint(resolved: Resolved, key: str) -> str | None:
-    """Return the space by which a task leaves out rows whose label is missing; None for any other key.
+    """Return the fix for rows whose label is missing: a space that leaves them out of the task; None for other keys.
 
-    Dropping such rows, of a chain all that did not come as far, would take them from the other tasks too.
+    The fix does not drop such rows, since the other tasks would lose them, too: in a chain of tasks, a label is missing
+    for every row that did not reach its task.
     """
     for i, task in enumerate(resolved.config.tasks):
         if key == f"tasks[{i}].label" and THRESHOLD not in resolved.parsed[key].columns:
@@ -279,34 +285,34 @@ def _space_hint(resolved: Resolved, key: str) -> str | None:
 
 
 def _unit_hint(resolved: Resolved, value: object) -> str | None:
-    """Which unit would make a day of a value."""
+    """Return the fix for a time that lies in range in another unit; None if no unit fits."""
     config = resolved.config.time
     if config is None or not isinstance(value, int):
         return None
     for unit, per_second in PER_SECOND.items():
         day = (value // per_second + config.offset_seconds) // 86_400
-        if unit != config.unit and number_of(config.earliest) <= day <= number_of(config.latest):
-            return f'as {unit} it is {text_of(day)}: set time.unit = "{unit}"'
+        if unit != config.unit and days_since_1970(config.earliest) <= day <= days_since_1970(config.latest):
+            return f'as {unit} it is {date_text(day)}: set time.unit = "{unit}"'
     return None
 
 
-def _check_days(resolved: Resolved, found: Survey, day_1: int | None) -> None:
+def _check_days(resolved: Resolved, counts: Survey, day_1: int | None) -> None:
     split = resolved.config.split
     if not isinstance(split, DaySplit):
         return
-    allowed = {numbered(day, day_1) for day in split.empty_days}
-    there = {name: set(days) for name, days in found.days.items()}
+    allowed = {day_number(day, day_1) for day in split.empty_days}
+    days_of = {name: set(days) for name, days in counts.days.items()}
     if split.valid is None:
-        there["test"] |= there["valid"]
+        days_of["test"] |= days_of["valid"]
     for name, (first, last) in split.ranges.items():
-        days, wanted = there[name], range(numbered(first, day_1), numbered(last, day_1) + 1)
-        if missing := [day for day in wanted if day not in days and day not in allowed]:
-            shown = ", ".join(text_of(day) for day in missing[:_EXAMPLES])
+        days, required = days_of[name], range(day_number(first, day_1), day_number(last, day_1) + 1)
+        if missing := [day for day in required if day not in days and day not in allowed]:
+            examples = ", ".join(date_text(day) for day in missing[:_EXAMPLES])
             more = f" and {len(missing) - _EXAMPLES} more" if len(missing) > _EXAMPLES else ""
-            value = f"no row on {shown}{more}"
+            value = f"no row on {examples}{more}"
             fix = "give the missing files, correct the range or [time], or list the day in split.empty_days"
-            if bad := sum(found.bad_days.get(day, 0) for day in missing):
+            if bad := sum(counts.bad_days.get(day, 0) for day in missing):
                 value += f" but {bad:,} bad ones, which are left out"
                 fix = 'correct the rule or the rows; on_bad_row = "refuse" names both'
-            rule = f"every day from {text_of(wanted[0])} to {text_of(wanted[-1])} has rows"
+            rule = f"every day from {date_text(required[0])} to {date_text(required[-1])} has rows"
             raise DataError(f"{resolved.place}: split.{name}", value, rule, fix)

@@ -1,7 +1,7 @@
 """TorchX components: `torchx run -s SCHEDULER launch/components.py:{prep,plan,train,evaluate,compare,predict} --help`.
 
-Each is a function from its arguments to a job description, once the input is checked; its docstring is its help.
-Defaults per scheduler go into `.torchxconfig`. TorchX executes this file among its own names: few are added here.
+A component checks its input and returns a job description; its docstring is its help. `.torchxconfig` holds defaults
+for each scheduler. TorchX executes this file among its own globals, so the file adds few names.
 """
 
 from typing import Dict, List, Optional
@@ -42,42 +42,42 @@ def train(
     """Train a model on one or several hosts.
 
     Args:
-        config: a TOML file, or the name of a recipe such as census-ple
+        config: TOML file, or name of a recipe such as census-ple
         overrides: configuration overrides, e.g. train.epochs=2 (after --)
         host: kind of the hosts: a100-40, a100-80, h100, h200, b200 or l40s (8 GPUs each), or p4d.24xlarge,
-            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which hold the job to that
-            instance type of AWS; stands for nproc, gpu, cpu and memMB
-        nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
-        nnodes: hosts
-        min_nnodes: hosts that are enough to start and to go on with where others are lost (default: all)
+            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which restrict the job to
+            that instance type of AWS; sets nproc, gpu, cpu and memMB
+        nproc: ranks per host, one per GPU, or processes on CPU (default: the host's GPUs, else 1)
+        nnodes: number of hosts
+        min_nnodes: least number of hosts to start with, and to go on with if others are lost (default: all)
         run_dir: run directory on storage that every host sees, or s3://... (default runs/<name>)
-        resume: True to go on from the latest checkpoint of the run directory
-        auto_resume: True to go on where the run directory holds this run, and to start it where it holds none; so it is
-            anyway with max_retries, max_restarts or min_nnodes
-        overwrite: True to replace the run that is there
-        init_from: RUN or RUN:CHECKPOINT, a run to start from, on this dataset or on one that it descends from
-        plan: plan.json that the tables are sharded by (default: as planned when the job starts)
+        resume: True to resume from the latest checkpoint of the run directory
+        auto_resume: True to resume the run if the run directory holds it, else to start it; always True with
+            max_retries, max_restarts or min_nnodes
+        overwrite: True to replace an existing run
+        init_from: run to start from, RUN or RUN:CHECKPOINT, on this dataset or on one that it descends from
+        plan: plan.json for the sharding of tables (default: planned when the job starts)
         profile: True to time and trace some of the first steps, into profile/ of the run directory
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host, at least one per rank (default: the host's but for one per GPU, else 2)
+        cpu: cores per host, at least one per rank (default: the host's cores minus one per GPU, else 2)
         gpu: GPUs per host (default: the host's, else 0)
         memMB: memory per host in MB (default: nine tenths of the host's, else 8192)
         image: container image, or folder on the hosts (default: this folder)
-        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
+        mounts: mounts of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
         port: port of the rendezvous on the first host
         interface: network interface between the hosts, e.g. eth0 (default: the first that is up)
-        max_retries: how often the scheduler restarts a failed job
-        max_restarts: how often the ranks are restarted within the job, without the scheduler (default: 0, and 3 with
-            min_nnodes)
-        check: False to submit unchecked: from a machine that does not see the job's files, or has no ple-rec to look
-            at them; with an image nothing is checked
-        env: further environment of every rank, e.g. NCCL_IB_HCA=mlx5_0,mlx5_1
+        max_retries: number of times that the scheduler restarts a failed job
+        max_restarts: number of times that ranks are restarted within the job, without the scheduler (default: 0, and 3
+            with min_nnodes)
+        check: False to submit without a check, from a machine without the job's files or without ple-rec; with an image
+            nothing is checked
+        env: further environment variables of every rank, e.g. NCCL_IB_HCA=mlx5_0,mlx5_1
     """
     verb = ["train", "--config", config]
     verb += ["--run-dir", run_dir] if run_dir else []
-    again = {"--max_retries": max_retries, "--max_restarts": max_restarts, "--min_nnodes": min_nnodes}
-    verb += launch.jobs.run_directory_flag(resume, auto_resume, overwrite, again)
+    restarts = {"--max_retries": max_retries, "--max_restarts": max_restarts, "--min_nnodes": min_nnodes}
+    verb += launch.jobs.run_directory_flag(resume, auto_resume, overwrite, restarts)
     verb += ["--init-from", init_from] if init_from else []
     verb += ["--plan", plan] if plan else []
     verb += ["--profile"] if profile else []
@@ -123,25 +123,24 @@ def plan(
     check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
-    """Decide where every table goes on a cluster, and what a step costs there; needs neither.
+    """Plan the placement of every table on a cluster, and estimate the time of a step, without the cluster.
 
     Args:
-        config: a TOML file, or the name of a recipe such as tencent-ple
+        config: TOML file, or name of a recipe such as tencent-ple
         overrides: configuration overrides, e.g. embeddings.dim=64 (after --)
-        hosts: hosts of the cluster
+        hosts: number of hosts of the cluster
         gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
-        device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: that of [topology] of the configuration)
+        device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: device in [topology])
         out: plan.json to write, or s3://...; its page goes beside it
-        find: True to look for the fewest hosts
-        samples_per_second: rate that they are to reach
+        find: True to find the least number of hosts
+        samples_per_second: rate that the hosts of find must reach
         cpu: cores of the job itself
         memMB: memory of the job itself in MB
         image: container image, or folder on the host (default: this folder)
-        mounts: of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
-        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
-            checked
-        env: further environment
+        mounts: mounts of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
+        check: False to submit without a check, from a machine without the job's files; with an image nothing is checked
+        env: further environment variables
     """
     verb = ["plan", "--config", config]
     verb += ["--gpus-per-host", str(gpus_per_host)] if gpus_per_host else []
@@ -184,22 +183,22 @@ def evaluate(
         split: train, valid or test
         checkpoint: best, latest or step-<n>
         host: kind of the hosts: a100-40, a100-80, h100, h200, b200 or l40s (8 GPUs each), or p4d.24xlarge,
-            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which hold the job to that
-            instance type of AWS; stands for nproc, gpu, cpu and memMB
-        nproc: ranks per host: one per GPU, or processes on CPU (default: the host's GPUs, else 1)
-        nnodes: hosts
+            p4de.24xlarge, p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge, which restrict the job to
+            that instance type of AWS; sets nproc, gpu, cpu and memMB
+        nproc: ranks per host, one per GPU, or processes on CPU (default: the host's GPUs, else 1)
+        nnodes: number of hosts
         threads: CPU threads per rank (default: cpu / nproc)
-        cpu: cores per host, at least one per rank (default: the host's but for one per GPU, else 2)
+        cpu: cores per host, at least one per rank (default: the host's cores minus one per GPU, else 2)
         gpu: GPUs per host (default: the host's, else 0)
         memMB: memory per host in MB (default: nine tenths of the host's, else 8192)
         image: container image, or folder on the hosts (default: this folder)
-        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
+        mounts: mounts of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
         port: port of the rendezvous on the first host
         interface: network interface between the hosts, e.g. eth0 (default: the first that is up)
-        check: False to submit unchecked: from a machine that does not see the job's files, or has no ple-rec to look
-            at them; with an image nothing is checked
-        env: further environment of every rank
+        check: False to submit without a check, from a machine without the job's files or without ple-rec; with an image
+            nothing is checked
+        env: further environment variables of every rank
     """
     verb = ["evaluate", run_dir, "--split", split, "--checkpoint", checkpoint]
     for override in overrides:
@@ -248,28 +247,27 @@ def compare(
     """Train the variants of a comparison with several seeds each, the runs spread over hosts.
 
     Args:
-        config: a TOML file, or the name of a recipe of a comparison such as census-compare
+        config: TOML file, or name of a recipe of a comparison such as census-compare
         overrides: overrides of every run, e.g. train.epochs=2 (after --)
-        nnodes: hosts, each of which trains its share of the runs, or of the variants where these are tuned; the last to
-            end writes the results of all
-        seeds: seeds of each variant (default: of the comparison)
-        match: flops, params or none: what is made equal (default: of the comparison)
-        tune: trials of each variant on the validation split before its runs (default: of the comparison)
+        nnodes: number of hosts; each trains its share of the runs, or of the variants if these are tuned, and the last
+            one to finish writes the results of all
+        seeds: seeds of each variant (default: from the comparison)
+        match: cost that is made equal: flops, params or none (default: from the comparison)
+        tune: trials of each variant on the validation split before its runs (default: from the comparison)
         runs: folder of the comparison, on storage that every host sees (default runs/compare)
-        jobs: runs side by side on a host (default: one per GPU, or per core)
-        reuse: directories of other comparisons, whose finished runs of the same settings are copied, e.g.
+        jobs: concurrent runs on a host (default: one per GPU, or per core)
+        reuse: directories of other comparisons whose finished runs with the same settings are copied, e.g.
             /shared/compare/NAME
-        overwrite: True to remove runs of other settings that lie there
+        overwrite: True to replace existing runs with other settings
         cpu: cores per host
         gpu: GPUs per host
         memMB: memory per host in MB
         image: container image, or folder on the hosts (default: this folder)
-        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
-        max_retries: times that a host's share is started anew; finished runs stay
-        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
-            checked
-        env: further environment
+        mounts: mounts of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
+        max_retries: number of times that a host's share is started again; finished runs are kept
+        check: False to submit without a check, from a machine without the job's files; with an image nothing is checked
+        env: further environment variables
     """
     verb = ["compare", "--config", config]
     verb += ["--seeds", str(seeds)] if seeds else []
@@ -321,30 +319,29 @@ def predict(
     """Predict every row of a dataset directory or of raw logs, on one host.
 
     Args:
-        run: the run's directory, or its name under runs/
+        run: directory of the run, or its name under runs/
         out: directory to write, or s3://...
         overrides: configuration overrides, e.g. runtime.device=cpu (after --)
         data: dataset directory or raw logs (default: the run's dataset)
-        split: of a dataset, e.g. valid,test (default: test)
-        source: of raw logs: where the files of side tables lie
+        split: splits of a dataset, e.g. valid,test (default: test)
+        source: folder of side tables' files, for raw logs
         checkpoint: best, latest or step-<n>
-        fusion: fusion.toml of the score (default: the run's own, else exponents 1)
-        ids: columns to carry along, e.g. group,video_id
-        overwrite: True to replace predictions of something else
-        cpu: cores
-        gpu: GPUs, 0 or 1
+        fusion: fusion.toml of the score (default: fusion.toml of the run, else exponents 1)
+        ids: columns of the input to copy, e.g. group,video_id
+        overwrite: True to replace predictions of another input
+        cpu: number of cores
+        gpu: number of GPUs, 0 or 1
         memMB: memory in MB
         image: container image, or folder on the hosts (default: this folder)
-        mounts: of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
-        max_retries: times that a failed job is started again, behind its last part
-        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
-            checked
-        env: further environment
+        mounts: mounts of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
+        max_retries: number of times that a failed job is started again, after its last part
+        check: False to submit without a check, from a machine without the job's files; with an image nothing is checked
+        env: further environment variables
     """
     verb = ["predict", run, "--out", out, "--checkpoint", checkpoint]
-    given = {"--data": data, "--from": source, "--fusion": fusion}
-    for flag, value in given.items():
+    flags = {"--data": data, "--from": source, "--fusion": fusion}
+    for flag, value in flags.items():
         verb += [flag, value] if value else []
     verb += ["--split", *split] if split else []
     verb += ["--ids", *ids] if ids else []
@@ -386,28 +383,27 @@ def prep(
     check: bool = True,
     env: Optional[Dict[str, str]] = None,
 ) -> specs.AppDef:
-    """Raw logs -> dataset directory, on one host, or on Spark's.
+    """Prepare a dataset directory from raw logs, on one host or on the hosts of Spark.
 
     Args:
-        name: what to prepare: a data set by name, or a TOML file
+        name: name of a data set, or a TOML file
         out: dataset directory to write, or s3://...
         overrides: overrides of the TOML file, e.g. on_bad_row=drop (after --)
-        source: the raw files, a folder or s3://... (default: fetched where that can be)
-        overwrite: True to replace the dataset that is there
-        append: a day to add to the dataset parent, day=9 or day=2022-05-08
+        source: folder of the raw files, or s3://... (default: a download, for some data sets)
+        overwrite: True to replace an existing dataset
+        append: day to add to the dataset parent, day=9 or day=2022-05-08
         parent: dataset directory, or s3://..., whose ids are kept
-        engine: duckdb, in the job's process, or spark
-        master: of Spark, e.g. spark://host:7077 (default: a local one)
-        memory: what the engine may use, e.g. 6GiB (default: three quarters of memMB)
-        rows: of a synthetic data set (default: the paper's)
-        cpu: cores
+        engine: duckdb, in the process of the job, or spark
+        master: address of Spark, e.g. spark://host:7077 (default: a local one)
+        memory: memory for the engine, e.g. 6GiB (default: three quarters of memMB)
+        rows: rows of a synthetic data set (default: the paper's)
+        cpu: number of cores
         memMB: memory in MB
         image: container image, or folder on the host (default: this folder)
-        mounts: of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
-        python: the Python that has ple-rec (default: this one; in an image, python)
-        check: False to submit unchecked, from a machine that does not see the job's files; with an image nothing is
-            checked
-        env: further environment
+        mounts: mounts of the container, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
+        python: Python in which ple-rec is installed (default: this one; in an image, python)
+        check: False to submit without a check, from a machine without the job's files; with an image nothing is checked
+        env: further environment variables
     """
     verb = ["prep", name, "--out", out, "--threads", str(cpu)]
     flags = {"--from": source, "--append": append, "--parent": parent, "--master": master}

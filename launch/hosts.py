@@ -1,9 +1,9 @@
-"""Shapes of the usual GPU hosts: what `--host` of a component stands for.
+"""Kinds of GPU hosts that `--host` of a component names, with their GPUs, cores and memory.
 
-Figures of AWS's pages of its EC2 instances: P4d (8 A100 of 40 GB) and P4de (8 A100 of 80 GB) have 96 vCPU and 1,152
+The figures are those of AWS's EC2 instances: P4d (8 A100 of 40 GB) and P4de (8 A100 of 80 GB) have 96 vCPU and 1,152
 GiB; P5 (8 H100), P5en (8 H200) and P6-B200 (8 B200) have 192 vCPU and 2 TiB; G6e (8 L40S) has 192 vCPU and 1.5 TiB.
-P4d, P4de and P5 are TorchX's `aws_p4d.24xlarge`, `aws_p4de.24xlarge` and `aws_p5.48xlarge`, too. Other makers' hosts of
-these GPUs have about as much: where yours has less, say so by `--cpu` and `--memMB`.
+P4d, P4de and P5 are also TorchX's `aws_p4d.24xlarge`, `aws_p4de.24xlarge` and `aws_p5.48xlarge`. Hosts of other makers
+with these GPUs have similar figures; give `--cpu` and `--memMB` for hosts that have less.
 """
 
 from typing import NamedTuple
@@ -14,21 +14,21 @@ from launch.submission import refused
 
 # Kubernetes and AWS Batch choose hosts by this label.
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
-# No scheduler hands out all that a host has, and a job that asks for it waits for ever. ECS keeps about 4 % of the
-# memory (TorchX's MEM_TAX), ParallelCluster tells Slurm of 95 %, Kubernetes' kubelet and the pods of every node take
-# memory and some of the cores. A core per GPU is left to them, so that ranks share the others evenly.
+# No scheduler offers a whole host, and a job that asks for one waits for ever. ECS keeps about 4 % of the memory
+# (TorchX's MEM_TAX), ParallelCluster offers 95 % to Slurm, and Kubernetes' kubelet and the pods of every node need
+# memory and some cores. One core per GPU is left to them, so that ranks share the others evenly.
 _MEMORY_SHARE = 0.9
 _CORES_LEFT_PER_GPU = 1
 
 
 class Host(NamedTuple):
-    """A kind of host.
+    """Kind of host.
 
     Args:
-        gpus: GPUs.
-        cores: Cores as schedulers count them: hardware threads.
-        memory: MiB.
-        instance: Type of the instance, where jobs are to be held to it; "" where a host is of no cloud.
+        gpus: Number of GPUs.
+        cores: Number of cores as schedulers count them, which are hardware threads.
+        memory: Memory in MiB.
+        instance: Instance type of AWS to which jobs are restricted; "" for no restriction.
     """
 
     gpus: int
@@ -37,7 +37,7 @@ class Host(NamedTuple):
     instance: str = ""
 
     def resource(self, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
-        """What a job asks of such a host: what is given, and of what is 0 as much as a scheduler hands out."""
+        """Return the resource that a job requests; a figure of 0 becomes the most that schedulers offer."""
         return specs.Resource(
             cpu=cpu or self.cores - _CORES_LEFT_PER_GPU * self.gpus,
             gpu=gpu or self.gpus,
@@ -49,8 +49,8 @@ class Host(NamedTuple):
 _A100, _L40S, _H100 = Host(8, 96, 1152 << 10), Host(8, 192, 1536 << 10), Host(8, 192, 2048 << 10)
 _H200 = _B200 = _H100
 
-# By the name of an instance, a job runs on no other: AWS Batch asks for it, Kubernetes selects nodes by it. By the name
-# of a GPU, it runs on whatever has as much, on a cluster of any maker.
+# A job for an instance type runs on no other: AWS Batch requests it, and Kubernetes selects nodes by it. A job for a
+# GPU runs on any host with enough resources.
 HOSTS: dict[str, Host] = {
     "a100": _A100,
     "a100-40": _A100,
@@ -67,20 +67,20 @@ HOSTS: dict[str, Host] = {
     "g6e.48xlarge": _L40S._replace(instance="g6e.48xlarge"),
 }
 
-_SMALL = specs.Resource(cpu=2, gpu=0, memMB=8192)  # of a job that says nothing
+_SMALL = specs.Resource(cpu=2, gpu=0, memMB=8192)  # Default without `--host`.
 
 
 def resource_of(host: str, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
-    """What a job asks of each of its hosts.
+    """Return the resource that a job requests of each of its hosts.
 
     Args:
-        host: Of HOSTS, or "" for 2 cores, no GPU and 8 GiB.
-        cpu: Cores; 0 for those of the host.
-        gpu: GPUs, likewise.
-        memory: MiB, likewise.
+        host: Name in HOSTS, or "" for 2 cores, no GPU and 8 GiB.
+        cpu: Number of cores; 0 for those of the host.
+        gpu: Number of GPUs; 0 for those of the host.
+        memory: Memory in MiB; 0 for that of the host.
 
     Raises:
-        ComponentValidationException: no such host, or a negative number.
+        ComponentValidationException: The host is unknown, or a number is negative.
     """
     for flag, value in {"--cpu": cpu, "--gpu": gpu, "--memMB": memory}.items():
         if value < 0:

@@ -1,4 +1,4 @@
-"""Job descriptions: ranks by torchrun's elastic agent on every host, or one process, and their environment."""
+"""Job descriptions: ranks that torchrun's elastic agent starts on every host, or one process, and their environment."""
 
 import shlex
 import shutil
@@ -11,49 +11,51 @@ import torchx.specs as specs
 from launch.hosts import resource_of
 from launch.submission import check_verb, refused
 
-# Slurm's --export takes NAME=VALUE,NAME=VALUE: it cuts values at commas, and quotes are its own.
-_CUT_BY_SLURM = (",", "'", '"', "\n")
+# Slurm's --export takes NAME=VALUE,NAME=VALUE, so it splits values at commas; it also interprets quotes.
+_SPLIT_BY_SLURM = (",", "'", '"', "\n")
 
 
 def environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str] | None) -> dict[str, str]:
-    """Variables of every rank.
+    """Return the environment variables of every rank.
 
     Args:
-        threads: CPU threads of a rank.
-        gpu: GPUs of a host.
+        threads: Number of CPU threads of a rank.
+        gpu: Number of GPUs of a host.
         interface: Network interface between the hosts, or "" for the one that NCCL and gloo choose.
-        env: The user's own.
+        env: Variables of the user, which override the others.
     """
-    # OpenMP's threads of several ranks collapse on shared cores unless their number is said.
-    found = {"OMP_NUM_THREADS": str(threads)}
+    # Without a number, OpenMP starts a thread per core in each rank, and the threads of several ranks slow each other
+    # down.
+    variables = {"OMP_NUM_THREADS": str(threads)}
     if gpu:
-        # Why NCCL fails stands in its own warnings, which it keeps to itself otherwise; one line where all is well.
-        found["NCCL_DEBUG"] = "WARN"
+        # NCCL says why it fails in warnings, which are off by default; without a fault they are one line.
+        variables["NCCL_DEBUG"] = "WARN"
     if interface:
-        # Both choose by themselves, on some hosts one that leads to no other host (docker0), or a slow one.
-        found["NCCL_SOCKET_IFNAME"] = found["GLOO_SOCKET_IFNAME"] = interface
-    return found | dict(env or {})
+        # On some hosts, NCCL and gloo choose an interface that reaches no other host (docker0), or a slow one.
+        variables["NCCL_SOCKET_IFNAME"] = variables["GLOO_SOCKET_IFNAME"] = interface
+    return variables | dict(env or {})
 
 
-def for_command(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What a scheduler can hand over, and a command's beginning that sets the rest.
+def split_environment(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """Return the variables that every scheduler can pass on, and the beginning of a command that sets the others.
 
-    A component does not know its scheduler, and lists are usual here (NCCL_IB_HCA=mlx5_0,mlx5_1), so that refusing them
-    is no way out. `env` sets them in the same way everywhere.
+    A component does not know its scheduler, and lists are common (NCCL_IB_HCA=mlx5_0,mlx5_1), so they cannot be
+    refused. The command `env` sets them under every scheduler.
 
     Args:
-        env: All variables.
+        env: Environment variables of the job.
 
     Returns:
-        Variables of the job description; `env NAME=VALUE ...`, or nothing.
+        Variables for the job description, and the words `env NAME=VALUE ...`; no words if all variables can be passed
+        on.
     """
-    hard = {name: value for name, value in env.items() if any(cut in value for cut in _CUT_BY_SLURM)}
-    words = ["env", *(f"{name}={value}" for name, value in hard.items())] if hard else []
-    return {name: value for name, value in env.items() if name not in hard}, words
+    by_command = {name: value for name, value in env.items() if any(char in value for char in _SPLIT_BY_SLURM)}
+    words = ["env", *(f"{name}={value}" for name, value in by_command.items())] if by_command else []
+    return {name: value for name, value in env.items() if name not in by_command}, words
 
 
 _THREADS = "runtime.threads"
-_ELASTIC_RESTARTS = 3  # what is left of a job goes on by a restart of its ranks
+_ELASTIC_RESTARTS = 3  # After the loss of a host, a job goes on by a restart of its ranks.
 
 
 def ranks_job(
@@ -78,10 +80,10 @@ def ranks_job(
     check: bool,
     env: Mapping[str, str] | None,
 ) -> specs.AppDef:
-    """The job of a verb that runs on ranks; arguments as of the components.
+    """Return the job of a verb that runs on ranks. The arguments are those of the components.
 
     Raises:
-        ComponentValidationException: a job that could not run.
+        ComponentValidationException: The job could not run.
     """
     resource = resource_of(host, cpu=cpu, gpu=gpu, memory=memory)
     nproc = nproc or (resource.gpu if host else 1)
@@ -90,28 +92,29 @@ def ranks_job(
         if value < 0:
             raise refused(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
     resource.cpu = max(resource.cpu, nproc)
-    per_rank = threads or max(1, int(resource.cpu) // nproc)
-    size = ["--nproc-per-node", str(nproc), "--nnodes", f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)]
-    own = next((word for word in verb if word.startswith(f"{_THREADS}=")), None)  # an override, which the user means
-    if own is not None and threads:
-        raise refused(f"--threads {threads} -- {own}", "both say how many threads a rank has", "give one of them")
-    verb = [*verb, "--set", f"{_THREADS}={per_rank}"] if own is None else verb
-    variables = environment(threads=per_rank, gpu=int(resource.gpu), interface=interface, env=env)
+    threads_per_rank = threads or max(1, int(resource.cpu) // nproc)
+    nodes = f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)
+    torchrun_options = ["--nproc-per-node", str(nproc), "--nnodes", nodes]
+    override = next((word for word in verb if word.startswith(f"{_THREADS}=")), None)
+    if override is not None and threads:
+        raise refused(f"--threads {threads} -- {override}", "both say how many threads a rank has", "give one of them")
+    verb = [*verb, "--set", f"{_THREADS}={threads_per_rank}"] if override is None else verb
+    variables = environment(threads=threads_per_rank, gpu=int(resource.gpu), interface=interface, env=env)
     role = _role(name, image, python, [], resource, mounts)
     if check and not image:
-        check_verb(role.entrypoint, size, verb, env or {})
+        check_verb(role.entrypoint, torchrun_options, verb, env or {})
     max_restarts = max_restarts or (_ELASTIC_RESTARTS if min_nnodes else 0)
-    size += ["--max-restarts", str(max_restarts)] if max_restarts else []
-    role.env, setting = for_command(variables)
-    agent = [*setting, role.entrypoint, "-m", "ple_rec.agent", *size]
+    torchrun_options += ["--max-restarts", str(max_restarts)] if max_restarts else []
+    role.env, env_command = split_environment(variables)
+    agent = [*env_command, role.entrypoint, "-m", "ple_rec.agent", *torchrun_options]
     if nnodes == 1:
         role.entrypoint, role.args = agent[0], [*agent[1:], "--standalone", "--", *verb]
     else:
-        meeting = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]  # how patiently is the agent's to say
-        # The scheduler names the variable that holds the first host, which only a shell on each host can expand. It is
-        # empty on the first host of some.
+        rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
+        # Schedulers give the first host in a variable, which only a shell on each host can expand. Under some of them
+        # the variable is empty on the first host.
         endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"
-        command = f"exec {shlex.join([*agent, *meeting])} {endpoint} {shlex.join(['--', *verb])}"
+        command = f"exec {shlex.join([*agent, *rendezvous])} {endpoint} {shlex.join(['--', *verb])}"
         role.entrypoint, role.args = "bash", ["-c", command]
         role.num_replicas = nnodes
         role.min_replicas = min_nnodes or None
@@ -136,10 +139,12 @@ def process_job(
     shares: int = 1,
     max_retries: int = 0,
 ) -> specs.AppDef:
-    """The job of a verb that is one process, or one on each host that takes its share; arguments as of the components.
+    """Return the job of a verb that is one process, or one process on each of `shares` hosts.
+
+    The other arguments are those of the components.
 
     Raises:
-        ComponentValidationException: a job that could not run.
+        ComponentValidationException: The job could not run.
     """
     if shares < 1:
         raise refused(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
@@ -148,11 +153,11 @@ def process_job(
     role.num_replicas, role.max_retries = shares, max_retries
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
-    role.env, setting = for_command(env or {})
-    if setting:
-        role.entrypoint, role.args = setting[0], [*setting[1:], role.entrypoint, *role.args]
+    role.env, env_command = split_environment(env or {})
+    if env_command:
+        role.entrypoint, role.args = env_command[0], [*env_command[1:], role.entrypoint, *role.args]
     if shares > 1:
-        # On AWS Batch a host's number is a variable, which only a shell on that host can expand.
+        # On AWS Batch the index of a host is a variable, which only a shell on that host can expand.
         command = f"exec {shlex.join([role.entrypoint, *role.args])} --share {specs.macros.replica_id}/{shares}"
         role.entrypoint, role.args = "bash", ["-c", command]
     return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
@@ -165,8 +170,8 @@ def _check_sizes(nproc: int, nnodes: int, min_nnodes: int, gpu: float) -> None:
         rule = "each rank needs a GPU of its own"
         raise refused(f"--nproc {nproc} --gpu {gpu}", rule, f"give --nproc {gpu}, or more GPUs")
     if min_nnodes and not 1 <= min_nnodes < nnodes:
-        given = f"--min_nnodes {min_nnodes} --nnodes {nnodes}"
-        raise refused(given, "a job goes on with fewer hosts than it has", "give 1 or more, and below --nnodes")
+        value = f"--min_nnodes {min_nnodes} --nnodes {nnodes}"
+        raise refused(value, "a job goes on with fewer hosts than it has", "give 1 or more, and below --nnodes")
 
 
 def _role(
@@ -194,31 +199,31 @@ def _mounts(words: Sequence[str] | None) -> list[specs.BindMount | specs.VolumeM
         raise refused(f"--mounts {','.join(words or [])}", rule, fix) from error
 
 
-def run_directory_flag(resume: bool, auto_resume: bool, overwrite: bool, again: Mapping[str, int]) -> list[str]:
-    """Return the flag of train that says what becomes of a run that the run directory holds.
+def run_directory_flag(resume: bool, auto_resume: bool, overwrite: bool, restarts: Mapping[str, int]) -> list[str]:
+    """Return the flag of `train` for an existing run in the run directory; none if there is no such flag.
 
     Args:
-        resume: True to resume the run of the run directory.
-        auto_resume: True to resume a run where the run directory holds one.
-        overwrite: True to remove the run of the run directory.
-        again: Number of times that ranks are started again, by the flag that says so.
+        resume: True to resume the run in the run directory.
+        auto_resume: True to resume the run if the run directory holds one.
+        overwrite: True to remove the run in the run directory.
+        restarts: Values of the flags that start ranks again, by flag, such as `--max_retries`.
 
     Raises:
-        ComponentValidationException: flags that exclude each other.
+        ComponentValidationException: The flags exclude each other.
     """
-    wanted = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
-    named = [f"{flag} True" for flag, value in wanted.items() if value]
+    choices = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
+    named = [f"{flag} True" for flag, value in choices.items() if value]
     if len(named) > 1:
         rule = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it"
         raise refused(" ".join(named), rule, "choose one")
-    restarts = [f"{flag} {value}" for flag, value in again.items() if value > 0]
-    if overwrite and restarts:
-        rule = "the ranks that are started again would remove what they have saved"
+    restart_flags = [f"{flag} {value}" for flag, value in restarts.items() if value > 0]
+    if overwrite and restart_flags:
+        rule = "ranks that are started again would remove their own checkpoints"
         fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
-        raise refused(f"--overwrite True {restarts[0]}", rule, fix)
-    if resume and restarts:
-        rule = "such a job goes on by itself with the run that is there (--auto-resume)"
-        raise refused(f"--resume True {restarts[0]}", rule, "leave out --resume")
+        raise refused(f"--overwrite True {restart_flags[0]}", rule, fix)
+    if resume and restart_flags:
+        rule = "such a job resumes an existing run by itself (--auto-resume)"
+        raise refused(f"--resume True {restart_flags[0]}", rule, "leave out --resume")
     if resume or overwrite:
         return ["--resume"] if resume else ["--overwrite"]
-    return ["--auto-resume"] if auto_resume or restarts else []
+    return ["--auto-resume"] if auto_resume or restart_flags else []

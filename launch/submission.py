@@ -1,4 +1,4 @@
-"""The check at submission: what the job would refuse when it starts is refused before it waits in a queue."""
+"""Check at submission: input that the job would refuse is refused before the job waits in a queue."""
 
 import os
 import subprocess
@@ -9,44 +9,44 @@ from torchx.specs.finder import ComponentValidationException
 
 
 def refused(value: str, rule: str, fix: str) -> ComponentValidationException:
-    """The one exception that `torchx run` shows without a traceback.
+    """Return the only exception that `torchx run` shows without a traceback.
 
     Args:
-        value: The arguments, as they were given.
-        rule: What is allowed.
-        fix: What to do about it.
+        value: Refused arguments, such as `--nproc 0`.
+        rule: Rule that they break.
+        fix: Advice to the user.
     """
     return ComponentValidationException(f"{value}; {rule}. Fix: {fix}")
 
 
 _PREFIX = "ple-rec: "
-_LINES_SHOWN = 5  # of a check that itself fails
+_MAX_LINES = 5  # Lines of output that a message repeats if the check itself fails.
 _UNCHECKED = "submit all the same by --check False"
 
 
 def check_verb(python: str, options: Sequence[str], verb: Sequence[str], env: Mapping[str, str]) -> None:
-    """Check a verb's input, in this folder, by the Python that is to run it.
+    """Check a verb's input in this folder, with the Python that will run it.
 
     Args:
-        python: Its command.
-        options: Of torchrun, for the number of ranks; none of a verb that is one process.
-        verb: Of `ple-rec`, with its flags.
-        env: Variables of the job.
+        python: Command of the Python.
+        options: Options of torchrun, which give the number of ranks; none for a verb that is one process.
+        verb: Verb of `ple-rec` with its flags.
+        env: Environment variables of the job.
 
     Raises:
-        ComponentValidationException: what is wrong with the input, in the words of `ple-rec`.
+        ComponentValidationException: The input is wrong; the message is that of `ple-rec`.
     """
     command = [python, "-m", "ple_rec.agent", "--check", *options, "--", *verb]
-    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
-    said = done.stderr.strip()
-    message = said[said.index(_PREFIX) + len(_PREFIX) :] if _PREFIX in said else ""
-    if done.returncode == 0:
-        if message:  # what could not be checked here
+    result = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    output = result.stderr.strip()
+    message = output[output.index(_PREFIX) + len(_PREFIX) :] if _PREFIX in output else ""
+    if result.returncode == 0:
+        if message:  # The message says what this machine could not check.
             sys.stderr.write(f"{_PREFIX}{message}\n")
         return
     if not message:
-        ends = "\n".join(said.splitlines()[-_LINES_SHOWN:])
-        rule = f"ended with {done.returncode} where the input was to be checked:\n{ends}\n"
+        last_lines = "\n".join(output.splitlines()[-_MAX_LINES:])
+        rule = f"ended with {result.returncode} where the input was to be checked:\n{last_lines}\n"
         raise refused(f"--python {python}", rule, f"name the Python that has ple-rec by --python, or {_UNCHECKED}")
     hint = f"found before submission; where the job would find otherwise, {_UNCHECKED}"
     raise ComponentValidationException(f"{message}\n ({hint})")

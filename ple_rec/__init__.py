@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.3.0"
 
-_MODULES = {  # of the API, by name
+_MODULES = {  # Module of each name of the API.
     "Comparison": "api.comparisons",
     "DataError": "errors",
     "Dataset": "api.datasets",
@@ -60,19 +60,19 @@ _MODULES = {  # of the API, by name
 }
 __all__ = list(_MODULES)
 
-# Threads of OpenMP spin while they wait for one another, and take the cores from the one that they wait for where
-# another program is busy too. libgomp reads this when torch is imported (docs/training.md#threads has the measurement).
+# Threads of OpenMP spin while they wait for one another. If another program is busy too, they take the core from the
+# thread for which they wait. libgomp reads the variable when torch is imported (measured in docs/training.md#threads).
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the API when it is used."""
+    """Import a name of the API at its first use."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"ple_rec.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    """Return the names of the API among those that are there."""
+    """Return the names of this module, those of the API included."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`python -m ple_rec`, and the console script `ple-rec`."""
+"""Entry point of `python -m ple_rec` and of the console script `ple-rec`."""
 
 from typing import NoReturn
 

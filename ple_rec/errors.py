@@ -1,7 +1,8 @@
-"""The errors a user can meet, each with its exit code and a message of one shape: place, value, rule, fix.
+"""Errors that a user can meet, each with an exit code and a message of four parts: place, value, rule, fix.
 
 The command line and the Python API name an option by different words (`--run-dir`, `run_dir`), and the code that raises
-an error does not know which of them its caller has used. So a message holds both words, and whoever shows it picks one.
+an error does not know which of them its caller has used. So a message holds both words; `as_flags` and `as_arguments`
+pick one.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ def as_arguments(text: str) -> str:
 
 
 def _without_nulls(text: str) -> str:
-    """Return a text with an escape for each null character, which a path or a name of the user may hold."""
+    """Return a text with an escape for each null character, since a path or a name may hold one."""
     return text.replace("\0", r"\x00")
 
 
 class Option(Enum):
-    """Option that a message can name, `f"give another {Option.OUT}"`: its flag, and its argument in the API."""
+    """Option that a message can name, as in `f"give another {Option.OUT}"`: its flag and its argument in the API."""
 
     ALL_ROWS = "--all-rows", "all_rows=True"
     APPEND = "--append", "append"
@@ -73,7 +74,7 @@ class Option(Enum):
         return f"\0{flag}\0{argument}\0"
 
     def to(self, value: str | float, *, quoted: bool = False) -> str:
-        """Return the option with a value, for a message: `--append day=9`, or `append="day=9"`.
+        """Return the option with a value for a message: `--append day=9` or `append="day=9"`.
 
         Args:
             value: Value of the option.
@@ -86,67 +87,67 @@ class Option(Enum):
 
 
 def settings(*changes: str) -> str:
-    """Return changes of a configuration, for a message: `--set a=1 --set b=`, or `overrides=["a=1", "b="]`."""
+    """Return overrides of a configuration for a message: `--set a=1 --set b=` or `overrides=["a=1", "b="]`."""
     flags = " ".join(f"--set {_without_nulls(change)}" for change in changes)
     return f"\0{flags}\0overrides={json.dumps(changes, ensure_ascii=False)}\0"
 
 
 class PleRecError(Exception):
-    """An error whose cause lies outside the program; printed without a traceback.
+    """Error whose cause lies outside the program, printed without a traceback.
 
     The message reads `place: value; rule. Fix: fix`, for example
-    `data/census: no _SUCCESS file; a dataset directory without it is incomplete. Fix: run ...`. As text, it names
-    options by their flags.
+    `data/census: no _SUCCESS file; a dataset directory without it is incomplete. Fix: run ...`. `str` names options by
+    their flags.
 
     Args:
         place: Place of the fault: a file, a row group, a configuration key, a column.
-        value: Value that stands there.
-        rule: Rule that the value breaks, with its reason where that is not plain.
+        value: Wrong value at that place.
+        rule: Rule that the value breaks, with its reason if that is not obvious.
         fix: Advice to the user.
     """
 
     exit_code = 1
 
     def __init__(self, place: str | Option, value: str, rule: str, fix: str) -> None:
-        super().__init__(str(place), value, rule, fix)  # a worker process hands the error to its parent by these
+        super().__init__(str(place), value, rule, fix)  # Pickling passes these to a parent process.
         self.place, self.value, self.rule, self.fix = str(place), value, rule, fix
 
     def __str__(self) -> str:
         return as_flags(f"{self.place}: {self.value}; {self.rule}. Fix: {self.fix}")
 
     def reworded(self, change: Callable[[str], str]) -> Self:
-        """Return the error, to be raised in the place of this one, with each of its four parts changed.
+        """Return the error with each of its four parts changed, to be raised instead of this one.
 
         Args:
-            change: Function that makes the new part of the old one.
+            change: Function from the text of a part to its new text.
         """
         parts = map(change, (self.place, self.value, self.rule, self.fix))
         return type(self)(*parts).with_traceback(self.__traceback__)
 
 
 class UserError(PleRecError):
-    """The user's input (configuration, flags, paths, installation) is wrong."""
+    """Wrong input of the user: configuration, flags, paths, installation."""
 
     exit_code = 2
 
 
 class UnavailableError(UserError):
-    """A file, or an object store, cannot be read or written as things are; later it may."""
+    """A file or an object store that cannot be read or written now; later it may."""
 
 
 class DataError(PleRecError):
-    """The data breaks a rule: a label outside {0, 1}, an id outside its table, a damaged file."""
+    """Data that breaks a rule: a label outside {0, 1}, an id outside its table, a damaged file."""
 
     exit_code = 3
 
 
 class PreemptedError(PleRecError):
-    """The run was asked to stop and did; run again, it goes on."""
+    """End of a run that was asked to stop; the same command resumes it."""
 
     exit_code = 75
 
 
 class DivergedError(PleRecError):
-    """Training produced a loss or a gradient that is not finite."""
+    """Loss or gradient that is not finite."""
 
     exit_code = 4

@@ -29,12 +29,13 @@ SETUP_CFG = HERE.parent / "setup.cfg"
 BROUGHT_BY_TORCH = re.compile(r"(nvidia|cuda)-.*|triton")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux2014_x86_64")
 PYTHONS = ("3.11", "3.12", "3.13")
-PURE_SOURCE = ("iopath", "pyspark")  # published without a wheel, and of no machine: Python and jars
+# These have no wheel, but need no compiler: they are Python and jars.
+PURE_SOURCE = ("iopath", "pyspark")
 NO_DEPS = ("iopath", "torchrec")
 
 
 def requirements(*extras: str) -> list[str]:
-    """The base requirements of setup.cfg and those of `extras`."""
+    """Return the base requirements of setup.cfg and those of some extras."""
     config = configparser.ConfigParser()
     config.read(SETUP_CFG, encoding="utf-8")
     texts = [config["options"]["install_requires"], *(config["options.extras_require"][extra] for extra in extras)]
@@ -42,15 +43,15 @@ def requirements(*extras: str) -> list[str]:
 
 
 def canonical(name: str) -> str:
-    """A distribution's name as registries compare it."""
+    """Return the name of a distribution in the form that registries compare."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def dry_run(*arguments: str) -> list[Any]:
-    """Return what pip would install, as its report lists it; nothing is installed.
+    """Return the packages that pip would install, in the form of its report; nothing is installed.
 
     Raises:
-        subprocess.CalledProcessError: where pip finds no answer; its own message, on stderr, says why.
+        subprocess.CalledProcessError: pip finds no set of versions; its message on stderr says why.
     """
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
@@ -61,17 +62,22 @@ def dry_run(*arguments: str) -> list[Any]:
 
 
 def for_python(version: str) -> tuple[str, ...]:
-    """Return pip's arguments that choose for another Python on Linux, which it does without requirements alone."""
+    """Return the arguments by which pip chooses for another Python on Linux; they work only with --no-deps."""
     platforms = [flag for platform in PLATFORMS for flag in ("--platform", platform)]
     return ("--no-deps", "--target", "nowhere", "--python-version", version, *platforms)
 
 
-def resolve(wanted: list[str], held: dict[str, str]) -> dict[str, str]:
-    """Name to version of all that pip would install for `wanted`, `held` being constraints."""
+def resolve(specifiers: list[str], constraints: dict[str, str]) -> dict[str, str]:
+    """Return the version of each package that pip would install, by name.
+
+    Args:
+        specifiers: Requirements such as "torch==2.13.0".
+        constraints: Versions that pip has to choose, by name.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder, "held.txt")
-        constraints.write_text("".join(f"{name}=={version}\n" for name, version in held.items()), encoding="utf-8")
-        chosen = dry_run("--constraint", str(constraints), *wanted)
+        file = Path(folder, "constraints.txt")
+        file.write_text("".join(f"{name}=={version}\n" for name, version in constraints.items()), encoding="utf-8")
+        chosen = dry_run("--constraint", str(file), *specifiers)
     versions = {canonical(item["metadata"]["name"]): item["metadata"]["version"] for item in chosen}
     return {
         name: version.partition("+")[0] for name, version in versions.items() if not BROUGHT_BY_TORCH.fullmatch(name)
@@ -103,11 +109,15 @@ def write_stack(device: str, versions: dict[str, str]) -> None:
 
 
 def check_wheels(name: str) -> None:
-    """Ask pip whether every line of a file, but for PURE_SOURCE, has a wheel on every supported Python."""
+    """Check that every requirement of a file, except PURE_SOURCE, has a wheel on every supported Python.
+
+    Raises:
+        subprocess.CalledProcessError: A wheel is missing.
+    """
     lines = (HERE / name).read_text(encoding="utf-8").splitlines()[1:]
-    wanted = [line for line in lines if line.partition("==")[0] not in PURE_SOURCE]
+    with_wheels = [line for line in lines if line.partition("==")[0] not in PURE_SOURCE]
     for python in PYTHONS:
-        dry_run(*for_python(python), "--only-binary", ":all:", *wanted)
+        dry_run(*for_python(python), "--only-binary", ":all:", *with_wheels)
         print(f"requirements/{name}: a wheel of each on Python {python}")
 
 

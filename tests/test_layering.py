@@ -32,6 +32,10 @@ def table(heading: str) -> dict[str, list[tuple[str, ...]]]:
 # layer: (own layers or modules it may import beside itself, third parties it may import)
 LAYERS = {layer: (ours, others) for layer, (_, ours, others) in table("folder").items()}
 ALSO = {place: names for place, (names,) in table("file or folder").items()}
+# room of data_prep: rooms, and modules beside them, that it may import beside itself and SHARED
+ROOMS = {room.removeprefix("data_prep/"): names for room, (_, names) in table("room").items()}
+SHARED = {"failures", "progress"}
+ABOVE = {"init", "inputs"}  # rooms that stand on the modules beside them
 FREE = {"__init__", "__main__", "agent", "api", "cli"}  # of ple_rec itself: they tie the layers together
 FOLDERS = ("ple_rec", "data_prep", "launch")
 
@@ -86,6 +90,51 @@ def test_every_file_keeps_to_its_layer(repository: Path) -> None:
         module = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
         broken += violations(module, file.read_text(encoding="utf-8"), str(path))
     assert not broken, "\n".join(broken)
+
+
+def strays(module: str, source: str) -> list[str]:
+    """Return every import of a module of `data_prep` that its room does not permit."""
+    room = module.split(".")[1] if module.count(".") else ""
+    names = [name.split(".")[1] for _, name in imports(source) if name.startswith("data_prep.")]
+    if room in ROOMS:
+        permitted = {room, *SHARED, *ROOMS[room]}
+        return [f"{module} imports {name}" for name in names if name not in permitted]
+    refused = set(ROOMS) if room in SHARED else ABOVE
+    return [f"{module} imports {name}" for name in names if name in refused]
+
+
+def test_rooms_of_data_prep_import_those_below_them(repository: Path) -> None:
+    folder = repository / "data_prep"
+    assert set(ROOMS) == {file.parent.name for file in folder.glob("*/__init__.py")}
+    assert in_circles({room: set(ROOMS).intersection(names) for room, names in ROOMS.items()}) == []
+    beside = SHARED.union(*ROOMS.values()).difference(ROOMS)
+    assert [name for name in beside if not (folder / f"{name}.py").exists()] == []
+    found = []
+    for file in folder.rglob("*.py"):
+        module = ".".join(file.relative_to(repository).with_suffix("").parts).removesuffix(".__init__")
+        found += strays(module, file.read_text(encoding="utf-8"))
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "permitted"),
+    [
+        ("data_prep.engines.duck", "output.parts", False),
+        ("data_prep.engines.duck", "sources.files", True),
+        ("data_prep.sources.csv_files", "failures", True),
+        ("data_prep.output.dataset_diff", "pipeline", False),
+        ("data_prep.stats.page.view", "stats.cells", True),
+        ("data_prep.inputs.read", "diagnose", True),
+        ("data_prep.pipeline", "stats", True),
+        ("data_prep.run", "inputs.read", False),
+        ("data_prep.progress", "sources.files", False),
+    ],
+)
+def test_a_room_permits_what_stands_in_its_row(module: str, name: str, permitted: bool) -> None:
+    room = name.split(".")[0]
+    expected = [] if permitted else [f"{module} imports {room}"]
+    assert strays(module, f"from data_prep.{name} import X") == expected
+    assert strays(module, f"def f():\n    import data_prep.{name}") == expected
 
 
 def test_pages_name_files_and_folders_that_there_are(repository: Path) -> None:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper import figure7
-from benchmarks.paper.page import Made, write_paper
-from benchmarks.paper.parts import FIGURE7_SIZE, Comparison, Part, all_parts, quick_parts, some_of
+from benchmarks.paper.page import FinishedPart, write_paper
+from benchmarks.paper.parts import FIGURE7_SIZE, PaperComparison, PaperPart, all_parts, quick_parts, some_of
 from ple_rec.analysis.compare.compare import places_of, run_comparison, workers_of
 from ple_rec.analysis.compare.estimate import Bounds, Pace, forecast, paces_of
 from ple_rec.analysis.compare.matrix import matrix_of
-from ple_rec.analysis.compare.reuse import reusable, without
+from ple_rec.analysis.compare.reuse import reusable, without_runs
 from ple_rec.analysis.compare.runs import COMPARISON
 from ple_rec.analysis.compare.work import studies_of, work_of
 from ple_rec.config.choices import COMPARISONS
@@ -28,12 +28,14 @@ from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.schema import SUCCESS_FILE
 from ple_rec.errors import UserError
+from ple_rec.reports.compare.page import report_comparison
+from ple_rec.runs.directory import RunDirectory
 from ple_rec.runtime.exits import PREEMPTED, SOME_FAILED, end_process, guarded
 from ple_rec.text.messages import messages
 from ple_rec.text.progress import print_line
 
 
-def _parser(parts: Sequence[Part]) -> argparse.ArgumentParser:
+def _parser(parts: Sequence[PaperPart]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.paper", description=__doc__, allow_abbrev=False)
     parser.add_argument("--quick", action="store_true", help="few runs on little data: minutes, to see that it works")
     parser.add_argument(
@@ -71,17 +73,17 @@ def positive(text: str) -> int:
 
 
 def _size(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
-    if found is None:
+    match = re.fullmatch(r"([1-9][0-9]*)x([1-9][0-9]*)", text)
+    if match is None:
         raise argparse.ArgumentTypeError(f"got {text!r}; expected samples and inputs, as 200000x128")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
-def chosen_parts(args: argparse.Namespace) -> list[Part]:
-    """What is to be made.
+def chosen_parts(args: argparse.Namespace) -> list[PaperPart]:
+    """Return the parts and comparisons that the arguments select.
 
     Raises:
-        UserError: a name that is none, or options that exclude each other.
+        UserError: No part has such a name, or options exclude each other.
     """
     if args.quick and args.fig7_size is not None:
         raise UserError("--fig7-size", "given with --quick", "--quick has a size of its own", "leave one of them out")
@@ -93,22 +95,22 @@ def chosen_parts(args: argparse.Namespace) -> list[Part]:
 
 
 def make(args: argparse.Namespace) -> int:
-    """Make the parts.
+    """Make the parts, write their page and return the exit code.
 
     Raises:
-        UserError: the input is wrong.
+        UserError: An argument or a dataset is wrong.
     """
     chosen = chosen_parts(args)
     if args.budget is not None and not 0 < args.budget < math.inf:
         raise UserError("--budget", f"got {args.budget}", "hours are positive", "give for example --budget 2")
     end = None if args.budget is None else time.monotonic() + args.budget * 3600
-    if unmade := {c.data: None for part in chosen for c in part.comparisons if c.prepare and not _there(c)}:
-        print_line(f"{len(unmade)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unmade))}")
+    if unprepared := {c.data: None for part in chosen for c in part.comparisons if c.prepare and not _has_dataset(c)}:
+        print_line(f"{len(unprepared)} dataset(s) to prepare, then the estimate: {', '.join(map(str, unprepared))}")
     ready = [(part, [c for c in part.comparisons if _prepared(c)]) for part in chosen]
     _estimate(ready, args)
     if args.dry_run:
         return 0
-    made, failed, stopped = [], [], []
+    finished, failed, stopped = [], [], []
     for part, comparisons in ready:
         results: dict[str, dict[str, Any]] = {}
         for comparison in comparisons:
@@ -119,7 +121,8 @@ def make(args: argparse.Namespace) -> int:
                     compare,
                     Path(),
                     comparison.overrides,
-                    args.out / comparison.name,
+                    RunDirectory(args.out / comparison.name, args.out / comparison.name),
+                    report=report_comparison,
                     jobs=args.jobs,
                     overwrite=args.overwrite,
                     until=end,
@@ -130,11 +133,11 @@ def make(args: argparse.Namespace) -> int:
             failed += [f"{comparison.name}: {run}" for run in done.failed]
             stopped += done.stopped
         missing = [c.name for c in part.comparisons if c.name not in results]
-        made.append(Made(part, results, missing))
+        finished.append(FinishedPart(part, results, missing))
         if part.correlations and results:
-            points = made[-1].points
+            points = finished[-1].points
             print_line(f"\n{figure7.gain_table(points)}\n\n{figure7.summary(points)}")
-    page = write_paper(made, args.out)
+    page = write_paper(finished, args.out)
     print_line(f"\npaper: {page}")
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}; the others are kept, run again to retry\n")
@@ -142,13 +145,13 @@ def make(args: argparse.Namespace) -> int:
     return PREEMPTED if stopped else 0
 
 
-def _there(comparison: Comparison) -> bool:
+def _has_dataset(comparison: PaperComparison) -> bool:
     return (comparison.data / SUCCESS_FILE).exists()
 
 
-def _prepared(comparison: Comparison) -> bool:
-    """Whether its dataset is there, once it has been made where it can be."""
-    if _there(comparison):
+def _prepared(comparison: PaperComparison) -> bool:
+    """Prepare the dataset if it is missing; return False if only the user can make it."""
+    if _has_dataset(comparison):
         return True
     if not comparison.prepare:
         print_line(
@@ -165,22 +168,22 @@ def _prepared(comparison: Comparison) -> bool:
     return True
 
 
-def beside(comparison: Comparison, out: Path) -> list[Path]:
-    """The other comparisons on its data that have begun: what they have trained alike need not be trained again."""
+def beside(comparison: PaperComparison, out: Path) -> list[Path]:
+    """Return the folders of other comparisons on the same data, whose equal runs need not be trained again."""
     on_its_data = [other.name for part in all_parts() for other in part.comparisons if other.data == comparison.data]
     return [out / name for name in on_its_data if name != comparison.name and (out / name / COMPARISON).is_file()]
 
 
-def _compare(comparison: Comparison) -> CompareConfig:
-    asked = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
-    variants = {n: v for n, v in asked.variants.items() if not comparison.variants or n in comparison.variants}
-    tune = asked.tune.model_copy(update={"trials": comparison.tune})
+def _compare(comparison: PaperComparison) -> CompareConfig:
+    recipe = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
+    variants = {n: v for n, v in recipe.variants.items() if not comparison.variants or n in comparison.variants}
+    tune = recipe.tune.model_copy(update={"trials": comparison.tune})
     changes: dict[str, Any] = {"name": comparison.name, "seeds": comparison.seeds, "variants": variants, "tune": tune}
-    return asked.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
+    return recipe.model_copy(update=changes | ({"match": comparison.match} if comparison.match else {}))
 
 
-def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse.Namespace) -> None:
-    """Say how long each part takes, from short runs of its first comparison."""
+def _estimate(ready: Sequence[tuple[PaperPart, Sequence[PaperComparison]]], args: argparse.Namespace) -> None:
+    """Print an estimate of the time that each part takes, from short runs of its first comparison."""
     total = Bounds(0.0, 0.0)
     for part, comparisons in ready:
         seconds, runs, left, trials = Bounds(0.0, 0.0), 0, 0, 0
@@ -189,7 +192,7 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
             compare, root = _compare(comparison), args.out / comparison.name
             matrix = matrix_of(compare, Path(), comparison.overrides)
             work = work_of(matrix, studies_of(matrix, compare.tune, root), root, overwrite=args.overwrite)
-            work = without(work, reusable(work, beside(comparison, args.out)))
+            work = without_runs(work, reusable(work, beside(comparison, args.out)))
             runs, left, trials = runs + len(work.runs), left + len(work.left), trials + work.trials
             jobs, devices = places_of(matrix, args.jobs)
             if workers := workers_of(work, jobs, devices):
@@ -202,7 +205,7 @@ def _estimate(ready: Sequence[tuple[Part, Sequence[Comparison]]], args: argparse
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     args = _parser(all_parts()).parse_args()
     end_process(guarded(lambda: make(args)))
 

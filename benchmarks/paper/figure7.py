@@ -1,7 +1,7 @@
-"""Fig. 7: what models gain over single-task, over the correlation of two regressions.
+"""Fig. 7: gain of models over single-task at several correlations of two regressions.
 
-The paper's number: the mean MTL gain of PLE over that of MMoE, (mean_PLE - mean_MMoE) / mean_MMoE, means over both
-tasks and all correlations. It is defined where MMoE's mean is positive.
+The paper reports the mean MTL gain of PLE over that of MMoE, (mean_PLE - mean_MMoE) / mean_MMoE. The means are over
+both tasks and all correlations. The number is defined if MMoE's mean is positive.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.reports.lines import Curve, draw_lines, looks
+from ple_rec.reports.lines import Curve, draw_lines, line_styles
 from ple_rec.reports.svg import MUTED, Chart, Paint
 from ple_rec.text import aligned
 
-Results = Mapping[str, Any]  # compare.json
+# Content of compare.json.
+Results = Mapping[str, Any]
 _PAPER = 0.872
 
 
 def charts(points: Sequence[tuple[float, Results]]) -> list[Chart]:
-    """A chart for each task: MTL gain in MSE over the correlation, a line for each variant.
+    """Return a chart of the MTL gain in MSE for each task. A variant is a line over the correlations.
 
     Args:
-        points: Correlation and compare.json, ascending.
+        points: Correlation and compare.json of each comparison, in ascending order of correlation.
     """
     tasks = points[0][1]["tasks"]
     return [_chart(task, points) for task in tasks]
 
 
 def summary(points: Sequence[tuple[float, Results]]) -> str:
-    """Mean gain of each variant, over tasks and correlations, and PLE's over MMoE's."""
+    """Return the mean gain of each variant over tasks and correlations, and the gain of PLE over MMoE."""
     points, whole = [point for point in points if _complete(point[1])], len(points)
     if not points:
         return "no correlation has all its runs yet"
@@ -50,38 +51,38 @@ def summary(points: Sequence[tuple[float, Results]]) -> str:
 
 
 def gain_table(points: Sequence[tuple[float, Results]]) -> str:
-    """Test MSE of every variant and task at every correlation."""
+    """Return a table of the test MSE of every variant and task at every correlation."""
     lines = [["variant, task", *(f"p = {p:g}" for p, _ in points)]]
     first = points[0][1]
     for name in first["variants"]:
         for task in first["tasks"]:
-            found = [results["variants"][name]["tasks"].get(task) for _, results in points]
-            lines.append([f"{name}, {task}", *("-" if value is None else f"{value['mean']:.5f}" for value in found)])
+            cells = [results["variants"][name]["tasks"].get(task) for _, results in points]
+            lines.append([f"{name}, {task}", *("-" if value is None else f"{value['mean']:.5f}" for value in cells)])
     return "\n".join(aligned(lines))
 
 
 def _complete(results: Results) -> bool:
-    """Whether every run has finished: means over other points could not be compared."""
+    """Return True if every run has finished. Means are compared only over such points."""
     return not results["missing"] and not any(variant["failed"] for variant in results["variants"].values())
 
 
 def _mean_gain(name: str, points: Sequence[tuple[float, Results]]) -> float | None:
     tasks = (task for _, results in points for task in results["variants"][name]["tasks"].values())
-    found = [task["gain"]["mean"] for task in tasks if task["gain"] is not None]
-    return statistics.fmean(found) if found else None
+    gains = [task["gain"]["mean"] for task in tasks if task["gain"] is not None]
+    return statistics.fmean(gains) if gains else None
 
 
 def _chart(task: str, points: Sequence[tuple[float, Results]]) -> Chart:
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axhline(0, color=paint(MUTED), linewidth=1)
         curves: dict[str, Curve] = {}
-        for name, look in zip(points[0][1]["variants"], looks(), strict=False):
-            gains = [(p, results["variants"][name]["tasks"].get(task)) for p, results in points]
-            found = [(p, value["gain"]) for p, value in gains if value is not None and value["gain"] is not None]
-            curves[name] = np.array([p for p, _ in found]), np.array([gain["mean"] for _, gain in found])
-            for p, gain in found:
+        for name, style in zip(points[0][1]["variants"], line_styles(), strict=False):
+            cells = [(p, results["variants"][name]["tasks"].get(task)) for p, results in points]
+            gains = [(p, value["gain"]) for p, value in cells if value is not None and value["gain"] is not None]
+            curves[name] = np.array([p for p, _ in gains]), np.array([gain["mean"] for _, gain in gains])
+            for p, gain in gains:
                 if gain["seed_interval"] is not None:
-                    axes.plot([p, p], gain["seed_interval"], color=paint(look.colour), linewidth=1, alpha=0.6)
+                    axes.plot([p, p], gain["seed_interval"], color=paint(style.colour), linewidth=1, alpha=0.6)
         draw_lines(axes, paint, curves)
         axes.set(xlabel="correlation p of the tasks' weights", ylabel="MTL gain in MSE")
 

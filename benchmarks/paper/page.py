@@ -1,4 +1,4 @@
-"""`paper.html`: the parts that were made, each with its tables, figures and what is still missing."""
+"""`paper.html`: a section for each part, with its tables, its figures and the comparisons that are missing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paper import figure7
-from benchmarks.paper.parts import Part
-from ple_rec.analysis.compare.text import format_results
+from benchmarks.paper.parts import PaperPart
 from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
+from ple_rec.reports.compare.text import format_results
 from ple_rec.reports.page import Part as Section
 from ple_rec.reports.page import render, write_document
 from ple_rec.runs.layout import writing
@@ -19,53 +19,53 @@ PAGE, FIGURES = "paper.html", "figures"
 
 
 @dataclass(frozen=True)
-class Made:
-    """A part as far as it was made.
+class FinishedPart:
+    """Part of the paper with the results of its comparisons.
 
     Args:
         part: Part of the paper.
-        results: compare.json by the comparison's name.
-        missing: Comparisons without their dataset.
+        results: Content of compare.json of each comparison, by its name.
+        missing: Names of the comparisons whose dataset does not exist.
     """
 
-    part: Part
+    part: PaperPart
     results: Mapping[str, Mapping[str, Any]]
     missing: Sequence[str]
 
     @property
     def points(self) -> list[tuple[float, Mapping[str, Any]]]:
-        """Correlation and compare.json of Fig. 7; none of another part."""
+        """Correlation and compare.json of each comparison of Fig. 7; empty for another part."""
         if not self.part.correlations:
             return []
         pairs = zip(self.part.correlations, self.part.comparisons, strict=True)
         return [(p, self.results[c.name]) for p, c in pairs if c.name in self.results]
 
 
-def write_paper(made: Sequence[Made], root: Path) -> Path:
+def write_paper(parts: Sequence[FinishedPart], root: Path) -> Path:
     """Write the page and the figures of Fig. 7.
 
     Raises:
-        UserError: They cannot be written.
+        UserError: The page or a figure cannot be written.
     """
     with writing(root / FIGURES):
         (root / FIGURES).mkdir(parents=True, exist_ok=True)
-        for part in made:
+        for part in parts:
             for chart in figure7.charts(part.points) if part.points else ():
                 chart.save(root / FIGURES)
     target = root / PAGE
-    sections = [Section(part.part.name, part.part.title, _content(part)) for part in made]
-    page = render("paper", sections, name="The paper's tables and figures")
+    sections = [Section(part.part.name, part.part.title, _content(part)) for part in parts]
+    page = render(Path(__file__).with_name("paper.html.j2"), sections, name="The paper's tables and figures")
     write_document(page, target, "the page is a file in the output folder", "free disk space, or make it writable")
     return target
 
 
-def _content(made: Made) -> dict[str, Any]:
-    points = made.points
+def _content(part: FinishedPart) -> dict[str, Any]:
+    points = part.points
     return {
-        "missing": made.missing,
+        "missing": part.missing,
         "panels": [chart.panel() for chart in figure7.charts(points)] if points else [],
         "summary": f"{figure7.gain_table(points)}\n\n{figure7.summary(points)}" if points else "",
         "comparisons": [
-            (name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in made.results.items()
+            (name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in part.results.items()
         ],
     }

@@ -1,4 +1,4 @@
-"""The driver's side of a contender: its process, its orders, what it answers."""
+"""Process of a contender as the driver sees it: the driver sends orders and receives answers."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from typing import Any
 from ple_rec.errors import PleRecError
 
 _PATIENCE_SECONDS = 20.0
-_SHOWN = 8  # lines of the log
+# An error message shows this many lines of the log.
+_LOG_LINES = 8
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to train the workload.
+    """Program that trains the workload.
 
     Args:
-        name: Of it on the command line.
-        title: For people.
-        command: That starts it, without the file of the workload.
-        table_copies: How many times the tables are in memory at most: weights, gradients, states, temporaries.
-        library: Whether it is one that a user would leave for us.
-        ours: Whether it is ours.
+        name: Name on the command line.
+        title: Title in the table.
+        command: Command that starts it, without the file of the workload.
+        table_copies: Largest number of copies of the tables in memory: weights, gradients, states, temporaries.
+        library: True for a library that a user may choose instead of ours.
+        ours: True for this project.
         after: Words of its command that follow the file of the workload.
     """
 
@@ -40,14 +41,14 @@ class Contender:
 
 
 class Child:
-    """The process of a contender, which waits between its turns.
+    """Process of a contender, which waits between its turns.
 
     Args:
-        contender: Which.
+        contender: Contender that the process runs.
         workload: File of the workload.
-        log: File of what it prints.
-        threads: That its libraries may start.
-        root: Where the commands of all contenders run.
+        log: File of the output that the process prints.
+        threads: Number of threads that its libraries may start.
+        root: Folder in which the commands of all contenders run.
     """
 
     def __init__(self, contender: Contender, workload: Path, log: Path, threads: int, root: Path) -> None:
@@ -70,7 +71,8 @@ class Child:
     def __exit__(self, *error: object) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.close()  # it ends when it asks what is next
+        # The process ends when its input does.
+        self._process.stdin.close()
         try:
             self._process.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -83,10 +85,10 @@ class Child:
         self._process.stdout.close()
 
     def receive(self) -> dict[str, Any]:
-        """What it says next.
+        """Return the next message of the contender.
 
         Raises:
-            PleRecError: it tells an error, or has ended.
+            PleRecError: The contender has reported an error or has ended.
         """
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -101,20 +103,24 @@ class Child:
         return answer
 
     def run(self, mode: str, steps: int, again: int) -> dict[str, Any]:
-        """A turn: `samples`, `seconds`, `peak_bytes`; raises as `receive`.
+        """Run a turn and return its `samples`, `seconds` and `peak_bytes`.
 
         Args:
-            mode: Which of the ways that it has named.
-            steps: That count.
-            again: Steps before them that do not.
+            mode: Name of one of its modes.
+            steps: Number of measured steps.
+            again: Number of steps before them, which are not measured.
+
+        Raises:
+            PleRecError: The contender has reported an error or has ended.
         """
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"mode": mode, "steps": steps, "again": again}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has ended, and `receive` says why
+            # The process has ended; `receive` raises the reason.
+            pass
         return self.receive()
 
     def _tail(self) -> str:
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN:])
+        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:])

@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers.deepctr WORKLOAD.json
 
-At import the library asks the network for a newer version of itself; the `requests` that it finds here answers nothing.
+At import the library asks the network for a newer version of itself; an empty module `requests` keeps it from that.
 
 Shape suffixes: B batch, C columns (sparse, then dense), K tasks, N rows.
 """
@@ -20,34 +20,37 @@ import numpy as np
 import torch
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve
-from benchmarks.peers.workload import Cycle, Rows, Workload
+from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve
+from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 _LOSSES = {"binary": "binary_crossentropy", "regression": "mse"}
-_L2 = 1e-5  # the library's default on its tables
+# The library's default for its tables.
+_L2 = 1e-5
 
 
 class _Clock:
-    """Times an epoch of `fit`, without what `fit` does before it, such as joining its arrays."""
+    """Clock of an epoch of `fit`. It leaves out the work before the loop, such as joining the arrays."""
 
     seconds = 0.0
     begun = 0.0
 
     def begin(self, epoch: int, logs: object = None) -> None:
-        """`fit` enters its loop."""
+        """Start the clock as `fit` enters its loop."""
         self.begun = time.perf_counter()
 
     def end(self, epoch: int, logs: object = None) -> None:
-        """It has left it."""
+        """Stop the clock as `fit` leaves its loop."""
         self.seconds = time.perf_counter() - self.begun
 
 
 def make(work: Workload, l2: float = _L2) -> Ready:
-    """The compiled model, and two ways to feed its `fit`.
+    """Build and compile the model.
+
+    The mode `step` feeds `fit` from memory; `own loop` feeds it by the library's loader.
 
     Args:
-        work: Sizes and rows.
-        l2: Of the tables.
+        work: Workload to train.
+        l2: L2 coefficient of the tables.
     """
     sys.modules.setdefault("requests", ModuleType("requests"))
     from deepctr_torch.callbacks import Callback
@@ -55,7 +58,7 @@ def make(work: Workload, l2: float = _L2) -> Ready:
     from deepctr_torch.models import PLE, basemodel
 
     torch.set_num_threads(work.threads)
-    rows = Rows.read(work.rows)
+    rows = TrainingRows.read(work.rows)
     columns = [SparseFeat(name, vocabulary_size=count, embedding_dim=work.dim) for name, count in work.tables.items()]
     columns += [DenseFeat(name) for name in work.dense]
     kinds = list(work.tasks.values())
@@ -78,30 +81,31 @@ def make(work: Workload, l2: float = _L2) -> Ready:
     clock, callback = _Clock(), Callback()
     callback.on_epoch_begin, callback.on_epoch_end = clock.begin, clock.end
 
-    def fit(part: Rows) -> None:
+    def fit(part: TrainingRows) -> None:
         x: list[Any] = [*part.ids_SN, *part.dense_FN]
         y = np.ascontiguousarray(part.labels_KN.T)
         model.fit(x, y, batch_size=work.batch_size, epochs=1, verbose=0, callbacks=[callback])
 
-    def own_loop(steps: int) -> Done:
+    def own_loop(steps: int) -> TurnResult:
         basemodel.DataLoader = own_loader
         fit(rows.first(steps * work.batch_size))
-        return Done(steps * work.batch_size, clock.seconds)
+        return TurnResult(steps * work.batch_size, clock.seconds)
 
-    def step(steps: int) -> Done:
+    def step(steps: int) -> TurnResult:
         batches = ready.take(steps)
 
         def in_memory(**_: object) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
             return batches
 
         basemodel.DataLoader = in_memory
-        fit(rows.first(work.batch_size))  # which it does not read
-        return Done(steps * work.batch_size, clock.seconds)
+        # `fit` needs rows, but the loader above ignores them.
+        fit(rows.first(work.batch_size))
+        return TurnResult(steps * work.batch_size, clock.seconds)
 
     return Ready({"step": step, "own loop": own_loop}, ("torch", "deepctr-torch"), peak_bytes_of)
 
 
-def _tensors(rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
+def _tensors(rows: TrainingRows) -> tuple[torch.Tensor, torch.Tensor]:
     x_BC = torch.from_numpy(np.concatenate([rows.ids_SN.astype(np.float32), rows.dense_FN]).T.copy())
     return x_BC, torch.from_numpy(rows.labels_KN.T.copy())
 

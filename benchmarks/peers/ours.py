@@ -1,4 +1,4 @@
-"""`ple-rec train` itself, from Parquet and with metrics on, which is stopped while others have their turn.
+"""`ple-rec train` itself, from Parquet and with metrics. The run stands still while others have their turn.
 
 python -m benchmarks.peers.ours WORKLOAD.json
 """
@@ -10,7 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
-from benchmarks.peers.protocol import Done, Ready, serve
+from benchmarks.peers.protocol import Ready, TurnResult, serve
 from benchmarks.peers.workload import Workload
 from benchmarks.reference import TrainRun, settings, train_command
 
@@ -22,15 +22,16 @@ def make(work: Workload) -> Ready:
     command = train_command(run_dir, settings(work.dataset, work.threads, f"train.precision={work.precision}"))
     run = TrainRun(command, run_dir / "train.jsonl", work.batch_size)
 
-    def turn(steps: int) -> Done:
+    def turn(steps: int) -> TurnResult:
         samples, seconds, _ = run.turn(steps)
-        return Done(int(samples), seconds)
+        return TurnResult(int(samples), seconds)
 
     return Ready({"train": turn}, ("torch", "torchrec", "fbgemm-gpu-cpu"), run.peak_bytes, run.close)
 
 
 def _end(*_: object) -> None:
-    raise SystemExit(143)  # so that the run ends too
+    # `serve` then closes the contender, which ends the training run, too.
+    raise SystemExit(143)
 
 
 if __name__ == "__main__":

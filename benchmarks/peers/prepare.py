@@ -1,4 +1,4 @@
-"""The data of one number of users: a dataset directory for us, the same rows in one file for the others.
+"""Data of one number of users: a dataset directory for our contender, the same rows in one file for the others.
 
 Shape suffixes: N rows, S sparse features, F dense features, B batch.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.feed import write_feed
-from benchmarks.peers.workload import Rows, Workload
+from benchmarks.peers.workload import TrainingRows, Workload
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
@@ -24,17 +24,19 @@ from ple_rec.runtime.host import usable_cores
 from ple_rec.training.prepared import prepare_run
 
 RECIPE = "bench-feed"
-WRITTEN_ROWS = 1 << 19  # an epoch of ours: 128 steps
-_MEMORY_BATCHES = 64  # of the others, over and over: in their favour, if anything
+# An epoch of our contender has 128 steps.
+WRITTEN_ROWS = 1 << 19
+# The other contenders repeat this many batches from memory, which can only favour them.
+_MEMORY_BATCHES = 64
 
 
 def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Workload:
-    """Write what is missing; the workload.
+    """Write the data unless it exists, and return the workload.
 
     Args:
-        folder: Of this number of users.
-        users: Rows of the user table, about.
-        threads: Of every contender; None: one a usable core.
+        folder: Folder of the data of this number of users.
+        users: Approximate number of rows of the user table.
+        threads: Number of threads of every contender; None: one per usable core.
         precision: Precision of the matrix products of every contender.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,12 +51,12 @@ def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Wo
 
 
 def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
-    """The workload of a configuration that all contenders can express, its rows in `folder`.
+    """Write the rows of a configuration that all contenders can express, and return its workload.
 
     Args:
-        config: Of PLE with equal levels, as `bench-feed`.
-        folder: Where the rows go.
-        threads: Of every contender.
+        config: Configuration of PLE with equal levels, such as `bench-feed`.
+        folder: Folder of the rows.
+        threads: Number of threads of every contender.
     """
     run = prepare_run(config, 1)
     loader, selection = run.training_loader(0), run.selection
@@ -86,12 +88,12 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
     )
 
 
-def rows_of(batches: Iterator[Batch], selection: Selection) -> Rows:
-    """The rows of batches of single-valued features.
+def rows_of(batches: Iterator[Batch], selection: Selection) -> TrainingRows:
+    """Return the rows of batches of single-valued features.
 
     Args:
-        batches: On the host.
-        selection: What they hold.
+        batches: Batches in the memory of the host.
+        selection: Columns of the batches.
     """
     ids: list[NDArray[np.int32]] = []
     dense: list[NDArray[np.float32]] = []
@@ -107,4 +109,4 @@ def rows_of(batches: Iterator[Batch], selection: Selection) -> Rows:
     dense_FN -= dense_FN.mean(1, keepdims=True)
     dense_FN /= np.maximum(dense_FN.std(1, keepdims=True), 1e-6)
     joined = (np.concatenate(ids, 1), dense_FN, np.concatenate(labels, 1), np.concatenate(in_space, 1))
-    return Rows(*(np.ascontiguousarray(array) for array in joined))
+    return TrainingRows(*(np.ascontiguousarray(array) for array in joined))

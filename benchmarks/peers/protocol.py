@@ -1,8 +1,9 @@
-"""A contender's side: it sits in a process of its own, and works when it is told to.
+"""Protocol of a contender: a process of its own that works when the driver tells it to.
 
-JSON lines over its standard input and output, so that it needs nothing of this project: a peer has an environment of
-its own. It says `{"ready": ...}` once its model stands; it answers each `{"mode", "again", "steps"}` by what it did,
-and it ends when its input does. An error goes out as `{"error": ...}`.
+The two exchange JSON lines over the standard input and output of the contender. A peer has an environment of its own,
+so this file needs nothing else of this project. The contender writes `{"ready": ...}` once its model is built. It
+answers each `{"mode", "again", "steps"}` by the work that it did, and ends when its input ends. It writes an error as
+`{"error": ...}`.
 """
 
 from __future__ import annotations
@@ -19,25 +20,26 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 
-class Done(NamedTuple):
-    """What a turn did, and how long that took."""
+class TurnResult(NamedTuple):
+    """Work of a turn, and its duration."""
 
     samples: int
     seconds: float
 
 
-Turn = Callable[[int], Done]  # steps -> what they did
+# A turn takes the number of steps that it makes.
+Turn = Callable[[int], TurnResult]
 
 
 @dataclass(frozen=True)
 class Ready:
-    """A contender whose model stands.
+    """Contender whose model is built.
 
     Args:
-        turns: By mode, in the order in which they are measured.
-        packages: Whose versions are told.
-        peak_bytes: The most resident memory so far.
-        close: Called at the end, however it comes.
+        turns: Turn of each mode, in the order in which they are measured.
+        packages: Names of the packages whose versions are reported.
+        peak_bytes: Function that returns the largest resident memory so far.
+        close: Function that is called at the end, also after an error.
     """
 
     turns: Mapping[str, Turn]
@@ -46,15 +48,15 @@ class Ready:
     close: Callable[[], None] = lambda: None
 
 
-def timed(steps: int, batch_size: int, work: Callable[[int], None]) -> Done:
-    """`work(steps)` by the clock."""
+def timed(steps: int, batch_size: int, work: Callable[[int], None]) -> TurnResult:
+    """Call `work(steps)` and time it."""
     begun = time.perf_counter()
     work(steps)
-    return Done(steps * batch_size, time.perf_counter() - begun)
+    return TurnResult(steps * batch_size, time.perf_counter() - begun)
 
 
 def peak_bytes_of(process: int | str = "self") -> int:
-    """The most resident memory of a process so far."""
+    """Return the largest resident memory of a process so far, in bytes."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -62,8 +64,8 @@ def peak_bytes_of(process: int | str = "self") -> int:
 
 
 def serve(make: Callable[[], Ready]) -> int:
-    """The whole life of a contender; its exit code."""
-    # What libraries print goes to the log, not between the lines.
+    """Run a contender until its input ends; return its exit code."""
+    # Libraries print to standard output, which would mix with the messages; it goes to the log instead.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:
@@ -85,7 +87,8 @@ def _answer(ready: Ready, out: TextIO) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         turn = ready.turns[order["mode"]]
-        if order["again"]:  # its data was thrown out of the caches while others worked
+        # The other contenders have thrown its data out of the caches.
+        if order["again"]:
             turn(order["again"])
         done = turn(order["steps"])
         _tell(out, {"samples": done.samples, "seconds": done.seconds, "peak_bytes": ready.peak_bytes()})

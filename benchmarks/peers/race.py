@@ -1,4 +1,4 @@
-"""Contenders of one number of users by turns, as many of them in memory at a time as fit."""
+"""Race of the contenders at one number of users: they take turns, as many in memory at a time as fit."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from benchmarks.peers.workload import Workload
 from ple_rec.errors import PleRecError
 from ple_rec.text.units import gib
 
-BASE_BYTES = 3 << 29  # of a contender beside its tables
-_TOUCHED = 0.9  # of the memory that is available
+# A contender takes this much memory besides its tables.
+BASE_BYTES = 3 << 29
+# The contenders in memory may take this share of the available memory.
+_USABLE_SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long to measure.
+class RacePlan:
+    """Length of a race.
 
     Args:
-        turns: That count, of each way of each contender.
-        steps: Of a turn, where they fit `seconds`.
-        seconds: Of a turn, roughly; one step at least.
+        turns: Number of measured turns of each mode of each contender.
+        steps: Largest number of steps of a turn.
+        seconds: Approximate duration of a turn, which has at least one step.
     """
 
     turns: int
@@ -34,18 +36,18 @@ class Plan:
     seconds: float
 
     def steps_of(self, step_seconds: float) -> int:
-        """Of a turn."""
+        """Return the number of steps of a turn."""
         return max(1, min(self.steps, round(self.seconds / step_seconds)))
 
 
 @dataclass
-class Series:
-    """What one way of a contender showed.
+class RateSeries:
+    """Rates of one mode of a contender.
 
     Args:
-        mode: Which way.
+        mode: Name of the mode, such as "own loop".
         rates: Samples per second of each turn.
-        steps: Of a turn.
+        steps: Number of steps of a turn.
     """
 
     mode: str
@@ -54,37 +56,37 @@ class Series:
 
     @property
     def median(self) -> float:
-        """Of the turns."""
+        """Median rate of the turns."""
         return statistics.median(self.rates)
 
 
 @dataclass
-class Result:
-    """What a contender showed at one number of users.
+class ContenderResult:
+    """Measured rates of a contender at one number of users.
 
     Args:
-        contender: Which.
-        series: By way; empty where it was not measured.
-        peak_bytes: The most resident memory.
-        versions: Of its packages.
-        reason: Why it was not measured.
-        failed: Whether that is an error of the contender.
+        contender: Contender that was measured.
+        series: Rates of each of its modes; empty if it was not measured.
+        peak_bytes: Largest resident memory.
+        versions: Versions of its packages, by name.
+        reason: Reason why it was not measured; empty if it was.
+        failed: True if the reason is an error of the contender.
     """
 
     contender: Contender
-    series: list[Series] = field(default_factory=list)
+    series: list[RateSeries] = field(default_factory=list)
     peak_bytes: int = 0
     versions: dict[str, str] = field(default_factory=dict)
     reason: str = ""
     failed: bool = False
 
     @property
-    def best(self) -> Series | None:
-        """The way that counts."""
+    def best(self) -> RateSeries | None:
+        """Rates of the fastest mode, which are compared with the other contenders."""
         return max(self.series, key=lambda series: series.median, default=None)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the results as JSON values."""
         modes = {
             series.mode: {
                 "rates": series.rates,
@@ -107,18 +109,21 @@ class Result:
 
 
 def needed_bytes(contender: Contender, work: Workload) -> int:
-    """Memory of a contender, as estimated."""
+    """Return the estimated memory of a contender."""
     return int(contender.table_copies * work.table_bytes) + BASE_BYTES
 
 
 def groups_of(needs: Sequence[int], available: int) -> tuple[list[list[int]], list[int]]:
-    """Which are in memory together, and which do not fit at all, as indices.
+    """Group contenders by which of them are in memory together.
 
     Args:
-        needs: Bytes of each.
-        available: Bytes.
+        needs: Estimated bytes of each contender.
+        available: Available bytes.
+
+    Returns:
+        Indices of the contenders of each group, and those of the contenders that do not fit at all.
     """
-    room = available * _TOUCHED
+    room = available * _USABLE_SHARE
     groups: list[list[int]] = []
     for i, need in enumerate(needs):
         if need > room:
@@ -131,7 +136,7 @@ def groups_of(needs: Sequence[int], available: int) -> tuple[list[list[int]], li
 
 
 def available_bytes() -> int:
-    """Memory that processes can still take without swapping."""
+    """Return the memory that processes can still take without swapping."""
     for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -139,16 +144,16 @@ def available_bytes() -> int:
 
 
 def race(
-    contenders: Sequence[Contender], work: Workload, plan: Plan, root: Path, say: Callable[[str], None]
-) -> list[Result]:
-    """Measure all that fit; the others say why not."""
+    contenders: Sequence[Contender], work: Workload, plan: RacePlan, root: Path, say: Callable[[str], None]
+) -> list[ContenderResult]:
+    """Measure the contenders that fit into memory; the results of the others hold the reason."""
     folder = Path(work.folder)
     work.write(folder / "workload.json")
     available = available_bytes()
     needs = [needed_bytes(contender, work) for contender in contenders]
-    groups, out = groups_of(needs, available)
-    results = [Result(contender) for contender in contenders]
-    for i in out:
+    groups, too_large = groups_of(needs, available)
+    results = [ContenderResult(contender) for contender in contenders]
+    for i in too_large:
         results[i].reason = f"needs about {gib(needs[i])}, and {gib(available)} are available"
         say(f"  {contenders[i].title}: left out, {results[i].reason}")
     for group in groups:
@@ -158,19 +163,22 @@ def race(
     return results
 
 
-def _race_group(results: Sequence[Result], work: Workload, plan: Plan, root: Path, say: Callable[[str], None]) -> None:
+def _race_group(
+    results: Sequence[ContenderResult], work: Workload, plan: RacePlan, root: Path, say: Callable[[str], None]
+) -> None:
     folder = Path(work.folder)
     with ExitStack() as stack:
-        running: list[tuple[Result, Child]] = []
-        for result in results:  # one after the other: what they read and fill is much
+        running: list[tuple[ContenderResult, Child]] = []
+        # Contenders start one after the other, since each reads all rows and fills its tables.
+        for result in results:
             child = Child(
                 result.contender, folder / "workload.json", folder / f"{result.contender.name}.log", work.threads, root
             )
             stack.enter_context(child)
             if _attempt(result, partial(_warm_up, result, child, work, plan), say):
                 running.append((result, child))
-                told = ", ".join(f"{series.mode} {series.steps}" for series in result.series)
-                say(f"  {result.contender.title}: ready, steps a turn: {told}")
+                steps = ", ".join(f"{series.mode} {series.steps}" for series in result.series)
+                say(f"  {result.contender.title}: ready, steps a turn: {steps}")
         for turn in range(1, plan.turns + 1):
             for result, child in list(running):
                 if not _attempt(result, partial(_turn, result, child, plan), say):
@@ -181,8 +189,8 @@ def _race_group(results: Sequence[Result], work: Workload, plan: Plan, root: Pat
             say(f"  turn {turn} of {plan.turns}, samples/s: {'; '.join(rates)}")
 
 
-def _attempt(result: Result, attempt: Callable[[], None], say: Callable[[str], None]) -> bool:
-    """Whether it did not fail; a contender that fails does not end the others."""
+def _attempt(result: ContenderResult, attempt: Callable[[], None], say: Callable[[str], None]) -> bool:
+    """Return True if a contender did not fail. Its failure is recorded, and the others go on."""
     try:
         attempt()
     except PleRecError as error:
@@ -192,18 +200,18 @@ def _attempt(result: Result, attempt: Callable[[], None], say: Callable[[str], N
     return True
 
 
-def _warm_up(result: Result, child: Child, work: Workload, plan: Plan) -> None:
-    """One step of each way, and a few more that say how many are a turn."""
+def _warm_up(result: ContenderResult, child: Child, work: Workload, plan: RacePlan) -> None:
+    """Make one step of each mode, then two more whose duration decides the steps of a turn."""
     ready = child.receive()
     result.versions = ready["versions"]
     for mode in ready["ready"]:
         child.run(mode, 1, 0)
         answer = child.run(mode, 2, 0)
         step_seconds = answer["seconds"] / (answer["samples"] / work.batch_size)
-        result.series.append(Series(mode, steps=plan.steps_of(step_seconds)))
+        result.series.append(RateSeries(mode, steps=plan.steps_of(step_seconds)))
 
 
-def _turn(result: Result, child: Child, plan: Plan) -> None:
+def _turn(result: ContenderResult, child: Child, plan: RacePlan) -> None:
     for series in result.series:
         answer = child.run(series.mode, series.steps, 1 if series.steps == plan.steps else 0)
         series.rates.append(answer["samples"] / answer["seconds"])

@@ -20,16 +20,19 @@ from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve, timed
-from benchmarks.peers.workload import Cycle, Rows, Workload
+from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve, timed
+from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 _KINDS = {"binary": "classification", "regression": "regression"}
 
 
 def make(work: Workload) -> Ready:
-    """The model, its trainer with the defaults of the library, and two ways to feed it."""
+    """Build the model and its trainer with the library's defaults.
+
+    The mode `step` feeds batches from memory; `own loop` feeds them by the library's loader.
+    """
     torch.set_num_threads(work.threads)
-    rows = Rows.read(work.rows)
+    rows = TrainingRows.read(work.rows)
     features = [SparseFeature(name, vocab_size=count, embed_dim=work.dim) for name, count in work.tables.items()]
     features += [DenseFeature(name) for name in work.dense]
     kinds = [_KINDS[kind] for kind in work.tasks.values()]
@@ -46,7 +49,7 @@ def make(work: Workload) -> Ready:
     trainer = MTLTrainer(model, kinds)
     ready = Cycle([_tensors(work, batch) for batch in rows.batches(work.batch_size)])
 
-    def own_loop(steps: int) -> Done:
+    def own_loop(steps: int) -> TurnResult:
         part = rows.first(steps * work.batch_size)
         x, y = _columns(work, part), np.ascontiguousarray(part.labels_KN.T)
         loader, _, _ = DataGenerator(x, y).generate_dataloader(
@@ -54,20 +57,20 @@ def make(work: Workload) -> Ready:
         )
         begun = time.perf_counter()
         trainer.train_one_epoch(loader)
-        return Done(part.ids_SN.shape[1], time.perf_counter() - begun)
+        return TurnResult(part.ids_SN.shape[1], time.perf_counter() - begun)
 
-    def step(steps: int) -> Done:
+    def step(steps: int) -> TurnResult:
         return timed(steps, work.batch_size, lambda count: trainer.train_one_epoch(ready.take(count)))
 
     return Ready({"step": step, "own loop": own_loop}, ("torch", "torch-rechub"), peak_bytes_of)
 
 
-def _columns(work: Workload, rows: Rows) -> dict[str, Any]:
+def _columns(work: Workload, rows: TrainingRows) -> dict[str, Any]:
     columns: dict[str, Any] = dict(zip(work.tables, rows.ids_SN, strict=True))
     return columns | dict(zip(work.dense, rows.dense_FN, strict=True))
 
 
-def _tensors(work: Workload, rows: Rows) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+def _tensors(work: Workload, rows: TrainingRows) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     x = {name: torch.from_numpy(column) for name, column in _columns(work, rows).items()}
     labels_BK = torch.from_numpy(rows.labels_KN.T.copy())
     return x, labels_BK

@@ -1,17 +1,18 @@
-"""What the race showed, as a table and as lines that a program reads."""
+"""Results of the race, as a table and as lines that a program reads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.peers.race import Result
+from benchmarks.peers.race import ContenderResult
 
-Raced = Mapping[int, Sequence[Result]]  # by number of users
+# Results of all contenders by number of users.
+Raced = Mapping[int, Sequence[ContenderResult]]
 
 
 def short(users: int) -> str:
-    """100000 -> 100k, 5000000 -> 5m, 46926000 -> 46.9m."""
+    """Abbreviate a number of users: 100000 -> 100k, 5000000 -> 5m, 46926000 -> 46.9m."""
     for size, letter in ((1_000_000, "m"), (1_000, "k")):
         if users >= size:
             return f"{users / size:.1f}".removesuffix(".0") + letter
@@ -19,10 +20,10 @@ def short(users: int) -> str:
 
 
 def ratios(raced: Raced) -> dict[str, float]:
-    """Ours over the best of the others, medians, by the name of its line.
+    """Return the ratios of our median rate to the best one of the others.
 
-    `ratio_<users>` is over all of them, `ratio_<users>_libraries` over the libraries alone; one that lacks a side is
-    left out.
+    `ratio_<users>` compares with all others, `ratio_<users>_libraries` with the libraries alone. A ratio is left out if
+    one of its sides was not measured.
     """
     values = {}
     for users, results in sorted(raced.items()):
@@ -39,7 +40,7 @@ def ratios(raced: Raced) -> dict[str, float]:
 
 
 def table(raced: Raced) -> str:
-    """A line a way of a contender, the columns of each number of users side by side."""
+    """Return a table with a line for each mode of a contender and a column for each number of users."""
     head = ["", *(f"{short(users)} users, samples/s (min - max)" for users in raced), "peak GiB"]
     names: dict[tuple[str, str], None] = {}
     cells: dict[tuple[int, str, str], str] = {}
@@ -58,7 +59,8 @@ def table(raced: Raced) -> str:
     lines = [head]
     for title, label in names:
         if label == title and any(known == title != name for known, name in names):
-            continue  # left out at one number of users, and named by its ways at another
+            # It was left out at one number of users, and its modes have lines because of another.
+            continue
         values = [cells.get((users, title, label), "-") for users in raced]
         lines.append([label, *values, " / ".join(peaks[title])])
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -72,7 +74,7 @@ def table(raced: Raced) -> str:
 
 
 def reasons(raced: Raced) -> list[str]:
-    """Who was not measured, and why."""
+    """Return a line for each contender that was not measured, with the reason."""
     return [
         f"{short(users)} users, {result.contender.title}: not measured, {result.reason}"
         for users, results in raced.items()
@@ -82,11 +84,11 @@ def reasons(raced: Raced) -> list[str]:
 
 
 def last_lines(values: Mapping[str, float]) -> str:
-    """`name=value`, of the numbers of users one after the other."""
+    """Return a line `name=value` for each ratio."""
     return "\n".join(f"{name}={value:.2f}" for name, value in values.items())
 
 
 def record(raced: Raced, values: Mapping[str, float], conditions: Mapping[str, Any]) -> dict[str, Any]:
-    """For JSON."""
+    """Return the results as JSON values."""
     users = {str(users): {r.contender.name: r.record() for r in results} for users, results in raced.items()}
     return {"conditions": dict(conditions), "users": users, "values": dict(values)}

@@ -1,4 +1,4 @@
-"""`make bench-peers`: the reference workload by us, two libraries and the usual layers, by turns in one run.
+"""`make bench-peers`: ours, two libraries and the usual layers train the reference workload by turns in one run.
 
 python -m benchmarks.peers.run [--users N ...] [--precision P] [--turns N] [--contenders NAME ...] [--json FILE]
 """
@@ -15,7 +15,7 @@ from benchmarks.feed import FULL_USERS
 from benchmarks.harness import conditions
 from benchmarks.peers.child import Contender
 from benchmarks.peers.prepare import prepare
-from benchmarks.peers.race import Plan, Result, race
+from benchmarks.peers.race import ContenderResult, RacePlan, race
 from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.text.units import gib
@@ -23,7 +23,8 @@ from ple_rec.text.units import gib
 ROOT = Path(__file__).resolve().parents[2]
 PEERS_PYTHON = ROOT / "benchmarks" / "peers" / ".venv" / "bin" / "python"
 _MODULE = "benchmarks.peers."
-# Copies of the tables at most: weights; gradient, two states and temporaries of a dense Adam, and of an L2 term.
+# The number of copies of the tables covers the weights, the gradient, the two states and the temporaries of a dense
+# Adam, and the temporary of an L2 term.
 CONTENDERS = (
     Contender("ours", "ours, ple-rec train", (sys.executable, "-m", _MODULE + "ours"), 1.2, ours=True),
     Contender("usual", "usual layers on FBGEMM tables", (sys.executable, "-m", _MODULE + "usual"), 1.2),
@@ -47,14 +48,14 @@ _DEFAULT = ("ours", "usual", "torch-rechub", "deepctr-torch")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 where a contender failed."""
+    """Measure and print; return 1 if a contender failed."""
     args = _parser().parse_args(argv)
-    plan = Plan(args.turns, args.steps, args.seconds)
+    plan = RacePlan(args.turns, args.steps, args.seconds)
     contenders = [contender for contender in CONTENDERS if contender.name in args.contenders]
     try:
         _check(contenders)
         before = conditions(args)
-        raced: dict[int, list[Result]] = {}
+        raced: dict[int, list[ContenderResult]] = {}
         for users in args.users:
             _say(f"{short(users)} users: preparing data")
             work = prepare(args.data / str(users), users, args.threads, args.precision)
@@ -111,10 +112,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(contenders: Sequence[Contender]) -> None:
-    """Refuse before minutes of data.
+    """Check the environment of the libraries before the data is written, which takes minutes.
 
     Raises:
-        UserError: the environment of the peers is not there.
+        UserError: The environment of the libraries does not exist.
     """
     if any(contender.library for contender in contenders) and not PEERS_PYTHON.exists():
         raise UserError(

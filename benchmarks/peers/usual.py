@@ -1,4 +1,4 @@
-"""PLE as it is usually written: loops over experts of `nn.Linear`, over FBGEMM's tables with row-wise Adagrad.
+"""PLE as people usually write it: loops over experts of `nn.Linear`, on FBGEMM's tables with row-wise Adagrad.
 
 python -m benchmarks.peers.usual WORKLOAD.json
 
@@ -20,12 +20,12 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 from torch import Tensor, nn
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Done, Ready, peak_bytes_of, serve, timed
-from benchmarks.peers.workload import Cycle, Rows, Workload
+from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve, timed
+from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 
 def mlp(width: int, hidden: list[int]) -> nn.Sequential:
-    """Linear and ReLU, layer after layer."""
+    """Return layers of `nn.Linear`, each followed by ReLU."""
     layers: list[nn.Module] = []
     for out in hidden:
         layers += [nn.Linear(width, out), nn.ReLU()]
@@ -47,7 +47,7 @@ class Level(nn.Module):
         self.shared_gate = None if last else nn.Linear(width, tasks * own + shared)
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        """One stream a task, then the shared one."""
+        """Return a stream for each task, then the shared one."""
         shared = [expert(streams[-1]) for expert in self.shared]
         every, outputs = [], []
         for experts, gate, x_BD in zip(self.own, self.gates, streams, strict=False):
@@ -66,7 +66,7 @@ def _mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
 
 
 class UsualPLE(nn.Module):
-    """Levels and towers."""
+    """PLE: levels of experts and gates, then a tower for each task."""
 
     def __init__(self, width: int, work: Workload) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class UsualPLE(nn.Module):
         )
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """logits_BK."""
+        """Return logits_BK."""
         streams = [x_BD] * (len(self.towers) + 1)
         for level in self.levels:
             streams = level(streams)
@@ -87,7 +87,7 @@ class UsualPLE(nn.Module):
 
 
 class Ids(NamedTuple):
-    """A batch as tensors: one id a bag, the ids of a feature side by side."""
+    """Batch as tensors. Each bag has one id, and the ids of a feature follow one another."""
 
     indices_I: Tensor
     offsets: Tensor
@@ -97,10 +97,10 @@ class Ids(NamedTuple):
 
 
 def make(work: Workload) -> Ready:
-    """The model, its optimizers, and batches in memory."""
+    """Build the model and its optimizers, and read the batches into memory."""
     torch.set_num_threads(work.threads)
     torch.manual_seed(0)
-    batches = [_tensors(rows) for rows in Rows.read(work.rows).batches(work.batch_size)]
+    batches = [_tensors(rows) for rows in TrainingRows.read(work.rows).batches(work.batch_size)]
     step = trainer(work)
     cycle = Cycle(batches)
 
@@ -108,14 +108,14 @@ def make(work: Workload) -> Ready:
         for batch in cycle.take(steps):
             step(batch)
 
-    def turn(steps: int) -> Done:
+    def turn(steps: int) -> TurnResult:
         return timed(steps, work.batch_size, run)
 
     return Ready({"step": turn}, ("torch", "fbgemm-gpu-cpu"), peak_bytes_of)
 
 
 def trainer(work: Workload) -> Callable[[Ids], Tensor]:
-    """One step of training; gives the loss."""
+    """Return a function that makes a training step and returns its loss."""
     tables = SplitTableBatchedEmbeddingBagsCodegen(
         [(rows, work.dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in work.tables.values()],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
@@ -144,7 +144,7 @@ def trainer(work: Workload) -> Callable[[Ids], Tensor]:
     return step
 
 
-def _tensors(rows: Rows) -> Ids:
+def _tensors(rows: TrainingRows) -> Ids:
     ids = torch.from_numpy(rows.ids_SN).long().flatten()
     return Ids(
         ids,

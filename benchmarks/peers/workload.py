@@ -1,4 +1,4 @@
-"""What every contender trains: sizes and rows, as a file that needs nothing of this project to read.
+"""Workload that every contender trains: its sizes and rows, in files that can be read without this project.
 
 Shape suffixes: N rows, S sparse features, F dense features, K tasks, B batch.
 """
@@ -20,26 +20,26 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workload:
-    """The reference workload at one number of users.
+    """Reference workload at one number of users.
 
     Args:
-        dataset: Directory that our own contender reads.
-        rows: File of `Rows`, for the others.
-        folder: Where a contender may write.
-        threads: Of each contender.
-        batch_size: B.
+        dataset: Dataset directory that our own contender reads.
+        rows: File of `TrainingRows` that the other contenders read.
+        folder: Folder in which a contender may write.
+        threads: Number of threads of each contender.
+        batch_size: Number of samples of a batch.
         precision: Precision of matrix products: `fp32`, `bf16`, or `auto`, which only our contender knows.
-        tables: Rows of the table of each sparse feature, by its name.
+        tables: Number of rows of the table of each sparse feature, by its name.
         dense: Names of the dense features.
-        tasks: Their kinds, `binary` or `regression`, by name.
-        dim: Of every table.
-        levels: Of PLE.
-        task_experts: Own experts per task and level.
-        shared_experts: Per level.
-        expert_hidden: Widths of an expert.
-        tower_hidden: Widths of a tower before its output.
-        learning_rate: Of the dense optimizer.
-        table_learning_rate: Of row-wise Adagrad.
+        tasks: Kind of each task, `binary` or `regression`, by its name.
+        dim: Width of every table.
+        levels: Number of levels of PLE.
+        task_experts: Number of own experts per task and level.
+        shared_experts: Number of shared experts per level.
+        expert_hidden: Widths of the layers of an expert.
+        tower_hidden: Widths of the layers of a tower before its output.
+        learning_rate: Learning rate of the dense optimizer.
+        table_learning_rate: Learning rate of row-wise Adagrad.
     """
 
     dataset: str
@@ -62,27 +62,27 @@ class Workload:
 
     @property
     def table_bytes(self) -> int:
-        """Of all tables, in fp32."""
+        """Bytes of all tables in fp32."""
         return 4 * self.dim * sum(self.tables.values())
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write the workload as JSON."""
         path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Workload:
-        """The inverse of `write`."""
+        """Read the file that `write` wrote."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-class Rows(NamedTuple):
+class TrainingRows(NamedTuple):
     """Rows of the training split, in the order of our loader's batches.
 
     Args:
-        ids_SN: Table rows.
-        dense_FN: log(1 + x), then mean 0 and standard deviation 1.
-        labels_KN: 0 outside the task's sample space.
-        in_space_KN: 1.0 where the label counts.
+        ids_SN: Table row of each sparse feature.
+        dense_FN: Dense features as log(1 + x), standardised to mean 0 and standard deviation 1.
+        labels_KN: Labels; 0 outside the task's sample space.
+        in_space_KN: 1.0 inside the task's sample space, else 0.0.
     """
 
     ids_SN: NDArray[np.int32]
@@ -91,40 +91,42 @@ class Rows(NamedTuple):
     in_space_KN: NDArray[np.float32]
 
     def write(self, path: Path) -> None:
-        """As .npz."""
+        """Write the rows as .npz."""
         with path.open("wb") as file:
             np.savez(file, **self._asdict())
 
     @classmethod
-    def read(cls, path: str | Path) -> Rows:
-        """The inverse of `write`, in memory."""
+    def read(cls, path: str | Path) -> TrainingRows:
+        """Read the file that `write` wrote into memory."""
         with np.load(path) as arrays:
             return cls(*(arrays[name] for name in cls._fields))
 
-    def first(self, count: int) -> Rows:
-        """The first rows, as views."""
+    def first(self, count: int) -> TrainingRows:
+        """Return the first rows, as views."""
         return self.part(slice(count))
 
-    def part(self, of: slice) -> Rows:
-        """Some of the rows, as views."""
-        return Rows(self.ids_SN[:, of], self.dense_FN[:, of], self.labels_KN[:, of], self.in_space_KN[:, of])
+    def part(self, rows: slice) -> TrainingRows:
+        """Return some of the rows, as views."""
+        return TrainingRows(
+            self.ids_SN[:, rows], self.dense_FN[:, rows], self.labels_KN[:, rows], self.in_space_KN[:, rows]
+        )
 
-    def copied(self) -> Rows:
-        """In memory of its own."""
-        return Rows(self.ids_SN.copy(), self.dense_FN.copy(), self.labels_KN.copy(), self.in_space_KN.copy())
+    def copy(self) -> TrainingRows:
+        """Return a copy."""
+        return TrainingRows(self.ids_SN.copy(), self.dense_FN.copy(), self.labels_KN.copy(), self.in_space_KN.copy())
 
-    def batches(self, batch_size: int) -> list[Rows]:
-        """The whole batches, each in memory of its own."""
+    def batches(self, batch_size: int) -> list[TrainingRows]:
+        """Return all full batches, each a copy."""
         starts = range(0, self.ids_SN.shape[1] - batch_size + 1, batch_size)
-        return [self.part(slice(start, start + batch_size)).copied() for start in starts]
+        return [self.part(slice(start, start + batch_size)).copy() for start in starts]
 
 
 class Cycle(Generic[T]):
-    """Batches over and over: `take(3)` goes on where the last call ended."""
+    """Endless repetition of some batches: `take` goes on after the last batch of the previous call."""
 
     def __init__(self, batches: list[T]) -> None:
         self._next: Iterator[T] = itertools.cycle(batches)
 
     def take(self, count: int) -> list[T]:
-        """The next ones."""
+        """Return the next batches."""
         return list(itertools.islice(self._next, count))

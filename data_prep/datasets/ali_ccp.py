@@ -1,12 +1,12 @@
-"""The raw files of Ali-CCP for `ple-rec prep ali-ccp`; `data_prep.sources.ali_ccp` reads their lines."""
+"""Raw files of Ali-CCP for `ple-rec prep ali-ccp`; `data_prep.sources.ali_ccp` reads their lines."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from data_prep.pipeline import RawTables
 from data_prep.progress import Progress
 from data_prep.sources.ali_ccp import raw_tables
+from data_prep.sources.table import RawTables
 from data_prep.transforms.resolve import Resolved
 from ple_rec.errors import Option, UserError
 
@@ -14,11 +14,11 @@ from ple_rec.errors import Option, UserError
 def ali_ccp(
     resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
 ) -> RawTables:
-    """The log, and the side table `common`; they are digested whether or not that is asked for.
+    """Return the log and the side table `common`. Their content is digested whatever `digest` says.
 
     Raises:
-        UserError: No folder is named, a file is missing, or the configuration reads a column that is not there.
-        DataError: A line is malformed.
+        UserError: No folder is named, or a file is missing.
+        DataError: A line is malformed, or the configuration reads a column that does not exist.
     """
     if source is None:
         raise UserError(
@@ -34,15 +34,18 @@ def ali_ccp(
 
 
 def longest_of(resolved: Resolved) -> dict[str, int]:
-    """How many entries are read of a field of `common` that only bags read which keep their first ones, by field."""
-    kept: dict[str, int] = {}
+    """Return how many entries of each field of `common` are read. Fields that must be read whole are left out.
+
+    A field need not be read whole if only bags read it, and all of them keep a number of first entries.
+    """
+    most: dict[str, int] = {}
     for i, feature in enumerate(resolved.config.sparse):
         if feature.bag and feature.keep == "first" and feature.max_length is not None:
-            kept |= {f"sparse[{i}].value": feature.max_length, f"sparse[{i}].weights": feature.max_length}
+            most |= {f"sparse[{i}].value": feature.max_length, f"sparse[{i}].weights": feature.max_length}
     read: dict[str, list[int | None]] = {}
     for key, expression in resolved.parsed.items():
         for column in expression.columns:
             if column.startswith("common.f"):
                 field = column.removeprefix("common.f").removesuffix("_weights")
-                read.setdefault(field, []).append(kept.get(key) if expression.text == column else None)
+                read.setdefault(field, []).append(most.get(key) if expression.text == column else None)
     return {field: max(known) for field, each in read.items() if len(known := [n for n in each if n]) == len(each)}

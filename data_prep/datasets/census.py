@@ -1,9 +1,9 @@
 """Census-Income (KDD): 299,285 people of the US Current Population Surveys of 1994 and 1995, 42 columns.
 
-The raw files, found or fetched, verified, and staged as Parquet; `recipes/census.toml` says what becomes of them. To
-their columns comes `split`: the official training set is `train`. A row of the official test set, at position p from
-0, goes to `valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise:
-one half each.
+The raw files are found or fetched, verified, and staged as Parquet; `recipes/census.toml` prepares them. They get a
+further column `split`. The official training set is `train`. A row of the official test set, at position p from 0, goes
+to `valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise: one half
+each.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import pyarrow.csv as csv
 from data_prep.datasets import fetch as fetching
 from data_prep.datasets.fetch import FetchError, Origin, PackageArchive, Url, cache_folder, fetch, find_files, store
 from data_prep.output.digest import content_sha256
-from data_prep.pipeline import RawTables
 from data_prep.progress import Progress
 from data_prep.sources.csv_files import make_staging, write_conversion
-from data_prep.sources.table import RawFile, raw_table
+from data_prep.sources.table import RawFile, RawTables, raw_table
 from data_prep.transforms.resolve import Resolved
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import is_address
@@ -51,12 +50,13 @@ POOR, RICH = "- 50000.", "50000+."
 
 @dataclass(frozen=True)
 class Expected:
-    """What a raw file must hold: rows, and `digest.content_sha256` of its cells with the blanks around them removed.
+    """Expected content of a raw file.
 
     Args:
-        rows: Rows.
-        sha256: Of that text, the same whatever blanks and line ends a copy has.
-        size: Of that text, in bytes.
+        rows: Number of rows.
+        sha256: Value of `digest.content_sha256` for the cells without the blanks around them. It does not depend on
+            the blanks and line ends of a copy.
+        size: Size in bytes of the text that this digest covers.
     """
 
     rows: int
@@ -64,8 +64,8 @@ class Expected:
     size: int
 
 
-TRAIN = fetching.RawFile("census-income.data", ("census_income_1994_1995_train.csv",))
-TEST = fetching.RawFile("census-income.test", ("census_income_1994_1995_test.csv",))
+TRAIN = fetching.DatasetFile("census-income.data", ("census_income_1994_1995_train.csv",))
+TEST = fetching.DatasetFile("census-income.test", ("census_income_1994_1995_test.csv",))
 FILES = (TRAIN, TEST)
 EXPECTED: Mapping[str, Expected] = {
     TRAIN.name: Expected(199_523, "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d", 95_676_498),
@@ -88,18 +88,18 @@ ORIGINS: tuple[Origin, ...] = (
 
 @dataclass(frozen=True)
 class Census:
-    """The data set.
+    """Source of the dataset.
 
     Args:
-        expected: By raw file.
-        origins: Where to download from, in this order.
+        expected: Expected content by raw file.
+        origins: Places to download from, in this order.
     """
 
     expected: Mapping[str, Expected]
     origins: tuple[Origin, ...]
 
     def known(self) -> RawTables:
-        """The tables as far as the checksums tell, which is all but where they lie."""
+        """Return the tables that the checksums determine, without the paths of the files."""
         return self._raw({})
 
     def __call__(
@@ -108,15 +108,15 @@ class Census:
         """Find or fetch the raw files, verify them, and stage them.
 
         Args:
-            resolved: The configuration, which changes nothing here.
-            source: The user's copy, or None for the cache or a download.
-            staging: Where the Parquet files go.
-            progress: Told what goes on.
-            digest: The checksums are always verified.
+            resolved: Configuration, which is ignored here.
+            source: Path of the user's copy; None for the cache or a download.
+            staging: Folder for the Parquet files.
+            progress: Progress that gets a line of text about the work.
+            digest: Flag that is ignored here, since the checksums are always verified.
 
         Raises:
-            UserError: No copy can be had, or it cannot be staged.
-            DataError: A copy is damaged or is not the known one.
+            UserError: No copy can be found or fetched, or it cannot be staged.
+            DataError: A copy is damaged, or differs from the original.
         """
         if source is not None and is_address(source):
             fix = "copy them here, and name their folder"
@@ -154,8 +154,8 @@ class Census:
 
     def _files(self, source: Path | None) -> dict[str, pa.Table]:
         if source is not None:
-            found = find_files(source, FILES)
-            if missing := [file for file in FILES if file.name not in found]:
+            files = find_files(source, FILES)
+            if missing := [file for file in FILES if file.name not in files]:
                 names = " or ".join(name for file in missing for name in (file.name, *file.aliases))
                 raise UserError(
                     str(source),
@@ -163,13 +163,13 @@ class Census:
                     "both files of the data set must be there",
                     "name the folder or the archive that holds them",
                 )
-            return self._verified(found, str(source))
+            return self._verify(files, str(source))
         cache = cache_folder("census")
         if cache.is_dir():
             try:
-                found = find_files(cache, FILES)
-                if len(found) == len(FILES):
-                    return self._verified(found, str(cache))
+                files = find_files(cache, FILES)
+                if len(files) == len(FILES):
+                    return self._verify(files, str(cache))
             except DataError as error:
                 logger.warning("%s; fetching it again", error)
         return self._download(cache)
@@ -179,14 +179,14 @@ class Census:
         for origin in self.origins:
             logger.info("census: fetching from %s", origin.label)
             try:
-                found = fetch(origin, FILES)
-                tables = self._verified(found, origin.label)
+                files = fetch(origin, FILES)
+                tables = self._verify(files, origin.label)
             except FetchError as error:
                 reasons.append(f"{origin.label}: {error}")
             except DataError as error:
                 reasons.append(str(error))
             else:
-                store(cache, found)
+                store(cache, files)
                 return tables
             logger.warning("census: %s", reasons[-1])
         raise UserError(
@@ -196,26 +196,26 @@ class Census:
             f"put {TRAIN.name} and {TEST.name} into a folder and name it with {Option.SOURCE}",
         )
 
-    def _verified(self, files: Mapping[str, bytes], place: str) -> dict[str, pa.Table]:
+    def _verify(self, files: Mapping[str, bytes], place: str) -> dict[str, pa.Table]:
         return {name: parse(content, self.expected[name], f"{place}: {name}") for name, content in files.items()}
 
 
 def with_split(table: pa.Table, *, official_test: bool) -> pa.Table:
-    """The rows of a raw file, in their order, with a column `split`."""
+    """Return the rows of a raw file, in their order, with a column `split`."""
     names = [split_of(position) for position in range(table.num_rows)] if official_test else ["train"] * table.num_rows
     return table.append_column("split", pa.array(names, pa.string()))
 
 
 def split_of(position: int) -> str:
-    """Split of a row of the official test set."""
+    """Return the split of a row of the official test set, by its position from 0."""
     return "valid" if hashlib.sha256(str(position).encode()).hexdigest()[0] < "8" else "test"
 
 
 def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
-    """The cells of a raw file, blanks around them removed, verified, numbers as `int64`.
+    """Return the verified cells of a raw file, without the blanks around them and with numbers as `int64`.
 
     Raises:
-        DataError: The content is not the expected one.
+        DataError: The content differs from the expected one.
     """
     fix = "get the original file again"
     try:
@@ -241,8 +241,8 @@ def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
             numbers[name] = cells[name].cast(pa.int64())
         except pa.ArrowInvalid as error:
             raise DataError(place, f"{name}: {error}", "it must be an integer", fix) from error
-    if (found := content_sha256(pa.table(cells))) != expected.sha256:
-        raise DataError(place, f"content checksum {found}", f"it must be {expected.sha256}", fix)
+    if (sha256 := content_sha256(pa.table(cells))) != expected.sha256:
+        raise DataError(place, f"content checksum {sha256}", f"it must be {expected.sha256}", fix)
     return pa.table(cells | numbers)
 
 

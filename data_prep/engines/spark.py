@@ -1,7 +1,7 @@
 """Spark, for logs that outgrow a machine. Executors write the parts, so the rows never pass through the driver.
 
-The stage must lie on storage that every executor sees under the same path, as raw files do that lie in no object store.
-Executors need this package.
+Executors need this package. The stage, and raw files that lie in no object store, must have the same path on every
+executor.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from data_prep.engines.base import Unit
-from data_prep.engines.failures import shortened, translated
+from data_prep.engines.base import PART, PartFile, PartSink, Unit
+from data_prep.engines.look_up import Entries, look_up_sql
 from data_prep.engines.spark_remote import RemoteRead
-from data_prep.output.parts import PART, PartFile, PartLayout, write_stream
+from data_prep.failures import shortened, translated
 from data_prep.sources.files import POSITION, RawFile, RawTable
-from data_prep.vocabulary.lookup import Entries, look_up_sql
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import is_address
 
@@ -41,11 +40,12 @@ _PATTERN = "[]{}*?\\"
 _LOCAL = re.compile(r"local\[(\d+)")
 _STANDALONE, _SECONDS = "spark://", 10
 _WRITTEN = "part int, rows bigint, row_groups int"
-_MEANING = {  # of a session, whatever spark-defaults.conf says
-    "spark.sql.ansi.enabled": "true",  # integers that overflow end the query
+# These settings decide on results, so a session has them whatever spark-defaults.conf says.
+_SETTINGS = {
+    "spark.sql.ansi.enabled": "true",  # An integer overflow ends the query.
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.caseSensitive": "true",
-    "parquet.page.verify-checksum.enabled": "true",  # of Hadoop, which takes it from the session
+    "parquet.page.verify-checksum.enabled": "true",  # Hadoop takes this setting from the session.
     "spark.sql.parquet.int96RebaseModeInRead": "CORRECTED",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",
     "spark.sql.execution.arrow.maxRecordsPerBatch": "65536",
@@ -53,13 +53,13 @@ _MEANING = {  # of a session, whatever spark-defaults.conf says
 
 
 class SparkEngine:
-    """Spark.
+    """Engine that runs expressions on Spark.
 
     Args:
-        folder: For results that are kept; emptied by the caller.
-        master: `local[*]`, `spark://host:7077`, `yarn`, ...; None for a local one.
-        memory: Bytes of the driver, which is everything where the master is local.
-        threads: Of a local master; None for all cores.
+        folder: Folder for the results of `keep`; the caller empties it.
+        master: URL of the master, such as `local[*]`, `spark://host:7077` or `yarn`; None for a local one.
+        memory: Bytes that the driver may use, which with a local master runs everything; None for Spark's default.
+        threads: Number of threads of a local master; None for one per core.
     """
 
     span = 0
@@ -76,44 +76,44 @@ class SparkEngine:
         self._restore = _active_session()
         self._session, self._owned = _session(master, threads, folder, memory)
         with _quiet():
-            _ = ibis.pyspark  # its compiler reads options that only loading it registers
+            _ = ibis.pyspark  # Loading it registers options that its compiler reads.
         self._views = 0
 
     def scan(self, table: RawTable, columns: Sequence[str], first: int = 0, last: int | None = None) -> ir.Table:
-        """The rows of Parquet files: the given columns, and `POSITION`, which counts the rows of all files."""
+        """Return columns of the rows of Parquet files, and `POSITION`; see `Engine.scan`."""
         last = table.rows if last is None else last
         chosen = [
             (file, start)
             for file, start in zip(table.files, table.starts, strict=True)
             if start < last and start + file.rows > first
         ] or [(table.files[0], table.starts[0])]
-        near = [(file, start) for file, start in chosen if not is_address(file.path)]
-        far = [(file, start) for file, start in chosen if is_address(file.path)]
+        local = [(file, start) for file, start in chosen if not is_address(file.path)]
+        remote = [(file, start) for file, start in chosen if is_address(file.path)]
         with translated(), _quiet():
-            frames = [self._near(table, near, columns)] if near else []
-            if far:
-                frames.append(self._far(table, RemoteRead.of(table, far, columns, first, last)))
+            frames = [self._read_local(table, local, columns)] if local else []
+            if remote:
+                frames.append(self._read_remote(table, RemoteRead.of(table, remote, columns, first, last)))
             out = reduce(type(frames[0]).unionByName, frames)
             if first > 0 or last < table.rows:
                 out = out.filter((out[POSITION] >= first) & (out[POSITION] < last))
             return self._view(out)
 
-    def _near(self, table: RawTable, files: Sequence[tuple[RawFile, int]], columns: Sequence[str]) -> Any:
-        """The given columns and `POSITION` of files that executors find under their paths."""
+    def _read_local(self, table: RawTable, files: Sequence[tuple[RawFile, int]], columns: Sequence[str]) -> Any:
+        """Return columns and `POSITION` of files whose paths are the same on every executor."""
         from pyspark.sql import functions as f
 
         inside = [column for column in columns if column not in table.files[0].partitions]
         frame = self._session.read.parquet(*(_literal(file.path) for file, _ in files))
-        about = frame.metadataColumn("_metadata")  # Spark's, also where the files have a column of that name
+        metadata = frame.metadataColumn("_metadata")  # Spark's own, even if the files have a column of that name.
         frame = frame.select(
             *(_quoted(column) for column in inside),
-            f.regexp_replace(about["file_path"], "^file:/+", "file:/").alias(_FILE),
-            about["row_index"].alias(_ROW),
+            f.regexp_replace(metadata["file_path"], "^file:/+", "file:/").alias(_FILE),
+            metadata["row_index"].alias(_ROW),
         )
         folders = [column for column in columns if column not in inside]
-        known = [(self._uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]
+        known_files = [(self._uri(file.path), start, *(file.partitions[c] for c in folders)) for file, start in files]
         names = ", ".join([f"{_FILE} string", "__start bigint", *(f"{_quoted(c)} string" for c in folders)])
-        starts = self._session.createDataFrame(known, names)
+        starts = self._session.createDataFrame(known_files, names)
         joined = _checked(frame, table).join(f.broadcast(starts), _FILE)
         position = (joined["__start"] + joined[_ROW]).alias(POSITION)
         kinds = {c: "bigint" if pa.types.is_integer(table.schema.field(c).type) else "string" for c in folders}
@@ -122,21 +122,21 @@ class SparkEngine:
         )
 
     def _uri(self, path: str) -> str:
-        """A local path as `_metadata.file_path` gives it: what Hadoop escapes is Java's business."""
+        """Return a local path in the form of `_metadata.file_path`, which Hadoop's own class escapes."""
         return "file:" + str(self._session.sparkContext._jvm.org.apache.hadoop.fs.Path(path).toUri().toString())
 
-    def _far(self, table: RawTable, read: RemoteRead) -> Any:
-        """The rows of files that executors fetch from an object store."""
+    def _read_remote(self, table: RawTable, read: RemoteRead) -> Any:
+        """Return the rows of files that executors fetch from an object store."""
         from pyspark.sql.pandas.types import from_arrow_schema
 
-        # Each task gets units that stand side by side.
+        # Each task gets consecutive units.
         tasks = read.tasks(self._session.sparkContext.defaultParallelism)
         numbers = self._session.range(0, len(read.units), 1, tasks)
         schema = from_arrow_schema(read.schema, prefer_timestamp_ntz=True)
         return _checked(numbers.mapInArrow(read.rows, schema), table)
 
     def read(self, files: Sequence[Path], columns: Sequence[str] | None = None, every: int = 1) -> ir.Table:
-        """Read Parquet files of this machine, in any order of rows; of each file every so many-th row."""
+        """Read Parquet files of this machine, in any order of rows; see `Engine.read`."""
         with translated():
             rows = self._session.read.parquet(*(_literal(str(file)) for file in files))
             if every > 1:
@@ -154,7 +154,7 @@ class SparkEngine:
         return ibis.table({column: _nullable(kind) for column, kind in schema.items()}, name=name)
 
     def named(self, rows: ir.Table) -> ir.Table:
-        """`rows` under a name, not computed."""
+        """Return `rows` under a name, not computed."""
         with translated():
             return self._view(self._frame(rows))
 
@@ -170,11 +170,11 @@ class SparkEngine:
             return self._view(self._session.sql(sql))
 
     def keep(self, name: str, rows: ir.Table) -> ir.Table:
-        """Compute `rows` once and keep the result on disk for all that reads it later."""
+        """Compute `rows` and keep the result on the disk for later queries."""
         path = self.folder / name
         with translated():
             frame = self._frame(rows)
-            # Parquet takes no odd letter in a name, which side.column is to some readers: number them.
+            # Some readers of Parquet refuse a name such as `side.column`, so columns are numbered.
             plain = frame.toDF(*(f"c{i}" for i in range(len(frame.columns))))
             plain.write.mode("overwrite").parquet(str(path))
             return self._view(self._session.read.parquet(str(path)).toDF(*frame.columns))
@@ -183,13 +183,13 @@ class SparkEngine:
         return self._session.sql(_sql(rows))
 
     def fetch(self, rows: ir.Table) -> pa.Table:
-        """Compute `rows`, a few at most, and hand them over, in order where `rows` has one."""
+        """Compute a few rows and return them, in order if `rows` is ordered."""
         with translated(), _quiet():
-            found: pa.Table = self._frame(rows).toArrow()
-        return found.cast(rows.schema().to_pyarrow())
+            result: pa.Table = self._frame(rows).toArrow()
+        return result.cast(rows.schema().to_pyarrow())
 
     def unit_rows(self, columns: int) -> int:
-        """Rows of a unit: all, for Spark cuts its work itself."""
+        """Return the most rows that a unit may have: all, since Spark divides its work itself."""
         return _NO_LIMIT
 
     def write_units(
@@ -201,21 +201,21 @@ class SparkEngine:
             advance(sum(file.rows for file in files))
             yield unit, files
 
-    def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartLayout) -> list[PartFile]:
-        """Write `rows` as parts: one for each value of `PART`, its rows in the given order."""
+    def write_parts(self, rows: ir.Table, order: Sequence[str], layout: PartSink) -> list[PartFile]:
+        """Write a part for each value of `PART`, its rows sorted by `order`."""
         return self._write(Unit(rows, tuple(order), layout, 0))
 
     def _write(self, unit: Unit) -> list[PartFile]:
         keys = [PART, *unit.order]
         with translated(), _quiet():
-            frame = reduce(lambda one, other: one.join(other, keys), map(self._frame, unit.tables()))
+            frame = reduce(lambda left, right: left.join(right, keys), map(self._frame, unit.tables()))
             parts = frame.repartition(PART).sortWithinPartitions(*keys)
             written = parts.mapInArrow(partial(_write, unit.layout), _WRITTEN).toArrow().to_pylist()
         files = [PartFile(row["part"], row["rows"], row["row_groups"]) for row in written]
         return sorted(files, key=lambda file: file.part)
 
     def close(self) -> None:
-        """End what the engine holds; a caller's session is the active one again."""
+        """Drop the views, and stop the session or make the caller's session active again."""
         for number in range(1, self._views + 1):
             self._session.catalog.dropTempView(f"view_{number}")
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -226,9 +226,9 @@ class SparkEngine:
 
 
 def _active_session() -> Callable[[], None]:
-    """Return what makes the session that is active now, if any, the active one again.
+    """Return a function that makes the session that is active now, if any, active again.
 
-    Spark makes a session active whenever it makes a frame of rows, and has no public call that gives it back.
+    Spark makes a session active whenever it makes a frame, and has no public call that restores the earlier one.
     """
     with _quiet():
         from pyspark import SparkContext
@@ -250,7 +250,7 @@ def _active_session() -> Callable[[], None]:
 
 
 def _checked(frame: Any, table: RawTable) -> Any:
-    """The rows, all of whose texts are UTF-8, or the query fails; Spark does not look by itself."""
+    """Return rows whose query fails if a text is no UTF-8, which Spark does not check by itself."""
     return frame.select(*(_valid(frame, name, table) for name in frame.columns))
 
 
@@ -266,9 +266,9 @@ def _valid(frame: Any, name: str, table: RawTable) -> Any:
     return value
 
 
-def _write(layout: PartLayout, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """On an executor: the parts of one partition."""
-    files = list(write_stream(batches, layout))
+def _write(layout: PartSink, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Write the parts of one partition, on an executor."""
+    files = list(layout.write(batches))
     columns = {
         "part": pa.array([file.part for file in files], pa.int32()),
         "rows": pa.array([file.rows for file in files], pa.int64()),
@@ -278,9 +278,9 @@ def _write(layout: PartLayout, batches: Iterator[pa.RecordBatch]) -> Iterator[pa
 
 
 def _session(master: str | None, threads: int | None, folder: Path, memory: int | None) -> tuple[Any, bool]:
-    """A Spark session whose arithmetic, time zone and names are those that the pipeline means, and whether it is ours.
+    """Return a Spark session with the settings of the pipeline, and whether this engine owns its executors.
 
-    Where the caller has one open already, it is a new session beside it, on the same executors.
+    If the caller has a session open already, the new one runs beside it on the same executors.
     """
     with _quiet():
         from pyspark import SparkContext
@@ -298,29 +298,29 @@ def _session(master: str | None, threads: int | None, folder: Path, memory: int 
                 "a process has one Spark at a time",
                 "stop that session, or leave the master out to use it",
             )
-    for key, value in _MEANING.items():
+    for key, value in _SETTINGS.items():
         session.conf.set(key, value)
     return session, context is None
 
 
 def _started(master: str, folder: Path, memory: int | None) -> Any:
-    """Start Spark."""
+    """Start Spark, and return its session."""
     if master.startswith("local"):
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else whichever python3 is first on PATH
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # The default is the first python3 on PATH.
     with _quiet():
         from pyspark.sql import SparkSession
 
         builder = SparkSession.builder.appName("ple-rec prep").master(master)
         settings = {"spark.ui.showConsoleProgress": "false", "spark.log.level": "ERROR"}
         if master.startswith("local"):
-            cores = int(found[1]) if (found := _LOCAL.search(master)) else len(os.sched_getaffinity(0))
+            cores = int(match[1]) if (match := _LOCAL.search(master)) else len(os.sched_getaffinity(0))
             settings |= {
                 "spark.ui.enabled": "false",
                 "spark.local.dir": str(folder / "spill"),
                 "spark.sql.shuffle.partitions": str(max(2 * cores, 4)),
             }
-            # Workers have the environment of the JVM, which may have been started before these were set.
+            # Workers inherit the environment of the JVM, which may have been started before these variables were set.
             settings |= {f"spark.executorEnv.{key}": text for key, text in os.environ.items() if key.startswith("AWS_")}
             if memory is not None:
                 settings["spark.driver.memory"] = f"{max(memory >> 20, 512)}m"
@@ -328,7 +328,7 @@ def _started(master: str, folder: Path, memory: int | None) -> Any:
             builder = builder.config(key, value)
         try:
             return builder.getOrCreate()
-        except Exception as error:  # py4j's and PySpark's kinds have nothing in common
+        except Exception as error:  # The errors of py4j and PySpark have no common class.
             raise UserError(
                 f"prep {Option.MASTER} {master}",
                 f"Spark does not start there ({shortened(error)})",
@@ -338,13 +338,13 @@ def _started(master: str, folder: Path, memory: int | None) -> Any:
 
 
 def check_master(master: str) -> None:
-    """Refuse a standalone master of which no host listens; Spark itself would try for a minute.
+    """Refuse a standalone master of which no host listens, since Spark itself would try for a minute.
 
     Args:
-        master: `spark://host:port`, or several hosts with commas between them; any other is not looked at.
+        master: URL `spark://host:port`, or several hosts separated by commas; any other URL is not checked.
 
     Raises:
-        UserError: None listens.
+        UserError: No host listens.
     """
     if not master.startswith(_STANDALONE):
         return
@@ -366,14 +366,14 @@ def check_master(master: str) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """PySpark warns about a pandas that it does not need here."""
+    """Suppress the warnings of PySpark about pandas, which is not needed here."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def _nullable(kind: dt.DataType) -> dt.DataType:
-    """A type without Spark's knowledge of where nulls cannot be, for Ibis takes it for another type."""
+    """Return a type that may be null, since Spark's types without nulls are other types to Ibis."""
     if isinstance(kind, dt.Array):
         return dt.Array(_nullable(kind.value_type))
     return kind.copy(nullable=True)
@@ -384,7 +384,7 @@ def _sql(rows: ir.Table) -> str:
 
 
 def _literal(path: str) -> str:
-    """A path whose letters are no pattern to Spark."""
+    """Return a path with its wildcards escaped for Spark."""
     return "".join(f"\\{letter}" if letter in _PATTERN else letter for letter in path)
 
 

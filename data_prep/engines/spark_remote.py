@@ -1,7 +1,7 @@
-"""Parquet files of an object store under Spark: the executors read them by pyarrow, as the rest of this package does.
+"""Reading of Parquet files of an object store by Spark executors, which use pyarrow.
 
-Spark's own reader needs hadoop-aws, which PySpark does not bring. Executors have this package anyway, since they write
-the parts; credentials and endpoint come from the environment of each (`ple_rec.storage`).
+Spark's own reader needs hadoop-aws, which PySpark does not contain. Executors have this package anyway, since they
+write the parts; each takes credentials and endpoint from its environment (`ple_rec.storage`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from data_prep.sources.remote import open_raw_parquet
 from ple_rec.errors import DataError
 
 BATCH_ROWS = 65_536
-_TASK_BYTES = 128 << 20  # of a file, that one task reads; what Spark itself would give it
+_TASK_BYTES = 128 << 20  # One task reads so many bytes, as with Spark's own reader.
 _TASKS_PER_CORE = 3
 
 
 @dataclass(frozen=True)
 class RemoteRowGroup:
-    """What an executor reads at a time.
+    """Row group of a file, which an executor reads as a whole.
 
     Args:
         path: Address of the file.
-        row_group: Of the file.
-        position: Of its first row.
-        folders: Values of the columns that folder names hold, by name.
+        row_group: Index of the row group in the file.
+        position: Position of the first row of the row group.
+        folders: Names and values of the columns that stand in names of folders.
     """
 
     path: str
@@ -42,12 +42,12 @@ class RemoteRowGroup:
 
 @dataclass(frozen=True)
 class RemoteRead:
-    """What executors read of a table.
+    """Plan by which executors read a table.
 
     Args:
-        units: In the order of their rows.
-        schema: Of the rows, in types that Spark has.
-        size: Bytes of the files.
+        units: Row groups in the order of their rows.
+        schema: Schema of the rows, in types that Spark has.
+        size: Total size of the files in bytes.
     """
 
     units: tuple[RemoteRowGroup, ...]
@@ -58,29 +58,34 @@ class RemoteRead:
     def of(
         cls, table: RawTable, files: Sequence[tuple[RawFile, int]], columns: Sequence[str], first: int, last: int
     ) -> RemoteRead:
-        """The given columns and `POSITION` of files in an object store.
+        """Plan to read columns and `POSITION` of files in an object store.
+
+        Whole row groups are read, so rows before `first` and after `last` may come, too.
 
         Args:
-            table: The files' table.
-            files: Each with the position of its first row.
-            columns: Which.
-            first: Position of the first row that is wanted; rows before it may come too, whole row groups at a time.
-            last: Position after the last one, likewise.
+            table: Table of the files.
+            files: Files, each with the position of its first row.
+            columns: Names of the columns.
+            first: Position of the first row.
+            last: Position after the last row.
         """
         units = tuple(unit for file, start in files for unit in _units(file, start, columns, first, last))
-        fields = [pa.field(name, _sparks(table.schema.field(name).type)) for name in columns]
+        fields = [pa.field(name, _spark_type(table.schema.field(name).type)) for name in columns]
         schema = pa.schema([*fields, pa.field(POSITION, pa.int64())])
         return cls(units, schema, sum(file.size for file, _ in files))
 
     def tasks(self, cores: int) -> int:
-        """Into how many tasks to cut the reading."""
+        """Return the number of tasks that read the files."""
         return max(1, min(len(self.units), max(_TASKS_PER_CORE * cores, self.size // _TASK_BYTES)))
 
     def rows(self, numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """On an executor: the rows of the units of one task, which are given by number.
+        """Yield, on an executor, the rows of the units of one task.
+
+        Args:
+            numbers: Batches whose first column holds the indices of the units.
 
         Raises:
-            DataError: A file cannot be read there.
+            DataError: The executor cannot read a file.
         """
         for batch in numbers:
             for number in batch.column(0).to_pylist():
@@ -97,18 +102,18 @@ def _units(file: RawFile, start: int, columns: Sequence[str], first: int, last: 
             yield RemoteRowGroup(file.path, group, begin, folders)
 
 
-def _sparks(kind: pa.DataType) -> pa.DataType:
-    """The type as which Spark holds a plain type's values: it has no unsigned integers, and microseconds alone."""
+def _spark_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which Spark holds the values of a type: it has no unsigned integers, and only microseconds."""
     if pa.types.is_list(kind):
-        return pa.list_(_sparks(kind.value_type))
+        return pa.list_(_spark_type(kind.value_type))
     wider = {pa.uint8(): pa.int16(), pa.uint16(): pa.int32(), pa.uint32(): pa.int64(), pa.uint64(): pa.decimal128(20)}
     if pa.types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
     return pa.date32() if pa.types.is_date64(kind) else wider.get(kind, kind)
 
 
-def _cast(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    if pa.types.is_timestamp(values.type) and values.type.unit == "ns":  # also before 1970
+def _converted(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_timestamp(values.type) and values.type.unit == "ns":  # A cast would round toward 1970.
         values = pc.floor_temporal(values, unit="microsecond")
     return values.cast(kind, safe=False)
 
@@ -132,6 +137,6 @@ def _rows(unit: RemoteRowGroup, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
             columns: dict[str, Any] = {name: batch.column(name) for name in names}
             columns |= {name: pa.repeat(value, count) for name, value in folders.items()}
             columns[POSITION] = pa.array(range(position, position + count), pa.int64())
-            arrays = [_cast(columns[field.name], field.type) for field in schema]
+            arrays = [_converted(columns[field.name], field.type) for field in schema]
             yield pa.RecordBatch.from_arrays(arrays, schema=schema)
             position += count

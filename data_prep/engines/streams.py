@@ -1,7 +1,7 @@
-"""Sorted queries of DuckDB that go to part files, several at a time.
+"""Concurrent writing of sorted queries of DuckDB to part files.
 
-DuckDB sorts on all cores and then hands over one stream, which one thread turns into Arrow batches and another into
-Parquet. So that these two do not work alone, the next query is sorted meanwhile.
+DuckDB sorts on all cores and then returns one stream, which one thread turns into Arrow batches and another into
+Parquet. The next query is sorted meanwhile, so that the other cores are not idle.
 """
 
 from __future__ import annotations
@@ -17,25 +17,24 @@ from typing import Self
 import duckdb
 import pyarrow as pa
 
-from data_prep.engines.base import Unit
-from data_prep.engines.failures import translated
-from data_prep.output.parts import PartFile, write_stream
+from data_prep.engines.base import PartFile, Unit
+from data_prep.failures import translated
 
 _BATCH_ROWS = 65_536
-_READY = 8  # batches between a query and the thread that writes
+_READY = 8  # So many batches of a query may wait for the thread that writes.
 
 
 class Streams:
-    """Units that are being written. Leaving the block ends those that still are.
+    """Units that are being written; the end of the block stops unfinished ones.
 
     Args:
-        duck: The database.
-        most: At a time.
-        advance: Told of rows that are written, from any thread.
+        duck: Connection to the database.
+        most: Most units that are written at a time.
+        advance: Function that gets the number of rows just written; any thread may call it.
 
     Attributes:
-        most: May be lowered.
-        running: Units by what will be their parts.
+        most: Most units that are written at a time; callers may lower it.
+        running: Units by the future of their parts.
     """
 
     def __init__(self, duck: duckdb.DuckDBPyConnection, most: int, advance: Callable[[int], None]) -> None:
@@ -46,30 +45,30 @@ class Streams:
 
     @property
     def full(self) -> bool:
-        """Whether no other unit may start."""
+        """True if no other unit may start."""
         return len(self.running) >= self.most
 
     @property
     def rows(self) -> int:
-        """Rows of the units under way."""
+        """Number of rows of the running units."""
         return sum(unit.count for unit in self.running.values())
 
     def start(self, unit: Unit, queries: Sequence[str]) -> None:
-        """Begin with a unit, whose ordered rows come from queries, each of which gives some columns."""
+        """Start to write a unit, whose sorted rows are those of the queries; each query has some of the columns."""
         cursors = [self._duck.cursor() for _ in queries]
         self.running[self._pool.submit(self._write, unit, queries, cursors)] = unit
 
     def next(self) -> tuple[Unit, Future[list[PartFile]]]:
-        """Wait for a unit, and give it with its parts, or with the error that has ended it."""
+        """Wait for a unit, and return it with a finished future, which has its parts or its error."""
         done = next(iter(wait(self.running, return_when=FIRST_COMPLETED).done))
         return self.running.pop(done), done
 
     def _write(
         self, unit: Unit, queries: Sequence[str], cursors: Sequence[duckdb.DuckDBPyConnection]
     ) -> list[PartFile]:
-        return list(write_stream(self._told(self._batches(queries, cursors)), unit.layout))
+        return list(unit.layout.write(self._counted(self._batches(queries, cursors))))
 
-    def _told(self, batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
+    def _counted(self, batches: Generator[pa.RecordBatch]) -> Generator[pa.RecordBatch]:
         with closing(batches):
             for batch in batches:
                 yield batch
@@ -78,7 +77,7 @@ class Streams:
     def _batches(
         self, queries: Sequence[str], cursors: Sequence[duckdb.DuckDBPyConnection]
     ) -> Generator[pa.RecordBatch]:
-        """Yield the rows of queries; the next ones are computed while the caller handles the last ones."""
+        """Yield the rows of queries; a thread computes the next batches meanwhile."""
         ready: queue.Queue[pa.RecordBatch | BaseException | None] = queue.Queue(_READY)
         stop = threading.Event()
 
@@ -90,7 +89,7 @@ class Streams:
                     if stop.is_set():
                         return
                 ready.put(None)
-            except BaseException as error:  # handed to the consumer, which raises it
+            except BaseException as error:  # The consumer raises it.
                 ready.put(error)
 
         self._cursors.update(cursors)
@@ -122,15 +121,15 @@ class Streams:
     ) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         while any(not future.done() for future in self.running):
-            for cursor in list(self._cursors):  # again and again: a query that has not begun hears nothing
-                with suppress(duckdb.Error):  # of one that is closed by now
+            for cursor in list(self._cursors):  # Interrupts repeat, since a query that has not begun ignores them.
+                with suppress(duckdb.Error):  # The cursor may be closed by now.
                     cursor.interrupt()
             wait(self.running, timeout=0.05)
         self._pool.shutdown()
 
 
 def _side_by_side(readers: Sequence[pa.RecordBatchReader]) -> Iterator[pa.RecordBatch]:
-    """Yield the columns of all readers, whose rows are the same but may be cut into other batches."""
+    """Yield batches with the columns of all readers, which have the same rows in batches of different sizes."""
     if len(readers) == 1:
         yield from readers[0]
         return

@@ -4,8 +4,8 @@
     valid_view.columns                                    # ("play_time_ms", "users.is_bot")
     table.mutate(label=valid_view.build({"play_time_ms": table.play_time_ms, "users.is_bot": table.is_bot}))
 
-sqlglot reads the text (as DuckDB's dialect), a whitelist of nodes and functions decides what it may hold, and what is
-built is an Ibis value of int64, float64, string, boolean or list; a bare column of another type passes through.
+sqlglot reads the text in DuckDB's dialect, and a whitelist of nodes and functions decides what it may contain. The
+result is an Ibis value of int64, float64, string, boolean or list. A bare column of another type keeps its type.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class Expression:
     """A parsed expression.
 
     Args:
-        text: As written.
-        place: Where it is written, for messages: a file and a key.
-        columns: Words that it reads, each once, in order of appearance: `play_time_ms`, `users.age` of a joined table,
-            `"users.age"` of a column whose own name has the dot.
+        text: Text of the expression.
+        place: File and key of the text, for messages: `feed.toml: tasks[0].label`.
+        columns: Words of the columns that it reads, each once, in order of appearance: `play_time_ms`, `users.age` of a
+            joined table, `"users.age"` of a column whose own name has the dot.
     """
 
     text: str
@@ -42,19 +42,19 @@ class Expression:
 
     @property
     def is_column(self) -> bool:
-        """True where the expression is a column as it stands."""
+        """True if the expression is a column and nothing else."""
         return isinstance(self._tree, exp.Column)
 
     def build(self, names: Mapping[str, Any]) -> Any:
         """Return the Ibis value of the expression.
 
-        Integers overflow beyond int64: then the engine raises when the query runs (`overflowed` tells).
+        If an integer exceeds int64, the engine raises an error when the query runs; `overflowed` recognises it.
 
         Args:
-            names: Ibis values by word, as `columns` has them.
+            names: Ibis values by the words of `columns`.
 
         Raises:
-            UserError: A name that is not there, or a value of a kind that does not fit.
+            UserError: A name is unknown, or a value is of the wrong kind.
         """
         return build(Source(self.text, self.place), self._tree, names)
 
@@ -63,13 +63,13 @@ def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expre
     """Read an expression.
 
     Args:
-        text: Text of one expression; `describe` lists what it may hold.
-        place: Place where it is written, for messages: `feed.toml: tasks[0].label`.
-        tables: Names of the joined tables, so that `a.b` of another `a` is a column of that very name, as `"a.b"` is;
-            None if every `a` is one.
+        text: Text of one expression. `describe` lists operators and functions.
+        place: File and key of the text, for messages: `feed.toml: tasks[0].label`.
+        tables: Names of the joined tables. If `a` is none of them, `a.b` is the column with the name `"a.b"`. None if
+            any name may be a table.
 
     Raises:
-        UserError: The text cannot be read, or holds what expressions do not have.
+        UserError: The text cannot be read, or uses something that expressions do not have.
     """
     source = Source(text, place)
     tree = tree_of(source, checker(source))
@@ -82,5 +82,5 @@ def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expre
 
 
 def overflowed(error: BaseException) -> bool:
-    """Whether an engine stopped at an integer beyond int64 (by OutOfRangeException, or Spark's ArithmeticException)."""
-    return any(sign in str(error) for sign in ("Out of Range Error: Overflow", "[ARITHMETIC_OVERFLOW]"))
+    """Return True for the error of DuckDB or Spark that an integer exceeds int64."""
+    return any(text in str(error) for text in ("Out of Range Error: Overflow", "[ARITHMETIC_OVERFLOW]"))

@@ -1,4 +1,4 @@
-"""From the syntax tree to an Ibis value, with the kind of every part checked."""
+"""Conversion of a syntax tree to an Ibis value. The kind of every part is checked."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from ibis.expr import operations as ops
 from sqlglot import exp
 
 from data_prep.expressions import kinds as k
-from data_prep.expressions import kinds as n
 from data_prep.expressions.functions import FUNCTIONS, WANTS, Want
-from data_prep.expressions.source import Source, cast_fix, kind_fix, mixed_fix, name_fix, piece_of, shown
+from data_prep.expressions.source import Source, cast_fix, in_backquotes, kind_fix, mixed_fix, name_fix, piece_of
 from data_prep.expressions.syntax import TYPES
 
-MAX_SIZE = 50_000  # nodes once every part stands wherever it is used; an engine reads the expression so
+MAX_SIZE = 50_000  # Nodes of the expression in SQL, where a shared part is written out wherever it is used.
 NAMES_SHOWN = 12
 _INTEGER, _FLOAT = re.compile(r"\d+"), re.compile(r"(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ARITHMETIC: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.Add: lambda a, b: a + b,
     exp.Sub: lambda a, b: a - b,
     exp.Mul: lambda a, b: a * b,
-    exp.Div: n.divide,
-    exp.IntDiv: n.cut_quotient,
-    exp.Mod: n.remainder,
+    exp.Div: k.divide,
+    exp.IntDiv: k.cut_quotient,
+    exp.Mod: k.remainder,
 }
 _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.EQ: lambda a, b: a == b,
@@ -36,13 +35,13 @@ _COMPARISONS: dict[type[exp.Expr], Callable[[Any, Any], Any]] = {
     exp.GT: lambda a, b: a > b,
     exp.GTE: lambda a, b: a >= b,
 }
-_SPOKEN = {
+_WANT_TEXT = {
     "text": "string, integer or boolean",
     "bound": "number",
     "ordered": "number or string",
     "scalar": "number, string or boolean",
 }
-_COUNTS = {  # Constants from 1: what they are, and the fix of another.
+_COUNTS = {  # Kinds of constants from 1: their text in messages, and the fix.
     "position": ("a number from 1", "the first character is 1"),
     "count": ("a number of characters from 1", "write how many to take, or leave it out to take all that follow"),
 }
@@ -55,24 +54,29 @@ def column_name(column: exp.Column) -> str:
 
 
 def word_of(name: str) -> str:
-    """Return the word by which expressions know a column of the log: its name, in double quotes if that has a dot.
+    """Return the word for a column of the log in expressions: its name, in double quotes if the name has a dot.
 
-    Without the quotes it would be a column of a joined table, or a time such as `time.hour`.
+    Without the quotes, the word would name a column of a joined table, or a time such as `time.hour`.
     """
     return '"' + name.replace('"', '""') + '"' if "." in name else name
 
 
 def name_of(word: str) -> str:
-    """Return the name of the column that `word_of` gave the word for; any other word as it is."""
+    """Return the name of the column whose word `word_of` has returned; any other word is returned unchanged."""
     name = word[1:-1].replace('""', '"')
     return name if word_of(name) == word else word
 
 
 def build(source: Source, tree: exp.Expr, names: Mapping[str, Any]) -> Any:
-    """The value of an expression over `names`.
+    """Return the Ibis value of an expression.
+
+    Args:
+        source: Text of the expression and its place.
+        tree: Syntax tree of the expression.
+        names: Ibis value of each column, by word.
 
     Raises:
-        UserError: An unknown name, a value of a wrong kind, or an expression too large once written out.
+        UserError: A name is unknown, a value is of the wrong kind, or the expression in SQL is too large.
     """
     builder = _Builder(source, names)
     value = builder.value(tree)
@@ -90,11 +94,11 @@ class _Builder:
     def __init__(self, source: Source, names: Mapping[str, Any]) -> None:
         self.source, self.names = source, names
 
-    def error(self, node: exp.Expr, found: str, rule: str, fix: str) -> Exception:
-        return self.source.error(f"{shown(piece_of(node))} {found}", rule, fix)
+    def error(self, node: exp.Expr, value: str, rule: str, fix: str) -> Exception:
+        return self.source.error(f"{in_backquotes(piece_of(node))} {value}", rule, fix)
 
     def value(self, node: exp.Expr) -> Any:
-        """The value of any node."""
+        """Return the value of any node."""
         if isinstance(node, exp.Paren):
             return self.value(node.this)
         if isinstance(node, exp.Column):
@@ -112,9 +116,9 @@ class _Builder:
         if type(node) in _COMPARISONS:
             return _COMPARISONS[type(node)](*self.comparable(node, [node.this, node.expression]))
         if isinstance(node, (exp.And, exp.Or, exp.Not)):
-            return self.connected(node)
+            return self.logical(node)
         if isinstance(node, exp.Is):
-            return n.is_null(self.value(node.this))
+            return k.is_null(self.value(node.this))
         if isinstance(node, exp.In):
             tested, *among = self.comparable(node, [node.this, *node.expressions])
             return tested.isin(among)
@@ -126,18 +130,18 @@ class _Builder:
         if isinstance(node, (exp.Cast, exp.TryCast)):
             return self.cast(node)
         if isinstance(node, exp.DPipe):
-            return FUNCTIONS["concat"].build(*(self.wanted(part, "text", node) for part in node.flatten()))
+            return FUNCTIONS["concat"].build(*(self.value_of_kind(part, "text", node) for part in node.flatten()))
         return self.call(cast(exp.Anonymous, node))
 
     def column(self, node: exp.Column) -> Any:
         name = column_name(node)
         if name in self.names:
-            return k.widened(self.names[name])
+            return k.widen(self.names[name])
         known = ", ".join(list(self.names)[:NAMES_SHOWN]) or "none"
         more = len(self.names) - NAMES_SHOWN
         rule = f"there are {known}{f' and {more} more' if more > 0 else ''}"
         quoted = bool(node.this.args.get("quoted")) and not node.table
-        raise self.source.error(f"no column {shown(name)}", rule, name_fix(name, self.names, quoted))
+        raise self.source.error(f"no column {in_backquotes(name)}", rule, name_fix(name, self.names, quoted))
 
     def literal(self, node: exp.Literal, sign: str = "") -> Any:
         text = sign + node.name
@@ -160,25 +164,29 @@ class _Builder:
 
     def negative(self, node: exp.Neg) -> Any:
         if isinstance(node.this, exp.Literal) and not node.this.is_string:
-            return self.literal(node.this, "-")  # as one: -2^63 has no positive counterpart
-        return -self.wanted(node.this, "number", node)
+            return self.literal(
+                node.this, "-"
+            )  # -2^63 has no positive counterpart, so the sign belongs to the literal.
+        return -self.value_of_kind(node.this, "number", node)
 
     def arithmetic(self, node: exp.Binary) -> Any:
         whole = isinstance(node, (exp.IntDiv, exp.Mod))
-        operands = [self.wanted(part, "integer" if whole else "number", node) for part in (node.left, node.right)]
-        return _ARITHMETIC[type(node)](*cast(list[Any], k.unified(operands)))
+        operands = [
+            self.value_of_kind(part, "integer" if whole else "number", node) for part in (node.left, node.right)
+        ]
+        return _ARITHMETIC[type(node)](*cast(list[Any], k.unify(operands)))
 
-    def connected(self, node: exp.And | exp.Or | exp.Not) -> Any:
+    def logical(self, node: exp.And | exp.Or | exp.Not) -> Any:
         if isinstance(node, exp.Not):
             return ~self.condition(node.this, node)
         left, right = (self.condition(part, node) for part in (node.this, node.expression))
         return left & right if isinstance(node, exp.And) else left | right
 
     def condition(self, node: exp.Expr, whole: exp.Expr) -> Any:
-        return self.wanted(node, "condition", whole)
+        return self.value_of_kind(node, "condition", whole)
 
     def comparable(self, whole: exp.Expr, nodes: Sequence[exp.Expr]) -> list[Any]:
-        """Values that can be compared, in one type; booleans beside integers as 0 and 1."""
+        """Return values of one type that can be compared. Booleans beside integers become 0 and 1."""
         values = [self.value(node) for node in nodes]
         kinds = {k.kind_of(value) for value in values}
         if "null" in kinds:
@@ -187,15 +195,15 @@ class _Builder:
         for node, value, kind in zip(nodes, values, map(k.kind_of, values), strict=True):
             if kind in ("list", "other"):
                 fix = kind_fix(kind, "text" if "string" in kinds else "number", piece_of(node))
-                raise self.error(node, f"is {k.spoken(value)}", "numbers, strings and booleans can be compared", fix)
+                raise self.error(node, f"is {k.kind_text(value)}", "numbers, strings and booleans can be compared", fix)
         values = [
-            n.comparable(value)
+            k.comparable(value)
             if k.kind_of(value) == "float" and not isinstance(node, exp.Literal)
-            else k.enclosed(value)
+            else k.enclose(value)
             for node, value in zip(nodes, values, strict=True)
         ]
         if kinds == {"boolean", "integer"}:
-            values = [n.cast(value, "integer") for value in values]
+            values = [k.cast(value, "integer") for value in values]
         elif kinds == {"boolean"} and not isinstance(whole, (exp.EQ, exp.NEQ, exp.In)):
             raise self.error(whole, "orders booleans", "they are equal or not", "use `=`, or `not`")
         return self.one_type(whole, nodes, values, "compares", "both sides must be of one kind")
@@ -203,9 +211,9 @@ class _Builder:
     def one_type(
         self, whole: exp.Expr, nodes: Sequence[exp.Expr], values: Sequence[Any], verb: str, rule: str
     ) -> list[Any]:
-        unified = k.unified(values)
+        unified = k.unify(values)
         if unified is None:
-            shown_kinds = dict.fromkeys(k.spoken(value) for value in values if k.kind_of(value) != "null")
+            shown_kinds = dict.fromkeys(k.kind_text(value) for value in values if k.kind_of(value) != "null")
             raise self.error(whole, f"{verb} {' with '.join(shown_kinds)}", rule, mixed_fix(nodes, values))
         return unified
 
@@ -228,20 +236,20 @@ class _Builder:
 
     def cast(self, node: exp.Cast) -> Any:
         target, value = TYPES[node.to.this], self.value(node.this)
-        made = n.cast(value, target)
-        if made is None:
+        result = k.cast(value, target)
+        if result is None:
             rule = f"there is no cast of it to {target} on which the engines agree"
             raise self.error(
-                node.this, f"is {k.spoken(value)}", rule, cast_fix(k.kind_of(value), target, piece_of(node.this))
+                node.this, f"is {k.kind_text(value)}", rule, cast_fix(k.kind_of(value), target, piece_of(node.this))
             )
-        return made
+        return result
 
     def call(self, node: exp.Anonymous) -> Any:
         function, parts = FUNCTIONS[node.name], node.expressions
         if not function.accepts(len(parts)):
             plural = "" if len(parts) == 1 else "s"
-            found = f"has {len(parts)} argument{plural}"
-            raise self.error(node, found, f"it is {function.signature}: {function.meaning}", "write it so")
+            value = f"has {len(parts)} argument{plural}"
+            raise self.error(node, value, f"it is {function.signature}: {function.meaning}", "write it so")
         takes = [*function.takes, *[function.takes[-1]] * (len(parts) - len(function.takes))]
         if node.name == "if":
             condition, *values = self.condition(parts[0], node), *map(self.value, parts[1:])
@@ -254,35 +262,41 @@ class _Builder:
         return function.build(*values)
 
     def argument(self, node: exp.Expr, want: Want, whole: exp.Expr) -> Any:
-        """An argument as a value, or as a Python constant where the function needs one."""
+        """Return an argument as a value, or as a Python constant if the function needs one."""
         constant = isinstance(node, exp.Literal)
         if want == "constant string":
             if not constant or not node.is_string or not node.name:
-                rule = f"{shown(piece_of(whole))} takes a text in quotes there, of one letter or more"
+                rule = f"{in_backquotes(piece_of(whole))} takes a text in quotes there, of one letter or more"
                 fix = "name one letter or more" if constant and node.is_string else "write it in single quotes"
                 raise self.error(node, "is none", rule, fix)
             return node.name
         if want in _COUNTS:
             if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:
                 what, fix = _COUNTS[want]
-                raise self.error(node, "is none", f"{shown(piece_of(whole))} takes {what} there", fix)
+                raise self.error(node, "is none", f"{in_backquotes(piece_of(whole))} takes {what} there", fix)
             return int(node.name)
-        return self.wanted(node, want, whole)
+        return self.value_of_kind(node, want, whole)
 
-    def wanted(self, node: exp.Expr, want: str, whole: exp.Expr) -> Any:
-        """The value of `node`, which `whole` needs to be of a kind."""
+    def value_of_kind(self, node: exp.Expr, want: str, whole: exp.Expr) -> Any:
+        """Return the value of a node, and refuse a value of another kind.
+
+        Args:
+            node: Node of the syntax tree.
+            want: Kind that the value must have: a key of `WANTS`, `condition`, or a kind itself.
+            whole: Node that uses the value, for messages.
+        """
         value = self.value(node)
         kinds = WANTS.get(cast(Want, want), (want,)) if want != "condition" else ("boolean",)
         kind = k.kind_of(value)
         if kind not in kinds:
-            what = _SPOKEN.get(want, want)
-            rule = f"{shown(piece_of(whole))} takes {'an' if what[0] in 'aeiou' else 'a'} {what} there"
-            raise self.error(node, f"is {k.spoken(value)}", rule, kind_fix(kind, want, piece_of(node)))
+            what = _WANT_TEXT.get(want, want)
+            rule = f"{in_backquotes(piece_of(whole))} takes {'an' if what[0] in 'aeiou' else 'a'} {what} there"
+            raise self.error(node, f"is {k.kind_text(value)}", rule, kind_fix(kind, want, piece_of(node)))
         return value
 
 
 def _size(root: ops.Value) -> int:
-    """Nodes of the tree that an expression becomes in SQL, where shared parts repeat; columns count as one."""
+    """Return the number of nodes of an expression in SQL, where shared parts repeat. A column counts as one."""
 
     def size(node: ops.Node, sizes: Mapping[Any, int], **_: Any) -> int:
         inner = () if isinstance(node, ops.Field) else node.__children__

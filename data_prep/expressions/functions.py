@@ -1,4 +1,4 @@
-"""The functions of expressions, what each means and takes; and those of SQL that are refused, with the reason."""
+"""Functions of expressions with their meaning and arguments, and functions of SQL that are refused, with the reason."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import ibis.expr.datatypes as dt
 import ibis.expr.operations as ops
 
 from data_prep.expressions import kinds as k
-from data_prep.expressions import kinds as n
 from data_prep.expressions.source import Source
+from ple_rec.text import aligned
 from ple_rec.text.suggest import nearest
 
 Want = Literal[
@@ -51,13 +51,13 @@ class Function:
     """A function of expressions.
 
     Args:
-        signature: As a user writes it.
-        meaning: In one line.
-        takes: What each argument must be. Constants reach `build` as Python values.
-        build: From the arguments to an Ibis value.
-        required: Arguments that must stand; the number of `takes` where 0.
-        many: Whether the last of `takes` may stand any number of times.
-        unified: Whether the arguments become one type before.
+        signature: Call as a user writes it: `clip(x, low, high)`.
+        meaning: Meaning in one line.
+        takes: Kind of each argument. Constants reach `build` as Python values.
+        build: Function that makes an Ibis value of the arguments.
+        required: Number of arguments that a call must have; 0 for all of `takes`.
+        many: True if a call may repeat the last argument any number of times.
+        unified: True if `build` gets the arguments in one type.
     """
 
     signature: str
@@ -69,20 +69,20 @@ class Function:
     unified: bool = False
 
     def accepts(self, count: int) -> bool:
-        """Whether it can be called with so many arguments."""
+        """Return True if the function can be called with so many arguments."""
         least = self.required or len(self.takes)
         return count >= least and (self.many or count <= len(self.takes))
 
 
 def _concat(*parts: Any) -> Any:
-    texts: list[Any] = [n.cast(part, "string") for part in parts]
+    texts: list[Any] = [k.cast(part, "string") for part in parts]
     return reduce(operator.add, texts)
 
 
 def _split(text: Any, separator: str) -> Any:
-    if k.kind_of(text) == "list":  # so that one configuration reads Parquet and CSV
+    if k.kind_of(text) == "list":  # One configuration can then read lists of Parquet and texts of CSV.
         return text
-    special = re.search(r"[][\\.{}()*+?^$|]", separator)  # Spark's split takes a pattern, DuckDB's a text
+    special = re.search(r"[][\\.{}()*+?^$|]", separator)  # Spark splits by a pattern, DuckDB by a text.
     pieces = text.re_split(re.sub(r"([][\\.{}()*+?^$|])", r"\\\1", separator)) if special else text.split(separator)
     return pieces.filter(lambda piece: piece != "")
 
@@ -99,16 +99,16 @@ def _upper(text: Any) -> Any:
     return ibis.ifelse(text.re_search(_BEYOND_ASCII), text.translate(_SMALL, _CAPITALS), text.upper())
 
 
-# Engines disagree on letters beyond ASCII, and DuckDB's translate takes 1 us: it is for texts with such letters only.
+# Engines disagree on letters beyond ASCII. DuckDB's translate takes 1 us, so only texts with such letters use it.
 _BEYOND_ASCII, _SMALL, _CAPITALS = r"[^\x00-\x7F]", string.ascii_lowercase, string.ascii_uppercase
 FUNCTIONS: dict[str, Function] = {
     "abs": Function("abs(x)", "the number without its sign", ("number",), lambda x: x.abs()),
-    "ceil": Function("ceil(x)", "the smallest integer >= x; null where int64 has none", ("number",), n.ceil),
+    "ceil": Function("ceil(x)", "the smallest integer >= x; null if int64 has none", ("number",), k.ceil),
     "clip": Function(
         "clip(x, low, high)",
         "x, but at least low and at most high; null and NaN remain, a null bound is none",
         ("bound", "bound", "bound"),
-        n.clip,
+        k.clip,
         unified=True,
     ),
     "coalesce": Function(
@@ -116,7 +116,7 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "concat": Function(
         "concat(a, b, ...)",
-        "texts, integers and booleans one after another, as a || b; null where one is null",
+        "texts, integers and booleans one after another, as a || b; null if one is null",
         ("text", "text"),
         _concat,
         many=True,
@@ -127,7 +127,7 @@ FUNCTIONS: dict[str, Function] = {
         ("string", "string"),
         lambda text, part: text.contains(part),
     ),
-    "floor": Function("floor(x)", "the largest integer <= x; null where int64 has none", ("number",), n.floor),
+    "floor": Function("floor(x)", "the largest integer <= x; null if int64 has none", ("number",), k.floor),
     "greatest": Function(
         "greatest(a, b, ...)",
         "the largest number or text; NaN is above all numbers; nulls are left out: greatest(null, 0) is 0",
@@ -138,11 +138,11 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "if": Function(
         "if(condition, a, b)",
-        "a where the condition is true, else b (also where it is null)",
+        "a if the condition is true, else b (also if it is null)",
         ("any",) * 3,
         ibis.ifelse,
     ),
-    "is_nan": Function("is_nan(x)", "whether x is NaN; null of null", ("float",), n.is_nan),
+    "is_nan": Function("is_nan(x)", "whether x is NaN; null of null", ("float",), k.is_nan),
     "least": Function(
         "least(a, b, ...)",
         "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
@@ -155,10 +155,10 @@ FUNCTIONS: dict[str, Function] = {
         "length(x)",
         "characters (Unicode code points) of a text, items of a list",
         ("string or list",),
-        lambda x: ops.Cast(x.length(), dt.int64).to_expr(),  # Ibis leaves a `cast` out, but a list's is int32 to Spark
+        lambda x: ops.Cast(x.length(), dt.int64).to_expr(),  # Spark has an int32 here, but Ibis leaves out a `cast`.
     ),
     "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
-    "nullif": Function("nullif(a, b)", "null where a = b, else a", ("scalar", "scalar"), n.null_if, unified=True),
+    "nullif": Function("nullif(a, b)", "null if a = b, else a", ("scalar", "scalar"), k.null_if, unified=True),
     "replace": Function(
         "replace(text, old, new)",
         "the text with each `old` replaced",
@@ -167,9 +167,9 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "round": Function(
         "round(x)",
-        "the nearest integer, halves away from zero; null where int64 has none",
+        "the nearest integer, halves away from zero; null if int64 has none",
         ("number",),
-        n.nearest,
+        k.nearest,
     ),
     "split": Function(
         "split(text, separator)",
@@ -199,10 +199,10 @@ OPERATORS: dict[str, str] = {
     "1, 0.5, 'text', true, null": "literals; whole numbers are int64, others float64; a quote in a text is doubled",
     "column, table.column": 'names; other than letters, digits and _ in double quotes: "odd name"',
     "a + b, a - b, a * b, -a": "integers stay exact int64, beyond which the run is refused; mixed with floats, float64",
-    "a / b": "float64 always; null where b is 0",
-    "a // b, a % b": "of integers, cut toward zero, the remainder with the sign of a; null where b is 0",
+    "a / b": "float64 always; null if b is 0",
+    "a // b, a % b": "of integers, cut toward zero, the remainder with the sign of a; null if b is 0",
     "a || b": "as concat(a, b)",
-    "a = b, !=, <>, <, <=, >, >=": "null where one is null or NaN; texts by their bytes; false is 0, true is 1",
+    "a = b, !=, <>, <, <=, >, >=": "null if one is null or NaN; texts by their bytes; false is 0, true is 1",
     "a between b and c, a in (b, c)": "and their opposites with `not`",
     "a is null, a is not null": "never null themselves",
     "not a, a and b, a or b": "of conditions; null is unknown",
@@ -240,23 +240,22 @@ _ELSEWHERE = (
 
 
 def checker(source: Source) -> Callable[[str, str], None]:
-    """What refuses the functions that are not there: called with a lower-case name and where it stands."""
+    """Return a function that refuses unknown functions. It gets a name in lower case, and the place for messages."""
 
-    def check(name: str, here: str) -> None:
+    def check(name: str, place: str) -> None:
         if name in FUNCTIONS:
             return
         if name in REFUSED:
             reason, fix = REFUSED[name]
-            raise source.error(here, f"there is no {name} in expressions: {reason}", fix)
-        meant = _ELSEWHERE.get(name) or nearest(name, FUNCTIONS)
-        fix = f"did you mean `{meant}`?" if meant else "use one of these"
-        raise source.error(here, f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}", fix)
+            raise source.error(place, f"there is no {name} in expressions: {reason}", fix)
+        similar = _ELSEWHERE.get(name) or nearest(name, FUNCTIONS)
+        fix = f"did you mean `{similar}`?" if similar else "use one of these"
+        raise source.error(place, f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}", fix)
 
     return check
 
 
 def describe() -> str:
-    """The language of expressions in a page: operators, then functions, each with its meaning."""
+    """Return the language of expressions as text: operators, then functions, each with its meaning."""
     rows = OPERATORS | {function.signature: function.meaning for function in FUNCTIONS.values()}
-    width = max(map(len, rows))
-    return "\n".join(f"{form:<{width}}  {meaning}" for form, meaning in rows.items())
+    return "\n".join(aligned(list(rows.items()), left=(0, 1)))

@@ -1,10 +1,15 @@
-"""Kinds of values, literals, arithmetic and casts, with the same bits on every engine.
+"""Functions that build Ibis values (literals, arithmetic, casts) whose results are equal on DuckDB and on Spark.
 
-A literal goes to the engine as text in a cast: a bare `0.1` is a decimal to both and `5` an int32 that overflows early.
+A user writes expressions, such as `price / 100`, in the configuration of a data preparation. Each becomes an Ibis value
+that an engine, DuckDB or Spark, computes. Both engines must give the same bits, since a dataset must not depend on the
+engine that made it. An expression computes with values of a few kinds (`Kind`), whatever their exact column types.
 
-Where DuckDB and Spark differ, the native form is not used: DuckDB rounds a float that it casts to an integer and Spark
-cuts it, one raises for a zero divisor and the other does not, each reads other texts as numbers, neither divides
-integers under a name that both know.
+A literal is written as a text that is cast to int64 or float64. Both engines would read a bare `0.1` as a decimal and a
+bare `5` as an int32, in which sums and products overflow early.
+
+Where the operators of DuckDB and Spark differ, a function of this module replaces the operator. For example, DuckDB
+rounds a float that is cast to an integer, and Spark truncates it. Only one engine raises an error for a zero divisor.
+The engines accept different texts as numbers. The operators of integer division have different names.
 """
 
 from __future__ import annotations
@@ -22,7 +27,10 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 def kind_of(value: Any) -> Kind:
-    """The kind of an Ibis value; `other` are those that expressions only hand on (timestamps, decimals, uint64)."""
+    """Return the kind of an Ibis value.
+
+    The kind is `other` for a type that expressions do not compute with, such as timestamp.
+    """
     dtype = value.type()
     if dtype.is_integer():
         return "other" if dtype.is_unsigned_integer() and dtype.nbytes == 8 else "integer"
@@ -36,38 +44,46 @@ def kind_of(value: Any) -> Kind:
     return next((kind for kind, fits in tests.items() if fits), "other")
 
 
-def spoken(value: Any) -> str:
-    """The kind of a value as messages name it: `an integer`, `a string`, `of type date`."""
+def kind_text(value: Any) -> str:
+    """Return the kind of a value as error messages name it: `an integer`, `a string`, `of type date`."""
     kind = kind_of(value)
     if kind == "other":
         return f"of type {value.type().copy(nullable=True)}"
     return kind if kind == "null" else f"{'an' if kind == 'integer' else 'a'} {kind}"
 
 
-def widened(value: Any) -> Any:
-    """A column as expressions compute with it: integers as int64, floats as float64 (both exact)."""
+def widen(value: Any) -> Any:
+    """Return an integer value as int64 and a float value as float64, without loss; return any other value unchanged."""
     wide = {"integer": "int64", "float": "float64"}.get(kind_of(value))
     return value.cast(wide) if wide else value
 
 
-def enclosed(value: Any) -> Any:
-    """A condition that may stand in another comparison: Ibis writes `x IN (1) = y` without the brackets it needs."""
+def enclose(value: Any) -> Any:
+    """Return a condition that can be an operand of a comparison.
+
+    Ibis writes `x IN (1) = y` without the parentheses that SQL needs around the condition. A call of `coalesce` around
+    the condition replaces them.
+    """
     plain = kind_of(value) != "boolean" or isinstance(value.op(), (ops.Field, ops.Literal))
     return value if plain else ibis.coalesce(value, null("boolean"))
 
 
 def integer(value: int) -> Any:
-    """An int64 literal."""
+    """Return an int64 literal."""
     return ibis.literal(str(value)).cast("int64")
 
 
 def floating(value: float) -> Any:
-    """A float64 literal of exactly these bits."""
+    """Return a float64 literal with exactly the bits of `value`."""
     return ibis.literal(repr(value)).cast("float64")
 
 
 def string(value: str) -> Any:
-    """A text literal. Spark substitutes `${name}` wherever it stands in a query, so the two characters are parted."""
+    """Return a text literal.
+
+    Spark replaces `${name}` by a variable everywhere in a query. So the literal is a concatenation, in which `$` ends
+    one text and `{` begins the next.
+    """
     first, *rest = value.split("${")
     literal = ibis.literal(first + "$" if rest else first)
     for i, part in enumerate(rest, start=1):
@@ -76,12 +92,12 @@ def string(value: str) -> Any:
 
 
 def null(dtype: Any) -> Any:
-    """A null of a type."""
+    """Return a null literal of the type `dtype`."""
     return ibis.null(dtype)
 
 
-def unified(values: Sequence[Any]) -> list[Any] | None:
-    """The values in one type: integers beside floats become floats, nulls take it. None where there is no such type."""
+def unify(values: Sequence[Any]) -> list[Any] | None:
+    """Return the values cast to a common type, or None if there is none. Integers beside floats become float64."""
     typed = [value for value in values if kind_of(value) != "null"]
     if not typed:
         return list(values)
@@ -96,30 +112,34 @@ def unified(values: Sequence[Any]) -> list[Any] | None:
 
 Target = Literal["integer", "float", "string", "boolean"]
 INFINITY, ZERO = floating(math.inf), integer(0)
-_INTEGER_TEXT = r"^ *[+-]?[0-9]+ *\z"  # `$` would accept a line break at the end, in Java only
+# The patterns end with `\z`, since `$` would accept a line break at the end of the text, but only in Java (Spark).
+_INTEGER_TEXT = r"^ *[+-]?[0-9]+ *\z"
 _FLOAT_TEXT = r"^ *[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)? *\z"
 _TRUE, _FALSE = ("true", "t", "1"), ("false", "f", "0")
 
 
 def divide(a: Any, b: Any) -> Any:
-    """`a / b` in float64; null where b is 0."""
+    """Return `a / b` in float64; null if b is 0."""
     return a.cast("float64") / b.cast("float64").nullif(floating(0.0))
 
 
 def remainder(a: Any, b: Any) -> Any:
-    """`a % b` of integers, with the sign of a; null where b is 0.
+    """Return the remainder `a % b` of integers, with the sign of a; null if b is 0.
 
-    The divisor -1 is replaced by 1, of the same remainder: INT64_MIN % -1 raises on one engine.
+    INT64_MIN % -1 raises an error on one engine. So the divisor -1 is replaced by 1, whose remainder is also 0.
     """
     return a % ibis.cases((b == ZERO, null("int64")), (b == integer(-1), integer(1)), else_=b)
 
 
 def cut_quotient(a: Any, b: Any) -> Any:
-    """`a // b` of integers, cut toward zero, exact; null where b is 0.
+    """Return the exact quotient of the integers a and b, truncated toward zero; null if b is 0.
 
-    With m = a - a % b, a multiple of b, the quotient m / b is estimated in float64 a little too near zero, so that
-    `estimate * b` cannot overflow. What it leaves of m is a multiple of b so small that its float64 quotient rounds to
-    the exact one.
+    A float64 division alone is not exact for large integers, so the quotient is computed in two steps:
+
+    1. `multiple` is a - a % b, which b divides. `estimate` is multiple / b in float64, multiplied by a factor just
+       below 1. It is therefore never too far from zero, and `estimate * b` cannot overflow.
+    2. `rest` is the part of `multiple` that the estimate leaves. It is b times a small integer, which a float64
+       division and `round` give exactly.
     """
     multiple, b = a - remainder(a, b), b.nullif(ZERO)
     divisor = b.cast("float64")
@@ -129,67 +149,78 @@ def cut_quotient(a: Any, b: Any) -> Any:
 
 
 def is_null(x: Any) -> Any:
-    """Whether x is null. Ibis has Spark answer true for NaN too, so floats are asked whether x = x is."""
-    return (x == x).isnull() if kind_of(x) == "float" else enclosed(x).isnull()
+    """Return whether x is null; NaN is not null.
+
+    For a float the test is whether x = x is null, since on Spark the `isnull` of Ibis is also true for NaN.
+    """
+    return (x == x).isnull() if kind_of(x) == "float" else enclose(x).isnull()
 
 
 def is_nan(x: Any) -> Any:
-    """Whether x is NaN; null of null, of which Spark's own isnan is false."""
+    """Return whether x is NaN, or null if x is null. The `isnan` of Spark alone would be false for null."""
     return ibis.ifelse(is_null(x), null("boolean"), x.isnan())
 
 
 def comparable(x: Any) -> Any:
-    """A float to compare: null in place of NaN.
+    """Return a float as an operand of a comparison, with null in place of NaN.
 
-    Engines hold NaN above all numbers, but skip it where Parquet's statistics, which leave it out, decide already.
+    Both engines order NaN above all numbers, so `x > 5` would be true for NaN. But the minimum and maximum in a Parquet
+    file leave NaN out. An engine that skips row groups by them would sometimes lose the rows with NaN.
     """
     return ibis.ifelse(x.isnan(), null("float64"), x)
 
 
 def null_if(a: Any, b: Any) -> Any:
-    """Null where a = b, else a."""
-    left, right = (comparable(x) if kind_of(x) == "float" else enclosed(x) for x in (a, b))
+    """Return null if a = b, else a."""
+    left, right = (comparable(x) if kind_of(x) == "float" else enclose(x) for x in (a, b))
     return ibis.ifelse(left == right, null(a.type()), a)
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """The number within [low, high]; null and NaN remain, and a null bound bounds nothing.
+    """Return the number limited to [low, high], or high if low > high.
 
-    Where low > high it is high. No comparison is true of null, and NaN is asked for first, which would be above high.
+    If x is null or NaN, it is returned unchanged. A bound that is null has no effect, since no comparison with null is
+    true. NaN is tested first, since the engines order it above `high`.
     """
     unordered = [(x.isnan(), x)] if kind_of(x) == "float" else []
     return ibis.cases(*unordered, (x > high, high), (x < low, ibis.least(low, high)), else_=x)
 
 
 def floor(x: Any) -> Any:
-    """The largest integer <= x as int64; null where x is NaN or beyond int64."""
+    """Return the largest integer <= x as int64; null if x is NaN or beyond int64."""
     return x if kind_of(x) == "integer" else _within_int64(x).floor()
 
 
 def ceil(x: Any) -> Any:
-    """The smallest integer >= x as int64; null where x is NaN or beyond int64."""
+    """Return the smallest integer >= x as int64; null if x is NaN or beyond int64."""
     return x if kind_of(x) == "integer" else _within_int64(x).ceil()
 
 
 def nearest(x: Any) -> Any:
-    """The nearest integer as int64, halves away from zero; null where x is NaN or beyond int64."""
+    """Return the nearest integer as int64, halves away from zero; null if x is NaN or beyond int64."""
     return x if kind_of(x) == "integer" else _within_int64(x).round()
 
 
 def cut(x: Any) -> Any:
-    """A float cut toward zero, as int64; null where x is NaN or beyond int64."""
+    """Return a float truncated toward zero, as int64; null if x is NaN or beyond int64."""
     x = _within_int64(x)
     return ibis.ifelse(x < floating(0.0), x.ceil(), x.floor())
 
 
 def _within_int64(x: Any) -> Any:
-    """The number, or null where it has no integer part in int64."""
+    """Return the number, or null if its integer part does not fit int64."""
     inside = x.between(floating(-(2.0**63)), floating(math.nextafter(2.0**63, 0)))
     return ibis.cases((~x.isnan() & inside, x))
 
 
 def cast(x: Any, to: Target) -> Any | None:
-    """A value as another kind, null where a text is none; None where engines differ and there is no such cast."""
+    """Return a value converted to the kind `to`.
+
+    A text that does not represent a value of this kind becomes null.
+
+    Returns:
+        The converted value; None if the project has no conversion that gives the same result on both engines.
+    """
     dtype, source = x.type(), kind_of(x)
     if source == "null":
         return null({"integer": "int64", "float": "float64"}.get(to, to))
@@ -213,14 +244,16 @@ def _to_integer(x: Any) -> Any | None:
         return ibis.cases((x.re_search(_INTEGER_TEXT), x.try_cast("int64")))
     if dtype.is_boolean():
         return x.cast("int64")
-    # Spark reads uint64 as decimal(20, 0). Engines round or cut other decimals.
+    # Spark reads uint64 as decimal(20, 0), so decimals without a fraction are converted. Other decimals are refused,
+    # since one engine would round them and the other would truncate them.
     return x.try_cast("int64") if dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0) else None
 
 
 def _to_float(x: Any) -> Any | None:
     dtype = x.type()
     if dtype.is_decimal() or (kind_of(x) == "other" and dtype.is_integer()):
-        x = x.cast("string")  # whose digits are exact, as reading them is
+        # The text of such a number has all its digits, and both engines parse the text exactly.
+        x = x.cast("string")
     elif dtype.is_boolean():
         return x.cast("int64").cast("float64")
     elif dtype.is_integer():
@@ -228,7 +261,8 @@ def _to_float(x: Any) -> Any | None:
     elif not dtype.is_string():
         return None
     number = ibis.cases((x.re_search(_FLOAT_TEXT), x.try_cast("float64")))
-    return number.nullif(INFINITY).nullif(-INFINITY)  # a number too large is an infinity to one, null to the other
+    # A text of a number beyond float64 becomes infinity on one engine and null on the other; here it is always null.
+    return number.nullif(INFINITY).nullif(-INFINITY)
 
 
 def _to_boolean(x: Any) -> Any | None:

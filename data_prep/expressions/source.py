@@ -1,4 +1,4 @@
-"""Where an expression stands, how its errors name the wrong piece, and what they propose in its place."""
+"""Text and place of an expression, and its errors, which name the wrong piece and propose another."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from data_prep.expressions.kinds import Target
 from ple_rec.errors import UserError
 from ple_rec.text.suggest import nearest
 
-LONGEST_PIECE = 60  # characters of an expression that a message shows
+LONGEST_PIECE = 60  # Characters of an expression that a message shows.
 
 
-def shown(piece: str) -> str:
-    """A piece of an expression in one line, cut where it is long."""
+def in_backquotes(piece: str) -> str:
+    """Return a piece of an expression in one line, shortened if it is long."""
     piece = " ".join(piece.split())
     return f"`{piece}`" if len(piece) <= LONGEST_PIECE else f"`{piece[: LONGEST_PIECE - 3]}...`"
 
 
 def piece_of(node: exp.Expr) -> str:
-    """A part of the syntax tree as text again."""
+    """Return the text of a part of the syntax tree."""
     return node.sql(dialect="duckdb", comments=False, normalize_functions=False)
 
 
@@ -35,33 +35,33 @@ class Source:
     place: str
 
     def error(self, value: str, rule: str, fix: str) -> UserError:
-        """The error about `value`, found in this expression."""
+        """Return the error about a value in this expression."""
         return UserError(self.place, value, rule, fix)
 
     def at(self, start: int, end: int) -> str:
-        """The whole text, and which of its characters (`end` included) are meant."""
+        """Return the whole text and the piece from `start` to `end`, both included, for messages."""
         piece = self.text[start : end + 1]
         if piece == self.text.strip():
-            return shown(piece)
+            return in_backquotes(piece)
         whole = self.text
         if len(whole) > LONGEST_PIECE:
             left, right = max(0, start - LONGEST_PIECE // 2), end + LONGEST_PIECE // 2
             whole = f"{'...' * (left > 0)}{whole[left:right]}{'...' * (right < len(whole))}"
-        return f"`{' '.join(whole.split())}` at {shown(piece)} (character {start + 1})"
+        return f"`{' '.join(whole.split())}` at {in_backquotes(piece)} (character {start + 1})"
 
 
-AS_TEXT = "write the column as text or as an integer"  # a fix outside of the configuration
+AS_TEXT = "write the column as text or as an integer"  # A fix outside of the configuration.
 _AS_NUMBER = "write the column as a number; of the row's time there are time.day, time.hour and time.weekday"
-_NULLS = {"condition": "boolean", "number": "double", "float": "double", "integer": "int"}  # types of nulls
-_TEXTS = ("id", "string", "text", "string or list", "boolean")  # kinds of values that text serves best
+_NULLS = {"condition": "boolean", "number": "double", "float": "double", "integer": "int"}  # Types of nulls.
+_TEXTS = ("id", "string", "text", "string or list", "boolean")  # Kinds for which the fix is text.
 
 
 def kind_fix(kind: k.Kind, want: str, piece: str) -> str:
-    """Return what to write in place of a value that is of another kind than its place takes.
+    """Return the fix for a value of the wrong kind.
 
     Args:
         kind: Kind of the value.
-        want: Kind that its place takes: one of `functions.WANTS`, `condition`, `id` (an integer or text).
+        want: Kind that is needed: a key of `functions.WANTS`, `condition`, or `id` (an integer or a text).
         piece: Text of the value.
     """
     if kind == "null":
@@ -83,7 +83,7 @@ def kind_fix(kind: k.Kind, want: str, piece: str) -> str:
 
 
 def mixed_fix(nodes: Sequence[exp.Expr], values: Sequence[Any]) -> str:
-    """Return how to make values of several kinds one kind: cast the one that is no number, by preference a column."""
+    """Return the fix for values of several kinds that must be of one: a cast of one of them, preferably a column."""
     pairs = [(node, k.kind_of(value)) for node, value in zip(nodes, values, strict=True)]
     literal = next((node for node, kind in pairs if isinstance(node, exp.Literal) and kind in k.NUMBERS), None)
     texts = [node for node, kind in pairs if kind == "string"]
@@ -96,14 +96,14 @@ def mixed_fix(nodes: Sequence[exp.Expr], values: Sequence[Any]) -> str:
 
 
 def cast_fix(kind: k.Kind, target: Target, piece: str) -> str:
-    """Return what to do about a cast of a value on which engines disagree."""
+    """Return the fix for a cast on which the engines disagree."""
     if kind == "float" and target == "boolean":
         return f"compare it: {piece} <> 0"
     return kind_fix(kind, {"integer": "number", "float": "number"}.get(target, target), piece)
 
 
 def name_fix(name: str, names: Iterable[str], quoted: bool) -> str:
-    """The name that was meant; or, where double quotes were, that texts have single ones."""
+    """Return the fix for an unknown name: a similar one, or single quotes for a name in double quotes."""
     known = list(names)
     near = next((other for other in known if other.lower() == name.lower()), None) or nearest(name, known)
     if near:

@@ -1,1 +1,1 @@
-"""What the columns of a log may be: guesses that `ple-rec init` writes down for its user to correct."""
+"""Guesses about the columns of an unknown log, which `ple-rec init` writes into configurations for users to correct."""

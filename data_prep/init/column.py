@@ -1,4 +1,4 @@
-"""A column of a log of which nothing is known yet: its values, its expression, and the name of its feature."""
+"""Column of an unknown log: its values, its expression, and the name of its feature."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ import pyarrow.compute as pc
 from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.list_texts import StructuredText, structured_text
 
-_LONGEST = 60  # characters; a table's name is part of a file's name
-_OF_PREP = ("group", "log_day", "sample_weight")  # columns that prep writes itself
+_MAX_CHARACTERS = 60  # Characters of a name, since the name of a table is part of a file name.
+_PREP_COLUMNS = ("group", "log_day", "sample_weight")  # Columns that prep writes itself.
 
 
 class Names:
-    """The names of a dataset, which differ by more than their case."""
+    """Names in a dataset. Two names differ in more than upper and lower case."""
 
     def __init__(self) -> None:
-        self._taken: set[str] = set(_OF_PREP)
+        self._names: set[str] = set(_PREP_COLUMNS)
 
     def __contains__(self, name: str) -> bool:
-        """Return whether a name, or one that prep makes of it, is taken."""
-        return not self._taken.isdisjoint(_forms(name))
+        """Return whether the dataset has this name, or a name that prep makes of it."""
+        return not self._names.isdisjoint(_forms(name))
 
     def add(self, column: str, place: int) -> str:
         """Return a new name for a column.
 
         Args:
             column: Name of the column.
-            place: Number of the column among those that are read; it names one without an ASCII letter or digit.
+            place: Number of the column in the log, from 1. It names a column without an ASCII letter or digit.
         """
         plain = unicodedata.normalize("NFKD", column).encode("ascii", "ignore").decode()
         first = "_".join(re.findall(r"[A-Za-z0-9]+", plain)) or f"column_{place}"
-        first = (f"_{first}" if first[0].isdigit() else first)[:_LONGEST].rstrip("_")
+        first = (f"_{first}" if first[0].isdigit() else first)[:_MAX_CHARACTERS].rstrip("_")
         name, number = first, 1
         while name in self:
             number += 1
             name = f"{first}_{number}"
-        self._taken |= _forms(name)
+        self._names |= _forms(name)
         return name
 
 
@@ -55,12 +55,14 @@ def _forms(name: str) -> set[str]:
 Kind = Literal["number", "text", "bool", "time", "list", "other"]
 
 _DECIMAL_COMMA = r"^[+-]?[0-9]+(,[0-9]+)?$"
-_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)([.][0-9]*)?$"
+_THOUSANDS = r"([0-9]+|[1-9][0-9]{0,2}(,[0-9]{3})+)([.][0-9]*)?"
+PLAIN_THOUSANDS = f"^[+-]?{_THOUSANDS}$"
+_SIGNED_THOUSANDS = f"^[^0-9.,]{{0,4}}{_THOUSANDS}[^0-9.,]{{0,4}}$"  # Such as `$1,234.50` and ` 51,494 EUR`.
 _EITHER_MARK = r"^[+-]?[0-9]+([.,][0-9]+)?$"
 _DOTTED_THOUSANDS = r"^[+-]?([0-9]+|[1-9][0-9]{0,2}([.][0-9]{3})+)(,[0-9]+)?$"
-_WITH_COMMA = 0.3  # least share of texts with a comma where they are numbers with a decimal comma
-EXACT = 2.0**53  # floats below it hold every integer
-_EXACT_FLOAT32 = 2.0**24  # Floats of 32 bits below it hold every integer.
+_MIN_COMMAS = 0.3  # Share of texts with a comma from which commas are read as decimal marks.
+EXACT = 2.0**53  # A float64 holds every integer below it.
+_EXACT_FLOAT32 = 2.0**24  # A float32 holds every integer below it.
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,16 @@ class Column:
     """A column of the sample.
 
     Args:
-        name: Its name.
-        kind: Kind of its values, by which roles are guessed.
-        values: Its values that are there, numbers finite; of lists the items.
-        type: Its type.
-        rows: Number of rows, nulls among them.
+        name: Name of the column.
+        kind: Kind of the values, by which roles are guessed.
+        values: Values without nulls and without numbers that are not finite. For lists, the items.
+        type: Type in the raw file.
+        rows: Number of rows, including nulls.
         nulls: Number of rows without a value, or with a number that is not finite.
-        distinct: Number of values.
-        feature: Name of a feature or a task of it; no other column has it.
-        odd: True where some numbers are not finite.
-        place: Number of the column among those that are read.
+        distinct: Number of distinct values.
+        feature: Name for a feature or task of the column, which no other column has.
+        odd: True if some numbers are not finite.
+        place: Number of the column in the log, from 1.
     """
 
     name: str
@@ -96,15 +98,15 @@ class Column:
         """Return the column of a table.
 
         Args:
-            name: Its name.
-            column: The column.
-            feature: Name of a feature or a task of it.
-            place: Its number among the columns that are read.
+            name: Name of the column.
+            column: Rows of the column.
+            feature: Name for a feature or task of the column.
+            place: Number of the column in the log, from 1.
         """
-        values = column.drop_null().combine_chunks()
-        if pa.types.is_decimal(values.type):
-            values = values.cast(pa.float64())  # Expressions read decimals so.
         kind = _kind(column.type)
+        if pa.types.is_decimal(column.type):
+            column = _as_expressions_read(column)
+        values = column.drop_null().combine_chunks()
         if kind == "text" and _has_decimal_commas(values) and not has_thousands(values):
             kind, values = "number", pc.replace_substring(values, ",", ".").cast(pa.float64())
         present = len(values)
@@ -124,7 +126,7 @@ class Column:
 
     @cached_property
     def is_integer(self) -> bool:
-        """True for integers, and for floats that are all whole, as pandas makes them of integers with gaps."""
+        """True for integers, and for floats that are all whole, which pandas makes of integers with nulls."""
         if self.kind != "number" or pa.types.is_integer(self.type):
             return self.kind == "number"
         whole = pc.and_(pc.equal(pc.floor(self.values), self.values), pc.less(pc.abs(self.values), EXACT))
@@ -132,7 +134,7 @@ class Column:
 
     @cached_property
     def is_rounded(self) -> bool:
-        """True for floats that are all whole, some of them so large that their type has not every integer there."""
+        """True for whole floats, some of them so large that their type does not hold every integer of that size."""
         if self.kind != "number" or not pa.types.is_floating(self.values.type) or not len(self.values):
             return False
         exact = _EXACT_FLOAT32 if pa.types.is_float32(self.values.type) else EXACT
@@ -141,41 +143,41 @@ class Column:
 
     @cached_property
     def structure(self) -> StructuredText | None:
-        """Lists or JSON that stand in the texts."""
+        """Structure of the texts, if they are lists or JSON."""
         return structured_text(self.values) if self.kind == "text" else None
 
     @property
     def is_binary(self) -> bool:
-        """True where all values are 0 or 1, or truth values."""
+        """True if all values are 0 or 1, or truth values."""
         if self.kind == "bool":
             return True
         return self.kind == "number" and 0 < self.distinct <= 2 and set(self.values.unique().to_pylist()) <= {0, 1}
 
     @property
     def finite(self) -> str:
-        """The condition that the number is finite."""
+        """Expression that is true if the number is finite."""
         return f"abs({self.expression}) < 3e38"
 
     @property
     def expression(self) -> str:
-        """The expression of its value."""
+        """Expression of the value."""
         name = quoted_name(self.name)
         return f"cast(replace({name}, ',', '.') as double)" if self.has_decimal_commas else name
 
     @property
     def has_decimal_commas(self) -> bool:
-        """True for numbers that stand in texts."""
+        """True for texts that are numbers with a decimal comma."""
         return self.kind == "number" and pa.types.is_string(self.type)
 
     @property
     def id_expression(self) -> str:
-        """The expression of its value as an id, an integer or a text."""
+        """Expression of the value as an id: an integer or a text."""
         whole = self.kind != "number" or pa.types.is_integer(self.type)
         return self.expression if whole else f"cast({self.expression} as int)"
 
 
 def words_of(name: str) -> frozenset[str]:
-    """Return the words of a name: of user_id, userId and "User ID" they are user and id."""
+    """Return the words of a name: `user` and `id` for user_id, userId and "User ID"."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
     return frozenset(re.split(r"[^a-z0-9]+", spaced))
 
@@ -194,16 +196,29 @@ def _kind(kind: pa.DataType) -> Kind:
     return "other"
 
 
+def _as_expressions_read(decimals: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return decimals as integers if their type has no fraction, else as floats; unchanged if one exceeds int64."""
+    if decimals.type.scale != 0:
+        return decimals.cast(pa.float64())
+    try:
+        return decimals.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return decimals
+
+
 def has_thousands(texts: pa.Array) -> bool:
-    """Return whether all texts are numbers, and each comma in them has three digits behind it, as between thousands."""
-    numbers = pc.match_substring_regex(texts, _THOUSANDS)
+    """Return whether all texts are numbers, and three digits follow each comma in them, as for thousands.
+
+    A number may have a sign or a unit; empty texts are ignored.
+    """
+    numbers = pc.match_substring_regex(texts, f"^$|{_SIGNED_THOUSANDS}")
     return bool(pc.all(numbers).as_py() and pc.any(pc.match_substring(texts, ",")).as_py())
 
 
 def has_unclear_commas(texts: pa.Array) -> bool:
-    """Return whether all texts are numbers, some of them with commas that have another meaning than dots.
+    """Return whether all texts are numbers, and some have commas whose meaning is unclear.
 
-    Such as `12,50` beside `12.50`, `1.234,50`, and `12,50` in few rows beside `12`.
+    Examples are `12,50` beside `12.50`, `1.234,50`, and `12,50` in few rows beside `12`.
     """
     if not pc.any(pc.match_substring(texts, ",")).as_py():
         return False
@@ -214,4 +229,4 @@ def _has_decimal_commas(texts: pa.Array) -> bool:
     """Return whether all texts are numbers, many of them with a comma before their decimals."""
     if not len(texts) or not pc.all(pc.match_substring_regex(texts, _DECIMAL_COMMA)).as_py():
         return False
-    return bool(pc.mean(pc.match_substring(texts, ",").cast(pa.float64())).as_py() >= _WITH_COMMA)
+    return bool(pc.mean(pc.match_substring(texts, ",").cast(pa.float64())).as_py() >= _MIN_COMMAS)

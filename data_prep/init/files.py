@@ -1,4 +1,4 @@
-"""The two TOML files of `ple-rec init`, and whether prep takes them."""
+"""The two TOML files of `ple-rec init`, and a check that prep accepts them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import TypeGuard
 import pyarrow.compute as pc
 
 from data_prep.dry_run import bad_rows_of, expected_values
-from data_prep.init.dealing import SHARE, dealing_of
-from data_prep.init.log import Log
+from data_prep.init.log import LogPreview
 from data_prep.init.roles import MANY, Feature, Label, Roles, quoted
+from data_prep.init.split_expression import SHARE, split_expression
 from data_prep.init.times import Time
 from data_prep.run import read_recipe
 from data_prep.transforms.resolve import resolve
@@ -23,12 +23,12 @@ from ple_rec.config.prep import MAX_ROWS, AppendConfig
 from ple_rec.errors import PleRecError, UserError
 
 
-def problem_of(file: Path, log: Log) -> str:
-    """Return why prep refuses a file, as far as a sample of its log tells; empty where it does not.
+def problem_of(file: Path, log: LogPreview) -> str:
+    """Return why prep refuses a file for a sample of its log; empty if it does not.
 
     Args:
-        file: The file.
-        log: The log.
+        file: Configuration of a preparation.
+        log: Sample of the log that it prepares.
     """
     try:
         config, place, _ = read_recipe(str(file.absolute()))
@@ -45,16 +45,16 @@ PREP, TRAIN = "prep.toml", "train.toml"
 _APPEND = AppendConfig()
 _HEADROOM = 1.5  # Rows for each value of the log; a table of a trained model does not grow beyond its capacity.
 SLOW_COLUMNS = 2_000  # A preparation of so many columns takes about a minute, however few its rows: each is compiled.
-_MOST_EMPTY_DAYS = 31
-_FEWEST_DAYS = 3  # one each for train, valid and test
-_SMALL, _LARGE = 50_000, 1_000_000  # rows of a log
+_MAX_EMPTY_DAYS = 31
+_MIN_DAYS = 3  # Train, valid and test need a day each.
+_SMALL, _LARGE = 50_000, 1_000_000  # Rows of a log from which on the batch is larger.
 
 
 def check_absent(folder: Path) -> None:
     """Refuse a folder that has one of the files.
 
     Raises:
-        UserError: a file is there.
+        UserError: One of the files exists.
     """
     for file in (folder / PREP, folder / TRAIN):
         if file.exists():
@@ -66,22 +66,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def write_files(folder: Path, log: Log, roles: Roles) -> Path:
+def write_files(folder: Path, log: LogPreview, roles: Roles) -> Path:
     """Write the files and return the dataset directory that they name.
 
     Args:
-        folder: Folder of the files; it is made, and its name is theirs.
-        log: The log.
+        folder: Folder of the files. It is created, and its name is the name of the dataset.
+        log: Sample of the log.
         roles: Guessed roles of its columns.
 
     Raises:
-        UserError: a file is there, the folder cannot be written, or no column tells the rows of the log apart.
+        UserError: One of the files exists, the folder cannot be written, or no column tells the rows of the log apart.
     """
     name = re.sub(r"[^A-Za-z0-9._-]", "-", folder.resolve().name).lstrip("._-") or "log"
     dataset = _free_path(name, folder, Path(log.source))
     check_absent(folder)
     texts = {PREP: _prep(name, log, roles), TRAIN: _train(name, dataset, log, roles)}
-    lines = {file: [*text] for file, text in texts.items()}  # first: a log may be refused
+    lines = {file: [*text] for file, text in texts.items()}  # It may refuse the log, so the folder is created later.
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, text in lines.items():
@@ -94,13 +94,13 @@ def write_files(folder: Path, log: Log, roles: Roles) -> Path:
 
 
 def _free_path(name: str, folder: Path, source: Path) -> Path:
-    """Return a path for a dataset where nothing lies, neither the files of `init` nor the log."""
+    """Return a path for a dataset that does not exist, and is neither the folder of `init` nor the log."""
     path = Path("data") / name
     apart = path.resolve() not in (folder.resolve(), source.resolve())
     return path if apart and not path.exists() else path.with_name(f"{name}-dataset")
 
 
-def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
+def _prep(name: str, log: LogPreview, roles: Roles) -> Iterator[str]:
     whole = f"{log.rows.num_rows:,} of about {log.sampled.rows:,} rows"
     yield f"# Written by `ple-rec init`, which has looked at {whole}."
     yield "# Lines with `guess:` are guesses by names, types and values: read them, and correct what is wrong."
@@ -141,18 +141,20 @@ def _prep(name: str, log: Log, roles: Roles) -> Iterator[str]:
         yield from _task(label)
     if roles.questions:
         yield from ("", "# Columns that wait for your decision:")
-        yield from (f"#   {shown(column)}  ask: {shown(question)}" for column, question in roles.questions.items())
+        yield from (
+            f"#   {printable(column)}  ask: {printable(question)}" for column, question in roles.questions.items()
+        )
     if roles.left_out:
         yield from ("", "# Columns that are left out:")
-        yield from (f"#   {shown(column)}  guess: {shown(why)}" for column, why in roles.left_out.items())
+        yield from (f"#   {printable(column)}  guess: {printable(why)}" for column, why in roles.left_out.items())
 
 
-def shown(text: str) -> str:
-    """Return a text as a comment may hold it, in one line."""
+def printable(text: str) -> str:
+    """Return a text in one line of printable characters, for a comment in TOML."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
-def _csv(log: Log) -> Iterator[str]:
+def _csv(log: LogPreview) -> Iterator[str]:
     if log.csv is None or (log.csv.delimiter == "," and log.csv.nulls == ("",)):
         return
     yield from ("", "[log.csv]")
@@ -171,42 +173,42 @@ def _time(time: Time, offset: str) -> Iterator[str]:
         yield f'utc_offset = "{offset}"  # guess: {why if offset == "+00:00" else "the files name it"}'
 
 
-def _split(log: Log, roles: Roles, days: Sequence[date] | None) -> Iterator[str]:
+def _split(log: LogPreview, roles: Roles, days: Sequence[date] | None) -> Iterator[str]:
     """Yield the section of the split.
 
     Args:
-        log: Log that was looked at.
+        log: Sample of the log.
         roles: Guessed roles of its columns.
-        days: Days that have a row; None where they are not known.
+        days: Days that have a row; None if they are unknown.
     """
     yield from ("", "[split]")
     if _are_enough(days):
         *train, valid, test = days
-        yield 'by = "day"  # guess: the last day tests, the one before chooses; rows dealt at random know the future'
+        yield 'by = "day"  # guess: the last day is test, the day before is valid; a random split leaks the future'
         for split, first, last in (("train", train[0], train[-1]), ("valid", valid, valid), ("test", test, test)):
             yield f'{split} = ["{first}", "{last}"]'
         if empty := _between(days):
             yield f"empty_days = [{', '.join(quoted(str(day)) for day in empty)}]  # guess: they have no row"
         return
-    dealing = dealing_of(log.rows, roles)
-    known = 'by = "day" is better where there is a time' if roles.time is None else _no_days(days)
+    expression = split_expression(log.rows, roles)
+    known = 'by = "day" is better if there is a time' if roles.time is None else _no_days(days)
     yield f'by = "hash"  # guess: {known}'
-    yield f"value = {quoted(dealing.value)}  # guess: {dealing.why}"
-    if dealing.seed:
-        yield f"seed = {dealing.seed}  # guess: the first by which no split is empty"
+    yield f"value = {quoted(expression.value)}  # guess: {expression.why}"
+    if expression.seed:
+        yield f"seed = {expression.seed}  # guess: the first by which no split is empty"
     yield from (f"valid = {SHARE}", f"test = {SHARE}")
 
 
 def _are_enough(days: Sequence[date] | None) -> TypeGuard[Sequence[date]]:
     """Return whether days are known, and so many and so close together that a log can be split by them."""
-    return days is not None and len(days) >= _FEWEST_DAYS and len(_between(days)) <= _MOST_EMPTY_DAYS
+    return days is not None and len(days) >= _MIN_DAYS and len(_between(days)) <= _MAX_EMPTY_DAYS
 
 
-def _tables(log: Log, roles: Roles, grows: bool) -> Iterator[str]:
+def _tables(log: LogPreview, roles: Roles, grows: bool) -> Iterator[str]:
     """Yield the sections of the embedding tables.
 
     Args:
-        log: Log that was looked at.
+        log: Sample of the log.
         roles: Guessed roles of its columns.
         grows: True if days can be added, whose new values need rows.
     """
@@ -231,7 +233,7 @@ def _no_days(days: Sequence[date] | None) -> str:
     if days is None:
         return 'the CSV files are long, so that days were not counted; by = "day" is better, as docs/prep.md shows'
     with_rows = counted(len(days), "day")
-    if len(days) < _FEWEST_DAYS:
+    if len(days) < _MIN_DAYS:
         return f"{with_rows} with rows: too few for a split by day"
     return f"{with_rows} with rows, {len(_between(days)):,} between them without: too many gaps for a split by day"
 
@@ -255,10 +257,10 @@ def _task(label: Label) -> Iterator[str]:
     yield f"label = {quoted(label.value)}"
     if label.column.nulls or label.column.odd:
         space = label.column.finite if label.column.odd else f"{label.column.expression} is not null"
-        yield f"space = {quoted(space)}  # guess: elsewhere there is no label"
+        yield f"space = {quoted(space)}  # guess: other rows have no label"
 
 
-def _train(name: str, dataset: Path, log: Log, roles: Roles) -> Iterator[str]:
+def _train(name: str, dataset: Path, log: LogPreview, roles: Roles) -> Iterator[str]:
     several = len(roles.labels) > 1
     rows = log.sampled.rows
     batch = 128 if rows < _SMALL else 512 if rows < _LARGE else 4096

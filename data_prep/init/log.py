@@ -1,4 +1,4 @@
-"""A log of which nothing is known yet: where its files lie, rows of it, and the days that it spans."""
+"""Preview of an unknown log: its files, a sample of its rows, and the days that it spans."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from ple_rec.config.prep_inputs import Format
 from ple_rec.errors import PleRecError, UserError
 from ple_rec.storage import is_address
 
-SAMPLE_ROWS = 65_536  # of each file that is looked at
-_SHOWN = 10  # names in a folder that a message lists
-_TEXTS = (".tsv", ".tsv.gz")  # read as CSV, which their names do not tell prep
-_PLACES = 3  # first, middle and last file
+SAMPLE_ROWS = 65_536  # Rows that are read of each file of the sample.
+_MAX_NAMES = 10  # Names in a folder that a message lists.
+_TSV_ENDINGS = (".tsv", ".tsv.gz")  # Prep does not take these endings for CSV, so `log.format` must name it.
+_SAMPLE_FILES = 3  # The first, the middle and the last file.
 _DELIMITERS = (",", "\t", ";", "|")
-_NULLS = ("NULL", "null", "NA", "N/A", "NaN", "nan", "None", "\\N")  # words that CSV files write for a missing value
+_NULLS = ("NULL", "null", "NA", "N/A", "NaN", "nan", "None", "\\N")  # Words for a missing value in CSV files.
 
 
 @dataclass(frozen=True)
-class Log:
-    """A log that is open for a look at it.
+class LogPreview:
+    """Log with a sample of its rows.
 
     Args:
-        source: Folder, file or address that `prep --from` takes.
-        files: Files of the log below it, as `log.files` takes them.
-        csv: How its CSV files are read; None for Parquet.
-        sampled: Its files, of CSV what was read of them.
-        rows: Rows of some of them, with the columns that prep reads, of plain types.
-        unreadable: The other columns, each with the reason.
-        format: Format that `log.format` must name, for the names of the files do not tell; else None.
+        source: Value of `prep --from`: folder, file or address.
+        files: Value of `log.files`: the files of the log below the source.
+        csv: CSV configuration of the files; None for Parquet.
+        sampled: Files of the log. For CSV, the beginnings that were read.
+        rows: Rows of some files, with the columns that prep can read, in plain types.
+        unreadable: Reason for each column that prep cannot read, by column.
+        format: Value of `log.format` if the names of the files do not show it; else None.
     """
 
     source: str
@@ -61,12 +61,12 @@ class Log:
     format: Format | None
 
     def offset(self, column: str) -> str:
-        """Return the offset from UTC of the times of a column, by the first file; that of UTC where it names none."""
+        """Return the UTC offset of a column's times in the first file; +00:00 if there is none or more than one."""
         offsets = self.sampled.table.offsets(column)
         return offsets[0] if len(offsets) == 1 else "+00:00"
 
     def days(self, time: Time) -> list[date] | None:
-        """Return the days that have a row, cut by `offset`; None for a CSV log of which only a part was read.
+        """Return the days that have a row, at the UTC offset of the times; None if only a part of a CSV log was read.
 
         Args:
             time: Time of a row.
@@ -81,24 +81,24 @@ class Log:
                 continue
             with open_raw_parquet(file.path) as parquet:
                 for batch in parquet.iter_batches(batch_size=1 << 20, columns=[column]):
-                    days |= set(days_of(batch[0], time.unit, offset))
+                    days |= set(days_of(batch[0].cast(time.column.type), time.unit, offset))
         return sorted(days)
 
 
 @contextmanager
-def open_log(paths: Sequence[str]) -> Iterator[Log]:
-    """Open files of a log for a look at them.
+def open_log(paths: Sequence[str]) -> Iterator[LogPreview]:
+    """Open a log and read a sample of its rows.
 
     Args:
-        paths: A folder, or one or more Parquet or CSV files or globs.
+        paths: One folder, or Parquet or CSV files or globs.
 
     Raises:
-        UserError: no such file, files of two formats, no row or no column.
-        DataError: a file is not sound.
+        UserError: A file does not exist, the files have two formats, or there is no row or no column.
+        DataError: A file is not sound.
     """
     source, files, form = _place(paths)
     config = FilesConfig(files=files, format=form)
-    listed, kind = _found(config, source)
+    listed, kind = _find_files(config, source)
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         staging = Path(folder) / "csv"
         if kind != "csv":
@@ -108,24 +108,25 @@ def open_log(paths: Sequence[str]) -> Iterator[Log]:
             for file in listed[:MOST_FILES]:
                 _check_header(file, reading)
             sampled = sample_csv("log", listed, reading, staging)
-            if nulls := _nulls(_rows(sampled, _unreadable(sampled))):
+            if nulls := _nulls(_sample_rows(sampled, _unreadable(sampled))):
                 reading = reading.model_copy(update={"nulls": ("", *nulls)})
                 sampled = sample_csv("log", listed, reading, Path(folder) / "again")
         unreadable = _unreadable(sampled)
-        rows = _rows(sampled, unreadable)
+        rows = _sample_rows(sampled, unreadable)
         if not rows.num_rows:
             rule = "columns are guessed by their values"
             raise UserError(
                 " ".join(paths), "no row, or no column that all files have", rule, "name the files of one log"
             )
-        yield Log(source, files, reading, sampled, rows, unreadable, form)
+        yield LogPreview(source, files, reading, sampled, rows, unreadable, form)
 
 
-def _found(config: FilesConfig, source: str) -> tuple[list[FoundFile], Format]:
+def _find_files(config: FilesConfig, source: str) -> tuple[list[FoundFile], Format]:
     """Return the files of the log, and their format.
 
     Raises:
-        UserError: there are none, or of two formats; the message names `--from`, for there is no configuration yet.
+        UserError: There are no files, or files of two formats. The message names `--from` in place of a key, since
+            there is no configuration yet.
     """
     try:
         return find_files("log", config, source)
@@ -133,9 +134,11 @@ def _found(config: FilesConfig, source: str) -> tuple[list[FoundFile], Format]:
         rule, fix = error.rule, error.fix
         if config.files == (".",):
             names = sorted(entry.name for entry in Path(source).iterdir())
-            there = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if names[_SHOWN:] else "")
+            contents = ", ".join(names[:_MAX_NAMES]) + (
+                f" and {len(names) - _MAX_NAMES} more" if names[_MAX_NAMES:] else ""
+            )
             if not any(format_of(path.name) for path in Path(source).rglob("*")):
-                rule = f"{source} has {there or 'nothing'}"
+                rule = f"{source} has {contents or 'nothing'}"
                 fix = "name a folder with .parquet, .csv or .tsv files, or the files themselves"
         if "format = " in fix:
             fix = "name files of one format, whose names end in .parquet, .csv, .csv.gz or .tsv"
@@ -146,14 +149,14 @@ def _check_header(file: FoundFile, config: CsvConfig) -> None:
     """Check that the first line of a CSV file names its columns.
 
     Raises:
-        UserError: it does not.
+        UserError: The first line does not name the columns.
     """
     names = next(csv.reader([_first_line(file)], delimiter=config.delimiter), [])
     rule = "the first line names the columns, each once"
     if not names:
         raise UserError(file.shown, "is empty", rule, "take it away, or write it again")
     if numbers := [name for name in names if re.fullmatch(r"-?[0-9.]+", name)]:
-        fix = "put a line of names first; a log without one is told by `columns` of [log.csv] (docs/prep.md)"
+        fix = "put a line of names first; for a log without one, set `columns` of [log.csv] (docs/prep.md)"
         raise UserError(file.shown, f"its first line has the cell {numbers[0]!r}", rule, fix)
     if "" in names:
         value = f"column {names.index('') + 1} has no name"
@@ -163,15 +166,19 @@ def _check_header(file: FoundFile, config: CsvConfig) -> None:
 
 
 def _unreadable(sampled: Sampled) -> dict[str, str]:
-    """Return the columns that prep does not read, each with the reason."""
-    alike = {(file.columns, *((k, v == NO_VALUE) for k, v in file.partitions.items())): file for file in _full(sampled)}
+    """Return the reason for each column that prep cannot read."""
+    file_of_columns = {
+        (file.columns, *((k, v == NO_VALUE) for k, v in file.partitions.items())): file for file in _full(sampled)
+    }
     empty = [field.name for field in sampled.table.schema if pa.types.is_null(field.type)]
     reasons = dict.fromkeys(empty, "it has no value")
-    for name in dict.fromkeys(name for file in alike.values() for name in (*file.partitions, *dict(file.columns))):
+    for name in dict.fromkeys(
+        name for file in file_of_columns.values() for name in (*file.partitions, *dict(file.columns))
+    ):
         if name in reasons:
             continue
         try:
-            check_columns(list(alike.values()), [name], "prep")
+            check_columns(list(file_of_columns.values()), [name], "prep")
             if parse(quoted_name(name), "value").columns != (word_of(name),):
                 reasons[name] = "an expression does not read its name"
         except PleRecError as error:
@@ -186,17 +193,17 @@ def _full(sampled: Sampled) -> list[RawFile]:
 
 
 def _place(paths: Sequence[str]) -> tuple[str, tuple[str, ...], Format | None]:
-    """Return what `--from`, `log.files` and `log.format` are for some paths."""
+    """Return the values of `--from`, `log.files` and `log.format` for some paths."""
     if remote := [path for path in paths if is_address(path)]:
         fix = "copy some files of the log here, and give the address to `prep` alone"
-        raise UserError("--from", f"got {remote[0]}", "what is looked at lies on this machine", fix)
+        raise UserError("--from", f"got {remote[0]}", "init reads files of this machine alone", fix)
     if len(paths) == 1 and Path(paths[0]).is_dir():
         below = [path.name for path in Path(paths[0]).rglob("*") if path.is_file()]
         if any(map(format_of, below)):
             return paths[0], (".",), None
-        patterns = tuple(f"**/*{end}" for end in _TEXTS if any(name.lower().endswith(end) for name in below))
+        patterns = tuple(f"**/*{end}" for end in _TSV_ENDINGS if any(name.lower().endswith(end) for name in below))
         return paths[0], patterns or (".",), "csv" if patterns else None
-    form: Format | None = "csv" if all(path.lower().endswith(_TEXTS) for path in paths) else None
+    form: Format | None = "csv" if all(path.lower().endswith(_TSV_ENDINGS) for path in paths) else None
     if any(Path(path).is_absolute() for path in paths):
         paths = [str(Path.cwd() / path) for path in paths]
     folder = os.path.commonpath([Path(path).parent for path in paths]) or "."
@@ -220,11 +227,11 @@ def _nulls(rows: pa.Table) -> list[str]:
     return [word for word in _NULLS if any(pc.any(pc.equal(text, word)).as_py() for text in texts)]
 
 
-def _rows(sampled: Sampled, unreadable: Collection[str]) -> pa.Table:
+def _sample_rows(sampled: Sampled, unreadable: Collection[str]) -> pa.Table:
     """Return the first rows of some of the files, with the columns of their folders."""
     files = _full(sampled)
     schema = pa.schema([field for field in sampled.table.schema if field.name not in unreadable])
-    places = sorted({i * (len(files) - 1) // max(_PLACES - 1, 1) for i in range(_PLACES)}) if files else []
+    places = sorted({i * (len(files) - 1) // max(_SAMPLE_FILES - 1, 1) for i in range(_SAMPLE_FILES)}) if files else []
     tables = [_beginning(files[i], schema) for i in places]
     return pa.concat_tables(tables) if tables else schema.empty_table()
 

@@ -1,4 +1,4 @@
-"""Columns that `ple-rec init` leaves to its user: a guess would be wrong in silence, or prep cannot read them."""
+"""Columns that `ple-rec init` leaves to its user, since nobody would notice a wrong guess, or prep cannot read them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from data_prep.expressions.syntax import quoted_name
-from data_prep.init.column import Column, has_thousands, has_unclear_commas
+from data_prep.init.column import PLAIN_THOUSANDS, Column, has_thousands, has_unclear_commas
 from data_prep.sources.table import shown_value
 
-_MOST = 2**63 - 1  # largest integer of expressions
+_MAX_INTEGER = 2**63 - 1  # Largest integer of expressions.
 
 
 def question_of(column: Column) -> str:
-    """Return why a column is left to the user, and what to write instead; empty where it may be guessed."""
+    """Return why a column is left to the user, and what to write; empty if its role may be guessed."""
     if column.kind == "text" and has_thousands(column.values):
         return _thousands(column)
     if column.kind == "text" and has_unclear_commas(column.values):
@@ -29,22 +29,30 @@ def question_of(column: Column) -> str:
             "digits when they were written. Write the column as integers or text; if it counts something, add it as "
             "[[dense]]"
         )
-    if column.kind in ("number", "list") and pa.types.is_uint64(column.values.type) and len(column.values):
-        example = pc.max(column.values).as_py()
-        if example > _MOST:
-            return f"uint64 as large as {example}, and prep reads integers up to 2^63 - 1; write the column as text"
+    kind = column.values.type
+    if (
+        column.kind in ("number", "list")
+        and (pa.types.is_uint64(kind) or pa.types.is_decimal(kind))
+        and column.distinct
+    ):
+        example = pc.max(pc.abs(column.values)).as_py()
+        if example > _MAX_INTEGER:
+            return f"{kind} as large as {example}, and prep reads integers up to 2^63 - 1; write the column as text"
     return ""
 
 
 def _thousands(column: Column) -> str:
-    """Return the readings of numbers whose commas part thousands or decimals."""
+    """Return the possible meanings of numbers whose commas may separate thousands or decimals."""
     name = quoted_name(column.name)
     texts = column.values.filter(pc.match_substring(column.values, ","))
     thousands = f"cast(replace({name}, ',', '') as double)"
+    signed = texts.filter(pc.invert(pc.match_substring_regex(texts, PLAIN_THOUSANDS)))
+    if len(signed):
+        return f"{signed[0].as_py()!r} is text with a number and more; write the column as numbers"
     several = texts.filter(pc.match_substring_regex(texts, "[.]|,.*,"))
     if len(several):
         example = several[0].as_py()
-        return f"{example!r} is text; where it means {example.replace(',', '')}, read it by {thousands}"
+        return f"{example!r} is text; if it means {example.replace(',', '')}, read it by {thousands}"
     example = texts[0].as_py()
     return (
         f"{example!r} means {example.replace(',', '')} or {example.replace(',', '.')}; read it by {thousands}, or by "
@@ -53,7 +61,7 @@ def _thousands(column: Column) -> str:
 
 
 def _unclear_commas(column: Column) -> str:
-    """Return the readings of numbers that have commas and dots, or commas in few rows."""
+    """Return the possible meanings of numbers that have commas and dots, or commas in few rows."""
     name = quoted_name(column.name)
     decimals = f"cast(replace({name}, ',', '.') as double)"
     thousands = f"cast(replace(replace({name}, '.', ''), ',', '.') as double)"
@@ -61,18 +69,18 @@ def _unclear_commas(column: Column) -> str:
     if len(several):
         example = several[0].as_py()
         number = example.replace(".", "").replace(",", ".")
-        return f"{example!r} is text; where it means {number}, read it by {thousands}"
+        return f"{example!r} is text; if it means {number}, read it by {thousands}"
     with_comma = pc.match_substring(column.values, ",")
     comma = column.values.filter(with_comma)[0].as_py()
     dots = column.values.filter(pc.match_substring(column.values, "."))
     if not len(dots):
         other = column.values.filter(pc.invert(with_comma))[0].as_py()
         return (
-            f"{comma!r} stands beside {other!r}; where the comma parts decimals, read it by {decimals}; where it parts "
-            f"items, by split({name}, ','), with bag = true"
+            f"{comma!r} stands beside {other!r}; if the comma separates decimals, read it by {decimals}; if it "
+            f"separates items, by split({name}, ','), with bag = true"
         )
     dot = dots[0].as_py()
-    question = f"{comma!r} stands beside {dot!r}; where both marks part decimals, read it by {decimals}"
+    question = f"{comma!r} stands beside {dot!r}; if both marks separate decimals, read it by {decimals}"
     if pc.all(pc.match_substring_regex(column.values, r"^[^.]*([.][0-9]{3})?$")).as_py():
-        return f"{question}; where the dot parts thousands, by {thousands}"
+        return f"{question}; if the dot separates thousands, by {thousands}"
     return question

@@ -1,4 +1,4 @@
-"""What the columns of a log may be, by their names, types and values; every guess with its reason."""
+"""Guesses of the roles of a log's columns by their names, types and values, each with its reason."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _ITEM = {
 _ID = {"id", "ids", "uuid", "guid", "key", "hash", "uid", "vid", "sku", "code"}
 _ROW = {"request", "impression", "event", "session", "row", "index", "idx", "log", "trace"}
 _SEPARATORS = ("|", ";", ",")
-_QUANTITY = {  # of words whose numbers mean what they are
+_QUANTITY = {  # Words for numbers that are amounts, not ids.
     *_DURATION,
     *_AMOUNT,
     *_SIZE,
@@ -58,27 +58,27 @@ _PLACES = (
     "the place in the list at which the item was shown is decided by the ranking itself and unknown when the feed is "
     "ranked; its effect is a bias, not a feature. `carry` keeps it, to slice metrics by"
 )
-_NO_FEATURES: Mapping[tuple[str, ...], str] = {  # reasons by the words that a name has
+_NO_FEATURES: Mapping[tuple[str, ...], str] = {  # Reason by the words of a name.
     **{("bot",): _BOTS, ("robot",): _BOTS, ("crawler",): _BOTS},
     **{("user", "agent"): _AGENTS, ("useragent",): _AGENTS},
     **{("position",): _PLACES, ("pos",): _PLACES, ("slot",): _PLACES, ("rank",): _PLACES},
 }
-_FEW = 64  # values of an integer column that is taken for a category
-MANY = 1_000  # values from which rare ones share a row
-_ROWS_OF_A_KEY = 10  # fewer rows a value, and a column such as session_id tells nothing that returns
-_UNIQUE = 0.95  # distinct share of the rows from which a column is taken for a key of the row
-_SKEWED = 20  # 99th percentile over median
-_RETURNS = 10  # rows a value from which a number whose name tells nothing may be an id
-_UNEVEN = 0.1  # most distance of the mean from the middle, in ranges, where numbers are spread evenly
-_LARGE = 1_000  # a number from which on so few values are ids
+_MAX_CATEGORIES = 64  # Distinct values up to which integers are a category.
+MANY = 1_000  # Distinct values from which on rare values share a row.
+_MIN_ROWS_OF_KEY = 10  # With fewer rows per value, the values of a column such as session_id do not return.
+_UNIQUE = 0.95  # Share of distinct values from which on a column is a key of the row.
+_SKEWED = 20  # 99th percentile over median from which on a number is skewed.
+_MIN_ROWS_OF_ID = 10  # Rows per value from which on a number may be an id, if its name does not tell.
+_MAX_SHIFT = 0.1  # Distance of the mean from the middle, over the range, up to which numbers are spread evenly.
+_MIN_ID = 1_000  # If so few values are all as large as this, they are ids.
 
 
 @dataclass(frozen=True)
 class Label:
-    """A label.
+    """Label of a task.
 
     Args:
-        column: The column.
+        column: Column of the label.
         kind: Kind of the task.
         value: Expression of the label.
         why: Reason of the guess.
@@ -92,15 +92,15 @@ class Label:
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature.
+    """Feature of the model.
 
     Args:
-        name: Its name.
-        keys: Keys of its entry in the TOML file beside the name, as TOML writes their values.
+        name: Name of the feature.
+        keys: Other keys of its entry in the TOML file, with values in TOML.
         dense: True for `[[dense]]`.
         why: Reason of the guess.
         table: Name of its embedding table; empty for a dense feature.
-        values: Values of the sample that get rows of the table; None where days to come bring no others.
+        values: Values of the sample that get rows of the table; None if later days cannot bring other values.
     """
 
     name: str
@@ -113,16 +113,16 @@ class Feature:
 
 @dataclass(frozen=True)
 class Roles:
-    """What all columns may be.
+    """Guessed roles of all columns.
 
     Args:
-        time: The time of a row.
-        user: The user.
-        labels: The labels.
-        features: The features.
-        left_out: Columns of no use, each with its reason.
-        questions: Columns that the user decides on, each with what is unclear and what to write.
-        columns: All columns but these.
+        time: Time of a row; None if the log has none.
+        user: Column of the user; None if the log has none.
+        labels: Labels of the tasks.
+        features: Features of the model.
+        left_out: Reason for each column that is of no use, by column.
+        questions: Question to the user about each column that is unclear, by column.
+        columns: All columns without those of `questions`.
     """
 
     time: Time | None
@@ -135,7 +135,7 @@ class Roles:
 
     @property
     def vocabularies(self) -> dict[str, pa.Array]:
-        """Values of the sample by embedding table, of all features that share it; only tables that grow."""
+        """Values of the sample by embedding table, over the features that share it, for tables that may grow."""
         values: dict[str, list[pa.Array]] = {}
         for feature in self.features:
             if feature.values is not None:
@@ -144,19 +144,19 @@ class Roles:
 
 
 def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[str, str] = {}) -> Roles:
-    """Guess what the columns of a log are.
+    """Guess the roles of a log's columns.
 
     Args:
-        rows: A sample of the log.
-        labels: Columns that the user names as labels; none: they are guessed too.
-        unreadable: Columns of the log that prep does not read, each with the reason.
+        rows: Sample of the log.
+        labels: Columns that the user names as labels; empty to guess them, too.
+        unreadable: Reason for each column that prep cannot read, by column.
 
     Raises:
-        UserError: no column looks like a label, or one that is named is none.
+        UserError: No column looks like a label, a column that the user names is none, or no column can be a feature.
     """
 
     def may_be_label(column: Column) -> bool:
-        """Return whether a number is a label, of which the last digits do not matter."""
+        """Return whether a column of numbers may be a label. A label may have lost digits, so it raises no question."""
         return column.kind == "number" and (column.name in labels or _is_outcome(column))
 
     names = Names()
@@ -255,14 +255,14 @@ def _user(columns: Iterable[Column]) -> Column | None:
 
 
 def _no_feature(column: Column) -> str:
-    """Return why a column is no feature, by its name; empty where the name does not tell."""
-    if column.words & _DURATION:  # such as position_ms, the place in a video
+    """Return why a column is no feature by its name; empty if the name does not tell."""
+    if column.words & _DURATION:  # For example position_ms, the place in a video.
         return ""
     return next((why for words, why in _NO_FEATURES.items() if column.words.issuperset(words)), "")
 
 
 def _useless(column: Column, is_user: bool) -> str:
-    """Return why a column is no feature; empty where it may be one."""
+    """Return why a column is no feature; empty if it may be one."""
     if column.nulls == column.rows:
         return "it has no value"
     if column.kind == "other":
@@ -274,7 +274,7 @@ def _useless(column: Column, is_user: bool) -> str:
     if _cut(column) is not None:
         return ""
     unique = column.distinct >= _UNIQUE * (column.rows - column.nulls) and column.rows >= MANY and not is_user
-    if column.words & _ROW and not is_user and column.distinct * _ROWS_OF_A_KEY > column.rows - column.nulls:
+    if column.words & _ROW and not is_user and column.distinct * _MIN_ROWS_OF_KEY > column.rows - column.nulls:
         return "its name is that of a key, which few rows share"
     if unique and (column.kind == "text" or column.words & (_ID | _ROW)):
         return "nearly every row has a value of its own"
@@ -286,7 +286,7 @@ def _feature(column: Column, tables: dict[str, Column]) -> Feature:
 
     Args:
         column: Column that is a feature.
-        tables: Columns of ids by the table that they have; one of ids gets a table there.
+        tables: Column of ids of each table. A new column of ids is added.
     """
     name = column.feature
     value = {} if column.expression == name else {"value": quoted(column.expression)}
@@ -324,22 +324,22 @@ def _list_why(column: Column, cut: Cut | None) -> str:
 
 
 def _category(column: Column) -> str:
-    """Return why the numbers of a column name something instead of counting it; a space where its name says so."""
+    """Return why the numbers of a column are ids; empty if they are amounts, a space if the name alone says so."""
     if not column.is_integer:
         return ""
-    if column.words & (_ID | _USER | _ITEM) or column.distinct <= _FEW:
+    if column.words & (_ID | _USER | _ITEM) or column.distinct <= _MAX_CATEGORIES:
         return " "
     if column.words & _QUANTITY:
         return ""
     low, high = pc.min_max(column.values).as_py().values()
     if max(-low, high) > EXACT:
         return ", some of them beyond 2^53: ids, not amounts"
-    if column.distinct * _RETURNS > column.rows - column.nulls:
+    if column.distinct * _MIN_ROWS_OF_ID > column.rows - column.nulls:
         return ""
-    if low >= _LARGE:
+    if low >= _MIN_ID:
         return f", which return often and are {low:,} or more: ids, not amounts"
     middle, mean = (low + high) / 2, pc.mean(column.values).as_py()
-    even = abs(mean - middle) <= _UNEVEN * (high - low)
+    even = abs(mean - middle) <= _MAX_SHIFT * (high - low)
     if high - low < 2 * column.distinct and even:
         return f", which return often, spread evenly up to {high:,}: ids, not amounts"
     return ""
@@ -370,7 +370,7 @@ def _cut(column: Column) -> Cut | None:
 
 
 def _overlap(items: pa.Array, values: pa.Array) -> bool:
-    """Return whether most of the items of lists are values of a column."""
+    """Return whether more than half of the distinct items of lists are values of a column."""
     if items.type != values.type or not len(items):
         return False
     return bool(pc.mean(pc.is_in(items.unique(), values.unique()).cast(pa.float64())).as_py() > 0.5)

@@ -1,1 +1,1 @@
-"""The dataset directory: parts, vocabularies' files, metadata, and how it appears whole."""
+"""The dataset directory: its parts and metadata, and the steps by which it appears whole."""

@@ -1,4 +1,4 @@
-"""Difference between a dataset directory that exists and the one that a preparation would make."""
+"""Difference between an existing dataset directory and the one that a preparation would make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from data_prep.output.parent import Parent
-from data_prep.pipeline import RawTables, source_of
+from data_prep.sources.table import RawTables
 from ple_rec.config.diff import differences
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
@@ -16,17 +16,17 @@ from ple_rec.config.words import shortened
 from ple_rec.errors import PleRecError
 from ple_rec.storage import Location
 
-_SHOWN = 4  # keys, and files of each kind, that a message names
+_MOST_LISTED = 4  # A message lists so many keys, and so many files of each kind.
 
 
 def what_differs(out: Location, config: PrepConfig, raw: RawTables, parent: Parent | None) -> str:
-    """Return the keys of the configuration and the raw files that differ.
+    """Return a message with the keys of the configuration and the raw files that differ.
 
     Args:
-        out: A complete dataset directory.
-        config: Configuration of what is to be made.
-        raw: Raw files of what is to be made.
-        parent: The dataset that it adds a day to.
+        out: Complete dataset directory.
+        config: Configuration of the new dataset.
+        raw: Raw files of the new dataset.
+        parent: Dataset whose ids an appended day keeps; None without `--append`.
     """
     try:
         old = load_config(PrepConfig, out / PREP_FILE)
@@ -34,13 +34,13 @@ def what_differs(out: Location, config: PrepConfig, raw: RawTables, parent: Pare
         lineage = load_schema(out).parent
     except (PleRecError, OSError, ValueError, KeyError, TypeError):
         return f"its {PREP_FILE}, {STATS_FILE} or schema is not one of this version"
-    found = [*_keys(old, config), *_files(_contents(source), _contents(source_of(raw)))]
+    changes = [*_keys(old, config), *_files(_contents(source), _contents(raw.listing()))]
     fingerprint = None if parent is None else parent.schema.fingerprint
     if lineage != fingerprint:
-        found.append(
+        changes.append(
             f"parent: {fingerprint[:12] if fingerprint else 'none'}, was {lineage[:12] if lineage else 'none'}"
         )
-    return "; ".join(found) or "another version of ple-rec made it"
+    return "; ".join(changes) or "another version of ple-rec made it"
 
 
 def _keys(old: PrepConfig, new: PrepConfig) -> Iterator[str]:
@@ -64,10 +64,10 @@ def _files(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:
 
 
 def _contents(source: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Content and number of rows of every file, by its name."""
+    """Return the content digest and the number of rows of every file, by its name."""
     return {file["file"]: (file["identity"], file["rows"]) for file in source}
 
 
 def _some(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{what}{', '.join(names[:_SHOWN])}{more}"
+    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
+    return f"{what}{', '.join(names[:_MOST_LISTED])}{more}"

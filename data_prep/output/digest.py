@@ -1,4 +1,4 @@
-"""Checksums of a table's content, whatever file it came from."""
+"""Checksum of a table's content, which does not depend on the file that the table was read from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pyarrow.compute as pc
 
 
 def content_sha256(table: pa.Table) -> str:
-    """SHA-256 of a table as text: cells joined by commas, one line a row, a null as an empty cell.
+    """Return the SHA-256 of a table as text: cells joined by commas, one line a row, a null as an empty cell.
 
     Args:
-        table: Columns of strings or of numbers.
+        table: Table with columns of strings or numbers.
     """
     digest = hashlib.sha256()
     for batch in table.to_batches(max_chunksize=65_536):

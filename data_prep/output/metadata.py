@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from data_prep.engines.base import PartFile
 from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
-from data_prep.output.parts import PartFile
 from data_prep.stats import compute
 from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
 from data_prep.transforms.resolve import Resolved
-from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig
-from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Task
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
 
 
 @contextmanager
 def parts_engine(stage: Path, memory: int | None = None) -> Iterator[DuckEngine]:
-    """Open an engine that works in the folder of the parts, and leaves nothing there.
+    """Open an engine that works in the folder of the parts, and removes its files at the end.
 
     Args:
         stage: Folder of the parts.
@@ -61,7 +60,7 @@ def describe(
 
 def build_schema(
     config: PrepConfig,
-    made: Vocabularies,
+    tables: Iterable[Table],
     files: Mapping[Split, Sequence[PartFile]],
     fingerprint: str,
     parent: Parent | None,
@@ -74,7 +73,7 @@ def build_schema(
         fingerprint=fingerprint,
         parent=None if parent is None else parent.schema.fingerprint,
         ancestors=() if parent is None else parent.lineage,
-        tables=tuple(made.tables.values()),
+        tables=tuple(tables),
         sparse=tuple(
             SparseFeature(
                 name=feature.name,
@@ -99,7 +98,7 @@ def build_schema(
 
 
 def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
-    """Return what the rows of bucketised features mean, by table and row: the bounds of each bucket."""
+    """Return the bounds of each bucket of the bucketised features, by table and row."""
     names = {}
     for feature in config.sparse:
         if feature.edges is not None:
@@ -110,7 +109,7 @@ def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
 
 
 def inferred_types(resolved: Resolved) -> dict[str, dict[str, ColumnType]]:
-    """Return the types that were inferred for the CSV columns that are read, by table and column."""
+    """Return the inferred types of the CSV columns that expressions read, by table and column."""
     columns = {"log": resolved.log_columns, **resolved.side_columns}
     types = {}
     for name, table in resolved.tables.items():

@@ -1,4 +1,4 @@
-"""A dataset directory whose ids another one keeps (`prep --append`)."""
+"""Dataset directory whose ids an appended day keeps (`prep --append`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ple_rec.storage import Location
 
 @dataclass(frozen=True)
 class Parent:
-    """What the child takes over.
+    """Dataset directory whose ids, edges and thresholds an appended day keeps.
 
     Args:
         path: Path or address of the directory.
-        schema: Its schema.
-        config: Configuration from its `prep.toml`, with the values that its log gave in `found`.
-        vocabularies: File of this machine with the vocabulary, by table; bucketised features have none.
+        schema: Schema of the dataset.
+        config: Configuration of `prep.toml`, with the values that were taken from the log in `found`.
+        vocabularies: Files of this machine with the vocabularies, by table; bucketised features have none.
     """
 
     path: Location
@@ -35,15 +35,15 @@ class Parent:
         """Open a complete dataset directory.
 
         Raises:
-            UserError: It was not made by `ple-rec prep` from a configuration.
-            DataError: It is not complete, or a file is not the one that was prepared.
+            UserError: The directory was not made by `ple-rec prep` from a configuration.
+            DataError: The directory is not complete, or a file has changed since it was prepared.
         """
         schema = load_schema(path)
         if not (path / PREP_FILE).is_file():
             raise UserError(
                 str(path),
                 f"no {PREP_FILE}",
-                "days are appended to what `ple-rec prep` made from a configuration",
+                "days are appended to a dataset that `ple-rec prep` made from a configuration",
                 "prepare the first days with `ple-rec prep FILE.toml`",
             )
         digests = Digests.read(path)
@@ -54,11 +54,11 @@ class Parent:
         files = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
         for file in files.values():
             if not file.is_file():
-                rule = "an appended day keeps the row of each value, which it says"
+                rule = "an appended day keeps the row of each value, which the file holds"
                 raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
         return cls(path, schema, config, files)
 
     @property
     def lineage(self) -> tuple[str, ...]:
-        """Fingerprints of this dataset and of all before it, nearest first."""
+        """Fingerprints of this dataset and of its ancestors, nearest first."""
         return self.schema.lineage()

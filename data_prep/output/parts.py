@@ -1,4 +1,4 @@
-"""Parquet parts from a stream of rows: the same rows give the same bytes, whatever engine they come from."""
+"""Parquet parts that are written from a stream of rows; the same rows give the same bytes on every engine."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from data_prep.engines.base import PART, PartFile
 from data_prep.output.writer import UNFINISHED
+from data_prep.sources.footers import footer_if_whole
+from data_prep.transforms.columns import NO_GROUP
 from ple_rec.config.schema import FINGERPRINT_KEY
 
-PART = "__part"
 COMPRESSION = "zstd"
 COMPRESSION_LEVEL = 1
-NO_GROUP = -1  # the group of a row without one, as readers see it
-DICTIONARY_LIMIT = 65_536  # distinct values up to which `write_part` dictionary-encodes a column
+DICTIONARY_LIMIT = 65_536  # `write_part` dictionary-encodes a column of at most so many distinct values.
 
 
 @dataclass(frozen=True)
 class PartLayout:
-    """Where parts go and how they look.
+    """Layout of the parts of a split: folder, columns, encoding and row groups.
 
     Args:
-        folder: One split's.
+        folder: Folder of the split.
         schema: Columns and types of a part, in order.
-        fingerprint: For the parts' metadata, if any.
-        dictionary: Columns to dictionary-encode; Parquet gives it up by itself where a column has too many values.
-        row_group_rows: Rows of a row group, at most; exactly so many but for the last of a part without `group`.
-        group: Column whose equal values, which stand together, share a row group; but for nulls and -1, which are none.
-        names: Names of the files by part; by default `part-00000.parquet` and so on.
+        fingerprint: Fingerprint of the dataset for the metadata of the parts; None to write none.
+        dictionary: Columns to dictionary-encode; Parquet stops by itself if a column has too many values.
+        row_group_rows: Most rows of a row group. Without `group`, every row group but the last of a part has so many.
+        group: Column whose equal values are adjacent and share a row group; nulls and -1 stand for no group.
+        names: Names of the files by part; empty for `part-00000.parquet` and so on.
     """
 
     folder: Path
@@ -49,64 +50,53 @@ class PartLayout:
         """Return the file of a part."""
         return self.folder / (self.names[part] if self.names else f"part-{part:05d}.parquet")
 
+    def write(self, batches: Iterable[pa.RecordBatch]) -> Iterator[PartFile]:
+        """Write a file for each value of `PART`.
+
+        A file appears under its name when it is complete, and replaces an older file of that name.
+
+        Args:
+            batches: Rows in the order of `PART`, with the columns of `schema`, and `PART`.
+
+        Yields:
+            Each part when it is complete.
+        """
+        writer: _Writer | None = None
+        try:
+            for batch in batches:
+                for part, rows in _by_part(batch):
+                    if writer is not None and writer.part != part:
+                        yield writer.close()
+                        writer = None
+                    if writer is None:
+                        writer = _Writer(part, self)
+                    writer.write(rows)
+            if writer is not None:
+                yield writer.close()
+                writer = None
+        finally:
+            if isinstance(batches, Generator):  # An unfinished query must end before its engine is closed.
+                batches.close()
+            if writer is not None:
+                writer.abandon()
+
     def write_empty(self, part: int) -> PartFile:
         """Write a part without rows."""
         return _Writer(part, self).close()
 
 
-@dataclass(frozen=True)
-class PartFile:
-    """A part that was written."""
-
-    part: int
-    rows: int
-    row_groups: int
-
-
-def write_stream(batches: Iterable[pa.RecordBatch], layout: PartLayout) -> Iterator[PartFile]:
-    """Write rows that come in the order of `PART` as a file for each of its values.
-
-    A file appears under its name when it is complete, and replaces one of that name.
-
-    Args:
-        batches: The columns of `layout.schema`, and `PART`.
-        layout: Of the parts.
-
-    Yields:
-        Each part, when it is complete.
-    """
-    writer: _Writer | None = None
-    try:
-        for batch in batches:
-            for part, rows in _by_part(batch):
-                if writer is not None and writer.part != part:
-                    yield writer.close()
-                    writer = None
-                if writer is None:
-                    writer = _Writer(part, layout)
-                writer.write(rows)
-        if writer is not None:
-            yield writer.close()
-            writer = None
-    finally:
-        if isinstance(batches, Generator):  # a query that nobody reads any more must end before its engine does
-            batches.close()
-        if writer is not None:
-            writer.abandon()
-
-
 def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: int) -> PartFile:
-    """Write one part of rows at hand; columns of few distinct values are dictionary-encoded, bags are not.
+    """Write a table as one part; columns of few distinct values are dictionary-encoded, bags are not.
 
     Args:
-        path: The file, which appears when it is complete.
-        table: The rows, in order.
-        fingerprint: For the part's metadata.
-        row_group_rows: Rows of a row group, exactly so many but for the last.
+        path: Path of the part, which appears when it is complete.
+        table: Rows of the part, in order.
+        fingerprint: Fingerprint of the dataset for the metadata of the part.
+        row_group_rows: Rows of every row group but the last.
     """
     flat = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
-    few = tuple(name for name in flat if len(table[name].unique()) <= DICTIONARY_LIMIT)
-    layout = PartLayout(path.parent, table.schema, fingerprint, few, row_group_rows, names=(path.name,))
+    dictionary = tuple(name for name in flat if len(table[name].unique()) <= DICTIONARY_LIMIT)
+    layout = PartLayout(path.parent, table.schema, fingerprint, dictionary, row_group_rows, names=(path.name,))
     writer = _Writer(0, layout)
     try:
         for batch in table.to_batches():
@@ -117,23 +107,8 @@ def write_part(path: Path, table: pa.Table, fingerprint: str, row_group_rows: in
         raise
 
 
-def footer_if_whole(path: Path) -> pq.FileMetaData | None:
-    """Return the footer of a file that a stopped run has left; None, and remove it, where a page of it is damaged.
-
-    Every page is read and compared with its checksum: a disk may lose what a run has written, or give other bytes back.
-    """
-    try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            for group in range(file.num_row_groups):
-                file.read_row_group(group)
-            return file.metadata
-    except (OSError, ValueError, pa.ArrowException):  # also a name that is no UTF-8
-        path.unlink(missing_ok=True)
-        return None
-
-
 def read_part(path: Path, part: int, fingerprint: str) -> PartFile | None:
-    """Return a part that a stopped run has left, if it is whole and of the dataset, else None."""
+    """Return the part at a path, which a stopped run may have left; None unless it is whole and of this dataset."""
     footer = footer_if_whole(path)
     if footer is None or (footer.metadata or {}).get(FINGERPRINT_KEY) != fingerprint.encode():
         return None
@@ -153,7 +128,7 @@ def _by_part(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Let what goes wrong with a file tell its name; pyarrow tells none."""
+    """Add the path of a file to an `OSError`, since pyarrow leaves it out."""
     try:
         yield
     except OSError as error:
@@ -161,14 +136,14 @@ def _named(path: Path) -> Iterator[None]:
 
 
 class _Writer:
-    """One part under way."""
+    """Writer of one part."""
 
     def __init__(self, part: int, layout: PartLayout) -> None:
         self.part, self.layout = part, layout
         self.rows = self.row_groups = self.waiting_rows = 0
         self.waiting: list[pa.RecordBatch] = []
         mark = layout.fingerprint
-        # Of this attempt alone: Spark may make a part twice at a time, and give up either attempt.
+        # Spark may write a part twice at a time and give up either attempt, so each attempt has its own file.
         self.unfinished = layout.path(part).with_suffix(f".{secrets.token_hex(4)}{UNFINISHED}")
         self.file = pq.ParquetWriter(
             self.unfinished,
@@ -193,17 +168,17 @@ class _Writer:
             self.waiting_rows = table.num_rows - cut
 
     def _cut(self, table: pa.Table) -> int | None:
-        """Rows of the next row group; None where its last group may go on in the next batch."""
+        """Return the rows of the next row group; None if its last group may continue in the next batch."""
         size = self.layout.row_group_rows
         if self.layout.group is None:
             return size
         groups = table[self.layout.group].combine_chunks().fill_null(NO_GROUP)
-        # starts[i]: row i + 1 begins a group, or has none
+        # starts[i] is true if row i + 1 begins a group, or has none.
         starts = pc.or_(pc.not_equal(groups[1:], groups[:-1]), pc.equal(groups[1:], NO_GROUP))
         inside = starts[:size]
         if (last := _last_true(inside)) is not None:
             return last + 1
-        later = pc.index(starts, True).as_py()  # a group larger than a row group
+        later = pc.index(starts, True).as_py()  # The first group is larger than a row group.
         return later + 1 if later >= 0 else None
 
     def _row_group(self, table: pa.Table) -> None:
@@ -221,11 +196,11 @@ class _Writer:
         return PartFile(self.part, self.rows, self.row_groups)
 
     def abandon(self) -> None:
-        with suppress(OSError, pa.ArrowException):  # as on a disk that is full, which has been said
+        with suppress(OSError, pa.ArrowException):  # The first error, such as a full disk, is the one to report.
             self.file.close()
         self.unfinished.unlink(missing_ok=True)
 
 
 def _last_true(flags: pa.Array) -> int | None:
-    found = pc.indices_nonzero(flags)
-    return found[-1].as_py() if len(found) else None
+    indices = pc.indices_nonzero(flags)
+    return indices[-1].as_py() if len(indices) else None

@@ -1,11 +1,20 @@
-"""Where a dataset directory grows: a folder beside its place, renamed into it when it is complete.
+"""Stage of a dataset directory: the temporary folder in which a run writes a dataset until it is complete.
 
-A dataset at an address grows in the cache folder of this machine, and is uploaded when it is complete.
+The stage of the dataset directory `<name>` is the folder `.<name>.partial` beside it. When the dataset is complete, the
+stage is renamed to `<name>`. If the dataset has an address in an object store, its stage lies in the cache folder of
+this machine, and the complete dataset is uploaded.
 
-`.<name>.partial/` holds `state.json` (the fingerprint of what is being made), `work/` (what the engine spills),
-`staging/` (CSV files as Parquet) and the dataset's own files. Whatever stops a run leaves that folder; the next run for
-the same fingerprint keeps the files that are finished, any other run starts again. Files appear under their names only
-when they are complete. `.<name>.lock` is locked while a run works, and outlives only a run that was killed.
+A stage contains the finished files of the dataset and
+
+    state.json   fingerprint of the dataset: a digest of the configuration and of the raw files
+    work/        temporary files of the engine (DuckDB or Spark) that runs the preparation
+    staging/     raw CSV files, converted to Parquet
+
+A run that is stopped leaves its stage. The next run keeps the finished files if it has the same fingerprint, and
+otherwise removes them. A file is written as `*.unfinished` and gets its own name only when it is complete.
+
+A run locks the file `.<name>.lock`, so that no other run writes the same dataset, and removes the file at its end. Only
+a run that was killed leaves the file; it is not locked any more then.
 """
 
 from __future__ import annotations
@@ -18,7 +27,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data_prep.engines.failures import EngineError, disk_full, is_full
+from data_prep.failures import EngineError, disk_full, is_full
 from data_prep.output.upload import check_address, check_upload, upload
 from data_prep.output.writer import (
     UNFINISHED,
@@ -37,18 +46,23 @@ from ple_rec.storage.locks import open_locked
 STATE_FILE = "state.json"
 WORK_DIR = "work"
 STAGING_DIR = "staging"
-_OWN = (WORK_DIR, STAGING_DIR, STATE_FILE)  # the state last: what is complete without one was about to be published
+# Files of the stage that do not belong to the dataset, in the order in which `finish` removes them. The state comes
+# last: a stage that is complete and has no state is therefore known to be ready for its final place.
+_OWN = (WORK_DIR, STAGING_DIR, STATE_FILE)
 
 
 class Stage:
-    """A dataset directory under way; see `open_stage` and `dataset_directory`.
+    """Temporary folder in which a dataset is written; `open_stage` and `dataset_directory` create it.
+
+    Args:
+        out: Final path of the dataset directory, absolute and without symbolic links.
 
     Attributes:
-        out: Place of the dataset directory, absolute and without links.
-        folder: Folder where it grows.
-        begun: True once it is known which dataset grows there.
-        continued: True if a stopped run has left finished files.
-        complete: True if it has left all files, and none is damaged.
+        out: Final path of the dataset directory.
+        folder: Path of the stage.
+        begun: True after `begin`, which is called when the fingerprint of the dataset is known.
+        continued: True if a stopped run has left finished Parquet files of the same dataset.
+        complete: True if a stopped run has left all files of the same dataset, and none is damaged.
     """
 
     def __init__(self, out: Path) -> None:
@@ -57,26 +71,30 @@ class Stage:
 
     @property
     def staging(self) -> Path:
-        """For raw files in another format."""
+        """Folder for raw CSV files that were converted to Parquet."""
         return self.folder / STAGING_DIR
 
     @property
     def work(self) -> Path:
-        """For files that are no part of the dataset."""
+        """Folder for temporary files, which are removed at the end of the run."""
         return self.folder / WORK_DIR
 
     def begin(self, fingerprint: str) -> None:
-        """Keep what a stopped run for the same fingerprint has finished, and nothing else.
+        """Prepare the stage for a dataset: keep files of a stopped run that can be used again, and remove all others.
 
-        `continued` says whether that is anything, `complete` whether it is all.
+        The finished files are kept if the stopped run had the same fingerprint. `staging/` is kept in any case. The
+        attributes `begun`, `continued` and `complete` are set.
+
+        Args:
+            fingerprint: Fingerprint of the dataset.
         """
         try:
             state = json.loads((self.folder / STATE_FILE).read_text(encoding="utf-8"))
-            same = state == {"fingerprint": fingerprint}
+            is_same = state == {"fingerprint": fingerprint}
         except (OSError, ValueError):
-            same = complete_recipe(self.folder) == fingerprint
+            is_same = complete_recipe(self.folder) == fingerprint
         for path in self.folder.iterdir():
-            if path.name != STAGING_DIR and not (same and path.name != WORK_DIR):
+            if path.name != STAGING_DIR and not (is_same and path.name != WORK_DIR):
                 _remove(path)
         self._remove_unfinished()
         self.continued = any(path.parent.name != STAGING_DIR for path in self.folder.glob("*/*.parquet"))
@@ -86,16 +104,19 @@ class Stage:
         self.begun = True
 
     def clear(self) -> None:
-        """Remove all that a stopped run left."""
+        """Remove everything in the stage, but not the stage itself."""
         for path in self.folder.iterdir():
             _remove(path)
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Remove the stage."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Remove what a later run cannot use: all of it, where no file of the dataset is finished."""
+        """Remove the files that a later run cannot use.
+
+        The stage itself is removed if no finished Parquet file is left, neither of the dataset nor in `staging/`.
+        """
         shutil.rmtree(self.work, ignore_errors=True)
         self._remove_unfinished()
         finished = any(path.suffix == ".parquet" for path in self.folder.glob("*/*"))
@@ -103,57 +124,66 @@ class Stage:
             self.discard()
 
     def _remove_unfinished(self) -> None:
-        """Remove files of attempts that were killed; Spark makes a part twice where a task is slow or lost."""
+        """Remove unfinished files.
+
+        A killed run leaves such files. Spark also leaves them if it runs a slow task twice and drops one attempt.
+        """
         for path in self.folder.rglob(f"*{UNFINISHED}"):
             _remove(path)
 
     def finish(self) -> None:
-        """Remove what is no part of the complete dataset directory."""
+        """Remove all files that do not belong to the complete dataset directory."""
         self._remove_unfinished()
         for name in _OWN:
             _remove(self.folder / name)
 
 
 def is_there(out: Location, fingerprint: str, *, overwrite: bool, refusal: Callable[[str], UserError]) -> bool:
-    """Return whether a dataset directory need not be made, for it is there.
+    """Return whether the dataset exists already, so that it need not be made again.
 
     Args:
-        out: Path or address of the directory.
-        fingerprint: Fingerprint of its recipe.
-        overwrite: Flag that another dataset gives way, and that a damaged one is made again.
-        refusal: Function that makes the error of another dataset from its fingerprint, empty for an unknown one.
+        out: Path or address of the dataset directory.
+        fingerprint: Fingerprint of the dataset that is wanted.
+        overwrite: True if another dataset at `out` may be replaced. Then a damaged dataset counts as missing.
+        refusal: Function that gets the fingerprint of the other dataset, empty if it is unknown, and returns the error
+            to raise if that dataset may not be replaced.
 
     Raises:
-        UserError: Another dataset, or an upload of one, is there that does not give way, or something else.
+        UserError: `out` holds another dataset that may not be replaced, the upload of another dataset, or other files
+            than a dataset.
     """
-    there = prepared_recipe(out)
-    if there is None and isinstance(out, Remote) and not overwrite:
+    existing = prepared_recipe(out)
+    if existing is None and isinstance(out, Remote) and not overwrite:
         check_upload(out, fingerprint)
-    if there is not None and there != fingerprint and not overwrite:
-        raise refusal(there)
-    return there == fingerprint and not (overwrite and is_damaged(out))
+    if existing is not None and existing != fingerprint and not overwrite:
+        raise refusal(existing)
+    return existing == fingerprint and not (overwrite and is_damaged(out))
 
 
 @contextmanager
 def dataset_directory(
     out: Location, *, overwrite: bool, resumes: bool = True, say: Callable[[str], None] = lambda _: None
 ) -> Iterator[Stage]:
-    """Open the folder where a dataset directory grows; what has begun there takes its place when the block ends well.
+    """Open the stage of a dataset directory, and move or upload the dataset to `out` if the block raises no error.
+
+    If `Stage.begin` was not called in the block, there is nothing to publish, and the stage is removed.
 
     Args:
-        out: Path or address of the directory.
-        overwrite: Flag that a dataset which is there gives way.
-        resumes: Flag that a run goes on from what a stopped one has finished; else nothing is left behind.
-        say: Function that gets a line of text about an upload.
+        out: Path or address of the dataset directory.
+        overwrite: True to replace an existing dataset.
+        resumes: True to go on with the files of a stopped run; False to start with an empty stage, and to remove the
+            stage after an error.
+        say: Function that is called with lines of text that tell the user about an upload.
 
     Raises:
-        UserError: Another run is writing it, the place may not be written, the disk is full, `out` holds more than
-            a dataset, or the store of an address fails.
+        UserError: Another run is writing the dataset, the place is not writable, the disk is full, `out` holds other
+            files than a dataset, or the store of an address fails.
     """
     if prepared_recipe(out) is None or overwrite:
         check_place(out)
     with open_stage(growing_place(out)) as stage:
-        replace = prepared_recipe(out) is not None  # looked at again: no other run writes there now
+        # Another run may have written a dataset before this run got the lock, so `out` is checked again.
+        replace = prepared_recipe(out) is not None
         try:
             if not resumes:
                 stage.clear()
@@ -177,22 +207,23 @@ def dataset_directory(
 
 
 def keeps(out: Location) -> bool:
-    """Return whether a run that was stopped has left something that the next one goes on from."""
+    """Return whether a stopped run has left a stage, so that the next run can go on with its files."""
     return _folder_of(_place_of(growing_place(out))).is_dir()
 
 
 def growing_place(out: Location) -> Path:
-    """Return the path beside which a dataset directory grows: its own, or for an address one in the cache folder."""
+    """Return the path beside which the stage lies: `out` itself, or for an address a path in the cache folder."""
     if isinstance(out, Path):
         return out
     return cache_folder() / "prep" / f"{out.name}-{hashlib.sha256(str(out).encode()).hexdigest()[:12]}"
 
 
 def check_place(out: Location) -> None:
-    """Refuse a place that no dataset directory can be moved or uploaded to.
+    """Raise an error if no dataset directory can be moved or uploaded to `out`.
 
     Raises:
-        UserError: It is a mount point, the working directory lies in it, or the store does not let us write there.
+        UserError: `out` is a mount point, the working directory is `out` or lies in it, or the store does not permit
+            writing.
     """
     if isinstance(out, Remote):
         check_address(out)
@@ -209,20 +240,24 @@ def check_place(out: Location) -> None:
 
 
 def _place_of(out: Path) -> Path:
-    """Return the place that a path leads to: a folder cannot take that of a link."""
+    """Return the path with its symbolic links resolved, since a folder cannot be renamed onto a link."""
     return Path(os.path.realpath(out))
 
 
 def _folder_of(out: Path) -> Path:
+    """Return the path of the stage of a dataset directory."""
     return out.parent / f".{out.name}.partial"
 
 
 @contextmanager
 def open_stage(out: Path) -> Iterator[Stage]:
-    """The folder where the dataset directory `out` grows, for one process at a time.
+    """Open the stage of the dataset directory `out`, and hold its lock until the block ends.
+
+    After the block, files that a later run cannot use are removed. If the raw data broke a rule (DataError), the whole
+    stage is removed.
 
     Raises:
-        UserError: Another run is writing it, the place may not be written, or the disk is full.
+        UserError: Another run is writing the dataset, the place is not writable, or the disk is full.
     """
     out = _place_of(out)
     with _locked(out):
@@ -234,7 +269,7 @@ def open_stage(out: Path) -> Iterator[Stage]:
                 yield stage
             except DataError as error:
                 if not isinstance(error, EngineError):
-                    stage.discard()  # the same files would be refused again
+                    stage.discard()  # The next run would refuse the same raw files too, so it has no use for the stage.
                 raise
             finally:
                 stage.tidy()
@@ -244,7 +279,7 @@ def open_stage(out: Path) -> Iterator[Stage]:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """A lock on the place of a dataset directory, whose file is there only while it is held."""
+    """Hold the lock of a dataset directory during the block; the lock file is removed after the block."""
     path = out.parent / f".{out.name}.lock"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -266,6 +301,7 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
+    """Remove a file, a link or a folder with its content; do nothing if a file is missing."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -273,6 +309,7 @@ def _remove(path: Path) -> None:
 
 
 def _left_nothing(out: Location, error: OSError) -> UserError:
+    """Return the error of a run that could not write, and whose stage is removed."""
     return UserError(
         str(out.absolute()),
         f"could not be written ({error.strerror or error})",
@@ -282,11 +319,12 @@ def _left_nothing(out: Location, error: OSError) -> UserError:
 
 
 def _unwritable(out: Path, error: OSError) -> PleRecError:
+    """Return the error of a stage or lock file that cannot be written."""
     if is_full(error):
         return disk_full(str(error))
     place, fix = str(out), f"name another {Option.OUT}, or make the place writable"
     if error.filename is not None and Path(error.filename).parent == out.parent and os.path.lexists(error.filename):
-        # It is another user's lock, or a file in the way.
+        # The lock file belongs to another user, or a file has the name of the stage.
         place, fix = error.filename, f"remove it, or name another {Option.OUT}"
     value, rule = f"could not be written ({error.strerror or error})", "it needs a writable place with enough room"
     return UserError(place, value, rule, fix)

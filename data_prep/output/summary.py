@@ -1,4 +1,4 @@
-"""What a dataset directory holds, on one screen: at most 25 lines."""
+"""Summary of a dataset directory on one screen, in at most 25 lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
 from ple_rec.storage import Location
 
 _TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
-_LARGE_SD = 10.0  # of a label, above which its squared loss is most of the sum of all
+_LARGE_SD = 10.0  # The squared loss of a label of larger standard deviation dominates the sum of all losses.
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Summary:
         out: Path or address of the dataset directory.
         schema: Content of `schema.toml`.
         stats: Content of `stats.json`.
-        reused: It was there already.
-        parent: Schema of the dataset whose ids it keeps, where it is an appended day.
+        reused: True if the dataset had been prepared before.
+        parent: Schema of the dataset whose ids an appended day keeps; None for any other dataset.
     """
 
     out: Location
@@ -38,20 +38,20 @@ class Summary:
 
     @classmethod
     def read(cls, out: Location, reused: bool, parent: DatasetSchema | None = None) -> Summary:
-        """The summary of a complete dataset directory."""
+        """Read the summary of a complete dataset directory."""
         fields = tomllib.loads((out / SCHEMA_FILE).read_text(encoding="utf-8"))
         schema = DatasetSchema.model_validate_json(json.dumps(fields))
         stats = json.loads((out / STATS_FILE).read_text(encoding="utf-8"))
         return cls(out, schema, stats, reused, parent)
 
     def oov_rates(self, split: Split) -> dict[str, float]:
-        """Share of look-ups of row 0, by sparse feature; nothing for an empty split."""
+        """Return the share of look-ups of row 0 by sparse feature; empty for an empty split."""
         columns = self.stats["columns"]
         rates = {feature.name: columns[feature.name][split]["oov_rate"] for feature in self.schema.sparse}
         return {name: rate for name, rate in rates.items() if rate is not None}
 
     def __str__(self) -> str:
-        """Splits, tasks, how their labels go together, tables, what is unknown, what drifts and what was left out."""
+        """Return the lines on splits, tasks, shifts of correlation, tables, unknown values, drift and rows left out."""
         verb = "already prepared" if self.reused else "prepared"
         parent = "" if self.schema.parent is None else f", parent {self.schema.parent[:12]}"
         lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]
@@ -72,13 +72,13 @@ class Summary:
         heads = "".join(f"{split:>12}" for split in self.schema.splits)
         lines = [f"  {'task':{width}}{heads}  mean; positives or sd (train); outside (all)"]
         for task in self.schema.tasks[:_TASKS_SHOWN]:
-            found = self.stats["tasks"][task.name]
-            means = [found[split]["mean"] for split in self.schema.splits]
+            by_split = self.stats["tasks"][task.name]
+            means = [by_split[split]["mean"] for split in self.schema.splits]
             cells = "".join(f"{'-' if mean is None else format(mean, '.4f'):>12}" for mean in means)
-            train = found["train"]
+            train = by_split["train"]
             notes = [f"{train['positives']:,}"] if "positives" in train else []
             notes += [f"sd {train['std']:.4g}, at most {train['max']:.4g}"] if train.get("std") is not None else []
-            outside = sum(each.get("outside", {}).get("positives", 0) for each in found.values())
+            outside = sum(each.get("outside", {}).get("positives", 0) for each in by_split.values())
             notes += [f"{outside:,} outside"] if outside and task.space is not None else []
             lines.append(f"  {task.name[:24]:{width}}{cells}  {'; '.join(notes)}".rstrip())
         more = len(self.schema.tasks) - _TASKS_SHOWN
@@ -90,16 +90,16 @@ class Summary:
         return lines
 
     def _sd(self, task: Task) -> float:
-        """Standard deviation of a regression's label in train; 0 where it is not known."""
+        """Return the standard deviation of a regression label in train; 0 if it is unknown."""
         return self.stats["tasks"][task.name]["train"].get("std") or 0.0
 
     def _shift(self) -> list[str]:
-        """The correlation of labels that surely shifts most, if one does, all that were compared allowed for."""
-        found = [(each, column) for column in self.stats.get("slices", ()) for each in column["shift"]]
-        shifts = [(shift(of["values"], e["a"], e["b"], len(found)), of["column"]) for e, of in found]
+        """Return a line on the largest significant shift of a correlation of labels, corrected for all comparisons."""
+        compared = [(each, column) for column in self.stats.get("slices", ()) for each in column["shift"]]
+        shifts = [(shift(of["values"], e["a"], e["b"], len(compared)), of["column"]) for e, of in compared]
         sure = [(each, column) for each, column in shifts if each is not None and each["interval"][0] > 0]
         if not sure:
-            return ["  no correlation of labels surely shifts between values of a column"] if found else []
+            return ["  no correlation of labels surely shifts between values of a column"] if compared else []
         most, column = max(sure, key=lambda pair: pair[0]["interval"][0])
         low, high = most["interval"]
         words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
@@ -110,8 +110,8 @@ class Summary:
         tables = sorted(schema.tables, key=lambda table: (-table.allocated, table.name))
         total = sum(table.allocated for table in tables)
         lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
-        shown = [f"{table.name} {table.allocated:,}" for table in tables]
-        lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", shown)] if tables else []
+        sizes = [f"{table.name} {table.allocated:,}" for table in tables]
+        lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", sizes)] if tables else []
         lines += self._new_values()
         over = sorted(self.stats.get("overflow", {}).items(), key=lambda item: (-item[1]["values"], item[0]))
         beyond = [f"{each['values']:,} of {table} ({each['handling']})" for table, each in over]
@@ -123,14 +123,14 @@ class Summary:
         return lines
 
     def _new_values(self) -> list[str]:
-        """New values of each table of an appended day, those without a row too, and the rows that are left."""
+        """Return a line on the new values of an appended day, those without a row included, and the free rows."""
         if self.parent is None:
             return []
         before, over = {table.name: table.rows for table in self.parent.tables}, self.stats["overflow"]
         new = {t.name: t.rows - before[t.name] + over.get(t.name, {}).get("values", 0) for t in self.schema.tables}
         tables = sorted((t for t in self.schema.tables if new[t.name]), key=lambda t: (-new[t.name], t.name))
-        shown = [f"{t.name} {new[t.name]:,}, {len(t.free):,} of {t.allocated:,}" for t in tables]
-        return [_listed("  new values, free rows: ", shown, "; ") if shown else "  no new value"]
+        counts = [f"{t.name} {new[t.name]:,}, {len(t.free):,} of {t.allocated:,}" for t in tables]
+        return [_listed("  new values, free rows: ", counts, "; ") if counts else "  no new value"]
 
     def _drift(self) -> list[str]:
         drift = self.stats.get("drift", {})
@@ -139,21 +139,22 @@ class Summary:
             return []
         worst = max(sorted(known), key=lambda name: known[name][0] - 2 * known[name][1])
         psi, chance = known[worst]
-        found = f"PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from {LARGE} and twice chance"
-        return [f"  drift: {found}"]
+        return [
+            f"  drift: PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from {LARGE} and twice chance"
+        ]
 
     def _dropped(self) -> list[str]:
-        found = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
+        reasons = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
         lines = []
-        for each in found[:_REASONS_SHOWN]:
+        for each in reasons[:_REASONS_SHOWN]:
             of = f" of {each['split']}" if each["split"] else ""
             lines.append(f"  left out{of}: {each['rows']:,} rows, {each['reason']}")
-        if rest := found[_REASONS_SHOWN:]:
+        if rest := reasons[_REASONS_SHOWN:]:
             lines.append(f"  and {sum(each['rows'] for each in rest):,} rows for other reasons")
         return lines
 
 
 def _listed(before: str, items: Sequence[str], between: str = ", ") -> str:
-    """Return the first items in a line, and how many smaller ones there are."""
+    """Return a line of the first items, with the number of the others, which are smaller."""
     rest = f" and {len(items) - _TABLES_SHOWN} smaller" if len(items) > _TABLES_SHOWN else ""
     return f"{before}{between.join(items[:_TABLES_SHOWN])}{rest}"

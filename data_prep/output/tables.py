@@ -1,4 +1,4 @@
-"""Arrow tables to a dataset directory, for logs whose sparse columns are rows of embedding tables already."""
+"""Writer of a dataset directory from Arrow tables whose sparse columns are rows of embedding tables already."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
 from ple_rec.text.suggest import did_you_mean
 
-FORMAT_VERSION = 3  # raise it when the same tables would give other parts or normalisers
+FORMAT_VERSION = 3  # Raise it when the same tables would give other parts or normalisers.
 _EVALUATED: tuple[Split, ...] = ("valid", "test")
 
 
@@ -52,31 +52,31 @@ def write_tables(
     row_group_rows: int = 65_536,
     overwrite: bool = False,
 ) -> DatasetSchema:
-    """Write a dataset directory, and refuse at once what its reader would refuse later.
+    """Write a dataset directory; values that its reader would refuse are refused here.
 
     Columns that no argument names are left out. A null id becomes row 0, a NaN becomes null.
 
     Args:
-        out: The dataset directory: new, empty, or one that may give way.
-        name: Of the dataset.
-        splits: The rows of `train`, `valid` and `test`, in order; `valid` and `test` in that of `group`, if given.
+        out: Path or address of the dataset directory: new, empty, or a dataset that may be replaced.
+        name: Name of the dataset.
+        splits: Rows of `train`, `valid` and `test`, in order; with `group`, `valid` and `test` are sorted by it.
         sparse: Columns of table rows, integers from 0 or lists of them. Row 0 is "out of vocabulary or missing".
         dense: Columns of raw numbers.
         tasks: Label columns, and `bool` columns for their sample spaces.
-        tables: Rows of embedding tables by name, row 0 counted; of the others, the largest id of all splits + 1.
+        tables: Rows of embedding tables by name, row 0 counted; by default the largest id of all splits + 1.
         sample_weight: Column of weights of the loss, at least 0.
         group: Column of integers, the same for the rows of one list or request.
-        row_group_rows: At most; a split of 16 rows or more is cut into at least 16 row groups.
+        row_group_rows: Most rows of a row group; a split of 16 rows or more is cut into at least 16 row groups.
         overwrite: True to replace a dataset directory of other content, or a damaged one.
 
     Returns:
-        What `schema.toml` holds.
+        Content of `schema.toml`.
 
     Raises:
-        UserError: A split, a column or a table that is not there, names that clash, or `out` may not be touched.
-        DataError: A value that breaks its rule, with split, column and row.
+        UserError: A split, a column or a table does not exist, names clash, or `out` may not be replaced.
+        DataError: A value breaks a rule; the message names split, column and row.
     """
-    prepared_recipe(out)  # refuses what is no dataset directory before the rows are looked at
+    prepared_recipe(out)  # A place that holds no dataset directory is refused before the rows are checked.
     _check_splits(splits)
     declared = _schema(
         name=name,
@@ -92,7 +92,7 @@ def write_tables(
     parts = {split: _part(f"splits[{split!r}]", splits[split], kinds, declared) for split in SPLITS}
     sizes = {split: max(1, min(row_group_rows, len(part) // MIN_ROW_GROUPS)) for split, part in parts.items()}
     rows = _table_rows(declared, parts, tables or {})
-    if group is not None:  # after the checks, whose messages count the rows as they were given
+    if group is not None:  # Rows are sorted after the checks, whose messages count the rows of the caller.
         parts |= {split: _by_group(parts[split], group) for split in _EVALUATED}
     fields = declared.model_dump() | {
         "tables": tuple(Table(name=table, rows=count) for table, count in rows.items()),
@@ -127,8 +127,9 @@ def _is_there(out: Location, fingerprint: str, *, overwrite: bool) -> bool:
 
 
 def _by_group(part: pa.Table, group: str) -> pa.Table:
-    """The rows of a group together, in their order; rows without one first. GAUC is exact on such a split."""
-    return part.take(pc.sort_indices(part[group].fill_null(-1)))  # stable; -1 as a reader sees it
+    """Return the rows sorted by group, rows without one first, since GAUC is exact on such a split."""
+    # The sort is stable, and -1 is the group that readers see for none.
+    return part.take(pc.sort_indices(part[group].fill_null(-1)))
 
 
 def _schema(**fields: Any) -> DatasetSchema:
@@ -141,7 +142,7 @@ def _schema(**fields: Any) -> DatasetSchema:
 
 
 def _check_splits(splits: Mapping[Split, pa.Table]) -> None:
-    needed = "train, valid and test each need rows, for training reads all three"
+    needed = "train, valid and test each need rows, since training reads all three"
     for split in splits:
         if split not in SPLITS:
             fix = did_you_mean(split, SPLITS) or "use these names"
@@ -154,7 +155,7 @@ def _check_splits(splits: Mapping[Split, pa.Table]) -> None:
 
 
 def _kinds(schema: DatasetSchema) -> dict[str, pa.DataType]:
-    """Parquet type of every column, by name; of a column of several roles, the one that loses nothing."""
+    """Return the Parquet type of every column by name; a column of several roles has the type that loses nothing."""
     kinds: dict[str | None, pa.DataType] = {task.space: pa.bool_() for task in schema.tasks} | {
         schema.group: pa.int64()
     }
@@ -167,17 +168,17 @@ def _kinds(schema: DatasetSchema) -> dict[str, pa.DataType]:
 
 
 def _part(place: str, table: pa.Table, kinds: Mapping[str, pa.DataType], schema: DatasetSchema) -> pa.Table:
-    """The columns of a split in the types of the dataset, checked for all that a split alone can tell."""
+    """Return the columns of a split in the types of the dataset, after all checks that need this split alone."""
     names = table.column_names
     columns = {}
     for column, kind in kinds.items():
         if column not in names:
-            free = [name for name in names if name not in kinds]
-            fix = did_you_mean(column, free) or "add the column, or leave out what names it"
+            others = [name for name in names if name not in kinds]
+            fix = did_you_mean(column, others) or "add the column, or leave out what names it"
             raise UserError(place, f"no column {column!r}", "a feature, a task or another argument names it", fix)
         if names.count(column) > 1:
             raise UserError(place, f"{names.count(column)} columns {column!r}", "a name stands once", "rename one")
-        columns[column] = _cast(f"{place}, column {column!r}", table[column].combine_chunks(), kind)
+        columns[column] = _converted(f"{place}, column {column!r}", table[column].combine_chunks(), kind)
     for feature in schema.sparse:
         fill = _filled if feature.bag else pc.fill_null
         columns[feature.name] = fill(columns[feature.name], 0)
@@ -205,15 +206,16 @@ def _part(place: str, table: pa.Table, kinds: Mapping[str, pa.DataType], schema:
     return pa.table(columns)
 
 
-def _cast(place: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
+def _converted(place: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
     wrapped = pa.types.is_dictionary(array.type) or (pa.types.is_list(kind) and hasattr(array.type, "value_type"))
     item = array.type.value_type if wrapped else array.type
-    if pa.types.is_string(item) or pa.types.is_large_string(item):  # Arrow would read numbers from text
-        what = "map raw values to table rows first" if kind in (pa.int32(), pa.list_(pa.int32())) else "convert it"
-        raise DataError(place, f"type {array.type}", f"it must be {kind} or convert to it", what)
+    if pa.types.is_string(item) or pa.types.is_large_string(item):  # Arrow would parse numbers from text.
+        fix = "map raw values to table rows first" if kind in (pa.int32(), pa.list_(pa.int32())) else "convert it"
+        raise DataError(place, f"type {array.type}", f"it must be {kind} or convert to it", fix)
     try:
         number = kind.value_type if pa.types.is_list(kind) else kind
-        array = array.cast(kind, safe=not pa.types.is_floating(number))  # integers are rounded, as doubles are
+        # Integers are rounded to floats, as doubles are.
+        array = array.cast(kind, safe=not pa.types.is_floating(number))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         rule = f"it must be {kind} or convert to it ({error})"
         raise DataError(place, f"type {array.type}", rule, "convert it") from error
@@ -221,7 +223,7 @@ def _cast(place: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _filled(lists: pa.ListArray, value: int) -> pa.ListArray:
-    """Lists whose null items, but not null lists, become `value`."""
+    """Return lists whose null items are replaced by `value`; null lists stay null."""
     items = lists.flatten()
     if not items.null_count:
         return lists
@@ -232,7 +234,7 @@ def _filled(lists: pa.ListArray, value: int) -> pa.ListArray:
 
 
 def _inside(space: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """A sample space as booleans; null is outside. It may be a label too, and then it is no `bool` column."""
+    """Return a sample space as booleans; null is outside. A space that is also a label is stored as float32."""
     return space.cast(pa.bool_()).fill_null(False)
 
 
@@ -248,10 +250,10 @@ def _refuse(bad: pa.Array, place: str, column: str, array: pa.Array, rule: str) 
         raise DataError(f"{place}, column {column!r}, row {row}", f"got {array[row].as_py()}", rule, "correct the logs")
 
 
-def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: Mapping[str, int]) -> dict[str, int]:
-    """Rows of every table, in which every id of every split has its place."""
-    rows = {table.name: given.get(table.name) for table in schema.tables}
-    for table, count in given.items():
+def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Return the rows of every table, and refuse an id that lies outside its table."""
+    rows = {table.name: sizes.get(table.name) for table in schema.tables}
+    for table, count in sizes.items():
         if type(count) is not int or not 1 <= count <= MAX_ROWS:
             rule = f"a table has 1 to {MAX_ROWS:,} rows, row 0 counted"
             raise UserError("tables", f"{table!r} has {count!r} rows", rule, "give such an integer")
@@ -282,7 +284,7 @@ def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], given: M
 
 
 def _fingerprint(schema: DatasetSchema, parts: Mapping[Split, pa.Table]) -> str:
-    """SHA-256 of the schema and of every cell, however the tables are cut into chunks."""
+    """Return the SHA-256 of the schema and of every cell, which does not depend on the chunks of the tables."""
     content: dict[str, Any] = {"format": FORMAT_VERSION, "schema": schema.model_dump(mode="json")}
     for split, part in parts.items():
         scalars = {}

@@ -1,11 +1,11 @@
-"""A dataset directory at an address of a store: made on this machine, then uploaded, `_SUCCESS` last.
+"""Upload of a dataset directory to an address of a store, `_SUCCESS` last.
 
-    ADDRESS/_UPLOAD     which dataset is being uploaded, by whom and since when; there only meanwhile
+    ADDRESS/_UPLOAD     the dataset that is being uploaded, by whom and since when; removed at the end
 
-An object is there once it is whole, and a prefix without `_SUCCESS` is no dataset. Below `_UPLOAD` lie only files of
-the dataset that it names, so an upload that was stopped goes on with those that are missing. Two runs that upload the
-same dataset at once both succeed, for they write the same bytes. One that brings another dataset is refused, or takes
-the place over by `--overwrite`, which the first one notices before it writes `_SUCCESS`.
+An object appears when it is whole, and a prefix without `_SUCCESS` is no dataset. While `_UPLOAD` exists, the address
+holds only files of the dataset that it names, so the next run of a stopped upload sends only the missing files. Two
+runs that upload the same dataset at once both succeed, since they write the same bytes. A run with another dataset is
+refused, or takes over the place by `--overwrite`, which the first run notices before it writes `_SUCCESS`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ple_rec.storage import (
 )
 from ple_rec.storage.store import objects_at
 
-_THREADS = 4  # files at a time, of each of which a client may hold 50 MB
+_THREADS = 4  # A client may hold 50 MB of each file that is sent.
 _CHUNK = 8 << 20
 _WHY = "a dataset directory is uploaded there"
 
@@ -45,7 +45,7 @@ def check_address(out: Remote) -> None:
     """Refuse an address that no dataset directory can be uploaded to.
 
     Raises:
-        UserError: It holds what no dataset has, or the store does not permit it, or cannot be reached.
+        UserError: The address holds files that no dataset has, or the store cannot be reached, or refuses to write.
     """
     with explain_errors(out, "written", _WHY):
         refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
@@ -54,32 +54,32 @@ def check_address(out: Remote) -> None:
 
 
 def check_upload(out: Remote, recipe: str) -> None:
-    """Refuse a place to which another dataset is being uploaded, or was until its run was stopped.
+    """Refuse an address that holds the unfinished upload of another dataset.
 
     Args:
         out: Address of the dataset directory.
-        recipe: Digest of the recipe of the dataset that is to be there.
+        recipe: Digest of the recipe of the dataset that will be uploaded.
 
     Raises:
-        UserError: There is another one.
+        UserError: Another dataset is being uploaded there, or a stopped run has left its upload.
     """
     with explain_errors(out, "read", _WHY):
-        there = _read(out)
-    if there is not None and there["recipe"] != recipe:
-        raise _in_use(out, there)
+        note = _read(out)
+    if note is not None and note["recipe"] != recipe:
+        raise _in_use(out, note)
 
 
 def upload(folder: Path, out: Remote, *, overwrite: bool, say: Callable[[str], None]) -> None:
-    """Upload a complete dataset directory; what a stopped upload of the same one has brought stays.
+    """Upload a complete dataset directory; files of a stopped upload of the same dataset are kept.
 
     Args:
-        folder: The directory on this machine.
-        out: Its address.
-        overwrite: True where another dataset, or an upload of one, gives way.
-        say: Function that gets a line of text as the upload goes on.
+        folder: Dataset directory on this machine.
+        out: Address to which it is uploaded.
+        overwrite: True to replace another dataset, or an upload of one.
+        say: Function that gets a line of text as the upload proceeds.
 
     Raises:
-        UserError: Another dataset is there or is being uploaded, `out` holds what no dataset has, or the store fails.
+        UserError: The address holds another dataset, an upload of one or files that no dataset has, or the store fails.
     """
     success = (folder / SUCCESS_FILE).read_bytes()
     files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
@@ -92,30 +92,31 @@ def upload(folder: Path, out: Remote, *, overwrite: bool, say: Callable[[str], N
         _remove_all_but(out, {*files, SUCCESS_FILE})
         if missing := _missing(out, files):
             raise _failed(out / missing[0], "the store does not list it as it was written")
-        if not _is_of(there := _read(out), mark) and not _is_done(out, success):
-            raise _in_use(out, there)
+        if not _is_of(note := _read(out), mark) and not _is_done(out, success):
+            raise _in_use(out, note)
         write_bytes(out / SUCCESS_FILE, success)
         (out / UPLOAD_FILE).unlink(missing_ok=True)
 
 
 def _claim(out: Remote, mark: Mapping[str, str], *, overwrite: bool) -> bool:
-    """Make the place one of this upload; return False where another run has brought the dataset meanwhile."""
-    recipe, there = prepared_recipe(out), _read(out)
-    if recipe is None and _is_of(there, mark):
+    """Mark the address as that of this upload; return False if another run has uploaded the dataset meanwhile."""
+    recipe, note = prepared_recipe(out), _read(out)
+    if recipe is None and _is_of(note, mark):
         return True
     if recipe == mark["recipe"] and not overwrite:
         return False
-    if recipe is None and there is None:
+    if recipe is None and note is None:
         try:
             create_text(out / UPLOAD_FILE, _note(mark))
-        except FileExistsError as error:  # by a run that was faster
-            if not _is_of(there := _read(out), mark):
-                raise _in_use(out, there) from error
+        except FileExistsError as error:  # Another run was faster.
+            if not _is_of(note := _read(out), mark):
+                raise _in_use(out, note) from error
         return True
-    if not overwrite and (there is None or there["recipe"] != mark["recipe"]):
-        raise _in_use(out, there)
+    if not overwrite and (note is None or note["recipe"] != mark["recipe"]):
+        raise _in_use(out, note)
     refuse_foreign(out, set(names_in(out)) - {UPLOAD_FILE, PROBE_FILE})
-    write_text(out / UPLOAD_FILE, _note({"recipe": mark["recipe"], "success": ""}))  # what is there is not of `mark`
+    # Until the old files are removed, the note names no `_SUCCESS`, so that no run keeps them as its own.
+    write_text(out / UPLOAD_FILE, _note({"recipe": mark["recipe"], "success": ""}))
     (out / SUCCESS_FILE).unlink(missing_ok=True)
     _remove_all_but(out, ())
     write_text(out / UPLOAD_FILE, _note(mark))
@@ -144,15 +145,15 @@ def _send(folder: Path, out: Remote, files: Mapping[str, int], say: Callable[[st
 
 
 def _missing(out: Remote, files: Mapping[str, int]) -> list[str]:
-    """Return the files that are not there with their size."""
-    there = {found.name: found.size for found in objects_at(out)}
-    return [name for name, size in sorted(files.items()) if there.get(name) != size]
+    """Return the files that the address does not hold with the right size."""
+    sizes = {each.name: each.size for each in objects_at(out)}
+    return [name for name, size in sorted(files.items()) if sizes.get(name) != size]
 
 
-def _remove_all_but(out: Remote, kept: Collection[str]) -> None:
-    """Remove the files of any dataset but some, so that a glob of parts finds no other's."""
-    there = [found.name for found in objects_at(out) if found.name.partition("/")[0] in KNOWN]
-    at_once(lambda name: (out / name).unlink(missing_ok=True), set(there).difference(kept))
+def _remove_all_but(out: Remote, keep: Collection[str]) -> None:
+    """Remove the dataset files that are not in `keep`, so that a glob of parts matches no part of another dataset."""
+    names = [each.name for each in objects_at(out) if each.name.partition("/")[0] in KNOWN]
+    at_once(lambda name: (out / name).unlink(missing_ok=True), set(names).difference(keep))
 
 
 def _note(mark: Mapping[str, str]) -> str:
@@ -167,16 +168,16 @@ def _read(out: Remote) -> dict[str, str] | None:
     except FileNotFoundError:
         return None
     except (ValueError, LookupError, TypeError) as error:
-        rule, fix = "it says whose upload goes on there", "remove it, if no upload goes on"
+        rule, fix = "it names the upload in progress", "remove it, if no upload goes on"
         raise UserError(str(file), f"unreadable ({short(error)})", rule, fix) from error
 
 
-def _is_of(there: Mapping[str, str] | None, mark: Mapping[str, str]) -> bool:
-    return there is not None and all(there[key] == value for key, value in mark.items())
+def _is_of(note: Mapping[str, str] | None, mark: Mapping[str, str]) -> bool:
+    return note is not None and all(note[key] == value for key, value in mark.items())
 
 
 def _is_done(out: Remote, success: bytes) -> bool:
-    """Return whether another run has uploaded the same dataset to its end."""
+    """Return whether another run has completed the upload of the same dataset."""
     try:
         return (out / SUCCESS_FILE).read_bytes() == success
     except FileNotFoundError:
@@ -192,8 +193,8 @@ def _failed(file: Remote, why: str) -> UserError:
     )
 
 
-def _in_use(out: Remote, there: Mapping[str, str] | None) -> UserError:
-    by = "" if there is None else f", by {there['host']} since {there['since']}"
+def _in_use(out: Remote, note: Mapping[str, str] | None) -> UserError:
+    by = "" if note is None else f", by {note['host']} since {note['since']}"
     return UserError(
         str(out),
         f"another dataset was brought, or is being uploaded, there{by}",

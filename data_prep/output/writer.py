@@ -1,4 +1,4 @@
-"""The dataset directory: what is at its place, how it gets there, and its last files.
+"""The place of a dataset directory: checks of its content, publication, and the last files.
 
     DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 
@@ -32,16 +32,16 @@ logger = logging.getLogger(__name__)
 
 UNFINISHED = ".unfinished"
 _OLD = ".old-"
-UPLOAD_FILE = "_UPLOAD"  # at an address, while a dataset is uploaded
-PROBE_FILE = "_PROBE"  # at an address, for a moment, to see that it can be written
+UPLOAD_FILE = "_UPLOAD"  # An address holds it while a dataset is uploaded.
+PROBE_FILE = "_PROBE"  # It is written to an address and removed, to check that the store permits writing.
 KNOWN = frozenset((SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS))
 
 
 def prepared_recipe(out: Location) -> str | None:
-    """Return the recipe digest of the complete dataset directory at `out`; None where `out` is free.
+    """Return the recipe digest of the complete dataset directory at `out`; None if nothing stands at `out`.
 
     Raises:
-        UserError: `out` is something else, which must not be touched, or its store cannot be reached.
+        UserError: `out` holds other files, which must not be touched, or its store cannot be reached.
     """
     try:
         if _is_free(out):
@@ -49,7 +49,7 @@ def prepared_recipe(out: Location) -> str | None:
         recipe = complete_recipe(out)
     except OSError as error:
         value = f"cannot be read ({error.strerror or short(error)})"
-        rule = "prep looks at what is there before it writes"
+        rule = "prep checks the place before it writes"
         raise UserError(str(out), value, rule, f"name another {Option.OUT}, or make it readable") from error
     if recipe is None:
         raise UserError(
@@ -69,35 +69,37 @@ def _is_free(out: Location) -> bool:
 
 
 def complete_recipe(folder: Location) -> str | None:
-    """Return the recipe digest of a folder that is a complete dataset directory, else None."""
+    """Return the recipe digest of a complete dataset directory; None for any other folder."""
     if not (folder / SUCCESS_FILE).is_file() or not (folder / SCHEMA_FILE).is_file():
         return None
     try:
         recipe = json.loads((folder / SUCCESS_FILE).read_text(encoding="utf-8"))["recipe"]
     except (ValueError, KeyError, TypeError):
-        return ""  # complete, by an unknown recipe
+        return ""  # The dataset is complete, but its recipe is unknown.
     return str(recipe)
 
 
 def is_damaged(folder: Location) -> bool:
-    """Whether a file of a complete dataset directory is not what was prepared, as far as it holds digests."""
+    """Return whether a file of a complete dataset directory differs from its digest."""
     try:
         return any(True for _ in Digests.read(folder).changes())
-    except DataError:  # of `_SUCCESS`
+    except DataError:  # `_SUCCESS` cannot be read.
         return True
 
 
 def publish(stage: Path, out: Path, *, replace: bool) -> None:
-    """Put a complete dataset directory in its place, when all of it is on the disk: a power cut leaves it or nothing.
+    """Move a complete dataset directory to its place.
+
+    All files are flushed to the disk first, so a power cut leaves the whole dataset or none.
 
     Args:
-        stage: The directory, beside `out`.
-        out: Its place, free or a dataset directory.
-        replace: Whether a dataset directory that is there gives way.
+        stage: Complete dataset directory beside `out`.
+        out: Place of the dataset directory.
+        replace: True to replace an existing dataset directory.
 
     Raises:
         UserError: `out` holds a file that no dataset has.
-        OSError: It could not be moved.
+        OSError: The directory cannot be moved.
     """
     sync(stage)
     if not replace or not out.exists():
@@ -117,14 +119,14 @@ def publish(stage: Path, out: Path, *, replace: bool) -> None:
 
 
 def refuse_foreign(out: Location, names: Iterable[str]) -> None:
-    """Refuse a place that holds what no dataset directory has.
+    """Refuse a place that holds files of no dataset directory.
 
     Args:
-        out: The place.
-        names: Names of what lies there.
+        out: Path or address of the dataset directory.
+        names: Names of its files and folders.
 
     Raises:
-        UserError: It does.
+        UserError: A name is none of a dataset directory.
     """
     if foreign := sorted(set(names) - KNOWN):
         raise UserError(
@@ -136,7 +138,7 @@ def refuse_foreign(out: Location, names: Iterable[str]) -> None:
 
 
 def _remove_old(old: Path) -> None:
-    """Remove what gave way to another dataset directory; a warning is all that comes of it where that is forbidden."""
+    """Remove a dataset directory that was replaced; warn if that is not permitted."""
     try:
         if old.is_symlink():
             old.unlink()
@@ -148,10 +150,10 @@ def _remove_old(old: Path) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Wait until the files below a folder and their names are on the disk.
+    """Flush the files below a folder, and the folder's own entries, to the disk.
 
     Raises:
-        OSError: They cannot be.
+        OSError: A file cannot be flushed.
     """
     for path, _, names in os.walk(folder, topdown=False):
         for name in names:
@@ -164,19 +166,19 @@ def _sync_one(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # of a file system that does not do this for folders
+        if error.errno != errno.EINVAL:  # Some file systems do not flush folders.
             raise
     finally:
         os.close(descriptor)
 
 
 def recover(out: Path) -> None:
-    """End what a run that was killed while it replaced `out` had begun.
+    """Complete or undo the replacement of `out` in which a run was killed.
 
-    What it was about to remove comes back where nothing else is in its place, and goes where the new one is.
+    The old dataset directory is moved back if `out` does not exist, and removed if it does.
 
     Args:
-        out: The dataset directory; no other run may be writing it.
+        out: Dataset directory, which no other run may be writing.
     """
     for old in sorted(out.parent.glob(f".{glob.escape(out.name)}{_OLD}*")):
         if out.exists() or complete_recipe(old) is None:
@@ -186,12 +188,12 @@ def recover(out: Path) -> None:
 
 
 def finish(folder: Path, schema: DatasetSchema, recipe: str, stats: Mapping[str, Any]) -> None:
-    """Write what stands beside the parts, `_SUCCESS` last.
+    """Write `stats.json`, `schema.toml` and then `_SUCCESS`.
 
     Args:
-        folder: Of a dataset directory, with its parts.
+        folder: Dataset directory with its parts.
         schema: Content of `schema.toml`.
-        recipe: Digest of what the directory was made from, as `prepared_recipe` gives it.
+        recipe: Digest of the recipe, as `prepared_recipe` returns it.
         stats: Content of `stats.json`.
     """
     (folder / VOCAB_DIR).mkdir(exist_ok=True)

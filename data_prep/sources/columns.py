@@ -15,31 +15,31 @@ import pyarrow.types as pt
 from ple_rec.errors import DataError
 from ple_rec.text.suggest import nearest
 
-Columns = tuple[tuple[str, pa.DataType], ...]  # in a file's order; a name may stand twice
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # the folder of rows without a value
-_INTEGER = re.compile(r"-?[0-9]{1,18}")  # fits int64
-_PLAIN = re.compile(r"[^\W\d]\w*")  # names that need no quotes
-_SOME = 12  # names that a message lists at most
+Columns = tuple[tuple[str, pa.DataType], ...]  # Names and types in the order of the file. A name may stand twice.
+NO_VALUE = "__HIVE_DEFAULT_PARTITION__"  # Hive's folder of rows without a value.
+_INTEGER = re.compile(r"-?[0-9]{1,18}")  # An integer that fits int64.
+_PLAIN = re.compile(r"[^\W\d]\w*")  # A name that needs no quotes.
+_MAX_NAMES = 12  # Names that a message lists.
 
 
 @dataclass(frozen=True)
 class Reader:
-    """What reads a column, for messages.
+    """Key of a configuration whose expression reads a column.
 
     Args:
-        key: Of a configuration: `feed.toml: sparse[3].value`.
-        text: The expression there.
+        key: File and key: `feed.toml: sparse[3].value`.
+        text: Expression of that key.
     """
 
     key: str
     text: str
 
     def __str__(self) -> str:
-        """Both: feed.toml: sparse[3].value `user_id % 10`."""
+        """Return key and expression: feed.toml: sparse[3].value `user_id % 10`."""
         return f"{self.key} `{self.text}`"
 
     def takes_for_a_column(self, name: str) -> bool:
-        """Whether the name stands in double quotes among other words, as a text does elsewhere."""
+        """Return True if the name stands in double quotes among other words, where its author may have meant a text."""
         return f'"{name}"' in self.text and self.text.strip() != f'"{name}"'
 
 
@@ -53,7 +53,7 @@ class _File(Protocol):
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """A type without what is only about its layout, so that types compare by what a value means."""
+    """Return the type without its layout in memory, so that types of the same values are equal."""
     if pt.is_dictionary(kind) or pt.is_run_end_encoded(kind):
         return plain(kind.value_type)
     if pt.is_large_string(kind) or pt.is_string_view(kind):
@@ -66,12 +66,12 @@ def plain(kind: pa.DataType) -> pa.DataType:
     ):
         return pa.list_(plain(kind.value_type))
     if pt.is_timestamp(kind) and kind.tz is not None:
-        return pa.timestamp(kind.unit, "UTC")  # all that Parquet itself keeps of a zone
+        return pa.timestamp(kind.unit, "UTC")  # Parquet itself stores moments without the name of a zone.
     return kind
 
 
 def unreadable(kind: pa.DataType) -> str | None:
-    """Why the pipeline does not read a plain type, with what to do; None where it does."""
+    """Return why the pipeline does not read a plain type, and the fix; None if it reads the type."""
     tests: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
         (
             pt.is_null,
@@ -114,21 +114,31 @@ def table_schema(files: Sequence[_File]) -> pa.Schema:
 
 
 def _are_integers(values: Collection[str]) -> bool:
-    """Return whether folders are named by integers, no two of them by the same one, as 7 and 007 are."""
+    """Return True if all values are integers, and no two of them are the same integer, such as 7 and 007."""
     return all(_INTEGER.fullmatch(value) for value in values) and len(set(map(int, values))) == len(values)
 
 
-def meant(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
-    """Return what to write instead of an unknown name: a known one, or one of further words of expressions."""
+def column_fix(name: str, known: Sequence[str], words: Sequence[str] = ()) -> str:
+    """Return the fix for an unknown name.
+
+    Args:
+        name: Name that no column has.
+        known: Names of the columns.
+        words: Other words that expressions know, such as columns of side tables.
+    """
     if name in words:
         return f"leave the double quotes out: {name} without them is no column of these files, and is known"
+    table, dot, _ = name.partition(".")
+    # The words `time.hour` and the like belong to no side table.
+    if dot and table != "time" and any(word.startswith(f"{table}.") for word in words):
+        return f"leave the double quotes out, if {name} is a column of the side table"
     lower = {other.lower(): other for other in (*words, *known)}
     near = nearest(name.lower(), lower, cutoff=0.5)
     if near is not None:
         quotes = "" if _PLAIN.fullmatch(lower[near]) else "; in an expression this name stands in double quotes"
         return f"did you mean {lower[near]!r}?{quotes}"
-    more = f" and {len(known) - _SOME} more" if len(known) > _SOME else ""
-    return f"use one of {', '.join(known[:_SOME])}{more}"
+    more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
+    return f"use one of {', '.join(known[:_MAX_NAMES])}{more}"
 
 
 def check_columns(
@@ -138,7 +148,7 @@ def check_columns(
     readers: Mapping[str, Reader] = MappingProxyType({}),
     words: Sequence[str] = (),
 ) -> None:
-    """See `RawTable.check_columns`."""
+    """Check columns of files, as `RawTable.check_columns` describes."""
     first: dict[str, tuple[str, pa.DataType]] = {}
     for file in files:
         kinds = dict(file.columns)
@@ -176,29 +186,29 @@ def check_columns(
 def _missing(
     file: _File, names: Sequence[str], place: str, readers: Mapping[str, Reader], words: Sequence[str]
 ) -> DataError:
-    """The error of columns that a file lacks: who reads each, and what may have been meant."""
+    """Return the error of columns that a file lacks. It names the reader of each column, and a similar name."""
     known = [*(name for name, _ in file.columns), *file.partitions]
     who = {name: str(readers.get(name, place)) for name in names}
     fixes = {}
     for name in names:
-        fixes[name], reader = meant(name, known, words), readers.get(name)
+        fixes[name], reader = column_fix(name, known, words), readers.get(name)
         if reader is not None and reader.takes_for_a_column(name):
             fixes[name] = f"a text takes single quotes: '{name}'; if a column is meant, {fixes[name]}"
     if len(names) == 1:
         where, rule = f"{file.shown}, column {names[0]!r}", f"{who[names[0]]} needs it in every file"
         return DataError(where, "there is no such column", rule, fixes[names[0]])
-    shown = names[:_SOME]
-    more = f", and {len(names) - _SOME} more" if len(names) > _SOME else ""
+    shown = names[:_MAX_NAMES]
+    more = f", and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
     lines = "".join(f"\n  column {name!r}: {who[name]} needs it in every file; {fixes[name]}" for name in shown)
     value = f"there are no columns {', '.join(map(repr, shown))}{more}"
     return DataError(file.shown, value, "a column that is read stands in every file", f"correct each of them:{lines}")
 
 
 def _check_name(file: _File, name: str, where: str, kinds: Mapping[str, pa.DataType], times: Mapping[str, int]) -> None:
-    """The file, or its folders, have the name once."""
+    """Check that the file and its folders together have a column of this name once."""
     if times[name.lower()] > 1:
-        same = [other for other in kinds if other.lower() == name.lower()]
-        twice = "the file has it twice" if len(same) == 1 else f"the file has {' and '.join(map(repr, same))}"
+        spellings = [other for other in kinds if other.lower() == name.lower()]
+        twice = "the file has it twice" if len(spellings) == 1 else f"the file has {' and '.join(map(repr, spellings))}"
         raise DataError(
             where,
             twice,

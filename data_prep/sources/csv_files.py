@@ -1,6 +1,7 @@
-"""CSV files, converted once to Parquet files in a staging folder, in bounded memory.
+"""Conversion of CSV files to Parquet files in a staging folder, in bounded memory.
 
-Blank lines are skipped. A later run keeps the conversions whose source and reading are the same.
+Blank lines are skipped. A later run uses a conversion again if the content of the CSV file and its reading are the
+same.
 """
 
 from __future__ import annotations
@@ -18,11 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data_prep.engines.failures import disk_full, is_full
-from data_prep.output.parts import footer_if_whole
+from data_prep.failures import disk_full, is_full
 from data_prep.sources.csv_types import INTEGER, Reading, offsets_of, reading_of
 from data_prep.sources.find import FoundFile
-from data_prep.sources.footers import Meter, read_footer
+from data_prep.sources.footers import Meter, footer_if_whole, read_footer
 from data_prep.sources.table import POSITION, RawFile
 from data_prep.sources.text import (
     CountingStream,
@@ -42,7 +42,7 @@ from ple_rec.text.suggest import did_you_mean
 logger = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 262_144
-_VERSION = 3  # of what a conversion holds; another one makes conversions anew
+_VERSION = 3  # Version of the format of conversions. A conversion of another version is made again.
 _SOURCE = b"ple_rec.source"
 
 
@@ -60,21 +60,21 @@ def convert_csv(
     """Convert CSV files.
 
     Args:
-        files: The files, in order.
-        digests: Their identities.
-        config: How they read.
-        key: Where the configuration says so: `log.csv`.
-        staging: The folder for Parquet files; it is created.
-        meter: Is told of the bytes that are read.
+        files: CSV files, in order.
+        digests: Identity of each file.
+        config: CSV configuration of the files.
+        key: Key of that configuration: `log.csv`.
+        staging: Folder for Parquet files; it is created.
+        meter: Meter of the bytes that are read.
         all_types: True to refuse a declared type without a column; files to be predicted may lack labels.
         inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Returns:
-        The Parquet files, in the order of `files`.
+        Parquet files, in the order of `files`.
 
     Raises:
         DataError: A file is not sound, or a cell does not fit its column.
-        UserError: A declared column stands in no file.
+        UserError: No file has a declared column.
     """
     headers = [_header(file, config, key) for file in files]
     known = dict.fromkeys(name for header in headers for name in header)
@@ -93,13 +93,13 @@ def convert_csv(
         offsets=offsets_of(files, headers, reading),
     )
     return [
-        staged(file, _converted(file, header, digest, reading, staging, meter), digest, text(file))
+        raw_file_of(file, _conversion_of(file, header, digest, reading, staging, meter), digest, text(file))
         for file, header, digest in zip(files, headers, digests, strict=True)
     ]
 
 
 def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
-    """The names of a file's columns, each once."""
+    """Return the names of a file's columns, and refuse names that are empty or stand twice."""
     if not config.header:
         return list(config.columns)
     lines = text_lines(file)
@@ -108,7 +108,7 @@ def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
     except csv.Error as error:
         raise DataError(f"{file.shown}, line 1", str(error), "the first line names the columns", "mend it") from error
     finally:
-        lines.close()  # type: ignore[attr-defined]  # it is a generator, which holds the file open
+        lines.close()  # type: ignore[attr-defined]  # The generator holds the file open.
     hint = f"mend the line, or set {key}.header = false and {key}.columns"
     place, rule = f"{file.shown}, line 1", "the first line names every column, each once"
     if names is None:
@@ -125,7 +125,7 @@ def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
     return names
 
 
-def _converted(
+def _conversion_of(
     file: FoundFile, header: Sequence[str], digest: str, reading: Reading, staging: Path, meter: Meter
 ) -> Path:
     """Return the conversion of a file: the one of an earlier run, or a new one."""
@@ -139,20 +139,25 @@ def _converted(
     return target
 
 
-def staged(file: FoundFile, target: Path, digest: str, text: TextSource) -> RawFile:
-    """Return what stands for a text file: its conversion, in the file's name; nothing changes that any more."""
+def raw_file_of(file: FoundFile, target: Path, digest: str, text: TextSource) -> RawFile:
+    """Return the conversion of a text file as raw file with the text file's name. It is not watched for changes."""
     raw = read_footer(replace(file, path=str(target.absolute()), stamp=()), digest)
     return replace(raw, converted=True, text=text)
 
 
 def is_conversion(target: Path, source: str) -> bool:
-    """Whether a Parquet file says that it was made of just this source, and is whole; a damaged one is removed."""
+    """Return True if a Parquet file is whole and its metadata name this source. A damaged file is removed.
+
+    Args:
+        target: Parquet file.
+        source: Digest of the content of the text file and of the way in which it is read.
+    """
     footer = footer_if_whole(target)
     return footer is not None and (footer.metadata or {}).get(_SOURCE) == source.encode()
 
 
 def make_staging(staging: Path) -> None:
-    """Make the folder for conversions. Raises UserError where it cannot be."""
+    """Create the folder for conversions. Raises UserError if the system refuses."""
     try:
         staging.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -162,9 +167,9 @@ def make_staging(staging: Path) -> None:
 def _unwritable(staging: Path, error: OSError) -> PleRecError:
     if is_full(error):
         return disk_full(str(error))
-    said = error.strerror or " ".join(str(error).split())[-200:]
+    reason = error.strerror or " ".join(str(error).split())[-200:]
     fix = "free some space, or use another folder"
-    return UserError(str(staging), f"cannot be written ({said})", "CSV files are converted there", fix)
+    return UserError(str(staging), f"cannot be written ({reason})", "CSV files are converted there", fix)
 
 
 def write_conversion(
@@ -173,26 +178,26 @@ def write_conversion(
     """Write rows to a Parquet file, which appears whole or not at all.
 
     Args:
-        target: The file.
-        schema: Of the rows, with the metadata that `is_conversion` reads.
-        batches: Rows; at most a row group of them, and one batch, are held.
-        check: Gets the number of rows before the file appears, and raises where they are not what they should be.
+        target: Parquet file.
+        schema: Schema of the rows, with the metadata that `is_conversion` reads.
+        batches: Rows. One row group and one batch of them are in memory at a time.
+        check: Function that gets the number of rows before the file appears, and raises if it is wrong.
     """
     unfinished = target.with_suffix(".tmp")
-    rows, held = 0, schema.empty_table()
+    rows, pending = 0, schema.empty_table()
     try:
         with pq.ParquetWriter(
             unfinished, schema, compression="zstd", compression_level=1, write_page_checksum=True
         ) as writer:
             for batch in batches:
                 new = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
-                held = pa.concat_tables([held, new.replace_schema_metadata(schema.metadata)])
+                pending = pa.concat_tables([pending, new.replace_schema_metadata(schema.metadata)])
                 rows += new.num_rows
-                while held.num_rows >= ROW_GROUP_ROWS:
-                    writer.write_table(held.slice(0, ROW_GROUP_ROWS), ROW_GROUP_ROWS)
-                    held = held.slice(ROW_GROUP_ROWS)
-            if held.num_rows:
-                writer.write_table(held, ROW_GROUP_ROWS)
+                while pending.num_rows >= ROW_GROUP_ROWS:
+                    writer.write_table(pending.slice(0, ROW_GROUP_ROWS), ROW_GROUP_ROWS)
+                    pending = pending.slice(ROW_GROUP_ROWS)
+            if pending.num_rows:
+                writer.write_table(pending, ROW_GROUP_ROWS)
         check(rows)
         unfinished.replace(target)
     except OSError as error:
@@ -202,7 +207,7 @@ def write_conversion(
 
 
 def with_source(schema: pa.Schema, source: str) -> pa.Schema:
-    """The schema of a conversion that `is_conversion` knows by `source`."""
+    """Return the schema with the metadata by which `is_conversion` recognises `source`."""
     return schema.with_metadata({_SOURCE: source.encode()})
 
 
@@ -217,7 +222,7 @@ def _convert(
         try:
             write_conversion(target, schema, _batches(file, stream, reading, meter), check)
         except pa.ArrowInvalid as error:
-            raise _explained(file, header, reading, error) from error
+            raise _explain(file, header, reading, error) from error
 
 
 def _check_rows(file: FoundFile, header: Sequence[str], config: CsvConfig, stream: CountingStream, rows: int) -> None:
@@ -285,7 +290,7 @@ def _with_integers(batch: pa.RecordBatch, reading: Reading, file: FoundFile, row
         wrong = pc.index(pc.match_substring_regex(texts, INTEGER), False).as_py()
         try:
             column = pc.cast(texts, kind) if wrong < 0 else None
-        except pa.ArrowInvalid:  # an integer too large for 64 bits
+        except pa.ArrowInvalid:  # An integer is too large for 64 bits.
             wrong = next(
                 i for i, cell in enumerate(texts.to_pylist()) if cell and not -(1 << 63) <= int(cell) < 1 << 63
             )
@@ -299,8 +304,11 @@ def _with_integers(batch: pa.RecordBatch, reading: Reading, file: FoundFile, row
     return batch
 
 
-def _explained(file: FoundFile, header: Sequence[str], reading: Reading, error: Exception) -> DataError:
-    """Read again in one thread, for only so does pyarrow count rows."""
+def _explain(file: FoundFile, header: Sequence[str], reading: Reading, error: Exception) -> DataError:
+    """Return the error of a file with the line of the fault.
+
+    The file is read again in one thread, since only then pyarrow counts rows.
+    """
     with open_text(file) as stream:
         try:
             with reading.open(stream, threads=False) as reader:

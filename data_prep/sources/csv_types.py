@@ -1,10 +1,10 @@
 """Types of the columns of CSV files, and how the files are read by them.
 
-A column has one type in all files: the declared one, else the one that an earlier run inferred, else what pyarrow takes
-the first 16 MiB of the first file with rows for. A column that looks numeric stays text where a cell of these 16 MiB
-looks like an id: in integers, any cell with a leading zero, a plus sign, blanks or a hexadecimal prefix; in decimal
-numbers, a leading zero, a plus sign, or an integer of 16 digits or more. As numbers, the ids 007 and 7 would become
-one. A later cell of that kind is an error in a column of integers.
+A column has one type in all files: the declared one, else the one that an earlier run inferred, else the type that
+pyarrow infers from the first 16 MiB of the first file with rows. A column that looks numeric stays text if a cell of
+these 16 MiB looks like an id: in integers, any cell with a leading zero, a plus sign, blanks or a hexadecimal prefix;
+in decimal numbers, a leading zero, a plus sign, or an integer of 16 digits or more. If they were read as numbers, the
+ids 007 and 7 would become one. A later cell of that kind is an error in a column of integers.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from data_prep.sources.text import CountingStream, Hint, explain, open_text
 from ple_rec.config.prep import ColumnType, CsvConfig
 from ple_rec.config.words import toml_key
 
-BLOCK_BYTES = 1 << 24  # what types are inferred from, and the longest row
-INTEGER = r"^(0|-?[1-9][0-9]*)$"  # an integer as it is written
-_ID_IN_DECIMALS = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"  # 007, +7, and 16 digits or more, which a double may round
+BLOCK_BYTES = 1 << 24  # Types are inferred from one block, and no row may be longer.
+INTEGER = r"^(0|-?[1-9][0-9]*)$"  # An integer in its usual form.
+# 007, +7, and integers of 16 digits or more, which a double may round.
+_ID_IN_DECIMALS = r"^[ \t]*(-?0[0-9]|\+[0-9]|-?[0-9]{16,}$)"
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_OFFSET = r"(?P<offset>[+-][0-9]{2}:?(?:[0-9]{2})?)$"  # at the end of a timestamp with a zone
+_OFFSET = r"(?P<offset>[+-][0-9]{2}:?(?:[0-9]{2})?)$"  # The end of a timestamp with a zone.
 _BEFORE = "as in the files that were prepared before"
 TYPES: dict[ColumnType, pa.DataType] = {
     "int32": pa.int32(),
@@ -62,24 +63,24 @@ class Reading:
 
     @property
     def integers(self) -> set[str]:
-        """Columns of integers that nobody declared: they are read as text, checked and converted."""
+        """Undeclared columns of integers, which are read as text, checked and converted."""
         return {name for name in self.reasons if pt.is_integer(self.types[name])}
 
     @property
     def inferred(self) -> dict[str, ColumnType]:
-        """Types that nobody declared, as a configuration names them; of a column without a value there is none."""
+        """Names of the types of undeclared columns. Columns without a value are left out."""
         return {name: NAMES[self.types[name]] for name in self.reasons if self.types[name] in NAMES}
 
     def hint(self, name: str, cell: str) -> Hint:
-        """Return why a column has its type, and what to do about a cell that does not fit it."""
+        """Return why a column has its type, and the fix for a cell that does not fit it."""
         if name not in self.types:
             return "as it is read", "mend the cell"
         kind, key = self.types[name], f"{self.key}.types.{toml_key(name)}"
         other = "double" if pt.is_integer(kind) and _DECIMAL.fullmatch(cell) else "string"
         fix = f'mend the cell, set {key} = "{other}", or add it to {self.key}.nulls if it means none'
-        if self.reasons.get(name) == _BEFORE:  # what follows from it, down to a model, would have to be made anew
+        if self.reasons.get(name) == _BEFORE:  # Another type would make the datasets and models of these files invalid.
             fix = f'mend the cell, or prepare these files anew with {key} = "{other}"'
-        if pt.is_timestamp(kind):  # other text is no time
+        if pt.is_timestamp(kind):  # Another type is no fix, since a text is no time.
             form = f"YYYY-MM-DD HH:MM:SS{'+HH:MM' if kind.tz else ''}, at most 6 digits of a second"
             fix = f"mend the cell ({form}), or add it to {self.key}.nulls if it means none"
         return self.reasons.get(name, f"by {key}"), fix
@@ -102,9 +103,9 @@ class Reading:
         )
 
     def as_text(self, names: Iterable[str]) -> Reading:
-        """Return the reading that takes some columns as they are written."""
-        kept = {name: reason for name, reason in self.reasons.items() if name not in names}
-        return replace(self, types={**self.types, **dict.fromkeys(names, pa.string())}, reasons=kept)
+        """Return the reading that takes some columns as text."""
+        reasons = {name: reason for name, reason in self.reasons.items() if name not in names}
+        return replace(self, types={**self.types, **dict.fromkeys(names, pa.string())}, reasons=reasons)
 
 
 def reading_of(
@@ -114,7 +115,7 @@ def reading_of(
     key: str,
     inferred: Mapping[str, ColumnType],
 ) -> Reading:
-    """Return the reading of some files, with a type for every column; that of a column without a value is null.
+    """Return the reading of some files, with a type for every column. A column without a value has the type null.
 
     Args:
         files: Files of a table.
@@ -139,12 +140,12 @@ def reading_of(
 def offsets_of(
     files: Sequence[FoundFile], headers: Sequence[Sequence[str]], reading: Reading
 ) -> dict[str, tuple[str, ...]]:
-    """Return the UTC offsets that timestamps at the begin of the first file with rows carry, by column; not UTC's own.
+    """Return the UTC offsets of timestamps at the beginning of the first file with rows, by column, without +00:00.
 
     Args:
         files: Files of a table.
         headers: Columns of each file.
-        reading: Their reading.
+        reading: Reading of the files.
 
     Raises:
         DataError: The beginning of a file is not sound.
@@ -153,13 +154,13 @@ def offsets_of(
     for file, header in zip(files, headers, strict=True) if zoned else ():
         first = _first_batch(file, header, reading.as_text(zoned))
         if first is not None and first.num_rows:
-            return {name: found for name in header if name in zoned and (found := _offsets(first[name]))}
+            return {name: offsets for name in header if name in zoned and (offsets := _offsets(first[name]))}
     return {}
 
 
 def _offsets(texts: pa.Array) -> tuple[str, ...]:
-    found = pc.struct_field(pc.extract_regex(texts, _OFFSET), "offset").drop_null().unique().to_pylist()
-    written = {f"{text[:3]}:{text[3:].lstrip(':') or '00'}" for text in found}
+    suffixes = pc.struct_field(pc.extract_regex(texts, _OFFSET), "offset").drop_null().unique().to_pylist()
+    written = {f"{text[:3]}:{text[3:].lstrip(':') or '00'}" for text in suffixes}
     return tuple(sorted(written - set(UTC_OFFSETS)))
 
 
@@ -168,15 +169,15 @@ def _infer(file: FoundFile, header: Sequence[str], reading: Reading) -> Reading:
     first = _first_batch(file, header, reading)
     if first is None or not first.num_rows:
         return reading
-    types, reasons, codes = dict(reading.types), dict(reading.reasons), _id_columns(file, header, reading, first)
+    types, reasons, ids = dict(reading.types), dict(reading.reasons), _id_columns(file, header, reading, first)
     for name in header:
         if name in types:
             continue
-        kind = pa.string() if name in codes else first.schema.field(name).type
+        kind = pa.string() if name in ids else first.schema.field(name).type
         if pt.is_timestamp(kind):
-            kind = pa.timestamp("us", "UTC" if kind.tz else None)  # so that later cells may have fractions
+            kind = pa.timestamp("us", "UTC" if kind.tz else None)  # Later cells may have fractions of a second.
         elif pt.is_time(kind) or pt.is_binary(kind):
-            kind = pa.string()  # bytes that are not UTF-8 are refused where they stand
+            kind = pa.string()  # Bytes that are not UTF-8 are refused when the file is converted.
         types[name], reasons[name] = kind, f"inferred from the first 16 MiB of {file.shown}"
     return replace(reading, types=types, reasons=reasons)
 
@@ -203,14 +204,14 @@ def _id_columns(file: FoundFile, header: Sequence[str], reading: Reading, first:
         if name not in reading.types and (pt.is_integer(kind := first.schema.field(name).type) or pt.is_floating(kind))
     ]
     texts = _first_batch(file, header, reading.as_text(numbers)) if numbers else None
-    codes: set[str] = set()
+    ids: set[str] = set()
     if texts is None:
-        return codes
+        return ids
     for name in numbers:
         if pt.is_integer(first.schema.field(name).type):
-            is_code = pc.invert(pc.match_substring_regex(texts[name], INTEGER))
+            is_id = pc.invert(pc.match_substring_regex(texts[name], INTEGER))
         else:
-            is_code = pc.match_substring_regex(texts[name], _ID_IN_DECIMALS)
-        if pc.any(is_code).as_py():
-            codes.add(name)
-    return codes
+            is_id = pc.match_substring_regex(texts[name], _ID_IN_DECIMALS)
+        if pc.any(is_id).as_py():
+            ids.add(name)
+    return ids

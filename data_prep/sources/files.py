@@ -1,4 +1,10 @@
-"""`discover`: from `files = [...]` to a `RawTable`."""
+"""Discovery of the raw files of a table: the patterns `files = [...]` of a configuration become a `RawTable`.
+
+A table is the log (the impressions) or a side table (such as the users), and its raw files are Parquet or CSV files of
+the user. CSV files are converted to Parquet first, so the rest of a preparation reads only Parquet. The identity of a
+raw file is a digest of its content, or of the tag that an object store gives it. By the identity, a later run notices
+that the file has changed.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +26,8 @@ __all__ = ["POSITION", "RawFile", "RawTable", "discover"]
 
 logger = logging.getLogger(__name__)
 
-_SOME = 3  # pairs of files that a warning names
-_THREADS = 8  # most of their time they wait, for a disk or for a store
+_MAX_PAIRS = 3  # Pairs of files that a warning names.
+_THREADS = 8  # The threads mostly wait for a disk or an object store, so their number need not depend on the cores.
 
 
 def discover(
@@ -31,32 +37,39 @@ def discover(
     staging: Path,
     progress: Callable[[str], None] | None = None,
     *,
-    found: tuple[list[FoundFile], Format] | None = None,
+    listing: tuple[list[FoundFile], Format] | None = None,
     check: Callable[[RawTable], None] | None = None,
     digest: bool = True,
     all_types: bool = True,
     inferred: Mapping[str, ColumnType] = {},
 ) -> RawTable:
-    """Find the files of a table, read their footers and digest their content; CSV files are converted first.
+    """Find the raw files of a table, and read what a preparation needs to know of them.
+
+    For Parquet files, read the footers, call `check`, and digest the content last. For CSV files, digest the content
+    first, since conversions are stored by digest; then convert the files to Parquet and call `check`.
 
     Args:
         name: `log`, or the name of a side table.
-        config: Patterns and format.
-        root: `--from`: a folder, an address of a store, or one file, which then is the log whatever its patterns say.
-        staging: A folder for what CSV files are converted to; a later run finds it there.
-        progress: Gets a line of text twice a second at most, not always from the calling thread.
-        found: Files and format, where `find_files` has been called.
-        check: Called with the table before its content is digested, which may take long, to raise what is wrong.
-        digest: Whether to digest the content of Parquet files; else their identities are empty.
-        all_types: True to refuse a declared CSV type without a column; files to be predicted may lack labels.
+        config: Patterns and format of the table.
+        root: Value of the option `--from`: a folder, the address of an object store, or a single file. A single file is
+            the log, even if the patterns of the log do not match it.
+        staging: Folder for the Parquet files that CSV files are converted to; a later run reuses them.
+        progress: Function that gets a line of text at most twice a second, from any thread.
+        listing: Result of `find_files`, if the caller has it; None to call `find_files` here.
+        check: Function that gets the table and raises an error if the table is unusable. For Parquet files it is called
+            before their content is digested, so that an error appears without this long wait.
+        digest: True to digest the content of Parquet files; False to leave their identities empty. CSV files are
+            always digested.
+        all_types: True to refuse a CSV type that the configuration declares for a column that no file has. Files to
+            predict may lack the labels, so prediction passes False.
         inferred: Types that an earlier preparation inferred for undeclared CSV columns, by column.
 
     Raises:
-        UserError: A pattern matches nothing, a format cannot be told, or a store cannot be read.
-        DataError: A file is not sound or has changed while it was read, or a cell of a CSV file does not fit its
-            column.
+        UserError: A pattern matches nothing, the file names do not show the format, or a store cannot be read.
+        DataError: A file is damaged or has changed while it was read, or a cell of a CSV file does not fit the type of
+            its column.
     """
-    listed, kind = found or find_files(name, config, root)
+    listed, kind = listing or find_files(name, config, root)
     total = sum(file.size for file in listed)
     noun = "file" if len(listed) == 1 else "files"
 
@@ -87,7 +100,7 @@ def discover(
 
 
 def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
-    """Warn of files that another one repeats: by a link, a hard link or a copy."""
+    """Warn if files have the same content, as a copy or a link of another file has."""
     first: dict[str, RawFile] = {}
     copies = []
     for file in files:
@@ -95,10 +108,10 @@ def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
         if original is not file and file.rows and file.identity:
             copies.append(f"{file.shown} is {original.shown} again")
     if copies:
-        more = f" and {len(copies) - _SOME} more" if len(copies) > _SOME else ""
+        more = f" and {len(copies) - _MAX_PAIRS} more" if len(copies) > _MAX_PAIRS else ""
         logger.warning(
             "%s: %s%s; they have the same content, whose rows count each time. Fix: keep one of them",
             "log.files" if name == "log" else f"sides.{name}.files",
-            ", ".join(copies[:_SOME]),
+            ", ".join(copies[:_MAX_PAIRS]),
             more,
         )

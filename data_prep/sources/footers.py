@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from data_prep.sources.columns import Columns, plain
@@ -26,12 +27,12 @@ _ENCRYPTED = "PARE"
 
 
 class Meter:
-    """Tells how far a number of files is read; threads may share it.
+    """Progress of reading files. Threads may share it.
 
     Args:
-        label: What is done to which table.
-        total: Bytes.
-        progress: Gets a line of text, twice a second at most, from any thread but from one at a time.
+        label: Name of the work in messages: `log: digesting 3 files`.
+        total: Bytes of all files.
+        progress: Function that gets a line of text, at most twice a second. Any thread may call it, one at a time.
     """
 
     def __init__(self, label: str, total: int, progress: Callable[[str], None] | None) -> None:
@@ -40,7 +41,7 @@ class Meter:
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
-        """`size` more bytes are done."""
+        """Count `size` more bytes, and report if the last report is old enough."""
         with self._lock:
             self._done += size
             if self._progress is not None and time.monotonic() >= self._next:
@@ -49,12 +50,13 @@ class Meter:
 
 
 def identify(file: FoundFile, meter: Meter) -> str:
-    """Return the hex digest of a file: of a local one SHA-256 (the fastest of hashlib's but SHA-1, 1.7 GB/s a core).
+    """Return the hex digest of a file.
 
-    An object's was taken when it was listed.
+    A local file is read for its SHA-256, which only SHA-1 outruns in hashlib (1.7 GB/s on one core). The digest of an
+    object was computed when it was listed.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     if is_address(file.path):
         meter.add(file.size)
@@ -71,7 +73,7 @@ def identify(file: FoundFile, meter: Meter) -> str:
 
 
 def unreadable_file(shown: str, error: OSError) -> DataError:
-    """The error of a file that the system does not let us read."""
+    """Return the error of a file that the system does not let us read."""
     return DataError(shown, f"cannot be read ({error.strerror or error})", "every file of a table is read", "mend it")
 
 
@@ -79,12 +81,12 @@ def read_footer(file: FoundFile, digest: str = "") -> RawFile:
     """Return a Parquet file with its rows and columns, and with the stamp of its listing.
 
     Args:
-        file: The file.
-        digest: Identity of the file, where it is known.
+        file: Parquet file.
+        digest: Identity of the file; empty if it is not known yet.
 
     Raises:
-        DataError: It is not a sound Parquet file.
-        UserError: Its store cannot be read.
+        DataError: The file is not a sound Parquet file.
+        UserError: The store of the file cannot be read.
     """
     try:
         with open_raw_parquet(file.path) as parquet:
@@ -111,8 +113,23 @@ def read_footer(file: FoundFile, digest: str = "") -> RawFile:
     )
 
 
+def footer_if_whole(path: Path) -> pq.FileMetaData | None:
+    """Return the footer of a file that an earlier run has written. Remove a damaged file and return None.
+
+    Every page is read and compared with its checksum, since a disk may lose bytes or return other bytes.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(file.num_row_groups):
+                file.read_row_group(group)
+            return file.metadata
+    except (OSError, ValueError, pa.ArrowException):  # A name that is not UTF-8 raises one of them, too.
+        path.unlink(missing_ok=True)
+        return None
+
+
 def _unsound(file: FoundFile, error: Exception) -> PleRecError:
-    """Why a file is no Parquet file, as far as its ends tell."""
+    """Return the error of a file that is no sound Parquet file. Its first bytes decide on value and fix."""
     try:
         source = opened(file.path)
         with Path(source).open("rb") if isinstance(source, str) else source as stream:
@@ -125,8 +142,8 @@ def _unsound(file: FoundFile, error: Exception) -> PleRecError:
     if head[:4] == _ENCRYPTED.encode() or "encrypt" in str(error):
         return DataError(file.shown, "the file is encrypted", "encrypted Parquet is not read", "write it unencrypted")
     if head[:4] == _MAGIC:
-        said = " ".join(str(error).split())[:200]
-        return DataError(file.shown, f"the file is truncated or damaged ({said})", rule, again)
+        reason = " ".join(str(error).split())[:200]
+        return DataError(file.shown, f"the file is truncated or damaged ({reason})", rule, again)
     if head[:2] == b"\x1f\x8b":
         return DataError(file.shown, "a gzip file", rule, 'unpack it, or set format = "csv" if it is one')
     text = all(byte >= 32 or byte in b"\t\r\n" for byte in head)

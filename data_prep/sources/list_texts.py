@@ -1,7 +1,7 @@
 """Lists and JSON objects that stand as text in a column, as numpy, pandas and `json` write them.
 
-A cell of such a column is one text, so that prep would give it one id. `structured_text` finds the expression that cuts
-lists into their items, where there is one.
+Prep would give each text of such a column one id. `structured_text` finds the expression that cuts the lists into
+their items, if there is one.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 _PATTERNS: Mapping[Literal["list", "JSON"], str] = {
     "list": r"""(?s)^\[\s*(["'\d\[{.-].*)?\]\s*$""",
-    "JSON": r"""(?s)^\{\s*(["'].*)?\}\s*$""",
+    "JSON": r"""(?s)^\s*\{\s*(["'].*)?\}\s*$""",
 }
-_MOST = 0.5  # A title may stand in brackets now and then. Where more than half of the cells do, the column has lists.
+_MIN_SHARE = 0.5  # Single titles may stand in brackets. If more than half of the cells do, the column has lists.
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Cut:
     """Way to cut texts into the items of their lists.
 
     Args:
-        replacements: Texts and what replaces each, in order; then only items and separators are left.
-        separator: Text between two items then.
+        replacements: Pairs of a text and its replacement, in order. They leave only items and separators.
+        separator: Text between two items after the replacements.
     """
 
     replacements: tuple[tuple[str, str], ...]
@@ -57,7 +57,7 @@ class StructuredText:
     Args:
         kind: Structure of most cells.
         example: Cell with that structure.
-        cut: Way to cut the lists; None where no expression cuts all of them.
+        cut: Way to cut the lists; None if no expression cuts all of them.
     """
 
     kind: Literal["list", "JSON"]
@@ -76,10 +76,10 @@ class StructuredText:
 
 
 def structured_text(texts: pa.Array) -> StructuredText | None:
-    """Return the structure of texts without nulls; None where most of them have none."""
+    """Return the structure of texts without nulls; None if most of them have none."""
     for kind, pattern in _PATTERNS.items():
         cells = texts.filter(pc.match_substring_regex(texts, pattern))
-        if len(cells) > _MOST * len(texts):
+        if len(cells) > _MIN_SHARE * len(texts):
             return StructuredText(kind, cells[0].as_py(), _cut(cells) if kind == "list" else None)
     return None
 
@@ -92,7 +92,7 @@ def _cut(lists: pa.Array) -> Cut | None:
 def _cuts() -> dict[str, Cut]:
     """Return the ways to cut lists, by the pattern that all texts must match."""
     brackets = (("[", ""), ("]", ""))
-    cuts = {  # numpy aligns numbers by blanks, and breaks lines after 75 characters
+    cuts = {  # numpy aligns numbers with blanks, and breaks lines after 75 characters.
         r"^\[\s*(-?\d+(\s+-?\d+)*)?\s*\]$": Cut((("\n", " "), *brackets), " "),
         r"^\[(-?\d+(, ?-?\d+)*)?\]$": Cut(((" ", ""), *brackets), ","),
     }

@@ -1,4 +1,4 @@
-"""Patterns over paths: `*`, `?` and `[abc]` inside a name, `**` for any folders, a folder stands for its files."""
+"""Patterns of paths: `*`, `?` and `[abc]` inside a name, `**` for any folders; a folder stands for its files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def split_pattern(pattern: str) -> tuple[str, tuple[str, ...]]:
-    """`log/day=*/x.parquet` -> (`log`, (`day=*`, `x.parquet`)): the part without wildcards, and the others."""
+    """Return the part of a pattern without wildcards, and the other parts.
+
+    `log/day=*/x.parquet` becomes (`log`, (`day=*`, `x.parquet`)).
+    """
     parts = PurePosixPath(pattern).parts
     wild = next((index for index, part in enumerate(parts) if _WILD.search(part)), len(parts))
     return str(PurePosixPath(*parts[:wild])) if wild else "", parts[wild:]
 
 
 def is_hidden(name: str) -> bool:
-    """Whether listings pass a name by, such as `.part-0.crc`, `_SUCCESS` and `_temporary`; not so `_day=1`."""
+    """Return True for names that listings ignore, such as `.part-0.crc` and `_SUCCESS`, but not `_day=1`."""
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
@@ -27,7 +30,7 @@ def _fits(pattern: str, name: str) -> bool:
 
 
 def matches(pattern: Sequence[str], parts: Sequence[str]) -> str | None:
-    """How a file is meant: `name` (the whole of it matches), `folder` (it lies in a folder that matches) or not."""
+    """Return how a pattern matches a path: `name` for all of the path, `folder` for a folder above it, or None."""
     if not pattern:
         return "name" if not parts else None if any(map(is_hidden, parts)) else "folder"
     if not parts:
@@ -40,7 +43,7 @@ def matches(pattern: Sequence[str], parts: Sequence[str]) -> str | None:
 
 
 def may_match_below(pattern: Sequence[str], parts: Sequence[str]) -> bool:
-    """Whether a folder may hold a file that is meant."""
+    """Return True if a file below the folder may match the pattern."""
     if not parts:
         return True
     if not pattern:

@@ -1,4 +1,9 @@
-"""Raw files in object stores, through the one door to them (`ple_rec.storage`)."""
+"""Access to raw files in object stores: their identities, and reading them as Parquet.
+
+A raw file is a Parquet or CSV file of the user from which datasets are prepared. Its identity is a digest that changes
+when the file does. All access to an object store goes through `ple_rec.storage`. `open_raw_parquet` takes local files,
+too, so that its callers need not tell the two apart.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +17,28 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.storage import Location, Remote, is_address
-from ple_rec.storage.arrow import at_store, open_ranges
+from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
 from ple_rec.storage.store import Object, object_at
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 22  # Bytes that are read at a time.
 
 
-def identity(address: str, found: Object) -> str:
-    """Return the hex digest of what tells an object's content: its tag and size, or all of it where it has no tag.
+def identity(address: str, entry: Object) -> str:
+    """Return the identity of an object as a hex digest.
+
+    The digest covers the size of the object and the tag that the store gives it, such as its ETag. If the store gives
+    no tag, this function reads the whole content and digests it.
+
+    Args:
+        address: Address of the object.
+        entry: Entry of the object in a listing of the store, with its tag and size.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: The object does not exist.
         StoreError: The store cannot be read.
     """
-    if found.tag is not None:
-        return hashlib.sha256(f"{found.tag.encode()!r} {found.size}".encode()).hexdigest()
+    if entry.tag is not None:
+        return hashlib.sha256(f"{entry.tag.encode()!r} {entry.size}".encode()).hexdigest()
     digest = hashlib.sha256()
     with Remote(address).open() as stream:
         while chunk := stream.read(_CHUNK):
@@ -35,43 +47,51 @@ def identity(address: str, found: Object) -> str:
 
 
 def identity_now(address: str) -> str:
-    """Return the identity that an object has now.
+    """Look up an object in its store, and return its current identity.
 
     Raises:
-        FileNotFoundError, StoreError: As of `identity`.
+        FileNotFoundError: The object does not exist.
+        StoreError: The store cannot be read.
     """
     return identity(address, object_at(Remote(address)))
 
 
 def opened(path: str) -> str | pa.NativeFile:
-    """Return what pyarrow opens to read a file by ranges: a path of this machine, or an object that is open.
+    """Return what pyarrow needs to read ranges of a file: the path of a local file, or an object that has been opened.
+
+    Args:
+        path: Path of a local file, or address of an object. An object must be closed by the caller.
 
     Raises:
-        OSError: The object is not there.
+        OSError: The object does not exist.
         StoreError: The store cannot be read.
     """
     return open_ranges(Remote(path)) if is_address(path) else path
 
 
 def _place(path: str) -> Location:
+    """Return the location that a path or an address stands for."""
     return Remote(path) if is_address(path) else Path(path)
 
 
 @contextmanager
 def open_raw_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, local or in a store, which is read by ranges.
+    """Open a Parquet file, local or in an object store, and close it at the end of the block.
+
+    Of an object, only the ranges of bytes that the caller needs are read.
 
     Args:
-        path: Path or address.
+        path: Path of a local file, or address of an object.
         options: Options of `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        OSError, pyarrow.ArrowException: It is not there, or is no Parquet file.
+        OSError, pyarrow.ArrowException: The file does not exist, or is no Parquet file.
         StoreError: The store cannot be read.
     """
     with ExitStack() as stack:
-        stack.enter_context(at_store(_place(path)))
+        stack.enter_context(translate_arrow_errors(_place(path)))
         source = opened(path)
-        if not isinstance(source, str):  # pyarrow closes what it has opened itself
+        # pyarrow closes only the files that it has opened from a path, so an open object is closed here.
+        if not isinstance(source, str):
             stack.enter_context(source)
         yield stack.enter_context(pq.ParquetFile(source, **options))

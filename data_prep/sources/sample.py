@@ -1,4 +1,4 @@
-"""The beginnings of CSV files, for a look at a log that is too long to be converted for one."""
+"""Samples of CSV files: only their beginnings are converted, since a whole log takes too long for a first look."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from data_prep.sources.table import RawTable, raw_table
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import ColumnType, CsvConfig
 
-FIRST_BYTES = BLOCK_BYTES + (1 << 20)  # of the first file, unpacked: types are inferred from its first block
-OTHER_BYTES = 48 << 20  # of all others together
+FIRST_BYTES = BLOCK_BYTES + (1 << 20)  # Bytes of text of the first file. Types are inferred from its first block.
+OTHER_BYTES = 48 << 20  # Bytes of text of all other files together.
 MOST_FILES = 768
-_LEAST_BYTES = 1 << 16  # of a file
-_PACKED = 5  # a text is about so much longer than its gzip file, where that cannot be measured
+_MIN_BYTES = 1 << 16  # Bytes of text that are read of every file.
+_GZIP_FACTOR = 5  # Length of a text over that of its gzip file, if it cannot be measured.
 _CHUNK = 1 << 20
-_TRIES = 64  # line ends that may lie in an open quote
+_MAX_LINE_ENDS = 64  # Line ends that are tried, since some may lie in an open quote.
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A table, or the beginnings of its files.
+    """Table, or the beginnings of its files.
 
     Args:
-        table: What can be read.
-        rows: Of all files; an estimate where `whole` is false.
-        files: All of them.
-        size: Of all files, in bytes.
-        whole: Whether `table` is all there is.
+        table: Rows that can be read.
+        rows: Number of rows in all files; an estimate if `whole` is false.
+        files: Number of all files.
+        size: Size of all files in bytes.
+        whole: True if `table` has all rows.
     """
 
     table: RawTable
@@ -44,13 +44,20 @@ class Sampled:
 
     @classmethod
     def all_of(cls, table: RawTable) -> Sampled:
-        """A table that is there whole."""
+        """Return the sample that has all rows of a table."""
         return cls(table, table.rows, len(table.files), sum(file.size for file in table.files), whole=True)
 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """The beginning of a file: its text in bytes, what of the packed file that took, and whether that is all."""
+    """Beginning of a file.
+
+    Args:
+        file: File of its own with the beginning, under the name of the whole file.
+        text: Bytes of its text.
+        packed: Bytes of the packed file that hold this text.
+        whole: True if the whole file is read.
+    """
 
     file: FoundFile
     text: int
@@ -60,48 +67,48 @@ class _Prefix:
 
 def sample_csv(
     name: str,
-    found: Sequence[FoundFile],
+    files: Sequence[FoundFile],
     config: CsvConfig,
     staging: Path,
     say: Callable[[str], None] | None = None,
     *,
     inferred: Mapping[str, ColumnType] = {},
 ) -> Sampled:
-    """The beginnings of the CSV files of a table, converted: at most `FIRST_BYTES + OTHER_BYTES` of text are read.
+    """Convert the beginnings of a table's CSV files, about `FIRST_BYTES + OTHER_BYTES` of text in all.
 
     Args:
         name: `log`, or the name of a side table.
-        found: The files, in order; of more than `MOST_FILES` so many are read, evenly spread.
-        config: How they read.
-        staging: A folder for what is made.
-        say: Told what is done.
+        files: CSV files, in order. At most `MOST_FILES` of them are read, evenly spread.
+        config: CSV configuration of the files.
+        staging: Folder for the beginnings and their conversions.
+        say: Function that gets a line of text about the work; None for silence.
         inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Raises:
-        DataError: A file is not sound, or a cell does not fit its column, as far as they are read.
-        UserError: A declared column stands in no file.
+        DataError: The beginning of a file is not sound, or a cell in it does not fit its column.
+        UserError: No file has a declared column.
     """
     make_staging(staging)
-    count = min(len(found), MOST_FILES)
-    chosen = [found[i * len(found) // count] for i in range(count)]
+    count = min(len(files), MOST_FILES)
+    chosen = [files[i * len(files) // count] for i in range(count)]
     if say is not None:
-        say(f"{name}: reading the beginnings of {count:,} of {len(found):,} CSV file(s)")
-    share = max(OTHER_BYTES // count, _LEAST_BYTES)
+        say(f"{name}: reading the beginnings of {count:,} of {len(files):,} CSV file(s)")
+    share = max(OTHER_BYTES // count, _MIN_BYTES)
     prefixes = []
     for i, file in enumerate(chosen):
-        prefixes.append(_prefix(file, FIRST_BYTES if i == 0 else share, staging / f"{name}-{i}.begin"))
+        prefixes.append(_write_prefix(file, FIRST_BYTES if i == 0 else share, staging / f"{name}-{i}.begin"))
     key = "log.csv" if name == "log" else f"sides.{name}.csv"
-    digests = [f"{name} {i}" for i in range(count)]  # as many conversions, whatever the content
+    digests = [f"{name} {i}" for i in range(count)]  # Each beginning gets its own conversion, even if two are equal.
     beginnings = [prefix.file for prefix in prefixes]
-    files = convert_csv(beginnings, digests, config, key, staging, Meter(name, 0, None), inferred=inferred)
-    table = raw_table(name, files, table_schema(files))
-    whole = len(chosen) == len(found) and all(prefix.whole for prefix in prefixes)
-    rows = table.rows if whole else _rows(found, prefixes, table.rows)
-    return Sampled(table, rows, len(found), sum(file.size for file in found), whole)
+    converted = convert_csv(beginnings, digests, config, key, staging, Meter(name, 0, None), inferred=inferred)
+    table = raw_table(name, converted, table_schema(converted))
+    whole = len(chosen) == len(files) and all(prefix.whole for prefix in prefixes)
+    rows = table.rows if whole else _estimate_rows(files, prefixes, table.rows)
+    return Sampled(table, rows, len(files), sum(file.size for file in files), whole)
 
 
-def _prefix(file: FoundFile, limit: int, target: Path) -> _Prefix:
-    """The first rows of a file, about `limit` bytes, as a file of their own."""
+def _write_prefix(file: FoundFile, limit: int, target: Path) -> _Prefix:
+    """Write the first rows of a file, about `limit` bytes of text, to a file of their own."""
     data = bytearray()
     with open_text(file) as stream:
         while len(data) < limit and (chunk := stream.read(min(limit - len(data), _CHUNK))):
@@ -114,9 +121,9 @@ def _prefix(file: FoundFile, limit: int, target: Path) -> _Prefix:
 
 
 def _whole_rows(text: bytes) -> bytes:
-    """The text up to its last line end that lies in no quotes."""
+    """Return the text up to its last line end outside of quotes."""
     end = len(text)
-    for _ in range(_TRIES):
+    for _ in range(_MAX_LINE_ENDS):
         end = text.rfind(b"\n", 0, end)
         if end < 0:
             break
@@ -125,12 +132,12 @@ def _whole_rows(text: bytes) -> bytes:
     return text[: text.rfind(b"\n") + 1] or text
 
 
-def _rows(found: Sequence[FoundFile], prefixes: Sequence[_Prefix], rows: int) -> int:
-    """Rows of all files, by their sizes and by the rows of the beginnings."""
+def _estimate_rows(files: Sequence[FoundFile], prefixes: Sequence[_Prefix], rows: int) -> int:
+    """Estimate the rows of all files by their sizes and the rows of the beginnings."""
     first = prefixes[0]
-    measured = _is_packed(found[0]) and first.packed
-    factor = first.text / first.packed if measured else _PACKED
-    text = sum(file.size * (factor if _is_packed(file) else 1) for file in found)
+    measured = _is_packed(files[0]) and first.packed
+    factor = first.text / first.packed if measured else _GZIP_FACTOR
+    text = sum(file.size * (factor if _is_packed(file) else 1) for file in files)
     return round(rows * text / max(sum(prefix.text for prefix in prefixes), 1))
 
 

@@ -1,4 +1,11 @@
-"""`RawFile` and `RawTable`: Parquet files whose footers are known, and what is asked of their columns."""
+"""Raw files and raw tables of a preparation, and the checks that concern them.
+
+A `RawFile` is a Parquet file whose footer has been read. It is either a file of the user, or the conversion of a CSV
+file of the user to Parquet. A `RawTable` is the log (the impressions) or a side table (such as the users), and has one
+or more raw files. The position of a row is its number, from 0, over all files of its table in order. A folder name
+such as `day=1` (a Hive partition) gives a column `day` to all files in the folder; such columns are called columns of
+folders. The option `--from` names the folder or store in which the user's files lie.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +23,7 @@ from decimal import Decimal
 from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
@@ -29,14 +36,15 @@ from ple_rec.storage import is_address
 if TYPE_CHECKING:
     from data_prep.sources.text import TextSource
 
-POSITION = "__position"  # the column that counts the rows of a table, over all its files
-UTC_OFFSETS = ("+00:00", "-00:00")
+POSITION = "__position"  # Name of the column with the position of each row.
+UTC_OFFSETS = ("+00:00", "-00:00")  # Offsets of UTC itself.
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
-_SHOWN = 80  # characters of a value that a message shows
-_THREADS = 8  # which ask for files, and wait for a store most of their time
-Stamp = tuple[int | str, ...]
-Want = Literal["number", "integer", "time", "id", "day"]
-_WANTED: Mapping[Want, tuple[pa.DataType, ...]] = {  # what a text may convert to
+_MAX_CHARACTERS = 80  # A message shows this many characters of a value.
+_THREADS = 8  # The threads mostly wait for an object store, so their number need not depend on the cores.
+Stamp = tuple[int | str, ...]  # Values that change when a file does; see `stamp_of`.
+Want = Literal["number", "integer", "time", "id", "day"]  # Purpose for which a column is read.
+# Types to which the texts of a column may convert for a purpose, the preferred type first.
+_TARGETS: Mapping[Want, tuple[pa.DataType, ...]] = {
     "number": (pa.float64(), pa.bool_()),
     "integer": (pa.int64(),),
     "time": (pa.timestamp("us"), pa.timestamp("us", "UTC")),
@@ -45,22 +53,24 @@ _WANTED: Mapping[Want, tuple[pa.DataType, ...]] = {  # what a text may convert t
 
 @dataclass(frozen=True)
 class RawFile:
-    """A Parquet file to read.
+    """Parquet file to read: a file of the user, or the conversion of a CSV file of the user.
 
     Args:
-        path: Absolute, or an address of a store. Of a text file: the Parquet file that it was converted to.
-        shown: What messages call it: the user's file, relative to `--from` where it lies below that.
-        rows: Rows.
-        row_groups: Rows of each row group.
-        size: Of the user's file, in bytes.
-        identity: Hex digest of the user's file: of its content, or of what an object store says about it.
-        partitions: Columns that folder names hold (`day=1`), by name.
-        columns: Columns in the file.
-        converted: Whether `path` is a conversion, whose row groups mean nothing to the user.
-        text: Text file that it was converted from, if that has one row a line.
-        zones: Time zones that the file names for its timestamps, by column.
-        stamp: Text that changes when the file does, taken when it was listed: `stamp_of` of a local file, the identity
-            of an object; empty for a file that is not watched.
+        path: Absolute path or address of the Parquet file.
+        shown: Name of the user's file in messages: its path relative to `--from`, or its full path if it lies
+            elsewhere.
+        rows: Number of rows.
+        row_groups: Number of rows of each row group.
+        size: Size of the user's file in bytes.
+        identity: Hex digest of the content of the user's file, or of the tag that an object store gives it. It is empty
+            if the content was not digested.
+        partitions: Text values of the columns of folders, by name: `day=1` gives {"day": "1"}.
+        columns: Names and types of the columns in the file, without the columns of folders.
+        converted: True if the file is a conversion. Messages then leave out its row groups, which the user cannot see.
+        stamp: Stamp of the file when it was listed: the result of `stamp_of` for a local file, the identity for an
+            object in a store. It is empty if changes of the file need not be noticed.
+        text: CSV file that was converted, if messages can name its lines; else None.
+        zones: Names of the time zones in the file's metadata for its columns of timestamps, by column.
     """
 
     path: str
@@ -77,17 +87,17 @@ class RawFile:
     zones: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
-def stamp_of(found: os.stat_result) -> Stamp:
-    """Return what changes when a local file does: size, time of change, inode."""
-    return (found.st_size, found.st_mtime_ns, found.st_ino)
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return the stamp of a local file: its size, time of last change and inode."""
+    return (status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 class Stamped(Protocol):
-    """A file whose change can be noticed."""
+    """File with a stamp, by which a change since the file was listed is noticed."""
 
     @property
     def path(self) -> str:
-        """Path or address."""
+        """Path of a local file, or address of an object in a store."""
 
     @property
     def shown(self) -> str:
@@ -95,25 +105,26 @@ class Stamped(Protocol):
 
     @property
     def size(self) -> int:
-        """Bytes when it was listed."""
+        """Size in bytes when the file was listed."""
 
     @property
     def stamp(self) -> Stamp:
-        """Stamp when it was listed; empty for a file that is not watched."""
+        """Stamp when the file was listed; empty if its changes need not be noticed."""
 
 
 @contextmanager
 def refuse_changes(files: Collection[Stamped], fix: str = "run again when nothing writes to them") -> Iterator[None]:
-    """Check that files stay as they were listed while the block reads them.
+    """Refuse files that have changed since they were listed, when the block that reads them has ended.
 
-    An error that the block raises about the data gives way to that of a file that has changed, which explains it.
+    The files are also checked if the block raises a `DataError`, since the change of a file may be its cause. If a file
+    has changed, an error that says so replaces the error of the block.
 
     Args:
-        files: Files that are read.
-        fix: Fix in the message.
+        files: Files that the block reads.
+        fix: Advice at the end of the error message.
 
     Raises:
-        DataError: As `check_unchanged`.
+        DataError: A file has changed; otherwise, the `DataError` that the block has raised.
     """
     try:
         yield
@@ -127,11 +138,11 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
     """Refuse files that were replaced, changed or removed since they were listed.
 
     Args:
-        files: Files that are read.
-        fix: Fix in the message.
+        files: Files to check; those with an empty stamp are left out.
+        fix: Advice at the end of the error message.
 
     Raises:
-        DataError: A file is no longer the one that was listed.
+        DataError: A file was replaced, changed or removed.
     """
     watched = [file for file in files if file.stamp]
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -141,27 +152,27 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
 
 
 def _change_of(file: Stamped) -> str | None:
-    """What has happened to a file since it was listed; None where it is the same."""
+    """Return a text for messages that says how a file has changed since it was listed; None if it is unchanged."""
     try:
         now: Stamp = (identity_now(file.path),) if is_address(file.path) else stamp_of(Path(file.path).stat())
         return None if now == file.stamp else "it has changed while it was read"
     except OSError as error:
-        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
-        return f"it can no longer be read ({said})"
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        return f"it can no longer be read ({reason})"
 
 
 @dataclass(frozen=True)
 class RawTable:
-    """The files of the log or of a side table.
+    """The log or a side table, as its raw files.
 
     Args:
         name: `log`, or the name of the side table.
-        files: In the order of their `shown` names, so that a listing's order does not matter.
-        schema: All columns of the first file, then those of the folders: `int64` where every value is an integer
-            and no two are the same one (7 and 007), else `string`. Types are plain ones: no dictionaries, no `large_`
-            variants, no view types.
-        rows: Rows of all files.
-        starts: Position of each file's first row.
+        files: Files, sorted by their `shown` names, so that positions do not depend on the order of a listing.
+        schema: Columns of the first file, followed by the columns of folders. A column of folders is `int64` if all its
+            values are integers that stay distinct as numbers; otherwise, as with the values 7 and 007, it is `string`.
+            Types have no variants of the layout in memory, such as dictionary, `large_string` or `string_view`.
+        rows: Number of rows in all files.
+        starts: Position of the first row of each file.
     """
 
     name: str
@@ -171,12 +182,13 @@ class RawTable:
     starts: tuple[int, ...]
 
     def locate(self, position: int) -> str:
-        """Return where a row lies, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`. Both count from 0.
+        """Return where a row stands, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`.
 
-        Of a text file it is the line on which the row begins, `log.csv, line 19`. That takes reading the file up to it.
+        Row groups, and the rows of a row group, count from 0. For a row of a CSV file the result names the line on
+        which the row begins: `log.csv, line 19`. To count lines, this method reads the CSV file up to that row.
 
         Args:
-            position: Of the row, from 0 to `rows` - 1.
+            position: Position of the row in the table, from 0 to `rows` - 1.
         """
         index = self._index_of(position)
         file, row = self.files[index], position - self.starts[index]
@@ -189,16 +201,20 @@ class RawTable:
         return f"{file.shown}, row group {group}, row {row - starts[group]}"
 
     def file_of(self, position: int) -> RawFile:
-        """Return the file that a row lies in."""
+        """Return the file that contains the row at a position."""
         return self.files[self._index_of(position)]
 
     def _index_of(self, position: int) -> int:
+        """Return the index of the file that contains the row at a position."""
         if not 0 <= position < self.rows:
             raise IndexError(f"position {position} of {self.rows} rows")
         return bisect_right(self.starts, position) - 1
 
     def example(self, column: str) -> tuple[str, str]:
-        """Place and text of the first value of a column, for messages; no text where the first file has none."""
+        """Return an example value of a column for messages: where it stands, and its text, such as `got 7`.
+
+        Only the first file is read. If it has no value in the column, or cannot be read, the text is empty.
+        """
         file = self.files[0]
         if column in file.partitions:
             return file.shown, f"{column}={file.partitions[column]}"
@@ -210,36 +226,46 @@ class RawTable:
                             where = "" if file.converted else f", row group {group}"
                             return f"{file.shown}{where}, column {column!r}", f"got {shown_value(value.as_py())}"
         except (OSError, ValueError, KeyError, pa.ArrowException):
-            pass  # what is wrong with the file is said by whoever reads it whole
+            pass  # The pass that reads the whole file reports the error.
         return f"{file.shown}, column {column!r}", ""
 
     def offsets(self, column: str) -> tuple[str, ...]:
-        """Return the UTC offsets, but UTC's own, that timestamps of a column have by the first file: its text or zone.
+        """Return the UTC offsets of a column's timestamps in the first file, such as +08:00, without +00:00.
 
-        Parquet keeps moments alone, beside the name of the zone that the writer has shown them in.
+        For a CSV file, these are the offsets in its texts. A Parquet file stores timestamps in UTC, and may name a time
+        zone in the type of the column; then these are the offsets of that zone.
         """
         file = self.files[0]
         return file.text.offsets.get(column, ()) if file.text is not None else zone_offsets(file.zones.get(column, ""))
 
     def misfit(self, column: str, want: Want) -> tuple[str, str] | None:
-        """Return place and text of the first cell of a text column that is not what is wanted; None where all are.
+        """Find the first cell of a text column that does not convert to the type that the column is read as.
+
+        The first value of the column decides the type for all cells: the first type of the purpose in `_TARGETS` that
+        it converts to, such as timestamps with a zone or without.
 
         Args:
-            column: Column of files that were converted from text.
-            want: `number`, `integer` or `time`; the first cell decides which of them, e.g. whether times have a zone.
+            column: Name of a column of texts.
+            want: Purpose of the values: `number`, `integer` or `time`.
+
+        Returns:
+            Place of the cell, and its text, such as `got 'x'`; None if all cells convert.
         """
         kind: pa.DataType | None = None
         for start, texts in self._texts(column):
             if kind is None and texts.null_count < len(texts):
                 first = texts.drop_null()[:1]
-                kind = next((kind for kind in _WANTED[want] if _converts(first, kind)), _WANTED[want][0])
+                kind = next((kind for kind in _TARGETS[want] if _converts(first, kind)), _TARGETS[want][0])
             if kind is not None and (bad := _first_misfit(texts, kind)) >= 0:
                 place = f"{self.locate(start + bad)}, column {column!r}"
                 return place, f"got {shown_value(texts[bad].as_py())}"
         return None
 
     def _texts(self, column: str) -> Iterator[tuple[int, pa.Array]]:
-        """Yield the texts of a column by row groups, with the position of the first, as far as they can be read."""
+        """Yield the texts of a column by row group, each with the position of the group's first row.
+
+        The first file that cannot be read ends the iteration.
+        """
         for file, start in zip(self.files, self.starts, strict=True):
             try:
                 with open_raw_parquet(file.path) as parquet:
@@ -248,10 +274,10 @@ class RawTable:
                         yield start, texts
                         start += len(texts)
             except (OSError, ValueError, KeyError, pa.ArrowException):
-                return  # what is wrong with the file is said by whoever reads it whole
+                return  # The pass that reads the whole file reports the error.
 
     def digest(self) -> str:
-        """Hex digest of all that the rows depend on: content and names of the files, and the schema."""
+        """Return a hex digest of the names and contents of the files and of the schema, which determine the rows."""
         files = [[file.shown, file.identity, file.rows, dict(sorted(file.partitions.items()))] for file in self.files]
         schema = [[field.name, str(field.type)] for field in self.schema]
         return hashlib.sha256(json.dumps([files, schema]).encode()).hexdigest()
@@ -263,35 +289,65 @@ class RawTable:
         readers: Mapping[str, Reader] = MappingProxyType({}),
         words: Sequence[str] = (),
     ) -> None:
-        """Check that every file has the needed columns, of one type that can be read.
+        """Check that every file has the needed columns, and that the type of each can be read and is the same in all.
 
         Args:
-            needed: Names of columns.
-            place: What needs them, for messages.
-            readers: What in particular needs a column, by its name.
-            words: Names beside the columns that may have been meant.
+            needed: Names of the columns.
+            place: Name of the configuration file that needs the columns, for messages.
+            readers: Key of the configuration whose expression reads a column, by the name of the column.
+            words: Other names that an expression may use, such as columns of side tables. A message may propose them.
 
         Raises:
-            DataError: A file lacks one, or has it twice, or of another type than the first file, or of a type that
-                the pipeline cannot read.
+            DataError: A file lacks a column, has it twice, or has it with another type than the first file, or with a
+                type that the pipeline cannot read.
         """
         check_columns(self.files, needed, place, readers, words)
 
 
+@dataclass(frozen=True)
+class RawTables:
+    """Raw tables of a preparation: the log and its side tables."""
+
+    log: RawTable
+    sides: Mapping[str, RawTable]
+
+    @property
+    def by_name(self) -> dict[str, RawTable]:
+        """Raw tables by name; the log has the name `log`."""
+        return {"log": self.log, **self.sides}
+
+    @property
+    def files(self) -> list[RawFile]:
+        """Raw files of all tables."""
+        return [file for table in self.by_name.values() for file in table.files]
+
+    def listing(self) -> list[dict[str, Any]]:
+        """Return one entry per raw file for `stats.json`, the statistics of a dataset."""
+        return [
+            {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "identity": file.identity}
+            for name, table in self.by_name.items()
+            for file in table.files
+        ]
+
+
 def zone_offsets(zone: str) -> tuple[str, ...]:
-    """Return the UTC offsets of a time zone in winter and summer, but UTC's own; none of a zone that is not known."""
+    """Return the UTC offsets of a time zone in January and July, without +00:00.
+
+    Args:
+        zone: Name of a time zone, or an offset such as +08:00. An unknown name has no offsets.
+    """
     if _OFFSET.fullmatch(zone):
-        found = {zone}
+        offsets = {zone}
     else:
         try:
-            found = {datetime(2024, month, 1, tzinfo=ZoneInfo(zone)).isoformat()[-6:] for month in (1, 7)}
+            offsets = {datetime(2024, month, 1, tzinfo=ZoneInfo(zone)).isoformat()[-6:] for month in (1, 7)}
         except (KeyError, ValueError, OSError):
             return ()
-    return tuple(sorted(found - set(UTC_OFFSETS)))
+    return tuple(sorted(offsets - set(UTC_OFFSETS)))
 
 
 def _first_misfit(texts: pa.Array, kind: pa.DataType) -> int:
-    """Return the index of the first text that does not convert to a type; -1 where all do."""
+    """Return the index of the first text that does not convert to a type, or -1 if all convert."""
     if _converts(texts, kind):
         return -1
     first, last = 0, len(texts)
@@ -302,6 +358,7 @@ def _first_misfit(texts: pa.Array, kind: pa.DataType) -> int:
 
 
 def _converts(texts: pa.Array, kind: pa.DataType) -> bool:
+    """Return True if all texts convert to a type."""
     try:
         texts.cast(kind)
     except pa.ArrowInvalid:
@@ -310,12 +367,18 @@ def _converts(texts: pa.Array, kind: pa.DataType) -> bool:
 
 
 def shown_value(value: object) -> str:
-    """A value as messages show it."""
+    """Return a value as messages show it."""
     text = "missing" if value is None else str(value) if isinstance(value, date | Decimal) else repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= _MAX_CHARACTERS else f"{text[:_MAX_CHARACTERS]}..."
 
 
 def raw_table(name: str, files: Sequence[RawFile], schema: pa.Schema) -> RawTable:
-    """A table of `files`, which are in order."""
+    """Build a raw table from its files.
+
+    Args:
+        name: `log`, or the name of the side table.
+        files: Files, sorted by their `shown` names.
+        schema: Schema of the table, see `RawTable`.
+    """
     starts = tuple(accumulate((file.rows for file in files), initial=0))
     return RawTable(name, tuple(files), schema, starts[-1], starts[:-1])

@@ -1,4 +1,4 @@
-"""Text files: opened through gzip where need be, and read again, slowly, to say where one is broken."""
+"""Text files: they are unpacked if they end in .gz, and a broken file is read again to name the line."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from data_prep.sources.remote import opened
 from ple_rec.config.prep import ColumnType
 from ple_rec.errors import DataError
 
-Hint = tuple[str, str]  # how a column came by its type, and how to change that
+Hint = tuple[str, str]  # Reason for the type of a column, and how to change it.
 
 _CHUNK = 1 << 20
-csv.field_size_limit(1 << 24)  # bytes of a cell, as many as the longest row that is converted
+csv.field_size_limit(1 << 24)  # A cell may be as long as the longest row that is converted.
 _PARSE = re.compile(r"CSV parse error: (?:Row #(\d+): )?Expected (\d+) columns, got (\d+)")
 _CONVERT = re.compile(r"In CSV column #(\d+): (?:Row #(\d+): )?CSV conversion error to ([^:]+): (.*)", re.DOTALL)
 
 
 class CountingStream:
-    """Byte stream of an unpacked text file. It counts lines that are not blank, and records whether there is a quote.
+    """Byte stream of an unpacked text file. It counts lines that are not blank, and notes whether there is a quote.
 
     Args:
-        file: The file.
+        file: Text file.
 
     Raises:
-        DataError: It cannot be opened.
+        DataError: The file cannot be opened.
     """
 
     def __init__(self, file: FoundFile) -> None:
@@ -43,22 +43,22 @@ class CountingStream:
             self._raw = pa.OSFile(source) if isinstance(source, str) else source
             self._stream = pa.CompressedInputStream(self._raw, "gzip") if self._packed else self._raw
         except OSError as error:
-            raise self._broken(error) from error
+            raise self._error(error) from error
         self.closed = False
         self.lines = self._bytes = 0
         self.has_quotes = False
         self._in_line = False
 
     def read(self, size: int = _CHUNK) -> bytes:
-        """At most `size` bytes; none at the end.
+        """Return at most `size` bytes; none at the end.
 
         Raises:
-            DataError: The file cannot be read or unpacked, or is UTF-16 or packed by its first bytes.
+            DataError: The file cannot be read or unpacked, or its first bytes are those of UTF-16 or gzip.
         """
         try:
             data = bytes(self._stream.read(_CHUNK if size < 0 else size))
         except OSError as error:
-            raise self._broken(error) from error
+            raise self._error(error) from error
         if not self._bytes:
             _check_head(self._file, data)
         self._count(data)
@@ -66,7 +66,7 @@ class CountingStream:
         return data
 
     def _count(self, data: bytes) -> None:
-        """Count the lines that begin in `data`: at a byte that ends no line, after a line end or at the start."""
+        """Count the lines that begin in `data`. A blank line does not begin, since it has no byte but its line end."""
         if not data:
             return
         self.has_quotes = self.has_quotes or b'"' in data
@@ -76,19 +76,19 @@ class CountingStream:
         self.lines += begins + int(in_line_N[0] and not self._in_line)
         self._in_line = bool(in_line_N[-1])
 
-    def _broken(self, error: OSError) -> DataError:
-        said, shown = " ".join(str(error).split())[:200], self._file.shown
-        if self._packed and ("runcated" in said or "inflate" in said):
-            what = "is cut short" if "runcated" in said else "is damaged, or no gzip file"
-            return DataError(shown, f"the gzip file {what}", "it must unpack whole", "copy it again")
-        return DataError(shown, f"cannot be read ({said})", "every file of a table is read", "mend it")
+    def _error(self, error: OSError) -> DataError:
+        reason, name = " ".join(str(error).split())[:200], self._file.shown
+        if self._packed and ("runcated" in reason or "inflate" in reason):
+            fault = "is cut short" if "runcated" in reason else "is damaged, or no gzip file"
+            return DataError(name, f"the gzip file {fault}", "it must unpack whole", "copy it again")
+        return DataError(name, f"cannot be read ({reason})", "every file of a table is read", "mend it")
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True, as pyarrow expects of a file that it reads."""
         return True
 
     def done(self) -> int:
-        """How many bytes of the file, packed as they are, have been read; 0 where that cannot be known."""
+        """Return how many bytes of the file, packed if it is, have been read; 0 if that is unknown."""
         if not self._packed:
             return self._bytes
         return int(self._raw.tell()) if self._raw.seekable() else 0
@@ -102,21 +102,21 @@ class CountingStream:
 
 
 def _check_head(file: FoundFile, data: bytes) -> None:
-    """Refuse a text whose first bytes say that it is none."""
+    """Refuse a file whose first bytes show UTF-16 or gzip."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         fix = "convert the file, e.g. with iconv -f UTF-16 -t UTF-8"
         raise DataError(file.shown, "begins with the mark of UTF-16", "text is UTF-8", fix)
     if data.startswith(b"\x1f\x8b"):
-        rule = "a file is unpacked where its name ends in .csv.gz"
+        rule = "a file is unpacked if its name ends in .csv.gz"
         raise DataError(file.shown, "is a gzip file", rule, "rename it, or unpack it")
 
 
 @contextmanager
 def open_text(file: FoundFile) -> Iterator[CountingStream]:
-    """A text file, for reading.
+    """Open a text file for reading.
 
     Raises:
-        DataError: It cannot be opened or unpacked, here or while it is read.
+        DataError: The file cannot be opened, or cannot be unpacked while it is read.
     """
     stream = CountingStream(file)
     try:
@@ -127,15 +127,15 @@ def open_text(file: FoundFile) -> Iterator[CountingStream]:
 
 @dataclass(frozen=True)
 class TextSource:
-    """The text file that a Parquet file was converted of, and what was found in it.
+    """Text file from which a Parquet file was converted, with facts that the conversion loses.
 
     Args:
         file: Text file.
         delimiter: Delimiter between its cells.
         header: True if the first row names the columns.
-        key: Key of the configuration that says how it reads: `log.csv`.
-        inferred: Types that nobody declared, by column.
-        offsets: UTC offsets that its timestamps carry, by column; not that of UTC.
+        key: Key of its CSV configuration: `log.csv`.
+        inferred: Types of undeclared columns, by column.
+        offsets: UTC offsets in its timestamps, by column, without that of UTC itself.
     """
 
     file: FoundFile
@@ -146,7 +146,7 @@ class TextSource:
     offsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
 
     def line_of(self, row: int) -> int:
-        """Return the line on which a row begins, both from the first on: lines from 1, rows without the header from 0.
+        """Return the line, counted from 1, on which a row begins. Rows count from 0, without the header.
 
         Raises:
             DataError: The file cannot be read.
@@ -155,21 +155,21 @@ class TextSource:
 
 
 def text_lines(file: FoundFile) -> Iterator[str]:
-    """Yield lines with their ends, of any kind, bytes that are not UTF-8 replaced, without a byte order mark."""
+    """Yield the lines with their line ends. Bytes that are not UTF-8 are replaced, a byte order mark is left out."""
     with open_text(file) as stream:
         utf8 = codecs.getincrementaldecoder("utf-8-sig")("replace")
-        decoder = io.IncrementalNewlineDecoder(utf8, translate=False)  # never ends between \r and \n
-        held, done = "", False
+        decoder = io.IncrementalNewlineDecoder(utf8, translate=False)  # A piece never ends between \r and \n.
+        rest, done = "", False
         while not done:
             data = stream.read(_CHUNK)
             done = not data
-            lines = list(io.StringIO(held + decoder.decode(data, final=done), newline=""))
-            held = "" if done or not lines else lines.pop()
+            lines = list(io.StringIO(rest + decoder.decode(data, final=done), newline=""))
+            rest = "" if done or not lines else lines.pop()
             yield from lines
 
 
 def first_bad_line(file: FoundFile) -> tuple[int, str] | None:
-    """The first line that is not UTF-8, counted from 1, and what it reads; None where all are."""
+    """Return number, from 1, and text of the first line that is not UTF-8; None if all lines are."""
     with open_text(file) as stream:
         buffer = io.BytesIO()
         line = 0
@@ -195,7 +195,13 @@ def _is_utf8(text: bytes) -> bool:
 
 
 def row_at(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[str]]:
-    """The line, from 1, on which the `number`-th row begins (from 1; the header counts, blank lines do not), and it."""
+    """Return the line, from 1, on which a row begins, and its cells.
+
+    Args:
+        file: Text file.
+        delimiter: Delimiter between its cells.
+        number: Number of the row, from 1. The header is a row, a blank line is not.
+    """
     rows = csv.reader(text_lines(file), delimiter=delimiter)
     begin = 1
     try:
@@ -227,7 +233,7 @@ def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None, int]:
             rows, blank = rows + is_row, blank + (not is_row)
         except StopIteration:
             return rows, None, blank
-        except csv.Error as error:  # text behind a closing quote, which pyarrow takes as it is, or an open one
+        except csv.Error as error:  # Text follows a closing quote, which pyarrow accepts, or a quote is open.
             if reader.line_num - before > 1 or "unexpected end" in str(error):
                 return rows + 1, before + 1, blank
             rows += 1
@@ -237,49 +243,50 @@ def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None, int]:
 def explain(
     file: FoundFile, delimiter: str, error: Exception, names: Sequence[str], hint: Callable[[str, str], Hint]
 ) -> DataError:
-    """Say in the user's terms what pyarrow says of a text file.
+    """Return the error of a text file in the user's terms.
 
     Args:
-        file: The file.
-        delimiter: Between its cells.
-        error: What pyarrow raised, reading in one thread, so that it counts rows.
-        names: The columns.
-        hint: Function of a column and a cell that does not fit it: how it came by its type, and what to do.
+        file: Text file.
+        delimiter: Delimiter between its cells.
+        error: Error that pyarrow raised when it read the file in one thread, since only then it counts rows.
+        names: Names of the columns.
+        hint: Function of a column and a cell that does not fit it. It returns the reason for the column's type, and
+            the fix.
     """
-    said = str(error)
-    if "straddling object" in said:
+    message = str(error)
+    if "straddling object" in message:
         _, line, _ = count_rows(file, delimiter)
         where = file.shown if line is None else f"{file.shown}, line {line}"
         rule = "a cell that begins with a quote ends with one, and a row fits 16 MiB"
         return DataError(where, "a row does not end", rule, "mend the quotes")
-    found = _PARSE.search(said)
-    if found is not None:
-        line, cells = row_at(file, delimiter, int(found[1] or 0))
-        value = f"{found[3]} cells ({delimiter.join(cells)[:80]!r})"
+    match = _PARSE.search(message)
+    if match is not None:
+        line, cells = row_at(file, delimiter, int(match[1] or 0))
+        value = f"{match[3]} cells ({delimiter.join(cells)[:80]!r})"
         return DataError(
             f"{file.shown}, line {line}",
             value,
-            f"every row has {found[2]}",
+            f"every row has {match[2]}",
             "mend the row; a cell that holds a delimiter or a line end stands in quotes",
         )
-    found = _CONVERT.search(said)
-    if found is None:
-        return DataError(file.shown, " ".join(said.split())[:200], "not a sound CSV file", "write it again")
-    column = int(found[1])
+    match = _CONVERT.search(message)
+    if match is None:
+        return DataError(file.shown, " ".join(message.split())[:200], "not a sound CSV file", "write it again")
+    column = int(match[1])
     name = names[column] if column < len(names) else f"#{column}"
-    if "UTF8" in found[4]:
+    if "UTF8" in match[4]:
         bad = first_bad_line(file)
         line, text = bad or (0, "")
         return not_utf8(file, line, text, f", column {name!r}")
-    line, cells = row_at(file, delimiter, int(found[2] or 0))
-    value = cells[column] if column < len(cells) else found[4]
+    line, cells = row_at(file, delimiter, int(match[2] or 0))
+    value = cells[column] if column < len(cells) else match[4]
     reason, fix = hint(name, value)
     place = f"{file.shown}, line {line}, column {name!r}"
-    return DataError(place, f"got {value[:80]!r}", f"the column is {found[3]}, {reason}", fix)
+    return DataError(place, f"got {value[:80]!r}", f"the column is {match[3]}, {reason}", fix)
 
 
 def not_utf8(file: FoundFile, line: int, text: str, column: str = "") -> DataError:
-    """The error of a line that is not UTF-8."""
+    """Return the error of a line that is not UTF-8."""
     rule = "text is UTF-8"
     fix = "convert the file, e.g. with iconv -f LATIN1 -t UTF-8"
     return DataError(f"{file.shown}, line {line}{column}", f"reads {text[:80]!r}", rule, fix)

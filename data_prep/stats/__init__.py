@@ -1,41 +1,43 @@
-"""Statistics of a dataset that do not depend on the order of rows, the number of threads or the engine, and their page.
+"""Statistics of a dataset and their page. They do not depend on the order of rows, on threads or on the engine.
 
-The engine counts, adds integers and finds least and greatest values; all else is an exactly rounded sum over a few
-counts. No figure is weighted. `stats.json` holds
+The engine counts, adds integers and finds least and greatest values. All other figures are exactly rounded sums over a
+few counts. No figure is weighted. `stats.json` has these keys:
 
     version                    2
     rows.<split>
-    days                       [{day, rows: {split: n}, tasks: {task: {samples, mean, positives}}}], of rows with a day
-    columns.<column>.<split>   dense:  rows nulls min max mean std log_mean log_std quantiles, and `bits`: values are
-                                       rounded to so many significant bits, off by some 2^-bits of themselves, but
-                                       for min, max, first and last quantile; null where they are exact
+    days                       [{day, rows: {split: n}, tasks: {task: {samples, mean, positives}}}] of rows with a day
+    columns.<column>.<split>   dense:  rows nulls min max mean std log_mean log_std quantiles, and `bits`: the
+                                       significant bits to which values are rounded (a relative error of about 2^-bits;
+                                       min, max, first and last quantile are exact), null if all values are exact
                                sparse: rows oov (look-ups of row 0) oov_rate (of look-ups) hit (distinct rows), in
                                        train top: [[row, count, share]], the 10 most frequent
                                bags:   also ids (in all rows), mean_length, empty (rows)
-    tasks.<task>.<split>       samples (the task's sample space) mean, positives of a binary task, std and max of the
-                               label of a regression, and
-                               outside: {rows, positives}: rows outside the space, those with a label above 0
+    tasks.<task>.<split>       samples (in the task's sample space), mean, positives of a binary task, std and max of
+                               the label of a regression, and
+                               outside: {rows, positives}: rows outside the space, and those with a label above 0
     correlation.<split>        [{a, b, samples, r, fewest}]: Pearson's r of the labels of every two tasks on the rows in
                                both spaces; `fewest`: samples of the rarest class
-    slices                     [{column, values, shift}] of the train split; of more than 4 M rows every second, third
-                               ... row of each part
+    slices                     [{column, values, shift}] of the train split. For more than 4 M rows, only every second,
+                               third ... row of each part is used.
       values                   [{value (a row of the column's table), samples, means: {task: mean}, correlation}]
       shift                    [{a, b, shift, interval, low, high}]: greatest less least r over the values with enough
-                               samples (200 in both spaces, 20 of each class), its 95 % interval, and where they are
-    drift.<column>             from train to valid and test together: psi, chance (what psi is on average without
-                               drift), dense: ks, sparse: oov (share of row 0 in valid and test)
-    values.<table>.<row>       raw value, of the rows above
+                               samples (200 in both spaces, 20 of each class), its 95 % interval, and the values with
+                               the least and the greatest r
+    drift.<column>             from train to valid and test together: psi, chance (the mean of psi without drift),
+                               dense: ks, sparse: oov (share of row 0 in valid and test)
+    values.<table>.<row>       raw value of each row above
     dropped                    [{split, rows, reason}]
-    overflow.<table>           of tables with more values of train than rows: values (that have none of their own),
-                               limit (values that have one), handling: "row 0", or "hashed" into rows kept for that
+    overflow.<table>           for tables with more values in train than rows: values (without a row of their own),
+                               limit (values with a row of their own), handling: "row 0", or "hashed" into rows
+                               reserved for that
     source                     [{table, file, rows, bytes, ...}]
 
-Where the split deals out whole groups of rows, `chance` counts groups, and a key `groups` more says which: `by` (the
-expression), `columns` (those that tell the group, whose psi is null), `train` and `later` (how many groups of equal
-size scatter like those of train, and of valid and test).
+If the split assigns whole groups of rows, `chance` counts groups, and there is a key `groups`: `by` (the expression),
+`columns` (columns that determine the group, whose psi is null), `train` and `later` (numbers of groups of equal size
+that would vary like those of train, and of valid and test).
 
-A figure of no value at all (an empty split, a column of nulls, a label that does not vary) is null. Where no pipeline
-read raw files (`write_tables`, synthetic data), `dropped`, `overflow` and `source` are empty.
+A figure without a value (an empty split, a column of nulls, a constant label) is null. `dropped`, `overflow` and
+`source` are empty if no pipeline read raw files (`write_tables`, synthetic data).
 """
 
 from data_prep.stats.compute import STATS_VERSION, compute

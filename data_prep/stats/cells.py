@@ -1,12 +1,13 @@
-"""Labels of all tasks together, in one grouping: how many rows are in which state, and sums of regression labels.
+"""Cells: number of rows in each state of the labels of several tasks, and sums of regression labels, from one query.
 
-The state of a row says of every task whether the row is inside its sample space, and whether its label is positive. Of
-binary labels it says all. A regression label y is summed as the integer
+The state of a row says for every task whether the row is inside its sample space, and whether its label is positive.
+It determines a binary label. A regression label y is summed as the integer
 
     q = round(y 2^k)        |q| <= 2^24
 
-where k is the same for all rows: a label is taken to 2^-25 of the power of two above the greatest one. Products, up to
-2^48, are integers too, and their sums have 38 decimal digits: whatever the order of rows, every sum is the same.
+where k is the same for all rows, so that a label is rounded to 2^-25 of the power of two above the greatest label.
+Products of at most 2^48 are integers, too, and their sums have 38 decimal digits. So no sum depends on the order of
+rows.
 """
 
 from __future__ import annotations
@@ -25,41 +26,41 @@ from data_prep.engines.base import Engine
 from data_prep.stats.dense import rate
 from ple_rec.config.schema import Task
 
-_TOGETHER = 6  # tasks in one grouping at most: 4^6 states
-_ROUND = 1.5 * 2.0**52  # (y + this) - this is y, rounded to an integer
+_BLOCK_TASKS = 6  # Tasks of one query, which have 4^6 states.
+_ROUND = 1.5 * 2.0**52  # (y + _ROUND) - _ROUND is y, rounded to an integer.
 _BITS = 24
-_SUM = "decimal(38, 0)"  # of products, which 64 bits hold of 2^15 rows alone
+_SUM = "decimal(38, 0)"  # Type of sums of products, since 64 bits suffice for 2^15 rows only.
 STATE, COUNT = "state__", "count__"
 
 
 def blocks(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Groups of tasks such that every two tasks are together in one."""
-    if len(tasks) <= _TOGETHER:
+    """Return groups of tasks such that any two tasks are together in a group."""
+    if len(tasks) <= _BLOCK_TASKS:
         return [list(tasks)]
-    half = _TOGETHER // 2
+    half = _BLOCK_TASKS // 2
     parts = [list(tasks[start : start + half]) for start in range(0, len(tasks), half)]
     return [a + b for a, b in combinations(parts, 2)]
 
 
 def exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str, int]:
-    """K of every regression task, by the greatest absolute label."""
+    """Return k of every regression task, from the greatest absolute label."""
     return {task.name: _BITS - math.frexp(greatest[task.name])[1] for task in tasks if task.kind == "regression"}
 
 
 def fetch_cells(
     engine: Engine, rows: ir.Table, tasks: Sequence[Task], scale: Mapping[str, int], keys: Sequence[str]
 ) -> pa.Table:
-    """Return rows by the values of `keys` and by state.
+    """Return the cells of rows: counts and sums by the values of `keys` and by state.
 
     Args:
-        engine: Counts.
+        engine: Engine that counts.
         rows: Rows with the labels and spaces of the tasks.
         tasks: Tasks of one block.
         scale: Exponent k of every regression task.
         keys: Columns beside the state.
 
     Returns:
-        The keys, the state, the count, and of regression tasks sums of q_i (`sum_i`) and of q_i q_j (`sum_i_j`).
+        Table of the keys, the state, the count, and the sums of q_i (`sum_i`) and q_i q_j (`sum_i_j`) of regressions.
     """
     columns: dict[str, Any] = {STATE: ibis.literal(0, "int32")}
     for i, task in enumerate(tasks):
@@ -72,23 +73,23 @@ def fetch_cells(
         scaled = rows[tasks[i].label].cast("float64") * 2.0 ** scale[tasks[i].name]
         whole = ((scaled + _ROUND) - _ROUND).cast("int64")
         columns[f"q{i}"] = ibis.ifelse(_inside(rows, tasks[i]), whole, 0)
-    made = rows.select(*keys, **columns)
-    sums: dict[str, Any] = {COUNT: made.count().cast("int64")}
+    states = rows.select(*keys, **columns)
+    sums: dict[str, Any] = {COUNT: states.count().cast("int64")}
     for i in numbers:
-        sums[f"sum_{i}"] = made[f"q{i}"].sum()
+        sums[f"sum_{i}"] = states[f"q{i}"].sum()
     for i, j in combinations_with_replacement(numbers, 2):
-        sums[f"sum_{i}_{j}"] = (made[f"q{i}"] * made[f"q{j}"]).cast(_SUM).sum()
-    return engine.fetch(made.group_by([*keys, STATE]).aggregate(**sums))
+        sums[f"sum_{i}_{j}"] = (states[f"q{i}"] * states[f"q{j}"]).cast(_SUM).sum()
+    return engine.fetch(states.group_by([*keys, STATE]).aggregate(**sums))
 
 
 def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
     if task.space is None:
         return ibis.literal(True)
-    return rows[task.space].cast("boolean").fill_null(False)  # a label or a number where the column is one, too
+    return rows[task.space].cast("boolean").fill_null(False)  # The column may also be a label or a number.
 
 
 def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
-    """Return the cells of every value of one key, the other keys summed out; of None, all cells under None."""
+    """Return the cells by value of one key, summed over the other keys; for None, all cells under the value None."""
     sums = [name for name in cells.column_names if name == COUNT or name.startswith("sum_")]
     keys = [STATE] if key is None else [key, STATE]
     table = cells.group_by(keys).aggregate([(name, "sum") for name in sums])
@@ -114,7 +115,7 @@ class Pair(NamedTuple):
 
 @dataclass
 class Tally:
-    """What the cells say of each task, and of every two, by name."""
+    """Sums over cells, by the name of a task or of two tasks."""
 
     samples: dict[str, int] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
@@ -149,14 +150,14 @@ class Tally:
             )
 
     def mean(self, task: Task, scale: Mapping[str, int]) -> float | None:
-        """Mean label inside the space."""
+        """Return the mean label inside the space; None without samples."""
         k = scale.get(task.name, 0)
         total, samples = self.sums[task.name], self.samples[task.name]
         return rate(total, samples << k) if k >= 0 else rate(total << -k, samples)
 
     def std(self, task: Task, scale: Mapping[str, int]) -> float | None:
-        """Standard deviation of the label inside the space; None of nothing."""
-        samples, total, squares = (of[task.name] for of in (self.samples, self.sums, self.squares))
+        """Return the standard deviation of the label inside the space; None without samples."""
+        samples, total, squares = (sums_of[task.name] for sums_of in (self.samples, self.sums, self.squares))
         if not samples:
             return None
         return math.ldexp(math.sqrt(samples * squares - total**2) / samples, -scale.get(task.name, 0))

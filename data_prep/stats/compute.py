@@ -1,4 +1,4 @@
-"""`stats.json` of a dataset whose parts are written."""
+"""Computation of `stats.json` from the written parts of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.engines.base import Engine
 from data_prep.stats import dense, drift, ids
 from data_prep.stats.extents import Extent, Range, extents
-from data_prep.stats.labels import Labels, default_slices, kept_values, label_columns
+from data_prep.stats.labels import Labels, default_slices, label_columns, values_to_slice
 from data_prep.stats.together import Parts, raw_values, rows_to_name
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
@@ -33,63 +33,65 @@ def compute(
     every: int = 1,
     groups: drift.Groups | None = None,
 ) -> dict[str, Any]:
-    """The statistics of a dataset, as the package describes them; the same on every engine, for any order of rows.
+    """Return the statistics of a dataset, as the package describes them.
+
+    They are the same on every engine and for any order of rows.
 
     Args:
-        engine: Computes; no result that it hands over has more than about a million rows.
-        files: The written parts by split, with `log_day` (days since 1970, local) where rows have a time.
-        schema: Of the dataset.
-        slices: Columns by whose values labels are correlated; by default the first eight single-valued features with
-            tables of at most 64 rows. Of a column of more values, the 64 most frequent in train.
-        vocabularies: `vocab/<table>.parquet` by table.
-        names: What rows mean where there is no vocabulary, by table and row, such as the bounds of a bucket.
-        dropped: `{split, rows, reason}`, as they will stand in the file.
-        overflow: `{values, limit, handling}` by table, as they will stand in the file.
-        source: The raw files, as they will stand in the file.
-        progress: Told what comes next.
-        exact_rows: Up to so many rows in every split, dense values are not rounded.
+        engine: Engine that computes. None of its results has more than about a million rows.
+        files: Written parts by split, with a column `log_day` (days since 1970, local) if rows have a time.
+        schema: Schema of the dataset.
+        slices: Columns for whose values labels are correlated; None for the first eight single-valued features with
+            tables of at most 64 rows. For a column of more values, the 64 most frequent in train are used.
+        vocabularies: Path of `vocab/<table>.parquet` by table.
+        names: Text for rows of tables without a vocabulary, by table and row, such as the bounds of a bucket.
+        dropped: Entries `{split, rows, reason}` of `dropped`.
+        overflow: Entries `{values, limit, handling}` of `overflow`, by table.
+        source: Entries of `source`.
+        progress: Function that gets the name of the next step.
+        exact_rows: Number of rows in every split up to which dense values are not rounded.
         every: Distance, in a part, between the rows of train that slices are computed on.
-        groups: Groups of rows that the split deals out whole, if it does.
+        groups: Groups of rows that the split assigns as a whole; None if there are none.
     """
-    tell = progress or (lambda _: None)
-    tell("ranges")
+    report = progress or (lambda _: None)
+    report("ranges")
     parts = Parts(engine, files)
-    known = extents(parts, schema)
-    tell("sparse columns")
-    found = ids.lookups(parts, schema, vocabularies or {}, known)
+    extent_of = extents(parts, schema)
+    report("sparse columns")
+    lookups = ids.lookups(parts, schema, vocabularies or {}, extent_of)
     columns: dict[str, dict[Split, dict[str, Any]]] = {}
     drifts: dict[str, dict[str, Any]] = {}
     for feature in schema.sparse:
-        each = found[feature.name]
+        each = lookups[feature.name]
         columns[feature.name] = {
-            split: ids.describe(feature, each[split], known[split], top=split == "train") for split in files
+            split: ids.describe(feature, each[split], extent_of[split], top=split == "train") for split in files
         }
         drifts[feature.name] = drift.sparse_drift(each["train"], each["valid"], each["test"], groups=groups)
-    exact = all(extent.rows <= exact_rows for extent in known.values())
-    tell("dense columns")
-    numbers, rows = [number.name for number in schema.dense], sum(extent.rows for extent in known.values())
+    exact = all(extent.rows <= exact_rows for extent in extent_of.values())
+    report("dense columns")
+    numbers, rows = [number.name for number in schema.dense], sum(extent.rows for extent in extent_of.values())
     for name, pairs, bits in dense.value_pairs(parts, numbers, rows, exact=exact):
-        columns[name], drifts[name] = _dense(name, pairs, bits, known, groups)
+        columns[name], drifts[name] = _dense(name, pairs, bits, extent_of, groups)
     for name in groups.columns if groups is not None else ():
         drifts[name] |= {"psi": None, "chance": None}
-    tell("labels")
-    chosen = default_slices(schema) if slices is None else slices
-    train = engine.read(files["train"], list(dict.fromkeys([*label_columns(schema.tasks), *chosen])))
+    report("labels")
+    sliced_columns = default_slices(schema) if slices is None else slices
+    train = engine.read(files["train"], list(dict.fromkeys([*label_columns(schema.tasks), *sliced_columns])))
     sample = train if every == 1 else engine.read(files["train"], train.columns, every)
-    labels = Labels(parts, schema, known, kept_values(engine, train, schema, chosen, found), sample)
-    sliced = labels.of_slices()
-    read = raw_values(vocabularies or {}, rows_to_name(columns, schema, sliced))
-    given = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
+    labels = Labels(parts, schema, extent_of, values_to_slice(engine, train, schema, sliced_columns, lookups), sample)
+    slice_stats = labels.of_slices()
+    raw = raw_values(vocabularies or {}, rows_to_name(columns, schema, slice_stats))
+    named = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
     return {
         "version": STATS_VERSION,
-        "rows": {split: extent.rows for split, extent in known.items()},
+        "rows": {split: extent.rows for split, extent in extent_of.items()},
         "days": labels.of_days(),
         "columns": columns,
         "tasks": labels.of_tasks(),
         "correlation": labels.of_correlation(),
-        "slices": sliced,
+        "slices": slice_stats,
         "drift": drifts,
-        "values": read | given,
+        "values": raw | named,
         "dropped": [dict(entry) for entry in dropped],
         "overflow": {table: dict(entry) for table, entry in sorted((overflow or {}).items())},
         "source": [dict(entry) for entry in source],
@@ -100,13 +102,13 @@ def _dense(
     name: str,
     pairs: Mapping[Split, dense.Pairs],
     bits: int | None,
-    known: Mapping[Split, Extent],
+    extent_of: Mapping[Split, Extent],
     groups: drift.Groups | None,
 ) -> tuple[dict[Split, dict[str, Any]], dict[str, Any]]:
     """Return the figures of a dense column by split, and its drift."""
     out = {
         split: dense.describe(pairs[split], extent.rows, extent.ranges.get(name, Range()), bits)
-        for split, extent in known.items()
+        for split, extent in extent_of.items()
     }
     quantiles = out["train"]["quantiles"]
     step = (len(quantiles) - 1) // drift.BINS if quantiles else 1

@@ -1,4 +1,4 @@
-"""Pearson correlation of the labels of two tasks, from integer sums, and its intervals."""
+"""Pearson correlation of the labels of two tasks, from integer sums, and its confidence intervals."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 from data_prep.stats.cells import Pair, Tally
 from ple_rec.config.schema import Task
 
-Z = 1.959963984540054  # of a 95 % interval
-ENOUGH, ENOUGH_OF_A_CLASS = 200, 20  # samples, and samples of either class, from which on a slice is compared
+# Quantile of the normal distribution for a two-sided 95 % interval.
+Z = 1.959963984540054
+# A slice is compared only if it has so many samples, and so many of either class.
+ENOUGH, ENOUGH_OF_A_CLASS = 200, 20
 
 
 def correlations(tally: Tally, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """R of every two tasks over the rows in both spaces; null where a label does not vary.
+    """Return the correlation of every two tasks over the rows in both spaces. `r` is None if a label is constant.
 
-    `fewest` is the number of samples of the rarer class, of the two tasks; of regressions alone, `samples`.
+    `fewest` is the number of samples of the rarest class of the two tasks; for two regressions it equals `samples`.
     """
     kinds = {task.name: task.kind for task in tasks}
     order = {task.name: place for place, task in enumerate(tasks)}
@@ -30,7 +32,7 @@ def correlations(tally: Tally, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def pearson(pair: Pair) -> float | None:
-    """(n ab - a b) / sqrt((n aa - a^2) (n bb - b^2)), the differences in exact integers."""
+    """Return (n ab - a b) / sqrt((n aa - a^2) (n bb - b^2)), with differences of exact integers."""
     n = pair.samples
     a, b = n * pair.aa - pair.a**2, n * pair.bb - pair.b**2
     if a <= 0 or b <= 0:
@@ -39,7 +41,13 @@ def pearson(pair: Pair) -> float | None:
 
 
 def fisher(r: float, samples: int, z: float = Z) -> tuple[float, float]:
-    """95 % interval of a correlation by Fisher's z; for labels far from normal an approximation."""
+    """Return the interval of a correlation by Fisher's transformation, an approximation for labels far from normal.
+
+    Args:
+        r: Correlation.
+        samples: Number of samples.
+        z: Half width of the interval in standard errors of atanh(r); the default gives a 95 % interval.
+    """
     if samples <= 3:
         return -1.0, 1.0
     if abs(r) == 1:
@@ -49,22 +57,23 @@ def fisher(r: float, samples: int, z: float = Z) -> tuple[float, float]:
 
 
 def comparable(entry: Mapping[str, Any]) -> bool:
-    """Whether a slice has the samples for its correlation to mean something."""
+    """Return True if a slice has enough samples for a comparison of its correlation."""
     return entry["r"] is not None and entry["samples"] >= ENOUGH and entry["fewest"] >= ENOUGH_OF_A_CLASS
 
 
 def shift(values: Sequence[Mapping[str, Any]], a: str, b: str, among: int = 1) -> dict[str, Any] | None:
-    """The greatest less the least r of two tasks among the values of a column; None of fewer than two values.
+    """Return the greatest less the least r of two tasks among the values of a column; None for fewer than two values.
 
-    The interval combines two Fisher intervals (Zou 2007) that are widened for having been picked among the m pairs of
-    values (Sidak): with (1 + 0.95^(1/m)) / 2 in the place of 0.975. Where r is the same everywhere, it is above 0 in at
-    most about one of twenty columns; where the surest of several shifts is picked, in one of twenty data sets.
+    The interval combines two Fisher intervals (Zou 2007). They are widened (Sidak), since the two values are the
+    extremes of m pairs of values: the quantile is that of (1 + 0.95^(1/m)) / 2 in place of 0.975. If r is the same for
+    all values, the interval lies above 0 for at most about one of twenty columns. If `among` counts several shifts, the
+    surest of them lies above 0 in at most about one of twenty datasets.
 
     Args:
         values: Values of the column, each with its correlations.
         a: Name of a task.
         b: Name of the other task.
-        among: Number of shifts, of columns and of pairs of tasks, among which this one is picked.
+        among: Number of shifts, over columns and pairs of tasks, of which this is the surest.
     """
     known = []
     for value in values:
@@ -85,7 +94,7 @@ def shift(values: Sequence[Mapping[str, Any]], a: str, b: str, among: int = 1) -
 
 
 def wilson(positives: int, samples: int) -> tuple[float, float]:
-    """95 % interval of a rate by Wilson's score; 0 to 1 of no sample."""
+    """Return the 95 % interval of a rate by Wilson's score; 0 to 1 without samples."""
     if not samples:
         return 0.0, 1.0
     p, z2 = positives / samples, Z * Z

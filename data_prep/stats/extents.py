@@ -1,4 +1,4 @@
-"""What the other statistics must know before they start: sizes and ranges, most of which footers tell."""
+"""Sizes of the splits and ranges of their columns, on which the other statistics depend; most come from footers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ple_rec.config.schema import DatasetSchema, Task
 
 @dataclass(frozen=True)
 class Range:
-    """Least and greatest value of a column of numbers; None of nulls alone."""
+    """Least and greatest value of a column of numbers; None if it has only nulls."""
 
     low: float | None = None
     high: float | None = None
@@ -27,7 +27,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Bags:
-    """Of a column of lists: elements in all rows, and rows without any."""
+    """Size of a column of lists: number of ids in all rows, and number of empty rows."""
 
     ids: int
     empty: int
@@ -35,13 +35,13 @@ class Bags:
 
 @dataclass(frozen=True)
 class Extent:
-    """Of a split.
+    """Size of a split and ranges of its columns.
 
     Attributes:
-        rows: Of the split.
-        ranges: By single-valued column of numbers.
-        bags: By feature.
-        labels: Labels inside the space, by regression task.
+        rows: Number of rows.
+        ranges: Range of each single-valued column of numbers, by column.
+        bags: Size of each column of lists, by feature.
+        labels: Range of the labels inside the space, by regression task.
     """
 
     rows: int
@@ -67,7 +67,7 @@ def extents(parts: Parts, schema: DatasetSchema) -> dict[Split, Extent]:
 
 
 def footer_ranges(files: Sequence[Path], columns: Collection[str]) -> tuple[int, dict[str, Range]]:
-    """Rows of Parquet files, and the ranges of some columns of numbers."""
+    """Return the number of rows of Parquet files, and the ranges of some columns of numbers."""
     rows = 0
     ends: dict[str, tuple[float, float]] = {}
     for file in files:
@@ -80,7 +80,7 @@ def footer_ranges(files: Sequence[Path], columns: Collection[str]) -> tuple[int,
                 known = column.statistics
                 if known is None or not known.has_min_max:
                     continue
-                # No negative zero: which of the two a writer finds first depends on the order of rows.
+                # Negative zero becomes 0, since the order of rows decides which of the two zeros a writer records.
                 low, high = known.min + 0, known.max + 0
                 was = ends.get(column.path_in_schema, (low, high))
                 ends[column.path_in_schema] = (min(low, was[0]), max(high, was[1]))
@@ -88,7 +88,7 @@ def footer_ranges(files: Sequence[Path], columns: Collection[str]) -> tuple[int,
 
 
 def _figures(rows: ir.Table, schema: DatasetSchema) -> dict[str, Any]:
-    """What footers do not tell: lengths of lists, labels inside their spaces."""
+    """Return the aggregates that footers do not have: lengths of lists, and ranges of labels inside their spaces."""
     figures: dict[str, Any] = {}
     for i, bag in enumerate(_bags(schema)):
         length = ibis.ifelse(rows[bag].isnull(), 0, rows[bag].length()).cast("int64")
@@ -114,7 +114,7 @@ def _extent(files: Sequence[Path], row: Mapping[str, Any], schema: DatasetSchema
         elif (low := row.get(f"low{i}")) is None:
             labels[task.name] = Range()
         else:
-            labels[task.name] = Range(low + 0.0, row[f"high{i}"] + 0.0)  # no negative zero, as of footers
+            labels[task.name] = Range(low + 0.0, row[f"high{i}"] + 0.0)  # Negative zero becomes 0.
     return Extent(rows, ranges, bags, labels)
 
 

@@ -1,4 +1,4 @@
-"""Labels: per split, per day, and by the values of columns that cut the train split into sub-populations."""
+"""Statistics of labels by split, by day, and by the values of columns that slice the train split."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from data_prep.engines.base import Engine
 from data_prep.stats import cells as ce
 from data_prep.stats.correlation import correlations, shift
 from data_prep.stats.extents import Extent
-from data_prep.stats.ids import KEPT, Lookups
+from data_prep.stats.ids import TOP_ROWS, Lookups
 from data_prep.stats.together import SPLIT, Parts, apart, together
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema, Task
 
 DAY = "log_day"
-SLICES, SLICE_ROWS = 8, 64  # columns that are sliced by default, and rows of a table up to which one is
-COMBINATIONS = 2**13  # of the values of columns that one query groups by, at most
+SLICES, SLICE_ROWS = 8, 64  # Columns that are sliced by default, and the largest table of such a column.
+COMBINATIONS = 2**13  # Combinations of values of the columns that one query groups by.
 
 
 class Labels:
-    """The tallies of every split: of all rows, of each day, and of each value of the sliced columns of train.
+    """Tallies of every split over all rows, by day, and by value of the sliced columns of train.
 
     Args:
         parts: Parts of the dataset.
         schema: Schema of the dataset.
-        extents: Extents of the splits.
-        slices: Columns that are sliced, and for those of many values the ones that are kept.
+        extents: Extent of each split.
+        slices: Values of each sliced column that are counted; None for all values.
         sample: Rows of train for the slices, with their columns and those of the labels.
     """
 
@@ -58,25 +58,25 @@ class Labels:
         days = [DAY] if DAY in pq.read_schema(files["train"][0]).names else []
         rows = together(parts.rows([*label_columns(schema.tasks), *days]))
         for block in ce.blocks(schema.tasks):
-            every = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])
-            for split, found in apart(every, files).items():
-                self.whole[split].add(block, ce.by_value(found, None).get(None, []))
-                self._spread(split, block, found, days)
-            for keys in packs([name for name, kept in slices.items() if kept is None], values):
+            all_cells = ce.fetch_cells(engine, rows, block, self.scale, [SPLIT, *days])
+            for split, table in apart(all_cells, files).items():
+                self.whole[split].add(block, ce.by_value(table, None).get(None, []))
+                self._spread(split, block, table, days)
+            for keys in packs([name for name, chosen in slices.items() if chosen is None], values):
                 self._spread("train", block, ce.fetch_cells(engine, sample, block, self.scale, keys), keys)
-            for name, kept in slices.items():
-                if kept is not None:
-                    some = sample.filter(sample[name].isin(list(kept)))
-                    self._spread("train", block, ce.fetch_cells(engine, some, block, self.scale, [name]), [name])
+            for name, chosen in slices.items():
+                if chosen is not None:
+                    selected = sample.filter(sample[name].isin(list(chosen)))
+                    self._spread("train", block, ce.fetch_cells(engine, selected, block, self.scale, [name]), [name])
 
-    def _spread(self, split: Split, block: Sequence[Task], found: pa.Table, keys: Sequence[str]) -> None:
+    def _spread(self, split: Split, block: Sequence[Task], table: pa.Table, keys: Sequence[str]) -> None:
         for key in keys:
             into = self.days[split] if key == DAY else self.slices[key]
-            for value, cells in ce.by_value(found, key).items():
+            for value, cells in ce.by_value(table, key).items():
                 into.setdefault(value, ce.Tally()).add(block, cells)
 
     def of_tasks(self) -> dict[str, dict[str, Any]]:
-        """`tasks`."""
+        """Return `tasks` of `stats.json`."""
         return {
             task.name: {split: self._task(task, split, tally) for split, tally in self.whole.items()}
             for task in self.tasks
@@ -96,16 +96,16 @@ class Labels:
         return out
 
     def of_correlation(self) -> dict[str, list[dict[str, Any]]]:
-        """`correlation`."""
+        """Return `correlation` of `stats.json`."""
         return {split: correlations(tally, self.tasks) for split, tally in self.whole.items()}
 
     def of_days(self) -> list[dict[str, Any]]:
-        """`days`, in order; the figures of a day are of all splits together."""
+        """Return `days` of `stats.json`, in order. The figures of a day are those of all splits together."""
         out = []
         for day in sorted({day for days in self.days.values() for day in days if day is not None}):
-            there = {split: days[day] for split, days in self.days.items() if day in days}
-            rows = {split: _rows(tally, self.tasks[0]) for split, tally in there.items()}
-            figures = {task.name: self._sum(task, list(there.values())) for task in self.tasks}
+            tallies = {split: days[day] for split, days in self.days.items() if day in days}
+            rows = {split: _rows(tally, self.tasks[0]) for split, tally in tallies.items()}
+            figures = {task.name: self._sum(task, list(tallies.values())) for task in self.tasks}
             out.append({"day": (date(1970, 1, 1) + timedelta(days=day)).isoformat(), "rows": rows, "tasks": figures})
         return out
 
@@ -118,9 +118,9 @@ class Labels:
         return self._figures(task, both)
 
     def of_slices(self) -> list[dict[str, Any]]:
-        """`slices`; the values with most rows first."""
+        """Return `slices` of `stats.json`, with the values of most rows first."""
         out = []
-        for column, found in self.slices.items():
+        for column, tallies in self.slices.items():
             values = [
                 {
                     "value": _plain(value),
@@ -128,7 +128,7 @@ class Labels:
                     "means": {task.name: tally.mean(task, self.scale) for task in self.tasks},
                     "correlation": correlations(tally, self.tasks),
                 }
-                for value, tally in found.items()
+                for value, tally in tallies.items()
             ]
             values.sort(key=lambda value: (-value["samples"], str(value["value"])))
             pairs = [(a.name, b.name) for i, a in enumerate(self.tasks) for b in self.tasks[i + 1 :]]
@@ -138,7 +138,7 @@ class Labels:
 
 
 def _greatest(tasks: Sequence[Task], extents: Mapping[Split, Extent]) -> dict[str, float]:
-    """Greatest absolute label by regression task, over all splits; 0 where there is none."""
+    """Return the greatest absolute label of all splits by regression task; 0 if there is no label."""
     ranges = {t.name: [each.labels[t.name] for each in extents.values()] for t in tasks if t.kind == "regression"}
     return {
         name: max((abs(end) for each in some for end in (each.low, each.high) if end is not None), default=0.0)
@@ -147,12 +147,12 @@ def _greatest(tasks: Sequence[Task], extents: Mapping[Split, Extent]) -> dict[st
 
 
 def packs(names: Sequence[str], values: Mapping[str, int], most: int = COMBINATIONS) -> list[list[str]]:
-    """Return columns in groups that one query groups by, to be summed apart afterwards.
+    """Return the columns in packs. One query groups by all columns of a pack, and its result is summed for each column.
 
     Args:
         names: Names of the columns.
         values: Number of values that each can have.
-        most: Combinations of values of a group, at most; a column of more values stands alone.
+        most: Greatest number of combinations of values in a pack. A column of more values has a pack of its own.
     """
     out: list[list[str]] = []
     for name in sorted(names, key=lambda name: values[name]):
@@ -170,31 +170,39 @@ def label_columns(tasks: Sequence[Task]) -> list[str]:
 
 
 def default_slices(schema: DatasetSchema) -> list[str]:
-    """The first single-valued features of small tables, which cut the rows into a few parts."""
+    """Return the first single-valued features of small tables, which have few values."""
     rows = schema.table_rows()
     return [f.name for f in schema.sparse if not f.bag and rows[f.table] <= SLICE_ROWS][:SLICES]
 
 
-def kept_values(
+def values_to_slice(
     engine: Engine,
     rows: ir.Table,
     schema: DatasetSchema,
     slices: Sequence[str],
-    found: Mapping[str, Mapping[Split, Lookups]],
+    lookups: Mapping[str, Mapping[Split, Lookups]],
 ) -> dict[str, Sequence[Any] | None]:
-    """The values of every sliced column that are shown: None for all, else its most frequent in train."""
+    """Return the values of every sliced column that are counted: None for all, else the most frequent in train.
+
+    Args:
+        engine: Engine that counts.
+        rows: Rows of train with the sliced columns.
+        schema: Schema of the dataset.
+        slices: Names of the sliced columns.
+        lookups: Look-ups of the sparse columns, by column and split.
+    """
     tables = schema.table_rows()
     small = {feature.name for feature in schema.sparse if tables[feature.table] <= SLICE_ROWS}
     out: dict[str, Sequence[Any] | None] = {}
     for name in slices:
         if name in small:
             out[name] = None
-        elif name in found:
-            out[name] = [row for row, _ in found[name]["train"].top(KEPT)]
+        elif name in lookups:
+            out[name] = [row for row, _ in lookups[name]["train"].top(TOP_ROWS)]
         else:
             counted = rows.select(value=rows[name]).drop_null("value")
             counted = counted.group_by("value").aggregate(count=counted.count())
-            top = counted.order_by(counted["count"].desc(), counted["value"].asc()).limit(KEPT)
+            top = counted.order_by(counted["count"].desc(), counted["value"].asc()).limit(TOP_ROWS)
             out[name] = engine.fetch(top)["value"].to_pylist()
     return out
 

@@ -1,4 +1,4 @@
-"""The written parts of all splits as one table, and raw values of the rows that the page shows."""
+"""Written parts of all splits as one table, and raw values of the rows that the page shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
 
 SPLIT = "split__"
-CELLS = 2**20  # `Parts.fetch` hands over at most so many values at a time.
+CELLS = 2**20  # Number of values that `Parts.fetch` reads at a time.
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Parts:
         return {split: self.engine.read(files, columns) for split, files in self.files.items()}
 
     def fetch(self, columns: Sequence[str], rows: int) -> Iterator[tuple[str, dict[Split, pa.ChunkedArray]]]:
-        """Yield the values of columns by split, for one query many columns where the rows are few.
+        """Yield the values of columns by split. If there are few rows, one query reads many columns.
 
         Args:
             columns: Names of the columns.
@@ -62,24 +62,26 @@ def together(parts: Mapping[Split, ir.Table]) -> ir.Table:
 
 
 def apart(table: pa.Table, splits: Sequence[Split] | Mapping[Split, object]) -> dict[Split, pa.Table]:
-    """Return a result by split, without the column of the splits; a split of no rows has an empty table."""
+    """Return a result by split, without the column of the splits. A split without rows has an empty table."""
     return {
         split: table.filter(pc.equal(table[SPLIT], place)).drop_columns([SPLIT]) for place, split in enumerate(splits)
     }
 
 
-LONGEST = 80  # characters of a value
+LONGEST = 80  # Characters of a value.
 
 
-def raw_values(vocabularies: Mapping[str, Path], wanted: Mapping[str, Iterable[int]]) -> dict[str, dict[str, str]]:
-    """The raw value of some rows of every table that has a vocabulary; only these rows are read."""
+def raw_values(
+    vocabularies: Mapping[str, Path], rows_of_tables: Mapping[str, Iterable[int]]
+) -> dict[str, dict[str, str]]:
+    """Return the raw values of some rows of every table that has a vocabulary. Only these rows are read."""
     out = {}
-    for table, rows in wanted.items():
+    for table, rows in rows_of_tables.items():
         path, some = vocabularies.get(table), sorted({row for row in rows if row > 0})
         if path is None or not path.exists() or not some:
             continue
-        found = ds.dataset(path, format="parquet").to_table(columns=["raw", "row"], filter=ds.field("row").isin(some))
-        texts = zip(found["row"].to_pylist(), found["raw"].to_pylist(), strict=True)
+        entries = ds.dataset(path, format="parquet").to_table(columns=["raw", "row"], filter=ds.field("row").isin(some))
+        texts = zip(entries["row"].to_pylist(), entries["raw"].to_pylist(), strict=True)
         out[table] = {str(row): _text(raw) for row, raw in sorted(texts)}
     return out
 
@@ -92,7 +94,7 @@ def _text(raw: object) -> str:
 def rows_to_name(
     columns: Mapping[str, Mapping[Split, Mapping[str, Any]]], schema: DatasetSchema, slices: Iterable[Mapping[str, Any]]
 ) -> dict[str, list[int]]:
-    """The rows of every table that `stats.json` mentions."""
+    """Return the rows of every table that `stats.json` mentions."""
     out: dict[str, list[int]] = {}
     tables = {feature.name: feature.table for feature in schema.sparse}
     for name, table in tables.items():

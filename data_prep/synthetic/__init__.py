@@ -1,17 +1,17 @@
-"""Data of any size from a generator, for tests of scale and for questions whose answer must be known.
+"""Generated data of any size, for tests of scale and for questions whose answers must be known.
 
-From bits to a directory:
+The modules, from random bits to a dataset directory:
 
     hashing.py    random bits of an index, permutations without a table
     laws.py       power laws and links in arithmetic that is the same everywhere
     world.py      number of users, videos and impressions; who meets which video when
-    entities.py   users, videos, contexts, and the recommender that made the log
+    entities.py   users, videos, contexts, and the recommender that logged the feed
     outcomes.py   probabilities, labels, and the best metric that any model can reach
     feed.py       blocks of impressions
     columns.py    blocks as Arrow tables
     tencent.py    `tencent-synthetic`: parts of a dataset, and raw logs
     mmoe.py       `mmoe-synthetic`
-    files.py      processes that each make a share, and the Parquet files that they write
+    files.py      processes that each generate a share, and the Parquet files that they write
     prepare.py    `prepare_synthetic`: the dataset directory
 """
 

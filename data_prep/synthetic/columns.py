@@ -1,4 +1,4 @@
-"""Blocks of the feed as Arrow tables: with dense ids for a dataset directory, or raw, as a log would hold them."""
+"""Blocks of the feed as Arrow tables, either with rows of tables as ids for a dataset directory, or as a raw log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from data_prep.synthetic.world import DAY_MS, START_MS, World
 from data_prep.transforms.columns import DAY_COLUMN
 from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature, Task
 
-# Small categorical features, and how many values each has.
+# Number of values of each small categorical feature.
 CARDINALITY: Mapping[str, int] = {
     "age_band": entities.AGES,
     "gender": entities.GENDERS - 1,
@@ -41,7 +41,7 @@ CARDINALITY: Mapping[str, int] = {
     "network": entities.NETWORKS,
     "auto_play": 2,
 }
-# Values that a raw log spells out.
+# Words for the values of features that a raw log spells out.
 WORDS: Mapping[str, tuple[str, ...]] = {
     "gender": ("f", "m"),
     "system": ("android", "ios", "harmony"),
@@ -60,7 +60,7 @@ NORMALISERS: Mapping[str, Normaliser] = {
     "author_fans": "log",
 }
 TRUTHS = ("truth_vtr", "truth_vcr", "truth_share", "truth_comment", "truth_ctr")
-HIDDEN = (*TRUTHS, "propensity", "is_random", DAY_COLUMN)  # in the parts, but no feature, label or weight
+HIDDEN = (*TRUTHS, "propensity", "is_random", DAY_COLUMN)  # Columns of the parts that are no feature, label or weight.
 
 SPARSE = tuple(SparseFeature(name=name, table=name) for name in ("user_id", "video_id", *CARDINALITY))
 DENSE = tuple(DenseFeature(name=name, normaliser=normaliser) for name, normaliser in NORMALISERS.items())
@@ -72,17 +72,17 @@ TASKS = (
     Task(name="ctr", kind="binary", label="click"),
 )
 SLICES = ("auto_play", "network", "tab", "category", "duration_band", "user_active_degree", "age_band", "gender")
-_ID_BITS = 62  # of a scrambled raw id
+_ID_BITS = 62  # Bits of a scrambled raw id.
 
 
 def table_rows(world: World) -> dict[str, int]:
-    """Rows of every embedding table: row 0, and one for every value there is."""
+    """Return the number of rows of every embedding table: row 0, and one for every value."""
     sizes = {"user_id": world.users, "video_id": world.videos, **CARDINALITY}
     return {name: size + 1 for name, size in sizes.items()}
 
 
 def dataset_schema() -> pa.Schema:
-    """Columns of a part."""
+    """Return the columns of a part."""
     kinds: dict[str, pa.DataType] = {feature.name: pa.int32() for feature in SPARSE}
     kinds |= {feature.name: pa.float32() for feature in DENSE}
     kinds |= {task.label: pa.float32() for task in TASKS} | {"is_click": pa.bool_()}
@@ -91,14 +91,15 @@ def dataset_schema() -> pa.Schema:
 
 
 def dataset_table(block: Block) -> pa.Table:
-    """A block with ids of table rows: 1 + rank for users and videos, 1 + code elsewhere, 0 for a missing value."""
+    """Return a block with rows of tables as ids: 1 + rank for users and videos, else 1 + code, or 0 if missing."""
     columns: dict[str, pa.Array] = {
         "user_id": pa.array((block.user + 1).astype(np.int32)),
         "video_id": pa.array((block.video + 1).astype(np.int32)),
     }
     codes = block.users.codes | block.videos.codes | block.contexts.codes
     for name, code in codes.items():
-        columns[name] = pa.array((code + code.dtype.type(1)).astype(np.int32))  # "missing" wraps around to 0
+        # The code of a missing value is the largest of its type, so it overflows to 0.
+        columns[name] = pa.array((code + code.dtype.type(1)).astype(np.int32))
     columns |= _numbers(block)
     out = block.outcomes
     columns |= {
@@ -110,17 +111,17 @@ def dataset_table(block: Block) -> pa.Table:
         "is_click": pa.array(out.click),
     }
     schema = dataset_schema()
-    columns |= _hidden(block)
+    columns |= _hidden_columns(block)
     columns[DAY_COLUMN] = pa.array((block.day + START_MS // DAY_MS).astype(np.int32))
     return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
 def raw_table(world: World, block: Block) -> pa.Table:
-    """A block as a log: scrambled ids, words, times, durations, plain outcomes."""
+    """Return a block as a raw log, with scrambled ids, words, times, durations and outcomes."""
     out = block.outcomes
     columns: dict[str, pa.Array] = {
-        "user_id": pa.array(_scrambled(world, "user ids", block.user)),
-        "video_id": pa.array(_scrambled(world, "video ids", block.video)),
+        "user_id": pa.array(_scramble(world, "user ids", block.user)),
+        "video_id": pa.array(_scramble(world, "video ids", block.video)),
         "time_ms": pa.array(START_MS + block.day * DAY_MS + block.milliseconds),
     }
     codes = block.users.codes | block.videos.codes | block.contexts.codes
@@ -133,7 +134,7 @@ def raw_table(world: World, block: Block) -> pa.Table:
         "is_share": pa.array(out.share.astype(np.int8)),
         "is_comment": pa.array(out.comment.astype(np.int8)),
     }
-    return pa.table(columns | _hidden(block))
+    return pa.table(columns | _hidden_columns(block))
 
 
 def _numbers(block: Block) -> dict[str, pa.Array]:
@@ -143,7 +144,7 @@ def _numbers(block: Block) -> dict[str, pa.Array]:
     }
 
 
-def _hidden(block: Block) -> dict[str, pa.Array]:
+def _hidden_columns(block: Block) -> dict[str, pa.Array]:
     truth = {name: pa.array(values) for name, values in block.outcomes.truth.items()}
     return truth | {"propensity": pa.array(block.propensity), "is_random": pa.array(block.explored)}
 
@@ -156,5 +157,5 @@ def _raw_code(name: str, code: NDArray[np.unsignedinteger[Any]]) -> pa.Array:
     return pa.array(code.astype(np.int32), mask=missing)
 
 
-def _scrambled(world: World, purpose: str, rank: I64) -> I64:
+def _scramble(world: World, purpose: str, rank: I64) -> I64:
     return Bijection(1 << _ID_BITS, world.key(purpose)).forward(rank + 1)

@@ -1,4 +1,4 @@
-"""Blocks of the synthetic feed: everything about some impressions, as columns."""
+"""Blocks of the synthetic feed, each with all columns of some impressions."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from data_prep.synthetic.hashing import I64
 from data_prep.synthetic.outcomes import Outcomes, outcomes
 from data_prep.synthetic.world import World
 
-_SCAN = 65_536  # impressions at a time: what the processor's cache holds
+_SCAN_ROWS = 65_536  # Impressions at a time, so that they fit the cache of the processor.
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some impressions, column by column."""
+    """Columns of some impressions."""
 
     impression: I64
     user: I64
     video: I64
     day: I64
-    milliseconds: I64  # of the day
+    milliseconds: I64  # Time in milliseconds of the day.
     explored: NDArray[np.bool_]
     propensity: NDArray[np.float32]
     users: Users
@@ -33,7 +33,7 @@ class Block:
 
 
 class Feed:
-    """The impressions of a world.
+    """Impressions of a world.
 
     Args:
         world: Sizes and seed.
@@ -41,24 +41,24 @@ class Feed:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.cast = FeatureGenerator(world)
-        self.policy = Policy(self.cast)
+        self.features = FeatureGenerator(world)
+        self.policy = Policy(self.features)
 
     def at(self, places: range) -> Block:
-        """The impressions at places in the order of time, in that order."""
+        """Return the impressions at some places in the order of time, in that order."""
         place = np.arange(places.start, places.stop, dtype=np.int64)
         return self._block(self.world.at(place), place)
 
     def day_of_users(self, impressions: range, day: int) -> Block:
-        """Those of some impressions that fall on a day (0 .. 7), in the order of user and time."""
+        """Return those of some impressions that fall on a day from 0 to 7, in the order of user and time."""
         world = self.world
-        found = []
-        for start in range(impressions.start, impressions.stop, _SCAN):
-            candidates = np.arange(start, min(start + _SCAN, impressions.stop), dtype=np.int64)
+        selected = []
+        for start in range(impressions.start, impressions.stop, _SCAN_ROWS):
+            candidates = np.arange(start, min(start + _SCAN_ROWS, impressions.stop), dtype=np.int64)
             places = world.place_of(candidates)
             inside = (places >= world.day_start(day)) & (places < world.day_start(day + 1))
-            found.append((candidates[inside], places[inside]))
-        impression, place = (np.concatenate(each) for each in zip(*found, strict=True))
+            selected.append((candidates[inside], places[inside]))
+        impression, place = (np.concatenate(each) for each in zip(*selected, strict=True))
         order = np.lexsort((place, world.user_of(impression)))
         return self._block(impression[order], place[order])
 
@@ -66,10 +66,10 @@ class Feed:
         world = self.world
         day, milliseconds = world.time_of(place)
         user = world.user_of(impression)
-        users = self.cast.users(user)
+        users = self.features.users(user)
         video, explored, propensity = self.policy.choose(impression, users.group)
-        videos = self.cast.videos(video)
-        contexts = self.cast.contexts(world.bits("context", impression), day, milliseconds)
+        videos = self.features.videos(video)
+        contexts = self.features.contexts(world.bits("context", impression), day, milliseconds)
         return Block(
             impression=impression,
             user=user,

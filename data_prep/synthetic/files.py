@@ -1,4 +1,4 @@
-"""Shares of a list of tasks, each in a process of its own, and the Parquet files that they write a table at a time."""
+"""Processes that each work on a share of the tasks, and the Parquet files that they write, table by table."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ R = TypeVar("R")
 def run_shares(
     work: Callable[..., Iterator[R]], fixed: tuple[Any, ...], tasks: Sequence[T], processes: int
 ) -> Iterator[R]:
-    """What `work(*fixed, share)` yields, over all shares, in the order of arrival; task i is of share i mod processes.
+    """Yield the results of `work(*fixed, share)` for all shares, in the order in which they arrive.
 
-    With one process, or one task, `work` runs in this one. A child whose parent is gone ends at its next result.
+    Task i belongs to share i mod processes. For one process or one task, `work` runs in this process. A child whose
+    parent has ended ends at its next result.
 
     Args:
-        work: A function at the top level of a module; arguments and results are pickled.
-        fixed: Its first arguments.
-        tasks: To be shared out.
-        processes: At least 1.
+        work: Function at the top level of a module. Its arguments and results are pickled.
+        fixed: First arguments of the function.
+        tasks: Tasks of all shares.
+        processes: Number of processes, at least 1.
 
     Raises:
-        Exception: What `work` raised in a child.
+        Exception: `work` has raised it in a child.
         RuntimeError: A child was killed.
     """
     count = min(processes, len(tasks))
@@ -87,14 +88,14 @@ def _serve(pipe: Connection, work: Callable[..., Iterator[Any]], arguments: tupl
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How files look.
+class ParquetLayout:
+    """Columns and encodings of Parquet files.
 
     Args:
         schema: Columns and types.
-        plain: Columns of too many values for a dictionary.
-        split_bytes: Likewise, and of `float32` whose bytes compress better apart.
-        metadata: For the footer.
+        plain: Columns with too many values for a dictionary.
+        split_bytes: Further such columns, of type `float32`, which compress better as byte streams.
+        metadata: Metadata of the footer.
     """
 
     schema: pa.Schema
@@ -105,7 +106,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Written:
-    """A complete file."""
+    """File that is complete."""
 
     path: Path
     rows: int
@@ -113,28 +114,28 @@ class Written:
 
 
 class FileWriter:
-    """Writes a Parquet file, a row group a table; a context manager.
+    """Writer of a Parquet file, with one row group for each table. It is a context manager.
 
     Args:
-        path: Of the file; one of that name gives way.
-        layout: Of the file.
+        path: Path of the file. An existing file is replaced.
+        layout: Columns and encodings of the file.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: ParquetLayout) -> None:
         self.path = path
-        # Of this process alone: a worker that outlives its killed parent may be at the same file.
+        # The name has the process id, since a worker that outlives its killed parent may write the same file.
         self._unfinished = path.with_name(f"{path.stem}.{os.getpid()}{UNFINISHED}")
         self.rows = self.row_groups = 0
-        without = {*layout.plain, *layout.split_bytes}
+        without_dictionary = {*layout.plain, *layout.split_bytes}
         self._file = pq.ParquetWriter(
             self._unfinished,
             layout.schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[name for name in layout.schema.names if name not in without],
+            use_dictionary=[name for name in layout.schema.names if name not in without_dictionary],
             column_encoding=dict.fromkeys(layout.split_bytes, "BYTE_STREAM_SPLIT") or None,
             write_page_checksum=True,
-            store_schema=False,  # so that words read as text, whatever Arrow type they were written from
+            store_schema=False,  # Readers then see words as text, whatever Arrow type they were written from.
         )
         self._file.add_key_value_metadata(dict(layout.metadata))
 
@@ -142,7 +143,7 @@ class FileWriter:
         return self
 
     def add(self, table: pa.Table) -> None:
-        """Append a row group; of no rows, nothing."""
+        """Append a row group, unless the table has no rows."""
         if table.num_rows:
             self._file.write_table(table, row_group_size=table.num_rows)
             self.rows += table.num_rows
@@ -159,12 +160,12 @@ class FileWriter:
 
     @property
     def written(self) -> Written:
-        """The file, once it is complete."""
+        """The written file, once it is complete."""
         return Written(self.path, self.rows, self.row_groups)
 
 
-def write_file(path: Path, tables: Iterable[pa.Table], layout: Layout) -> Written:
-    """Write a Parquet file, a row group a table."""
+def write_file(path: Path, tables: Iterable[pa.Table], layout: ParquetLayout) -> Written:
+    """Write a Parquet file with one row group for each table."""
     with FileWriter(path, layout) as writer:
         for table in tables:
             writer.add(table)

@@ -1,6 +1,6 @@
-"""Random bits as a function of a key and an index, so that any row can be made anywhere, alone, and again.
+"""Random bits as a function of a key and an index, so that any process can generate any row, alone and repeatedly.
 
-Everything below is integer arithmetic modulo 2^64: the same bits on every machine.
+The bits come from integer arithmetic modulo 2^64, so they are the same on every machine.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _UNIT_16 = np.float32(2.0**-16)
 
 
 def key_of(*words: object) -> int:
-    """64 bits that name a stream of random bits, from a seed and the stream's purpose."""
+    """Return the key of a stream of random bits, 64 bits that follow from a seed and the purpose of the stream."""
     text = "\x1f".join(map(str, words)).encode()
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little")
 
 
 def bits(key: int, index: I64 | U64) -> U64:
-    """64 random bits for every index: SplitMix64 at counter `index`, started at `key`.
+    """Return 64 random bits for every index: SplitMix64 at counter `index`, started at `key`.
 
     Args:
-        key: Of `key_of`.
+        key: Key of the stream, from `key_of`.
         index: Integers from 0, of any shape.
 
     Returns:
-        A new array of the same shape.
+        New array of the same shape.
     """
     x = index.astype(np.uint64)
     x *= _GOLDEN
@@ -52,51 +52,52 @@ def bits(key: int, index: I64 | U64) -> U64:
 
 
 def uniform64(words: U64) -> F64:
-    """Uniform in [0, 1) from the upper 53 bits."""
+    """Return a uniform number in [0, 1) from the upper 53 bits of each word."""
     out: F64 = (words >> np.uint64(11)).astype(np.float64)
     out *= 2.0**-53
     return out
 
 
 def uniform32(words: U64) -> tuple[F32, F32]:
-    """Two independent uniforms in [0, 1), each of 24 bits."""
+    """Return two independent uniform numbers in [0, 1) from each word, each from 24 bits."""
     high = (words >> np.uint64(40)).astype(np.float32)
     low = (words & np.uint64(0xFFFFFF)).astype(np.float32)
     return high * _UNIT_24, low * _UNIT_24
 
 
 def uniform16(words: U64, lane: int) -> F32:
-    """Uniform in [0, 1) from the `lane`-th 16 bits, 0 to 3."""
+    """Return a uniform number in [0, 1) from one group of 16 bits of each word, the `lane`-th from 0 to 3."""
     return words.view(np.uint16).reshape(len(words), 4)[:, lane].astype(np.float32) * _UNIT_16
 
 
 def byte(words: U64, lane: int) -> NDArray[np.uint8]:
-    """The `lane`-th byte, 0 to 7; a view."""
+    """Return one byte of each word, the `lane`-th from 0 to 7, as a view."""
     return words.view(np.uint8).reshape(len(words), 8)[:, lane]
 
 
 @dataclass(frozen=True)
 class Bijection:
-    """A random permutation of 0 .. size - 1 that needs no table, and its inverse.
+    """Random permutation of 0 .. size - 1 that needs no table, and its inverse.
 
         F(x) = x ^ (x >> h), then (odd x + add) mod 2^k, three times over;   2^(k - 1) < size <= 2^k, h >= k / 2
 
-    F permutes 0 .. 2^k - 1. A result beyond `size` goes through F again until it is inside, which permutes the rest.
+    F permutes 0 .. 2^k - 1. F is applied again to a result of `size` or more until it is below `size`. This permutes
+    0 .. size - 1.
 
     Args:
-        size: At least 1, at most 2^62.
-        key: Of `key_of`.
+        size: Number of permuted integers, from 1 to 2^62.
+        key: Key of the random constants, from `key_of`.
     """
 
     size: int
     key: int
 
     def forward(self, x: I64) -> I64:
-        """Where each of `x` goes."""
+        """Return the image of each integer."""
         return self._walk(x, self._forward_once)
 
     def inverse(self, x: I64) -> I64:
-        """What goes to each of `x`."""
+        """Return the integer whose image is each of `x`."""
         return self._walk(x, self._inverse_once)
 
     @property
@@ -120,9 +121,9 @@ class Bijection:
         x ^= x >> shift
 
     def _inverse_once(self, x: U64) -> None:
-        mask, shift = np.uint64((1 << self._width) - 1), self._shift()  # x ^ (x >> h) is its own inverse for 2 h >= k
+        mask, shift = np.uint64((1 << self._width) - 1), self._shift()
         for odd, add in reversed(self._turns()):
-            x ^= x >> shift
+            x ^= x >> shift  # It is its own inverse, since 2 h >= k.
             x -= np.uint64(add)
             x *= np.uint64(pow(odd, -1, 1 << self._width))
             x &= mask

@@ -1,6 +1,6 @@
 """Power laws and link functions in IEEE arithmetic: + - * / and square roots, whose results are the same everywhere.
 
-Exponents are 1 -+ 1/8, for an eighth root is three square roots, and an eighth power three products.
+The exponents are 7/8 and 9/8, since an eighth root is three square roots and an eighth power is three products.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from data_prep.synthetic.hashing import F32, F64, I64
 
 
 def eighth_root(x: F64) -> F64:
-    """x^(1/8)."""
+    """Return x^(1/8)."""
     return np.sqrt(np.sqrt(np.sqrt(x)))
 
 
 def eighth_power(x: F64) -> F64:
-    """x^8."""
+    """Return x^8."""
     x = x * x
     x *= x
     x *= x
@@ -27,15 +27,15 @@ def eighth_power(x: F64) -> F64:
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """Ranks 0 .. size - 1 with a share that falls with the rank.
+    """Distribution over the ranks 0 .. size - 1, whose share falls with the rank.
 
         F(x) = (G(x) - G(0)) / (G(size) - G(0))        G(x) = (x + shift)^(1/8), or -(x + shift)^(-1/8) if steep
         share of rank r = F(r + 1) - F(r), about (r + shift)^(-7/8), or (r + shift)^(-9/8) if steep
 
     Args:
         size: Number of ranks.
-        shift: Flattens the head; above 0.
-        steep: Exponent 9/8 instead of 7/8.
+        shift: Number above 0 that flattens the head of the distribution.
+        steep: True for the exponent 9/8 instead of 7/8.
     """
 
     size: int
@@ -51,19 +51,19 @@ class PowerLaw:
         return float(low), float(high - low)
 
     def below(self, x: F64) -> F64:
-        """F(x), the share of the ranks below x."""
+        """Return F(x), the share of the ranks below x."""
         low, span = self._ends()
         return (self._integral(x) - low) / span
 
     def rank_at(self, share: F64) -> I64:
-        """The rank r with F(r) <= share < F(r + 1), but for rounding; it never falls as `share` grows."""
+        """Return the rank r with F(r) <= share < F(r + 1) up to rounding. It never falls as `share` grows."""
         low, span = self._ends()
         g = low + share * span
         x = eighth_power(-1.0 / g if self.steep else g) - self.shift
         return np.clip(x.astype(np.int64), 0, self.size - 1)
 
     def density(self, rank: I64) -> F64:
-        """F'(rank), which is close to the share of the rank."""
+        """Return F'(rank), which is close to the share of the rank."""
         x = rank.astype(np.float64)
         x += self.shift
         root = eighth_root(x)
@@ -72,9 +72,9 @@ class PowerLaw:
 
 
 def squash(z: F32) -> F32:
-    """A link to (0, 1) with the value 1/2 and the slope 1/4 at 0, as the logistic function has.
+    """Return 1/2 + z / (2 sqrt(4 + z^2)).
 
-    1/2 + z / (2 sqrt(4 + z^2))
+    It is a link to (0, 1) with the value 1/2 and the slope 1/4 at 0, like the logistic function.
     """
     out = z * z
     out += np.float32(4)
@@ -86,7 +86,7 @@ def squash(z: F32) -> F32:
 
 
 def grow(z: F32) -> F32:
-    """(1 + z/8)^8, close to exp(z) for small z, and 0 below -8."""
+    """Return (1 + z/8)^8, which is close to exp(z) for small z, and 0 below -8."""
     out = z * np.float32(0.125)
     out += np.float32(1)
     np.maximum(out, np.float32(0), out=out)
@@ -97,7 +97,7 @@ def grow(z: F32) -> F32:
 
 
 def coarse(x: F32, mantissa_bits: int) -> F32:
-    """Round to so many bits of mantissa (half up in magnitude): fewer distinct values, and files that compress."""
+    """Return numbers rounded to fewer bits of mantissa (half up in magnitude), so that files compress better."""
     drop = 23 - mantissa_bits
     word = x.view(np.uint32) + np.uint32(1 << (drop - 1))
     word &= np.uint32(0xFFFFFFFF ^ ((1 << drop) - 1))

@@ -3,10 +3,10 @@
     w_1 = c u_1,   w_2 = c (p u_1 + sqrt(1 - p^2) u_2),   u_1, u_2 orthogonal unit vectors of R^d
     x ~ N(0, I_d),   y_k = w_k.x + sum_{i=1..m} sin(alpha_i (w_k.x) + beta_i) + eps_k,   eps_k ~ N(0, 0.01)
 
-with c = 1, m = 10, alpha_i, beta_i ~ N(0, 1) and d = 512, as the PLE paper has it. p is the cosine of the weights,
-which the correlation of the labels follows without being equal to it. The seed fixes u, alpha and beta too.
+with c = 1, m = 10, alpha_i, beta_i ~ N(0, 1), and d = 512 as in the PLE paper. p is the cosine of the weights. The
+correlation of the labels follows p, but is not equal to it. The seed determines u, alpha and beta, too.
 
-Blocks of `BLOCK_ROWS` rows are functions of (seed, number of the block) alone: another p has the same x and noise.
+The x and the noise of a block of `BLOCK_ROWS` rows depend on the seed and the number of the block, not on p.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import pyarrow as pa
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from data_prep.synthetic.files import Layout
+from data_prep.synthetic.files import ParquetLayout
 from data_prep.synthetic.hashing import F32, F64, key_of
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DenseFeature, Task
 from ple_rec.errors import UserError
 
 NAME = "mmoe-synthetic"
-FORMAT = 4  # raise it when the same arguments would give other bytes
+FORMAT = 4  # Raise this number with each change after which the same arguments give other bytes.
 PAPER_ROWS = 1_400_000
-MIN_ROWS = 1_000  # valid and test have a tenth each
+MIN_ROWS = 1_000  # Valid and test have a tenth of the rows each.
 PAPER_DIM, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01
 MIN_DIM = 2
 BLOCK_ROWS = 8192
@@ -40,13 +40,13 @@ TASKS = tuple(Task(name=f"task{k}", kind="regression", label=f"y{k}") for k in (
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some blocks of a split.
+class MmoePart:
+    """Part of the dataset: some blocks of a split.
 
     Args:
-        index: Number among the parts of the split.
-        splits: The split.
-        blocks: (number of the block, its rows) each.
+        index: Number of the part in its split.
+        splits: Tuple of the one split.
+        blocks: Number and rows of each block.
     """
 
     index: int
@@ -56,16 +56,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Mmoe:
-    """The dataset.
+    """Design of the dataset.
 
     Args:
-        rows: Of train (the first 80 %), valid and test (10 % each) together; no row depends on another.
-        correlation: p, in [-1, 1].
-        seed: Of everything that is random.
-        dim: d.
+        rows: Number of rows: 80 % for train, and 10 % each for valid and test. The rows are independent.
+        correlation: Cosine p of the two weights, in [-1, 1].
+        seed: Seed of everything that is random.
+        dim: Number of inputs d.
 
     Raises:
-        UserError: An argument out of its range.
+        UserError: An argument is out of its range.
     """
 
     rows: int = PAPER_ROWS
@@ -95,16 +95,16 @@ class Mmoe:
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        """x000, x001, ..."""
+        """Names of the inputs: x000, x001, ..."""
         return tuple(f"x{i:03d}" for i in range(self.dim))
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """task1 and task2."""
+        """The tasks task1 and task2."""
         return TASKS
 
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the content."""
+        """Return everything that determines the content."""
         return {"name": NAME, "format": FORMAT} | {
             "rows": self.rows,
             "dim": self.dim,
@@ -113,36 +113,36 @@ class Mmoe:
         }
 
     def fields(self) -> Mapping[str, Any]:
-        """Fields of `DatasetSchema`; x is normal already and needs no normaliser."""
+        """Return fields of `DatasetSchema`. The inputs need no normaliser, since they are standard normal."""
         dense = tuple(DenseFeature(name=name, normaliser="none") for name in self.features)
         return {"name": NAME, "dense": dense, "tasks": TASKS}
 
     def slices(self) -> tuple[str, ...]:
-        """None."""
+        """Return no columns."""
         return ()
 
     def names(self) -> Mapping[str, Mapping[int, str]]:
-        """None."""
+        """Return no names, since there are no tables."""
         return {}
 
     def facts(self) -> Mapping[str, Any]:
-        """`process`: what the equations above leave open; `noise_variance` is the least MSE that a model can have."""
+        """Return `process`, the parameters of the equations. No model has an MSE below `noise_variance`."""
         alpha, beta = self.waves
-        made_by = {"correlation": float(self.correlation), "seed": self.seed, "dim": self.dim, "scale": SCALE}
-        return {"process": made_by | {"noise_variance": NOISE_VARIANCE, "alpha": alpha, "beta": beta}}
+        parameters = {"correlation": float(self.correlation), "seed": self.seed, "dim": self.dim, "scale": SCALE}
+        return {"process": parameters | {"noise_variance": NOISE_VARIANCE, "alpha": alpha, "beta": beta}}
 
-    def layout(self) -> Layout:
-        """Of the parts: no two values are alike, so nothing is dictionary-encoded."""
+    def layout(self) -> ParquetLayout:
+        """Return the layout of the parts, without dictionaries, since nearly all values differ."""
         names = [*self.features, *(t.label for t in TASKS), *(f"truth_{t.name}" for t in TASKS)]
-        return Layout(pa.schema([(name, pa.float32()) for name in names]), split_bytes=tuple(names))
+        return ParquetLayout(pa.schema([(name, pa.float32()) for name in names]), split_bytes=tuple(names))
 
     def split_rows(self) -> dict[Split, int]:
-        """Rows of every split."""
-        held = self.rows // 10
-        return {"train": self.rows - 2 * held, "valid": held, "test": held}
+        """Return the number of rows of every split."""
+        evaluated = self.rows // 10
+        return {"train": self.rows - 2 * evaluated, "valid": evaluated, "test": evaluated}
 
-    def parts(self) -> list[Part]:
-        """The dataset, cut into parts that can be made in any order."""
+    def parts(self) -> list[MmoePart]:
+        """Return the parts of the dataset, which can be generated in any order."""
         out, number = [], 0
         for split, rows in self.split_rows().items():
             size = max(1, min(BLOCK_ROWS, rows // 16))
@@ -150,18 +150,18 @@ class Mmoe:
             blocks = list(enumerate(sizes, number))
             number += len(blocks)
             out += [
-                Part(i // _PART_BLOCKS, (split,), tuple(blocks[i : i + _PART_BLOCKS]))
+                MmoePart(i // _PART_BLOCKS, (split,), tuple(blocks[i : i + _PART_BLOCKS]))
                 for i in range(0, len(blocks), _PART_BLOCKS)
             ]
         return out
 
-    def tables(self, parts: Sequence[Part]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
-        """The row groups of each part, in order, each of one split."""
+    def tables(self, parts: Sequence[MmoePart]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
+        """Yield the row groups of each part, in order, with their split."""
         for part in parts:
             yield ((part.splits[0], self.table(number, rows)) for number, rows in part.blocks)
 
     def table(self, number: int, rows: int) -> pa.Table:
-        """A block: x, the labels y1 and y2, and the labels without noise, truth_task1 and truth_task2."""
+        """Return a block: x, the labels y1 and y2, and the labels without noise, truth_task1 and truth_task2."""
         random = self._random("block", number)
         x_DN = random.standard_normal((self.dim, rows), dtype=np.float32)
         noise_KN = random.standard_normal((2, rows)) * math.sqrt(NOISE_VARIANCE)
@@ -176,7 +176,7 @@ class Mmoe:
 
     @cached_property
     def directions(self) -> tuple[list[float], list[float]]:
-        """u_1 and u_2: normal vectors, made orthogonal, of length 1; sums are exactly rounded."""
+        """The orthogonal unit vectors u_1 and u_2, from normal numbers. Their sums are exactly rounded."""
         random = self._random("directions", 0)
         first, second = (random.standard_normal(self.dim).tolist() for _ in range(2))
         first = _unit(first)
@@ -185,19 +185,19 @@ class Mmoe:
 
     @cached_property
     def weights(self) -> tuple[list[float], list[float]]:
-        """w_1 and w_2."""
+        """The weights w_1 and w_2."""
         p, q = self.correlation, math.sqrt(1 - self.correlation**2)
         first, second = self.directions
         return [SCALE * a for a in first], [SCALE * (p * a + q * b) for a, b in zip(first, second, strict=True)]
 
     @cached_property
     def waves(self) -> tuple[list[float], list[float]]:
-        """The pair of alpha and beta."""
+        """The numbers alpha and beta."""
         random = self._random("waves", 0)
         return random.standard_normal(WAVES).tolist(), random.standard_normal(WAVES).tolist()
 
     def _projections(self, x_DN: F32) -> list[F64]:
-        """w_k.x, added up feature by feature: a matrix product would add in an order of its own."""
+        """Return w_k.x, summed feature by feature, since the order of sums in a matrix product is not defined."""
         out = [np.zeros(x_DN.shape[1]) for _ in TASKS]
         for x_N, *weights in zip(x_DN, *self.weights, strict=True):
             wide = x_N.astype(np.float64)

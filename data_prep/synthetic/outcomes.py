@@ -3,22 +3,23 @@
 Affinities, of the products x_k = user factor k x video factor k, k = 0 .. 7, scaled to a variance of about 1:
 
     click    x0 + x1 + x2 + x3
-    watch    b (x2 + x3) + x4 + x5      b = 1 where the user chose the video, -.6 where it started by itself
+    watch    b (x2 + x3) + x4 + x5      b = 1 if the user chose the video, -.6 if it started by itself
     share    x4 + x5 + x6               comment    x1 + x6 + x7
 
 and from them, `squash` being a link to (0, 1) and `grow` close to exp:
 
-    p_click = squash(...)         p_play = p_click, or 1 - (1 - p_click)(1 - p_start) where it may start by itself
+    p_click = squash(...)         p_play = p_click, or 1 - (1 - p_click)(1 - p_start) if it may start by itself
     ratio watched, given a play: L U^2        U uniform, L = grow(...)
     valid view: play_time > 3 s               completion: min(play_time / duration, 1), both 0 without a play
     p_share, p_comment: after a click
 
-Two facts of the paper are built in. A valid view is a function of the play *and* of the ratio. And a video that starts
-by itself is played nearly always, so there a valid view follows the ratio, while among the others it follows the click;
-what attracts the click even shortens the view there. The correlation of the two labels therefore depends on the sample.
+Two facts of the paper are built in. First, a valid view depends on the play *and* on the ratio. Second, a video that
+starts by itself is nearly always played, so its valid view follows the ratio; for other videos the valid view follows
+the click. For videos that start by themselves, x2 and x3 raise the click and shorten the view. So the correlation of
+the two labels depends on the sample.
 
-A probability has 10 bits of mantissa (`outcomes.TRUTH_BITS`), so that counts by its bit pattern are exact, a few
-hundred kilobytes whatever the number of rows, and mergeable by adding.
+A probability has 10 bits of mantissa (`outcomes.TRUTH_BITS`). So counts by its bit pattern are exact, take a few
+hundred kilobytes for any number of rows, and can be merged by adding.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from data_prep.synthetic.world import World
 from ple_rec.config.schema import Task
 
 VALID_VIEW_MS = 3000
-TRUTH_BITS = 10  # mantissa of a probability: known to 1/2048 of itself, and compressible
+TRUTH_BITS = 10  # Bits of mantissa of a probability: its relative error is at most 1/2048, and it compresses well.
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Rates:
     """
 
     click: float = -0.67
-    start: float = 0.8  # p_start = squash of it: videos that may start by themselves mostly do
+    start: float = 0.8  # p_start = squash(start): videos that may start by themselves mostly do.
     watch: float = 0.85
     share: float = 0.008
     comment: float = 0.012
@@ -66,7 +67,7 @@ RATES = Rates()
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Labels of a block, and the probabilities that they were drawn by."""
+    """Labels of a block, and the probabilities from which they were drawn."""
 
     click: NDArray[np.bool_]
     play_time_ms: I32
@@ -75,11 +76,11 @@ class Outcomes:
     truth: dict[str, F32]
 
     def valid_view(self) -> NDArray[np.bool_]:
-        """The label of the task vtr."""
+        """Return the label of the task vtr."""
         return self.play_time_ms > VALID_VIEW_MS
 
     def completion(self, duration_ms: I32) -> F32:
-        """The label of the task vcr."""
+        """Return the label of the task vcr."""
         ratio = self.play_time_ms.astype(np.float64) / duration_ms
         return np.minimum(ratio, 1.0).astype(np.float32)
 
@@ -87,15 +88,15 @@ class Outcomes:
 def outcomes(
     world: World, impression: I64, users: Users, videos: Videos, contexts: Contexts, rates: Rates = RATES
 ) -> Outcomes:
-    """Draw what happens to impressions.
+    """Draw the outcomes of impressions.
 
     Args:
-        world: Whose random bits to use.
+        world: World that has the random bits.
         impression: Numbers of the impressions.
-        users: Who sees the video.
-        videos: Which video.
-        contexts: Where and how.
-        rates: Offsets and slopes.
+        users: Users of the impressions.
+        videos: Videos of the impressions.
+        contexts: Contexts of the impressions.
+        rates: Offsets and slopes of the outcomes.
     """
     x = _products(users, videos)
     auto = contexts.auto
@@ -136,10 +137,11 @@ def outcomes(
 
 
 def _products(users: Users, videos: Videos) -> F32:
-    """x_k as (LATENT, n), each with a variance of about 1/4."""
+    """Return x_k of shape (LATENT, n), each with a variance of about 1/4."""
     x = np.ascontiguousarray(users.latent.T).astype(np.float32)
     x *= np.ascontiguousarray(videos.latent.T)
-    x *= np.float32(0.5 / (13 * 5461))  # the variance of a factor: (3^2 + 2^2) times that of a random int8
+    # The variance of a factor is (3^2 + 2^2) times that of a random int8.
+    x *= np.float32(0.5 / (13 * 5461))
     return x
 
 
@@ -155,7 +157,7 @@ def _click(rates: Rates, taste: F32, users: Users, videos: Videos, contexts: Con
 
 
 def _length(rates: Rates, taste: F32, users: Users, videos: Videos, contexts: Contexts) -> F32:
-    """L: the longest ratio that is watched, above 0."""
+    """Return L, the longest ratio that is watched, above 0."""
     z = taste * np.float32(rates.watch_taste)
     z += videos.quality * np.float32(0.35)
     z -= np.sqrt(videos.duration_ms.astype(np.float32)) * np.float32(0.0045)
@@ -171,7 +173,7 @@ def _after_click(rate: float, slope: float, taste: F32, leaning: F32) -> F32:
 
 
 def _longer_than(milliseconds: int, length: F32, duration_ms: I32) -> F32:
-    """P(L U^2 duration >= milliseconds) = 1 - sqrt(t / L), t = milliseconds / duration; 0 for t > L."""
+    """Return P(L U^2 duration >= milliseconds) = 1 - sqrt(t / L), t = milliseconds / duration; 0 for t > L."""
     t = np.float32(milliseconds) / duration_ms.astype(np.float32)
     t /= length
     np.sqrt(t, out=t)
@@ -180,27 +182,27 @@ def _longer_than(milliseconds: int, length: F32, duration_ms: I32) -> F32:
 
 
 def _mean_completion(length: F32) -> F32:
-    """E min(L U^2, 1) = L / 3 for L <= 1, else 1 - 2 / (3 sqrt(L))."""
+    """Return E min(L U^2, 1) = L / 3 for L <= 1, else 1 - 2 / (3 sqrt(L))."""
     above = np.float32(1) - np.float32(2 / 3) / np.sqrt(length)
     return np.where(length <= 1, length * np.float32(1 / 3), above)
 
 
-_DROPPED = 23 - TRUTH_BITS
-_PATTERNS = (127 << TRUTH_BITS) + 1  # of the floats in [0, 1]
-_UNIT = 1 << 30  # squared errors are summed in integers, so that the sum does not depend on the order
+_DROPPED_BITS = 23 - TRUTH_BITS
+_PATTERNS = (127 << TRUTH_BITS) + 1  # Number of bit patterns of the floats in [0, 1].
+_UNIT = 1 << 30  # Squared errors are summed as integers, so that the sum does not depend on the order.
 
 
 class Reachable:
-    """Counts over the rows of a split.
+    """Best metrics that a model can reach on a split, computed from counts over its rows.
 
     Args:
-        tasks: Whose labels; task `t` has its ground truth in the column `truth_<t>`.
+        tasks: Tasks of the dataset. Task `t` has its ground truth in the column `truth_<t>`.
     """
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self.tasks = tuple(tasks)
         self.counts = {t.name: np.zeros((2, _PATTERNS), np.int64) for t in self.tasks if t.kind == "binary"}
-        self.sums = {t.name: [0, 0, 0, 0] for t in self.tasks if t.kind != "binary"}  # samples, error^2, y, y^2
+        self.sums = {t.name: [0, 0, 0, 0] for t in self.tasks if t.kind != "binary"}  # Samples, error^2, y, y^2.
 
     def add(self, rows: pa.Table) -> None:
         """Count rows."""
@@ -209,7 +211,7 @@ class Reachable:
             truth = inside[f"truth_{task.name}"].to_numpy()
             label = inside[task.label].to_numpy()
             if task.kind == "binary":
-                pattern = truth.view(np.uint32) >> np.uint32(_DROPPED)
+                pattern = truth.view(np.uint32) >> np.uint32(_DROPPED_BITS)
                 positive = label == 1
                 self.counts[task.name][1] += np.bincount(pattern[positive], minlength=_PATTERNS)
                 self.counts[task.name][0] += np.bincount(pattern[~positive], minlength=_PATTERNS)
@@ -226,7 +228,7 @@ class Reachable:
             self.sums[name] = [a + b for a, b in zip(self.sums[name], sums, strict=True)]
 
     def results(self) -> dict[str, dict[str, float | int | None]]:
-        """By task: `samples`, and `auc`, `logloss`, `positives` or `mse`, `variance`; None where undefined."""
+        """Return `samples`, and `auc`, `logloss`, `positives` or `mse`, `variance` by task; None if undefined."""
         out: dict[str, dict[str, float | int | None]] = {}
         for name, counts in self.counts.items():
             negatives, positives = (int(n) for n in counts.sum(axis=1))
@@ -247,7 +249,7 @@ class Reachable:
 
 
 def describe(results: dict[str, dict[str, float | int | None]]) -> str:
-    """The results on one line, for people."""
+    """Return the results as one line of text."""
     cells = []
     for name, values in results.items():
         figures = (f"{key} {values[key]:.4f}" for key in ("auc", "mse") if values.get(key) is not None)
@@ -260,7 +262,7 @@ def _exact(values: F64) -> int:
 
 
 def _auc(counts: NDArray[np.int64]) -> float:
-    """(pairs in the right order + half the ties) / pairs, in integers."""
+    """Return (pairs in the right order + half the ties) / pairs, from sums in integers."""
     negatives, positives = counts
     below = np.cumsum(negatives) - negatives
     twice = sum(int(p) * (2 * int(b) + int(n)) for p, b, n in zip(positives, below, negatives, strict=True) if p)
@@ -269,7 +271,7 @@ def _auc(counts: NDArray[np.int64]) -> float:
 
 def _logloss(counts: NDArray[np.int64]) -> float:
     used = np.flatnonzero(counts.sum(axis=0))
-    p = (used.astype(np.uint32) << np.uint32(_DROPPED)).view(np.float32).astype(np.float64)
+    p = (used.astype(np.uint32) << np.uint32(_DROPPED_BITS)).view(np.float32).astype(np.float64)
     p = np.clip(p, 1e-12, 1 - 1e-12)
     losses = -(counts[1, used] * np.log(p) + counts[0, used] * np.log1p(-p))
     return float(losses.sum() / counts.sum())

@@ -1,4 +1,4 @@
-"""`prepare_synthetic`: a synthetic dataset directory, its parts by as many processes as wanted.
+"""Preparation of a synthetic dataset directory by one or more processes.
 
 No other module of this folder knows how a directory is staged, finished or described.
 """
@@ -24,7 +24,7 @@ from data_prep.output.parts import read_part
 from data_prep.output.stage import dataset_directory, is_there
 from data_prep.output.summary import Summary
 from data_prep.stats import write_page
-from data_prep.synthetic.files import FileWriter, Layout, Written, run_shares
+from data_prep.synthetic.files import FileWriter, ParquetLayout, Written, run_shares
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import PAPER_DIM, Mmoe
 from data_prep.synthetic.mmoe import PAPER_ROWS as MMOE_ROWS
@@ -39,51 +39,51 @@ from ple_rec.storage import Location
 
 
 class Design(Protocol):
-    """A synthetic dataset; it is pickled to the processes that make its parts."""
+    """Design of a synthetic dataset. It is pickled to the processes that generate its parts."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The ground truth of task `t` is the column `truth_<t>`."""
+        """Tasks of the dataset. The ground truth of task `t` is the column `truth_<t>`."""
 
     def recipe(self) -> dict[str, Any]:
-        """Everything that decides the content."""
+        """Return everything that determines the content."""
 
     def fields(self) -> Mapping[str, Any]:
-        """Fields of `DatasetSchema`, without `version`, `fingerprint` and `splits`."""
+        """Return the fields of `DatasetSchema`, without `version`, `fingerprint` and `splits`."""
 
     def slices(self) -> Sequence[str]:
-        """Columns by whose values the statistics relate the labels."""
+        """Return the columns for whose values the statistics have correlations of the labels."""
 
     def names(self) -> Mapping[str, Mapping[int, str]]:
-        """What rows mean, by table."""
+        """Return the raw values of rows, by table and row."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Keys of `stats.json` that tell how the data was made."""
+        """Return keys of `stats.json` that describe how the data was generated."""
 
-    def layout(self) -> Layout:
-        """Of the parts, without metadata."""
+    def layout(self) -> ParquetLayout:
+        """Return the layout of the parts, without metadata."""
 
     def parts(self) -> Sequence[Any]:
-        """Of the dataset; each has `index`, its number among the parts of the same splits, and `splits`."""
+        """Return the parts of the dataset. Each has `splits` and `index`, its number among the parts of its splits."""
 
     def tables(self, parts: Sequence[Any]) -> Iterator[Iterator[tuple[Split, pa.Table]]]:
-        """The row groups of each part, in order, each of one split."""
+        """Yield the row groups of each part, in order, with their split."""
 
 
-_UNIT = 1 << 30
+_UNIT = 1 << 30  # Values are summed as integers in units of 1 / _UNIT, so that sums do not depend on the order.
 
 
-def is_made(out: Location, digest: str, *, overwrite: bool) -> bool:
-    """Return whether `out` is the dataset of this recipe, and need not be made again.
+def is_prepared(out: Location, digest: str, *, overwrite: bool) -> bool:
+    """Return whether `out` is the dataset of this recipe, so that it need not be generated.
 
     Raises:
         UserError: `out` is another dataset and `overwrite` is false, or is no dataset directory.
     """
 
-    def refusal(there: str) -> UserError:
+    def refusal(old_digest: str) -> UserError:
         return UserError(
             str(out),
-            f"was prepared by another recipe ({there[:12] or 'unknown'}, now {digest[:12]})",
+            f"was prepared by another recipe ({old_digest[:12] or 'unknown'}, now {digest[:12]})",
             "a dataset directory is replaced on request only",
             f"pass {Option.OVERWRITE}, or name another {Option.OUT}",
         )
@@ -93,21 +93,21 @@ def is_made(out: Location, digest: str, *, overwrite: bool) -> bool:
 
 @contextmanager
 def growing_directory(out: Location, digest: str, *, overwrite: bool) -> Iterator[Path | None]:
-    """Make a folder with a subfolder a split that becomes `out` when the block ends well; None where `out` is there.
+    """Yield a folder with a subfolder for each split, which becomes `out` when the block succeeds.
 
-    What a stopped run of the same recipe has finished is there; what this one finishes stays if it is stopped.
+    Yield None if `out` is already the dataset of this recipe. The folder has the finished parts of a stopped run of the
+    same recipe, and keeps those of this run if it is stopped.
 
     Args:
         out: Path or address of the dataset directory.
         digest: Digest of the recipe.
-        overwrite: Flag that another dataset gives way.
+        overwrite: True to replace another dataset.
 
     Raises:
-        UserError: Another dataset is there, another run is writing it, the place may not be written, or the disk is
-            full.
+        UserError: Another dataset exists, another run is writing it, the place cannot be written, or the disk is full.
     """
     with dataset_directory(out, overwrite=overwrite) as growing:
-        if is_made(out, digest, overwrite=overwrite):
+        if is_prepared(out, digest, overwrite=overwrite):
             yield None
             return
         growing.begin(digest)
@@ -117,7 +117,7 @@ def growing_directory(out: Location, digest: str, *, overwrite: bool) -> Iterato
 
 
 def finish(stage: Path, schema: DatasetSchema, digest: str, stats: Mapping[str, Any]) -> None:
-    """Write what stands beside the parts, the page of the statistics too, `_SUCCESS` last."""
+    """Write the files beside the parts and the page of the statistics, with `_SUCCESS` last."""
     write_page(stats, schema, stage / STATS_PAGE)
     writer.finish(stage, schema, digest, stats)
 
@@ -129,32 +129,32 @@ def statistics(
     names: Mapping[str, Mapping[int, str]],
     memory: int | None = None,
 ) -> dict[str, Any]:
-    """`stats.json` of the parts that are there, as `data_prep.stats` describes it.
+    """Return `stats.json` of the written parts, as `data_prep.stats` describes it.
 
-    Columns without a normaliser, of which `mmoe-synthetic` has 512 without two equal values, get counts, limits and
-    moments alone, all in one query a split; their `log_mean`, `log_std`, `quantiles` and drift are null.
+    Columns without a normaliser get counts, limits and moments only, in one query for each split; their `log_mean`,
+    `log_std`, `quantiles` and drift are null. `mmoe-synthetic` has 512 such columns, with nearly no equal values.
 
     Args:
-        stage: The folder of the parts.
-        schema: Of the dataset.
-        slices: Columns by whose values labels are correlated.
-        names: What rows of a table mean.
-        memory: Bytes that the engine may use; None for 80 % of the machine's.
+        stage: Folder of the parts.
+        schema: Schema of the dataset.
+        slices: Columns for whose values the labels are correlated.
+        names: Raw values of rows, by table and row.
+        memory: Bytes that the engine may use; None for 80 % of the machine's memory.
     """
-    plain = [number.name for number in schema.dense if number.normaliser == "none"]
-    others = tuple(number for number in schema.dense if number.normaliser != "none")
+    unnormalised = [number.name for number in schema.dense if number.normaliser == "none"]
+    normalised = tuple(number for number in schema.dense if number.normaliser != "none")
     with parts_engine(stage, memory) as engine:
-        stats = describe(engine, stage, schema.model_copy(update={"dense": others}), slices, names)
-        for split in SPLITS if plain else ():
+        stats = describe(engine, stage, schema.model_copy(update={"dense": normalised}), slices, names)
+        for split in SPLITS if unnormalised else ():
             rows = engine.read(sorted((stage / split).glob("*.parquet")))
-            for name, figures in _moments(engine, rows, plain).items():
+            for name, figures in _moments(engine, rows, unnormalised).items():
                 stats["columns"].setdefault(name, {})[split] = figures
-    stats["drift"] |= {name: dict.fromkeys(("psi", "chance", "ks")) for name in plain}
+    stats["drift"] |= {name: dict.fromkeys(("psi", "chance", "ks")) for name in unnormalised}
     return stats
 
 
 def _moments(engine: DuckEngine, rows: ir.Table, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Figures of columns by name; sums are of integers, `_UNIT` to 1, so that their order does not matter."""
+    """Return counts, limits and moments of columns by name."""
     figures: dict[str, ir.Value] = {"rows__": rows.count()}
     for name in names:
         x = rows[name].cast("float64")
@@ -196,31 +196,32 @@ def prepare_synthetic(
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """Make a synthetic dataset. The same arguments give the same bytes, by however many processes.
+    """Prepare a synthetic dataset. The same arguments give the same bytes, with any number of processes.
 
-    Parts that a stopped run has finished stay, and the next one with the same arguments goes on with them.
+    If a run is stopped, the next run with the same arguments uses the parts that it has finished.
 
-    `stats.json` has a key more than others, `reachable`: of valid and test, by task, the AUC and the log loss, or the
-    mean squared error, of the probabilities that the labels were drawn by. No model can do better but by chance. Of
-    mmoe-synthetic it has `process` too: its correlation, seed, dim, scale, noise_variance, alpha and beta.
+    `stats.json` has one more key than for other datasets, `reachable`. By split (valid and test) and task, it has the
+    AUC and the log loss, or the mean squared error, of the probabilities from which the labels were drawn. A model can
+    do better by chance alone. For mmoe-synthetic, `stats.json` also has `process`: its correlation, seed, dim, scale,
+    noise_variance, alpha and beta.
 
     Args:
-        name: One of `SYNTHETIC`.
-        out: The dataset directory: new, empty, or already prepared.
-        rows: Of all splits together; by default the paper's number.
-        seed: Of the world.
-        correlation: p of mmoe-synthetic, by default 0.5.
-        dim: Inputs of mmoe-synthetic, by default 512.
+        name: Name of the dataset, one of `SYNTHETIC`.
+        out: Path or address of the dataset directory: new, empty, or already prepared.
+        rows: Number of rows in all splits together; None for that of the paper.
+        seed: Seed of everything that is random.
+        correlation: Cosine p of mmoe-synthetic; None for 0.5.
+        dim: Number of inputs of mmoe-synthetic; None for 512.
         overwrite: True to replace a dataset directory of another recipe, or a damaged one.
-        processes: That make parts at the same time; each takes about 350 MiB.
-        memory: Bytes for the statistics, which are made of the written parts; by default 80 % of the machine's.
-        progress: Told, as parts are ready, the rows so far and the rows there will be.
+        processes: Number of processes that generate parts. Each takes about 350 MiB.
+        memory: Bytes for the statistics of the written parts; None for 80 % of the machine's memory.
+        progress: Function that gets the number of rows in finished parts and the number of all rows.
 
     Returns:
-        What the directory holds.
+        Summary of the directory.
 
     Raises:
-        UserError: An unknown name, an argument out of its range, or a place that may not be written.
+        UserError: The name is unknown, an argument is out of its range, or the place cannot be written.
         DataError: The disk is full.
     """
     design = design_of(name, rows=rows, seed=seed, correlation=correlation, dim=dim)
@@ -236,9 +237,9 @@ def prepare_design(
     memory: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Summary:
-    """`prepare_synthetic` of a design that has no name; same arguments, same errors."""
+    """Prepare the dataset of a design. Arguments and errors are those of `prepare_synthetic`."""
     digest = _sha256(design.recipe())
-    if is_made(out, digest, overwrite=overwrite):
+    if is_prepared(out, digest, overwrite=overwrite):
         return Summary.read(out, reused=True)
     empty = DatasetSchema(version=1, fingerprint="", splits={}, **design.fields())
     fingerprint = _sha256({"recipe": digest, "schema": empty.model_dump(mode="json")})
@@ -273,7 +274,7 @@ def prepare_design(
 def design_of(
     name: str, *, rows: int | None = None, seed: int = 0, correlation: float | None = None, dim: int | None = None
 ) -> Design:
-    """The synthetic dataset of a name; arguments and errors are those of `prepare_synthetic`."""
+    """Return the design of a name. Arguments and errors are those of `prepare_synthetic`."""
     if name == MMOE:
         return Mmoe(
             MMOE_ROWS if rows is None else rows,
@@ -292,20 +293,20 @@ def design_of(
 def _write_parts(
     design: Design, stage: Path, fingerprint: str, parts: Sequence[Any]
 ) -> Iterator[list[tuple[Split, Written]] | dict[Split, Reachable]]:
-    """Write parts, unless they are there; yield the files of each and, at the end, what is reachable on them."""
+    """Write the parts that do not exist yet. Yield the files of each part, and the reachable metrics at the end."""
     reachable = {split: Reachable(design.tasks) for split in _EVALUATED}
     plain = design.layout()
-    layout = Layout(plain.schema, plain.plain, plain.split_bytes, {FINGERPRINT_KEY: fingerprint.encode()})
-    todo = []
+    layout = ParquetLayout(plain.schema, plain.plain, plain.split_bytes, {FINGERPRINT_KEY: fingerprint.encode()})
+    missing = []
     for part in parts:
-        if (there := _finished(stage, fingerprint, part)) is None:
-            todo.append(part)
+        if (files := _finished_files(stage, fingerprint, part)) is None:
+            missing.append(part)
             continue
-        for split, file in there:
+        for split, file in files:
             if split in reachable:
                 _count(reachable[split], file.path)
-        yield there
-    for part, tables in zip(todo, design.tables(todo), strict=True):
+        yield files
+    for part, tables in zip(missing, design.tables(missing), strict=True):
         with ExitStack() as stack:
             writers = {
                 split: stack.enter_context(FileWriter(_path(stage, split, part.index), layout)) for split in part.splits
@@ -322,14 +323,14 @@ def _path(stage: Path, split: Split, index: int) -> Path:
     return stage / split / f"part-{index:05d}.parquet"
 
 
-def _finished(stage: Path, fingerprint: str, part: Any) -> list[tuple[Split, Written]] | None:
-    """The files of a part that a stopped run has left, if all of them are whole."""
+def _finished_files(stage: Path, fingerprint: str, part: Any) -> list[tuple[Split, Written]] | None:
+    """Return the files of a part that a stopped run has written; None unless all of them are whole."""
     out: list[tuple[Split, Written]] = []
     for split in part.splits:
         path = _path(stage, split, part.index)
-        if (found := read_part(path, part.index, fingerprint)) is None:
+        if (part_file := read_part(path, part.index, fingerprint)) is None:
             return None
-        out.append((split, Written(path, found.rows, found.row_groups)))
+        out.append((split, Written(path, part_file.rows, part_file.row_groups)))
     return out
 
 

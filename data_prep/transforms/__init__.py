@@ -1,1 +1,1 @@
-"""Raw columns to columns of a dataset: expressions, rows, splits, features, labels, side tables."""
+"""Derivation of a dataset's columns from raw columns: expressions, rows, splits, features, labels, side tables."""

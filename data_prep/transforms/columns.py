@@ -1,4 +1,4 @@
-"""Names of columns: of a dataset's parts, from its configuration, and of the rows on their way there."""
+"""Names of the columns of a dataset's parts, and of the columns that exist only inside the pipeline."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from ple_rec.config.prep import PrepConfig, TaskSpec
 DAY_COLUMN = "log_day"
 GROUP_COLUMN = "group"
 WEIGHT_COLUMN = "sample_weight"
-SPLIT, DAY, REASON = "__split", "__day", "__reason"  # inside the pipeline
-DEALT = "__dealt"  # likewise, of a split that deals out whole groups of rows: what decides on a row
+NO_GROUP = -1  # Readers see this group for a row without one.
+SPLIT, DAY, REASON = "__split", "__day", "__reason"
+TIMES = "__times"  # The column counts the rows of the log that are joined to a row of a side table.
+SPLIT_KEY = "__dealt"  # The column holds the value whose rows a split keeps together.
 
 
 def label_column(task: TaskSpec) -> str:
-    """Column of a task's label."""
+    """Return the name of the column of a task's label."""
     return f"label_{task.name}"
 
 
 def space_columns(config: PrepConfig) -> dict[str, str]:
-    """Column of the sample space by task, where it has one; tasks of the same space share it."""
+    """Return the column of the sample space of each task that has one; tasks of the same space share a column."""
     first: dict[str, str] = {}
     for task in config.tasks:
         if task.space is not None:
@@ -26,5 +28,5 @@ def space_columns(config: PrepConfig) -> dict[str, str]:
 
 
 def weights_column(feature: str) -> str:
-    """Column of a bag's weights."""
+    """Return the name of the column of a bag's weights."""
     return f"{feature}_weights"

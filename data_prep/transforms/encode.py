@@ -1,4 +1,4 @@
-"""Values -> table rows: the columns of the parts."""
+"""Encoding of raw values as rows of embedding tables, in the columns of the parts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
+from data_prep.engines.look_up import Entries
 from data_prep.expressions.kinds import floating
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import hashed_row
 from data_prep.transforms.columns import weights_column
-from data_prep.vocabulary.lookup import Entries
 from ple_rec.config.prep import SparseSpec
 from ple_rec.config.schema import Table
 
-HANDED_ON = 2**12  # One query looks all features up if its lookups times its columns are at most so many.
-JOINS = 16  # Otherwise, each of several queries looks so many features up.
+HANDED_ON = 2**12  # One query looks up all features if its lookups times its columns are at most so many.
+JOINS = 16  # Otherwise, each of several queries looks up so many features.
 
 
 def encoded(
@@ -32,17 +32,17 @@ def encoded(
     Args:
         engine: Engine that looks the values up.
         rows: Rows with a column `raw__<feature>` each, and `weights__<feature>` for a weighted bag.
-        features: Which; those without a raw column are encoded already.
-        vocabularies: By table; bucketised features have none.
-        tables: By name.
+        features: Features to encode; a feature without a raw column is encoded already.
+        vocabularies: Vocabularies by table; bucketised features have none.
+        tables: Tables by name.
 
     Returns:
-        `rows` without the raw columns; rows in any order.
+        `rows` with the encoded instead of the raw columns, in any order.
     """
     features = [feature for feature in features if f"raw__{feature.name}" in rows.columns]
     ids: dict[str, ir.Value] = {}
     singles = [feature for feature in features if not feature.bag and not feature.bucketised]
-    # The cheapest joins first: those of large tables may hand their rows on in small batches.
+    # Joins with large tables come last, since they may hand on their rows in small batches.
     singles.sort(key=lambda f: (vocabularies[f.table_name].low is None, tables[f.table_name].rows))
     out = engine.look_up(rows, {f"raw__{f.name}": vocabularies[f.table_name] for f in singles}) if singles else rows
     for feature in features:
@@ -61,8 +61,8 @@ def encoded(
                 ids[weights_column(feature.name)] = weights
         else:
             ids[feature.name] = _row(raw, out[f"raw__{feature.name}__row"], tables[feature.table_name])
-    gone = [name for name in rows.columns if name.startswith(("raw__", "weights__"))]
-    return out.select(*(name for name in rows.columns if name not in gone), **ids)
+    others = [name for name in rows.columns if not name.startswith(("raw__", "weights__"))]
+    return out.select(*others, **ids)
 
 
 def in_groups(
@@ -76,7 +76,7 @@ def in_groups(
 ) -> list[ir.Table]:
     """Return the columns of `encoded` as one table, or as several tables of the same rows if there are many columns.
 
-    Each join of a query hands on all of its columns, so its memory and time grow with the product of joins and columns.
+    Each join of a query hands on all columns, so memory and time grow with the product of joins and columns.
 
     Args:
         engine: Engine that names the rows.
@@ -98,12 +98,12 @@ def in_groups(
 
 
 def bucket(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
-    """1 + how many edges a number reaches; 0 where it is missing."""
+    """Return 1 + the number of edges that a value reaches; 0 for a missing value."""
     return (reached(value, edges) + 1).fill_null(0).cast("int32")
 
 
 def reached(value: ir.Value, edges: Sequence[float]) -> ir.IntegerValue:
-    """How many edges a number reaches: a sum whose depth stays small, whatever their number."""
+    """Return the number of edges that a value reaches, as a sum whose depth grows with the logarithm of that number."""
     if not edges:
         return ibis.literal(0, "int32")
     if len(edges) == 1:
@@ -123,9 +123,9 @@ def _bag(engine: Engine, rows: ir.Table, feature: SparseSpec, entries: Entries, 
     """Return the table rows of every bag that is not empty, in the bag's order."""
     at, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
     items = rows.select(**{at: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
-    found = engine.look_up(items, {item: entries})
-    row = _row(found[item], found[f"{item}__row"], table)
-    ordered = found.select(at, pair=ibis.struct({"place": found[place].cast("int64"), "row": row}))
-    # A sort of pairs, for not every engine can collect in an order.
+    looked_up = engine.look_up(items, {item: entries})
+    row = _row(looked_up[item], looked_up[f"{item}__row"], table)
+    ordered = looked_up.select(at, pair=ibis.struct({"place": looked_up[place].cast("int64"), "row": row}))
+    # Pairs are sorted after they are collected, since not every engine can collect in an order.
     collected = ordered.group_by(at).aggregate(pairs=ordered["pair"].collect().sort())
     return collected.select(at, **{f"{feature.name}__rows": collected["pairs"].map(lambda pair: pair.row)})

@@ -1,4 +1,4 @@
-"""Names that expressions read, and the columns that are derived so far with the rules that rows break."""
+"""Names that expressions read, and the builder of the derived columns and their rules."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from ple_rec.errors import UserError
 logger = logging.getLogger(__name__)
 
 
-def worded(rows: ir.Table) -> ir.Table:
-    """Return rows of the log with every column under the word by which expressions know it."""
+def renamed_to_words(rows: ir.Table) -> ir.Table:
+    """Return rows of the log, each column renamed to the word by which expressions know it."""
     words = {word_of(name): name for name in rows.columns if word_of(name) != name}
     return rows.rename(words) if words else rows
 
@@ -31,7 +31,8 @@ def worded(rows: ir.Table) -> ir.Table:
 def columns_of(rows: ir.Table) -> dict[str, ir.Value]:
     """Return the columns of rows as expressions read them.
 
-    That is uint64, and decimals without a fraction, as int64, null where they do not fit; other decimals as float64.
+    Columns of uint64 and of decimals without a fraction are read as int64, with null for a number that does not fit.
+    Other decimals are read as float64.
     """
     return {name: _as_read(rows[name]) for name in rows.columns if name != POSITION}
 
@@ -50,7 +51,7 @@ def is_wide(value: ir.Value) -> bool:
 
 
 def too_wide(value: ir.Value) -> ir.BooleanValue:
-    """Where a `is_wide` column holds a number beyond int64."""
+    """Return True where a column that `is_wide` holds a number beyond int64."""
     if isinstance(value, ir.ArrayValue):
         lost = value.filter(lambda x: x.notnull() & _narrowed(x).isnull())
         return (lost.length() > 0).fill_null(False)
@@ -64,18 +65,18 @@ def _narrowed(value: ir.Value) -> ir.Value:
 
 
 def names_of(rows: ir.Table, resolved: Resolved) -> dict[str, ir.Value]:
-    """The words that expressions may use: columns, time, derived columns."""
+    """Return the values that expressions may read, by word: columns, time, derived columns."""
     names = columns_of(rows)
     if resolved.config.time is not None:
-        names = _times(names, resolved) | names  # `timed` rows have them already
+        names = _times(names, resolved) | names  # Rows of `with_times` have these columns already.
         names["time.weekday"] = weekday_of(cast(ir.IntegerValue, names["time.day"]))
     for name in resolved.config.derived:
         names[name] = resolved.build(f"derived.{name}", names)
     return names
 
 
-def timed(rows: ir.Table, resolved: Resolved) -> ir.Table:
-    """Rows with their `time.day` and `time.hour`, so that what refers to them does not compute them again."""
+def with_times(rows: ir.Table, resolved: Resolved) -> ir.Table:
+    """Return rows with the columns `time.day` and `time.hour`, so that they are computed once for all readers."""
     if resolved.config.time is None:
         return rows
     return rows.mutate(**_times(columns_of(rows), resolved))
@@ -87,10 +88,11 @@ def _times(names: Mapping[str, ir.Value], resolved: Resolved) -> dict[str, ir.Va
 
 
 def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
-    """The time of a row, where the configuration has `[time]`.
+    """Return the local time of rows; the configuration must have `[time]`.
 
     Raises:
-        UserError: The value has a type that the unit does not fit; a DataError where it is a column as it is.
+        UserError: The expression has a type that the unit does not fit.
+        DataError: The column that the expression names has such a type.
     """
     assert resolved.config.time is not None
     value = resolved.build("time.value", names)
@@ -103,7 +105,7 @@ def local_time(names: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:
 
 
 def warn_of_offsets(resolved: Resolved) -> None:
-    """Warn where times of the log have an offset, not that of UTC, by which the days are not cut."""
+    """Warn of times of the log whose UTC offset is not `time.utc_offset`, by which the days are cut."""
     table, config = resolved.tables["log"], resolved.config.time
     if config is None:
         return
@@ -126,10 +128,11 @@ def warn_of_offsets(resolved: Resolved) -> None:
 
 
 def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanValue:
-    """A condition, true where a number is not 0.
+    """Return a value as a condition; a number is true if it is not 0.
 
     Raises:
-        UserError: It is neither; a DataError where it is a column as it is.
+        UserError: The expression is neither a condition nor a number.
+        DataError: The column that the expression names is neither.
     """
     if isinstance(value, ir.BooleanValue):
         return value
@@ -138,76 +141,78 @@ def condition_of(key: str, value: ir.Value, resolved: Resolved) -> ir.BooleanVal
     raise resolved.wrong_type(key, value, "a condition is true or false", "condition")
 
 
-def taken(rows: ir.Table, resolved: Resolved) -> ir.Table:
-    """The rows of the log that `log.where` takes.
+def filtered(rows: ir.Table, resolved: Resolved) -> ir.Table:
+    """Return the rows of the log that fulfil `log.where`.
 
     Raises:
-        UserError: It is no condition, or reads what is not there.
+        UserError: `log.where` is no condition, or reads an unknown name.
     """
     if resolved.config.log.where is None:
         return rows
     return rows.filter(condition_of("log.where", resolved.build("log.where", columns_of(rows)), resolved))
 
 
-SIDE_ROW = "__row_"  # position of the row of a side table that a row meets
-BROKEN = "__broken"  # of a bag of a side table: the rule that it breaks, counted from 1, or 0
+SIDE_ROW = "__row_"  # The column holds the position of the side row that is joined to a row of the log.
+BROKEN = "__broken"  # The column holds the rule that a bag of a side table breaks, counted from 1, or 0.
 _LARGEST_FLOAT32 = 3.4028234663852886e38
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Rule that a good row keeps.
+    """Rule that every good row fulfils.
 
     Args:
         key: Key of the configuration.
-        rule: The rule in words.
-        shown: Column of the derived rows that holds the value, for messages.
-        fix: Fix that a message names; None for the general one.
+        rule: Text of the rule.
+        value_column: Column of the derived rows that holds the value that messages show.
+        fix: Fix that messages name; None for the general one.
     """
 
     key: str
     rule: str
-    shown: str
+    value_column: str
     fix: str | None = None
 
     @property
     def reason(self) -> str:
-        """Why a row is left out."""
+        """Reason for which a row that breaks the rule is left out."""
         return f"{self.key}: {self.rule}"
 
 
 class ColumnBuilder:
-    """The columns of a dataset under way.
+    """Columns that are derived from the rows of a log, with the rules that a row can break.
 
     Args:
-        rows: The log's columns and `side.column` ones, with `POSITION`.
-        resolved: The configuration.
-        day_1: Days from 1970-01-01 to day 1, where the configuration counts days.
+        rows: Rows with the columns of the log, the `side.column` ones, and `POSITION`.
+        resolved: Configuration with its expressions.
+        day_1: Days from 1970-01-01 to day 1; None if the configuration does not count days.
 
     Attributes:
-        names: What expressions read.
-        columns: Derived so far, expressions over `rows`.
-        broken: Rules, and where they are.
-        checks_on_derived_columns: Rules of derived columns, with the condition that breaks each, computed once.
+        names: Values that expressions read, by word.
+        columns: Derived columns by name, as expressions over `rows`.
+        broken: Rules, each with the condition under which a row breaks it.
+        checks_on_derived_columns: Rules, each with a function that makes this condition from the table of the derived
+            columns, so that the label is computed once.
     """
 
     def __init__(self, rows: ir.Table, resolved: Resolved, day_1: int | None) -> None:
-        self.rows, self.resolved, self.config, self.day_1 = timed(rows, resolved), resolved, resolved.config, day_1
+        self.rows = with_times(rows, resolved)
+        self.resolved, self.config, self.day_1 = resolved, resolved.config, day_1
         self.names = names_of(self.rows, resolved)
         self.columns: dict[str, ir.Value] = {}
         self.broken: list[tuple[Rule, ir.BooleanValue]] = []
         self.checks_on_derived_columns: list[tuple[Rule, Callable[[ir.Table], ir.BooleanValue]]] = []
 
     def build(self, key: str) -> ir.Value:
-        """The expression at a key of the configuration."""
+        """Return the value of the expression at a key of the configuration."""
         return self.resolved.build(key, self.names)
 
     def boolean(self, key: str) -> ir.BooleanValue:
-        """The condition there."""
+        """Return the value of the expression at a key, as a condition."""
         return condition_of(key, self.build(key), self.resolved)
 
     def number(self, key: str) -> ir.FloatingValue:
-        """Return the number there, in float64."""
+        """Return the value of the expression at a key, a number, in float64."""
         value = self.build(key)
         if isinstance(value, ir.BooleanValue | ir.IntegerValue | ir.FloatingValue):
             return value.cast("float64")
@@ -217,19 +222,19 @@ class ColumnBuilder:
         """Return the value of the expression at a key; only integers and texts can be hashed alike on every engine."""
         value = self.build(key)
         if not isinstance(value, ir.StringValue | ir.IntegerValue):
-            raise self.resolved.wrong_type(key, value, "what is hashed is an integer or text", "id")
+            raise self.resolved.wrong_type(key, value, "a hashed value is an integer or text", "id")
         return value
 
-    def rule(self, key: str, rule: str, shown: str, broken: ir.BooleanValue, fix: str | None = None) -> None:
+    def rule(self, key: str, rule: str, value_column: str, broken: ir.BooleanValue, fix: str | None = None) -> None:
         """Add a rule with the condition under which a row breaks it; the other arguments are those of `Rule`."""
-        self.broken.append((Rule(key, rule, shown, fix), broken))
+        self.broken.append((Rule(key, rule, value_column, fix), broken))
 
 
 def as_float32(value: ir.FloatingValue) -> ir.FloatingValue:
-    """As it is written; something in a bad row, which may be computed although it is left out."""
+    """Return a number in float32; a number that does not fit, of a bad row, must not end the query."""
     return value.try_cast("float32")
 
 
 def beyond_float32(value: ir.FloatingValue) -> ir.BooleanValue:
-    """Where a number is NaN, or too large for float32."""
+    """Return True where a number is NaN, or too large for float32."""
     return (value.isnan() | (value.abs() > floating(_LARGEST_FLOAT32))).fill_null(False)

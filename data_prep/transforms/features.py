@@ -1,4 +1,4 @@
-"""Features before ids: raw values of sparse features, dense numbers, and what may be wrong with them."""
+"""Features before encoding: raw values of sparse features, dense numbers, and the rules for both."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from data_prep.transforms.resolve import Resolved
 from ple_rec.config.prep import SparseSpec
 
 
-def add_sparse(d: ColumnBuilder, i: int, feature: SparseSpec) -> None:
-    """`raw__<feature>`: what a vocabulary or edges turn into ids; the last or first items of a bag."""
+def add_sparse(builder: ColumnBuilder, i: int, feature: SparseSpec) -> None:
+    """Add the column `raw__<feature>`, whose values are encoded by a vocabulary or by edges."""
     key, column = f"sparse[{i}].value", f"raw__{feature.name}"
     if feature.bucketised:
-        value = d.number(key)
-        d.columns[column] = value
-        d.rule(key, "a number or nothing is needed, no NaN", column, value.isnan().fill_null(False))
+        value = builder.number(key)
+        builder.columns[column] = value
+        builder.rule(key, "a number or nothing is needed, no NaN", column, value.isnan().fill_null(False))
         return
     if feature.bag:
-        _add_bag(d, i)
+        _add_bag(builder, i)
         return
-    value = d.build(key)
-    d.columns[column] = value.cast(_id_type(d.resolved, key, value, value.type()))
+    value = builder.build(key)
+    builder.columns[column] = value.cast(_id_type(builder.resolved, key, value, value.type()))
 
 
 @dataclass(frozen=True)
 class Bag:
-    """A bag feature of some rows.
+    """Columns of a bag feature.
 
     Args:
-        columns: `raw__<feature>`, cut to `max_length`, and `weights__<feature>` where it is weighted.
-        weights: As they are read.
-        rules: Where the weights break a rule, by the rule.
+        columns: `raw__<feature>`, cut to `max_length`, and `weights__<feature>` if the bag is weighted.
+        weights: Weights before they are cut; None if the bag is not weighted.
+        rules: Conditions under which the weights break a rule, by the text of the rule.
     """
 
     columns: Mapping[str, ir.Value]
@@ -46,11 +46,16 @@ class Bag:
 
 
 def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
-    """The bag `sparse[i]` of rows whose words are `names`, be they of the log or of a side table.
+    """Return the columns of the bag `sparse[i]`.
+
+    Args:
+        i: Index of the feature.
+        names: Values that expressions read, by word; those of the log, or of one side table.
+        resolved: Configuration with its expressions.
 
     Raises:
-        UserError: It is no list, or a list of what is no id, or its weights are no list of numbers; a DataError where
-            that is a column as it is.
+        UserError: The value is no list of ids, or the weights are no list of numbers.
+        DataError: Likewise, if the expression names a column.
     """
     feature, key = resolved.config.sparse[i], f"sparse[{i}].value"
     value = resolved.build(key, names)
@@ -63,7 +68,7 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
             fix = "drop bag = true, max_length and keep"
         raise resolved.wrong_type(key, value, "a bag is a list", fix=fix)
     item = _id_type(resolved, key, value, value.type().value_type)
-    columns: dict[str, ir.Value] = {f"raw__{feature.name}": _ended(feature, value).cast(dt.Array(item))}
+    columns: dict[str, ir.Value] = {f"raw__{feature.name}": _cut(feature, value).cast(dt.Array(item))}
     if feature.weights is None:
         return Bag(columns, None, {})
     key = f"sparse[{i}].weights"
@@ -72,7 +77,7 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
         rule = "the weights of a bag are a list of numbers"
         fix = "write such a list where the log is made, or drop `weights`"
         raise resolved.wrong_type(key, weights, rule, fix=fix)
-    columns[f"weights__{feature.name}"] = _ended(feature, weights).cast("array<float64>").map(as_float32)
+    columns[f"weights__{feature.name}"] = _cut(feature, weights).cast("array<float64>").map(as_float32)
     differs = weights.length().fill_null(0) != value.length().fill_null(0)
     bad = weights.cast("array<float64>").filter(lambda x: x.isnull() | beyond_float32(x))
     rules = {
@@ -82,19 +87,24 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
     return Bag(columns, weights, rules)
 
 
-def _add_bag(d: ColumnBuilder, i: int) -> None:
-    """A bag and its rules; those of a side table's bag are known of its rows, `BROKEN`, and not looked at again."""
-    bag = bag_of(i, d.names, d.resolved)
-    d.columns |= bag.columns
+def _add_bag(builder: ColumnBuilder, i: int) -> None:
+    """Add a bag and its rules; a bag of a side table was checked there, and its row has the outcome in `BROKEN`."""
+    bag = bag_of(i, builder.names, builder.resolved)
+    builder.columns |= bag.columns
     if bag.weights is None:
         return
-    shown, known = f"__weights{i}", f"{BROKEN}{i}"
-    d.columns[shown] = bag.weights
+    value_column, checked = f"__weights{i}", f"{BROKEN}{i}"
+    builder.columns[value_column] = bag.weights
     for number, (rule, broken) in enumerate(bag.rules.items(), 1):
-        d.rule(f"sparse[{i}].weights", rule, shown, d.rows[known] == number if known in d.rows.columns else broken)
+        builder.rule(
+            f"sparse[{i}].weights",
+            rule,
+            value_column,
+            builder.rows[checked] == number if checked in builder.rows.columns else broken,
+        )
 
 
-def _ended(feature: SparseSpec, value: ir.ArrayValue) -> ir.ArrayValue:
+def _cut(feature: SparseSpec, value: ir.ArrayValue) -> ir.ArrayValue:
     if feature.max_length is None:
         return value
     length = value.length()
@@ -110,20 +120,20 @@ def _id_type(resolved: Resolved, key: str, value: ir.Value, kind: dt.DataType) -
         return dt.string
     fix = None
     if isinstance(kind, dt.Floating):
-        cast = kind_fix("float", "id", resolved.parsed[key].text)
-        fix = f"{cast}; give a number edges or quantiles, or make it a dense feature"
+        cast_fix = kind_fix("float", "id", resolved.parsed[key].text)
+        fix = f"{cast_fix}; give a number edges or quantiles, or make it a dense feature"
     if isinstance(value, ir.ArrayValue):
         numbers = isinstance(value.type().value_type, dt.Floating)
         fix = "write the items as integers or text where the log is made" if numbers else "set bag = true"
     raise resolved.wrong_type(key, value, "an id is an integer or text", "id", fix)
 
 
-def add_dense(d: ColumnBuilder, key: str, name: str) -> None:
-    """A number as it is, in float32."""
-    raw, value = d.names.get(d.resolved.parsed[key].text), d.number(key)
-    d.columns[name] = as_float32(value)
-    d.columns[f"__{name}"] = value
+def add_dense(builder: ColumnBuilder, key: str, name: str) -> None:
+    """Add a dense feature, in float32."""
+    raw, value = builder.names.get(builder.resolved.parsed[key].text), builder.number(key)
+    builder.columns[name] = as_float32(value)
+    builder.columns[f"__{name}"] = value
     bad = beyond_float32(value)
     if isinstance(raw, ir.FloatingValue) and raw.type() == dt.float32:
-        bad = (raw - raw).isnan()  # of what is not finite; cheaper to ask
-    d.rule(key, "a dense value is missing or a finite float32", f"__{name}", bad)
+        bad = (raw - raw).isnan()  # NaN and infinity alone give NaN here, and this is cheaper to compute.
+    builder.rule(key, "a dense value is missing or a finite float32", f"__{name}", bad)

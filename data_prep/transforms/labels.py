@@ -1,4 +1,4 @@
-"""Labels, their sample spaces, and the thresholds that a label may be cut at."""
+"""Labels, their sample spaces, and the thresholds at which labels are cut."""
 
 from __future__ import annotations
 
@@ -23,70 +23,76 @@ def threshold_columns(i: int) -> tuple[str, str]:
     return f"__threshold{i}_value", f"__threshold{i}_by"
 
 
-def add_tasks(d: ColumnBuilder) -> None:
-    """Add the label and the space of each task, or the columns from which its threshold is still to be taken."""
-    spaces = space_columns(d.config)
-    for i, task in enumerate(d.config.tasks):
-        key = f"tasks[{i}].label"
+def add_tasks(builder: ColumnBuilder) -> None:
+    """Add the space of each task, and its label; of a task with an unknown threshold, the columns to compute it from.
+
+    The threshold of such a task is a quantile of the training rows, so the label is added by a later pass.
+    """
+    spaces = space_columns(builder.config)
+    for i, task in enumerate(builder.config.tasks):
         if task.space is not None:
-            d.columns[spaces[task.name]] = d.boolean(f"tasks[{i}].space").fill_null(False)
-        names = d.names
-        if task.threshold is not None:
-            if task.threshold.values is None:
-                _add_threshold_columns(d, i, task.threshold)
-                continue
-            names = names | {THRESHOLD: _threshold(d, i, task.threshold)}
-        value = d.resolved.build(key, names)
-        if not isinstance(value, ir.BooleanValue | ir.NumericValue):
-            rule = "a label is true or false, or a number"
-            raise d.resolved.wrong_type(key, value, rule, "condition")
-        number = value.cast("float64")
-        column = label_column(task)
-        d.columns |= {column: as_float32(number), f"__{column}": number}
-        rule, bad = _label_rule(task, value)
-        where = f" where {task.space}" if task.space is not None else ""
-        late = partial(_broken_label, column=f"__{column}", space=spaces.get(task.name), bad=bad)
-        d.checks_on_derived_columns.append((Rule(key, rule + where, f"__{column}"), late))
+            builder.columns[spaces[task.name]] = builder.boolean(f"tasks[{i}].space").fill_null(False)
+        if task.threshold is not None and task.threshold.values is None:
+            _add_threshold_columns(builder, i, task.threshold)
+        else:
+            _add_label(builder, i, task, spaces.get(task.name))
 
 
-def _threshold(d: ColumnBuilder, i: int, spec: ThresholdSpec) -> ir.FloatingValue:
+def _add_label(builder: ColumnBuilder, i: int, task: TaskSpec, space_column: str | None) -> None:
+    key, names, column = f"tasks[{i}].label", builder.names, label_column(task)
+    if task.threshold is not None:
+        names = names | {THRESHOLD: _threshold(builder, i, task.threshold)}
+    value = builder.resolved.build(key, names)
+    if not isinstance(value, ir.BooleanValue | ir.NumericValue):
+        rule = "a label is true or false, or a number"
+        raise builder.resolved.wrong_type(key, value, rule, "condition")
+    number = value.cast("float64")
+    builder.columns |= {column: as_float32(number), f"__{column}": number}
+    rule, is_bad = _label_rule(task, value)
+    where = f" where {task.space}" if task.space is not None else ""
+    check = partial(_broken_label, column=f"__{column}", space=space_column, is_bad=is_bad)
+    builder.checks_on_derived_columns.append((Rule(key, rule + where, f"__{column}"), check))
+
+
+def _threshold(builder: ColumnBuilder, i: int, spec: ThresholdSpec) -> ir.FloatingValue:
     """Return the threshold of each row for task i."""
     assert spec.values is not None
     first = floating(spec.values[0])
     if spec.by is None:
         return first
-    by = _threshold_by(d, i)
+    by = _threshold_by(builder, i)
     steps = zip(spec.edges or (), spec.values[1:], strict=True)
     # The first case that holds counts, so the highest edge comes first.
     cases = [(by >= floating(edge), floating(value)) for edge, value in reversed(list(steps))]
-    missing = first if spec.missing is None else floating(spec.missing)  # format 4 had no such part
+    # Datasets of format 4 have no threshold for rows without a value of `by`.
+    missing = first if spec.missing is None else floating(spec.missing)
     return ibis.cases((by.isnull(), missing), *cases, else_=first)
 
 
-def _threshold_by(d: ColumnBuilder, i: int) -> ir.FloatingValue:
+def _threshold_by(builder: ColumnBuilder, i: int) -> ir.FloatingValue:
     """Return the value that says in which part a row lies. A row whose value is NaN lies in none, and is bad."""
-    key, shown = f"tasks[{i}].threshold.by", f"__by{i}"
-    value = d.number(key)
-    d.columns[shown] = value
-    d.rule(key, "a number or nothing is needed, no NaN", shown, value.isnan().fill_null(False))
+    key, column = f"tasks[{i}].threshold.by", f"__by{i}"
+    value = builder.number(key)
+    builder.columns[column] = value
+    builder.rule(key, "a number or nothing is needed, no NaN", column, value.isnan().fill_null(False))
     return value
 
 
-def _add_threshold_columns(d: ColumnBuilder, i: int, spec: ThresholdSpec) -> None:
+def _add_threshold_columns(builder: ColumnBuilder, i: int, spec: ThresholdSpec) -> None:
     value, by = threshold_columns(i)
-    d.columns[value] = d.number(f"tasks[{i}].threshold.value")
+    builder.columns[value] = builder.number(f"tasks[{i}].threshold.value")
     if spec.by is not None:
-        d.columns[by] = _threshold_by(d, i)
+        builder.columns[by] = _threshold_by(builder, i)
 
 
 def _label_rule(task: TaskSpec, value: ir.Value) -> tuple[str, _Rule]:
-    """Return the rule that a label keeps, in words, and the function that tells where its float64 breaks it."""
+    """Return the rule of a label in words, and the function that returns where the float64 label breaks it."""
     if task.kind == "binary":
         return "a binary label is 0 or 1", _not_binary if isinstance(value, ir.FloatingValue) else _not_0_or_1
     words = [f"at least {task.minimum}"] * (task.minimum is not None)
     words += [f"at most {task.maximum}"] * (task.maximum is not None)
 
-    def bad(x: ir.FloatingValue) -> ir.BooleanValue:
+    def is_bad(x: ir.FloatingValue) -> ir.BooleanValue:
         broken = exact.is_null(x) | beyond_float32(x)
         if task.minimum is not None:
             broken |= x < floating(task.minimum)
@@ -94,7 +100,7 @@ def _label_rule(task: TaskSpec, value: ir.Value) -> tuple[str, _Rule]:
             broken |= x > floating(task.maximum)
         return broken
 
-    return f"the label is finite{' and ' if words else ''}{' and '.join(words)}", bad
+    return f"the label is finite{' and ' if words else ''}{' and '.join(words)}", is_bad
 
 
 def _not_binary(x: ir.FloatingValue) -> ir.BooleanValue:
@@ -102,9 +108,9 @@ def _not_binary(x: ir.FloatingValue) -> ir.BooleanValue:
 
 
 def _not_0_or_1(x: ir.FloatingValue) -> ir.BooleanValue:
-    """Return `_not_binary` of a column that has no NaN, without looking for it."""
+    """Return `_not_binary` of a column without NaN, at less cost."""
     return ~((x == 0) | (x == 1)).fill_null(False)
 
 
-def _broken_label(table: ir.Table, column: str, space: str | None, bad: _Rule) -> ir.BooleanValue:
-    return bad(table[column]) if space is None else table[space] & bad(table[column])
+def _broken_label(table: ir.Table, column: str, space: str | None, is_bad: _Rule) -> ir.BooleanValue:
+    return is_bad(table[column]) if space is None else table[space] & is_bad(table[column])

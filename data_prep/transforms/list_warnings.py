@@ -1,4 +1,4 @@
-"""Warnings of lists that stand as text: of those that nothing cuts, and of those that `split` cuts at wrong places."""
+"""Warnings of lists that are written as text, if nothing cuts them, or `split` cuts them at wrong places."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ple_rec.config.prep import SparseSpec
 logger = logging.getLogger(__name__)
 
 _ODD = r"""^[\[\s"']"""
-_MANY = 0.01  # of the values: a text of its own may begin so
-_CELLS = 1_000  # first cells of a column, by which it is told whether they are lists
+_MANY = 0.01  # Up to this share of values may begin so without a warning, since a plain text may, too.
+_CELLS = 1_000  # The first cells of a column show whether they are lists.
 
 
 def warn_of_pieces(feature: SparseSpec, values: pa.Array) -> None:
-    """Warn where pieces of a `split` begin with a bracket, a quote or a blank, as those of a list written as text do.
+    """Warn if pieces of a `split` begin with a bracket, a quote or a blank, as those of a list written as text do.
 
     Args:
-        feature: Feature whose bag is, or is not, cut by `split`.
+        feature: Sparse feature; nothing is checked unless it is a bag that `split` cuts.
         values: Values of the bag, or of its table.
     """
     if not feature.bag or not re.search(r"\bsplit\s*\(", feature.source) or not pt.is_string(values.type):
@@ -90,7 +90,7 @@ def _first_texts(file: RawFile, schema: pa.Schema, columns: Iterable[str]) -> di
         with open_raw_parquet(file.path) as parquet:
             batch = next(parquet.iter_batches(_CELLS, columns=names), None)
     except (OSError, ValueError, KeyError, pa.ArrowException):
-        return {}  # The engine reads the file next, and says what is wrong with it.
+        return {}  # The engine reads the file next, and reports the damage.
     if batch is None:
         return {}
     return {name: batch[name].cast(pa.string()).drop_null() for name in names}

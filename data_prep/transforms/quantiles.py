@@ -1,4 +1,4 @@
-"""Values that a configuration leaves to the training rows: edges of buckets and thresholds, from exact quantiles.
+"""Edges of buckets and thresholds that are exact quantiles of the training rows.
 
 The q-quantile of n values is the smallest value that at least q n of them do not exceed. So it is one of the values,
 whatever their order and on any engine.
@@ -13,7 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
-from data_prep.expressions.kinds import integer
+from data_prep.expressions.kinds import INFINITY, integer
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
 from data_prep.transforms.encode import reached
 from data_prep.transforms.labels import threshold_columns
@@ -28,8 +28,8 @@ _WITHOUT_BY = -1  # part of the rows that have no value of `threshold.by`
 
 def are_known(config: PrepConfig) -> bool:
     """Return True if the configuration leaves no edges and no thresholds to the training rows."""
-    waiting = [task for task in config.tasks if task.threshold is not None and task.threshold.values is None]
-    return not waiting and all(f.quantiles is None or f.edges is not None for f in config.sparse)
+    unknown = [task for task in config.tasks if task.threshold is not None and task.threshold.values is None]
+    return not unknown and all(f.quantiles is None or f.edges is not None for f in config.sparse)
 
 
 def find(
@@ -39,8 +39,7 @@ def find(
 
     Args:
         engine: Engine that computes them.
-        rows: Rows that `derive` makes of the configuration so far, which the engine has named; rows that it finds bad
-            are left out.
+        rows: Rows of `derive`, under a name of the engine; bad rows are left out if the configuration drops them.
         resolved: Configuration with its expressions.
 
     Raises:
@@ -52,7 +51,7 @@ def find(
         """Return some columns of the training rows, so that a query is not compiled for all of them."""
         train = engine.narrow(rows, [SPLIT, REASON, *columns])
         train = train.filter(train[SPLIT] == 0)
-        # Without "drop", a bad row ends the run, whatever the values are.
+        # Without "drop", a bad row ends the run anyway.
         return train.filter(train[REASON] == 0) if config.on_bad_row == "drop" else train
 
     edges: dict[str, tuple[float, ...]] = {}
@@ -90,7 +89,7 @@ def edges_of(engine: Engine, rows: ir.Table, column: str, bins: int, key: str) -
 
     Args:
         engine: Engine that computes them.
-        rows: Rows, of which nulls and NaN do not count.
+        rows: Rows, of which those without a finite value do not count.
         column: Name of the column.
         bins: Number of parts.
         key: Place of that number in the configuration, for the warning.
@@ -120,9 +119,9 @@ def edges_of(engine: Engine, rows: ir.Table, column: str, bins: int, key: str) -
 
 
 def _value_counts(rows: ir.Table, column: str, *by: str) -> ir.Table:
-    """Return how often each value of a column occurs, in each group of rows; nulls and NaN are left out."""
+    """Return how often each finite value of a column occurs, in each group of rows."""
     values = rows.select(*by, value=rows[column].cast("float64"))
-    values = values.filter(values["value"].notnull() & ~values["value"].isnan())
+    values = values.filter(values["value"].abs() < INFINITY)  # NaN is above all numbers
     return values.group_by([*by, "value"]).aggregate(count=values.count().cast("int64"))
 
 
@@ -143,8 +142,8 @@ def _thresholds(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spe
         edges = edges_of(engine, train, by, spec.bins, f"{resolved.place}: tasks[{i}].threshold.bins")
         part = ibis.ifelse(train[by].isnull(), _WITHOUT_BY, reached(train[by], edges))
     quantiles = quantiles_of(engine, train, value, part, spec.quantile)
-    if lacking := [part for part in range(len(edges) + 1) if part not in quantiles]:
-        where = f" where {spec.by} lies in part {lacking[0] + 1} of {len(edges) + 1}" if edges else ""
+    if empty := [part for part in range(len(edges) + 1) if part not in quantiles]:
+        where = f" where {spec.by} lies in part {empty[0] + 1} of {len(edges) + 1}" if spec.by is not None else ""
         raise _no_value(resolved, f"tasks[{i}].threshold.value", spec.value + where)
     missing = quantiles.get(_WITHOUT_BY)
     if spec.by is not None and missing is None:
@@ -158,7 +157,7 @@ def quantiles_of(engine: Engine, rows: ir.Table, column: str, part: ir.IntegerVa
 
     Args:
         engine: Engine that computes them.
-        rows: Rows, of which nulls and NaN do not count.
+        rows: Rows, of which those without a finite value do not count.
         column: Name of the column.
         part: Number of the part of each row.
         share: Share of the values that do not exceed the quantile, to six decimals, e.g. 0.6.

@@ -1,4 +1,4 @@
-"""The expressions of a configuration, parsed: which columns of which table they read."""
+"""Expressions of a configuration, parsed, with the columns of each table that they read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 
 THRESHOLD = "threshold"
-_TYPE: Mapping[str, str] = {  # of a CSV column
+_CSV_TYPE: Mapping[str, str] = {
     "number": '"double"',
     "integer": '"int64"',
     "time": '"timestamp", or "timestamptz" where the cells carry an offset',
@@ -36,14 +36,14 @@ class Resolved:
     """A configuration with its expressions parsed.
 
     Args:
-        config: The configuration.
-        place: Its name in messages.
-        parsed: By key of the configuration, `tasks[0].label` for one.
-        log_columns: Columns of the log that are read.
-        side_columns: Columns of every side table that are read, by side.
-        tables: The files, `log` and side tables by name, where they are found already; for messages.
-        prepared: True for the configuration of a dataset that is there already, of which a name that hides a column of
-            the log keeps its meaning.
+        config: Configuration whose expressions are parsed.
+        place: Name of the configuration in messages.
+        parsed: Expressions by key of the configuration, such as `tasks[0].label`.
+        log_columns: Columns of the log that expressions read.
+        side_columns: Columns that expressions read, by side table.
+        tables: Files of `log` and of each side table, for messages; empty before the files are known.
+        prepared: True for the configuration of an existing dataset, in which a derived column may hide a column of the
+            log.
     """
 
     config: PrepConfig
@@ -55,11 +55,11 @@ class Resolved:
     prepared: bool = False
 
     def build(self, key: str, names: Mapping[str, ir.Value]) -> ir.Value:
-        """The expression at a key of the configuration.
+        """Return the value of the expression at a key of the configuration.
 
         Raises:
-            UserError: It reads a name that is not there.
-            DataError: A column has a type that it does not take.
+            UserError: The expression reads an unknown name.
+            DataError: A column has a type that the expression does not take.
         """
         try:
             return self.parsed[key].build(names)
@@ -73,13 +73,13 @@ class Resolved:
             if date is not None and fix == AS_TEXT:
                 fix = _keep_text(*date)
             odd = table.misfit(column, "number") if _is_text_of_csv(table, column) else None
-            if odd is not None and odd[1] != value:  # the others are numbers
+            if odd is not None and odd[1] != value:  # All other cells are numbers, so this one is the cause.
                 (place, value), fix = odd, _mend_cell(table)
-            found = f"{value}, and {error.value}" if value else error.value
-            raise DataError(place, found, f"{error.rule} ({self.place}: {key})", fix) from None
+            value = f"{value}, and {error.value}" if value else error.value
+            raise DataError(place, value, f"{error.rule} ({self.place}: {key})", fix) from None
 
     def quoted(self, key: str) -> str:
-        """Return a key of the configuration with its expression, where it has one, for messages."""
+        """Return a key of the configuration for messages, followed by its expression if it has one."""
         return f"{key} `{shown_value(self.parsed[key].text)[1:-1]}`" if key in self.parsed else key
 
     def wrong_type(
@@ -90,14 +90,14 @@ class Resolved:
         want: Want | Literal["condition"] | None = None,
         fix: str | None = None,
     ) -> PleRecError:
-        """Return the error of an expression of a type that its key does not take: the log's where it is a bare column.
+        """Return the error of an expression whose type its key does not take; that of a bare column names its file.
 
         Args:
             key: Key of the configuration.
-            value: The expression there.
+            value: Value of the expression at the key.
             rule: Rule that the type breaks.
             want: Kind of value that is needed.
-            fix: Fix where the file of the column gives none; None for one that follows from both kinds.
+            fix: Fix, unless the file of the column suggests one; None for a fix that follows from both kinds.
         """
         kind = value.type().copy(nullable=True)
         if fix is None:
@@ -110,22 +110,22 @@ class Resolved:
         table, column = read
         (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
         if want == "condition":
-            want = "number"  # a label or a condition of text may be a number that the type of the CSV column hides
-        if want is not None and want in _TYPE and _is_text_of_csv(table, column):
+            want = "number"  # A condition of text may be a column of numbers that CSV inference took for text.
+        if want is not None and want in _CSV_TYPE and _is_text_of_csv(table, column):
             if (odd := table.misfit(column, want)) is not None:
                 return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
-            fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_TYPE[want]}"
+            fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_CSV_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def bare_column(self, key: str) -> tuple[RawTable, str] | None:
-        """Return the column that an expression hands on as it is, with its table; None for any other expression."""
+        """Return the table and the column of an expression that is one column; None for any other expression."""
         return self._column_of(key) if self.parsed[key].is_column else None
 
     def check_columns(self, table: RawTable) -> None:
         """Check that the files of a table have the columns that are read, and that `[derived]` hides none of the log.
 
         Raises:
-            DataError: Files lack columns; the message says what reads them.
+            DataError: Files lack columns; the message names the expressions that read them.
             ConfigError: A derived column has the name of a column of the log.
         """
         if table.name == "log":
@@ -139,7 +139,7 @@ class Resolved:
             table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
 
     def _check_derived(self, log: RawTable) -> None:
-        """Refuse derived columns that hide a column of the log: which one an expression means could not be seen."""
+        """Refuse derived columns that hide a column of the log, since an expression could mean either."""
         hidden = [name for name in self.config.derived if name in log.schema.names]
         if hidden:
             rule = "a derived column has a name that no column of the log has"
@@ -150,7 +150,7 @@ class Resolved:
             raise ConfigError.of(self.place, [str(problem) for problem in problems])
 
     def _readers(self, table: str) -> dict[str, Reader]:
-        """Return what reads each column of a table first."""
+        """Return the first reader of each column of a table."""
         keys = self.config.sides[table].on if table in self.config.sides else ()
         readers = {name: Reader(f"{self.place}: sides.{table}.on", name) for name in keys}
         for key, expression in self.parsed.items():
@@ -161,7 +161,7 @@ class Resolved:
         return readers
 
     def _column_of(self, key: str) -> tuple[RawTable, str] | None:
-        """The first column of a file that an expression reads, where the files are known."""
+        """Return the first column of a file that an expression reads; None if it reads none, or no files are known."""
         return next(self._columns_of(key), None)
 
     def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
@@ -171,14 +171,14 @@ class Resolved:
                 yield self.tables[table], column
 
     def _csv_dates(self, key: str) -> Iterator[tuple[RawTable, str]]:
-        """Columns of CSV files that an expression reads and that are dates or timestamps there."""
+        """Yield the columns of CSV files that an expression reads and that hold dates or timestamps."""
         for table, column in self._columns_of(key):
             if _csv_key(table) and column in table.schema.names and pt.is_temporal(table.schema.field(column).type):
                 yield table, column
 
 
 def _csv_key(table: RawTable) -> str:
-    """Key that says how CSV files read; empty for other files."""
+    """Return the key of the configuration for the text format of a table; empty for files of another format."""
     text = table.files[0].text
     return "" if text is None else text.key
 
@@ -196,51 +196,51 @@ def _mend_cell(table: RawTable) -> str:
     return f"mend the cell, or add it to {_csv_key(table)}.nulls if it means none"
 
 
-def texts(config: PrepConfig) -> dict[str, str]:
-    """Every expression of a configuration by its key, in the order in which a row goes through them."""
-    found: dict[str, str | None] = {"log.where": config.log.where}
+def expression_texts(config: PrepConfig) -> dict[str, str]:
+    """Return every expression of a configuration by its key, in the order in which they are computed for a row."""
+    texts: dict[str, str | None] = {"log.where": config.log.where}
     for name, side in config.sides.items():
-        found |= {f"sides.{name}.on.{column}": text for column, text in side.on.items()}
-        found[f"sides.{name}.day"] = side.day
+        texts |= {f"sides.{name}.on.{column}": text for column, text in side.on.items()}
+        texts[f"sides.{name}.day"] = side.day
     if config.time is not None:
-        found["time.value"] = config.time.value
-    found |= {f"derived.{name}": text for name, text in config.derived.items()}
+        texts["time.value"] = config.time.value
+    texts |= {f"derived.{name}": text for name, text in config.derived.items()}
     if isinstance(config.split, DaySplit):
-        found["split.valid_hash"] = config.split.valid_hash
+        texts["split.valid_hash"] = config.split.valid_hash
     elif isinstance(config.split, HeldOutSplit):
-        found["split.hash"] = config.split.hash
+        texts["split.hash"] = config.split.hash
     else:
-        found["split.value"] = config.split.value
-    found |= {f"checks.{name}": text for name, text in config.checks.items()}
+        texts["split.value"] = config.split.value
+    texts |= {f"checks.{name}": text for name, text in config.checks.items()}
     for i, feature in enumerate(config.sparse):
-        found[f"sparse[{i}].value"] = quoted_name(feature.name) if feature.value is None else feature.value
-        found[f"sparse[{i}].weights"] = feature.weights
+        texts[f"sparse[{i}].value"] = quoted_name(feature.name) if feature.value is None else feature.value
+        texts[f"sparse[{i}].weights"] = feature.weights
     for i, number in enumerate(config.dense):
-        found[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
+        texts[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
-            found[f"tasks[{i}].threshold.value"] = task.threshold.value
-            found[f"tasks[{i}].threshold.by"] = task.threshold.by
-        found[f"tasks[{i}].label"] = quoted_name(task.name) if task.label is None else task.label
-        found[f"tasks[{i}].space"] = task.space
-    found |= {"weight": config.weight, "group": config.group}
+            texts[f"tasks[{i}].threshold.value"] = task.threshold.value
+            texts[f"tasks[{i}].threshold.by"] = task.threshold.by
+        texts[f"tasks[{i}].label"] = quoted_name(task.name) if task.label is None else task.label
+        texts[f"tasks[{i}].space"] = task.space
+    texts |= {"weight": config.weight, "group": config.group}
     if config.sampling is not None:
-        found["sampling.keep"] = config.sampling.keep
-        found |= {f"sampling.hash[{i}]": text for i, text in enumerate(config.sampling.hash)}
-    found |= {f"carry.{name}": text for name, text in config.carry.items()}
-    return {key: text for key, text in found.items() if text is not None}
+        texts["sampling.keep"] = config.sampling.keep
+        texts |= {f"sampling.hash[{i}]": text for i, text in enumerate(config.sampling.hash)}
+    texts |= {f"carry.{name}": text for name, text in config.carry.items()}
+    return {key: text for key, text in texts.items() if text is not None}
 
 
 def resolve(config: PrepConfig, place: str, *, prepared: bool = False) -> Resolved:
     """Parse every expression of a configuration.
 
     Args:
-        config: The configuration.
-        place: Its name in messages.
-        prepared: True for the configuration of a dataset that is there already.
+        config: Configuration whose expressions are parsed.
+        place: Name of the configuration in messages.
+        prepared: True for the configuration of an existing dataset.
 
     Raises:
-        ConfigError: Every problem of the expressions, together.
+        ConfigError: Expressions cannot be read; the message lists all problems.
     """
     parsed, problems = _parsed(config)
     log: dict[str, None] = {}
@@ -257,15 +257,15 @@ def resolve(config: PrepConfig, place: str, *, prepared: bool = False) -> Resolv
 
 
 def expression_problems(config: PrepConfig) -> list[str]:
-    """What is wrong with the expressions of a configuration, a line each."""
+    """Return the problems of the expressions of a configuration, a line each."""
     return _parsed(config)[1]
 
 
 def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
-    """Return the expressions that can be read, by key, and what is wrong with the others."""
+    """Return the expressions that can be read, by key, and the problems of the others."""
     parsed: dict[str, Expression] = {}
     problems: list[str] = []
-    for key, text in texts(config).items():
+    for key, text in expression_texts(config).items():
         try:
             expression = parse(text, key, tables_of(config))
             for word in expression.columns:
@@ -277,12 +277,12 @@ def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
 
 
 def tables_of(config: PrepConfig) -> tuple[str, ...]:
-    """Return the names before a dot that mean something else than a column whose own name has the dot."""
+    """Return the names that qualify a word: in `time.day` or `user.age`, the dot is no part of a column's own name."""
     return ("time", *config.sides)
 
 
 def owner_of(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
-    """Return the table and the column that a word means in the expression at a key; no table where it is computed."""
+    """Return the table and the column that a word means in the expression at a key; a computed word has table None."""
     name = name_of(word)
     if key.startswith("sides.") and key.endswith(".day"):
         return key.split(".")[1], name
@@ -295,12 +295,12 @@ def owner_of(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
 
 
 def _check_known(key: str, text: str, word: str, config: PrepConfig) -> None:
-    """Refuse a word whose value is not known yet where the expression at a key is computed.
+    """Refuse a word whose value is computed after the expression at a key.
 
     `log.where` and the keys of side tables are computed first, then the time, then derived columns in their order.
 
     Raises:
-        UserError: The word is computed later, or not at all.
+        UserError: The word is computed later, or never.
     """
     table, _ = owner_of(key, word, config)
     timeless = config.time is None and table is None and word in TIME_WORDS

@@ -1,7 +1,8 @@
-"""Side tables beside the log's rows, as of the log's day where they are dated.
+"""Joins of the log's rows with side tables; a dated side table is joined as of the log's day.
 
-`linked` finds the side rows of every log row, which is done once: it gives their narrow columns, and of rows with bags
-the position. `looked_up` adds the bags where a pass reads them: a bag lies on disk once, not once an impression.
+`linked` joins every row of the log to its side rows once: it adds their single-valued columns, and for side tables with
+bags the position of the side row. `with_side_bags` adds the bags when a pass reads them, so that a bag is stored once
+instead of once per impression.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import ibis.expr.types as ir
 from data_prep.engines.base import Engine
 from data_prep.expressions import word_of
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.arithmetic import day_of, text_of
+from data_prep.transforms.arithmetic import date_text, day_of
 from data_prep.transforms.expression_scope import SIDE_ROW, columns_of, is_wide, local_time, too_wide
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.side_bags import bag_columns, broken_of
@@ -26,73 +27,74 @@ from ple_rec.errors import DataError, UserError
 logger = logging.getLogger(__name__)
 
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
-_KEPT = "__kept"
-_POSITION = "__position_"  # of a row of a side table, beside those of the log
+_CHOSEN = "__kept"
+_POSITION = "__position_"  # Before the name of a side table, the name of the column of its rows' positions.
 
 
 def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """The log's rows with the columns of every side table as `side.column`, null where it has no row for them.
+    """Return the log's rows with the columns of every side table as `side.column`, null where no side row matches.
 
     Args and errors are those of `linked`.
     """
-    return looked_up(linked(rows, sides, resolved), sides, resolved)
+    return with_side_bags(linked(rows, sides, resolved), sides, resolved)
 
 
-def looked_up(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """Rows that `linked` gave, with the bags of their side rows too."""
+def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+    """Return rows of `linked` with the bags of their side rows."""
     out, columns = rows, list(rows.columns)
     for name in resolved.config.sides:
         table = sides[name]
         bags = {f"{name}.{column}": table[column] for column in bag_columns(name, table, resolved)}
         if bags:
-            theirs = table.select(**{f"{_POSITION}{name}": table[POSITION]}, **bags)
-            out = out.left_join(theirs, out[f"{SIDE_ROW}{name}"] == theirs[f"{_POSITION}{name}"])
+            side_rows = table.select(**{f"{_POSITION}{name}": table[POSITION]}, **bags)
+            out = out.left_join(side_rows, out[f"{SIDE_ROW}{name}"] == side_rows[f"{_POSITION}{name}"])
             columns += bags
     return rows if out is rows else out.select(columns)
 
 
 def linked(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """The log's rows with the columns of every side table but its bags, and what they need to know of those.
+    """Return the log's rows with the columns of every side table but its bags.
 
-    That is the position of the side row, and whether its weights break a rule.
+    For each side table with bags, the position of the side row is added, and the rule that the weights break.
 
     Args:
-        rows: The log.
-        sides: By name; at most one row for each key, or for each key and day.
-        resolved: The configuration.
+        rows: Rows of the log.
+        sides: Side tables by name; each has at most one row for each key, or for each key and day.
+        resolved: Configuration with its expressions.
 
     Raises:
-        UserError: A key of another type than its column, or a day that is none.
+        UserError: The days of a side table have a type that is no date, or there is no `[time]` to compare them with.
+        DataError: A key has another type than its column of the side table.
     """
     config = resolved.config
-    out, wanted = rows, list(rows.columns)
-    without: dict[str, ir.Value] = {}
+    out, columns = rows, list(rows.columns)
+    broken_without_row: dict[str, ir.Value] = {}
     for name, side in config.sides.items():
         table = sides[name]
         names = columns_of(rows)
         keys = {f"{_KEY}{i}": _key(resolved, name, column, names, table) for i, column in enumerate(side.on)}
-        mine: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
+        match: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
         if side.day is not None:
-            mine[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
-        out = out.mutate(**_on(out, rows, mine))
+            match[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
+        out = out.mutate(**_moved_onto(out, rows, match))
         bags, broken = bag_columns(name, table, resolved), broken_of(name, table, resolved)
         narrow = [column for column in resolved.side_columns[name] if column not in bags]
         more: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
-        more |= {column: here for column, (here, _) in broken.items()}
-        theirs = _renamed(resolved, name, side, table, narrow, more)
-        conditions = [out[f"{_KEY}{name}{i}"] == theirs[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
+        more |= {column: on_row for column, (on_row, _) in broken.items()}
+        side_rows = _renamed(resolved, name, side, table, narrow, more)
+        conditions = [out[f"{_KEY}{name}{i}"] == side_rows[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
         if side.day is not None:
             day = out[f"{_LOG_DAY}{name}"]
-            conditions += [day >= theirs[f"{_FROM}{name}"], day < theirs[f"{_UNTIL}{name}"]]
-        out = out.left_join(theirs, conditions)
-        wanted += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if bags else [])]
-        without |= {column: none for column, (_, none) in broken.items()}
-    known = {column: out[column].fill_null(none) for column, none in without.items()}
-    return out.select(*wanted, **known) if config.sides else rows
+            conditions += [day >= side_rows[f"{_FROM}{name}"], day < side_rows[f"{_UNTIL}{name}"]]
+        out = out.left_join(side_rows, conditions)
+        columns += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if bags else [])]
+        broken_without_row |= {column: on_none for column, (_, on_none) in broken.items()}
+    rules = {column: out[column].fill_null(on_none) for column, on_none in broken_without_row.items()}
+    return out.select(*columns, **rules) if config.sides else rows
 
 
-def _on(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Expressions over `rows`, over `out` instead, which has the same columns and more."""
+def _moved_onto(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """Return expressions over `rows` as expressions over `out`, which has the same columns and more."""
     if out is rows:
         return dict(values)
     replace = {rows.op(): out.op()}
@@ -114,14 +116,14 @@ def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Valu
         if not isinstance(value, ir.IntegerValue | ir.StringValue | ir.BooleanValue | ir.FloatingValue):
             fix = f"write the log's column as {kinds[1]}"
     raise DataError(
-        f"{_shown(resolved, 'log')} and {_shown(resolved, name)}, column {column!r}",
+        f"{_first_file(resolved, 'log')} and {_first_file(resolved, name)}, column {column!r}",
         f"`{resolved.parsed[key].text}` is {kinds[0]} and {name}.{column} is {kinds[1]}",
         f"keys are integers on both sides or text on both sides ({resolved.place}: {key})",
         f"{fix}, or declare the type of a CSV column (csv.types)",
     )
 
 
-def _shown(resolved: Resolved, table: str) -> str:
+def _first_file(resolved: Resolved, table: str) -> str:
     return resolved.tables[table].files[0].shown if table in resolved.tables else table
 
 
@@ -134,7 +136,7 @@ def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerVal
 
 
 def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
-    """Day of each row of a dated side table, in days from 1970-01-01."""
+    """Return the day of each row of a dated side table, in days from 1970-01-01."""
     key = f"sides.{name}.day"
     value = resolved.build(key, {word_of(column): value for column, value in columns_of(table).items()})
     try:
@@ -166,22 +168,22 @@ def _renamed(
 
 
 def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
-    """No number of a side table is beyond int64."""
+    """Refuse a side table that holds a number beyond int64."""
     for column in table.columns:
         if not is_wide(table[column]):
             continue
         bad = table.filter(too_wide(table[column])).select(POSITION, value=table[column])
-        found = engine.fetch(bad.order_by(POSITION).limit(1)).to_pylist()
-        if found:
-            place = f"{raw.locate(found[0][POSITION])}, column {column!r}"
+        first = engine.fetch(bad.order_by(POSITION).limit(1)).to_pylist()
+        if first:
+            place = f"{raw.locate(first[0][POSITION])}, column {column!r}"
             rule = "integers are int64, at most 2^63 - 1"
-            raise DataError(place, f"got {found[0]['value']}", rule, "write it as text, or correct the row")
+            raise DataError(place, f"got {first[0]['value']}", rule, "write it as text, or correct the row")
 
 
-def _tell_repeated(engine: Engine, kept: ir.Table, name: str, side: SideConfig) -> None:
-    """Warn of the keys that stand in several rows, of which `keep` has taken one."""
-    repeated = kept.filter(kept["__rows"] > 1)
-    first = engine.fetch(repeated.order_by(_KEPT).limit(1)).to_pylist()
+def _warn_of_repeated(engine: Engine, chosen: ir.Table, name: str, side: SideConfig) -> None:
+    """Warn of the keys that stand in several rows, of which `keep` has chosen one."""
+    repeated = chosen.filter(chosen["__rows"] > 1)
+    first = engine.fetch(repeated.order_by(_CHOSEN).limit(1)).to_pylist()
     if not first:
         return
     (total,) = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()
@@ -191,28 +193,28 @@ def _tell_repeated(engine: Engine, kept: ir.Table, name: str, side: SideConfig) 
         f"{total['keys']:,}",
         f"{total['rows']:,}",
         side.keep,
-        _key_shown(first[0], side),
+        _key_text(first[0], side),
     )
 
 
-def _key_shown(row: Mapping[str, Any], side: SideConfig) -> str:
-    """Key of a row of a side table, for a dated one with its day."""
+def _key_text(row: Mapping[str, Any], side: SideConfig) -> str:
+    """Return the key of a row of a side table for messages, with the day of a dated one."""
     value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
-    return value if side.day is None else f"{value} on {text_of(row[_FROM])}"
+    return value if side.day is None else f"{value} on {date_text(row[_FROM])}"
 
 
 def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
     """Return a side table that has one row for each key, or for each key and day.
 
     Args:
-        engine: Engine that computes it.
+        engine: Engine that looks for repeated keys.
         raw: Files of the side table.
         table: All rows of the files.
         name: Name of the side table.
-        resolved: Configuration, which says by `keep` which of several rows counts.
+        resolved: Configuration, whose `keep` chooses one of several rows.
 
     Raises:
-        DataError: Several rows have a key, and nothing says which one counts; or a row has no day.
+        DataError: Several rows have the same key although `keep` is not set, or a row has no day.
     """
     side = resolved.config.sides[name]
     _check_wide(engine, raw, table)
@@ -222,26 +224,26 @@ def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, r
     rows = table.select(POSITION, **columns)
     if side.day is not None:
         missing = engine.fetch(rows.filter(rows[_FROM].isnull()).aggregate(first=rows[POSITION].min()))
-        if (position := missing["first"][0].as_py()) is not None:
+        if (first_missing := missing["first"][0].as_py()) is not None:
             rule = "a dated row has a date, text YYYY-MM-DD or an integer YYYYMMDD"
-            raise DataError(f"{raw.locate(position)}, {side.day}", "no day", rule, "correct or remove the row")
+            raise DataError(f"{raw.locate(first_missing)}, {side.day}", "no day", rule, "correct or remove the row")
     if side.keep is not None:
-        chosen = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
-        grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_KEPT: chosen})
-        kept = engine.keep(f"keyed_{name}", grouped.select(_KEPT, "__rows", *columns))
-        _tell_repeated(engine, kept.drop_null(list(side.on)), name, side)
-        return table.semi_join(kept, table[POSITION] == kept[_KEPT])
+        position = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
+        grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_CHOSEN: position})
+        chosen = engine.keep(f"keyed_{name}", grouped.select(_CHOSEN, "__rows", *columns))
+        _warn_of_repeated(engine, chosen.drop_null(list(side.on)), name, side)
+        return table.semi_join(chosen, table[POSITION] == chosen[_CHOSEN])
     known = rows.drop_null(list(side.on))
     counted = known.group_by(list(columns)).aggregate(
         __rows=known.count(), __first=known[POSITION].min(), __last=known[POSITION].max()
     )
     repeated = counted.filter(counted["__rows"] > 1)
-    found = engine.fetch(repeated.order_by("__first").limit(1)).to_pylist()
-    if found:
-        row = found[0]
+    first = engine.fetch(repeated.order_by("__first").limit(1)).to_pylist()
+    if first:
+        row = first[0]
         total = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()[0]
         value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
-        day = f" on {text_of(row[_FROM])}" if side.day is not None else ""
+        day = f" on {date_text(row[_FROM])}" if side.day is not None else ""
         raise DataError(
             raw.locate(row["__last"]),
             f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])} (keys that repeat: "

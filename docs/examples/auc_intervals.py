@@ -1,10 +1,10 @@
-"""AUC and GAUC of the runs of `ple-rec repeat`, with how far chance alone moves an AUC of so few positives.
+"""AUC and GAUC of the runs of `ple-rec repeat`, with the interval within which chance alone moves the AUC.
 
     python docs/examples/auc_intervals.py runs/repeat/kuairand-ple
 
-The interval is Hanley and McNeil's (1982) at 95 %, of the mean AUC over the seeds: the test rows are the same for every
-seed, so more seeds do not make it narrower. It takes rows to be independent, which impressions of one user are not:
-the true interval is wider.
+The interval is Hanley and McNeil's (1982) at 95 % for the mean AUC over the seeds. More seeds do not make it narrower,
+since all read the same test rows. It assumes independent rows. Impressions of one user depend on each other, so the
+true interval is wider.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from statistics import mean, stdev
 
 
 def hanley_mcneil(auc: float, positives: int, negatives: int) -> float:
-    """Half the width of the 95 % interval of an AUC."""
+    """Return half the width of the 95 % interval of an AUC."""
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     spread = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
     return 1.96 * math.sqrt(spread / (positives * negatives))
 
 
 def main(folder: Path) -> None:
-    """Print a line a task."""
+    """Print a line for each task."""
     files = sorted(folder.glob("seed-*/metrics.json"))
     runs = [json.loads(file.read_text())["test"]["tasks"] for file in files]
     print(f"{folder.name}, {len(runs)} seeds, test split")

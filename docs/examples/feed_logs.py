@@ -1,8 +1,8 @@
-"""Raw logs of a made-up feed below data/feed-raw, days 1 to 8, or `feed_logs.py FIRST LAST`.
+"""Write raw logs of a made-up feed to data/feed-raw: days 1 to 8, or FIRST to LAST of `feed_logs.py FIRST LAST`.
 
 log/day=2024-05-01/part-0.parquet    impressions, a folder for each day
 users.parquet                        one row for each user
-videos/2024-05-01.parquet            what was known of every video when the day began
+videos/2024-05-01.parquet            plays of every video before the day began
 """
 
 import sys
@@ -26,12 +26,14 @@ clicked: list[list[str]] = [[] for _ in range(USERS)]
 
 
 def impressions(day: int) -> pa.Table:
-    """The rows of a day, counted from 1, in the order of time; users remember their clicks."""
+    """Return the rows of a day in the order of time, and remember the clicks of its users. The first day is 1."""
     rng = np.random.default_rng(day)
     user = (USERS * rng.random(ROWS) ** 2).astype(int)
-    video = NEW_VIDEOS * day - 1 - (NEW_VIDEOS * day * rng.random(ROWS) ** 3).astype(int)  # mostly new ones
+    # Most impressions are of new videos.
+    video = NEW_VIDEOS * day - 1 - (NEW_VIDEOS * day * rng.random(ROWS) ** 3).astype(int)
     interest = quality[video] + (taste[user] * style[video]).sum(1)
-    auto = rng.random(ROWS) < 0.6  # plays by itself; elsewhere a click starts the video
+    # These videos play by themselves; the others wait for a click.
+    auto = rng.random(ROWS) < 0.6
     watched = np.clip(0.45 + 0.2 * interest + 0.2 * rng.normal(size=ROWS), 0.02, 1.5)
     chosen = rng.random(ROWS) < 1 / (1 + np.exp(0.5 - 1.5 * quality[video]))
     click = np.where(auto, watched > 0.5, chosen)
@@ -51,9 +53,11 @@ def impressions(day: int) -> pa.Table:
             "time_ms": midnight + np.sort(rng.integers(0, DAY_MS, ROWS)),
             "tab": np.where(auto, "auto", "click"),
             "history": pa.array(history, pa.list_(pa.string())),
-            "recency": pa.array([[0.9 ** (len(h) - i) for i in range(len(h))] for h in history]),  # of its videos
+            # The list has a weight for each video of the history.
+            "recency": pa.array([[0.9 ** (len(h) - i) for i in range(len(h))] for h in history]),
             "network_mbps": pa.array(rng.gamma(2, 10, ROWS), mask=rng.random(ROWS) < 0.1),
-            "duration_ms": np.where(rng.random(ROWS) < 0.03, 0, length_ms[video]),  # 0 stands for unknown
+            # A duration of 0 stands for an unknown one.
+            "duration_ms": np.where(rng.random(ROWS) < 0.03, 0, length_ms[video]),
             "play_time_ms": play_ms,
             "is_click": click.astype(int),
             "is_share": share.astype(int),
@@ -62,21 +66,21 @@ def impressions(day: int) -> pa.Table:
 
 
 def main(first: int, last: int) -> None:
-    """Live through all days up to `last`; write from `first` on."""
+    """Simulate the days up to `last`, and write those from `first` on."""
     for name in ("log", "videos"):
         (RAW / name).mkdir(parents=True, exist_ok=True)
     bands = ["under 18", "18 to 24", "25 to 34", "35 to 44", "45 to 59", "60 and more"]
     users = {"user_id": np.arange(USERS) * 1_000 + 17, "age": [bands[i] for i in age]}
     pq.write_table(pa.table(users), RAW / "users.parquet")
     for day in range(1, last + 1):
-        when, there = FIRST_DAY + timedelta(day - 1), range(NEW_VIDEOS * day)
-        known = {"video_id": [f"v{v}" for v in there], "day": [when] * len(there), "plays": plays[: len(there)]}
-        videos, log = pa.table(known), impressions(day)
+        date_of_day, count = FIRST_DAY + timedelta(day - 1), NEW_VIDEOS * day
+        columns = {"video_id": [f"v{v}" for v in range(count)], "day": [date_of_day] * count, "plays": plays[:count]}
+        videos, log = pa.table(columns), impressions(day)
         if day >= first:
-            folder = RAW / "log" / f"day={when}"
+            folder = RAW / "log" / f"day={date_of_day}"
             folder.mkdir(exist_ok=True)
             pq.write_table(log, folder / "part-0.parquet")
-            pq.write_table(videos, RAW / "videos" / f"{when}.parquet")
+            pq.write_table(videos, RAW / "videos" / f"{date_of_day}.parquet")
     print(f"{RAW}: {ROWS * (last - first + 1):,} rows of {last - first + 1} day(s)")
 
 

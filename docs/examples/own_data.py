@@ -9,11 +9,12 @@ import pyarrow.compute as pc
 from data_prep import write_tables
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 
-ROWS, TRAIN, VALID = 10_000, 8_000, 9_000  # in the order of time: training rows, then validation, then test
+# Rows are in the order of time: training rows end at TRAIN, validation rows at VALID, test rows at ROWS.
+ROWS, TRAIN, VALID = 10_000, 8_000, 9_000
 
 
 def table_rows(raw: pa.Array) -> pa.Array:
-    """Raw values -> rows of an embedding table: 1, 2, ... for the values of the training rows, 0 for any other."""
+    """Return the table row of each raw value: 1, 2, ... for values of the training rows, 0 for any other."""
     return pc.add(pc.fill_null(pc.index_in(raw, raw[:TRAIN].drop_null().unique()), -1), 1)
 
 
@@ -22,10 +23,10 @@ quality = rng.normal(size=300)
 user, video = rng.integers(0, 500, ROWS), rng.integers(0, 300, ROWS)
 price = rng.exponential(20, ROWS)
 click = rng.random(ROWS) < 1 / (1 + np.exp(1 + np.log1p(price) / 2 - 2 * quality[video]))
-watch = np.clip(0.5 + 0.2 * quality[video] + 0.1 * rng.normal(size=ROWS), 0, None)  # watched part of the video
+watch = np.clip(0.5 + 0.2 * quality[video] + 0.1 * rng.normal(size=ROWS), 0, None)  # The watched part of the video.
 user_row, video_row = table_rows(pa.array([f"u{i}" for i in user])), table_rows(pa.array([f"v{i}" for i in video]))
 clicked: dict[int, list[int]] = {int(i): [] for i in user}
-history = []  # the last five videos that the user clicked before this row
+history = []  # Each row has the last five videos that its user clicked before.
 for i in range(ROWS):
     history.append(clicked[user[i]][-5:])
     if click[i]:
@@ -42,7 +43,8 @@ schema = write_tables(
     dense=[DenseFeature(name="price", normaliser="log")],
     tasks=[
         Task(name="click", kind="binary", label="click"),
-        Task(name="watch", kind="regression", label="watch", space="click"),  # counts where the user clicked
+        # The label exists only in rows that the user clicked.
+        Task(name="watch", kind="regression", label="watch", space="click"),
     ],
 )
 print(f"data/own: {schema.table_rows()}. Next: ple-rec train --config docs/examples/own.toml")

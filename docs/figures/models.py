@@ -1,8 +1,8 @@
 """Draw docs/figures/<variant>.svg, each from the routings that the program runs: python docs/figures/models.py [DIR].
 
-From the bottom up: x; per level its experts (boxes; a split box is an expert of two subspaces) and what mixes them
-(circles: softmax gates, with what selects for them dashed; squares: a concatenation ||, learned scalars alpha); the
-towers. Colours tell the tasks, grey is shared.
+A picture begins at the bottom with x and ends with the towers. Each level has experts (boxes; a split box is an expert
+of two subspaces) and above them their mixings: circles are softmax gates, whose selectors are dashed; squares are a
+concatenation || or learned scalars alpha. Each task has a colour, and shared parts are grey.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ STYLE = """
 
 @dataclass(frozen=True)
 class Node:
-    """A place in the picture and whose it is."""
+    """Place in the picture and its owner, a task or `shared`."""
 
     x: float
     y: float
@@ -69,7 +69,7 @@ class Node:
 
 
 def spread(names: Sequence[str], y: float) -> list[Node]:
-    """One node per `owner.index`, side by side: the first task, what is shared, the other tasks."""
+    """Return a node for each `owner.index`, side by side: the first task, the shared nodes, the other tasks."""
     owners = [SHARED if SHARED in name else name.split(".")[0] for name in names]
     rank = {TASKS[0]: 0, SHARED: 1, TASKS[1]: 2}
     order = sorted(range(len(names)), key=lambda i: (rank[owners[i]], i))
@@ -78,7 +78,7 @@ def spread(names: Sequence[str], y: float) -> list[Node]:
 
 
 def edge(low: Node, high: Node, owner: str, extra: str = "", bow: float = 0.0) -> str:
-    """A curve from the top of one node to the bottom of another, bent aside by `bow`."""
+    """Return a curve from the top of one node to the bottom of another, bent aside by `bow`."""
     y1, y2 = low.y - HALF, high.y + HALF
     middle = (y1 + y2) / 2
     a, b = low.x + bow, high.x + bow
@@ -87,28 +87,28 @@ def edge(low: Node, high: Node, owner: str, extra: str = "", bow: float = 0.0) -
 
 
 def box(node: Node, label: str, kind: str = "") -> str:
-    """A rounded square with its label."""
+    """Return a rounded square with its label."""
     corner = f'x="{node.x - HALF:.1f}" y="{node.y - HALF:.1f}" width="{BOX}" height="{BOX}" rx="4"'
     return f'<rect class="node {node.owner} {kind}" {corner}/>{text(node, label)}'
 
 
 def line(node: Node) -> str:
-    """Down through a node: an output that passes on what it reads, or the border between two subspaces."""
+    """Return a vertical line through a node: an output that passes its input on, or the border of two subspaces."""
     return f'<path class="edge {node.owner}" d="M{node.x:.1f} {node.y - HALF:.1f}v{BOX}"/>'
 
 
 def circle(node: Node) -> str:
-    """A softmax gate."""
+    """Return the circle of a softmax gate."""
     return f'<circle class="node {node.owner}" cx="{node.x:.1f}" cy="{node.y:.1f}" r="{HALF - 1}"/>{text(node, "g")}'
 
 
 def text(node: Node, label: str) -> str:
-    """Centred on a node."""
+    """Return a label centred on a node."""
     return f'<text x="{node.x:.1f}" y="{node.y + 4:.1f}">{label}</text>' if label else ""
 
 
 def draw(routings: Sequence[Routing]) -> str:
-    """The picture of a model's levels."""
+    """Return the picture of a model's levels."""
     height = 2 * MARGIN + ROW * (2 * len(routings) + 1)
     y = height - MARGIN
     streams = [Node(WIDTH / 2, y, SHARED)]

@@ -15,13 +15,14 @@ WIDTH, HEIGHT = 1280, 800
 
 
 def drag(tab: Tab) -> None:
-    """Two exponents, by keys."""
+    """Move two exponents by keys."""
     for k, keys in ((0, ["ArrowLeft"] * 12), (2, ["ArrowRight"] * 10)):
         tab.evaluate(f"document.getElementById('exponent-{k}').focus()")
         tab.press(*keys)
     tab.evaluate("document.activeElement.blur()")
     tab.settle()
-    time.sleep(0.2)  # opacity after the feed came
+    # The feed fades in after it has come.
+    time.sleep(0.2)
 
 
 def main() -> int:

@@ -1,4 +1,8 @@
-"""A finished run: its configuration and its results, or why there are none to look at."""
+"""Reader of the configuration and the results of a finished run, for an analysis of the run.
+
+A run is one training. Its directory has `metrics.json` once the run has finished and its model has been evaluated.
+Any other run cannot be analysed, and the error says why.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +10,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.config.run import RunConfig
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError, settings
 from ple_rec.runs.layout import METRICS
 from ple_rec.runs.record import read_record
 from ple_rec.storage import Location
 from ple_rec.training.preflight import check_run
 
-_RESULTS = "what is analysed are the best weights of a run that has been evaluated"
+_RESULTS = "only a run that has finished and been evaluated can be analysed"
 
 
 def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunConfig, Mapping[str, Any]]:
-    """Configuration and `metrics.json` of a run that has finished.
+    """Return the configuration of a finished run and the content of its `metrics.json`.
 
     Args:
         run_dir: Directory of the run.
-        overrides: `a.b=c`, of what an evaluation may change.
+        overrides: Changes to the configuration, for example `data.path=other`; they are limited to keys that an
+            evaluation may change.
 
     Raises:
-        UserError: there is no run, it has not finished, an override is wrong, or the dataset is another one.
-        DataError: its `metrics.json` is damaged.
+        UserError: The directory has no run, the run has not finished, an override is wrong, or the dataset is not the
+            one on which the run was evaluated.
+        DataError: The run's `metrics.json` is damaged.
     """
     config = check_run(run_dir, overrides)
     record = read_record(run_dir)
@@ -36,12 +42,16 @@ def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunC
     if not record.metrics:
         fix = f"`ple-rec train --resume --run-dir {run_dir}` evaluates it again"
         raise DataError(str(run_dir / METRICS), "damaged", _RESULTS, fix)
-    evaluated, found = record.metrics.get("dataset_fingerprint"), Dataset(config.data.path).schema.fingerprint
-    if evaluated not in (None, found):
+    evaluated, current = (
+        record.metrics.get("dataset_fingerprint"),
+        DatasetDirectory(config.data.path).schema.fingerprint,
+    )
+    # Results without a fingerprint do not say on which dataset they were computed, so they are accepted.
+    if evaluated not in (None, current):
         raise UserError(
             config.data.path,
-            f"fingerprint {found}",
-            f"the results of {run_dir} are of dataset {evaluated}, and what is made of them stands beside them",
+            f"fingerprint {current}",
+            f"the results of {run_dir} are of dataset {evaluated}, and an analysis of them needs the same one",
             f"give the dataset of the run by {settings('data.path=...')}; `ple-rec evaluate` takes others",
         )
     return config, record.metrics

@@ -1,7 +1,7 @@
-"""Configurations with several seeds each: mean and standard deviation of every metric on the test split.
+"""Mean and standard deviation of every metric on the test split over several seeds of each configuration.
 
-A finished run of the same configuration and dataset is reused, so an interrupted series goes on with its first run that
-has not finished; that one starts anew.
+A finished run of the same configuration and dataset is reused, so an interrupted series goes on with the first run that
+has not finished. That run starts anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ple_rec.errors import UserError
 from ple_rec.runs.layout import write_json, write_text, writing
 from ple_rec.runs.results import MISSING
 from ple_rec.text import aligned
-from ple_rec.text.units import metric_text
+from ple_rec.text.units import mean_sd_text, metric_text
 
 SHOWN = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {metric.key: metric.heading for metric in METRICS}
@@ -33,28 +33,29 @@ def repeat(
     *,
     overwrite: bool = False,
 ) -> tuple[list[dict[str, Any]], list[str]]:
-    """Run every configuration with every seed that has not been run, and summarise the finished runs.
+    """Train every configuration with every seed that has not been trained, and summarise the finished runs.
 
     Args:
-        configs: Their names differ; `seed` is replaced.
-        seeds: One run each, in `runs/<name>/seed-<n>`.
-        runs: `runs/<name>` also gets `repeat.json`, the summary.
-        start: (configuration file, run directory) -> exit code: trains one run, replacing what the directory holds.
-        overwrite: Replace runs of another configuration or dataset.
+        configs: Configurations of different names; their `seed` is replaced.
+        seeds: Seeds of each configuration; the directory of a run is `runs/<name>/seed-<n>`.
+        runs: Directory of all runs; `runs/<name>/repeat.json` is a summary.
+        start: Function that trains one run from a configuration file into a run directory, replaces the content of
+            that directory, and returns an exit code.
+        overwrite: True to replace runs of another configuration or dataset.
 
     Returns:
-        A summary per configuration (see `summarise`), and the runs that failed, as `<name> seed <n>`.
+        A summary per configuration (see `summarise`), and the names of runs that failed, as `<name> seed <n>`.
 
     Raises:
-        UserError: before any run starts: two configurations of one name, one that leaves the test split unread, a
-            dataset directory that is not there, runs that would keep their checkpoints in one place, or a directory
-            that holds a run of another configuration or dataset. Later: a disk that cannot be written.
+        UserError: Before any run starts: two configurations have one name, one leaves the test split unread, a dataset
+            directory is missing, two runs would keep their checkpoints in one place, or a directory holds a run of
+            another configuration or dataset. Later: the disk cannot be written.
     """
     names = [config.name for config in configs]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(
             "--config",
-            f"{names.count(twice[0])} configurations are named {twice[0]!r}",
+            f"{names.count(duplicates[0])} configurations are named {duplicates[0]!r}",
             f"the runs of each lie in {runs}/<name>",
             "give each a `name` of its own",
         )
@@ -63,7 +64,7 @@ def repeat(
             raise UserError(
                 "evaluation.test",
                 f"got false in {config.name}",
-                "what is summarised are metrics on the test split",
+                "a summary has metrics on the test split",
                 "leave it out",
             )
     check_checkpoints_apart(config_of_run(config, seed) for config in configs for seed in seeds)
@@ -77,13 +78,14 @@ def repeat(
 
     for config, dataset in zip(configs, datasets, strict=True):
         for seed in seeds:
-            finished(config, dataset, seed)  # refuses
+            # Foreign runs are refused before the first run starts.
+            finished(config, dataset, seed)
     summaries, failed = [], []
     for config, dataset in zip(configs, datasets, strict=True):
         directory = runs / config.name
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        done: dict[int, dict[str, Any]] = {}
+        metrics_by_seed: dict[int, dict[str, Any]] = {}
         for seed in seeds:
             metrics = finished(config, dataset, seed)
             if metrics is None:
@@ -94,19 +96,19 @@ def repeat(
                     continue
                 metrics = finished(config, dataset, seed)
                 assert metrics is not None, f"{run_dir} ended with 0 but has no metrics of its configuration"
-            done[seed] = metrics
-        summaries.append(summarise(config.name, done))
+            metrics_by_seed[seed] = metrics
+        summaries.append(summarise(config.name, metrics_by_seed))
         write_json(directory / "repeat.json", summaries[-1])
     return summaries, failed
 
 
 def summarise(name: str, runs: Mapping[int, Mapping[str, Any]], split: str = "test") -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1) over seeds, per task and metric.
+    """Return mean and sample standard deviation (n - 1) over seeds, per task and metric.
 
     Args:
-        name: Of the configuration.
-        runs: `metrics.json` by seed.
-        split: Which one is summarised.
+        name: Name of the configuration.
+        runs: Content of `metrics.json` by seed.
+        split: Split that is summarised.
 
     Returns:
         `{"name", "split", "seeds", "tasks": {task: {metric: {"mean", "sd", "values"}}}, "paper"}`; sd is None for a
@@ -138,7 +140,7 @@ def summarise(name: str, runs: Mapping[int, Mapping[str, Any]], split: str = "te
 
 
 def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
-    """A table on the terminal: a row per configuration and task, `mean +- sd` per metric; one sentence without runs."""
+    """Return a table with a row per configuration and task, and `mean +- sd` per metric, or a note without runs."""
     rows = [(s, task, values) for s in summaries for task, values in s["tasks"].items()]
     if not rows:
         return "no finished runs"
@@ -151,17 +153,8 @@ def format_summaries(summaries: Sequence[Mapping[str, Any]]) -> str:
             [
                 f"{summary['name']} ({seeds} seed{'s' if seeds > 1 else ''})",
                 task,
-                *(_mean_sd(values.get(metric)) for metric in metrics),
+                *(mean_sd_text(v["mean"], v["sd"]) if (v := values.get(metric)) else MISSING for metric in metrics),
                 *([metric_text(published) if published is not None else MISSING] if paper else []),
             ]
         )
     return "\n".join(aligned(cells))
-
-
-def _mean_sd(value: Mapping[str, Any] | None) -> str:
-    if value is None:
-        return MISSING
-    mean = metric_text(value["mean"])
-    if value["sd"] is None:
-        return mean
-    return f"{mean} +- {metric_text(value['sd']) if 'e' in mean else format(value['sd'], '.4f')}"

@@ -1,8 +1,7 @@
-"""The runs of a series, which is one configuration or several with some seeds each, and what their directories hold."""
+"""Runs of a series: configurations with several seeds each, and the state of their directories."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +11,17 @@ from ple_rec.config.diff import differences
 from ple_rec.config.load import fingerprint, load_config, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
-from ple_rec.runs.layout import CONFIG, METRICS, holds_run
-from ple_rec.runs.results import mapping
+from ple_rec.runs.layout import CONFIG, holds_run
+from ple_rec.runs.read import RunFiles
 
 
 def config_of_run(config: RunConfig, seed: int) -> RunConfig:
     """Return the configuration of one run: with its seed, and with `<name>-seed-<n>` for `{run}` in `checkpoint.path`.
 
-    Its directory is named `seed-<n>`, as that of every other configuration of the series.
+    Every configuration has a directory `seed-<n>`, so the name of the directory does not tell its runs apart.
 
     Args:
-        config: Configuration of all seeds, whose name no other one of the series bears.
+        config: Configuration of all seeds, whose name is unique in the series.
         seed: Seed of the run.
     """
     values: dict[str, object] = {"seed": seed}
@@ -55,8 +54,9 @@ def check_checkpoints_apart(runs: Iterable[RunConfig]) -> None:
             )
 
 
-FAILED = ".failed"  # ends the name of a file beside a run's directory that says why the run failed
-_LISTED = 5  # keys that a refusal names
+# A file with this suffix beside a run's directory says why the run failed.
+FAILED = ".failed"
+_LISTED_KEYS = 5
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ class SeriesRun:
 
     Args:
         directory: Directory of the run.
-        kind: `finished`, or `unfinished` where it may go on; `failed` where a file beside it says why; `foreign` where
-            the directory holds a run of another configuration or dataset; `absent` where there is nothing to lose.
+        kind: `finished`; `unfinished` if it may go on; `failed` if a file beside it says why; `foreign` if the
+            directory holds a run of another configuration or dataset; `absent` if there is nothing to lose.
         metrics: Content of `metrics.json` of a finished run.
-        reason: Why it failed, or what the foreign run is.
+        reason: Reason of a failure, or description of the foreign run.
     """
 
     directory: Path
@@ -93,58 +93,52 @@ class SeriesRun:
 
 
 def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[str] = ()) -> SeriesRun:
-    """Look at what a directory holds of the run of a configuration on a dataset.
+    """Return the state of a configuration's run on a dataset, from its directory.
 
     Args:
         run_dir: Directory of the run.
         config: Configuration with its seed.
         dataset: Fingerprint of the dataset.
-        files: Names of files that a finished run has beside `metrics.json`.
+        files: Names of files that a finished run must have beside `metrics.json`.
 
     Raises:
         UserError: The checkpoints lie in a store that cannot be read.
     """
-    metrics = _metrics(run_dir / METRICS)
-    there = bool(metrics) or holds_run(run_dir)
-    if there and (other := _other_settings(run_dir, metrics, config, dataset)):
-        return SeriesRun(run_dir, "foreign", reason=f"{'a finished' if metrics else 'an unfinished'} run {other}")
+    metrics = RunFiles(run_dir).metrics
+    exists = bool(metrics) or holds_run(run_dir)
+    if exists and (difference := _other_settings(run_dir, metrics, config, dataset)):
+        return SeriesRun(run_dir, "foreign", reason=f"{'a finished' if metrics else 'an unfinished'} run {difference}")
     if metrics and all((run_dir / name).is_file() for name in files):
-        return SeriesRun(run_dir, "finished", metrics)
+        return SeriesRun(run_dir, "finished", dict(metrics))
     failure = run_dir.with_name(run_dir.name + FAILED)
     if failure.is_file():
         return SeriesRun(run_dir, "failed", reason=failure.read_text().strip())
-    return SeriesRun(run_dir, "unfinished" if there else "absent")
+    return SeriesRun(run_dir, "unfinished" if exists else "absent")
 
 
 def _other_settings(run_dir: Path, metrics: Mapping[str, Any], config: RunConfig, dataset: str) -> str:
-    """Return how a run that is there differs from the one that is asked for; empty where it does not."""
-    there = _config(run_dir / CONFIG)
-    written_by = metrics.get("config_fingerprint") or (there and fingerprint(there))
-    if written_by != fingerprint(config):
-        return f"of another configuration ({_changed(there, config)})"
-    written_for = metrics.get("dataset_fingerprint") if metrics else dataset
-    if written_for != dataset:
-        return f"on another dataset (fingerprint {str(written_for)[:12]}; {config.data.path} has {dataset[:12]})"
+    """Return how the run in a directory differs from a configuration and dataset; empty if it does not."""
+    stored = _config(run_dir / CONFIG)
+    config_fingerprint = metrics.get("config_fingerprint") or (stored and fingerprint(stored))
+    if config_fingerprint != fingerprint(config):
+        return f"of another configuration ({_changes(stored, config)})"
+    data_fingerprint = metrics.get("dataset_fingerprint") if metrics else dataset
+    if data_fingerprint != dataset:
+        return f"on another dataset (fingerprint {str(data_fingerprint)[:12]}; {config.data.path} has {dataset[:12]})"
     return ""
-
-
-def _metrics(file: Path) -> dict[str, Any]:
-    try:
-        return dict(mapping(json.loads(file.read_text())))
-    except (OSError, ValueError):
-        return {}
 
 
 def _config(file: Path) -> RunConfig | None:
     try:
         return load_config(RunConfig, file)
-    except UserError:  # gone, or of a version with other keys
+    # The file is gone, or another version with other keys has written it.
+    except UserError:
         return None
 
 
-def _changed(there: RunConfig | None, config: RunConfig) -> str:
-    keys = [] if there is None else differences(there, config)
+def _changes(stored: RunConfig | None, config: RunConfig) -> str:
+    keys = [] if stored is None else differences(stored, config)
     if not keys:
         return f"fingerprint is now {fingerprint(config)}"
-    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in keys[:_LISTED])
-    return listed + (f"; and {len(keys) - _LISTED} more" if len(keys) > _LISTED else "")
+    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in keys[:_LISTED_KEYS])
+    return listed + (f"; and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")

@@ -1,7 +1,7 @@
 """Gates by the values of a column: whether a gate weights experts otherwise for, say, auto-play than for clicks.
 
-Over the test split, of the best checkpoint: the mean of every A_oe over the rows of each value, and how far that is
-from the mean over all rows, by `jensen_shannon`.
+At the best checkpoint, every A_oe is averaged over the rows of each value in the test split. `jensen_shannon` is the
+distance of these means from the means over all rows.
 
 Shape suffixes: B batch, O outputs, E experts, V codes of a column (shown values, missing, any other).
 """
@@ -9,88 +9,43 @@ Shape suffixes: B batch, O outputs, E experts, V codes of a column (shown values
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from ple_rec.analysis.result import Reaction, SubPopulations, Value
 from ple_rec.analysis.utilisation import GATED, jensen_shannon
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
 from ple_rec.modules.routing import GateLabels
 
 
-@dataclass(frozen=True)
-class Reaction:
-    """One gate over the rows of one value.
-
-    Args:
-        level: From 1.
-        output: Whose gate it is.
-        experts: That it reads.
-        mean: Their mean weights over the rows of the value.
-        whole: The same over all rows.
-        distance: Between the two.
-    """
-
-    level: int
-    output: str
-    experts: tuple[str, ...]
-    mean: tuple[float, ...]
-    whole: tuple[float, ...]
-    distance: float | None
-
-
-@dataclass(frozen=True)
-class Value:
-    """Rows that share one value of a column.
-
-    Args:
-        entry: What the value is, as of a slice: `value`, and `missing` or `other`.
-        rows: How many.
-        gates: Of the model, bottom level first.
-    """
-
-    entry: dict[str, Any]
-    rows: int
-    gates: tuple[Reaction, ...]
-
-
-@dataclass(frozen=True)
-class SubPopulations:
-    """The values of one column, as `evaluation.slices` tells them apart."""
-
-    column: str
-    values: tuple[Value, ...]
-
-
 class GatesByValue:
     """Sums of the gates over the rows of each value of each column.
 
     Args:
-        legends: One per A that the model gives; those without gates are left out.
-        slicings: One for each column of a batch's `slices_BC`.
+        labels: Labels of each A that the model returns; those without gates are left out.
+        slicings: Slicing of each column of a batch's `slices_BC`.
     """
 
-    def __init__(self, legends: Sequence[GateLabels], slicings: Sequence[Slicing]) -> None:
-        self._legends = {i: legend for i, legend in enumerate(legends) if legend.mixing == GATED}
+    def __init__(self, labels: Sequence[GateLabels], slicings: Sequence[Slicing]) -> None:
+        self._labels = {i: each for i, each in enumerate(labels) if each.mixing == GATED}
         self._slicings = list(slicings)
         self._rows = [torch.zeros(slicing.codes, dtype=torch.int64) for slicing in slicings]
         self._sums = [
             {
-                i: torch.zeros(slicing.codes, len(legend.outputs), len(legend.experts), dtype=torch.float64)
-                for i, legend in self._legends.items()
+                i: torch.zeros(slicing.codes, len(each.outputs), len(each.experts), dtype=torch.float64)
+                for i, each in self._labels.items()
             }
             for slicing in slicings
         ]
 
     def update(self, batch: Batch, gates: Sequence[Tensor]) -> None:
-        """Add a batch's A_BOE, one per legend, without its padding."""
+        """Add the A_BOE of a batch, one for each of the labels, without its padding."""
         if batch.slices_BC is None:
             return
         n = batch.rows
-        real = {i: gates[i][:n].double().cpu() for i in self._legends}
+        real = {i: gates[i][:n].double().cpu() for i in self._labels}
         for column, (rows_V, sums) in enumerate(zip(self._rows, self._sums, strict=True)):
             codes_B = batch.slices_BC[:n, column].long()
             rows_V += torch.bincount(codes_B, minlength=len(rows_V))
@@ -98,10 +53,10 @@ class GatesByValue:
                 sums_VOE.index_add_(0, codes_B, real[i])
 
     def compute(self) -> tuple[SubPopulations, ...]:
-        """Of each column the values that have rows.
+        """Return, for each column, its values that have rows.
 
         Raises:
-            DataError: a damaged vocabulary, from which the names of values come.
+            DataError: A vocabulary is damaged, from which the names of values come.
         """
         return tuple(self._column(column) for column in range(len(self._slicings)))
 
@@ -115,19 +70,20 @@ class GatesByValue:
                 continue
             gates: list[Reaction] = []
             for i, sums_VOE in sums.items():
-                gates += _reactions(self._legends[i], sums_VOE[v] / rows, sums_VOE.sum(0) / total)
+                gates += _reactions(self._labels[i], sums_VOE[v] / rows, sums_VOE.sum(0) / total)
             values.append(Value(entry, rows, tuple(gates)))
         return SubPopulations(slicing.column.name, tuple(values))
 
 
-def _reactions(legend: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
-    found = []
-    for o, (output, reads_E) in enumerate(zip(legend.outputs, legend.edges_OE, strict=True)):
-        read = [e for e, reads in enumerate(reads_E) if reads]
-        if len(read) < 2:  # a single expert is passed on: there is no gate
+def _reactions(labels: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
+    reactions = []
+    for o, (output, reads_E) in enumerate(zip(labels.outputs, labels.edges_OE, strict=True)):
+        inputs = [e for e, reads in enumerate(reads_E) if reads]
+        # A single expert is passed on without a gate.
+        if len(inputs) < 2:
             continue
-        mean, whole = (tuple(weights_OE[o, read].tolist()) for weights_OE in (mean_OE, whole_OE))
-        experts = tuple(legend.experts[e] for e in read)
-        assert legend.level is not None, "gates stand on a level"
-        found.append(Reaction(legend.level, output, experts, mean, whole, jensen_shannon(mean, whole)))
-    return found
+        mean, whole = (tuple(weights_OE[o, inputs].tolist()) for weights_OE in (mean_OE, whole_OE))
+        experts = tuple(labels.experts[e] for e in inputs)
+        assert labels.level is not None, "gates stand on a level"
+        reactions.append(Reaction(labels.level, output, experts, mean, whole, jensen_shannon(mean, whole)))
+    return reactions

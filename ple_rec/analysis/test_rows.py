@@ -1,10 +1,10 @@
-"""`test_rows.npz`: what a finished run's best checkpoint says of every row of the test split, for statistics over rows.
+"""`test_rows.npz`: scores of a finished run's best checkpoint on every row of the test split, for statistics over rows.
 
     labels   (N, K) float32   0 outside of a task's sample space
     weights  (N, K) float32   s_i d_ik: the sample weight, 0 outside of the task's sample space
     scores   (N, K) float32   probability of a binary task, prediction of a regression
-    group    (N,)   int64     of the dataset's group column, -1 where it is null; only where the dataset has one
-    tasks    (K,)   str       in the order of the columns
+    group    (N,)   int64     value of the dataset's group column, -1 if it is null; absent without such a column
+    tasks    (K,)   str       names of the tasks, in the order of the columns
 
 Rows stand in the order of the dataset's test split. Shape suffixes: N rows, B batch, K tasks.
 """
@@ -28,15 +28,15 @@ from ple_rec.models.losses import weight_BK
 from ple_rec.runs.directory import hold_to_add
 from ple_rec.runs.layout import TEST_ROWS, write_stream
 from ple_rec.storage import Location
-from ple_rec.training.context import EvaluationJob
+from ple_rec.training.context import EvaluationContext
 from ple_rec.training.evaluate import score_batches
 from ple_rec.training.scores import binary_of, scores_of
 
 
 def score_split(
-    job: EvaluationJob, split: Split, slicings: tuple[Slicing, ...] = ()
+    job: EvaluationContext, split: Split, slicings: tuple[Slicing, ...] = ()
 ) -> Generator[tuple[Batch, Tensor, Sequence[Tensor]]]:
-    """Yield each batch of a split in the order of its rows, as `score_batches` does; to be closed by the caller.
+    """Yield each batch of a split in the order of its rows, as `score_batches` does; the caller closes the generator.
 
     Args:
         job: Evaluation of one rank.
@@ -44,14 +44,14 @@ def score_split(
         slicings: Columns whose codes the batches hold.
 
     Raises:
-        DataError: the dataset is damaged.
+        DataError: The dataset is damaged.
     """
     with closing(job.evaluation_loader(split, slicings).epoch(0)) as batches:
         yield from score_batches(job.model, batches, job.ranks.device)
 
 
-class Rows:
-    """Labels, weights and scores of rows; 12 bytes for each row and task, and 8 for its group.
+class RunScores:
+    """Labels, weights and scores of rows in memory: 12 bytes for each row and task, and 8 for its group.
 
     Args:
         tasks: Tasks in the order of the logits.
@@ -73,15 +73,15 @@ class Rows:
             self._parts["group"].append(batch.group_B[:n].cpu().numpy().astype(np.int64))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All of them, by name."""
-        found = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
-        return found | {"tasks": np.array([task.name for task in self._tasks])}
+        """Return the arrays of all rows by their names in `test_rows.npz`."""
+        arrays = {name: np.concatenate(parts) for name, parts in self._parts.items() if parts}
+        return arrays | {"tasks": np.array([task.name for task in self._tasks])}
 
     def write(self, run_dir: Location) -> Location:
         """Write `test_rows.npz` whole or not at all.
 
         Raises:
-            UserError: the disk is full or not writable.
+            UserError: The disk is full or not writable.
         """
         path, arrays = run_dir / TEST_ROWS, self.arrays()
         with hold_to_add(run_dir):
@@ -90,11 +90,11 @@ class Rows:
 
 
 def read_rows(run_dir: Location, tasks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of a run's `test_rows.npz`, tasks in a given order; None if the file is damaged.
+    """Return the arrays of a run's `test_rows.npz`; None if the file is missing or damaged.
 
     Args:
         run_dir: Directory of the run.
-        tasks: Names, in that order.
+        tasks: Names of the tasks, in the order that the columns get.
     """
     try:
         with (run_dir / TEST_ROWS).open("rb") as file, np.load(file) as arrays:

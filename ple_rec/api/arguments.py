@@ -1,4 +1,4 @@
-"""What callers of the API give: configurations in several forms, choices, and errors that name arguments, not flags."""
+"""Checks and conversions of the API's arguments, and errors that name arguments instead of flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from ple_rec.config.base import Config
-from ple_rec.config.choices import RUNS, Kind
+from ple_rec.config.choices import RUNS, ConfigKind
 from ple_rec.config.load import load_config, with_overrides
 from ple_rec.config.words import dotted, shortened, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError, as_arguments
@@ -27,7 +27,7 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function of the API, so that its errors name arguments; they name flags of the command line below it."""
+    """Wrap a function of the API, so that its errors name arguments in place of flags of the command line."""
 
     @wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -40,22 +40,22 @@ def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
 
 
 def _for_callers(part: str) -> str:
-    """Return a part of an error for a notebook: with arguments, and with escapes of control characters."""
+    """Return a part of an error with arguments in place of flags, and with control characters escaped."""
     return printable_lines(as_arguments(part))
 
 
-def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kind = RUNS, **more: Any) -> C:
-    """Return the configuration that a caller means.
+def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: ConfigKind = RUNS, **more: Any) -> C:
+    """Return the configuration of an argument.
 
     Args:
         cls: Class of the configuration.
-        config: Recipe's name, path of a TOML file, its content as a mapping, or an object of the class.
-        overrides: Changes of it.
-        kind: Kind of the configuration, whose recipes it may name.
+        config: Name of a recipe, path of a TOML file, its content as a mapping, or an object of the class.
+        overrides: Changes of the configuration.
+        kind: Kind of the configuration, which decides on its recipes.
         more: Further arguments of `load_config`.
 
     Raises:
-        UserError: it is none of these, or is wrong.
+        UserError: The argument is none of these, or the configuration is invalid.
     """
     texts = [*_unset(config), *override_texts(overrides)]
     if isinstance(config, cls):
@@ -63,11 +63,11 @@ def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: Kin
     return load_config(cls, source_of(config, cls, kind), texts, recipes=kind, **more)
 
 
-def source_of(config: object, cls: type[Config], kind: Kind) -> str | Path | dict[str, Any]:
-    """Return a configuration as `load_config` takes it.
+def source_of(config: object, cls: type[Config], kind: ConfigKind) -> str | Path | dict[str, Any]:
+    """Return a configuration in a form that `load_config` takes.
 
     Raises:
-        UserError: it is neither text, nor a path, nor a mapping.
+        UserError: The argument is neither text, nor a path, nor a mapping.
     """
     if isinstance(config, Mapping):
         plain = _plain(config, "config")
@@ -82,10 +82,10 @@ def source_of(config: object, cls: type[Config], kind: Kind) -> str | Path | dic
 
 
 def override_texts(overrides: Overrides) -> list[str]:
-    """Return overrides as `key=value`.
+    """Return overrides as texts `key=value`.
 
     Raises:
-        UserError: they are no list of texts and no mapping, or hold a value that TOML has no text for.
+        UserError: The argument is neither a list of texts nor a mapping, or a value cannot be written in TOML.
     """
     rule = 'they are texts "key=value", or a dict of keys and values'
     if isinstance(overrides, Mapping):
@@ -100,12 +100,13 @@ def override_texts(overrides: Overrides) -> list[str]:
 
 
 def check_choice(name: str, value: T, known: Collection[T]) -> T:
-    """Return a value that has to be one of a few.
+    """Return a value if it is one of several.
 
     Raises:
-        UserError: it is none of them.
+        UserError: The value is none of them.
     """
-    if not any(isinstance(value, type(each)) and value == each for each in known):  # `1 in (True,)`, arrays raise
+    # `in` would accept 1 for True, and fail on arrays.
+    if not any(isinstance(value, type(each)) and value == each for each in known):
         choices = [str(each) for each in known]
         rule = suggestion(value, choices) if isinstance(value, str) else f"known: {', '.join(choices)}"
         raise UserError(name, f"got {_shown(value)}", rule, f"give {' or '.join(map(repr, known))}")
@@ -113,15 +114,15 @@ def check_choice(name: str, value: T, known: Collection[T]) -> T:
 
 
 def check_count(name: str, value: object, least: int = 1) -> int:
-    """Return a number that has to be a whole one, as a Python int.
+    """Return a whole number as a Python int.
 
     Args:
-        name: Argument.
-        value: Number, of Python or NumPy.
-        least: Least number that is allowed.
+        name: Name of the argument, for messages.
+        value: Number of Python or NumPy.
+        least: Smallest number that is allowed.
 
     Raises:
-        UserError: it is no such number.
+        UserError: The value is no whole number, or less than the smallest one.
     """
     whole = operator.index(value) if isinstance(value, SupportsIndex) and _is_single(value) else least - 1
     if whole < least:
@@ -131,10 +132,10 @@ def check_count(name: str, value: object, least: int = 1) -> int:
 
 
 def check_number(name: str, value: object) -> float:
-    """Return a number that has to be finite and not negative, as a Python float.
+    """Return a number as a Python float.
 
     Raises:
-        UserError: it is no such number.
+        UserError: The value is no number, or is not finite, or is negative.
     """
     number = float(value) if isinstance(value, SupportsFloat) and _is_single(value) else math.nan
     if not 0 <= number < math.inf:
@@ -143,10 +144,10 @@ def check_number(name: str, value: object) -> float:
 
 
 def check_text(name: str, value: str) -> str:
-    """Return a value that has to be text.
+    """Return a value if it is text.
 
     Raises:
-        UserError: it is none, or empty.
+        UserError: The value is no text, or is empty.
     """
     if not isinstance(value, str) or not value:
         raise UserError(name, f"got {_shown(value)}", "it is text", "write it in quotes")
@@ -154,10 +155,10 @@ def check_text(name: str, value: str) -> str:
 
 
 def check_list(name: str, value: Sequence[T]) -> list[T]:
-    """Return a value that has to be a list of texts or paths, as a list.
+    """Return texts or paths as a list.
 
     Raises:
-        UserError: it is no list, or holds something else.
+        UserError: The value is no list, or an entry is neither text nor a path.
     """
     if isinstance(value, str | os.PathLike | Mapping) or not isinstance(value, Iterable):
         one = repr(os.fspath(value)) if isinstance(value, str | os.PathLike) else '"one", "two"'
@@ -169,10 +170,10 @@ def check_list(name: str, value: Sequence[T]) -> list[T]:
 
 
 def check_dict(name: str, value: object) -> Mapping[Any, Any]:
-    """Return a value that has to be a dict.
+    """Return a value if it is a dict.
 
     Raises:
-        UserError: it is none.
+        UserError: The value is no dict.
     """
     if not isinstance(value, Mapping):
         raise UserError(name, f"got {_shown(value)}", "it is a dict", 'give for example {"name": 2}')
@@ -180,10 +181,10 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
 
 
 def path_of(name: str, value: PathLike) -> Path:
-    """Return a path that a caller gives.
+    """Return a path on this machine.
 
     Raises:
-        UserError: it is neither text nor a path, or empty.
+        UserError: The value is neither text nor a path, is empty, or is an address.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         rule = "it is a path, as text or as a pathlib.Path"
@@ -194,7 +195,7 @@ def path_of(name: str, value: PathLike) -> Path:
 
 
 def place_of(name: str, value: PathLike) -> Location:
-    """Return a path, or an address of a store, that a caller gives; errors as of `path_of` and `location`."""
+    """Return a path, or an address of a store; raise the errors of `path_of` and `location`."""
     if isinstance(value, Remote):
         return value
     if isinstance(value, Path) and value.parts and value.parts[0].endswith(":"):
@@ -205,15 +206,15 @@ def place_of(name: str, value: PathLike) -> Location:
 
 
 def source_of_logs(name: str, value: PathLike) -> str:
-    """Return the folder or the address of raw files, as a caller gives it; errors as of `place_of`."""
+    """Return the folder or the address of raw files as text; raise the errors of `place_of`."""
     return _without_null(name, value) if isinstance(value, str) else str(place_of(name, value))
 
 
 def _without_null(name: str, text: str) -> str:
-    """Return a path or an address, which holds no null character.
+    """Return a path or an address if it has no null character.
 
     Raises:
-        UserError: it holds one, which no file system and no store takes.
+        UserError: The text has a null character, which no file system and no store accepts.
     """
     if "\0" in text:
         raise UserError(name, f"got {_shown(text)}", "a path has no null character", "take it out")
@@ -221,14 +222,14 @@ def _without_null(name: str, text: str) -> str:
 
 
 def _unset(config: object, *path: str) -> list[str]:
-    """Return overrides that take back what a dict sets to None, which its base may have."""
+    """Return overrides that remove each key which a dict sets to None, since its base may have the key."""
     if not isinstance(config, Mapping):
         return [] if config is not None or not path else [f"{dotted(path)}="]
     return [text for key, value in config.items() for text in _unset(value, *path, str(key))]
 
 
 def _is_single(value: object) -> bool:
-    """Return whether a number is no truth value and no array."""
+    """Return True if a number is neither a truth value nor an array."""
     return not isinstance(value, bool) and not getattr(value, "shape", ())
 
 
@@ -238,14 +239,15 @@ def _shown(value: object) -> str:
 
 
 def _plain(value: object, place: str) -> object:
-    """Return a value as TOML has it: dicts, lists, texts, numbers; a key whose value is None is left out."""
+    """Return a value as types that TOML has: dicts, lists, texts and numbers, without the keys whose value is None."""
     if isinstance(value, Config):
         return value.model_dump(mode="json", exclude_none=True, round_trip=True)
     if isinstance(value, Mapping):
         return {str(key): _plain(part, f"{place}.{key}") for key, part in value.items() if part is not None}
     if isinstance(value, os.PathLike):
         return os.fspath(value)
-    if hasattr(value, "tolist"):  # arrays and numbers of NumPy
+    # Arrays and numbers of NumPy have this method.
+    if hasattr(value, "tolist"):
         return value.tolist()
     if isinstance(value, list | tuple):
         return [_plain(part, f"{place}[{i}]") for i, part in enumerate(value)]

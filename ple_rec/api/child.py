@@ -1,4 +1,4 @@
-"""The process that starts the ranks of `ple_rec.api.ranks`: `ple-rec`, asked to stop once its parent is gone."""
+"""Process that starts the ranks of `ple_rec.api.ranks`: `ple-rec`, which stops once its parent is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several models at equal cost: `compare` and `Comparison`."""
+"""Comparison of several models at equal cost: `compare` and `Comparison`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,7 @@ class Comparison:
         path: Directory of the comparison, with a run directory for each variant and seed.
         results: Content of `compare.json`.
         failed: Runs that failed, as "<variant> seed <n>"; the same call tries them again.
-        stopped: Trials and runs that were asked to stop (SIGTERM), as "<variant>, seed <n>"; the same call goes on with
-            them.
+        stopped: Trials and runs that SIGTERM stopped, as "<variant>, seed <n>"; the same call resumes them.
     """
 
     path: Location
@@ -53,15 +52,15 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Who gains over the baseline, who loses, and what is noise, in sentences."""
+        """Verdict in sentences: the variants that gain over the baseline, those that lose, and the noise."""
         return "\n".join(self.results["verdict"]["sentences"])
 
     def table(self) -> pa.Table:
         """Return a row for each task and variant.
 
-        Its columns are `task`, `variant`, `metric` (AUC, or MSE of a regression), `seeds`, `mean` and `sd` over these,
-        `gain` over the baseline (above 0: better; null for the baseline), and the 95 % intervals of the gain over seeds
-        and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
+        Its columns are `task`, `variant`, `metric` (AUC, or MSE of a regression), `seeds`, `mean` and `sd` over the
+        seeds, `gain` over the baseline (above 0 is better; null for the baseline), and the 95 % intervals of the gain
+        over seeds and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
         """
         import pyarrow as pa
 
@@ -87,16 +86,17 @@ class Comparison:
         return {name: variant["tasks"][task] for name, variant in variants if task in variant["tasks"]}
 
     def __repr__(self) -> str:
-        """Return place and verdict."""
+        """Return the path and the verdict."""
         return f"Comparison({shown_path(self.path)!r})\n{self.verdict}"
 
     def _repr_html_(self) -> str:
-        from ple_rec.analysis.compare.text import interval_text, mean_sd_text, signed_text
+        from ple_rec.reports.compare.text import interval_text, signed_text
+        from ple_rec.text.units import mean_sd_text
 
         tables = []
         for task, about in self.results["tasks"].items():
             rows = [
-                [name, mean_sd_text(result, "±"), signed_text((result["gain"] or {}).get("mean"))]
+                [name, mean_sd_text(result["mean"], result["sd"], "±"), signed_text((result["gain"] or {}).get("mean"))]
                 + [interval_text((result["gain"] or {}).get(key)) for key in ("seed_interval", "row_interval")]
                 for name, result in self._of(task).items()
             ]
@@ -123,24 +123,24 @@ def compare(
 ) -> Comparison:
     """Train several models with several seeds at equal cost, as `ple-rec compare` does.
 
-    Finished runs are kept, interrupted ones go on. Runs are processes of their own, several side by side.
+    Finished runs are kept and interrupted ones resumed. Each run is a process of its own; several run in parallel.
 
     Args:
         config: Name of a recipe of a comparison ("census-compare"), path of a TOML file, its content as a dict, or a
-            `CompareConfig`; docs/compare.md has its keys. Paths in a dict start from the working directory.
-        runs: Folder of comparisons; this one goes to its folder `<name>`.
+            `CompareConfig`; docs/compare.md has its keys. Paths in a dict are relative to the working directory.
+        runs: Folder of comparisons; this comparison is written to its folder `<name>`.
         overrides: Changes of every run: `{"train.epochs": 2}`, or texts "key=value".
         seeds: Number of seeds; None for that of the comparison.
         match: Cost that all variants share, "flops", "params" or "none"; None for that of the comparison.
-        trials: Trials of tuning for each variant; None for those of the comparison.
-        variants: Names of the variants to train, beside the baseline; None for all.
-        jobs: Number of runs side by side; None for one a GPU, or one a core.
-        reuse: Directories of other comparisons, whose finished runs of the same settings are taken.
-        overwrite: True to remove runs of other settings that lie there.
+        trials: Number of tuning trials for each variant; None for that of the comparison.
+        variants: Names of the variants to train beside the baseline; None for all.
+        jobs: Number of parallel runs; None for one on each GPU, or on each core.
+        reuse: Directories of other comparisons, whose finished runs with the same settings are reused.
+        overwrite: True to remove existing runs with other settings.
 
     Raises:
-        UserError: the input is wrong; nothing has been trained then.
-        KeyboardInterrupt: by Ctrl-C; what has finished is kept.
+        UserError: The input is invalid, and nothing has been trained.
+        KeyboardInterrupt: The user pressed Ctrl-C; finished runs are kept.
     """
     if match is not None:
         check_choice("match", match, ("flops", "params", "none"))
@@ -156,6 +156,7 @@ def compare(
         from ple_rec.analysis.compare.in_store import hold_comparison
         from ple_rec.analysis.compare.load import load_comparison
         from ple_rec.analysis.compare.reuse import check_comparisons
+        from ple_rec.reports.compare.page import report_comparison
 
         check_comparisons(others)
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
@@ -164,7 +165,16 @@ def compare(
         where = place_of("runs", runs) / chosen.name
         with hold_comparison(where) as directory:
             done = run_comparison(
-                chosen, folder, texts, directory, jobs=jobs, overwrite=overwrite, only=names, reuse=others
+                chosen,
+                folder,
+                texts,
+                directory,
+                report=report_comparison,
+                jobs=jobs,
+                overwrite=overwrite,
+                only=names,
+                reuse=others,
             )
-    assert done is not None  # as of a dry run
+    # Only a dry run returns None.
+    assert done is not None
     return Comparison(where, json.loads(done.json), done.failed, done.stopped)

@@ -35,12 +35,12 @@ _SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
 
 
 class Dataset:
-    """A dataset directory: rows of table ids, numbers and labels, split into train, valid and test.
+    """Dataset directory: rows of table ids, numbers and labels, split into train, valid and test.
 
     `prepare` and `open_dataset` make it.
 
     Attributes:
-        path: The directory, or its address in a store.
+        path: Path of the directory, or its address in a store.
         schema: Content of `schema.toml`: tables, features, tasks, splits.
     """
 
@@ -57,7 +57,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Text that is another for every other content; a model predicts for the dataset that it was trained on."""
+        """Text that identifies the content; a model predicts only for the dataset that it was trained on."""
         return self.schema.fingerprint
 
     @property
@@ -67,7 +67,7 @@ class Dataset:
 
     @property
     def features(self) -> list[str]:
-        """Names of the features: sparse ones, which are ids, then dense ones, which are numbers."""
+        """Names of the features: first sparse ones, which are ids, then dense ones, which are numbers."""
         return [each.name for each in self.schema.sparse] + [each.name for each in self.schema.dense]
 
     @property
@@ -84,12 +84,12 @@ class Dataset:
             columns: Names of columns; None for all.
 
         Returns:
-            A row for each sample. Sparse features are rows of their tables (0: unknown or missing), dense ones raw
-            numbers (null: missing), labels stand in `label_<task>`.
+            A row for each sample. Sparse features are row numbers of their tables (0 is unknown or missing), dense ones
+            raw numbers (null is missing). Labels are in the columns `label_<task>`.
 
         Raises:
-            UserError: there is no such split or column.
-            DataError: a file is damaged.
+            UserError: There is no such split or column.
+            DataError: A file is damaged.
         """
         import pyarrow as pa
 
@@ -97,13 +97,13 @@ class Dataset:
         from ple_rec.storage.arrow import open_parquet
 
         check_choice("split", split, SPLITS)
-        wanted = None if columns is None else check_list("columns", columns)
+        names = None if columns is None else check_list("columns", columns)
         folder = self.path / split
         with explain_errors(folder, "listed", "its rows lie there"):
             files = [folder / name for name in names_in(folder) if name.endswith(".parquet")]
         if split not in self.rows:
-            there = ", ".join(self.rows) or "none"
-            raise UserError("split", f'got "{split}"', f"{self.path} has {there}", "name a split that is there")
+            splits = ", ".join(self.rows) or "none"
+            raise UserError("split", f'got "{split}"', f"{self.path} has {splits}", "name a split that is there")
         if not files:
             raise DataError(str(folder), "no Parquet files", "its rows lie there", "prepare it again")
         parts = []
@@ -111,10 +111,10 @@ class Dataset:
             for file in files:
                 with open_parquet(file) as parquet:
                     known = parquet.schema_arrow.names
-                    if unknown := [name for name in wanted or () if name not in known]:
+                    if unknown := [name for name in names or () if name not in known]:
                         fix = "name columns of the parts"
                         raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
-                    parts.append(parquet.read(columns=wanted))
+                    parts.append(parquet.read(columns=names))
             return pa.concat_tables(parts).replace_schema_metadata()
         except (OSError, ValueError, pa.ArrowException) as error:
             place = str(folder)
@@ -125,7 +125,7 @@ class Dataset:
         """Return the page of statistics that the preparation wrote: counts, drift, correlation of labels.
 
         Raises:
-            UserError: the dataset has none, as one that was written by hand.
+            UserError: The dataset has no such page, since no preparation wrote it.
         """
         from ple_rec.config.schema import STATS_PAGE
         from ple_rec.storage.cache import local_copy
@@ -137,7 +137,7 @@ class Dataset:
         return Page(local_copy(page))
 
     def __repr__(self) -> str:
-        """Return name, place, and the numbers of rows, features and tasks."""
+        """Return the path, and the numbers of rows and features, and the tasks."""
         rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
         sizes = f"{rows} rows; {len(self.features)} features; tasks {', '.join(self.tasks)}"
         return f"Dataset({shown_path(self.path)!r}: {sizes})"
@@ -178,26 +178,26 @@ def prepare(
 ) -> Dataset:
     """Prepare raw logs, Parquet or CSV files, as a dataset directory, as `ple-rec prep` does.
 
-    What is prepared already is not prepared again; what was stopped goes on.
+    A finished dataset is not prepared again, and an interrupted preparation is resumed.
 
     Args:
         config: Name of a data set that comes with the package ("census"), path of a TOML file, or its content as a
             dict; docs/prep.md has its keys.
-        out: Directory to write, or its address in a store, "s3://bucket/census"; it is made in the cache folder of this
-            machine first, and then uploaded.
+        out: Directory to write, or its address in a store, "s3://bucket/census". A dataset for a store is written to
+            the cache folder of this machine, and then uploaded.
         source: Folder of the raw files, or "s3://..."; None for the working directory.
         overrides: Changes of the configuration: `{"split.valid_share": 0.3}`, or texts "key=value".
-        overwrite: True to replace a dataset of other content that lies there.
-        append: One more day, "day=9" or "day=2022-05-08", with the ids of `parent`.
+        overwrite: True to replace an existing dataset with other content.
+        append: Further day, "day=9" or "day=2022-05-08", that is prepared with the ids of `parent`.
         parent: Dataset whose ids are kept.
-        engine: "duckdb", in this process, or "spark".
+        engine: "duckdb", which runs in this process, or "spark".
         master: Address of Spark's master; None for a local one.
-        memory: Bytes to use, about; None for most of the machine's.
+        memory: Approximate number of bytes to use; None for most of the machine's memory.
         threads: Number of threads; None for all cores.
 
     Raises:
-        UserError: the configuration, a path or the machine does not do.
-        DataError: the raw files break a rule.
+        UserError: The configuration or a path is invalid, or the machine lacks something.
+        DataError: The raw files break a rule.
     """
     if isinstance(config, str) and config in _SYNTHETIC:
         rule = "data that is made, not read, has a command line alone"
@@ -239,14 +239,14 @@ def prepare(
 
 @errors_name_arguments
 def open_dataset(path: PathLike | Remote) -> Dataset:
-    """Open a dataset directory, as `prepare`, `ple-rec prep` or `data_prep.write_tables` has written it.
+    """Open a dataset directory that `prepare`, `ple-rec prep` or `data_prep.write_tables` has written.
 
     Args:
-        path: The directory, or its address in a store, "s3://bucket/census".
+        path: Path of the directory, or its address in a store, "s3://bucket/census".
 
     Raises:
-        UserError: there is no such directory, or its store cannot be reached.
-        DataError: it is not complete, or damaged.
+        UserError: There is no such directory, or its store cannot be reached.
+        DataError: The dataset is incomplete or damaged.
     """
     from ple_rec.config.load import load_schema
     from ple_rec.config.schema import SCHEMA_FILE
@@ -259,11 +259,11 @@ def open_dataset(path: PathLike | Remote) -> Dataset:
 
 
 def _label_means(path: Location) -> Mapping[str, Any]:
-    """Return what `stats.json` says of labels; nothing where it says nothing."""
+    """Return the statistics of labels in `stats.json`, by task; none if the file is missing or has none."""
     import json
 
     from ple_rec.config.schema import STATS_FILE
-    from ple_rec.runs.results import mapping
+    from ple_rec.text.json_values import mapping
 
     try:
         return mapping(mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
@@ -272,7 +272,7 @@ def _label_means(path: Location) -> Mapping[str, Any]:
 
 
 def _mean(means: Mapping[str, Any], task: str, split: str) -> str:
-    from ple_rec.runs.results import mapping, number
+    from ple_rec.text.json_values import mapping, number
 
     mean = number(mapping(mapping(means.get(task)).get(split)).get("mean"))
     return "" if mean is None else f"{mean:.4f}"

@@ -1,4 +1,4 @@
-"""Rows in memory: their columns, and a file of them as raw logs that shall be predicted."""
+"""Rows in memory that are to be predicted: their columns, and a file with them as raw logs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _FIX = "give it one name, and values of one type that Arrow knows, such as all t
 
 
 @dataclass(frozen=True)
-class Reads:
-    """Columns of the log that a prediction reads.
+class ColumnSelection:
+    """Choice of the log columns that a prediction reads.
 
     Args:
-        ids: Columns that are carried along.
+        ids: Columns to carry along.
         without: Features that the run does not read.
-        all_rows: True if `log.where` is not read.
+        all_rows: True if the prediction ignores `log.where`.
     """
 
     ids: Sequence[str] = ()
@@ -36,7 +36,7 @@ class Reads:
     all_rows: bool = False
 
 
-def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> None:
+def write_rows(data: object, file: Path, dataset: Location, selection: ColumnSelection) -> None:
     """Write rows to a Parquet file.
 
     A column that Parquet cannot hold is left out with a warning, since the model need not read it. A column without any
@@ -46,10 +46,10 @@ def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> Non
         data: Rows as a `pyarrow.Table`, a DataFrame, a dict of columns or a list of dicts.
         file: File to write.
         dataset: Directory of the dataset that the model was trained on.
-        reads: Columns that the prediction reads.
+        selection: Columns that the prediction reads.
 
     Raises:
-        UserError: it is none of these, or Parquet cannot hold a column that is read.
+        UserError: The data has none of these forms, or Parquet cannot hold a column that the prediction reads.
     """
     import pyarrow.parquet as pq
 
@@ -59,7 +59,7 @@ def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> Non
     table, problem = _table_of(data)
     if table is None:
         names, pick = columns_of(data)
-        columns_read = _columns_read(dataset, reads)
+        columns_read = _columns_read(dataset, selection)
         problems = {name: reason for name in names if (reason := _table_of(pick([name]))[1])}
         rest = [name for name in names if name not in problems]
         if problems and rest:
@@ -79,7 +79,7 @@ def write_rows(data: object, file: Path, dataset: Location, reads: Reads) -> Non
 
 
 def _table_of(data: Any) -> tuple[pa.Table | None, str]:
-    """Return a table that Parquet can hold, and nothing; else None, and the reason."""
+    """Return (table, "") if Parquet can hold the data, else (None, reason)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -93,21 +93,23 @@ def _table_of(data: Any) -> tuple[pa.Table | None, str]:
 
 
 def columns_of(data: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
-    """Return the names of the columns, and a function that picks some of them; no names if it has no columns."""
-    if hasattr(data, "column_names"):  # a table of Arrow
+    """Return the names of the columns, and a function that picks some of them; no names if there are no columns."""
+    # This is a table of Arrow.
+    if hasattr(data, "column_names"):
         return list(data.column_names), data.select
     if isinstance(data, Mapping):
         return list(data), lambda names: {name: data[name] for name in names}
-    if hasattr(data, "columns"):  # a DataFrame
+    # This is a DataFrame.
+    if hasattr(data, "columns"):
         return list(data.columns), lambda names: data[list(names)]
     return [], lambda _: data
 
 
 def _with_types(table: pa.Table, dataset: Location) -> pa.Table:
-    """Return a table whose columns without a value have the types that their readers take, as far as these are known.
+    """Return a table whose columns without any value have the types of their features, if these are known.
 
     Args:
-        table: Rows that are predicted.
+        table: Rows to predict.
         dataset: Directory of the dataset that the model was trained on.
     """
     import pyarrow as pa
@@ -118,31 +120,32 @@ def _with_types(table: pa.Table, dataset: Location) -> pa.Table:
         name = table.column_names[i]
         kind = types.get(name)
         if kind is None and pa.types.is_null(table.column(i).type) and name not in others:
-            kind = pa.string()  # the model does not read it, so any type does
+            # The model does not read the column, so its type does not matter.
+            kind = pa.string()
         if kind is not None:
             table = table.set_column(i, name, pa.nulls(table.num_rows, kind))
     return table
 
 
-def _columns_read(dataset: Location, reads: Reads) -> set[str]:
+def _columns_read(dataset: Location, selection: ColumnSelection) -> set[str]:
     """Return the names of the log columns that a prediction reads.
 
     Args:
         dataset: Directory of the dataset that the model was trained on.
-        reads: Ids, features and condition that the prediction reads.
+        selection: Choice of the columns.
     """
-    from data_prep.transforms.input_columns import inputs_config
+    from data_prep.inputs.columns import inputs_config
     from data_prep.transforms.resolve import resolve
 
     prep, place = preparation_of(dataset)
-    if reads.all_rows:
+    if selection.all_rows:
         prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
     names = {feature.name for feature in prep.sparse} | {number.name for number in prep.dense}
-    return {*reads.ids, *resolve(inputs_config(prep, names - {*reads.without}, {}), place).log_columns}
+    return {*selection.ids, *resolve(inputs_config(prep, names - {*selection.without}, {}), place).log_columns}
 
 
 def _types_of(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]:
-    """Return the types of log columns that are features as they stand, and the names of others that are read.
+    """Return the types of log columns that are features without any expression, and the names of other columns read.
 
     Args:
         dataset: Directory of the dataset that the model was trained on.

@@ -1,4 +1,4 @@
-"""What objects of the API look like in a notebook: small tables in the colours of its theme, and whole pages."""
+"""HTML of the API's objects in a notebook: small tables in the colours of its theme, and whole pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent);font-var
 .ple-rec th:first-child,.ple-rec td:first-child,.ple-rec .words{text-align:left}
 .ple-rec th{font-weight:600}
 </style>"""
-_HEIGHT = 640  # CSS pixels of a page in a notebook
+# A page in a notebook has this height in CSS pixels.
+_HEIGHT = 640
 
 
 def block(*pieces: str) -> str:
@@ -37,7 +38,7 @@ def line(title: str, *notes: str) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Return a table of texts; columns of numbers stand flush right."""
+    """Return a table of texts, whose columns of numbers are aligned to the right."""
     body = [list(row) for row in rows]
     words = [any(row[i][:1].isalpha() for row in body) for i in range(len(head))]
 
@@ -52,7 +53,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
 
 
 def shares_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[float | None]]], caption: str) -> str:
-    """Return a table of shares from 0 to 1, a cell the stronger in colour the greater its share."""
+    """Return a table of shares from 0 to 1, in which cells with greater shares have a stronger colour."""
     lines = []
     for name, shares in rows:
         cells = "".join(_share(share) for share in shares)
@@ -65,30 +66,32 @@ def shares_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[float |
 def _share(share: float | None) -> str:
     if share is None:
         return "<td></td>"
-    percent = round(60 * min(max(share, 0.0), 1.0))  # text stays readable on it
+    # Text stays readable on 60 % of the colour.
+    percent = round(60 * min(max(share, 0.0), 1.0))
     return f'<td style="background:color-mix(in srgb,#3b82f6 {percent}%,transparent)">{share:.3f}</td>'
 
 
 def progress_bar(done: int, total: int) -> str:
-    """Return a bar of steps that are done; of steps that are not known yet, one that waits."""
+    """Return a progress bar of steps; if their number is not known yet, a bar that waits."""
     if not total:
         return block('<progress></progress> <span class="quiet">starting</span>')
     return block(f'<progress value="{done}" max="{total}"></progress> {done:,} of {total:,} steps')
 
 
 def shown_path(path: Location) -> str:
-    """Return a path as it reads best: from the working directory where it lies below that."""
+    """Return a path relative to the working directory if it lies below that, else as it is."""
     try:
         return str(path.relative_to(Path.cwd()) if isinstance(path, Path) else path)
-    except (ValueError, OSError):  # it lies elsewhere, or the working directory is gone
+    # The path lies elsewhere, or the working directory is gone.
+    except (ValueError, OSError):
         return str(path)
 
 
 class Page:
-    """A page of HTML in a file, which a notebook shows in a frame.
+    """Page of HTML in a file, which a notebook shows in a frame.
 
     Attributes:
-        path: The file.
+        path: File of the page.
     """
 
     path: Location
@@ -101,11 +104,11 @@ class Page:
         return str(self.path)
 
     def __repr__(self) -> str:
-        """Return what it is and where it lies."""
+        """Return the class and the path."""
         return f"Page({shown_path(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        # Without `allow-scripts`: pages have none. Their links are of the page, not of the notebook around it.
+        # Pages have no scripts, so the frame allows none. The base lets links point into the page, not the notebook.
         page = self.path.read_text(encoding="utf-8").replace("<head>", '<head><base href="about:srcdoc">', 1)
         content = escape(page)
         frame = f'<iframe sandbox="allow-same-origin" srcdoc="{content}" title="{escape(self.path.name)}"'

@@ -1,4 +1,4 @@
-"""An exported model: `load_model` and `Model`."""
+"""Exported model in memory: `load_model` and `Model`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
     from ple_rec.config.base import TaskKind
     from ple_rec.inference.ranker import Ranker
 
-Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]  # or what `pyarrow.table` takes
+# Functions take these forms of rows, and all that `pyarrow.table` takes.
+Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
 
 
 class Model:
-    """One version of an exported model in memory, which answers as `ple-rec serve` does. `load_model` makes it.
+    """Version of an exported model in memory, with the answers of `ple-rec serve`. `load_model` makes it.
 
-    Several threads may use it at once, also beside a training.
+    Several threads may use a model at once, also during a training.
 
     Attributes:
-        path: Folder of the version; of one at an address, its copy in the cache of this machine.
+        path: Folder of the version; for a version in a store, its copy in the cache of this machine.
     """
 
     path: Path
@@ -43,7 +44,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """Name of the model: that of the configuration of its run."""
+        """Name of the model, which is that of its run's configuration."""
         return self._ranker.name
 
     @property
@@ -65,7 +66,7 @@ class Model:
 
     @cached_property
     def card(self) -> str:
-        """Model card in Markdown: what the model was made of, and how close it is to its run."""
+        """Model card in Markdown: origin of the model, and its differences from its run."""
         return (self.path / "MODEL_CARD.md").read_text(encoding="utf-8")
 
     @errors_name_arguments
@@ -80,18 +81,18 @@ class Model:
         """Rank the items of one request, the best first.
 
         Args:
-            user: Raw values of the user's features, by name, and of those that all items share.
+            user: Raw values by name of the user's features, and of item features that all items share.
             items: Raw values of the items' features: a list of dicts, a dict of columns, or a table. A missing feature
-                is a missing value. Columns of a table that the model does not read are left out.
-            exponents: Exponents of some factors, in the place of the model's.
+                counts as a missing value. Columns of a table that the model does not read are left out.
+            exponents: Exponents of some factors, in place of the model's.
             top: Number of items to return; None for all.
 
         Returns:
-            A row for each item: `index` of it among `items`, `score`, the logarithm of the fused score, and a column
-            for each task.
+            A row for each item: `index`, its position in `items`, `score`, the logarithm of the fused score, and a
+            column for each task.
 
         Raises:
-            UserError: a name that is no feature, or a value of another kind; the message says where.
+            UserError: A name is no feature, or a value has the wrong type; the message says where.
         """
         import numpy as np
         import pyarrow as pa
@@ -105,7 +106,8 @@ class Model:
         body = {"user": plain_user, **_exponents(exponents)}
         pieces, begin = [], 0
         bags = [each for each in self._ranker.signature.inputs if each.bag]
-        shared = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")  # each item has them
+        # Each item gets these item features of the request.
+        shared = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")
         own = sum(_bag_size(plain_user.get(each.name)) for each in bags)
         for piece, count in self._pieces("items", items, own, shared):
             answer = self._answer("rank", body | {"items": piece}, begin)
@@ -113,7 +115,8 @@ class Model:
             pieces.append(answer)
             begin += count
         whole = self._table(pieces, "index")
-        order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")  # of one piece it is as it should be already
+        # A single piece is in this order already.
+        order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")
         return whole.take(pa.array(order_N[:top]))
 
     @errors_name_arguments
@@ -121,15 +124,16 @@ class Model:
         """Score rows, each with all of its features.
 
         Args:
-            rows: Raw values of features: a list of dicts, a dict of columns, or a table. A missing feature is a missing
-                value. Columns of a table that the model does not read are left out.
-            exponents: Exponents of some factors, in the place of the model's.
+            rows: Raw values of features: a list of dicts, a dict of columns, or a table. A missing feature counts as a
+                missing value. Columns of a table that the model does not read are left out.
+            exponents: Exponents of some factors, in place of the model's.
 
         Returns:
-            A row for each one, in order: `score`, the logarithm of the fused score, and a column for each task.
+            A row for each input row, in the same order: `score`, the logarithm of the fused score, and a column for
+            each task.
 
         Raises:
-            UserError: a name that is no feature, or a value of another kind; the message says where.
+            UserError: A name is no feature, or a value has the wrong type; the message says where.
         """
         body, pieces, begin = _exponents(exponents), [], 0
         for piece, count in self._pieces("rows", rows):
@@ -138,13 +142,13 @@ class Model:
         return self._table(pieces)
 
     def _pieces(self, name: str, rows: object, once: int = 0, each: int = 0) -> Iterator[tuple[Rows, int]]:
-        """Yield as many rows at a time as a request may have, in the form in which they came, and their number.
+        """Yield the rows in pieces that fit a request, each with its number of rows.
 
         Args:
-            name: Argument that holds the rows.
-            rows: Rows.
-            once: Number of values in the bags that a request has beside its rows.
-            each: Number of values in the bags that every row takes from there.
+            name: Name of the argument with the rows, for messages.
+            rows: Value of that argument.
+            once: Number of bag values that a request has beside its rows.
+            each: Number of bag values that every row takes from the request.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
         from ple_rec.inference.request_rows import MAX_ITEMS
@@ -158,7 +162,8 @@ class Model:
             for bag in plain.keys() & bags:
                 sizes = [size + _bag_size(value) for size, value in zip(sizes, plain[bag], strict=True)]
         begin, end = 0, 0
-        while True:  # also of no rows, which are refused as the server does
+        # Without rows there is one empty piece, which is refused as the server refuses it.
+        while True:
             values = once
             while end < len(sizes) and end - begin < MAX_ITEMS:
                 values += each + sizes[end]
@@ -175,7 +180,7 @@ class Model:
             begin = end
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
-        """Return the columns of an answer; `begin` is the first of its rows among all."""
+        """Return the columns of an answer; `begin` is the index of its first row among all rows."""
         from ple_rec.inference.request_error import RequestError
 
         read = self._ranker.read_rank if kind == "rank" else self._ranker.read_score
@@ -203,18 +208,18 @@ class Model:
 
     @property
     def features(self) -> pa.Table:
-        """What the model reads, a row for each feature: `name`, `type` of a value, `of` user or item, `bag`."""
+        """Features that the model reads, a row for each: `name`, `type` of a value, `of` user or item, `bag`."""
         import pyarrow as pa
 
         inputs = self._ranker.signature.inputs
         return pa.table({key: [getattr(each, key) for each in inputs] for key in ("name", "type", "of", "bag")})
 
     def __repr__(self) -> str:
-        """Return name, version, place and tasks."""
+        """Return the name, version, path and tasks."""
         return f"Model({self.name} {self.version}, {shown_path(self.path)!r}: tasks {', '.join(self.tasks)})"
 
     def _repr_html_(self) -> str:
-        checks = self._ranker.described.get("card", {}).get("check", {}).get("tasks", {})
+        checks = self._ranker.description.get("card", {}).get("check", {}).get("tasks", {})
         exponents = self.exponents
         tasks = [
             [name, kind, f"{exponents[name]:g}" if name in exponents else "", _difference(checks.get(name, {}))]
@@ -237,13 +242,13 @@ def load_model(path: PathLike) -> Model:
     """Load an exported model into memory.
 
     Args:
-        path: Folder that `Run.export` or `ple-rec export` has written, of which the version that `latest` names is
-            taken; or the folder of a version. One at an address of a store, such as "s3://bucket/model", is copied
-            into the cache of this machine.
+        path: Folder that `Run.export` or `ple-rec export` has written, from which the version that `latest` names is
+            loaded; or the folder of a version. A model in a store, such as "s3://bucket/model", is copied into the
+            cache of this machine.
 
     Raises:
-        UserError: nothing was exported there, or the store cannot be read.
-        DataError: the version is damaged.
+        UserError: The folder has no exported model, or the store cannot be read.
+        DataError: The version is damaged.
     """
     from ple_rec.inference.manifest import MANIFEST, readable
     from ple_rec.inference.model_dir import latest
@@ -264,7 +269,7 @@ def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
 
 
 def _bag_size(value: object) -> int:
-    """Return the number of values of a bag, with weights or without; 0 for a single value."""
+    """Return the number of values of a bag, which may have weights; 0 for a single value."""
     if isinstance(value, dict):
         return max((len(part) for part in value.values() if isinstance(part, list)), default=0)
     return len(value) if isinstance(value, list) else 0
@@ -273,16 +278,16 @@ def _bag_size(value: object) -> int:
 def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] | dict[str, list[Any]]:
     """Return rows as dicts or columns of Python values.
 
-    A table or a DataFrame may have columns that are no features, which are left out. A column whose name is nearly that
-    of a missing feature stays, so that it is refused as misspelt, as every other name is in dicts.
+    Columns of a table or a DataFrame that are no features are left out. A column whose name is close to that of a
+    missing feature is kept, so that it is refused as misspelt. In dicts, every unknown name is refused.
 
     Args:
-        name: Argument that holds the rows.
+        name: Name of the argument with the rows, for messages.
         rows: Value of that argument.
         features: Names of the features of the model.
 
     Raises:
-        UserError: they are no rows, or columns of several lengths.
+        UserError: The value is no rows, or its columns have different lengths.
     """
     import pyarrow as pa
 
@@ -314,7 +319,7 @@ def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] |
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as a parser of JSON would: no array or scalar of NumPy or Arrow, None for NaN, NaT and NA."""
+    """Return a value as types that JSON has, without arrays or scalars of NumPy or Arrow; NaN, NaT and NA are None."""
     for method in ("to_pylist", "as_py", "tolist"):
         if hasattr(value, method):
             value = getattr(value, method)()

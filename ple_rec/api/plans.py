@@ -1,4 +1,4 @@
-"""Where embedding tables go on hosts that need not be there: `plan` and `Plan`."""
+"""Placement of embedding tables on any hosts: `plan` and `Plan`."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ple_rec.text.units import short_bytes, short_count
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ple_rec.config.plan import Estimate
-    from ple_rec.config.plan import Plan as PlanFile
+    from ple_rec.config.plan import PlanFile, StepEstimate
 
-_SHOWN = 12  # tables in a notebook
+# A notebook shows this many tables.
+_SHOWN = 12
 
 
 class Plan:
-    """Placement of every table on the ranks of some hosts, and what a step costs there. `plan` makes it.
+    """Placement of every table on the ranks of some hosts, with an estimate of a step. `plan` makes it.
 
     Attributes:
         content: Content of `plan.json`.
@@ -59,11 +59,11 @@ class Plan:
 
     @property
     def bound(self) -> str:
-        """What bounds a step: "lookup", "communication", "dense", "gradients" or "loader"."""
+        """Part that bounds a step: "lookup", "communication", "dense", "gradients" or "loader"."""
         return self._estimate.bound
 
     @property
-    def _estimate(self) -> Estimate:
+    def _estimate(self) -> StepEstimate:
         assert self.content.estimate is not None
         return self.content.estimate
 
@@ -86,10 +86,10 @@ class Plan:
         """Write `plan.json`, which `train` takes, and its page beside it.
 
         Args:
-            path: File to write, a `.json`; or an address of a store.
+            path: File to write, a `.json`, or its address in a store.
 
         Raises:
-            UserError: another file lies there, or it cannot be written.
+            UserError: The file exists and is no plan, or the plan cannot be written.
         """
         from ple_rec.planning.options import check_out
         from ple_rec.planning.run import write_plan
@@ -137,26 +137,26 @@ def plan(
     samples: int | None = None,
     overrides: Overrides = (),
 ) -> Plan:
-    """Decide where every row of every table goes on some hosts, as `ple-rec plan` does.
+    """Place every row of every table on the ranks of some hosts, as `ple-rec plan` does.
 
-    It needs neither the hosts nor a GPU.
+    This needs neither the hosts nor a GPU.
 
     Args:
         config: Name of a recipe, path of a TOML file, its content as a dict, or a `RunConfig`.
         hosts: Number of hosts.
         device: Kind of the hosts, such as "h100" or "cpu"; None for that of `[topology]`.
-        ranks_per_host: Ranks of each host, one a GPU; None for 8, and 1 on CPUs.
-        schema: A `schema.toml`, or the name of one that comes with the package, for the rows of the tables; None for
-            that of the dataset directory, else of `data.described_by`.
-        rows: Rows of tables in the place of the schema's, by name.
-        samples: Samples of an epoch in the place of the schema's.
+        ranks_per_host: Number of ranks of each host, one for each GPU; None for 8, or for 1 on CPUs.
+        schema: Path of a `schema.toml`, or name of a schema that comes with the package, which has the rows of the
+            tables; None for that of the dataset directory, or else of `data.described_by`.
+        rows: Number of rows of tables, by name, in place of those of the schema.
+        samples: Number of samples of an epoch, in place of that of the schema.
         overrides: Changes of the configuration.
 
     Raises:
-        UserError: the tables do not fit these hosts, and the message says what breaks which limit; or configuration,
+        UserError: The tables do not fit these hosts, and the message says what breaks which limit. Or configuration,
             dataset and hosts do not fit each other.
     """
-    from ple_rec.planning.options import Options, cluster_from
+    from ple_rec.planning.options import cluster_from
 
     hosts = check_count("hosts", hosts)
     ranks_per_host = None if ranks_per_host is None else check_count("ranks_per_host", ranks_per_host)
@@ -164,25 +164,21 @@ def plan(
     rows = {name: check_count(f"rows[{name!r}]", count) for name, count in check_dict("rows", rows or {}).items()}
     kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
     chosen = config_of(RunConfig, config, overrides)
-    options = Options(
-        config=chosen,
-        cluster=cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind),
-        schema=None if schema is None else str(schema),
-        rows=rows,
-        samples=samples,
-    )
+    cluster = cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind)
     with torch_undisturbed(with_group=False), messages():
-        from ple_rec.planning.run import described_run, made_plan
+        from ple_rec.planning.plan_input import describe
+        from ple_rec.planning.run import plan_hosts
 
-        return Plan(made_plan(options, described_run(options)), chosen)
+        described = describe(chosen, None if schema is None else str(schema)).with_sizes(rows, samples)
+        return Plan(plan_hosts(chosen, described, cluster), chosen)
 
 
 @contextmanager
 def plan_file(plan: Plan | PathLike | None) -> Iterator[Location | None]:
-    """Yield a plan as a file, in a temporary folder where it is none.
+    """Yield the file of a plan; a `Plan` is written to a temporary folder, and None yields None.
 
     Raises:
-        UserError: it is neither a plan nor a path.
+        UserError: The argument is neither a plan nor a path.
     """
     if plan is None:
         yield None

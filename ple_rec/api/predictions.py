@@ -1,6 +1,6 @@
-"""Predictions of every row of an input into a directory, and labels beside them for a metric of one's own.
+"""Predictions for every row of an input, written to a directory, and their labels for further metrics.
 
-It ties the preparation of raw logs to the model, which import nothing of one another.
+This module connects the preparation of raw logs with the model, since neither imports the other.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ if TYPE_CHECKING:
     from ple_rec.config.run import RunConfig
     from ple_rec.config.schema import Task
     from ple_rec.data.columns import Selection
-    from ple_rec.data.dataset import Dataset
-    from ple_rec.inference.predict.inputs import Input
+    from ple_rec.data.dataset import DatasetDirectory
+    from ple_rec.inference.predict.inputs import PredictionInput
     from ple_rec.inference.predict.output import Output
     from ple_rec.inference.predict.score import PredictionColumns
 
 
 def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
-    """Return the columns that predictions carry along, and the tasks whose labels stand in the dataset.
+    """Return the columns that predictions carry along, and the tasks whose labels are in the dataset.
 
     Args:
         config: Configuration of the run.
         options: Options of the prediction.
 
     Raises:
-        UserError: raw logs are predicted, whose labels are not computed.
+        UserError: The input is raw logs, whose labels are not computed.
     """
-    from ple_rec.data.dataset import Dataset
+    from ple_rec.data.dataset import DatasetDirectory
     from ple_rec.inference.predict.inputs import default_ids
     from ple_rec.training.checks import select
 
     if options.raw:
         fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
         raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
-    dataset = Dataset(options.data or config.data.path)
+    dataset = DatasetDirectory(options.data or config.data.path)
     ids = default_ids(dataset.schema) if options.ids is None else options.ids
     return list(dict.fromkeys(ids)), select(config, dataset).tasks
 
 
 def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
-    """Return predictions with `label_<task>` and `in_space_<task>` behind them.
+    """Return predictions followed by the columns `label_<task>` and `in_space_<task>`.
 
     Args:
         table: Predictions, which begin with the columns that were carried along.
-        ids: Columns that the caller wants to have carried along.
+        ids: Columns that the caller has asked to carry along.
         carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
         tasks: Tasks of the run.
     """
@@ -71,28 +71,29 @@ def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tas
     return table
 
 
-MEMORY = 2 << 30  # bytes; of the engine that reads raw logs
+# The engine that reads raw logs uses about this many bytes.
+MEMORY = 2 << 30
 PART_ROWS = 1 << 20
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What is predicted, and where the predictions go.
+    """Input, model and output of a prediction.
 
     Args:
         out: Directory of the predictions, or its address.
         data: Dataset directory or raw logs; None for the run's dataset.
-        splits: Splits of a dataset; none for `test`.
+        splits: Splits of a dataset; an empty sequence for `test`.
         source: Folder of the files of side tables, for raw logs; None for the working directory.
-        checkpoint: `best`, `latest` or `step-<n>`.
-        fusion: File of the fusion that makes the score; None for the run's own, else exponent 1 for every task.
+        checkpoint: Name of the checkpoint: `best`, `latest` or `step-<n>`.
+        fusion: File of the score's fusion; None for the run's own, else exponent 1 for every task.
         ids: Columns of the input to carry along; None for the group and features named like a user or video.
-        all_rows: Flag that raw logs keep the rows which `log.where` leaves out.
-        batch_size: Rows of a batch; None for the run's, which gives the bits of an evaluation.
+        all_rows: True to predict rows of raw logs that `log.where` leaves out.
+        batch_size: Number of rows of a batch; None for that of the run, with which the bits are those of an evaluation.
         part_rows: Largest number of rows of a part.
-        memory: Bytes of the engine that reads raw logs.
-        overwrite: Flag that predictions of something else give way.
-        overrides: `key=value` for configuration keys that an evaluation may change.
+        memory: Approximate number of bytes for the engine that reads raw logs.
+        overwrite: True to replace predictions of another input or model.
+        overrides: Texts `key=value` for configuration keys that an evaluation may change.
     """
 
     out: Location
@@ -115,18 +116,18 @@ class PredictOptions:
         return self.data is not None and not _is_dataset(self.data)
 
     def check(self) -> None:
-        """Refuse options that do not go together; needs no torch.
+        """Refuse options that contradict each other, without importing torch.
 
         Raises:
-            UserError: they do not.
+            UserError: An option does not fit the kind of the input.
         """
         if self.raw:
             _check_no_split(str(self.data))
         if self.raw and self.splits:
             value = f"{self.data} are raw logs"
             raise UserError(Option.SPLIT, value, "a dataset directory has splits", "leave it out")
-        of_raw = {Option.SOURCE: self.source is not None, Option.ALL_ROWS: self.all_rows}
-        if not self.raw and (wrong := [flag for flag, there in of_raw.items() if there]):
+        raw_only = {Option.SOURCE: self.source is not None, Option.ALL_ROWS: self.all_rows}
+        if not self.raw and (wrong := [flag for flag, is_set in raw_only.items() if is_set]):
             raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
 
@@ -136,10 +137,10 @@ class Predictions:
 
     Args:
         summary: Content of `_SUCCESS`.
-        fused_by: Exponents of the score and the file that they come from, in words.
-        described: Kind of the input, and which rows raw logs leave out.
-        input_rows: Rows of the input.
-        again: Flag that all of them were there before.
+        fused_by: Exponents of the score and their file, in words.
+        described: Kind of the input, and the rows that are left out of raw logs.
+        input_rows: Number of rows of the input.
+        again: True if all predictions existed before.
         parts: Files of the predictions, in the order of the input.
     """
 
@@ -152,25 +153,26 @@ class Predictions:
 
 
 def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = True) -> Predictions:
-    """Predict every row of an input; a call for the same goes on where it was stopped.
+    """Predict every row of an input; an interrupted prediction is resumed.
 
     Args:
         run_dir: Directory of the run.
         options: Input, checkpoint and output of the prediction.
-        notes: False to leave out of standard error what does not take long.
+        notes: False to print only the progress of long steps on standard error.
 
     Raises:
-        UserError: options, run and input do not fit each other.
-        DataError: a damaged checkpoint, or rows that cannot be read.
+        UserError: Options, run and input do not fit each other.
+        DataError: The checkpoint is damaged, or rows cannot be read.
     """
     from data_prep.progress import standard
     from ple_rec.config.words import toml_value
-    from ple_rec.data.dataset import Dataset
+    from ple_rec.data.dataset import DatasetDirectory
     from ple_rec.inference.fusion_lookup import fusion_of
     from ple_rec.inference.predict.output import locked_output
-    from ple_rec.inference.predict.predict import checkpoint_of, metrics_of
+    from ple_rec.inference.predict.predict import checkpoint_of
     from ple_rec.inference.predict.score import PredictionColumns
     from ple_rec.ranking.fusion import exponents_text
+    from ple_rec.runs.read import RunFiles
     from ple_rec.training.checks import select
     from ple_rec.training.preflight import check_run
     from ple_rec.training.trained import single_process_config, trained_checkpoint
@@ -179,10 +181,10 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
     overrides = list(options.overrides)
     if options.data is not None and not options.raw:
         overrides.append(f"data.path={toml_value(options.data)}")
-    config = single_process_config(check_run(run_dir, overrides), metrics_of(run_dir))
+    config = single_process_config(check_run(run_dir, overrides), RunFiles(run_dir).metrics)
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
-    dataset = Dataset(config.data.path)
+    dataset = DatasetDirectory(config.data.path)
     trained_checkpoint(config, run_dir, options.checkpoint, dataset)
     selection = select(config, dataset)
     fusion, file = fusion_of(run_dir, options.fusion, selection)
@@ -211,28 +213,29 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
         output.begin(head, overwrite=options.overwrite)
         summary, again = output.finished, output.finished is not None
         if summary is None:
-            summary = head | _predicted(options, config, run_dir, source, columns, output, progress)
+            summary = head | _predict_rest(options, config, dataset, run_dir, source, columns, output, progress)
         parts = [output.part(i) for i in range(len(output.done))]
         return Predictions(summary, fused_by, described, source.rows, again, parts)
 
 
-def _predicted(
+def _predict_rest(
     options: PredictOptions,
     config: RunConfig,
+    dataset: DatasetDirectory,
     run_dir: Location,
-    source: Input,
+    source: PredictionInput,
     columns: PredictionColumns,
     output: Output,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Open the run and write what is missing."""
+    """Open the run, write the missing predictions, and return their part of the summary."""
     from ple_rec.inference.predict.predict import predict
     from ple_rec.training.trained import load_checkpoint, open_trained_run
 
     if output.done:
         rows = sum(note.rows for note in output.done)
         progress.say(f"going on behind {len(output.done)} part(s) with {rows:,} rows")
-    with open_trained_run(config, run_dir, options.checkpoint) as job:
+    with open_trained_run(config, run_dir, options.checkpoint, dataset) as job:
         load_checkpoint(job, run_dir, options.checkpoint)
         with progress.running({"predict": 1.0}, source.rows):
             progress.phase("predict")
@@ -245,7 +248,7 @@ def _predicted(
 
 
 def _is_dataset(data: str) -> bool:
-    """Return whether a dataset directory lies at a path or an address; an address may be a pattern of raw logs."""
+    """Return True if a dataset directory is at a path or an address; an address may be a pattern of raw logs."""
     if is_address(data) and set(data) & set("*?[]"):
         return False
     folder = location(data)
@@ -254,7 +257,7 @@ def _is_dataset(data: str) -> bool:
 
 
 def _check_no_split(data: str) -> None:
-    """Refuse a split of a dataset, or a part of one: its columns are not those of raw logs."""
+    """Refuse a split of a dataset, or a part of a split, whose columns are not those of raw logs."""
     from ple_rec.config.base import SPLITS
 
     for folder in (data, data.rpartition("/")[0]):
@@ -266,14 +269,14 @@ def _check_no_split(data: str) -> None:
 
 
 def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
-    """Return how a dataset was prepared, and the file that says so.
+    """Return the configuration of a dataset's preparation, and its file.
 
-    A dataset that was written without logs has no `prep.toml`; then each feature is a column of its name.
+    A dataset that was written without logs has no `prep.toml`; each of its features is a column of the same name.
 
     Args:
         dataset: Directory of the dataset.
     """
-    from data_prep.transforms.input_columns import plain_config
+    from data_prep.inputs.columns import plain_config
     from ple_rec.config.load import load_config, load_schema
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.config.schema import SCHEMA_FILE
@@ -287,8 +290,8 @@ def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
 
 @contextmanager
 def _opened_input(
-    options: PredictOptions, dataset: Dataset, selection: Selection, work: Path, progress: Progress
-) -> Iterator[tuple[Input, list[str], dict[str, Any]]]:
+    options: PredictOptions, dataset: DatasetDirectory, selection: Selection, work: Path, progress: Progress
+) -> Iterator[tuple[PredictionInput, list[str], dict[str, Any]]]:
     """Yield the input, the columns that are carried along, and what the summary says of it."""
     from ple_rec.inference.predict.inputs import DatasetInput, default_ids, features_only
 
@@ -297,12 +300,12 @@ def _opened_input(
     if not options.raw:
         yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}
         return
-    from data_prep.inputs import Asked, open_inputs
+    from data_prep.inputs.read import InputOptions, open_inputs
     from ple_rec.data.encode import Encoder
     from ple_rec.inference.predict.inputs import RawInput
 
     prep, place = preparation_of(dataset.path)
-    options_of_rows = Asked(
+    options_of_rows = InputOptions(
         data=str(options.data),
         source=options.source or ".",
         features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),

@@ -1,7 +1,7 @@
-"""Several ranks of a training, started by a notebook or a script: processes of their own, whose end is awaited here.
+"""Training on several ranks that a notebook or a script starts as processes.
 
-They are those of `ple-rec train --ranks N`. What they print is printed here, a bar shows how far they are, their error
-becomes an exception of this package, Ctrl-C stops them, and SIGTERM lets them save the run.
+The processes are those of `ple-rec train --ranks N`. This process prints their output and shows a progress bar. It
+raises their error as an exception of this package. Ctrl-C stops the ranks, and SIGTERM lets them save the run.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from ple_rec.api.html import progress_bar
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
-from ple_rec.runtime.exits import ERRORS, INTERRUPTED, left_error
+from ple_rec.runtime.exits import ERROR_FOLDER, INTERRUPTED, first_error
 from ple_rec.storage import Location
 from ple_rec.text.progress import bar, print_line
 
 _COMMAND = (sys.executable, "-m", "ple_rec.api.child")
-_STEP = re.compile(r"step +(\d+)/(\d+) ")  # begins a line of the training's log
-_LAST_LINES = 20  # of what ranks print, for the error of a crash
+# A line of the training's log begins like this.
+_STEP = re.compile(r"step +(\d+)/(\d+) ")
+# The error of a crash shows this many lines of the ranks' output.
+_LAST_LINES = 20
 _TICK_SECONDS = 0.2
-_STOP_SECONDS = 45.0  # torchrun's agent kills ranks that do not end within 30 s
+# Torchrun's agent kills ranks that do not end within 30 s.
+_STOP_SECONDS = 45.0
 
 
 def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequence[str]) -> None:
-    """Train with several ranks on this host; returns when they have ended.
+    """Train with several ranks on this host, and wait for their end.
 
     Args:
         config: Configuration of the run.
@@ -47,9 +50,9 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
         flags: Further flags of `ple-rec train`.
 
     Raises:
-        PleRecError: the error of the first rank that failed, as it was raised there; by SIGTERM, once the run is saved,
-            PreemptedError.
-        KeyboardInterrupt: by Ctrl-C; the ranks have ended then.
+        PleRecError: A rank failed; this is the error that the first one raised. After SIGTERM, once the run is saved,
+            it is a PreemptedError.
+        KeyboardInterrupt: The user pressed Ctrl-C, and the ranks have ended.
     """
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         file = Path(folder) / "config.toml"
@@ -61,7 +64,7 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
             code = process.wait()
         if code == INTERRUPTED:
             raise KeyboardInterrupt
-        error = left_error(Path(folder)) if code else None
+        error = first_error(Path(folder)) if code else None
         if error is not None:
             raise error
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
@@ -77,20 +80,22 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
 
 @contextmanager
 def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process that starts the ranks, and pass SIGTERM on to it; it has ended behind the block."""
-    package = Path(ple_rec.__file__).parent.parent  # ranks run the code that runs here, not that of a working directory
+    """Start the process that starts the ranks, pass SIGTERM on to it, and wait for its end after the block."""
+    # The ranks run the code that runs here, even if the working directory has another copy.
+    package = Path(ple_rec.__file__).parent.parent
     paths = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
-    own = {ERRORS: folder, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
+    own = {ERROR_FOLDER: folder, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
     with subprocess.Popen(
         [*_COMMAND, *verb],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | own,
-        start_new_session=True,  # a Ctrl-C is this process's to pass on
+        # The terminal then sends Ctrl-C to this process alone, which stops the ranks.
+        start_new_session=True,
     ) as process:
         try:
-            with _passes_on(signal.SIGTERM, process):
+            with _forward_signal(signal.SIGTERM, process):
                 yield process
         except BaseException:
             _stop(process)
@@ -98,8 +103,8 @@ def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[byte
 
 
 @contextmanager
-def _passes_on(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Send a process the signals that this one gets inside the block; other threads than the main one get none."""
+def _forward_signal(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Forward a signal of this process to another one in the block; only the main thread can do so."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -111,31 +116,39 @@ def _passes_on(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iter
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the ranks to end, and print what they say to it; a second Ctrl-C kills them."""
+    """Ask the ranks to end, and print their output until they do; a second Ctrl-C kills them."""
     process.send_signal(signal.SIGINT)
     try:
         with suppress(KeyboardInterrupt):
             _print_all(process, deque(maxlen=_LAST_LINES), until=time.monotonic() + _STOP_SECONDS)
     finally:
-        process.kill()  # ranks end once the process that started them is gone
+        # Ranks end once the process that has started them is gone.
+        process.kill()
 
 
 def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float | None = None) -> None:
-    """Print what a process prints, line by line, until it closes its streams, or a time (`time.monotonic`)."""
+    """Print the output of a process line by line, until it closes its streams.
+
+    Args:
+        process: Process whose output and errors are pipes.
+        last: Queue to which the lines are appended.
+        until: Time of `time.monotonic` at which to stop in any case; None for no limit.
+    """
     assert process.stdout is not None
     assert process.stderr is not None
-    # All is printed by this thread: a notebook shows what other threads print in whatever cell runs.
+    # This thread prints all lines, since a notebook shows the output of another thread in whatever cell runs.
     with selectors.DefaultSelector() as selector, _progress() as reach:
         selector.register(process.stdout, selectors.EVENT_READ, sys.stdout)
         selector.register(process.stderr, selectors.EVENT_READ, sys.stderr)
-        begun: dict[int, bytes] = {}  # lines that have not ended, by stream
+        # A stream may end in an incomplete line, which waits here for its rest.
+        incomplete: dict[int, bytes] = {}
         while selector.get_map() and (until is None or time.monotonic() < until):
             for key, _ in selector.select(_TICK_SECONDS):
-                piece, rest = os.read(key.fd, 1 << 16), begun.pop(key.fd, b"")
+                piece, line_start = os.read(key.fd, 1 << 16), incomplete.pop(key.fd, b"")
                 if not piece:
                     selector.unregister(key.fileobj)
-                    piece = b"\n" if rest else b""
-                *lines, begun[key.fd] = (rest + piece).split(b"\n")
+                    piece = b"\n" if line_start else b""
+                *lines, incomplete[key.fd] = (line_start + piece).split(b"\n")
                 for line in lines:
                     text = line.decode(errors="replace")
                     last.append(text)
@@ -146,17 +159,17 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
 
 @contextmanager
 def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Yield what moves a bar of steps, on a terminal or in the cell of a notebook."""
+    """Yield a function (step, total) that moves a progress bar, on a terminal or in the cell of a notebook."""
     if "ipykernel" in sys.modules:
         display = import_module("IPython.display")
-        # An output of its own: a line that is redrawn would leave empty ones between those that are printed.
-        shown = display.display(display.HTML(progress_bar(0, 0)), display_id=True)
-        yield lambda step, total: shown.update(display.HTML(progress_bar(step, total)))
+        # The bar is an output of its own, since redrawing a line would leave empty lines between the printed ones.
+        output = display.display(display.HTML(progress_bar(0, 0)), display_id=True)
+        yield lambda step, total: output.update(display.HTML(progress_bar(step, total)))
         return
-    with bar(unit="step") as shown_bar:
+    with bar(unit="step") as terminal_bar:
 
         def reach(step: int, total: int) -> None:
-            shown_bar.n, shown_bar.total = step, total
-            shown_bar.refresh()
+            terminal_bar.n, terminal_bar.total = step, total
+            terminal_bar.refresh()
 
         yield reach

@@ -1,29 +1,31 @@
-"""What a run tells as values that a notebook shows: metrics, the log as a table, gates."""
+"""Results of a run as values that a notebook shows: metrics, the log as a table, and gates."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
 from ple_rec.config.metrics import METRICS
-from ple_rec.runs.results import by_kind, format_results, mapping, number, present, split_tasks
+from ple_rec.runs.metrics import by_kind, present, split_tasks
+from ple_rec.runs.read import RunFiles
+from ple_rec.runs.results import format_results
 from ple_rec.storage import Location
+from ple_rec.text.json_values import mapping, number
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ple_rec.analysis.utilisation import Gate
+    from ple_rec.analysis.result import Gate
 
 _MISSING = "-"
 
 
 class Metrics(Mapping[str, Any]):
-    """Metrics of a run, as `metrics.json` or `ple-rec evaluate --json` has them: a mapping that shows as a table.
+    """Metrics of a run, with the keys of `metrics.json` and `ple-rec evaluate --json`. A notebook shows a table.
 
-    `metrics["test"]["tasks"]["income"]["auc"]` is one of them.
+    `metrics["test"]["tasks"]["income"]["auc"]` is an example.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -36,7 +38,7 @@ class Metrics(Mapping[str, Any]):
         return self._values[key]
 
     def __iter__(self) -> Iterator[str]:
-        """Go through the names of the parts."""
+        """Iterate over the names of the parts."""
         return iter(self._values)
 
     def __len__(self) -> int:
@@ -49,7 +51,7 @@ class Metrics(Mapping[str, Any]):
         return [split for split in SPLITS if split_tasks(self._values, split)]
 
     def table(self) -> pa.Table:
-        """Return a row for each split and task, with every metric that is a number; null where it is undefined."""
+        """Return a row for each split and task, with every metric that is a number; an undefined metric is null."""
         rows = [
             {"split": split, "task": task} | {key: values[key] for key in values if _is_number(values[key])}
             for split in self.splits
@@ -83,10 +85,10 @@ def metrics_tables(metrics: Metrics) -> list[str]:
 
 
 class Gates:
-    """How much each gate of a model takes of each expert that it reads, on average over a split.
+    """Weights of each gate of a model for each expert that it reads, on average over a split.
 
     Attributes:
-        split: The split.
+        split: Split over which the weights are averaged.
     """
 
     split: str
@@ -97,9 +99,9 @@ class Gates:
     def table(self) -> pa.Table:
         """Return a row for each gate and expert.
 
-        Its columns are `level` (from 1), `output` (whose gate it is: a task, "shared", or an expert of the next level),
-        `expert` (`owner.index`), `shared` (True where it belongs to no task), `mean` and `std` of the weight over the
-        samples. The means of a gate sum to 1. A model without gates has no rows.
+        Its columns are `level` (from 1), `output` (owner of the gate: a task, "shared", or an expert of the next
+        level), `expert` (`owner.index`), `shared` (True for an expert of no task), `mean` and `std` of the weight over
+        the samples. The means of a gate sum to 1. A model without gates has no rows.
         """
         rows = [
             {"level": gate.level, "output": gate.output, "expert": each.name}
@@ -121,8 +123,9 @@ class Gates:
         tables = []
         for level in dict.fromkeys(gate.level for gate in self._gates):
             gates = [gate for gate in self._gates if gate.level == level]
-            of_all = sorted((each for gate in gates for each in gate.experts), key=lambda each: each.shared)
-            experts = list(dict.fromkeys(each.name for each in of_all))  # those of tasks, then shared ones
+            # Experts of tasks come before shared ones.
+            ordered = sorted((each for gate in gates for each in gate.experts), key=lambda each: each.shared)
+            experts = list(dict.fromkeys(each.name for each in ordered))
             rows = []
             for gate in gates:
                 means = {each.name: each.mean for each in gate.experts}
@@ -132,17 +135,13 @@ class Gates:
         return block(title, *(tables or [line("the model has no gates")]))
 
 
-def history_of(log: Location) -> pa.Table:
-    """Return `train.jsonl` as a table: a row for each record, a column for each number of it.
+def history_of(run_dir: Location) -> pa.Table:
+    """Return `train.jsonl` as a table with a row for each record and a column for each number.
 
-    Those of a task are named `<task>.<metric>`. A last line that was cut off is left out.
+    Columns of a task are named `<task>.<metric>`. An incomplete last line is left out.
     """
     rows: list[dict[str, Any]] = []
-    for text in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
-        try:
-            record = mapping(json.loads(text))
-        except (ValueError, RecursionError):
-            continue
+    for record in filter(None, RunFiles(run_dir).records):
         row = {key: value for key, value in record.items() if isinstance(value, str | bool) or _is_number(value)}
         for task, values in mapping(record.get("tasks")).items():
             row |= {f"{task}.{key}": value for key, value in mapping(values).items() if _is_number(value)}
@@ -151,7 +150,7 @@ def history_of(log: Location) -> pa.Table:
 
 
 def _table_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
-    """Return rows as a table; a name that a row lacks is null there."""
+    """Return rows as a table, with null for a name that a row lacks; the columns `first` come first."""
     import pyarrow as pa
 
     names = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))

@@ -1,4 +1,4 @@
-"""What comes of a training: `load_run` and `Run`."""
+"""Training run in its directory: `load_run` and `Run`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ple_rec.api.arguments import (
     source_of_logs,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
-from ple_rec.api.frames import Reads, write_rows
+from ple_rec.api.frames import ColumnSelection, write_rows
 from ple_rec.api.html import Page, block, line, shown_path
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, ids_and_tasks, predict_run, with_labels
@@ -45,16 +45,17 @@ if TYPE_CHECKING:
     from ple_rec.config.schema import Task
     from ple_rec.runs.record import RunRecord, Status
 
-_ROWS = "rows.parquet"  # a table in memory, as a file of raw logs
+# A table in memory is written to a file of this name, as raw logs.
+_ROWS = "rows.parquet"
 
 
 class Run:
-    """A training run in its directory, finished or not. `train` and `load_run` make it.
+    """Training run in its directory, finished or not. `train` and `load_run` make it.
 
-    It holds no model in memory: each method reads what it needs, and lets it go.
+    A run keeps no model in memory; each method reads from the directory whatever it needs.
 
     Attributes:
-        path: The run directory.
+        path: Path of the run directory.
     """
 
     path: Location
@@ -70,7 +71,7 @@ class Run:
     @property
     @errors_name_arguments
     def config(self) -> RunConfig:
-        """Configuration that the run was trained with."""
+        """Configuration of the run."""
         from ple_rec.config.load import load_config
         from ple_rec.runs.layout import CONFIG
 
@@ -78,10 +79,10 @@ class Run:
 
     @property
     def status(self) -> Status:
-        """How far it is: "finished", "running" in some process, "interrupted" or "failed to start".
+        """State of the run: "finished", "running" in some process, "interrupted" or "failed to start".
 
         Raises:
-            UserError: its directory is gone.
+            UserError: The run directory is gone.
         """
         return self._record().status
 
@@ -91,7 +92,7 @@ class Run:
         """Dataset that the run was trained on.
 
         Raises:
-            UserError: another one lies there now.
+            UserError: Another dataset has taken its place.
         """
         from ple_rec.runs.record import read_record
 
@@ -106,11 +107,11 @@ class Run:
     @property
     @errors_name_arguments
     def metrics(self) -> Metrics:
-        """Final metrics of the best checkpoint on the splits of `evaluation`, and how the run went: `metrics.json`.
+        """Content of `metrics.json`: metrics of the best checkpoint on the splits of `evaluation`, steps and times.
 
         Raises:
-            UserError: the run has not finished.
-            DataError: the file is damaged.
+            UserError: The run has not finished.
+            DataError: The file is damaged.
         """
         from ple_rec.runs.layout import METRICS
 
@@ -124,32 +125,31 @@ class Run:
 
     @property
     def history(self) -> pa.Table:
-        """Log of the training, a row for each record: of split "train" over the steps since the last one, or "valid".
+        """Log of the training with a row for each record.
 
-        Columns: `split`, `step`, `epoch`, `samples`, `seconds`, `loss`, `samples_per_second`, ..., and for each task
-        `<task>.loss`, `<task>.auc`, ...; null where a record has no such value.
+        A record of split "train" covers the steps since the record before; a record of "valid" is an evaluation. The
+        columns are `split`, `step`, `epoch`, `samples`, `seconds`, `loss`, `samples_per_second`, ..., and for each task
+        `<task>.loss`, `<task>.auc`, ... A value that a record lacks is null.
 
         Raises:
-            UserError: the run directory is gone.
+            UserError: The run directory is gone.
         """
-        from ple_rec.runs.layout import LOG
-
         self._record()
-        return history_of(self.path / LOG)
+        return history_of(self.path)
 
     @errors_name_arguments
     def evaluate(self, split: Split = "test", checkpoint: str = "best", *, overrides: Overrides = ()) -> Metrics:
         """Evaluate a checkpoint, as `ple-rec evaluate` does in one process.
 
         Args:
-            split: "train", "valid" or "test".
-            checkpoint: "best", "latest" or "step-<n>".
+            split: Split to evaluate: "train", "valid" or "test".
+            checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
             overrides: Changes that an evaluation may make: `{"data.path": ...}` for a dataset that descends from the
                 run's, `{"evaluation.slices": [...]}`, `{"runtime.device": "cpu"}`.
 
         Raises:
-            UserError: there is no such checkpoint or split, or an override changes what was trained.
-            DataError: the checkpoint or the dataset is damaged.
+            UserError: There is no such checkpoint or split, or an override contradicts the training.
+            DataError: The checkpoint or the dataset is damaged.
         """
         check_choice("split", split, SPLITS)
         check_text("checkpoint", checkpoint)
@@ -178,29 +178,31 @@ class Run:
 
         Args:
             data: Dataset, or the path of its directory; raw logs as a file, a folder or a glob of Parquet or CSV, or
-                as a `pyarrow.Table`, a DataFrame, a list of dicts or whatever `pyarrow.table` takes. None for the run's
-                dataset. Raw logs go through the expressions and vocabularies of the run's dataset; labels are not
-                needed.
-            split: Splits of a dataset; None for "test".
-            checkpoint: "best", "latest" or "step-<n>".
-            ids: Columns of the input to carry along, as it has them; None for the group, and features named like a
-                user, video, item or request. One that has the name of a prediction becomes `input_<name>`.
-            labels: True to add the labels, which a dataset has and raw logs have not, for a metric of your own.
+                as a `pyarrow.Table`, a DataFrame, a list of dicts or anything else that `pyarrow.table` takes. None for
+                the run's dataset. Raw logs go through the expressions and vocabularies of the run's dataset, and need
+                no labels.
+            split: Split or splits of a dataset; None for "test".
+            checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
+            ids: Columns of the input to carry along unchanged; None for the group, and features named like a user,
+                video, item or request. A column with the name of a prediction is renamed to `input_<name>`.
+            labels: True to add the labels, for metrics of your own. A dataset has labels, raw logs have none.
             source: Folder of the side tables of raw logs; None for the working directory.
-            fusion: File of the fusion that makes `score`; None for the run's own, else exponent 1 for every task.
-            all_rows: True to keep rows of raw logs that `log.where` leaves out.
-            batch_size: Rows of a batch; None for the run's, which gives the bits of an evaluation.
+            fusion: File of the fusion of `score`; None for the run's own, else exponent 1 for every task.
+            all_rows: True to predict rows of raw logs that `log.where` leaves out.
+            batch_size: Number of rows of a batch; None for that of the run, with which the bits are those of an
+                evaluation.
             overrides: Changes that an evaluation may make, such as `{"runtime.device": "cpu"}`.
 
         Returns:
-            A row for each one of the input, in its order: ids, a float32 column for each task (a probability, or the
-            prediction of a regression), and `score`, float64, the logarithm of the fused score. With `labels`, a column
-            `label_<task>` for each task, and `in_space_<task>` for a task with a sample space: True where the row is
-            in it, and its label counts. It is in memory; for more rows than that, `ple-rec predict` writes Parquet.
+            A row for each row of the input, in the same order: ids, a float32 column for each task (a probability, or
+            the prediction of a regression), and `score`, float64, the logarithm of the fused score. With `labels`,
+            there is a column `label_<task>` for each task, and `in_space_<task>` for a task with a sample space, True
+            if the row is in the space and its label counts. The table is in memory; `ple-rec predict` writes Parquet
+            files for more rows than fit.
 
         Raises:
-            UserError: there is no such checkpoint, split or column, or the data is of another dataset.
-            DataError: rows that cannot be read, or a damaged checkpoint.
+            UserError: There is no such checkpoint, split or column, or the data is of another dataset.
+            DataError: Rows cannot be read, or the checkpoint is damaged.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -215,10 +217,10 @@ class Run:
             from ple_rec.training.preflight import check_run
 
             config = check_run(self.path, texts)
-            reads = Reads(columns or (), config.data.drop, all_rows)
+            selection = ColumnSelection(columns or (), config.data.drop, all_rows)
             options = PredictOptions(
                 out=Path(folder) / "predictions",
-                data=_input_of(data, Path(folder), location(config.data.path), reads),
+                data=_input_of(data, Path(folder), location(config.data.path), selection),
                 splits=splits,
                 source=None if source is None else source_of_logs("source", source),
                 checkpoint=checkpoint,
@@ -232,11 +234,12 @@ class Run:
             tasks: Sequence[Task] = ()
             if labels:
                 own_ids, tasks = ids_and_tasks(config, options)
-                of_tasks = (name for task in tasks for name in (task.label, task.space) if name is not None)
-                options = replace(options, ids=list(dict.fromkeys([*own_ids, *of_tasks])))
+                label_columns = (name for task in tasks for name in (task.label, task.space) if name is not None)
+                options = replace(options, ids=list(dict.fromkeys([*own_ids, *label_columns])))
             try:
                 predictions = predict_run(self.path, options, notes=False)
-            except PleRecError as error:  # of a table in memory, callers know no file
+            # The caller of a prediction of rows in memory knows no file.
+            except PleRecError as error:
                 rows = str(Path(folder) / _ROWS)
                 raise error.reworded(lambda part: part.replace(rows, "the table")) from error.__cause__
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
@@ -245,24 +248,25 @@ class Run:
 
     @errors_name_arguments
     def embeddings(self, table: str, *, checkpoint: str = "best") -> tuple[pa.Array, NDArray[np.float32]]:
-        """Return the embeddings of a table: what the model has learnt of each user, video, ...
+        """Return the trained embeddings of a table, such as those of users or videos.
 
         Args:
-            table: Table, or a sparse feature that reads it.
-            checkpoint: "best", "latest" or "step-<n>".
+            table: Name of the table, or of a sparse feature that reads it.
+            checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
 
         Returns:
-            N raw ids, as the logs have them, and their embeddings, float32 (N, D), in the same order. Ids that training
-            saw too rarely to give them a row are not among them. Of a table without a vocabulary, such as that of a
-            feature in buckets, ids are the numbers of its rows, from 1.
+            N raw ids of the logs, and their embeddings, float32 (N, D), in the same order. Ids that are too rare to
+            have a row of their own are missing. For a table without a vocabulary, such as that of a feature in buckets,
+            the ids are row numbers from 1.
 
         Raises:
-            UserError: the run reads no such table, or there is no such checkpoint.
-            DataError: the checkpoint or the vocabulary is damaged.
+            UserError: The run reads no such table, or there is no such checkpoint.
+            DataError: The checkpoint or the vocabulary is damaged.
         """
         check_text("table", table)
         check_text("checkpoint", checkpoint)
-        overrides = ["runtime.device=cpu"]  # one table is read, and nothing computed
+        # One table is read and nothing is computed, so no GPU is needed.
+        overrides = ["runtime.device=cpu"]
         with torch_undisturbed():
             from ple_rec.data.vocabulary_index import raw_ids
             from ple_rec.training.preflight import check_run
@@ -270,26 +274,26 @@ class Run:
 
             config = check_run(self.path, overrides)
             schema = self.dataset.schema
-            of_feature = {each.name: each.table for each in schema.sparse}
-            known = {each.name: each for each in schema.tables}
-            name = table if table in known else of_feature.get(table, table)
+            table_of_feature = {each.name: each.table for each in schema.sparse}
+            tables = {each.name: each for each in schema.tables}
+            name = table if table in tables else table_of_feature.get(table, table)
             rows_RD = table_rows(config, self.path, checkpoint, name)
-            ids = raw_ids(location(config.data.path), known[name])
+            ids = raw_ids(location(config.data.path), tables[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
     @errors_name_arguments
     def gates(self, split: Split = "test") -> Gates:
-        """Return how much each gate takes of each expert, over a split; it is evaluated unless the run did so.
+        """Return the mean weight of each expert in each gate over a split, which is evaluated unless the run did so.
 
         Args:
-            split: "train", "valid" or "test".
+            split: Split to average over: "train", "valid" or "test".
 
         Raises:
-            UserError: the run has no checkpoint, or its dataset no such split.
+            UserError: The run has no checkpoint, or its dataset no such split.
         """
         from ple_rec.analysis.utilisation import recorded_gates, utilisation
+        from ple_rec.runs.metrics import split_tasks
         from ple_rec.runs.record import read_record
-        from ple_rec.runs.results import split_tasks
 
         check_choice("split", split, SPLITS)
         metrics: Mapping[str, Any] = read_record(self.path).metrics
@@ -302,7 +306,7 @@ class Run:
         """Write `report.html` of the run, finished or not, and return the page.
 
         Raises:
-            UserError: the page cannot be written.
+            UserError: The page cannot be written.
         """
         from ple_rec.reports.run.page import write_report
         from ple_rec.runs.directory import hold_to_add
@@ -331,25 +335,25 @@ class Run:
         """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
 
         Args:
-            out: Folder of the model's versions, new or not, or an address such as "s3://bucket/model"; its `latest`
-                will name the new one.
+            out: Folder of the model's versions, or its address, such as "s3://bucket/model". It is created if it does
+                not exist; its `latest` will name the new version.
             precision: Precision of the tables: "fp32", "fp16", "int8" or "int4".
-            dense: Precision of matrix products when it serves: "fp32", "bf16" or "auto".
-            fusion: File of the fusion of the score; None for the run's own, else exponent 1 for every task.
+            dense: Precision of matrix products in serving: "fp32", "bf16" or "auto".
+            fusion: File of the score's fusion; None for the run's own, else exponent 1 for every task.
             user_features: Features that the items of a request share; None for `data.request_features`, else those
                 that are constant within the groups of the held-out rows.
-            checkpoint: "best", "latest" or "step-<n>".
+            checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
             version: Name of the version, "v<N>"; None for the one after the last.
-            licence: Line of the model card.
-            examples: Number of held-out users whose rows the model shall hold; they are real data.
-            onnx: True to write the dense program as ONNX too.
-            tolerance: Largest difference of a score from the run's; None for that of the precisions.
-            auc_loss: Largest loss of AUC; None for that of the precisions.
+            licence: Text of the licence in the model card.
+            examples: Number of held-out users whose rows are stored with the model; they are real data.
+            onnx: True to write the dense program as ONNX, too.
+            tolerance: Largest allowed difference of a score from that of the run; None for that of the precisions.
+            auc_loss: Largest allowed loss of AUC; None for that of the precisions.
             overrides: Changes that an evaluation may make.
 
         Raises:
-            UserError: the run has not finished, what is wanted does not fit it, or scores differ by too much.
-            DataError: a damaged checkpoint or dataset.
+            UserError: The run has not finished, an argument does not fit it, or scores differ too much.
+            DataError: The checkpoint or the dataset is damaged.
         """
         from ple_rec.inference.export_options import ExportOptions
         from ple_rec.inference.model_dir import check_out
@@ -385,10 +389,10 @@ class Run:
         return load_model(str(done.version))
 
     def _record(self) -> RunRecord:
-        """Return what the directory says of the run.
+        """Return the record of the run from its directory.
 
         Raises:
-            UserError: it is gone.
+            UserError: The directory is gone.
         """
         from ple_rec.runs.record import read_record
 
@@ -396,8 +400,8 @@ class Run:
             raise UserError(str(self.path), "no such directory", "a run is read there", "load it where it is now")
         return read_record(self.path)
 
-    def _shown(self) -> tuple[RunRecord, str]:
-        """Return what the directory says, and the status in words; nothing raises, for a notebook shows it."""
+    def _record_and_status(self) -> tuple[RunRecord, str]:
+        """Return the record of the run and its status in words, without raising, so that a notebook can show it."""
         from ple_rec.runs.record import read_record
 
         record = read_record(self.path)
@@ -405,13 +409,13 @@ class Run:
         return record, f"{record.status}{damaged}" if self.path.is_dir() else "its directory is gone"
 
     def __repr__(self) -> str:
-        """Return place and status, and the metrics of a run that has finished."""
-        record, status = self._shown()
+        """Return the path and the status, and the metrics of a finished run."""
+        record, status = self._record_and_status()
         text = f"Run({shown_path(self.path)!r}: {status})"
         return f"{text}\n{Metrics(record.metrics)!r}" if record.metrics else text
 
     def _repr_html_(self) -> str:
-        record, status = self._shown()
+        record, status = self._record_and_status()
         steps = "" if record.step is None else f"step {record.step:,}"
         rate = record.samples_per_second
         speed = "" if rate is None else f"{rate:,.0f} samples/s"
@@ -424,10 +428,10 @@ def load_run(path: PathLike) -> Run:
     """Open a run directory.
 
     Args:
-        path: The directory, or its name under `runs/`.
+        path: Path of the directory, or its name under `runs/`.
 
     Raises:
-        UserError: there is no such run.
+        UserError: There is no such run.
     """
     from ple_rec.inference.model_dir import check_no_model
     from ple_rec.runs.find import named_run
@@ -437,14 +441,14 @@ def load_run(path: PathLike) -> Run:
     return Run(named_run(text))
 
 
-def _input_of(data: object, folder: Path, dataset: Location, reads: Reads) -> str | None:
-    """Return the path of what is to be predicted; rows in memory are written to a folder first.
+def _input_of(data: object, folder: Path, dataset: Location, selection: ColumnSelection) -> str | None:
+    """Return the path of the input of a prediction; write rows in memory to a file.
 
     Args:
         data: Argument of `Run.predict`.
         folder: Folder for the file of rows in memory.
         dataset: Directory of the dataset that the model was trained on.
-        reads: Columns that the prediction reads.
+        selection: Choice of the columns that the prediction reads.
     """
     if data is None:
         return None
@@ -456,5 +460,5 @@ def _input_of(data: object, folder: Path, dataset: Location, reads: Reads) -> st
         return data
     if isinstance(data, str | os.PathLike):
         return str(path_of("data", data))
-    write_rows(data, folder / _ROWS, dataset, reads)
+    write_rows(data, folder / _ROWS, dataset, selection)
     return str(folder / _ROWS)

@@ -1,4 +1,4 @@
-"""What this package sets in torch for all of a process, put back: a notebook has work of its own."""
+"""Protection of torch's process-wide state, since the caller, such as a notebook, has work of its own."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _LOCK = threading.RLock()
 
 @contextmanager
 def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
-    """Import torch; behind the block what it has for all of a process is as before.
+    """Import torch, and restore the process-wide state after the block.
 
-    That is its number of threads, its random numbers, the hook of uncaught exceptions, and the handlers of the root
-    logger. One thread at a time is inside.
+    That state is torch's number of threads and its random numbers, the hook for uncaught exceptions, and the handlers
+    of the root logger. Only one thread at a time may be in such a block.
 
     Args:
-        with_group: Flag that the block makes a process group, as all do that train or evaluate.
+        with_group: True if the block makes a process group, as every training or evaluation does.
 
     Raises:
-        UserError: torch is missing, another thread is inside, or the process is in a group already.
+        UserError: torch is missing, another thread is in such a block, or the process already is in a group.
     """
     if not _LOCK.acquire(blocking=False):
         raise UserError(
@@ -37,7 +37,8 @@ def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
         import_torch(own_process=False)
-        logging.root.handlers[:] = handlers  # the import adds one, which would repeat what a program logs itself
+        # The import adds a handler, which would repeat the log lines of the calling program.
+        logging.root.handlers[:] = handlers
         with _torch_state(with_group=with_group):
             yield
     finally:
@@ -57,11 +58,11 @@ def _torch_state(*, with_group: bool) -> Iterator[None]:
             "leave the group by torch.distributed.destroy_process_group(), or use another process",
         )
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     try:
         yield
     finally:
         torch.set_num_threads(threads)
         torch.set_rng_state(state)
-        if of_gpus:
-            torch.cuda.set_rng_state_all(of_gpus)
+        if gpu_states:
+            torch.cuda.set_rng_state_all(gpu_states)

@@ -1,4 +1,4 @@
-"""A training, in this process or in several: `train`."""
+"""Training in this process or in several: `train`."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def train(
 ) -> Run:
     """Train a model, evaluate it and write its report, as `ple-rec train` does.
 
-    One rank trains in this process; several are processes of their own. What they print is printed here. Ctrl-C, or
-    the notebook's stop button, stops them all; with `resume=True` the same call goes on from the last checkpoint.
+    One rank trains in this process. Several ranks are processes of their own, whose output this process prints. Ctrl-C,
+    or the notebook's stop button, stops all ranks. With `resume=True` the same call resumes from the last checkpoint.
 
     Args:
         config: Name of a recipe ("census-ple"), path of a TOML file, its content as a dict, or a `RunConfig`;
@@ -49,22 +49,22 @@ def train(
         run_dir: Directory of the run; None for `runs/<name of the configuration>`.
         ranks: Number of processes: one for each GPU, or 1 on a CPU.
         overrides: Changes of the configuration: `{"train.epochs": 2}`, or texts "key=value".
-        resume: True to go on from the run's last checkpoint; "auto" to begin where there is none, and to do nothing
-            where the run has finished.
-        overwrite: True to replace the run that is there.
-        init_from: Run to start from, or "RUN:CHECKPOINT": its weights and optimizer state.
-        plan: Plan by which the tables are placed, its file or its address; None to plan them now.
-        profile: True to find where the time of a step goes, into `profile/` of the run.
+        resume: True to resume from the run's last checkpoint; "auto" to resume if there is a checkpoint, begin if there
+            is none, and do nothing if the run has finished.
+        overwrite: True to replace an existing run.
+        init_from: Run, or "RUN:CHECKPOINT", whose weights and optimizer state the training starts from.
+        plan: Plan of the tables, its file or its address; None to plan them now.
+        profile: True to profile the time of a step, and write the profile to `profile/` of the run.
 
     Returns:
         The finished run.
 
     Raises:
-        UserError: the configuration, the dataset or the run directory does not do; nothing was trained.
-        DataError: the dataset is damaged.
-        DivergedError: the loss or a gradient is not finite.
-        PreemptedError: the process was asked to stop by a signal, and has saved the run.
-        KeyboardInterrupt: by Ctrl-C.
+        UserError: The configuration, the dataset or the run directory is invalid, and nothing was trained.
+        DataError: The dataset is damaged.
+        DivergedError: The loss or a gradient is not finite.
+        PreemptedError: A signal asked the process to stop, and it has saved the run.
+        KeyboardInterrupt: The user pressed Ctrl-C.
     """
     from ple_rec.runs.find import named_checkpoint
 
@@ -78,17 +78,17 @@ def train(
     elif init_from is not None:
         start = named_checkpoint(str(place_of("init_from", init_from)))
     check_flags(resume, overwrite, start)
-    with plan_file(plan) as placed, torch_undisturbed(), messages():
+    with plan_file(plan) as plan_path, torch_undisturbed(), messages():
 
         def start_ranks() -> None:
             from ple_rec.api.ranks import train_on_ranks
 
-            flags = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
-            flags["--profile"] = profile
-            more = [flag for flag, wanted in flags.items() if wanted]
-            more += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
-            more += [] if placed is None else ["--plan", str(placed)]
-            train_on_ranks(chosen, folder, ranks, more)
+            switches = {"--overwrite": overwrite, "--resume": resume is True, "--auto-resume": resume == "auto"}
+            switches["--profile"] = profile
+            flags = [flag for flag, is_set in switches.items() if is_set]
+            flags += [] if start is None else ["--init-from", f"{start[0]}:{start[1]}"]
+            flags += [] if plan_path is None else ["--plan", str(plan_path)]
+            train_on_ranks(chosen, folder, ranks, flags)
 
         start_training(
             chosen,
@@ -98,14 +98,14 @@ def train(
             resume=resume,
             overwrite=overwrite,
             init_from=start,
-            plan=placed,
+            plan=plan_path,
             profile=profile,
         )
     return Run(folder)
 
 
 class TrainOptions(TypedDict):
-    """How a run trains, beside its configuration: arguments of `ple_rec.training.run.train`."""
+    """Options of a training beside its configuration: arguments of `ple_rec.training.run.train`."""
 
     resume: bool | Literal["auto"]
     overwrite: bool
@@ -122,22 +122,22 @@ def start_training(
     start_ranks: Callable[[], int | None],
     **options: Unpack[TrainOptions],
 ) -> int:
-    """Check the input, then train: in this process, or on ranks that are started.
+    """Check the input, then train in this process, or on ranks that are started.
 
-    Where a launcher has started this process as a rank, the input has been checked, and this process trains.
+    If a launcher has started this process as a rank, the input has been checked, and this process trains.
 
     Args:
         config: Configuration of the run.
         run_dir: Directory of the run.
         ranks: Number of ranks.
         start_ranks: Function that starts several ranks and waits for them; it may return their exit code.
-        options: How the run trains.
+        options: Options of the training.
 
     Returns:
-        Exit code of the ranks; 0 of a training in this process.
+        Exit code of the ranks; 0 for a training in this process.
 
     Raises:
-        PleRecError: input or data is wrong, or the training has failed.
+        PleRecError: The input or the data is invalid, or the training has failed.
     """
     from ple_rec.runtime.exits import under_agent
     from ple_rec.training import preflight, run
@@ -153,15 +153,15 @@ def start_training(
 
 
 def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tuple[Location, str] | None) -> None:
-    """Refuse what excludes each other.
+    """Refuse options that exclude each other.
 
     Args:
-        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        resume: True to resume the run of the directory; "auto" to resume it if there is one.
         overwrite: True to replace the run of the directory.
         init_from: Run and checkpoint to start from.
 
     Raises:
-        UserError: the run that is there is to be kept and removed, or resumed and started from another.
+        UserError: The existing run is to be both resumed and replaced, or resumed and started from another run.
     """
     if resume and overwrite:
         flags = f"{Option.AUTO_RESUME if resume == 'auto' else Option.RESUME} {Option.OVERWRITE}"

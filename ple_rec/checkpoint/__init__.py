@@ -1,1 +1,1 @@
-"""Checkpoints: save, load, and which of them are kept."""
+"""Checkpoints of a run: saving, loading, checking and removing them."""

@@ -1,4 +1,7 @@
-"""Saves beside training: a copy of the state in host memory, and the thread that writes it."""
+"""Asynchronous saving of checkpoints: training stops only while the state is copied to host memory.
+
+`Stager` makes the copy, and `Background` runs the function that writes the copy in a thread while training goes on.
+"""
 
 from __future__ import annotations
 
@@ -18,23 +21,33 @@ from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
 
 
 class Stager:
-    """Copies states of one structure, again and again into the same memory: as much as this rank's part takes.
+    """Host-memory buffers that hold a copy of this rank's part of the training state.
 
-    The buffers of a GPU's state are pinned where they lie, so that its copies run at the speed of the link. Torch's own
-    pinned memory comes in powers of two, up to twice as much.
+    A buffer is reused by every save, as long as the tensor under the same key keeps its shape and dtype. So the buffers
+    together have the size of the state on this rank.
+
+    Buffers for GPU tensors are pinned (page-locked), since a copy from a GPU into pinned memory is faster. They are
+    allocated as ordinary memory and pinned afterwards. `torch.empty(pin_memory=True)` would round each size up to a
+    power of two, which can take almost twice the memory.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[str, Tensor] = {}
 
     def stage(self, state: dict[str, Any]) -> dict[str, Any]:
-        """A copy of `state`; one that was made before is overwritten."""
+        """Return a copy of `state`. Its tensors share the buffers of the previous copy, which is overwritten.
+
+        Args:
+            state: Nested dictionaries, lists and tuples of tensors and other values.
+        """
         staged: dict[str, Any] = self._copy("", state)
+        # The copies from the GPU are asynchronous.
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
         return staged
 
     def _copy(self, key: str, value: Any) -> Any:
+        """Return a copy of a value of the state; `key` is its path in the state, and identifies its buffers."""
         if isinstance(value, ShardedTensor):
             shards = [
                 Shard(self._buffered(f"{key}#{i}", shard.tensor), shard.metadata)
@@ -52,6 +65,7 @@ class Stager:
         return copy.deepcopy(value)
 
     def _buffered(self, key: str, value: Tensor) -> Tensor:
+        """Copy a tensor into its buffer, which is created if there is none that fits, and return the buffer."""
         buffer = self._buffers.get(key)
         if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
             buffer = torch.empty(value.shape, dtype=value.dtype)
@@ -62,55 +76,64 @@ class Stager:
 
 
 class Background:
-    """One piece of work at a time, in a thread; made by all ranks together (a collective).
+    """Runner of one function at a time in a background thread.
 
-    Its group is of gloo, whatever the default group is: its collectives never mix with those of the training step.
+    The constructor is a collective: every rank must call it, since it creates a process group with the gloo backend.
+    The function in the thread uses this group, so its collectives cannot be confused with those of the training step.
 
     Args:
-        timeout_seconds: For which its collectives wait for another rank.
+        timeout_seconds: Time in seconds for which a collective of this group waits for another rank.
+
+    Attributes:
+        group: Process group for the collectives of the function.
     """
 
     def __init__(self, timeout_seconds: float) -> None:
         timeout = timedelta(seconds=timeout_seconds)
         self.group: dist.ProcessGroup | None = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
-        self._failed: BaseException | None = None
+        self._error: BaseException | None = None
 
     @property
     def pending(self) -> bool:
-        """Whether there is work that `wait` has not seen the end of."""
+        """True from the call of `start` until `wait` has returned, even if the function has ended before."""
         return self._thread is not None
 
     @property
     def alive(self) -> bool:
-        """Whether the thread still works."""
+        """True while the thread is running."""
         return self._thread is not None and self._thread.is_alive()
 
     def start(self, work: Callable[[], None]) -> None:
-        """Begin; `wait` must have seen the end of what was begun before."""
+        """Run a function in a new thread.
+
+        Args:
+            work: Function to run. `wait` must have been called after the previous function.
+        """
         assert self._thread is None
 
         def run() -> None:
             try:
                 work()
-            except BaseException as error:  # raised by `wait`
-                self._failed = error
+            except BaseException as error:
+                # `wait` raises the error in the thread that calls it.
+                self._error = error
 
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
-        """Return when the work is done; raises what it raised."""
+        """Wait until the function has returned; raise its error if it raised one."""
         if self._thread is None:
             return
         self._thread.join()
         self._thread = None
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def close(self) -> None:
-        """`wait`; what the work raised is said and not raised."""
+        """Wait until the function has returned; print its error to stderr if it raised one."""
         try:
             self.wait()
         except Exception as error:

@@ -1,4 +1,9 @@
-"""The files of a checkpoint as `torch.distributed.checkpoint` writes and reads them, summed while they are written."""
+"""Writer and reader of a checkpoint's files, local or in an object store, for `torch.distributed.checkpoint` (DCP).
+
+DCP writes one file of tensors for each rank, and `.metadata`, which says where each tensor lies. The writer computes
+the checksum of each file while it writes the file. The caller puts the checksums into the manifest, a file that lists
+all files of the checkpoint, and the reader compares `.metadata` with the manifest.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +26,13 @@ from ple_rec.errors import DataError
 from ple_rec.storage import Location, atomic_write, is_remote, location, names_in
 
 
-class _Summed(io.RawIOBase):
-    """A stream that is written to, with the size and CRC-32 of what went through."""
+class _ChecksumStream(io.RawIOBase):
+    """Output stream that passes its content on to another stream and computes the size and CRC-32 of the content.
+
+    Args:
+        stream: Stream that receives the content; its owner closes it.
+        wrote: Function that is called after each written block.
+    """
 
     def __init__(self, stream: Any, wrote: Callable[[], None]) -> None:
         self.stream, self.wrote = stream, wrote
@@ -49,11 +59,11 @@ class _Summed(io.RawIOBase):
         return int(self.stream.fileno())
 
     def close(self) -> None:
-        """Leave closing to whoever opened the stream."""
+        """Do nothing: the owner of the inner stream closes it."""
 
 
 class _RemoteFiles(FileSystemBase):
-    """Objects of a store, by their addresses, as torch's writer and reader ask for them."""
+    """Objects of a store, behind the file-system interface that DCP's writer and reader call."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
@@ -65,7 +75,7 @@ class _RemoteFiles(FileSystemBase):
         return f"{path}/{suffix}"
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        """Write an object anew, which is small: torch renames its metadata alone."""
+        """Copy an object to the new name and remove the old one. DCP renames only `.metadata`, which is small."""
         old = location(str(path))
         with atomic_write(location(str(new_path))) as stream:
             stream.write(old.read_bytes())
@@ -82,23 +92,26 @@ class _RemoteFiles(FileSystemBase):
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
-        where = location(str(path))
-        return where.is_file() or bool(names_in(where))
+        target = location(str(path))
+        return target.is_file() or bool(names_in(target))
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
         location(str(path)).unlink()
 
 
-class _SummedFiles(FileSystemBase):
-    """Files of a directory or of an object store, and the sums of those that were written.
+class _ChecksumFiles(FileSystemBase):
+    """Files of a local directory or of an object store, which records the checksum of each file that it writes.
 
     Args:
-        where: Directory or prefix of the checkpoint.
-        wrote: Function that is called after each block.
+        directory: Directory of the checkpoint, or the prefix of its objects in a store.
+        wrote: Function that is called after each written block.
+
+    Attributes:
+        sums: Size and checksum of each written file, by file name.
     """
 
-    def __init__(self, where: Location, wrote: Callable[[], None]) -> None:
-        self.base: Any = _RemoteFiles() if is_remote(where) else LocalFiles()
+    def __init__(self, directory: Location, wrote: Callable[[], None]) -> None:
+        self.base: Any = _RemoteFiles() if is_remote(directory) else LocalFiles()
         self.wrote = wrote
         self.sums: dict[str, File] = {}
 
@@ -108,7 +121,7 @@ class _SummedFiles(FileSystemBase):
             if "r" in mode:
                 yield stream
                 return
-            summed = _Summed(stream, self.wrote)
+            summed = _ChecksumStream(stream, self.wrote)
             yield summed
         self.sums[_name(path)] = File(summed.size, f"{summed.crc:08x}")
 
@@ -137,60 +150,69 @@ class _SummedFiles(FileSystemBase):
 
 
 def _name(path: str | os.PathLike[str]) -> str:
+    """Return the last component of a path or address."""
     return os.fspath(path).rpartition("/")[2]
 
 
-class SummingWriter(FileSystemWriter):
-    """Writes a checkpoint into a directory, or below a prefix, that has none yet.
+class ChecksumWriter(FileSystemWriter):
+    """DCP writer of a checkpoint.
 
     Args:
-        where: The checkpoint's.
-        wrote: Called after each block, as a sign of life.
+        directory: Directory of the checkpoint, or the prefix of its objects in a store; it must not contain files yet.
+        wrote: Function that is called after each written block, so that the watchdog sees progress.
     """
 
-    def __init__(self, where: Location, wrote: Callable[[], None] = lambda: None) -> None:
-        super().__init__(".", sync_files=not is_remote(where))
-        self._files = _SummedFiles(where, wrote)
-        self.fs = self._files  # type: ignore[assignment]  # torch names its class of local files, and takes any
-        self.path = _path(where)
+    def __init__(self, directory: Location, wrote: Callable[[], None] = lambda: None) -> None:
+        super().__init__(".", sync_files=not is_remote(directory))
+        self._files = _ChecksumFiles(directory, wrote)
+        # The base class declares `fs` as torch's class of local files, but it calls only the methods of FileSystemBase.
+        self.fs = self._files  # type: ignore[assignment]
+        self.path = _path(directory)
 
     @property
     def sums(self) -> dict[str, File]:
-        """Size and checksum of every file that this rank wrote, by name."""
+        """Size and checksum of every file that this rank wrote, by file name."""
         return self._files.sums
 
 
-class Reader(FileSystemReader):
-    """A reader of the checkpoint in a directory, or below a prefix.
+class CheckpointReader(FileSystemReader):
+    """DCP reader of a checkpoint.
 
     Args:
-        where: Directory or prefix of the checkpoint.
+        directory: Directory of the checkpoint, or the prefix of its objects in a store.
     """
 
-    def __init__(self, where: Location) -> None:
+    def __init__(self, directory: Location) -> None:
         super().__init__(".")
-        self.fs = _SummedFiles(where, lambda: None)  # type: ignore[assignment]  # as above
-        self.path = _path(where)
-        self._where = where
+        # The base class declares `fs` as torch's class of local files, but it calls only the methods of FileSystemBase.
+        self.fs = _ChecksumFiles(directory, lambda: None)  # type: ignore[assignment]
+        self.path = _path(directory)
+        self._directory = directory
         self._metadata: Metadata | None = None
 
-    def read_metadata(self) -> Metadata:  # without the rank whose metadata DCP falls back to
-        """Return what the checkpoint holds; the file is compared with the manifest before it is parsed, and read once.
+    # The method of the base class also takes a rank, for checkpoints in which each rank has a metadata file of its own.
+    # A checkpoint of this project has one `.metadata` for all ranks, so this method takes no rank.
+    def read_metadata(self) -> Metadata:
+        """Return the parsed `.metadata`.
+
+        The first call compares the file with its checksum in the manifest and parses it; later calls return the same
+        object.
 
         Raises:
-            DataError: the file is damaged, the manifest does not list it, or it names what no checkpoint has.
-            StoreError: the store cannot be read.
+            DataError: The file is damaged, or is not in the manifest, or its pickle names an object that the metadata
+                of a checkpoint never contains.
+            StoreError: The store cannot be read.
         """
         if self._metadata is None:
-            file, files = self._where / METADATA, read_manifest(self._where).files
+            file, files = self._directory / METADATA, read_manifest(self._directory).files
             if METADATA not in files:
                 rule = f"{MANIFEST} lists the files of a checkpoint, and does not list it"
                 raise DataError(str(file), "unverified", rule, "use another checkpoint of the run")
-            check_content(self._where, METADATA, files[METADATA])
+            check_content(self._directory, METADATA, files[METADATA])
             self._metadata = parse_metadata(str(file), file.read_bytes(), files)
         return self._metadata
 
 
-def _path(where: Location) -> str | Path:
-    """Return a place as torch's writer and reader take it."""
-    return where if isinstance(where, Path) else str(where)
+def _path(directory: Location) -> str | Path:
+    """Return a local directory as a Path and an address as a text, as DCP's writer and reader expect them."""
+    return directory if isinstance(directory, Path) else str(directory)

@@ -1,4 +1,4 @@
-"""The checkpoints of a run as one process sees them: which there are, whether their bytes are whole, what they hold."""
+"""Checkpoints of a run, read by one process: list them, find damage, and list their content."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ple_rec.storage import Location, explain_errors, modified_at
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A checkpoint.
+class CheckpointEntry:
+    """Finished checkpoint.
 
     Args:
-        path: Its directory.
-        manifest: Its manifest, or None where that cannot be read.
-        names: `latest` and `best`, as far as they mean it.
-        written: Time at which its manifest was written; None where the store does not tell.
+        path: Directory of the checkpoint.
+        manifest: Manifest of the checkpoint, or None if it cannot be read.
+        names: Pointers to this checkpoint: `latest`, `best`, both or none.
+        written: Time at which the manifest was written, or None if the store has no times.
     """
 
     path: Location
@@ -38,18 +38,18 @@ class Entry:
 
     @property
     def bytes(self) -> int | None:
-        """Of all its files, as the manifest says."""
+        """Total size of the files in bytes, by the manifest, or None if that cannot be read."""
         return None if self.manifest is None else sum(file.bytes for file in self.manifest.files.values())
 
 
-def entries(directory: Location) -> list[Entry]:
-    """Return the finished checkpoints in order of step. A directory without a manifest is not finished.
+def entries(directory: Location) -> list[CheckpointEntry]:
+    """Return the finished checkpoints, that is, those with a manifest, in order of their steps.
 
     Raises:
-        DataError: `latest` or `best` does not hold the name of a checkpoint.
+        DataError: `latest` or `best` does not contain the name of a checkpoint.
     """
-    named = {name: pointer_target(directory, name) for name in ("latest", "best")}
-    found = []
+    pointers = {name: pointer_target(directory, name) for name in ("latest", "best")}
+    checkpoints = []
     for step in finished_steps(directory):
         path = directory / f"step-{step}"
         try:
@@ -59,46 +59,47 @@ def entries(directory: Location) -> list[Entry]:
         with explain_errors(path):
             try:
                 written = modified_at(path / MANIFEST)
-            except FileNotFoundError:  # its run has removed it
+            except FileNotFoundError:
+                # The run has removed the checkpoint meanwhile.
                 continue
-        names = tuple(name for name, target in named.items() if target == path.name)
-        found.append(Entry(path, manifest, names, written))
-    return found
+        names = tuple(name for name, target in pointers.items() if target == path.name)
+        checkpoints.append(CheckpointEntry(path, manifest, names, written))
+    return checkpoints
 
 
 def damages(path: Location) -> list[DataError] | None:
-    """Return an error for each file of a checkpoint that is missing, cut or changed; None where its run has removed it.
+    """Return an error for each missing, truncated or changed file of a checkpoint, or None if its run has removed it.
 
     Raises:
-        UserError: the store cannot be read.
+        UserError: The store cannot be read.
     """
-    found = []
+    errors = []
     try:
         for name, file in read_manifest(path).files.items():
             try:
                 with explain_errors(path):
                     check_content(path, name, file)
             except DataError as error:
-                found.append(error)
+                errors.append(error)
     except DataError as error:
-        found.append(error)
+        errors.append(error)
     except UserError:
         if not is_removed(path):
             raise
         return None
-    return None if found and is_removed(path) else found
+    return None if errors and is_removed(path) else errors
 
 
 @dataclass(frozen=True)
 class Item:
-    """What a checkpoint holds under one key.
+    """Tensor or plain value under one key of a checkpoint.
 
     Args:
-        key: Dotted.
-        shape: Of the whole tensor; None for a value that is none.
-        dtype: Of it.
-        bytes: Of it.
-        pieces: In which it was written.
+        key: Key as a dotted path, for example "model.towers.0.weight".
+        shape: Shape of the whole tensor, or None for a plain value.
+        dtype: Name of the tensor's type, for example "float32", or "" for a plain value.
+        bytes: Size of the whole tensor in bytes, or 0 for a plain value.
+        pieces: Number of pieces in which it was written.
     """
 
     key: str
@@ -109,29 +110,29 @@ class Item:
 
 
 def items(path: Location) -> list[Item]:
-    """Return everything that a checkpoint holds, by key.
+    """Return all tensors and plain values of a checkpoint, in order of their keys.
 
     Args:
         path: Directory of the checkpoint.
 
     Raises:
-        DataError: a file is missing or cut, or `.metadata` is damaged or names what no checkpoint has.
-        UserError: the store cannot be read, or its run has removed the checkpoint.
+        DataError: A file is missing or truncated, or `.metadata` is damaged or names something that no checkpoint has.
+        UserError: The store cannot be read, or the run has removed the checkpoint.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-    from ple_rec.checkpoint.files import Reader
+    from ple_rec.checkpoint.files import CheckpointReader
 
     with explain_removal(path), explain_errors(path):
         for name, file in read_manifest(path).files.items():
             check_size(path, name, file)
-        metadata = Reader(path).read_metadata()
-    found = []
+        metadata = CheckpointReader(path).read_metadata()
+    content = []
     for key, value in sorted(metadata.state_dict_metadata.items()):
         if isinstance(value, TensorStorageMetadata):
             size, dtype = tuple(value.size), value.properties.dtype
             count = math.prod(size) * dtype.itemsize
-            found.append(Item(key, size, str(dtype).removeprefix("torch."), count, len(value.chunks)))
+            content.append(Item(key, size, str(dtype).removeprefix("torch."), count, len(value.chunks)))
         else:
-            found.append(Item(key, None, "", 0, 1))
-    return found
+            content.append(Item(key, None, "", 0, 1))
+    return content

@@ -1,4 +1,4 @@
-"""Which checkpoints there are; needs no torch."""
+"""Names and directories of the checkpoints of a run. The module does not import torch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _STEP = re.compile("step-(0|[1-9][0-9]*)")
 
 
 def is_step(name: str) -> bool:
-    """Whether it is the name of a checkpoint, whole or not."""
+    """Return True if this is the name of a checkpoint's directory, finished or not."""
     return _STEP.fullmatch(name) is not None
 
 
 def finished_steps(directory: Location) -> list[int]:
-    """Steps of the checkpoints in a directory whose manifest is written, ascending.
+    """Return the steps of the finished checkpoints in a directory, that is, of those with a manifest, ascending.
 
     Raises:
-        UserError: the directory cannot be read.
+        UserError: The directory cannot be read.
     """
     with explain_errors(directory):
         return sorted(
@@ -32,14 +32,14 @@ def finished_steps(directory: Location) -> list[int]:
 
 
 def remove_checkpoint(path: Location, check: Callable[[], None]) -> None:
-    """Remove a checkpoint, whole or not: its manifest first, so that one that is half removed does not exist.
+    """Remove a checkpoint, finished or not. The manifest goes first, so that a half-removed checkpoint does not count.
 
     Args:
         path: Directory of the checkpoint.
-        check: Function that raises if this process may no more write there; it is called right before.
+        check: Function that is called before each change, and raises if this process may no longer write there.
 
     Raises:
-        OSError, StoreError: It cannot be removed.
+        OSError, StoreError: The checkpoint cannot be removed.
     """
     unlink_checked(path / MANIFEST, check)
     check()
@@ -50,8 +50,8 @@ def pointer_target(directory: Location, name: str) -> str | None:
     """Return the checkpoint name in the file `latest` or `best`, or None if the file does not exist.
 
     Raises:
-        DataError: the file does not hold the name of a checkpoint.
-        UserError: it cannot be read.
+        DataError: The file does not contain the name of a checkpoint.
+        UserError: The file cannot be read.
     """
     file = directory / name
     with explain_errors(file):
@@ -70,11 +70,11 @@ def pointer_target(directory: Location, name: str) -> str | None:
 
 
 def find_checkpoint(directory: Location, name: str) -> Location | None:
-    """Return the checkpoint that `latest`, `best` or `step-<n>` names, or None.
+    """Return the directory of the finished checkpoint that `latest`, `best` or `step-<n>` names, or None.
 
     Raises:
-        DataError: `latest` or `best` does not hold the name of a checkpoint.
-        UserError: the directory cannot be read.
+        DataError: `latest` or `best` does not contain the name of a checkpoint.
+        UserError: The directory cannot be read.
     """
     target = name if is_step(name) else pointer_target(directory, name)
     if target is None:
@@ -85,11 +85,11 @@ def find_checkpoint(directory: Location, name: str) -> Location | None:
 
 
 def require_checkpoint(directory: Location, name: str) -> Location:
-    """Return the checkpoint that `latest`, `best` or `step-<n>` names.
+    """Return the directory of the finished checkpoint that `latest`, `best` or `step-<n>` names.
 
     Raises:
-        DataError: `latest` or `best` does not hold the name of a checkpoint.
-        UserError: there is none of that name, or the directory cannot be read.
+        DataError: `latest` or `best` does not contain the name of a checkpoint.
+        UserError: There is no checkpoint of this name, or the directory cannot be read.
     """
     path = find_checkpoint(directory, name)
     if path is None:

@@ -1,4 +1,4 @@
-"""From a checkpoint into a model: its bytes verified, its tensors filled in place, nothing in it run."""
+"""Loading of a checkpoint into a state: bytes are verified, tensors filled in place, and no code in it is run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.default_planner import create_default_local_lo
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
-from ple_rec.checkpoint.files import Reader
+from ple_rec.checkpoint.files import CheckpointReader
 from ple_rec.checkpoint.manifest import File, check_content, check_size, explain_removal, read_manifest
 from ple_rec.checkpoint.metadata import foreign_name_error
 from ple_rec.errors import DataError, UserError
@@ -24,63 +24,70 @@ from ple_rec.storage import Location, StoreError, explain_errors, short
 
 
 def damage_of(path: Location) -> DataError | None:
-    """What is wrong with the bytes of a checkpoint, or None; every rank reads a share of its files (a collective).
+    """Return the first error in the bytes of a checkpoint, or None. This is a collective: each rank reads some files.
 
     Raises:
-        UserError: they cannot be read, on every rank.
+        UserError: The files cannot be read. Every rank raises the error.
     """
-    return _problem(path, lambda: _check_share(path, check_content))
+    return _common_error(path, lambda: _check_share(path, check_content))
 
 
 def _check_share(path: Location, check: Callable[[Location, str, File], None]) -> None:
+    """Run `check` on this rank's share of the files of a checkpoint."""
     files = list(read_manifest(path).files.items())
     for name, file in files[dist.get_rank() :: dist.get_world_size()]:
         check(path, name, file)
 
 
-def _problem(path: Location, check: Callable[[], object]) -> DataError | None:
-    """Return the first rank's error of `check`, the same on every rank (a collective)."""
-    own: DataError | UserError | None = None
+def _common_error(path: Location, check: Callable[[], object]) -> DataError | None:
+    """Return the DataError of the first rank whose `check` raised one, equal on every rank. This is a collective.
+
+    Raises:
+        UserError: `check` raised it on some rank.
+    """
+    own_error: DataError | UserError | None = None
     try:
         with explain_errors(path):
             check()
     except (DataError, UserError) as error:
-        own = error
-    every: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, own)
-    for found in every:
-        if isinstance(found, UserError):
-            raise found
-    return next((found for found in every if found is not None), None)
+        own_error = error
+    errors: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, own_error)
+    for each in errors:
+        if isinstance(each, UserError):
+            raise each
+    return next((each for each in errors if each is not None), None)
 
 
 def load(path: Location, state: dict[str, Any], *, verified: bool = False) -> None:
-    """Fill `state`'s tensors in place, and replace its other values, from a checkpoint (a collective).
+    """Load a checkpoint into `state`: fill tensors in place and replace plain values. This is a collective.
 
-    Nothing is parsed before the bytes were compared with the manifest, and nothing that they name is run.
+    Files are compared with the manifest before they are parsed, and functions that they name are never run.
 
     Args:
         path: Directory or prefix of the checkpoint.
-        state: Tensors and values under the checkpoint's keys.
-        verified: Whether the bytes have just been read and found whole; else they are now.
+        state: Nested tensors and plain values under the checkpoint's keys.
+        verified: True if all bytes have just been verified; only the sizes of files are then checked again.
 
     Raises:
-        DataError: the checkpoint lacks a key, has another shape, is damaged, or holds more than tensors and values.
-        UserError: it cannot be read, or its run has removed it.
+        DataError: The checkpoint lacks a key, has another shape, is damaged, or contains something else than tensors
+            and plain values.
+        UserError: The checkpoint cannot be read, or the run has removed it.
     """
     with explain_removal(path):
         _load(path, state, verified)
 
 
 def _load(path: Location, state: dict[str, Any], verified: bool) -> None:
-    reader = Reader(path)
+    reader = CheckpointReader(path)
     checks = (lambda: _check_share(path, check_size if verified else check_content), reader.read_metadata)
     for check in checks:
-        if (problem := _problem(path, check)) is not None:
-            raise problem
+        if (error_of_any_rank := _common_error(path, check)) is not None:
+            raise error_of_any_rank
     try:
         dcp.load(state, storage_reader=reader, planner=_LoadPlanner())
-    except dcp.api.CheckpointException as error:  # raised on every rank, with the causes of all
+    except dcp.api.CheckpointException as error:
+        # The exception is raised on every rank, with the causes of all ranks.
         cause = next(iter(error.failures.values()))[0]
         if isinstance(cause, KeyboardInterrupt):
             raise cause from None
@@ -101,35 +108,44 @@ def _load(path: Location, state: dict[str, Any], verified: bool) -> None:
 
 
 class _LoadPlanner(dcp.DefaultLoadPlanner):
-    """The stock planner but for three things.
+    """Load planner of torch with three changes.
 
-    It does not look back at the key names of torch 2.3: the stock one takes a checkpoint for one of those as soon as a
-    rank does not hold every key of it, which is the rule where a table lives on one rank; and it names the wrong key as
-    missing. It unpickles values by `weights_only=True`, as torch reads tensors: the stock one runs what they name. And
-    it takes a tensor for a tensor alone and a value for one of its type: the stock one leaves a tensor as it was where
-    the checkpoint has a value of that name, and keeps the real part of complex numbers.
+    First, it does not support the key names of torch 2.3. The planner of torch assumes them as soon as a rank does not
+    have every key of the checkpoint, which is the rule if a table is on one rank, and then reports the wrong key as
+    missing. Second, it unpickles plain values with `weights_only=True`, as torch does for tensors; the planner of torch
+    runs functions that a pickle names. Third, a tensor is only loaded into a tensor, and a plain value into one of its
+    type. The planner of torch keeps the old tensor if the checkpoint has a plain value instead, and drops the imaginary
+    part of complex numbers.
     """
 
     def create_local_plan(self) -> dcp.LoadPlan:
-        """Return what this rank reads."""
+        """Return the plan of the items that this rank reads.
+
+        Raises:
+            ValueError: The checkpoint has another kind of item under a key than the state.
+        """
         assert self.metadata is not None
-        for key, own in self.state_dict.items():
+        for key, own_value in self.state_dict.items():
             saved = self.metadata.state_dict_metadata.get(key)
-            if saved is not None and _kind(saved) != _kind(own):
-                raise ValueError(f"{key} is {_kind(saved)}, not {_kind(own)}")
+            if saved is not None and _kind(saved) != _kind(own_value):
+                raise ValueError(f"{key} is {_kind(saved)}, not {_kind(own_value)}")
         return create_default_local_load_plan(self.state_dict, self.metadata)
 
     def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
-        """Put a value that is no tensor into the state."""
+        """Put a plain value into the state.
+
+        Raises:
+            ValueError: The value has another type than the one that it replaces.
+        """
         name = read_item.dest_index.fqn
-        own, loaded = self.state_dict[name], torch.load(value, weights_only=True)
-        if type(loaded) is not type(own) and not (isinstance(own, float) and type(loaded) is int):
-            raise ValueError(f"{name} is {type(loaded).__name__}, not {type(own).__name__}")
+        own_value, loaded = self.state_dict[name], torch.load(value, weights_only=True)
+        if type(loaded) is not type(own_value) and not (isinstance(own_value, float) and type(loaded) is int):
+            raise ValueError(f"{name} is {type(loaded).__name__}, not {type(own_value).__name__}")
         set_element(self.original_state_dict, self.mappings[name], loaded)
 
 
 def _kind(item: object) -> str:
-    """Return what a state, or the metadata of a checkpoint, has under a key."""
+    """Return the kind of an item of a state or of a checkpoint's metadata, in words for messages."""
     described = item.properties if isinstance(item, TensorStorageMetadata) else item
     dtype = getattr(described, "dtype", None)
     if not isinstance(dtype, torch.dtype):

@@ -1,8 +1,8 @@
-"""`manifest.json` of a checkpoint: its files with sizes and checksums, written last.
+"""`manifest.json` of a checkpoint: the list of its files with sizes and checksums, written last.
 
-A checksum is CRC-32 (zlib), 8 hexadecimal digits: it finds damage, at 4 GB/s, and does not guard against forgery. Each
-rank sums what it writes as it writes it, and reads a share of the files when a checkpoint is loaded. Manifests of
-version 1 have sizes alone.
+A checksum is CRC-32 (zlib) as 8 hexadecimal digits. It detects damage, at 4 GB/s, but does not guard against forgery.
+Each rank computes the checksums of its files while it writes them. When a checkpoint is loaded, each rank verifies a
+share of the files. Manifests of version 1 have only sizes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # pydantic takes that of `typing` from Python 3.12 on
+
+# Before Python 3.12, pydantic refuses the TypedDict of `typing`.
+from typing_extensions import TypedDict
 
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location, explain_errors, size_of
@@ -24,21 +26,22 @@ from ple_rec.text import printable
 MANIFEST = "manifest.json"
 VERSION = 2
 _BLOCK = 1 << 22
-_SHOWN = 300  # characters of what is wrong with it
-_ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
+# Limit of the characters of a parser's message that an error shows.
+_MAX_MESSAGE_LENGTH = 300
+_USE_ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
-_Some = Annotated[int, Field(ge=1, lt=1 << 31)]
+_PositiveCount = Annotated[int, Field(ge=1, lt=1 << 31)]
 _FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=255)]
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a checkpoint.
+    """Size and checksum of a file of a checkpoint.
 
     Args:
-        bytes: Its size.
-        crc32: Its checksum; None where the manifest has none.
+        bytes: Size of the file in bytes.
+        crc32: Checksum of the file, or None if the manifest has none.
     """
 
     bytes: _Count
@@ -46,19 +49,19 @@ class File:
 
     @classmethod
     def of_text(cls, text: str) -> File:
-        """Of a file of this content."""
+        """Return size and checksum of a file with this content."""
         content = text.encode()
         return cls(len(content), f"{zlib.crc32(content):08x}")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` says.
+    """Content of `manifest.json`.
 
     Args:
-        step: Of the checkpoint.
-        written_by: What a reader must know before it loads.
-        files: By name.
+        step: Step of the checkpoint.
+        written_by: Facts about the run that a reader checks before it loads, such as its tasks and columns.
+        files: Size and checksum of each file, by name.
     """
 
     step: int
@@ -66,21 +69,21 @@ class Manifest:
     files: Mapping[str, File]
 
     def text(self) -> str:
-        """As JSON."""
+        """Return the manifest as JSON."""
         files = {name: vars(file) for name, file in self.files.items()}
         raw = {"version": VERSION, "step": self.step, "written_by": dict(self.written_by), "files": files}
         return json.dumps(raw, indent=1)
 
 
-class _WrittenBy(TypedDict, total=False):
-    """What of `written_by` has a type that its readers rely on; it may hold more."""
+class _WrittenByKeys(TypedDict, total=False):
+    """Keys of `written_by` whose types its readers rely on. Other keys are allowed."""
 
-    # mypy takes a TypedDict for annotations alone; pydantic reads its configuration here.
+    # mypy allows only annotations in a TypedDict, but pydantic reads its configuration from here.
     __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
 
-    ranks: _Some
-    threads: _Some
-    batch_size: _Some
+    ranks: _PositiveCount
+    threads: _PositiveCount
+    batch_size: _PositiveCount
     dataset: str
     table_rows: dict[str, _Count]
     tasks: list[str]
@@ -96,7 +99,7 @@ class _Head(BaseModel):
     model_config = ConfigDict(strict=True)
 
     step: _Count
-    written_by: _WrittenBy = {}
+    written_by: _WrittenByKeys = {}
 
 
 class _Version1(_Head):
@@ -115,7 +118,7 @@ _CONTENT: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
 
 
 def checksum(file: Location) -> File:
-    """Size and CRC-32 of a file, read block by block."""
+    """Read a file block by block, and return its size and CRC-32."""
     crc, size = 0, 0
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
@@ -124,43 +127,45 @@ def checksum(file: Location) -> File:
 
 
 def read_manifest(path: Location) -> Manifest:
-    """Return the manifest of the checkpoint in directory `path`, whose name is that of its step.
+    """Read the manifest of the checkpoint in the directory `path`, which is named after its step.
 
     Raises:
-        DataError: it is damaged, of another version, or of another step.
-        UserError: its store cannot be read.
+        DataError: The manifest is damaged, has another version, or belongs to another step.
+        UserError: The store cannot be read.
     """
     file = path / MANIFEST
     try:
-        found = _CONTENT.validate_json(file.read_bytes())
+        content = _CONTENT.validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        key = ".".join(str(part) for part in first["loc"][1:])  # after the version
+        # The first part of the location is the version.
+        key = ".".join(str(part) for part in first["loc"][1:])
         raise _unreadable(file, f"{key}: {first['msg']}" if key else first["msg"]) from None
     except OSError as error:
         raise _unreadable(file, str(error)) from error
-    if path.name != f"step-{found.step}":
-        raise _unreadable(file, f"it is of step {found.step}")
-    if found.written_by.get("ranks", 0) > len(found.files):  # each writes one at least
-        raise _unreadable(file, f"{len(found.files)} files of {found.written_by['ranks']} ranks")
-    files = {name: each if isinstance(each, File) else File(each, None) for name, each in found.files.items()}
-    return Manifest(found.step, dict(found.written_by), files)
+    if path.name != f"step-{content.step}":
+        raise _unreadable(file, f"it is of step {content.step}")
+    # Each rank writes at least one file.
+    if content.written_by.get("ranks", 0) > len(content.files):
+        raise _unreadable(file, f"{len(content.files)} files of {content.written_by['ranks']} ranks")
+    files = {name: each if isinstance(each, File) else File(each, None) for name, each in content.files.items()}
+    return Manifest(content.step, dict(content.written_by), files)
 
 
 def _unreadable(file: Location, why: str) -> DataError:
-    value = f"unreadable ({printable(why)[:_SHOWN]})"
-    return DataError(str(file), value, "it lists the files of a checkpoint", _ANOTHER)
+    value = f"unreadable ({printable(why)[:_MAX_MESSAGE_LENGTH]})"
+    return DataError(str(file), value, "it lists the files of a checkpoint", _USE_ANOTHER)
 
 
 @contextmanager
 def explain_removal(path: Location) -> Iterator[None]:
-    """Tell that a checkpoint was removed where reading it in the block failed for that reason.
+    """Replace an error of the block by `removal_error` if the run has removed the checkpoint meanwhile.
 
     Args:
         path: Directory of the checkpoint.
 
     Raises:
-        UserError: the run has removed the checkpoint.
+        UserError: The run has removed the checkpoint.
     """
     try:
         yield
@@ -171,17 +176,17 @@ def explain_removal(path: Location) -> Iterator[None]:
 
 
 def is_removed(path: Location) -> bool:
-    """Return whether the checkpoint in directory `path`, which was there, is no more.
+    """Return True if the checkpoint in the directory `path`, which existed before, exists no longer.
 
     Raises:
-        UserError: its store cannot be read.
+        UserError: The store cannot be read.
     """
     with explain_errors(path):
         return not (path / MANIFEST).is_file()
 
 
 def removal_error(path: Location) -> UserError:
-    """Return the error of a checkpoint that its run removed while it was read."""
+    """Return the error for a checkpoint that its run removed while it was read."""
     return UserError(
         str(path),
         "was removed while it was read",
@@ -191,7 +196,7 @@ def removal_error(path: Location) -> UserError:
 
 
 def _size_of(file: Location) -> int | None:
-    """Return the bytes of a file; None where it is not there."""
+    """Return the size of a file in bytes, None if it does not exist."""
     try:
         return size_of(file)
     except (FileNotFoundError, NotADirectoryError):
@@ -199,33 +204,35 @@ def _size_of(file: Location) -> int | None:
 
 
 def check_size(path: Location, name: str, expected: File) -> None:
-    """Refuse a file that is not there, or not whole.
+    """Check that a file exists and has the size that the manifest says.
 
     Raises:
-        DataError: so it is.
+        DataError: The file is missing or has another size.
     """
-    found = _size_of(path / name)
-    if found != expected.bytes:
-        value = "missing" if found is None else f"{found} bytes"
-        raise DataError(str(path / name), value, f"the manifest says {expected.bytes} bytes", _ANOTHER)
+    size = _size_of(path / name)
+    if size != expected.bytes:
+        value = "missing" if size is None else f"{size} bytes"
+        raise DataError(str(path / name), value, f"the manifest says {expected.bytes} bytes", _USE_ANOTHER)
 
 
 def check_content(path: Location, name: str, expected: File) -> None:
-    """Refuse a file whose bytes are not those that were written.
+    """Check the size and, if the manifest has one, the checksum of a file.
 
     Raises:
-        DataError: so it is, or a disk cannot read it.
-        StoreError: its store cannot be read.
+        DataError: The file is missing, its bytes have changed, or its disk cannot read it.
+        StoreError: The store cannot be read.
     """
     check_size(path, name, expected)
     try:
-        found = checksum(path / name)
+        actual = checksum(path / name)
     except OSError as error:
-        raise DataError(str(path / name), f"unreadable ({error})", "a checkpoint is read whole", _ANOTHER) from error
-    if expected.crc32 is not None and found.crc32 != expected.crc32:
+        raise DataError(
+            str(path / name), f"unreadable ({error})", "a checkpoint is read whole", _USE_ANOTHER
+        ) from error
+    if expected.crc32 is not None and actual.crc32 != expected.crc32:
         raise DataError(
             str(path / name),
-            f"CRC-32 {found.crc32}",
+            f"CRC-32 {actual.crc32}",
             f"the manifest says {expected.crc32}; its bytes changed",
-            _ANOTHER,
+            _USE_ANOTHER,
         )

@@ -1,4 +1,4 @@
-"""The command line: one file a verb, the parser, and what every verb shares."""
+"""The command line: one file a verb, the parser, what every verb shares, and the program of a comparison's workers."""
 
 from ple_rec.cli.app import main
 

@@ -25,7 +25,7 @@ docs/analyze.md explains every figure.
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class AnalyzeFlags:
     """Flags of `ple-rec analyze`."""
 
     _: KW_ONLY
@@ -37,27 +37,27 @@ class Options:
             "COLUMN",
         ),
     ] = ()
-    batches: Annotated[int, flag("batches on which gradients are taken; default 20", "N", positive)] = 20
+    batches: Annotated[int, flag("number of batches for the gradients; default 20", "N", positive)] = 20
     split: Annotated[
         Literal["train", "valid", "test"],
-        flag("split of these batches: the first of training (default), or such as are spread over another split"),
+        flag("split of these batches: the first ones of train (default), or batches spread over another split"),
     ] = "train"
     json: Annotated[bool, flag("print analysis.json instead of tables")] = False
     overrides: EvaluationSet = ()
 
 
 @app.default
-def analyze(run: Run, /, *, options: Options = Options()) -> int:
-    """Look into a finished run.
+def analyze(run: Run, /, *, options: AnalyzeFlags = AnalyzeFlags()) -> int:
+    """Analyze a finished run.
 
-    How much each gate takes of each expert over the test split, how differently tasks use what they share, where their
-    gradients conflict, how their labels correlate, and whether the gates react to the values of a column. Writes
+    Measures the share of each expert in each gate over the test split, how differently tasks use shared experts, where
+    their gradients conflict, how their labels correlate, and whether gates react to the values of a column. Writes
     analysis.html, analysis.json and test_rows.npz into the run directory.
     """
     require_torch()
     from ple_rec.analysis.analyze import analyze as analyze_run
-    from ple_rec.analysis.analyze_files import write_analysis
-    from ple_rec.analysis.analyze_text import format_analysis
+    from ple_rec.reports.analysis.page import write_analysis
+    from ple_rec.reports.analysis.text import format_analysis
     from ple_rec.runs.find import named_run
 
     run_dir = named_run(run)

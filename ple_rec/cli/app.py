@@ -1,4 +1,4 @@
-"""`ple-rec VERB`: parse, call. A verb's file is imported when it is called; what needs torch, by the verb itself."""
+"""Command line `ple-rec VERB`. The file of a verb is imported when it is called, and torch only by the verb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cyclopts import App, CycloptsError, Group
 
 from ple_rec import __version__
 from ple_rec.cli.console import show
-from ple_rec.cli.help import HelpFormatter, help_text, refusal, unknown_verb
+from ple_rec.cli.help import HelpFormatter, command_line_error, help_text, unknown_verb_error
 from ple_rec.cli.options import ending_lists
 from ple_rec.cli.options import verb as verb_app
 from ple_rec.errors import UserError
@@ -30,40 +30,41 @@ a first run:
   ple-rec prep census --out data/census
   ple-rec train --config census-ple --ranks 2
 """
-_COMPLETE = "__complete"  # cyclopts' own verb: completion scripts ask it for values such as names of recipes
-VERBS = {  # verb: line of the list; the verb's own file holds its flags and its help
+_COMPLETE = "__complete"  # Completion scripts call this verb of cyclopts for values such as names of recipes.
+# Each verb has its line in the list of verbs; its own file holds its flags and its help.
+VERBS = {
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
     "init": "your own logs -> a commented prep.toml and train.toml to begin with",
     "prep": "raw logs -> dataset directory",
     "verify": "read a dataset directory to its last byte",
-    "plan": "where tables go on a cluster that is not there yet, and what a step costs",
+    "plan": "plan the placement of tables on a cluster, and estimate the time of a step",
     "train": "train a model, evaluate it, write a report",
     "evaluate": "evaluate a checkpoint of a run",
     "checkpoint": "list, verify or show the checkpoints of a run",
     "runs": "list runs with their status and metrics",
-    "diff": "how two runs differ: configuration, environment, metrics",
+    "diff": "compare two runs: configuration, environment, metrics",
     "report": "write report.html of a run, finished or not",
-    "analyze": "experts, gradient conflict and gates by sub-population of a finished run",
+    "analyze": "analyze a finished run: experts, gradient conflict, gates by sub-population",
     "repeat": "train with several seeds; mean and standard deviation of every metric",
     "compare": "train several models with several seeds at equal cost; who gains, who loses",
-    "fuse": "exponents by which a run's predictions become one score: the ranked feed (Eq. 1)",
-    "predict": "a run's predictions of every row of a dataset or of raw logs, as Parquet",
+    "fuse": "search for the exponents that fuse predictions into the score of a ranked feed (Eq. 1)",
+    "predict": "predict every row of a dataset or of raw logs, as Parquet",
     "export": "a run -> a self-contained model that serves: tables, program, vocabularies, card",
     "serve": "answer requests for ranked feeds over HTTP with an exported model",
-    "completion": "print the script by which a shell completes verbs and flags",
+    "completion": "print the script for the completion of verbs and flags in a shell",
 }
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that was read.
+    """Parsed command line.
 
     Args:
-        verb: The verb, with its action where it has some: `train`, `checkpoint list`.
-        argv: All words.
+        verb: Verb, with its action if it has actions: `train`, `checkpoint list`.
+        argv: Words of the command line.
         function: Function of the verb.
         arguments: Arguments of the function.
-        informs: True where it prints a help text or the version, and nothing else of the verb happens.
+        informs: True if the command only prints a help text or the version.
     """
 
     verb: str
@@ -78,12 +79,12 @@ class Command:
         return self.arguments.arguments
 
     def call(self, function: Callable[..., Any] | None = None) -> Any:
-        """Call the verb, or another function of the same arguments, such as its check."""
+        """Call the function of the verb, or another function with the same arguments, such as its check."""
         return (function or self.function)(*self.arguments.args, **self.arguments.kwargs)
 
 
 def command_line() -> App:
-    """Return the command line; its verbs are not imported yet."""
+    """Return the application with all verbs, whose files are not imported yet."""
     app = verb_app(
         "ple-rec",
         _EPILOG,
@@ -102,23 +103,23 @@ def command_line() -> App:
 
 
 def parse(argv: Sequence[str]) -> Command:
-    """Read a command line.
+    """Parse a command line.
 
     Raises:
-        UserError: an unknown verb or argument, or a value that a flag refuses.
+        UserError: A verb or an argument is unknown, or a flag refuses its value.
     """
     app = command_line()
     if argv and not argv[0].startswith("-") and argv[0] not in (*VERBS, _COMPLETE):
-        raise unknown_verb(argv[0], list(VERBS))
+        raise unknown_verb_error(argv[0], list(VERBS))
     try:
         function, arguments, unread = app.parse_args(ending_lists(app, argv))
     except CycloptsError as error:
-        raise refusal(error, app, argv) from None
+        raise command_line_error(error, app, argv) from None
     words = [word for word in app.parse_commands(list(argv))[0] if not word.startswith("-")]
     if function == app.help_print:
-        return _informing(words, argv, partial(_help, app, words, argv))
+        return _information(words, argv, partial(_help, app, words, argv))
     if function == app.version_print:
-        return _informing(words, argv, partial(show, f"ple-rec {__version__}"))
+        return _information(words, argv, partial(show, f"ple-rec {__version__}"))
     arguments.apply_defaults()
     _refuse_addresses(arguments.arguments)
     if "argv" in unread:
@@ -127,16 +128,16 @@ def parse(argv: Sequence[str]) -> Command:
 
 
 def _refuse_addresses(arguments: Mapping[str, Any]) -> None:
-    """Refuse an address where a verb takes a path of this machine alone; flags that take both have other types.
+    """Refuse an address for an argument of the type `Path`, which takes a path of this machine alone.
 
     Raises:
-        UserError: one of them is an address.
+        UserError: A path is an address.
     """
     for name, value in arguments.items():
         if is_dataclass(value):
             _refuse_addresses(vars(value))
         for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Path) and each.parts[:1] and each.parts[0].endswith(":"):  # Path made s3:/ of s3://
+            if isinstance(each, Path) and each.parts[:1] and each.parts[0].endswith(":"):  # Path turns s3:// into s3:/.
                 rule = "it is a path of this machine; what may lie in a store is said in its help"
                 raise UserError(
                     f"--{name.replace('_', '-')}",
@@ -146,15 +147,17 @@ def _refuse_addresses(arguments: Mapping[str, Any]) -> None:
                 )
 
 
-def _informing(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
+def _information(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
+    """Return a command that only prints a text."""
     return Command(" ".join(words), tuple(argv), function, inspect.signature(function).bind(), informs=True)
 
 
 def _help(app: App, words: Sequence[str], argv: Sequence[str]) -> int:
-    wanted = not {"--help", "-h"}.isdisjoint(argv)
-    stream = sys.stdout if wanted else sys.stderr
+    """Print the help, on standard error and with exit code 2 if no flag asks for it."""
+    is_requested = not {"--help", "-h"}.isdisjoint(argv)
+    stream = sys.stdout if is_requested else sys.stderr
     show(help_text(app, words, stream).rstrip("\n"), stream)
-    return 0 if wanted else 2
+    return 0 if is_requested else 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

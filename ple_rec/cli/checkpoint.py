@@ -14,20 +14,21 @@ from ple_rec.text import aligned, printable
 from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
-    from ple_rec.checkpoint.inspect import Entry
+    from ple_rec.checkpoint.inspect import CheckpointEntry
     from ple_rec.storage import Location
 
 app = verb("checkpoint", group_commands=Group("actions", sort_key=0))
 
 _Run = Annotated[
-    str, flag("run directory, its name under runs/, a directory or s3://... of checkpoints, or one of them", name="DIR")
+    str,
+    flag("run directory, its name under runs/, a directory or s3://... of checkpoints, or one checkpoint", name="DIR"),
 ]
 _Json = Annotated[bool, flag("print JSON instead of a table")]
 
 
 @app.command(name="list", sort_key=0)
 def list_checkpoints(run: _Run, /, *, json: _Json = False) -> int:
-    """List steps, size, when, by how many ranks, which are `latest` and `best`."""
+    """List checkpoints with size, ranks and time of writing, and mark `latest` and `best`."""
     from ple_rec.checkpoint.inspect import entries
 
     checkpoints = entries(_directory(run)[0])
@@ -49,30 +50,34 @@ def verify_checkpoints(
     run: _Run,
     /,
     *,
-    checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: all of them", "NAME")] = None,
+    checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: all checkpoints", "NAME")] = None,
     json: _Json = False,
 ) -> int:
-    """Read every byte and compare it with the checksums of the manifest; exit code 3 where one differs."""
+    """Compare every byte with the checksums of the manifest; exit code 3 if one differs."""
     from ple_rec.checkpoint.inspect import damages, entries
     from ple_rec.checkpoint.listing import require_checkpoint
     from ple_rec.checkpoint.manifest import removal_error
 
     directory, step = _directory(run)
     name = checkpoint or step
-    chosen = None if name is None else require_checkpoint(directory, name)
-    paths = [entry.path for entry in entries(directory)] if chosen is None else [chosen]
-    read = {path.name: errors for path in paths if (errors := damages(path)) is not None}
-    if not read:
-        raise removal_error(directory if chosen is None else chosen)
+    path = None if name is None else require_checkpoint(directory, name)
+    paths = [entry.path for entry in entries(directory)] if path is None else [path]
+    errors_by_name = {each.name: errors for each in paths if (errors := damages(each)) is not None}
+    if not errors_by_name:
+        raise removal_error(directory if path is None else path)
     if json:
-        show(_json({name: [f"{error.place}: {error.value}" for error in errors] for name, errors in read.items()}))
+        show(
+            _json(
+                {name: [f"{error.place}: {error.value}" for error in errors] for name, errors in errors_by_name.items()}
+            )
+        )
     else:
         lines = []
-        for name, errors in read.items():
+        for name, errors in errors_by_name.items():
             lines.append(f"{name}: {'whole' if not errors else 'DAMAGED'}")
             lines += [printable(f"  {error.place}: {error.value}; {error.rule}") for error in errors]
         show("\n".join(lines))
-    return DataError.exit_code if any(read.values()) else 0
+    return DataError.exit_code if any(errors_by_name.values()) else 0
 
 
 @app.command(name="show", sort_key=2)
@@ -83,7 +88,7 @@ def show_checkpoint(
     checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: latest", "NAME")] = None,
     json: _Json = False,
 ) -> int:
-    """List every tensor of a checkpoint: shape, type, bytes, in how many pieces."""
+    """List every tensor of a checkpoint: shape, type, bytes, number of pieces."""
     directory, step = _directory(run)
     require_torch()
     from ple_rec.checkpoint.inspect import items
@@ -104,7 +109,7 @@ def show_checkpoint(
     return 0
 
 
-def _record(entry: Entry) -> dict[str, Any]:
+def _record(entry: CheckpointEntry) -> dict[str, Any]:
     manifest = entry.manifest
     return {
         "step": None if manifest is None else manifest.step,
@@ -117,10 +122,10 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _directory(name: str) -> tuple[Location, str | None]:
-    """Return the directory of checkpoints that a name stands for, and the step where the name is that of one.
+    """Return the directory of checkpoints that a name means, and the step if it names one checkpoint.
 
     Raises:
-        UserError: there is no such run, or it has no checkpoint.
+        UserError: The run does not exist, or has no checkpoint.
     """
     from ple_rec.checkpoint.listing import finished_steps, is_step
     from ple_rec.runs.find import named_run

@@ -46,28 +46,30 @@ _RUNS = Path("runs/compare")
 
 
 def _share(text: str) -> tuple[int, int]:
-    index, _, of = text.partition("/")
-    if not (index.isdecimal() and of.isdecimal() and int(index) < int(of)):
+    index, _, number = text.partition("/")
+    if not (index.isdecimal() and number.isdecimal() and int(index) < int(number)):
         raise ValueError(f"got {text!r}; write I/N with I from 0 to N-1, e.g. 0/4")
-    return int(index), int(of)
+    return int(index), int(number)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class CompareFlags:
     """Flags of `ple-rec compare`."""
 
     _: KW_ONLY
     config: Annotated[
         Config,
-        flag("a TOML file, or the name of a recipe of a comparison", completer=lambda _: recipe_names(COMPARISONS)),
+        flag("TOML file, or name of a recipe of a comparison", completer=lambda _: recipe_names(COMPARISONS)),
     ] = None
     overrides: Annotated[Set, flag("override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
-    seeds: Annotated[int | None, flag("seeds 0 to N-1; default: of the comparison", "N", positive)] = None
-    match: Annotated[Match | None, flag("what is made equal; default: of the comparison")] = None
+    seeds: Annotated[int | None, flag("train seeds 0 to N-1; default: from the comparison", "N", positive)] = None
+    match: Annotated[Match | None, flag("cost that is made equal; default: from the comparison")] = None
     tune: Annotated[
         int | None,
-        flag("trials of each variant on the validation split before its runs; default: of the comparison", "N", count),
+        flag(
+            "trials of each variant on the validation split before its runs; default: from the comparison", "N", count
+        ),
     ] = None
     variants: Annotated[
         tuple[str, ...] | None,
@@ -78,38 +80,39 @@ class Options:
             converter=last_list,
         ),
     ] = None
-    runs: Annotated[Location, place("a folder or an address, s3://...; default: runs/compare", "DIR")] = _RUNS
-    jobs: Annotated[int | None, flag("runs side by side; default: one a GPU, or one a usable core", "N", positive)] = (
-        None
+    runs: Annotated[Location, place("folder of comparisons, or an address, s3://...; default: runs/compare", "DIR")] = (
+        _RUNS
     )
+    jobs: Annotated[int | None, flag("concurrent runs; default: one per GPU, or per usable core", "N", positive)] = None
     share: Annotated[
         tuple[int, int],
-        flag("train only every N-th run from the I-th; with tuning, every N-th variant", "I/N", _share, n_tokens=1),
+        flag("train only every N-th run from the I-th on; with tuning, every N-th variant", "I/N", _share, n_tokens=1),
     ] = (0, 1)
     reuse: Annotated[
         tuple[Path, ...],
         flag(
-            "take finished runs of the same settings from the directories of other comparisons",
+            "copy finished runs with the same settings from directories of other comparisons",
             "DIR [DIR ...]",
             consume_multiple=1,
         ),
     ] = ()
-    overwrite: Annotated[bool, flag("remove runs of other settings that lie there")] = False
-    dry_run: Annotated[
-        bool, flag("say which runs there would be, at what cost, and, by short runs, how long they take, then stop")
-    ] = False
+    overwrite: Annotated[bool, flag("replace existing runs with other settings")] = False
+    dry_run: Annotated[bool, flag("list the runs with their cost, estimate their time by short runs, then stop")] = (
+        False
+    )
     json: Annotated[bool, flag("print compare.json instead of tables")] = False
     help_config: HelpConfig = False
 
 
 @app.default
-def compare(*, options: Options = Options()) -> int:
+def compare(*, options: CompareFlags = CompareFlags()) -> int:
     """Train every variant of a comparison with every seed, at equal cost.
 
-    Says who beats single-task, where tasks hurt each other, and what is noise. Writes DIR/<name>/: compare.toml,
-    compare.json, compare.html, figures/, and <variant>/seed-<n>/, a run directory each; with --tune,
-    <variant>/tune.json and tune/ before them. Finished runs are kept, interrupted ones go on, failed ones are reported
-    (exit code 5) and tried anew the next time; one that was asked to stop is left for it, too (exit code 75).
+    Shows which variants beat single-task, where tasks hurt each other, and which differences are noise. Writes to
+    DIR/<name>/: compare.toml, compare.json, compare.html, figures/, and run directories <variant>/seed-<n>/; with
+    --tune, also <variant>/tune.json and tune/. Finished runs are kept, interrupted ones are resumed, and failed ones
+    are reported (exit code 5) and tried again the next time. Runs that were asked to stop (exit code 75)
+    go on the next time, too.
     """
     if options.help_config:
         from ple_rec.config.compare import CompareConfig
@@ -121,6 +124,7 @@ def compare(*, options: Options = Options()) -> int:
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.in_store import hold_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
+    from ple_rec.reports.compare.page import report_comparison
     from ple_rec.text.messages import messages
 
     check_comparisons(options.reuse)
@@ -138,6 +142,7 @@ def compare(*, options: Options = Options()) -> int:
                 folder,
                 options.overrides,
                 directory,
+                report=report_comparison,
                 jobs=options.jobs,
                 share=options.share,
                 overwrite=options.overwrite,
@@ -158,11 +163,11 @@ def compare(*, options: Options = Options()) -> int:
     return PREEMPTED if done.stopped else 0
 
 
-def check(*, options: Options) -> None:
-    """Refuse what `compare` would refuse before it trains.
+def check(*, options: CompareFlags) -> None:
+    """Refuse input that `compare` would refuse before it trains.
 
     Raises:
-        UserError: the input is wrong.
+        UserError: The input is wrong.
     """
     from ple_rec.analysis.compare.in_store import hold_comparison
     from ple_rec.analysis.compare.matrix import matrix_of
@@ -177,11 +182,11 @@ def check(*, options: Options) -> None:
         work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
 
 
-def comparison_of(options: Options) -> tuple[CompareConfig, Path]:
-    """Return the comparison as the flags change it, and the folder that its paths start from.
+def comparison_of(options: CompareFlags) -> tuple[CompareConfig, Path]:
+    """Return the comparison with the changes of the flags, and the folder to which its paths are relative.
 
     Raises:
-        UserError: there is none, or what it says is wrong.
+        UserError: The comparison is missing or wrong.
     """
     from ple_rec.analysis.compare.load import load_comparison
 

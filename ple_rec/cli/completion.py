@@ -26,7 +26,7 @@ examples:
 def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh or fish", name="SHELL")], /) -> int:
     """Print the script by which a shell completes verbs, flags and files.
 
-    It knows the verbs and flags of this version: print it anew after an update.
+    It knows the verbs and flags of this version, so print it again after an update.
     """
     script = _app().generate_completion(shell=shell)
     show(_with_files(script) if shell == "bash" else script)
@@ -34,10 +34,10 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh 
 
 
 def _app() -> App:
-    """Return the command line as its scripts offer it.
+    """Return the application for completion scripts, in which `--version` is a command.
 
-    The scripts of cyclopts offer the version flags of the program with every verb, but a command of the program with
-    the program alone, so `--version` is one here.
+    The scripts of cyclopts would offer a version flag with every verb, but they offer a command of the program only
+    with the program.
     """
     program = command_line()
     program.version_flags = ()
@@ -46,9 +46,10 @@ def _app() -> App:
 
 
 def _with_files(script: str) -> str:
-    """Return a script of bash by which bash itself completes files, where there is nothing else to offer.
+    """Return a bash script in which bash itself completes files if the script offers nothing.
 
-    That of cyclopts completes no file of a flag whose value is a text, such as `--config`, and no name with a space.
+    The script of cyclopts completes no files for a flag whose value is a text, such as `--config`, and no names with a
+    space.
     """
     script = re.sub(r"COMPREPLY=\( \$\(compgen -[fd] .*\) \)", "COMPREPLY=()", script)
     return re.sub(r"^complete -F", "complete -o bashdefault -o default -F", script, flags=re.MULTILINE)

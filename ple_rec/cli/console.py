@@ -1,4 +1,4 @@
-"""What a verb prints, and what it needs to be installed."""
+"""Output of verbs, and checks that the packages that they need are installed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ple_rec.runtime.versions import import_torch
 if TYPE_CHECKING:
     from ple_rec.config.base import Config
 
-_WIDTH = 120  # characters of a line that no terminal shows
+_WIDTH = 120  # Characters of a line if the output is no terminal.
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print a verb's result; a reader that has seen enough, as in `| head`, is no error.
+    """Print a verb's result. A reader that closes the pipe early, such as `head`, is no error.
 
     Args:
-        text: The result.
-        stream: Stream to print on; None: standard output.
+        text: Text to print.
+        stream: Stream to print on; None for standard output.
     """
     try:
         print(text, file=stream, flush=True)
@@ -37,18 +37,20 @@ def log(text: str) -> None:
 
 
 def show_keys(config: type[Config]) -> None:
-    """Print every key of a TOML file that may start from another one.
+    """Print every key of a configuration, `base` included.
 
     Args:
         config: Class of the configuration.
     """
     from ple_rec.config.describe import describe
 
-    show(f"base: a TOML file or a recipe to start from, optional: say only what differs\n\n{describe(config)}")
+    show(
+        f"base: a TOML file or a recipe to start from, optional; the file then holds only changes\n\n{describe(config)}"
+    )
 
 
 def line_width() -> int:
-    """Return the characters that a line of output may have."""
+    """Return the number of characters of a line of output."""
     return shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
 
 
@@ -56,21 +58,21 @@ def require_torch() -> None:
     """Import torch and torchrec.
 
     Raises:
-        UserError: one of them does not load.
+        UserError: One of them does not load.
     """
     import_torch(own_process=True)
 
 
 def require_packages(names: Sequence[str], verb: str, extra: str) -> None:
-    """Refuse to go on without packages that only one verb needs.
+    """Refuse to go on without the packages that one verb needs.
 
     Args:
-        names: Names of the packages, as they are imported.
+        names: Import names of the packages.
         verb: Verb that needs them.
         extra: Extra of setup.cfg that installs them.
 
     Raises:
-        UserError: one of them is not installed.
+        UserError: A package is not installed.
     """
     for name in names:
         if find_spec(name) is None:

@@ -13,7 +13,7 @@ app = verb("diff")
 @app.default
 def diff(
     a: Annotated[str, flag("run directory, or its name under runs/", name="RUN_A")],
-    b: Annotated[str, flag("the same of the other run", name="RUN_B")],
+    b: Annotated[str, flag("the other run", name="RUN_B")],
     /,
     *,
     split: FinalSplit = "test",
@@ -21,8 +21,8 @@ def diff(
 ) -> int:
     """Compare two runs.
 
-    What differs in their configurations, datasets and versions, then their metrics side by side. Of runs that have not
-    finished, the last validation records are compared.
+    Prints differences of their configurations, datasets and versions, then their metrics side by side. For a run that
+    has not finished, the last validation record counts.
     """
     from ple_rec.runs.diff import compare_runs, diff_json, format_diff
     from ple_rec.runs.find import named_run

@@ -20,11 +20,11 @@ app = verb("evaluate")
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class EvaluateFlags:
     """Flags of `ple-rec evaluate`."""
 
     _: KW_ONLY
-    split: Annotated[Literal["train", "valid", "test"], flag("default: test")] = "test"
+    split: Annotated[Literal["train", "valid", "test"], flag("split to evaluate; default: test")] = "test"
     checkpoint: Checkpoint = "best"
     json: Annotated[bool, flag("print JSON instead of a table")] = False
     overrides: EvaluationSet = ()
@@ -32,7 +32,7 @@ class Options:
 
 
 @app.default
-def evaluate(run: Run, /, *, options: Options = Options(), argv: Argv = ()) -> int:
+def evaluate(run: Run, /, *, options: EvaluateFlags = EvaluateFlags(), argv: Argv = ()) -> int:
     """Evaluate a checkpoint of a run."""
     require_torch()
     if options.ranks > 1 and not under_agent():
@@ -51,22 +51,22 @@ def evaluate(run: Run, /, *, options: Options = Options(), argv: Argv = ()) -> i
     return 0
 
 
-def check(run: str, options: Options) -> None:
-    """Refuse what the evaluation would refuse, before its ranks start.
+def check(run: str, options: EvaluateFlags) -> None:
+    """Refuse input that the evaluation would refuse, before its ranks start.
 
     Raises:
-        UserError: no such run or checkpoint, or input that is wrong.
+        UserError: The run or checkpoint does not exist, or other input is wrong.
     """
     from ple_rec.training.preflight import check_evaluation
 
     check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
 
 
-def paths(run: str, options: Options) -> list[Location]:
-    """Return what all hosts read: checkpoints and dataset.
+def paths(run: str, options: EvaluateFlags) -> list[Location]:
+    """Return the paths that all hosts read: checkpoints and dataset.
 
     Raises:
-        UserError: there is no such run, or its configuration is wrong.
+        UserError: The run does not exist, or its configuration is wrong.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig

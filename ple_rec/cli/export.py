@@ -1,4 +1,4 @@
-"""`ple-rec export`: a trained run becomes a model that serves."""
+"""`ple-rec export`: export of a trained run as a model to serve."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location
 
 if TYPE_CHECKING:
-    from ple_rec.inference.export import Exported
+    from ple_rec.inference.export import ExportedVersion
 
 app = verb(
     "export",
@@ -32,10 +32,10 @@ then: ple-rec serve models/feed        docs/export.md explains all of it
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Options(ExportOptions):
+class ExportFlags(ExportOptions):
     """Flags of `ple-rec export`; their defaults are those of the API."""
 
-    out: Annotated[Location, place("a folder of versions, new or not; or an address, such as s3://...", "MODEL_DIR")]
+    out: Annotated[Location, place("folder of versions, new or existing; or an address, such as s3://...", "MODEL_DIR")]
     precision: Annotated[
         TablePrecision,
         flag("precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
@@ -43,16 +43,17 @@ class Options(ExportOptions):
     dense: Annotated[
         AskedPrecision,
         flag(
-            "precision of matrix products when it serves, default fp32; bf16 is faster where the processor has "
-            "AMX, else slower; auto: bf16 where the server finds the model clearly faster in it, if the check lets "
-            "bf16 through"
+            "precision of matrix products in serving, default fp32; bf16 is faster if the processor has AMX, else "
+            "slower; auto: bf16 if the server measures the model clearly faster in it, and bf16 passes the check"
         ),
     ]
-    fusion: Annotated[Location | None, place("default: RUN/fusion/fusion.toml, else every exponent is 1", "FILE")]
+    fusion: Annotated[
+        Location | None, place("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
+    ]
     user_features: Annotated[
         tuple[str, ...] | None,
         flag(
-            "features that stand once in a request; default: data.request_features, else those that are constant "
+            "features that a request gives once; default: data.request_features, else features that are constant "
             "within groups",
             "FEATURE [FEATURE ...]",
             consume_multiple=1,
@@ -60,8 +61,8 @@ class Options(ExportOptions):
         ),
     ]
     checkpoint: Annotated[Checkpoint, Parameter(metavar="NAME")]
-    version: Annotated[str | None, flag("default: the one after the last", "v<N>")]
-    licence: Annotated[str | None, flag("a line for the model card", "TEXT")]
+    version: Annotated[str | None, flag("name of the version; default: the next number", "v<N>")]
+    licence: Annotated[str | None, flag("licence for the model card", "TEXT")]
     examples: Annotated[
         int,
         flag(
@@ -74,7 +75,7 @@ class Options(ExportOptions):
     tolerance: Annotated[
         float | None,
         flag(
-            "by how much a score may differ, of a regression in standard deviations of its label; "
+            "greatest difference of a score, for a regression in standard deviations of its label; "
             "default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
             "X",
             not_negative,
@@ -83,7 +84,7 @@ class Options(ExportOptions):
     auc_loss: Annotated[
         float | None,
         flag(
-            "loss of AUC that is let through; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
+            "greatest loss of AUC; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
             "X",
             not_negative,
         ),
@@ -94,15 +95,15 @@ class Options(ExportOptions):
 
 
 @app.default
-def export(run: Run, /, *, options: Options) -> int:
+def export(run: Run, /, *, options: ExportFlags) -> int:
     """Write a self-contained model of a finished run to MODEL_DIR/versions/v<N>.
 
-    Tables, dense program, vocabularies, fusion, model card. Its scores are checked against the trained model's on
-    held-out rows before MODEL_DIR/latest names it. Versions that are there stay as they are.
+    It consists of tables, dense program, vocabularies, fusion and model card. Its scores are checked against those of
+    the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
     """
     require_torch()
     from ple_rec.analysis.finished import finished_run
-    from ple_rec.inference.export import export as exported
+    from ple_rec.inference.export import export as export_run
     from ple_rec.inference.model_dir import check_out
     from ple_rec.runs.find import named_run
     from ple_rec.text.messages import messages
@@ -113,29 +114,30 @@ def export(run: Run, /, *, options: Options) -> int:
     run_dir = named_run(run)
     config, metrics = finished_run(run_dir, options.overrides)
     with messages("stderr"):
-        done = exported(single_process_config(config, metrics), metrics, run_dir, options.out, options)
-    show(json_text(done.described) if options.json else _summary(done, options.out))
+        done = export_run(single_process_config(config, metrics), metrics, run_dir, options.out, options)
+    show(json_text(done.description) if options.json else _summary(done, options.out))
     return 0
 
 
-def _summary(done: Exported, model_dir: Location) -> str:
+def _summary(done: ExportedVersion, model_dir: Location) -> str:
     from ple_rec.inference.card import dense_text
     from ple_rec.inference.signature import Signature
 
-    card, check = done.described["card"], done.described["card"]["check"]
-    signature = Signature.model_validate(done.described["signature"], strict=False)
+    card, check = done.description["card"], done.description["card"]["check"]
+    signature = Signature.model_validate(done.description["signature"], strict=False)
     size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
-    lines = [f"tables: {size:,} bytes in {done.described['tables'][0]['precision']}, {size / exact:.3f} of fp32"] * (
+    lines = [f"tables: {size:,} bytes in {done.description['tables'][0]['precision']}, {size / exact:.3f} of fp32"] * (
         exact > 0
     )
-    for task, found in check["tasks"].items():
-        area = "" if found["auc"] is None else f", AUC {found['auc']:.5f}, lost {found['auc_loss']:.1e}"
+    for task, differences in check["tasks"].items():
+        auc, auc_loss = differences["auc"], differences["auc_loss"]
+        auc_text = "" if auc is None else f", AUC {auc:.5f}, lost {auc_loss:.1e}"
         unit = " sd of its label" if signature.kinds[task] == "regression" else ""
-        largest, mean = f"{found['largest']:.1e}{unit}", f"{found['mean']:.1e}"
-        lines.append(f"{task}: scores differ by at most {largest}, {mean} on average{area}")
+        largest, mean = f"{differences['largest']:.1e}{unit}", f"{differences['mean']:.1e}"
+        lines.append(f"{task}: scores differ by at most {largest}, {mean} on average{auc_text}")
     lines.append(f"(of {check['rows']:,} rows of {check['split']}, in {check['dense']}, against the trained model)")
-    if done.described["dense"] != {"precision": "fp32"}:
-        lines.append(f"matrix products: {dense_text(done.described['dense'])}")
+    if done.description["dense"] != {"precision": "fp32"}:
+        lines.append(f"matrix products: {dense_text(done.description['dense'])}")
     user = ", ".join(each.name for each in signature.of("user"))
     lines.append(f"features of the user: {user or 'none'}")
     lines.append(f"fusion: {card['fusion']}")

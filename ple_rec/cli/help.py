@@ -1,6 +1,6 @@
-"""Help texts and refusals of the command line, in the words of this project.
+"""Help texts and error messages of the command line, instead of those of cyclopts.
 
-Help texts are two columns, names and their texts, without boxes, on a terminal and in a pipe alike.
+A help text has two columns without boxes, on a terminal and in a pipe alike.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 
-_NAMES = 26  # widest column of names; a longer name has a line of its own
+_MAX_COLUMN = 26  # Width of the column of names; a longer name has a line of its own.
 _FLAGS = dict.fromkeys(("--help", "-h"), "show this help, then stop") | {"--version": "print the version, then stop"}
-_NARROWEST, _WIDEST = 40, 120  # characters of a line, however wide the terminal
+_MIN_WIDTH, _MAX_WIDTH = 40, 120  # Characters of a line.
 
 
 def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
     """Return the help of a verb, or of the program.
 
     Args:
-        app: The command line.
-        words: Verb, with its action where it has some; none for the program.
-        stream: Stream for which it is laid out; a terminal gets bold headings.
+        app: Application with all verbs.
+        words: Verb, and its action if it has actions; empty for the program.
+        stream: Stream that decides on the layout; a terminal gets bold headings.
     """
     from rich.console import Console
 
     console = Console(
         file=stream,
-        width=max(line_width(), _NARROWEST),
-        color_system=None if os.environ.get("NO_COLOR") else "auto",  # rich leaves bold where it leaves out colors
+        width=max(line_width(), _MIN_WIDTH),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # With NO_COLOR, rich would still print bold.
         soft_wrap=True,
         markup=False,
         highlight=False,
@@ -63,7 +63,7 @@ def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
     if command.default_command is None:
         command.usage = f"{name} {'ACTION' if words else 'VERB'} ..."
     else:
-        command.help = None  # the list of verbs has a line for it; its own help is the docstring
+        command.help = None  # Without the line of the list of verbs, cyclopts prints the docstring.
         command.usage = command.usage or _usage(name, command.assemble_argument_collection())
     with console.capture() as capture:
         app.help_print(list(words), console=console)
@@ -71,25 +71,25 @@ def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
 
 
 def _usage(command: str, arguments: ArgumentCollection) -> str:
-    shown = arguments.filter_by(show=True)
-    positional = [argument for argument in shown if argument.index is not None]
-    flags = [argument for argument in shown if argument.index is None]
+    visible = arguments.filter_by(show=True)
+    positional = [argument for argument in visible if argument.index is not None]
+    flags = [argument for argument in visible if argument.index is None]
     words = [argument.name if argument.required else f"[{argument.name}]" for argument in positional]
     words += [f"{flag.name} {flag.parameter.metavar}" for flag in flags if flag.required]
     return " ".join([command, *words, *["[OPTIONS]"] * any(not flag.required for flag in flags)])
 
 
 class HelpFormatter:
-    """A formatter that cyclopts calls for every part of a help text."""
+    """Formatter that cyclopts calls for every part of a help text."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print the names of a group with their texts."""
         if not panel.entries:
             return
-        width = min(console.width, _WIDEST)
-        entries = sorted(panel.entries, key=lambda entry: not entry.required)  # first what is needed
+        width = min(console.width, _MAX_WIDTH)
+        entries = sorted(panel.entries, key=lambda entry: not entry.required)  # Required ones come first.
         names = [_names(entry) for entry in entries]
-        column = min(max(map(len, names)) + 4, _NAMES)
+        column = min(max(map(len, names)) + 4, _MAX_COLUMN)
         _print(console, f"\n{panel.title}:", bold=True)
         for name, entry in zip(names, entries, strict=True):
             self._print_entry(console, name, str(getattr(entry.description, "primary_renderable", "")), column, width)
@@ -106,18 +106,18 @@ class HelpFormatter:
             _print(console, " " * column + line)
 
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """Print how the command is called."""
+        """Print the usage of the command."""
         _print(console, f"usage: {str(usage).strip()}")
 
     def render_description(self, console: Console, options: ConsoleOptions, description: Any) -> None:
-        """Print what the command does."""
+        """Print the description of the command."""
         text = str(getattr(description, "primary_renderable", ""))
         for paragraph in filter(None, text.split("\n\n")):
-            _print(console, "\n" + textwrap.fill(" ".join(paragraph.split()), min(console.width, _WIDEST)))
+            _print(console, "\n" + textwrap.fill(" ".join(paragraph.split()), min(console.width, _MAX_WIDTH)))
 
 
 def _names(entry: HelpEntry) -> str:
-    """Return the names of an argument, each with what stands for its value, or of a command."""
+    """Return the names of an argument, each with the word for its value, or the name of a command."""
     if entry.positional_label is not None:
         return entry.positional_label
     value = f"{{{','.join(entry.choices)}}}" if entry.metavar == "CHOICE" and entry.choices else entry.metavar
@@ -130,26 +130,26 @@ def _print(console: Console, text: str, *, bold: bool = False, end: str = "\n") 
 
 _NOUNS: Mapping[str, str] = {"float": "a number", "int": "an int", "bool": "no value, or true or false"}
 _SEE = "run `ple-rec --help`"
-_CONFIGURED = ("train", "plan", "repeat")  # verbs whose --set may be of any key of a run
+_CONFIGURED = ("train", "plan", "repeat")  # Their --set takes any key of a run.
 
 
-def unknown_verb(word: str, known: Sequence[str]) -> UserError:
-    """Return the refusal of the first word of a command line.
+def unknown_verb_error(word: str, known: Sequence[str]) -> UserError:
+    """Return the error of an unknown verb.
 
     Args:
-        word: The word.
+        word: First word of the command line.
         known: Names of the verbs.
     """
     return UserError("command line", f'unknown verb "{word}"', _suggestion(word, known), _SEE)
 
 
-def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
-    """Return what is wrong with a command line.
+def command_line_error(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
+    """Return the error of a wrong command line.
 
     Args:
-        error: The error of cyclopts.
-        app: The command line.
-        argv: Its words.
+        error: Error of cyclopts.
+        app: Application with all verbs.
+        argv: Words of the command line.
     """
     words, path, _ = app.parse_commands(list(argv))
     verb, command = " ".join(words), path[-1]
@@ -164,18 +164,18 @@ def refusal(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
     if unknown is not None:
         if "--" in argv and unknown in argv[argv.index("--") :]:
             return UserError(verb, f'unknown argument "{unknown}"', "behind -- no word is a flag", "leave out the --")
-        return _unknown_argument(verb, unknown, flags, see)
+        return _unknown_argument_error(verb, unknown, flags, see)
     if error.argument is None:
         return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
     if isinstance(error, MissingArgumentError):
         arguments = command.assemble_argument_collection().filter_by(show=True)
-        return _missing(error, error.argument, arguments, verb, argv, see)
+        return _missing_error(error, error.argument, arguments, verb, argv, see)
     if isinstance(error, CoercionError):
-        return _bad_value(error, error.argument, see)
+        return _value_error(error, error.argument, see)
     return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
 
 
-def _missing(
+def _missing_error(
     error: MissingArgumentError,
     argument: Argument,
     arguments: ArgumentCollection,
@@ -183,15 +183,15 @@ def _missing(
     argv: Sequence[str],
     see: str,
 ) -> UserError:
-    """Return the refusal of arguments that are not there, or of one that has too few values."""
+    """Return the error of missing arguments, or of an argument with too few values."""
     words = {word.partition("=")[0] for word in argv}
     if words.isdisjoint(argument.names):
-        first = next(at for at, each in enumerate(arguments) if each.name == argument.name)
+        first = next(i for i, each in enumerate(arguments) if each.name == argument.name)
         names = [each.name for each in arguments[first:] if each.required and words.isdisjoint(each.names)]
         if len(names) > 1:
             return UserError(verb, f"{', '.join(names)} missing", "they are needed", see)
         return UserError(
-            verb, f"{names[0]} missing", "it is needed", _where_it_went(error, argument, arguments, argv) or see
+            verb, f"{names[0]} missing", "it is needed", _fix_of_missing(error, argument, arguments, argv) or see
         )
     if isinstance(error, ConsumeMultipleError):
         return UserError(argument.name, "no value", "it takes one or more", see)
@@ -200,10 +200,11 @@ def _missing(
     return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, see)
 
 
-def _where_it_went(
+def _fix_of_missing(
     error: MissingArgumentError, argument: Argument, arguments: ArgumentCollection, argv: Sequence[str]
 ) -> str:
-    """Return the fix where other words of the command line may be the missing argument; empty where none may."""
+    """Return the fix if other words of the command line may be the missing argument; empty if none may."""
+    # Flags with several values take every following word.
     greedy = [each for each in arguments if each.parameter.consume_multiple]
     before, words = [each.name for each in greedy if each.name in argv], error.unused_tokens or []
     if argument.index is not None and before:
@@ -213,45 +214,45 @@ def _where_it_went(
     return ""
 
 
-def _bad_value(error: CoercionError, argument: Argument, see: str) -> UserError:
-    """Return the refusal of a value; that of a reader of `options` says what it takes."""
+def _value_error(error: CoercionError, argument: Argument, see: str) -> UserError:
+    """Return the error of a wrong value; parsers of `options` bring their own rule."""
     name, value = argument.name, ""
     if error.token is not None:
         name, value = error.token.keyword or name, error.token.value
     if choices := argument.get_choices():
         return UserError(name, f"got {value!r}", _suggestion(value, choices), see)
-    if said := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg)):
-        return UserError(name, said[1], said[2], said[3] or see)
+    if message := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg)):
+        return UserError(name, message[1], message[2], message[3] or see)
     kind = getattr(error.target_type, "__name__", "value")
     return UserError(name, f"got {value!r}", f"expected {_NOUNS.get(kind, kind)}", see)
 
 
 def _unknown_word(error: CycloptsError, flags: Sequence[str]) -> str | None:
-    """Return the first word that no argument takes; without one None.
+    """Return the first word that no argument takes; None if there is none.
 
-    A flag that is misspelt is named before what is missing without it.
+    A misspelt flag is reported before the argument that is missing because of it.
     """
     if isinstance(error, UnknownOptionError):
         return error.token.keyword or error.token.value
-    left = list(error.unused_tokens or ())
+    unused = list(error.unused_tokens or ())
     if isinstance(error, MissingArgumentError):
-        left = [word for word in left if re.match("--.", word) and word.partition("=")[0] not in flags]
+        unused = [word for word in unused if re.match("--.", word) and word.partition("=")[0] not in flags]
     elif isinstance(error, CoercionError):
         return None
-    return left[0] if left else None
+    return unused[0] if unused else None
 
 
-def _unknown_argument(place: str, word: str, flags: Sequence[str], see: str) -> UserError:
+def _unknown_argument_error(place: str, word: str, flags: Sequence[str], see: str) -> UserError:
     fix = see
     if "=" in word and "--set" in flags and not word.startswith("-"):
         fix = f"write --set {word}"
     if "--config" in flags and (word.endswith(".toml") or word in _recipes()):
         fix = f"write --config {word}"
     if place in _CONFIGURED and word.startswith("--"):
-        from ple_rec.config.describe import setting_of
+        from ple_rec.config.describe import set_hint
         from ple_rec.config.run import RunConfig
 
-        fix = setting_of(RunConfig, word, hidden=["topology"]) or fix  # `plan` has flags of these
+        fix = set_hint(RunConfig, word, hidden=["topology"]) or fix  # `plan` has flags for these keys.
     return UserError(place, f'unknown argument "{word}"', _suggestion(word, flags), fix)
 
 

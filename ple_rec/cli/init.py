@@ -24,27 +24,27 @@ docs/prep.md explains the first file, docs/training.md the second.
 
 @app.default
 def init(
-    folder: Annotated[Path, flag("folder to write; its name is the data set's", read=local, name="DIR")],
+    folder: Annotated[Path, flag("folder to write; its name becomes the name of the dataset", read=local, name="DIR")],
     /,
     *,
     source: Annotated[
         tuple[str, ...],
         flag(
-            "the log, a row for each impression: a folder, or Parquet or CSV files or globs",
+            "log with a row for each impression: a folder, or Parquet or CSV files or globs",
             "FILES [FILES ...]",
             name="--from",
             consume_multiple=1,
         ),
     ],
     label: Annotated[
-        tuple[str, ...], flag("columns to predict; default: guessed too", "COLUMN [COLUMN ...]", consume_multiple=1)
+        tuple[str, ...], flag("columns to predict; default: guessed", "COLUMN [COLUMN ...]", consume_multiple=1)
     ] = (),
 ) -> int:
-    """Begin with your own logs: guess what their columns are, and write it down.
+    """Begin with your own logs: guess the roles of their columns, and write configurations.
 
-    Writes DIR/prep.toml, by which `ple-rec prep` makes a dataset, and DIR/train.toml, a first model. Ids, labels, time
-    and features are guessed by names, types and the values of a sample; each guess is marked, with its reason, for you
-    to correct.
+    Writes DIR/prep.toml, from which `ple-rec prep` makes a dataset, and DIR/train.toml, a first model. Ids, labels,
+    time and features are guessed from names, types and a sample of values; each guess is marked, with its reason, for
+    you to correct.
     """
     from data_prep.init.files import PREP, SLOW_COLUMNS, TRAIN, check_absent, counted, problem_of, write_files
     from data_prep.init.log import open_log

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from ple_rec.cli.console import require_torch, show
+from ple_rec.cli.console import log, require_torch, show
 from ple_rec.cli.options import Config, Set, each, flag, place, positive, verb
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
@@ -15,7 +16,12 @@ from ple_rec.storage import Location, location
 from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
-    from ple_rec.planning.options import Options as PlanOptions
+    from ple_rec.config.cluster import Cluster
+    from ple_rec.config.run import RunConfig
+
+logger = logging.getLogger(__name__)
+
+_DOES_NOT_FIT = 2
 
 app = verb(
     "plan",
@@ -65,7 +71,7 @@ def _device(text: str) -> DeviceName:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class PlanFlags:
     """Flags of `ple-rec plan`."""
 
     _: KW_ONLY
@@ -75,7 +81,7 @@ class Options:
     ranks_per_host: Annotated[
         int | None,
         flag(
-            "ranks of each host, one a GPU; default 8, and 1 on CPUs",
+            "ranks of each host, one per GPU; default 8, and 1 on CPUs",
             "N",
             positive,
             name=("--gpus-per-host", "--ranks-per-host"),
@@ -83,70 +89,109 @@ class Options:
     ] = None
     device: Annotated[
         DeviceName | None,
-        flag("kind of the hosts; for another kind take the nearest, and give its figures in [topology]", "", _device),
+        flag("kind of the hosts; for another kind take the nearest, and set its figures in [topology]", "", _device),
     ] = None
     schema: Annotated[
         str | None,
         flag(
-            "rows of the tables: a schema.toml, or tencent; default: of the dataset directory, else data.described_by",
+            "source of the tables' rows: a schema.toml, or tencent; default: dataset directory, else data.described_by",
             "FILE|NAME",
         ),
     ] = None
     rows: Annotated[
         tuple[tuple[str, int], ...],
         flag(
-            "rows of a table in the place of the schema's, e.g. user_id=300e6 (repeatable)",
+            "rows of a table, instead of those of the schema, e.g. user_id=300e6 (repeatable)",
             "TABLE=N",
             converter=each(_table_rows),
             n_tokens=1,
         ),
     ] = ()
-    samples: Annotated[int | None, flag("samples of an epoch in the place of the schema's, e.g. 5e9", "N", _count)] = (
-        None
-    )
-    out: Annotated[Location | None, place("write plan.json there, and plan.html beside it", "FILE")] = None
-    find: Annotated[bool, flag("look for the fewest hosts on which the tables fit")] = False
+    samples: Annotated[
+        int | None, flag("samples of an epoch, instead of those of the schema, e.g. 5e9", "N", _count)
+    ] = None
+    out: Annotated[Location | None, place("plan.json to write, with plan.html beside it", "FILE")] = None
+    find: Annotated[bool, flag("find the least number of hosts on which the tables fit")] = False
     samples_per_second: Annotated[
-        float | None, flag("with --find: the fewest that reach this rate, e.g. 20e6", "N", _number)
+        float | None, flag("with --find: rate that the hosts must reach, e.g. 20e6", "N", _number)
     ] = None
     all: Annotated[bool, flag("print every table and every rank")] = False
-    roofline: Annotated[bool, flag("print what bounds a step on GPUs at their peaks too: FLOPs, bytes")] = False
+    roofline: Annotated[bool, flag("also print the lower bound of a step on GPUs at their peaks: FLOPs, bytes")] = False
     json: Annotated[bool, flag("print the plan as JSON instead of tables")] = False
     compare: Annotated[
         tuple[Location, Location] | None,
-        flag("say how two plans differ, then stop", "A B", converter=each(location), accepts_keys=False),
+        flag("print the differences of two plans, then stop", "A B", converter=each(location), accepts_keys=False),
     ] = None
 
 
 @app.default
-def plan(*, options: Options = Options()) -> int:
-    """Decide which rank holds which rows of which table.
+def plan(*, options: PlanFlags = PlanFlags()) -> int:
+    """Plan which rank holds which rows of which table.
 
-    By TorchRec's planner and cost model; needs neither the hosts nor a GPU. Prints tables, ranks and the estimated
-    step; writes plan.json and its page. Where the tables do not fit, says which breaks which limit, and up to three
+    TorchRec's planner and cost model run without the hosts and without a GPU. Prints tables, ranks and the estimated
+    step; writes plan.json and its page. If the tables do not fit, prints which limit is exceeded, and up to three
     changes that were tried and fit.
     """
     if options.compare is not None:
         return _compare(options, options.compare)
-    planned = check(options=options)
+    config, cluster = check(options=options)
     require_torch()
-    from ple_rec.planning import run
     from ple_rec.text.messages import messages
 
     with messages("stderr" if options.json else "stdout"):
-        return run.plan(planned)
+        return _plan(config, cluster, options)
 
 
-def check(*, options: Options) -> PlanOptions:
-    """Return what is to be planned; needs no torch.
+def _plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
+    """Print and write the plan, or print why it does not fit, and return the exit code."""
+    from ple_rec.config.plan import dump_plan
+    from ple_rec.distributed.capacity import DoesNotFitError
+    from ple_rec.planning.plan_input import describe
+    from ple_rec.planning.roofline import format_roofline, roofline
+    from ple_rec.planning.run import find_hosts, plan_hosts, watch_planner, write_plan
+    from ple_rec.planning.suggestions import describe_suggestions, suggestions
+    from ple_rec.planning.text import format_plan
+    from ple_rec.planning.workload import workload_of
+    from ple_rec.text.messages import messages
+
+    rows = dict(options.rows)
+    described = describe(config, options.schema).with_sizes(rows, options.samples)
+    try:
+        if options.find:
+            plan = find_hosts(config, described, cluster, options.samples_per_second)
+        else:
+            plan = plan_hosts(config, described, cluster)
+    except DoesNotFitError as error:
+        log(f"ple-rec: {error}")
+        with messages("stderr"), watch_planner(cluster) as watch:
+            ways = suggestions(config, described, cluster, watch)
+        logger.info(describe_suggestions(ways))
+        return _DOES_NOT_FIT
+    if options.json:
+        show(dump_plan(plan).removesuffix("\n"))
+    else:
+        show(format_plan(plan, config, everything=options.all))
+        if rows:
+            capacities = ", ".join(f"tables.{name}.capacity = {count}" for name, count in rows.items())
+            show(f"\nto train with so many rows, prepare the dataset with {capacities} in its prep.toml")
+    if options.roofline:
+        peak = roofline(workload_of(config, described, plan.cluster), plan.cluster, plan.batch_size_per_rank)
+        show(f"\n{format_roofline(peak)}")
+    if options.out is not None:
+        page = write_plan(plan, config.name, options.out)
+        logger.info(f"\nplan: {options.out}\npage: {page}")
+    return 0
+
+
+def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
+    """Return the run and the hosts to plan for, without torch.
 
     Raises:
-        UserError: flags that do not go together, a configuration that is wrong, a file that cannot be written.
+        UserError: Flags exclude each other, the configuration is wrong, or the file cannot be written.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
     from ple_rec.config.words import either
-    from ple_rec.planning.options import Options as PlanOptions
     from ple_rec.planning.options import check_out, cluster_from
 
     if options.config is None:
@@ -176,22 +221,10 @@ def check(*, options: Options) -> PlanOptions:
         )
     if options.out is not None:
         check_out(options.out)
-    return PlanOptions(
-        config=config,
-        cluster=cluster,
-        schema=options.schema,
-        rows=dict(options.rows),
-        samples=options.samples,
-        out=options.out,
-        find=options.find,
-        samples_per_second=options.samples_per_second,
-        everything=options.all,
-        roofline=options.roofline,
-        json=options.json,
-    )
+    return config, cluster
 
 
-def _compare(options: Options, plans: tuple[Location, Location]) -> int:
+def _compare(options: PlanFlags, plans: tuple[Location, Location]) -> int:
     from ple_rec.config.plan import load_plan
     from ple_rec.planning.compare import format_comparison
 

@@ -17,22 +17,22 @@ from ple_rec.storage import Location, explain_errors, location
 app = verb(
     "predict",
     """\
---data is a dataset directory (its schema.toml tells), or raw logs: a Parquet or CSV file, a folder or a glob. Raw logs
-go through the expressions of the prep.toml of the run's dataset, and through its vocabularies; labels are not needed.
+--data is a dataset directory, which has a schema.toml, or raw logs: a Parquet or CSV file, a folder or a glob. Raw logs
+are encoded by the expressions and vocabularies of the run's dataset; they need no labels.
 
 examples:
   ple-rec predict tencent-ple --out predictions
   ple-rec predict tencent-ple --data data/feed-9 --split valid test --out predictions --ids group video_id
   ple-rec predict tencent-ple --data logs/day=9 --from logs --out predictions
 
-The same command goes on where it was stopped. docs/predict.md explains all of it.
+The same command resumes where it was stopped. docs/predict.md explains all of it.
 """,
 )
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Options(PredictOptions):
+class PredictFlags(PredictOptions):
     """Flags of `ple-rec predict`; their defaults are those of the API."""
 
     out: Annotated[Location, place("directory to write, or an address, such as s3://...", "DIR")]
@@ -48,7 +48,7 @@ class Options(PredictOptions):
         ),
     ]
     source: Annotated[
-        str | None, flag("of raw logs: where the files of side tables lie; default: here", "DIR", name="--from")
+        str | None, flag("folder of side tables' files, for raw logs; default: here", "DIR", name="--from")
     ]
     checkpoint: Checkpoint
     fusion: Annotated[
@@ -57,18 +57,19 @@ class Options(PredictOptions):
     ids: Annotated[
         tuple[str, ...] | None,
         flag(
-            "columns of the input to carry along, as it has them; default: the group, and features named like a "
-            "user or video",
+            "columns of the input to copy; default: the group, and features named like a user or video",
             "[COLUMN ...]",
             consume_multiple=True,
             converter=last_list,
         ),
     ]
-    all_rows: Annotated[bool, flag("of raw logs: those that log.where leaves out, too")]
-    batch_size: Annotated[int | None, flag("default: the run's, which gives evaluation's very bits", "N", positive)]
+    all_rows: Annotated[bool, flag("for raw logs: also rows that log.where leaves out")]
+    batch_size: Annotated[
+        int | None, flag("rows of a batch; default: as in the run, for the same bits as evaluation", "N", positive)
+    ]
     part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive)]
     memory: Annotated[int, flag("memory to read raw logs; default 2GiB", "SIZE", size)]
-    overwrite: Annotated[bool, flag("replace predictions of something else")]
+    overwrite: Annotated[bool, flag("replace existing predictions of another input")]
     overrides: Annotated[
         EvaluationSet,
         flag("override a configuration key that an evaluation may change, e.g. runtime.device=cpu (repeatable)"),
@@ -77,11 +78,11 @@ class Options(PredictOptions):
 
 
 @app.default
-def predict(run: Run, /, *, options: Options) -> int:
+def predict(run: Run, /, *, options: PredictFlags) -> int:
     """Predict every row of an input.
 
-    Ids, every task's prediction and one fused score (Eq. 1) as Parquet parts in --out, in the order of the input.
-    Memory does not grow with the input.
+    Writes ids, the prediction of each task and one fused score (Eq. 1) as Parquet parts to --out, in the order of the
+    input. Memory does not grow with the input.
     """
     require_torch()
     from ple_rec.inference.model_dir import check_no_model
@@ -90,24 +91,31 @@ def predict(run: Run, /, *, options: Options) -> int:
     from ple_rec.text.plain import json_text
 
     check_no_model(run)
-    done = predict_run(named_run(run), options)
+    result = predict_run(named_run(run), options)
     if options.json:
         show(
-            json_text({**done.summary, "out": str(options.out), "fused_by": done.fused_by, "already_there": done.again})
+            json_text(
+                {**result.summary, "out": str(options.out), "fused_by": result.fused_by, "already_there": result.again}
+            )
         )
         return 0
     text = format_summary(
-        done.summary, options.out, done.fused_by, described=done.described, input_rows=done.input_rows, again=done.again
+        result.summary,
+        options.out,
+        result.fused_by,
+        described=result.described,
+        input_rows=result.input_rows,
+        again=result.again,
     )
     show(text)
     return 0
 
 
-def check(run: str, /, *, options: Options) -> None:
-    """Refuse what the verb would before it opens the run, where torch need not load.
+def check(run: str, /, *, options: PredictFlags) -> None:
+    """Refuse input that the verb would refuse before it opens the run, without torch.
 
     Raises:
-        UserError: no run of that name, an override that is wrong, or flags that do not go together.
+        UserError: The run does not exist, an override is wrong, or flags exclude each other.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from data_prep.run import Options as FileOptions
 
 SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
-LEAST_MEMORY = 64 << 20  # bytes; the engine gets through small logs with it
+LEAST_MEMORY = 64 << 20  # Bytes with which the engine can prepare small logs.
 _SYNTHETIC_FLAGS = ("rows", "seed", "correlation", "dim", "raw")
 _OF_SYNTHETIC = Group("synthetic data sets", sort_key=2)
 
@@ -56,8 +56,8 @@ examples:
 def _memory(text: str) -> int:
     bytes_ = size(text)
     if bytes_ < LEAST_MEMORY:
-        meant = f"; did you mean {text}GiB?" if text.isdigit() else ""
-        raise ValueError(f"got {text!r}; at least 64MiB is needed{meant}")
+        hint = f"; did you mean {text}GiB?" if text.isdigit() else ""
+        raise ValueError(f"got {text!r}; at least 64MiB is needed{hint}")
     return bytes_
 
 
@@ -65,7 +65,7 @@ def _count(text: str) -> int:
     try:
         value = float(text) if re.fullmatch(r"\d+(\.\d+)?[eE]\d+", text) else int(text.replace("_", ""))
         count = int(value)
-    except (ValueError, OverflowError):  # also 1e400, which is infinite
+    except (ValueError, OverflowError):  # 1e400 is infinite.
         value = count = 0
     if count < 1 or value != count:
         raise ValueError(f"got {text!r}; expected a positive int")
@@ -74,31 +74,33 @@ def _count(text: str) -> int:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class PrepFlags:
     """Flags of `ple-rec prep`."""
 
     _: KW_ONLY
     source: Annotated[
-        str | None, flag("the raw files: a folder, a file or s3://...; default: here", "DIR", name="--from")
+        str | None, flag("raw files: a folder, a file or s3://...; default: here", "DIR", name="--from")
     ] = None
     out: Annotated[
         Location | None,
         place(
-            "dataset directory to write; at an address (s3://...) it is made in the cache first, ~/.cache/ple_rec or "
-            "$PLE_REC_CACHE, which needs as much room as the raw files and what the engine spills",
+            "dataset directory to write; for an address (s3://...) it is built in the cache first, ~/.cache/ple_rec or "
+            "$PLE_REC_CACHE, which needs room for the raw files and the engine's temporary files",
             "DIR",
         ),
     ] = None
-    overwrite: Annotated[bool, flag("replace the dataset that is there")] = False
-    dry_run: Annotated[bool, flag("read schemas and a sample, say what would be done")] = False
+    overwrite: Annotated[bool, flag("replace an existing dataset")] = False
+    dry_run: Annotated[bool, flag("read schemas and a sample, print what would be done, then stop")] = False
     append: Annotated[
         str | None, flag("prepare one more day, day=9 or day=2022-05-08, with the ids of --parent", "DAY")
     ] = None
-    parent: Annotated[Location | None, place("dataset directory whose ids are kept", "DIR")] = None
-    engine: Annotated[Literal["duckdb", "spark"], flag("default: duckdb, in this process")] = "duckdb"
+    parent: Annotated[Location | None, place("dataset directory whose ids --append keeps", "DIR")] = None
+    engine: Annotated[Literal["duckdb", "spark"], flag("engine; default: duckdb, in this process")] = "duckdb"
     master: Annotated[str | None, flag("address of Spark; default: a local one", "URL")] = None
-    memory: Annotated[int | None, flag("use about so much, e.g. 4GiB; default: most of it", "SIZE", _memory)] = None
-    threads: Annotated[int | None, flag("default: all cores", "N", _count)] = None
+    memory: Annotated[
+        int | None, flag("approximate memory to use, e.g. 4GiB; default: most of it", "SIZE", _memory)
+    ] = None
+    threads: Annotated[int | None, flag("number of threads; default: all cores", "N", _count)] = None
     overrides: Annotated[
         Set, flag("override a key of the configuration, e.g. on_bad_row=drop, 'log.files=[\"a\"]' (repeatable)")
     ] = ()
@@ -112,15 +114,15 @@ class Options:
     ] = None
     dim: Annotated[int | None, flag("inputs of mmoe-synthetic; default 512", "N", _count, group=_OF_SYNTHETIC)] = None
     raw: Annotated[
-        bool, flag("tencent-synthetic: write raw logs to --out, to be prepared by its own recipe", group=_OF_SYNTHETIC)
+        bool, flag("tencent-synthetic: write raw logs to --out, for the recipe tencent", group=_OF_SYNTHETIC)
     ] = False
 
 
-_Name = Annotated[str | None, flag("a data set by name, or a TOML file", name="NAME|FILE")]
+_Name = Annotated[str | None, flag("name of a data set, or a TOML file", name="NAME|FILE")]
 
 
 @app.default
-def prep(name: _Name = None, /, *, options: Options = Options()) -> int:
+def prep(name: _Name = None, /, *, options: PrepFlags = PrepFlags()) -> int:
     """Turn raw logs into a dataset directory."""
     from ple_rec.text.messages import messages
 
@@ -135,11 +137,11 @@ def prep(name: _Name = None, /, *, options: Options = Options()) -> int:
         return _files(name, options)
 
 
-def check(name: str | None = None, /, *, options: Options) -> None:
-    """Refuse what the verb would before it opens a raw file.
+def check(name: str | None = None, /, *, options: PrepFlags) -> None:
+    """Refuse input that the verb would refuse before it opens a raw file.
 
     Raises:
-        UserError: flags, name, configuration, engine, parent, or raw files that are not there.
+        UserError: Flags, name, configuration, engine or parent are wrong, or raw files do not exist.
     """
     name = _check_words(name, options)
     if name in SYNTHETIC:
@@ -150,8 +152,8 @@ def check(name: str | None = None, /, *, options: Options) -> None:
     check_before(name, _file_options(name, options))
 
 
-def _check_words(name: str | None, options: Options) -> str:
-    """Return the name of the data set, which is needed, as `--out` is."""
+def _check_words(name: str | None, options: PrepFlags) -> str:
+    """Return the name of the data set; refuse a command line without it or without `--out`."""
     if name is not None and name not in SYNTHETIC:
         _check_name(name)
     missing = [] if name is not None else ["NAME|FILE"]
@@ -163,15 +165,15 @@ def _check_words(name: str | None, options: Options) -> str:
     return name
 
 
-def _present(options: Options, names: Sequence[str]) -> str:
-    """Return those of some flags that stand on the command line."""
+def _present(options: PrepFlags, names: Sequence[str]) -> str:
+    """Return the flags among some that are on the command line: `--from, --set`."""
     flags = {"source": "--from", "overrides": "--set", "dry_run": "--dry-run"}
     values = {name: getattr(options, name) for name in names}
     present = [name for name, value in values.items() if value is not None and value is not False and value != ()]
     return ", ".join(flags.get(name, f"--{name}") for name in present)
 
 
-def _file_options(name: str, options: Options) -> FileOptions:
+def _file_options(name: str, options: PrepFlags) -> FileOptions:
     from data_prep.run import Options as FileOptions
 
     if present := _present(options, _SYNTHETIC_FLAGS):
@@ -191,7 +193,7 @@ def _file_options(name: str, options: Options) -> FileOptions:
     return file_options
 
 
-def _files(name: str, options: Options) -> int:
+def _files(name: str, options: PrepFlags) -> int:
     from data_prep.progress import standard
     from data_prep.run import prepare
 
@@ -210,15 +212,15 @@ def _files(name: str, options: Options) -> int:
 
 @contextmanager
 def _ending_on_sigterm(out: Location) -> Iterator[None]:
-    """End by SIGTERM as by Ctrl-C: files that are half written are removed, and it is said how to go on."""
+    """Handle SIGTERM in the block as Ctrl-C: partial files are removed, and a message says how to go on."""
     from data_prep.output.stage import keeps
 
     def stop(number: int, frame: FrameType | None) -> None:
-        # Python drops what is raised in a finaliser, and the run would go on: try again once it is through.
+        # Python drops an exception in a finaliser, and the run would go on, so the signal is sent again after it.
         if any(outer.f_code.co_name == "__del__" for outer, _ in walk_stack(frame)):
-            again = threading.Timer(0.01, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+            timer = threading.Timer(0.01, os.kill, (os.getpid(), number))
+            timer.daemon = True
+            timer.start()
             return
         raise KeyboardInterrupt(number)
 
@@ -228,40 +230,40 @@ def _ending_on_sigterm(out: Location) -> Iterator[None]:
     except KeyboardInterrupt as error:
         number = error.args[0] if error.args else signal.SIGINT
         name = signal.Signals(number).name
-        then = "the same command goes on from what is finished" if keeps(out) else "nothing was finished"
-        sys.stderr.write(f"ple-rec: stopped by {name}; {then}\n")
+        outcome = "the same command goes on from what is finished" if keeps(out) else "nothing was finished"
+        sys.stderr.write(f"ple-rec: stopped by {name}; {outcome}\n")
         raise SystemExit(128 + number) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _check_name(name: str) -> None:
-    """Refuse what is neither a data set nor a file, with what may have been meant."""
+    """Refuse a name that is neither a data set nor a file, with a suggestion."""
     from data_prep.run import recipe_names
 
     known = sorted((*recipe_names(), *SYNTHETIC))
     if name in known or Path(name).is_file():
         return
-    named = name.endswith(".toml") or "/" in name
-    value = f"no such file in {Path.cwd()}" if named and not Path(name).is_absolute() else "no such file"
+    is_path = name.endswith(".toml") or "/" in name
+    value = f"no such file in {Path.cwd()}" if is_path and not Path(name).is_absolute() else "no such file"
     if Path(f"{name}.toml").is_file():
         near: str | None = f"{name}.toml"
-    elif named:
-        beside = sorted(file.name for file in Path(name).parent.glob("*.toml"))
-        close = nearest(Path(name).name, beside)
-        near = None if close is None else str(Path(name).with_name(close))
+    elif is_path:
+        neighbours = sorted(file.name for file in Path(name).parent.glob("*.toml"))
+        nearest_file = nearest(Path(name).name, neighbours)
+        near = None if nearest_file is None else str(Path(name).with_name(nearest_file))
     else:
         near = nearest(name, known)
     fix = f"did you mean {near!r}?" if near else "name one of them, or the path of a TOML file of your own"
     raise UserError(
-        name if named else "prep",
-        value if named else f"unknown data set {name!r}",
-        f"{'it is a TOML file, or one of' if named else 'known are'} {', '.join(known)}",
+        name if is_path else "prep",
+        value if is_path else f"unknown data set {name!r}",
+        f"{'it is a TOML file, or one of' if is_path else 'known are'} {', '.join(known)}",
         fix,
     )
 
 
-def _check_synthetic(name: str, options: Options) -> None:
+def _check_synthetic(name: str, options: PrepFlags) -> None:
     if present := _present(options, ["source", "append", "parent", "master", "overrides"]):
         raise UserError(f"ple-rec prep {name}", f"got {present}", "it is generated, not read", "drop it")
     if options.engine == "spark":
@@ -270,13 +272,13 @@ def _check_synthetic(name: str, options: Options) -> None:
         raise UserError(present, name, f"only {SYNTHETIC[1]} has one", "drop it")
 
 
-def _out(options: Options) -> Location:
-    """Return `--out`, which `_check_words` has seen."""
+def _out(options: PrepFlags) -> Location:
+    """Return `--out`, which `_check_words` requires."""
     assert options.out is not None
     return options.out
 
 
-def _synthetic(name: str, options: Options) -> str:
+def _synthetic(name: str, options: PrepFlags) -> str:
     from data_prep.progress import standard
     from data_prep.synthetic.outcomes import describe
     from data_prep.synthetic.prepare import prepare_synthetic
@@ -318,7 +320,7 @@ def _synthetic(name: str, options: Options) -> str:
     return f"{summary}\n{last}"
 
 
-def _raw(name: str, options: Options) -> str:
+def _raw(name: str, options: PrepFlags) -> str:
     from data_prep.progress import standard
     from data_prep.synthetic.tencent import write_raw
     from data_prep.synthetic.world import PAPER_ROWS
@@ -337,7 +339,7 @@ def _raw(name: str, options: Options) -> str:
     return f"{out}: {rows:,} rows in {len(files)} files; next: ple-rec prep tencent --from {out} --out DIR"
 
 
-def _processes(options: Options) -> int:
+def _processes(options: PrepFlags) -> int:
     return options.threads or len(os.sched_getaffinity(0))
 
 

@@ -18,7 +18,7 @@ app = verb("repeat")
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class RepeatFlags:
     """Flags of `ple-rec repeat`."""
 
     _: KW_ONLY
@@ -27,23 +27,20 @@ class Options:
     ]
     overrides: Set = ()
     seeds: Annotated[int, flag("number of seeds; default 5", "N", positive)] = 5
-    runs: Annotated[Path, flag("default: runs/repeat", "DIR")] = Path("runs/repeat")
+    runs: Annotated[Path, flag("folder of the runs; default: runs/repeat", "DIR")] = Path("runs/repeat")
     overwrite: Annotated[
         bool,
-        flag(
-            "replace runs of another configuration or dataset that lie there; finished ones of this one are still "
-            "reused"
-        ),
+        flag("replace existing runs of another configuration or dataset; finished runs of this one are still reused"),
     ] = False
     ranks: Ranks = 1
 
 
 @app.default
-def repeat(*, options: Options) -> int:
+def repeat(*, options: RepeatFlags) -> int:
     """Train each configuration with seeds 0 to N-1.
 
-    Prints mean and sample standard deviation on the test split. Runs lie in DIR/<name>/seed-<n>; finished ones of the
-    same configuration and dataset are reused, unfinished ones start anew.
+    Prints mean and sample standard deviation on the test split. Runs lie in DIR/<name>/seed-<n>. Finished runs of the
+    same configuration and dataset are reused; unfinished ones start again.
     """
     require_torch()
     from ple_rec.analysis.repeat import format_summaries

@@ -12,8 +12,8 @@ app = verb("report")
 def report(run: Run, /) -> int:
     """Write RUN/report.html from the files of the run.
 
-    Training does so at its end; of a run that was stopped, or still goes on, the page shows what there is and names
-    what is missing.
+    Training does so at its end. For a run that was stopped or is still training, the page shows the results so far and
+    names the missing ones.
     """
     from ple_rec.reports.run.page import write_report
     from ple_rec.runs.directory import hold_to_add

@@ -13,18 +13,18 @@ app = verb("runs")
 
 @app.default
 def runs(
-    directory: Annotated[str, flag("a path, or a name under runs/; default: runs", name="DIR")] = "runs",
+    directory: Annotated[str, flag("path, or name under runs/; default: runs", name="DIR")] = "runs",
     /,
     *,
-    sort: Annotated[str, flag("a column, e.g. income.auc, or TASK.METRIC; best first; default: age", "KEY")] = "age",
+    sort: Annotated[str, flag("column to sort by, best first, e.g. income.auc; default: age", "KEY")] = "age",
     split: FinalSplit = "test",
-    filter: Annotated[str, flag("only runs whose name, variant or status contains it", "TEXT")] = "",
+    filter: Annotated[str, flag("list only runs whose name, variant or status contains TEXT", "TEXT")] = "",
     json: Annotated[bool, flag("print JSON, with all metrics, instead of a table")] = False,
 ) -> int:
     """List the runs below DIR, newest first.
 
-    Status, step, and for every task its AUC (RMSE for a regression) and GAUC. A run that has not finished shows its
-    last validation record, marked *.
+    Prints status, step, and for each task its AUC (RMSE for a regression) and GAUC. A run that has not finished shows
+    its last validation record, marked *.
     """
     from ple_rec.runs.listing import format_runs, list_runs, runs_json
 

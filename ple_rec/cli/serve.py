@@ -24,7 +24,8 @@ examples:
   ple-rec serve models/tencent-ple --port 0 --max-wait 0.05 --time-limit 0.5
   ple-rec serve models/tencent-ple --host 0.0.0.0 --token-file token
 
-SIGTERM and Ctrl-C finish what was taken, a second one ends at once; SIGHUP looks for a new version at once.
+SIGTERM and Ctrl-C end the server when accepted requests are answered; a second signal ends it at once. SIGHUP looks for
+a new version at once.
 docs/serve.md explains all of it.
 """,
 )
@@ -48,54 +49,53 @@ def _seconds(text: str) -> float:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class ServeFlags:
     """Flags of `ple-rec serve`."""
 
     _: KW_ONLY
     host: Annotated[str, flag("address to listen at; default 127.0.0.1: this machine alone", "ADDRESS")] = "127.0.0.1"
-    port: Annotated[int, flag("0: any that is free, which is printed; default 8000", "N", _port)] = 8000
+    port: Annotated[int, flag("port; 0: any free one, which is printed; default 8000", "N", _port)] = 8000
     token_file: Annotated[
-        Path | None, flag("file whose text every request brings: Authorization: Bearer TEXT", "FILE", local)
+        Path | None, flag("file with the token that every request needs: Authorization: Bearer TOKEN", "FILE", local)
     ] = None
-    no_token: Annotated[bool, flag("let others in without a token, where --host is not loopback")] = False
+    no_token: Annotated[bool, flag("accept requests without a token although --host is not loopback")] = False
     threads: Annotated[
         int | None, flag("threads of the model; default: OMP_NUM_THREADS, else all cores", "N", positive)
     ] = None
-    queue: Annotated[
-        int, flag("requests that are read, wait or are computed at most; more get 503; default 64", "N", positive)
-    ] = 64
+    queue: Annotated[int, flag("most requests in work at a time; more get 503; default 64", "N", positive)] = 64
     max_wait: Annotated[
         float,
-        flag("503 too where those before a request are expected to take longer; default 0.15", "SECONDS", _seconds),
+        flag("longest expected wait of a request, else 503; default 0.15", "SECONDS", _seconds),
     ] = 0.15
     time_limit: Annotated[
-        float, flag("from a request's first line to its answer, else 504; default 2", "SECONDS", _seconds)
+        float,
+        flag("longest time from the first line of a request to its answer, else 504; default 2", "SECONDS", _seconds),
     ] = 2.0
-    max_bytes: Annotated[int, flag("size of a body at most; default 4MiB", "SIZE", size)] = 4 << 20
-    max_batch_rows: Annotated[int, flag("rows of one call of the model at most; default 1024", "N", positive)] = 1024
+    max_bytes: Annotated[int, flag("largest size of a body; default 4MiB", "SIZE", size)] = 4 << 20
+    max_batch_rows: Annotated[int, flag("most rows of one call of the model; default 1024", "N", positive)] = 1024
     drain: Annotated[
         float,
         flag(
-            "go on answering 503 for so long once asked to stop, for a balancer to see /readyz; default 0",
+            "time after a stop signal in which requests get 503, so that a load balancer sees /readyz; default 0",
             "SECONDS",
             _seconds,
         ),
     ] = 0.0
-    access_log: Annotated[bool, flag("a line a request on standard error")] = False
+    access_log: Annotated[bool, flag("print a line for each request on standard error")] = False
 
 
 @app.default
 def serve(
-    model_dir: Annotated[Location, place("folder or address that `ple-rec export` has written", name="MODEL_DIR")],
+    model_dir: Annotated[Location, place("folder or address of a model of `ple-rec export`", name="MODEL_DIR")],
     /,
     *,
-    options: Options = Options(),
+    options: ServeFlags = ServeFlags(),
 ) -> int:
-    """Answer requests for ranked feeds over HTTP with a model that `ple-rec export` has written.
+    """Serve ranked feeds over HTTP with a model of `ple-rec export`.
 
-    It follows the model's `latest`: a new version is loaded while the old one answers.
+    The server follows the model's `latest`: it loads a new version while the old one answers.
     """
-    signal.signal(signal.SIGHUP, lambda *_: None)  # until the server has a model, and looks for a new one
+    signal.signal(signal.SIGHUP, lambda *_: None)  # The server handles it once it has a model.
     require_packages(_PACKAGES, "serve", "serve")
     from ple_rec.serving.http.binding import bind
     from ple_rec.serving.http.options import ServerOptions, check_exposed, read_token

@@ -1,4 +1,4 @@
-"""Verbs that run on several ranks: their options, and the check of a job before it is submitted."""
+"""Checks of a verb's input before its ranks start, and before a job is submitted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _VERBS = ("train", "evaluate")
 
 
 def command_of(argv: Sequence[str]) -> Command:
-    """Return the command whose input is to be checked.
+    """Return the command of a command line, or print its help or version and exit.
 
     Raises:
-        UserError: the command line is wrong.
-        SystemExit: it is for help or the version, which has been printed: nothing is to be checked or started.
+        UserError: The command line is wrong.
+        SystemExit: The command only prints help or the version.
     """
     command = parse(argv)
     if command.informs:
@@ -34,10 +34,10 @@ def command_of(argv: Sequence[str]) -> Command:
 
 
 def paths_of(argv: Sequence[str]) -> list[Location]:
-    """Return what all hosts of a distributed verb read or write; of another verb, nothing.
+    """Return the paths that all hosts of a distributed verb read or write; none for other verbs.
 
     Raises:
-        UserError: the configuration, which names them, is wrong, or there is no run to start from.
+        UserError: The configuration, which names them, is wrong, or the run to start from does not exist.
     """
     command = command_of(argv)
     if command.verb == "train":
@@ -50,11 +50,11 @@ def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -
 
     Args:
         argv: Words of `ple-rec`.
-        world_sizes: Numbers of ranks over all hosts that there may be, first the one that is meant; called once torch
-            is known to load.
+        world_sizes: Function that returns the possible numbers of ranks over all hosts, the desired one first. It is
+            called after torch has been imported.
 
     Returns:
-        0, or the exit code of what is wrong, which has been printed.
+        0, or the exit code of an error, which has been printed.
     """
 
     def check() -> None:
@@ -67,10 +67,10 @@ def check_input(argv: Sequence[str], world_sizes: Callable[[], Sequence[int]]) -
                 f"run `ple-rec {command.verb}`, which is one process",
             )
         require_torch()
-        wanted, *others = world_sizes()
-        _check(command, wanted)
-        if others and command.verb == "train":
-            _check_elastic(command.values["options"], wanted, others)
+        full_size, *smaller_sizes = world_sizes()
+        _check(command, full_size)
+        if smaller_sizes and command.verb == "train":
+            _check_elastic(command.values["options"], full_size, smaller_sizes)
 
     return guarded(check)
 
@@ -82,18 +82,18 @@ def _check(command: Command, world_size: int) -> None:
         evaluate.check(command.values["run"], command.values["options"])
 
 
-def _check_elastic(options: train.Options, wanted: int, others: Sequence[int]) -> None:
-    """Refuse a run that could not go on when hosts are lost."""
+def _check_elastic(options: train.TrainFlags, full_size: int, smaller_sizes: Sequence[int]) -> None:
+    """Refuse a run that could not go on after the loss of hosts."""
     config = options.read()[0].train
     if config.batch_size is None:
-        batch = (config.batch_size_per_rank or 0) * wanted
+        batch = (config.batch_size_per_rank or 0) * full_size
         raise UserError(
             "train.batch_size_per_rank",
-            f"with {others[-1]} to {wanted} ranks",
+            f"with {smaller_sizes[-1]} to {full_size} ranks",
             "a run goes on with as many samples a step as it began with, however many ranks are left",
             f"--set train.batch_size={batch} --set train.batch_size_per_rank=",
         )
-    for world_size in others:
+    for world_size in smaller_sizes:
         try:
             train.check(options, world_size)
         except PleRecError as error:
@@ -102,54 +102,55 @@ def _check_elastic(options: train.Options, wanted: int, others: Sequence[int]) -
             raise type(error)(place, error.value, error.rule, fix) from error
 
 
-_ALONE = ("plan", "prep", "compare", "predict")  # verbs that are one process; the others run on ranks
+_ONE_PROCESS = ("plan", "prep", "compare", "predict")  # The other verbs run on ranks.
 MOUNTS = Path("/proc/mounts")
 _IN_MEMORY = ("ramfs", "tmpfs")
 _OF_ONE_HOST = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def check_submission(options: Sequence[str], verb: Sequence[str]) -> int:
-    """Check the input of a job that is to run elsewhere, in the folder in which it is to run.
+    """Check the input of a job before its submission, in the folder in which it will run.
+
+    If torch does not load, as on a login node without the GPU's driver, a message says what remains unchecked.
 
     Args:
-        options: Of torchrun: `--nnodes`, `--nproc-per-node`.
-        verb: Of `ple-rec`, with its flags.
+        options: Options of torchrun: `--nnodes`, `--nproc-per-node`.
+        verb: Verb of `ple-rec` with its flags.
 
     Returns:
-        0, or the exit code of what is wrong, which has been said. Where torch does not load (a login node without the
-        GPU's driver), it is said what is left unchecked.
+        0, or the exit code of an error, which has been printed.
     """
-    if verb[:1] and verb[0] in _ALONE:
-        return guarded(lambda: _check_alone(verb))
+    if verb[:1] and verb[0] in _ONE_PROCESS:
+        return guarded(lambda: _check_one_process(verb))
     if code := guarded(lambda: _check_places(options, verb)):
         return code
     try:
         import torch  # noqa: F401
         import torchrec  # noqa: F401
     except (ImportError, OSError) as error:
-        unchecked = "dataset, sizes for the ranks and what the run directory holds are left to the job"
+        unchecked = "the job itself checks dataset, sizes for the ranks and content of the run directory"
         sys.stderr.write(f"ple-rec: torch does not load here ({error}): {unchecked}\n")
         return 0
     return check_input(verb, lambda: world_sizes_of(options))
 
 
-def _check_alone(verb: Sequence[str]) -> None:
+def _check_one_process(verb: Sequence[str]) -> None:
     command = command_of(verb)
     command.call(import_module(f"ple_rec.cli.{command.verb}").check)
 
 
 def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
-    """Refuse a configuration that is wrong, and, for several hosts, storage that each has for itself."""
+    """Refuse a wrong configuration, and for several hosts also places that not all hosts can see."""
     paths = paths_of(verb)
     sizes = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     sizes.add_argument("--nnodes", default="1")
     nnodes = sizes.parse_known_args(list(options))[0].nnodes
     if nnodes.rpartition(":")[2] == "1":
         return
-    if found := {path: why for path in paths if (why := only_here(path))}:
+    if reasons := {path: reason for path in paths if (reason := only_here(path))}:
         raise UserError(
-            " and ".join(map(str, found)),
-            "; ".join(dict.fromkeys(found.values())),
+            " and ".join(map(str, reasons)),
+            "; ".join(dict.fromkeys(reasons.values())),
             f"{nnodes} hosts need what they all read or write under the same path",
             "put it on storage that all hosts mount (NFS, Lustre, EFS), or give addresses of an object store: "
             "--run_dir, data.path, checkpoint.path, --init_from, --plan",
@@ -157,14 +158,14 @@ def _check_places(options: Sequence[str], verb: Sequence[str]) -> None:
 
 
 def only_here(path: Location, mounts: Iterable[str] | None = None) -> str | None:
-    """Return why no other host can see a path; None where one may.
+    """Return why no other host can see a path; None if other hosts may see it.
 
-    What is plainly of one host: a file system in memory, and the folders for temporary files, unless something is
-    mounted below them. A disk may be another host's mount, so it is believed.
+    Only this host sees a file system in memory, and the folders for temporary files, unless something is mounted below
+    them. Any other path counts as visible, since a disk may be mounted by other hosts.
 
     Args:
-        path: Path that exists or is to be made, or an address, which every host sees.
-        mounts: Lines of /proc/mounts; None to read that file, where there is one.
+        path: Path, which need not exist, or an address, which every host sees.
+        mounts: Lines of /proc/mounts; None to read that file, if it exists.
     """
     if not isinstance(path, Path):
         return None
@@ -172,16 +173,18 @@ def only_here(path: Location, mounts: Iterable[str] | None = None) -> str | None
         mounts = MOUNTS.read_text().splitlines() if MOUNTS.is_file() else []
     place = path.absolute().resolve()
     kinds = {Path(_unescaped(point)): kind for _, point, kind, *_ in (line.split(" ") for line in mounts)}
-    point = max((point for point in kinds if place.is_relative_to(point)), key=lambda one: len(one.parts), default=None)
+    point = max(
+        (point for point in kinds if place.is_relative_to(point)), key=lambda point: len(point.parts), default=None
+    )
     if point is not None and kinds[point] in _IN_MEMORY:
         return f"lies in this host's memory ({kinds[point]} at {point})"
     for folder in _OF_ONE_HOST:
-        mounted = point is not None and point != Path(folder) and point.is_relative_to(folder)
-        if place.is_relative_to(folder) and not mounted:
+        is_mounted = point is not None and point != Path(folder) and point.is_relative_to(folder)
+        if place.is_relative_to(folder) and not is_mounted:
             return f"lies below {folder}, which every host has for itself"
     return None
 
 
 def _unescaped(point: str) -> str:
-    """A mount point as it is; /proc/mounts writes a space as a backslash and 040."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), point)
+    """Return the path of a mount point; /proc/mounts writes a space as a backslash and 040."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), point)

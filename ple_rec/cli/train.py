@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ple_rec.api.training import TrainOptions
     from ple_rec.config.run import RunConfig
 
-_FIRST = "census-ple"  # the recipe that messages name
+_EXAMPLE = "census-ple"  # Recipe that messages name.
 
 app = verb(
     "train",
@@ -31,55 +31,52 @@ app = verb(
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Options:
+class TrainFlags:
     """Flags of `ple-rec train`."""
 
     _: KW_ONLY
     config: Config = None
     overrides: Set = ()
     run_dir: Annotated[
-        Location | None, place("a folder or an address, s3://...; default: runs/<name of the configuration>", "DIR")
+        Location | None, place("run directory or address, s3://...; default: runs/<name of the configuration>", "DIR")
     ] = None
-    resume: Annotated[bool, flag("go on from the run directory's latest checkpoint")] = False
+    resume: Annotated[bool, flag("resume from the latest checkpoint of the run directory")] = False
     auto_resume: Annotated[
         bool,
         flag(
-            "go on where the run directory holds this run, begin it where it holds none, end with 0 where it has "
-            "finished: one command line for the first start and every one after it"
+            "resume this run if the run directory holds it, start it if the directory holds none, end with 0 if it "
+            "has finished: one command line for the first start and every later one"
         ),
     ] = False
-    overwrite: Annotated[bool, flag("replace the run that is there")] = False
+    overwrite: Annotated[bool, flag("replace an existing run")] = False
     init_from: Annotated[
         str | None,
         flag(
             "start from the weights and optimizer state of another run's checkpoint (best, the default, latest or "
             "step-<n>), trained on this dataset or on one that it descends from; steps, schedule, data position, best "
-            "and early stopping start anew",
+            "checkpoint and early stopping are not taken over",
             "RUN[:CHECKPOINT]",
         ),
     ] = None
-    plan: Annotated[
-        Location | None, place("shard the tables by this plan.json (ple-rec plan), or refuse it", "FILE")
-    ] = None
+    plan: Annotated[Location | None, place("plan.json of `ple-rec plan` for the sharding of tables", "FILE")] = None
     profile: Annotated[
         bool,
         flag(
-            "find where the time of a step goes: after 10 steps of warm-up time the parts of 20, trace 3 more, "
-            "print the shares and write them, with a trace of every rank, to profile/ of the run directory; train on "
-            "as always"
+            "measure the parts of a step: after 10 steps of warm-up, time 20 steps and trace 3 more, print the shares "
+            "and write them, with a trace of every rank, to profile/ of the run directory, then train on"
         ),
     ] = False
     help_config: Annotated[HelpConfig, flag("list every configuration key, then stop")] = False
     ranks: Ranks = 1
 
     def read(self) -> tuple[RunConfig, Location, TrainOptions]:
-        """Return the configuration, the run directory and how the run trains.
+        """Return the configuration, the run directory and the options of training.
 
-        The configuration is that of the run directory where `--resume` names no other.
+        With `--resume` and without `--config`, the configuration is that of the run directory.
 
         Raises:
-            UserError: there is no configuration, or what it says is wrong; flags that exclude each other; or no run to
-                start from.
+            UserError: The configuration is missing or wrong, flags exclude each other, or the run to start from does
+                not exist.
         """
         from ple_rec.api.training import check_flags
         from ple_rec.config.load import load_config
@@ -87,7 +84,7 @@ class Options:
         from ple_rec.runs.find import named_checkpoint
 
         if self.resume and self.auto_resume:
-            rule = "the one insists on a run that is there, the other begins one where there is none"
+            rule = "--resume needs an existing run, --auto-resume starts one if there is none"
             raise UserError("--resume --auto-resume", "both given", rule, "choose one")
         resume: bool | Literal["auto"] = "auto" if self.auto_resume else self.resume
         init_from = None if self.init_from is None else named_checkpoint(self.init_from)
@@ -96,7 +93,7 @@ class Options:
         if source is None and self.resume and self.run_dir is not None:
             source = str(_resumed_config(self.run_dir))
         if source is None:
-            fix = f"give one, e.g. --config {_FIRST}"
+            fix = f"give one, e.g. --config {_EXAMPLE}"
             raise UserError("--config", "missing", "it names a TOML file or a recipe", fix)
         config = load_config(RunConfig, source, self.overrides)
         run_dir = self.run_dir or Path("runs") / config.name
@@ -114,31 +111,32 @@ class Options:
 
 
 def _resumed_config(run_dir: Location) -> Location:
+    """Return the configuration file of a run to resume."""
     from ple_rec.checkpoint.listing import finished_steps
 
     file = run_dir / "config.toml"
     if not file.is_file():
-        near, kept = Path("runs") / str(run_dir), finished_steps(run_dir / "checkpoints")
+        near, steps = Path("runs") / str(run_dir), finished_steps(run_dir / "checkpoints")
         fix = f"did you mean {near}?" if (near / "config.toml").is_file() else "start it with --config"
-        if kept:
-            fix = f"--config {run_dir}/checkpoints/step-{kept[-1]}/config.toml, as a checkpoint has it"
+        if steps:
+            fix = f"--config {run_dir}/checkpoints/step-{steps[-1]}/config.toml, as a checkpoint has it"
         raise UserError(str(run_dir), "holds no run", "--resume goes on with one", fix)
     return file
 
 
 @app.default
-def train(*, options: Options = Options(), argv: Argv = ()) -> int:
+def train(*, options: TrainFlags = TrainFlags(), argv: Argv = ()) -> int:
     """Train the model of a configuration on a dataset directory.
 
-    Writes runs/<name>/: config.toml, plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/ and
-    mlflow.json where these watch; init_from.json where it starts from another run; profile/ with --profile.
+    Writes to runs/<name>/: config.toml, plan.json, train.jsonl, checkpoints/, metrics.json, report.html; tensorboard/
+    and mlflow.json if these loggers are on; init_from.json if it starts from another run; profile/ with --profile.
     """
     if options.help_config:
         from ple_rec.config.run import RunConfig
 
         show_keys(RunConfig)
         return 0
-    config, run_dir, how = options.read()
+    config, run_dir, train_options = options.read()
     require_torch()
     from ple_rec.api.training import start_training
     from ple_rec.runtime.ranks import run_local_ranks
@@ -149,7 +147,7 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
             run_dir,
             ranks=options.ranks,
             start_ranks=lambda: run_local_ranks(options.ranks, argv),
-            **how,
+            **train_options,
         )
     except KeyboardInterrupt:
         if not under_agent():
@@ -163,39 +161,39 @@ def train(*, options: Options = Options(), argv: Argv = ()) -> int:
 def _log_how_to_go_on(config: RunConfig, run_dir: Location, ranks: int) -> None:
     from ple_rec.training.last_checkpoint import describe_interrupted
 
-    with suppress(PleRecError):  # a store that cannot be read does not change how the run has ended
+    with suppress(PleRecError):  # If the store cannot be read, the exit code of the run still counts.
         log(f"ple-rec: {describe_interrupted(config, run_dir, ranks)}")
 
 
-def check(options: Options, world_size: int) -> None:
-    """Refuse what training would refuse, before its ranks start.
+def check(options: TrainFlags, world_size: int) -> None:
+    """Refuse input that training would refuse, before its ranks start.
 
     Args:
         options: Flags of the verb.
         world_size: Number of ranks over all hosts.
 
     Raises:
-        PleRecError: input or data is wrong.
+        PleRecError: Input or data is wrong.
     """
     from ple_rec.training.preflight import check as check_run
 
-    config, run_dir, how = options.read()
-    check_run(config, run_dir, world_size=world_size, **how)
+    config, run_dir, train_options = options.read()
+    check_run(config, run_dir, world_size=world_size, **train_options)
 
 
-def paths(options: Options) -> list[Location]:
-    """Return what all hosts read or write: run directory, dataset, the run it starts from, its plan.
+def paths(options: TrainFlags) -> list[Location]:
+    """Return the paths that all hosts read or write: run directory, dataset, run to start from, plan.
 
     Raises:
-        UserError: the configuration, which names them, is wrong, or there is no run to start from.
+        UserError: The configuration, which names them, is wrong, or the run to start from does not exist.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
     from ple_rec.runs.checkpoints import directories_of
 
-    config, run_dir, how = options.read()
+    config, run_dir, train_options = options.read()
     shared: list[Location] = [*directories_of(config, run_dir), location(config.data.path)]
-    if (init_from := how["init_from"]) is not None:
+    if (init_from := train_options["init_from"]) is not None:
         run, _ = init_from
         shared += directories_of(load_config(RunConfig, run / "config.toml"), run)
     return shared + ([] if options.plan is None else [options.plan])

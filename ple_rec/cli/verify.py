@@ -14,13 +14,11 @@ app = verb("verify")
 
 
 @app.default
-def verify(
-    dataset: Annotated[Location, place("dataset directory, as `ple-rec prep` writes one", "", name="DATA")], /
-) -> int:
-    """Hold every file of a dataset directory to the digests that its preparation wrote.
+def verify(dataset: Annotated[Location, place("dataset directory of `ple-rec prep`", "", name="DATA")], /) -> int:
+    """Verify every file of a dataset directory by the digests that its preparation wrote.
 
-    Every row and vocabulary is held to the rules that training and serving check. Exit code 3 where something is
-    wrong; all of it is listed.
+    Every row and vocabulary is checked by the rules of training and serving. All problems are listed; exit code 3 if
+    there are any.
     """
     from ple_rec.data.integrity import Digests
     from ple_rec.data.verify import dataset_problems

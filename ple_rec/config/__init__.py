@@ -1,1 +1,1 @@
-"""What a run is: typed, strict, without torch."""
+"""Configurations of runs, preparations, comparisons and plans: typed, strict, without torch."""

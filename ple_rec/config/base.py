@@ -1,4 +1,4 @@
-"""The strict, frozen base of every configuration model, and the field types that they share."""
+"""Strict, frozen base class of every configuration, and the field types that they share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 
 class Config(BaseModel):
-    """A frozen configuration model: unknown keys, wrong types, NaN and infinity are errors."""
+    """Frozen configuration class; unknown keys, wrong types, NaN and infinity are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def migrate(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return the document of a file as this version writes it; a class whose files have changed overrides this."""
+        """Return the document of an older file in the form of this version; a class with older formats overrides it."""
         return raw
 
 
@@ -38,11 +38,11 @@ _JSON_TYPES = {
 
 
 def json_type(value: object) -> str | None:
-    """Return what a JSON schema calls the type of a value; None for what JSON does not have."""
+    """Return the JSON schema's name for the type of a value; None if JSON has no such type."""
     return _JSON_TYPES.get(type(value))
 
 
-# Of a union without a key that names its member: the type of a value picks the member that it is checked by.
+# A union without a tag selects the member by the type of the value, so that messages speak of that member alone.
 BY_TYPE = Discriminator(json_type)
 Number = Annotated[Annotated[int, Tag("integer")] | Annotated[float, Tag("number")], BY_TYPE]
 

@@ -1,4 +1,4 @@
-"""Hosts, ranks, memories and bandwidths: what a plan is made for. Presets by device, and `[topology]` to change them.
+"""Cluster that a plan is made for: hosts, ranks, memories and bandwidths. `[topology]` changes presets by device.
 
 Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/s are 10^12 a second.
 """
@@ -23,21 +23,23 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Hardware(Config):
-    """One host and its ranks, of which each has a GPU, or a share of the host's processors and memory."""
+    """Figures of one host and its ranks. A rank has a GPU, or a share of the host's processors and memory."""
 
     device: Device = Field(description="GPU of a rank, or cpu")
-    hbm_gib: NonNegativeFloat = Field(description="memory of a GPU that a process finds there, 0 for cpu")
+    hbm_gib: NonNegativeFloat = Field(description="memory of a GPU as CUDA reports it, 0 for cpu")
     host_memory_gib: PositiveFloat = Field(description="memory of a host, which its ranks share")
-    reserve: Fraction = Field(description="share of either memory that is kept free of tables and their batches")
+    reserve: Fraction = Field(description="share of each memory that stays free of tables and their batches")
     hbm_gb_per_s: NonNegativeFloat = Field(description="bandwidth of a GPU's memory, 0 for cpu")
     host_memory_gb_per_s: PositiveFloat = Field(description="memory bandwidth of a host, which its ranks share")
-    hbm_to_host_gb_per_s: PositiveFloat = Field(description="from a GPU to its host's memory, for UVM kernels")
-    intra_host_gb_per_s: PositiveFloat = Field(description="of a rank to the others of its host")
-    inter_host_gb_per_s: PositiveFloat = Field(description="of a rank to those of other hosts")
-    fp32_tflops: PositiveFloat = Field(description="peak of fp32 matrix products of a rank; a host's for cpu")
-    bf16_tflops: PositiveFloat = Field(description="the same in bf16")
-    dense_efficiency: Share = Field(description="share of that peak which the dense layers reach")
-    loader_rows_per_s: PositiveFloat = Field(description="what a rank's loader reads")
+    hbm_to_host_gb_per_s: PositiveFloat = Field(
+        description="bandwidth from a GPU to its host's memory, for UVM kernels"
+    )
+    intra_host_gb_per_s: PositiveFloat = Field(description="bandwidth of a rank to the other ranks of its host")
+    inter_host_gb_per_s: PositiveFloat = Field(description="bandwidth of a rank to ranks of other hosts")
+    fp32_tflops: PositiveFloat = Field(description="peak of fp32 matrix products of a GPU, or of a CPU host")
+    bf16_tflops: PositiveFloat = Field(description="peak of bf16 matrix products of a GPU, or of a CPU host")
+    dense_efficiency: Share = Field(description="share of the peak that the dense layers reach")
+    loader_rows_per_s: PositiveFloat = Field(description="rows that a rank's loader reads in a second")
 
 
 _COMMON: Mapping[str, float] = {"reserve": 0.15, "dense_efficiency": 0.4, "loader_rows_per_s": 2e6}
@@ -117,40 +119,44 @@ PRESETS: Mapping[DeviceName, Hardware] = {
 
 
 class TopologyConfig(Config):
-    """`[topology]`: the cluster's hosts, where they differ from the preset of their device."""
+    """`[topology]`: figures of the hosts that differ from the preset of their device."""
 
-    device: Device | None = Field(None, description="preset to start from; default: that of --device, or this machine")
-    hbm_gib: PositiveFloat | None = Field(None, description="memory of a GPU")
+    device: Device | None = Field(
+        None, description="preset to start from; default: the preset of --device, or this machine"
+    )
+    hbm_gib: PositiveFloat | None = Field(None, description="memory of a GPU as CUDA reports it")
     host_memory_gib: PositiveFloat | None = Field(None, description="memory of a host, which its ranks share")
     reserve: Fraction | None = Field(
-        None, description="share of either memory that is kept free of tables and their batches; .15 in every preset"
+        None, description="share of each memory that stays free of tables and their batches; .15 in every preset"
     )
     hbm_gb_per_s: PositiveFloat | None = Field(None, description="bandwidth of a GPU's memory")
-    host_memory_gb_per_s: PositiveFloat | None = Field(None, description="memory bandwidth of a host")
-    hbm_to_host_gb_per_s: PositiveFloat | None = Field(None, description="between a GPU and its host's memory")
-    intra_host_gb_per_s: PositiveFloat | None = Field(None, description="of a rank to the others of its host")
-    inter_host_gb_per_s: PositiveFloat | None = Field(None, description="of a rank to those of other hosts")
-    fp32_tflops: PositiveFloat | None = Field(None, description="peak of fp32 matrix products of a GPU, or CPU host")
-    bf16_tflops: PositiveFloat | None = Field(None, description="the same in bf16")
-    dense_efficiency: Share | None = Field(None, description="share of the peak which the dense layers reach")
-    loader_rows_per_s: PositiveFloat | None = Field(None, description="what a rank's loader reads")
+    host_memory_gb_per_s: PositiveFloat | None = Field(None, description="memory bandwidth of a host, shared by ranks")
+    hbm_to_host_gb_per_s: PositiveFloat | None = Field(None, description="bandwidth from a GPU to its host's memory")
+    intra_host_gb_per_s: PositiveFloat | None = Field(
+        None, description="bandwidth of a rank to the other ranks of its host"
+    )
+    inter_host_gb_per_s: PositiveFloat | None = Field(None, description="bandwidth of a rank to ranks of other hosts")
+    fp32_tflops: PositiveFloat | None = Field(None, description="peak of fp32 matrix products of a GPU, or a CPU host")
+    bf16_tflops: PositiveFloat | None = Field(None, description="peak of bf16 matrix products of a GPU, or a CPU host")
+    dense_efficiency: Share | None = Field(None, description="share of the peak that the dense layers reach")
+    loader_rows_per_s: PositiveFloat | None = Field(None, description="rows that a rank's loader reads in a second")
 
-    def over(self, preset: Hardware) -> Hardware:
-        """The preset with what is given here in its place.
+    def apply_to(self, preset: Hardware) -> Hardware:
+        """Return a preset with the figures of this table.
 
         Raises:
-            UserError: a figure of GPUs for CPU hosts.
+            UserError: The table has a figure of GPUs, but the preset is of CPU hosts.
         """
-        given = self.model_dump(exclude_none=True, exclude={"device"})
-        if preset.device == "cpu" and (odd := [key for key in given if key.startswith("hbm_")]):
+        figures = self.model_dump(exclude_none=True, exclude={"device"})
+        if preset.device == "cpu" and (odd := [key for key in figures if key.startswith("hbm_")]):
             raise UserError(
-                f"topology.{odd[0]}", f"got {given[odd[0]]:g}", "CPU hosts have no GPU and no HBM", "remove it"
+                f"topology.{odd[0]}", f"got {figures[odd[0]]:g}", "CPU hosts have no GPU and no HBM", "remove it"
             )
-        return preset.model_copy(update=given)
+        return preset.model_copy(update=figures)
 
 
 class Cluster(Config):
-    """Hosts of one kind with as many ranks each; rank r lies on host r // ranks_per_host."""
+    """Equal hosts with equally many ranks; rank r lies on host r // ranks_per_host."""
 
     hosts: PositiveInt
     ranks_per_host: PositiveInt
@@ -163,25 +169,25 @@ class Cluster(Config):
 
     @property
     def cuda(self) -> bool:
-        """Whether a rank has a GPU."""
+        """True if each rank has a GPU."""
         return self.hardware.device != "cpu"
 
     @property
     def hbm_bytes(self) -> int:
-        """Memory of a rank's GPU, 0 without one."""
+        """Memory of a rank's GPU in bytes, 0 without a GPU."""
         return int(self.hardware.hbm_gib * GIB)
 
     @property
     def ddr_bytes(self) -> int:
-        """A rank's part of its host's memory."""
+        """Bytes of a rank's share of its host's memory."""
         return int(self.hardware.host_memory_gib * GIB) // self.ranks_per_host
 
     def hosts_of(self, ranks: range | tuple[int, ...]) -> tuple[int, ...]:
-        """The hosts of these ranks, each once."""
+        """Return the distinct hosts of some ranks, in the order of the ranks."""
         return tuple(dict.fromkeys(rank // self.ranks_per_host for rank in ranks))
 
     def describe(self) -> str:
-        """`8 hosts x 8 h100`."""
+        """Return a short text: `8 hosts x 8 h100`, `1 host x 2 CPU ranks`."""
         hosts = f"{self.hosts} host{'s' if self.hosts > 1 else ''}"
         if self.cuda:
             return f"{hosts} x {self.ranks_per_host} {self.hardware.device}"

@@ -1,4 +1,4 @@
-"""`CompareConfig`: which models are compared, and what of them is made equal; saved as `compare.toml`."""
+"""`CompareConfig`: the models of a comparison and the cost that is made equal for all; saved as `compare.toml`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ Choice = Annotated[
 
 
 class VariantConfig(Config):
-    """A model of the comparison: a training run, given by where it starts from and what it does differently."""
+    """Model of the comparison: the configuration of a run, as a base and its changes."""
 
     base: Annotated[str, Field(min_length=1)] = Field(
-        description="recipe or TOML file of the run; a path starts from the folder of this file"
+        description="recipe or TOML file of the run; a path is relative to the folder of this file"
     )
-    overrides: tuple[str, ...] = Field((), description="changes of its keys, as --set takes them")
+    overrides: tuple[str, ...] = Field((), description="changes of its keys, in the form of --set")
 
 
 class RangeConfig(Config):
-    """The values that a key is tried with: a range of numbers, or a list."""
+    """Values of a key that tuning tries: a range of numbers, or a list."""
 
     low: Number | None = Field(None, description="least number of a range")
     high: Number | None = Field(None, description="greatest number of a range")
-    log: bool = Field(False, description="draw the logarithm evenly, as of a learning rate")
+    log: bool = Field(False, description="true to draw the logarithm evenly, for example for a learning rate")
     choices: Annotated[tuple[Choice, ...], Field(min_length=2)] | None = Field(
-        None, description="or the values themselves"
+        None, description="list of the values, instead of a range"
     )
 
     @model_validator(mode="after")
@@ -54,36 +54,52 @@ class RangeConfig(Config):
 
 
 class TuneConfig(Config):
-    """Equal tuning: as many trials for each variant, judged on the validation split alone."""
+    """Equal tuning: the same number of trials for each variant, judged on the validation split alone."""
 
     trials: NonNegativeInt = Field(
-        0, description="for each variant, the first of them its configuration as written; 0: none"
+        0, description="trials of each variant; the first is its configuration as written; 0: no tuning"
     )
     space: dict[str, RangeConfig] = Field(
         {},
-        description='keys of a run, in quotes, and their values: "model.dropout" = {low = 0.0, high = 0.5}; '
+        description='values to try, by the quoted key of a run: "model.dropout" = {low = 0.0, high = 0.5}; '
         "default: both learning rates, model.dropout and model.input_dropout",
     )
 
 
-class CompareConfig(Config):
-    """Variants, each with the same seeds, on the same dataset; the cost of the others is made equal to a reference."""
+# What each value of `match` makes equal, said of the reference.
+MATCHES = {
+    "flops": "FLOPs a sample are those of {}, within 1 %",
+    "params": "dense parameters are those of {}, within 1 %",
+    "none": "each as its own configuration has it: costs are not made equal",
+}
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="its runs lie in runs/compare/<name>")
-    seeds: PositiveInt = Field(5, description="each variant is trained with seeds 0 to N-1")
+
+class CompareConfig(Config):
+    """Variants on the same dataset with the same seeds; their cost is made equal to that of a reference."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+        description="name of the comparison; its runs lie in runs/compare/<name>",
+    )
+    seeds: PositiveInt = Field(5, description="number of seeds; each variant is trained with seeds 0 to N-1")
     match: Match = Field(
         "flops",
-        description="what of the variants is made equal, within 1 %, by the widths of their experts: forward FLOPs a "
-        "sample of the dense layers, dense parameters, or nothing",
+        description="cost that is made equal within 1 % by the widths of the variants' experts: forward FLOPs of the "
+        "dense layers for a sample, dense parameters, or nothing",
     )
-    reference: Name | None = Field(None, description="whose cost the others get; default: the first PLE, or the first")
+    reference: Name | None = Field(
+        None, description="variant whose cost the others get; default: the first PLE, else the first variant"
+    )
     baseline: Name | None = Field(
         None,
-        description="whose metrics gains are over; default: the first single_task, which is added where there is none",
+        description="variant over which gains are measured; default: the first single_task, which is added if there is "
+        "none",
     )
     tune: TuneConfig = TuneConfig()
-    overrides: tuple[str, ...] = Field((), description="changes of every variant's keys, before its own")
-    variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = Field(description="by the name they go by")
+    overrides: tuple[str, ...] = Field((), description="changes of every variant, applied before its own")
+    variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = Field(
+        description="models of the comparison, by name"
+    )
 
     @model_validator(mode="after")
     def _names_are_variants(self) -> CompareConfig:

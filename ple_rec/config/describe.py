@@ -1,4 +1,4 @@
-"""Every key of a configuration in words, for `ple-rec train --help-config` and the documentation."""
+"""Listing of every key of a configuration, for `ple-rec train --help-config` and the documentation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import BaseModel
 
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import either, expected, toml_key, toml_value
 
 WIDTH = 100
@@ -16,27 +16,27 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class _Section:
-    """A table of the listing.
+    """Table of the listing.
 
     Args:
-        path: Dotted place of the table, empty for the document itself.
-        heading: As TOML writes it, `[train]` or `[[tasks]]`; empty for the document itself.
-        note: What stands after the heading, `required`.
-        text: Description.
-        shape: What may stand in it.
-        above: Definitions that hold this one; a model that holds itself is described once.
+        path: Dotted path of the table; empty for the document itself.
+        heading: Heading in TOML, `[train]` or `[[tasks]]`; empty for the document itself.
+        note: Text after the heading, such as `required`.
+        text: Description of the table.
+        node: Schema node of the table.
+        above: Definitions of the tables around this one; a class that contains itself is described once.
     """
 
     path: str
     heading: str
     note: str
     text: str
-    shape: SchemaNode
+    node: SchemaNode
     above: frozenset[str] = frozenset()
 
 
 def describe(cls: type[BaseModel]) -> str:
-    """Return a listing of every key that `cls` accepts, by table: type, default, description.
+    """Return a listing of every key that a configuration class accepts, by table: type, default, description.
 
     Example:
         >>> from ple_rec.config.schema import SplitInfo
@@ -48,84 +48,84 @@ def describe(cls: type[BaseModel]) -> str:
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
-def setting_of(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> str:
-    """Return how to set the keys, of the document or of a table in it, whose name a flag bears; empty without one.
+def set_hint(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> str:
+    """Return advice to use `--set` for the keys that have the name of an unknown flag; empty if there are none.
 
     Args:
-        cls: Class of the configuration.
-        flag: Word of the command line, such as `--device`.
-        hidden: Names of tables that are not looked at.
+        cls: Configuration class, whose own keys and those of its tables are searched.
+        flag: Unknown word of the command line, such as `--device`.
+        hidden: Names of tables that are not searched.
     """
     word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
     keys = SchemaNode.of(cls).keys
     matches = {word: keys[word]} if word in keys else {}
     matches |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
-    return " or ".join(f"write --set {key}=... ({expected(shape)})" for key, shape in matches.items())
+    return " or ".join(f"write --set {key}=... ({expected(node)})" for key, node in matches.items())
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:
-    """Yield the lines of a table, or of every variant of it; then those of the tables in it."""
-    ref = section.shape.node.get("ref")
+    """Yield the lines of a table, or of each of its variants, then those of the tables inside it."""
+    ref = section.node.schema.get("ref")
     if ref in section.above:
         return
     section = replace(section, above=section.above | ({ref} if ref else set()))
-    variants = section.shape.variants
-    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}
-    for tag, shape in (variants or {"": section.shape}).items():
+    variants = section.node.variants
+    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}  # Tables inside, with the tags of their variants.
+    for tag, node in (variants or {"": section.node}).items():
         note = f"{section.note}; {_when(section, [tag])}" if variants else section.note
-        text = section.text or (shape.node.get("description", "") if variants else "")
-        lines, tables = _own(replace(section, shape=shape, note=note, text=text), hidden=section.shape.tag)
+        text = section.text or (node.schema.get("description", "") if variants else "")
+        lines, tables = _table_lines(replace(section, node=node, note=note, text=text), hidden=section.node.tag)
         yield lines
         for table in tables:
-            inner.setdefault((table.heading, str(table.shape.node.get("ref"))), (table, []))[1].append(tag)
+            inner.setdefault((table.heading, str(table.node.schema.get("ref"))), (table, []))[1].append(tag)
     for table, tags in inner.values():
-        of_all = not variants or len(tags) == len(variants)
-        yield from _blocks(table if of_all else replace(table, note=f"{table.note}; {_when(section, tags)}"))
+        in_all = not variants or len(tags) == len(variants)
+        yield from _blocks(table if in_all else replace(table, note=f"{table.note}; {_when(section, tags)}"))
 
 
 def _when(section: _Section, tags: list[str]) -> str:
-    return f"with {section.shape.tag} = {either([toml_value(tag) for tag in tags])}"
+    return f"with {section.node.tag} = {either([toml_value(tag) for tag in tags])}"
 
 
-def _own(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
-    """Return heading and keys of a table, but for the `hidden` one; and the tables in it."""
-    shape = section.shape
+def _table_lines(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
+    """Return the lines of a table, without the key `hidden`, and the tables inside it."""
+    node = section.node
     lines = [f"{section.heading}  {section.note}", *_wrapped(section.text, "  # ")] if section.heading else []
     inner: list[_Section] = []
-    for key, child in shape.keys.items():
+    for key, child in node.keys.items():
         path = f"{section.path}.{toml_key(key)}".lstrip(".")
-        tables = list(_tables(section, path, "required" if key in shape.required else "optional", child))
+        tables = list(_tables(section, path, "required" if key in node.required else "optional", child))
         if (child.members or not tables) and key != hidden:
-            lines += _key_lines(shape, key, child, "  " if section.heading else "")
+            lines += _key_lines(node, key, child, "  " if section.heading else "")
         inner += tables
     return lines, inner
 
 
-def _tables(section: _Section, path: str, note: str, shape: SchemaNode) -> Iterator[_Section]:
-    """Yield the tables that can stand under a key: itself, the items of an array, the values of a free table."""
-    text = shape.node.get("description", "")
-    for member in shape.members:
+def _tables(section: _Section, path: str, note: str, node: SchemaNode) -> Iterator[_Section]:
+    """Yield the tables under a key: its value, the items of an array, the values of a table of free keys."""
+    text = node.schema.get("description", "")
+    for member in node.members:
         yield from _tables(section, path, note, member)
-    if shape.tag is not None or shape.closed:
-        yield _Section(path, f"[{path}]", note, text, shape, section.above)
+    if node.tag is not None or node.closed:
+        yield _Section(path, f"[{path}]", note, text, node, section.above)
     for item, place, heading in (
-        (shape.items, path, f"[[{path}]]"),
-        (shape.values, f"{path}.NAME", f"[{path}.NAME]"),
+        (node.items, path, f"[[{path}]]"),
+        (node.values, f"{path}.NAME", f"[{path}.NAME]"),
     ):
         if item is not None and (item.tag is not None or item.closed):
-            yield _Section(place, heading, note, text or item.node.get("description", ""), item, section.above)
+            yield _Section(place, heading, note, text or item.schema.get("description", ""), item, section.above)
 
 
-def _key_lines(table: SchemaNode, key: str, shape: SchemaNode, indent: str) -> list[str]:
-    first = f"{toml_key(key)}: {expected(shape)}, {_status(table, key, shape)}"
-    return [*_wrapped(first, indent, "  "), *_wrapped(shape.node.get("description", ""), f"{indent}    ")]
+def _key_lines(table: SchemaNode, key: str, node: SchemaNode, indent: str) -> list[str]:
+    first = f"{toml_key(key)}: {expected(node)}, {_status(table, key, node)}"
+    return [*_wrapped(first, indent, "  "), *_wrapped(node.schema.get("description", ""), f"{indent}    ")]
 
 
-def _status(table: SchemaNode, key: str, shape: SchemaNode) -> str:
-    """Return `required`, `default 0.5`, or `optional` where leaving it out says enough."""
+def _status(table: SchemaNode, key: str, node: SchemaNode) -> str:
+    """Return `required`, `default 0.5`, or `optional` for a key whose default is None or empty."""
     if key in table.required:
         return "required"
-    default = shape.node.get("default")
+    default = node.schema.get("default")
     return "optional" if default in (None, {}) else f"default {toml_value(default)}"
 
 

@@ -1,4 +1,4 @@
-"""What differs between two configurations, key by key."""
+"""Differences of two configurations, key by key."""
 
 from __future__ import annotations
 
@@ -12,14 +12,20 @@ Difference = tuple[str, Any, Any]
 
 
 def differences(a: Config, b: Config) -> list[Difference]:
-    """(key, value in a, value in b) of every leaf that differs; a key that one side lacks is None there."""
+    """Return (key, value in a, value in b) for each key whose values differ; a missing key has the value None."""
     left, right = dict(leaves(a)), dict(leaves(b))
     keys = list(dict.fromkeys([*left, *right]))
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
 def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
-    """`differences` outside the keys, or whole tables, of `allowed`; `*` in one of them stands for any name."""
+    """Return the differences outside of some keys.
+
+    Args:
+        a: One configuration.
+        b: The other one.
+        allowed: Keys or whole tables that may differ; `*` stands for any name.
+    """
 
     def is_allowed(changed: str) -> bool:
         return any(fnmatchcase(changed, key) or changed.startswith(f"{key}.") for key in allowed)
@@ -28,7 +34,7 @@ def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Differe
 
 
 def leaves(config: Config) -> Iterator[tuple[str, Any]]:
-    """Every key and its value: `model.levels[0].task_experts`; a list that holds no table is one value."""
+    """Yield every key with its value, such as `model.levels[0].task_experts`; a list without tables is one value."""
     return _leaves(config.model_dump(mode="json"))
 
 

@@ -1,4 +1,4 @@
-"""`FusionConfig`: how a video's predictions become one score (the paper's Eq. 1); saved as `fusion.toml`."""
+"""`FusionConfig`: the formula of one score from a video's predictions (Eq. 1 of the paper); saved as `fusion.toml`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ple_rec.config.base import Config, Name, PositiveFloat
 Link = Literal["clip", "sigmoid"]
 
 
-class IdentityConfig(Config):
+class IdentityTransform(Config):
     """f(x) = x."""
 
     kind: Literal["identity"]
 
 
-class LogConfig(Config):
+class LogTransform(Config):
     """f(x) = log(1 + x / unit)."""
 
     kind: Literal["log"]
-    unit: PositiveFloat = Field(1.0, description="of x, e.g. seconds")
+    unit: PositiveFloat = Field(1.0, description="value of x at which f is log 2, in the unit of x, e.g. seconds")
 
 
-class SigmoidConfig(Config):
+class SigmoidTransform(Config):
     """f(x) = 1 / (1 + exp(-(x - center) / width))."""
 
     kind: Literal["sigmoid"]
@@ -33,30 +33,32 @@ class SigmoidConfig(Config):
     width: PositiveFloat = Field(description="f is .27 at center - width and .73 at center + width")
 
 
-class PowerConfig(Config):
+class PowerTransform(Config):
     """f(x) = clip(x, low, high)^power."""
 
     kind: Literal["power"]
     power: float = Field(description="exponent of x")
-    low: PositiveFloat = Field(description="a smaller x counts as this")
-    high: PositiveFloat = Field(description="a larger x counts as this")
+    low: PositiveFloat = Field(description="least x; a smaller one counts as this")
+    high: PositiveFloat = Field(description="greatest x; a larger one counts as this")
 
     @model_validator(mode="after")
-    def _ordered(self) -> PowerConfig:
+    def _ordered(self) -> PowerTransform:
         if self.low >= self.high:
             raise ValueError(f"low = {self.low} is not below high = {self.high}; give the range in which x counts")
         return self
 
 
-class QuantilesConfig(Config):
-    """f(x) = values[number of edges that are at most x]: a value for each part of the videos by length."""
+class QuantilesTransform(Config):
+    """f(x) = values[number of edges that are at most x]: a value for each range of lengths."""
 
     kind: Literal["quantiles"]
-    edges: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending")
-    values: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)] = Field(description="one more than edges")
+    edges: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending lengths between ranges")
+    values: Annotated[tuple[PositiveFloat, ...], Field(min_length=2)] = Field(
+        description="value of each range, one more than edges"
+    )
 
     @model_validator(mode="after")
-    def _fit(self) -> QuantilesConfig:
+    def _fit(self) -> QuantilesTransform:
         if any(a >= b for a, b in pairwise(self.edges)):
             raise ValueError(f"edges = {list(self.edges)} do not ascend; sort them and drop equal ones")
         if len(self.values) != len(self.edges) + 1:
@@ -67,7 +69,8 @@ class QuantilesConfig(Config):
 
 
 Transform = Annotated[
-    IdentityConfig | LogConfig | SigmoidConfig | PowerConfig | QuantilesConfig, Field(discriminator="kind")
+    IdentityTransform | LogTransform | SigmoidTransform | PowerTransform | QuantilesTransform,
+    Field(discriminator="kind"),
 ]
 
 
@@ -75,9 +78,11 @@ class LengthConfig(Config):
     """f(video length)^exponent."""
 
     feature: Name = Field(description="dense feature of the dataset that holds the length, before normalisation")
-    transform: Transform = Field(description="f")
-    missing: float = Field(description="length that a missing one counts as; `ple-rec fuse` takes the median of train")
-    exponent: float = Field(1.0, description="of f; 0 leaves the length out")
+    transform: Transform = Field(description="f, a function of the length")
+    missing: float = Field(
+        description="length of a video whose length is missing; `ple-rec fuse` writes the median of train"
+    )
+    exponent: float = Field(1.0, description="v, exponent of f; 0 leaves the length out")
 
 
 class PlattConfig(Config):
@@ -89,11 +94,11 @@ class PlattConfig(Config):
 
 
 class IsotonicConfig(Config):
-    """p' = values, between them linear in p, level outside."""
+    """p' = piecewise linear in p through the points (scores, values), constant outside."""
 
     kind: Literal["isotonic"]
-    scores: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending")
-    values: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="never falling")
+    scores: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending p of the points")
+    values: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="p' of the points, never falling")
 
     @model_validator(mode="after")
     def _fit(self) -> IsotonicConfig:
@@ -105,10 +110,10 @@ class IsotonicConfig(Config):
 
 
 class NegativeSamplingConfig(Config):
-    """p' = p / (p + (1 - p) / kept): a model that saw a share of the negatives, brought back to all of them."""
+    """p' = p / (p + (1 - p) / kept): the correction for a model that was trained on a share of the negatives."""
 
     kind: Literal["negative_sampling"]
-    kept: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the negatives that was trained on")
+    kept: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the negatives in the training data")
 
 
 Calibration = Annotated[PlattConfig | IsotonicConfig | NegativeSamplingConfig, Field(discriminator="kind")]
@@ -117,20 +122,24 @@ Calibration = Annotated[PlattConfig | IsotonicConfig | NegativeSamplingConfig, F
 class TaskFusionConfig(Config):
     """p_k^exponent."""
 
-    exponent: float = Field(1.0, description="w_k; negative where more is worse, 0 leaves the task out")
+    exponent: float = Field(1.0, description="w_k; negative if more is worse, 0 leaves the task out")
     link: Link | None = Field(
         None,
-        description="how a regression becomes a p_k in (0, 1]: clip, the default, or sigmoid",
+        description="function that maps a regression to a p_k in (0, 1]: clip, the default, or sigmoid",
     )
     scale: PositiveFloat | None = Field(
         None,
-        description="of a regression, in the label's unit: its link sees prediction / scale; default 1",
+        description="scale of a regression in the label's unit: the link gets prediction / scale; default 1",
     )
-    calibration: Calibration | None = Field(None, description="of p_k, before the exponent; binary tasks only")
+    calibration: Calibration | None = Field(
+        None, description="correction of p_k before the exponent; binary tasks only"
+    )
 
 
 class FusionConfig(Config):
     """score = prod_k p_k^w_k * f(video length)^v (Eq. 1)."""
 
-    tasks: Annotated[dict[Name, TaskFusionConfig], Field(min_length=1)] = Field(description="by name")
-    length: LengthConfig | None = Field(None, description="f; none: 1")
+    tasks: Annotated[dict[Name, TaskFusionConfig], Field(min_length=1)] = Field(
+        description="part of each task in the score, by name"
+    )
+    length: LengthConfig | None = Field(None, description="part of the video's length in the score; default: none")

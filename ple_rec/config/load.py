@@ -1,4 +1,4 @@
-"""Configurations in and out: TOML file or recipe, plus overrides -> typed tree -> TOML."""
+"""Reading and writing configurations: TOML file or recipe, plus overrides -> typed tree -> TOML."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 import tomli_w
 
 from ple_rec.config.base import Config
-from ple_rec.config.choices import RUNS, SCHEMAS, Kind, recipe_names
+from ple_rec.config.choices import RUNS, SCHEMAS, ConfigKind, recipe_names
 from ple_rec.config.describe import describe
 from ple_rec.config.overrides import apply_overrides
 from ple_rec.config.problems import ConfigError, SchemaError, check, validated
 from ple_rec.config.recipes import read_document, read_toml
 from ple_rec.config.schema import SCHEMA_FILE, SCHEMA_VERSION, SUCCESS_FILE, DatasetSchema
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import shortened
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, explain_errors, location
@@ -44,56 +44,56 @@ def load_config(
     source: str | Location | Mapping[str, Any],
     overrides: Sequence[str] = (),
     more: Callable[[C], list[str]] | None = None,
-    recipes: Kind = RUNS,
+    recipes: ConfigKind = RUNS,
     setter: str = str(Option.OVERRIDES),
 ) -> C:
-    """Read a configuration, put the overrides into it, and make the typed tree.
+    """Return a typed configuration from a TOML file or a recipe, with overrides applied.
 
     Args:
-        cls: The model to make, `RunConfig` for one.
-        source: Path or address of a TOML file, the name of a recipe, or the content of such a file. Its key `base`
-            names another that it is merged over.
-        overrides: `a.b[1].c=value` each, see `overrides.parse_override`.
-        more: Further problems of a configuration that is well-formed, named beside an unknown key; the caller looks
-            for them itself where there is no other problem.
-        recipes: Kind of configuration, whose recipes `source` and `base` may name.
-        setter: Name of the overrides in messages: a problem that the file does not have without them is theirs.
+        cls: Configuration class, such as `RunConfig`.
+        source: Path or address of a TOML file, name of a recipe, or content of such a file. Its key `base` names
+            another one, over which it is merged.
+        overrides: Overrides of the form `a.b[1].c=value`, see `overrides.parse_override`.
+        more: Function that returns further problems of a valid configuration. It is called only beside an unknown key,
+            so that both are reported together; otherwise the caller checks them itself.
+        recipes: Kind of configuration whose recipes `source` and `base` may name.
+        setter: Name of the overrides in messages, for problems that the file does not have without them.
 
     Raises:
-        UserError: a file that is not there or not TOML, bases in a circle, an override that cannot be read.
-        ConfigError: every problem of the content, together.
+        UserError: The file does not exist or is not TOML, bases form a circle, or an override cannot be parsed.
+        ConfigError: The content has problems, which are all listed.
     """
     document = read_document(source, SchemaNode.of(cls), recipes)
     raw = cls.migrate(document.raw)
-    config, problems = _made(cls, raw, overrides, more)
+    config, problems = _build(cls, raw, overrides, more)
     if config is not None and not problems:
         return config
-    own = set(_made(cls, raw, (), more)[1] if overrides else problems)
-    if own.isdisjoint(problems):
+    of_file = set(_build(cls, raw, (), more)[1] if overrides else problems)
+    if of_file.isdisjoint(problems):
         raise ConfigError.of(setter, problems)
-    lines = [problem if problem in own else f"{setter} {problem}" for problem in problems]
+    lines = [problem if problem in of_file else f"{setter} {problem}" for problem in problems]
     raise ConfigError.of(document.place, lines)
 
 
-def _made(
+def _build(
     cls: type[C], raw: dict[str, Any], overrides: Sequence[str], more: Callable[[C], list[str]] | None
 ) -> tuple[C | None, list[str]]:
-    """Return the tree, as far as there is one, and every problem once."""
+    """Return the configuration, or None if it cannot be built, and the distinct problems."""
     raw, problems = apply_overrides(raw, overrides, SchemaNode.of(cls))
-    config, others = check(cls, raw)
-    problems += others
+    config, content_problems = check(cls, raw)
+    problems += content_problems
     if problems and config is not None and more is not None:
         problems += more(config)
     return config, list(dict.fromkeys(problems))
 
 
 def load_schema(dataset: str | Location) -> DatasetSchema:
-    """Read `schema.toml` of a dataset directory that is complete.
+    """Return the schema of a complete dataset directory.
 
     Raises:
-        UserError: there is no such directory, or it may not be read, or its store cannot be reached.
-        DataError: no `_SUCCESS`, or a `schema.toml` that is not there, not TOML, or of another version.
-        SchemaError: every problem of the content, together.
+        UserError: The directory does not exist or cannot be read.
+        DataError: `_SUCCESS` is missing, or `schema.toml` is missing, not TOML, or of another version.
+        SchemaError: The content has problems, which are all listed.
     """
     folder = location(dataset)
     prepare = f"move it away, and make it again with `ple-rec prep ... --out {folder}`"
@@ -105,13 +105,13 @@ def load_schema(dataset: str | Location) -> DatasetSchema:
                 str(folder), value, "a dataset directory is needed", f"make it with `ple-rec prep ... --out {folder}`"
             )
         complete = (folder / SUCCESS_FILE).is_file()
-        described = complete or (folder / SCHEMA_FILE).exists()
-    if not described:
+        is_dataset = complete or (folder / SCHEMA_FILE).exists()
+    if not is_dataset:
         raise DataError(
             str(folder),
             f"no {SCHEMA_FILE} and no {SUCCESS_FILE}",
             "it is no dataset directory",
-            f"of raw logs make one with `ple-rec prep FILE.toml --from {folder} --out DIR`, and name that",
+            f"make one of raw logs with `ple-rec prep FILE.toml --from {folder} --out DIR`, and name that",
         )
     if not complete:
         raise DataError(str(folder), f"no {SUCCESS_FILE} file", "a dataset directory without it is incomplete", prepare)
@@ -128,11 +128,14 @@ def load_schema(dataset: str | Location) -> DatasetSchema:
 
 
 def described_schema(source: str) -> DatasetSchema:
-    """Return the schema of a dataset that is not there, of a `schema.toml` or of one that comes with the package.
+    """Return the schema of a dataset that need not exist.
+
+    Args:
+        source: Path of a `schema.toml` or of its folder, or the name of a schema that comes with the package.
 
     Raises:
-        UserError: no such file or name, or a file that is not TOML.
-        SchemaError: every problem of the content, together.
+        UserError: The file or name does not exist, or the file is not TOML.
+        SchemaError: The content has problems, which are all listed.
     """
     names = sorted(file.name.removesuffix(".toml") for file in SCHEMAS.iterdir() if file.name.endswith(".toml"))
     if source in names:
@@ -140,8 +143,8 @@ def described_schema(source: str) -> DatasetSchema:
     path = location(source)
     with explain_errors(path, "read", "it describes a dataset"):
         file = path / SCHEMA_FILE if path.is_dir() else path
-        there = file.is_file()
-    if not there:
+        exists = file.is_file()
+    if not exists:
         known = f"it names a schema.toml, or one of {', '.join(names)}"
         raise UserError("data.described_by", f'got "{source}", which is no file', known, "correct the path or the name")
     return _schema(read_toml(file, str(file)), str(file))
@@ -155,12 +158,12 @@ def _schema(raw: dict[str, Any], place: str) -> DatasetSchema:
 
 
 def dump_toml(config: Config) -> str:
-    """Return the whole configuration as TOML, defaults included; `load_config` makes an equal one of it.
+    """Return a configuration as TOML with all defaults, which `load_config` reads as an equal configuration.
 
-    A field that is None is left out, for TOML has no null; so None must be its default.
+    TOML has no null, so a field that is None is left out, and None must be its default.
 
     Raises:
-        ValueError: the text would not read back as an equal configuration.
+        ValueError: The text does not read back as an equal configuration.
     """
     content = _content(config)
     if validated(type(config), content) != config:
@@ -169,37 +172,46 @@ def dump_toml(config: Config) -> str:
 
 
 def with_values(config: C, values: Mapping[str, Any]) -> C:
-    """Return the configuration with other values at dotted keys; None takes a key back to its default.
+    """Return a configuration with other values.
+
+    Args:
+        config: Configuration to change.
+        values: New values by dotted key; None for the default.
 
     Raises:
-        pydantic.ValidationError: a key or a value that the configuration cannot have.
+        pydantic.ValidationError: The class refuses a key or a value.
     """
     content = _content(config)
     for key, value in values.items():
         *path, last = key.split(".")
-        at = content
+        table = content
         for part in path:
-            at = at.setdefault(part, {})
-        at.pop(last, None)
+            table = table.setdefault(part, {})
+        table.pop(last, None)
         if value is not None:
-            at[last] = value
+            table[last] = value
     return validated(type(config), content)
 
 
 def with_overrides(config: C, texts: Sequence[str], place: str) -> C:
-    """Return the configuration with overrides, as `--set` takes them; `place` is what a message calls it.
+    """Return a configuration with overrides.
+
+    Args:
+        config: Configuration to change.
+        texts: Overrides in the form of `--set`.
+        place: Name of the configuration in messages.
 
     Raises:
-        ConfigError: every problem of the overrides, together.
+        ConfigError: The overrides have problems, which are all listed.
     """
-    changed, problems = _made(type(config), _content(config), texts, None)
+    changed, problems = _build(type(config), _content(config), texts, None)
     if changed is None or problems:
         raise ConfigError.of(place, problems)
     return changed
 
 
 def fingerprint(config: Config) -> str:
-    """Return 16 hexadecimal digits that are the same for equal configurations, in any process and on any machine."""
+    """Return 16 hexadecimal digits that are equal for equal configurations, on any machine."""
     text = json.dumps(_content(config), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,6 +1,6 @@
-"""The metrics of a task, in one table: a new metric is computed in `ple_rec/metrics` and gets its entry here.
+"""Table of the metrics of a task. A new metric is computed in `ple_rec/metrics` and gets an entry here.
 
-Results, reports, comparisons of runs and the choice of the best checkpoint read the table. Needs no torch.
+Results, reports, comparisons of runs and the choice of the best checkpoint read the table. It needs no torch.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ _ALL: tuple[TaskKind, ...] = ("binary", "regression")
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of a task.
+    """Metric of a task.
 
     Args:
         key: Key in `metrics.json` and `train.jsonl`.
         heading: Heading of its column.
-        kinds: Kinds of tasks that have it.
-        better: Values that are better; None where it judges nothing.
-        meaning: Sentence that says what it is.
+        kinds: Kinds of tasks that have the metric.
+        better: Direction of better values; None if the metric is no judgement.
+        meaning: Explanation for the pages.
         text: Function that formats a value.
-        chooses: True for a metric by which a checkpoint can be the best, and a run be stopped.
+        chooses: True if the best checkpoint and early stopping may depend on the metric.
         needs_both_classes: True for a metric that is undefined on a split of only positives, or of only negatives.
     """
 
@@ -40,7 +40,7 @@ class Metric:
     needs_both_classes: bool = False
 
     def rank_key(self, value: float) -> float | None:
-        """Return a number that is the lower the better a value is; None where the metric judges nothing.
+        """Return a number that is lower for better values; None if the metric is no judgement.
 
         Args:
             value: Value of the metric.
@@ -53,7 +53,7 @@ class Metric:
 
 
 SAMPLES = Metric("samples", "samples", meaning="rows that count for the task.", text="{:,.0f}".format)
-# In the order of their columns.
+# The order is that of the columns in tables.
 METRICS = (
     Metric(
         "auc",
@@ -118,7 +118,8 @@ METRICS = (
         "mean of the absolute difference between prediction and label, in the unit of the label; less is better.",
         chooses=True,
     ),
-    Metric(  # it ranks checkpoints as the MSE does, which may choose
+    # R2 ranks checkpoints as the MSE does, so only the MSE has `chooses`.
+    Metric(
         "r2",
         "R\u00b2",
         ("regression",),
@@ -140,7 +141,7 @@ _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
 def choosing_metrics(kind: TaskKind) -> list[str]:
-    """Return the keys of the metrics by which a checkpoint can be the best.
+    """Return the keys of the metrics that can choose the best checkpoint.
 
     Args:
         kind: Kind of the task.
@@ -149,19 +150,19 @@ def choosing_metrics(kind: TaskKind) -> list[str]:
 
 
 def needs_both_classes(key: str) -> bool:
-    """Return whether a metric is undefined where a split has only positives or only negatives.
+    """Return True if a metric is undefined on a split of only positives, or of only negatives.
 
     Args:
-        key: Key of the metric; that of no metric needs nothing.
+        key: Key of the metric; the result is False for an unknown key.
     """
     return key in _BY_KEY and _BY_KEY[key].needs_both_classes
 
 
 def is_higher_better(name: str) -> bool:
-    """Return whether higher values of a metric are better.
+    """Return True if higher values of a metric are better.
 
     Args:
-        name: `loss`, `TASK.METRIC` or a key.
+        name: Name of the metric: `loss`, `TASK.METRIC` or a key.
     """
     key = name.rpartition(".")[2]
     return key in _BY_KEY and _BY_KEY[key].better == "higher"

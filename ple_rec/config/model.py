@@ -1,4 +1,4 @@
-"""The model variants, each with the fields that it has and no others: a union tagged by `model.variant`."""
+"""Model variants as a union with the tag `model.variant`; each has only its own fields."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import Field, Tag, model_validator
 from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, NonNegativeFloat, PositiveInt, Sizes
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-Experts = Annotated[int, Field(ge=0, le=10_000)]  # each is a module with a name, so far more would fill all memory
+Experts = Annotated[int, Field(ge=0, le=10_000)]  # Each is a module with a name, so far more would exhaust memory.
 SomeExperts = Annotated[int, Field(gt=0, le=10_000)]
 TaskExperts = Annotated[Annotated[Experts, Tag("integer")] | Annotated[dict[Name, Experts], Tag("object")], BY_TYPE]
 
 
 class TowerConfig(Config):
-    """One tower per task: hidden layers, then one output."""
+    """Tower of each task: hidden layers, then one output."""
 
     hidden: tuple[PositiveInt, ...] = Field((64,), description="hidden layer sizes; empty for a linear tower")
     activation: Activation = Field("relu", description="non-linearity after each hidden layer")
@@ -26,18 +26,18 @@ class _Variant(Config):
     activation: Activation = Field("relu", description="non-linearity after each expert (bottom) layer")
     dropout: Fraction = Field(0.0, description="dropout probability after each expert (bottom) layer")
     input_dropout: Fraction = Field(0.0, description="dropout probability on the concatenated inputs x")
-    tower: TowerConfig = Field(TowerConfig(), description="the towers, the same for every task")
+    tower: TowerConfig = Field(TowerConfig(), description="layers of the towers, equal for every task")
 
 
 class LevelConfig(Config):
-    """The experts of one extraction level (PAPER: m_k own experts of task k and m_s shared ones)."""
+    """Experts of one extraction level (in the paper, m_k own experts of task k and m_s shared experts)."""
 
-    task_experts: TaskExperts = Field(1, description="own experts: one number for every task, or a table by task")
-    shared_experts: Experts = Field(1, description="experts that every task reads")
+    task_experts: TaskExperts = Field(1, description="number of own experts: one for every task, or a table by task")
+    shared_experts: Experts = Field(1, description="number of experts that every task reads")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
     def own(self, task: str) -> int:
-        """The number of experts that `task` owns."""
+        """Return the number of own experts of a task."""
         return self.task_experts[task] if isinstance(self.task_experts, dict) else self.task_experts
 
     @model_validator(mode="after")
@@ -79,29 +79,33 @@ class MmoeConfig(_Variant):
 
 
 class HardSharingConfig(_Variant):
-    """Hard parameter sharing: one bottom that every tower reads."""
+    """Hard parameter sharing: one bottom, which every tower reads."""
 
     variant: Literal["hard_sharing"]
     bottom: Sizes = Field((256, 128), description="layer sizes of the shared bottom")
 
 
 class SingleTaskConfig(_Variant):
-    """Single-task: one bottom per task, nothing shared but the embedding tables and the batch."""
+    """Single-task: one bottom per task; only the embedding tables are shared."""
 
     variant: Literal["single_task"]
     bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom")
 
 
 class AsymmetricConfig(_Variant):
-    """Asymmetric sharing: one bottom per task; a task also reads the bottoms of the donors declared for it."""
+    """Asymmetric sharing: one bottom per task; a task also reads the bottoms of its donors."""
 
     variant: Literal["asymmetric"]
     bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom")
     donors: Annotated[dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]], Field(min_length=1)] = Field(
-        description='whose bottoms a task reads beside its own: { like = ["click"] }'
+        description='tasks whose bottoms a task reads beside its own: { like = ["click"] }'
     )
-    combine: Literal["concat", "sum", "mean"] = Field("concat", description="how a task puts the bottoms together")
-    circular: bool = Field(False, description="allow tasks that are donors of each other, directly or in a circle")
+    combine: Literal["concat", "sum", "mean"] = Field(
+        "concat", description="operation that combines the bottoms of a task"
+    )
+    circular: bool = Field(
+        False, description="true to allow tasks that are donors of each other, directly or in a circle"
+    )
 
     @model_validator(mode="after")
     def _relations_are_directed(self) -> AsymmetricConfig:
@@ -136,24 +140,26 @@ class CrossStitchConfig(_Variant):
 
     variant: Literal["cross_stitch"]
     levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
-    per_channel: bool = Field(False, description="a scalar per pair of tasks and channel instead of one per pair")
+    per_channel: bool = Field(
+        False, description="true for a weight per pair of tasks and channel, false for one per pair"
+    )
 
 
 class SluiceConfig(_Variant):
-    """Sluice: cross-stitch over subspaces of every expert, a learned mix over the levels, an orthogonality penalty."""
+    """Sluice: cross-stitch over subspaces of experts, a learned mix of the levels, and an orthogonality penalty."""
 
     variant: Literal["sluice"]
     levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(
-        description="bottom level first, all of one output width"
+        description="bottom level first, all of the same output width"
     )
-    subspaces: PositiveInt = Field(2, description="G, parts of each expert's output that are mixed one by one")
+    subspaces: PositiveInt = Field(2, description="G, parts of each expert's output; each part is mixed by itself")
     orthogonality: NonNegativeFloat | None = Field(
         None, description="lambda of the penalty that keeps an expert's subspaces apart; default: 0.01"
     )
 
     @property
     def penalty(self) -> float:
-        """lambda; 0 where there is a single subspace."""
+        """Weight lambda of the orthogonality penalty; 0 for a single subspace."""
         if self.subspaces == 1:
             return 0.0
         return 0.01 if self.orthogonality is None else self.orthogonality
@@ -176,14 +182,14 @@ class SluiceConfig(_Variant):
 
 
 class MlMmoeLevelConfig(Config):
-    """The shared experts of one level."""
+    """Shared experts of one level."""
 
     experts: SomeExperts = Field(description="number of shared experts")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
 
 class MlMmoeConfig(_Variant):
-    """Multi-level MMoE: every expert of a higher level has a gate over all experts below, as every task has on top."""
+    """Multi-level MMoE: each expert of a higher level, and each task on top, has a gate over all experts below."""
 
     variant: Literal["ml_mmoe"]
     levels: Annotated[tuple[MlMmoeLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
@@ -205,16 +211,16 @@ ModelConfig = Annotated[
 
 
 def _circle(donors: dict[str, tuple[str, ...]]) -> list[str]:
-    """A circle of the relation, first task repeated at the end; empty where there is none."""
-    clear: set[str] = set()  # tasks from which no circle can be reached, so that no path is walked twice
+    """Return a circle of donors, with its first task repeated at the end; empty if there is none."""
+    clear: set[str] = set()  # Tasks that lead to no circle, so that no path is followed twice.
 
-    def walk(path: list[str]) -> list[str]:
+    def circle_from(path: list[str]) -> list[str]:
         for donor in donors.get(path[-1], ()):
             if donor in path:
                 return [*path[path.index(donor) :], donor]
-            if donor not in clear and (found := walk([*path, donor])):
-                return found
+            if donor not in clear and (circle := circle_from([*path, donor])):
+                return circle
         clear.add(path[-1])
         return []
 
-    return next((found for task in donors if (found := walk([task]))), [])
+    return next((circle for task in donors if (circle := circle_from([task]))), [])

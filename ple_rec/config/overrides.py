@@ -1,4 +1,4 @@
-"""Changes to a document: a configuration over its base, and `--set a.b[1].c=value` over both."""
+"""Changes to the document of a configuration: a file over its base, and `--set a.b[1].c=value` over both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import KeyPath, dotted, shortened, type_name
 from ple_rec.errors import Option, UserError, settings
 
@@ -16,73 +16,93 @@ MISSING: Any = object()
 
 
 class Changes(dict[Any, Any]):
-    """What overrides change of a table or of an array, by key or by index; MISSING takes the key or the item away."""
+    """Overrides of one table or array: new values, or `Changes` of its parts, by key or index; MISSING removes one."""
 
 
-def merge(base: Any, top: Any, shape: SchemaNode | None, problems: list[str], path: KeyPath = ()) -> Any:
-    """Return `base` with `top` over it.
+def merge(base: Any, top: Any, node: SchemaNode | None) -> Any:
+    """Return a document merged over its base.
 
-    Tables merge; anything else, an array too, replaces what the base has. Where a table changes the tag of a union
-    (`model.variant`), it keeps of the base only the keys that its new variant has.
-
-    `Changes` merge with a table or with an array, and whatever they hold, a table too, replaces what stands there.
+    Tables merge; any other value, an array too, replaces that of the base. If a table changes the tag of a union
+    (`model.variant`), keys of the base that the new variant does not have are dropped.
 
     Args:
-        base: Value below; MISSING where there is none.
-        top: Value above.
-        shape: Shape of the place; None where the model knows no such place.
-        problems: Receives a line for each of the `Changes` that has no place in the base.
-        path: The place itself.
+        base: Value of the base; MISSING if it has none.
+        top: Value of the document.
+        node: Schema node of the place; None if the class knows no such place.
     """
-    changing = isinstance(top, Changes)
-    if not changing and not (isinstance(base, dict) and isinstance(top, dict)):
+    if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
-    old = dict(enumerate(base)) if isinstance(base, list) else base if isinstance(base, dict) else {}
-    if shape is not None and shape.tag in top:
-        old = _switched(old, top[shape.tag], shape)
-    if shape is not None:
-        shape = shape.narrow(base if isinstance(base, list) else {**old, **top})
-    merged = dict(old)
+    base, node = _narrow(base, top, node)
+    merged = dict(base)
     for key, value in top.items():
-        child = shape.child(key) if shape is not None else None
-        if changing and (refusal := _no_place(base, key, path)):
-            problems.append(f"{_whole_path((*path, key), value)}: {refusal}")
-        elif isinstance(key, str) and shape is not None and shape.names is not None and key not in shape.names:
-            # Unknown, which is said where the whole is checked, whatever was to stand there.
-            merged[key] = {} if value is MISSING or isinstance(value, Changes) else value
-        elif changing and not isinstance(value, Changes):
-            merged[key] = value
+        merged[key] = merge(base.get(key, MISSING), value, None if node is None else node.child(key))
+    return merged
+
+
+def _narrow(
+    table: dict[Any, Any], changes: dict[Any, Any], node: SchemaNode | None
+) -> tuple[dict[Any, Any], SchemaNode | None]:
+    """Return a table without the keys that its new variant lacks, and the node of that variant."""
+    if node is None:
+        return table, None
+    if node.tag in changes:
+        tag = changes[node.tag]
+        old, new = node.narrow(table), node.variants.get(tag) if isinstance(tag, str) else None
+        if new is not None and old is not node:
+            table = {key: value for key, value in table.items() if key in new.keys or key not in old.keys}
+    return table, node.narrow({**table, **changes})
+
+
+def apply_changes(value: Any, changes: Any, node: SchemaNode | None, problems: list[str], path: KeyPath = ()) -> Any:
+    """Return a value with changes, which merge with tables and arrays alike.
+
+    Args:
+        value: Value of the document; MISSING if it has none.
+        changes: `Changes` of its parts, or the value that replaces it, even a table.
+        node: Schema node of the place; None if the class knows no such place.
+        problems: List that receives a line for each change whose place does not exist.
+        path: Path of the place.
+    """
+    if not isinstance(changes, Changes):
+        return changes
+    parts = dict(enumerate(value)) if isinstance(value, list) else value if isinstance(value, dict) else {}
+    if isinstance(value, list):
+        node = None if node is None else node.narrow(value)
+    else:
+        parts, node = _narrow(parts, changes, node)
+    new_parts = dict(parts)
+    for key, change in changes.items():
+        if problem := _missing_place(value, key, path):
+            problems.append(f"{_whole_path((*path, key), change)}: {problem}")
+        elif isinstance(key, str) and node is not None and node.names is not None and key not in node.names:
+            # The check of the whole document reports the unknown key, so problems of its parts would only repeat it.
+            new_parts[key] = {} if change is MISSING or isinstance(change, Changes) else change
         else:
-            merged[key] = merge(old.get(key, MISSING), value, child, problems, (*path, key))
-    merged = {key: value for key, value in merged.items() if value is not MISSING}
-    if base is MISSING or isinstance(base, dict):
-        return merged if merged or base is not MISSING else MISSING
-    return list(merged.values()) if isinstance(base, list) else base
+            child = None if node is None else node.child(key)
+            new_parts[key] = apply_changes(parts.get(key, MISSING), change, child, problems, (*path, key))
+    new_parts = {key: part for key, part in new_parts.items() if part is not MISSING}
+    if value is MISSING:
+        return new_parts or MISSING
+    if isinstance(value, dict):
+        return new_parts
+    return list(new_parts.values()) if isinstance(value, list) else value
 
 
-def _switched(table: dict[Any, Any], tag: object, shape: SchemaNode) -> dict[Any, Any]:
-    """Return what stays of a table whose tag becomes `tag`: not the keys of the old variant that the new one lacks."""
-    old, new = shape.narrow(table), shape.variants.get(tag) if isinstance(tag, str) else None
-    if new is None or old is shape:
-        return table
-    return {key: value for key, value in table.items() if key in new.keys or key not in old.keys}
-
-
-def _no_place(base: Any, key: str | int, path: KeyPath) -> str:
-    """Return why a value has no such key or index to change; empty where it has."""
-    value = "not set" if base is MISSING else f"{shortened(base)} ({type_name(base)})"
+def _missing_place(value: Any, key: str | int, path: KeyPath) -> str:
+    """Return why a value has no place for a key or an index; empty if it has one."""
+    text = "not set" if value is MISSING else f"{shortened(value)} ({type_name(value)})"
     if isinstance(key, int):
-        if not isinstance(base, list):
-            return f"{dotted(path)} is {value}; an index needs an array there"
-        count = f"{len(base)} item{'' if len(base) == 1 else 's'}"
-        return f"no item {key}; {dotted(path)} has {count}" if key >= len(base) else ""
-    return "" if base is MISSING or isinstance(base, dict) else f"{dotted(path)} is {value}, not a table"
+        if not isinstance(value, list):
+            return f"{dotted(path)} is {text}; an index needs an array there"
+        count = f"{len(value)} item{'' if len(value) == 1 else 's'}"
+        return f"no item {key}; {dotted(path)} has {count}" if key >= len(value) else ""
+    return "" if value is MISSING or isinstance(value, dict) else f"{dotted(path)} is {text}, not a table"
 
 
-def _whole_path(path: KeyPath, value: Any) -> str:
-    """Return the place that an override names, of which `path` is the beginning."""
-    while isinstance(value, Changes):
-        key, value = next(iter(value.items()))
+def _whole_path(path: KeyPath, change: Any) -> str:
+    """Return the path of an override that begins with `path`."""
+    while isinstance(change, Changes):
+        key, change = next(iter(change.items()))
         path = (*path, key)
     return dotted(path)
 
@@ -95,7 +115,12 @@ _PART = re.compile(r'"([^"]*)"|\[([0-9]+)\]|([A-Za-z0-9_-]+)')
 
 @dataclass(frozen=True)
 class Override:
-    """A place and what to put there; MISSING to take the key away, so that its default holds."""
+    """Override of one place.
+
+    Args:
+        path: Path of the place.
+        value: New value; MISSING to remove the key, so that its default applies.
+    """
 
     path: KeyPath
     value: Any
@@ -104,11 +129,11 @@ class Override:
 def parse_override(text: str) -> Override:
     """Read `a.b[1].c=value`.
 
-    The value is TOML (`true`, `0.5`, `[1, 2]`, `"text"`, `{a = 1}`), or plain text where it is not TOML. Nothing after
-    the `=` takes the key away: its default holds again.
+    The value is TOML (`true`, `0.5`, `[1, 2]`, `"text"`, `{a = 1}`), or else plain text. An empty value removes the
+    key, so that its default applies.
 
     Raises:
-        UserError: the text does not have that form, or is not UTF-8.
+        UserError: The text does not have that form, or is not UTF-8.
     """
     parts = _OVERRIDE.fullmatch(text)
     rule, fix = "an override reads key.key[0].key=value", f"write for example {settings('train.steps=100')}"
@@ -129,42 +154,43 @@ def _parse_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
-    return parsed["value"] if len(parsed) == 1 else text  # more keys: the text had line breaks
+    return parsed["value"] if len(parsed) == 1 else text  # A text with line breaks may parse as several keys.
 
 
 def apply_overrides(raw: dict[str, Any], texts: Sequence[str], root: SchemaNode) -> tuple[dict[str, Any], list[str]]:
-    """Put every override into a document, all of them at once: their order matters only where two have one place.
+    """Apply overrides to a document, all at once, so that their order matters only for the same place.
 
     Args:
-        raw: The document; it stays as it is.
-        texts: Overrides, as on the command line; of two for one place the later holds.
-        root: Shape of the model that will be made of it.
+        raw: Document, which is not changed.
+        texts: Overrides in the form of `parse_override`; the later of two for one place wins.
+        root: Root node of the configuration class.
 
     Returns:
-        The new document, and a line for every override that has no place in it.
+        New document, and a line for each override whose place does not exist.
 
     Raises:
-        UserError: an override that cannot be read.
+        UserError: An override cannot be parsed.
     """
     problems: list[str] = []
     changes: Any = Changes()
     for override in map(parse_override, texts):
-        changes = _joined(changes, _nested(override), problems, ())
-    return merge(raw, changes, root, problems), problems
+        changes = _combine(changes, _nested(override), problems, ())
+    return apply_changes(raw, changes, root, problems), problems
 
 
 def _nested(override: Override) -> Any:
+    """Return an override as `Changes` of the root."""
     value = override.value
     for key in reversed(override.path):
         value = Changes({key: value})
     return value
 
 
-def _joined(earlier: Any, later: Any, problems: list[str], path: KeyPath) -> Any:
-    """Return the changes of two overrides as one: of two for one place the later holds."""
+def _combine(earlier: Any, later: Any, problems: list[str], path: KeyPath) -> Any:
+    """Return two changes of one place as one; the later wins."""
     if not isinstance(later, Changes):
         return later
-    if not isinstance(earlier, Changes):  # a value that the later one changes in part
-        return merge(earlier, later, None, problems, path)
-    both = {key: _joined(earlier[key], later[key], problems, (*path, key)) for key in later if key in earlier}
+    if not isinstance(earlier, Changes):  # The later one changes a part of the value that the earlier one sets.
+        return apply_changes(earlier, later, None, problems, path)
+    both = {key: _combine(earlier[key], later[key], problems, (*path, key)) for key in later if key in earlier}
     return Changes({**earlier, **later, **both})

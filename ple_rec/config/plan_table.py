@@ -1,7 +1,7 @@
-"""A table of a plan: one of four placements, its shards as TorchRec builds them, and the bytes of each shard.
+"""Table of a plan: one of four placements, its shards as TorchRec builds them, and the bytes of each shard.
 
-The shards are not written down: they follow from the placement, so none can lie where TorchRec would not look for it.
-A shard of r rows and d columns, w bytes a value, on a rank of W, L of them on its host, B samples a rank, takes
+Shards are not saved. They follow from the placement, so none can lie where TorchRec would not expect it. A shard of r
+rows and d columns with w bytes a value, on one of W ranks, L of them on its host, with B samples a rank, takes
 
     weights    r d w
     optimizer  4 r (row-wise Adagrad), 4 r d (Adagrad), 8 r d (Adam), 0 (SGD); fp32 whatever the weights are
@@ -11,8 +11,8 @@ A shard of r rows and d columns, w bytes a value, on a rank of W, L of them on i
                table-row-wise          8 B W n / L + 4 B W F d
     cache      fused_uvm_caching with load factor c: c r d w rows of it, and r (4 + 16 c) of bookkeeping
 
-in HBM. Weights of the UVM kernels lie in the host's memory, with an optimizer state that is not one value a row (FBGEMM
-keeps that in HBM). On a CPU everything lies in the host's memory.
+in HBM. Weights of the UVM kernels lie in the host's memory, and so does their optimizer state, unless it is one value a
+row, which FBGEMM keeps in HBM. On a CPU everything lies in the host's memory.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _CACHE_ROW, _CACHE_SLOT = 4, 16
 
 
 class Memory(NamedTuple):
-    """Bytes of one rank, or of one shard; `host` is its part of the host's memory."""
+    """Bytes that one rank or one shard takes, by memory and purpose."""
 
     hbm_weights: int = 0
     hbm_optimizer: int = 0
@@ -50,32 +50,32 @@ class Memory(NamedTuple):
     host_batch: int = 0
 
     def plus(self, other: Memory) -> Memory:
-        """Field by field."""
+        """Return the sum of two memories, field by field."""
         return Memory(*(a + b for a, b in zip(self, other, strict=True)))
 
     @property
     def hbm(self) -> int:
-        """All that is in HBM."""
+        """Bytes in HBM."""
         return self.hbm_weights + self.hbm_optimizer + self.hbm_cache + self.hbm_batch
 
     @property
     def host(self) -> int:
-        """All that is in the host's memory."""
+        """Bytes in the host's memory."""
         return self.host_weights + self.host_optimizer + self.host_batch
 
     @property
     def weights(self) -> int:
-        """Weights, wherever they are; a cache holds copies."""
+        """Bytes of the weights in either memory; a cache holds copies, which do not count."""
         return self.hbm_weights + self.host_weights
 
     @property
     def optimizer(self) -> int:
-        """Optimizer state, wherever it is."""
+        """Bytes of the optimizer state in either memory."""
         return self.hbm_optimizer + self.host_optimizer
 
     @property
     def batch(self) -> int:
-        """Ids and pooled rows of a batch."""
+        """Bytes of a batch's ids and pooled rows in either memory."""
         return self.hbm_batch + self.host_batch
 
 
@@ -92,7 +92,7 @@ def shard_memory(
     cluster: Cluster,
     batch_size_per_rank: int,
 ) -> Memory:
-    """Bytes of one shard, by the formulas of this module's head."""
+    """Return the memory of one shard by the formulas at the top of this module."""
     if rows == 0:
         return Memory()
     world, ids, features = cluster.world_size, sum(ids_per_sample), len(ids_per_sample)
@@ -112,34 +112,34 @@ def shard_memory(
     return Memory(hbm_optimizer=row_state, hbm_cache=cache, hbm_batch=batch, host_weights=weights, host_optimizer=state)
 
 
-_COLUMNS = 4  # a column-wise shard has a multiple of so many
+_COLUMNS = 4  # The columns of a column-wise shard are a multiple of this number.
 
 
 class Costs(Config):
-    """Milliseconds of a shard in a step, as TorchRec's cost model estimates them."""
+    """Milliseconds of a shard in a step, estimated by TorchRec's cost model."""
 
-    ids: NonNegativeFloat = Field(description="distribution of the ids")
-    lookup: NonNegativeFloat = Field(description="look-up, forward")
-    output: NonNegativeFloat = Field(description="distribution of the pooled rows, forward")
-    gradient: NonNegativeFloat = Field(description="distribution of their gradients, backward")
-    update: NonNegativeFloat = Field(description="backward and optimizer of the rows")
-    prefetch: NonNegativeFloat = Field(0.0, description="of a cached table, from the host's memory")
+    ids: NonNegativeFloat = Field(description="exchange of the ids")
+    lookup: NonNegativeFloat = Field(description="look-up of the rows in forward")
+    output: NonNegativeFloat = Field(description="exchange of the pooled rows in forward")
+    gradient: NonNegativeFloat = Field(description="exchange of their gradients in backward")
+    update: NonNegativeFloat = Field(description="backward and optimizer step of the rows")
+    prefetch: NonNegativeFloat = Field(0.0, description="fetch of a cached table's rows from the host's memory")
 
     def lookup_ms(self) -> float:
-        """Return the time of the rows: read, updated, fetched into a cache."""
+        """Return the time of reading and updating rows, and of fetching them into a cache."""
         return self.lookup + self.update + self.prefetch
 
     def communication_ms(self) -> float:
-        """Return the time of what a rank exchanges: ids, pooled rows, their gradients."""
+        """Return the time of exchanging ids, pooled rows and their gradients."""
         return self.ids + self.output + self.gradient
 
     def total(self) -> float:
-        """Return the sum."""
+        """Return the sum of all costs."""
         return self.ids + self.lookup + self.output + self.gradient + self.update + self.prefetch
 
 
 class Shard(NamedTuple):
-    """A rectangle of a table on one rank; it may have no rows."""
+    """Rectangle of a table on one rank, from `row` and `column` on; it may have no rows."""
 
     rank: int
     row: int
@@ -149,17 +149,17 @@ class Shard(NamedTuple):
 
 
 class TablePlan(Config):
-    """A table wherever it lies; the classes below say where."""
+    """Table of a plan; its subclasses add the placement."""
 
     table: str
     rows: PositiveInt
     dim: PositiveInt
     dtype: Dtype
-    ids_per_sample: tuple[PositiveFloat, ...] = Field(description="of each feature that reads the table")
+    ids_per_sample: tuple[PositiveFloat, ...] = Field(description="mean ids of each feature that reads the table")
     sharding: Sharding
     kernel: Kernel
     cache_load_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
-    costs_ms: Costs = Field(description="of the costliest shard")
+    costs_ms: Costs = Field(description="costs of the costliest shard")
 
     @property
     def bytes(self) -> int:
@@ -171,7 +171,7 @@ class TablePlan(Config):
         """Return the shards on the ranks of a cluster, in TorchRec's order."""
 
     def problems(self, cluster: Cluster) -> Iterator[str]:
-        """Yield what is wrong with the table on this cluster."""
+        """Yield the problems of the table on a cluster."""
         where = f"table {self.table!r}"
         if (last := max(shard.rank for shard in self.shards(cluster))) >= cluster.world_size:
             yield f"{where} has a shard on rank {last}; the cluster has {cluster.world_size} ranks"
@@ -181,7 +181,7 @@ class TablePlan(Config):
             yield f"{where}: cache_load_factor goes with kernel fused_uvm_caching alone"
 
     def _blocks(self, ranks: range) -> tuple[Shard, ...]:
-        """Return blocks of ceil(rows / ranks) rows, one a rank; the last has the rest."""
+        """Return blocks of ceil(rows / ranks) rows, one on each rank; the last ones may have fewer rows or none."""
         size = -(-self.rows // len(ranks))
         starts = [min(i * size, self.rows) for i in range(len(ranks) + 1)]
         return tuple(
@@ -191,7 +191,7 @@ class TablePlan(Config):
 
 
 class TableWise(TablePlan):
-    """The whole table on one rank."""
+    """Whole table on one rank."""
 
     sharding: Literal["table_wise"]
     rank: NonNegativeInt
@@ -202,7 +202,7 @@ class TableWise(TablePlan):
 
 
 class RowWise(TablePlan):
-    """A block of rows on every rank."""
+    """Blocks of rows, one on every rank."""
 
     sharding: Literal["row_wise"]
 
@@ -212,7 +212,7 @@ class RowWise(TablePlan):
 
 
 class TableRowWise(TablePlan):
-    """A block of rows on every rank of one host."""
+    """Blocks of rows, one on every rank of one host."""
 
     sharding: Literal["table_row_wise"]
     host: NonNegativeInt
@@ -224,18 +224,18 @@ class TableRowWise(TablePlan):
 
 
 class ColumnWise(TablePlan):
-    """All rows on each of some ranks, of equally many columns side by side; a rank may have several of these."""
+    """Equally many columns of all rows in each shard; a rank may have several shards."""
 
     sharding: Literal["column_wise"]
     ranks: tuple[NonNegativeInt, ...] = Field(min_length=1)
 
     def shards(self, cluster: Cluster) -> tuple[Shard, ...]:
-        """Return a shard for each rank that is named."""
+        """Return a shard for each entry of `ranks`."""
         width = self.dim // len(self.ranks)
         return tuple(Shard(rank, 0, self.rows, i * width, width) for i, rank in enumerate(self.ranks))
 
     def problems(self, cluster: Cluster) -> Iterator[str]:
-        """Yield what is wrong with the table on this cluster, columns that do not divide among others."""
+        """Yield the problems of the table on a cluster, columns that do not divide included."""
         yield from super().problems(cluster)
         if self.dim % (_COLUMNS * len(self.ranks)):
             yield (
@@ -247,17 +247,17 @@ class ColumnWise(TablePlan):
 AnyTablePlan = Annotated[TableWise | RowWise | TableRowWise | ColumnWise, Field(discriminator="sharding")]
 
 
-def where_of(sharding: str, ranks: Sequence[int], ranks_per_host: int) -> dict[str, Any]:
-    """Return the keys that say where a table lies.
+def placement_keys(sharding: str, ranks: Sequence[int], ranks_per_host: int) -> dict[str, Any]:
+    """Return the keys of a table's placement: `rank`, `host`, `ranks` or none.
 
     Args:
-        sharding: One of the four shardings.
-        ranks: Rank of each shard, in their order.
-        ranks_per_host: Ranks of a host.
+        sharding: Sharding of the table.
+        ranks: Rank of each shard, in the order of the shards.
+        ranks_per_host: Number of ranks of a host.
     """
-    where: dict[str, dict[str, Any]] = {
+    keys: dict[str, dict[str, Any]] = {
         "table_wise": {"rank": ranks[0]},
         "table_row_wise": {"host": ranks[0] // ranks_per_host},
         "column_wise": {"ranks": ranks},
     }
-    return where.get(sharding, {})
+    return keys.get(sharding, {})

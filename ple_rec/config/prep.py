@@ -1,8 +1,8 @@
-"""`PrepConfig`: how raw logs become a dataset directory; the TOML that `ple-rec prep` reads, and `[found]`.
+"""`PrepConfig`: the TOML that `ple-rec prep` reads, and the table `[found]` that it adds.
 
-An expression is SQL-like text over the columns of a row (`data_prep.expressions`): those of the log by their name,
-those of a side table as `side.column`, `derived` ones by their name, and of the time `time.day` (days since
-1970-01-01), `time.hour` (0-23) and `time.weekday` (0 is Monday), all local.
+An expression is SQL-like text over the columns of a row (`data_prep.expressions`). It names columns of the log and
+`derived` columns by their name, and columns of a side table as `side.column`. If there is a `[time]`, it may also use
+the local `time.day` (days since 1970-01-01), `time.hour` (0-23) and `time.weekday` (0 is Monday).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ple_rec.config.prep_splits import AppendConfig, ColumnSplit, DaySplit, Hash
 
 
 class ThresholdValues(Config):
-    """Thresholds of a task, one for each part into which `threshold.by` cuts the training rows."""
+    """Thresholds of a task, one for each part of the training rows by `threshold.by`."""
 
     edges: tuple[float, ...] = Field((), description="ascending values of `by` at which the next part begins")
     values: tuple[float, ...] = Field(description="threshold of each part, one more than edges")
@@ -41,8 +41,8 @@ class ThresholdValues(Config):
         return self
 
 
-class Found(Config):
-    """Values that prep took from the log. `--append` keeps those of the parent; another preparation takes its own."""
+class FoundValues(Config):
+    """Values that prep computed from the log. `--append` keeps those of the parent; other preparations do not."""
 
     day_1: str | None = Field(None, description="date of day 1")
     edges: dict[Name, tuple[float, ...]] = Field({}, description="edges of each sparse feature with `quantiles`")
@@ -53,11 +53,10 @@ class Found(Config):
 
 
 def with_found_table(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the document of a preparation as this version writes it.
+    """Return the document of a preparation with the table `[found]`.
 
-    Format 4 and earlier wrote the edges at quantiles into `sparse[i].edges`, beside `edge_quantiles`, and the types of
-    CSV columns into `csv.inferred`. They also wrote day 1 and thresholds to places where a user may have given them;
-    these stay there.
+    Format 4 and earlier wrote edges at quantiles to `sparse[i].edges`, beside `edge_quantiles`, and types of CSV
+    columns to `csv.inferred`. They wrote day 1 and thresholds to the keys that a user may set; these stay there.
     """
     document = deepcopy(raw)
     edges, types = {}, {}
@@ -69,7 +68,7 @@ def with_found_table(raw: dict[str, Any]) -> dict[str, Any]:
             if "edge_quantiles" in feature:
                 edges[feature["name"]] = feature.pop("edges")
                 feature["quantiles"] = feature.pop("edge_quantiles")
-    except (AttributeError, KeyError, TypeError):  # the caller checks the document and names what is wrong with it
+    except (AttributeError, KeyError, TypeError):  # The caller checks the document, and reports its problems.
         return raw
     return document | {"found": {"edges": edges, "types": types}} if edges or types else raw
 
@@ -84,7 +83,7 @@ __all__ = [
     "DaySplit",
     "DenseSpec",
     "FilesConfig",
-    "Found",
+    "FoundValues",
     "HashSplit",
     "HeldOutSplit",
     "LogConfig",
@@ -105,54 +104,68 @@ PREP_FILE = "prep.toml"
 
 
 class SamplingConfig(Config):
-    """Down-sampling of the training rows. A row that stays by chance gets the weight 1 / rate, the others 1."""
+    """Down-sampling of the training rows. A row kept by chance gets the sample weight 1 / rate, any other row 1."""
 
-    keep: Expression = Field(description="rows that always stay, e.g. is_click = 1")
-    rate: Share = Field(description="share of the others that stays")
+    keep: Expression = Field(description="condition of rows that are always kept, e.g. is_click = 1")
+    rate: Share = Field(description="share of the other rows that is kept")
     hash: Annotated[tuple[Expression, ...], Field(min_length=1)] = Field(
-        description="what decides on a row, e.g. user, video and time: the same rows stay in every run"
+        description="values whose hash decides on a row, e.g. user, video and time; the same rows are kept in every run"
     )
 
 
 class OutputConfig(Config):
-    """Shape of the Parquet parts."""
+    """Sizes of the Parquet parts."""
 
-    row_group_rows: PositiveInt = Field(65_536, description="rows of a row group, the unit that ranks share, at most")
-    part_rows: PositiveInt = Field(4_194_304, description="rows of a part, the unit of work and of memory, about")
+    row_group_rows: PositiveInt = Field(
+        65_536, description="most rows of a row group, the unit that is shared among ranks"
+    )
+    part_rows: PositiveInt = Field(4_194_304, description="approximate rows of a part, the unit of work and of memory")
 
 
 class PrepConfig(Config):
-    """Raw logs to a dataset directory."""
+    """Preparation of a dataset directory from raw logs."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="of the dataset")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the dataset")
     log: LogConfig
     sides: dict[Name, SideConfig] = Field({}, description="tables joined to the log, by name")
-    time: TimeConfig | None = Field(None, description="needed to split by day")
-    derived: dict[Name, Expression] = Field({}, description="columns to be used below, each may use those above it")
+    time: TimeConfig | None = Field(None, description="time of a row; needed to split by day")
+    derived: dict[Name, Expression] = Field(
+        {}, description="columns for the expressions below; each may use those above it"
+    )
     split: SplitConfig
     append: AppendConfig = AppendConfig()
-    checks: dict[Name, Expression] = Field({}, description="what must hold in every row; false is a bad row")
-    on_bad_row: Literal["refuse", "drop"] = Field("refuse", description="end, or leave the row out and count it")
-    max_bad_fraction: Fraction = Field(0.001, description="drop: end all the same where more than this is bad")
+    checks: dict[Name, Expression] = Field(
+        {}, description="conditions of every row; a row for which one is false is a bad row"
+    )
+    on_bad_row: Literal["refuse", "drop"] = Field(
+        "refuse", description="refuse: end; drop: leave the row out and count it"
+    )
+    max_bad_fraction: Fraction = Field(
+        0.001, description="for drop: share of bad rows above which prep ends all the same"
+    )
     tables: dict[Name, TableSpec] = Field({}, description="embedding tables that differ from the defaults, by name")
     sparse: tuple[SparseSpec, ...] = ()
     dense: tuple[DenseSpec, ...] = ()
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
-    sampling: SamplingConfig | None = Field(None, description="leave some training rows out, and weigh the others up")
+    sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")
     group: Expression | None = Field(
-        None, description="integer or text; rows of one user or request: GAUC, and the order of valid and test"
+        None,
+        description="integer or text whose equal values mark the rows of one user or request, for GAUC and for the "
+        "order of valid and test",
     )
     carry: dict[Name, Expression] = Field(
-        {}, description="further columns that no model reads, e.g. to slice metrics by"
+        {}, description="further columns that no model reads, e.g. for metrics by slice"
     )
     slices: tuple[Name, ...] | None = Field(
         None,
-        description="columns by whose values stats.html shows how label correlations shift; default: the first eight "
+        description="columns for which stats.html shows label correlations by value; default: the first eight "
         "single-valued features of at most 64 values",
     )
     output: OutputConfig = OutputConfig()
-    found: Found = Field(Found(), description="written by prep, which takes these values from the log: leave it out")
+    found: FoundValues = Field(
+        FoundValues(), description="values that prep computes from the log and adds; leave it out"
+    )
 
     @classmethod
     def migrate(cls, raw: dict[str, Any]) -> dict[str, Any]:
@@ -161,12 +174,12 @@ class PrepConfig(Config):
 
     @property
     def day_1(self) -> str | None:
-        """Date of day 1, as it is given or as prep found it; None of a split that counts no days."""
-        given: str | None = getattr(self.split, "day_1", None)
-        return self.found.day_1 if given is None else given
+        """Date of day 1, set by the user or computed by prep; None for a split without numbered days."""
+        date: str | None = getattr(self.split, "day_1", None)
+        return self.found.day_1 if date is None else date
 
     def filled(self) -> PrepConfig:
-        """Return the configuration with the values of `[found]` in the places that it leaves to prep."""
+        """Return the configuration with the values of `[found]` at the keys that the user left to prep."""
         sparse, tasks = [], []
         for feature in self.sparse:
             if feature.quantiles is not None and feature.name in self.found.edges:
@@ -184,7 +197,7 @@ class PrepConfig(Config):
         return self.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks), "split": split})
 
     def filled_as(self, dataset: PrepConfig) -> PrepConfig:
-        """Return the configuration with the values of a dataset in the places that it leaves to prep, for comparison.
+        """Return the configuration with values of a dataset at the keys that the user left to prep, for comparison.
 
         Args:
             dataset: Configuration of the dataset, from its `prep.toml`.
@@ -242,30 +255,30 @@ class PrepConfig(Config):
         return self
 
     def _name_problems(self) -> list[str]:
-        """Names of columns that would stand twice in a part, or that the pipeline uses itself."""
-        given = {f"feature {feature.name!r}": feature.name for feature in self.sparse}
-        given |= {f"feature {number.name!r}": number.name for number in self.dense}
-        given |= {f"carry.{name}": name for name in self.carry}
-        made = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
-        made |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}
+        """Return problems of names: columns that prep writes itself, reserved forms, differences in case alone."""
+        columns = {f"feature {feature.name!r}": feature.name for feature in self.sparse}
+        columns |= {f"feature {number.name!r}": number.name for number in self.dense}
+        columns |= {f"carry.{name}": name for name in self.carry}
+        reserved = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
+        reserved |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}
         spaces = [task for task in self.tasks if task.space is not None]
-        made |= {f"space_{task.name}": f"the space of task {task.name!r}" for task in spaces}
-        made |= {"group": "the group"} if self.group is not None else {}
-        made |= {"log_day": "the day of the row"} if self.time is not None else {}
-        weighed = self.weight is not None or self.sampling is not None
-        made |= {"sample_weight": "the sample weight"} if weighed else {}
-        taken = {name.lower(): what for name, what in made.items()}
+        reserved |= {f"space_{task.name}": f"the space of task {task.name!r}" for task in spaces}
+        reserved |= {"group": "the group"} if self.group is not None else {}
+        reserved |= {"log_day": "the day of the row"} if self.time is not None else {}
+        has_weight = self.weight is not None or self.sampling is not None
+        reserved |= {"sample_weight": "the sample weight"} if has_weight else {}
+        by_lower = {name.lower(): meaning for name, meaning in reserved.items()}
         problems = []
-        for who, name in given.items():
-            if name.lower() in taken:
-                problems.append(f"{who}: the column is {taken[name.lower()]}; use another name")
+        for place, name in columns.items():
+            if name.lower() in by_lower:
+                problems.append(f"{place}: the column is {by_lower[name.lower()]}; use another name")
             if "__" in name:
-                problems.append(f"{who}: two underscores together are for prep itself; use another name")
+                problems.append(f"{place}: two underscores together are for prep itself; use another name")
         tables = dict.fromkeys([*(feature.table_name for feature in self.sparse), *self.tables])
-        for names in (list(given.values()), list(tables), list(self.sides), [task.name for task in self.tasks]):
-            letters: dict[str, str] = {}
+        for names in (list(columns.values()), list(tables), list(self.sides), [task.name for task in self.tasks]):
+            first_names: dict[str, str] = {}
             for name in names:
-                other = letters.setdefault(name.lower(), name)
+                other = first_names.setdefault(name.lower(), name)
                 if other != name:
                     problems.append(f"{other!r} and {name!r} differ in case alone, which engines do not tell apart")
         return problems

@@ -1,4 +1,4 @@
-"""What rows become: features and their tables, labels and their spaces."""
+"""Columns of a dataset: features and their embedding tables, labels and their sample spaces."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from ple_rec.config.prep_inputs import Expression
 from ple_rec.config.prep_splits import Share
 from ple_rec.config.schema import Normaliser
 
-MAX_ROWS = 2**31 - 1  # of an embedding table, whose ids are int32
+MAX_ROWS = 2**31 - 1  # Ids of an embedding table are int32.
 
 
 class TableSpec(Config):
-    """An embedding table and the vocabulary that fills it."""
+    """Embedding table and the vocabulary of its rows."""
 
-    min_count: PositiveInt = Field(1, description="values seen fewer times in train share row 0 with the unseen")
+    min_count: PositiveInt = Field(
+        1, description="values with fewer occurrences in train share row 0 with unknown values"
+    )
     capacity: Annotated[int, Field(gt=1, le=MAX_ROWS)] | None = Field(
         None,
-        description="rows to allocate, with headroom for --append; default: as many as are used, so that --append "
-        "gives no row to a new value, for a checkpoint of the parent must fit",
+        description="rows to allocate, with room for new values of --append; default: the rows in use, so that "
+        "--append gives no row to a new value, since a checkpoint of the parent must fit",
     )
     overflow: Literal["unknown", "hash"] = Field(
-        "unknown", description="a value without a row: row 0, or one of the last `hash_rows` rows, by its hash"
+        "unknown", description="row of a value not in the vocabulary: row 0, or by its hash one of the last `hash_rows`"
     )
-    hash_rows: NonNegativeInt = Field(0, description="rows kept for that at the end of the table; part of capacity")
+    hash_rows: NonNegativeInt = Field(0, description="rows for hashed values at the end of the table; part of capacity")
 
     @model_validator(mode="after")
     def _hash_needs_rows(self) -> TableSpec:
@@ -38,20 +40,22 @@ class TableSpec(Config):
 
 
 class SparseSpec(Config):
-    """A feature whose values are rows of an embedding table."""
+    """Feature whose values are rows of an embedding table."""
 
     name: Name
-    value: Expression | None = Field(None, description="column or expression, of text or integers; default: its name")
-    table: Name | None = Field(None, description="features may share a table; default: its own, of its name")
-    bag: bool = Field(False, description="whether `value` is a list")
-    max_length: PositiveInt | None = Field(None, description="of a bag; default: all of it")
-    keep: Literal["first", "last"] = Field("last", description="which end of a longer bag is kept")
-    weights: Expression | None = Field(None, description="of a bag: a list of as many numbers")
+    value: Expression | None = Field(
+        None, description="column or expression of text or integers; default: the column of its name"
+    )
+    table: Name | None = Field(None, description="table, which features may share; default: a table of its name")
+    bag: bool = Field(False, description="true if `value` is a list")
+    max_length: PositiveInt | None = Field(None, description="most values of a bag; default: all of them")
+    keep: Literal["first", "last"] = Field("last", description="end of a longer bag that is kept")
+    weights: Expression | None = Field(None, description="weights of a bag, a list of as many numbers")
     edges: tuple[float, ...] | None = Field(
-        None, description="`value` is a number: its row is 1 + how many of these ascending edges it reaches"
+        None, description="ascending edges, if `value` is a number; its row is 1 + the number of edges that it reaches"
     )
     quantiles: Annotated[int, Field(ge=2, le=1000)] | None = Field(
-        None, description="the same with edges at these quantiles of the training rows"
+        None, description="number of parts, if `value` is a number whose edges are quantiles of the training rows"
     )
 
     @model_validator(mode="after")
@@ -73,52 +77,52 @@ class SparseSpec(Config):
 
     @property
     def bucketised(self) -> bool:
-        """Whether rows come from edges instead of a vocabulary."""
+        """True if rows come from edges instead of a vocabulary."""
         return self.edges is not None or self.quantiles is not None
 
     @property
     def source(self) -> str:
-        """The expression."""
+        """Column or expression of the feature."""
         return self.name if self.value is None else self.value
 
     @property
     def table_name(self) -> str:
-        """The table."""
+        """Name of the embedding table."""
         return self.name if self.table is None else self.table
 
 
 class DenseSpec(Config):
-    """A feature that stays a number, written raw; the model normalises it."""
+    """Feature that stays a number; prep writes it as it is, and the model normalises it."""
 
     name: Name
-    value: Expression | None = Field(None, description="column or expression; default: its name")
-    normaliser: Normaliser = Field("standard", description="the layer of the model that it goes through")
+    value: Expression | None = Field(None, description="column or expression; default: the column of its name")
+    normaliser: Normaliser = Field("standard", description="normalisation in the model")
 
     @property
     def source(self) -> str:
-        """The expression."""
+        """Column or expression of the feature."""
         return self.name if self.value is None else self.value
 
 
 class ThresholdSpec(Config):
-    """A number that depends on the row: a quantile of `value` among the training rows like it.
+    """Threshold of a row: a quantile of `value` among similar training rows.
 
-    The training rows in the task's space are cut into `bins` parts of equal size by `by`, and those without `by` are a
-    part of their own; a row gets the quantile of its part.
+    Training rows in the task's space are divided into `bins` parts of equal size by `by`; rows without `by` are a part
+    of their own. The threshold of a row is the quantile of its part.
     """
 
     value: Expression
     quantile: Share
-    by: Expression | None = Field(None, description="default: one part")
-    bins: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="parts")
+    by: Expression | None = Field(None, description="number that divides rows into parts; default: one part")
+    bins: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="number of parts")
     edges: tuple[float, ...] | None = Field(
-        None, description="values of `by` at which the next part begins; default: those that prep finds"
+        None, description="values of `by` at which the next part begins; default: computed by prep"
     )
     values: tuple[float, ...] | None = Field(
-        None, description="threshold of each part, with `edges`; default: those that prep finds"
+        None, description="threshold of each part, if `edges` are set; default: computed by prep"
     )
     missing: float | None = Field(
-        None, description="threshold of rows without `by`, with `edges`; default: that of the first part"
+        None, description="threshold of rows without `by`, if `edges` are set; default: threshold of the first part"
     )
 
     @model_validator(mode="after")
@@ -130,15 +134,21 @@ class ThresholdSpec(Config):
 
 
 class TaskSpec(Config):
-    """A label, and where it exists."""
+    """Task with its label and its sample space."""
 
     name: Name
     kind: TaskKind
-    label: Expression | None = Field(None, description="column or expression, a truth value or a number; default: name")
-    space: Expression | None = Field(None, description="rows where the label exists; default: all")
-    threshold: ThresholdSpec | None = Field(None, description="what the word `threshold` means in `label`")
-    minimum: float | None = Field(None, description="of a regression label; a smaller one is a bad row")
-    maximum: float | None = Field(None, description="of a regression label; a larger one is a bad row")
+    label: Expression | None = Field(
+        None, description="column or expression of booleans or numbers; default: the column of its name"
+    )
+    space: Expression | None = Field(None, description="condition of rows that have the label; default: all rows")
+    threshold: ThresholdSpec | None = Field(None, description="meaning of the word `threshold` in `label`")
+    minimum: float | None = Field(
+        None, description="least label of a regression; a row with a smaller one is a bad row"
+    )
+    maximum: float | None = Field(
+        None, description="greatest label of a regression; a row with a larger one is a bad row"
+    )
 
     @model_validator(mode="after")
     def _range_is_a_regressions(self) -> TaskSpec:
@@ -150,5 +160,5 @@ class TaskSpec(Config):
 
     @property
     def source(self) -> str:
-        """The expression."""
+        """Column or expression of the label."""
         return self.name if self.label is None else self.label

@@ -1,4 +1,4 @@
-"""What a preparation reads: the files of the log and of side tables, and when a row happened."""
+"""Inputs of a preparation: files of the log and of side tables, and the time of a row."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from ple_rec.config.base import Config
 
 Expression = Annotated[str, Field(min_length=1)]
-Format = Literal["parquet", "csv"]  # of raw files
+Format = Literal["parquet", "csv"]
 ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz"]
 
 _FIRST_DAY = "1970-01-02"
@@ -19,16 +19,16 @@ _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
 class CsvConfig(Config):
-    """How CSV files read; `.gz` ones are unpacked on the way."""
+    """Format of CSV files; `.gz` files are decompressed while they are read."""
 
-    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", description="one character")
-    header: bool = Field(True, description="whether the first line of every file names the columns")
-    columns: tuple[str, ...] = Field((), description="names of the columns, where no line names them")
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = Field(",", description="character between cells")
+    header: bool = Field(True, description="true if the first line of every file names the columns")
+    columns: tuple[str, ...] = Field((), description="names of the columns, if header = false")
     nulls: tuple[str, ...] = Field(("",), description="cells that stand for a missing value")
     types: dict[str, ColumnType] = Field(
         {},
-        description="type of a column by name; the others are what the first 16 MiB of the first file look like; "
-        "timestamp: YYYY-MM-DD HH:MM:SS, timestamptz: the same with an offset",
+        description="types of columns, by name; other types are guessed from the first 16 MiB of the first file; "
+        "timestamp: YYYY-MM-DD HH:MM:SS, timestamptz: timestamp with an offset",
     )
 
     @field_validator("delimiter")
@@ -46,56 +46,58 @@ class CsvConfig(Config):
 
 
 class FilesConfig(Config):
-    """Files of one table, of one format and one schema."""
+    """Files of one table, which have the same format and schema."""
 
     files: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         description="paths, folders or globs below --from, or s3://bucket/key; folders named key=value become columns"
     )
-    format: Format | None = Field(None, description="default: what the names end in")
+    format: Format | None = Field(None, description="format of the files; default: by the ends of their names")
     csv: CsvConfig = CsvConfig()
 
 
 class LogConfig(FilesConfig):
-    """The log: one row for each impression."""
+    """Log with one row for each impression."""
 
-    where: Expression | None = Field(None, description="rows to take, by columns of the log alone; default: all")
+    where: Expression | None = Field(
+        None, description="condition of rows to read, on columns of the log alone; default: all rows"
+    )
 
 
 class SideConfig(FilesConfig):
-    """A table that is joined to the log, such as the features of users. Its columns are read as `side.column`."""
+    """Table that is joined to the log, such as features of users. Expressions name its columns `side.column`."""
 
     on: Annotated[dict[str, Expression], Field(min_length=1)] = Field(
-        description="key columns of the side table, each with the expression of the log that it must equal"
+        description="expressions of the log that key columns of the side table must equal, by key column"
     )
     day: Expression | None = Field(
         None,
-        description="column of the side table that dates its rows (a local date, text YYYY-MM-DD, or YYYYMMDD); then a "
-        "log row meets the latest row of its key that is not after the log row's day",
+        description="column with the date of a side row (a local date, text YYYY-MM-DD, or YYYYMMDD); a log row is "
+        "then joined with the latest row of its key that is not after its own day",
     )
     keep: Literal["first", "last"] | None = Field(
         None,
-        description="which of several rows of a key (where dated, of a key and day) counts, in the order of the files' "
-        "names and their rows; default: they are refused",
+        description="row that counts if several have the same key (and day, if `day` is set), in the order of the "
+        "files' names and of their rows; default: such rows are refused",
     )
 
 
 class TimeConfig(Config):
-    """When a row happened."""
+    """Time of a row."""
 
-    value: Expression = Field(description="column or expression")
+    value: Expression = Field(description="column or expression of the time")
     unit: Literal["s", "ms", "us", "ns", "timestamp", "date"] = Field(
-        description="s to ns: integers since 1970-01-01 UTC; timestamp: one of Parquet, or ISO text in CSV, UTC where "
-        "it carries no offset; date: a local date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD"
+        description="s to ns: integers since 1970-01-01 UTC; timestamp: a timestamp of Parquet, or ISO text in CSV, "
+        "UTC unless it has an offset; date: a local date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD",
     )
-    utc_offset: str = Field("+00:00", description="local time, which cuts the days, minus UTC, e.g. +08:00")
-    earliest: str = Field("2000-01-01", description="no row is before this day, or the unit is taken to be wrong")
-    latest: str = Field("2099-12-31", description="no row is after this day")
+    utc_offset: str = Field("+00:00", description="local time, which divides days, minus UTC, e.g. +08:00")
+    earliest: str = Field("2000-01-01", description="earliest day of a row; an earlier one means a wrong unit")
+    latest: str = Field("2099-12-31", description="latest day of a row; a later one means a wrong unit")
 
     @field_validator("utc_offset")
     @classmethod
     def _offset(cls, text: str) -> str:
-        found = _OFFSET.fullmatch(text)
-        if found is None or int(found[2]) > 14 or int(found[3]) > 59:
+        match = _OFFSET.fullmatch(text)
+        if match is None or int(match[2]) > 14 or int(match[3]) > 59:
             raise ValueError(
                 f"got {text!r}; an offset reads +HH:MM or -HH:MM, at most 14 hours; of a zone with daylight saving "
                 'write the local date as a column, and set unit = "date"'
@@ -118,17 +120,17 @@ class TimeConfig(Config):
     @property
     def offset_seconds(self) -> int:
         """Local time minus UTC, in seconds."""
-        found = _OFFSET.fullmatch(self.utc_offset)
-        assert found is not None
-        seconds = int(found[2]) * 3600 + int(found[3]) * 60
-        return -seconds if found[1] == "-" else seconds
+        match = _OFFSET.fullmatch(self.utc_offset)
+        assert match is not None
+        seconds = int(match[2]) * 3600 + int(match[3]) * 60
+        return -seconds if match[1] == "-" else seconds
 
 
 def iso_date(text: str) -> str:
-    """A day as YYYY-MM-DD.
+    """Return a day as YYYY-MM-DD.
 
     Raises:
-        ValueError: `text` is no such day.
+        ValueError: The text is no such day.
     """
     try:
         return date.fromisoformat(text).isoformat()

@@ -1,4 +1,4 @@
-"""Which rows are train, valid and test."""
+"""Rules that assign rows to train, valid and test."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class DaySplit(Config):
     by: Literal["day"]
     day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
     train: tuple[Day, Day] = Field(description="first and last day, numbers from 1 or dates")
-    valid: tuple[Day, Day] | None = Field(None, description="the same; or give `valid_share`")
-    valid_share: Share | None = Field(None, description="this share of the test days goes to valid instead")
+    valid: tuple[Day, Day] | None = Field(None, description="first and last day, unless `valid_share` is set")
+    valid_share: Share | None = Field(None, description="share of the test days' rows that goes to valid instead")
     valid_hash: Expression | None = Field(
-        None, description="what decides on it: rows of equal value stay together; default: `group`"
+        None, description="expression whose hash decides on it: rows of equal value stay together; default: `group`"
     )
     test: tuple[Day, Day] = Field(description="first and last day")
-    empty_days: tuple[Day, ...] = Field((), description="days of these ranges that may be without a row")
+    empty_days: tuple[Day, ...] = Field((), description="days of these ranges that may have no rows")
 
     @field_validator("day_1")
     @classmethod
@@ -53,7 +53,7 @@ class DaySplit(Config):
         if self.valid_hash is not None and self.valid_share is None:
             raise ValueError("`valid_hash` belongs to `valid_share`")
         kinds = {type(day) for ends in self.ranges.values() for day in ends}
-        if len(kinds) == 1 and (problems := self.misplaced(_ordinal)):  # of numbers and dates, day 1 tells
+        if len(kinds) == 1 and (problems := self.misplaced(_ordinal)):  # Numbers and dates need day 1.
             raise ValueError("\n".join(problems))
         return self
 
@@ -64,10 +64,10 @@ class DaySplit(Config):
         return {split: ends for split, ends in every.items() if ends is not None}
 
     def misplaced(self, number_of: Callable[[Day], int]) -> list[str]:
-        """Return what is wrong with the order of days: a model is not judged on days that it has seen, or before.
+        """Return the problems of the order of days; a model must not be judged on its training days or earlier ones.
 
         Args:
-            number_of: Function that gives days numbers which ascend with time.
+            number_of: Function from a day to a number that ascends with time.
         """
         problems = []
         numbers = {split: (number_of(first), number_of(last)) for split, (first, last) in self.ranges.items()}
@@ -83,18 +83,18 @@ class DaySplit(Config):
         return problems
 
     def named_days(self) -> tuple[Day, ...]:
-        """Every day that is named."""
+        """Return every day that the split names."""
         return (*(day for ends in self.ranges.values() for day in ends), *self.empty_days)
 
 
 class HashSplit(Config):
-    """Splits by a hash of a value, so that all rows of a user, say, lie in one split. It mixes past and future."""
+    """Splits by a hash of a value, so that, say, all rows of a user lie in one split. It mixes past and future."""
 
     by: Literal["hash"]
-    value: Expression = Field(description="what is hashed: rows of equal value stay together")
+    value: Expression = Field(description="expression to hash; rows of equal value stay together")
     valid: Share = Field(description="share of the values")
     test: Share = Field(description="share of the values")
-    seed: NonNegativeInt = Field(0, description="another one gives another split")
+    seed: NonNegativeInt = Field(0, description="seed of the hash; another seed gives other splits")
 
     @model_validator(mode="after")
     def _something_to_train(self) -> HashSplit:
@@ -104,14 +104,16 @@ class HashSplit(Config):
 
 
 class ColumnSplit(Config):
-    """Splits that the log has already."""
+    """Splits from a column of the log."""
 
     by: Literal["column"]
-    value: Expression = Field(description="gives the text train, valid or test; rows of any other value are bad rows")
+    value: Expression = Field(
+        description="expression of the text train, valid or test; a row with another value is a bad row"
+    )
 
 
 class HeldOutSplit(Config):
-    """Holds out of some days a share of the groups for valid and one for test. `--append` makes it of a day split."""
+    """Splits that hold out shares of the groups of some days; `--append` makes one of a day split."""
 
     by: Literal["held_out"]
     day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
@@ -119,9 +121,9 @@ class HeldOutSplit(Config):
     valid: Share = Field(0.05, description="share of the values of `hash`")
     test: Share = Field(0.05, description="share of the values of `hash`")
     hash: Expression | None = Field(
-        None, description="what decides: rows of equal value stay together; default: `group`"
+        None, description="expression whose hash decides: rows of equal value stay together; default: `group`"
     )
-    seed: str = Field("", description="another text holds out other values; --append writes the day")
+    seed: str = Field("", description="seed of the hash, any text; --append writes the day")
 
     @field_validator("day_1")
     @classmethod
@@ -143,12 +145,12 @@ class HeldOutSplit(Config):
         return self
 
     def named_days(self) -> tuple[Day, ...]:
-        """Every day that is named."""
+        """Return every day that the split names."""
         return self.days
 
 
 class AppendConfig(Config):
-    """What `--append` holds out of the day that it adds."""
+    """Shares of an added day that `--append` holds out."""
 
     valid: Share = Field(0.05, description="share of the groups")
     test: Share = Field(0.05, description="share of the groups")

@@ -1,4 +1,4 @@
-"""Where a configuration comes from: a TOML file or a recipe of the package, and the chain of `base` below it."""
+"""Source of a configuration: a TOML file or a recipe of the package, merged over its chain of `base`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.choices import COMPARISONS, RUNS, Kind, recipe_names
+from ple_rec.config.choices import COMPARISONS, RUNS, ConfigKind, recipe_names
 from ple_rec.config.overrides import merge
 from ple_rec.config.problems import ConfigError
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import shortened, type_name
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, Remote, is_address, location
 from ple_rec.text.suggest import did_you_mean
 
 BASE = "base"
-CALLERS = "config"  # in a message: the configuration that a caller gives as a mapping
+MAPPING_PLACE = "config"  # Name in messages of a configuration that a caller passes as a mapping.
 
 
 @dataclass(frozen=True)
 class Document:
-    """A merged TOML document.
+    """TOML document, merged over its base.
 
     Args:
-        place: Its name in a message, `runs/a.toml (base census-ple)`.
-        raw: Its content, without `base`.
+        place: Name for messages, such as `runs/a.toml (base census-ple)`.
+        raw: Content without `base`.
     """
 
     place: str
@@ -38,12 +38,12 @@ class Document:
 
 @dataclass(frozen=True)
 class _Source:
-    """One file of the chain; whatever path leads to it, it is the same.
+    """File of the chain; two sources are equal if they are the same file, whatever their paths.
 
     Args:
-        place: Its name in a message.
-        file: The file to read.
-        folder: Folder that its `base` starts from.
+        place: Name for messages.
+        file: File to read.
+        folder: Folder to which the path in its `base` is relative.
     """
 
     place: str = field(compare=False)
@@ -51,48 +51,49 @@ class _Source:
     folder: Path = field(compare=False)
 
 
-def read_document(source: str | Location | Mapping[str, Any], shape: SchemaNode, kind: Kind = RUNS) -> Document:
-    """Read a file or a recipe and merge it over its base, the base over its own, and so on.
+def read_document(source: str | Location | Mapping[str, Any], node: SchemaNode, kind: ConfigKind = RUNS) -> Document:
+    """Read a file or a recipe, and merge it over its base, the base over its own base, and so on.
 
     Args:
-        source: Path or address of a TOML file, or a recipe's name; a name goes before a file in the working directory.
-            Or the content of such a file, whose `base` starts from the working directory, as that of an address does.
-        shape: Shape of the model that will be made of it.
-        kind: Kind of configuration, whose recipes it may name.
+        source: Path or address of a TOML file, name of a recipe, or content of a file. The name of a recipe wins over a
+            file in the working directory. The `base` of a content or of an address is relative to the working
+            directory.
+        node: Root node of the configuration class.
+        kind: Kind of configuration whose recipes it may name.
 
     Raises:
-        UserError: no such file or recipe, a file that cannot be read or is not TOML, bases that form a circle.
+        UserError: A file or recipe does not exist, a file cannot be read or is not TOML, or bases form a circle.
         ConfigError: `base` is not a string.
     """
     if isinstance(source, Mapping):
-        own = dict(source)
-        base = _popped_base(own, CALLERS)
+        content = dict(source)
+        base = _pop_base(content, MAPPING_PLACE)
         if base is None:
-            return Document(CALLERS, own)
-        below_it = read_document(base, shape, kind)
-        return Document(f"{CALLERS} (base {below_it.place})", merge(below_it.raw, own, shape, []))
+            return Document(MAPPING_PLACE, content)
+        base_document = read_document(base, node, kind)
+        return Document(f"{MAPPING_PLACE} (base {base_document.place})", merge(base_document.raw, content, node))
     chain: list[tuple[_Source, dict[str, Any]]] = []
-    at: _Source | None = _find(source, Path(), "", kind)
-    while at is not None:
-        if at in (seen := [below for below, _ in chain]):
-            circle = " -> ".join(link.place for link in [*seen[seen.index(at) :], at])
+    file: _Source | None = _find(source, Path(), "", kind)
+    while file is not None:
+        if file in (files := [link for link, _ in chain]):
+            circle = " -> ".join(link.place for link in [*files[files.index(file) :], file])
             raise UserError(
-                seen[-1].place, f"base leads in a circle ({circle})", "a base stands below its user", "drop one `base`"
+                files[-1].place, f"base leads in a circle ({circle})", "a base stands below its user", "drop one `base`"
             )
-        raw = read_toml(at.file, at.place)
-        base = _popped_base(raw, at.place)
-        chain.append((at, raw))
-        at = _find(base, at.folder, f"{at.place}: base ", kind) if base is not None else None
-    (top, _), *below = chain
-    place = top.place + (f" (base {', '.join(link.place for link, _ in below)})" if below else "")
+        raw = read_toml(file.file, file.place)
+        base = _pop_base(raw, file.place)
+        chain.append((file, raw))
+        file = _find(base, file.folder, f"{file.place}: base ", kind) if base is not None else None
+    (top, _), *bases = chain
+    place = top.place + (f" (base {', '.join(link.place for link, _ in bases)})" if bases else "")
     merged: Any = {}
     for _, raw in reversed(chain):
-        merged = merge(merged, raw, shape, [])
+        merged = merge(merged, raw, node)
     return Document(place, merged)
 
 
-def _popped_base(raw: dict[str, Any], place: str) -> str | None:
-    """Take `base` out of a document."""
+def _pop_base(raw: dict[str, Any], place: str) -> str | None:
+    """Remove `base` from a document and return it."""
     base = raw.pop(BASE, None)
     if base is not None and not isinstance(base, str):
         problem = f"{BASE}: got {shortened(base)} ({type_name(base)}); expected a recipe's name or a path"
@@ -101,10 +102,14 @@ def _popped_base(raw: dict[str, Any], place: str) -> str | None:
 
 
 def read_toml(file: Traversable | Remote, place: str) -> dict[str, Any]:
-    """Read one TOML file.
+    """Return the content of one TOML file.
+
+    Args:
+        file: File to read.
+        place: Name of the file in messages.
 
     Raises:
-        UserError: it cannot be read, is not UTF-8, or is not TOML, with line and column.
+        UserError: The file cannot be read, is not UTF-8, or is not TOML; the message has line and column.
     """
     try:
         text = file.read_bytes().decode()
@@ -122,8 +127,15 @@ def read_toml(file: Traversable | Remote, place: str) -> dict[str, Any]:
         raise UserError(place, "nested too deeply", "no configuration is so deep", "correct its brackets") from None
 
 
-def _find(source: str | Location, folder: Path, user: str, kind: Kind) -> _Source:
-    """Return the recipe or the file that `source` means; `user` says in a message whose base it is."""
+def _find(source: str | Location, folder: Path, user: str, kind: ConfigKind) -> _Source:
+    """Return the recipe or file that a text names.
+
+    Args:
+        source: Name of a recipe, path or address.
+        folder: Folder to which a path is relative.
+        user: Beginning of messages, which says whose base it is; empty for the first file.
+        kind: Kind of configuration whose recipes it may name.
+    """
     if isinstance(source, Remote) or (isinstance(source, str) and is_address(source)):
         return _Source(str(source), location(source), Path())
     names = recipe_names(kind)
@@ -153,13 +165,14 @@ def _find(source: str | Location, folder: Path, user: str, kind: Kind) -> _Sourc
 
 
 def _syntax_error(message: str, text: str, place: str) -> UserError:
-    found = re.fullmatch(r"(.*) \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)", message, re.DOTALL)
-    rule, line, column = found.groups() if found else (message, None, None)
+    """Return the error of a text that is not TOML, from the message of `tomllib`."""
+    match = re.fullmatch(r"(.*) \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)", message, re.DOTALL)
+    rule, line, column = match.groups() if match else (message, None, None)
     lines = text.split("\n")
     row = int(line) if line else len(lines)
     col = int(column) if column else len(lines[-1]) + 1
-    shown = lines[row - 1].strip()
-    value = f"`{shown}` is not TOML" if shown else "not TOML"
+    wrong_line = lines[row - 1].strip()
+    value = f"`{wrong_line}` is not TOML" if wrong_line else "not TOML"
     return UserError(
         f"{place}, line {row}, column {col}", value, rule[:1].lower() + rule[1:], "correct it; strings need quotes"
     )

@@ -1,4 +1,4 @@
-"""`RunConfig`: what a training run is, as one strict tree. `config.toml` of every run directory is one, resolved."""
+"""`RunConfig`: the configuration of a training run, saved as `config.toml` of the run directory."""
 
 from __future__ import annotations
 
@@ -27,29 +27,31 @@ Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 ShuffleKind = Literal["rows", "requests"]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # TOML's integers; torch takes 64 bits, and each rank adds its number
-TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse any other
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits, so that each rank can add its number.
+TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse other dims.
 
 
 class DataConfig(Config):
-    """Which dataset directory, and how it is read."""
+    """Dataset of the run, and the way its rows are read."""
 
     path: str = Field(description="dataset directory, or its address in an object store (docs/data.md)")
     drop: tuple[Name, ...] = Field((), description="features of the dataset that this model does not read")
     virtual_shards: PositiveInt = Field(
-        16, description="parts of an epoch's order; the world size divides it, and it divides the global batch size"
+        16,
+        description="number of parts of an epoch's order; a multiple of the world size, and a divisor of the global "
+        "batch size",
     )
     request_features: tuple[Name, ...] = Field(
         (),
-        description="features that all samples of a request share, of the user and of the request: where such samples "
-        "follow one another, these are looked up, and their part of the first layer is computed, once",
+        description="features that all samples of a request share; if such samples follow one another, look-up and "
+        "first layer of these features are computed once",
     )
     shuffle: ShuffleKind = Field(
         "rows",
-        description="what is permuted inside each row group of the training split: rows, or whole requests, so that a "
-        "batch holds several samples of each (needs request_features)",
+        description="unit that is permuted inside each row group of the training split: rows, or whole requests, so "
+        "that a batch holds several samples of each (needs request_features)",
     )
-    prefetch: PositiveInt = Field(4, description="batches that the reading thread keeps ready")
+    prefetch: PositiveInt = Field(4, description="number of batches that the reading thread keeps ready")
     buffer_mib: PositiveInt = Field(
         2048,
         description="limit in MiB on the decoded rows that a rank holds, batches excluded; if one row group per "
@@ -57,8 +59,8 @@ class DataConfig(Config):
     )
     described_by: str | None = Field(
         None,
-        description="a schema.toml, or the name of one that comes with ple-rec, by which `ple-rec plan` plans while "
-        "`path` is not there yet",
+        description="schema.toml, or the name of a schema that comes with ple-rec, for `ple-rec plan` without the "
+        "dataset",
     )
 
     @model_validator(mode="after")
@@ -72,23 +74,23 @@ class DataConfig(Config):
 
 
 class TaskConfig(Config):
-    """A task of the dataset that this run trains, and its part of the loss: w_k(t) = weight * decay^t (Eq. 10)."""
+    """Task that the run trains, and its weight in the loss: w_k(t) = weight * decay^t (Eq. 10)."""
 
     name: Name
-    weight: PositiveFloat = Field(1.0, description="w_k0, its weight in the loss at t = 0")
-    decay: PositiveFloat = Field(1.0, description="gamma_k, by which the weight is multiplied each step or epoch")
+    weight: PositiveFloat = Field(1.0, description="w_k0, weight of the task in the loss at t = 0")
+    decay: PositiveFloat = Field(1.0, description="gamma_k, factor of the weight for each step or epoch")
     samples: Literal["space", "all"] | None = Field(
         None,
-        description="training samples that its loss counts (d_ik of Eq. 9): those in its sample space, the default, or "
-        "all, by the label that the row has; evaluation keeps to the space",
+        description="training samples that count in the loss (d_ik of Eq. 9): those in the task's sample space, the "
+        "default, or all; evaluation always uses the sample space",
     )
     loss: Literal["cross_entropy", "mse", "huber"] | None = Field(
-        None, description="default: cross_entropy for a binary task, mse for a regression"
+        None, description="loss of the task; default: cross_entropy for a binary task, mse for a regression"
     )
     huber_delta: PositiveFloat | None = Field(
         None,
-        description="huber only: errors up to it count by their square, larger ones by their size; default: 1, in the "
-        "unit of the label",
+        description="for huber: error in the unit of the label up to which the loss is quadratic, and above which it "
+        "is linear; default: 1",
     )
 
     @model_validator(mode="after")
@@ -102,21 +104,21 @@ class TaskConfig(Config):
 
 
 class TableConfig(Config):
-    """What one embedding table does differently from `[embeddings]`."""
+    """Settings of one embedding table that differ from `[embeddings]`."""
 
     dim: TableDim | None = Field(None, description="embedding dim of this table, a multiple of 4")
-    pooling: Pooling | None = Field(None, description="pooling of the bags that read this table, where it differs")
-    sharding: Sharding | None = Field(None, description="force this sharding instead of the planner's choice")
-    kernel: Kernel | None = Field(None, description="force this kernel instead of the planner's choice")
+    pooling: Pooling | None = Field(None, description="pooling of the bags that read this table")
+    sharding: Sharding | None = Field(None, description="sharding of this table, instead of the planner's choice")
+    kernel: Kernel | None = Field(None, description="kernel of this table, instead of the planner's choice")
     hosts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = Field(
         None,
-        description="keep the shards on these hosts, counted from 0 (table_row_wise: on one of them); not with "
-        "row_wise, which uses them all",
+        description="hosts for the shards, counted from 0 (table_row_wise uses one of them); not for row_wise, which "
+        "uses all",
     )
     ids_per_sample: PositiveFloat | None = Field(
         None,
-        description="ids that a sample has of each feature reading the table, for the planner; default: the mean of "
-        "stats.json, or 1",
+        description="mean number of ids in a sample for each feature that reads the table, for the planner; default: "
+        "from stats.json, else 1",
     )
 
     @model_validator(mode="after")
@@ -128,58 +130,62 @@ class TableConfig(Config):
 
 
 class QcommsConfig(Config):
-    """Precision of what ranks exchange for their tables; weights and optimizer state keep theirs.
+    """Precision in which ranks exchange rows of tables and their gradients; weights and optimizer state keep theirs.
 
-    int8 holds for what is sent only. What is summed over ranks, as the rows of row_wise and table_row_wise tables are,
-    travels in fp16 forward and bf16 backward then.
+    With int8, values that are summed over ranks travel in fp16 in forward and bf16 in backward; these are the rows of
+    row_wise and table_row_wise tables.
     """
 
-    forward_precision: ExchangePrecision = Field("fp32", description="of the pooled rows")
+    forward_precision: ExchangePrecision = Field("fp32", description="precision of the pooled rows")
     backward_precision: ExchangePrecision = Field(
-        "fp32", description="of their gradients; fp16 rounds those below 6e-8 to 0, bf16 keeps their range"
+        "fp32", description="precision of their gradients; fp16 rounds those below 6e-8 to 0, bf16 keeps their range"
     )
 
 
 class EmbeddingsConfig(Config):
-    """Embedding tables: one per table of the dataset's schema."""
+    """Embedding tables, one for each table of the dataset's schema."""
 
     dim: TableDim = Field(16, description="embedding dim of every table, a multiple of 4")
     pooling: Pooling = Field(
         "sum",
-        description="how a bag's rows r_i with weights w_i (1 where it has none) become one vector: sum_i w_i r_i, or "
-        "sum_i w_i r_i / sum_i w_i, which is 0 where sum_i w_i is 0",
+        description="vector of a bag of rows r_i with weights w_i (default 1): sum_i w_i r_i, or sum_i w_i r_i / sum_i "
+        "w_i, which is 0 if sum_i w_i is 0",
     )
     dtype: Dtype = Field("fp32", description="storage type of the rows")
-    init_scale: PositiveFloat = Field(1.0, description="rows start as U(-s/sqrt(rows), s/sqrt(rows)), s this scale")
+    init_scale: PositiveFloat = Field(1.0, description="scale s of the initial rows, U(-s/sqrt(rows), s/sqrt(rows))")
     sharding: Sharding | None = Field(
         None,
-        description="force this sharding on every table that has a row for each rank it would be split over; "
-        "column_wise with rowwise_adagrad is another optimizer",
+        description="sharding of every table that has enough rows for its ranks, instead of the planner's choice; "
+        "column_wise changes what rowwise_adagrad computes",
     )
     kernel: Kernel | None = Field(
         None,
-        description="force this kernel on every table; default: fused (the table in the GPU's memory), and the UVM "
-        "kernels (in the host's) only where that does not fit",
+        description="kernel of every table; default: fused (the table lies in the GPU's memory), and UVM kernels (in "
+        "the host's memory) only for tables that do not fit",
     )
     cache_load_factor: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2, description="share of a fused_uvm_caching table that the GPU's memory caches"
     )
     qcomms: QcommsConfig = QcommsConfig()
-    tables: dict[Name, TableConfig] = Field({}, description="exceptions, by table name")
+    tables: dict[Name, TableConfig] = Field({}, description="settings of single tables, by name")
 
 
 class DenseOptimizerConfig(Config):
-    """Optimizer of everything but the tables."""
+    """Optimizer of the dense parameters."""
 
-    kind: Literal["adam", "adamw", "sgd", "adagrad"] = Field("adam", description="optimizer of the dense parameters")
-    learning_rate: PositiveFloat = Field(1e-3, description="after warm-up, before decay")
+    kind: Literal["adam", "adamw", "sgd", "adagrad"] = Field("adam", description="algorithm")
+    learning_rate: PositiveFloat = Field(1e-3, description="learning rate after warm-up, before decay")
     weight_decay: NonNegativeFloat = Field(
-        0.0, description="decoupled for adamw, L2 for the others; not on the log-variances of train.loss_weighting"
+        0.0,
+        description="weight decay, decoupled for adamw, L2 for the others; log-variances of train.loss_weighting have "
+        "none",
     )
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adam and adamw only")
+    betas: tuple[Fraction, Fraction] = Field(
+        (0.9, 0.999), description="decay rates of the moments; adam and adamw only"
+    )
     clip_norm: PositiveFloat | None = Field(
         None,
-        description="clip the dense gradients to this norm over all ranks; it cannot reach the tables, whose "
+        description="norm to which the dense gradients are clipped; gradients of tables are not clipped, since their "
         "optimizer runs inside backward",
     )
 
@@ -187,53 +193,62 @@ class DenseOptimizerConfig(Config):
 class TableOptimizerConfig(Config):
     """Optimizer of the tables, fused into backward (FBGEMM)."""
 
-    kind: TableOptimizer = Field("rowwise_adagrad", description="adam needs CUDA; FBGEMM's CPU kernels lack it")
-    learning_rate: PositiveFloat = Field(0.02, description="after warm-up, before decay")
-    weight_decay: NonNegativeFloat = Field(
-        0.0, description="decoupled, on the rows that a batch touches; adam only, FBGEMM's other kernels lack it"
+    kind: TableOptimizer = Field(
+        "rowwise_adagrad", description="algorithm; adam needs CUDA, since FBGEMM's CPU kernels lack it"
     )
-    eps: PositiveFloat = Field(1e-8, description="added to the root of the accumulated squares")
+    learning_rate: PositiveFloat = Field(0.02, description="learning rate after warm-up, before decay")
+    weight_decay: NonNegativeFloat = Field(
+        0.0,
+        description="decoupled weight decay on the rows that a batch reads; adam only, since FBGEMM's other kernels "
+        "lack it",
+    )
+    eps: PositiveFloat = Field(1e-8, description="number added to the root of the accumulated squares")
 
 
 class ScheduleConfig(Config):
     """Learning-rate factor of both optimizers: linear warm-up from 0, then decay to `final` at the last step."""
 
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
-    decay: Literal["none", "linear", "cosine"] = Field("none", description="shape after the warm-up")
+    decay: Literal["none", "linear", "cosine"] = Field("none", description="form of the factor after warm-up")
     final: Fraction = Field(0.0, description="factor at the last step")
 
 
 class TrainConfig(Config):
-    """The loop."""
+    """Training loop."""
 
-    batch_size: PositiveInt | None = Field(None, description="samples per step over all ranks (or give the next)")
-    batch_size_per_rank: PositiveInt | None = Field(None, description="samples per step and rank")
-    epochs: PositiveInt | None = Field(None, description="passes over the training split (or give `steps`)")
+    batch_size: PositiveInt | None = Field(
+        None, description="samples of a step over all ranks (or set batch_size_per_rank)"
+    )
+    batch_size_per_rank: PositiveInt | None = Field(None, description="samples of a step on each rank")
+    epochs: PositiveInt | None = Field(None, description="passes over the training split (or set steps)")
     steps: PositiveInt | None = Field(None, description="optimizer steps")
     report_every: PositiveInt = Field(100, description="steps between progress lines and train.jsonl records")
-    evaluate_every: PositiveInt | None = Field(None, description="steps between evaluations; default: once an epoch")
+    evaluate_every: PositiveInt | None = Field(None, description="steps between evaluations; default: an epoch")
     best_metric: str = Field(
         "loss",
-        description="which checkpoint is best: `loss` (validation, weighted over tasks), `mean.auc`, or `TASK.METRIC`",
+        description="metric of the best checkpoint: `loss` (of validation, weighted over tasks), `mean.auc`, or "
+        "`TASK.METRIC`",
     )
-    weight_schedule: Literal["step", "epoch"] = Field("step", description="t of the loss weights: steps or epochs")
+    weight_schedule: Literal["step", "epoch"] = Field("step", description="unit of t in the loss weights")
     loss_weighting: Literal["schedule", "uncertainty"] = Field(
         "schedule",
-        description="schedule: w_k(t) alone; uncertainty: times a learned weight per task (Kendall et al., 2018)",
+        description="weights of the tasks in the loss; schedule: w_k(t) alone; uncertainty: w_k(t) times a learned "
+        "weight (Kendall et al., 2018)",
     )
     pipeline: PipelineKind = Field(
         "none",
-        description="sparse_dist: copy and exchange the next batches while a step computes, for the same result; "
-        "prefetch: fetch rows of fused_uvm_caching tables too (GPUs only)",
+        description="overlap of steps; sparse_dist: copy the next batches and exchange their ids during a step, with "
+        "the same result; prefetch: also fetch rows of fused_uvm_caching tables (GPUs only)",
     )
     precision: AskedPrecision = Field(
         "fp32",
-        description="matrix products of the dense layers; auto: bf16 where a probe of a second at the start finds it "
-        "clearly faster on every rank, else fp32",
+        description="precision of matrix products of the dense layers; auto: bf16 if a probe of one second at the "
+        "start measures it clearly faster on every rank, else fp32",
     )
     exact_auc_limit: NonNegativeInt = Field(
         1 << 20,
-        description="evaluation AUC is exact up to this many samples, above it a histogram with its error bound",
+        description="number of samples up to which AUC of evaluations is exact; above it, AUC comes from a histogram, "
+        "with an error bound",
     )
 
     @model_validator(mode="after")
@@ -256,44 +271,42 @@ class TrainConfig(Config):
 class EarlyStoppingConfig(Config):
     """End the run after `patience` evaluations in a row that did not improve `metric` by more than `min_delta`."""
 
-    metric: str | None = Field(None, description="as train.best_metric, which is the default")
+    metric: str | None = Field(None, description="metric in the form of train.best_metric, which is the default")
     patience: PositiveInt = Field(3, description="evaluations without an improvement after which the run ends")
-    min_delta: NonNegativeFloat = Field(0.0, description="what counts as an improvement is greater than this")
+    min_delta: NonNegativeFloat = Field(0.0, description="difference that an improvement must exceed")
 
 
 class EvaluationConfig(Config):
-    """What is evaluated at the end of a run, and what is told beside the metrics over a whole split."""
+    """Evaluations at the end of a run, and metrics by slice."""
 
     test: bool | None = Field(
         None,
-        description="false: leave the test split unread, as for a run that is one of several to choose from; default: "
-        "it is evaluated",
+        description="false: do not read the test split, for example in a run that is one of several to choose from; "
+        "default: true",
     )
     slices: tuple[str, ...] = Field(
-        (), description="columns of the dataset by whose values the metrics are also given, e.g. a user group"
+        (), description="columns of the dataset for whose values metrics are also computed, e.g. a user group"
     )
     slice_values: Annotated[int, Field(ge=2, le=64)] = Field(
-        12, description="values shown of each such column, the most frequent ones; the others are taken together"
+        12, description="most frequent values of each such column; the others are evaluated together"
     )
 
     @property
     def splits(self) -> tuple[Split, ...]:
-        """What is evaluated at the end of a run."""
+        """Splits that are evaluated at the end of a run."""
         return ("valid",) if self.test is False else ("valid", "test")
 
 
 class MlflowConfig(Config):
-    """An MLflow server that receives the run's configuration, records and final metrics."""
+    """MLflow server that receives the run's configuration, records and final metrics."""
 
-    tracking_uri: str = Field(description="of the server, e.g. http://localhost:5000")
-    experiment: str = Field(
-        "ple-rec", min_length=1, description="experiment that the run belongs to; made where it is not there"
-    )
+    tracking_uri: str = Field(description="address of the server, e.g. http://localhost:5000")
+    experiment: str = Field("ple-rec", min_length=1, description="experiment of the run, created if it does not exist")
 
     @model_validator(mode="after")
     def _names_a_server(self) -> MlflowConfig:
         address = urlsplit(self.tracking_uri)
-        if "@" in address.netloc:  # the configuration is saved, shown and sent in many places
+        if "@" in address.netloc:  # The configuration is saved, printed and sent to many places.
             raise ValueError(
                 "tracking_uri holds a user or password; give them by the environment, as MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD"
@@ -308,37 +321,37 @@ class MlflowConfig(Config):
 
 
 class WatchConfig(Config):
-    """Who else hears what a run reports; `train.jsonl` and the terminal always do."""
+    """Further loggers of a run, beside `train.jsonl` and the terminal."""
 
     tensorboard: bool | None = Field(
-        None, description="write tensorboard/ in the run directory; default: where tensorboard is installed"
+        None, description="true to write tensorboard/ in the run directory; default: if tensorboard is installed"
     )
-    mlflow: MlflowConfig | None = Field(None, description="log to an MLflow server too (pip install mlflow-skinny)")
+    mlflow: MlflowConfig | None = Field(None, description="MLflow server to log to (pip install mlflow-skinny)")
 
 
 class CheckpointConfig(Config):
-    """What is saved, beside the best and the last checkpoint, and where."""
+    """Checkpoints beside the best and the last one, and their place."""
 
     path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
-        description="absolute path or s3://bucket/key for them, {run} being the name of the run directory; default: "
-        "checkpoints/ of the run directory",
+        description="absolute path or s3://bucket/key of the checkpoints, in which {run} is the name of the run "
+        "directory; default: checkpoints/ of the run directory",
     )
     every: PositiveInt | None = Field(None, description="steps between checkpoints; default: at each evaluation")
     every_minutes: PositiveFloat = Field(
-        15.0, description="most minutes of training between checkpoints, whatever the steps and evaluations"
+        15.0, description="most minutes of training between checkpoints, regardless of steps and evaluations"
     )
-    keep: PositiveInt = Field(2, description="newest checkpoints kept, beside the best")
+    keep: PositiveInt = Field(2, description="number of newest checkpoints to keep, beside the best")
     keep_every: PositiveInt | None = Field(
-        None, description="keep, too, those of the steps that it divides; default: no more"
+        None, description="keep also the checkpoints of steps that are multiples of this; default: none"
     )
     asynchronous: bool = Field(
         False,
-        description="copy the state, and write it while training goes on; needs room for each rank's part of it a "
-        "second time in host memory",
+        description="true to write a copy of the state while training goes on; needs host memory for a second copy of "
+        "each rank's part",
     )
     grace_seconds: PositiveFloat = Field(
-        30.0, description="from SIGTERM or SIGUSR1 to the end by force; a save that would take longer is not begun"
+        30.0, description="seconds from SIGTERM or SIGUSR1 to a forced end; a save that would take longer is not begun"
     )
 
     @model_validator(mode="after")
@@ -352,40 +365,50 @@ class CheckpointConfig(Config):
 
 
 class RuntimeConfig(Config):
-    """Device and threads of a rank, and how long it waits for the others."""
+    """Device, threads and timeout of a rank."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="auto: cuda where a GPU and FBGEMM's CUDA wheel are there"
+        "auto", description="device of the ranks; auto: cuda if there are a GPU and FBGEMM's CUDA wheel, else cpu"
     )
     threads: PositiveInt | None = Field(
         None,
-        description="CPU threads per rank, which the last bits of sums depend on; default: OMP_NUM_THREADS, else "
-        "usable cores / ranks on the host; a run that goes on keeps those that it had",
+        description="CPU threads of a rank, on which the last bits of sums depend; default: OMP_NUM_THREADS, else "
+        "usable cores / ranks on the host; a resumed run keeps its number",
     )
     timeout_seconds: PositiveFloat = Field(
-        600.0, description="without a batch, a step or a written block after which the ranks end, naming who is behind"
+        600.0,
+        description="seconds without a batch, a step or a written block after which ranks end and name the one that is "
+        "late",
     )
 
 
 class RunConfig(Config):
-    """A training run. Saved, resolved, as `config.toml` of the run and of every checkpoint."""
+    """Configuration of a training run, saved as `config.toml` of the run and of every checkpoint."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="run directory is runs/<name>")
-    seed: Seed = Field(0, description="tables, dense layers, dropout and sample order follow from it")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="name of the run, whose directory is runs/<name>"
+    )
+    seed: Seed = Field(0, description="seed of tables, dense layers, dropout and sample order")
     data: DataConfig
-    tasks: tuple[TaskConfig, ...] = Field((), description="default: every task of the dataset, weight 1")
+    tasks: tuple[TaskConfig, ...] = Field(
+        (), description="tasks to train; default: every task of the dataset with weight 1"
+    )
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     model: ModelConfig
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     table_optimizer: TableOptimizerConfig = TableOptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig
-    early_stopping: EarlyStoppingConfig | None = Field(None, description="end early; default: train to the last step")
+    early_stopping: EarlyStoppingConfig | None = Field(
+        None, description="early stopping; default: train to the last step"
+    )
     evaluation: EvaluationConfig = EvaluationConfig()
     watch: WatchConfig = WatchConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    topology: TopologyConfig | None = Field(None, description="the hosts to plan for; default: --device, or these")
+    topology: TopologyConfig | None = Field(
+        None, description="hosts to plan for; default: --device, or the present hosts"
+    )
 
     @model_validator(mode="after")
     def _tasks_once(self) -> RunConfig:

@@ -1,4 +1,4 @@
-"""`schema.toml`: what a dataset directory holds. Written by data_prep, read by everything else.
+"""`schema.toml`: description of a dataset directory, written by data_prep.
 
 DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 """
@@ -17,24 +17,24 @@ SCHEMA_FILE = "schema.toml"
 STATS_FILE = "stats.json"
 STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
-FINGERPRINT_KEY = b"ple_rec.fingerprint"  # in the key-value metadata of every Parquet part
+FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Every Parquet part has it in its key-value metadata.
 
 Normaliser = Literal["none", "standard", "log", "quantile"]
 
 
 class Table(Config):
-    """An embedding table, some of whose rows may wait for values of days to come.
+    """Embedding table; it may have free rows for new values of later days.
 
         row 0                         out of vocabulary or missing
-        1 .. rows - 1                 the vocabulary
+        1 .. rows - 1                 vocabulary
         rows .. capacity - hash_rows  free
-        the last `hash_rows`          values that found no free row, by their hash
+        the last `hash_rows`          values that got no row of their own, by their hash
 
     Args:
-        name: Of the table.
-        rows: In use by the vocabulary, row 0 counted.
-        capacity: Rows that are allocated; `rows` where it is not given.
-        hash_rows: Of the capacity, at its end.
+        name: Name of the table.
+        rows: Number of rows of the vocabulary, including row 0.
+        capacity: Number of allocated rows; None for `rows`.
+        hash_rows: Number of rows for hashed values at the end of the capacity.
     """
 
     name: Name
@@ -56,17 +56,17 @@ class Table(Config):
 
     @property
     def allocated(self) -> int:
-        """Rows of the embedding table; every id is below it."""
+        """Number of rows of the embedding table; every id is less."""
         return self.rows if self.capacity is None else self.capacity
 
     @property
     def free(self) -> range:
-        """The rows that no value has yet."""
+        """Rows without a value."""
         return range(self.rows, self.allocated - self.hash_rows)
 
 
 class SparseFeature(Config):
-    """A column of table rows: `int32` (single-valued) or `list<int32>` (a bag, with optional `list<float>` weights)."""
+    """Column of table rows: `int32` (single-valued) or `list<int32>` (a bag, with optional `list<float>` weights)."""
 
     name: Name
     table: Name
@@ -81,13 +81,13 @@ class SparseFeature(Config):
 
 
 class DenseFeature(Config):
-    """A raw `float32` column (null = missing) and how the model normalises it.
+    """Column of raw `float32` values (null = missing), which the model normalises.
 
-    With the statistics of the training split that `stats.json` holds:
+    The statistics are those of the training split in `stats.json`.
 
         standard: (x - mean) / std
         log:      (sign(x) log(1 + |x|) - log_mean) / log_std
-        quantile: sqrt(2) erfinv(2 u - 1), u the clipped piecewise-linear empirical CDF at `quantiles`
+        quantile: sqrt(2) erfinv(2 u - 1), where u is the clipped piecewise-linear empirical CDF through `quantiles`
         none:     x
 
     A missing value becomes 0 after normalisation.
@@ -98,7 +98,7 @@ class DenseFeature(Config):
 
 
 class Task(Config):
-    """A label column (`float32`) and, where not every sample counts, a `bool` column for its sample space."""
+    """Task with a label column (`float32`) and, unless every sample counts, a `bool` column for its sample space."""
 
     name: Name
     kind: TaskKind
@@ -114,14 +114,14 @@ class SplitInfo(Config):
 
 
 class DatasetSchema(Config):
-    """The whole of `schema.toml`.
+    """Content of `schema.toml`.
 
-    `parent` is the fingerprint of a dataset whose every id means the same here; `ancestors` are that one, its own
-    parent, and so on, and may be left out by hand.
+    `parent` is the fingerprint of a dataset whose ids all mean the same here. `ancestors` are the parent, its own
+    parent, and so on; a schema that is written by hand may leave them out.
 
     Raises:
-        pydantic.ValidationError: with every problem, among them two features of one name, a feature whose table is not
-            declared, a label that is also a feature, and ancestors that do not begin with the parent.
+        pydantic.ValidationError: There are problems, such as two features of one name, a feature whose table is not
+            declared, a label that is also a feature, or ancestors that do not begin with the parent.
     """
 
     version: Literal[1]
@@ -146,13 +146,13 @@ class DatasetSchema(Config):
             for feature in self.sparse
             if feature.table not in tables
         ]
-        for what, names in {
+        for kind, names in {
             "table": [table.name for table in self.tables],
             "feature": [f.name for f in self.sparse] + [f.name for f in self.dense],
             "task": [task.name for task in self.tasks],
         }.items():
             twice = sorted({name for name in names if names.count(name) > 1})
-            problems += [f"{what} {name!r} is declared twice" for name in twice]
+            problems += [f"{kind} {name!r} is declared twice" for name in twice]
         features = {f.name for f in self.sparse} | {f.name for f in self.dense}
         roles: dict[str, list[str | None]] = {
             "label": [task.label for task in self.tasks],
@@ -185,19 +185,19 @@ class DatasetSchema(Config):
         return problems
 
     def table_rows(self) -> dict[str, int]:
-        """Allocated rows of every table, by name: what a model is built with, and the bound of the ids."""
+        """Return the number of allocated rows of each table, by name; ids of the table are less."""
         return {table.name: table.allocated for table in self.tables}
 
     def lineage(self) -> tuple[str, ...]:
-        """Fingerprints of this dataset and of all whose ids it keeps, the nearest first.
+        """Return the fingerprints of this dataset and of all ancestors, the nearest first.
 
-        A model that was trained on any of them can be evaluated here, and trained further.
+        A model that was trained on any of them can be evaluated and trained further on this dataset.
         """
         parent = () if self.parent is None else (self.parent,)
         return (self.fingerprint, *(self.ancestors or parent))
 
     def columns(self) -> list[str]:
-        """Every Parquet column that a reader needs, without repetition."""
+        """Return the distinct Parquet columns that a reader needs."""
         names: list[str | None] = []
         for feature in self.sparse:
             names += [feature.name, feature.weights]

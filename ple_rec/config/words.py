@@ -1,4 +1,4 @@
-"""How values, places and expectations of a configuration read in a message."""
+"""Text of values, paths and expected types of a configuration, for messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from ple_rec.config.base import Name
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.text.suggest import did_you_mean
 
 TOML_TYPES = {
@@ -41,23 +41,23 @@ def toml_value(value: Any) -> str:
 
 
 def toml_key(key: str) -> str:
-    """Return a key as TOML writes it: bare where it can be."""
+    """Return a key as TOML writes it: `batch_size`, or `"my key"` if it needs quotes."""
     return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
 
 
 def shortened(value: Any) -> str:
-    """Return `toml_value`, cut after 60 characters."""
+    """Return `toml_value` in at most 60 characters."""
     text = toml_value(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
 
 
 def type_name(value: Any) -> str:
-    """Return what TOML calls the type of a value."""
+    """Return TOML's name for the type of a value: `int`, `array`."""
     return TOML_TYPES.get(type(value), "date")
 
 
 def dotted(path: KeyPath) -> str:
-    """Return a path as in `tasks[1].weight`."""
+    """Return a path as text: `tasks[1].weight`."""
     text = "".join(f"[{key}]" if isinstance(key, int) else f".{toml_key(key)}" for key in path)
     return text.removeprefix(".")
 
@@ -68,49 +68,49 @@ def either(words: Sequence[str]) -> str:
 
 
 def suggestion(word: object, known: Sequence[str]) -> str:
-    """Return `did you mean "ple"? (known: cgc, ple)`, or only what is known where nothing is near."""
-    near, everything = meant(word, known), f"known: {', '.join(known)}"
+    """Return `did you mean "ple"? (known: cgc, ple)`, or `known: cgc, ple` if no known word is similar."""
+    near, everything = spelling_hint(word, known), f"known: {', '.join(known)}"
     return f"{near} ({everything})" if near else everything
 
 
-def meant(word: object, known: Sequence[str]) -> str:
-    """Return `did you mean "ple"?`, or nothing where nothing is near, or the word is no text."""
+def spelling_hint(word: object, known: Sequence[str]) -> str:
+    """Return `did you mean "ple"?`; empty if no known word is similar, or the value is no text."""
     return did_you_mean(word, known, '"') if isinstance(word, str) else ""
 
 
-def expected(shape: SchemaNode) -> str:
-    """Return what may stand there, with an article: `a positive int`, `an array of strings`, `"a" or "b"`."""
-    if shape.members:
-        return either([expected(member) for member in shape.members])
-    text = noun(shape)
-    if shape.choices or text == "anything":
+def expected(node: SchemaNode) -> str:
+    """Return the expected value with an article: `a positive int`, `an array of strings`, `"a" or "b"`."""
+    if node.members:
+        return either([expected(member) for member in node.members])
+    text = noun(node)
+    if node.choices or text == "anything":
         return text
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
-def noun(shape: SchemaNode, many: bool = False) -> str:
-    """Return what may stand there, without an article; `many` for the plural."""
+def noun(node: SchemaNode, many: bool = False) -> str:
+    """Return the expected value without an article: `positive int`, or in the plural (`many`) `positive ints`."""
     plural = "s" if many else ""
-    kind = shape.node.get("type")
-    if shape.choices:
-        return either([toml_value(choice) for choice in shape.choices])
-    if shape.members:
-        return either([noun(member, many) for member in shape.members])
-    if shape.tag is not None:
-        return f"table{plural} with {shape.tag} = {either([toml_value(tag) for tag in shape.variants])}"
-    if shape.values is not None:
-        return f"table{plural} of {noun(shape.values, many=True)}"
+    kind = node.schema.get("type")
+    if node.choices:
+        return either([toml_value(choice) for choice in node.choices])
+    if node.members:
+        return either([noun(member, many) for member in node.members])
+    if node.tag is not None:
+        return f"table{plural} with {node.tag} = {either([toml_value(tag) for tag in node.variants])}"
+    if node.values is not None:
+        return f"table{plural} of {noun(node.values, many=True)}"
     if kind == "array":
-        return _array(shape, plural)
+        return _array(node, plural)
     if kind in ("integer", "number"):
-        return _number(shape, plural)
+        return _number(node, plural)
     if kind == "string":
-        return _string(shape, plural)
+        return _string(node, plural)
     return f"{NOUNS[kind]}{plural}" if kind in NOUNS else "anything"
 
 
-def _number(shape: SchemaNode, plural: str) -> str:
-    text, rule = NOUNS[shape.node["type"]] + plural, bounds(shape)
+def _number(node: SchemaNode, plural: str) -> str:
+    text, rule = NOUNS[node.schema["type"]] + plural, bounds(node)
     if rule == "> 0":
         return f"positive {text}"
     if rule == ">= 0":
@@ -118,42 +118,42 @@ def _number(shape: SchemaNode, plural: str) -> str:
     return f"{text} {rule}".rstrip()
 
 
-def _string(shape: SchemaNode, plural: str) -> str:
-    pattern = shape.node.get("pattern")
+def _string(node: SchemaNode, plural: str) -> str:
+    pattern = node.schema.get("pattern")
     if pattern == NAME_PATTERN:
         return f"name{plural}"
-    text = NOUNS_BY_FORMAT.get(shape.node.get("format", ""), "string") + plural
+    text = NOUNS_BY_FORMAT.get(node.schema.get("format", ""), "string") + plural
     return f"{text} matching {pattern}" if pattern else text
 
 
-def pattern_rule(shape: SchemaNode) -> str:
-    """Return what a noun that stands for a pattern leaves unsaid."""
-    return " (letters, digits and _; no digit first)" if shape.node.get("pattern") == NAME_PATTERN else ""
+def pattern_rule(node: SchemaNode) -> str:
+    """Return the rule of the noun `name`: ` (letters, digits and _; no digit first)`; empty for any other string."""
+    return " (letters, digits and _; no digit first)" if node.schema.get("pattern") == NAME_PATTERN else ""
 
 
-def _array(shape: SchemaNode, plural: str) -> str:
-    if shape.slots:
-        return f"array{plural} [{', '.join(noun(slot) for slot in shape.slots)}]"
-    empty = "non-empty " if shape.node.get("minItems") == 1 else ""
-    return f"{empty}array{plural}" + (f" of {noun(shape.items, many=True)}" if shape.items else "")
+def _array(node: SchemaNode, plural: str) -> str:
+    if node.slots:
+        return f"array{plural} [{', '.join(noun(slot) for slot in node.slots)}]"
+    empty = "non-empty " if node.schema.get("minItems") == 1 else ""
+    return f"{empty}array{plural}" + (f" of {noun(node.items, many=True)}" if node.items else "")
 
 
-def bounds(shape: SchemaNode) -> str:
+def bounds(node: SchemaNode) -> str:
     """Return the range of a number: `> 0`, `>= 0 and < 1`, `> 0 and a multiple of 4`; empty without one."""
-    signs = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
-    signs["multipleOf"] = "a multiple of"
-    return " and ".join(f"{sign} {_plain(shape.node[name])}" for name, sign in signs.items() if name in shape.node)
+    words = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    words["multipleOf"] = "a multiple of"
+    return " and ".join(f"{word} {_plain(node.schema[name])}" for name, word in words.items() if name in node.schema)
 
 
 def _plain(number: float) -> str:
     return str(int(number)) if number == int(number) else str(number)
 
 
-def lengths(shape: SchemaNode) -> str:
+def lengths(node: SchemaNode) -> str:
     """Return the range of a length: `at least 1 item`, `exactly 2 items`, `at most 8 characters`; empty without one."""
     parts = []
     for suffix, unit in (("Items", "item"), ("Length", "character"), ("Properties", "key")):
-        least, most = shape.node.get(f"min{suffix}"), shape.node.get(f"max{suffix}")
+        least, most = node.schema.get(f"min{suffix}"), node.schema.get(f"max{suffix}")
         limits = [("exactly", least)] if least == most else [("at least", least), ("at most", most)]
         parts += [f"{words} {count} {unit}{'' if count == 1 else 's'}" for words, count in limits if count is not None]
     return " and ".join(parts)

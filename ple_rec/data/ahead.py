@@ -1,4 +1,4 @@
-"""Items made by threads of their own, a few ahead of who takes them."""
+"""Iterators whose items are computed by other threads, a few items ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 def read_ahead(items: Generator[T], ahead: int) -> Generator[T]:
-    """The items, in order. Close the iterator to stop its thread early.
+    """Yield the items of a generator that runs in a thread of its own. Close the iterator to stop the thread early.
 
     Args:
-        items: Made in the thread; what it raises is raised here, at the item where it was.
-        ahead: Items kept ready.
+        items: Generator to run. An error that it raises is raised here, in place of the item.
+        ahead: Number of items that the thread computes ahead.
     """
     ready: queue.Queue[T | _End] = queue.Queue(ahead)
     stop = threading.Event()
@@ -33,48 +33,51 @@ def read_ahead(items: Generator[T], ahead: int) -> Generator[T]:
             raise item.error
     finally:
         stop.set()
-        while thread.is_alive():  # the thread may wait for room in the queue
+        # The thread may be waiting for room in the queue, so the queue is emptied until it ends.
+        while thread.is_alive():
             _drain(ready)
             thread.join(0.01)
 
 
-def map_ahead(make: Callable[[K], T], keys: Iterable[K], ahead: int, made: dict[K, T]) -> Generator[T]:
+def map_ahead(make: Callable[[K], T], keys: Iterable[K], ahead: int, ready_values: dict[K, T]) -> Generator[T]:
     """Yield the value of each key, in order. Close the iterator to stop its threads early.
 
-    A value that somebody still holds, or that is being made, is not made again.
+    A value is not computed again while it is pending or while the consumer still has a reference to it.
 
     Args:
-        make: Function that makes the value of a key; what it raises is raised here, at the value where it was.
-        keys: Keys of the values.
-        ahead: Different values that threads make before their turn, at most; with 0 each is made here at its turn.
-        made: Values that are there already; each is taken out at its turn.
+        make: Function that computes the value of a key. An error that it raises is raised here, in place of the value.
+        keys: Keys of the values; a key may occur several times.
+        ahead: Number of different values that threads compute ahead; with 0, each is computed here when it is due.
+        ready_values: Values that are already computed, by key; each is removed when it is used.
     """
-    held: WeakValueDictionary[K, T] = WeakValueDictionary()
-    coming: WeakValueDictionary[K, Future[T]] = WeakValueDictionary()  # those that wait, by their keys
+    live_values: WeakValueDictionary[K, T] = WeakValueDictionary()
+    # Futures in `waiting`, by key.
+    pending: WeakValueDictionary[K, Future[T]] = WeakValueDictionary()
     waiting: deque[tuple[K, Future[T]]] = deque()
-    pool = ThreadPoolExecutor(max(1, ahead), thread_name_prefix="read ahead")  # starts its threads when it has work
+    # The pool starts a thread only if there is work for it, so none with `ahead` = 0.
+    pool = ThreadPoolExecutor(max(1, ahead), thread_name_prefix="read ahead")
 
     def begin(key: K) -> None:
-        future = coming.get(key)
+        future = pending.get(key)
         if future is None:
-            value = made.pop(key, None) or held.get(key)
+            value = ready_values.pop(key, None) or live_values.get(key)
             if value is None and ahead:
                 future = pool.submit(make, key)
             else:
                 future = Future()
                 future.set_result(make(key) if value is None else value)
-            coming[key] = future
+            pending[key] = future
         waiting.append((key, future))
 
     def take() -> T:
         key, future = waiting.popleft()
-        held[key] = value = future.result()
+        live_values[key] = value = future.result()
         return value
 
     try:
         for key in keys:
             begin(key)
-            while waiting and len(coming) > ahead:
+            while waiting and len(pending) > ahead:
                 yield take()
         while waiting:
             yield take()
@@ -83,7 +86,7 @@ def map_ahead(make: Callable[[K], T], keys: Iterable[K], ahead: int, made: dict[
 
 
 class _End:
-    """Behind the last item: the error that came in the place of the next, if one did."""
+    """End of the items, with the error that the generator raised, or None."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -97,7 +100,8 @@ def _fill(ready: queue.Queue[T | _End], stop: threading.Event, items: Generator[
                 if stop.is_set():
                     return
         ready.put(_End())
-    except BaseException as error:  # handed to the consumer, which raises it
+    except BaseException as error:
+        # The consumer raises the error.
         ready.put(_End(error))
 
 

@@ -1,4 +1,4 @@
-"""Arrow columns -> checked NumPy arrays.
+"""Conversion of Arrow columns to checked NumPy arrays.
 
 Shape suffixes: N rows, V values of all bags of a column.
 """
@@ -21,19 +21,21 @@ AnyIdArray = NDArray[np.signedinteger]
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 
-NO_GROUP = -1  # the group of rows whose group is null
+# Group of the rows whose group is null.
+NO_GROUP = -1
 
-_MOST_ROWS = 1 << 31  # of a table, whose ids are int32
+# Ids are int32, which limits the rows of a table.
+_MAX_ROWS = 1 << 31
 
-_AGAIN = "prepare the dataset again"
+_FIX = "prepare the dataset again"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The columns of one row group.
+class RowGroupColumns:
+    """Columns of one row group.
 
     Args:
-        table: The columns.
+        table: Columns as an Arrow table.
         place: File and row group, for messages.
     """
 
@@ -41,66 +43,68 @@ class Source:
     place: str
 
     def at(self, name: str, row: int | None = None) -> str:
-        """Place of a column, or of one of its cells."""
+        """Return the place of a column, or of one of its cells, for messages."""
         return f"{self.place}, column {name!r}" + ("" if row is None else f", row {row}")
 
     def array(self, name: str, kind: pa.DataType) -> pa.Array:
-        """A column as one array of type `kind`; numbers become the nearest float where that is one.
+        """Return a column as one array of type `kind`. Conversion to a float type rounds to the nearest value.
 
         Raises:
-            DataError: it does not hold numbers, or one of them is no `kind`.
+            DataError: The column does not have numbers, or one of them cannot be converted to `kind`.
         """
-        return self._cast(name, self._whole(name), kind)
+        return self._convert(name, self._single_chunk(name), kind)
 
     def integers(self, name: str) -> pa.Array:
-        """A column of integers as one array of its own type, or of int64 where that is none of signed integers.
+        """Return a column of integers as one array of its own type, if that is signed, or else of int64.
 
         Raises:
-            DataError: it does not hold integers of at most 64 bits.
+            DataError: The column does not have integers, or one of them does not fit into int64.
         """
-        array = self._whole(name)
-        return self._cast(name, array, _signed(array.type))
+        array = self._single_chunk(name)
+        return self._convert(name, array, _signed_type(array.type))
 
     def lists(self, name: str, kind: pa.DataType | None = None) -> tuple[IntArray, pa.Array]:
-        """Offsets from 0 and values of a column of lists of any of Arrow's layouts; null is empty.
+        """Return the offsets, from 0 on, and the values of a column of lists in any of Arrow's layouts.
 
-        Values that no list holds (behind a null, outside a slice) are left out.
+        A null list is empty. Values of the buffer that belong to no list (of a null, outside a slice) are left out.
 
         Args:
-            name: Of the column.
-            kind: Type of the values; None for integers, as of `integers`.
+            name: Name of the column.
+            kind: Type of the values, or None for the integer type that `integers` returns.
 
         Raises:
-            DataError: it does not hold lists of numbers, or one of them is no `kind`.
+            DataError: The column does not have lists of numbers, or a number cannot be converted to `kind`.
         """
-        array = self._whole(name)
+        array = self._single_chunk(name)
         if not _is_list(array.type):
             raise self._wrong_type(name, array.type, f"list<{kind or pa.int64()}>", "it has no lists")
         offsets = np.zeros(len(array) + 1, np.int64)
         np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(), out=offsets[1:])
-        # Not the lists themselves: Arrow's conversion of list views to lists loses the last one.
+        # The values are converted without their lists, because Arrow's cast of list views to lists loses the last list.
         values = array.flatten()
-        return offsets, self._cast(name, values, kind or _signed(values.type))
+        return offsets, self._convert(name, values, kind or _signed_type(values.type))
 
-    def _whole(self, name: str) -> pa.Array:
+    def _single_chunk(self, name: str) -> pa.Array:
         column = self.table.column(name)
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
-    def _cast(self, name: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
+    def _convert(self, name: str, array: pa.Array, kind: pa.DataType) -> pa.Array:
         if array.type == kind:
             return array
-        if not _is_numeric(array.type):  # Arrow reads numbers from text, until a row has another text
+        # Arrow would parse numbers in text, and fail only at a row with other text.
+        if not _is_numeric(array.type):
             raise self._wrong_type(name, array.type, str(kind), "only numbers do")
         try:
-            return array.cast(kind, safe=not pa.types.is_floating(kind))  # integers are rounded, as doubles are
+            # A safe cast to floats refuses large integers, which are to be rounded as doubles are.
+            return array.cast(kind, safe=not pa.types.is_floating(kind))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
             raise self._wrong_type(name, array.type, str(kind), str(error)) from error
 
-    def _wrong_type(self, name: str, found: pa.DataType, kind: str, reason: str) -> DataError:
-        return DataError(self.at(name), f"type {found}", f"it must be {kind} or convert to it ({reason})", _AGAIN)
+    def _wrong_type(self, name: str, actual: pa.DataType, kind: str, reason: str) -> DataError:
+        return DataError(self.at(name), f"type {actual}", f"it must be {kind} or convert to it ({reason})", _FIX)
 
 
-def _signed(kind: pa.DataType) -> pa.DataType:
+def _signed_type(kind: pa.DataType) -> pa.DataType:
     return kind if pa.types.is_signed_integer(kind) else pa.int64()
 
 
@@ -117,53 +121,58 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def single_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> AnyIdArray:
+def single_ids(source: RowGroupColumns, feature: SparseFeature, table_sizes: dict[str, int]) -> AnyIdArray:
     """Return the ids of a single-valued feature, in the type of its column; null is row 0.
 
     Args:
-        source: Row group.
-        feature: One of its columns.
-        table_rows: Rows of each table.
+        source: Columns of the row group.
+        feature: Single-valued feature.
+        table_sizes: Number of rows of each table, by its name.
 
     Raises:
-        DataError: an id outside its table, or a column that holds no integers.
+        DataError: An id is outside its table, or the column does not have integers.
     """
     column = source.integers(feature.name)
     ids_N: AnyIdArray = (column.fill_null(0) if column.null_count else column).to_numpy()
-    if (row := _first_bad_id(ids_N, table_rows[feature.table])) is not None:
-        raise _id_error(source, feature, row, int(ids_N[row]), table_rows)
+    if (row := _first_bad_id(ids_N, table_sizes[feature.table])) is not None:
+        raise _id_error(source, feature, row, int(ids_N[row]), table_sizes)
     return ids_N
 
 
-def bag_ids(source: Source, feature: SparseFeature, table_rows: dict[str, int]) -> tuple[IntArray, IdArray]:
-    """Offsets (N + 1) and ids_V of a bag; a null bag is empty, a null id is row 0.
+def bag_ids(source: RowGroupColumns, feature: SparseFeature, table_sizes: dict[str, int]) -> tuple[IntArray, IdArray]:
+    """Return the offsets (N + 1) and ids_V of a bag; a null bag is empty, and a null id is row 0.
 
     Raises:
-        DataError: an id outside its table, or a column that holds no lists of integers.
+        DataError: An id is outside its table, or the column does not have lists of integers.
     """
     offsets, values = source.lists(feature.name)
     ids_V = (values.fill_null(0) if values.null_count else values).to_numpy()
-    if (i := _first_bad_id(ids_V, table_rows[feature.table])) is not None:
-        raise _id_error(source, feature, _row_of(offsets, i), int(ids_V[i]), table_rows)
+    if (i := _first_bad_id(ids_V, table_sizes[feature.table])) is not None:
+        raise _id_error(source, feature, _row_of(offsets, i), int(ids_V[i]), table_sizes)
     return offsets, ids_V.astype(np.int32, copy=False)
 
 
-def bag_weights(source: Source, feature: SparseFeature, offsets: IntArray) -> FloatArray:
-    """Weights_V of a weighted bag whose ids stand at `offsets`; a null weight is 1.
+def bag_weights(source: RowGroupColumns, feature: SparseFeature, offsets: IntArray) -> FloatArray:
+    """Return the weights_V of a weighted bag; a null weight is 1.
+
+    Args:
+        source: Columns of the row group.
+        feature: Weighted bag.
+        offsets: Offsets of the bag's ids (N + 1).
 
     Raises:
-        DataError: a bag with another number of weights than ids, or a weight that is not finite.
+        DataError: A bag has another number of weights than ids, or a weight is not finite.
     """
     assert feature.weights is not None
-    own_offsets, values = source.lists(feature.weights, pa.float32())
-    lengths, own_lengths = np.diff(offsets), np.diff(own_offsets)
-    if (bad := lengths != own_lengths).any():
+    weight_offsets, values = source.lists(feature.weights, pa.float32())
+    lengths, weight_lengths = np.diff(offsets), np.diff(weight_offsets)
+    if (bad := lengths != weight_lengths).any():
         row = int(bad.argmax())
         raise DataError(
             source.at(feature.weights, row),
-            f"{own_lengths[row]} weight(s) for {lengths[row]} id(s) of {feature.name!r}",
+            f"{weight_lengths[row]} weight(s) for {lengths[row]} id(s) of {feature.name!r}",
             "a weighted bag has one weight per id",
-            _AGAIN,
+            _FIX,
         )
     weights_V: FloatArray = values.fill_null(1.0).to_numpy()
     if (bad := ~np.isfinite(weights_V)).any():
@@ -177,11 +186,11 @@ def bag_weights(source: Source, feature: SparseFeature, offsets: IntArray) -> Fl
     return weights_V
 
 
-def dense_values(source: Source, name: str) -> FloatArray:
-    """Return a dense feature, NaN where it is null.
+def dense_values(source: RowGroupColumns, name: str) -> FloatArray:
+    """Return a dense feature, NaN for null.
 
     Raises:
-        DataError: an infinite value, or a column that holds no numbers.
+        DataError: A value is infinite, or the column does not have numbers.
     """
     values_N = _floats(source, name)
     if (bad := np.isinf(values_N)).any():
@@ -195,11 +204,11 @@ def dense_values(source: Source, name: str) -> FloatArray:
     return values_N
 
 
-def sample_weights(source: Source, name: str) -> FloatArray:
-    """weight_N.
+def sample_weights(source: RowGroupColumns, name: str) -> FloatArray:
+    """Return the sample weight of each row.
 
     Raises:
-        DataError: a weight that is null, infinite or negative.
+        DataError: A weight is null, infinite or negative.
     """
     weight_N = _floats(source, name)
     if (bad := ~((weight_N >= 0) & np.isfinite(weight_N))).any():
@@ -213,37 +222,37 @@ def sample_weights(source: Source, name: str) -> FloatArray:
     return weight_N
 
 
-def integers(source: Source, name: str, *, null: int) -> NDArray[np.integer]:
-    """A column of integers of at most 64 bits, `null` where it is null.
+def integers(source: RowGroupColumns, name: str, *, null: int) -> NDArray[np.integer]:
+    """Return a column of integers, with the value `null` for null.
 
     Raises:
-        DataError: it does not hold integers.
+        DataError: The column does not have integers, or one of them does not fit into int64.
     """
     column = source.integers(name)
     values: NDArray[np.integer] = (column.fill_null(null) if column.null_count else column).to_numpy()
     return values
 
 
-def flags(source: Source, name: str) -> BoolArray:
+def flags(source: RowGroupColumns, name: str) -> BoolArray:
     """Return a column of flags; null is false.
 
     Raises:
-        DataError: it does not hold flags, nor numbers that are.
+        DataError: The column has neither booleans nor numbers that convert to them.
     """
     values_N: BoolArray = source.array(name, pa.bool_()).fill_null(False).to_numpy(zero_copy_only=False)
     return values_N
 
 
-def labels(source: Source, task: Task, inside_N: BoolArray | None) -> FloatArray:
+def labels(source: RowGroupColumns, task: Task, inside_N: BoolArray | None) -> FloatArray:
     """Return the labels of a task, 0 outside its sample space.
 
     Args:
-        source: Row group.
-        task: Task whose labels are a column of it.
-        inside_N: Flag of each row in the sample space; None where all are.
+        source: Columns of the row group.
+        task: Task with the name of the label column.
+        inside_N: Flag of each row, True in the task's sample space, or None if all rows are.
 
     Raises:
-        DataError: a label inside the sample space that is null, not finite, or (of a binary task) neither 0 nor 1.
+        DataError: A label in the sample space is null, not finite, or, for a binary task, neither 0 nor 1.
     """
     label = _floats(source, task.label)
     good = np.isfinite(label) if task.kind == "regression" else (label == 0) | (label == 1)
@@ -261,7 +270,7 @@ def labels(source: Source, task: Task, inside_N: BoolArray | None) -> FloatArray
     return label if inside_N is None else np.where(inside_N, label, np.float32(0))
 
 
-def _floats(source: Source, name: str) -> FloatArray:
+def _floats(source: RowGroupColumns, name: str) -> FloatArray:
     values: FloatArray = source.array(name, pa.float32()).to_numpy(zero_copy_only=False)
     return values
 
@@ -271,19 +280,21 @@ def _row_of(offsets: IntArray, value: int) -> int:
 
 
 def _first_bad_id(ids: AnyIdArray, rows: int) -> int | None:
-    """Where the first id stands that is no row of a table."""
+    """Return the index of the first id that is not a row of a table with `rows` rows, or None if all are."""
     wide = ids if ids.itemsize >= 4 else ids.astype(np.int32)
-    rows = min(rows, _MOST_ROWS)
-    # As unsigned numbers, the negative ones are too large.
+    rows = min(rows, _MAX_ROWS)
+    # Read as unsigned, negative ids are larger than any row, so one comparison finds both kinds.
     if wide.view(f"u{wide.itemsize}").max(initial=0) < rows:
         return None
     return int(((ids < 0) | (ids >= rows)).argmax())
 
 
-def _id_error(source: Source, feature: SparseFeature, row: int, found: int, table_rows: dict[str, int]) -> DataError:
+def _id_error(
+    source: RowGroupColumns, feature: SparseFeature, row: int, actual: int, table_sizes: dict[str, int]
+) -> DataError:
     return DataError(
         source.at(feature.name, row),
-        f"id {found}",
-        f"table {feature.table!r} has rows 0 to {min(table_rows[feature.table], _MOST_ROWS) - 1}",
+        f"id {actual}",
+        f"table {feature.table!r} has rows 0 to {min(table_sizes[feature.table], _MAX_ROWS) - 1}",
         "prepare the dataset again; its vocabulary and its parts do not belong together",
     )

@@ -1,4 +1,4 @@
-"""`Batch`: what the loader gives and the model takes.
+"""`Batch`, the input of the model, which the loader provides.
 
 Shape suffixes: B batch (with padding), R requests, F dense features, K tasks, C slice columns.
 """
@@ -14,46 +14,46 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 @dataclass(frozen=True)
 class Requests:
-    """Which samples of a batch stand in one request: they are equal in all features that a request's samples share.
+    """Requests of a batch. The samples of a request are equal in all features that they share.
 
     Args:
-        of_B: The request of each row, ascending from 0; padding rows stand in one of their own.
-        first_R: The first row of each request.
+        request_B: Request of each row, ascending from 0; the padding rows form a request of their own.
+        first_R: First row of each request.
     """
 
-    of_B: Tensor
+    request_B: Tensor
     first_R: Tensor
 
     def __len__(self) -> int:
-        """R."""
+        """Return the number of requests R."""
         return len(self.first_R)
 
     def to(self, device: torch.device) -> Requests:
-        """On `device`, as of `Batch`."""
-        return Requests(self.of_B.to(device, non_blocking=True), self.first_R.to(device, non_blocking=True))
+        """Return the requests on `device`; the host does not wait for copies from pinned memory."""
+        return Requests(self.request_B.to(device, non_blocking=True), self.first_R.to(device, non_blocking=True))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """As of `Batch`."""
-        self.of_B.record_stream(stream)
+        """Tell the allocator that `stream` uses these tensors, so that it does not reuse their memory too early."""
+        self.request_B.record_stream(stream)
         self.first_R.record_stream(stream)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's part of one step. A padding row is in no task's space, has weight 0 and no sparse ids.
+    """Samples of one rank in one step. A padding row is in no task's sample space, has weight 0 and no sparse ids.
 
     Args:
-        sparse: Table rows by feature, None where the model reads no sparse feature.
-        dense_BF: Raw dense features, NaN where missing.
-        labels_BK: 0 where the sample is outside the task's space.
-        in_space_BK: 1.0 where the label counts.
-        weight_B: Sample weights, or None for 1 everywhere.
-        group_B: Group of each row (for GAUC), -1 where it is null, or None.
-        rows: How many of the B rows are no padding.
+        sparse: Table rows of each sparse feature, or None if the model reads none.
+        dense_BF: Raw dense features, with NaN for missing values.
+        labels_BK: Labels, with 0 for samples outside the task's sample space.
+        in_space_BK: Flag of each sample and task, 1.0 in the task's sample space and 0.0 outside.
+        weight_B: Sample weights, or None if all are 1.
+        group_B: Group of each row for GAUC, with -1 for rows without a group, or None if the run needs no groups.
+        rows: Number of rows that are not padding.
         slices_BC: Code of each row in each slice column (`ple_rec.data.slices`), or None. It stays on the host, which
-            has to know how many rows each value has.
-        requests: Requests of the batch and their rows, or None. With requests, only the first row of each has sparse
-            ids of the features that its samples share.
+            counts the rows of each value.
+        requests: Requests of the batch, or None. If present, only the first row of each request has sparse ids of the
+            features that its samples share.
     """
 
     sparse: KeyedJaggedTensor | None
@@ -67,7 +67,7 @@ class Batch:
     requests: Requests | None = None
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on `device`; the host does not wait for copies from pinned memory."""
+        """Return the batch on `device`; the host does not wait for copies from pinned memory."""
         if device.type == "cpu":
             return self
         return replace(
@@ -82,7 +82,7 @@ class Batch:
         )
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Tell the allocator that `stream` uses the batch, so that it does not give its memory away before."""
+        """Tell the allocator that `stream` uses the batch, so that it does not reuse its memory too early."""
         for part in (
             self.sparse,
             self.dense_BF,

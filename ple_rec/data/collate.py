@@ -1,8 +1,15 @@
-"""Slices of row groups -> one rank's Batch of fixed size, padded.
+"""Collation of rows of Parquet row groups into a `Batch` of one rank.
 
-Every tensor is allocated once, at its final place, and filled by one copy per slice.
+A batch has a fixed number of rows and may take them from several row groups. A `RowSlice` is the range of rows that it
+takes from one of them. If the slices have too few rows, the last rows of the batch are padding. Each tensor of the
+batch is allocated once, and the rows of each slice are copied into it once.
 
-Shape suffixes: B batch (with padding), R its real rows, F single-valued features, K tasks, C slice columns.
+A bag is a multi-valued feature, with any number of ids in a row. A slice column is a column by which an evaluation
+divides the samples, such as the country (`slices.py`). It is unrelated to a `RowSlice`.
+
+Shape suffixes: B rows of the batch (with padding), R rows of the batch without padding, N rows of a row group, F
+single-valued features (in `dense_BF`: dense features), D dense features, S sparse features (the single-valued features,
+then the bags), V ids of the batch, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -18,47 +25,62 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.data.arrow import BoolArray
 from ple_rec.data.batch import Batch
-from ple_rec.data.columns import Bag, Columns, Selection
-from ple_rec.data.requests import once, requests_of
+from ple_rec.data.columns import BagColumn, Columns, Selection
+from ple_rec.data.requests import build_requests, drop_repeated_ids
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Rows [start, stop) of `columns`."""
+class RowSlice:
+    """Range of rows of one row group.
+
+    Args:
+        columns: Columns of the whole row group.
+        start: Index of the first row of the range.
+        stop: Index after the last row of the range.
+    """
 
     columns: Columns
     start: int
     stop: int
 
 
-def collate(slices: Sequence[Slice], selection: Selection, batch_size: int, *, pin: bool = False) -> Batch:
-    """One batch of `batch_size` rows: the slices' rows in order, then padding.
+def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *, pin: bool = False) -> Batch:
+    """Return a batch of `batch_size` rows: the rows of the slices in order, then padding.
 
-    A padding row is in no task's sample space, has weight 0, dense 0 and no sparse id, so it touches no table.
+    A padding row is in the sample space of no task, and its sample weight and dense values are 0. It has no ids, so no
+    row of an embedding table is read for it.
 
     Args:
-        slices: Of row groups, at most `batch_size` rows together.
-        selection: What they hold.
-        batch_size: B.
-        pin: Put what goes to a device in page-locked memory.
+        slices: Ranges of rows, with at most `batch_size` rows in all.
+        selection: Selection of the columns that the slices have.
+        batch_size: Number B of rows of the batch.
+        pin: True to put the tensors that are later copied to a GPU in page-locked memory.
     """
     rows = sum(part.stop - part.start for part in slices)
 
     def padded(name: str, tail: tuple[int, ...], dtype: torch.dtype, pin: bool = pin) -> Tensor:
+        """Return a tensor with the rows of an array of `Columns`, followed by zeros for the padding.
+
+        Args:
+            name: Name of the array in `Columns`.
+            tail: Shape of one row.
+            dtype: Type of the tensor.
+            pin: True to put the tensor in page-locked memory.
+        """
         out = torch.empty((batch_size, *tail), dtype=dtype, pin_memory=pin)
-        room = out.numpy()
+        array = out.numpy()
         if slices:
             pieces = [getattr(part.columns, name)[part.start : part.stop] for part in slices]
-            np.concatenate(pieces, out=room[:rows])
-        room[rows:] = 0
+            np.concatenate(pieces, out=array[:rows])
+        array[rows:] = 0
         return out
 
     tasks = (len(selection.tasks),)
-    starts_B = _starts_B(slices, batch_size, rows) if selection.requests else None
+    starts_B = _request_starts(slices, batch_size, rows) if selection.requests else None
     sparse = _sparse(slices, selection, batch_size, rows, pin and starts_B is None) if selection.sparse else None
     if sparse is not None and starts_B is not None:
         shared = [feature.name in selection.requests for feature in selection.sparse]
-        sparse = once(sparse, shared, starts_B, pin=pin)
+        sparse = drop_repeated_ids(sparse, shared, starts_B, pin=pin)
     return Batch(
         sparse=sparse,
         dense_BF=padded("dense_ND", (len(selection.dense),), torch.float32),
@@ -68,12 +90,15 @@ def collate(slices: Sequence[Slice], selection: Selection, batch_size: int, *, p
         group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
         slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
-        requests=None if starts_B is None else requests_of(starts_B, pin=pin),
+        requests=None if starts_B is None else build_requests(starts_B, pin=pin),
     )
 
 
-def _starts_B(slices: Sequence[Slice], batch_size: int, rows: int) -> BoolArray:
-    """Where requests begin; a slice begins one, and so does the padding."""
+def _request_starts(slices: Sequence[RowSlice], batch_size: int, rows: int) -> BoolArray:
+    """Return a flag for each row of the batch, True if the row begins a request (`requests.py`).
+
+    The first row of each slice begins a request, and so does the first row of the padding.
+    """
     starts_B, begin = np.zeros(batch_size, np.bool_), 0
     for part in slices:
         assert part.columns.starts_N is not None
@@ -84,10 +109,16 @@ def _starts_B(slices: Sequence[Slice], batch_size: int, rows: int) -> BoolArray:
     return starts_B
 
 
-def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows: int, pin: bool) -> KeyedJaggedTensor:
-    """The ids feature by feature: first the single-valued ones, a block of F x R, then the bags.
+def _sparse(
+    slices: Sequence[RowSlice], selection: Selection, batch_size: int, rows: int, pin: bool
+) -> KeyedJaggedTensor:
+    """Return the ids of the batch, feature by feature: first the single-valued features, then the bags.
 
-    Ids and lengths are int32. They travel between ranks as they are; FBGEMM's kernels widen what they look up.
+    The values begin with the ids of the single-valued features as a block of F x R, since each has one id in each row
+    that is not padding. The ids of the bags follow.
+
+    Ids and lengths are int32 instead of int64, which halves the bytes that ranks exchange. FBGEMM's kernels convert the
+    ids to int64 themselves.
     """
     features = len(selection.single)
     weighted = any(feature.weights for feature in selection.bags)
@@ -126,14 +157,15 @@ def _sparse(slices: Sequence[Slice], selection: Selection, batch_size: int, rows
 
 @dataclass(frozen=True)
 class _Piece:
-    """What a slice holds of one bag column."""
+    """Ids of one bag in the rows of one slice: the number of ids of each row, the ids and their weights."""
 
     lengths: np.ndarray[Any, np.dtype[np.int64]]
     values: np.ndarray[Any, np.dtype[np.int32]]
     weights: np.ndarray[Any, np.dtype[np.float32]] | None
 
     @classmethod
-    def of(cls, bag: Bag, part: Slice) -> _Piece:
+    def of(cls, bag: BagColumn, part: RowSlice) -> _Piece:
+        """Cut the rows of a slice out of a bag column of its row group."""
         offsets = bag.offsets[part.start : part.stop + 1]
         first, last = offsets[0], offsets[-1]
         return cls(np.diff(offsets), bag.values[first:last], None if bag.weights is None else bag.weights[first:last])

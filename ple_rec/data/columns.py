@@ -1,4 +1,6 @@
-"""What a run reads of a dataset, and a row group as checked arrays: in file order, and as batches take it.
+"""Selection of the columns that a run reads, and the columns of a row group as checked arrays.
+
+The arrays are first in file order (`DecodedRows`) and then in the order and layout of batches (`Columns`).
 
 Shape suffixes: N rows of a row group, F single-valued features, D dense features, K tasks, C slice columns.
 """
@@ -16,30 +18,30 @@ from numpy.typing import NDArray
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
 from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
-from ple_rec.data.requests import starts_of
+from ple_rec.data.requests import request_starts
 from ple_rec.data.slices import CodeArray, Slicing
 from ple_rec.errors import UserError
 from ple_rec.text.suggest import did_you_mean
 
 
 def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-    """The features, tasks and other columns that a run reads.
+    """Return the selection of the columns that a run reads.
 
     Args:
-        schema: Of the dataset.
-        place: Of the dataset, for messages.
-        drop: Features to leave out.
-        tasks: Tasks by name, in the run's order; empty for all.
+        schema: Schema of the dataset.
+        place: Path of the dataset, for messages.
+        drop: Names of features to leave out.
+        tasks: Names of tasks in the run's order, or none for all tasks.
 
     Raises:
-        UserError: a name that the dataset does not have, or no feature left.
+        UserError: The dataset does not have a name, or no feature is left.
     """
     features = [f.name for f in schema.sparse] + [f.name for f in schema.dense]
-    _known("data.drop", drop, features, place)
-    known = {task.name: task for task in schema.tasks}
-    _known("tasks", tasks, list(known), place)
+    _check_names("data.drop", drop, features, place)
+    tasks_by_name = {task.name: task for task in schema.tasks}
+    _check_names("tasks", tasks, list(tasks_by_name), place)
     sparse = [f for f in schema.sparse if f.name not in drop]
-    chosen: tuple[Task, ...] = tuple(known[name] for name in tasks) or schema.tasks
+    chosen: tuple[Task, ...] = tuple(tasks_by_name[name] for name in tasks) or schema.tasks
     selection = Selection(
         single=tuple(f for f in sparse if not f.bag),
         bags=tuple(f for f in sparse if f.bag),
@@ -54,7 +56,7 @@ def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks
     return selection
 
 
-def _known(place: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
+def _check_names(place: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
     for name in names:
         if name not in known:
             raise UserError(
@@ -69,30 +71,31 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Bag:
-    """A multi-valued column: row i holds `values[offsets[i]:offsets[i + 1]]`."""
+class BagColumn:
+    """Multi-valued column; row i has the values `values[offsets[i]:offsets[i + 1]]`."""
 
     offsets: IntArray
     values: IdArray
     weights: FloatArray | None
 
-    def take(self, rows: IntArray) -> Bag:
-        """The given rows, in that order."""
+    def take(self, rows: IntArray) -> BagColumn:
+        """Return the rows with these indices, in this order."""
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         index = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Bag(offsets, self.values[index], None if self.weights is None else self.weights[index])
+        return BagColumn(offsets, self.values[index], None if self.weights is None else self.weights[index])
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of one row group that a run reads, in the order in which it reads its rows.
+    """Columns of one row group in the order in which a run reads its rows.
 
-    `starts_N` tells where a request begins.
+    The fields are those of `ple_rec.data.batch.Batch`. `starts_N` is a flag of each row, True if it begins a request,
+    or None if the run does not use requests.
     """
 
     ids_FN: IdArray
-    bags: tuple[Bag, ...]
+    bags: tuple[BagColumn, ...]
     dense_ND: FloatArray
     labels_NK: FloatArray
     in_space_NK: FloatArray
@@ -102,22 +105,22 @@ class Columns:
     starts_N: BoolArray | None = None
 
     def __len__(self) -> int:
-        """N."""
+        """Return the number of rows N."""
         return len(self.labels_NK)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Total size of all arrays in bytes."""
         bags = [array for bag in self.bags for array in vars(bag).values()]
         return sum(array.nbytes for array in [*vars(self).values(), *bags] if isinstance(array, np.ndarray))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What a run reads of a dataset. Single-valued features come first: their ids are one block of a batch.
+    """Selection of the columns that a run reads.
 
-    `slices` is what evaluation reads beside the columns of the schema, `requests` names the features that all samples
-    of a request share.
+    Single-valued features are listed apart from bags, because their ids form one block of a batch. `slices` are columns
+    that evaluation reads besides those of the schema; `requests` are the features that the samples of a request share.
     """
 
     single: tuple[SparseFeature, ...]
@@ -132,11 +135,11 @@ class Selection:
 
     @property
     def sparse(self) -> tuple[SparseFeature, ...]:
-        """Every sparse feature, in the order of a batch's keys."""
+        """All sparse features, in the order of a batch's keys."""
         return self.single + self.bags
 
     def column_names(self) -> list[str]:
-        """Parquet columns to read, of those that the schema names."""
+        """Return the names of the Parquet columns to read, without those of `slices`."""
         names: list[str | None] = [f.name for f in self.sparse]
         names += [f.name for f in self.dense]
         names += [bag.weights for bag in self.bags]
@@ -146,21 +149,21 @@ class Selection:
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def all_column_names(self) -> list[str]:
-        """Parquet columns to read."""
+        """Return the names of all Parquet columns to read."""
         return list(dict.fromkeys([*self.column_names(), *(slicing.column.name for slicing in self.slices)]))
 
 
 @dataclass(frozen=True)
 class DecodedRows:
-    """The columns of a row group that a run reads, checked, in file order; without a copy where Arrow's memory allows.
+    """Checked columns of a row group, in file order. They share Arrow's memory if no conversion was necessary.
 
-    `spaces` tells which rows are in the sample space of each task, None where all are.
+    `spaces` are the flags of the rows in the sample space of each task, or None for a task with all rows.
     """
 
     selection: Selection
     rows: int
     ids: tuple[AnyIdArray, ...]
-    bags: tuple[Bag, ...]
+    bags: tuple[BagColumn, ...]
     dense: tuple[FloatArray, ...]
     labels: tuple[FloatArray, ...]
     spaces: tuple[BoolArray | None, ...]
@@ -169,21 +172,22 @@ class DecodedRows:
     slices: tuple[CodeArray, ...]
 
     def request_starts(self) -> BoolArray:
-        """Return a flag of each row in file order, true where a request begins."""
+        """Return a flag of each row in file order, True if it begins a request."""
         return _request_starts(self.selection, self.ids, self.bags, self.dense, self.rows)
 
     def arrange(self, rows_N: IntArray | None = None) -> Columns:
-        """Return the columns as batches take them: stacked, and in the order of a run.
+        """Return the columns in the layout of batches, that is, stacked, and in the order of a run.
 
         Args:
-            rows_N: Indices of the rows to take, in order; None for all rows in file order.
+            rows_N: Indices of the rows to take, in order, or None for all rows in file order.
         """
         selection, rows = self.selection, self.rows if rows_N is None else len(rows_N)
         ids_FN = np.empty((len(self.ids), rows), np.int32)
         for ids_N, values in zip(ids_FN, self.ids, strict=True):
             if rows_N is None:
                 ids_N[:] = values
-            else:  # every row is in range; the mode that says so writes to `out` at once
+            else:
+                # All indices are in range. The default mode would copy through a buffer to check them first.
                 values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
         bags = self.bags if rows_N is None else tuple(bag.take(rows_N) for bag in self.bags)
         dense_ND: FloatArray = _stacked(self.dense, self.rows, rows_N, np.float32)
@@ -205,17 +209,18 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
 
     Args:
         table: Columns of the row group.
-        selection: What to take of it.
+        selection: Columns to convert.
         place: File and row group, for messages.
 
     Raises:
-        DataError: an id outside its table, a label outside its range, a value that is not finite, a column of the
+        DataError: An id is outside its table, a label outside its range, a value is not finite, or a column has the
             wrong type.
     """
-    source = arrow.Source(table, place)
+    source = arrow.RowGroupColumns(table, place)
     group, weight, tasks = selection.group, selection.sample_weight, selection.tasks
     group_N = None if group is None else arrow.integers(source, group, null=arrow.NO_GROUP)
-    names = dict.fromkeys(task.space for task in tasks if task.space is not None)  # several tasks may share one
+    # Several tasks may share a sample space, which is then decoded once.
+    names = dict.fromkeys(task.space for task in tasks if task.space is not None)
     flags = {name: arrow.flags(source, name) for name in names}
     spaces = tuple(None if task.space is None else flags[task.space] for task in tasks)
     return DecodedRows(
@@ -232,9 +237,9 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
     )
 
 
-def _bag(source: arrow.Source, feature: SparseFeature, selection: Selection) -> Bag:
+def _bag(source: arrow.RowGroupColumns, feature: SparseFeature, selection: Selection) -> BagColumn:
     offsets, ids = arrow.bag_ids(source, feature, selection.table_rows)
-    return Bag(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))
+    return BagColumn(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))
 
 
 def _in_order(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
@@ -244,24 +249,27 @@ def _in_order(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
 def _stacked(
     columns: Sequence[NDArray[Any] | None], rows: int, rows_N: IntArray | None, dtype: type[np.generic]
 ) -> NDArray[Any]:
-    """Return columns of so many rows side by side, one in the place of None, and of these the given rows."""
+    """Stack columns of `rows` rows, with 1 in place of None, and return the rows `rows_N` of the result, or all."""
     block = np.empty((rows, len(columns)), dtype)
     for i, column in enumerate(columns):
         block[:, i] = 1 if column is None else column
-    return block if rows_N is None else block.take(rows_N, axis=0)  # in fewer steps than column by column
+    # Taking whole rows of the stack is faster than taking rows of each column.
+    return block if rows_N is None else block.take(rows_N, axis=0)
 
 
 def _request_starts(
     selection: Selection,
     ids: Iterable[AnyIdArray],
-    bags: Iterable[Bag],
+    bags: Iterable[BagColumn],
     dense: Iterable[FloatArray],
     rows: int,
 ) -> BoolArray:
-    """Return a flag of each row, true where it differs from the one before in what a request's samples share."""
+    """Return a flag of each row, True if it differs from the row before in a feature that a request's samples share."""
 
     def shared(features: Sequence[SparseFeature | DenseFeature], columns: Iterable[T]) -> list[T]:
         pairs = zip(features, columns, strict=True)
         return [column for feature, column in pairs if feature.name in selection.requests]
 
-    return starts_of(shared(selection.single, ids), shared(selection.bags, bags), shared(selection.dense, dense), rows)
+    return request_starts(
+        shared(selection.single, ids), shared(selection.bags, bags), shared(selection.dense, dense), rows
+    )

@@ -1,7 +1,7 @@
-"""A dataset directory: its schema, its statistics, the footers of its parts, and its row groups.
+"""Dataset directory: its schema, its statistics, the footers of its parts, and its row groups.
 
 A parsed footer is about eight times as large as its bytes (half a megabyte for 16 row groups of 37 columns), so only
-the latest ones are kept. To parse one again takes a twentieth of the time of reading one of its row groups.
+the most recently used ones are cached. Parsing a footer takes a twentieth of the time of reading one row group.
 """
 
 from __future__ import annotations
@@ -29,13 +29,22 @@ from ple_rec.storage import Location, explain_errors, location, names_in
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
-MOST_BYTES = 16 << 20  # of the footers kept, as they stand in their files
-THREADS = 8  # where files are far away, they wait rather than work
+# Limit of the footer cache, in bytes of the footers in their files.
+MAX_BYTES = 16 << 20
+# Threads that read footers from a store mostly wait, so there may be more of them than cores.
+_THREADS = 8
 
 
 @dataclass(frozen=True)
-class Part:
-    """What a footer says: rows of each row group, the names of the columns, and the schema, shared by equal parts."""
+class PartFooter:
+    """Content of a part's footer.
+
+    Args:
+        file: Parquet file.
+        rows: Number of rows of each row group.
+        names: Names of the columns.
+        schema: Arrow schema; equal parts share one object.
+    """
 
     file: Location
     rows: tuple[int, ...]
@@ -44,63 +53,66 @@ class Part:
 
 
 class Footers:
-    """The footers of a dataset; may be used by several threads.
+    """Cache of the footers of a dataset, safe for threads.
 
     Args:
-        digests: Digests of the dataset, to which every footer is held when it is parsed.
-        most_bytes: Bytes of footers that are kept.
+        digests: Digests of the dataset, with which every footer is compared when it is parsed.
+        max_bytes: Limit of the cache, in bytes of the footers in their files.
     """
 
-    def __init__(self, digests: Digests, most_bytes: int = MOST_BYTES) -> None:
-        self.digests, self.most_bytes = digests, most_bytes
-        self._kept: OrderedDict[Location, pq.FileMetaData] = OrderedDict()
-        self._schemas: list[pa.Schema] = []  # that differ
+    def __init__(self, digests: Digests, max_bytes: int = MAX_BYTES) -> None:
+        self.digests, self.max_bytes = digests, max_bytes
+        self._footers: OrderedDict[Location, pq.FileMetaData] = OrderedDict()
+        self._distinct_schemas: list[pa.Schema] = []
         self._bytes = 0
         self._lock = threading.Lock()
 
     def of(self, file: Location) -> pq.FileMetaData:
-        """The footer of a file, of which no errors are caught."""
+        """Return the footer of a file, parsed again if it is no longer cached. Errors of reading are passed on."""
         with self._lock:
-            if (footer := self._kept.get(file)) is not None:
-                self._kept.move_to_end(file)
+            if (footer := self._footers.get(file)) is not None:
+                self._footers.move_to_end(file)
                 return footer
         return self.parse(file)[0]
 
     def parse(self, file: Location) -> tuple[pq.FileMetaData, pa.Schema]:
-        """Return the footer, which is kept, and the schema of a file, without its metadata.
+        """Parse the footer of a file and cache it.
 
-        The schema is the reader's: a footer that is asked for its own refers to it and is referred to by it, and such
-        pairs stay in memory until the garbage collector comes by, which of few objects, however large, is late.
+        The schema is taken from the reader and not from the footer. A footer and its own schema refer to each other, so
+        only the garbage collector frees them, and it runs late if there are few objects, however large.
+
+        Returns:
+            Footer, and the Arrow schema without its metadata.
 
         Raises:
-            DataError: it is not the footer that was written.
+            DataError: The footer is not the one that was written.
         """
         content = read_footer(file)
         self.digests.check_footer(f"{file.parent.name}/{file.name}", content)
         with pq.ParquetFile(pa.BufferReader(content)) as parquet:
             footer, own = parquet.metadata, parquet.schema_arrow.remove_metadata()
         with self._lock:
-            schema = next((known for known in self._schemas if known.equals(own)), None)
+            schema = next((other for other in self._distinct_schemas if other.equals(own)), None)
             if schema is None:
-                self._schemas.append(schema := own)
-            if file not in self._kept:
-                self._kept[file] = footer
+                self._distinct_schemas.append(schema := own)
+            if file not in self._footers:
+                self._footers[file] = footer
                 self._bytes += footer.serialized_size
-            while self._bytes > self.most_bytes and len(self._kept) > 1:
-                self._bytes -= self._kept.popitem(last=False)[1].serialized_size
+            while self._bytes > self.max_bytes and len(self._footers) > 1:
+                self._bytes -= self._footers.popitem(last=False)[1].serialized_size
         return footer, schema
 
-    def parts(self, files: Sequence[Location], read: Callable[[Location], Part]) -> list[Part]:
-        """What the footers say, in the order of the files.
+    def parts(self, files: Sequence[Location], read: Callable[[Location], PartFooter]) -> list[PartFooter]:
+        """Read the footers of several files by threads, and return their contents in the order of the files.
 
         Args:
             files: Parquet files.
-            read: Gives what the footer of one says, or refuses it.
+            read: Function that returns the content of a file's footer or raises an error.
 
         Raises:
-            DataError: what `read` raises first, in the order of the files.
+            DataError: `read` raised it. Of several errors, that of the first file is raised.
         """
-        pool = ThreadPoolExecutor(min(THREADS, len(files)), thread_name_prefix="footers")
+        pool = ThreadPoolExecutor(min(_THREADS, len(files)), thread_name_prefix="footers")
         try:
             return list(pool.map(read, files))
         finally:
@@ -118,25 +130,25 @@ class RowGroup:
 
     @property
     def footer(self) -> pq.FileMetaData:
-        """Of the part."""
+        """Footer of the part."""
         return self.footers.of(self.file)
 
     @property
     def place(self) -> str:
-        """For messages."""
+        """File and index, for messages."""
         return f"{self.file}, row group {self.index}"
 
 
-class Dataset:
-    """An open dataset directory.
+class DatasetDirectory:
+    """Open dataset directory.
 
     Args:
-        path: Directory, or its address in a store, that `ple-rec prep` or `data_prep.write_tables` wrote, or somebody
-            by hand as docs/data.md says.
+        path: Directory or its address in a store, written by `ple-rec prep`, by `data_prep.write_tables`, or by hand as
+            docs/data.md describes.
 
     Raises:
-        UserError: no such directory, an unfinished one, or a store that cannot be reached.
-        DataError: a schema that breaks its rules, or parts of another dataset.
+        UserError: The directory is missing or unfinished, or its store cannot be reached.
+        DataError: The schema breaks its rules, or parts belong to another dataset.
     """
 
     def __init__(self, path: str | Location) -> None:
@@ -145,42 +157,49 @@ class Dataset:
         self.digests = Digests.read(self.path)
         self.digests.check(SCHEMA_FILE)
         self.footers = Footers(self.digests)
-        self._parts: dict[Split, list[Part]] = {}
+        self._parts: dict[Split, list[PartFooter]] = {}
 
     @cached_property
     def _stats(self) -> Any:
-        """The content of `stats.json`, read once; of a file written by hand that may be anything, or nothing.
+        """Content of `stats.json`, read once. A file that was written by hand may contain any JSON value.
 
         Raises:
-            DataError: the file is not the one that was prepared.
-            OSError, ValueError: it cannot be read.
+            DataError: The file is not the one that was prepared.
+            OSError, ValueError: The file cannot be read.
         """
         self.digests.check(STATS_FILE)
         return json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))
 
     def statistics(self) -> dict[str, Any]:
-        """`stats.json`'s columns, by name."""
+        """Return the statistics of each column in `stats.json`, by its name.
+
+        Raises:
+            DataError: The file is not the one that was prepared, cannot be read, or has no columns.
+        """
         file = self.path / STATS_FILE
         try:
             columns: dict[str, Any] = self._stats["columns"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             value = "no key 'columns'" if isinstance(error, KeyError) else f"unreadable ({error})"
-            fix = f"write the statistics of the dense features there, as docs/data.md says, or {_AGAIN}"
+            fix = f"write the statistics of the dense features there, as docs/data.md says, or {_PREPARE_AGAIN}"
             raise DataError(str(file), value, "normalisation needs it", fix) from error
         return columns
 
     def label_counts(self, split: Split) -> dict[str, tuple[int, int]]:
-        """(samples, positives) of each binary task, as far as `stats.json` tells."""
+        """Return (samples, positives) of each binary task for which `stats.json` has them."""
         try:
             tasks: dict[str, Any] = self._stats["tasks"]
-            counted = {task: splits[split] for task, splits in tasks.items()}
-            counts = {task: (each["samples"], each.get("positives")) for task, each in counted.items()}
+            statistics = {task: splits[split] for task, splits in tasks.items()}
+            counts = {task: (each["samples"], each.get("positives")) for task, each in statistics.items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}
         return {task: count for task, count in counts.items() if all(isinstance(value, int) for value in count)}
 
     def reachable(self, split: Split) -> dict[str, dict[str, float]]:
-        """The metrics, by task, of the probabilities that the labels were drawn by, where the data is synthetic."""
+        """Return the metrics of a perfect model of synthetic data, by task, or nothing for other data.
+
+        A perfect model predicts the probabilities from which the labels were drawn.
+        """
         try:
             tasks: dict[str, Any] = self._stats["reachable"][split]
             return {
@@ -191,44 +210,47 @@ class Dataset:
             return {}
 
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
-        """Mean ids of a training sample, by feature, as far as `stats.json` tells; 1 for a single value."""
+        """Return the mean number of ids per training sample of each feature: 1 for single values.
+
+        Bags whose length is not in `stats.json` are left out.
+        """
         try:
             columns: Any = self._stats["columns"]
         except (OSError, ValueError, LookupError, TypeError):
             columns = {}
-        found = {}
+        mean_ids = {}
         for feature in features:
             try:
                 length = columns[feature.name]["train"]["mean_length"] if feature.bag else 1.0
             except (LookupError, TypeError):
                 continue
             if isinstance(length, int | float) and length > 0:
-                found[feature.name] = float(length)
-        return found
+                mean_ids[feature.name] = float(length)
+        return mean_ids
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """What a run reads.
+        """Return the selection of columns that a run reads.
 
         Args:
-            drop: Features to leave out.
-            tasks: Tasks by name, in the run's order; empty for all.
+            drop: Names of features to leave out.
+            tasks: Names of tasks in the run's order, or none for all tasks.
 
         Raises:
-            UserError: a name that the dataset does not have, or no feature left.
+            UserError: The dataset does not have a name, or no feature is left.
         """
         return select_columns(self.schema, str(self.path), drop, tasks)
 
     def row_groups(self, split: Split, columns: Sequence[str]) -> list[RowGroup]:
-        """Row groups of a split, in file order.
+        """Return the row groups of a split that have rows, in file order.
 
         Args:
-            split: Which.
-            columns: That every part must have.
+            split: Split of the dataset.
+            columns: Names of columns that every part must have.
 
         Raises:
-            UserError: a split without parts or rows.
-            DataError: a part that is damaged, lacks a column, or belongs to another dataset; other rows than
-                `schema.toml` says.
+            UserError: The split has no parts or no rows.
+            DataError: A part is damaged, lacks a column, or belongs to another dataset; or the number of rows differs
+                from `schema.toml`.
         """
         parts = self._parts_of(split)
         checked: set[tuple[str, ...]] = set()
@@ -241,7 +263,12 @@ class Dataset:
         return [group for group in groups if group.rows]
 
     def schemas(self, split: Split) -> dict[Location, pa.Schema]:
-        """Return the schema of every part of a split that has rows, in file order; errors as of `row_groups`."""
+        """Return the schema of every part of a split that has rows, in file order.
+
+        Raises:
+            UserError: The split has no parts or no rows.
+            DataError: A part is damaged, or the parts do not belong to the dataset, as in `row_groups`.
+        """
         with_rows = {group.file for group in self.row_groups(split, [])}
         return {part.file: part.schema for part in self._parts_of(split) if part.file in with_rows}
 
@@ -249,79 +276,80 @@ class Dataset:
         """Return the Parquet parts of a split, in order.
 
         Raises:
-            UserError: its directory cannot be read.
+            UserError: The directory of the split cannot be read.
         """
         folder = self.path / split
         with explain_errors(folder, "listed", "the parts of a split lie there"):
             return [folder / name for name in names_in(folder) if name.endswith(".parquet")]
 
-    def _parts_of(self, split: Split) -> list[Part]:
-        if (known := self._parts.get(split)) is not None:
-            return known
+    def _parts_of(self, split: Split) -> list[PartFooter]:
+        if (parts := self._parts.get(split)) is not None:
+            return parts
         if not (files := self.files(split)):
             raise UserError(
                 str(self.path / split),
                 "no Parquet parts",
                 f"this needs the {split} split",
-                f"write its rows there as *.parquet, or {_AGAIN}",
+                f"write its rows there as *.parquet, or {_PREPARE_AGAIN}",
             )
-        parts = self._parts[split] = self.footers.parts(files, self._part)
+        parts = self._parts[split] = self.footers.parts(files, self._read_part)
         return parts
 
-    def _part(self, file: Location) -> Part:
+    def _read_part(self, file: Location) -> PartFooter:
         try:
             footer, schema = self.footers.parse(file)
             names = tuple(schema.names)
-        except _DAMAGE as error:
+        except _DAMAGE_ERRORS as error:
             raise _unreadable(str(file), error, "a part is a Parquet file") from error
         self._check_part(file, footer)
         rows = tuple(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
-        return Part(file, rows, tuple(map(sys.intern, names)), schema)
+        return PartFooter(file, rows, tuple(map(sys.intern, names)), schema)
 
-    def _check_rows(self, split: Split, found: int) -> None:
+    def _check_rows(self, split: Split, actual: int) -> None:
         place = str(self.path / split)
         info = self.schema.splits.get(split)
-        if info is None or info.rows != found:
+        if info is None or info.rows != actual:
             promised = "no such split" if info is None else f"{info.rows} rows"
             raise DataError(
                 place,
-                f"{found} rows in its parts",
+                f"{actual} rows in its parts",
                 f"{self.path / SCHEMA_FILE} says {promised}",
-                f"copy the whole dataset directory; if these are all its rows, write rows = {found} under "
+                f"copy the whole dataset directory; if these are all its rows, write rows = {actual} under "
                 f"[splits.{split}] of {SCHEMA_FILE}",
             )
-        if not found:
+        if not actual:
             raise UserError(
                 place, "no rows", f"this needs the {split} split", "prepare more data, or split it otherwise"
             )
 
     def _check_part(self, file: Location, metadata: pq.FileMetaData) -> None:
-        found = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
-        if found != self.schema.fingerprint:
+        actual = (metadata.metadata or {}).get(FINGERPRINT_KEY, b"").decode(errors="replace")
+        if actual != self.schema.fingerprint:
             key = FINGERPRINT_KEY.decode()
             other = "put the parts and the schema.toml of one dataset together"
             raise DataError(
                 str(file),
-                f"fingerprint {found or 'missing'}",
+                f"fingerprint {actual or 'missing'}",
                 f"every part carries that of the dataset, {self.schema.fingerprint}",
-                f"{other if found else f'write it as Parquet metadata `{key}`'}, or {_AGAIN}",
+                f"{other if actual else f'write it as Parquet metadata `{key}`'}, or {_PREPARE_AGAIN}",
             )
 
     def _check_columns(self, file: Location, needed: Sequence[str], names: Sequence[str]) -> None:
         if missing := [column for column in needed if column not in names]:
             free = [name for name in names if name not in needed]
-            meant = next(filter(None, (did_you_mean(column, free, end=" else ") for column in missing)), "")
+            suggestion = next(filter(None, (did_you_mean(column, free, end=" else ") for column in missing)), "")
             raise DataError(
                 str(file),
                 f"no column {', '.join(missing)}",
                 f"{SCHEMA_FILE} names {'it' if len(missing) == 1 else 'them'}",
-                f"{meant}write the column, or take it out of {SCHEMA_FILE}",
+                f"{suggestion}write the column, or take it out of {SCHEMA_FILE}",
             )
 
 
-_AGAIN = "prepare the dataset again"
-_COPY = f"copy it again, or {_AGAIN}"
-_DAMAGE = (OSError, ValueError, pa.ArrowException)  # what pyarrow raises on damaged files, names that are not UTF-8 too
+_PREPARE_AGAIN = "prepare the dataset again"
+_COPY = f"copy it again, or {_PREPARE_AGAIN}"
+# Errors that pyarrow raises for damaged files, and for column names that are not UTF-8.
+_DAMAGE_ERRORS = (OSError, ValueError, pa.ArrowException)
 
 
 def read_row_group(group: RowGroup, selection: Selection) -> DecodedRows:
@@ -329,25 +357,25 @@ def read_row_group(group: RowGroup, selection: Selection) -> DecodedRows:
 
     Args:
         group: Row group of a split.
-        selection: What to take of it.
+        selection: Columns to read.
 
     Raises:
-        DataError: what `decode` finds, or a damaged file.
+        DataError: The file is damaged, or `decode` refuses a value.
     """
     return decode(read_columns(group, selection.all_column_names()), selection, group.place)
 
 
 def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
-    """The given columns of one row group, unchecked.
+    """Return columns of one row group, without a check of their values.
 
     Raises:
-        DataError: a damaged file, or one that was replaced since the dataset was opened.
-        UserError: its store cannot be reached any more.
+        DataError: The file is damaged, or was replaced since the dataset was opened.
+        UserError: The store of the file cannot be reached.
     """
     try:
         with open_parquet(group.file, group.footer) as file:
             table = file.read_row_group(group.index, columns=list(names), use_threads=False)
-    except _DAMAGE as error:
+    except _DAMAGE_ERRORS as error:
         raise _unreadable(group.place, error, "a part is a whole Parquet file") from error
     if table.num_rows != group.rows:
         raise DataError(
@@ -360,5 +388,5 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
 
 
 def _unreadable(place: str, error: Exception, rule: str) -> PleRecError:
-    """Return the error of a part that is damaged or gone, or whose store has failed."""
+    """Return the error for a part that is damaged or missing, or whose store has failed."""
     return DataError(place, f"unreadable ({error})", rule, _COPY)

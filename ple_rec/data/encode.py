@@ -1,13 +1,15 @@
-"""Raw values of features -> rows of tables, as data preparation made them: for raw logs and for requests.
+"""Encoding of raw values of sparse features as rows of tables, for raw logs and for requests.
 
-    vocabulary   the value's row                    (ple_rec.data.lookup)
-    edges        1 + how many edges x reaches       of a bucketised feature
-    rows         the value itself                   of a table without a vocabulary, where ids are rows already
+It gives the rows that data preparation gave:
 
-A missing value is row 0, and a missing bag empty. An unknown value is row 0 too, or one of the rows that unknown values
-share; it is never an error.
+    a feature with a vocabulary        row of the value (ple_rec.data.lookup)
+    a feature cut into buckets         1 + number of edges that are at most the value
+    a table without a vocabulary       the value itself, which is a row already
 
-Shapes: N values.
+A missing value is row 0, and a missing bag is empty. An unknown value is row 0 too, or one of the rows that unknown
+values share; it is never an error.
+
+Shapes: N values, V items of all bags after truncation.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ RawKind = Literal["int", "text", "number"]
 
 @dataclass(frozen=True)
 class RawFeature:
-    """What the raw values of a sparse feature are.
+    """Sparse feature and the kind of its raw values.
 
     Args:
-        feature: Of the dataset.
-        kind: Of a value, or of the values of a bag: "number" where edges cut it into buckets.
-        spec: Of `prep.toml`; None where the dataset has none.
-        table: That it reads.
+        feature: Sparse feature of the dataset.
+        kind: Kind of a value, or of the items of a bag; "number" if edges cut it into buckets.
+        spec: Entry of the feature in `prep.toml`, or None if the dataset has no such file.
+        table: Table that the feature reads.
     """
 
     feature: SparseFeature
@@ -49,18 +51,17 @@ class RawFeature:
 
 
 class Encoder:
-    """Of some sparse features. Features of one table share its vocabulary.
+    """Encoder of some sparse features. Features of one table share its vocabulary.
 
     Args:
-        folder: A dataset directory or its address, or what an export holds of one: `schema.toml`, `prep.toml`,
-            `vocab/`.
-        features: Which.
-        sealed: Flag that nothing may be written to the folder, as to a version of a model: an index that it lacks is
-            then built in the cache.
+        folder: Dataset directory or its address, or an export, which contains `schema.toml`, `prep.toml` and `vocab/`.
+        features: Features to encode.
+        sealed: True if nothing may be written to the folder, as in a version of a model; missing indices of
+            vocabularies are then built in the cache.
 
     Raises:
-        DataError: a vocabulary, a schema or a `prep.toml` that is damaged, or is not the one that was prepared.
-        UserError: no room for the index of a vocabulary.
+        DataError: A vocabulary, `schema.toml` or `prep.toml` is damaged, or is not the one that was prepared.
+        UserError: There is no room for the index of a vocabulary.
     """
 
     def __init__(self, folder: Location, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
@@ -86,23 +87,23 @@ class Encoder:
             self.features[feature.name] = RawFeature(feature, kind, spec, table)
 
     def read_into_memory(self) -> None:
-        """Copy the vocabularies into the memory of this process, which files that change later cannot harm."""
+        """Copy the vocabularies into the memory of this process, so that later changes of files do not affect it."""
         for vocabulary in self._vocabularies.values():
             vocabulary.read_into_memory()
 
     def rows(self, name: str, values: pa.Array | pa.ChunkedArray, place: str) -> pa.Array:
-        """The rows of each value.
+        """Return the table row of each value.
 
         Args:
-            name: Of the feature.
-            values: Integers, text or numbers as `features` says; of a bag lists of these.
+            name: Name of the feature.
+            values: Integers, texts or numbers, by the kind in `features`, or lists of them for a bag.
             place: File and column, for messages.
 
         Returns:
-            int32 without nulls; of a bag a large list of these, empty where it is missing.
+            int32 without nulls, or for a bag a large list of rows, empty if the bag is missing.
 
         Raises:
-            DataError: values of another kind.
+            DataError: The values are of another kind.
         """
         raw = self.features[name]
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
@@ -112,35 +113,38 @@ class Encoder:
             return pa.LargeListArray.from_arrays(pa.array(np.zeros(len(array) + 1, np.int64)), _no_rows())
         if not hasattr(array, "value_lengths"):
             raise DataError(place, f"values of type {array.type}", f"{name} is a bag: lists of values", "give lists")
-        offsets_N, places_V = kept(raw.spec, array)
+        offsets_N, positions_V = truncate_bags(raw.spec, array)
         items = array.flatten()
-        rows = self._rows(raw, items if places_V is None else items.take(pa.array(places_V)), place)
+        rows = self._rows(raw, items if positions_V is None else items.take(pa.array(positions_V)), place)
         return pa.LargeListArray.from_arrays(pa.array(offsets_N), rows)
 
     def cut(self, name: str, array: pa.Array) -> pa.Array:
-        """What stays of lists that stand beside the bags of a feature, one after the other.
+        """Truncate lists as the bags of a feature are, and return their items one after the other.
 
         Args:
-            name: Of the feature.
-            array: Lists, each as long as its bag.
+            name: Name of the feature.
+            array: Lists, each as long as the bag of its row, for example weights.
         """
-        _, places_V = kept(self.features[name].spec, array)
-        return array.flatten() if places_V is None else array.flatten().take(pa.array(places_V))
+        _, positions_V = truncate_bags(self.features[name].spec, array)
+        return array.flatten() if positions_V is None else array.flatten().take(pa.array(positions_V))
 
     def values(self, name: str, rows: Sequence[int]) -> list[Any]:
-        """A raw value that becomes each row, made up where unknown values share it; None of row 0.
+        """Return, for each row, a raw value whose encoding it is, or None for row 0.
+
+        The value of a row that unknown values share is an invented one.
 
         Args:
-            name: Of the feature.
-            rows: Of its table.
+            name: Name of the feature.
+            rows: Rows of the feature's table.
         """
         raw = self.features[name]
         if raw.kind == "number":
             assert raw.spec is not None
             assert raw.spec.edges is not None
             edges = raw.spec.edges
-            inside = [edges[0] - max(1.0, abs(edges[0])), *edges]
-            return [inside[row - 1] if row else None for row in rows]
+            # A bucket begins at its lower edge, which belongs to it; the first bucket is below all edges.
+            examples = [edges[0] - max(1.0, abs(edges[0])), *edges]
+            return [examples[row - 1] if row else None for row in rows]
         if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
             return vocabulary.values(rows)
         return [row or None for row in rows]
@@ -152,18 +156,19 @@ class Encoder:
             return _bucket(raw, array, place)
         if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
             return vocabulary.rows(array.cast(pa.int64()) if pa.types.is_boolean(array.type) else array, place)
-        return _themselves(raw, array, place)
+        return _plain_ids(raw, array, place)
 
 
-def kept(spec: SparseSpec | None, array: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
-    """Which items of bags stay: all, or the first or last `max_length`.
+def truncate_bags(spec: SparseSpec | None, array: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
+    """Select the first or last `max_length` items of each bag, or all items if it has no limit.
 
     Args:
-        spec: Of the bag.
-        array: Lists, of which some may be null.
+        spec: Entry of the bag in `prep.toml`, with `max_length` and `keep`, or None if there is no such file.
+        array: Bags as lists, some of which may be null.
 
     Returns:
-        Offsets of what stays, (N + 1,), and its places in `array.flatten()`; None: all.
+        Offsets of the bags after truncation, (N + 1,), and the positions of their items in `array.flatten()`; None
+        instead of positions if all items stay.
     """
     lengths_N = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     most = None if spec is None else spec.max_length
@@ -189,7 +194,7 @@ def _bucket(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
     return pa.array(rows_N)
 
 
-def _themselves(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
+def _plain_ids(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
     if not pa.types.is_integer(array.type):
         rule = f"table {raw.table.name} has no vocabulary, so values of {raw.feature.name} are its rows"
         raise DataError(place, f"values of type {array.type}", rule, "give integers")

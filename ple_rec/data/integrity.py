@@ -1,16 +1,16 @@
-"""Digests of the files of a dataset directory: what a run reads is what was prepared.
+"""Digests of the files of a dataset directory, with which a run checks that it reads the files that were prepared.
 
-`_SUCCESS` holds them:
+`_SUCCESS` contains them:
 
     {"recipe": ..., "fingerprint": ..., "files": {"stats.json": {"bytes": 917, "sha256": "..."},
      "train/part-00000.parquet": {"bytes": 61204, "sha256": "...", "footer": "..."}, ...}}
 
-`footer` is the SHA-256 of a Parquet file's footer. A footer says where every page lies and how large it is, and each
-page carries a checksum; so a reader that compares the footer and lets pyarrow verify the pages that it reads knows that
-these are the pages that were written, without reading the file a second time.
+`footer` is the SHA-256 of a Parquet file's footer. A footer has the place and size of every page, and each page has a
+checksum. So a reader that compares the footer, and lets pyarrow verify the pages that it reads, knows that these are
+the pages that were written. It need not read the file a second time.
 
-Digests find damage, and files of another dataset. They do not guard against somebody who writes `_SUCCESS` anew. A
-directory that was written by hand may have none; its files are then read as they are.
+Digests detect damage and files of another dataset. They do not guard against a forged `_SUCCESS`. A directory that was
+written by hand may have no digests; its files are then read without a check.
 """
 
 from __future__ import annotations
@@ -29,24 +29,26 @@ from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.errors import DataError, Option
 from ple_rec.storage import Location, names_in, size_of
-from ple_rec.storage.arrow import at_store, open_ranges
+from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
 from ple_rec.storage.cache import local_copy
 
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
 _KEYS = {"recipe", "fingerprint", "files"}
 _FIX = f"copy the whole dataset directory again, or prepare it again with {Option.OVERWRITE}"
-_THREADS = 8  # hashing releases the interpreter's lock
-_TAIL = 1 << 16  # bytes at the end of a file in which most footers lie whole
+# Hashing releases the interpreter's lock, so threads hash several files at once.
+_THREADS = 8
+# The last bytes of a file contain most footers as a whole, so that one read is enough.
+_TAIL = 1 << 16
 
 
 @dataclass(frozen=True)
 class FileDigest:
-    """What is known of a file.
+    """Size and digests of a file.
 
     Args:
         bytes: Size of the file.
         sha256: Hexadecimal SHA-256 of its content.
-        footer: That of its footer, if it is a Parquet file.
+        footer: Hexadecimal SHA-256 of the footer of a Parquet file, or None for other files.
     """
 
     bytes: int
@@ -55,10 +57,10 @@ class FileDigest:
 
     @classmethod
     def of(cls, file: Location) -> FileDigest:
-        """Read a file.
+        """Read a file and return its digest.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: The file cannot be read.
         """
         footer = hashlib.sha256(read_footer(file)).hexdigest() if file.suffix == ".parquet" else None
         return cls(size_of(file), _sha256(file), footer)
@@ -71,14 +73,14 @@ def _sha256(file: Location) -> str:
 
 
 def read_footer(file: Location) -> bytes:
-    """Return the footer of a Parquet file: the last bytes, whose length stands before the mark `PAR1`.
+    """Return the footer of a Parquet file: its last bytes, up to and with their length and the mark `PAR1`.
 
-    Of a file that is too short or none of Parquet it is what of that is there.
+    If the file is too short or is not a Parquet file, the result is some of its last bytes.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
-    with at_store(file), open_ranges(file) as ranges:
+    with translate_arrow_errors(file), open_ranges(file) as ranges:
         size = ranges.size()
         end: bytes = ranges.read_at(min(size, _TAIL), max(0, size - _TAIL))
         length = int.from_bytes(end[-8:-4], "little") + 8
@@ -88,10 +90,10 @@ def read_footer(file: Location) -> bytes:
 
 
 def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
-    """Return the digests of all files of a dataset directory but `_SUCCESS`, as `_SUCCESS` holds them.
+    """Return the digests of all files of a dataset directory except `_SUCCESS`, in the form that `_SUCCESS` has.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: A file cannot be read.
     """
     names = _names(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -103,11 +105,11 @@ def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
 
 
 class Digests:
-    """The digests that a dataset directory holds of its own files.
+    """Digests of the files of a dataset directory.
 
     Args:
         folder: Dataset directory.
-        files: Digest of each file, by its name relative to the directory; empty where `_SUCCESS` has none.
+        files: Digest of each file, by its name relative to the directory. There are none if `_SUCCESS` has none.
     """
 
     def __init__(self, folder: Location, files: Mapping[str, FileDigest]) -> None:
@@ -115,10 +117,10 @@ class Digests:
 
     @classmethod
     def read(cls, folder: Location) -> Digests:
-        """Read `_SUCCESS`; an empty or missing one holds no digests.
+        """Read the digests in `_SUCCESS`. There are none if it is empty or missing.
 
         Raises:
-            DataError: it holds something else.
+            DataError: `_SUCCESS` contains something else.
         """
         file = folder / SUCCESS_FILE
         try:
@@ -134,10 +136,10 @@ class Digests:
             raise DataError(str(file), f"unreadable ({error})", rule, _FIX) from error
 
     def check(self, name: str) -> None:
-        """Refuse a file whose content is not what it was; a file without a digest passes.
+        """Check the content of a file against its digest; a file without a digest passes.
 
         Raises:
-            DataError: the file is missing, has changed, or cannot be read.
+            DataError: The file is missing, has changed, or cannot be read.
         """
         if (expected := self.files.get(name)) is None:
             return
@@ -146,39 +148,42 @@ class Digests:
             size = size_of(file)
             if size != expected.bytes:
                 raise self._changed(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
-            found = _sha256(file)
+            actual = _sha256(file)
         except OSError as error:
             raise self._changed(name, f"unreadable ({error.strerror or error})", "it is there") from error
-        if found != expected.sha256:
-            raise self._changed(name, f"SHA-256 {found[:16]}...", f"{expected.sha256[:16]}...")
+        if actual != expected.sha256:
+            raise self._changed(name, f"SHA-256 {actual[:16]}...", f"{expected.sha256[:16]}...")
 
     def check_footer(self, name: str, footer: bytes) -> None:
-        """Refuse a footer of a Parquet file that is not what it was; that of a file without a digest passes.
+        """Check the footer of a Parquet file against its digest; a file without a digest passes.
 
         Raises:
-            DataError: the footer has changed.
+            DataError: The footer has changed.
         """
         expected = self.files.get(name)
         if expected is None or expected.footer is None:
             return
-        if (found := hashlib.sha256(footer).hexdigest()) != expected.footer:
-            raise self._changed(name, f"SHA-256 {found[:16]}... of its footer", f"{expected.footer[:16]}...")
+        if (actual := hashlib.sha256(footer).hexdigest()) != expected.footer:
+            raise self._changed(name, f"SHA-256 {actual[:16]}... of its footer", f"{expected.footer[:16]}...")
 
     def local_copy(self, name: str) -> Path:
-        """Return a file of the dataset as one of this machine, held to its digest; a store's is copied to the cache.
+        """Return the path of a file of the dataset on this machine, after a check of its digest.
+
+        A file in a store is copied to the cache.
 
         Raises:
-            DataError: the file is missing or has changed, or a file of this machine cannot be read.
-            UserError: a file of a store cannot be read or copied.
+            DataError: The file is missing or has changed, or a file of this machine cannot be read.
+            UserError: A file of a store cannot be read or copied.
         """
         file, expected = self.folder / name, self.files.get(name)
         copy = local_copy(file, None if expected is None else expected.sha256)
-        if copy == file:  # A copy is compared with its digest where it is made.
+        # `local_copy` compares a new copy with the digest itself.
+        if copy == file:
             self.check(name)
         return copy
 
     def changes(self) -> Iterator[DataError]:
-        """Read every file, and yield an error for each that is missing or has changed, and for each part too many."""
+        """Read every file, and yield an error for each missing or changed file and for each part without a digest."""
         for name in sorted({*self.files, *_names(self.folder)} if self.files else ()):
             try:
                 self.check(name)
@@ -188,14 +193,14 @@ class Digests:
                 rule = f"{SUCCESS_FILE} lists the parts of the dataset"
                 yield DataError(str(self.folder / name), "is one more", rule, "remove it, or prepare the dataset again")
 
-    def _changed(self, name: str, found: str, expected: str) -> DataError:
+    def _changed(self, name: str, actual: str, expected: str) -> DataError:
         rule = f"{SUCCESS_FILE} says {expected}; its bytes are not those that were prepared"
         own = f'; if you changed it yourself, take "{name}" out of "files" in {SUCCESS_FILE}'
-        return DataError(str(self.folder / name), found, rule, _FIX + own)
+        return DataError(str(self.folder / name), actual, rule, _FIX + own)
 
 
 def _digest(name: str, content: object) -> FileDigest:
-    """Return the digest that `_SUCCESS` has of a file. Raises ValueError where it is none."""
+    """Return the digest of a file from its entry in `_SUCCESS`, and raise ValueError if the entry is not valid."""
     kinds = {"bytes": int, "sha256": str, "footer": str}
     if not isinstance(content, dict) or not {"bytes", "sha256"} <= content.keys() <= kinds.keys():
         raise ValueError(f"{name} has other keys than bytes, sha256 and footer")
@@ -206,7 +211,7 @@ def _digest(name: str, content: object) -> FileDigest:
 
 
 def _names(folder: Location) -> list[str]:
-    """Return the files of a dataset directory that something reads, `_SUCCESS` left out."""
+    """Return the names of the dataset's files except `_SUCCESS`; other files in the directory do not matter."""
     names = list(_FILES)
     for part in (VOCAB_DIR, *SPLITS):
         names += [f"{part}/{name}" for name in names_in(folder / part) if name.endswith(".parquet")]

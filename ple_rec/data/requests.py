@@ -1,10 +1,12 @@
-"""Samples of one request: rows one after the other that are equal in all features which a request's samples share.
+"""Division of rows into requests, so that a model computes what the rows of a request share only once.
 
-The rows themselves say so, whatever the column of a request's number holds, so that what is done once per request is
-exact. Rows whose requests are cut, by a batch or a row group, are two requests.
+The samples of one request, such as the videos that one user sees at a time, share some features, such as those of the
+user. The configuration lists these shared features. Here a request is a run of consecutive rows that are equal in all
+shared features. A column with the number of the request is not used: rows with the same number may differ in a shared
+feature, and a result computed once for all of them would then be wrong for some. The end of a batch or of a row group
+cuts a request into two.
 
-Shape suffixes: N rows, S sparse features, B batch (with padding),
-R requests, V ids.
+Shape suffixes: N rows, S sparse features, B rows of a batch (with padding), R requests, V ids of all rows.
 """
 
 from __future__ import annotations
@@ -20,30 +22,37 @@ from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntAr
 from ple_rec.data.batch import Requests
 
 
-class Lists(Protocol):
-    """A multi-valued column, as `ple_rec.data.columns.Bag`."""
+class ListColumn(Protocol):
+    """Multi-valued column (a bag, with any number of ids in a row), such as `ple_rec.data.columns.BagColumn`."""
 
     @property
     def offsets(self) -> IntArray:
-        """Where the values of each row begin, and the last ones end."""
+        """N + 1 offsets: row i has the ids `values[offsets[i]:offsets[i + 1]]`.
+
+        The first offset is above 0 if `values` begins with ids of earlier rows, as in a slice of a longer column.
+        """
 
     @property
     def values(self) -> IdArray:
-        """Ids of all rows."""
+        """Ids of all rows, row by row."""
 
     @property
     def weights(self) -> FloatArray | None:
-        """Of the ids."""
+        """Weight of each id, in the order of `values`; None if the column has no weights."""
 
 
-def starts_of(ids: Sequence[AnyIdArray], bags: Sequence[Lists], dense: Sequence[FloatArray], rows: int) -> BoolArray:
-    """Return a flag of each row, true where it differs from the one before; the first one does.
+def request_starts(
+    ids: Sequence[AnyIdArray], bags: Sequence[ListColumn], dense: Sequence[FloatArray], rows: int
+) -> BoolArray:
+    """Return a flag for each row, True if the row begins a request.
+
+    The first row begins a request, and so does every row that differs from the row before in one of the features.
 
     Args:
-        ids: Single-valued features, a value of each row.
-        bags: Multi-valued features.
-        dense: Dense features; a missing value (NaN) equals another.
-        rows: N.
+        ids: Shared single-valued features, each as an array with the id of every row.
+        bags: Shared multi-valued features.
+        dense: Shared dense features, each as an array of N values; two missing values (NaN) count as equal.
+        rows: Number of rows N.
     """
     starts_N = np.ones(rows, np.bool_)
     differs = starts_N[1:]
@@ -51,55 +60,63 @@ def starts_of(ids: Sequence[AnyIdArray], bags: Sequence[Lists], dense: Sequence[
     for ids_N in ids:
         differs |= ids_N[1:] != ids_N[:-1]
     for x_N in dense:
-        now, before = x_N[1:], x_N[:-1]
-        differs |= (now != before) & ~(np.isnan(now) & np.isnan(before))
+        current, previous = x_N[1:], x_N[:-1]
+        differs |= (current != previous) & ~(np.isnan(current) & np.isnan(previous))
     for bag in bags if rows else ():
         differs |= _bag_differs(bag)
     return starts_N
 
 
-def _bag_differs(bag: Lists) -> BoolArray:
-    """Of each row but the first."""
+def _bag_differs(bag: ListColumn) -> BoolArray:
+    """Return a flag for each row but the first, True if its ids or their weights differ from the row before."""
     lengths = np.diff(bag.offsets)
-    # Where a value stands in the row before, if that is as long.
-    back = np.repeat(np.append(0, lengths[:-1]), lengths)
+    # Distance in `values` from each id of a row to the id at the same index of the previous row. It is right only if
+    # both rows have equally many ids. Rows with other lengths differ anyway, and are found by their lengths below.
+    distance = np.repeat(np.append(0, lengths[:-1]), lengths)
     first = int(bag.offsets[0])
-    values, at = bag.values[first:], np.arange(len(back))
-    wrong = values[at] != values[at - back]
+    values, index = bag.values[first:], np.arange(len(distance))
+    differs_V = values[index] != values[index - distance]
     if bag.weights is not None:
         weights = bag.weights[first:]
-        wrong |= weights[at] != weights[at - back]
-    wrongs = np.append(0, np.cumsum(wrong))[bag.offsets - first]
-    differs: BoolArray = (np.diff(wrongs) > 0)[1:] | (lengths[1:] != lengths[:-1])
+        differs_V |= weights[index] != weights[index - distance]
+    differences = np.append(0, np.cumsum(differs_V))[bag.offsets - first]
+    differs: BoolArray = (np.diff(differences) > 0)[1:] | (lengths[1:] != lengths[:-1])
     return differs
 
 
-def once(
+def drop_repeated_ids(
     sparse: KeyedJaggedTensor, shared_S: Sequence[bool], starts_B: BoolArray, *, pin: bool = False
 ) -> KeyedJaggedTensor:
-    """The ids of a batch, of shared features only those of the first sample of each request.
+    """Return the ids of a batch, with those of shared features only in the first row of each request.
+
+    The other rows of a request have no ids, that is length 0, in the shared features.
 
     Args:
-        sparse: The ids of every sample.
-        shared_S: Which features are shared, in the order of its keys.
-        starts_B: Of each row, whether a request begins there.
-        pin: Put them in page-locked memory.
+        sparse: Ids of every row of the batch.
+        shared_S: Flag for each key of `sparse`, in order; True if the samples of a request share the feature.
+        starts_B: Flag for each row, True if the row begins a request.
+        pin: True to put the result in page-locked memory.
     """
     lengths_SB = sparse.lengths().numpy().reshape(len(shared_S), -1)
     keep_SB = starts_B | ~np.array(shared_S, np.bool_)[:, None]
     keep_V = torch.from_numpy(np.repeat(keep_SB.ravel(), lengths_SB.ravel()))
     weights = sparse.weights_or_none()
-    kept = KeyedJaggedTensor(
+    distinct = KeyedJaggedTensor(
         keys=sparse.keys(),
         values=sparse.values()[keep_V],
         weights=None if weights is None else weights[keep_V],
         lengths=torch.from_numpy((lengths_SB * keep_SB).ravel()),
         stride=sparse.stride(),
     )
-    return kept.pin_memory() if pin else kept
+    return distinct.pin_memory() if pin else distinct
 
 
-def requests_of(starts_B: BoolArray, *, pin: bool) -> Requests:
-    """The requests that begin there."""
-    of_B, first_R = torch.from_numpy(np.cumsum(starts_B) - 1), torch.from_numpy(np.flatnonzero(starts_B))
-    return Requests(of_B.pin_memory(), first_R.pin_memory()) if pin else Requests(of_B, first_R)
+def build_requests(starts_B: BoolArray, *, pin: bool) -> Requests:
+    """Return the requests of a batch.
+
+    Args:
+        starts_B: Flag for each row, True if the row begins a request.
+        pin: True to put the result in page-locked memory.
+    """
+    request_B, first_R = torch.from_numpy(np.cumsum(starts_B) - 1), torch.from_numpy(np.flatnonzero(starts_B))
+    return Requests(request_B.pin_memory(), first_R.pin_memory()) if pin else Requests(request_B, first_R)

@@ -1,6 +1,6 @@
-"""Slices: rows told apart by the value of one column, with a code for each of its most frequent values.
+"""Slices: rows with the same value of a column. The column's V most frequent values get a code each.
 
-Shapes: N rows, V shown values.
+Shapes: N rows, V values with a code.
 """
 
 from __future__ import annotations
@@ -21,31 +21,38 @@ from ple_rec.storage.cache import local_copy
 
 CodeArray = NDArray[np.int16]
 
-ROW_ZERO = "out of vocabulary or missing"  # how row 0 of a table reads
-MOST_COUNTED = 65_536  # values whose counts are kept at a time
+# Text that stands for row 0 of a table.
+ROW_ZERO = "out of vocabulary or missing"
+# Limit of the values that are counted at a time, which bounds the memory.
+MAX_COUNTED = 65_536
 
 
-def kind_of(kind: pa.DataType) -> pa.DataType | None:
-    """The one type as which columns of this type are compared; None where a row of it has not one plain value."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
+def kind_of(arrow_type: pa.DataType) -> pa.DataType | None:
+    """Return the type to which columns of this type are converted before a comparison of values.
+
+    Dates and texts become large strings, and integers int64. The result is None if a row does not have one plain value,
+    as with lists and floats.
+    """
+    if pa.types.is_dictionary(arrow_type):
+        arrow_type = arrow_type.value_type
     text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_date)
-    if any(test(kind) for test in text):
+    if any(test(arrow_type) for test in text):
         return pa.large_string()
-    if pa.types.is_integer(kind) and not pa.types.is_uint64(kind):
+    if pa.types.is_integer(arrow_type) and not pa.types.is_uint64(arrow_type):
         return pa.int64()
-    return kind if pa.types.is_boolean(kind) or pa.types.is_uint64(kind) or pa.types.is_null(kind) else None
+    unchanged = (pa.types.is_boolean, pa.types.is_uint64, pa.types.is_null)
+    return arrow_type if any(test(arrow_type) for test in unchanged) else None
 
 
 @dataclass(frozen=True)
 class SliceColumn:
-    """A column by whose values rows are told apart.
+    """Column whose values define slices.
 
     Args:
-        name: Of the column.
-        kind: What `kind_of` says of its type.
-        vocabulary: File with the raw values of a single-valued sparse feature, whose row 0 counts as missing; None for
-            any other column. The file need not be there.
+        name: Name of the column.
+        kind: Arrow type of its values after `kind_of`.
+        vocabulary: File with the raw values of a single-valued sparse feature, whose row 0 counts as missing. The file
+            need not exist. None for other columns.
     """
 
     name: str
@@ -53,7 +60,7 @@ class SliceColumn:
     vocabulary: Location | None = None
 
     def plain(self, rows: pa.Table) -> pa.ChunkedArray:
-        """The column of a row group as `kind`, null where it is missing."""
+        """Return the column of a row group with type `kind`, null for missing values."""
         column = rows.column(self.name).cast(self.kind)
         if self.vocabulary is None:
             return column
@@ -62,11 +69,11 @@ class SliceColumn:
 
 @dataclass(frozen=True)
 class Slicing:
-    """A column and those of its values that are shown: row code v is value v, code V a missing value, V + 1 any other.
+    """Codes of the values of a column: v for value v, V for a missing value, and V + 1 for any other value.
 
     Args:
-        column: The column.
-        values: The V values, the most frequent first.
+        column: Column whose values get codes.
+        values: The V values with a code of their own, the most frequent first.
     """
 
     column: SliceColumn
@@ -74,25 +81,25 @@ class Slicing:
 
     @property
     def codes(self) -> int:
-        """V + 2."""
+        """Number of codes, V + 2."""
         return len(self.values) + 2
 
     def codes_of(self, rows: pa.Table) -> CodeArray:
-        """Code_N of a row group."""
+        """Return the code of each row of a row group."""
         column = self.column.plain(rows)
         codes = pc.fill_null(pc.index_in(column, value_set=self.values), len(self.values) + 1)
         codes_N: CodeArray = pc.if_else(pc.is_null(column), len(self.values), codes).to_numpy().astype(np.int16)
         return codes_N
 
     def entries(self) -> list[dict[str, Any]]:
-        """What each code means, for people: `value`, and `missing` or `other`.
+        """Return a readable entry for each code: its `value`, and the flag `missing` or `other`.
 
-        A table's rows are said by their raw values, without a vocabulary by their numbers.
+        Rows of a table are shown as their raw values, or as row numbers if the vocabulary does not have them.
 
         Raises:
-            DataError: a damaged vocabulary.
+            DataError: The vocabulary is damaged.
         """
-        values = _readable(self.values)
+        values = _plain_values(self.values)
         missing: dict[str, Any] = {"value": None, "missing": True}
         if self.column.vocabulary is not None:
             raw = raw_values(self.column.vocabulary, values)
@@ -102,10 +109,11 @@ class Slicing:
 
 
 class ValueCounts:
-    """How often each value of a column occurs; of many values, the most frequent ones so far.
+    """Counts of the values of a column.
 
-    Exact, and so the same in any order of rows and merges, up to `MOST_COUNTED` values. Beyond, memory stays bounded:
-    a value whose rows come late and far between may be missed or counted too low, which depends on the order.
+    Up to `MAX_COUNTED` different values, the counts are exact and do not depend on the order of rows and merges. With
+    more values, only the most frequent ones so far are kept, so that memory stays bounded. A value whose rows come late
+    and far between may then be missed or counted too low.
     """
 
     def __init__(self, column: SliceColumn) -> None:
@@ -119,13 +127,13 @@ class ValueCounts:
 
     def merge(self, table: pa.Table) -> None:
         """Add the `table` of other rows."""
-        both = pa.concat_tables([self.table, table]).group_by("value").aggregate([("count", "sum")])
-        merged = both.select(["value", "count_sum"]).rename_columns(["value", "count"])
-        self.table = self._sorted(merged, MOST_COUNTED) if len(merged) > MOST_COUNTED else merged
+        combined = pa.concat_tables([self.table, table]).group_by("value").aggregate([("count", "sum")])
+        merged = combined.select(["value", "count_sum"]).rename_columns(["value", "count"])
+        self.table = self._sorted(merged, MAX_COUNTED) if len(merged) > MAX_COUNTED else merged
 
-    def slicing(self, shown: int) -> Slicing:
-        """The `shown` most frequent values; of two that are equally frequent, the lesser comes first."""
-        return Slicing(self.column, self._sorted(self.table, shown).column("value").combine_chunks())
+    def slicing(self, limit: int) -> Slicing:
+        """Return codes for the `limit` most frequent values; of equally frequent values, the smaller comes first."""
+        return Slicing(self.column, self._sorted(self.table, limit).column("value").combine_chunks())
 
     @staticmethod
     def _sorted(table: pa.Table, limit: int) -> pa.Table:
@@ -133,10 +141,10 @@ class ValueCounts:
 
 
 def check_vocabulary(file: Location) -> None:
-    """Refuse a vocabulary that is there and could not be read at the end of a run.
+    """Check before a run that a vocabulary, if it exists, can be read at the end of the run.
 
     Raises:
-        DataError: it is damaged.
+        DataError: The vocabulary is damaged.
     """
     if not file.exists():
         return
@@ -149,17 +157,17 @@ def check_vocabulary(file: Location) -> None:
 
 
 def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
-    """Table row -> raw value, of those of `rows` that the vocabulary has; nothing where there is no such file.
+    """Return the raw values of table rows, by row. Rows that the vocabulary lacks are left out.
 
     Raises:
-        DataError: it is damaged.
+        DataError: The vocabulary is damaged.
     """
     check_vocabulary(file)
     if not file.exists():
         return {}
     try:
-        found = pq.read_table(local_copy(file), columns=["raw", "row"], filters=pc.field("row").isin(list(rows)))
-        return dict(zip(found["row"].to_pylist(), _readable(found["raw"]), strict=True))
+        table = pq.read_table(local_copy(file), columns=["raw", "row"], filters=pc.field("row").isin(list(rows)))
+        return dict(zip(table["row"].to_pylist(), _plain_values(table["raw"]), strict=True))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad_vocabulary(file, f"unreadable ({error})") from error
 
@@ -169,12 +177,12 @@ def _bad_vocabulary(file: Location, value: str) -> DataError:
         str(file),
         value,
         "a vocabulary has the columns raw and row, from which the names of a slice come",
-        "copy it again, or remove it, and rows are named by their numbers",
+        "copy it again, or remove it; rows are then named by their numbers",
     )
 
 
-def _readable(values: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """As bool, int or text; bytes that are no UTF-8 are replaced."""
+def _plain_values(values: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """Return values as bool, int or text; bytes that are not UTF-8 are replaced."""
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return [None if x is None else x.decode(errors="replace") for x in values.cast(pa.large_binary()).to_pylist()]
     return [x if isinstance(x, bool | int | None) else str(x) for x in values.to_pylist()]

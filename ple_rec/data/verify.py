@@ -1,4 +1,4 @@
-"""Read a dataset directory to its last byte, and say what is wrong with it."""
+"""Full check of a dataset directory, down to every byte of its files."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterator
 
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR
-from ple_rec.data.dataset import Dataset, read_row_group
+from ple_rec.data.dataset import DatasetDirectory, read_row_group
 from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.errors import DataError, PleRecError
 from ple_rec.storage import Location
 
 
 def dataset_problems(path: Location) -> Iterator[PleRecError]:
-    """Yield an error for everything in a dataset directory that training or serving would refuse or misread.
+    """Yield an error for each problem of a dataset directory that training or serving would refuse or misread.
 
-    Files are held to the digests of `_SUCCESS`, as far as it has any; then every row of every part is read and checked
-    as training does, and every vocabulary as serving does. A file whose digest differs is not read again.
+    First, files are compared with their digests in `_SUCCESS`, if it has any. Then every row of every part is checked
+    as in training, and every vocabulary as in serving. A file whose digest differs is not checked further.
 
     Raises:
-        UserError: there is no such directory.
+        UserError: There is no such directory.
     """
     try:
-        dataset = Dataset(path)
+        dataset = DatasetDirectory(path)
     except DataError as error:
         yield error
         return
@@ -45,7 +45,7 @@ def _problem_of_vocabulary(file: Location) -> Iterator[PleRecError]:
         yield error
 
 
-def _problems_of_split(dataset: Dataset, split: Split, bad: set[str]) -> Iterator[PleRecError]:
+def _problems_of_split(dataset: DatasetDirectory, split: Split, bad: set[str]) -> Iterator[PleRecError]:
     selection = dataset.select(drop=(), tasks=())
     try:
         groups = dataset.row_groups(split, selection.all_column_names())

@@ -1,12 +1,12 @@
-"""The memory-mapped index of a vocabulary: built once, beside it or in the cache, and never stale.
+"""Memory-mapped index of a vocabulary, built once, beside the vocabulary or in the cache.
 
 DIR/vocab/<table>.parquet has the columns `raw` (int64 or text) and `row` (1, 2, ...). Its index is a folder of plain
-arrays, in DIR/vocab, or where nothing may be written there, as in a version of a model, in the folder `vocab` of the
-cache (`~/.cache/ple_rec`); of a vocabulary in a store it lies beside its copy there:
+arrays in DIR/vocab. If nothing may be written there, as in a version of a model, the folder is in `vocab` of the cache
+(`~/.cache/ple_rec`). The index of a vocabulary in a store lies beside the vocabulary's copy in the cache.
 
-    <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8  and of texts  offsets.i8  text.u1
+    <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8       and for texts  offsets.i8  text.u1
 
-The folder appears whole or not at all, and its name tells of which vocabulary it is.
+The folder appears whole or not at all. Its name has the digest of the vocabulary, so an index is never stale.
 
 Shapes: M slots, R rows of the vocabulary and row 0.
 """
@@ -38,21 +38,22 @@ from ple_rec.storage.cache import cache_folder
 
 Kind = Literal["int", "text"]
 
-VERSION = b"1"  # of the files; part of the digest
+# The version of the index files is part of the digest in the folder's name.
+VERSION = b"1"
 _READ_ROWS = 1 << 20
-_AGAIN = f"copy the dataset again, or prepare it again with {Option.OVERWRITE}"
+_FIX = f"copy the dataset again, or prepare it again with {Option.OVERWRITE}"
 _TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.uint8}
 
 
 @dataclass(frozen=True)
 class VocabularyIndex:
-    """An open index; its memory is that of the files, which processes share.
+    """Open index of a vocabulary. Its memory is that of the files, which processes share.
 
     Args:
-        kind: Of the raw values.
-        slots_M: Of `hash_index`.
-        keys_R: Of `hash_index`: integers themselves, or the keys of texts.
-        texts_R: Raw values as binary, of texts.
+        kind: Kind of the raw values.
+        slots_M: Slots of the hash table (`ple_rec.data.hash_index`).
+        keys_R: Keys of the hash table: the integers themselves, or the keys of the texts.
+        texts_R: Raw texts as binary values, or None for integers.
     """
 
     kind: Kind
@@ -61,7 +62,7 @@ class VocabularyIndex:
     texts_R: pa.Array | None
 
     def longest_text(self) -> int:
-        """Return the bytes of the longest raw value, 0 of integers."""
+        """Return the number of bytes of the longest raw text, 0 for integers."""
         if self.texts_R is None:
             return 0
         offsets = buffers(self.texts_R)[0]
@@ -78,17 +79,17 @@ class VocabularyIndex:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether Arrow values of this type are texts."""
+    """Return True if Arrow values of this type are texts."""
     return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def binary(texts: pa.Array) -> pa.Array:
-    """Texts as large binary."""
+    """Return texts as large binary values."""
     return texts.cast(pa.large_string()).cast(pa.large_binary())
 
 
 def buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
-    """Offsets from 0 and bytes of large binary values; null has no bytes that matter."""
+    """Return the offsets, from 0 on, and the bytes of large binary values. The bytes of a null are arbitrary."""
     _, offsets_buffer, text_buffer = texts.buffers()
     if not len(texts):
         return np.zeros(1, np.int64), np.empty(0, np.uint8)
@@ -98,89 +99,90 @@ def buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
 
 
 def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
-    """Return the index of a vocabulary, built where there is none.
+    """Return the index of a vocabulary, and build it first if there is none.
 
     Args:
-        file: Vocabulary.
-        sealed: Flag that nothing may be written beside the file, as in a version of a model.
+        file: Vocabulary file.
+        sealed: True if nothing may be written beside the file, as in a version of a model.
 
     Raises:
-        DataError: the vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.
-        UserError: no room for the index.
+        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.
+        UserError: There is no room for the index.
     """
-    with _reading(file):
-        kind, count = _described(file)
+    with _explain_damage(file):
+        kind, count = _read_schema(file)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.sha256(VERSION)).hexdigest()[:16]
     name = f"{file.stem}.{digest}.index"
     folders = (file.parent, _cache())
     for folder in folders:
-        if (index := _opened(folder / name, kind, count)) is not None:
+        if (index := _open_folder(folder / name, kind, count)) is not None:
             return index
     try:
-        return _built(file, folders[sealed:], name, kind, count)
+        return _build(file, folders[sealed:], name, kind, count)
     except OSError as error:
         raise UserError(
             f"the index of {file}",
             f"cannot be written ({error})",
-            f"it lies beside the vocabulary, or in {_cache()} where nothing may be written there",
+            f"it lies beside the vocabulary, or in {_cache()} if nothing may be written there",
             "make room there, or set PLE_REC_CACHE to a folder that has some",
         ) from error
 
 
 def raw_ids(dataset: Location, table: Table) -> pa.Array:
-    """Return the raw value of each row of a table in use, from row 1 on; of one without a vocabulary the row itself.
+    """Return the raw value of each used row of a table, from row 1 on. Without a vocabulary it is the row's number.
 
     Args:
         dataset: Dataset directory.
-        table: Table of it.
+        table: Table of the dataset.
 
     Raises:
-        DataError: the vocabulary is damaged.
+        DataError: The vocabulary is damaged.
     """
     file = dataset / VOCAB_DIR / f"{table.name}.parquet"
     if not file.is_file():
         return pa.array(np.arange(1, table.rows))
-    pieces = [raw for _, raw in _pieces(file)]
+    pieces = [raw for _, raw in _read_pieces(file)]
     return pa.concat_arrays(pieces) if pieces else pa.array([], pa.int64())
 
 
 def check_vocabulary(file: Location) -> None:
-    """Read a vocabulary, and refuse what `open_index` would refuse but for a value that occurs twice.
+    """Read a vocabulary and check it as `open_index` does, except for values that occur twice.
 
     Raises:
-        DataError: the vocabulary is damaged, has other columns, or rows that are not 1, 2, ...
+        DataError: The vocabulary is damaged, has other columns, or rows that are not 1, 2, ...
     """
-    with _reading(file):
-        _described(file)
-    for _ in _pieces(file):
+    with _explain_damage(file):
+        _read_schema(file)
+    for _ in _read_pieces(file):
         pass
 
 
 @contextmanager
-def _reading(file: Location) -> Iterator[None]:
+def _explain_damage(file: Location) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise DataError(str(file), f"unreadable ({error})", "a vocabulary is a Parquet file", _AGAIN) from error
+        raise DataError(str(file), f"unreadable ({error})", "a vocabulary is a Parquet file", _FIX) from error
 
 
-def _described(file: Location) -> tuple[Kind, int]:
+def _read_schema(file: Location) -> tuple[Kind, int]:
+    """Check the columns of a vocabulary, and return the kind and the number of its raw values."""
     with open_parquet(file) as parquet:
         footer = parquet.metadata
     schema = footer.schema.to_arrow_schema()
     for column in ("raw", "row"):
         if column not in schema.names:
-            raise DataError(str(file), f"no column {column}", "a vocabulary has the columns raw and row", _AGAIN)
+            raise DataError(str(file), f"no column {column}", "a vocabulary has the columns raw and row", _FIX)
     raw, row = schema.field("raw").type, schema.field("row").type
     if not pa.types.is_integer(row):
-        raise DataError(str(file), f"column 'row' is {row}", "it holds the numbers 1, 2, ...", _AGAIN)
+        raise DataError(str(file), f"column 'row' is {row}", "it holds the numbers 1, 2, ...", _FIX)
     if footer.num_rows >= 1 << 31:
         raise DataError(str(file), f"{footer.num_rows} values", "rows of a table are int32", "keep fewer values")
     if is_text(raw):
         return "text", footer.num_rows
     if not pa.types.is_integer(raw) or pa.types.is_uint64(raw):
-        raise DataError(str(file), f"column 'raw' is {raw}", "raw values are int64 or text", _AGAIN)
+        raise DataError(str(file), f"column 'raw' is {raw}", "raw values are int64 or text", _FIX)
     return "int", footer.num_rows
 
 
@@ -188,8 +190,8 @@ def _cache() -> Path:
     return cache_folder() / "vocab"
 
 
-def _opened(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None:
-    """The index in a folder, unless it is not whole."""
+def _open_folder(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None:
+    """Return the index in a folder, None if it is missing or incomplete."""
     sizes: dict[str, int | None] = {"slots": hash_index.slots_for(count), "keys": count + 1}
     if kind == "text":
         sizes |= {"offsets": count + 2, "text": None}
@@ -212,8 +214,8 @@ def _file(folder: Path, name: str) -> Path:
     return folder / f"{name}.{np.dtype(_TYPES[name]).str[1:]}"
 
 
-def _built(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: int) -> VocabularyIndex:
-    """Build the index in a folder of its own, in the first parent that takes one; then give it its name."""
+def _build(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: int) -> VocabularyIndex:
+    """Build the index in a temporary folder of the first writable parent, then give the folder its final name."""
     building = _new_folder(f".{file.stem}.{uuid4().hex}", parents)
     try:
         _fill(building, file, kind, count)
@@ -222,55 +224,62 @@ def _built(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: in
         while index is None:
             try:
                 building.rename(target)
-            except OSError:  # another process was faster, or what lies there is not whole
-                if _opened(target, kind, count) is None:
+            except OSError:
+                # Another process built the index meanwhile, or an incomplete one has this name.
+                if _open_folder(target, kind, count) is None:
                     shutil.rmtree(target)
                     continue
-            index = _opened(target, kind, count)
+            index = _open_folder(target, kind, count)
         return index
     finally:
         shutil.rmtree(building, ignore_errors=True)
 
 
 def _new_folder(name: str, parents: Sequence[Path]) -> Path:
+    """Create a folder in the first parent in which that is possible.
+
+    Raises:
+        OSError: It is possible in none of them.
+    """
     for parent in parents:
         folder = parent / name
         try:
             folder.mkdir(parents=True)
         except OSError:
+            # The directory of a dataset may be read-only.
             if parent == parents[-1]:
                 raise
-        else:  # a dataset may be read-only
+        else:
             break
     return folder
 
 
 def _fill(folder: Path, file: Path, kind: Kind, count: int) -> None:
-    """Write the arrays, a piece of the vocabulary at a time."""
+    """Write the arrays of the index, one piece of the vocabulary at a time."""
     slots_M: Rows = _new_array(folder, "slots", hash_index.slots_for(count))
     keys_R: Keys = _new_array(folder, "keys", count + 1)
-    with _Texts(folder, count) if kind == "text" else nullcontext() as texts:
-        for first, raw in _pieces(file):
+    with _TextWriter(folder, count) if kind == "text" else nullcontext() as texts:
+        for first, raw in _read_pieces(file):
             keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, binary(raw))
             keys_R[first : first + len(raw)] = keys
-            same = None if texts is None else texts.same_from(first)
-            if (twice := hash_index.insert(slots_M, keys_R, first, len(raw), same)) is not None:
-                place, value = f"{file}, column 'raw', row {twice - 1}", raw[twice - first].as_py()
-                raise DataError(place, f"{value!r} once more", "a value has one row", _AGAIN)
+            equal_values = None if texts is None else texts.equal_values_from(first)
+            if (duplicate := hash_index.insert(slots_M, keys_R, first, len(raw), equal_values)) is not None:
+                place, value = f"{file}, column 'raw', row {duplicate - 1}", raw[duplicate - first].as_py()
+                raise DataError(place, f"{value!r} once more", "a value has one row", _FIX)
 
 
 def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
-    """Zeros, mapped from a file. A disk that is full says so here, not in the middle of the writing."""
+    """Return an array of zeros mapped from a new file. Its space is reserved now, so that later writes cannot fail."""
     kind = np.dtype(_TYPES[name])
     with _file(folder, name).open("wb+") as file:
         os.posix_fallocate(file.fileno(), 0, size * kind.itemsize)
         return np.asarray(np.memmap(file, kind, "r+", shape=(size,)))
 
 
-def _pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
-    """First row and raw values of each piece of a vocabulary."""
+def _read_pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
+    """Yield the first row and the raw values of each piece of a vocabulary."""
     first = 1
-    with _reading(file), open_parquet(file) as parquet:
+    with _explain_damage(file), open_parquet(file) as parquet:
         for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
             raw, row = batch.column("raw"), batch.column("row").cast(pa.int64()).fill_null(0).to_numpy()
             _check_piece(file, first, raw, row)
@@ -283,43 +292,47 @@ def _check_piece(file: Location, first: int, raw: pa.Array, row: NDArray[np.int6
     if (bad := row != expected).any():
         i = int(bad.argmax())
         place = f"{file}, column 'row', row {first - 1 + i}"
-        raise DataError(place, f"got {row[i]}", f"rows ascend from 1, so it must be {expected[i]}", _AGAIN)
+        raise DataError(place, f"got {row[i]}", f"rows ascend from 1, so it must be {expected[i]}", _FIX)
     if raw.null_count:
         place = f"{file}, column 'raw', row {first - 1 + pc.index(raw.is_null(), True).as_py()}"
-        raise DataError(place, "null", "a missing value is row 0 and stands in no vocabulary", _AGAIN)
+        raise DataError(place, "null", "a missing value is row 0 and is in no vocabulary", _FIX)
 
 
-class _Texts:
-    """The texts of an index that is being built; that of row 0 is empty."""
+class _TextWriter:
+    """Writer of the texts of an index. The text of row 0 is empty."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
         self.offsets: Keys = _new_array(folder, "offsets", count + 2)
         self.file = _file(folder, "text").open("wb")
 
-    def __enter__(self) -> _Texts:
+    def __enter__(self) -> _TextWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.file.write(bytes(1))  # an empty file cannot be mapped
+        # An empty file cannot be mapped.
+        self.file.write(bytes(1))
         self.file.close()
 
     def add(self, first: int, texts: pa.Array) -> Keys:
-        """Append the texts of rows from `first` on; their keys."""
+        """Append the texts of the rows from `first` on, and return their keys."""
         offsets, text = buffers(texts)
         self.offsets[first + 1 : first + 1 + len(texts)] = self.offsets[first] + offsets[1:]
         self.file.write(text.tobytes())
         return hash_index.text_keys(offsets, text)
 
-    def same_from(self, first: int) -> hash_index.Same:
-        """Whether texts of equal keys are equal; asked seldom."""
+    def equal_values_from(self, first: int) -> hash_index.EqualValues:
+        """Return the function that compares texts of equal keys, for the rows from `first` on.
 
-        def same(at: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
+        Equal keys are rare, so each text is read from the file.
+        """
+
+        def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
             return np.array(
-                [self._text(first + int(i)) == self._text(int(row)) for i, row in zip(at, rows, strict=True)]
+                [self._text(first + int(i)) == self._text(int(row)) for i, row in zip(positions, rows, strict=True)]
             )
 
-        return same
+        return equal_values
 
     def _text(self, row: int) -> bytes:
         self.file.flush()

@@ -1,1 +1,1 @@
-"""Process group, planner, sharding, optimizers. Takes any nn.Module."""
+"""Process group, planner, sharding and optimizers for any `nn.Module`."""

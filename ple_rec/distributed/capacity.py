@@ -1,7 +1,16 @@
-"""Why no plan fits: which table, or which sum of tables, is larger than which memory, and by how much.
+"""Lower bounds of the memory that embedding tables need, and the error for tables that no plan can place.
 
-A table's least bytes on a rank follow from its shardings: all of it (table-wise), a W-th (row-wise), an L-th of it on
-the ranks of one host (table-row-wise). Their sum over tables, divided by the ranks, is what no plan can go below.
+A plan gives each table a layout and ranks. A layout is a sharding, which says how the table is cut into shards, and a
+kernel, which says whether the weights lie in GPU memory (HBM) or in host memory. With W ranks, L of them on each host,
+the largest shard of a table has
+
+    table_wise       the whole table
+    row_wise         1 / W of the rows
+    table_row_wise   1 / L of the rows
+    column_wise      all rows of some columns
+
+No plan exists if a table's largest shard exceeds the memory of a rank in every layout that the table may have. Nor does
+one exist if the sum of the least bytes of all tables exceeds the memory of all ranks.
 """
 
 from __future__ import annotations
@@ -14,7 +23,7 @@ from torchrec.distributed.planner import ParameterConstraints
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ple_rec.config.cluster import GIB
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import Dtype, Memory, shard_memory
 from ple_rec.errors import UserError
 
@@ -23,43 +32,47 @@ _BOTH = "HBM and host memory"
 
 @dataclass(frozen=True)
 class MemoryShortfall:
-    """What stands against a plan.
+    """Memory limit for which the tables of a model cannot be placed on the ranks.
 
     Args:
-        certain: Whether no plan can exist, whatever the planner tries.
-        table: That breaks a limit by itself, or the largest of those that break it together.
-        layout: Its sharding and kernel that take the least.
-        alone: Whether it breaks the limit by itself.
-        memory: `HBM`, `host memory`, or both together.
-        needed: Bytes on a rank: of that table, or the mean over ranks of all.
-        allowed: Bytes of a rank.
-        plan: With the cluster, what is reserved, and no tables.
+        table: Table that exceeds the limit by itself, or the largest of all tables if their sum is too large.
+        layout: Sharding and kernel in which that table takes the least memory.
+        alone: True if the table exceeds the limit by itself.
+        memory: Kind of memory that the limit is for: `HBM`, `host memory`, or both together.
+        needed: Bytes of the table's largest shard if `alone`; else the bytes of all tables, divided by the number of
+            ranks.
+        allowed: Bytes that the tables may take on each rank.
+        plan: Plan without tables, which describes the cluster and the memory that tables cannot use.
     """
 
-    certain: bool
     table: str
     layout: str
     alone: bool
     memory: str
     needed: int
     allowed: int
-    plan: Plan
+    plan: PlanFile
+
+    @property
+    def certain(self) -> bool:
+        """True if no plan can exist, since even the lower bound `needed` exceeds the limit."""
+        return self.needed > self.allowed
 
     @property
     def by_dense_layers(self) -> bool:
-        """Flag that the dense layers leave no memory to the tables."""
+        """True if the dense layers, which are all layers but the tables, leave no memory to the tables."""
         return self.needed > 0 and self.allowed == 0
 
     def value(self) -> str:
-        """Return which table breaks which limit by how much."""
+        """Return the error message's value: which tables exceed the limit, and by how many bytes."""
         if self.by_dense_layers:
             dense = gib(self.plan.reserved.dense_bytes)
             return f"the dense layers, which read all embeddings, take at least {dense} of {self.memory} on each rank"
         limit = f"{gib(self.needed)} of {self.memory} on each rank, of {gib(self.allowed)} allowed"
-        over = f": {gib(self.needed - self.allowed)} too much" if self.needed > self.allowed else ""
+        over = f": {gib(self.needed - self.allowed)} too much" if self.certain else ""
         if self.alone:
             return f"table {self.table} takes {limit}{over} ({self.layout}, its smallest layout)"
-        if self.needed > self.allowed:
+        if self.certain:
             return f"all tables take {limit}{over}; the largest is {self.table} ({self.layout})"
         return (
             f"all tables take {limit} on average, but no assignment of their shards was found that keeps every rank "
@@ -67,7 +80,7 @@ class MemoryShortfall:
         )
 
     def rule(self) -> str:
-        """What a rank may use, and of what."""
+        """Return the error message's rule, that the shards of a rank must fit its memory, with the cluster's sizes."""
         cluster, reserved = self.plan.cluster, self.plan.reserved
         hbm, host = (cluster.hbm_bytes, reserved.hbm_bytes), (cluster.ddr_bytes, reserved.host_bytes)
         both = (hbm[0] + host[0], hbm[1] + host[1])
@@ -84,29 +97,33 @@ class MemoryShortfall:
 
 
 class DoesNotFitError(UserError):
-    """No plan keeps every rank below its memory; `lacking` says why."""
+    """Error for a model whose tables no plan places within the memory of every rank.
 
-    lacking: MemoryShortfall | None = None
+    `shortfall` is the memory limit in question.
+    """
+
+    shortfall: MemoryShortfall | None = None
 
     @classmethod
-    def of(cls, lacking: MemoryShortfall) -> DoesNotFitError:
-        """Return the error.
+    def of(cls, shortfall: MemoryShortfall) -> DoesNotFitError:
+        """Return the error for a shortfall.
 
         Args:
-            lacking: Memory that is missing.
+            shortfall: Memory limit for which the tables cannot be placed.
         """
         place = "embeddings.dim"
         fix = "use more ranks, a smaller embeddings.dim, fp16 tables or a smaller batch; `ple-rec plan` tries them"
-        if lacking.by_dense_layers:  # every rank has all of them, so more ranks do not help
+        # Every rank has a copy of all dense layers, so more ranks do not help.
+        if shortfall.by_dense_layers:
             place = "embeddings.dim, model"
             fix = "use a smaller embeddings.dim, or narrower layers in [model]"
-        error = cls(place, lacking.value(), lacking.rule(), fix)
-        error.lacking = lacking
+        error = cls(place, shortfall.value(), shortfall.rule(), fix)
+        error.shortfall = shortfall
         return error
 
 
 def gib(count: int) -> str:
-    """Bytes for people."""
+    """Return a number of bytes as text, in MiB or GiB."""
     if abs(count) >= GIB // 10:
         return f"{count / GIB:,.2f} GiB"
     return f"{count / (1 << 20):,.1f} MiB"
@@ -114,7 +131,14 @@ def gib(count: int) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """A table in one sharding and kernel: bytes of its largest shard, and of all its shards."""
+    """Memory of one table in one layout.
+
+    Args:
+        name: Sharding and kernel, for example `row_wise, fused`.
+        largest: Memory of the largest shard.
+        hbm: Bytes of all shards in HBM.
+        host: Bytes of all shards in host memory.
+    """
 
     name: str
     largest: Memory
@@ -122,54 +146,73 @@ class _Layout:
     host: int
 
 
-def largest_shortfall(
-    empty: Plan,
-    tables: Sequence[EmbeddingBagConfig],
-    constraints: Mapping[str, ParameterConstraints],
-    dtype_of: Mapping[str, Dtype],
-) -> MemoryShortfall:
-    """What the tables lack most on this cluster, under these constraints.
+class LeastMemory:
+    """Least memory that tables take on a cluster, over all layouts that they may have.
 
     Args:
-        empty: A plan without tables.
-        tables: To place.
-        constraints: Of each.
-        dtype_of: Type of the rows of each.
+        empty: Plan without tables, which describes the cluster and the memory that tables cannot use.
+        tables: Tables to place.
+        constraints: TorchRec's constraints by table name: the shardings and kernels that each table may have.
+        dtype_of: Data type of each table's weights, by table name.
     """
-    layouts = {t.name: _layouts(empty, t, constraints[t.name], dtype_of[t.name]) for t in tables}
-    hbm, host, world = empty.allowed_hbm, empty.allowed_host, empty.cluster.world_size
 
-    allowed = {"HBM": hbm, "host memory": host, _BOTH: hbm + host}
+    def __init__(
+        self,
+        empty: PlanFile,
+        tables: Sequence[EmbeddingBagConfig],
+        constraints: Mapping[str, ParameterConstraints],
+        dtype_of: Mapping[str, Dtype],
+    ) -> None:
+        self._empty = empty
+        self._layouts = {t.name: _layouts(empty, t, constraints[t.name], dtype_of[t.name]) for t in tables}
+        hbm, host = empty.allowed_hbm, empty.allowed_host
+        self._allowed = {"HBM": hbm, "host memory": host, _BOTH: hbm + host}
+        self._smallest = {
+            table: min(layouts, key=lambda layout: layout.hbm + layout.host) for table, layouts in self._layouts.items()
+        }
+        self._sums = {
+            "HBM": sum(min(layout.hbm for layout in layouts) for layouts in self._layouts.values()),
+            "host memory": sum(min(layout.host for layout in layouts) for layouts in self._layouts.values()),
+            _BOTH: sum(layout.hbm + layout.host for layout in self._smallest.values()),
+        }
 
-    def lacking(certain: bool, layout: _Layout, table: str, alone: bool, memory: str, needed: int) -> MemoryShortfall:
-        return MemoryShortfall(certain, table, layout.name, alone, memory, needed, allowed[memory], empty)
+    def certain_shortfall(self) -> MemoryShortfall | None:
+        """Return a limit that every plan exceeds, or None if the lower bounds do not rule out a plan."""
+        hbm, host = self._allowed["HBM"], self._allowed["host memory"]
 
-    def excess(layout: _Layout) -> int:
-        return max(layout.largest.hbm - hbm, layout.largest.host - host)
+        def excess(layout: _Layout) -> int:
+            """Return the bytes by which the largest shard exceeds its tighter limit; at most 0 if it fits both."""
+            return max(layout.largest.hbm - hbm, layout.largest.host - host)
 
-    for table, found in layouts.items():
-        best = min(found, key=excess)
-        if excess(best) > 0:
-            in_hbm = best.largest.hbm - hbm >= best.largest.host - host
-            needed = best.largest.hbm if in_hbm else best.largest.host
-            return lacking(True, best, table, True, "HBM" if in_hbm else "host memory", needed)
-    least = {table: min(found, key=lambda layout: layout.hbm + layout.host) for table, found in layouts.items()}
-    largest = max(least, key=lambda table: least[table].hbm + least[table].host)
-    sums = {
-        "HBM": sum(min(layout.hbm for layout in found) for found in layouts.values()),
-        "host memory": sum(min(layout.host for layout in found) for found in layouts.values()),
-        _BOTH: sum(layout.hbm + layout.host for layout in least.values()),
-    }
-    for memory, total in sums.items():
-        if total > allowed[memory] * world:
-            return lacking(True, least[largest], largest, False, memory, -(-total // world))
-    memory = "host memory" if not empty.cluster.cuda else "HBM" if sums["HBM"] else _BOTH
-    return lacking(False, least[largest], largest, False, memory, -(-sums[memory] // world))
+        for table, layouts in self._layouts.items():
+            best = min(layouts, key=excess)
+            if excess(best) > 0:
+                in_hbm = best.largest.hbm - hbm >= best.largest.host - host
+                memory = "HBM" if in_hbm else "host memory"
+                needed = best.largest.hbm if in_hbm else best.largest.host
+                return MemoryShortfall(table, best.name, True, memory, needed, self._allowed[memory], self._empty)
+        for memory, total in self._sums.items():
+            if total > self._allowed[memory] * self._empty.cluster.world_size:
+                return self._shortfall_of_all(memory)
+        return None
+
+    def unplaced_shortfall(self) -> MemoryShortfall:
+        """Return the limit to report if `certain_shortfall` finds none, but the planner cannot assign all shards."""
+        memory = "host memory" if not self._empty.cluster.cuda else "HBM" if self._sums["HBM"] else _BOTH
+        return self._shortfall_of_all(memory)
+
+    def _shortfall_of_all(self, memory: str) -> MemoryShortfall:
+        """Return the shortfall of all tables together, with the largest table as an example."""
+        largest = max(self._smallest, key=lambda table: self._smallest[table].hbm + self._smallest[table].host)
+        layout = self._smallest[largest].name
+        average = -(-self._sums[memory] // self._empty.cluster.world_size)
+        return MemoryShortfall(largest, layout, False, memory, average, self._allowed[memory], self._empty)
 
 
-def _layouts(empty: Plan, table: EmbeddingBagConfig, limits: ParameterConstraints, dtype: Dtype) -> list[_Layout]:
+def _layouts(empty: PlanFile, table: EmbeddingBagConfig, limits: ParameterConstraints, dtype: Dtype) -> list[_Layout]:
+    """Return the memory of a table in each layout that its constraints allow."""
     cluster, rows, dim = empty.cluster, table.num_embeddings, table.embedding_dim
-    found = []
+    layouts = []
     for sharding in limits.sharding_types or ():
         width = limits.min_partition or dim
         ways, rows_each, columns_each = {
@@ -189,8 +232,9 @@ def _layouts(empty: Plan, table: EmbeddingBagConfig, limits: ParameterConstraint
                 cluster=cluster,
                 batch_size_per_rank=empty.batch_size_per_rank,
             )
-            # Shards are rounded up; a table's rows are not.
+            # The rows of the largest shard are rounded up, so `ways` shards of its size have more rows than the table.
+            # `spare` is the share of these rows that the table does not have.
             spare = 1 - rows / (rows_each * ways) if sharding in ("row_wise", "table_row_wise") else 0.0
             hbm, host = (int(count * ways * (1 - spare)) for count in (largest.hbm, largest.host))
-            found.append(_Layout(f"{sharding}, {kernel}", largest, hbm, host))
-    return found
+            layouts.append(_Layout(f"{sharding}, {kernel}", largest, hbm, host))
+    return layouts

@@ -19,67 +19,69 @@ from ple_rec.errors import UserError
 
 UVM: tuple[Kernel, ...] = ("fused_uvm", "fused_uvm_caching")
 MANY_RANKS = 64
-_NARROWEST = 4  # columns of a shard, of which FBGEMM wants a multiple
+# FBGEMM needs a multiple of this number of columns in a shard.
+_NARROWEST = 4
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """TorchRec's sharder with the layouts that keep one optimizer: table-wise, row-wise, table-row-wise.
+    """TorchRec's sharder with the layouts under which the optimizer does not depend on the plan.
 
-    Row-wise works on CPU though the stock sharder does not offer it there. Data-parallel is left out: it moves small
-    tables into the dense optimizer, so that mathematics and checkpoint keys would depend on the plan. Column-wise is
-    left out unless asked for: with row-wise Adagrad each column shard keeps its own state, which is another optimizer.
+    These layouts are table-wise, row-wise and table-row-wise. Row-wise works on CPUs though the stock sharder does not
+    offer it there. Data-parallel would move small tables into the dense optimizer, so that mathematics and checkpoint
+    keys would depend on the plan. Column-wise needs a request: with row-wise Adagrad each column shard has a state of
+    its own, which is another optimizer.
 
     Args:
-        asked_for: Sharding types beyond those.
-        codecs: Of the exchanges (`qcomms.codecs_of`); the planner's cost model reads their widths.
-        prefetched: Whether rows are fetched into caches while the step before computes.
+        more_types: Sharding types to allow beside the usual ones.
+        codecs: Codecs of the exchanges (`qcomms.codecs_of`); the planner's cost model reads their widths.
+        prefetched: True if rows are fetched into caches while the previous step computes.
     """
 
-    def __init__(self, asked_for: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False) -> None:
+    def __init__(self, more_types: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False) -> None:
         super().__init__({"prefetch_pipeline": True} if prefetched else None, qcomm_codecs_registry=codecs)
-        self.asked_for = asked_for
+        self._more_types = more_types
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
-        """Sharding types that the planner may choose from."""
+        """Return the sharding types that the planner may choose from."""
         types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
         if compute_device_type == "cuda":
             types.append(ShardingType.TABLE_ROW_WISE.value)
-        return types + sorted(self.asked_for - set(types))
+        return types + sorted(self._more_types - set(types))
 
 
-class Choice(NamedTuple):
-    """How much the planner may choose from; each step costs it time.
+class SearchSpace(NamedTuple):
+    """Layouts that the planner may try beside the usual ones. A larger space costs it more time.
 
     Args:
-        wide: Whether a table that could lie on the ranks of one host may be split over all ranks, past `MANY_RANKS`.
-        uvm: Whether tables may lie in the host's memory unasked.
+        wide: True if a table that could lie on one host may be split over more than `MANY_RANKS` ranks.
+        uvm: True if the planner may put tables into the host's memory.
     """
 
     wide: bool
     uvm: bool
 
 
-def choices(cluster: Cluster) -> tuple[Choice, ...]:
-    """What is tried one after the other, until a plan fits.
+def search_spaces(cluster: Cluster) -> tuple[SearchSpace, ...]:
+    """Return the search spaces to try in turn until a plan fits.
 
-    Past 64 ranks the shards of a row-wise table are so many that they take the planner minutes, while a table on the
-    ranks of one host exchanges as much with fewer: it is split over all only where a host has no room for it.
+    On more than 64 ranks a row-wise table has so many shards that the planner takes minutes. The same table on the
+    ranks of one host exchanges as much with fewer shards, so it is split over all ranks only if no host has room.
     """
-    narrow = (Choice(wide=False, uvm=False),) if cluster.cuda and cluster.world_size > MANY_RANKS else ()
-    wide = (Choice(wide=True, uvm=False), *((Choice(wide=True, uvm=True),) if cluster.cuda else ()))
+    narrow = (SearchSpace(wide=False, uvm=False),) if cluster.cuda and cluster.world_size > MANY_RANKS else ()
+    wide = (SearchSpace(wide=True, uvm=False), *((SearchSpace(wide=True, uvm=True),) if cluster.cuda else ()))
     return (*narrow, *wide)
 
 
 def shardings_of(
     config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster, *, wide: bool = True
 ) -> tuple[Sharding, ...]:
-    """Shardings of one table: the forced one, or the usual ones without those that leave a rank without a row.
+    """Return the sharding that the user forces, or the usual ones that leave no rank without a row.
 
-    Such a rank would take part in the table's exchanges for nothing, and FBGEMM's CPU kernels may read past their
-    tables there, and then end the backward with "more than 2B rows".
+    A rank without a row would take part in the table's exchanges for nothing. FBGEMM's CPU kernels may read past their
+    tables on such a rank, and then end the backward pass with "more than 2B rows".
 
     Raises:
-        UserError: the user forces one that would, or that its `hosts` exclude.
+        UserError: The forced sharding leaves a rank without a row, or contradicts the table's `hosts`.
     """
     own = config.tables.get(table, TableConfig())
     place = f"embeddings.tables.{table}.sharding"
@@ -87,20 +89,20 @@ def shardings_of(
         _check_forced(place, own, table, rows, cluster)
         return (own.sharding,)
     usual: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
-    wanted = (config.sharding,) if config.sharding else usual
+    candidates = (config.sharding,) if config.sharding else usual
     if config.sharding == "row_wise" and own.hosts is not None:
         raise _hosts_of_row_wise(table, own.hosts, f"embeddings.tables.{table}.hosts")
-    fitting = tuple(s for s in wanted if not _leaves_a_rank_out(s, rows, cluster))
+    fitting = tuple(s for s in candidates if not _leaves_a_rank_out(s, rows, cluster))
     if own.hosts is not None or (not wide and "table_row_wise" in fitting):
         fitting = tuple(s for s in fitting if s != "row_wise")
     return fitting or ("table_wise",)
 
 
 def kernels_of(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: bool) -> tuple[Kernel, ...]:
-    """Kernels of one table: the forced one, or fused and, with `uvm`, those whose tables lie in the host's memory.
+    """Return the kernel that the user forces, or the fused one and, if `uvm` is true, those of the host's memory.
 
     Raises:
-        UserError: a UVM kernel on a CPU.
+        UserError: A UVM kernel is forced on CPU hosts.
     """
     own = config.tables.get(table, TableConfig())
     forced = own.kernel or config.kernel
@@ -115,27 +117,33 @@ def kernels_of(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: b
 
 
 def constraints_of(
-    config: EmbeddingsConfig, table: str, rows: int, dim: int, ids: tuple[float, ...], cluster: Cluster, choice: Choice
+    config: EmbeddingsConfig,
+    table: str,
+    rows: int,
+    dim: int,
+    ids: tuple[float, ...],
+    cluster: Cluster,
+    space: SearchSpace,
 ) -> ParameterConstraints:
-    """TorchRec's constraints for one table.
+    """Return TorchRec's constraints for one table.
 
     Args:
-        config: Of the run.
-        table: Its name.
-        rows: Of it.
-        dim: Of it.
-        ids: A sample's, of each feature that reads it.
-        cluster: Planned for.
-        choice: How much the planner may choose from.
+        config: Configuration of the run's embeddings.
+        table: Name of the table.
+        rows: Number of rows of the table.
+        dim: Number of columns of the table.
+        ids: Mean number of ids that a sample has, for each feature that reads the table.
+        cluster: Cluster that is planned for.
+        space: Layouts that the planner may try.
 
     Raises:
-        UserError: the configuration forces what cannot be.
+        UserError: The configuration forces a layout that cannot be.
     """
     own = config.tables.get(table)
     hosts = own.hosts if own is not None else None
     return ParameterConstraints(
-        sharding_types=list(shardings_of(config, table, rows, cluster, wide=choice.wide)),
-        compute_kernels=list(kernels_of(config, table, cluster, uvm=choice.uvm)),
+        sharding_types=list(shardings_of(config, table, rows, cluster, wide=space.wide)),
+        compute_kernels=list(kernels_of(config, table, cluster, uvm=space.uvm)),
         min_partition=_column_width(dim, cluster.ranks_per_host * len(hosts) if hosts else cluster.world_size),
         pooling_factors=list(ids),
         cache_params=CacheParams(load_factor=config.cache_load_factor) if cluster.cuda else None,
@@ -180,7 +188,7 @@ def check_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:
     """Refuse `hosts` that the cluster does not have.
 
     Raises:
-        UserError: a table names one.
+        UserError: The `hosts` of a table name a host beyond the last one.
     """
     for name, own in config.tables.items():
         if beyond := [host for host in own.hosts or () if host >= cluster.hosts]:
@@ -192,16 +200,17 @@ def check_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:
             )
 
 
-Watch = Callable[[int], None]  # told the number of proposals tried
+# A function that is called with the number of proposals that the planner has tried.
+Watch = Callable[[int], None]
 
 
 class HostPartitioner(GreedyPerfPartitioner):
-    """Places the shards of each table on the rank, or the host, that is least busy among those it may be on.
+    """Partitioner that puts a shard on the least busy rank, or host, among those that its table allows.
 
     Args:
-        hosts: Hosts that a table is kept on, by name; others may be anywhere.
-        ranks_per_host: L.
-        watch: Told of every proposal that is tried.
+        hosts: Hosts that a table may be on, by table name; a table without an entry may be on any host.
+        ranks_per_host: Ranks of a host, L.
+        watch: Function that is called with the number of proposals so far, at each of them.
     """
 
     def __init__(self, hosts: Mapping[str, Sequence[int]], ranks_per_host: int, watch: Watch | None = None) -> None:
@@ -212,7 +221,7 @@ class HostPartitioner(GreedyPerfPartitioner):
     def partition(
         self, proposal: list[ShardingOption], storage_constraint: Topology, hbm_per_device: int | None = None
     ) -> list[ShardingOption]:
-        """Give every shard of the proposal a rank; raises TorchRec's PlannerError where one fits nowhere."""
+        """Give every shard of the proposal a rank; raise TorchRec's PlannerError if one fits nowhere."""
         self._tried += 1
         if self._watch is not None:
             self._watch(self._tried)
@@ -230,10 +239,11 @@ class HostPartitioner(GreedyPerfPartitioner):
         if sharding_option.name not in self._hosts:
             super()._device_partition(sharding_option, minheap_devices, bulk_heapify_threshold)
             return
-        some = [ordered for ordered in minheap_devices if self._allowed(sharding_option, ordered.device)]
-        heapq.heapify(some)
-        super()._device_partition(sharding_option, some, bulk_heapify_threshold)
-        heapq.heapify(minheap_devices)  # the devices are shared, and some are busier now
+        allowed = [ordered for ordered in minheap_devices if self._allowed(sharding_option, ordered.device)]
+        heapq.heapify(allowed)
+        super()._device_partition(sharding_option, allowed, bulk_heapify_threshold)
+        # Both heaps share their devices, of which some are busier now.
+        heapq.heapify(minheap_devices)
 
     def _cohost_partition(
         self, sharding_option_group: ShardingOptionGroup, _host_level_devices: list[list[DeviceHardware]]

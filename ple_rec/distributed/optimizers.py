@@ -1,4 +1,8 @@
-"""Optimizers: one fused into backward for the tables, one for everything else, and their common schedule."""
+"""Optimizers of a run: one for the embedding tables, one for the dense layers, and their learning-rate schedule.
+
+FBGEMM's kernels update the tables during the backward pass, so their optimizer has no step of its own. The dense layers
+are all layers but the tables; a usual PyTorch optimizer updates them after the backward pass.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,11 @@ from ple_rec.errors import UserError
 
 
 def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, device: torch.device) -> None:
-    """Say, before sharding, which optimizer the tables' kernels run inside backward.
+    """Attach to the tables, before they are sharded, the optimizer that their kernels run in the backward pass.
 
     Raises:
-        UserError: Adam on a CPU, or a weight decay that the kernel would silently leave out.
+        UserError: The optimizer is Adam and the device a CPU, or the optimizer's kernel would silently ignore the
+            weight decay.
     """
     if config.kind == "adam" and device.type == "cpu":
         raise UserError(
@@ -36,7 +41,7 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
         raise UserError(
             "table_optimizer.weight_decay",
             f"got {config.weight_decay} with {config.kind}",
-            "of FBGEMM's kernels that of adam applies it; the others would leave it out without a word",
+            "among FBGEMM's kernels only adam applies it; the others would ignore it silently",
             "set table_optimizer.weight_decay = 0",
         )
     classes = {
@@ -53,15 +58,15 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
 
 
 class Optimizers:
-    """Both optimizers of a sharded model under one learning-rate factor.
+    """Both optimizers of a sharded model; one schedule scales the learning rates of both.
 
     Args:
-        model: Sharded, with the tables' optimizer attached before.
-        dense: Of the dense parameters.
-        tables: Of the tables.
-        schedule: The factor over steps.
-        total_steps: The last step, where the decay ends.
-        undecayed: Dense parameters that `dense.weight_decay` leaves alone.
+        model: Sharded model, to whose tables `attach_table_optimizer` attached an optimizer before sharding.
+        dense: Configuration of the optimizer of the dense parameters.
+        tables: Configuration of the optimizer of the tables.
+        schedule: Schedule of the factor by which both learning rates are multiplied.
+        total_steps: Number of steps of the run; the decay of the factor ends at the last one.
+        undecayed: Dense parameters that get no weight decay, whatever `dense.weight_decay` is.
     """
 
     def __init__(
@@ -78,32 +83,38 @@ class Optimizers:
         self.clip_norm = dense.clip_norm
         self._base = (dense.learning_rate, tables.learning_rate)
         self._schedule, self._total_steps = schedule, total_steps
-        spared = {id(parameter) for parameter in undecayed}
+        undecayed_ids = {id(parameter) for parameter in undecayed}
         self._dense = KeyedOptimizerWrapper(
-            parameters, lambda values: _dense_optimizer(dense, _decay_groups(values, spared))
+            parameters, lambda values: _dense_optimizer(dense, _decay_groups(values, undecayed_ids))
         )
         self._tables = model.fused_optimizer
         self.combined = CombinedOptimizer([self._tables, self._dense])
 
     @property
     def learning_rate(self) -> float:
-        """Of the dense parameters, now."""
+        """Current learning rate of the dense parameters."""
         return float(self._dense.param_groups[0]["lr"])
 
     @property
     def table_learning_rate(self) -> float | None:
-        """Of the tables, now; None without tables."""
+        """Current learning rate of the tables; None if the model has no tables."""
         groups = self._tables.param_groups
         return float(groups[0]["lr"]) if groups else None
 
     def init_state(self) -> None:
-        """Make the dense optimizer's lazy state, so that a checkpoint can be loaded into it."""
+        """Create the state of the dense optimizer, so that a checkpoint can be loaded into it.
+
+        Otherwise the first step would create it.
+        """
         self._dense.init_state()
 
     def prepare(self, step: int) -> float:
-        """Set the learning rates of step `step` (from 0) and clear the gradients; returns the schedule's factor.
+        """Set the learning rates of a step, clear the gradients and return the schedule's factor.
 
-        The tables' kernel reads its rate inside backward, so this comes before it.
+        This has to be called before the backward pass, since the kernels of the tables read their learning rate there.
+
+        Args:
+            step: Number of the step, from 0.
         """
         factor = schedule_factor(self._schedule, step, self._total_steps)
         for optimizer, base in ((self._dense, self._base[0]), (self._tables, self._base[1])):
@@ -113,7 +124,10 @@ class Optimizers:
         return factor
 
     def step(self) -> torch.Tensor:
-        """Clip and apply the dense gradients; returns their norm before clipping (no host sync)."""
+        """Clip the dense gradients, update the dense parameters and return the norm of the gradients before clipping.
+
+        The norm is a tensor on the device, so the host does not wait for it.
+        """
         gradients = [p.grad for p in self.dense_parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.clip_norm is not None:
@@ -123,10 +137,20 @@ class Optimizers:
 
 
 def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> float:
-    """Factor of the learning rates at `step` (from 0).
+    """Return the factor by which the learning rates of a step are multiplied.
 
-    warm-up: (step + 1) / (warmup_steps + 1)
-    linear:  1 - (1 - final) p,   cosine: final + (1 - final) (1 + cos(pi p)) / 2,   p the share of steps since
+        first `warmup_steps` steps    (step + 1) / (warmup_steps + 1)
+        then, with decay "none"       1
+        with decay "linear"           1 - (1 - final) p
+        with decay "cosine"           final + (1 - final) (1 + cos(pi p)) / 2
+
+    p = (step - warmup_steps) / (total_steps - 1 - warmup_steps) rises from 0 at the first step after the warm-up to 1
+    at the last step of the run. There the factor is `final`, unless the decay is "none".
+
+    Args:
+        schedule: Schedule with `warmup_steps`, `decay` and `final`.
+        step: Number of the step, from 0.
+        total_steps: Number of steps of the run.
     """
     if step < schedule.warmup_steps:
         return (step + 1) / (schedule.warmup_steps + 1)
@@ -139,14 +163,15 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
     return 1.0
 
 
-def _decay_groups(parameters: Iterable[torch.Tensor], spared: set[int]) -> list[dict[str, Any]]:
-    """Parameters as one group, or two where some are spared the weight decay."""
-    decayed = [p for p in parameters if id(p) not in spared]
-    others = [p for p in parameters if id(p) in spared]
-    return [{"params": decayed}, *([{"params": others, "weight_decay": 0.0}] if others else [])]
+def _decay_groups(parameters: Iterable[torch.Tensor], undecayed_ids: set[int]) -> list[dict[str, Any]]:
+    """Return all parameters in one group, or in two groups if some of them get no weight decay."""
+    decayed = [p for p in parameters if id(p) not in undecayed_ids]
+    undecayed = [p for p in parameters if id(p) in undecayed_ids]
+    return [{"params": decayed}, *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else [])]
 
 
 def _dense_optimizer(config: DenseOptimizerConfig, parameters: Any) -> torch.optim.Optimizer:
+    """Return the configured PyTorch optimizer of the dense parameters."""
     rate, decay = config.learning_rate, config.weight_decay
     if config.kind == "adam":
         return torch.optim.Adam(parameters, lr=rate, betas=config.betas, weight_decay=decay, fused=True)

@@ -1,4 +1,4 @@
-"""Whether a plan that was made before is of this model on these ranks."""
+"""Comparison of a saved plan with the model and ranks of a run that is to use it."""
 
 from __future__ import annotations
 
@@ -8,106 +8,112 @@ from typing import NamedTuple
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from ple_rec.config.plan import Plan, column_wise_remarks, reserved_of
+from ple_rec.config.plan import PlanFile, column_wise_remarks, reserved_of
 from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.distributed.capacity import gib
 from ple_rec.distributed.planner import PlanningInputs, collections, dtype_of
 from ple_rec.errors import UserError
 
+# A refusal names this many differences.
 _SHOWN = 5
 
 
-class GivenPlan(NamedTuple):
-    """A plan that was made before.
+class SavedPlan(NamedTuple):
+    """Plan that was read from a file.
 
     Args:
-        plan: As read.
-        place: Its file.
-        insist: Whether it must fit; else it is used where it does, as that of a run that goes on.
+        plan: Plan as it was read.
+        place: File of the plan, for messages.
+        strict: True to refuse a plan that does not fit. The plan of a resumed run is used if it fits, else replaced.
     """
 
-    plan: Plan
+    plan: PlanFile
     place: str
-    insist: bool
+    strict: bool
 
 
-def usable(given: GivenPlan, module: nn.Module, request: PlanningInputs) -> Plan | None:
-    """The plan, or None where it need not fit and does not.
+def fitting_plan(saved_plan: SavedPlan, module: nn.Module, inputs: PlanningInputs) -> PlanFile | None:
+    """Return the plan if it fits this run, or None if it does not and may be replaced.
 
     Args:
-        given: The plan.
-        module: With the collection that is to be sharded.
-        request: What this run would plan for.
+        saved_plan: Plan that was read from a file.
+        module: Model with the embedding collection that is to be sharded.
+        inputs: Cluster, batch and constraints of this run.
 
     Raises:
-        UserError: another configuration or cluster was planned for, with every difference.
+        UserError: The plan was made for another configuration or cluster; the message names the differences.
     """
-    found = list(_differences(given.plan, module, request))
-    if not found:
-        return given.plan
-    if not given.insist and not column_wise_remarks(given.plan):
-        return None  # any other cut loads what this one has saved
-    raise _refusal(given, found)
+    differences = list(_differences(saved_plan.plan, module, inputs))
+    if not differences:
+        return saved_plan.plan
+    # A plan by columns means another optimizer, whose checkpoints load into no other plan. Other plans may be replaced.
+    if not saved_plan.strict and not column_wise_remarks(saved_plan.plan):
+        return None
+    raise _refusal(saved_plan, differences)
 
 
-def _refusal(given: GivenPlan, found: Sequence[str]) -> UserError:
-    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+def _refusal(saved_plan: SavedPlan, differences: Sequence[str]) -> UserError:
+    more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
     return UserError(
-        given.place,
-        "; ".join(found[:_SHOWN]) + more,
-        "a plan is of one set of tables, their constraints, a batch size and a cluster, and is used as it is or not",
+        saved_plan.place,
+        "; ".join(differences[:_SHOWN]) + more,
+        "a plan fits only its own tables, constraints, batch size and cluster",
         "plan again with this configuration and cluster, or change them back",
     )
 
 
-def _differences(plan: Plan, module: nn.Module, request: PlanningInputs) -> Iterator[str]:
-    cluster, before = request.cluster, plan.cluster
-    shape = (cluster.hosts, cluster.ranks_per_host, cluster.cuda)
-    if shape != (before.hosts, before.ranks_per_host, before.cuda):
+def _differences(plan: PlanFile, module: nn.Module, inputs: PlanningInputs) -> Iterator[str]:
+    cluster, before = inputs.cluster, plan.cluster
+    same_ranks = (cluster.hosts, cluster.ranks_per_host, cluster.cuda) == (
+        before.hosts,
+        before.ranks_per_host,
+        before.cuda,
+    )
+    if not same_ranks:
         yield f"planned for {before.describe()}, {before.world_size} rank(s); this run has {cluster.describe()}"
     tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
-    yield from table_differences(plan, tables, request.embeddings, request.optimizer, request.batch_size_per_rank)
-    if shape == (before.hosts, before.ranks_per_host, before.cuda):
-        yield from _too_large(plan, request)
+    yield from table_differences(plan, tables, inputs.embeddings, inputs.optimizer, inputs.batch_size_per_rank)
+    if same_ranks:
+        yield from _too_large(plan, inputs)
 
 
 def check_tables(
-    given: GivenPlan,
+    saved_plan: SavedPlan,
     tables: Sequence[EmbeddingBagConfig],
     embeddings: EmbeddingsConfig,
     optimizer: TableOptimizer,
     batch_size_per_rank: int,
     world_size: int,
 ) -> None:
-    """Refuse a plan of other tables, another batch or another number of ranks, before there are ranks.
+    """Refuse a plan of other tables, another batch or another number of ranks, before any rank is started.
 
     Raises:
-        UserError: with every difference.
+        UserError: The plan does not fit; the message names the differences.
     """
-    found = []
-    if world_size != given.plan.cluster.world_size:
-        was = f"planned for {given.plan.cluster.describe()}, {given.plan.cluster.world_size} rank(s)"
-        found.append(f"{was}; this run has {world_size}")
-    found += table_differences(given.plan, tables, embeddings, optimizer, batch_size_per_rank)
-    if found:
-        raise _refusal(given, found)
+    differences = []
+    if world_size != saved_plan.plan.cluster.world_size:
+        was = f"planned for {saved_plan.plan.cluster.describe()}, {saved_plan.plan.cluster.world_size} rank(s)"
+        differences.append(f"{was}; this run has {world_size}")
+    differences += table_differences(saved_plan.plan, tables, embeddings, optimizer, batch_size_per_rank)
+    if differences:
+        raise _refusal(saved_plan, differences)
 
 
 def table_differences(
-    plan: Plan,
+    plan: PlanFile,
     tables: Sequence[EmbeddingBagConfig],
     embeddings: EmbeddingsConfig,
     optimizer: TableOptimizer,
     batch_size_per_rank: int,
 ) -> Iterator[str]:
-    """What differs between a plan and what a run would plan for, the cluster aside."""
-    for what, then, now in (
+    """Yield the differences between a plan and a run, apart from their clusters."""
+    for setting, before, now in (
         ("the batch size per rank", plan.batch_size_per_rank, batch_size_per_rank),
         ("the tables' optimizer", plan.optimizer, optimizer),
     ):
-        if then != now:
-            yield f"{what} was {then}, is {now}"
+        if before != now:
+            yield f"{setting} was {before}, is {now}"
     planned = {table.table: table for table in plan.tables}
     needed = {table.name: table for table in tables}
     for name in dict.fromkeys([*planned, *needed]):
@@ -121,11 +127,11 @@ def table_differences(
             yield f"table {name} was {was}, is {size}"
         if len(config.feature_names) != len(table.ids_per_sample):
             yield f"table {name} was read by {len(table.ids_per_sample)} feature(s), is by {len(config.feature_names)}"
-        yield from _disobeyed(table, embeddings, plan)
+        yield from _broken_constraints(table, embeddings, plan)
 
 
-def _disobeyed(table: TablePlan, embeddings: EmbeddingsConfig, plan: Plan) -> Iterator[str]:
-    """What the configuration asks for and the plan does not keep, or the reverse."""
+def _broken_constraints(table: TablePlan, embeddings: EmbeddingsConfig, plan: PlanFile) -> Iterator[str]:
+    """Yield the settings of the configuration that the plan of a table does not follow."""
     name, own = table.table, embeddings.tables.get(table.table, TableConfig())
     for key, planned in (("sharding", table.sharding), ("kernel", table.kernel)):
         forced = getattr(own, key)
@@ -148,13 +154,13 @@ def _disobeyed(table: TablePlan, embeddings: EmbeddingsConfig, plan: Plan) -> It
         yield f"embeddings.tables.{name}.hosts is {list(own.hosts)}, the plan has hosts {list(hosts)}"
 
 
-def _too_large(plan: Plan, request: PlanningInputs) -> Iterator[str]:
-    """Memory that this cluster's ranks may not use."""
-    reserved = reserved_of(request.cluster, plan.reserved.dense_bytes)
-    here = plan.model_copy(update={"cluster": request.cluster, "reserved": reserved})
-    for what, allowed, taken in (
-        ("HBM", here.allowed_hbm, max(memory.hbm for memory in plan.memory)),
-        ("host memory", here.allowed_host, max(memory.host for memory in plan.memory)),
+def _too_large(plan: PlanFile, inputs: PlanningInputs) -> Iterator[str]:
+    """Yield the kinds of memory of which the plan takes more than a rank of this cluster may use."""
+    reserved = reserved_of(inputs.cluster, plan.reserved.dense_bytes)
+    on_cluster = plan.model_copy(update={"cluster": inputs.cluster, "reserved": reserved})
+    for memory, allowed, needed in (
+        ("HBM", on_cluster.allowed_hbm, max(rank.hbm for rank in plan.memory)),
+        ("host memory", on_cluster.allowed_host, max(rank.host for rank in plan.memory)),
     ):
-        if taken > allowed:
-            yield f"a rank of the plan takes {gib(taken)} of {what}; here {gib(allowed)} are allowed"
+        if needed > allowed:
+            yield f"a rank of the plan takes {gib(needed)} of {memory}; here {gib(allowed)} are allowed"

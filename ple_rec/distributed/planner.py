@@ -1,7 +1,11 @@
-"""Which rank holds which rows: TorchRec's planner and cost model, without a process group and without a GPU.
+"""Planner that decides how each embedding table is sharded over the ranks, by TorchRec's planner and cost model.
 
-Kernels that keep a table in HBM are tried first. Only where no such plan fits are those added whose tables lie in the
-host's memory (UVM): that search takes several times as long. `layouts.choices` has the order.
+It needs neither a process group nor a GPU, so a plan can be made on any machine for any cluster. A plan (`PlanFile`)
+gives each table a sharding, a kernel (the code that stores and reads the table) and ranks.
+
+`layouts.search_spaces` lists search spaces from small to large, and the planner stops at the first space in which a
+plan fits. For GPUs, the first spaces have only kernels that keep a table in HBM (the memory of the GPU). The last space
+also has the kernels whose tables lie in host memory (UVM), and its search takes several times as long.
 """
 
 from __future__ import annotations
@@ -31,37 +35,42 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import PLAN_VERSION, Plan, reserved_of
-from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, shard_memory, where_of
+from ple_rec.config.plan import PLAN_VERSION, PlanFile, reserved_of
+from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, placement_keys, shard_memory
 from ple_rec.config.run import EmbeddingsConfig
-from ple_rec.distributed.capacity import DoesNotFitError, MemoryShortfall, largest_shortfall
+from ple_rec.distributed.capacity import DoesNotFitError, LeastMemory, MemoryShortfall
 from ple_rec.distributed.layouts import (
-    Choice,
     HostPartitioner,
+    SearchSpace,
     TableSharder,
     Watch,
     check_hosts,
-    choices,
     constraints_of,
+    search_spaces,
 )
 from ple_rec.distributed.qcomms import codecs_of
 from ple_rec.distributed.topology import torchrec_topology
 
-_BYTES_PER_DENSE = 20  # fp32 weight, gradient, its bucket in the all-reduce, and two values of Adam
-_DIGITS = 6  # of a millisecond
-_COMBINATIONS = 20_000  # that are tried on one rank; on W ranks, each of which makes a trial longer, a W-th
+# For each parameter outside the tables, a rank stores five fp32 values of four bytes: the weight, the gradient, the
+# gradient's copy in a bucket of the all-reduce, and two moments of Adam.
+_BYTES_PER_DENSE = 20
+# The costs in a plan's file, in milliseconds, are rounded to this many decimals, so that equal plans have equal files.
+_DIGITS = 6
+# Number of combinations of the tables' layouts that the grid search tries on one rank. The time of a trial grows with
+# the number of ranks, so on W ranks the search tries this number divided by W.
+_COMBINATIONS = 20_000
 
 
 @dataclass(frozen=True)
 class PlanningInputs:
-    """What to plan for.
+    """Inputs of the planner besides the model.
 
     Args:
-        embeddings: Constraints, per table or for all.
-        optimizer: Of the tables.
-        cluster: Hosts and ranks.
-        batch_size_per_rank: B.
-        ids_per_sample: By feature; 1 where it is not named.
+        embeddings: Section `embeddings` of the configuration, which may constrain the layouts of the tables.
+        optimizer: Optimizer of the tables.
+        cluster: Cluster for which the plan is made: its hosts, ranks and memory.
+        batch_size_per_rank: Number of samples that a rank trains on in one step, B.
+        ids_per_sample: Mean number of ids in a sample, by feature name; it is 1 for a feature that is not listed.
     """
 
     embeddings: EmbeddingsConfig
@@ -71,19 +80,22 @@ class PlanningInputs:
     ids_per_sample: Mapping[str, float]
 
     def ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
-        """A sample's ids of each feature that reads the table."""
+        """Return the mean number of ids in a sample for each feature that reads the table.
+
+        A number in the configuration of the table takes precedence over `ids_per_sample`.
+        """
         own = self.embeddings.tables.get(table.name)
-        given = own.ids_per_sample if own is not None else None
-        return tuple(given or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
+        configured = own.ids_per_sample if own is not None else None
+        return tuple(configured or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """Sizes of a model that follow from the configuration, so that no layer is built to know them.
+    """Sizes of a model, computed from the configuration alone, before any layer is built.
 
     Args:
-        tables: Every embedding table.
-        dense_parameters: Number of values that the layers outside the tables have at least.
+        tables: Configurations of all embedding tables.
+        dense_parameters: Lower bound of the number of parameters outside the tables.
     """
 
     tables: Sequence[EmbeddingBagConfig]
@@ -91,73 +103,72 @@ class ModelSizes:
 
 
 def collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
-    """The unsharded embedding collections in `module`, by dotted name."""
+    """Return the unsharded embedding collections in `module`, by dotted name."""
     return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
 
 
 def dense_bytes(module: nn.Module) -> int:
-    """Bytes that the parameters outside the tables take on every rank, optimizer and gradients included."""
+    """Return the bytes that the parameters outside the tables take on each rank, with gradients and optimizer."""
     tables = {id(p) for collection in collections(module).values() for p in collection.parameters()}
     return _BYTES_PER_DENSE * sum(p.numel() for p in module.parameters() if id(p) not in tables)
 
 
-def make_plan(module: nn.Module, request: PlanningInputs, watch: Watch | None = None) -> Plan:
-    """Decide a sharding, kernel and ranks for every table of `module`.
+def make_plan(module: nn.Module, inputs: PlanningInputs, watch: Watch | None = None) -> PlanFile:
+    """Make a plan, which gives every table of `module` a sharding, a kernel and ranks.
 
     Args:
-        module: Holds the collection, on the meta device.
-        request: What to plan for.
-        watch: Told of every proposal that is tried.
+        module: Model whose embedding collection is on the meta device.
+        inputs: Cluster, batch and constraints to plan for.
+        watch: Function that is called during the search with the number of proposals tried so far; None to call none.
 
     Returns:
-        The plan with the least estimated time of the busiest rank, of those that the planner tried.
+        The best plan among the proposals that were tried: its busiest rank has the smallest estimated time.
 
     Raises:
-        DoesNotFitError: no plan keeps every rank below its memory.
-        UserError: the configuration forces what cannot be.
+        DoesNotFitError: Every plan that was tried exceeds the memory of some rank.
+        UserError: The configuration forces a layout that the cluster cannot have.
     """
-    check_hosts(request.embeddings, request.cluster)
+    check_hosts(inputs.embeddings, inputs.cluster)
     tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
-    empty = _without_tables(request, dense_bytes(module))
+    empty = _without_tables(inputs, dense_bytes(module))
     if not tables:
         return empty
-    lacking = None
-    for choice in choices(request.cluster):
-        constraints, lacking = _limits(empty, tables, request, choice)
-        options = None if lacking.certain else _search(module, empty, request, constraints, watch)
-        if options is not None:
-            found = {option.name: option for option in options}
-            placed = [_table_plan(t, found[t.name], request) for t in sorted(tables, key=lambda t: t.name)]
-            plan = Plan.model_validate({**dict(empty), "tables": tuple(placed)})  # which copies would not check
-            _check_shards(plan, found)
-            return plan
-    assert lacking is not None
-    raise DoesNotFitError.of(lacking)
+    shortfall = None
+    for space in search_spaces(inputs.cluster):
+        constraints = _constraints(tables, inputs, space)
+        memory = _least_memory(empty, tables, constraints)
+        shortfall = memory.certain_shortfall()
+        if shortfall is not None:
+            continue
+        if (options := _search(module, empty, inputs, constraints, watch)) is not None:
+            return _plan_from(empty, tables, {option.name: option for option in options}, inputs)
+        shortfall = memory.unplaced_shortfall()
+    assert shortfall is not None
+    raise DoesNotFitError.of(shortfall)
 
 
-def check_sizes(sizes: ModelSizes, request: PlanningInputs) -> None:
-    """Refuse a model that no plan can hold, by sizes alone.
+def check_sizes(sizes: ModelSizes, inputs: PlanningInputs) -> None:
+    """Raise an error if a model is too large for the cluster under every plan.
 
-    A model that is too large must be refused before it is built: even on the meta device its layers are counted in
-    64 bits, and lists of its columns take memory.
+    This check comes before the model is built. A model of absurd size cannot be built even on the meta device: its
+    numbers of elements overflow 64 bits, and lists of its columns exhaust the memory.
 
     Args:
         sizes: Sizes of the model.
-        request: Cluster, batch and constraints that a plan would be made for.
+        inputs: Cluster, batch and constraints to plan for.
 
     Raises:
-        DoesNotFitError: the tables or the dense layers exceed the memory of the ranks.
-        UserError: the configuration forces what cannot be.
+        DoesNotFitError: The tables or the layers outside them exceed the memory of the ranks.
+        UserError: The configuration forces a layout that the cluster cannot have.
     """
-    check_hosts(request.embeddings, request.cluster)
-    empty = _without_tables(request, _BYTES_PER_DENSE * sizes.dense_parameters)
+    check_hosts(inputs.embeddings, inputs.cluster)
+    empty = _without_tables(inputs, _BYTES_PER_DENSE * sizes.dense_parameters)
     if not sizes.tables:
-        cuda = request.cluster.cuda
+        cuda = inputs.cluster.cuda
         if (empty.allowed_hbm if cuda else empty.allowed_host) > 0:
             return
         raise DoesNotFitError.of(
             MemoryShortfall(
-                certain=True,
                 table="",
                 layout="",
                 alone=False,
@@ -167,104 +178,128 @@ def check_sizes(sizes: ModelSizes, request: PlanningInputs) -> None:
                 plan=empty,
             )
         )
-    lacking = [_limits(empty, sizes.tables, request, choice)[1] for choice in choices(request.cluster)]
-    if all(each.certain for each in lacking):
-        raise DoesNotFitError.of(lacking[-1])
+    shortfall = None
+    for space in search_spaces(inputs.cluster):
+        constraints = _constraints(sizes.tables, inputs, space)
+        shortfall = _least_memory(empty, sizes.tables, constraints).certain_shortfall()
+        if shortfall is None:
+            return
+    assert shortfall is not None
+    raise DoesNotFitError.of(shortfall)
 
 
-def is_hopeless(sizes: ModelSizes, request: PlanningInputs) -> bool:
-    """Return True if no plan can exist, by sizes alone; the planner is not asked.
+def is_hopeless(sizes: ModelSizes, inputs: PlanningInputs) -> bool:
+    """Return True if a model is certainly too large for the cluster. This is fast, since the planner is not called.
 
     Args:
         sizes: Sizes of the model.
-        request: Cluster, batch and constraints that a plan would be made for.
+        inputs: Cluster, batch and constraints to plan for.
 
     Raises:
-        UserError: the configuration forces what cannot be.
+        UserError: The configuration forces a layout that the cluster cannot have.
     """
     try:
-        check_sizes(sizes, request)
+        check_sizes(sizes, inputs)
     except DoesNotFitError:
         return True
     return False
 
 
-def _without_tables(request: PlanningInputs, dense_bytes: int) -> Plan:
-    """Return the plan before any table is placed."""
-    return Plan(
+def _without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
+    """Return a plan without tables, which holds the cluster and the memory that tables cannot use."""
+    return PlanFile(
         version=PLAN_VERSION,
-        cluster=request.cluster,
-        batch_size_per_rank=request.batch_size_per_rank,
-        optimizer=request.optimizer,
-        reserved=reserved_of(request.cluster, dense_bytes),
+        cluster=inputs.cluster,
+        batch_size_per_rank=inputs.batch_size_per_rank,
+        optimizer=inputs.optimizer,
+        reserved=reserved_of(inputs.cluster, dense_bytes),
         tables=(),
     )
 
 
-def _limits(
-    empty: Plan, tables: Sequence[EmbeddingBagConfig], request: PlanningInputs, choice: Choice
-) -> tuple[dict[str, ParameterConstraints], MemoryShortfall]:
-    """Constraints of every table, and what they lack most."""
-    constraints = {
+def _constraints(
+    tables: Sequence[EmbeddingBagConfig], inputs: PlanningInputs, space: SearchSpace
+) -> dict[str, ParameterConstraints]:
+    """Return the layouts that each table may have in a search space, by table name."""
+    return {
         t.name: constraints_of(
-            request.embeddings, t.name, t.num_embeddings, t.embedding_dim, request.ids(t), request.cluster, choice
+            inputs.embeddings, t.name, t.num_embeddings, t.embedding_dim, inputs.ids(t), inputs.cluster, space
         )
         for t in tables
     }
-    return constraints, largest_shortfall(empty, tables, constraints, {t.name: dtype_of(t) for t in tables})
+
+
+def _least_memory(
+    empty: PlanFile, tables: Sequence[EmbeddingBagConfig], constraints: Mapping[str, ParameterConstraints]
+) -> LeastMemory:
+    """Return the least memory that the tables take under their constraints."""
+    return LeastMemory(empty, tables, constraints, {t.name: dtype_of(t) for t in tables})
 
 
 def dtype_of(table: EmbeddingBagConfig) -> Dtype:
-    """Of a table's rows."""
+    """Return the type of a table's values."""
     return "fp16" if table.data_type == DataType.FP16 else "fp32"
 
 
 def _search(
     module: nn.Module,
-    empty: Plan,
-    request: PlanningInputs,
+    empty: PlanFile,
+    inputs: PlanningInputs,
     constraints: Mapping[str, ParameterConstraints],
     watch: Watch | None,
 ) -> list[ShardingOption] | None:
-    """The best plan as TorchRec has it, which keeps it to itself; None where none fits."""
-    topology = torchrec_topology(request.cluster, empty.allowed_hbm, empty.allowed_host)
+    """Run TorchRec's planner.
+
+    Args:
+        module: Model whose embedding collection is on the meta device.
+        empty: Plan without tables, which tells the memory that tables may use.
+        inputs: Cluster, batch and constraints to plan for.
+        constraints: Layouts that each table may have, by table name.
+        watch: Function that is called with the number of proposals tried so far.
+
+    Returns:
+        Sharding option of each table in the best plan, with estimates of time and memory; None if no plan fits.
+    """
+    topology = torchrec_topology(inputs.cluster, empty.allowed_hbm, empty.allowed_host)
     limits = dict(constraints)
     dtypes = {c.name: dtype_of(c) for m in collections(module).values() for c in m.embedding_bag_configs()}
-    hosts = {name: own.hosts for name, own in request.embeddings.tables.items() if own.hosts is not None}
+    hosts = {name: own.hosts for name, own in inputs.embeddings.tables.items() if own.hosts is not None}
     enumerator = EmbeddingEnumerator(
         topology=topology,
-        batch_size=request.batch_size_per_rank,
+        batch_size=inputs.batch_size_per_rank,
         constraints=limits,
         estimator=[
             EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=limits),
-            _ShardStorage(topology, request, dtypes),
+            _ShardStorage(topology, inputs, dtypes),
         ],
     )
     planner = EmbeddingShardingPlanner(
         topology=topology,
-        batch_size=request.batch_size_per_rank,
+        batch_size=inputs.batch_size_per_rank,
         enumerator=enumerator,
-        storage_reservation=FixedPercentageStorageReservation(0.0),  # the topology has only what is allowed
-        proposer=_proposers(request.cluster),
-        partitioner=HostPartitioner(hosts, request.cluster.ranks_per_host, watch),
+        # The memory in the topology is already without the reserved memory, so TorchRec need not reserve any.
+        storage_reservation=FixedPercentageStorageReservation(0.0),
+        proposer=_proposers(inputs.cluster),
+        partitioner=HostPartitioner(hosts, inputs.cluster.ranks_per_host, watch),
         constraints=limits,
         stats=[],
         debug=False,
     )
-    asked_for = {sharding for limit in limits.values() for sharding in limit.sharding_types or ()}
+    sharding_types = {sharding for limit in limits.values() for sharding in limit.sharding_types or ()}
     dims = [c.embedding_dim for m in collections(module).values() for c in m.embedding_bag_configs()]
-    codecs = codecs_of(request.embeddings.qcomms, request.batch_size_per_rank, dims, request.cluster.world_size)
+    codecs = codecs_of(inputs.embeddings.qcomms, inputs.batch_size_per_rank, dims, inputs.cluster.world_size)
     try:
-        planner.plan(module, [TableSharder(asked_for, codecs)])
+        planner.plan(module, [TableSharder(sharding_types, codecs)])
     except PlannerError:
         return None
+    # The return value of `planner.plan` has no estimates of time, but the private attribute has them.
     best = planner._best_plan
     assert best is not None
     return best
 
 
 def _proposers(cluster: Cluster) -> list[Proposer]:
-    """TorchRec's own, of which the one that tries every combination does so while that takes seconds."""
+    """Return TorchRec's default proposers, but limit the grid search so that it takes only seconds."""
     return [
         GridSearchProposer(max_proposals=_COMBINATIONS // cluster.world_size),
         GreedyProposer(),
@@ -274,11 +309,17 @@ def _proposers(cluster: Cluster) -> list[Proposer]:
 
 
 class _ShardStorage(EmbeddingStorageEstimator):
-    """Bytes of a shard as this project counts them, in the place of TorchRec's own count."""
+    """Estimator of a shard's bytes that replaces TorchRec's formula by `shard_memory` of this project.
 
-    def __init__(self, topology: Topology, request: PlanningInputs, dtypes: Mapping[str, Dtype]) -> None:
+    Args:
+        topology: TorchRec's topology of the cluster.
+        inputs: Cluster, batch and optimizer of the tables.
+        dtypes: Type of each table's values, by table name.
+    """
+
+    def __init__(self, topology: Topology, inputs: PlanningInputs, dtypes: Mapping[str, Dtype]) -> None:
         super().__init__(topology=topology)
-        self._request, self._dtypes = request, dtypes
+        self._request, self._dtypes = inputs, dtypes
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         """Set the storage of every shard of every option."""
@@ -300,7 +341,29 @@ class _ShardStorage(EmbeddingStorageEstimator):
                 shard.storage = Storage(hbm=memory.hbm, ddr=memory.host, ssd=0)
 
 
-def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, request: PlanningInputs) -> dict[str, Any]:
+def _plan_from(
+    empty: PlanFile,
+    tables: Sequence[EmbeddingBagConfig],
+    options: Mapping[str, ShardingOption],
+    inputs: PlanningInputs,
+) -> PlanFile:
+    """Return the plan in which each table has the sharding option that TorchRec has chosen.
+
+    Args:
+        empty: Plan without tables.
+        tables: Configurations of all embedding tables.
+        options: Chosen sharding options by table name.
+        inputs: Inputs of the planner.
+    """
+    placed = [_table_plan(t, options[t.name], inputs) for t in sorted(tables, key=lambda t: t.name)]
+    # `model_copy(update=...)` would add the tables without validating them.
+    plan = PlanFile.model_validate({**dict(empty), "tables": tuple(placed)})
+    _check_shards(plan, options)
+    return plan
+
+
+def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, inputs: PlanningInputs) -> dict[str, Any]:
+    """Return a table's entry in a plan; its costs are those of its slowest shard."""
     cached = option.compute_kernel == "fused_uvm_caching"
     ranks = tuple(shard.rank for shard in option.shards)
     return {
@@ -308,23 +371,24 @@ def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, request: Plan
         "rows": table.num_embeddings,
         "dim": table.embedding_dim,
         "dtype": dtype_of(table),
-        "ids_per_sample": request.ids(table),
+        "ids_per_sample": inputs.ids(table),
         "sharding": option.sharding_type,
-        **where_of(option.sharding_type, ranks, request.cluster.ranks_per_host),
+        **placement_keys(option.sharding_type, ranks, inputs.cluster.ranks_per_host),
         "kernel": option.compute_kernel,
         "cache_load_factor": option.cache_load_factor if cached else None,
         "costs_ms": _costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
     }
 
 
-def _check_shards(plan: Plan, found: Mapping[str, ShardingOption]) -> None:
-    """Hold the shards that follow from a plan to those that TorchRec has planned."""
+def _check_shards(plan: PlanFile, options: Mapping[str, ShardingOption]) -> None:
+    """Assert that the shards computed from a plan's entries are the shards of TorchRec's options."""
     for table in plan.tables:
-        planned = [(s.rank, s.offset[0], s.size[0], s.offset[1], s.size[1]) for s in found[table.table].shards]
+        planned = [(s.rank, s.offset[0], s.size[0], s.offset[1], s.size[1]) for s in options[table.table].shards]
         assert list(table.shards(plan.cluster)) == planned, f"{table.table}: TorchRec has other shards, {planned}"
 
 
 def _costs(perf: Perf) -> Costs:
+    """Return TorchRec's time estimates of a shard, in milliseconds, as the costs of a plan."""
     return Costs(
         ids=round(perf.input_dist_comms, _DIGITS),
         lookup=round(perf.fwd_compute, _DIGITS),

@@ -1,4 +1,10 @@
-"""The ranks of a run: start and end of the process group, device and threads of this rank."""
+"""Membership of this process in the torch process group of a run, with its device, CPU threads and stall watch.
+
+A rank is one process of a run. `process_group` joins the group and yields a `Ranks`, which says what this rank has. The
+stall watch (`watchdog.py`) ends a job that hangs. Before each operation that may block, such as a collective, a rank
+makes a mark (`StallWatch.mark`): it records what it is about to do. If the ranks make no progress for the time-out
+after a mark, the watch ends the job and names the rank that the others wait for.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +26,10 @@ from ple_rec.errors import UserError
 from ple_rec.runtime.host import default_threads, keep_pages
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version, installed_versions, nearest_stack, reinstall_fbgemm
 
+# The time-out of a collective exceeds the time-out of the stall watch by this, so that the watch acts first.
 AFTER_WATCH_SECONDS = 60.0
-_SIGNS_OF_LOSS = (
+# An error whose text contains one of these comes from a connection to a process that has ended.
+_LOST_CONNECTION_TEXTS = (
     "Connection closed by peer",
     "Connection reset by peer",
     "Broken pipe",
@@ -32,15 +40,15 @@ _SIGNS_OF_LOSS = (
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where this process stands.
+    """This process among the ranks of a run: its number, its resources and the size of the run.
 
     Args:
-        rank: Of this process, 0 to world_size - 1.
-        world_size: W, number of ranks.
+        rank: Rank of this process, 0 to world_size - 1.
+        world_size: Number of ranks of the run, W.
         local_world_size: Number of ranks on this host.
-        device: Of this rank.
-        threads: CPU threads of this rank.
-        watch: Told what this rank is about to do.
+        device: Device of this rank.
+        threads: Number of CPU threads that torch uses in this rank.
+        watch: Stall watch of this rank. Call its `mark` before each operation that may block.
     """
 
     rank: int
@@ -52,11 +60,21 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this rank prints and writes."""
+        """True on rank 0, the only rank that prints and writes files of the run."""
         return self.rank == 0
 
 
 def _device(kind: str, local_rank: int) -> torch.device:
+    """Return the device of this rank.
+
+    Args:
+        kind: Value of runtime.device: "cpu", "cuda" or "auto", which means a GPU if torch and FBGEMM can use one.
+        local_rank: Number of this rank among those of its host, which is also the number of its GPU.
+
+    Raises:
+        UserError: The value is "cuda", but torch or FBGEMM cannot use a GPU; or the host has fewer GPUs than ranks.
+    """
+    # Only FBGEMM's CUDA wheel has the GPU kernels that look up rows of embedding tables.
     kernels = installed_version(CUDA_WHEEL) is not None
     if kind == "cpu" or (kind == "auto" and not (kernels and torch.cuda.is_available())):
         return torch.device("cpu")
@@ -85,8 +103,8 @@ def _device(kind: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def quiet() -> None:
-    """Silence what torch and torchrec say about each other's internals; a user can do nothing about it."""
+def silence_libraries() -> None:
+    """Silence warnings of torch and torchrec about each other's internals, since a user cannot act on them."""
     for module in (r"torch\.distributed\..*", r"torchrec\..*", r"torch\.jit\..*"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
         warnings.filterwarnings("ignore", category=DeprecationWarning, module=module)
@@ -97,16 +115,22 @@ def quiet() -> None:
 
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
-    """Join the process group that the launcher's environment describes (or one of a single rank), leave it at the end.
+    """Join the process group, yield the `Ranks` of this process, and leave the group at the end of the block.
 
-    The group is left on every way out: a rank that ends without may abort in the destructor. Where a rank raises, gloo
-    lets its peers' collectives fail at once. NCCL promises no such thing: the peers wait in theirs until the launcher,
-    which sees this rank end, kills them, or until the collective's own time-out.
+    The environment variables of a launcher such as torchrun describe the group. Without them, the group has this rank
+    alone.
+
+    This rank leaves the group even if the block raises, because the destructor of a group that is still joined may
+    abort the process. With gloo, the collectives of the other ranks then fail at once. With NCCL they do not: the other
+    ranks wait until the launcher sees that this rank has ended and kills them, or until their collective times out.
+
+    Args:
+        config: Device, threads and time-out of the run.
 
     Raises:
-        UserError: the device asked for is not there, or the installed FBGEMM cannot use it.
+        UserError: The configured device is missing, or the installed FBGEMM cannot use it.
     """
-    quiet()
+    silence_libraries()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     device = _device(config.device, local_rank)
@@ -117,7 +141,8 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     if "WORLD_SIZE" in os.environ:
-        # Longer than the watch, which says more; this ends what waits before the first step.
+        # The stall watch has a shorter time-out and a better message, but it sees nothing before the first mark. This
+        # time-out ends ranks that wait for another rank until then.
         dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_seconds + AFTER_WATCH_SECONDS))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
@@ -134,31 +159,35 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
 
 
 def _check_hosts(local_world_size: int) -> None:
-    """Refuse hosts with different numbers of ranks, on every rank (a collective)."""
-    every: list[int] = [0] * dist.get_world_size()
-    dist.all_gather_object(every, local_world_size)
-    if len(set(every)) > 1:
+    """Refuse a run whose hosts have different numbers of ranks.
+
+    All ranks must call it, since it is a collective, and all of them raise the error.
+    """
+    counts: list[int] = [0] * dist.get_world_size()
+    dist.all_gather_object(counts, local_world_size)
+    if len(set(counts)) > 1:
         raise UserError(
             "ranks",
-            f"{dist.get_world_size()} in all, on hosts with {' and '.join(map(str, sorted(set(every))))} of them",
+            f"{dist.get_world_size()} in all, on hosts with {' and '.join(map(str, sorted(set(counts))))} of them",
             "every host has as many ranks as the others, since tables are placed by host",
             "start the same number of ranks on each host",
         )
 
 
 def _leave_after_error(backend: str) -> None:
-    """Leave the group without waiting for anyone."""
+    """Leave the group without waiting for other ranks, which may never answer."""
     if backend != "nccl":
         dist.destroy_process_group()
         return
-    # Destroying waits for the collectives that this rank has begun, and its peers may never join them. Aborting does
-    # not. A device in a bad state may refuse it; what is to be told then is the error that led here.
+    # With NCCL, `destroy_process_group` waits for the collectives that this rank has begun, which the other ranks may
+    # never join, so the group is aborted instead. The abort itself may fail on a device in a bad state. We ignore its
+    # error, because the caller raises the error that came first and is the cause.
     with suppress(Exception):
         abort_process_group()
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone."""
+    """Return True if a collective raised the error because another rank has ended."""
     if isinstance(error, dist.DistBackendError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS_OF_LOSS)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_CONNECTION_TEXTS)

@@ -1,7 +1,7 @@
-"""Precision of what the ranks exchange for their tables: TorchRec's quantised communication (`qcomms`).
+"""Precision of the values that ranks exchange for their tables: TorchRec's quantised communication (`qcomms`).
 
-A rank's pooled rows travel to the others in the forward pass, their gradients come back in the backward pass. A codec
-turns fp32 values into fewer bytes before the exchange and back after it; weights and optimizer state stay as they are.
+A rank sends its pooled rows to the others in the forward pass and receives their gradients in the backward pass. A
+codec encodes fp32 values in fewer bytes for the exchange. Weights and optimizer state keep their type.
 """
 
 from __future__ import annotations
@@ -16,27 +16,28 @@ from torchrec.distributed.types import CommOp
 from ple_rec.config.run import ExchangePrecision, QcommsConfig
 from ple_rec.errors import UserError
 
-_INT8_ROW = 32  # values that share a scale in FBGEMM's int8 codec
-# Sums over ranks are of numbers, which rows of bytes with a scale each are not. TorchRec puts these in the place of
-# fp8 there, and leaves int8 to fail.
-_IN_SUMS: dict[str, ExchangePrecision] = {"forward": "fp16", "backward": "bf16"}
+# This many values share a scale in FBGEMM's int8 codec.
+_INT8_ROW = 32
+# A collective that sums over ranks cannot add int8 values with different scales. In such sums TorchRec itself replaces
+# fp8 by these types, but lets int8 fail.
+_PRECISION_OF_SUMS: dict[str, ExchangePrecision] = {"forward": "fp16", "backward": "bf16"}
 
 
 def codecs_of(
     config: QcommsConfig, batch_size_per_rank: int, dims: Iterable[int], world_size: int
 ) -> dict[str, Any] | None:
-    """Codecs by collective, as TorchRec's sharders and its planner take them; None where all stays fp32.
+    """Return the codecs by name of the collective, for TorchRec's sharders and planner; None if all values stay fp32.
 
-    TorchRec's own registry replaces bf16 by fp16 for CPUs with a warning. Gloo exchanges bf16, so it is given here.
+    TorchRec's own registry warns on CPUs and replaces bf16 by fp16. Gloo can exchange bf16, so it is kept here.
 
     Args:
-        config: Of the run.
-        batch_size_per_rank: B.
-        dims: Of the tables.
-        world_size: W.
+        config: Precision of the exchanges of the run.
+        batch_size_per_rank: Samples of a rank and step, B.
+        dims: Number of columns of each table.
+        world_size: Number of ranks, W.
 
     Raises:
-        UserError: int8 with a batch that does not divide into its rows.
+        UserError: The precision is int8, and a batch does not fill whole rows of its codec.
     """
     forward, backward = config.forward_precision, config.backward_precision
     if forward == backward == "fp32":
@@ -50,8 +51,8 @@ def codecs_of(
             f"set train.batch_size_per_rank to a multiple of {multiple}, or use fp16 or bf16",
         )
     summed = {
-        "forward": _IN_SUMS["forward"] if forward == "int8" else forward,
-        "backward": _IN_SUMS["backward"] if backward == "int8" else backward,
+        "forward": _PRECISION_OF_SUMS["forward"] if forward == "int8" else forward,
+        "backward": _PRECISION_OF_SUMS["backward"] if backward == "int8" else backward,
     }
     return {
         CommOp.POOLED_EMBEDDINGS_ALL_TO_ALL.name: _codecs(forward, backward),

@@ -1,4 +1,4 @@
-"""A plan put to work: the model with its tables sharded by it, and the shards of this rank."""
+"""Sharding of a model by a plan, and the table shards of this rank."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.overrides import TorchFunctionMode
@@ -22,12 +21,12 @@ from torchrec.distributed.types import (
 )
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import QcommsConfig
-from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.distributed.layouts import TableSharder
-from ple_rec.distributed.plan_check import GivenPlan, usable
+from ple_rec.distributed.plan_check import SavedPlan, fitting_plan
 from ple_rec.distributed.planner import PlanningInputs, collections, make_plan
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.qcomms import codecs_of
@@ -36,37 +35,36 @@ from ple_rec.distributed.table_init import initial_bound, uniform_rows_
 FP32 = QcommsConfig()
 
 
-def agreed_plan(module: nn.Module, request: PlanningInputs, given: GivenPlan | None = None) -> Plan:
-    """The plan that rank 0 was given, where it is one of this run, or makes; on every rank (a collective).
+def agreed_plan(module: nn.Module, inputs: PlanningInputs, saved_plan: SavedPlan | None = None) -> PlanFile:
+    """Return the plan of rank 0 on every rank (a collective): the saved one if it fits this run, else a new one.
 
     Args:
-        module: With the collection that is to be sharded.
-        request: What to plan for, as rank 0 sees it.
-        given: Made before.
+        module: Model with the embedding collection that is to be sharded.
+        inputs: Cluster, batch and constraints to plan for; those of rank 0 count.
+        saved_plan: Plan that was read from a file, if there is one; that of rank 0 counts.
 
     Raises:
-        UserError: no plan fits, or the given one does not; a PeerError on the other ranks.
+        UserError: No plan fits, or the saved one must fit and does not. The other ranks raise PeerError.
     """
 
-    def decide() -> Plan:
-        plan = None if given is None else usable(given, module, request)
-        return plan or make_plan(module, request)
+    def decide() -> PlanFile:
+        plan = None if saved_plan is None else fitting_plan(saved_plan, module, inputs)
+        return plan or make_plan(module, inputs)
 
-    decided = [run_on_rank_zero(decide)]
-    dist.broadcast_object_list(decided, src=0)
-    assert decided[0] is not None
-    return decided[0]
+    plan = broadcast(run_on_rank_zero(decide))
+    assert plan is not None
+    return plan
 
 
-def sharding_plan(module: nn.Module, plan: Plan) -> ShardingPlan:
-    """Return the plan as TorchRec's wrapper takes it: by the path of the collection that has the table."""
+def sharding_plan(module: nn.Module, plan: PlanFile) -> ShardingPlan:
+    """Return the plan in TorchRec's form: a sharding for each table, below the path of its collection."""
     tables = {table.table: table for table in plan.tables}
-    found: dict[str, EmbeddingModuleShardingPlan] = {}
+    plan_of: dict[str, EmbeddingModuleShardingPlan] = {}
     for path, collection in collections(module).items():
-        found[path] = EmbeddingModuleShardingPlan()
+        plan_of[path] = EmbeddingModuleShardingPlan()
         for table in collection.embedding_bag_configs():
-            found[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
-    return ShardingPlan(found)
+            plan_of[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
+    return ShardingPlan(plan_of)
 
 
 def _parameter_sharding(table: TablePlan, cluster: Cluster) -> ParameterSharding:
@@ -91,7 +89,7 @@ def _parameter_sharding(table: TablePlan, cluster: Cluster) -> ParameterSharding
 
 def shard(
     module: nn.Module,
-    plan: Plan,
+    plan: PlanFile,
     ranks: Ranks,
     *,
     init_scale: float,
@@ -99,39 +97,41 @@ def shard(
     qcomms: QcommsConfig = FP32,
     prefetched: bool = False,
 ) -> DistributedModelParallel:
-    """`module` with its tables sharded by the plan and the rest data-parallel; tables initialised from the seed.
+    """Return the model with tables sharded by the plan and initialised from the seed, and data-parallel dense layers.
 
     Args:
-        module: Its collection on the meta device, with the optimizer attached to its parameters.
-        plan: Of these ranks.
-        ranks: The cluster.
-        init_scale: Of the initial rows.
-        seed: Of the run.
+        module: Model whose embedding collection is on the meta device and has its optimizer attached.
+        plan: Plan of the tables for these ranks.
+        ranks: Place of this process among the ranks.
+        init_scale: Scale of the initial rows; see `table_init.initial_bound`.
+        seed: Seed of the run.
         qcomms: Precision of the exchanges.
-        prefetched: Whether rows are to be fetched into the caches of tables that have one ahead of their step.
+        prefetched: True if rows are fetched ahead of their step into the caches of the tables that have one.
 
     Raises:
-        UserError: int8 with a batch that does not divide into its rows.
+        UserError: The precision is int8, and a batch does not fill whole rows of its codec.
     """
     rows = {table.table: table.rows for table in plan.tables}
     codecs = codecs_of(qcomms, plan.batch_size_per_rank, [table.dim for table in plan.tables], ranks.world_size)
-    with _Undrawn():
+    with _SkipUniform():
         model = DistributedModelParallel(
             module,
             device=ranks.device,
             plan=sharding_plan(module, plan),
             sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
-            # Not static: a rank whose batches hold no sample of a task runs the same graph, and evaluation runs none.
+            # Every rank runs the same graph in each step, even without a sample of some task. But evaluation has no
+            # backward pass, which a static graph would expect.
             data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
         )
     initialise_tables(model, rows, init_scale, seed)
     return model
 
 
-class _Undrawn(TorchFunctionMode):
-    """Rows are not drawn where they come to lie: all of them are written once more, by `initialise_tables`.
+class _SkipUniform(TorchFunctionMode):
+    """Mode in which `Tensor.uniform_` does nothing, since `initialise_tables` overwrites every row.
 
-    TorchRec's fused kernels draw whatever `init_fn` a table has, which takes about as long as to hash the rows.
+    TorchRec's fused kernels draw random rows whatever `init_fn` a table has. That takes about as long as
+    `initialise_tables` itself.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -139,7 +139,7 @@ class _Undrawn(TorchFunctionMode):
 
 
 def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int, int]]:
-    """(table, local storage, first row, first column, dim) of every table shard that this rank holds."""
+    """Yield (table, local storage, first row, first column, dim) of every table shard of this rank."""
     for key, value in model.state_dict().items():
         if isinstance(value, ShardedTensor):
             for piece in value.local_shards():
@@ -148,7 +148,7 @@ def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int
 
 
 def initialise_tables(model: nn.Module, rows: Mapping[str, int], scale: float, seed: int) -> None:
-    """Fill every table with U(-scale/sqrt(rows), scale/sqrt(rows)), the same values at every world size and plan."""
+    """Fill every table with U(-scale/sqrt(rows), scale/sqrt(rows)); world size and plan do not change the values."""
     with torch.no_grad():
         for table, shard_RD, row, column, dim in local_shards(model):
             bound = initial_bound(rows[table], scale)

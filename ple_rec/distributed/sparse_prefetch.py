@@ -1,12 +1,23 @@
-"""The exchange of a batch's ids, taken apart so that it can run ahead of the step that looks them up.
+"""Exchange of the ids of the next batch between ranks, while the model still computes the current batch.
 
-A sharded collection's forward pass is `compute_and_output_dist(context, input_dist(context, ids).wait().wait())`. Of
-that, only the last call needs weights. Here the parts are called one by one, for a batch whose turn comes a step later;
-TorchRec's pipelines do the same (`TrainPipelineSparseDist`), but find the ids by tracing the model with torch.fx, which
-this project's models, with branches on the batch, cannot be.
+Embedding tables are sharded: each row lies on one rank, so every rank sends its ids to the ranks that hold their rows.
+The forward pass of TorchRec's `ShardedEmbeddingBagCollection` does this in
 
-On a GPU, copies, exchanges and prefetches have a stream each. What one stream makes and another uses is recorded with
-the allocator, or its memory could be given away too early.
+    compute_and_output_dist(context, input_dist(context, ids).wait().wait())
+
+Here `input_dist` starts to exchange the counts of ids, the first `wait` starts to exchange the ids themselves, and the
+second waits for them. `compute_and_output_dist` looks up the rows and returns the results to the ranks that asked. It
+alone reads the weights, so all calls before it can run one step early, before the weights are updated. The class
+`Exchange` makes these calls one by one. TorchRec's `TrainPipelineSparseDist` does the same, but it finds the ids by
+tracing the model with torch.fx. The models of this project have control flow that depends on the batch, which torch.fx
+cannot trace.
+
+If a table lies in the host's memory, the GPU has a cache of its rows. The prefetch copies the rows of the next batch
+into this cache.
+
+On a GPU, copies of batches, exchanges and prefetches run on one stream each. If one stream allocates a tensor and
+another uses it, the tensor is registered with the allocator (`record_stream`), which might otherwise reuse its memory
+too early.
 """
 
 from __future__ import annotations
@@ -22,67 +33,89 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 
-class Streams:
-    """CUDA streams beside the one that computes; on a CPU, whose exchanges run in gloo's threads, none.
+class CudaStreams:
+    """CUDA streams in addition to the default stream, on which the model computes.
+
+    On a CPU all of them are None; the threads of gloo run the exchanges there.
 
     Args:
-        device: Of the rank.
+        device: Device of the rank.
+
+    Attributes:
+        copy: Stream that copies batches from the host to the device.
+        exchange: Stream that exchanges ids between ranks.
+        prefetch: Stream that fetches rows into the cache.
     """
 
     def __init__(self, device: torch.device) -> None:
         cuda = device.type == "cuda"
-        # In front of the computation, which waits for them.
+        # The model has to wait for copies and exchanges, so their streams have a higher priority than the default.
         self.copy = torch.cuda.Stream(device, priority=-1) if cuda else None
         self.exchange = torch.cuda.Stream(device, priority=-1) if cuda else None
         self.prefetch = torch.cuda.Stream(device) if cuda else None
 
 
 def on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
-    """What is done within goes to this stream."""
+    """Return a context in which CUDA work is queued on a stream; with None, it goes where it would go anyway."""
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
-def hand_over(stream: torch.cuda.Stream | None, *made: Any) -> None:
-    """The current stream waits for what `stream` has been given so far, and may use what it made there."""
+def hand_over(stream: torch.cuda.Stream | None, *tensors: Any) -> None:
+    """Make tensors of one stream safe to use on the current stream.
+
+    The current stream waits for all work that `stream` has been given so far, and the allocator does not reuse the
+    memory of the tensors before the current stream has finished with them.
+
+    Args:
+        stream: Stream on which the tensors were made; None, as on a CPU, to do nothing.
+        tensors: Tensors, or objects with a method `record_stream`.
+    """
     if stream is None:
         return
     current = torch.cuda.current_stream(stream.device)
     current.wait_stream(stream)
-    for each in made:
-        each.record_stream(current)
+    for tensor in tensors:
+        tensor.record_stream(current)
 
 
 def sharded_collection(model: DistributedModelParallel) -> Any | None:
-    """The sharded tables of a model, None where it has none."""
-    found = [module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection)]
-    assert len(found) <= 1
-    return found[0] if found else None
+    """Return the sharded collection that holds the embedding tables of a model; None if the model has none."""
+    collections = [module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection)]
+    assert len(collections) <= 1
+    return collections[0] if collections else None
 
 
 class Exchange:
-    """The ids of one batch on their way to the ranks that hold their rows (every call is a collective).
+    """Exchange of the ids of one batch: each rank sends its ids to the ranks that hold their rows.
+
+    The constructor starts to exchange the counts. Call `send` next, then `prefetch` if tables have a cache, and run the
+    forward pass of the batch in the block of `used`. All ranks make the same calls, since these are collectives.
 
     Args:
-        collection: The sharded tables.
-        ids: Of this rank's batch, copied to its device on `streams.copy`.
-        streams: Of the rank.
+        collection: Sharded collection with the tables of the model.
+        ids: Ids of this rank's batch. The stream `streams.copy` may still be copying them to the device.
+        streams: CUDA streams of the rank.
     """
 
-    def __init__(self, collection: Any, ids: KeyedJaggedTensor, streams: Streams) -> None:
+    def __init__(self, collection: Any, ids: KeyedJaggedTensor, streams: CudaStreams) -> None:
         self._collection, self._streams = collection, streams
         self._context = collection.create_context()
         self._prefetched: Any = None
         with on(streams.exchange):
             hand_over(streams.copy, ids)
-            self._numbers = collection.input_dist(self._context, ids)  # how many ids go where
+            # Before the ids, each rank tells each other rank how many ids it will send.
+            self._counts = collection.input_dist(self._context, ids)
 
     def send(self) -> None:
-        """Wait for the numbers of ids, and begin to send the ids. On a GPU the host waits here."""
+        """Wait for the counts of ids, and start to send the ids. On a GPU, the host blocks until the counts arrive."""
         with on(self._streams.exchange):
-            self._ids = self._numbers.wait()
+            self._ids = self._counts.wait()
 
     def prefetch(self) -> None:
-        """Fetch the rows that are not in the GPU's cache yet from the host's memory. After `send`, at most once."""
+        """Copy the rows of the batch that are not yet in the GPU's cache from the host's memory into it.
+
+        Call this method after `send`, at most once.
+        """
         stream = self._streams.prefetch
         forward = None if stream is None else torch.cuda.current_stream(stream.device)
         with on(self._streams.exchange):
@@ -94,19 +127,25 @@ class Exchange:
 
     @property
     def is_prefetched(self) -> bool:
-        """Whether `prefetch` has been called."""
+        """True if `prefetch` has been called."""
         return self._prefetched is not None
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """One forward pass of the model within looks up the ids of this exchange, whatever batch it is given."""
-        self._collection.forward = self._forward  # an attribute of the instance hides the method of its class
+        """Make the sharded collection use the ids of this exchange in one forward pass of the model in the block.
+
+        The collection ignores the ids that the model passes to it, so the model must be run on the batch of this
+        exchange.
+        """
+        # `nn.Module` calls `self.forward`, so this attribute of the instance replaces the method of the class.
+        self._collection.forward = self._forward
         try:
             yield
         finally:
             del self._collection.forward
 
     def _forward(self, _: KeyedJaggedTensor) -> Any:
+        """Do the rest of the collection's forward pass: wait for the ids of this exchange and look up their rows."""
         if self._prefetched is None:
             with on(self._streams.exchange):
                 received = self._ids.wait()
@@ -117,25 +156,34 @@ class Exchange:
         return self._collection.compute_and_output_dist(self._context, received)
 
 
-def unlock_caches(collection: Any, streams: Streams) -> None:
-    """Let go of the cache lines that forward passes without a backward pass, as those of an evaluation, have locked.
+def unlock_caches(collection: Any, streams: CudaStreams) -> None:
+    """Unlock all cache lines of the tables after forward passes that had no backward pass, as in an evaluation.
 
-    FBGEMM locks the lines of a batch when it fetches its rows, and unlocks them in the backward pass. To be called
-    while no batch is prefetched.
+    A cache line holds one row. FBGEMM locks the lines of a batch when it fetches the rows, and unlocks them in the
+    backward pass; without one, they would stay locked. Do not call this function between the prefetch of a batch and
+    its backward pass, since the lines of that batch would be unlocked, too.
+
+    Args:
+        collection: Sharded collection with the tables of the model.
+        streams: CUDA streams of the rank.
     """
     with on(streams.prefetch):
-        if streams.prefetch is not None:  # an evaluation may still be at them
+        # The default stream may still be computing an evaluation that reads the lines, so wait for it.
+        if streams.prefetch is not None:
             hand_over(torch.cuda.default_stream(streams.prefetch.device))
         for kernel in cached_kernels(collection):
             kernel.lxu_cache_locking_counter.zero_()
 
 
 def lookups_of(collection: Any) -> list[nn.Module]:
-    """Return TorchRec's lookups of the sharded tables, which hold FBGEMM's modules; no walk over modules finds them."""
+    """Return TorchRec's lookup modules of a sharded collection, in which the modules of FBGEMM lie.
+
+    The method `modules` of the collection does not return them.
+    """
     return list(collection._lookups)
 
 
 def cached_kernels(collection: Any) -> list[Any]:
-    """FBGEMM's modules whose tables lie in the host's memory behind a cache."""
+    """Return the FBGEMM modules whose tables lie in the host's memory and have a cache on the GPU."""
     modules = [module for lookup in lookups_of(collection) for module in lookup.modules()]
     return [module for module in modules if getattr(module, "lxu_cache_weights", torch.empty(0)).numel()]

@@ -1,6 +1,9 @@
-"""Initial rows of an embedding table as a function of (seed, table, row, column), whatever shard holds the row.
+"""Initial values of embedding tables, which do not depend on how the tables are sharded.
 
-Shape suffixes: R rows, D columns.
+Each value is a hash of the seed, the name of the table, and the row and column in the whole table. So a rank can fill
+its shard alone, and the tables of a run are equal for every number of ranks and every sharding plan.
+
+Shape suffixes: R rows of a shard or of a chunk of it, D columns of a shard.
 """
 
 from __future__ import annotations
@@ -12,29 +15,32 @@ from torch import Tensor
 
 from ple_rec.runtime.threads import threads_of_one
 
-# Values hashed at a time. On a CPU, so few that the dozens of passes over them stay in its cache, and so many that the
-# threads, each with rows of its own to the end, rarely ask for the interpreter at the same time. A GPU needs more of
-# them to be busy.
+# Numbers of values that are hashed at a time on a CPU and on a GPU. A hash takes dozens of passes over the values. On a
+# CPU, a chunk has to be small for the passes to stay in its cache, but not so small that the threads often wait for
+# Python's global interpreter lock between passes. A GPU needs larger chunks to be busy.
 _CHUNK, _CUDA_CHUNK = 1 << 18, 1 << 22
-_WORTH_THREADS = 1 << 20  # values
+# A shard with fewer values than this is filled by one thread, since starting more would take longer.
+_WORTH_THREADS = 1 << 20
 
 
 def _signed(value: int) -> int:
-    """The int64 with the bits of an unsigned 64-bit value."""
+    """Return the int64 with the same bits as an unsigned 64-bit integer, since torch computes with int64."""
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
 def _shifted(x: Tensor, bits: int, out: Tensor) -> Tensor:
-    """Logical right shift of int64, into `out`."""
+    """Write the logical right shift of an int64 tensor by `bits` into `out`, and return `out`."""
     return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _splitmix64_(x: Tensor, scratch: Tensor) -> Tensor:
-    """The finaliser of SplitMix64 (Steele et al., OOPSLA 2014), in place: a bijection of 64 bits that mixes them well.
+    """Hash int64 values in place by one step of SplitMix64 (Steele et al., OOPSLA 2014), and return them.
+
+    The hash is a bijection of the 64-bit integers, in which every bit of the result depends on all bits of the value.
 
     Args:
-        x: int64.
-        scratch: Of the same shape; it is overwritten.
+        x: Tensor of int64, which the hashes overwrite.
+        scratch: Tensor of the same shape and type for intermediate results, which overwrite its values.
     """
     x.add_(_signed(0x9E3779B97F4A7C15))
     x.bitwise_xor_(_shifted(x, 30, scratch)).mul_(_signed(0xBF58476D1CE4E5B9))
@@ -43,9 +49,12 @@ def _splitmix64_(x: Tensor, scratch: Tensor) -> Tensor:
 
 
 def initial_bound(rows: int, scale: float) -> float:
-    """Half the width of the distribution that a table's rows start from: scale / sqrt(rows), `rows` the allocated ones.
+    """Return the bound b = scale / sqrt(rows) of a table, whose initial values are uniform on (-b, b).
 
-    So it stays the same while more and more of them are put to use.
+    Args:
+        rows: Number of rows allocated for the table, including those that no id uses yet. So the bound stays the same
+            when the vocabulary grows and uses more of them.
+        scale: Configured factor of the bound.
     """
     return scale * rows**-0.5
 
@@ -53,23 +62,24 @@ def initial_bound(rows: int, scale: float) -> float:
 def uniform_rows_(
     shard_RD: Tensor, bound: float, *, seed: int, table: str, first_row: int, first_column: int, dim: int
 ) -> None:
-    """Fill a shard in place with U(-bound, bound), a hash of (seed, table, global row, global column).
+    """Fill a shard in place with its initial values, which are uniform on (-bound, bound).
 
     Args:
-        shard_RD: The shard's storage, any floating type, any device.
-        bound: Half the width of the distribution.
-        seed: The run's seed.
-        table: The table's name.
-        first_row: Global row of the shard's row 0.
-        first_column: Global column of its column 0.
-        dim: Columns of the whole table.
+        shard_RD: Weights of the shard, of any floating type and on any device.
+        bound: Bound of the absolute values, see `initial_bound`.
+        seed: Seed of the run.
+        table: Name of the table.
+        first_row: Row of the whole table that is row 0 of the shard.
+        first_column: Column of the whole table that is column 0 of the shard.
+        dim: Number of columns of the whole table.
     """
     digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
     key = _signed(int.from_bytes(digest[:8], "little"))
     column_D = torch.arange(first_column, first_column + shard_RD.shape[1], device=shard_RD.device)
 
     def fill(start: int, stop: int) -> None:
-        with torch.no_grad():  # which a thread does not inherit
+        # `no_grad` holds only in the thread that enters it, so each thread of the pool enters it here.
+        with torch.no_grad():
             _fill(shard_RD[start:stop], column_D, first_row + start, dim, key, bound)
 
     rows = len(shard_RD)
@@ -79,14 +89,25 @@ def uniform_rows_(
         return
     edges = [rows * i // threads for i in range(threads + 1)]
     with threads_of_one(threads, "rows") as pool:
-        list(pool.map(fill, edges[:-1], edges[1:]))  # raises what a thread raised
+        # `map` raises the error of a thread only when its results are read, as `list` does.
+        list(pool.map(fill, edges[:-1], edges[1:]))
 
 
 def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int, bound: float) -> None:
-    """Fill consecutive rows, chunk by chunk."""
+    """Fill consecutive rows of a shard, chunk by chunk.
+
+    Args:
+        shard_RD: Rows to fill.
+        column_D: Columns of the whole table that the columns of `shard_RD` are.
+        first_row: Row of the whole table that is row 0 of `shard_RD`.
+        dim: Number of columns of the whole table.
+        key: Hash of the seed and the name of the table.
+        bound: Bound of the absolute values.
+    """
     rows, columns = shard_RD.shape
     step = max(1, min(rows, (_CUDA_CHUNK if shard_RD.is_cuda else _CHUNK) // max(1, columns)))
-    # Of one chunk each, and used again by every other: pages that are new to the process cost more than the hash.
+    # All chunks share these buffers, since the first use of newly allocated memory would take longer than the hash.
+    # `place_RD` is the number of each value of a chunk, counted row by row from the first row of the chunk.
     place_RD = torch.arange(step, device=shard_RD.device)[:, None] * dim + column_D
     bits_RD, scratch_RD = torch.empty_like(place_RD), torch.empty_like(place_RD)
     unit_RD = torch.empty_like(place_RD, dtype=torch.float32)
@@ -95,5 +116,6 @@ def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int
         place, bits, scratch, unit = (x[: len(part_RD)] for x in (place_RD, bits_RD, scratch_RD, unit_RD))
         torch.add(place, (first_row + start) * dim, out=bits)
         _splitmix64_(_splitmix64_(bits, scratch).bitwise_xor_(key), scratch)
-        unit.copy_(_shifted(bits, 40, scratch)).mul_(2.0**-24)  # 24 bits: every value is exact in fp32
+        # The upper 24 bits of a hash become a number in [0, 1), since float32 has an exact value for each of them.
+        unit.copy_(_shifted(bits, 40, scratch)).mul_(2.0**-24)
         part_RD.copy_(unit.mul_(2).sub_(1).mul_(bound))

@@ -1,4 +1,4 @@
-"""The rows of a sharded table, a few at a time: their squared norms, and whether training ever moved them.
+"""Rows of a sharded table, read in blocks: their squared norms, and whether training has changed them.
 
 Shape suffixes: R rows of a block, D columns of a shard.
 """
@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.distributed.table_init import initial_bound, uniform_rows_
 
-_VALUES = 1 << 17  # of a block: 1 MiB of int64, so that the dozens of passes over it stay in a core's cache
+# A block has about this many values: 1 MiB of int64, so that dozens of passes over it stay in a core's cache.
+_VALUES = 1 << 17
 
 
 @dataclass(frozen=True)
-class Origin:
-    """A table, and all that its initial rows follow from."""
+class TableOrigin:
+    """Table with everything that determines its initial rows; `rows` and `dim` are its size."""
 
     table: str
     rows: int
@@ -31,8 +32,14 @@ class Origin:
     scale: float
 
 
-class Block(NamedTuple):
-    """Consecutive rows of a table: the first one's index, sum_d w_rd^2 in fp64, whether a value is not the initial."""
+class RowBlock(NamedTuple):
+    """Consecutive rows of a table.
+
+    Args:
+        first_row: Global index of the first row.
+        square_R: Squared norm of each row in fp64.
+        moved_R: Flag of each row, true if a value differs from its initial one.
+    """
 
     first_row: int
     square_R: Tensor
@@ -46,13 +53,13 @@ class _Shard:
     first_column: int
 
     def rows(self, start: int, stop: int) -> _Shard:
-        """Its part with global rows from `start` to `stop`; of no rows where it has none of them."""
+        """Return the part with global rows from `start` to `stop`, which may have no rows."""
         first = min(max(start - self.first_row, 0), len(self.values_RD))
         last = min(max(stop - self.first_row, first), len(self.values_RD))
         return _Shard(self.values_RD[first:last], self.first_row + first, self.first_column)
 
-    def block(self, origin: Origin) -> Block:
-        """Of its own columns."""
+    def block(self, origin: TableOrigin) -> RowBlock:
+        """Return the shard's rows as a block that counts the shard's columns alone."""
         initial_RD = torch.empty_like(self.values_RD)
         uniform_rows_(
             initial_RD,
@@ -64,21 +71,21 @@ class _Shard:
             dim=origin.dim,
         )
         square_R = self.values_RD.double().square_().sum(dim=1)
-        return Block(self.first_row, square_R, (self.values_RD != initial_RD).any(dim=1))
+        return RowBlock(self.first_row, square_R, (self.values_RD != initial_RD).any(dim=1))
 
 
 class TableRows:
-    """Reads the tables of a sharded model row by row, in memory that does not grow with them.
+    """Reader of a sharded model's tables, whose memory does not grow with the tables.
 
-    Made and iterated by every rank (collectives).
+    Every rank makes a reader and iterates over its blocks (collectives).
 
     Args:
-        model: Sharded.
-        origins: Of every table, the same on every rank, in the same order.
-        device: Where the process group reduces tensors.
+        model: Model after sharding.
+        origins: Origin of every table by table name, the same on every rank and in the same order.
+        device: Device on which the process group reduces tensors.
     """
 
-    def __init__(self, model: nn.Module, origins: Mapping[str, Origin], device: torch.device) -> None:
+    def __init__(self, model: nn.Module, origins: Mapping[str, TableOrigin], device: torch.device) -> None:
         self._origins, self._device = origins, device
         self._shards: dict[str, list[_Shard]] = defaultdict(list)
         for table, values_RD, row, column, _ in local_shards(model):
@@ -92,11 +99,11 @@ class TableRows:
         dist.all_reduce(split, op=dist.ReduceOp.MAX)
         self._split = dict(zip(origins, split.tolist(), strict=True))
 
-    def blocks(self, table: str) -> Iterator[Block]:
-        """Blocks that hold every row of a table once, over all ranks; each rank consumes its own to the end.
+    def blocks(self, table: str) -> Iterator[RowBlock]:
+        """Yield blocks that together, over all ranks, hold every row of a table once. Every rank must read to the end.
 
-        A rank has the rows that it holds. Rows that are split by column are put together block by block, and rank 0
-        has them all.
+        A rank yields the rows of its shards. If the table is split by column, the ranks sum up their parts of each
+        block, and rank 0 yields all rows.
         """
         origin = self._origins[table]
         step = max(1, _VALUES // origin.dim)
@@ -108,7 +115,7 @@ class TableRows:
             for start in range(shard.first_row, end, step):
                 yield shard.rows(start, start + step).block(origin)
 
-    def _joined(self, origin: Origin, step: int) -> Iterator[Block]:
+    def _joined(self, origin: TableOrigin, step: int) -> Iterator[RowBlock]:
         for start in range(0, origin.rows, step):
             stop = min(start + step, origin.rows)
             sums_2R = torch.zeros(2, stop - start, dtype=torch.float64, device=self._device)
@@ -119,4 +126,4 @@ class TableRows:
                 sums_2R[1, inside] += part.moved_R
             dist.all_reduce(sums_2R)
             if dist.get_rank() == 0:
-                yield Block(start, sums_2R[0], sums_2R[1] > 0)
+                yield RowBlock(start, sums_2R[0], sums_2R[1] > 0)

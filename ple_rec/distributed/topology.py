@@ -1,4 +1,4 @@
-"""The cluster that a run is on, and TorchRec's picture of a cluster."""
+"""Cluster of a run, and TorchRec's topology of a cluster."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ple_rec.distributed.process_group import Ranks
 from ple_rec.errors import UserError, settings
 from ple_rec.runtime.host import usable_memory_bytes
 
-_BYTES_PER_MS = 1e6  # of 1 GB/s
+# A bandwidth of 1 GB/s moves this many bytes in a millisecond.
+_BYTES_PER_MS = 1e6
 
-# Every supported GPU, by its CUDA name without "NVIDIA". Other boards of these GPUs (H100 PCIe, H200
-# NVL, GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe: a bridge joins two of them at most.
+# Every supported GPU stands here by its CUDA name without "NVIDIA". Other boards of these GPUs (H100 PCIe, H200 NVL,
+# GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe, since a bridge joins at most two of them.
 GPUS: Mapping[str, Hardware] = {
     "A100-SXM4-40GB": PRESETS["a100-40"],
     "A100-PCIE-40GB": PRESETS["a100-40"].model_copy(update={"intra_host_gb_per_s": 32.0}),
@@ -30,7 +31,7 @@ GPUS: Mapping[str, Hardware] = {
     "L40S": PRESETS["l40s"],
     "B200": PRESETS["b200"],
 }
-# Keys that `[topology]` must set for an unknown GPU.
+# `[topology]` must set these keys for an unknown GPU.
 _DATA_SHEET = (
     "hbm_gb_per_s",
     "hbm_to_host_gb_per_s",
@@ -49,14 +50,14 @@ def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
         config: `[topology]`, whose preset and figures take precedence.
 
     Raises:
-        UserError: `topology.device` names a GPU and the run is on CPUs, or the reverse; or the GPU has no preset.
+        UserError: `topology.device` names a GPU and the run is on CPUs, or the reverse, or the GPU has no preset.
     """
     config = config or TopologyConfig()
     if config.device is not None and (config.device == "cpu") != (ranks.device.type == "cpu"):
         raise UserError(
             "topology.device",
             f'got "{config.device}"; the ranks run on {ranks.device.type}',
-            "a run is planned for the devices that it has",
+            "the tables of a run are planned for its own devices",
             "remove [topology], or set runtime.device",
         )
     memory = {"host_memory_gib": usable_memory_bytes() / GIB}
@@ -69,7 +70,7 @@ def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
     return Cluster(
         hosts=ranks.world_size // ranks.local_world_size,
         ranks_per_host=ranks.local_world_size,
-        hardware=config.over(preset.model_copy(update=memory)),
+        hardware=config.apply_to(preset.model_copy(update=memory)),
     )
 
 
@@ -77,8 +78,8 @@ def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware
     """Return the preset that `[topology]` names, or else that of the GPU.
 
     Args:
-        name: Name of the GPU, as CUDA has it.
-        memory_gib: Memory of the GPU.
+        name: Name of the GPU in CUDA, such as "NVIDIA H200".
+        memory_gib: Memory of the GPU in GiB.
         config: `[topology]` of the run.
 
     Raises:
@@ -99,7 +100,7 @@ def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware
 
 
 def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
-    """Return a `[topology]` for an unknown GPU: the user's figures, its memory, and a preset's figures to edit."""
+    """Return a `[topology]` for an unknown GPU: the user's figures, the memory, and a preset's figures to edit."""
     gpus = [device for device in DEVICES if device != "cpu"]
     nearest = PRESETS[min(gpus, key=lambda device: abs(PRESETS[device].hbm_gib - memory_gib))]
     user_figures = config.model_dump(exclude_none=True)
@@ -115,7 +116,13 @@ def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
 
 
 def torchrec_topology(cluster: Cluster, allowed_hbm: int, allowed_host: int) -> Topology:
-    """TorchRec's topology of a cluster, of whose memories a rank may use so many bytes."""
+    """Return TorchRec's topology of a cluster.
+
+    Args:
+        cluster: Hosts and ranks.
+        allowed_hbm: Bytes of HBM that tables may take on a rank.
+        allowed_host: Bytes of host memory that tables may take on a rank.
+    """
     hardware = cluster.hardware
     kind = "cuda" if cluster.cuda else "cpu"
     return TopologyFactory.create_topology(

@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md`: what an exported model is, for people."""
+"""Text of `MODEL_CARD.md`, the description of an exported model for people."""
 
 from __future__ import annotations
 
@@ -6,36 +6,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.config.metrics import METRICS
-from ple_rec.inference.signature import Input, Signature
+from ple_rec.inference.signature import InputFeature, Signature
 
-_MAIN = [metric.key for metric in METRICS]  # metrics that come first, in this order
+# These metrics come first, in this order.
+_MAIN = [metric.key for metric in METRICS]
 
 
-def card_text(described: Mapping[str, Any], signature: Signature) -> str:
-    """Return the card.
+def card_text(description: Mapping[str, Any], signature: Signature) -> str:
+    """Return the text of the model card.
 
     Args:
-        described: Content of `model.json`.
+        description: Content of `model.json`.
         signature: Signature of the model.
     """
-    card, check = described["card"], described["card"]["check"]
-    tables = described["tables"]
+    card, check = description["card"], description["card"]["check"]
+    tables = description["tables"]
     precision = tables[0]["precision"] if tables else "none"
     size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
     of_fp32 = f" ({size / exact:.3f} of fp32)" if exact else ""
     lines = [
-        f"# {described['name']}",
+        f"# {description['name']}",
         "",
         f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
         f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
         f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
-        f"- Matrix products in {dense_text(described['dense'])}",
+        f"- Matrix products in {dense_text(description['dense'])}",
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
         f"- Examples: {_examples(card['examples'])}",
         f"- Licence: {card['licence'] or 'not stated'}",
-        f"- Made: {card['created']} by {described['made_by']}",
+        f"- Made: {card['created']} by {description['made_by']}",
         "",
         "## Metrics",
         "",
@@ -76,7 +77,7 @@ def card_text(described: Mapping[str, Any], signature: Signature) -> str:
 
 
 def dense_text(dense: Mapping[str, Any]) -> str:
-    """Return the precision in which matrix products are served, in words.
+    """Return a text about the precision of matrix products in a server.
 
     Args:
         dense: Value of `dense` in `model.json`.
@@ -97,9 +98,9 @@ def _examples(examples: Mapping[str, int]) -> str:
     return f"examples.json holds {rows}, asked for by --examples {examples['lists']}"
 
 
-def _input(each: Input) -> str:
-    weighted = " with weights" if each.weighted else ""
-    return f"`{each.name}` ({'list of ' if each.bag else ''}{each.type}{weighted})"
+def _input(feature: InputFeature) -> str:
+    weighted = " with weights" if feature.weighted else ""
+    return f"`{feature.name}` ({'list of ' if feature.bag else ''}{feature.type}{weighted})"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -1,4 +1,4 @@
-"""Compare the scores of an export with those of the trained model, and refuse what differs by too much.
+"""Comparison of the scores of an export with those of the trained model, and the bounds of their differences.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 
 from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.errors import Option, UserError
-from ple_rec.inference.held_out import HeldOut
+from ple_rec.inference.held_out import HeldOutRows
 from ple_rec.metrics import scores
 
-# By how much the score of any row may differ: a probability as it is, a regression's prediction in standard deviations
-# of its label.
+# The score of a row may differ by this much: a probability in absolute terms, a regression's prediction in standard
+# deviations of its label.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
-# What sums in another order come to in fp32, whatever the label's standard deviation: as a part of a regression's
-# prediction, or of 1 where that is smaller. It is no difference at all.
+# In fp32, another order of a sum may change a regression's prediction by this part of max(1, |prediction|). Such a
+# change does not count as a difference.
 _ROUNDING = 1e-5
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
-# What matrix products in bfloat16, of 8 significant bits, may add to that.
+# Matrix products in bfloat16, which has 8 significant bits, may add these to the bounds.
 BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
 _PAIRS = 10
 
@@ -36,13 +36,13 @@ class TaskCheck:
     """Differences of one task's scores.
 
     Args:
-        largest: Largest difference of a score; for a regression beyond the rounding of fp32, and in standard deviations
+        largest: Largest difference of a score; for a regression without the rounding of fp32, in standard deviations
             of its label.
-        mean: Mean difference of the scores, likewise.
+        mean: Mean difference of the scores, in the same unit.
         auc: AUC of the trained model's scores, in the task's sample space and without sample weights; None for a
-            regression, and where the rows hold one class.
-        auc_loss: Part of that AUC which the export lacks.
-        auc_step: AUC that one pair of a positive and a negative is worth.
+            regression, or if the rows are of one class.
+        auc_loss: AUC of the trained model minus that of the export.
+        auc_step: AUC that one pair of a positive and a negative contributes.
     """
 
     largest: float
@@ -52,7 +52,7 @@ class TaskCheck:
     auc_step: float | None = None
 
 
-def compare_scores(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
+def compare_scores(rows: HeldOutRows, scores_NK: NDArray[np.float32], kinds: Mapping[str, str]) -> dict[str, TaskCheck]:
     """Return the differences of each task's scores.
 
     Args:
@@ -76,7 +76,7 @@ def compare_scores(rows: HeldOut, scores_NK: NDArray[np.float32], kinds: Mapping
     return checks
 
 
-def units(rows: HeldOut, kinds: Mapping[str, str]) -> list[float]:
+def units(rows: HeldOutRows, kinds: Mapping[str, str]) -> list[float]:
     """Return the unit of each task's differences: 1, or the standard deviation of a regression's label.
 
     Args:
@@ -87,26 +87,27 @@ def units(rows: HeldOut, kinds: Mapping[str, str]) -> list[float]:
     for k, kind in enumerate(kinds.values()):
         label_N = rows.labels_NK[rows.in_space_NK[:, k], k].astype(np.float64)
         deviation = float(label_N.std()) if kind == "regression" and len(label_N) else 1.0
-        deviations.append(deviation or 1.0)  # 0 where a label is the same everywhere
+        # The deviation is 0 if all labels are equal.
+        deviations.append(deviation or 1.0)
     return deviations
 
 
 def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
-    """Return P(a positive is above a negative) + P(they are equal) / 2; None where one of the two is missing."""
+    """Return P(a positive is above a negative) + P(they are equal) / 2; None if one of the classes is missing."""
     signed_N = torch.where(torch.from_numpy(label_N), 1.0, -1.0).double()
     area = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
     return None if area is None else area[0]
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Largest differences that are let through.
+class ErrorBounds:
+    """Largest differences that are allowed.
 
     Args:
         tolerance: Largest difference of a score, in the units of `TaskCheck`.
         auc_loss: Largest loss of AUC of any task.
-        pairs: Number of pairs of a positive and a negative that may change places in any case: of few rows each is
-            worth more than `auc_loss`.
+        pairs: Number of pairs of a positive and a negative whose order may change in any case; with few rows, one such
+            pair changes AUC by more than `auc_loss`.
     """
 
     tolerance: float
@@ -116,8 +117,8 @@ class Bounds:
     @classmethod
     def of(
         cls, precision: TablePrecision, dense: UsedPrecision, tolerance: float | None, auc_loss: float | None
-    ) -> Bounds:
-        """Return bounds.
+    ) -> ErrorBounds:
+        """Return the bounds of an export, from its options or else from its precisions.
 
         Args:
             precision: Precision of the tables.
@@ -133,24 +134,24 @@ class Bounds:
 
 
 def refuse_losses(
-    checks: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: Bounds
+    checks: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: ErrorBounds
 ) -> None:
-    """Refuse an export whose scores are others.
+    """Refuse an export whose scores differ too much.
 
     Args:
         checks: Differences by task.
         precision: Precision of the tables.
         dense: Precision of the matrix products.
-        bounds: Largest differences that are let through.
+        bounds: Largest differences that are allowed.
 
     Raises:
-        UserError: A difference is larger.
+        UserError: A difference exceeds its bound.
     """
-    what = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
+    place = f"export in {precision}" + (f", dense layers in {dense}" if dense != "fp32" else "")
     for name, task in checks.items():
         if not task.largest <= bounds.tolerance:
             raise UserError(
-                f"{what}, task {name}",
+                f"{place}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
                 f"at most {bounds.tolerance:g} is let through",
                 _fix(precision, dense, Option.TOLERANCE, task.largest),
@@ -158,22 +159,22 @@ def refuse_losses(
         allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
         if task.auc_loss is not None and not task.auc_loss <= allowed:
             raise UserError(
-                f"{what}, task {name}",
+                f"{place}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
                 f"at most {allowed:.2g} is let through",
                 _fix(precision, dense, Option.AUC_LOSS, task.auc_loss),
             )
 
 
-def _fix(precision: TablePrecision, dense: UsedPrecision, bound: Option, loss: float) -> str:
+def _fix(precision: TablePrecision, dense: UsedPrecision, option: Option, loss: float) -> str:
     if not math.isfinite(loss):
         return "look for what is not finite in the model"
     finer = "export again, and report it if it comes again: fp32 rounds by less"
     if precision != "fp32" or dense != "fp32":
         finer = f"choose a finer {Option.PRECISION}" if precision != "fp32" else f"leave {Option.DENSE.to('bf16')} out"
-    return f"{finer}, or let it through by {bound.to(float(f'{loss * 1.1:.2g}'))}"
+    return f"{finer}, or let it through by {option.to(float(f'{loss * 1.1:.2g}'))}"
 
 
 def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
-    """Return the differences as `model.json` has them."""
+    """Return the differences as an entry of `model.json`."""
     return {name: asdict(task) for name, task in checks.items()}

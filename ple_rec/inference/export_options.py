@@ -1,4 +1,4 @@
-"""How a run is exported: what `ple-rec export` and `Run.export` take; needs no torch."""
+"""Options of `ple-rec export` and `Run.export`, in a module that imports no torch."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from ple_rec.storage import Location
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """How a run is exported.
+    """Options of an export.
 
     Args:
         precision: Precision of the tables.
-        dense: Precision in which matrix products are served; `dense.pt2` has its weights in fp32 whatever it is. `auto`
-            leaves it to each server, whose machine may be faster in bf16, where the check lets bf16 through, and else
-            is fp32.
-        fusion: File of the fusion; None for `fusion/fusion.toml` of the run, else exponent 1 for every task.
-        user_features: Features of the user; None for `data.request_features`, else those that are constant within the
-            groups of the held-out rows.
+        dense: Precision of matrix products in a server; the weights in `dense.pt2` are always in fp32. With "auto",
+            each server uses bf16 if its machine is faster in it and the check allows bf16, and fp32 otherwise.
+        fusion: File of the fusion; None for `fusion/fusion.toml` of the run, or exponent 1 for every task if the run
+            has none.
+        user_features: Features of the user; None for `data.request_features`, or for those that are constant within
+            the groups of the held-out rows if the configuration names none.
         checkpoint: `best`, `latest` or `step-<n>`.
         version: Name of the version; None for the next one.
-        licence: Line of the model card.
+        licence: Licence, a line of the model card.
         onnx: True to write `dense.onnx` too.
-        check_rows: Number of held-out rows on which the export is checked, about.
+        check_rows: Approximate number of held-out rows on which the export is checked.
         tolerance: Largest difference of a score; None for that of the precisions.
         auc_loss: Largest loss of AUC; None for that of the precisions.
-        examples: Number of held-out users whose rows `examples.json` holds; 0 for no such file.
+        examples: Number of held-out users whose rows are written to `examples.json`; 0 for no such file.
     """
 
     precision: TablePrecision = "fp32"

@@ -1,12 +1,17 @@
-"""A parser for each feature: from JSON values of rows to a column of table rows or numbers, and the schema of a value.
+"""Parsers that turn the JSON values of an inference request into the columns that the model reads.
 
-What a parser accepts and the JSON schema that it shows are written side by side, and a test compares them.
+The values of one feature, for example one for each item to be ranked, become a column. The column of a dense feature
+has fp32 numbers. The column of a sparse feature has ids: indices of rows in the feature's embedding table. A value that
+is a list, with or without weights, is a bag.
 
-Null is a missing value; an unknown value is one that the vocabulary does not know. Neither is an error.
-Of integers and of dense features true and false are 1 and 0. An integer may stand as text too, since JavaScript rounds
-what is larger than 2^53 - 1.
+Each parser also returns the JSON schema of the values that it accepts, and a test checks that parser and schema agree.
 
-Shapes: N rows, V values of bags.
+A null is a missing value, and a value that is not in the feature's vocabulary is unknown; neither is an error. For
+integers and dense features, true counts as 1 and false as 0. A client may send an integer as text, since JavaScript
+cannot represent all integers above 2^53 - 1.
+
+Shape suffixes: N values that are parsed together, which are the rows of the column; V ids in all rows together (V = N
+for a feature without bags).
 """
 
 from __future__ import annotations
@@ -26,25 +31,31 @@ from numpy.typing import NDArray
 
 from ple_rec.data.encode import Encoder, RawKind
 from ple_rec.inference.request_error import RequestError, require_object
-from ple_rec.inference.signature import Input
+from ple_rec.inference.signature import InputFeature
 
-MAX_BAG = 1000  # values of one bag
-MAX_VALUES = 20_000  # values of all bags of a request
-_DECIMAL = "-?(0|[1-9][0-9]{0,39})"  # an integer as text, which no parser of JSON rounds
+# Largest number of values that one bag may have.
+MAX_BAG = 1000
+# Largest number of values that all bags of a request may have together. The parsers check it for one feature, and
+# `ple_rec/inference/request.py` for all features.
+MAX_VALUES = 20_000
+# Pattern of a text that represents an integer. A JSON parser may round a number, but never a text.
+_DECIMAL = "-?(0|[1-9][0-9]{0,39})"
 _LARGEST = float(np.finfo(np.float32).max)
 _NULL: Final = type(None)
 _decimal = re.compile(_DECIMAL).fullmatch
 Schema = dict[str, Any]
-FieldOf = Callable[[int], str]  # the field of the value at a place, for messages
+# Function that takes the index of a row and returns the path of the row's value in the request, for error messages.
+FieldOf = Callable[[int], str]
 
 
 @dataclass(frozen=True)
-class Ids:
-    """Table rows of a sparse feature.
+class FeatureIds:
+    """Column of a sparse feature.
 
     Args:
-        values_V: Rows of the table.
-        offsets_N: Places where each bag begins, and the end; None for a feature of single values.
+        values_V: Indices of rows in the embedding table, bag after bag.
+        offsets_N: Index in `values_V` at which each bag begins, and at last the end of the last bag, so N + 1 numbers;
+            None for a feature with single values.
         weights_V: Weights of the values; None for a feature without weights.
     """
 
@@ -52,55 +63,60 @@ class Ids:
     offsets_N: NDArray[np.int64] | None = None
     weights_V: NDArray[np.float32] | None = None
 
-    def take(self, index_N: NDArray[np.int64]) -> Ids:
-        """Return the rows at these places."""
+    def take(self, index_N: NDArray[np.int64]) -> FeatureIds:
+        """Return a column of some of the rows.
+
+        Args:
+            index_N: Indices of the rows, in the order of the result; an index may occur several times.
+        """
         if self.offsets_N is None:
-            return Ids(self.values_V[index_N])
+            return FeatureIds(self.values_V[index_N])
         lengths_N = np.diff(self.offsets_N)[index_N]
         offsets_N = np.zeros(len(index_N) + 1, np.int64)
         np.cumsum(lengths_N, out=offsets_N[1:])
         places_V = np.repeat(self.offsets_N[:-1][index_N] - offsets_N[:-1], lengths_N) + np.arange(offsets_N[-1])
         weights_V = None if self.weights_V is None else self.weights_V[places_V]
-        return Ids(self.values_V[places_V], offsets_N, weights_V)
+        return FeatureIds(self.values_V[places_V], offsets_N, weights_V)
 
 
-Column = Ids | NDArray[np.float32]  # of a sparse feature, and of a dense one with NaN where a number is missing
+# Values of one feature in all rows. In the column of a dense feature, NaN stands for a missing number.
+Column = FeatureIds | NDArray[np.float32]
 
 
 class FeatureParser(ABC):
-    """Parses the values of one feature.
+    """Base class of a parser, which parses the values of one feature.
 
     Args:
-        feature: Feature of the model.
+        feature: Input feature of the model.
     """
 
-    def __init__(self, feature: Input) -> None:
+    def __init__(self, feature: InputFeature) -> None:
         self.feature = feature
 
     @property
     @abstractmethod
     def schema(self) -> Schema:
-        """JSON schema of a value."""
+        """JSON schema of the feature's value in one row."""
 
     @abstractmethod
     def parse(self, values: Sequence[Any], field_of: FieldOf) -> Column:
-        """Return the column of some rows' values.
+        """Return the column of some values of the feature.
 
         Args:
-            values: JSON values, one for each row.
-            field_of: Function that names the field of a row's value.
+            values: JSON values of the feature, one for each row of the column.
+            field_of: Function that returns the path of a row's value in the request.
 
         Raises:
-            RequestError: A value is none of the feature's.
+            RequestError: A value has the wrong type or size.
         """
 
 
-def parser_of(feature: Input, encoder: Encoder) -> FeatureParser:
+def parser_of(feature: InputFeature, encoder: Encoder) -> FeatureParser:
     """Return the parser of a feature.
 
     Args:
-        feature: Feature of the model.
-        encoder: Encoder that turns raw values of sparse features into table rows.
+        feature: Input feature of the model.
+        encoder: Encoder that maps the raw values of sparse features to ids by their vocabularies.
     """
     if feature.dense:
         return DenseParser(feature)
@@ -110,7 +126,7 @@ def parser_of(feature: Input, encoder: Encoder) -> FeatureParser:
 
 
 class DenseParser(FeatureParser):
-    """Parses a dense feature: numbers in fp32."""
+    """Parser of a dense feature, whose values are numbers in the range of fp32."""
 
     @property
     def schema(self) -> Schema:
@@ -118,13 +134,14 @@ class DenseParser(FeatureParser):
         return {"type": ["number", "boolean", "null"], "minimum": -_LARGEST, "maximum": _LARGEST}
 
     def parse(self, values: Sequence[Any], field_of: FieldOf) -> NDArray[np.float32]:
-        """Return the numbers, NaN where one is missing."""
+        """Return the numbers, with NaN for missing ones."""
         types = set(map(type, values))
         _check_types(values, types, {int, float, bool, _NULL}, "a number, or null where it is missing", field_of)
         try:
-            known = [math.nan if value is None else value for value in values] if _NULL in types else values
-            x_N = np.array(known, np.float64)
-        except OverflowError:  # an integer of hundreds of digits
+            numbers = [math.nan if value is None else value for value in values] if _NULL in types else values
+            x_N = np.array(numbers, np.float64)
+        except OverflowError:
+            # Python integers beyond the range of float64 raise this error. Mark the values that are too large.
             x_N = np.array([math.inf if isinstance(value, int) and abs(value) > _LARGEST else 0.0 for value in values])
         if (large_N := np.abs(x_N) > _LARGEST).any():
             i = int(large_N.argmax())
@@ -133,17 +150,17 @@ class DenseParser(FeatureParser):
 
 
 class IdParser(FeatureParser):
-    """Parses a sparse feature of single values.
+    """Parser of a sparse feature that has a single value in each row.
 
     Args:
-        feature: Feature of the model.
-        encoder: Encoder that turns its raw values into table rows.
+        feature: Input feature of the model.
+        encoder: Encoder that maps the raw values of the feature to ids by its vocabulary.
 
     Raises:
-        ValueError: The encoder, whose vocabulary may be lost, takes values of another type.
+        ValueError: The values of the vocabulary do not have the type of the feature.
     """
 
-    def __init__(self, feature: Input, encoder: Encoder) -> None:
+    def __init__(self, feature: InputFeature, encoder: Encoder) -> None:
         super().__init__(feature)
         if (kind := encoder.features[feature.name].kind) != feature.type:
             raise ValueError(f"values of {feature.name} are of type {feature.type}, those of its vocabulary of {kind}")
@@ -154,31 +171,33 @@ class IdParser(FeatureParser):
         """JSON schema of a raw value."""
         return self._type.schema
 
-    def parse(self, values: Sequence[Any], field_of: FieldOf) -> Ids:
-        """Return a table row for each value."""
+    def parse(self, values: Sequence[Any], field_of: FieldOf) -> FeatureIds:
+        """Return the ids of the values."""
         name = self.feature.name
-        return Ids(self._encoder.rows(name, self._type.array(values, field_of), name).to_numpy(zero_copy_only=False))
+        return FeatureIds(
+            self._encoder.rows(name, self._type.array(values, field_of), name).to_numpy(zero_copy_only=False)
+        )
 
 
 class BagParser(IdParser):
-    """Parses a sparse feature whose values are lists."""
+    """Parser of a sparse feature whose values are lists of raw values (bags)."""
 
     @property
     def schema(self) -> Schema:
         """JSON schema of a list of raw values."""
-        bound = {"maxItems": MAX_BAG, "description": f"all bags of a request have at most {MAX_VALUES:,}"}
-        return {"type": ["array", "null"], "items": self._type.schema, **bound}
+        limits = {"maxItems": MAX_BAG, "description": f"all bags of a request have at most {MAX_VALUES:,}"}
+        return {"type": ["array", "null"], "items": self._type.schema, **limits}
 
-    def parse(self, values: Sequence[Any], field_of: FieldOf) -> Ids:
-        """Return the table rows of each list."""
+    def parse(self, values: Sequence[Any], field_of: FieldOf) -> FeatureIds:
+        """Return the ids of all bags. A null is an empty bag."""
         lengths: list[int] = []
         flat: list[Any] = []
         for i, bag in enumerate(values):
             if bag is not None and not isinstance(bag, list):
                 raise RequestError(field_of(i), bag, f"a list, each of it {self._type.rule}")
             if bag is not None and len(bag) > MAX_BAG:
-                counted = f"{len(bag):,} values"
-                raise RequestError(field_of(i), bag, f"at most {MAX_BAG:,} values", counted=counted)
+                count = f"{len(bag):,} values"
+                raise RequestError(field_of(i), bag, f"at most {MAX_BAG:,} values", counted=count)
             lengths.append(len(bag or ()))
             flat += bag or ()
             if len(flat) > MAX_VALUES:
@@ -186,56 +205,58 @@ class BagParser(IdParser):
         offsets_N = np.concatenate([[0], np.cumsum(lengths)])
 
         def field_in_bag(v: int) -> str:
+            """Return the path of value v of all bags together, for example `items[2].tags[0]`."""
             i = int(np.searchsorted(offsets_N, v, side="right")) - 1
             return f"{field_of(i)}[{v - offsets_N[i]}]"
 
         raw = pa.LargeListArray.from_arrays(pa.array(offsets_N, pa.int64()), self._type.array(flat, field_in_bag))
         rows = self._encoder.rows(self.feature.name, raw, self.feature.name)
-        return Ids(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
+        return FeatureIds(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
 
 
 class WeightedBagParser(BagParser):
-    """Parses a sparse feature whose values are {"values": [...], "weights": [...]}."""
+    """Parser of a sparse feature whose values are objects {"values": [...], "weights": [...]}, bags with weights."""
 
     @property
     def schema(self) -> Schema:
-        """JSON schema of such an object; it cannot say that the lists are of one length."""
+        """JSON schema of the object. JSON schemas cannot require two lists of equal length; `parse` checks it."""
         number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
         weights = {"type": ["array", "null"], "items": number, "maxItems": MAX_BAG, "description": "as many as values"}
         return object_schema({"values": super().schema, "weights": weights}) | {"type": ["object", "null"]}
 
-    def parse(self, values: Sequence[Any], field_of: FieldOf) -> Ids:
-        """Return the table rows and the weights of each object."""
+    def parse(self, values: Sequence[Any], field_of: FieldOf) -> FeatureIds:
+        """Return the ids and the weights of all bags. A null is an empty bag."""
         bags: list[Any] = []
         weights: list[list[float]] = []
         total = 0
         for i, value in enumerate(values):
             field = field_of(i)
             both = require_object({} if value is None else value, field, ("values", "weights"))
-            bag, own = ([] if both.get(key) is None else both[key] for key in ("values", "weights"))
-            if not isinstance(bag, list) or not isinstance(own, list) or len(bag) != len(own):
+            bag, bag_weights = ([] if both.get(key) is None else both[key] for key in ("values", "weights"))
+            if not isinstance(bag, list) or not isinstance(bag_weights, list) or len(bag) != len(bag_weights):
                 raise RequestError(field, value, '{"values": [...], "weights": [...]}, as many weights as values')
-            total += len(own)
+            total += len(bag_weights)
             if total > MAX_VALUES:
                 raise too_many_values(total, field)
-            for j, weight in enumerate(own):
+            for j, weight in enumerate(bag_weights):
                 if isinstance(weight, bool) or not isinstance(weight, int | float) or not abs(weight) <= _LARGEST:
                     raise RequestError(f"{field}.weights[{j}]", weight, "a finite number")
             bags.append(bag)
-            weights.append(list(map(float, own)))  # Arrow makes no fp32 of integers above 2^24
+            # The weights become floats here, since Arrow refuses to convert integers above 2^24 to fp32.
+            weights.append(list(map(float, bag_weights)))
         ids = super().parse(bags, lambda i: f"{field_of(i)}.values")
-        kept = self._encoder.cut(self.feature.name, pa.array(weights, pa.list_(pa.float32())))
-        return replace(ids, weights_V=kept.to_numpy(zero_copy_only=False))
+        weights_V = self._encoder.cut(self.feature.name, pa.array(weights, pa.list_(pa.float32())))
+        return replace(ids, weights_V=weights_V.to_numpy(zero_copy_only=False))
 
 
 @dataclass(frozen=True)
 class _RawType:
-    """A type of the raw values of sparse features.
+    """Type of the raw values of a sparse feature: integers, texts or numbers.
 
     Args:
-        rule: Value that belongs there, in words.
+        rule: Description of a valid value, for error messages.
         schema: JSON schema of a value.
-        array: Function that makes an Arrow array of values, or names the field of one that has another type.
+        array: Function that converts values to an Arrow array. It raises a RequestError if a value has another type.
     """
 
     rule: str
@@ -244,7 +265,9 @@ class _RawType:
 
 
 def _integers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
-    # Of integers and truth values alone this takes half as long as Arrow; a null or a text costs it the attempt.
+    """Convert integers, booleans and texts of integers to an Arrow array."""
+    # If all values are 64-bit integers or booleans, this takes half the time of Arrow's own conversion. Any other value
+    # raises an error, and the slower code below converts or refuses it.
     with suppress(TypeError, OverflowError):
         return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(int_array("q", values))])
     if not set(map(type, values)) <= {int, _NULL}:
@@ -253,24 +276,30 @@ def _integers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
         values = whole
     try:
         return pa.array(values, pa.int64())
-    except (pa.ArrowException, OverflowError):  # an integer that no vocabulary can know is a missing one
+    except (pa.ArrowException, OverflowError):
+        # No vocabulary has integers beyond 64 bits. They become null, so they are treated like missing values.
         return pa.array([v if v is not None and -(2**63) <= v < 2**63 else None for v in values], pa.int64())
 
 
 def _texts(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
+    """Convert texts to an Arrow array."""
     _check_raw("text", values, {str, _NULL}, field_of)
     try:
         return pa.array(values, pa.string())
-    except UnicodeEncodeError as error:  # half of a surrogate pair, which the server's own reader of JSON refuses
+    except UnicodeEncodeError as error:
+        # The text contains half of a UTF-16 surrogate pair. The JSON parser of the HTTP server refuses such a text, but
+        # other callers may pass it.
         i = values.index(error.object)
         raise RequestError(field_of(i), ascii(error.object), "a text of whole characters") from None
 
 
 def _numbers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
+    """Convert integers and floats to an Arrow array of float64."""
     _check_raw("number", values, {int, float, _NULL}, field_of)
     try:
         return pa.array(values, pa.float64())
-    except (pa.ArrowException, OverflowError):  # an integer that Arrow makes no double of
+    except (pa.ArrowException, OverflowError):
+        # Arrow refuses integers that float64 cannot represent exactly; Python rounds them.
         return pa.array([None if value is None else _double(value) for value in values], pa.float64())
 
 
@@ -290,24 +319,35 @@ _RAW_TYPES: dict[RawKind, _RawType] = {
 
 
 def _check_raw(kind: RawKind, values: Sequence[Any], permitted: set[type], field_of: FieldOf) -> None:
+    """Raise a RequestError if the type of a raw value is not permitted; the message explains the kind of the values."""
     rule = f"{_RAW_TYPES[kind].rule}, or null where it is missing"
     _check_types(values, set(map(type, values)), permitted, rule, field_of)
 
 
 def _check_types(values: Sequence[Any], types: set[type], permitted: set[type], rule: str, field_of: FieldOf) -> None:
+    """Raise a RequestError for the first value whose type is not permitted.
+
+    Args:
+        values: JSON values, one for each row.
+        types: Types of the values.
+        permitted: Types that a value may have.
+        rule: Description of a valid value, for the message.
+        field_of: Function that returns the path of a row's value in the request.
+    """
     if not types <= permitted:
         i = next(i for i, value in enumerate(values) if type(value) not in permitted)
         raise RequestError(field_of(i), values[i], rule)
 
 
 def _integer(value: Any) -> Any:
-    """Return the integer that a value stands for, or the value where it stands for none."""
+    """Return the integer that a text, boolean or whole float represents; return any other value unchanged."""
     if isinstance(value, str):
         return int(value) if _decimal(value) else value
     return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
 def _double(value: float) -> float:
+    """Return the nearest float64, or an infinity if the value is beyond its range."""
     try:
         return float(value)
     except OverflowError:
@@ -315,11 +355,11 @@ def _double(value: float) -> float:
 
 
 def too_many_values(count: int, field: str) -> RequestError:
-    """Return the error of a request whose bags hold more than `MAX_VALUES` values.
+    """Return the error of a request whose bags have more than `MAX_VALUES` values.
 
     Args:
-        count: Number of values up to a bag.
-        field: Field of that bag.
+        count: Number of values in the bags so far, including the bag with which the limit was exceeded.
+        field: Path of that bag in the request.
     """
     rule = f"the bags of a request hold at most {MAX_VALUES:,} values; what the user has counts for every item"
     return RequestError(field, None, rule, counted=f"{count:,} values up to here")

@@ -1,4 +1,4 @@
-"""The fusion that makes the score of a run's predictions: that of `--fusion`, the run's own, or none."""
+"""Choice of the fusion for the score of predictions: that of `--fusion`, that of the run, or exponents 1."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ from ple_rec.ranking.fusion import check_fusion
 from ple_rec.ranking.losses import FUSION_FILE
 from ple_rec.storage import Location, explain_errors
 
-FUSION = "fusion/fusion.toml"  # below a run, where `ple-rec fuse` puts it
+# Path below a run, to which `ple-rec fuse` writes.
+FUSION = "fusion/fusion.toml"
 
 
 def fusion_of(run_dir: Location, file: Location | None, selection: Selection) -> tuple[FusionConfig, Location | None]:
-    """Return the fusion that makes the score, and its file; without a file every task has exponent 1.
+    """Return the fusion of the score and its file; without a file every task has exponent 1, and the file is None.
 
     Args:
         run_dir: Directory of the run.
-        file: File that `--fusion` names; None for the run's own, where it has one.
+        file: File that `--fusion` names; None for that of the run, if it has one.
         selection: Tasks and features of the run.
 
     Raises:
-        UserError: There is no such file, or the model cannot have such a fusion.
+        UserError: There is no such file, or the fusion does not fit the tasks and features of the model.
     """
     kinds: dict[str, TaskKind] = {task.name: task.kind for task in selection.tasks}
     own = run_dir / FUSION
     with explain_errors(file or own, "read", "a fusion makes the score"):
-        there = (file or own).is_file()
-    if file is not None and not there:
+        exists = (file or own).is_file()
+    if file is not None and not exists:
         fix = "give one that `ple-rec fuse` has written"
         raise UserError(Option.FUSION, f"{file} is no file", "it is a fusion.toml", fix)
-    if not there:
+    if not exists:
         return _unfused(kinds), None
     file = file or own
     fusion = load_config(FusionConfig, file)
@@ -45,12 +46,13 @@ def fusion_of(run_dir: Location, file: Location | None, selection: Selection) ->
 
 
 def dropped_fusion(model_dir: Location) -> str:
-    """Return the warning of an export without a fusion; empty unless the version of `latest` has one.
+    """Return a warning if an export without a fusion replaces a version that has one; else an empty text.
 
     Args:
-        model_dir: Folder of the model, where `latest` names the version that was served so far.
+        model_dir: Folder of the model; its file `latest` names the version that is served until now.
     """
-    with suppress(PleRecError):  # no version, or none that can be read
+    # A model without a readable version needs no warning.
+    with suppress(PleRecError):
         file = latest(model_dir) / FUSION_FILE
         before = load_config(FusionConfig, file)
         if before != _unfused(before.tasks):

@@ -1,10 +1,16 @@
-"""Rows of a held-out split as an export needs them: in table rows, as raw values, and as requests.
+"""Rows of a held-out split, against which an exported model is checked: as table rows, raw values and requests.
 
-Raw values come from the dataset's files and not from those of the export: if the export had mixed up a vocabulary, its
-own values would still come back unharmed. A row that unknown values share has no raw value in the dataset; the export's
-encoder makes one up.
+A raw value is the value of a sparse feature in the logs and in requests. Its table row is the index of its embedding in
+the feature's table; the dataset stores this index instead of the raw value. Row 0 stands for missing values and, in
+some tables, for unknown values, which are raw values without a row of their own. Other tables have further rows that
+unknown values share by their hash.
 
-Shape suffixes: N rows, K tasks, V values of a feature in them, U different ones of these.
+The raw values are read from the vocabularies of the dataset. The export has a copy of these, and a check against that
+copy could not show that it is wrong. A table row that unknown values share has no raw value in the dataset, so the
+encoder of the export invents one.
+
+Shape suffixes: N rows, B rows of a batch, F dense features, K tasks, V values of one sparse feature in these rows, U
+distinct table rows of one sparse feature. `offsets_N` has N + 1 entries.
 """
 
 from __future__ import annotations
@@ -25,32 +31,33 @@ from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
 from ple_rec.data.encode import Encoder, RawFeature
-from ple_rec.inference.feature_parsing import Ids
+from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.request import ScoreRequest
 from ple_rec.inference.signature import Signature
 from ple_rec.storage import Location
 from ple_rec.storage.arrow import open_parquet
-from ple_rec.training.context import EvaluationJob
+from ple_rec.training.context import EvaluationContext
 from ple_rec.training.scores import binary_of, scores_of
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Rows of a split, in its order.
+class HeldOutRows:
+    """First rows of a split in file order, with the scores of the trained model.
 
     Args:
         split: Name of the split.
-        ids: Table rows of every sparse feature.
-        dense: Numbers of every dense feature, NaN where one is missing.
-        batch_rows: Rows of each batch in which the trained model has scored them, but for the last.
-        scores_NK: Scores of the trained model.
-        labels_NK: Labels, 0 outside of a task's sample space.
-        in_space_NK: True where a label counts.
-        group_N: Group of each row, -1 where it has none; None for a dataset without groups.
+        ids: Table rows of each sparse feature, by its name.
+        dense: Numbers of each dense feature, by its name; NaN stands for a missing number.
+        batch_rows: Number of rows of each batch that the trained model scored; the last batch may have fewer.
+        scores_NK: Scores of the trained model: probabilities of binary tasks, predictions of regressions.
+        labels_NK: Labels; 0 if the row is outside of the task's sample space, whose rows alone count in its loss.
+        in_space_NK: True if the row is in the task's sample space.
+        group_N: Number of each row's group, which is usually a user; -1 for a row without a group. Rows of a group
+            follow one another. None for a dataset without groups.
     """
 
     split: Split
-    ids: Mapping[str, Ids]
+    ids: Mapping[str, FeatureIds]
     dense: Mapping[str, NDArray[np.float32]]
     batch_rows: int
     scores_NK: NDArray[np.float32]
@@ -63,55 +70,61 @@ class HeldOut:
         return len(self.labels_NK)
 
     def requests(self) -> Iterator[ScoreRequest]:
-        """Yield the rows as requests for scores, cut as the batches of the trained model: so bits are equal in fp32."""
+        """Yield one request for scores for each batch that the trained model scored.
+
+        Scores in fp32 may depend on the batch size in their last bits, so the batches have to be the same.
+        """
         for places_N in np.split(np.arange(len(self)), range(self.batch_rows, len(self), self.batch_rows)):
             ids = {name: each.take(places_N) for name, each in self.ids.items()}
             dense = {name: x_N[places_N] for name, x_N in self.dense.items()}
             yield ScoreRequest(rows=len(places_N), ids=ids, dense=dense)
 
     def constant_within_groups(self) -> tuple[str, ...]:
-        """Return the features that have one value in all rows of each group, the user's; none where groups are rows."""
+        """Return the names of the features that never change within a group; empty if no group has two rows."""
         if self.group_N is None:
             return ()
+        # Rows of a group follow one another, so it is enough to compare each row with the one before it.
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
         if not same_N.any():
             return ()
         return tuple(name for name, x_N in self.comparable().items() if (x_N[1:] == x_N[:-1])[same_N].all())
 
     def comparable(self) -> dict[str, NDArray[Any]]:
-        """Return for each row and feature something that is equal where the values are equal."""
+        """Return one array for each feature, by name; two entries are equal if and only if the rows' values are."""
         sparse = {name: ids.values_V if ids.offsets_N is None else _bags(ids) for name, ids in self.ids.items()}
+        # NaN differs from itself, so infinity stands for a missing number.
         return sparse | {name: np.where(np.isnan(x_N), np.float32(np.inf), x_N) for name, x_N in self.dense.items()}
 
 
 @torch.no_grad()
-def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
+def read_held_out(context: EvaluationContext, split: Split, most: int) -> HeldOutRows:
     """Return the first rows of a split with the scores of the trained model.
 
     Args:
-        job: Evaluation whose model has the state of a checkpoint, and whose batches are not in requests.
+        context: Context of an evaluation with loaded weights. Its batches are not grouped by request, so each sparse
+            feature has one entry for each row.
         split: Name of the split.
-        most: Number of rows; there may be up to a batch more.
+        most: Number of rows to read, rounded up to whole batches; a split with fewer rows is read whole.
     """
-    binary_K = binary_of(job.selection.tasks)
-    parts, scores, labels, spaces, groups, seen = [], [], [], [], [], 0
-    job.model.eval()
-    with closing(job.evaluation_loader(split).epoch(0)) as batches:
+    binary_K = binary_of(context.selection.tasks)
+    parts, scores, labels, spaces, groups, count = [], [], [], [], [], 0
+    context.model.eval()
+    with closing(context.evaluation_loader(split).epoch(0)) as batches:
         for batch in batches:
-            logits_BK = job.model(batch.to(job.ranks.device))[0][: batch.rows]
-            parts.append(_columns_of(batch, job.selection))
+            logits_BK = context.model(batch.to(context.ranks.device))[0][: batch.rows]
+            parts.append(_columns_of(batch, context.selection))
             scores.append(scores_of(logits_BK, binary_K).numpy())
             labels.append(batch.labels_BK[: batch.rows].numpy().copy())
             spaces.append(batch.in_space_BK[: batch.rows].numpy() > 0)
             if batch.group_B is not None:
                 groups.append(batch.group_B[: batch.rows].numpy().copy())
-            seen += batch.rows
-            if seen >= most:
+            count += batch.rows
+            if count >= most:
                 break
-    return HeldOut(
+    return HeldOutRows(
         split,
-        {each.name: _joined([ids[each.name] for ids, _ in parts]) for each in job.selection.sparse},
-        {each.name: np.concatenate([dense[each.name] for _, dense in parts]) for each in job.selection.dense},
+        {each.name: _joined([ids[each.name] for ids, _ in parts]) for each in context.selection.sparse},
+        {each.name: np.concatenate([dense[each.name] for _, dense in parts]) for each in context.selection.dense},
         len(scores[0]),
         np.concatenate(scores),
         np.concatenate(labels),
@@ -120,15 +133,15 @@ def held_out(job: EvaluationJob, split: Split, most: int) -> HeldOut:
     )
 
 
-def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, Ids], dict[str, NDArray[np.float32]]]:
-    """Return the sparse and the dense features of a batch, without its padding."""
+def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
+    """Return the sparse and the dense features of a batch by name, without the rows that only pad the batch."""
     ids = {}
     columns = {} if batch.sparse is None else batch.sparse.to_dict()
     for feature in selection.sparse:
         column = columns[feature.name]
         lengths_N = column.lengths()[: batch.rows].numpy().astype(np.int64)
         count = int(lengths_N.sum())
-        ids[feature.name] = Ids(
+        ids[feature.name] = FeatureIds(
             column.values()[:count].numpy().astype(np.int32),
             np.concatenate([[0], np.cumsum(lengths_N)]) if feature.bag else None,
             column.weights()[:count].numpy().copy() if feature.weights is not None else None,
@@ -136,20 +149,20 @@ def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, Ids], dic
     return ids, {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
 
 
-def _joined(parts: Sequence[Ids]) -> Ids:
-    """Return the rows of several batches, one after the other."""
+def _joined(parts: Sequence[FeatureIds]) -> FeatureIds:
+    """Concatenate the rows of one sparse feature from several batches."""
     offsets = [part.offsets_N for part in parts if part.offsets_N is not None]
     weights = [part.weights_V for part in parts if part.weights_V is not None]
     lengths_N = np.concatenate([np.diff(each) for each in offsets]) if offsets else None
-    return Ids(
+    return FeatureIds(
         np.concatenate([part.values_V for part in parts]),
         None if lengths_N is None else np.concatenate([[0], np.cumsum(lengths_N)]),
         np.concatenate(weights) if weights else None,
     )
 
 
-def _bags(ids: Ids) -> NDArray[Any]:
-    """Return the values and weights of each bag as a tuple."""
+def _bags(ids: FeatureIds) -> NDArray[Any]:
+    """Return one tuple for each bag: its values, followed by the tuple of its weights or by None without weights."""
     assert ids.offsets_N is not None
     values = ids.values_V.tolist()
     weights = None if ids.weights_V is None else ids.weights_V.tolist()
@@ -160,19 +173,20 @@ def _bags(ids: Ids) -> NDArray[Any]:
 
 
 class RawValues:
-    """Raw values of one sparse feature of held-out rows.
+    """Raw values of one sparse feature in the held-out rows.
 
     Args:
         ids: Table rows of the feature.
         dataset: Directory of the dataset.
-        raw: Feature, as the encoder of the export has it.
-        encoder: Encoder of the export.
+        raw: Feature and the kind of its raw values.
+        encoder: Encoder of the export, which invents values for table rows that unknown values share.
     """
 
-    def __init__(self, ids: Ids, dataset: Location, raw: RawFeature, encoder: Encoder) -> None:
+    def __init__(self, ids: FeatureIds, dataset: Location, raw: RawFeature, encoder: Encoder) -> None:
         rows_U, place_V = np.unique(ids.values_V, return_inverse=True)
         self._places = replace(ids, values_V=place_V.astype(np.int32))
         values = _values_of(raw, dataset, rows_U)
+        # Unknown values share the table rows, other than row 0, for which the dataset has no raw value.
         shared = [u for u, row in enumerate(rows_U.tolist()) if row and values[u] is None]
         for u, value in zip(shared, encoder.values(raw.feature.name, rows_U[shared].tolist()), strict=True):
             values[u] = value
@@ -180,39 +194,55 @@ class RawValues:
         self._raw_U[:] = values
 
     def of_rows(self, rows_N: NDArray[np.int64]) -> NDArray[np.object_]:
-        """Return the values of some rows, one after the other; None of row 0, and where no value is known."""
+        """Return the raw values of some held-out rows in one array, bag after bag.
+
+        A value is None if its table row is 0, or if no raw value is known for it and none could be invented.
+
+        Args:
+            rows_N: Indices of the held-out rows.
+        """
         return self._raw_U[self._places.take(rows_N).values_V]
 
     def column(self, rows_N: NDArray[np.int64]) -> list[Any]:
-        """Return the values of some rows as a request has them."""
+        """Return the raw values of some held-out rows in the form of a request, one entry for each row.
+
+        Args:
+            rows_N: Indices of the held-out rows.
+        """
         flat: list[Any] = self.of_rows(rows_N).tolist()
-        own = self._places.take(rows_N)
-        if own.offsets_N is None:
+        ids = self._places.take(rows_N)
+        if ids.offsets_N is None:
             return flat
-        spans = [slice(begin, end) for begin, end in pairwise(own.offsets_N.tolist())]
-        if own.weights_V is None:
+        spans = [slice(begin, end) for begin, end in pairwise(ids.offsets_N.tolist())]
+        if ids.weights_V is None:
             return [flat[span] for span in spans]
-        weights = own.weights_V.tolist()
+        weights = ids.weights_V.tolist()
         return [{"values": flat[span], "weights": weights[span]} for span in spans]
 
     def first_rows(self, rows_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return of some rows those that have a value which none before them has."""
-        own = self._places.take(rows_N)
-        _, first_V = np.unique(own.values_V, return_index=True)
-        return rows_N[first_V if own.offsets_N is None else np.searchsorted(own.offsets_N, first_V, side="right") - 1]
+        """Return, for each distinct value in some held-out rows, the first of these rows that has it.
+
+        A row appears more than once if its bag has several new values.
+
+        Args:
+            rows_N: Indices of the held-out rows.
+        """
+        ids = self._places.take(rows_N)
+        _, first_V = np.unique(ids.values_V, return_index=True)
+        return rows_N[first_V if ids.offsets_N is None else np.searchsorted(ids.offsets_N, first_V, side="right") - 1]
 
 
 class RawHeldOutRows:
-    """Held-out rows in raw values.
+    """Held-out rows as raw values.
 
     Args:
-        rows: Held-out rows in table rows.
-        signature: Signature of the model.
+        rows: Held-out rows as table rows.
+        signature: Inputs and tasks of the exported model.
         dataset: Directory of the dataset.
-        encoder: Encoder of the export.
+        encoder: Encoder of the export, which invents values for table rows that unknown values share.
     """
 
-    def __init__(self, rows: HeldOut, signature: Signature, dataset: Location, encoder: Encoder) -> None:
+    def __init__(self, rows: HeldOutRows, signature: Signature, dataset: Location, encoder: Encoder) -> None:
         self.rows, self._dense = rows, [each.name for each in signature.dense]
         self.sparse = {
             each.name: RawValues(rows.ids[each.name], dataset, encoder.features[each.name], encoder)
@@ -220,7 +250,11 @@ class RawHeldOutRows:
         }
 
     def columns(self, rows_N: NDArray[np.int64]) -> dict[str, list[Any]]:
-        """Return the values of some rows, feature by feature, as a request has them."""
+        """Return the values of some held-out rows in the form of a request: a list for each feature, by its name.
+
+        Args:
+            rows_N: Indices of the held-out rows.
+        """
         columns = {name: values.column(rows_N) for name, values in self.sparse.items()}
         for name in self._dense:
             columns[name] = [None if np.isnan(x) else x for x in self.rows.dense[name][rows_N].tolist()]
@@ -228,10 +262,17 @@ class RawHeldOutRows:
 
 
 def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) -> list[Any]:
-    """Return the raw value of each row of a table; None of row 0, and of rows that the dataset has none for."""
+    """Return a raw value for each table row; None for row 0 and for rows without a raw value in the dataset.
+
+    Args:
+        raw: Feature and the kind of its raw values.
+        dataset: Directory of the dataset.
+        rows_U: Distinct table rows in ascending order.
+    """
     file = dataset / VOCAB_DIR / f"{raw.table.name}.parquet"
     if raw.kind == "number" or not file.exists():
         return Encoder(dataset, [raw.feature]).values(raw.feature.name, rows_U.tolist())
+    # The vocabulary file has no entry for row 0: its first entry is the value of row 1.
     values: list[Any] = [None] * int(np.searchsorted(rows_U, 1))
     first = 1
     with open_parquet(file) as vocabulary:
@@ -242,55 +283,68 @@ def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) ->
     return values + [None] * (len(rows_U) - len(values))
 
 
-_FEWEST, _MOST = 5, 60  # rows of an example, where there are such
-_UNGROUPED = 40  # rows of an example where there are no groups, and a row holds all features
+# An example has the rows of one user. Users with `_FEWEST` to `_MOST` rows are taken. If there are none, the users with
+# the most rows are taken instead, and each of these examples has at most the first `_MOST` rows of its user.
+_FEWEST, _MOST = 5, 60
+# Number of rows of an example if rows cannot be assigned to users, for lack of groups and of user features.
+_UNGROUPED = 40
 
 
 def examples_of(raw: RawHeldOutRows, signature: Signature, most: int) -> list[dict[str, Any]]:
-    """Return users of a split and what they were shown, as requests for a ranking in raw values, with their labels.
+    """Return examples of requests for a ranking: a user of the split with the items that the user saw.
+
+    If rows cannot be assigned to users, an example is made of consecutive rows.
 
     Args:
         raw: Rows of the split.
-        signature: Signature of the model.
-        most: Largest number of examples.
+        signature: Inputs and tasks of the exported model.
+        most: Maximum number of examples.
+
+    Returns:
+        Examples with `name`, `request` and `labels`. Each item has one label for each task, by the task's name, which
+        is None outside of the task's sample space.
     """
     rows = raw.rows
     users = rows.group_N is not None or bool(signature.of("user"))
-    lists = _of_users(rows, signature) if users else _of_nobody(rows)
-    fit = [own_N for own_N in lists if _FEWEST <= len(own_N) <= _MOST]
-    chosen = fit or sorted(lists, key=len, reverse=True)
+    lists = _rows_by_user(rows, signature) if users else _equal_parts(rows)
+    fitting = [rows_N for rows_N in lists if _FEWEST <= len(rows_N) <= _MOST]
+    candidates = fitting or sorted(lists, key=len, reverse=True)
     examples = []
-    for n, own_N in enumerate(chosen[:most], 1):
-        shown_N = own_N[:_MOST]
-        columns = raw.columns(shown_N)
+    for n, candidate_N in enumerate(candidates[:most], 1):
+        rows_N = candidate_N[:_MOST]
+        columns = raw.columns(rows_N)
         user = {each.name: columns[each.name][0] for each in signature.of("user")}
-        items = [{each.name: columns[each.name][i] for each in signature.of("item")} for i in range(len(shown_N))]
-        name = f"{rows.split} user {n}" if users else f"rows {shown_N[0]:,} to {shown_N[-1]:,}"
-        named = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
+        items = [{each.name: columns[each.name][i] for each in signature.of("item")} for i in range(len(rows_N))]
+        name = f"{rows.split} user {n}" if users else f"rows {rows_N[0]:,} to {rows_N[-1]:,}"
+        user_id = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
         labels = [
             {
                 task.name: float(rows.labels_NK[row, k]) if rows.in_space_NK[row, k] else None
                 for k, task in enumerate(signature.tasks)
             }
-            for row in shown_N.tolist()
+            for row in rows_N.tolist()
         ]
-        title = name if named is None else f"user {named}"
+        title = name if user_id is None else f"user {user_id}"
         examples.append({"name": title, "request": {"user": user, "items": items}, "labels": labels})
     return examples
 
 
-def _of_users(rows: HeldOut, signature: Signature) -> list[NDArray[np.int64]]:
-    """Return the rows of each group; without groups, those of equal users, the first user first."""
+def _rows_by_user(rows: HeldOutRows, signature: Signature) -> list[NDArray[np.int64]]:
+    """Return the indices of each user's rows, in the order in which the users appear.
+
+    A user is a group. In a dataset without groups, rows with equal user features belong to the same user.
+    """
     if rows.group_N is not None:
         cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
         spans = np.split(np.arange(len(rows.group_N)), cuts)
-        return [own_N for own_N in spans if len(own_N) and rows.group_N[own_N[0]] >= 0]
+        return [rows_N for rows_N in spans if len(rows_N) and rows.group_N[rows_N[0]] >= 0]
     values = rows.comparable()
     lists: dict[tuple[Any, ...], list[int]] = {}
     for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.of("user")), strict=True)):
         lists.setdefault(user, []).append(row)
-    return [np.array(own) for own in lists.values()]
+    return [np.array(indices) for indices in lists.values()]
 
 
-def _of_nobody(rows: HeldOut) -> list[NDArray[np.int64]]:
+def _equal_parts(rows: HeldOutRows) -> list[NDArray[np.int64]]:
+    """Return the indices of the rows in consecutive parts of `_UNGROUPED` rows; the last part may have fewer."""
     return np.split(np.arange(len(rows)), range(_UNGROUPED, len(rows), _UNGROUPED)) if len(rows) else []

@@ -1,4 +1,4 @@
-"""A version of a model, loaded and asked once, so that one whose files do not fit each other is refused at once."""
+"""Loading of a version of a model, with a first request that shows whether its files fit each other."""
 
 from __future__ import annotations
 
@@ -8,28 +8,30 @@ from ple_rec.inference.remote_model import checked_version
 from ple_rec.inference.request_error import RequestError, shorten
 from ple_rec.storage import Location
 
-_FORGED = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
+# Files that do not fit each other raise one of these.
+_INCONSISTENT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
 _AGAIN = "export the run again"
-_FIRST_ITEMS = 40  # Items of the request that a version answers before anybody asks.
+# Number of items of the first request.
+_FIRST_ITEMS = 40
 
 
 def load_ranker(version: Location, threads: int | None = None) -> Ranker:
-    """Return a version, verified, that has answered once: the first call is slow.
+    """Return a verified version that has answered a first request, which takes longer than later ones.
 
     Args:
-        version: Folder of the version; one in a store is copied to this machine.
-        threads: Number of threads of the dense part; None for torch's own.
+        version: Folder of the version; a version in a store is copied to this machine.
+        threads: Number of threads of the dense layers; None for torch's number.
 
     Raises:
-        UserError: Its model cannot have its fusion, or a configuration is wrong.
-        DataError: It is not as it was exported, or its files do not fit each other.
-        UnavailableError: It lies in a store that cannot be read.
+        UserError: The fusion does not fit the model, or a configuration is wrong.
+        DataError: A file has changed since the export, or the files do not fit each other.
+        UnavailableError: The version is in a store that cannot be read.
     """
     folder = checked_version(version)
     try:
         ranker = Ranker(folder, threads, checked=True)
         ranker.answer([ranker.read_rank({"items": [{}] * _FIRST_ITEMS})])
-    except _FORGED as error:
+    except _INCONSISTENT as error:
         why = shorten(" ".join(str(error).split()))
         value = f"cannot be loaded ({type(error).__name__}: {why})"
         raise DataError(str(version), value, "its files fit each other as an export writes them", _AGAIN) from error

@@ -1,4 +1,4 @@
-"""The manifest of a version of a model: size and SHA-256 of every other file, written last."""
+"""Manifest of a version of a model: size and SHA-256 of every other file, written last."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 EXPORT_AGAIN = "export the run again; versions that are damaged can be removed"
 
 
-class Entry(NamedTuple):
-    """What a manifest says of a file.
+class ManifestEntry(NamedTuple):
+    """Entry of a manifest for one file.
 
     Args:
         size: Number of bytes.
@@ -49,7 +49,7 @@ def check_version(version: Path) -> None:
     """Compare every file of a version with its manifest.
 
     Raises:
-        DataError: One is missing, or changed, or there is one more, or this user may not read it.
+        DataError: A file is missing, has changed, is not in the manifest, or may not be read by this user.
     """
     with readable(version):
         _check_files(version)
@@ -57,7 +57,7 @@ def check_version(version: Path) -> None:
 
 @contextmanager
 def readable(folder: Location) -> Iterator[None]:
-    """Raise an error that names what this user may not read, or why a store cannot be read.
+    """Explain errors of reading in the block: files that this user may not read, and stores that do not answer.
 
     Args:
         folder: Folder of a model, or of a version of one.
@@ -82,8 +82,8 @@ def read_manifest(version: Location) -> bytes:
     """Return the content of the manifest of a version.
 
     Raises:
-        DataError: There is none.
-        OSError: It cannot be read.
+        DataError: There is no manifest.
+        OSError: The manifest cannot be read.
     """
     try:
         return (version / MANIFEST).read_bytes()
@@ -91,19 +91,19 @@ def read_manifest(version: Location) -> bytes:
         raise _unreadable(version, error) from error
 
 
-def files_of(version: Location, manifest: bytes) -> dict[str, Entry]:
-    """Return what a manifest says of each file, by its path from the folder of the version.
+def files_of(version: Location, manifest: bytes) -> dict[str, ManifestEntry]:
+    """Return the entries of a manifest, by path from the folder of the version.
 
     Args:
-        version: Version, for messages.
+        version: Folder of the version, for messages.
         manifest: Content of the manifest.
 
     Raises:
-        DataError: It is damaged.
+        DataError: The manifest is damaged.
     """
     try:
         files = json.loads(manifest)["files"]
-        entries = {str(name): Entry(int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
+        entries = {str(name): ManifestEntry(int(file["bytes"]), str(file["sha256"])) for name, file in files.items()}
         for name, entry in entries.items():
             if not _DIGEST.fullmatch(entry.digest):
                 raise ValueError(f"{name} has the SHA-256 {entry.digest[:80]!r}")
@@ -119,23 +119,23 @@ def _unreadable(version: Location, error: Exception) -> DataError:
 
 def _check_files(version: Path) -> None:
     expected = files_of(version, read_manifest(version))
-    there = _files(version) - {MANIFEST}
-    if missing := sorted(expected.keys() - there):
+    existing = _files(version) - {MANIFEST}
+    if missing := sorted(expected.keys() - existing):
         raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", EXPORT_AGAIN)
-    if more := sorted(there - expected.keys()):
-        raise DataError(str(version / more[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
+    if surplus := sorted(existing - expected.keys()):
+        raise DataError(str(version / surplus[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
     for name, (size, digest) in expected.items():
         path = version / name
-        found = path.stat().st_size
-        if found != size:
-            raise DataError(str(path), f"has {found} bytes", f"{MANIFEST} says {size}", EXPORT_AGAIN)
-        if (other := _digest(path)) != digest:
+        actual_size = path.stat().st_size
+        if actual_size != size:
+            raise DataError(str(path), f"has {actual_size} bytes", f"{MANIFEST} says {size}", EXPORT_AGAIN)
+        if (actual_digest := _digest(path)) != digest:
             rule = f"{MANIFEST} says {digest[:16]}..."
-            raise DataError(str(path), f"has the SHA-256 {other[:16]}...", rule, EXPORT_AGAIN)
+            raise DataError(str(path), f"has the SHA-256 {actual_digest[:16]}...", rule, EXPORT_AGAIN)
 
 
 def _files(version: Path) -> set[str]:
-    """Return the files below a folder as paths from there; `rglob` would pass over folders that cannot be read."""
+    """Return the relative paths of the files below a folder; `rglob` would skip folders that cannot be read."""
 
     def refuse(error: OSError) -> NoReturn:
         raise error
@@ -151,9 +151,9 @@ def _digest(path: Path) -> str:
 
 
 def synchronise(folder: Path) -> None:
-    """Let the names in a folder reach the disk."""
-    at = os.open(folder, os.O_RDONLY)
+    """Write the names in a folder through to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(at)
+        os.fsync(descriptor)
     finally:
-        os.close(at)
+        os.close(descriptor)

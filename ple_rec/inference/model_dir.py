@@ -1,12 +1,14 @@
-"""Versions of an exported model in MODEL_DIR, each whole or not there, and `latest`, which names one.
+"""Find and create versions of an exported model in MODEL_DIR, the folder to which `ple-rec export` writes.
 
-    latest                  the name of a version, replaced atomically
-    versions/v<N>/          files, and `manifest.json` with the size and SHA-256 of every other one, written last
-    versions/.v<N>.<hex>/   never served: an export that goes on and holds `lock` in it, or that was killed, and is
-                            removed by the next one; its `v<N>/` becomes the version
+    latest                  file with the name of the version to serve, replaced atomically
+    versions/v<N>/          folder of a version; its `manifest.json`, which is written last, has size and SHA-256 of
+                            every other file
+    versions/.v<N>.<hex>/   working folder of an export. The export locks the file `lock` in it, and writes the version
+                            to its folder `v<N>/`. That folder is moved to `versions/v<N>/` when it is complete.
 
-A version is never changed. MODEL_DIR may be an address of an object store, where a version is made whole in a temporary
-folder and then uploaded (`remote_model.py`).
+A working folder is never served. If an export is killed, the next export removes its working folder. A version is never
+changed. MODEL_DIR may be the address of an object store; an export then writes to a temporary folder of this machine,
+and uploads the version from there (`remote_model.py`).
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from ple_rec.storage.locks import NoLocksError, open_locked
 
 
 def try_lock(path: Path) -> TextIO | None:
-    """Open a file, made where it is not there, and lock it until it is closed.
+    """Open a file, create it if it is missing, and lock it until it is closed.
 
     Returns:
-        None where another process holds it, or has removed its folder meanwhile.
+        Open file; None if another process holds its lock or has just removed its folder.
 
     Raises:
         UserError: The file system has no locks.
-        OSError: The file cannot be made.
+        OSError: The file cannot be created.
     """
     try:
         return open_locked(path)
@@ -73,29 +75,29 @@ def latest(model_dir: Location) -> Location:
     """Return the folder of the version that `latest` names.
 
     Raises:
-        UserError: Nothing was exported there.
-        DataError: It names no version, or this user may not read it.
-        UnavailableError: It lies in a store that cannot be read.
+        UserError: The folder has no exported model.
+        DataError: The file `latest` does not name a version, or this user may not read it.
+        UnavailableError: The model is in a store that cannot be read.
     """
     with readable(model_dir):
         name = latest_name(model_dir)
         version = model_dir / VERSIONS / name
-        # In a store, whoever opens the version finds out.
+        # In a store, this check would cost a request; the caller gets an error anyway when it opens a missing version.
         if not _NAME.fullmatch(name) or (isinstance(version, Path) and not version.is_dir()):
-            there = ", ".join(versions(model_dir))
-            fix = f"write the name of one that is there: {there}" if there else EXPORT_AGAIN
+            names = ", ".join(versions(model_dir))
+            fix = f"write the name of one that is there: {names}" if names else EXPORT_AGAIN
             raise DataError(str(model_dir / LATEST), f"names {name!r}", f"{VERSIONS}/v<N> is a version", fix)
         return version
 
 
 def latest_name(model_dir: Location) -> str:
-    """Return what `latest` holds, 80 characters at most, be it the name of a version or not.
+    """Return the text of the file `latest`, cut to 80 characters; it need not be the name of a version.
 
     Raises:
-        UserError: Nothing was exported there.
-        DataError: It cannot be read as text.
-        OSError: This user may not read it.
-        StoreError: It lies in a store that cannot be read.
+        UserError: The folder has no exported model.
+        DataError: The file cannot be read as text.
+        OSError: This user may not read the file.
+        StoreError: The model is in a store that cannot be read.
     """
     try:
         return (model_dir / LATEST).read_text(encoding="utf-8").strip()[:80]
@@ -108,7 +110,10 @@ def latest_name(model_dir: Location) -> str:
 
 
 def _no_model(folder: Location) -> UserError:
-    """Return why a folder without `latest` is not served: one of three usual mix-ups, or none of them."""
+    """Return the error for a folder without the file `latest`.
+
+    The error names a fix for three common mistakes: a missing folder, a folder inside of a model, and a run.
+    """
     rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
     if isinstance(folder, Path) and not folder.exists():
         fix = "export a run there, or give the folder of a model"
@@ -124,7 +129,11 @@ def _no_model(folder: Location) -> UserError:
 
 
 def name_of(folder: Location) -> str | None:
-    """Return the name, from its run's configuration, of a model or of a version of one; None where it is neither."""
+    """Return the name of an exported model.
+
+    Args:
+        folder: Folder of the model, or of one of its versions. For any other folder the result is None.
+    """
     try:
         version = latest(folder) if (folder / LATEST).is_file() else folder
         if not (version / MANIFEST).is_file():
@@ -135,10 +144,13 @@ def name_of(folder: Location) -> str | None:
 
 
 def check_no_model(text: str) -> None:
-    """Refuse a model, or a version of one, where a run is wanted.
+    """Raise an error if the user has named an exported model, or a version of one, where a run is expected.
+
+    Args:
+        text: Path or address that the user has given.
 
     Raises:
-        UserError: It is the folder of one.
+        UserError: The text names the folder of a model or of a version.
     """
     folder = location(text)
     if (name := name_of(folder)) is not None:
@@ -148,20 +160,22 @@ def check_no_model(text: str) -> None:
 
 
 def versions(model_dir: Location) -> list[str]:
-    """Return the names of the versions of a model, oldest first; in a store also those that are not whole.
+    """Return the names of the versions of a model in the order of their numbers.
+
+    In a store, versions that an export has not completed are included.
 
     Raises:
-        OSError: They cannot be listed.
+        OSError: The folder cannot be listed.
     """
-    found = [name for name in names_in(model_dir / VERSIONS) if _NAME.fullmatch(name)]
-    return sorted(found, key=lambda name: int(name[1:]))
+    names = [name for name in names_in(model_dir / VERSIONS) if _NAME.fullmatch(name)]
+    return sorted(names, key=lambda name: int(name[1:]))
 
 
 def check_out(model_dir: Location) -> None:
-    """Refuse a folder that holds something else.
+    """Raise an error unless an export may write to a folder, which need not exist.
 
     Raises:
-        UserError: It is a file, holds files that no export wrote, or may not be read.
+        UserError: The path is a file, the folder has files but no `versions` folder, or it may not be read.
     """
     with _usable(model_dir):
         if model_dir.is_file():
@@ -174,7 +188,7 @@ def check_out(model_dir: Location) -> None:
 
 @contextmanager
 def _usable(model_dir: Location) -> Iterator[None]:
-    """Raise a UserError that tells why an export cannot use its folder."""
+    """Turn an error of reading or writing in the block into a UserError about the folder of an export."""
     if isinstance(model_dir, Remote):
         with explain_errors(model_dir, "used", "an export reads and writes there"):
             yield
@@ -189,37 +203,49 @@ def _usable(model_dir: Location) -> Iterator[None]:
 
 
 @contextmanager
-def new_version(model_dir: Location, wanted: str | None = None) -> Iterator[Path]:
-    """Give a folder to be filled; when the block ends it is sealed, becomes a version, and `latest` names it.
+def new_version(model_dir: Location, version_name: str | None = None) -> Iterator[Path]:
+    """Yield an empty folder; when the block has filled it, publish it as a version, and make `latest` name it.
+
+    If the block raises an error, no version is published.
 
     Args:
         model_dir: Folder of the model.
-        wanted: Name of the version; None for the one after the last.
+        version_name: Name of the version; None for the number after the last version.
 
     Raises:
-        UserError: There is such a version, or another export has made it meanwhile, the name is none of a version, the
-            disk is full, or it has no locks.
+        UserError: The version exists, another export has just created it, the name is invalid, the disk is full, or
+            the file system has no locks.
     """
     with _usable(model_dir):
         check_out(model_dir)
-        there = versions(model_dir)
-        final = model_dir / VERSIONS / _name(there, wanted)
-        if final.name in there:
+        existing = versions(model_dir)
+        final = model_dir / VERSIONS / _version_name(existing, version_name)
+        if final.name in existing:
             raise UserError(str(final), "is there already", "a version is never changed", f"leave {Option.VERSION} out")
-        made = _uploaded(final, wanted) if isinstance(final, Remote) else _renamed(final, wanted)
-        with made as staged:
+        filled = (
+            _upload_at_end(final, version_name) if isinstance(final, Remote) else _rename_at_end(final, version_name)
+        )
+        with filled as staged:
             yield staged
 
 
-def _name(there: Sequence[str], wanted: str | None) -> str:
-    if wanted is not None and not _NAME.fullmatch(wanted):
-        raise UserError(Option.VERSION, f"got {wanted!r}", "versions are v1, v2, ...", "leave it out for the next one")
-    return wanted or f"v{int(there[-1][1:]) + 1 if there else 1}"
+def _version_name(existing: Sequence[str], version_name: str | None) -> str:
+    """Return the name of the new version, after checking its form.
+
+    Args:
+        existing: Names of the existing versions, in the order of their numbers.
+        version_name: Name that the user has chosen; None for the number after the last version.
+    """
+    if version_name is not None and not _NAME.fullmatch(version_name):
+        raise UserError(
+            Option.VERSION, f"got {version_name!r}", "versions are v1, v2, ...", "leave it out for the next one"
+        )
+    return version_name or f"v{int(existing[-1][1:]) + 1 if existing else 1}"
 
 
 @contextmanager
-def _uploaded(final: Remote, wanted: str | None) -> Iterator[Path]:
-    """Give a temporary folder that is uploaded at the end."""
+def _upload_at_end(final: Remote, version_name: str | None) -> Iterator[Path]:
+    """Yield a temporary folder of this machine, and upload it to the store when the block ends."""
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as parent:
         staged = Path(parent) / final.name
         with _usable(staged):
@@ -229,30 +255,32 @@ def _uploaded(final: Remote, wanted: str | None) -> Iterator[Path]:
         try:
             upload_version(staged, final)
         except FileExistsError as error:
-            raise _made_meanwhile(final, wanted) from error
+            raise _name_taken(final, version_name) from error
         write_text(final.parent.parent / LATEST, final.name)
 
 
 @contextmanager
-def _renamed(final: Path, wanted: str | None) -> Iterator[Path]:
-    """Give a folder beside the versions that is renamed at the end."""
-    with _staged(final) as staged:
+def _rename_at_end(final: Path, version_name: str | None) -> Iterator[Path]:
+    """Yield a folder on the disk of the versions, and rename it to `final` when the block ends."""
+    with _staging_folder(final) as staged:
         yield staged
         seal(staged)
-        with _latest(final.parent.parent, final.name):  # room for it is there before the version is
-            _become(staged, final, wanted)
+        # The new text of `latest` is on the disk, in a draft, before the version gets its name. A full disk therefore
+        # cannot leave a new version that `latest` does not name.
+        with _replacing_latest(final.parent.parent, final.name):
+            _publish(staged, final, version_name)
 
 
 @contextmanager
-def _staged(final: Path) -> Iterator[Path]:
-    """Give a locked folder that nobody else has, and remove it at the end; those of killed exports are removed first.
+def _staging_folder(final: Path) -> Iterator[Path]:
+    """Yield an empty folder in a new working folder, which is locked during the block and removed after it.
 
-    Who makes one holds no lock for a moment. Another export that takes it for a killed one then is found out by the
-    lock, and one more is made.
+    Working folders of killed exports are removed first. Between its creation and its lock, a new working folder looks
+    like one of them, so another export may remove it. Locking it then fails, and this export creates another.
     """
-    for left in final.parent.iterdir() if final.parent.is_dir() else ():
-        if _STAGED.fullmatch(left.name):
-            _remove_left(left)
+    for folder in final.parent.iterdir() if final.parent.is_dir() else ():
+        if _STAGED.fullmatch(folder.name):
+            _remove_abandoned(folder)
     lock = None
     while lock is None:
         own = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
@@ -267,8 +295,11 @@ def _staged(final: Path) -> Iterator[Path]:
             shutil.rmtree(own, ignore_errors=True)
 
 
-def _remove_left(folder: Path) -> None:
-    """Remove what a killed export has left, as far as this user may; one that goes on holds its lock."""
+def _remove_abandoned(folder: Path) -> None:
+    """Remove a working folder if its export was killed and this user may remove it.
+
+    A folder whose lock is held belongs to a running export, and stays.
+    """
     with suppress(OSError):
         lock = try_lock(folder / LOCK)
         if lock is not None:
@@ -276,25 +307,30 @@ def _remove_left(folder: Path) -> None:
                 shutil.rmtree(folder)
 
 
-def _become(staged: Path, final: Path, wanted: str | None) -> None:
+def _publish(staged: Path, final: Path, version_name: str | None) -> None:
+    """Rename the folder of a complete version, unless another export has published a version of that name."""
     try:
         staged.rename(final)
     except OSError as error:
         if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
             raise
-        raise _made_meanwhile(final, wanted) from error
+        raise _name_taken(final, version_name) from error
     synchronise(final.parent)
 
 
-def _made_meanwhile(final: Location, wanted: str | None) -> UserError:
+def _name_taken(final: Location, version_name: str | None) -> UserError:
+    """Return the error for a version whose name another export has used meanwhile."""
     rule = "a version is never changed, and the first of two that is whole has the name"
-    fix = "export again" if wanted is None else f"export again without {Option.VERSION}"
+    fix = "export again" if version_name is None else f"export again without {Option.VERSION}"
     return UserError(str(final), "was made by another export meanwhile", rule, fix)
 
 
 @contextmanager
-def _latest(model_dir: Path, name: str) -> Iterator[None]:
-    """Write `latest` beside the old one, which it replaces when the block ends without an error."""
+def _replacing_latest(model_dir: Path, name: str) -> Iterator[None]:
+    """Write the new `latest` as a draft before the block, and replace the old file after it.
+
+    If the block raises an error, the draft is removed and the old file stays.
+    """
     draft = model_dir / f".{LATEST}.{uuid.uuid4().hex}"
     try:
         with draft.open("w", encoding="utf-8") as file:

@@ -1,17 +1,17 @@
-"""The dense part of a model as a program of its own, and the precision in which it is served.
+"""Dense part of a model as a program of its own, and the precision that it is served in.
 
     embedded_BE, dense_BF -> scores_BK, gates
 
-E are the pooled rows of all sparse features side by side, F the raw dense features, NaN where missing; both in the
-order of the signature. A model without sparse, or without dense, features has that argument with no columns. A score is
-the probability of a binary task, or the prediction of a regression. Normalisation is part of the program.
+`embedded_BE` has the pooled rows of all sparse features side by side, and `dense_BF` the raw dense features, with NaN
+for missing ones; both are in the order of the signature. An argument has no columns if the model has no such features.
+A score is the probability of a binary task or the prediction of a regression. Normalisation is part of the program.
 
-`dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server takes its
-weights from the same file. `dense.onnx` is the same without the gates.
+`dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server reads its
+weights from the same file. `dense.onnx` is the same program without the gates.
 
-`dense = "auto"` times the model itself in fp32 and bf16, since the gain of bf16 depends on the layers as much as on the
-processor: small layers lose more by casts than they gain. Versions of one architecture are measured once, and so are
-served alike.
+With `dense = "auto"` the model itself is timed in fp32 and bf16, since the gain of bf16 depends on the layers as much
+as on the processor: small layers lose more by casts than they gain. Each architecture is measured once in a process, so
+all its versions get the same precision.
 
 Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O outputs, D width of x.
 """
@@ -44,18 +44,20 @@ from ple_rec.runtime.threads import threads_of_one
 from ple_rec.training.scores import scores_of
 
 Milliseconds = Mapping[UsedPrecision, float]
-_ITEMS = 500  # of the request that is timed
-_SECONDS, _ROUNDS = 0.3, 3  # of timing, at least
+# Number of items of the request that is timed.
+_ITEMS = 500
+# Smallest duration and number of rounds of the timing.
+_SECONDS, _ROUNDS = 0.3, 3
 _MEASURED: dict[Hashable, Milliseconds] = {}
 
 
-class Settled(NamedTuple):
-    """What is served.
+class ServedModel(NamedTuple):
+    """Model in the precision that it is served in.
 
     Args:
         precision: Precision of matrix products.
         model: Model in that precision.
-        milliseconds: Time of a request in both precisions; empty where nothing but fp32 was asked for.
+        milliseconds: Time of a request in both precisions; empty if the export names fp32.
     """
 
     precision: UsedPrecision
@@ -63,28 +65,32 @@ class Settled(NamedTuple):
     milliseconds: Milliseconds
 
 
-def settle(asked: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskModel]) -> Settled:
-    """Return the model in the precision of the export; for `auto`, bf16 where it is clearly faster here, else fp32.
+def choose_model(exported_precision: AskedPrecision, build: Callable[[UsedPrecision], MultiTaskModel]) -> ServedModel:
+    """Return the model in the precision of the export; for "auto", in bf16 if that is clearly faster on this machine.
 
     Args:
-        asked: Precision that the export names.
-        build: Function that makes the model in a precision, ready to score without gradients.
+        exported_precision: Precision that the export names: "fp32", "bf16" or "auto".
+        build: Function that builds the model in a precision, ready to score without gradients.
     """
-    if asked == "fp32":
-        return Settled("fp32", build("fp32"), {})
+    if exported_precision == "fp32":
+        return ServedModel("fp32", build("fp32"), {})
     models: dict[UsedPrecision, MultiTaskModel] = {"bf16": build("bf16")}
     key = models["bf16"].architecture
     if key not in _MEASURED:
         models["fp32"] = build("fp32")
         with threads_of_one(1, "timing") as pool:
-            _MEASURED[key] = pool.submit(_timed, models).result()
-    took = _MEASURED[key]
-    used = faster_precision(1 / took["fp32"], 1 / took["bf16"]) if asked == "auto" else asked
-    return Settled(used, models[used] if used in models else build(used), took)
+            _MEASURED[key] = pool.submit(_time_requests, models).result()
+    milliseconds = _MEASURED[key]
+    used = (
+        faster_precision(1 / milliseconds["fp32"], 1 / milliseconds["bf16"])
+        if exported_precision == "auto"
+        else exported_precision
+    )
+    return ServedModel(used, models[used] if used in models else build(used), milliseconds)
 
 
-def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
-    """Return the time of a request, by turns. The best counts: neighbours only ever slow one."""
+def _time_requests(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
+    """Return the shortest of many alternating times of a request in each precision, since other work only slows one."""
     columns = models["bf16"].shared_columns
     x_BD = torch.rand(_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
     x = Grouped.of(x_BD, torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns)
@@ -94,25 +100,26 @@ def _timed(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
         while rounds < _ROUNDS or time.perf_counter() < end:
             rounds += 1
             for precision, model in models.items():
-                begun = time.perf_counter()
+                started = time.perf_counter()
                 model.score(x)
-                best[precision] = min(best[precision], 1000 * (time.perf_counter() - begun))
+                best[precision] = min(best[precision], 1000 * (time.perf_counter() - started))
     return best
 
 
 PROGRAM = "dense.pt2"
 ONNX = "dense.onnx"
 _TRACED_ROWS = 3
-_DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}  # of weights, as the archive numbers them
+# Types of weights by their number in the archive.
+_DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}
 
 
 class DenseProgram(nn.Module):
-    """Normalisation, extraction network, towers, and the link of every task.
+    """Normalisation, extraction network, towers, and the sigmoid of every binary task.
 
     Args:
-        model: Trained model on any device; its parameters are named here as there, and are copied to the CPU.
+        model: Trained model on any device; its parameters are copied to the CPU under the same names.
         signature: Signature of the model.
-        gates: Flag that the gates are returned too.
+        gates: True to return the gates too.
     """
 
     binary_K: Tensor
@@ -125,7 +132,7 @@ class DenseProgram(nn.Module):
         self.register_buffer("binary_K", binary, persistent=False)
 
     def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
-        """Return the scores, and the gates of every level."""
+        """Return the scores, and the gates of every level if `gates` is True."""
         parts = [embedded_BE] if self.embedded else []
         if self.numbers:
             parts.append(self.normalise(dense_BF))
@@ -135,12 +142,12 @@ class DenseProgram(nn.Module):
         return (scores_BK, gates) if self.gates else scores_BK
 
     def example(self) -> tuple[Tensor, Tensor]:
-        """Return arguments of some rows."""
+        """Return arguments with some random rows."""
         return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
 
 
 def _on_cpu(part: nn.Module) -> Any:
-    """Return a part of a model whose values are on the CPU, where the arguments of a program are; it stays as it is."""
+    """Return a copy of a part of a model with its values on the CPU, like the arguments of a program."""
     moved: dict[int, Any] = {id(p): nn.Parameter(p.detach().cpu()) for p in part.parameters()}
     return copy.deepcopy(part, moved | {id(buffer): buffer.cpu() for buffer in part.buffers()})
 
@@ -169,21 +176,23 @@ def check_onnx(dense: Sequence[DenseFeature]) -> None:
 
 @torch.no_grad()
 def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, onnx: bool = False) -> None:
-    """Write `dense.pt2`, and `dense.onnx` if that is wanted.
+    """Write `dense.pt2`, and `dense.onnx` if `onnx` is True.
 
     Args:
         model: Trained model in fp32.
         signature: Signature of the model.
-        folder: Folder of both.
-        onnx: Flag that `dense.onnx` is written; `check_onnx` has let it through.
+        folder: Folder of both files.
+        onnx: True to write `dense.onnx`; `check_onnx` has checked the model.
     """
     program = DenseProgram(model, signature).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 24)
     exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
     for graph in (part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
         for node in graph.nodes:
-            node.meta.pop("stack_trace", None)  # it names the folders of this installation
-    archive = io.BytesIO()  # torch ends the process where a disk is full
+            # Stack traces have paths of this installation.
+            node.meta.pop("stack_trace", None)
+    # Torch aborts the process if it writes to a full disk, so it writes to memory.
+    archive = io.BytesIO()
     torch.export.save(exported, archive)
     (folder / PROGRAM).write_bytes(archive.getbuffer())
     if onnx:
@@ -211,11 +220,11 @@ def _write_onnx(program: DenseProgram, file: Path) -> None:
 def read_weights(folder: Path) -> Mapping[str, Tensor]:
     """Return the parameters and buffers of `dense.pt2`, by their names in the model.
 
-    They are taken from the archive itself (docs.pytorch.org, "PT2 Archive Spec"). `torch.export.load` makes the program
-    too, of which caches of torch keep some hundred objects for good: a server loads one version after the other.
+    They are read from the archive itself (docs.pytorch.org, "PT2 Archive Spec"). `torch.export.load` would build the
+    program too, and caches of torch keep some hundred of its objects forever, while a server loads many versions.
 
     Raises:
-        DataError: It cannot be read.
+        DataError: The file cannot be read.
     """
     try:
         with zipfile.ZipFile(folder / PROGRAM) as archive:
@@ -231,8 +240,8 @@ def read_weights(folder: Path) -> Mapping[str, Tensor]:
         ) from error
 
 
-def _weight(described: Mapping[str, Any], stored: bytes) -> Tensor:
-    sizes, strides = ([each["as_int"] for each in described[key]] for key in ("sizes", "strides"))
-    dtype = _DTYPES[described["dtype"]]
+def _weight(description: Mapping[str, Any], stored: bytes) -> Tensor:
+    sizes, strides = ([each["as_int"] for each in description[key]] for key in ("sizes", "strides"))
+    dtype = _DTYPES[description["dtype"]]
     storage = torch.frombuffer(bytearray(stored), dtype=dtype) if stored else torch.empty(0, dtype=dtype)
-    return storage.as_strided(sizes, strides, described["storage_offset"]["as_int"])
+    return storage.as_strided(sizes, strides, description["storage_offset"]["as_int"])

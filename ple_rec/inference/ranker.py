@@ -1,6 +1,6 @@
-"""One exported version in memory, with which batch prediction and the server answer.
+"""Exported version in memory, which answers the requests of the server and of the Python API.
 
-Requests of one kind are scored together, by the layers and the threads that an evaluation uses.
+Requests of one kind are scored together, by the layers and the threads of an evaluation.
 
 Shape suffixes: B rows of all requests, O outputs, E experts, K tasks or factors.
 """
@@ -27,12 +27,12 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest
-from ple_rec.inference.program import Settled, read_weights, settle
+from ple_rec.inference.program import ServedModel, choose_model, read_weights
 from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
 from ple_rec.inference.signature import Signature
-from ple_rec.inference.tables import Lookups, StoredTable
+from ple_rec.inference.tables import RequestLookups, StoredTable
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.grouped import Grouped
@@ -52,12 +52,12 @@ MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores of rows.
+class RowScores:
+    """Scores of the rows of some requests.
 
     Args:
-        scores_BK: Probability or prediction, fp32, in the order of the signature's tasks.
-        gates: A_BOE of every level.
+        scores_BK: Probabilities and predictions in fp32, in the order of the signature's tasks.
+        gates: Gate weights A_BOE of every level.
     """
 
     scores_BK: Tensor
@@ -65,15 +65,15 @@ class Scored:
 
 
 class Ranker:
-    """A version that was exported. Several threads may use it.
+    """Exported version of a model, which several threads may use.
 
     Args:
         version: Folder of the version.
-        threads: Number of threads that take blocks of rows through the dense layers, and of calls that are scored at
-            the same time; None for as many as the process has. What is too small for blocks runs in one thread, since
-            threads that meet after every operation cost more than they bring.
-        checked: Flag that its files are known to be whole.
-        dense: Precision of matrix products; None for that of the export, which `settle` chooses where it says `auto`.
+        threads: Number of threads that compute blocks of rows, and of calls that are scored at the same time; None for
+            the number of the process. A call with few rows runs in one thread, since threads that synchronise after
+            every operation cost more than they gain.
+        checked: True if the files have been compared with the manifest.
+        dense: Precision of matrix products; None for that of the export, which `choose_model` chooses for "auto".
 
     Raises:
         DataError: A file is damaged or missing.
@@ -87,17 +87,18 @@ class Ranker:
         if not checked:
             check_version(version)
         self.version = version.name
-        self.described: dict[str, Any] = _read_json(version / MODEL_FILE)
-        self.name: str = self.described["name"]
-        self.signature = Signature.model_validate_json(json.dumps(self.described["signature"]))
+        self.description: dict[str, Any] = _read_json(version / MODEL_FILE)
+        self.name: str = self.description["name"]
+        self.signature = Signature.model_validate_json(json.dumps(self.description["signature"]))
         self.fusion = load_config(FusionConfig, version / FUSION_FILE)
         dense_names = {each.name: None for each in self.signature.dense}
         check_fusion(self.fusion, self.signature.kinds, dense_names, str(version / FUSION_FILE))
-        examples = version / EXAMPLES  # which an export holds where it was asked for
+        # An export has examples only if `--examples` was given.
+        examples = version / EXAMPLES
         self.examples: list[dict[str, Any]] = _read_json(examples) if examples.exists() else []
         self.listed_examples = [{"name": each["name"], "rows": len(each["request"]["items"])} for each in self.examples]
-        of_old = {"precision": "fp32"}  # exports that do not say it
-        self.dense_asked: AskedPrecision = self.described.get("dense", of_old)["precision"]
+        # Old exports record no precision.
+        self.exported_precision: AskedPrecision = self.description.get("dense", {"precision": "fp32"})["precision"]
 
         def build(precision: UsedPrecision) -> MultiTaskModel:
             model = _model(version, self.signature, precision)
@@ -107,19 +108,20 @@ class Ranker:
             return model
 
         self.dense, self._model, self.dense_milliseconds = (
-            settle(self.dense_asked, build) if dense is None else Settled(dense, build(dense), {})
+            choose_model(self.exported_precision, build) if dense is None else ServedModel(dense, build(dense), {})
         )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
         encoder = Encoder(version, [features[each.name] for each in self.signature.sparse], sealed=True)
         encoder.read_into_memory()
         stored: dict[str, StoredTable] = {}
-        for table in self.described["tables"]:
-            file = version / TABLES / Path(table["file"]).name  # which the manifest lists
+        for table in self.description["tables"]:
+            # Only the name is used, so that a forged path cannot lead to a file outside of the version.
+            file = version / TABLES / Path(table["file"]).name
             stored[table["name"]] = StoredTable(file, table["rows"], table["dim"], table["precision"])
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
-        self._lookups = Lookups(
+        self._lookups = RequestLookups(
             self.signature, tables, self._model.normalise, self._model.mean_bags, self._model.shared_columns
         )
         self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
@@ -129,7 +131,7 @@ class Ranker:
         """Return the request of a parsed body of `/v1/rank`.
 
         Raises:
-            RequestError: It is wrong.
+            RequestError: The body is invalid.
         """
         return self._reader.read_rank(document)
 
@@ -137,7 +139,7 @@ class Ranker:
         """Return the request of a parsed body of `/v1/score`.
 
         Raises:
-            RequestError: It is wrong.
+            RequestError: The body is invalid.
         """
         return self._reader.read_score(document)
 
@@ -145,7 +147,7 @@ class Ranker:
         """Return the answers of some requests.
 
         Raises:
-            RequestError: One has a value of which the model makes no finite prediction.
+            RequestError: The model's prediction for a row is not finite.
         """
         answers = list[dict[str, Any]]()
         for each in self.answers(requests):
@@ -155,37 +157,37 @@ class Ranker:
         return answers
 
     def answers(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any] | RequestError]:
-        """Return the answers of some requests, those of one class by one pass of the model.
+        """Return the answers of some requests; all requests of one class share one pass of the model.
 
-        The answer of a request with a value of which the model makes no finite prediction is the error.
+        The answer of a request whose prediction is not finite is the error.
         """
         answers: list[dict[str, Any] | RequestError] = [{}] * len(requests)
         for kind in (RankRequest, ScoreRequest):
             if places := [i for i, each in enumerate(requests) if isinstance(each, kind)]:
-                scored, begin = self.scored([requests[i] for i in places]), 0
+                row_scores, begin = self.score_rows([requests[i] for i in places]), 0
                 for i in places:
                     rows = slice(begin, begin + requests[i].rows)
-                    gates = [a[rows] for a in scored.gates]
-                    answers[i] = self._answer_of(requests[i], scored.scores_BK[rows].numpy(), gates)
+                    gates = [a[rows] for a in row_scores.gates]
+                    answers[i] = self._answer_of(requests[i], row_scores.scores_BK[rows].numpy(), gates)
                     begin = rows.stop
         return answers
 
-    def scored(self, requests: Sequence[ModelRequest], *, grouped: bool = True) -> Scored:
-        """Return the scores of all rows of requests of one class, one after the other.
+    def score_rows(self, requests: Sequence[ModelRequest], *, grouped: bool = True) -> RowScores:
+        """Return the scores of all rows of some requests, in their order.
 
         Args:
-            requests: Requests.
-            grouped: True to multiply the columns which the rows of a request share only once.
+            requests: Requests of one class.
+            grouped: True to multiply columns that the rows of a request share only once.
         """
-        return self._pool.submit(self._scored, requests, grouped=grouped).result()
+        return self._pool.submit(self._score_rows, requests, grouped=grouped).result()
 
-    def _scored(self, requests: Sequence[ModelRequest], *, grouped: bool) -> Scored:
+    def _score_rows(self, requests: Sequence[ModelRequest], *, grouped: bool) -> RowScores:
         with torch.no_grad():
             x_BD = self._lookups.inputs(requests)
             if isinstance(x_BD, Grouped) and not grouped:
                 x_BD = x_BD.whole()
             logits_BK, gates = self._model.score(x_BD)
-            return Scored(scores_of(logits_BK, self._binary_K), gates)
+            return RowScores(scores_of(logits_BK, self._binary_K), gates)
 
     def _answer_of(
         self, request: ModelRequest, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]
@@ -220,32 +222,34 @@ class Ranker:
             answer["exponents"] = exponents
             answer["gates"] = [
                 {
-                    "level": legend.level,
-                    "outputs": list(legend.outputs),
-                    "experts": list(legend.experts),
+                    "level": labels.level,
+                    "outputs": list(labels.outputs),
+                    "experts": list(labels.experts),
                     "weights": a_BOE[int(chosen[0])].float().tolist(),
                 }
-                for legend, a_BOE in zip(self._model.extraction.legends, gates, strict=True)
+                for labels, a_BOE in zip(self._model.extraction.gate_labels, gates, strict=True)
             ]
         return answer
 
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """Return the JSON schemas of bodies and answers: RankRequest and Ranked, ScoreRequest and Scored."""
+        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored"."""
         return self._reader.schemas() | answer_schemas(self.signature, self.factors)
 
 
 def _read_json(file: Path) -> Any:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    json.dumps(found, ensure_ascii=False).encode()  # refuses half a surrogate pair, which no answer can hold
-    return found
+    value = json.loads(file.read_text(encoding="utf-8"))
+    # Encoding refuses half of a surrogate pair, which no answer can contain.
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
-    """Return the dense layers, with the weights of the program; tables are not built."""
+    """Return the dense layers with the weights of the program, without tables."""
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
     data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.of("user"))})
-    train = config.train.model_copy(update={"loss_weighting": "schedule"})  # nothing is trained
+    # The program has no weights of a learned loss weighting, which only training uses.
+    train = config.train.model_copy(update={"loss_weighting": "schedule"})
     model = build_model(
         config.model_copy(update={"data": data, "train": train}),
         tasks=[task.name for task in signature.tasks],

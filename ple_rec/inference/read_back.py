@@ -1,8 +1,9 @@
-"""Check that an export reads raw values as the dataset does: held-out rows become requests of raw values.
+"""Check that an export maps raw values to the same table rows as the dataset.
 
-The server's own reader and encoder read them, and have to find the rows of the tables that the dataset holds.
+Held-out rows become requests of raw values. The server's own reader and encoder read these, and the resulting table
+rows are compared with those of the dataset.
 
-Shape suffixes: N rows, V values of a feature in them.
+Shape suffixes: N rows, V values of a feature in these rows.
 """
 
 from __future__ import annotations
@@ -13,24 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.errors import DataError
-from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES, Ids
+from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES, FeatureIds
 from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_rows import MAX_ITEMS
 
 
 def check_requests(raw: RawHeldOutRows, read: Callable[[object], ModelRequest]) -> None:
-    """Refuse an export that reads a raw value as another row of a table, or as another number, than the dataset has.
+    """Refuse an export that maps a raw value to another table row or number than the dataset.
 
-    Rows that bring no value which a row before had not are left out, as are rows whose bags are longer than those of a
-    request may be. Of a dense feature one number is enough.
+    Each distinct value is checked once, and so is one number of each dense feature. Rows whose bags are too long for a
+    request are left out.
 
     Args:
-        raw: Held-out rows.
+        raw: Held-out rows as raw values.
         read: Reader of the bodies of `/v1/score`.
 
     Raises:
-        DataError: It does.
+        DataError: A value, a list or a number is read differently.
     """
     for rows_N in _requests(raw):
         request = read({"rows": raw.columns(rows_N)})
@@ -42,7 +43,7 @@ def check_requests(raw: RawHeldOutRows, read: Callable[[object], ModelRequest]) 
 
 
 def _requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows that one request can hold, and that bring something new: one request after the other."""
+    """Yield for each request its rows: those that have a value for the first time, within the limits of a request."""
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():
         if ids.offsets_N is not None:
@@ -62,8 +63,8 @@ def _requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
         yield rows_N[begin:]
 
 
-def _check_ids(name: str, raw_V: NDArray[np.object_], expected: Ids, answer: Ids) -> None:
-    """Compare rows of a table with what was read of their raw values; a value that is not known was read as missing."""
+def _check_ids(name: str, raw_V: NDArray[np.object_], expected: FeatureIds, answer: FeatureIds) -> None:
+    """Compare table rows of the dataset with those that the export read; values without a raw value are skipped."""
     for own, other in ((expected.offsets_N, answer.offsets_N), (expected.weights_V, answer.weights_V)):
         if own is not None and (other is None or not np.array_equal(own, other)):
             raise _misread(name, "its lists are read as others", "a list is read as it is")

@@ -1,7 +1,9 @@
-"""Versions of a model in an object store, laid out as on a disk.
+"""Upload versions of a model to an object store, and copy them from there to a folder of this machine.
 
-A store has no rename: a version is there once its manifest is, which comes last. Nothing of a version is written over,
-for it belongs to the export that has created its first file.
+`ple-rec export` writes a trained model as a version: a folder of files, with a manifest (`manifest.json`) that has the
+size and SHA-256 of each other file. A version in a store has the same files as one on a disk. A store cannot rename a
+folder, so the manifest is uploaded last, and a version without a manifest is incomplete. If several exports upload the
+same version at once, only the one that creates its first file goes on.
 """
 
 from __future__ import annotations
@@ -17,18 +19,19 @@ from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, check_version, fi
 from ple_rec.storage import Location, Remote, StoreError, at_once, atomic_write, explain_errors, put_file, remove_tree
 from ple_rec.storage.cache import cache_folder, download
 
-_THREADS = 4  # files that are copied at the same time, of each of which a client may hold 50 MB
+# Number of files that are copied at the same time. It is small, since the client of a store may need 50 MB for each.
+_THREADS = 4
 
 
 def upload_version(staged: Path, final: Remote) -> None:
-    """Move a sealed version into a store.
+    """Upload a version to a store; if this fails, what was uploaded is removed.
 
     Args:
-        staged: Folder of the version.
-        final: Prefix of the version.
+        staged: Folder of this machine with all files of the version, including its manifest.
+        final: Prefix of the version in the store.
 
     Raises:
-        FileExistsError: Another export has begun to make it.
+        FileExistsError: Another export has begun to upload a version of this name.
         StoreError: The store cannot be written.
     """
     first, *others = sorted(files_of(staged, read_manifest(staged)))
@@ -44,12 +47,12 @@ def upload_version(staged: Path, final: Remote) -> None:
 
 
 def local_version(version: Location) -> Path:
-    """Return the folder of a version: itself, or a copy in the cache of this machine of one that lies in a store.
+    """Return a folder of this machine with a version; a version in a store is copied to the cache once.
 
-    Versions are kept there by the digest of the manifest.
+    The SHA-256 of the manifest names the folder in the cache, so a version with other files gets another folder.
 
     Raises:
-        DataError: The manifest is damaged, or a file is not the one that it lists.
+        DataError: The manifest is damaged, or a file in the store differs from its entry in the manifest.
         UnavailableError: The store cannot be read, or the copy cannot be written.
     """
     if isinstance(version, Path):
@@ -64,10 +67,13 @@ def local_version(version: Location) -> Path:
 
 
 def checked_version(version: Location) -> Path:
-    """Return the folder of a version whose files are those of its manifest; a copy that is damaged is made anew.
+    """Return a folder of this machine with a version whose files match its manifest.
+
+    A copy in the cache that does not match is downloaded again.
 
     Raises:
-        DataError, UnavailableError: As of `local_version`, or a file of a version on this machine is damaged.
+        DataError: The manifest is missing or damaged, or a file is missing or differs from its entry.
+        UnavailableError: The store cannot be read, or the copy cannot be written.
     """
     folder = local_version(version)
     try:
@@ -81,6 +87,7 @@ def checked_version(version: Location) -> Path:
 
 
 def _download(version: Remote, manifest: bytes, folder: Path) -> None:
+    """Copy the files of a version to a temporary folder, compare their digests, and rename the folder to `folder`."""
     files = files_of(version, manifest)
     for name in files:
         path = PurePosixPath(name)
@@ -100,5 +107,6 @@ def _download(version: Remote, manifest: bytes, folder: Path) -> None:
         try:
             staged.rename(folder)
         except OSError:
-            if not folder.is_dir():  # it is, where another process was faster
+            # If the folder exists now, another process has copied the same version meanwhile, and its copy will do.
+            if not folder.is_dir():
                 raise

@@ -1,16 +1,15 @@
-"""A request of a model, read from the JSON of its body, and the JSON schemas of such bodies.
+"""Requests of a model, read from the JSON of their bodies, and the JSON schemas of these bodies.
 
     rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
     score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
 
 Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.inference.request_rows`).
 
-A missing feature is a missing value, as null is (`ple_rec.inference.feature_parsing`). A name that is no feature is an
-error, since it is a misspelt feature. Texts are whole: the server's parser refuses half of a surrogate pair, as it does
-NaN.
+A feature that is left out is a missing value, as null is (`ple_rec.inference.feature_parsing`). A name that is no
+feature is an error, since it is probably misspelt. The server's JSON parser refuses NaN and half of a surrogate pair.
 
-A few bytes of a request take little time: what the user has for all items is encoded once, and the bags of a request
-hold `MAX_VALUES` values in all.
+A short request must not cost much time, so features of the user are encoded once for all items, and the bags of a
+request have at most `MAX_VALUES` values in all.
 
 Shapes: N items or rows.
 """
@@ -26,14 +25,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.config.words import meant
+from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder
 from ple_rec.inference.feature_parsing import (
     MAX_VALUES,
     Column,
+    FeatureIds,
     FeatureParser,
     IdParser,
-    Ids,
     Schema,
     object_schema,
     parser_of,
@@ -44,25 +43,26 @@ from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_sc
 from ple_rec.inference.signature import OWNERS, Owner, Signature
 
 _MAX_EXPONENT = 1000
-_REMEMBERED, _SHORT = 4096, 64  # values of users' features; characters of a text that is remembered
+# Number of parsed values of users' features in the cache, and the largest number of characters of such a value.
+_CACHED, _MOST_CHARACTERS = 4096, 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRequest:
-    """Rows that a model shall score.
+    """Request for the scores of rows.
 
     Args:
         rows: Number of rows, N.
         ids: Table rows of every sparse feature.
-        dense: Numbers of every dense feature, NaN where one is missing.
-        exponents: Exponents that replace the model's, by factor.
-        explain: Flag that factors and gates are answered too.
-        missing: Features that the request nowhere has, not even as null.
+        dense: Numbers of every dense feature, with NaN for missing ones.
+        exponents: Exponents that replace those of the model, by factor.
+        explain: True to answer factors and gates too.
+        missing: Features that no part of the request has, not even as null.
         form: Form of the rows in the body.
     """
 
     rows: int
-    ids: Mapping[str, Ids]
+    ids: Mapping[str, FeatureIds]
     dense: Mapping[str, NDArray[np.float32]]
     exponents: Mapping[str, float] = field(default_factory=dict)
     explain: bool = False
@@ -72,10 +72,10 @@ class ModelRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RankRequest(ModelRequest):
-    """A user, whose features have one row, and N items to rank for it.
+    """Request to rank N items for a user, whose features have one row.
 
     Args:
-        top: Number of items that are answered; None for all.
+        top: Number of items in the answer; None for all.
     """
 
     top: int | None = None
@@ -83,33 +83,33 @@ class RankRequest(ModelRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreRequest(ModelRequest):
-    """N rows that have every feature."""
+    """Request for the scores of N rows, each of which has all features."""
 
 
 class RequestReader:
-    """Reads the requests of one model.
+    """Reader of the requests of one model.
 
     Args:
         signature: Signature of the model.
         encoder: Encoder of its sparse features.
-        factors: Names of what is raised to exponents.
+        factors: Names of the factors of the fusion, which have exponents.
     """
 
     def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
         self._factors = tuple(factors)
         self._parsers = {feature.name: parser_of(feature, encoder) for feature in signature.inputs}
         self._names: dict[Owner, list[str]] = {owner: [each.name for each in signature.of(owner)] for owner in OWNERS}
-        # Of a few ages and cities there are many requests. The cache is typed, for true is not 1 everywhere.
-        self._remembered = lru_cache(_REMEMBERED, typed=True)(_parse_one)
+        # Many requests have the same few ages and cities. The cache is typed, since true and 1 may differ.
+        self._parse_cached = lru_cache(_CACHED, typed=True)(_parse_one)
 
     def read_rank(self, document: object) -> RankRequest:
         """Return a request for a ranking.
 
         Args:
-            document: Body, parsed.
+            document: Parsed body.
 
         Raises:
-            RequestError: It is wrong.
+            RequestError: The body is invalid.
         """
         body = require_object(document, "body", ("user", "items", "exponents", "top", "explain"))
         user = require_object({} if body.get("user") is None else body["user"], "user")
@@ -140,10 +140,10 @@ class RequestReader:
         """Return a request for the scores of rows.
 
         Args:
-            document: Body, parsed.
+            document: Parsed body.
 
         Raises:
-            RequestError: It is wrong.
+            RequestError: The body is invalid.
         """
         body = require_object(document, "body", ("rows", "exponents", "explain"))
         rows = self._read_rows(body, "rows", self._parsers)
@@ -180,14 +180,14 @@ class RequestReader:
 
     def _read_features(
         self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
-    ) -> tuple[dict[str, Ids], dict[str, NDArray[np.float32]]]:
-        """Return the columns of all sparse and of all dense features."""
-        ids: dict[str, Ids] = {}
+    ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
+        """Return the columns of all sparse features, and those of all dense features."""
+        ids: dict[str, FeatureIds] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         values_in_bags = 0
         for name, parser in self._parsers.items():
             column = parse(parser)
-            if not isinstance(column, Ids):
+            if not isinstance(column, FeatureIds):
                 dense[name] = column
                 continue
             ids[name] = column
@@ -198,26 +198,26 @@ class RequestReader:
         return ids, dense
 
     def _parse_user(self, parser: FeatureParser, value: object) -> Column:
-        """Return the column, of one row, of what the user has."""
-        short = len(value) <= _SHORT if isinstance(value, str) else isinstance(value, int | NoneType)
-        if type(parser) is IdParser and short:
-            return self._remembered(parser, value)
+        """Return the column, with one row, of the user's value of a feature."""
+        is_short = len(value) <= _MOST_CHARACTERS if isinstance(value, str) else isinstance(value, int | NoneType)
+        if type(parser) is IdParser and is_short:
+            return self._parse_cached(parser, value)
         return _parse_one(parser, value)
 
     def _parse_items(self, parser: FeatureParser, items: RequestRows, shared: object) -> Column:
-        """Return the column of a feature of the items; those that do not have it share what the user has for them."""
+        """Return the column of a feature of the items; items without it share the value that `user` has for them."""
         if shared is None:
             return _parse_rows(parser, items)
         name = parser.feature.name
         if places := items.places(name):
-            own = items.columns[name]
-            values = [shared, *(own[i] for i in places)]
+            item_values = items.columns[name]
+            values = [shared, *(item_values[i] for i in places)]
             column = parser.parse(values, lambda k: items.field(name, places[k - 1]) if k else f"user.{name}")
         else:
             column = self._parse_user(parser, shared)
         index_N = np.zeros(items.count, np.int64)
         index_N[places] = np.arange(1, len(places) + 1)
-        if isinstance(column, Ids) and column.offsets_N is not None:
+        if isinstance(column, FeatureIds) and column.offsets_N is not None:
             count = int(np.diff(column.offsets_N)[index_N].sum())
             if count > MAX_VALUES:
                 raise too_many_values(count, f"user.{name}")
@@ -228,11 +228,12 @@ class RequestReader:
         return read_rows(body, key, permitted, lambda values, place: self._check_names(values, place, permitted))
 
     def _check_names(self, values: Mapping[str, Any], place: str, permitted: Set[str]) -> None:
-        """Refuse an object that has a name which is no feature, or none of those that are permitted there."""
+        """Refuse an object with a name that is no feature or is not permitted in this place."""
         if values.keys() <= permitted:
             return
         name = next(name for name in values if name not in permitted)
-        rule = f"no feature of the model; {meant(shorten(name), sorted(permitted)) or f'features: {_some(permitted)}'}"
+        suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"features: {_abbreviate(permitted)}"
+        rule = f"no feature of the model; {suggestion}"
         if name in self._names["user"]:
             rule = "a feature of the user stands in `user`"
         raise RequestError(f"{place}.{shorten(name)}", values[name], rule)
@@ -241,7 +242,7 @@ class RequestReader:
         exponents = require_object({} if body.get("exponents") is None else body["exponents"], "exponents")
         for name, value in exponents.items():
             if name not in self._factors:
-                near = f"{meant(shorten(name), self._factors)} ".lstrip()
+                near = f"{spelling_hint(shorten(name), self._factors)} ".lstrip()
                 raise RequestError(f"exponents.{shorten(name)}", value, f"{near}factors: {', '.join(self._factors)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_EXPONENT:
                 rule = f"a number from -{_MAX_EXPONENT} to {_MAX_EXPONENT}"
@@ -260,7 +261,8 @@ def _read_top(body: Mapping[str, Any]) -> int | None:
     top = body.get("top")
     if top is None:
         return None
-    integral = isinstance(top, float) and top.is_integer()  # as JSON has integers: 5, 5.0, 1e30
+    # JSON does not tell 5 from 5.0.
+    integral = isinstance(top, float) and top.is_integer()
     if isinstance(top, bool) or not (integral or isinstance(top, int)) or top < 1:
         raise RequestError("top", top, "the number of items that are wanted, 1 or more")
     return int(top)
@@ -276,6 +278,6 @@ def _parse_rows(parser: FeatureParser, rows: RequestRows) -> Column:
     return parser.parse(values, lambda i: rows.field(name, i))
 
 
-def _some(names: Set[str]) -> str:
+def _abbreviate(names: Set[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")

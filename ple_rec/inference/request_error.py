@@ -1,6 +1,6 @@
-"""The error of a request that cannot be answered, which names the field, the value that stands there, and the rule.
+"""Error of a request that cannot be answered, which names the field, its value and the rule.
 
-The value is written as JSON, and no further than a message is long.
+The value is written as JSON, shortened to the length of a message.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-_LONGEST = 80  # characters
+# Largest number of characters of a value in a message.
+_LONGEST = 80
 
 
 class RequestError(Exception):
-    """A request that cannot be answered.
+    """Error of a request that cannot be answered.
 
     Args:
-        field: Field of the body, as in "items[3].video_id".
-        value: JSON value that stands there.
+        field: Field of the body, for example "items[3].video_id".
+        value: JSON value of the field.
         rule: Rule for values of that field.
-        counted: Text that stands for the value where its size is wrong, as in "2,001 objects".
+        counted: Text instead of the value if its size is wrong, for example "2,001 objects"; None to show the value.
     """
 
     def __init__(self, field: str, value: object, rule: str, *, counted: str | None = None) -> None:
@@ -37,7 +38,7 @@ def require_object(value: object, field: str, keys: Sequence[str] | None = None)
         keys: Keys that the object may have; None for any.
 
     Raises:
-        RequestError: It is no object, or has another key.
+        RequestError: The value is no object, or has another key.
     """
     if not isinstance(value, dict):
         named = "" if keys is None else f" with {', '.join(keys)}"
@@ -51,12 +52,12 @@ def require_object(value: object, field: str, keys: Sequence[str] | None = None)
 
 
 def shorten(text: str) -> str:
-    """Return the text, or its beginning where it is long."""
+    """Return the text, or its beginning if it is long."""
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def json_excerpt(value: object) -> str:
-    """Return a JSON value as text, or its beginning where that is long; what comes later is not looked at."""
+    """Return a JSON value as text, or its beginning if it is long, without reading the rest of the value."""
     text = ""
     for piece in _pieces(value):
         text += piece

@@ -1,11 +1,11 @@
-"""Rows of a request as columns, whichever form they were sent in; an answer has the form of its request.
+"""Rows of a request as columns, from either form of JSON; an answer has the form of its request.
 
     rows       [{"video_id": 7, "seconds": 12.5}, {"video_id": 9, "seconds": 30.0}]
     columns    {"video_id": [7, 9], "seconds": [12.5, 30.0]}
 
-Columns name each feature once, so such a request has a fraction of the bytes, and its rows are not read one by one.
+Columns name each feature once, so such a request is much smaller, and its rows need not be transposed.
 
-Shapes: N rows, M named values of each.
+Shapes: N rows, M named values of each row.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from ple_rec.inference.signature import Signature
 
 MAX_ITEMS = 2000
 Form = Literal["rows", "columns"]
-CheckNames = Callable[[Mapping[str, Any], str], None]  # refuses an object at a place that has another name
+# Function that refuses an object with a wrong name, given the object and its place.
+CheckNames = Callable[[Mapping[str, Any], str], None]
 _RULE = f"a list of 1 to {MAX_ITEMS:,} objects, feature: value; or one object, feature: list, all of one length"
 
 
 @dataclass(frozen=True)
 class RequestRows:
-    """Rows of a request, feature by feature.
+    """Rows of a request by feature.
 
     Args:
-        key: Key of the body that holds them.
-        form: Form in which they were sent.
+        key: Key of the rows in the body.
+        form: Form of the rows in the body.
         count: Number of rows, N.
-        columns: Values of all rows for each feature that any row has, None where a row does not have it.
-        uneven: Rows as they were sent, where some have features that others do not have; else empty.
+        columns: Values of all rows for each feature that some row has, with None for rows without it.
+        uneven: Rows of the body if they do not all have the same features; else empty.
     """
 
     key: str
@@ -47,7 +48,7 @@ class RequestRows:
     uneven: Sequence[Mapping[str, Any]] = ()
 
     def places(self, name: str) -> Sequence[int]:
-        """Return the places of the rows that have a feature, if only as null."""
+        """Return the indices of the rows that have a feature, null included."""
         if self.uneven:
             return [i for i, row in enumerate(self.uneven) if name in row]
         return range(self.count if name in self.columns else 0)
@@ -64,10 +65,10 @@ def read_rows(body: Mapping[str, Any], key: str, names: Set[str], check_names: C
         body: Body of the request.
         key: Key of the rows in it.
         names: Features that a row may have.
-        check_names: Function that refuses an object with another name, and names the place of the object.
+        check_names: Function that refuses an object with another name, given the object and its place.
 
     Raises:
-        RequestError: They are wrong; values of features are not looked at, but for their number.
+        RequestError: The rows are invalid; values of features are not checked yet.
     """
     if key not in body:
         raise RequestError(key, None, f"it is missing; {_RULE}")
@@ -82,7 +83,7 @@ def read_rows(body: Mapping[str, Any], key: str, names: Set[str], check_names: C
 
 
 def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -> RequestRows:
-    """Return rows that were sent as columns."""
+    """Return the rows of a request in the form of columns."""
     if not columns:
         raise RequestError(key, columns, _RULE)
     check_names(columns, key)
@@ -101,11 +102,12 @@ def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -
 
 
 def _of_rows(rows: Sequence[Any], key: str, names: Set[str], check_names: CheckNames) -> RequestRows:
-    """Return rows that were sent as rows, transposed."""
+    """Return the rows of a request in the form of rows, transposed to columns."""
     first = rows[0]
     if set(map(type, rows)) == {dict} and set(map(len, rows)) == {len(first)}:
         check_names(first, f"{key}[0]")
-        with suppress(KeyError):  # other names, though as many
+        # Rows with as many but other names raise a KeyError.
+        with suppress(KeyError):
             return RequestRows(key, "rows", len(rows), {name: [row[name] for row in rows] for name in first})
     for i, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -117,14 +119,14 @@ def _of_rows(rows: Sequence[Any], key: str, names: Set[str], check_names: CheckN
 
 
 def rows_schema(features: Mapping[str, Schema]) -> Schema:
-    """Return the JSON schema of rows in either form; it cannot say that columns are of one length.
+    """Return the JSON schema of rows in either form; a schema cannot demand that columns have the same length.
 
     Args:
         features: JSON schema of each feature's value.
     """
     bounds = {"minItems": 1, "maxItems": MAX_ITEMS}
     rows = {"type": "array", "items": object_schema(dict(features)), **bounds}
-    columns = object_schema({name: {"type": "array", "items": one, **bounds} for name, one in features.items()})
+    columns = object_schema({name: {"type": "array", "items": value, **bounds} for name, value in features.items()})
     columns |= {"minProperties": 1, "description": "lists of one length, a value of each row"}
     return {"oneOf": [rows, columns]}
 
@@ -132,11 +134,11 @@ def rows_schema(features: Mapping[str, Schema]) -> Schema:
 def format_rows(
     columns: Mapping[str, list[Any]], named: Mapping[str, tuple[Sequence[str], NDArray[Any]]], form: Form
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """Return columns as an answer has them.
+    """Return columns in the form of an answer.
 
     Args:
         columns: Values of N rows, by name.
-        named: Names of M values and the values themselves, (N, M), by the key of an answer that holds them.
+        named: Names of M values and the (N, M) values themselves, by their key in the answer.
         form: Form of the request.
     """
     if form == "columns":
@@ -151,7 +153,7 @@ def answer_schemas(signature: Signature, factors: Sequence[str]) -> dict[str, Sc
 
     Args:
         signature: Signature of the model.
-        factors: Names of what is raised to exponents.
+        factors: Names of the factors of the fusion, which have exponents.
     """
     kinds = {"binary": "probability", "regression": "prediction"}
     tasks = {task.name: {"type": "number", "description": kinds[task.kind]} for task in signature.tasks}
@@ -169,25 +171,25 @@ def answer_schemas(signature: Signature, factors: Sequence[str]) -> dict[str, Sc
 
 
 def _answer(factors: Sequence[str], key: str, row: dict[str, Schema], required: list[str]) -> Schema:
-    """Return the schema of an answer whose rows stand under a key, as rows or as columns."""
-    of_row = {"type": "object", "properties": row, "required": required}
-    of_all = {name: _of_all_rows(value) for name, value in row.items()}
-    columns = {"type": "object", "properties": of_all, "required": required, "description": "of a request of columns"}
+    """Return the schema of an answer whose rows are under a key, as rows or as columns."""
+    row_schema = {"type": "object", "properties": row, "required": required}
+    lists = {name: _of_all_rows(value) for name, value in row.items()}
+    columns = {"type": "object", "properties": lists, "required": required, "description": "of a request of columns"}
     properties = {
         "model": {"type": "string"},
         "version": {"type": "string"},
         "missing": {"type": "array", "items": {"type": "string"}, "description": "features that the request lacks"},
         "exponents": object_schema({name: {"type": "number"} for name in factors}),
         "gates": {"type": "array", "items": {"type": "object"}, "description": "of the first row"},
-        key: {"oneOf": [{"type": "array", "items": of_row}, columns]},
+        key: {"oneOf": [{"type": "array", "items": row_schema}, columns]},
     }
     return {"type": "object", "properties": properties, "required": ["model", "version", key]}
 
 
 def _of_all_rows(value: Schema) -> Schema:
-    """Return the schema of the values of all rows, from that of one row's value."""
+    """Return the schema of the values of all rows from the schema of the value of one row."""
     if value.get("type") != "object":
         return {"type": "array", "items": value}
-    named = {name: _of_all_rows(own) for name, own in value.get("properties", {}).items()}
+    properties = {name: _of_all_rows(each) for name, each in value.get("properties", {}).items()}
     others = value["additionalProperties"]
-    return value | {"properties": named, "additionalProperties": _of_all_rows(others) if others else False}
+    return value | {"properties": properties, "additionalProperties": _of_all_rows(others) if others else False}

@@ -1,4 +1,4 @@
-"""The signature of an exported model: its inputs by name, whose they are, and its tasks."""
+"""Signature of an exported model: its input features with their owners, and its tasks."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Owner = Literal["user", "item"]
 OWNERS: tuple[Owner, ...] = get_args(Owner)
 
 
-class Input(Config):
-    """One feature.
+class InputFeature(Config):
+    """Input feature of a model.
 
     Args:
         name: Name of the feature.
         type: Type of a raw value: "int", "text", or "number".
-        of: Owner: the items of a request share a feature of the "user"; every item has its own of an "item".
-        dense: Flag that the number itself is read, and not a row of a table.
-        bag: Flag that a value is a list.
-        weighted: Flag that the values of a bag have weights.
+        of: Owner of the feature: all items of a request share a value of the "user"; each "item" has its own.
+        dense: True if the model reads the number itself; False if it reads a table row.
+        bag: True if a value is a list.
+        weighted: True if the values of a bag have weights.
     """
 
     name: Name
@@ -34,34 +34,34 @@ class Input(Config):
 
 
 class AnsweredTask(Config):
-    """A task: "binary" is answered by a probability, "regression" by its prediction."""
+    """Task of a model; the answer for a "binary" task is a probability, that for a "regression" its prediction."""
 
     name: Name
     kind: TaskKind
 
 
 class Signature(Config):
-    """All inputs and tasks.
+    """Input features and tasks of a model.
 
     Args:
         inputs: Sparse features in the order of x, then the dense ones.
         tasks: Tasks in the order of the logits.
     """
 
-    inputs: tuple[Input, ...]
+    inputs: tuple[InputFeature, ...]
     tasks: tuple[AnsweredTask, ...]
 
-    def of(self, owner: Owner) -> tuple[Input, ...]:
-        """Return the inputs of the user, or of an item."""
+    def of(self, owner: Owner) -> tuple[InputFeature, ...]:
+        """Return the inputs of an owner."""
         return tuple(each for each in self.inputs if each.of == owner)
 
     @property
-    def sparse(self) -> tuple[Input, ...]:
+    def sparse(self) -> tuple[InputFeature, ...]:
         """Inputs that read a table."""
         return tuple(each for each in self.inputs if not each.dense)
 
     @property
-    def dense(self) -> tuple[Input, ...]:
+    def dense(self) -> tuple[InputFeature, ...]:
         """Inputs that are numbers."""
         return tuple(each for each in self.inputs if each.dense)
 
@@ -71,10 +71,10 @@ class Signature(Config):
         return {task.name: task.kind for task in self.tasks}
 
     def by_owner(self, rows: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-        """Return the inputs of the user and of an item, for a reader.
+        """Return the inputs of the user and of an item as plain values, for a person.
 
         Args:
-            rows: Rows of the table that each sparse feature reads.
+            rows: Number of rows of the table of each sparse feature.
         """
         return {
             f"{owner}s" if owner == "item" else owner: [
@@ -97,7 +97,7 @@ def signature_of(
 
     Args:
         columns: Names of its sparse features, in the order of x.
-        raw: Raw values of these, by name.
+        raw: Sparse features with the types of their raw values, by name.
         dense: Dense features of the model.
         tasks: Kind of each task, in the order of the logits.
         shared: Names of the features of the user.
@@ -107,7 +107,7 @@ def signature_of(
         return "user" if name in shared else "item"
 
     sparse = [
-        Input(
+        InputFeature(
             name=name,
             type=raw[name].kind,
             of=owner(name),
@@ -116,6 +116,6 @@ def signature_of(
         )
         for name in columns
     ]
-    numbers = [Input(name=each.name, type="number", of=owner(each.name), dense=True) for each in dense]
-    answered = tuple(AnsweredTask(name=name, kind=kind) for name, kind in tasks.items())
-    return Signature(inputs=(*sparse, *numbers), tasks=answered)
+    numbers = [InputFeature(name=each.name, type="number", of=owner(each.name), dense=True) for each in dense]
+    answered_tasks = tuple(AnsweredTask(name=name, kind=kind) for name, kind in tasks.items())
+    return Signature(inputs=(*sparse, *numbers), tasks=answered_tasks)

@@ -1,17 +1,17 @@
-"""Embedding tables of an export: one file each, rows of four precisions, and the look-ups of requests.
+"""Embedding tables of an export, one file each, in four precisions, and the lookups of requests.
 
-A request for a ranking has one user, whose features are looked up, and multiplied by the first layer, once for all
-items (`ple_rec.modules.grouped`). That is exact; only the order of a sum differs.
+A request for a ranking has one user. Its features are looked up, and multiplied by the first layer, once for all items
+(`ple_rec.modules.grouped`), which changes nothing but the order of a sum.
 
     fp32   4 D bytes a row
     fp16   2 D
     int8   D + 8           codes, scale and bias of the row in fp32       x = scale code + bias
     int4   ceil(D / 2) + 4 codes, scale and bias of the row in fp16
 
-int8 and int4 are FBGEMM's row-wise quantisation, as torch has it: made and read without fbgemm_gpu.
+int8 and int4 are FBGEMM's row-wise quantisation, by operators of torch, so fbgemm_gpu is not needed.
 
-Shape suffixes of tables: R rows of the table, V ids, B bags, D columns, P bytes of a row. Of look-ups: B rows of all
-requests, R requests, N rows of one owner's features, F dense features.
+Shape suffixes of tables: R rows of the table, V ids, B bags, D columns, P bytes of a row. Shape suffixes of lookups: B
+rows of all requests, R requests, N rows of one owner's features, F dense features.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from torch.nn import functional as F
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.request import ModelRequest, ScoreRequest
-from ple_rec.inference.signature import Input, Owner, Signature
+from ple_rec.inference.signature import InputFeature, Owner, Signature
 from ple_rec.models.embeddings import quotient
 from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
 
 
-class Lookups:
-    """The inputs of a model's dense layers.
+class RequestLookups:
+    """Lookups of requests, which give the input x of the dense layers.
 
     Args:
         signature: Signature of the model.
         tables: Table of each sparse feature.
         normaliser: Normaliser of the dense features.
-        mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
-        columns: Columns of x, of which those of a user are marked as shared.
+        mean_bags: Features whose bags are pooled by their mean instead of their sum.
+        columns: Columns of x; those of a user are marked as shared.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Lookups:
         self._mean_bags, self._columns = mean_bags, columns
 
     def inputs(self, requests: Sequence[ModelRequest]) -> Inputs:
-        """Return x of the rows of requests, one request after the other.
+        """Return x for the rows of all requests, in their order.
 
         Args:
             requests: Requests of one class.
@@ -75,16 +75,16 @@ class Lookups:
         """Return the columns of one owner's features, in their order in x."""
         parts = [self._pooled_ND(feature, requests) for feature in self._signature.sparse if feature.of == owner]
         dense = self._signature.dense
-        own = [place for place, feature in enumerate(dense) if feature.of == owner]
+        indices = [i for i, feature in enumerate(dense) if feature.of == owner]
         once = owner == "user" and not isinstance(requests[0], ScoreRequest)
         rows = len(requests) if once else sum(each.rows for each in requests)
         raw_NF = torch.full((rows, len(dense)), torch.nan)
-        for place in own:
-            numbers_N = np.concatenate([request.dense[dense[place].name] for request in requests])
-            raw_NF[:, place] = torch.from_numpy(numbers_N)
-        return torch.cat([*parts, self._normaliser(raw_NF)[:, own]], dim=1)
+        for i in indices:
+            numbers_N = np.concatenate([request.dense[dense[i].name] for request in requests])
+            raw_NF[:, i] = torch.from_numpy(numbers_N)
+        return torch.cat([*parts, self._normaliser(raw_NF)[:, indices]], dim=1)
 
-    def _pooled_ND(self, feature: Input, requests: Sequence[ModelRequest]) -> Tensor:
+    def _pooled_ND(self, feature: InputFeature, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the rows of a feature of single values, or the pooled rows of a bag."""
         ids = [request.ids[feature.name] for request in requests]
         table, values_V = self._tables[feature.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
@@ -106,15 +106,16 @@ class Lookups:
         return quotient(summed_ND, totals_N[:, None])
 
 
-_ROWS = 1 << 18  # written at a time
+# Number of rows that are written at a time.
+_ROWS = 1 << 18
 _quantised = torch.ops.quantized
 
 
 def row_bytes(dim: int, precision: TablePrecision) -> int:
-    """Return P, the bytes of a row.
+    """Return the number of bytes of a row, P.
 
     Args:
-        dim: Columns, D.
+        dim: Number of columns, D.
         precision: Precision of the table.
     """
     return {"fp32": 4 * dim, "fp16": 2 * dim, "int8": dim + 8, "int4": -(-dim // 2) + 4}[precision]
@@ -136,7 +137,7 @@ def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
 
 
 def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) -> None:
-    """Append rows of a table, a piece at a time.
+    """Append rows of a table to its file.
 
     Args:
         file: File of the table.
@@ -144,7 +145,7 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
         precision: Precision of the file.
 
     Raises:
-        UserError: A value is not finite, or in fp16 beyond its range.
+        UserError: A value is not finite, or beyond the range of fp16 in a file of fp16.
     """
     for begin in range(0, len(weight_RD), _ROWS):
         piece_RD = weight_RD[begin : begin + _ROWS].float()
@@ -167,10 +168,10 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
 
 
 class StoredTable:
-    """A table of a file, read into memory.
+    """Table that is read into memory from its file.
 
-    A mapped file would be shared by processes, but one that is cut short in place (`rsync --inplace`) would end them by
-    SIGBUS, and one that is changed would change their scores.
+    A memory-mapped file would be shared by processes. However, shortening it in place (`rsync --inplace`) would end
+    them by SIGBUS, and changing it would change their scores.
 
     Args:
         file: File that `write_table` wrote.
@@ -184,21 +185,21 @@ class StoredTable:
 
     def __init__(self, file: Path, rows: int, dim: int, precision: TablePrecision) -> None:
         self.rows, self.dim, self.precision = rows, dim, precision
-        wide = row_bytes(dim, precision)
-        if (size := file.stat().st_size) != rows * wide:
-            rule = f"{rows} rows of {dim} columns in {precision} are {rows * wide}"
+        width = row_bytes(dim, precision)
+        if (size := file.stat().st_size) != rows * width:
+            rule = f"{rows} rows of {dim} columns in {precision} are {rows * width}"
             raise DataError(str(file), f"{size} bytes", rule, "export the run again")
-        bytes_RP = torch.from_numpy(_read(file, rows * wide)).view(rows, wide)
-        exact = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
-        self._stored = bytes_RP if exact is None else bytes_RP.view(exact)
+        bytes_RP = torch.from_numpy(_read(file, rows * width)).view(rows, width)
+        dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
+        self._stored = bytes_RP if dtype is None else bytes_RP.view(dtype)
 
     def pooled(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
         """Return the (weighted) sum of the rows of each bag, (B, D) in fp32.
 
         Args:
             ids_V: Rows of the table, int32.
-            offsets_B1: Places where each bag begins, and the end; None where every id is a bag of its own.
-            weights_V: Weights of the ids.
+            offsets_B1: Begin of each bag, and the end of the last; None if every id is a bag of its own.
+            weights_V: Weights of the ids; None for weight 1.
         """
         if self.precision in ("fp32", "fp16"):
             rows_VD = self._stored.index_select(0, ids_V).float()
@@ -222,7 +223,7 @@ class StoredTable:
 
 
 def _read(file: Path, size: int) -> NDArray[np.uint8]:
-    """Return the bytes of a file, read straight to where they stay and without the interpreter's lock."""
+    """Return the bytes of a file, read without a second copy and without holding the interpreter's lock."""
     content, read = np.empty(size, np.uint8), 0
     with file.open("rb", buffering=0) as stream:
         while count := stream.readinto(content[read:].data):

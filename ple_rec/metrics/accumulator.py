@@ -1,7 +1,7 @@
-"""Sums of metrics: masked on the device, exchanged between ranks by one all-reduce, and kept as state.
+"""Sums of metrics: computed on the device, added over ranks by one all-reduce, and saved as state.
 
-Everything travels in all-reduces, each rank's part in its own place among zeros. So rows of unequal numbers need no
-padding, which a gather would, and every rank has the same bits.
+Ranks exchange values by all-reduces only, each rank's values at its own place among zeros. Unlike a gather, that needs
+no padding if ranks have unequal numbers of rows, and it gives every rank the same bits.
 
 Shapes: W ranks, N rows of this rank, B batch, K tasks, T sums of a task.
 """
@@ -21,34 +21,34 @@ from ple_rec.errors import DivergedError, UserError
 
 
 def rank_and_world(group: ProcessGroup | None) -> tuple[int, int]:
-    """Return this rank and the number of ranks of `group`; 0 and 1 where there is no process group."""
+    """Return this rank and the number of ranks of `group`, or 0 and 1 without a process group."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(group), dist.get_world_size(group)
 
 
 def all_reduce(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Return the sum of `tensor` (overwritten) over the ranks of `group`; itself where there is no process group."""
+    """Return the sum of `tensor`, which is overwritten, over the ranks, or `tensor` itself without a process group."""
     if rank_and_world(group)[1] > 1:
         dist.all_reduce(tensor, group=group)
     return tensor
 
 
-def in_own_place(own: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Return (W, ...): this rank's value in its place, zeros in those of the others, so that the sum has all."""
+def at_own_rank(own: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Return (W, ...) with this rank's value at its index and zeros at the others, so that the sum has all values."""
     rank, world = rank_and_world(group)
     all_W = own.new_zeros(world, *own.shape)
     all_W[rank] = own
     return all_W
 
 
-def gathered(own: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Return (W, ...): the value of every rank, all of one shape; a collective."""
-    return all_reduce(in_own_place(own, group), group)
+def gather(own: Tensor, group: ProcessGroup | None) -> Tensor:
+    """Return the values of all ranks as (W, ...); all have one shape. This is a collective."""
+    return all_reduce(at_own_rank(own, group), group)
 
 
-def joined(own_N: Tensor, rows_W: Sequence[int], group: ProcessGroup | None) -> Tensor:
-    """Return the rows of all ranks, one behind the other; a collective.
+def join_rows(own_N: Tensor, rows_W: Sequence[int], group: ProcessGroup | None) -> Tensor:
+    """Return the rows of all ranks one after the other. This is a collective.
 
     Args:
         own_N: Rows of this rank.
@@ -68,15 +68,15 @@ Result = dict[str, float | int | None]
 State = dict[str, Tensor | int]
 
 
-class Curves(TypedDict):
-    """Plots of one task: calibration bins for every task, ROC points `[fpr, tpr]` for a binary one."""
+class TaskCurves(TypedDict):
+    """Curves of one task: calibration bins, and for a binary task ROC points `[fpr, tpr]`."""
 
     calibration: list[dict[str, float]]
     roc: NotRequired[list[list[float]]]
 
 
-class Rows(NamedTuple):
-    """A batch, (B, K) each, in float64, in which every row that does not count has score, label and weight 0."""
+class ScoredRows(NamedTuple):
+    """Rows of a batch, (B, K) each, in float64. Rows that do not count have score, label and weight 0."""
 
     score: Tensor
     label: Tensor
@@ -84,10 +84,10 @@ class Rows(NamedTuple):
 
 
 class Accumulator(ABC):
-    """Sums over the samples of K tasks of one kind, kept on the device in float64.
+    """Sums over the samples of K tasks of one kind, on the device in float64.
 
-    Subclasses name their sums in `SUMS`, which starts with `samples` and `refused` (rows of the sample space whose
-    score, label or weight is not finite, or whose weight is negative: `results` reports them as an error).
+    Subclasses name their sums in `SUMS`. The first two are `samples` and `refused`: rows of the sample space with a
+    score, label or weight that is not finite, or a negative weight. `compute` raises an error if there are any.
     """
 
     SUMS: ClassVar[tuple[str, ...]]
@@ -95,68 +95,76 @@ class Accumulator(ABC):
     def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
         self.names = tuple(names)
         self.device = torch.device(device)
-        self.rows = 0  # fed on this rank, in the sample space or not: known without asking the device
+        # All rows of this rank count, also those outside the sample space: their number is known without the device.
+        self.rows = 0
         self._sums_TK = self._zeros(len(self.SUMS), len(self.names), dtype=torch.float64)
 
     @torch.no_grad()
     def update(self, score_BK: Tensor, label_BK: Tensor, weight_B: Tensor | None, in_space_BK: Tensor) -> None:
-        """Add a batch; never waits for the device.
+        """Add a batch without waiting for the device.
 
         Args:
-            score_BK: Logits or predictions, any floating type.
-            label_BK: Labels.
-            weight_B: Sample weights >= 0; None for 1.
-            in_space_BK: Nonzero where the row counts. Elsewhere score and label are ignored, NaN included.
+            score_BK: Logits or predictions, of any floating type.
+            label_BK: Labels of each row and task.
+            weight_B: Sample weights >= 0, or None if all are 1.
+            in_space_BK: Flags of the sample spaces, nonzero for a row that counts; other scores and labels are ignored,
+                NaN included.
 
         Raises:
-            ValueError: if a shape differs (a broadcast would count pairs that do not exist).
+            ValueError: A shape differs; broadcasting would count pairs that do not exist.
         """
         shape = (score_BK.shape[0], len(self.names))
-        for name, tensor, wanted in (
+        for name, tensor, expected in (
             ("scores", score_BK, shape),
             ("labels", label_BK, shape),
             ("in_space", in_space_BK, shape),
             ("weight", weight_B, shape[:1]),
         ):
-            if tensor is not None and tensor.shape != wanted:
-                raise ValueError(f"{name}: got shape {tuple(tensor.shape)}; expected {wanted} for tasks {self.names}")
+            if tensor is not None and tensor.shape != expected:
+                raise ValueError(f"{name}: got shape {tuple(tensor.shape)}; expected {expected} for tasks {self.names}")
         score_BK, label_BK = score_BK.double(), label_BK.double()
-        given_B1 = torch.ones_like(score_BK[:, :1]) if weight_B is None else weight_B.double().unsqueeze(1)
+        weight_B1 = torch.ones_like(score_BK[:, :1]) if weight_B is None else weight_B.double().unsqueeze(1)
         inside_BK = in_space_BK.bool()
-        sound_BK = (score_BK + label_BK + given_B1).isfinite() & (given_B1 >= 0)
-        space_BK, keep_BK = inside_BK.double(), (inside_BK & sound_BK).double()
-        # A product with a 0/1 mask is several times faster than `where`, once nothing is NaN or infinite.
-        rows = Rows(*(torch.nan_to_num(x, 0, 0, 0) * keep_BK for x in (score_BK, label_BK, given_B1)))
-        terms = [space_BK, space_BK - keep_BK, *self._terms(rows)]
+        valid_BK = (score_BK + label_BK + weight_B1).isfinite() & (weight_B1 >= 0)
+        space_BK, counted_BK = inside_BK.double(), (inside_BK & valid_BK).double()
+        # Multiplying by a 0/1 mask is several times faster than `where`, but needs finite values.
+        rows = ScoredRows(*(torch.nan_to_num(x, 0, 0, 0) * counted_BK for x in (score_BK, label_BK, weight_B1)))
+        terms = [space_BK, space_BK - counted_BK, *self._terms(rows)]
         self._sums_TK += torch.stack([term_BK.sum(0) for term_BK in terms])
         self._keep(rows)
         self.rows += shape[0]
 
     @abstractmethod
-    def _terms(self, rows: Rows) -> list[Tensor]:
-        """Per row the terms of `SUMS[2:]`."""
+    def _terms(self, rows: ScoredRows) -> list[Tensor]:
+        """Return the terms (B, K) of each of `SUMS[2:]`."""
 
     @abstractmethod
-    def _keep(self, rows: Rows) -> None:
-        """Add the batch to buffer or histogram."""
+    def _keep(self, rows: ScoredRows) -> None:
+        """Add the batch to the buffer or the histogram."""
 
-    def held(self) -> int:
-        """Rows that this rank holds one by one; -1 once it holds a histogram only."""
+    def buffered_rows(self) -> int:
+        """Return the number of rows in this rank's buffer, or -1 if it has only a histogram."""
         return -1
 
     @abstractmethod
     def histogram(self) -> Tensor:
-        """This rank's histogram, (K, ...), float64."""
+        """Return this rank's histogram, (K, ...), float64."""
 
     @abstractmethod
     def results(
-        self, sums: Mapping[str, Sequence[float]], held: Sequence[int], group: ProcessGroup | None
+        self, sums: Mapping[str, Sequence[float]], buffered_rows: Sequence[int], group: ProcessGroup | None
     ) -> list[Result]:
-        """Per task the metrics from the global sums (per task) and what each rank's `held` said; a collective."""
+        """Return the metrics of each task. This is a collective.
+
+        Args:
+            sums: Sums over all ranks, by name, each with one value per task.
+            buffered_rows: Result of `buffered_rows` on each rank.
+            group: Process group of the ranks.
+        """
 
     @abstractmethod
-    def curves(self, histogram: Tensor) -> list[Curves]:
-        """Per task the curves from the global histogram."""
+    def curves(self, histogram: Tensor) -> list[TaskCurves]:
+        """Return the curves of each task from the histogram over all ranks."""
 
     def reset(self) -> None:
         """Forget every sample."""
@@ -164,24 +172,24 @@ class Accumulator(ABC):
         self.rows = 0
 
     def state_dict(self) -> State:
-        """A copy of this rank's state: tensors and ints."""
+        """Return a copy of this rank's state: tensors and ints."""
         return {"sums": self._sums_TK.clone(), "rows": self.rows}
 
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add the state of another rank or run, as if its samples had been fed here.
+        """Add the state of another rank or run, as if its samples had been added here.
 
         Raises:
-            UserError: if the state is that of other tasks or another version.
+            UserError: The state belongs to other tasks or to another version.
         """
         self.check(state)
         self._sums_TK += tensor_of(state, "sums").to(self.device)
         self.rows += int(state["rows"])
 
     def check(self, state: Mapping[str, Tensor | int]) -> None:
-        """Refuse a state that does not fit; raises as `merge_state_dict` does."""
+        """Raise the error of `merge_state_dict` if a state does not fit."""
         for key, own in self._shapes().items():
-            found = state.get(key)
-            shape = None if found is None else tuple(found.shape) if isinstance(found, Tensor) else ()
+            value = state.get(key)
+            shape = None if value is None else tuple(value.shape) if isinstance(value, Tensor) else ()
             if shape is None or shape[-len(own) :] != own:
                 raise UserError(
                     f"metric state, {key}",
@@ -193,38 +201,39 @@ class Accumulator(ABC):
             raise UserError(
                 "metric state, rows",
                 repr(state.get("rows")),
-                "must be the number of rows fed, an int",
+                "must be the number of rows, an int",
                 "load a state that state_dict() returned",
             )
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """The last dimensions of every tensor in the state."""
+        """Return the last dimensions of every tensor in the state."""
         return {"sums": tuple(self._sums_TK.shape)}
 
     def _zeros(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        with torch.inference_mode(False):  # an inference tensor could not be updated outside of it later
+        # A tensor that is created in inference mode cannot be updated outside of it.
+        with torch.inference_mode(False):
             return torch.zeros(shape, dtype=dtype, device=self.device)
 
 
 def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> dict[str, Result]:
-    """Metrics per task over all ranks of `group`. A collective: every rank calls it and gets the same numbers.
+    """Return the metrics of each task over all ranks. This is a collective; every rank gets the same numbers.
 
-    Sums of all accumulators travel in one all-reduce; a kind may need a second one for its AUC.
+    One all-reduce adds the sums of all accumulators; an accumulator may need a second one for its AUC.
 
     Raises:
-        DivergedError: on every rank, if a row of a sample space held a value that is not finite.
+        DivergedError: A row of a sample space has a value that is not finite. Every rank raises the error.
     """
-    sent = []
+    parts = []
     for accumulator in accumulators:
-        held = accumulator._sums_TK.new_tensor(accumulator.held())
-        sent += [in_own_place(held, group), accumulator._sums_TK.flatten()]
-    received = iter(all_reduce(torch.cat(sent), group).tolist())
+        buffered_rows = accumulator._sums_TK.new_tensor(accumulator.buffered_rows())
+        parts += [at_own_rank(buffered_rows, group), accumulator._sums_TK.flatten()]
+    received = iter(all_reduce(torch.cat(parts), group).tolist())
     world = rank_and_world(group)[1]
     reduced = []
     for accumulator in accumulators:
-        held_W = [int(next(received)) for _ in range(world)]
+        buffered_W = [int(next(received)) for _ in range(world)]
         sums = {name: [next(received) for _ in accumulator.names] for name in accumulator.SUMS}
-        reduced.append((accumulator, sums, held_W))
+        reduced.append((accumulator, sums, buffered_W))
     for accumulator, sums, _ in reduced:
         for name, refused, samples in zip(accumulator.names, sums["refused"], sums["samples"], strict=True):
             if refused:
@@ -236,16 +245,16 @@ def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> 
                     "lower the learning rate or clip gradients; if it happens at the first step, check the data",
                 )
     results: dict[str, Result] = {}
-    for accumulator, sums, held_W in reduced:
-        results.update(zip(accumulator.names, accumulator.results(sums, held_W, group), strict=True))
+    for accumulator, sums, buffered_W in reduced:
+        results.update(zip(accumulator.names, accumulator.results(sums, buffered_W, group), strict=True))
     return results
 
 
-def curves(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> dict[str, Curves]:
-    """Curves per task over all ranks of `group`, all histograms in one all-reduce. A collective."""
+def curves(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> dict[str, TaskCurves]:
+    """Return the curves of each task over all ranks, with one all-reduce of all histograms. This is a collective."""
     own = [accumulator.histogram() for accumulator in accumulators]
     received = all_reduce(torch.cat([histogram.flatten() for histogram in own]), group).cpu()
-    results: dict[str, Curves] = {}
+    results: dict[str, TaskCurves] = {}
     start = 0
     for accumulator, histogram in zip(accumulators, own, strict=True):
         part = received[start : start + histogram.numel()].view(histogram.shape)
@@ -255,12 +264,12 @@ def curves(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> d
 
 
 def ratio(numerator: float, denominator: float) -> float | None:
-    """`numerator / denominator`, None where that is undefined."""
+    """Return `numerator / denominator`, None if the denominator is 0."""
     return numerator / denominator if denominator else None
 
 
 def tensor_of(state: Mapping[str, Tensor | int], key: str) -> Tensor:
-    """A tensor of a checked state."""
+    """Return a tensor of a checked state."""
     tensor = state[key]
     assert isinstance(tensor, Tensor)
     return tensor

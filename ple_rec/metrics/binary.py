@@ -14,11 +14,12 @@ from torch.distributed import ProcessGroup
 from torch.nn.functional import softplus
 
 from ple_rec.metrics import accumulator, scores
-from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State, all_reduce, joined
+from ple_rec.metrics.accumulator import Accumulator, Result, ScoredRows, State, TaskCurves, all_reduce, join_rows
 
 EXACT_LIMIT = 1 << 20
 BINS = 1 << 16
-LOGIT_RANGE = 16.0  # bins cover [-16, 16] evenly, 4.9e-4 each; the two end bins also take what lies beyond
+# Bins of width 4.9e-4 cover the logits in [-16, 16]. Logits beyond fall into the first and the last bin.
+LOGIT_RANGE = 16.0
 
 
 class BinaryAccumulator(Accumulator):
@@ -32,15 +33,16 @@ class BinaryAccumulator(Accumulator):
         auc         = sum over pairs (i positive, j negative) w_i w_j [logit_i > logit_j] / sum over pairs w_i w_j
                       with [equal] = 1/2
 
-    AUC is exact, on logits in float32, as long as all ranks together were fed at most `exact_limit` rows; rows outside
-    the sample space and padding count towards that limit, because counting the others would wait for the device. Up to
-    there a rank keeps (logit, signed weight) of every row, `+w` for a positive and `-w` for a negative: 8 bytes per row
-    and task. Beyond, AUC comes from a histogram per class of 2^16 even bins over logits in [-16, 16] (the end bins take
-    what lies outside), 1 MiB a task, and the truth lies within `auc_error_bound` of it.
+    AUC is exact, on logits in float32, as long as all ranks together have at most `exact_limit` rows. Rows outside the
+    sample space and padding count towards that limit, because counting only the others would wait for the device. Until
+    then, a rank buffers (logit, signed weight) of every row, 8 bytes per row and task; the signed weight is `+w` for a
+    positive and `-w` for a negative. Beyond the limit, AUC comes from one histogram per class with 2^16 even bins over
+    the logits in [-16, 16], 1 MiB a task. The true AUC is then within `auc_error_bound` of `auc`.
 
-    Results are `samples` (rows in the space), `positives` (rows, weights aside), `auc`, `auc_error_bound` (0.0: exact),
-    `ne`, `logloss`, `calibration`, `mean_label`, `mean_prediction`; None where undefined (no weight at all, or a class
-    is missing). Curves are, from the histogram, `calibration` and `roc`, at most 200 points.
+    Results are `samples` (rows in the sample space), `positives` (number of rows, without weights), `auc`,
+    `auc_error_bound` (0.0 if exact), `ne`, `logloss`, `calibration`, `mean_label` and `mean_prediction`. A value is
+    None if it is undefined, because there is no weight or a class is missing. The curves `calibration` and `roc` come
+    from the histogram; `roc` has at most 200 points.
     """
 
     SUMS = ("samples", "refused", "positives", "positive_weight", "negative_weight", "prediction", "loss")
@@ -51,8 +53,10 @@ class BinaryAccumulator(Accumulator):
             raise ValueError(f"exact_limit: got {exact_limit}; must be >= 0 (0: histogram only)")
         self.exact_limit = exact_limit
         self._first_bin_K = torch.arange(len(self.names), device=self.device) * (2 * BINS)
-        self._histogram: Tensor | None = None  # (K, 2, H), negatives first; None as long as there is a buffer
-        self._buffer: Tensor | None = None  # (C, K, 2), of which `rows` rows are in use
+        # (K, 2, H), negatives first; None as long as there is a buffer.
+        self._histogram: Tensor | None = None
+        # (C, K, 2), of which `rows` rows are in use.
+        self._buffer: Tensor | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -65,9 +69,9 @@ class BinaryAccumulator(Accumulator):
         else:
             self._histogram, self._buffer = None, self._zeros(0, len(self.names), 2, dtype=torch.float32)
 
-    def _terms(self, rows: Rows) -> list[Tensor]:
+    def _terms(self, rows: ScoredRows) -> list[Tensor]:
         logit_BK, label_BK, weight_BK = rows
-        # softplus with the sign of the label loses no digits; past its threshold exp(-40) is below float64's last bit
+        # Softplus of the signed logit loses no digits. Beyond the threshold, exp(-40) is below float64's precision.
         loss_BK = softplus((1 - 2 * label_BK) * logit_BK, threshold=40.0)
         positive_BK = weight_BK * label_BK
         return [
@@ -78,7 +82,7 @@ class BinaryAccumulator(Accumulator):
             weight_BK * loss_BK,
         ]
 
-    def _keep(self, rows: Rows) -> None:
+    def _keep(self, rows: ScoredRows) -> None:
         logit_BK, label_BK, weight_BK = rows
         count = logit_BK.shape[0]
         if self._buffer is not None and self.rows + count > self.exact_limit:
@@ -114,12 +118,15 @@ class BinaryAccumulator(Accumulator):
         assert self._histogram is not None
         return self._histogram
 
-    def held(self) -> int:
-        """Rows in the buffer; -1 once it is dropped."""
+    def buffered_rows(self) -> int:
+        """Return the number of rows in the buffer, or -1 if this rank has a histogram instead."""
         return -1 if self._buffer is None else self.rows
 
     def histogram(self) -> Tensor:
-        """A copy of this rank's histogram, (K, 2, H): weight of negatives, of positives per bin of the logit."""
+        """Return a copy of this rank's histogram, (K, 2, H): weights of negatives and of positives by bin of the logit.
+
+        If the rank has a buffer, the histogram is computed from it.
+        """
         if self._buffer is None:
             return self._histogram_in_use().clone()
         histogram = self._empty_histogram()
@@ -128,30 +135,36 @@ class BinaryAccumulator(Accumulator):
         return histogram
 
     def results(
-        self, sums: Mapping[str, Sequence[float]], held: Sequence[int], group: ProcessGroup | None
+        self, sums: Mapping[str, Sequence[float]], buffered_rows: Sequence[int], group: ProcessGroup | None
     ) -> list[Result]:
-        """Per task the metrics from the global sums; one more all-reduce, of buffers or of histograms."""
-        areas = self._areas(held, group)
+        """Return the metrics of each task from the sums over all ranks, with an all-reduce of buffers or histograms."""
+        areas = self._areas(buffered_rows, group)
         return [_result({name: values[k] for name, values in sums.items()}, area) for k, area in enumerate(areas)]
 
-    def _areas(self, held: Sequence[int], group: ProcessGroup | None) -> list[tuple[float, float] | None]:
-        """AUC and its error bound per task; None where a class is missing. Every rank takes the same branch."""
-        if min(held) >= 0 and sum(held) <= self.exact_limit:
+    def _areas(self, buffered_rows: Sequence[int], group: ProcessGroup | None) -> list[tuple[float, float] | None]:
+        """Return AUC and its error bound for each task, or None if a class is missing.
+
+        All ranks take the same branch, so their collectives match.
+        """
+        if min(buffered_rows) >= 0 and sum(buffered_rows) <= self.exact_limit:
             assert self._buffer is not None
-            logit_KC, signed_KC = joined(self._buffer[: self.rows], held, group).cpu().permute(2, 1, 0)
-            found = [
+            logit_KC, signed_KC = join_rows(self._buffer[: self.rows], buffered_rows, group).cpu().permute(2, 1, 0)
+            areas = [
                 scores.auc(*scores.tie_groups(logit_C, signed_C))
                 for logit_C, signed_C in zip(logit_KC, signed_KC, strict=True)
             ]
-            return [area and (area[0], 0.0) for area in found]
+            return [area and (area[0], 0.0) for area in areas]
         self._drop_buffer()
         histogram = all_reduce(self.histogram(), group).cpu()
         return [scores.auc(positive_H, negative_H) for negative_H, positive_H in histogram]
 
-    def curves(self, histogram: Tensor) -> list[Curves]:
-        """Per task calibration (a bin's prediction is that of its middle: within 6.2e-5) and ROC points."""
+    def curves(self, histogram: Tensor) -> list[TaskCurves]:
+        """Return the calibration bins and ROC points of each task.
+
+        The prediction of a bin is that of its middle, which differs from the predictions in it by at most 6.2e-5.
+        """
         middle_H = (torch.arange(BINS, dtype=torch.float64) + 0.5) * (2 * LOGIT_RANGE / BINS) - LOGIT_RANGE
-        result: list[Curves] = []
+        result: list[TaskCurves] = []
         for negative_H, positive_H in histogram:
             weight_H = negative_H + positive_H
             calibration = scores.calibration_bins(weight_H, weight_H * middle_H.sigmoid(), positive_H)
@@ -159,7 +172,7 @@ class BinaryAccumulator(Accumulator):
         return result
 
     def state_dict(self) -> State:
-        """A copy of this rank's state; `buffer` or `histogram` has no rows, whichever is not in use."""
+        """Return a copy of this rank's state. The one of `buffer` and `histogram` that is not in use has no rows."""
         no_buffer = self._zeros(0, len(self.names), 2, dtype=torch.float32)
         no_histogram = self._zeros(0, 2, BINS, dtype=torch.float64)
         return super().state_dict() | {
@@ -168,10 +181,10 @@ class BinaryAccumulator(Accumulator):
         }
 
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add the state of another rank or run; AUC stays exact while all rows together fit in the buffer.
+        """Add the state of another rank or run. AUC stays exact if all rows together fit into the buffer.
 
         Raises:
-            UserError: if the state is that of other tasks or another version.
+            UserError: The state belongs to other tasks or to another version.
         """
         self.check(state)
         buffer = accumulator.tensor_of(state, "buffer").to(self.device)
@@ -193,7 +206,7 @@ class BinaryAccumulator(Accumulator):
 
 
 def _result(sums: Mapping[str, float], area: tuple[float, float] | None) -> Result:
-    """One task's metrics from its global sums."""
+    """Return the metrics of one task from its sums over all ranks and its AUC with error bound."""
     weight = sums["positive_weight"] + sums["negative_weight"]
     mean_label = accumulator.ratio(sums["positive_weight"], weight)
     logloss = accumulator.ratio(sums["loss"], weight)

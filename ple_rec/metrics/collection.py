@@ -1,4 +1,4 @@
-"""The metrics of all tasks of a model, updated together and reduced together.
+"""Metrics of all tasks of a model, updated and reduced together.
 
 Shapes: B batch, K tasks.
 """
@@ -15,24 +15,24 @@ from torch.distributed import ProcessGroup
 from ple_rec.config.base import TaskKind
 from ple_rec.config.schema import Task
 from ple_rec.metrics import accumulator
-from ple_rec.metrics.accumulator import Accumulator, Curves, State
+from ple_rec.metrics.accumulator import Accumulator, State, TaskCurves
 from ple_rec.metrics.binary import EXACT_LIMIT, BinaryAccumulator
 from ple_rec.metrics.gauc import GroupAuc
 from ple_rec.metrics.regression import R2Accumulator, RegressionAccumulator
 
 
 class MetricCollection:
-    """The metrics of every task, with one set of tensor operations for all tasks of a kind.
+    """Metrics of every task. All tasks of one kind share their tensor operations.
 
-    `compute` takes one all-reduce of the sums of all tasks, and a second one (the buffers or the histograms of all
-    binary tasks) where an AUC is defined, and with `gauc` those of `GroupAuc`; `curves` takes one.
+    `compute` takes one all-reduce of the sums of all tasks, a second one of the buffers or histograms if there are
+    binary tasks, and with `gauc` those of `GroupAuc`. `curves` takes one.
 
     Args:
-        tasks: The tasks, in the order of the columns of a batch's labels; at least one, names differ.
-        device: Where batches are; its process group must be able to reduce tensors there.
-        exact_limit: Rows up to which AUC is exact; 0 keeps a histogram only, in constant memory.
-        gauc: Whether binary tasks get their GAUC too, where batches have groups; the same on every rank.
-        r2: Whether regressions get their R^2 too; the state then has another shape.
+        tasks: Tasks in the order of the columns of a batch's labels, at least one and with different names.
+        device: Device of the batches; the process group must be able to reduce tensors on it.
+        exact_limit: Number of rows up to which AUC is exact; with 0, AUC comes from a histogram, in constant memory.
+        gauc: True to compute the GAUC of binary tasks, if batches have groups. All ranks pass the same value.
+        r2: True to compute the R^2 of regression tasks, for which the state has one more sum.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class MetricCollection:
         columns = {kind: [k for k, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
         if columns["binary"]:
             names = [self._names[k] for k in columns["binary"]]
-            kept = BinaryAccumulator(names, device, exact_limit=exact_limit)
-            self._kinds["binary"] = self._choice(columns["binary"], device), kept
+            binary = BinaryAccumulator(names, device, exact_limit=exact_limit)
+            self._kinds["binary"] = self._column_index(columns["binary"], device), binary
             if gauc:
                 self._gauc = GroupAuc(len(names), device)
         if columns["regression"]:
             names = [self._names[k] for k in columns["regression"]]
             regression = (R2Accumulator if r2 else RegressionAccumulator)(names, device)
-            self._kinds["regression"] = self._choice(columns["regression"], device), regression
+            self._kinds["regression"] = self._column_index(columns["regression"], device), regression
 
-    def _choice(self, columns: list[int], device: torch.device | str) -> Tensor | None:
-        """The columns of one kind as an index on the device; None for all of them."""
+    def _column_index(self, columns: list[int], device: torch.device | str) -> Tensor | None:
+        """Return the columns of one kind as an index on the device, or None for all columns."""
         return None if len(columns) == len(self._names) else torch.tensor(columns, device=device)
 
     def update(
@@ -71,17 +71,18 @@ class MetricCollection:
         weight_B: Tensor | None,
         group_B: Tensor | None = None,
     ) -> None:
-        """Add a batch; only GAUC waits for the device now and then.
+        """Add a batch. Only GAUC waits for the device, once in many batches.
 
         Args:
-            logits_BK: Logits of binary tasks, predictions of regression tasks.
-            labels_BK: Labels.
-            in_space_BK: Nonzero where the row counts for the task; elsewhere logit and label may be NaN.
-            weight_B: Sample weights >= 0; None for 1.
-            group_B: Groups for GAUC, -1 where null; None, on every rank and for every batch, where there are none.
+            logits_BK: Logits of binary tasks, and predictions of regression tasks.
+            labels_BK: Labels of each row and task.
+            in_space_BK: Flags of the sample spaces, nonzero for a row that counts for the task; other logits and labels
+                may be NaN.
+            weight_B: Sample weights >= 0, or None if all are 1.
+            group_B: Groups for GAUC, -1 for null; None, on every rank and for every batch, if the data has none.
 
         Raises:
-            ValueError: if a shape is not that of the tasks.
+            ValueError: A shape does not fit the tasks.
         """
         for name, tensor in (("logits", logits_BK), ("labels", labels_BK), ("in_space", in_space_BK)):
             if tensor.dim() != 2 or tensor.shape[1] != len(self._names):
@@ -89,73 +90,73 @@ class MetricCollection:
                     f"{name}: got shape {tuple(tensor.shape)}; expected (batch, {len(self._names)}), one column for "
                     f"each of the tasks {self._names}"
                 )
-        for kind, (columns, kept) in self._kinds.items():
+        for kind, (columns, each) in self._kinds.items():
             logits, labels, in_space = (
                 x if columns is None else x.index_select(1, columns) for x in (logits_BK, labels_BK, in_space_BK)
             )
-            kept.update(logits, labels, weight_B, in_space)
+            each.update(logits, labels, weight_B, in_space)
             if kind == "binary" and self._gauc is not None and group_B is not None:
                 self._gauc.update(logits, labels, weight_B, in_space, group_B)
 
     def compute(self, group: ProcessGroup | None = None) -> dict[str, dict[str, Any]]:
-        """`{task: metrics}` over all ranks of `group`, equal on every rank; a collective.
+        """Return `{task: metrics}` over all ranks, equal on every rank. This is a collective.
 
-        See `BinaryAccumulator`, `RegressionAccumulator` and `GroupAuc.compute` for the keys; GAUC's are absent where no
-        rank was fed groups.
+        The keys are those of `BinaryAccumulator`, `RegressionAccumulator` and `GroupAuc.compute`; those of GAUC are
+        absent if no rank had groups.
 
         Raises:
-            DivergedError: on every rank, if a row of a sample space held a value that is not finite.
+            DivergedError: A row of a sample space has a value that is not finite. Every rank raises the error.
         """
         results: dict[str, dict[str, Any]] = {**accumulator.compute(self._accumulators(), group)}
-        if self._gauc is not None and (found := self._gauc.compute(group)):
-            for name, result in zip(self._kinds["binary"][1].names, found, strict=True):
+        if self._gauc is not None and (group_results := self._gauc.compute(group)):
+            for name, result in zip(self._kinds["binary"][1].names, group_results, strict=True):
                 results[name] |= result
         return {name: results[name] for name in self._names}
 
-    def curves(self, group: ProcessGroup | None = None) -> dict[str, Curves]:
-        """`{task: curves}` over all ranks of `group`; a collective."""
+    def curves(self, group: ProcessGroup | None = None) -> dict[str, TaskCurves]:
+        """Return `{task: curves}` over all ranks. This is a collective."""
         results = accumulator.curves(self._accumulators(), group)
         return {name: results[name] for name in self._names}
 
     def reset(self) -> None:
         """Forget every sample."""
-        for kept in self._accumulators():
-            kept.reset()
+        for each in self._accumulators():
+            each.reset()
         if self._gauc is not None:
             self._gauc.reset()
 
     def state_dict(self) -> State:
-        """A copy of this rank's state: tensors and ints under `<kind>.<name>`.
+        """Return a copy of this rank's state: tensors and ints under `<kind>.<name>`.
 
         Raises:
-            ValueError: of a collection with `gauc`, which depends on the order of rows over ranks.
+            ValueError: The collection computes GAUC, which depends on the order of rows over ranks.
         """
         self._check_mergeable()
         return {
             f"{kind}.{key}": value
-            for kind, (_, kept) in self._kinds.items()
-            for key, value in kept.state_dict().items()
+            for kind, (_, each) in self._kinds.items()
+            for key, value in each.state_dict().items()
         }
 
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add another rank's state, as if its samples had been fed here: how a state moves to fewer ranks.
+        """Add another rank's state, as if its samples had been added here. So a run can go on with fewer ranks.
 
         Raises:
-            UserError: if it is a state of other tasks; nothing is changed then.
+            UserError: The state belongs to other tasks; this collection is then unchanged.
         """
         self._check_mergeable()
-        for kind, (_, kept) in self._kinds.items():
-            kept.check(_part(state, kind))
-        for kind, (_, kept) in self._kinds.items():
-            kept.merge_state_dict(_part(state, kind))
+        for kind, (_, each) in self._kinds.items():
+            each.check(_state_of_kind(state, kind))
+        for kind, (_, each) in self._kinds.items():
+            each.merge_state_dict(_state_of_kind(state, kind))
 
     def _check_mergeable(self) -> None:
         if self._gauc is not None:
             raise ValueError(f"gauc of the tasks {self._names} has no state to save: it depends on the order of rows")
 
     def _accumulators(self) -> list[Accumulator]:
-        return [kept for _, kept in self._kinds.values()]
+        return [each for _, each in self._kinds.values()]
 
 
-def _part(state: Mapping[str, Tensor | int], kind: str) -> State:
+def _state_of_kind(state: Mapping[str, Tensor | int], kind: str) -> State:
     return {key.removeprefix(f"{kind}."): value for key, value in state.items() if key.startswith(f"{kind}.")}

@@ -1,4 +1,4 @@
-"""GAUC: AUC inside groups (the impressions of one user or request), weighted by the groups' impressions.
+"""GAUC: mean AUC of groups, such as the impressions of one user or request, weighted by their impressions.
 
 Shapes: B batch, N rows, K tasks, W ranks, S sums.
 """
@@ -14,36 +14,48 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator
-from ple_rec.metrics.accumulator import all_reduce, gathered
+from ple_rec.metrics.accumulator import all_reduce, gather
 from ple_rec.metrics.group_auc import (
     GroupRows,
     GroupSample,
-    binned,
-    compact,
-    concatenated,
+    concatenate,
+    from_histogram,
     group_areas,
     histogram,
     interval,
-    joined_rows,
+    join_group_rows,
     no_rows,
+    to_histogram_rows,
 )
 
 GroupResult = dict[str, float | int | list[float] | None]
 
-NO_GROUP = -1  # the group of rows whose group is null
+# Group of the rows whose group is null.
+NO_GROUP = -1
 FLUSH_ROWS = 1 << 18
 SAMPLE_ROWS = 1 << 20
 GROUP_ROWS = 1 << 20
 
 
 class _Span(NamedTuple):
-    """What the other ranks need to know of one rank's rows; head and tail are its first and its last group."""
+    """Facts about one rank's rows that other ranks need. Head and tail are its first and its last group.
 
-    fed: int = 0  # [it saw a batch with groups]
-    unsorted: int = 0  # [a group came back]
-    first: int = 0  # group of the head
-    last: int = 0  # group of the tail; of the head where there is no tail
-    head_rows: int = 0  # 0: no rows
+    Args:
+        fed: 1 if the rank got a batch with groups, else 0.
+        unsorted: 1 if a group is less than the one before it, else 0.
+        first: Group of the head.
+        last: Group of the tail, or of the head if there is no tail.
+        head_rows: Number of rows of the head, or 0 if the rank has no rows.
+        tail_rows: Number of rows of the tail.
+        head_coarse: 1 if the rows of the head are a histogram, else 0.
+        tail_coarse: 1 if the rows of the tail are a histogram, else 0.
+    """
+
+    fed: int = 0
+    unsorted: int = 0
+    first: int = 0
+    last: int = 0
+    head_rows: int = 0
     tail_rows: int = 0
     head_coarse: int = 0
     tail_coarse: int = 0
@@ -52,35 +64,35 @@ class _Span(NamedTuple):
 class GroupAuc:
     """GAUC of K binary tasks over all ranks, in bounded memory.
 
-    With n_g the impressions of group g (the sum of sample weights in the task's space) and AUC_g as `BinaryAccumulator`
-    defines it on the rows of g, both over the groups that have positives and negatives:
+    Let n_g be the impressions of group g, that is, the sum of sample weights in the task's sample space, and AUC_g the
+    AUC of its rows as `BinaryAccumulator` defines it. Over the groups that have positives and negatives:
 
         gauc = sum_g n_g AUC_g / sum_g n_g
 
-    A group of one class has no AUC: it is left out and counted. So are rows whose group is null.
+    A group of one class has no AUC. Such groups, and rows whose group is null, are left out and counted.
 
-    **Exact where groups stand together**: a rank closes a group as soon as a greater one begins, adds it to the sums
-    and forgets its rows. It keeps its first and its last group to the end, for they may go on on other ranks; those
-    that do are put together there. That holds for ids that never descend in reading order, from rank 0 to the last,
-    and is checked; rows that count for no task are skipped.
+    **Exact for sorted groups.** Groups are sorted if they never descend in reading order, from rank 0 to the last; this
+    is checked. A rank then closes a group as soon as a greater one begins: it adds the group to its sums and drops the
+    rows. It keeps its first and its last group, which may continue on other ranks, and `compute` joins their rows. Rows
+    that count for no task are skipped.
 
-    **From a sample elsewhere**: every rank also keeps the rows of the groups of a `GroupSample`. Where all groups fit,
-    GAUC is exact; otherwise `gauc_interval` is the 95 % interval of `group_auc.interval`. A group that alone has more
-    than an eighth of `sample_rows` is then left out and counted; neither estimate nor interval speak of it.
+    **From a sample otherwise.** Every rank also keeps the rows of the groups of a `GroupSample`. If all groups fit into
+    it, GAUC is exact; if not, `gauc_interval` is the 95 % interval of `group_auc.interval`. A group that alone has more
+    than an eighth of `sample_rows` is then left out and counted; estimate and interval do not include it.
 
     Memory per rank, at 8 + 12 K bytes a row: `flush_rows` rows to be sorted, `group_rows` of the first and as many of
-    the last group, `sample_rows` of the sample; and about 200 bytes a row while any of these are sorted. To compute,
-    every rank holds one sample, or `group_rows` rows of the groups that cross ranks at a time. A first or last group of
-    more than `group_rows` rows, on one rank or on all together, becomes a histogram of 2^16 bins over logits in
-    [-16, 16], as in `BinaryAccumulator`, at most 2^17 rows: then `gauc_exact` is False, and the truth lies surely
-    within `gauc_interval`.
+    the last group, and `sample_rows` of the sample; and about 200 bytes a row while any of these are sorted. In
+    `compute`, every rank also has one sample, or `group_rows` rows at a time of the groups that cross ranks. If a first
+    or last group has more than `group_rows` rows, on one rank or on all together, its rows become a histogram of 2^16
+    bins over logits in [-16, 16], as in `BinaryAccumulator`, with at most 2^17 rows. Then `gauc_exact` is False, and
+    the true GAUC is certainly within `gauc_interval`.
 
     Args:
-        tasks: K.
-        device: Where batches are; its process group must be able to reduce tensors there.
-        flush_rows: Rows that are collected before they are sorted.
-        sample_rows: At most this many in the sample.
-        group_rows: At most this many of a group one by one, over all ranks.
+        tasks: Number of tasks K.
+        device: Device of the batches; the process group must be able to reduce tensors on it.
+        flush_rows: Number of rows that are collected before they are sorted.
+        sample_rows: Maximum number of rows of the sample.
+        group_rows: Maximum number of rows of a group, over all ranks, before they become a histogram.
     """
 
     def __init__(
@@ -98,8 +110,10 @@ class GroupAuc:
 
     def reset(self) -> None:
         """Forget every sample."""
-        with torch.inference_mode(False):  # as in `Accumulator`
-            self._sums_SK = torch.zeros(5, self.tasks, dtype=torch.float64, device=self.device)  # of closed groups
+        # A tensor that is created in inference mode cannot be updated outside of it.
+        with torch.inference_mode(False):
+            # These are the sums over closed groups.
+            self._sums_SK = torch.zeros(5, self.tasks, dtype=torch.float64, device=self.device)
             self._ungrouped_1K = torch.zeros(1, self.tasks, dtype=torch.float64, device=self.device)
         self._fed, self._sorted = False, True
         self._pending: list[GroupRows] = []
@@ -112,17 +126,18 @@ class GroupAuc:
     def update(
         self, logits_BK: Tensor, labels_BK: Tensor, weight_B: Tensor | None, in_space_BK: Tensor, group_B: Tensor
     ) -> None:
-        """Add a batch; waits for the device every `flush_rows` rows only.
+        """Add a batch. It waits for the device only once in `flush_rows` rows.
 
         Args:
             logits_BK: Logits, compared in float32.
-            labels_BK: 0 or 1.
-            weight_B: Sample weights >= 0; None for 1.
-            in_space_BK: Nonzero where the row counts. Elsewhere logit and label are ignored, NaN included.
-            group_B: int64, -1 where the group is null; ignored where a row counts for no task.
+            labels_BK: Labels, 0 or 1.
+            weight_B: Sample weights >= 0, or None if all are 1.
+            in_space_BK: Flags of the sample spaces, nonzero for a row that counts; other logits and labels are ignored,
+                NaN included.
+            group_B: Groups as int64, -1 for null. Those of rows that count for no task are ignored.
 
         Raises:
-            ValueError: if the groups' shape differs.
+            ValueError: The shape of the groups does not fit.
         """
         if group_B.shape != logits_BK.shape[:1]:
             raise ValueError(f"groups: got shape {tuple(group_B.shape)}; expected {tuple(logits_BK.shape[:1])}")
@@ -130,7 +145,7 @@ class GroupAuc:
         signed_BK = 2 * labels_BK.double() - 1
         if weight_B is not None:
             signed_BK = signed_BK * weight_B.double().unsqueeze(1)
-        # What is not finite inside a space is refused by the tasks' other metrics; here it must only do no harm.
+        # The tasks' other metrics raise an error for values that are not finite. Here they are only made harmless.
         signed_BK = torch.where(inside_BK, torch.nan_to_num(signed_BK), 0.0)
         self._ungrouped_1K += (inside_BK & (group_B == NO_GROUP).unsqueeze(1)).sum(0)
         self._pending.append(GroupRows(group_B.clone(), torch.nan_to_num(logits_BK.float()), signed_BK))
@@ -140,20 +155,24 @@ class GroupAuc:
             self._flush()
 
     def _flush(self) -> None:
-        """Put the pending rows where they belong."""
+        """Add the pending rows to the sample and, as long as groups are sorted, to head, sums and tail."""
         if not self._pending:
             return
-        rows = concatenated(self._pending)
+        rows = concatenate(self._pending)
         self._pending, self._pending_rows = [], 0
         rows = rows.where((rows.group_N != NO_GROUP) & (rows.signed_NK != 0).any(1))
         if not len(rows):
             return
         self._sample.add(rows)
         if self._sorted:
-            self._add_in_order(concatenated([self._tail, rows]))
+            self._add_in_order(concatenate([self._tail, rows]))
 
     def _add_in_order(self, rows: GroupRows) -> None:
-        """Close the groups between head and tail of the rows that begin with the tail."""
+        """Extend the head, close the complete groups after it, and keep the last group as the new tail.
+
+        Args:
+            rows: Rows of the tail, followed by new rows.
+        """
         group_N = rows.group_N
         first = self._head.group_N[0] if len(self._head) else group_N[0]
         if bool((group_N[1:] < group_N[:-1]).any() | (group_N[0] < first)):
@@ -163,27 +182,36 @@ class GroupAuc:
         begin = int((group_N == first).sum())
         end = int((group_N != group_N[-1]).sum()) if begin < len(rows) else begin
         if begin:
-            self._head, self._head_coarse = self._bounded([self._head, rows[:begin]], self._head_coarse)
+            self._head, self._head_coarse = self._bound_rows([self._head, rows[:begin]], self._head_coarse)
         coarse = [int(group_N[0])] if self._tail_coarse else []
         if end > begin:
             self._sums_SK += group_areas(rows[begin:end], coarse).totals()
-        goes_on = self._tail_coarse and end == begin
-        self._tail, self._tail_coarse = self._bounded([rows[end:]], goes_on)
+        tail_continues = self._tail_coarse and end == begin
+        self._tail, self._tail_coarse = self._bound_rows([rows[end:]], tail_continues)
 
-    def _bounded(self, parts: Sequence[GroupRows], coarse: bool) -> tuple[GroupRows, bool]:
-        """Rows of one group, and whether they are a histogram, which they become when they are too many."""
-        rows = concatenated(parts)
-        return (compact(rows), True) if len(rows) > self.group_rows else (rows, coarse)
+    def _bound_rows(self, parts: Sequence[GroupRows], coarse: bool) -> tuple[GroupRows, bool]:
+        """Join rows of one group, and replace them by a histogram if there are more than `group_rows`.
 
-    def compute(self, group: ProcessGroup | None = None) -> list[GroupResult]:
-        """Per task the GAUC over all ranks of `group`, equal on every rank; a collective.
+        Args:
+            parts: Rows of the group.
+            coarse: True if some of them are a histogram already.
 
         Returns:
-            `gauc` (None where no group, or none of the sample, has both classes), `gauc_groups` (groups that have),
-            `gauc_excluded_groups` (of one class), `gauc_oversized_groups` (too large for the sample, whatever task
-            their rows count for), `gauc_ungrouped` (rows of the space whose group is null), `gauc_exact`, and
-            `gauc_interval`: `[low, high]` where it is not exact, None where it is or where nothing can be said. With
-            an inexact GAUC from a sample, groups are those of the sample. Empty where no rank saw a group column.
+            Rows, and a flag that is True if they are a histogram.
+        """
+        rows = concatenate(parts)
+        return (to_histogram_rows(rows), True) if len(rows) > self.group_rows else (rows, coarse)
+
+    def compute(self, group: ProcessGroup | None = None) -> list[GroupResult]:
+        """Return the GAUC of each task over all ranks, equal on every rank. This is a collective.
+
+        Returns:
+            For each task: `gauc` (None if no group, or no group of the sample, has both classes), `gauc_groups` (groups
+            with both classes), `gauc_excluded_groups` (groups of one class), `gauc_oversized_groups` (groups too large
+            for the sample, counted for all tasks together), `gauc_ungrouped` (rows of the sample space whose group is
+            null), `gauc_exact`, and `gauc_interval`: `[low, high]`, or None if GAUC is exact or no interval is known.
+            If GAUC is an estimate from a sample, the groups are those of the sample. The list is empty if no rank got a
+            batch with groups.
         """
         self._flush()
         spans = self._spans(group)
@@ -196,17 +224,17 @@ class GroupAuc:
         *sums_SK, ungrouped_K = all_reduce(own, group).cpu()
         if in_order:
             sums = torch.stack(sums_SK) + self._shared_sums(spans, shared, group)
-            results = [_certain(*values) for values in sums.T.tolist()]
+            results = [_result_of_sums(*values) for values in sums.T.tolist()]
         else:
-            results = self._sampled(group)
+            results = self._sample_results(group)
         return [
             result | {"gauc_ungrouped": int(rows)} for result, rows in zip(results, ungrouped_K.tolist(), strict=True)
         ]
 
     def _spans(self, group: ProcessGroup | None) -> list[_Span]:
-        """The span of every rank."""
+        """Return the span of every rank."""
         own = torch.tensor(self._span(), dtype=torch.int64, device=self.device)
-        return [_Span(*span) for span in gathered(own, group).tolist()]
+        return [_Span(*span) for span in gather(own, group).tolist()]
 
     def _span(self) -> _Span:
         head, tail = len(self._head), len(self._tail)
@@ -222,15 +250,23 @@ class GroupAuc:
         )
 
     def _own_sums(self, shared: set[int]) -> Tensor:
-        """(5, K): sums over the groups that stand on this rank alone."""
+        """Return the sums (5, K) over the groups that are on this rank alone."""
         sums = self._sums_SK.clone()
         for rows, coarse in ((self._head, self._head_coarse), (self._tail, self._tail_coarse)):
-            if len(rows) and (only := int(rows.group_N[0])) not in shared:
-                sums += group_areas(rows, [only] if coarse else []).totals()
+            if len(rows) and (group_id := int(rows.group_N[0])) not in shared:
+                sums += group_areas(rows, [group_id] if coarse else []).totals()
         return sums
 
     def _shared_sums(self, spans: Sequence[_Span], shared: set[int], group: ProcessGroup | None) -> Tensor:
-        """(5, K): sums over the groups that cross ranks, the same on every rank, which never holds all of them."""
+        """Return the sums (5, K) over the groups that cross ranks, equal on every rank.
+
+        Groups are joined in batches, so that no rank has the rows of all of them at once.
+
+        Args:
+            spans: Span of every rank.
+            shared: Groups that cross ranks.
+            group: Process group of the ranks.
+        """
         sums, rows, coarse = torch.zeros(5, self.tasks, dtype=torch.float64), dict.fromkeys(sorted(shared), 0), set()
         for span in spans:
             for own, count, is_coarse in (
@@ -242,45 +278,50 @@ class GroupAuc:
                     if is_coarse or rows[own] > self.group_rows:
                         coarse.add(own)
         for number in sorted(coarse):
-            signed_HK = all_reduce(histogram(self._ends({number})), group).cpu()
-            sums += group_areas(binned(number, signed_HK), [number]).totals()
-        for numbers in _batches({own: count for own, count in rows.items() if own not in coarse}, self.group_rows):
-            sums += group_areas(joined_rows(self._ends(numbers), group)).totals()
+            signed_HK = all_reduce(histogram(self._end_rows({number})), group).cpu()
+            sums += group_areas(from_histogram(number, signed_HK), [number]).totals()
+        for numbers in _batch_groups({own: count for own, count in rows.items() if own not in coarse}, self.group_rows):
+            sums += group_areas(join_group_rows(self._end_rows(numbers), group)).totals()
         return sums
 
-    def _ends(self, numbers: set[int]) -> GroupRows:
-        """The rows of this rank's first and last group, as far as they are of these groups."""
+    def _end_rows(self, numbers: set[int]) -> GroupRows:
+        """Return the rows of this rank's head and tail that belong to these groups."""
         ends = [rows for rows in (self._head, self._tail) if len(rows) and int(rows.group_N[0]) in numbers]
-        return concatenated([no_rows(self.tasks, self.device), *ends])
+        return concatenate([no_rows(self.tasks, self.device), *ends])
 
-    def _sampled(self, group: ProcessGroup | None) -> list[GroupResult]:
-        """GAUC of the groups of the sample."""
-        sample = self._sample.gathered(group)
+    def _sample_results(self, group: ProcessGroup | None) -> list[GroupResult]:
+        """Return the GAUC of each task from the groups of the sample."""
+        sample = self._sample.gather(group)
         areas = group_areas(sample.rows)
         left_out = {"gauc_oversized_groups": sample.oversized}
-        results = [_certain(*values) | left_out for values in areas.totals().T.tolist()]
+        results = [_result_of_sums(*values) | left_out for values in areas.totals().T.tolist()]
         if not sample.complete:
             for result, weight_G, auc_G in zip(results, areas.counted_KG, areas.auc_KG, strict=True):
-                found = interval(weight_G[weight_G > 0], auc_G[weight_G > 0], 2.0**-sample.level)
-                result |= {"gauc_exact": False, "gauc_interval": list(found) if found else None}
+                sample_interval = interval(weight_G[weight_G > 0], auc_G[weight_G > 0], 2.0**-sample.level)
+                result |= {"gauc_exact": False, "gauc_interval": list(sample_interval) if sample_interval else None}
         return results
 
 
-def _batches(rows: dict[int, int], most: int) -> list[set[int]]:
-    """Groups taken together in order as long as they have at most `most` rows, which none exceeds alone."""
+def _batch_groups(rows: dict[int, int], max_rows: int) -> list[set[int]]:
+    """Divide groups, in order, into batches of at most `max_rows` rows.
+
+    Args:
+        rows: Number of rows of each group, none above `max_rows`.
+        max_rows: Maximum number of rows of a batch.
+    """
     batches: list[set[int]] = [set()]
-    held = 0
+    rows_in_batch = 0
     for number, count in rows.items():
-        if held + count > most:
+        if rows_in_batch + count > max_rows:
             batches.append(set())
-            held = 0
+            rows_in_batch = 0
         batches[-1].add(number)
-        held += count
+        rows_in_batch += count
     return [batch for batch in batches if batch]
 
 
-def _certain(area: float, weight: float, groups: float, excluded: float, bound: float) -> GroupResult:
-    """A task's GAUC from sums over all its groups; inexact where a group is a histogram."""
+def _result_of_sums(area: float, weight: float, groups: float, excluded: float, bound: float) -> GroupResult:
+    """Return a task's GAUC from the sums over all its groups (`GroupAreas.totals`), inexact if `bound` is not 0."""
     gauc = accumulator.ratio(area, weight)
     span = None
     if gauc is not None and bound:

@@ -1,6 +1,6 @@
-"""AUC inside every group at once, and a bounded sample of whole groups that does not depend on the order of rows.
+"""AUC of all groups at once, and a sample of whole groups in bounded memory that does not depend on the order of rows.
 
-Shapes: N rows, K tasks, G groups, T ties (the rows of one group and one score), H histogram bins. Of the sample:
+Shapes: N rows, K tasks, G groups, T ties (the rows of one group and one score), H histogram bins. In the sample:
 C candidates (groups), L levels, W ranks.
 """
 
@@ -15,20 +15,21 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from ple_rec.metrics.accumulator import all_reduce, gathered, joined, rank_and_world
+from ple_rec.metrics.accumulator import all_reduce, gather, join_rows, rank_and_world
 from ple_rec.metrics.binary import BINS, LOGIT_RANGE
 
-SHARE = 8  # a group that would take more than this part of the sample is oversized
+# A group is oversized if it has more than one in `SHARE` of the sample's rows.
+SHARE = 8
 
 
-class Sampled(NamedTuple):
-    """The sample of all ranks.
+class GlobalSample(NamedTuple):
+    """Sample over all ranks, equal on every rank.
 
     Args:
-        rows: All of them on every rank, on the host, in ascending order of their groups.
-        level: The sample holds a group with probability 2^-level.
-        oversized: Groups of that level that are left out.
-        complete: Nothing is left out.
+        rows: Rows of the sample in the host's memory, in ascending order of their groups.
+        level: Level of the sample; a group is in it with probability 2^-level.
+        oversized: Number of oversized groups of that level, which are left out.
+        complete: True if no group is left out.
     """
 
     rows: GroupRows
@@ -38,111 +39,117 @@ class Sampled(NamedTuple):
 
 
 class GroupSample:
-    """Rows of the groups whose 63-bit hash begins with l zeros, at the least level l at which they fit.
+    """Rows of the groups of level l, whose 63-bit hashes begin with l zeros, for the smallest l whose rows fit.
 
-    With n_g the rows of group g over all ranks and S the rows that fit:
+    With n_g the number of rows of group g over all ranks and S the limit:
 
-        l = 0 where sum_g n_g <= S, else the least with sum_(g of level l) min(n_g, S / 8) <= S
+        l = 0 if sum_g n_g <= S, else the smallest l with sum_(g of level l) min(n_g, S / 8) <= S
 
-    In the second case a group of more than S / 8 rows is oversized: it counts when the level is chosen, as S / 8 rows,
-    so that no single group can push all others out, and it is not in the sample.
+    In the second case, a group of more than S / 8 rows is oversized. It is not in the sample, but counts as S / 8 rows
+    in the choice of the level; otherwise a single group could displace all others.
 
-    A rank decides by its own rows, of which min(n_g, S / 8) only grows: it never goes beyond the level of all ranks,
-    and what it forgets of a group of more than S / 8 own rows is oversized everywhere. It holds at most S rows, and up
-    to 8 oversized groups by name.
+    A rank chooses its level by its own rows. Since min(n_g, S / 8) only grows with more rows, that level is never above
+    the level of all ranks. A group of more than S / 8 rows on one rank is oversized on all, so its rows may be dropped.
+    A rank has at most S rows, and the ids of up to 8 oversized groups.
 
     Args:
-        tasks: K.
-        device: Of the rows.
-        most_rows: S.
+        tasks: Number of tasks K.
+        device: Device of the rows.
+        max_rows: Limit S of the number of rows.
     """
 
-    def __init__(self, tasks: int, device: torch.device, most_rows: int) -> None:
-        self.most_rows, self.most_of_group = most_rows, max(1, most_rows // SHARE)
+    def __init__(self, tasks: int, device: torch.device, max_rows: int) -> None:
+        self.max_rows, self.max_group_rows = max_rows, max(1, max_rows // SHARE)
         self.level = 0
         self._tasks, self._device = tasks, device
         self._parts: list[GroupRows] = []
         self._oversized = no_rows(tasks, device).group_N
 
     def __len__(self) -> int:
-        """Rows that are held."""
+        """Return the number of rows on this rank."""
         return sum(len(part) for part in self._parts)
 
     def add(self, rows: GroupRows) -> None:
-        """Take the rows of the sample's level, and raise it where they do not fit."""
+        """Add the rows of groups of the sample's level, and raise the level if they do not fit."""
         rows = rows.where(in_level(rows.group_N, self.level))
         if len(self._oversized):
             rows = rows.where(~torch.isin(rows.group_N, self._oversized))
         self._parts.append(rows)
-        if len(self) + self.most_of_group * len(self._oversized) > self.most_rows:
+        if len(self) + self.max_group_rows * len(self._oversized) > self.max_rows:
             self._shrink()
 
     def _shrink(self) -> None:
-        whole = concatenated(self._parts)
+        whole = concatenate(self._parts)
         group_C, rows_C = whole.group_N.unique(return_counts=True)
-        found = group_C[rows_C > self.most_of_group]
-        whole = whole.where(~torch.isin(whole.group_N, found))
-        self._oversized = torch.cat([self._oversized, found])
-        rows_L = rows_at_level(whole.group_N) + self.most_of_group * rows_at_level(self._oversized)
+        oversized = group_C[rows_C > self.max_group_rows]
+        whole = whole.where(~torch.isin(whole.group_N, oversized))
+        self._oversized = torch.cat([self._oversized, oversized])
+        rows_L = rows_at_level(whole.group_N) + self.max_group_rows * rows_at_level(self._oversized)
         self.level = self._fitting(rows_L.tolist(), self.level)
         self._oversized = self._oversized[in_level(self._oversized, self.level)]
         self._parts = [whole.where(in_level(whole.group_N, self.level))]
 
     def _fitting(self, rows_L: Sequence[int], least: int) -> int:
-        """The smallest level, from `least` on, whose rows fit."""
-        return next((level for level in range(least, LEVELS) if rows_L[level] <= self.most_rows), LEVELS)
+        """Return the smallest level from `least` on whose rows fit."""
+        return next((level for level in range(least, LEVELS) if rows_L[level] <= self.max_rows), LEVELS)
 
-    def gathered(self, group: ProcessGroup | None) -> Sampled:
-        """The sample of all ranks, equal on every rank; a collective."""
-        whole = concatenated([no_rows(self._tasks, self._device), *self._parts])
+    def gather(self, group: ProcessGroup | None) -> GlobalSample:
+        """Return the sample over all ranks, equal on every rank. This is a collective."""
+        whole = concatenate([no_rows(self._tasks, self._device), *self._parts])
         own = torch.tensor([self.level, len(self._oversized), len(whole)], device=self._device)
-        levels, oversized, lengths = gathered(own, group).T.tolist()
-        if not any(levels) and not any(oversized) and sum(lengths) <= self.most_rows:
-            return Sampled(joined_rows(whole, group).by_group(), 0, 0, complete=True)
+        levels, oversized, lengths = gather(own, group).T.tolist()
+        if not any(levels) and not any(oversized) and sum(lengths) <= self.max_rows:
+            return GlobalSample(join_group_rows(whole, group).by_group(), 0, 0, complete=True)
         group_C = self._oversized_of_all(whole.group_N, max(levels), group)
         whole = whole.where(~torch.isin(whole.group_N, group_C))
         rows_L = all_reduce(rows_at_level(whole.group_N), group)
-        level = self._fitting((rows_L + self.most_of_group * rows_at_level(group_C)).tolist(), max(levels))
-        rows = joined_rows(whole.where(in_level(whole.group_N, level)), group).by_group()
-        return Sampled(rows, level, int(in_level(group_C, level).sum()), complete=False)
+        level = self._fitting((rows_L + self.max_group_rows * rows_at_level(group_C)).tolist(), max(levels))
+        rows = join_group_rows(whole.where(in_level(whole.group_N, level)), group).by_group()
+        return GlobalSample(rows, level, int(in_level(group_C, level).sum()), complete=False)
 
     def _oversized_of_all(self, group_N: Tensor, level: int, group: ProcessGroup | None) -> Tensor:
-        """The oversized groups of a level: of each, some rank has over S / 8W rows, as it has of 8 W groups at most."""
+        """Return the oversized groups of a level over all ranks. This is a collective.
+
+        Some rank has more than S / (8 W) rows of an oversized group. A rank has at most 8 W such groups, so ranks only
+        exchange these candidates.
+        """
         world = rank_and_world(group)[1]
         own_C, rows_C = group_N[in_level(group_N, level)].unique(return_counts=True)
-        forgotten = self._oversized[in_level(self._oversized, level)]
-        candidates = torch.cat([forgotten, own_C[rows_C * world > self.most_of_group]])
-        group_C: Tensor = joined(candidates, _lengths(candidates, group), group).unique()
-        counted_C = (self.most_of_group + 1) * torch.isin(group_C, forgotten)
+        own_oversized = self._oversized[in_level(self._oversized, level)]
+        candidates = torch.cat([own_oversized, own_C[rows_C * world > self.max_group_rows]])
+        group_C: Tensor = join_rows(candidates, _lengths(candidates, group), group).unique()
+        counted_C = (self.max_group_rows + 1) * torch.isin(group_C, own_oversized)
         if len(own_C):
-            place_C = torch.searchsorted(own_C, group_C).clamp(max=len(own_C) - 1)
-            counted_C += rows_C[place_C] * (own_C[place_C] == group_C)
-        return group_C.masked_select(all_reduce(counted_C, group) > self.most_of_group)
+            index_C = torch.searchsorted(own_C, group_C).clamp(max=len(own_C) - 1)
+            counted_C += rows_C[index_C] * (own_C[index_C] == group_C)
+        return group_C.masked_select(all_reduce(counted_C, group) > self.max_group_rows)
 
 
-def joined_rows(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
-    """Return the rows of all ranks, one behind the other, in the host's memory, where sums are the same on each."""
+def join_group_rows(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
+    """Return the rows of all ranks one after the other, in the host's memory, where sums are equal on all ranks."""
     lengths = _lengths(rows.group_N, group)
-    return GroupRows(*(joined(x, lengths, group).cpu() for x in (rows.group_N, rows.logit_NK, rows.signed_NK)))
+    return GroupRows(*(join_rows(x, lengths, group).cpu() for x in (rows.group_N, rows.logit_NK, rows.signed_NK)))
 
 
 def _lengths(own_N: Tensor, group: ProcessGroup | None) -> list[int]:
-    lengths: list[int] = gathered(torch.tensor(len(own_N), device=own_N.device), group).tolist()
+    lengths: list[int] = gather(torch.tensor(len(own_N), device=own_N.device), group).tolist()
     return lengths
 
 
-LEVELS = 63  # of a hash sample: at level l a group is in it if the leading l of its hash's 63 bits are 0
+# Hashes have 63 bits, and a group is of level l if the first l of them are 0.
+LEVELS = 63
 _HASH_SEED = 0x5851F42D4C957F2D
 
 
 @dataclass(frozen=True)
 class GroupRows:
-    """Rows with their groups: 8 + 12 K bytes each.
+    """Rows with their groups, of 8 + 12 K bytes each.
 
     Args:
-        group_N: int64.
-        logit_NK: float32.
-        signed_NK: float64, `+w` for a positive, `-w` for a negative, 0 where the row does not count for the task.
+        group_N: Group of each row as int64.
+        logit_NK: Logits as float32.
+        signed_NK: Signed weights as float64: `+w` for a positive, `-w` for a negative, 0 if the row does not count for
+            the task.
     """
 
     group_N: Tensor
@@ -150,29 +157,29 @@ class GroupRows:
     signed_NK: Tensor
 
     def __len__(self) -> int:
-        """N."""
+        """Return the number of rows N."""
         return self.group_N.shape[0]
 
     def __getitem__(self, rows: slice) -> GroupRows:
-        """A stretch of the rows, without a copy."""
+        """Return a slice of the rows without a copy."""
         return GroupRows(self.group_N[rows], self.logit_NK[rows], self.signed_NK[rows])
 
     def take(self, index: Tensor) -> GroupRows:
-        """The rows of these numbers, in that order."""
+        """Return the rows with these indices, in this order."""
         return GroupRows(*(x.index_select(0, index) for x in (self.group_N, self.logit_NK, self.signed_NK)))
 
     def where(self, mask_N: Tensor) -> GroupRows:
-        """The rows that a mask keeps; themselves where it keeps all."""
+        """Return the rows for which the mask is True, without a copy if these are all rows."""
         index = mask_N.nonzero().squeeze(1)
         return self if len(index) == len(self) else self.take(index)
 
     def by_group(self) -> GroupRows:
-        """The rows in ascending order of their groups."""
+        """Return the rows in ascending order of their groups."""
         return self.take(self.group_N.argsort(stable=True))
 
 
 def no_rows(tasks: int, device: torch.device) -> GroupRows:
-    """Zero rows of `tasks` tasks."""
+    """Return zero rows for `tasks` tasks."""
     with torch.inference_mode(False):
         return GroupRows(
             torch.zeros(0, dtype=torch.int64, device=device),
@@ -181,8 +188,8 @@ def no_rows(tasks: int, device: torch.device) -> GroupRows:
         )
 
 
-def concatenated(parts: Sequence[GroupRows]) -> GroupRows:
-    """The rows of `parts`, one behind the other."""
+def concatenate(parts: Sequence[GroupRows]) -> GroupRows:
+    """Return the rows of all parts one after the other."""
     return GroupRows(
         torch.cat([part.group_N for part in parts]),
         torch.cat([part.logit_NK for part in parts]),
@@ -191,7 +198,14 @@ def concatenated(parts: Sequence[GroupRows]) -> GroupRows:
 
 
 class GroupAreas(NamedTuple):
-    """Of every task and group: AUC (0 where undefined), how far it can be off, and the weights of its two classes."""
+    """AUC of every task and group.
+
+    Args:
+        auc_KG: AUC, or 0 if it is undefined.
+        bound_KG: Bound of the error of `auc_KG`.
+        positive_KG: Weight of the positives.
+        negative_KG: Weight of the negatives.
+    """
 
     auc_KG: Tensor
     bound_KG: Tensor
@@ -200,16 +214,16 @@ class GroupAreas(NamedTuple):
 
     @property
     def mixed_KG(self) -> Tensor:
-        """Groups that have both classes."""
+        """Flags of the groups with both classes."""
         return (self.positive_KG > 0) & (self.negative_KG > 0)
 
     @property
     def counted_KG(self) -> Tensor:
-        """n_g of groups that have both classes, else 0."""
+        """Impressions n_g of the groups with both classes, or 0 for the others."""
         return (self.positive_KG + self.negative_KG) * self.mixed_KG
 
     def totals(self) -> Tensor:
-        """(5, K): sums over the groups of n_g AUC_g, n_g, [both classes], [one class] and n_g bound_g."""
+        """Return the sums (5, K) over the groups of n_g AUC_g, n_g, [both classes], [one class] and n_g bound_g."""
         counted_KG, mixed_KG = self.counted_KG, self.mixed_KG
         single_KG = (self.positive_KG + self.negative_KG > 0) & ~mixed_KG
         terms = (counted_KG * self.auc_KG, counted_KG, mixed_KG, single_KG, counted_KG * self.bound_KG)
@@ -217,15 +231,15 @@ class GroupAreas(NamedTuple):
 
 
 def group_areas(rows: GroupRows, coarse: Sequence[int] = ()) -> GroupAreas:
-    """AUC of every group and task, all groups in the same few tensor operations.
+    """Compute the AUC of every group and task, with few tensor operations for all groups together.
 
         AUC_g = sum over pairs (i positive, j negative) of g w_i w_j [logit_i > logit_j] / (P_g N_g), [equal] = 1/2
 
-    No running sum leaves its group, so a small group behind a heavy one loses no digits.
+    Running sums stay inside a group, so that a small group after a heavy one loses no digits.
 
     Args:
-        rows: In ascending order of their groups.
-        coarse: Groups whose scores are rounded to the bins of the AUC histogram; the others have a bound of 0.
+        rows: Rows in ascending order of their groups.
+        coarse: Groups whose scores are rounded to the bins of the AUC histogram; the error bound of the others is 0.
     """
     group_G, segment_N = torch.unique_consecutive(rows.group_N, return_inverse=True)
     groups = group_G.numel()
@@ -244,11 +258,15 @@ def group_areas(rows: GroupRows, coarse: Sequence[int] = ()) -> GroupAreas:
 
 
 def _sums_of_task(segment_N: Tensor, score_N: Tensor, signed_N: Tensor, groups: int) -> Tensor:
-    """(4, G): weight of positives, of negatives, of pairs in the right order (ties 1/2), and half of the tied pairs."""
+    """Return (4, G): weights of the positives, the negatives, the pairs in the right order, and half the tied pairs.
+
+    A tied pair counts 1/2 among the pairs in the right order.
+    """
     index = signed_N.nonzero().squeeze(1)
     if len(index) < len(signed_N):
         segment_N, score_N, signed_N = (x_N.index_select(0, index) for x_N in (segment_N, score_N, signed_N))
-    key_N, order_N = torch.sort((segment_N << 32) | _ascending(score_N))  # one sort, by group and then by score
+    # One sort orders the rows by group and then by score.
+    key_N, order_N = torch.sort((segment_N << 32) | _ascending(score_N))
     signed_N = signed_N[order_N]
     key_T, tie_N = torch.unique_consecutive(key_N, return_inverse=True)
     positive_T = torch.zeros_like(key_T, dtype=torch.float64).index_add_(0, tie_N, signed_N.clamp(min=0))
@@ -261,27 +279,35 @@ def _sums_of_task(segment_N: Tensor, score_N: Tensor, signed_N: Tensor, groups: 
 
 
 def _ascending(score_N: Tensor) -> Tensor:
-    """Integers in [0, 2^32) in the order of float32 scores; equal scores, 0 and -0 among them, get equal integers."""
+    """Map float32 scores to integers in [0, 2^32) of the same order; equal scores, and 0 and -0, get equal integers."""
+    # Adding 0.0 turns -0 into 0.
     bits_N = (score_N + 0.0).view(torch.int32)
-    return (bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)).long() + (1 << 31)  # negative floats descend as integers
+    # As integers, negative floats descend, so their lower bits are flipped.
+    return (bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)).long() + (1 << 31)
 
 
 def _running_sum(value_T: Tensor, segment_T: Tensor) -> Tensor:
-    """Inclusive running sums inside each segment, in log2(longest segment) steps of doubling reach."""
+    """Return inclusive running sums inside each segment, in log2(longest segment) steps of doubling distance."""
     sum_T, step = value_T.clone(), 1
-    while step < len(segment_T) and (same := segment_T[step:] == segment_T[:-step]).any():
-        sum_T[step:] += sum_T[:-step] * same
+    while step < len(segment_T) and (same_segment := segment_T[step:] == segment_T[:-step]).any():
+        sum_T[step:] += sum_T[:-step] * same_segment
         step *= 2
     return sum_T
 
 
-def compact(rows: GroupRows) -> GroupRows:
-    """Rows of one group as at most 2 H rows that stand for the histogram of its scores; twice is as good as once."""
-    return binned(int(rows.group_N[0]), histogram(rows))
+def to_histogram_rows(rows: GroupRows) -> GroupRows:
+    """Replace rows of one group by at most 2 H rows, one for each nonzero bin of their histogram.
+
+    Applied to its own result, it changes nothing.
+    """
+    return from_histogram(int(rows.group_N[0]), histogram(rows))
 
 
 def histogram(rows: GroupRows) -> Tensor:
-    """(2 H, K): signed weights per bin of the score, those of negatives before those of positives; adds up."""
+    """Return the signed weights (2 H, K) in bins of scores, first of negatives, then of positives.
+
+    Histograms of parts of the rows add up to the histogram of all rows.
+    """
     tasks = rows.logit_NK.shape[1]
     class_NK = (rows.signed_NK > 0).long()
     slot_NK = (class_NK * BINS + _bin(rows.logit_NK)) * tasks + torch.arange(tasks, device=rows.group_N.device)
@@ -289,8 +315,8 @@ def histogram(rows: GroupRows) -> Tensor:
     return signed.index_add_(0, slot_NK.flatten(), rows.signed_NK.flatten()).view(2 * BINS, tasks)
 
 
-def binned(group: int, signed_HK: Tensor) -> GroupRows:
-    """The rows of a group that stand for its `histogram`."""
+def from_histogram(group: int, signed_HK: Tensor) -> GroupRows:
+    """Return rows of a group that have a given `histogram`, one for each nonzero bin."""
     bin_H = torch.arange(BINS, device=signed_HK.device).repeat(2)
     logit_HK = _middle(bin_H).unsqueeze(1).expand_as(signed_HK)
     return GroupRows(torch.full_like(bin_H, group), logit_HK, signed_HK).where((signed_HK != 0).any(1))
@@ -301,53 +327,56 @@ def _bin(logit: Tensor) -> Tensor:
 
 
 def _middle(bins: Tensor) -> Tensor:
-    """float32 holds it exactly."""
+    """Return the logits in the middle of bins, which are exact in float32."""
     return ((bins.double() + 0.5) * (2 * LOGIT_RANGE / BINS) - LOGIT_RANGE).float()
 
 
-def hashes(group_N: Tensor) -> Tensor:
-    """63 well mixed bits per group (splitmix64), so that a sample by hash knows nothing of how ids were given."""
+def hash_groups(group_N: Tensor) -> Tensor:
+    """Return a 63-bit hash of each group (SplitMix64), so that a sample by hash does not depend on the order of ids."""
     x_N = group_N + _HASH_SEED
     for shift, factor in ((30, 0xBF58476D1CE4E5B9 - (1 << 64)), (27, 0x94D049BB133111EB - (1 << 64))):
-        x_N = (x_N ^ _shifted(x_N, shift)) * factor  # int64 wraps, as unsigned arithmetic would
-    return _shifted(x_N ^ _shifted(x_N, 31), 1)
+        # The product of int64 values wraps to the same bits as that of unsigned values.
+        x_N = (x_N ^ _shift_right(x_N, shift)) * factor
+    return _shift_right(x_N ^ _shift_right(x_N, 31), 1)
 
 
-def _shifted(x_N: Tensor, bits: int) -> Tensor:
-    """A logical shift to the right; that of int64 repeats the sign."""
+def _shift_right(x_N: Tensor, bits: int) -> Tensor:
+    """Shift to the right and fill with zeros; the shift of int64 would repeat the sign bit."""
     return (x_N >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def rows_at_level(group_N: Tensor) -> Tensor:
-    """(`LEVELS` + 1,) int64: how many rows the sample of every level holds; all of them at level 0."""
+    """Return the number of rows whose groups are of each level 0 .. `LEVELS`, as int64; all rows are of level 0."""
     powers = torch.ones((), dtype=torch.int64, device=group_N.device) << torch.arange(LEVELS, device=group_N.device)
-    bits_N = torch.bucketize(hashes(group_N), powers, right=True)  # how many of a hash's bits are in use
+    # A hash with b significant bits begins with `LEVELS` - b zeros.
+    bits_N = torch.bucketize(hash_groups(group_N), powers, right=True)
     return torch.bincount(bits_N, minlength=LEVELS + 1).cumsum(0).flip(0)
 
 
 def in_level(group_N: Tensor, level: int) -> Tensor:
-    """Whether each row's group is in the sample of `level`, which holds a group with probability 2^-level."""
-    return hashes(group_N) < (1 << (LEVELS - level)) if level else torch.ones_like(group_N, dtype=torch.bool)
+    """Return a flag of each row, True if its group is of `level`, which has probability 2^-level."""
+    return hash_groups(group_N) < (1 << (LEVELS - level)) if level else torch.ones_like(group_N, dtype=torch.bool)
 
 
 def interval(weight_G: Tensor, auc_G: Tensor, share: float) -> tuple[float, float] | None:
-    """95 % interval of R = sum n_g AUC_g / sum n_g over all groups, from a sample of them.
+    """Return the 95 % interval of R = sum n_g AUC_g / sum n_g over all groups, from a sample of groups.
 
-    With m groups in the sample, d_g = n_g (AUC_g - R) and R of the sample, the linearised variance of the ratio is
+    With m groups in the sample, R computed from the sample, and d_g = n_g (AUC_g - R), the linearised variance is
 
         Var R = (1 - share) m / (m - 1) sum d_g^2 / (sum n_g)^2
 
-    and the half width is its root times the 97.5 % quantile of Student's t with m - 1 degrees of freedom.
+    The half width is its root times the 97.5 % quantile of Student's t with m - 1 degrees of freedom.
 
     Args:
-        weight_G: n_g > 0 of the sampled groups that have both classes.
-        auc_G: AUC_g.
-        share: Of the groups that are in the sample.
+        weight_G: Impressions n_g > 0 of the sampled groups with both classes.
+        auc_G: AUC_g of the same groups.
+        share: Share of all groups that the sample has, in [0, 1].
 
     Returns:
-        (low, high) within [0, 1]; None for fewer than 2 groups.
+        (low, high) within [0, 1], or None for fewer than 2 groups.
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]  # a quarter of a second that few runs need
+    # The import takes a quarter of a second, and few runs need it.
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     groups, total = weight_G.numel(), float(weight_G.sum())
     if groups < 2:

@@ -14,10 +14,12 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.metrics import accumulator, scores
-from ple_rec.metrics.accumulator import Accumulator, Curves, Result, Rows, State
+from ple_rec.metrics.accumulator import Accumulator, Result, ScoredRows, State, TaskCurves
 
-_ROUNDING = 1e-9  # share of the sum of squares below which a variation is rounding
-BINS = 1 << 16  # the leading 16 bits of a float32: sign, exponent and 7 bits of mantissa
+# A variation of less than this share of the sum of squares counts as a rounding error.
+_ROUNDING = 1e-9
+# A bin is given by the leading 16 bits of a float32: sign, exponent and 7 bits of the mantissa.
+BINS = 1 << 16
 
 
 class RegressionAccumulator(Accumulator):
@@ -28,13 +30,14 @@ class RegressionAccumulator(Accumulator):
         mse = sum w (p - y)^2 / sum w        rmse = sqrt(mse)        mae = sum w |p - y| / sum w
         calibration = sum w p / sum w y
 
-    Results are `samples` (rows in the space), `mse`, `rmse`, `mae`, `calibration`, `mean_label`, `mean_prediction`;
-    None where undefined (no weight at all; for calibration a mean label of 0).
+    Results are `samples` (rows in the sample space), `mse`, `rmse`, `mae`, `calibration`, `mean_label` and
+    `mean_prediction`. A value is None if it is undefined: all of them without weight, `calibration` if the mean label
+    is 0.
 
     The calibration curve comes from a histogram of 1.5 MiB a task. A prediction's bin is the leading half of its
-    float32, mapped to ascending order: 128 bins an octave over every finite value, so that no range has to be guessed
-    and nothing is clipped. A bin sums weight, prediction and label, hence means over bins are exact; only their edges
-    are rounded (to 2^-7 relative).
+    float32, mapped to ascending order: 128 bins an octave over all finite values, so that no range has to be guessed
+    and nothing is clipped. A bin has the sums of weight, prediction and label, so means over bins are exact. Only the
+    edges of bins are rounded, to 2^-7 relative.
     """
 
     SUMS: ClassVar[tuple[str, ...]] = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
@@ -49,7 +52,7 @@ class RegressionAccumulator(Accumulator):
         super().reset()
         self._histogram.zero_()
 
-    def _terms(self, rows: Rows) -> list[Tensor]:
+    def _terms(self, rows: ScoredRows) -> list[Tensor]:
         prediction_BK, label_BK, weight_BK = rows
         error_BK = prediction_BK - label_BK
         weighted_BK = weight_BK * error_BK
@@ -61,10 +64,10 @@ class RegressionAccumulator(Accumulator):
             weighted_BK.abs(),
         ]
 
-    def _keep(self, rows: Rows) -> None:
+    def _keep(self, rows: ScoredRows) -> None:
         prediction_BK, label_BK, weight_BK = rows
         bits_BK = prediction_BK.float().view(torch.int32)
-        # Negative floats descend as integers: flip their lower bits, then all ascend from -2^15 as 16-bit numbers.
+        # As integers, negative floats descend. With their lower bits flipped, all ascend, from -2^15 as 16-bit numbers.
         ascending_BK = bits_BK ^ ((bits_BK >> 31) & 0x7FFFFFFF)
         bin_BK = (ascending_BK >> 16) + BINS // 2 + self._first_bin_K
         flat = self._histogram.view(-1)
@@ -72,25 +75,29 @@ class RegressionAccumulator(Accumulator):
             flat.index_add_(0, (bin_BK + k * BINS).flatten(), value_BK.flatten())
 
     def histogram(self) -> Tensor:
-        """A copy of this rank's histogram, (K, 3, H): sums of weight, prediction and label per bin."""
+        """Return a copy of this rank's histogram, (K, 3, H): the sums of weight, prediction and label of each bin."""
         return self._histogram.clone()
 
     def results(
-        self, sums: Mapping[str, Sequence[float]], held: Sequence[int], group: ProcessGroup | None
+        self, sums: Mapping[str, Sequence[float]], buffered_rows: Sequence[int], group: ProcessGroup | None
     ) -> list[Result]:
-        """Per task the metrics from the global sums; no further collective."""
+        """Return the metrics of each task from the sums over all ranks, without another collective."""
         return [_result({name: values[k] for name, values in sums.items()}) for k in range(len(self.names))]
 
-    def curves(self, histogram: Tensor) -> list[Curves]:
-        """Per task the calibration bins."""
+    def curves(self, histogram: Tensor) -> list[TaskCurves]:
+        """Return the calibration bins of each task."""
         return [{"calibration": scores.calibration_bins(*sums_3H)} for sums_3H in histogram]
 
     def state_dict(self) -> State:
-        """A copy of this rank's state."""
+        """Return a copy of this rank's state."""
         return super().state_dict() | {"histogram": self._histogram.clone()}
 
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add the state of another rank or run; raises `UserError` if it is that of other tasks."""
+        """Add the state of another rank or run.
+
+        Raises:
+            UserError: The state belongs to other tasks or to another version.
+        """
         super().merge_state_dict(state)
         self._histogram += accumulator.tensor_of(state, "histogram").to(self.device)
 
@@ -99,16 +106,16 @@ class RegressionAccumulator(Accumulator):
 
 
 class R2Accumulator(RegressionAccumulator):
-    """Regression metrics with R^2, for evaluations; checkpoints hold the sums of the other one."""
+    """Regression metrics with R^2, for evaluations. Checkpoints contain the sums of `RegressionAccumulator` only."""
 
     SUMS = (*RegressionAccumulator.SUMS, "squared_label")
 
-    def _terms(self, rows: Rows) -> list[Tensor]:
+    def _terms(self, rows: ScoredRows) -> list[Tensor]:
         return [*super()._terms(rows), rows.weight * rows.label.square()]
 
 
 def _result(sums: Mapping[str, float]) -> Result:
-    """One task's metrics from its global sums."""
+    """Return the metrics of one task from its sums over all ranks."""
     mse = accumulator.ratio(sums["squared"], sums["weight"])
     result: Result = {
         "samples": int(sums["samples"]),
@@ -125,6 +132,6 @@ def _result(sums: Mapping[str, float]) -> Result:
 
 
 def _r2(sums: Mapping[str, float]) -> float | None:
-    """1 - MSE / variance of the labels; None where they are all the same, up to rounding."""
+    """Return 1 - MSE / variance of the labels, or None if all labels are equal up to rounding."""
     variation = sums["squared_label"] - sums["label"] ** 2 / (sums["weight"] or 1)
     return 1 - sums["squared"] / variation if variation > _ROUNDING * sums["squared_label"] else None

@@ -1,6 +1,6 @@
-"""Numbers out of grouped weights: AUC with its error bound, ROC points, calibration bins. Pure functions, on CPU.
+"""AUC with its error bound, ROC points and calibration bins from weights of groups of samples. Pure functions, on CPU.
 
-Shapes: N samples, G groups of samples in ascending order of the score (tie groups, or the bins of a histogram).
+Shapes: N samples, G groups of samples in ascending order of the score. A group has one score, or is a histogram bin.
 All weights are float64.
 """
 
@@ -14,20 +14,21 @@ ROC_POINTS = 200
 
 
 def auc(positive_G: Tensor, negative_G: Tensor) -> tuple[float, float] | None:
-    """Weighted area under the ROC curve where a pair inside one group counts 1/2, and how far that can be off.
+    """Return the weighted area under the ROC curve, in which a pair inside one group counts 1/2, and its error bound.
 
         auc   = sum_g p_g (n_1 + ... + n_(g-1) + n_g / 2) / (P N)
         bound = sum_g p_g n_g / (2 P N)
 
-    A group of tied scores makes `auc` exact (the bound is then no error: ties do count 1/2). For a bin of differing
-    scores the true share of its p_g n_g pairs lies in [0, 1], so the truth is within `bound` of `auc`.
+    If each group has one score, `auc` is exact, because ties do count 1/2, and the bound does not apply. If a group is
+    a bin of different scores, the true share of its p_g n_g pairs lies in [0, 1], so the true AUC is within `bound` of
+    `auc`.
 
     Args:
-        positive_G: Weight of the positives per group, ascending; P is its sum.
-        negative_G: Weight of the negatives per group, ascending; N is its sum.
+        positive_G: Weight of the positives of each group; P is its sum.
+        negative_G: Weight of the negatives of each group; N is its sum.
 
     Returns:
-        `(auc, bound)`; None where P N is 0.
+        `(auc, bound)`, or None if P N is 0.
     """
     pairs = float(positive_G.sum() * negative_G.sum())
     if not pairs > 0:
@@ -38,11 +39,11 @@ def auc(positive_G: Tensor, negative_G: Tensor) -> tuple[float, float] | None:
 
 
 def tie_groups(score_N: Tensor, signed_weight_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight of positives and of negatives per distinct score, ascending.
+    """Return the weights of the positives and of the negatives of each distinct score, in ascending order of the score.
 
     Args:
         score_N: Finite scores.
-        signed_weight_N: `+w` for a positive, `-w` for a negative, 0 for a row that does not count.
+        signed_weight_N: Sample weights: `+w` for a positive, `-w` for a negative, 0 for a row that does not count.
 
     Returns:
         `positive_G`, `negative_G` for `auc`.
@@ -57,9 +58,10 @@ def tie_groups(score_N: Tensor, signed_weight_N: Tensor) -> tuple[Tensor, Tensor
 
 
 def roc_points(positive_G: Tensor, negative_G: Tensor) -> list[list[float]]:
-    """At most `ROC_POINTS` corners `[false positive rate, true positive rate]` of the ROC curve, (0, 0) to (1, 1).
+    """Return at most `ROC_POINTS` corners `[false positive rate, true positive rate]` of the ROC curve.
 
-    They are spread evenly over fpr + tpr, so that steep and flat stretches get their share; none without two classes.
+    They go from (0, 0) to (1, 1), evenly spread over fpr + tpr, so that steep and flat parts both have points. The list
+    is empty if a class is missing.
     """
     positives, negatives = positive_G.sum(), negative_G.sum()
     if not positives > 0 or not negatives > 0:
@@ -67,25 +69,26 @@ def roc_points(positive_G: Tensor, negative_G: Tensor) -> list[list[float]]:
     start = torch.zeros(1, dtype=torch.float64)
     true_rate = torch.cat([start, positive_G.flip(0).cumsum(0) / positives]).clamp(max=1)
     false_rate = torch.cat([start, negative_G.flip(0).cumsum(0) / negatives]).clamp(max=1)
-    way = true_rate + false_rate
-    wanted = torch.linspace(0, float(way[-1]), ROC_POINTS, dtype=torch.float64)
-    corner = torch.unique_consecutive(torch.searchsorted(way, wanted).clamp(max=way.numel() - 1))
+    distance = true_rate + false_rate
+    targets = torch.linspace(0, float(distance[-1]), ROC_POINTS, dtype=torch.float64)
+    corner = torch.unique_consecutive(torch.searchsorted(distance, targets).clamp(max=distance.numel() - 1))
     points: list[list[float]] = torch.stack([false_rate[corner], true_rate[corner]], dim=1).tolist()
-    points[-1] = [1.0, 1.0]  # the sums may miss it by a rounding
+    # The sums may differ from 1 by rounding.
+    points[-1] = [1.0, 1.0]
     return points
 
 
 def calibration_bins(weight_G: Tensor, predicted_G: Tensor, observed_G: Tensor) -> list[dict[str, float]]:
-    """Up to `CALIBRATION_BINS` bins of about equal weight: mean prediction, mean label and weight of each.
+    """Return mean prediction, mean label and weight of up to `CALIBRATION_BINS` bins of about equal weight.
 
     Args:
-        weight_G: Weight per group, ascending in the prediction.
-        predicted_G: Sum of weight times prediction per group.
-        observed_G: Sum of weight times label per group.
+        weight_G: Weight of each group, in ascending order of the prediction.
+        predicted_G: Sum of weight times prediction of each group.
+        observed_G: Sum of weight times label of each group.
 
     Returns:
-        `[{"predicted": .., "observed": .., "weight": ..}, ...]`, ascending; a group is never split, so heavy ties make
-        fewer bins.
+        `[{"predicted": .., "observed": .., "weight": ..}, ...]`, ascending. A group is never split, so heavy groups
+        lead to fewer bins.
     """
     total = weight_G.sum()
     if not total > 0:

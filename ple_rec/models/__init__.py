@@ -1,1 +1,1 @@
-"""Embeddings, the multi-task model and its variants, losses."""
+"""Embedding tables, the multi-task model and its variants, and losses."""

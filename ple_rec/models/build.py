@@ -1,4 +1,4 @@
-"""A run's model from its configuration and its dataset."""
+"""Construction of a run's model from its configuration and its dataset."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _STATISTICS: dict[str, tuple[str, ...]] = {
     "log": ("log_mean", "log_std"),
     "quantile": ("quantiles",),
 }
-_QUANTILES = 1001  # Prep writes as many, so the quantiles of a checkpoint fit in their place.
+# `prep` writes the same number of quantiles, so that those of a checkpoint have the same size.
+_QUANTILES = 1001
 
 
 def build_model(
@@ -38,52 +39,55 @@ def build_model(
     table_device: torch.device,
     precision: UsedPrecision | None = None,
 ) -> MultiTaskModel:
-    """The unsharded model, its dense layers initialised from the seed.
+    """Return the unsharded model with dense layers initialised from the run's seed.
 
     Args:
-        config: The run.
-        tasks: Task names, the order of the logits.
+        config: Configuration of the run.
+        tasks: Names of the tasks, in the order of the logits.
         losses: Name of each task's loss.
-        sparse: Sparse features, the order of a batch's keys.
-        dense: Dense features, the order of a batch's columns.
-        table_rows: Rows of every table of the dataset.
-        statistics: `stats.json`'s columns.
-        device: Of the dense layers.
-        table_device: "meta" where the tables are to be sharded.
-        precision: Of the matrix products; None: as configured, fp32 for `auto`.
+        sparse: Sparse features, in the order of a batch's keys.
+        dense: Dense features, in the order of a batch's columns.
+        table_rows: Number of rows of every table of the dataset, by name.
+        statistics: Statistics of each column in `stats.json`, by name.
+        device: Device of the dense layers.
+        table_device: Device of the tables, or "meta" if they are to be sharded.
+        precision: Precision of the matrix products, or None for the configured one, in which "auto" means fp32.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table, or a task has a name that is taken.
-        DataError: statistics of a dense feature are missing.
+        UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
+        DataError: Statistics of a dense feature are missing.
     """
     embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
-    torch.manual_seed(config.seed)  # after the tables, which draw random numbers unless they are on the meta device
-    means = mean_bags(config.embeddings, sparse)
+    # The seed is set after the tables, which draw random numbers unless they are on the meta device.
+    torch.manual_seed(config.seed)
+    bags_to_average = mean_bags(config.embeddings, sparse)
     weighting = WEIGHTINGS[config.train.loss_weighting](losses)
     used = precision or config.train.precision
     shared = config.data.request_features
-    places = [i for i, feature in enumerate(dense) if feature.name in shared]
-    model = MultiTaskModel(config.model, tasks, embeddings, normalisers, used, means, weighting, shared, places)
+    request_dense = [i for i, feature in enumerate(dense) if feature.name in shared]
+    model = MultiTaskModel(
+        config.model, tasks, embeddings, normalisers, used, bags_to_average, weighting, shared, request_dense
+    )
     for module in (model.normalise, model.extraction, model.towers, model.weighting):
         module.to(device)
     return model
 
 
 def check_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -> None:
-    """Refuse dense features whose normaliser has no value of the training split to begin with.
+    """Check that every dense feature that is normalised has a value in the training split.
 
-    Only a run with random weights needs some: any other model takes the statistics of its checkpoint.
+    Only a run that starts with random weights needs the values; other models take the statistics of their checkpoint.
 
     Args:
         dense: Dense features of the run.
-        statistics: `stats.json`'s columns.
+        statistics: Statistics of each column in `stats.json`, by name.
 
     Raises:
-        DataError: a feature has none, or statistics are missing.
+        DataError: A feature has no value, or statistics are missing.
     """
     for feature in dense:
-        if None in _figures(feature, statistics):
+        if None in _values(feature, statistics):
             raise DataError(
                 "stats.json",
                 f"dense feature {feature.name!r} has no value in the training split",
@@ -93,17 +97,21 @@ def check_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -
 
 
 def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> DenseStatistics:
-    """Return the statistics of a feature, constant ones where the training split has no value of it."""
-    figures = _figures(feature, statistics)
-    if None in figures:
+    """Return the statistics of a feature, or those of a constant feature if the training split has no value of it."""
+    values = _values(feature, statistics)
+    if None in values:
         return DenseStatistics(feature.normaliser, std=0.0, quantiles=(0.0,) * _QUANTILES)
     if feature.normaliser == "quantile":
-        return DenseStatistics("quantile", quantiles=figures[0])
-    return DenseStatistics(feature.normaliser, *figures)
+        return DenseStatistics("quantile", quantiles=values[0])
+    return DenseStatistics(feature.normaliser, *values)
 
 
-def _figures(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
-    """Return the figures that the normaliser of a feature needs; they are None if there was no value."""
+def _values(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
+    """Return the statistics that the normaliser of a feature needs; they are None if the feature has no value.
+
+    Raises:
+        DataError: `stats.json` lacks one of the statistics.
+    """
     names = _STATISTICS[feature.normaliser]
     train = statistics.get(feature.name, {}).get("train", {}) if names else {}
     if missing := [f"columns.{feature.name}.train.{name}" for name in names if name not in train]:

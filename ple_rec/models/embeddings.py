@@ -1,10 +1,10 @@
-"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection: initialisation, and sum or mean pooling.
+"""Embedding tables of a dataset as TorchRec's EmbeddingBagCollection, with sum or mean pooling.
 
     sum       x = sum_i w_i r_i                        r_i the rows of the bag, w_i their weights (1 without weights)
     mean      x = sum_i w_i r_i / sum_i w_i            without weights: sum_i r_i / n
 
-A mean is 0 where sum_i w_i = 0, so it is 0 for an empty bag. TorchRec always sums, and the model divides: its own
-divisor depends on how a table is sharded, and a plan of several shardings would divide twice.
+A mean is 0 if sum_i w_i = 0, and so for an empty bag. TorchRec only sums, and the model divides the sums itself: the
+divisor of TorchRec depends on the sharding of a table, and a plan with several shardings would divide twice.
 
 Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of every feature,
 R rows of a table or of its shard, H columns of one feature.
@@ -27,18 +27,19 @@ from ple_rec.errors import UserError
 
 
 def bag_totals(sparse: KeyedJaggedTensor) -> Tensor:
-    """Return sum_i w_i of each bag, in fp32; the number of its ids if there are no weights.
+    """Return sum_i w_i of each bag, in fp32, or the number of its ids if there are no weights.
 
     Args:
-        sparse: The ids of this rank's samples.
+        sparse: Ids of this rank's samples.
 
     Returns:
-        totals_FB. A padding row's are 0. No gradient.
+        totals_FB, without a gradient and with 0 for padding rows.
     """
     weights = sparse.weights_or_none()
     if weights is None:
         totals: Tensor = sparse.lengths().float()
-    else:  # Not sparse[feature]: it asks the device how many ids a feature has.
+    else:
+        # `sparse[feature]` would wait for the device, to know how many ids a feature has.
         totals = torch.segment_reduce(weights.detach().float(), "sum", offsets=sparse.offsets(), unsafe=True)
     return totals.view(len(sparse.keys()), sparse.stride())
 
@@ -46,16 +47,16 @@ def bag_totals(sparse: KeyedJaggedTensor) -> Tensor:
 def divide_bags(
     summed_BD: Tensor, widths: Mapping[str, int], sparse: KeyedJaggedTensor, mean_bags: Collection[str]
 ) -> Tensor:
-    """Return pooled columns in which the sums of some features are divided into means.
+    """Return pooled columns in which the sums of some features are replaced by means.
 
     Args:
-        summed_BD: sum_i w_i r_i of every feature side by side.
-        widths: Columns of every feature by name, in the order of `summed_BD`, which need not be that of the keys.
-        sparse: What was summed, before any rank saw the ids of another.
-        mean_bags: The features to divide.
+        summed_BD: Sums sum_i w_i r_i of all features side by side.
+        widths: Number of columns of each feature, by name, in the order of `summed_BD`.
+        sparse: Ids of this rank's samples, which were summed.
+        mean_bags: Names of the features that are averaged.
 
     Returns:
-        x_BD. Where a divisor is 0, x and its gradient are 0.
+        x_BD. If a divisor is 0, x and its gradient are 0.
     """
     if not mean_bags:
         return summed_BD
@@ -67,26 +68,26 @@ def divide_bags(
 
 
 def quotient(summed_BH: Tensor, total_B1: Tensor) -> Tensor:
-    """Return the mean of each bag from its sum and its total; 0 where the total is 0."""
-    none_B1 = total_B1 == 0
-    return (summed_BH / total_B1.masked_fill(none_B1, 1)).masked_fill(none_B1, 0)
+    """Return the mean of each bag from its sum and its total weight, or 0 if the total is 0."""
+    is_zero_B1 = total_B1 == 0
+    return (summed_BH / total_B1.masked_fill(is_zero_B1, 1)).masked_fill(is_zero_B1, 0)
 
 
 _DTYPE = {"fp32": DataType.FP32, "fp16": DataType.FP16}
 
 
 def table_configs(
-    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], *, filled: bool = True
+    config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], *, initialise: bool = True
 ) -> list[EmbeddingBagConfig]:
-    """One TorchRec configuration per table that a feature reads, in the order in which features name them.
+    """Return TorchRec's configuration of each table that a feature reads, in the order of the features.
 
-    Every table sums; `ple_rec.models.embeddings` divides the bags of those that pool by mean.
+    Every table pools by sum; `divide_bags` turns the sums into means if the table is to pool by mean.
 
     Args:
-        config: Dims, types, exceptions.
-        features: That are read.
-        rows: Of every table of the dataset.
-        filled: Whether TorchRec draws initial rows; not where `ple_rec.distributed` writes every row of every shard.
+        config: Dimension and type of the rows, with exceptions for single tables.
+        features: Features that the model reads.
+        rows: Number of rows of every table of the dataset, by name.
+        initialise: True if TorchRec draws the initial rows, False if `ple_rec.distributed` writes them after sharding.
 
     Raises:
         UserError: `embeddings.tables` names a table that no feature reads.
@@ -111,19 +112,19 @@ def table_configs(
                 feature_names=[feature.name for feature in features if feature.table == name],
                 pooling=PoolingType.SUM,
                 data_type=_DTYPE[config.dtype],
-                init_fn=None if filled else _leave,
+                init_fn=None if initialise else _leave_rows,
             )
         )
     return tables
 
 
-def _leave(shard_RD: torch.Tensor) -> torch.Tensor:
-    """Initialise nothing: the rows are written once, when they have a place."""
+def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
+    """Do not initialise the rows of a shard; they are written once, after sharding."""
     return shard_RD
 
 
 def mean_bags(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
-    """The features whose sum is divided: bags of tables that pool by mean. One value is its own mean."""
+    """Return the features that are averaged: the bags of tables that pool by mean. A single value is its own mean."""
 
     def pooling(table: str) -> Pooling:
         own = config.tables.get(table)
@@ -135,8 +136,9 @@ def mean_bags(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tu
 def embedding_collection(
     config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], device: torch.device
 ) -> EmbeddingBagCollection | None:
-    """The collection on `device` ("meta" for sharding), or None where there is no sparse feature."""
+    """Return the tables on `device` ("meta" if they are to be sharded), or None if there is no sparse feature."""
+    # TorchRec builds an empty collection under its model wrapper, and then fails.
     if not features:
-        return None  # TorchRec builds an empty collection under its model wrapper, and then fails
-    tables = table_configs(config, features, rows, filled=device.type != "meta")
+        return None
+    tables = table_configs(config, features, rows, initialise=device.type != "meta")
     return EmbeddingBagCollection(tables=tables, is_weighted=any(f.weights for f in features), device=device)

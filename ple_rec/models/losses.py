@@ -16,19 +16,19 @@ from ple_rec.config.base import TaskKind
 from ple_rec.config.run import TaskConfig
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-DEFAULT_DELTA = 1.0  # delta of the Huber loss, in the unit of the label
+# Delta of the Huber loss, in the unit of the label.
+DEFAULT_DELTA = 1.0
 
 
 def weight_BK(in_space_BK: Tensor, sample_weight_B: Tensor | None) -> Tensor:
-    """Return the weight of each sample in each task's loss, s_i d_ik: 0 outside of the task's sample space."""
+    """Return the weight s_i d_ik of each sample in each task's loss, which is 0 outside of the task's sample space."""
     return in_space_BK if sample_weight_B is None else in_space_BK * sample_weight_B.unsqueeze(1)
 
 
 def loss_sums_K(losses: Sequence[Loss], logits_BK: Tensor, labels_BK: Tensor, weights_BK: Tensor) -> Tensor:
     """Return sum_i s_i d_ik loss_k(i) over the samples of this rank, one sum for each task.
 
-    A sample of weight 0 contributes exactly zero, to the sum and to every gradient, whatever its label and even where
-    its loss is not finite.
+    A sample of weight 0 adds exactly 0 to the sum and to every gradient, even if its label or its loss is not finite.
     """
     sums = []
     for k, loss in enumerate(losses):
@@ -41,14 +41,14 @@ def loss_sums_K(losses: Sequence[Loss], logits_BK: Tensor, labels_BK: Tensor, we
 
 @dataclass
 class StepLoss:
-    """The loss of a training step, as far as it depends on the samples of this rank.
+    """Loss of a training step on the samples of this rank.
 
     Args:
-        losses: Loss of each task.
-        labels_BK: Labels.
+        losses: Loss function of each task.
+        labels_BK: Labels of each sample and task.
         weights_BK: Weights s_i d_ik.
-        factors: Function that returns dL/dsums_K, which is known before the sums are.
-        backward_seconds: Seconds of backward passes that were done within the forward pass.
+        factors: Function that returns dL/dsums_K, which does not depend on the sums.
+        backward_seconds: Time in seconds of the backward passes that ran within the forward pass.
     """
 
     losses: Sequence[Loss]
@@ -58,12 +58,12 @@ class StepLoss:
     backward_seconds: float = 0.0
 
     def sums_K(self, logits_RK: Tensor, rows: slice = slice(None)) -> Tensor:
-        """Return `loss_sums_K` of some rows."""
+        """Return `loss_sums_K` of some rows from their logits."""
         return loss_sums_K(self.losses, logits_RK, self.labels_BK[rows], self.weights_BK[rows])
 
 
 def cross_entropy(task: TaskConfig) -> Loss:
-    """Return cross-entropy, the loss of a binary task; the paper takes it for VTR, CTR, share and comment."""
+    """Return cross-entropy, a loss of binary tasks; the paper uses it for VTR, CTR, share and comment."""
 
     def loss(logit_B: Tensor, label_B: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(logit_B, label_B, reduction="none")
@@ -72,7 +72,7 @@ def cross_entropy(task: TaskConfig) -> Loss:
 
 
 def mse(task: TaskConfig) -> Loss:
-    """Return the squared error, the loss of a regression task; the paper takes it for the view completion ratio."""
+    """Return the squared error, a loss of regression tasks; the paper uses it for the view completion ratio."""
 
     def loss(prediction_B: Tensor, label_B: Tensor) -> Tensor:
         return F.mse_loss(prediction_B, label_B, reduction="none")
@@ -81,10 +81,10 @@ def mse(task: TaskConfig) -> Loss:
 
 
 def huber(task: TaskConfig) -> Loss:
-    """Return the Huber loss, for a regression task with outliers; delta = `task.huber_delta`, in the label's unit.
+    """Return the Huber loss, a loss of regression tasks with outliers; delta = `task.huber_delta`, in the label's unit.
 
-        loss = (z - y)^2 / 2                   where |z - y| <= delta
-               delta (|z - y| - delta / 2)     elsewhere
+        loss = (z - y)^2 / 2                   if |z - y| <= delta
+               delta (|z - y| - delta / 2)     otherwise
 
     One wild label, such as a watch time of ten hours, adds at most delta to the gradient, since |dloss/dz| <= delta.
     The slope is continuous at |z - y| = delta. For errors below delta the loss is half of `mse`.

@@ -1,4 +1,4 @@
-"""The multi-task model: tables and normalised dense features -> extraction network -> one tower per task.
+"""Multi-task model: tables and normalised dense features, the extraction network, and one tower per task.
 
 Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D width of x, H width of an output.
 """
@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
-from ple_rec.models.cpu.blocks import FEW, ROWS, Blocks
+from ple_rec.models.cpu.blocks import MIN_ROWS_FOR_THREADS, ROWS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
 from ple_rec.models.embeddings import divide_bags
 from ple_rec.models.losses import StepLoss
@@ -30,18 +30,19 @@ from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
 
 class MultiTaskModel(nn.Module):
-    """`x = [pooled embeddings, normalised dense]`, `y_k` = extraction(x), `logit_k = t_k(y_k)`.
+    """Model of all tasks: `x = [pooled embeddings, normalised dense]`, `y_k` = extraction(x), `logit_k = t_k(y_k)`.
 
     Args:
-        config: The variant and its sizes.
-        tasks: Task names, the order of the logits.
-        embeddings: The tables, or None without sparse features.
+        config: Variant and sizes of the network.
+        tasks: Names of the tasks, in the order of the logits.
+        embeddings: Embedding tables, or None without sparse features.
         dense: Statistics of each dense feature.
-        precision: "bf16" runs the matrix products in bfloat16 by autocast; softmax, losses and weights stay fp32.
-        mean_bags: Features of which x holds the mean of a bag's rows instead of their sum.
-        weighting: How the tasks' losses become one; None: by the schedule alone.
-        request_features: Sparse features that the samples of a request share, where a batch has requests.
-        request_dense: Likewise dense features, by their places.
+        precision: Precision of the matrix products; "bf16" means autocast to bfloat16, with softmax, losses and weights
+            in fp32.
+        mean_bags: Names of the features whose bags are averaged instead of summed.
+        weighting: Weighting of the tasks' losses, or None for the schedule alone.
+        request_features: Names of the sparse features that the samples of a request share, if batches have requests.
+        request_dense: Indices of the dense features that the samples of a request share.
     """
 
     def __init__(
@@ -79,17 +80,19 @@ class MultiTaskModel(nn.Module):
         self._blocks: Blocks | None = None
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         self.autocast = precision == "bf16"
-        self.converted = False  # True once weights are converted to bfloat16; autocast converts them at every call
+        # Weights are converted to bfloat16 once; autocast, in contrast, converts them at every call.
+        self.converted = False
         self.input_dropout = config.input_dropout
-        self.draws = max(config.input_dropout, config.dropout, tower.dropout) > 0  # True if training draws by chance
+        # True if training draws random numbers.
+        self.draws = max(config.input_dropout, config.dropout, tower.dropout) > 0
 
     def inputs(self, batch: Batch) -> Tensor:
-        """x_BD of a batch."""
+        """Return x_BD of a batch."""
         x_BD = self.grouped_inputs(batch)
         return x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
 
     def grouped_inputs(self, batch: Batch) -> Inputs:
-        """x_BD of a batch, grouped where it has few requests."""
+        """Return x_BD of a batch, grouped by request if that saves products."""
         parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
         if self.embeddings is not None:
             parts.insert(0, self._pooled(batch))
@@ -97,47 +100,52 @@ class MultiTaskModel(nn.Module):
         x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
         if batch.requests is None:
             return x_BD
-        grouped = Grouped.of(x_BD, batch.requests.of_B, batch.requests.first_R, self.shared_columns)
+        grouped = Grouped.of(x_BD, batch.requests.request_B, batch.requests.first_R, self.shared_columns)
         return grouped if grouped.saves_products() else grouped.whole()
 
     def _pooled(self, batch: Batch) -> Tensor:
-        """The features' pooled rows side by side, in the order of the tables whatever the sharding plan."""
+        """Return the pooled rows of all features side by side, in the order of the tables, with any sharding plan."""
         assert self.embeddings is not None
         assert batch.sparse is not None
         pooled = self.embeddings(batch.sparse)
         names = list(self.columns)
         if pooled.keys() == names:
             values: Tensor = pooled.values()
-        else:  # a sharded collection's features stand in the order of its plan: row-wise tables together, ...
+        else:
+            # A sharded collection returns features in the order of its plan, for example row-wise tables together.
             (values,) = KeyedTensor.regroup([pooled], [names])
         return divide_bags(values, self.columns, batch.sparse, self.mean_bags)
 
     def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:
-        """A batch -> logits_BK (a regression task's prediction is its logit), and A_BOE of every level.
+        """Return logits_BK and A_BOE of every level, or in training logits_BK and sums_K.
+
+        The prediction of a regression task is its logit.
 
         Args:
-            batch: This rank's.
-            loss: Of a training step; then its sums_K come instead of the A, and logits_BK has no gradient.
+            batch: Batch of this rank.
+            loss: Loss of a training step. If present, the sums_K of the loss are returned instead of A_BOE, and
+                logits_BK has no gradient.
         """
         x_BD = self.grouped_inputs(batch)
         return self.score(x_BD) if loss is None else self.train_score(x_BD, loss)
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """`forward` from x on: everything but tables and normalisation."""
+        """Return logits_BK and A_BOE of every level from x, the output of tables and normalisation."""
         if torch.is_grad_enabled() or not self._in_blocks(x_BD):
             return self.logits(x_BD)
         return self.blocks().score(x_BD)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
-        """logits_BK and sums_K of a training step, from x on."""
+        """Return logits_BK and sums_K of a training step from x, the output of tables and normalisation."""
         if self._in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
         logits_BK, _ = self.logits(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
 
     def logits(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """Return logits_BK, and A_BOE of every level: `y_k` = extraction(x), `logit_k = t_k(y_k)`."""
-        if self.input_dropout and self.training:  # Each sample has a draw of its own, also if samples share columns.
+        """Return logits_BK and A_BOE of every level without blocks: `y_k` = extraction(x), `logit_k = t_k(y_k)`."""
+        if self.input_dropout and self.training:
+            # Dropout is drawn for each sample, also if samples share columns.
             whole_BD = x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
             x_BD = F.dropout(whole_BD, self.input_dropout)
         if self.converted:
@@ -152,7 +160,7 @@ class MultiTaskModel(nn.Module):
         return [*self.extraction.parameters(), *self.towers.parameters()]
 
     def run_in_blocks(self, threads: int) -> None:
-        """Use this number of threads for blocks, whatever number the process has."""
+        """Use this number of threads for blocks, independently of the number of threads of the process."""
         self._blocks = Blocks(self, self.block_rows, threads)
 
     def without_autocast(self) -> None:
@@ -160,12 +168,13 @@ class MultiTaskModel(nn.Module):
         self.autocast = False
 
     def convert_to_bfloat16(self) -> None:
-        """Convert the weights of matrix products, once and for prediction alone."""
+        """Convert the weights of matrix products to bfloat16, for prediction only."""
         self.autocast, self.converted = False, True
         for module in (*self.extraction.modules(), *self.towers.modules()):
             if isinstance(module, ExpertBank | SoftmaxGates):
                 weights = [*module.parameters()]
-            elif isinstance(module, Mlp):  # Its last layer stays in fp32.
+            elif isinstance(module, Mlp):
+                # The output layer stays in fp32, as under autocast.
                 weights = [*module.layers[:-1].parameters()]
             else:
                 continue
@@ -173,21 +182,21 @@ class MultiTaskModel(nn.Module):
                 weight.data = weight.data.bfloat16()
 
     def blocks(self) -> Blocks:
-        """Made for the number of threads that the process has when they are first used."""
+        """Return the blocks, which the first call creates for the process's current number of threads."""
         if self._blocks is None:
             self._blocks = Blocks(self, self.block_rows, torch.get_num_threads())
         return self._blocks
 
     def _in_blocks(self, x_BD: Inputs) -> bool:
-        # Dropout draws from one generator, in an order that threads would make a matter of chance.
-        drawn = self.draws and self.training
-        return x_BD.device.type == "cpu" and len(x_BD) >= FEW and not drawn
+        # Dropout draws from one generator, and the order of draws would depend on the timing of threads.
+        draws_now = self.draws and self.training
+        return x_BD.device.type == "cpu" and len(x_BD) >= MIN_ROWS_FOR_THREADS and not draws_now
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products of one sample, two per multiply-add; table look-ups are not counted."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add, without the tables."""
         towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator]
         return self.extraction.flops_per_sample() + towers
 
     def dense_parameters(self) -> int:
-        """Number of trained values outside the tables."""
+        """Return the number of trained values outside the tables."""
         return sum(p.numel() for module in (self.extraction, self.towers, self.weighting) for p in module.parameters())

@@ -1,4 +1,4 @@
-"""Every model of the paper's Fig. 1 as routings of the one extraction network: who reads whom, level by level."""
+"""Every model of the paper's Fig. 1 as routings of the extraction network, one for each level."""
 
 from __future__ import annotations
 
@@ -27,23 +27,25 @@ Tasks = Sequence[str]
 
 
 def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> Routing:
-    """Own and shared experts (Eq. 2-7): output o reads expert e where they have one owner or either is shared.
+    """Return a level of own and shared experts (Eq. 2-7).
+
+    Output o reads expert e if they have the same owner or one of them is shared.
 
     Args:
-        tasks: Task names, in the order of the outputs.
+        tasks: Names of the tasks, in the order of the outputs.
         level: Numbers and sizes of the experts.
-        first: The level reads x, its only stream; else one stream per task and one shared.
-        last: The level has no shared output.
+        first: True if the level reads x as its only stream, False if it reads one stream per task and a shared one.
+        last: True if the level has no shared output.
 
     Raises:
-        UserError: a task is named as the shared experts are.
+        UserError: A task has the name of the shared experts.
     """
-    _refuse_shared(tasks)
+    _check_names(tasks)
     owners = [owner for owner in (*tasks, SHARED) for _ in range(_count(level, owner))]
     outputs = [*tasks] if last else [*tasks, SHARED]
     streams = {owner: 0 if first else i for i, owner in enumerate((*tasks, SHARED))}
     return Routing(
-        experts=_number(owners),
+        experts=_name_experts(owners),
         source_E=tuple(streams[owner] for owner in owners),
         outputs=tuple(outputs),
         edges_OE=tuple(tuple(e == o or SHARED in (e, o) for e in owners) for o in outputs),
@@ -53,62 +55,62 @@ def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> R
 
 
 def ple(config: PleConfig, tasks: Tasks) -> list[Routing]:
-    """Progressive layered extraction: CGC levels; the selector of a higher gate is its own stream (Eq. 7)."""
+    """Return progressive layered extraction: CGC levels, in which a higher gate selects by its own stream (Eq. 7)."""
     last = len(config.levels) - 1
     return [cgc_level(tasks, level, first=i == 0, last=i == last) for i, level in enumerate(config.levels)]
 
 
 def cgc(config: CgcConfig, tasks: Tasks) -> list[Routing]:
-    """Customized gate control: PLE of one level."""
+    """Return customized gate control, which is PLE of one level."""
     return [cgc_level(tasks, config, first=True, last=True)]
 
 
 def mmoe(config: MmoeConfig, tasks: Tasks) -> list[Routing]:
-    """Multi-gate mixture of experts: CGC without own experts."""
+    """Return the multi-gate mixture of experts, which is CGC without own experts."""
     level = LevelConfig(task_experts=0, shared_experts=config.experts, expert_hidden=config.expert_hidden)
     return [cgc_level(tasks, level, first=True, last=True)]
 
 
 def hard_sharing(config: HardSharingConfig, tasks: Tasks) -> list[Routing]:
-    """Hard parameter sharing: one shared expert, read by all; a gate over one expert is no gate."""
+    """Return hard parameter sharing: one shared expert that all tasks read, without gates."""
     level = LevelConfig(task_experts=0, shared_experts=1, expert_hidden=config.bottom)
     return [cgc_level(tasks, level, first=True, last=True)]
 
 
 def single_task(config: SingleTaskConfig, tasks: Tasks) -> list[Routing]:
-    """Single-task: one own expert per task and no other reader."""
+    """Return single-task models: one own expert per task, which no other task reads."""
     level = LevelConfig(task_experts=1, shared_experts=0, expert_hidden=config.bottom)
     return [cgc_level(tasks, level, first=True, last=True)]
 
 
 def asymmetric(config: AsymmetricConfig, tasks: Tasks) -> list[Routing]:
-    """Asymmetric sharing: a task reads its own bottom and its donors', put together as they are."""
-    own = _bottoms(tasks, config.bottom, first=True)
+    """Return asymmetric sharing: a task reads its own expert and those of its donors, combined without gates."""
+    own = _own_experts(tasks, config.bottom, first=True)
     reads = [[e == o or e in config.donors.get(o, ()) for e in tasks] for o in tasks]
     return [replace(own, edges_OE=tuple(map(tuple, reads)), mixing=config.combine)]
 
 
 def customized(config: CustomizedConfig, tasks: Tasks) -> list[Routing]:
-    """Customized sharing: CGC of one own and one shared expert, concatenated instead of gated."""
+    """Return customized sharing: CGC of one own and one shared expert, concatenated instead of gated."""
     level = LevelConfig(task_experts=1, shared_experts=1, expert_hidden=config.bottom)
     return [replace(cgc_level(tasks, level, first=True, last=True), mixing="concat")]
 
 
 def cross_stitch(config: CrossStitchConfig, tasks: Tasks) -> list[Routing]:
-    """Cross-stitch: one expert per task, every task reads all, A learned and the same for every sample."""
+    """Return cross-stitch: one expert per task, which all tasks read, with A learned and equal for all samples."""
     mixing = "stitch_channels" if config.per_channel else "stitch"
     return [
-        replace(_everyone(_bottoms(tasks, level.expert_hidden, first=i == 0)), mixing=mixing)
+        replace(_read_all(_own_experts(tasks, level.expert_hidden, first=i == 0)), mixing=mixing)
         for i, level in enumerate(config.levels)
     ]
 
 
 def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
-    """Sluice: cross-stitch between subspaces; the towers read a mix of the levels."""
+    """Return sluice networks: cross-stitch between subspaces, with towers that read a mix of the levels."""
     last = len(config.levels) - 1
     return [
         replace(
-            _everyone(_bottoms(tasks, level.expert_hidden, first=i == 0)),
+            _read_all(_own_experts(tasks, level.expert_hidden, first=i == 0)),
             mixing="subspaces",
             subspaces=config.subspaces,
             orthogonality=config.penalty,
@@ -119,9 +121,9 @@ def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
 
 
 def ml_mmoe(config: MlMmoeConfig, tasks: Tasks) -> list[Routing]:
-    """Multi-level MMoE: a gate per expert of the next level, per task on the last, all selecting by x itself."""
-    _refuse_shared(tasks)
-    names = [_number([SHARED] * level.experts) for level in config.levels]
+    """Return multi-level MMoE: one gate per expert of the next level, or per task on the last. Gates select by x."""
+    _check_names(tasks)
+    names = [_name_experts([SHARED] * level.experts) for level in config.levels]
     routings = []
     for i, (level, experts) in enumerate(zip(config.levels, names, strict=True)):
         above = names[i + 1] if i + 1 < len(names) else ()
@@ -153,11 +155,11 @@ VARIANTS: dict[str, Callable[[Any, Tasks], list[Routing]]] = {
 }
 
 
-def _bottoms(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
-    """One own expert per task; above the first level it reads its task's stream."""
+def _own_experts(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
+    """Return a level of one own expert per task, which only its task reads."""
     k = len(tasks)
     return Routing(
-        experts=_number(tasks),
+        experts=_name_experts(tasks),
         source_E=(0,) * k if first else tuple(range(k)),
         outputs=tuple(tasks),
         edges_OE=tuple(tuple(e == o for e in range(k)) for o in range(k)),
@@ -166,12 +168,12 @@ def _bottoms(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
     )
 
 
-def _everyone(routing: Routing) -> Routing:
-    """Every output reads every expert."""
+def _read_all(routing: Routing) -> Routing:
+    """Return the routing with an edge from every expert to every output."""
     return replace(routing, edges_OE=((True,) * len(routing.experts),) * len(routing.outputs))
 
 
-def _refuse_shared(tasks: Tasks) -> None:
+def _check_names(tasks: Tasks) -> None:
     if SHARED in tasks:
         raise UserError(
             "tasks",
@@ -185,6 +187,6 @@ def _count(level: LevelConfig, owner: str) -> int:
     return level.shared_experts if owner == SHARED else level.own(owner)
 
 
-def _number(owners: Sequence[str]) -> tuple[str, ...]:
-    """`owner.index` of each expert, counting per owner."""
+def _name_experts(owners: Sequence[str]) -> tuple[str, ...]:
+    """Return the name `owner.index` of each expert, with indices that count the experts of an owner."""
     return tuple(f"{owner}.{owners[:i].count(owner)}" for i, owner in enumerate(owners))

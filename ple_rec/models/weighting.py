@@ -1,4 +1,4 @@
-"""Weights of the tasks' losses in the total: fixed, by a schedule, or learned as uncertainties.
+"""Weights of the tasks' losses in the total loss: fixed, by a schedule, or learned as uncertainties.
 
 Shape suffixes: K tasks.
 """
@@ -16,21 +16,22 @@ from ple_rec.models.losses import FACTORS
 
 
 class Weighting(nn.Module):
-    """Total loss L from the losses L_k of the tasks; its parameters, if any, are trained with the dense layers."""
+    """Total loss L from the losses L_k of the tasks. Its parameters, if any, are trained with the dense layers."""
 
     @abstractmethod
     def weights(self, scheduled_K: Tensor) -> Tensor:
-        """Return the present factor of each L_k in L, which is dL/dL_k, for logs."""
+        """Return dL/dL_k, the current weight of each task's loss, for logs."""
 
     @abstractmethod
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
         """Return L.
 
         Args:
-            losses_K: L_k. On W ranks each rank hands W times its part: L is linear in L_k, so that the mean over
-                ranks, which is what data parallelism takes, is the L of the global batch.
-            scheduled_K: w_k(t) of Eq. 10.
-            present_K: Whether the global batch has a sample in task k's space; where not, k adds exactly 0.
+            losses_K: Losses L_k. Each of W ranks passes W times its part. L is linear in L_k, so the mean over ranks,
+                which data parallelism computes, is the L of the global batch.
+            scheduled_K: Scheduled weights w_k(t) of Eq. 10.
+            present_K: Flag of each task, True if the global batch has a sample in its sample space; a task without one
+                adds exactly 0.
         """
 
 
@@ -43,7 +44,7 @@ class Scheduled(Weighting):
     """Weights by the schedule alone: L = sum_k w_k(t) L_k.
 
     Args:
-        losses: Name of each task's loss, which makes no difference here.
+        losses: Name of each task's loss, which this weighting does not use.
     """
 
     def __init__(self, losses: Sequence[str]) -> None:
@@ -54,7 +55,7 @@ class Scheduled(Weighting):
         return scheduled_K
 
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
-        """Return L; see `Weighting.forward`."""
+        """Return L as described in `Weighting.forward`."""
         return (scheduled_K * losses_K).sum()
 
 
@@ -64,10 +65,10 @@ class Uncertainty(Weighting):
         L = sum_k w_k(t) (c_k exp(-s_k) L_k + s_k / 2)          s_k = log sigma_k^2, learned, 0 at the start
 
     c_k is 1/2 for mse: the term is then the negative log-likelihood of labels with Gaussian noise of variance
-    sigma_k^2. It is 1 for huber, which is half of mse for small errors, and 1 for cross-entropy, where exp(-s_k) is
-    the inverse of a temperature. At a minimum over s_k the weight c_k exp(-s_k) is 1 / (2 L_k), so tasks count by the
-    relative decrease of their losses. The schedule multiplies both terms, so it gives priorities and leaves that
-    minimum where it is.
+    sigma_k^2. It is 1 for huber, which is half of mse for small errors, and 1 for cross-entropy, for which exp(-s_k) is
+    the inverse of a temperature. At a minimum over s_k, the weight c_k exp(-s_k) is 1 / (2 L_k), so tasks count by the
+    relative decrease of their losses. The schedule multiplies both terms, so it sets priorities without moving that
+    minimum.
 
     Args:
         losses: Name of each task's loss.
@@ -85,7 +86,7 @@ class Uncertainty(Weighting):
         return scheduled_K * self.factor_K * torch.exp(-self.log_variance_K)
 
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
-        """Return L; see `Weighting.forward`."""
+        """Return L as described in `Weighting.forward`."""
         priors_K = scheduled_K * present_K * self.log_variance_K / 2
         return (self.weights(scheduled_K) * losses_K + priors_K).sum()
 

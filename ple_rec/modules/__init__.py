@@ -1,1 +1,1 @@
-"""Pure tensor code on one device."""
+"""Layers of the network as pure tensor code for one device."""

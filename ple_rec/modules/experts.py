@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons, and banks of experts: the MLPs of one level, computed together.
+"""Multi-layer perceptrons, and expert banks, which compute the experts of a level together.
 
 Shape suffixes: B batch, S streams, E experts, I width in, H width out, N outputs of several experts side by side.
 """
@@ -25,17 +25,17 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Mlp(nn.Module):
-    """`width` -> hidden layers, each followed by the activation and dropout -> `outputs` without either.
+    """Multi-layer perceptron. Activation and dropout follow each hidden layer, but not the output layer.
 
-    Under autocast the last layer still runs in the precision of its weights: a logit in bfloat16 has 8 significant
-    bits, and tens of thousands of samples would share a few dozen scores.
+    Under autocast, the output layer still runs in the precision of its weights. A logit in bfloat16 has 8 significant
+    bits, so tens of thousands of samples would share a few dozen scores.
 
     Args:
         width: Input width.
-        hidden: Hidden layer sizes, may be empty.
+        hidden: Sizes of the hidden layers, possibly none.
         outputs: Output width.
-        activation: A key of `ACTIVATIONS`.
-        dropout: Probability of zeroing a hidden value while training.
+        activation: Key of `ACTIVATIONS`.
+        dropout: Probability of zeroing a hidden value in training.
     """
 
     def __init__(self, width: int, hidden: Sequence[int], outputs: int, activation: str, dropout: float) -> None:
@@ -47,7 +47,7 @@ class Mlp(nn.Module):
         self.dropout = dropout
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """(B, width) -> (B, outputs)."""
+        """Return the outputs (B, outputs) of x (B, width)."""
         for layer in self.layers[:-1]:
             x_BD = nn.functional.dropout(self.activation(layer(x_BD)), self.dropout, self.training)
         with torch.autocast(x_BD.device.type, enabled=False):
@@ -55,24 +55,25 @@ class Mlp(nn.Module):
         return out
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
         return sum(2 * a * b for a, b in pairwise(self.sizes))
 
 
 def _uniform_(parameter: Tensor, fan_in: int) -> Tensor:
-    """U(-1/sqrt(fan_in), 1/sqrt(fan_in)), as nn.Linear; kaiming_uniform_ misreads the fan-in of a stacked weight."""
+    """Fill a parameter from U(-1/sqrt(fan_in), 1/sqrt(fan_in)), the initialisation of `nn.Linear`."""
+    # `kaiming_uniform_` would compute a wrong fan-in for a stacked weight.
     with torch.no_grad():
         return parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
 
 class ExpertBank(nn.Module):
-    """Every expert is the MLP `h_e = act(W_L ... act(W_1 x_source(e) + b_1) ... + b_L)`, dropout after each activation.
+    """Experts of one level. Expert e is the MLP `h_e = act(W_L ... act(W_1 x_source(e) + b_1) ... + b_L)`.
 
     Args:
-        routing: Which stream each expert reads, and the layer sizes.
+        routing: Routing of the level, with the stream of each expert and the layer sizes.
         widths: Width of each input stream.
-        activation: A key of `ACTIVATIONS`.
-        dropout: Probability of zeroing a value after each activation while training.
+        activation: Key of `ACTIVATIONS`.
+        dropout: Probability of zeroing a value after each activation in training.
     """
 
     def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
@@ -100,7 +101,7 @@ class ExpertBank(nn.Module):
         return F.dropout(self.activation(x), self.dropout, self.training)
 
     def forward(self, streams: Sequence[Inputs]) -> Tensor:
-        """S inputs (B, width_s) -> h_BEH, experts in the routing's order."""
+        """Return h_BEH, with the experts in the routing's order, from S streams (B, width_s)."""
         read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
         pieces = [
             linear(x_BI, weight_NI, bias_N)
@@ -113,13 +114,13 @@ class ExpertBank(nn.Module):
         return h_BEH
 
     def orthogonality(self, subspaces: int) -> Tensor:
-        """`sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`: how much the subspaces of an expert's output repeat one another.
+        """Return `sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`, the redundancy of subspaces (Ruder et al., 2019).
 
-        W_ea is the part of the expert's last layer, inputs x (H / G), that makes subspace a of G; biases are left out
-        (Ruder et al., 2019).
+        W_ea is the part of the last layer of expert e, inputs x (H / G), that computes subspace a of G. Biases are left
+        out.
 
         Args:
-            subspaces: G.
+            subspaces: Number of subspaces G.
         """
         last = [self.deep_weights[-1]] if len(self.deep_weights) else list(self.first_weights)
         width = self.hidden[-1]
@@ -132,14 +133,14 @@ class ExpertBank(nn.Module):
         return total
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
         return sum(2 * weight.numel() for weight in (*self.first_weights, *self.deep_weights))
 
 
 def _stacked_linear(x_BEI: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
-    """One linear layer per expert: (B, E, I) -> (B, E, H)."""
+    """Apply one linear layer per expert: (B, E, I) -> (B, E, H)."""
     if x_BEI.is_cuda:
         return torch.baddbmm(bias_EH.unsqueeze(1), x_BEI.transpose(0, 1), weight_EHI.transpose(1, 2)).transpose(0, 1)
-    # On CPU the backward of a batched product was several times slower than one product per expert.
+    # On a CPU, the backward pass of a batched product is several times slower than that of one product per expert.
     layers = zip(x_BEI.unbind(1), weight_EHI.unbind(0), bias_EH.unbind(0), strict=True)
     return torch.stack([F.linear(x_BI, weight_HI, bias_H) for x_BI, weight_HI, bias_H in layers], dim=1)

@@ -1,4 +1,4 @@
-"""The one extraction network of every model: levels of experts and mixings, each two lines.
+"""Extraction network of every model: levels of experts and mixings. A level computes two lines.
 
     h_e = f_e(x_source(e))
     y_o = sum_e A_oe h_e
@@ -22,12 +22,12 @@ from ple_rec.modules.routing import GateLabels, Routing
 
 
 class ExtractionLevel(nn.Module):
-    """One level: its outputs are the input streams of the next.
+    """One level, whose outputs are the input streams of the next.
 
     Args:
-        routing: Who reads whom, and how they are mixed.
+        routing: Routing of the level.
         widths: Width of each input stream.
-        width: D, the width of x.
+        width: Width D of x.
         activation: Activation of the experts.
         dropout: Dropout of the experts.
         bank: Class of the experts.
@@ -48,30 +48,35 @@ class ExtractionLevel(nn.Module):
         self.mixing = MIXINGS[routing.mixing](routing, [*widths, width])
 
     def forward(self, streams: Sequence[Inputs], x_BD: Inputs) -> tuple[list[Tensor], Tensor]:
-        """Streams (B, width_s) and x -> outputs (B, width_o), one per output of the routing, and A_BOE."""
+        """Return the outputs (B, width_o), one for each output of the routing, and A_BOE.
+
+        Args:
+            streams: Input streams, (B, width_s) each.
+            x_BD: Input x of the network.
+        """
         h_BEH = self.experts(streams)
         y, a_BOE = self.mixing(h_BEH, [*streams, x_BD])
         return y, a_BOE
 
     def penalty(self) -> Tensor | None:
-        """What the routing adds to the loss; None where it adds nothing."""
+        """Return the penalty that the level adds to the loss, or None if there is none."""
         if not self.routing.orthogonality:
             return None
         return self.routing.orthogonality * self.experts.orthogonality(self.routing.subspaces)
 
 
 class ExtractionNetwork(nn.Module):
-    """The levels one after the other; the first reads x as its only stream.
+    """All levels, one after the other. The first reads x as its only stream.
 
     Args:
-        routings: One per level, bottom first.
-        width: D, the width of x.
+        routings: Routing of each level, bottom first.
+        width: Width D of x.
         activation: Activation of the experts.
         dropout: Dropout of the experts.
         bank: Class of the experts.
 
     Raises:
-        ValueError: levels are to be mixed whose outputs have other names or widths.
+        ValueError: Levels are to be mixed, but their outputs differ in names or widths.
     """
 
     def __init__(
@@ -85,20 +90,23 @@ class ExtractionNetwork(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList()
         widths = [width]
-        legends = []
+        gate_labels = []
         for i, routing in enumerate(routings):
             level = ExtractionLevel(routing, widths, width, activation, dropout, bank)
             self.levels.append(level)
             widths = level.mixing.widths
-            legends.append(replace(level.mixing.legend, level=i + 1))
+            gate_labels.append(replace(level.mixing.gate_labels, level=i + 1))
         self.widths = widths
         self.level_mixing = _level_mixing(routings)
         if self.level_mixing is not None:
-            legends.append(self.level_mixing.legend)
-        self.legends: tuple[GateLabels, ...] = tuple(legends)
+            gate_labels.append(self.level_mixing.gate_labels)
+        self.gate_labels: tuple[GateLabels, ...] = tuple(gate_labels)
 
     def forward(self, x_BD: Inputs) -> tuple[list[Tensor], list[Tensor]]:
-        """x_BD -> what the towers read, (B, width_o) each, and one A_BOE per `legends` (the expert utilisation)."""
+        """Return the inputs of the towers, (B, width_o) each, and an A_BOE for each of `gate_labels`.
+
+        The A_BOE are the expert utilisation.
+        """
         streams: list[Any] = [x_BD]
         gates, outputs = [], []
         for level in self.levels:
@@ -111,13 +119,13 @@ class ExtractionNetwork(nn.Module):
         return streams, gates
 
     def penalty(self) -> Tensor | None:
-        """What the levels add to the loss; None where they add nothing."""
+        """Return the penalty that the levels add to the loss, or None if there is none."""
         terms = [level.penalty() for level in self.levels]  # type: ignore[operator]
-        kept = [term for term in terms if term is not None]
-        return torch.stack(kept).sum() if kept else None
+        penalties = [term for term in terms if term is not None]
+        return torch.stack(penalties).sum() if penalties else None
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
         levels: int = sum(level.experts.flops_per_sample() + level.mixing.flops_per_sample() for level in self.levels)  # type: ignore[union-attr, operator]
         return levels + (0 if self.level_mixing is None else self.level_mixing.flops_per_sample(self.widths[0]))
 
@@ -128,5 +136,5 @@ def _level_mixing(routings: Sequence[Routing]) -> LevelMixing | None:
     last = routings[-1]
     for i, routing in enumerate(routings, start=1):
         if routing.mix_levels != (i == len(routings)) or (routing.outputs, routing.width) != (last.outputs, last.width):
-            raise ValueError("mix_levels stands on the last level, and all levels have its outputs and its width")
+            raise ValueError("only the last level has mix_levels, and then all levels need its outputs and its width")
     return LevelMixing(last.outputs, len(routings))

@@ -1,7 +1,7 @@
-"""Mixing of experts: the weights with which each output of a level reads the experts of that level.
+"""Mixings of experts: the weights with which each output of a level reads the experts of that level.
 
-Shape suffixes: B batch, S streams, E experts, O outputs, D width in, H width of an expert's output. Of gates: G gated
-outputs, N edges of gated outputs. Of subspaces: G subspaces of an expert, V H / G.
+Shape suffixes: B batch, S streams, E experts, O outputs, D width in, H width of an expert's output. Gates have G gated
+outputs, and N edges of gated outputs. Subspaces: G subspaces of an expert, of width V = H / G.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from ple_rec.modules.routing import GateLabels, Routing
 
 
 class Mixing(nn.Module):
-    """`y_o = sum_e A_oe h_e`, A_oe = 0 unless the routing's output o reads expert e; subclasses say what A is.
+    """Mixing `y_o = sum_e A_oe h_e` with A_oe = 0 unless output o of the routing reads expert e. Subclasses define A.
 
     Args:
-        routing: Edges and selectors.
+        routing: Routing of the level.
         widths: Width of each output.
     """
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__()
         self.widths = list(widths)
-        self.legend = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.edges_OE)
+        self.gate_labels = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.edges_OE)
 
     @abstractmethod
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """Mix the experts.
 
         Args:
-            h_BEH: The experts' outputs.
-            streams: The level's S input streams, (B, width_s) each, and x last.
+            h_BEH: Outputs of the experts.
+            streams: The S input streams of the level, (B, width_s) each, and x last.
 
         Returns:
-            The O outputs, (B, width_o) each, and A_BOE, whose rows and columns `legend` names.
+            O outputs, (B, width_o) each, and A_BOE, whose rows and columns are named in `gate_labels`.
         """
 
     @abstractmethod
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
 
 
-def expand(a_OE: Tensor, h_BEH: Tensor) -> Tensor:
-    """Return A for each sample of a batch, as a view of the one A."""
+def expand_to_batch(a_OE: Tensor, h_BEH: Tensor) -> Tensor:
+    """Return A for each sample of a batch, as a view of the common A."""
     return a_OE.expand(h_BEH.shape[0], -1, -1)
 
 
 class SumMixing(Mixing):
-    """`A_oe = 1` where output o reads expert e."""
+    """Sum of the experts that output o reads: `A_oe = 1` for each of them."""
 
     edges_OE: Tensor
 
@@ -69,7 +69,7 @@ class SumMixing(Mixing):
         """See `Mixing.forward`."""
         a_OE = self._a_OE()
         y_BOH = torch.einsum("oe,beh->boh", a_OE.to(h_BEH.dtype), h_BEH)
-        return list(y_BOH.unbind(1)), expand(a_OE, h_BEH)
+        return list(y_BOH.unbind(1)), expand_to_batch(a_OE, h_BEH)
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
@@ -77,18 +77,18 @@ class SumMixing(Mixing):
 
 
 class MeanMixing(SumMixing):
-    """`A_oe = 1 / n_o` where output o reads expert e, n_o the number that it reads."""
+    """Mean of the n_o experts that output o reads: `A_oe = 1 / n_o` for each of them."""
 
     def _a_OE(self) -> Tensor:
-        # Divided here, so that a model in fp64 does not hold a third as fp32 has it.
+        # The buffer has whole numbers, so that a model converted to fp64 computes 1 / n_o in fp64.
         return self.edges_OE / self.edges_OE.sum(1, keepdim=True)
 
 
 class ConcatMixing(Mixing):
-    """The experts that output o reads, side by side in their order on the level.
+    """Concatenation of the n_o experts that output o reads, in their order on the level.
 
-    A_oe is the (n_o H) x H matrix that puts h_e in its place; the width of an output is n_o H. In A_BOE such a block
-    stands as 1.
+    A_oe is the (n_o H) x H matrix that puts h_e in its place, and an output has the width n_o H. In A_BOE, such a
+    matrix is represented by 1.
     """
 
     a_OE: Tensor
@@ -102,22 +102,22 @@ class ConcatMixing(Mixing):
         """See `Mixing.forward`."""
         h = h_BEH.unbind(1)
         y = [torch.cat([h[e] for e in row], dim=1) if len(row) > 1 else h[row[0]] for row in self.reads]
-        return y, expand(self.a_OE, h_BEH)
+        return y, expand_to_batch(self.a_OE, h_BEH)
 
     def flops_per_sample(self) -> int:
-        """Concatenation multiplies nothing."""
+        """Return 0, because concatenation multiplies nothing."""
         return 0
 
 
 class SoftmaxGates(Mixing):
     """Softmax gates (Eq. 2-4, 7): `A_o = softmax(W_o x_selector(o))` over the experts that output o reads, no bias.
 
-    An output that reads a single expert passes it on (A = 1) and has no gate: a softmax over one value is a dead
-    parameter. The gates of one selector stream stand side by side in one matrix. The softmax is fp32
-    also where the products run in a lower precision.
+    An output that reads a single expert passes it on (A = 1) and has no gate, because the parameters of a softmax over
+    one value have no effect. The gates of one selector stream are rows of one matrix. The softmax is computed in fp32
+    even if the products run in a lower precision.
 
     Args:
-        routing: Edges and selectors.
+        routing: Routing of the level.
         widths: Width of each input stream, and of x last.
     """
 
@@ -139,8 +139,8 @@ class SoftmaxGates(Mixing):
         self.weights = nn.ParameterList()
         for stream in self.selectors:
             rows = sum(len(reads[o]) for o in gated if routing.selector_O[o] == stream)
-            bound = widths[stream] ** -0.5
-            self.weights.append(nn.init.uniform_(torch.empty(rows, widths[stream]), -bound, bound))
+            limit = widths[stream] ** -0.5
+            self.weights.append(nn.init.uniform_(torch.empty(rows, widths[stream]), -limit, limit))
         edges = [slot * self.experts + e for slot, o in enumerate(gated) for e in reads[o]]
         self.register_buffer("edges", torch.tensor(edges, dtype=torch.long), persistent=False)
         self.register_buffer("gated", torch.tensor(gated, dtype=torch.long), persistent=False)
@@ -154,8 +154,8 @@ class SoftmaxGates(Mixing):
         if logits_BN.dtype in (torch.bfloat16, torch.float16):
             logits_BN = logits_BN.float()
         if not self.full:
-            nothing = logits_BN.new_full((logits_BN.shape[0], len(self.slot) * self.experts), float("-inf"))
-            logits_BN = nothing.index_copy(1, self.edges, logits_BN)
+            masked_BN = logits_BN.new_full((logits_BN.shape[0], len(self.slot) * self.experts), float("-inf"))
+            logits_BN = masked_BN.index_copy(1, self.edges, logits_BN)
         logits_BGE = logits_BN.view(-1, len(self.slot), self.experts)
         return torch.softmax(logits_BGE, dim=-1)
 
@@ -178,43 +178,47 @@ class SoftmaxGates(Mixing):
         return mixing + gates
 
 
-OWN = 0.9  # the start of cross-stitch: .9 of one's own, .1 spread over the others
+# At the start of training, cross-stitch weighs the task's own expert with 0.9, and the others with 0.1 together.
+_OWN = 0.9
 
 
 def _mostly_own(size: int) -> Tensor:
-    """(size, size): OWN on the diagonal, the rest spread over the other columns; 1 where there is no other."""
+    """Return a (size, size) matrix with `_OWN` on the diagonal and 1 - `_OWN` spread over the rest of each row.
+
+    With size 1, the only entry is 1.
+    """
     if size == 1:
         return torch.ones(1, 1)
-    return torch.full((size, size), (1 - OWN) / (size - 1)).fill_diagonal_(OWN)
+    return torch.full((size, size), (1 - _OWN) / (size - 1)).fill_diagonal_(_OWN)
 
 
 class SubspaceMixing(Mixing):
-    """Sluice networks (Ruder et al., 2019): a learned matrix over all subspaces of all experts.
+    """Mixing of sluice networks (Ruder et al., 2019): a learned matrix over all subspaces of all experts.
 
         y_(o,a) = sum_e sum_b A_(o,a),(e,b) h_(e,b)        h_e = [h_(e,1), .., h_(e,G)]
 
-    A is (O G) x (E G), at the start .9 on the diagonal and .1 spread over the rest of each row. With G = 1 this is
-    the cross-stitch unit (Misra et al., 2016).
+    A is (O G) x (E G). At the start of training it has .9 on the diagonal and .1 spread over the rest of each row. With
+    G = 1 this is the cross-stitch unit (Misra et al., 2016).
 
     Raises:
-        ValueError: the outputs are not one per expert, one of them does not read all, or G does not divide H.
+        ValueError: There is not one output per expert, an output does not read all experts, or G does not divide H.
     """
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
-        _check(routing)
+        _check_routing(routing)
         self.subspaces = routing.subspaces
         self.width = routing.width
         self.weight = nn.Parameter(_mostly_own(len(routing.experts) * routing.subspaces))
-        outputs, experts = (_numbered(names, routing.subspaces) for names in (routing.outputs, routing.experts))
-        self.legend = GateLabels(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
+        outputs, experts = (_subspace_names(names, routing.subspaces) for names in (routing.outputs, routing.experts))
+        self.gate_labels = GateLabels(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; the rows and columns of A are subspaces."""
         parts_BEV = h_BEH.flatten(1).unflatten(1, (self.weight.shape[0], -1))
         y_BOV = torch.einsum("oe,bev->bov", self.weight.to(h_BEH.dtype), parts_BEV)
         y_BOH = y_BOV.flatten(1).unflatten(1, (-1, self.width))
-        return list(y_BOH.unbind(1)), expand(self.weight, h_BEH)
+        return list(y_BOH.unbind(1)), expand_to_batch(self.weight, h_BEH)
 
     def flops_per_sample(self) -> int:
         """Forward FLOPs of the matrix products, two per multiply-add."""
@@ -224,55 +228,55 @@ class SubspaceMixing(Mixing):
 class ChannelStitch(Mixing):
     """Cross-stitch with a scalar per channel: `y_o = sum_e a_oe * h_e`, a_oe a learned vector of H values.
 
-    In A_BOE stands the mean of a_oe over its channels. The start and the errors are those of `SubspaceMixing`.
+    A_BOE has the mean of a_oe over its channels. Initial values and errors are those of `SubspaceMixing`.
     """
 
     def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
-        _check(routing)
+        _check_routing(routing)
         start_OE = _mostly_own(len(routing.experts))
         self.weight = nn.Parameter(start_OE.unsqueeze(2).repeat(1, 1, routing.width))
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
-        # As an einsum it would be H products of tiny matrices, two to three times slower on a CPU.
+        # An einsum would compute H products of tiny matrices, which takes two to three times as long on a CPU.
         y = [(weight_EH.to(h_BEH.dtype) * h_BEH).sum(1) for weight_EH in self.weight.unbind(0)]
-        return y, expand(self.weight.mean(2), h_BEH)
+        return y, expand_to_batch(self.weight.mean(2), h_BEH)
 
     def flops_per_sample(self) -> int:
-        """There is no matrix product."""
+        """Return 0, because there is no matrix product."""
         return 0
 
 
 class LevelMixing(nn.Module):
-    """What a tower reads of all levels: `z_o = sum_l B_ol y_(l,o)`, `B_o = softmax(b_o)`, b learned, 0 at the start.
+    """Mixing of levels for the towers: `z_o = sum_l B_ol y_(l,o)`, `B_o = softmax(b_o)`, b learned, 0 at the start.
 
     Args:
         outputs: Names of the outputs, the same on every level.
-        levels: L, their number.
+        levels: Number of levels L.
     """
 
     def __init__(self, outputs: Sequence[str], levels: int) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(len(outputs), levels))
         names = tuple(f"level {i + 1}" for i in range(levels))
-        self.legend = GateLabels("levels", tuple(outputs), names, ((True,) * levels,) * len(outputs))
+        self.gate_labels = GateLabels("levels", tuple(outputs), names, ((True,) * levels,) * len(outputs))
 
     def forward(self, levels: Sequence[Sequence[Tensor]]) -> tuple[list[Tensor], Tensor]:
-        """The outputs of every level, (B, H) each, bottom first -> the mixed outputs, and B for every sample."""
+        """Return the mixed outputs, and B for every sample, from the outputs (B, H) of every level, bottom first."""
         b_OL = F.softmax(self.logits, dim=1)
         mixed = []
         for o in range(self.logits.shape[0]):
             y_BLH = torch.stack([outputs[o] for outputs in levels], dim=1)
             mixed.append(torch.einsum("l,blh->bh", b_OL[o].to(y_BLH.dtype), y_BLH))
-        return mixed, expand(b_OL, levels[0][0])
+        return mixed, expand_to_batch(b_OL, levels[0][0])
 
     def flops_per_sample(self, width: int) -> int:
-        """Forward FLOPs for outputs of `width`, two per multiply-add."""
+        """Return the forward FLOPs for one sample with outputs of `width`, two per multiply-add."""
         return 2 * self.logits.numel() * width
 
 
-def _check(routing: Routing) -> None:
+def _check_routing(routing: Routing) -> None:
     if len(routing.outputs) != len(routing.experts) or not all(all(row) for row in routing.edges_OE):
         raise ValueError(
             f"mixing {routing.mixing!r} needs one output per expert, each reading all; got outputs {routing.outputs} "
@@ -282,7 +286,7 @@ def _check(routing: Routing) -> None:
         raise ValueError(f"{routing.subspaces} subspaces do not divide a width of {routing.width}")
 
 
-def _numbered(names: Sequence[str], subspaces: int) -> tuple[str, ...]:
+def _subspace_names(names: Sequence[str], subspaces: int) -> tuple[str, ...]:
     if subspaces == 1:
         return tuple(names)
     return tuple(f"{name}[{part}]" for name in names for part in range(subspaces))

@@ -1,4 +1,4 @@
-"""Normalisation of dense features, as a layer: its statistics are buffers, saved and exported with the model.
+"""Layer that normalises dense features. Its statistics are buffers, which are saved and exported with the model.
 
 Shape suffixes: B batch, F dense features, G those of kind "quantile", Q quantiles.
 """
@@ -13,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("none", "standard", "log", "quantile")
-_CONSTANT = 1e-12  # a standard deviation below this part of the mean is the rounding of equal values
+# A standard deviation below this share of the mean is a rounding error, and all values are equal.
+_CONSTANT = 1e-12
 
 
 @dataclass(frozen=True)
 class DenseStatistics:
-    """What one dense feature's normaliser needs, from the training split.
+    """Statistics of one dense feature on the training split, for its normaliser.
 
     Args:
-        kind: One of `KINDS`.
-        mean: Of x, or of sign(x) log(1 + |x|) where kind is "log".
-        std: Likewise; 0 for a constant feature, which then becomes 0.
-        quantiles: Ascending; needed by "quantile" alone.
+        kind: Kind of the normaliser, one of `KINDS`.
+        mean: Mean of x, or for "log" of sign(x) log(1 + |x|).
+        std: Standard deviation of the same; a constant feature has 0, and is normalised to 0.
+        quantiles: Quantiles of x for "quantile", ascending.
     """
 
     kind: str
@@ -34,7 +35,7 @@ class DenseStatistics:
 
 
 class DenseNormaliser(nn.Module):
-    """Raw dense features -> normalised ones; a missing value (NaN) becomes 0.
+    """Normaliser of all dense features. A missing value (NaN) becomes 0.
 
         none      x
         standard  (x - mean) / std
@@ -42,10 +43,10 @@ class DenseNormaliser(nn.Module):
         quantile  sqrt(2) erfinv(2 u - 1), u the piecewise-linear empirical CDF, clipped
 
     Args:
-        statistics: One per dense feature, in the order of the batch's columns.
+        statistics: Statistics of each dense feature, in the order of the batch's columns.
 
     Raises:
-        ValueError: on an unknown kind, or "quantile" with fewer than two quantiles, or with quantiles that descend.
+        ValueError: A kind is unknown, or the quantiles of a feature descend or are fewer than two.
     """
 
     mean_F: Tensor
@@ -76,7 +77,10 @@ class DenseNormaliser(nn.Module):
         self.register_buffer("levels_GQ", levels_GQ)
 
     def forward(self, dense_BF: Tensor) -> Tensor:
-        """(B, F) raw -> (B, F) normalised, in the precision of the statistics: fp32 unless the module was converted."""
+        """Return the normalised features (B, F).
+
+        Their precision is that of the statistics: fp32 unless the module was converted.
+        """
         dense_BF = dense_BF.to(self.mean_F.dtype)
         x_BF = torch.where(self.is_log_F, torch.sign(dense_BF) * torch.log1p(dense_BF.abs()), dense_BF)
         x_BF = (x_BF - self.mean_F) * self.scale_F
@@ -87,10 +91,12 @@ class DenseNormaliser(nn.Module):
 
 
 def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tensor:
-    edge = 1e-3  # u is clipped to [edge, 1 - edge], that is the output to +-3.09
+    # u is clipped to [edge, 1 - edge], and so the output to +-3.09.
+    edge = 1e-3
     right_GB = torch.searchsorted(knots_GQ, x_GB).clamp(1, knots_GQ.shape[1] - 1)
     low_GB, high_GB = knots_GQ.gather(1, right_GB - 1), knots_GQ.gather(1, right_GB)
-    width_GB = torch.where(low_GB < high_GB, high_GB - low_GB, 1.0)  # equal knots are of equal level
+    # Equal knots have equal levels, so the width between them does not matter.
+    width_GB = torch.where(low_GB < high_GB, high_GB - low_GB, 1.0)
     share_GB = ((x_GB - low_GB) / width_GB).clamp(0.0, 1.0)
     low_GB, high_GB = levels_GQ.gather(1, right_GB - 1), levels_GQ.gather(1, right_GB)
     u_GB = torch.lerp(low_GB, high_GB, share_GB).clamp(edge, 1 - edge)
@@ -98,10 +104,10 @@ def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tens
 
 
 def _knots(quantiles: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
-    """Every feature's quantiles in fp32 and the levels u at which they stand, to one length by repeating the last.
+    """Return the knots of the empirical CDFs: the quantiles of every feature in fp32, and their levels u.
 
-    A value that spans several quantiles stands at the middle of its span. Ties stay, so that the shapes, and with them
-    the keys and sizes of a checkpoint, depend on the number of quantiles and not on the data.
+    The last knot is repeated until all features have the same number. Equal quantiles get the level in the middle of
+    theirs. They are not merged, so the sizes in a checkpoint depend on the number of quantiles and not on the data.
     """
     length = max(map(len, quantiles), default=2)
     knots, levels = torch.empty(len(quantiles), length), torch.empty(len(quantiles), length)

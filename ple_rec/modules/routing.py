@@ -1,37 +1,38 @@
-"""Who reads whom on one level of the extraction network, as plain data.
+"""Routing of one level of the extraction network as plain data: the experts, and which output reads which expert.
 
     h_e = f_e(x_source(e))                experts
     y_o = sum_e A_oe h_e                  A_oe = 0 unless reads[o][e]
 
-A variant of the model is a `Routing` per level and a way to make A (`ple_rec.modules.mixing`), nothing else.
+A variant of the model is a `Routing` for each level, which also names the way to compute A (`ple_rec.modules.mixing`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-X = -1  # as a selector: x itself, at any level
+# This value of `selector_O` selects by x itself, at any level.
+X = -1
 
 
 @dataclass(frozen=True)
 class Routing:
-    """One level's experts, outputs and edges.
+    """Experts, outputs and edges of one level.
 
     Args:
         experts: Name of each expert, `owner.index`.
-        source_E: The input stream that each expert reads; experts of one stream stand together, in stream order, so
-            that their first layers are one matrix.
+        source_E: Input stream that each expert reads, ascending, so that the first layers of the experts of one stream
+            are one matrix.
         outputs: Name of each output; the outputs of a level are the input streams of the next.
-        edges_OE: `edges_OE[o][e]`: whether output o mixes expert e.
-        selector_O: The input stream whose value selects (the gate's input) for each output, or `X`.
+        edges_OE: Edges of the level: `edges_OE[o][e]` is True if output o mixes expert e.
+        selector_O: Input stream from which the gate of each output is computed, or `X`.
         hidden: Layer sizes of every expert; the last is the width of its output.
-        mixing: How A is made: a key of `ple_rec.modules.mixing.MIXINGS`.
-        subspaces: G, parts of an expert's output that `subspaces` mixes one by one.
-        orthogonality: lambda of the penalty on the subspaces' weights; see `ExpertBank.orthogonality`.
-        mix_levels: On the last level: each output is a mix of this level's and all lower ones' outputs of its name.
+        mixing: Key of `ple_rec.modules.mixing.MIXINGS`, which says how A is computed.
+        subspaces: Number of subspaces G of an expert's output, which the mixing `subspaces` mixes one by one.
+        orthogonality: Factor lambda of the penalty on the weights of subspaces; see `ExpertBank.orthogonality`.
+        mix_levels: True on the last level to mix, for each output, the outputs of its name on all levels.
 
     Raises:
-        ValueError: if sizes disagree, an output reads nothing, or the experts are not in stream order.
+        ValueError: Lengths differ, an output reads no expert, or the experts are not in the order of their streams.
     """
 
     experts: tuple[str, ...]
@@ -46,37 +47,37 @@ class Routing:
     mix_levels: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the parts fit."""
+        """Check that the fields fit together."""
         if len(self.source_E) != len(self.experts) or any(len(row) != len(self.experts) for row in self.edges_OE):
             raise ValueError(f"{len(self.experts)} experts, but source_E or edges_OE has another length")
         if not len(self.outputs) == len(self.edges_OE) == len(self.selector_O):
             raise ValueError(f"{len(self.outputs)} outputs, but edges_OE or selector_O has another length")
         if list(self.source_E) != sorted(self.source_E):
-            raise ValueError(f"experts must stand in the order of their streams, got source_E = {self.source_E}")
+            raise ValueError(f"experts must be in the order of their streams, got source_E = {self.source_E}")
         for output, row in zip(self.outputs, self.edges_OE, strict=True):
             if not any(row):
                 raise ValueError(f"output {output!r} reads no expert")
 
     @property
     def width(self) -> int:
-        """H, the width of every expert's output."""
+        """Width H of every expert's output."""
         return self.hidden[-1]
 
     def experts_of_stream(self, stream: int) -> int:
-        """How many experts read `stream`."""
+        """Return the number of experts that read `stream`."""
         return sum(source == stream for source in self.source_E)
 
 
 @dataclass(frozen=True)
 class GateLabels:
-    """What the rows and columns of an A_BOE are, for those who show it.
+    """Names of the rows and columns of an A_BOE, for reports.
 
     Args:
-        mixing: How A is made: a key of MIXINGS, or `levels`.
+        mixing: Key of `MIXINGS` that says how A is computed, or `levels`.
         outputs: Name of each row.
         experts: Name of each column.
-        edges_OE: Where A is not 0 by construction.
-        level: From 1; None where A mixes levels.
+        edges_OE: Flags of the entries of A that are not 0 by construction.
+        level: Number of the level, from 1, or None if A mixes levels.
     """
 
     mixing: str

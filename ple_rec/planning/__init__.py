@@ -1,13 +1,13 @@
-"""`ple-rec plan`: where tables go on hosts that are not there yet, what a step costs, what to do where it does not fit.
+"""Plans of `ple-rec plan` for any hosts: placement of tables, time of a step, and changes to a run that does not fit.
 
-options.py       the cluster and the options, checked before torch is loaded
-plan_input.py    the model of a configuration, without memory and without data
+options.py       cluster and options, checked before torch is loaded
+plan_input.py    model of a configuration, without memory and without data
 workload.py      ids, values and FLOPs of a sample on a rank
-estimate.py      step time, samples a second, time of an epoch, and what bounds them
-roofline.py      the least time of a step on GPUs
+estimate.py      step time, samples a second, time of an epoch, and the part that bounds them
+roofline.py      least time of a step on GPUs
 suggestions.py   changes that make a plan fit, each tried
-smallest.py      the fewest hosts that fit, or that are fast enough
-compare.py       how two plans differ
+smallest.py      fewest hosts on which a run fits, or is fast enough
+compare.py       differences between two plans
 text.py          a plan on a terminal
-run.py           the verb
+run.py           plans for the verb, and their files
 """

@@ -1,22 +1,23 @@
-"""How two plans differ: clusters, sums, and every table that went elsewhere."""
+"""Differences between two plans: clusters, sums, and every table whose placement differs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ple_rec.config.plan import PARTS, Plan
+from ple_rec.config.plan import PARTS, PlanFile
 from ple_rec.config.plan_table import TablePlan
 from ple_rec.planning.text import imbalance, ms_text
 from ple_rec.text import aligned
 from ple_rec.text.units import joined_spans, short_bytes, short_count
 
-_NAMED = 3
+# A table that differs in its shards alone shows this many of them.
+_SHARDS = 3
 
 
-def format_comparison(a: Plan, b: Plan, names: tuple[str, str]) -> str:
-    """Two plans side by side, then the tables that differ."""
+def format_comparison(a: PlanFile, b: PlanFile, names: tuple[str, str]) -> str:
+    """Return the sums of two plans side by side, then the tables that differ."""
     lines = [["", *names], *([key, *values] for key, values in _sums(a, b))]
-    differing = [line for line in _tables(a, b)]
+    differing = list(_tables(a, b))
     if not differing:
         return "\n".join([*aligned(lines), "", "every table lies where it did"])
     head = ["table", "", "rows x dim", "sharding", "kernel", "ranks"]
@@ -25,7 +26,7 @@ def format_comparison(a: Plan, b: Plan, names: tuple[str, str]) -> str:
     return "\n".join([*aligned(lines), "", title, *aligned([head, *differing], left=(0, 1, 2, 3, 4, 5))])
 
 
-def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
+def _sums(a: PlanFile, b: PlanFile) -> Iterator[tuple[str, tuple[str, str]]]:
     def both(key: str, show: object) -> tuple[str, tuple[str, str]]:
         assert callable(show)
         return key, (show(a), show(b))
@@ -46,33 +47,33 @@ def _sums(a: Plan, b: Plan) -> Iterator[tuple[str, tuple[str, str]]]:
     yield both("samples/s", lambda p: "-" if p.rate is None else short_count(p.rate))
 
 
-def _tables(a: Plan, b: Plan) -> Iterator[list[str]]:
+def _tables(a: PlanFile, b: PlanFile) -> Iterator[list[str]]:
     before, after = ({table.table: table for table in plan.tables} for plan in (a, b))
     for name in dict.fromkeys([*before, *after]):
         tables = ((a, before.get(name)), (b, after.get(name)))
         rows = [_line(*each) for each in tables]
-        if rows[0] == rows[1] and _placed(*tables[0]) != _placed(*tables[1]):
+        if rows[0] == rows[1] and _placement(*tables[0]) != _placement(*tables[1]):
             rows = [[*row[:-1], f"{row[-1]} ({_shards(*each)})"] for row, each in zip(rows, tables, strict=True)]
         if rows[0] != rows[1]:
             yield [name, "a", *rows[0]]
             yield ["", "b", *rows[1]]
 
 
-def _placed(plan: Plan, table: TablePlan | None) -> object:
+def _placement(plan: PlanFile, table: TablePlan | None) -> object:
     return None if table is None else (table.shards(plan.cluster), table.cache_load_factor)
 
 
-def _shards(plan: Plan, table: TablePlan | None) -> str:
-    """The first shards, where two tables differ in nothing else."""
+def _shards(plan: PlanFile, table: TablePlan | None) -> str:
+    """Return the first shards of a table, to show beside a table that differs in nothing else."""
     if table is None:
         return ""
     load = "" if table.cache_load_factor is None else f"cached {table.cache_load_factor:g}, "
     shards = table.shards(plan.cluster)
-    some = [f"rank {s.rank}: rows {s.row}+{s.rows}, columns {s.column}+{s.columns}" for s in shards[:_NAMED]]
-    return load + "; ".join(some) + ("; ..." if len(shards) > _NAMED else "")
+    texts = [f"rank {s.rank}: rows {s.row}+{s.rows}, columns {s.column}+{s.columns}" for s in shards[:_SHARDS]]
+    return load + "; ".join(texts) + ("; ..." if len(shards) > _SHARDS else "")
 
 
-def _line(plan: Plan, table: TablePlan | None) -> list[str]:
+def _line(plan: PlanFile, table: TablePlan | None) -> list[str]:
     if table is None:
         return ["none", "", "", ""]
     size = f"{table.rows:,} x {table.dim} {table.dtype}"

@@ -1,4 +1,4 @@
-"""The time of a step from a plan. docs/planning.md has the formulas, their assumptions and an example."""
+"""Estimate of the time of a step from a plan. docs/planning.md has the formulas, their assumptions and an example."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import BUSY, Estimate, Part, Plan
+from ple_rec.config.plan import SEQUENTIAL_PARTS, PlanFile, StepEstimate, StepPart
 from ple_rec.config.plan_table import Costs
 
-_BACKWARD = 2.0  # FLOPs of the backward over those of the forward
+# The backward pass has this many times the FLOPs of the forward pass.
+_BACKWARD = 2.0
 _GRADIENT_BYTES = 4
-_DIGITS = 6  # of every figure: two plans that mean the same read the same
+# All figures are rounded to so many digits, so that equal plans have equal files.
+_DIGITS = 6
 
 
 @dataclass(frozen=True)
-class Work:
-    """What the dense part of a run asks of a rank.
+class DenseWork:
+    """Work of the dense layers, and the number of samples.
 
     Args:
-        flops_per_sample: Forward, two a multiply-add.
-        dense_parameters: Trained values outside the tables.
-        precision: Of the matrix products.
-        epoch_samples: Samples of the training split.
+        flops_per_sample: FLOPs of the forward pass of a sample; a multiply-add counts as two.
+        dense_parameters: Number of trained values outside the tables.
+        precision: Precision of the matrix products.
+        epoch_samples: Number of samples of the training split.
     """
 
     flops_per_sample: int
@@ -31,27 +33,29 @@ class Work:
     epoch_samples: int
 
 
-def estimate(plan: Plan, work: Work) -> Estimate:
-    """A step's parts in milliseconds, and what follows.
+def estimate(plan: PlanFile, work: DenseWork) -> StepEstimate:
+    """Return the parts of a step in milliseconds, and the rate and time of an epoch that follow.
 
-    step = max(lookup + communication + dense + gradients, loader), of the rank whose tables take longest
+    step = max(lookup + communication + dense + gradients, loader)
+
+    lookup and communication are those of the rank whose tables take longest.
     """
     cluster = plan.cluster
     busiest = max(plan.costs, key=Costs.total)
     dense = dense_ms(cluster, work, plan.batch_size_per_rank)
     overlap = dense * _BACKWARD / (1 + _BACKWARD)
-    parts: dict[Part, float] = {
+    parts: dict[StepPart, float] = {
         "lookup": busiest.lookup_ms(),
         "communication": busiest.communication_ms(),
         "dense": dense,
         "gradients": max(0.0, all_reduce_ms(cluster, work.dense_parameters) - overlap),
         "loader": 1e3 * plan.batch_size_per_rank / cluster.hardware.loader_rows_per_s,
     }
-    busy = sum(parts[name] for name in BUSY)
+    busy = sum(parts[name] for name in SEQUENTIAL_PARTS)
     step = max(busy, parts["loader"])
-    bound: Part = "loader" if parts["loader"] >= busy else max(BUSY, key=lambda name: parts[name])
+    bound: StepPart = "loader" if parts["loader"] >= busy else max(SEQUENTIAL_PARTS, key=lambda name: parts[name])
     rate = 1e3 * plan.batch_size_per_rank * cluster.world_size / step
-    return Estimate(
+    return StepEstimate(
         **{f"{name}_ms": _short(value) for name, value in parts.items()},
         step_ms=_short(step),
         bound=bound,
@@ -65,8 +69,11 @@ def _short(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")
 
 
-def dense_ms(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:
-    """3 F B / (efficiency * peak): forward and backward of the dense layers, F FLOPs a sample."""
+def dense_ms(cluster: Cluster, work: DenseWork, batch_size_per_rank: int) -> float:
+    """Return the milliseconds of the dense layers' forward and backward pass: 3 F B / (efficiency * peak).
+
+    F is the number of FLOPs of a sample, B the number of samples of a rank.
+    """
     hardware = cluster.hardware
     peak = hardware.bf16_tflops if work.precision == "bf16" else hardware.fp32_tflops
     if not cluster.cuda:
@@ -76,9 +83,12 @@ def dense_ms(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:
 
 
 def all_reduce_ms(cluster: Cluster, parameters: int) -> float:
-    """A ring inside each host, and one over the hosts on all their network adapters, of 4 bytes a parameter.
+    """Return the milliseconds of an all-reduce of the dense gradients.
 
     2 (L - 1) / L n / intra + 2 (H - 1) / H n / (L inter)
+
+    There is a ring inside each host of L ranks, and one over the H hosts on all their network adapters. n is the number
+    of bytes, 4 for each parameter; intra and inter are the bandwidths.
     """
     inside, between = all_reduce_bytes(cluster, parameters)
     hardware = cluster.hardware
@@ -86,14 +96,14 @@ def all_reduce_ms(cluster: Cluster, parameters: int) -> float:
 
 
 def all_reduce_bytes(cluster: Cluster, parameters: int) -> tuple[float, float]:
-    """What a rank sends for the all-reduce of `all_reduce_ms`: inside its host, and to other hosts."""
+    """Return the bytes that a rank sends in the all-reduce of `all_reduce_ms`, inside its host and to other hosts."""
     ranks, hosts = cluster.ranks_per_host, cluster.hosts
     count = _GRADIENT_BYTES * parameters
     return 2 * (ranks - 1) / ranks * count, 2 * (hosts - 1) / hosts * count / ranks
 
 
-def highest_rate(cluster: Cluster, work: Work, batch_size_per_rank: int) -> float:
-    """Samples a second that no plan can exceed: those of the dense layers, or of the loader, alone."""
+def highest_rate(cluster: Cluster, work: DenseWork, batch_size_per_rank: int) -> float:
+    """Return samples a second that no plan can exceed: the rate of the dense layers, or of the loader, alone."""
     loader = 1e3 * batch_size_per_rank / cluster.hardware.loader_rows_per_s
     slowest = max(dense_ms(cluster, work, batch_size_per_rank), loader)
     return 1e3 * batch_size_per_rank * cluster.world_size / slowest

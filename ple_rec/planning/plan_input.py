@@ -1,4 +1,4 @@
-"""The model of a configuration on the meta device, by the schema of its dataset or of one that is not there yet."""
+"""Inputs of a plan: the dataset's schema, which may exist without the dataset, and the model on the meta device."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ import torch
 from ple_rec.config.choices import faster_precision
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import described_schema
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection, select_columns
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.distributed.layouts import Watch
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.distributed.planner import PlanningInputs, check_sizes, make_plan
 from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.planning.estimate import Work, estimate
+from ple_rec.planning.estimate import DenseWork, estimate
 from ple_rec.storage import explain_errors, location
 from ple_rec.training.checks import global_batch_size, select
 from ple_rec.training.model import model_of, sizes_of
 
-_ANY = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}  # sizes follow from no value
+# Sizes of a model do not depend on the statistics of a dense feature, so these stand for all of them.
+_STATISTICS = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}
 
 
 @dataclass(frozen=True)
-class Described:
-    """What planning needs to know of a dataset.
+class DatasetDescription:
+    """Schema of a dataset that may not exist yet.
 
     Args:
-        schema: Its tables, features and tasks.
-        ids_per_sample: Mean ids of a sample, by feature, where known.
-        place: Where that stands, for people.
+        schema: Tables, features, tasks and splits of the dataset.
+        ids_per_sample: Mean number of ids of a sample by feature name, for the features whose number is known.
+        place: Source of the schema, for messages.
     """
 
     schema: DatasetSchema
@@ -44,18 +45,18 @@ class Described:
     place: str
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """What a run reads; raises UserError for a name that the dataset does not have."""
+        """Return the columns that a run reads; raise UserError for a name that the dataset does not have."""
         return select_columns(self.schema, self.place, drop, tasks)
 
-    def with_sizes(self, rows: Mapping[str, int], samples: int | None) -> Described:
-        """Return the dataset as it will be.
+    def with_sizes(self, rows: Mapping[str, int], samples: int | None) -> DatasetDescription:
+        """Return the description of a dataset with other sizes.
 
         Args:
-            rows: Rows of its tables, by name; the others keep theirs.
-            samples: Samples of the training split; None: as many as now.
+            rows: Number of rows of a table, by table name; the other tables keep theirs.
+            samples: Number of samples of the training split; None for as many as now.
 
         Raises:
-            UserError: the dataset has no such table.
+            UserError: The dataset has no table of such a name.
         """
         schema, known = self.schema, self.schema.table_rows()
         for name in rows:
@@ -73,25 +74,28 @@ class Described:
         return replace(self, schema=schema.model_copy(update={"tables": tables, "splits": splits}), place=place)
 
 
-def describe(config: RunConfig, schema: str | None = None) -> Described:
-    """The dataset of a run: `schema`, else the directory where it is there, else what `data.described_by` names.
+def describe(config: RunConfig, schema: str | None = None) -> DatasetDescription:
+    """Return the description of a run's dataset.
+
+    It comes from `schema` if that is not None, else from the dataset directory if it exists, else from the schema that
+    `data.described_by` names.
 
     Args:
-        config: The run.
-        schema: A `schema.toml`, or the name of one that comes with the package, whatever directories there are.
+        config: Configuration of the run.
+        schema: Path of a `schema.toml`, or name of a schema that comes with the package.
 
     Raises:
-        UserError: neither is there.
-        DataError: it breaks the rules of a schema.
+        UserError: There is neither a dataset nor a schema.
+        DataError: The schema breaks its rules.
     """
     if schema is not None:
-        return Described(described_schema(schema), {}, f"the schema {schema}")
+        return DatasetDescription(described_schema(schema), {}, f"the schema {schema}")
     folder = location(config.data.path)
     with explain_errors(folder, "read", "a plan follows from the rows of its tables"):
-        there = folder.is_dir()
-    if there:
-        dataset = Dataset(folder)
-        return Described(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
+        exists = folder.is_dir()
+    if exists:
+        dataset = DatasetDirectory(folder)
+        return DatasetDescription(dataset.schema, dataset.ids_per_sample(dataset.schema.sparse), config.data.path)
     if config.data.described_by is None:
         raise UserError(
             "data.path",
@@ -100,10 +104,12 @@ def describe(config: RunConfig, schema: str | None = None) -> Described:
             "prepare it with `ple-rec prep`, or name a schema.toml by data.described_by",
         )
     place = f"the schema {config.data.described_by} ({config.data.path} is not there)"
-    return Described(described_schema(config.data.described_by), {}, place)
+    return DatasetDescription(described_schema(config.data.described_by), {}, place)
 
 
-def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: Watch | None = None) -> Plan:
+def plan_run(
+    config: RunConfig, described: DatasetDescription, cluster: Cluster, watch: Watch | None = None
+) -> PlanFile:
     """Return the plan of a run on a cluster, with its estimate.
 
     Args:
@@ -113,22 +119,22 @@ def plan_run(config: RunConfig, described: Described, cluster: Cluster, watch: W
         watch: Called at every proposal that the planner tries.
 
     Raises:
-        DoesNotFitError: no plan keeps every rank below its memory.
-        UserError: configuration, dataset and cluster do not fit each other.
+        DoesNotFitError: No plan keeps every rank below its memory.
+        UserError: Configuration, dataset and cluster do not fit each other.
     """
-    request = request_of(config, described, cluster)
-    check_sizes(sizes_of(config, select(config, described)), request)
+    inputs = planning_inputs(config, described, cluster)
+    check_sizes(sizes_of(config, select(config, described)), inputs)
     model = meta_model(config, described, cuda=cluster.cuda)
-    plan = make_plan(model, request, watch)
-    found = estimate(plan, work_of(config, described, model, cluster))
-    return plan.model_copy(update={"estimate": found, "rows_of": described.place})
+    plan = make_plan(model, inputs, watch)
+    step = estimate(plan, work_of(config, described, model, cluster))
+    return plan.model_copy(update={"estimate": step, "rows_of": described.place})
 
 
-def request_of(config: RunConfig, described: Described, cluster: Cluster) -> PlanningInputs:
-    """What to plan for.
+def planning_inputs(config: RunConfig, described: DatasetDescription, cluster: Cluster) -> PlanningInputs:
+    """Return the planner's inputs for a run on a cluster.
 
     Raises:
-        UserError: fewer samples a step than ranks.
+        UserError: A step has fewer samples than there are ranks.
     """
     world = cluster.world_size
     batch = global_batch_size(config, world)
@@ -144,27 +150,28 @@ def request_of(config: RunConfig, described: Described, cluster: Cluster) -> Pla
     )
 
 
-def work_of(config: RunConfig, described: Described, model: MultiTaskModel, cluster: Cluster) -> Work:
-    """What the dense part of the run asks of a rank; `precision = "auto"` is decided by the peaks of the hardware."""
-    splits, asked, hardware = described.schema.splits, config.train.precision, cluster.hardware
-    auto = faster_precision(hardware.fp32_tflops, hardware.bf16_tflops)
-    return Work(
+def work_of(config: RunConfig, described: DatasetDescription, model: MultiTaskModel, cluster: Cluster) -> DenseWork:
+    """Return the work of the dense layers; `precision = "auto"` is the one in which the hardware is faster."""
+    splits, precision, hardware = described.schema.splits, config.train.precision, cluster.hardware
+    faster = faster_precision(hardware.fp32_tflops, hardware.bf16_tflops)
+    return DenseWork(
         flops_per_sample=model.flops_per_sample(),
         dense_parameters=model.dense_parameters(),
-        precision=auto if asked == "auto" else asked,
+        precision=faster if precision == "auto" else precision,
         epoch_samples=max(1, splits["train"].rows) if "train" in splits else 1,
     )
 
 
-def meta_model(config: RunConfig, described: Described, *, cuda: bool) -> MultiTaskModel:
-    """The model with parameters that have sizes and no memory, and its tables' optimizer.
+def meta_model(config: RunConfig, described: DatasetDescription, *, cuda: bool) -> MultiTaskModel:
+    """Return the model with parameters that take no memory, and with the tables' optimizer attached.
 
     Raises:
-        UserError: the configuration names what the dataset does not have, or an optimizer that the device lacks.
+        UserError: The configuration names a column that the dataset lacks, or an optimizer that the device lacks.
     """
     selection = select(config, described)
-    statistics = {feature.name: {"train": _ANY} for feature in selection.dense}
-    with torch.device("meta"):  # nothing is drawn, however large the dense layers are
+    statistics = {feature.name: {"train": _STATISTICS} for feature in selection.dense}
+    # On the meta device no initial values are drawn, which would take long for large dense layers.
+    with torch.device("meta"):
         model = model_of(config, selection, statistics, torch.device("meta"))
     attach_table_optimizer(model, config.table_optimizer, torch.device("cuda" if cuda else "cpu"))
     return model

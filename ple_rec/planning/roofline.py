@@ -1,10 +1,11 @@
-"""The least time of a training step on GPUs: what each part moves or computes, over what the hardware gives.
+"""Least time of a training step on GPUs: the work of each part divided by the peak of the hardware.
 
-It is a lower bound, no forecast: every peak is reached, kernels fuse what they can, launches take no time, and nobody
-waits. Of a sample on one of W = H L ranks (H hosts of L GPUs) with B samples each, whose F features have n ids in all,
-rows of d values of w bytes, and lie whole on one rank each, spread as evenly as F tables over W ranks can be:
+It is a lower bound, no forecast: every peak is reached, kernels fuse as much as they can, launches take no time, and no
+rank waits. The table below has the work of one sample. There are W = H L ranks (H hosts of L GPUs) with B samples each.
+F sparse features have n ids in all, and rows of d values of w bytes. Each table lies on one rank, and the tables are
+spread over the ranks as evenly as F tables can be.
 
-    s = W ceil(F / W) / F          how much more than the mean the busiest rank has (1 on one rank)
+    s = W ceil(F / W) / F          tables of the busiest rank over the mean of all ranks (1 on one rank)
     u_f = min(n_f, rows_f / (W B)) distinct rows of feature f that a sample adds to a step; the others are in cache
 
     read               1 row                                                                   loader
@@ -36,7 +37,7 @@ from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import WIDTH
 from ple_rec.config.run import ExchangePrecision
 from ple_rec.planning.estimate import all_reduce_bytes
-from ple_rec.planning.workload import Bag, Workload
+from ple_rec.planning.workload import FeatureLoad, SampleWork
 from ple_rec.text import aligned
 from ple_rec.text.units import short_count
 
@@ -44,18 +45,22 @@ Resource = Literal["loader", "host link", "GEMM", "HBM", "NVLink", "network"]
 RESOURCES: tuple[Resource, ...] = get_args(Resource)
 LOADER: Resource = "loader"
 
-_ID, _LENGTH, _FLOAT, _GROUP = 4, 4, 4, 8  # bytes in a batch
-_KEY, _PLACE, _RADIX_BITS = 8, 4, 8  # of FBGEMM's sort
-_SECTOR = 32  # bytes that a GPU's memory moves at least
-_EXCHANGED: Mapping[ExchangePrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+# A batch has so many bytes for each of its values.
+_ID, _LENGTH, _FLOAT, _GROUP = 4, 4, 4, 8
+# FBGEMM sorts keys and places of so many bytes, and so many bits in a pass.
+_KEY, _PLACE, _RADIX_BITS = 8, 4, 8
+# The memory of a GPU moves at least so many bytes at a time.
+_SECTOR = 32
+_EXCHANGE_BYTES: Mapping[ExchangePrecision, int] = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
 _ACTIVATION = {"fp32": 4, "bf16": 2}
-_TOUCHED = 6  # times that a value between two products is moved
+# A value between two matrix products is moved so many times.
+_ACTIVATION_PASSES = 6
 _WEIGHT_PASSES = 3
 _OPTIMIZER_PASSES = {"adam": 7, "adamw": 7, "adagrad": 5, "sgd": 3}
 
 
-class Row(NamedTuple):
-    """A part: what a sample asks of a resource, in FLOPs (GEMM), rows (loader) or bytes (the others)."""
+class Demand(NamedTuple):
+    """Demand of a part of the step on a resource for each sample: FLOPs (GEMM), rows (loader) or bytes (others)."""
 
     part: str
     resource: Resource
@@ -64,61 +69,64 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Roofline:
-    """The parts of a sample on a rank of a cluster.
+    """Demands of a sample on the resources of a rank, and the rates that follow.
 
     Args:
-        rows: In the order of a step.
-        cluster: With the peaks.
-        peaks: Of a rank's resources, in a second.
-        batch: B.
-        precision: Of the dense layers.
+        demands: Demands of all parts, in the order of a step.
+        cluster: Cluster with the rank.
+        peaks: Peak of each resource of a rank, in a second.
+        batch: Number of samples of a rank and step, B.
+        precision: Precision of the dense layers.
     """
 
-    rows: tuple[Row, ...]
+    demands: tuple[Demand, ...]
     cluster: Cluster
     peaks: Mapping[Resource, float]
     batch: int
     precision: str
 
-    def seconds(self, row: Row) -> float:
-        """Of a sample, on a rank."""
-        return row.amount / self.peaks[row.resource]
+    def seconds(self, demand: Demand) -> float:
+        """Return the seconds that a demand takes at the peak of its resource."""
+        return demand.amount / self.peaks[demand.resource]
 
     def busy(self, resource: Resource) -> float:
-        """Seconds that a sample keeps a resource busy."""
-        return sum(self.seconds(row) for row in self.rows if row.resource == resource)
+        """Return the seconds that a sample keeps a resource busy."""
+        return sum(self.seconds(demand) for demand in self.demands if demand.resource == resource)
 
     def bound(self, *, loader: bool) -> Resource:
-        """The resource that is busy longest.
+        """Return the resource that is busy longest.
 
         Args:
-            loader: Whether reading counts.
+            loader: True to count the loader among the resources.
         """
         return max((r for r in RESOURCES if loader or r != LOADER), key=self.busy)
 
     def overlapped(self, *, loader: bool) -> float:
-        """Samples a second of the cluster where all resources work at once.
+        """Return the samples a second of the cluster if all resources work at once.
 
         Args:
-            loader: Whether reading counts.
+            loader: True to count the loader among the resources.
         """
         return self.cluster.world_size / self.busy(self.bound(loader=loader))
 
     def serial(self) -> float:
-        """The same where each part waits for the one before; reading is ahead of the step, and does not count."""
+        """Return the samples a second if each part waits for the one before.
+
+        The loader does not count, since it reads ahead of the step.
+        """
         return self.cluster.world_size / sum(self.busy(r) for r in RESOURCES if r != LOADER)
 
 
-def roofline(workload: Workload, cluster: Cluster, batch_size_per_rank: int) -> Roofline:
-    """The roofline of a workload; equations at the head of this module.
+def roofline(workload: SampleWork, cluster: Cluster, batch_size_per_rank: int) -> Roofline:
+    """Return the roofline of a workload by the equations at the head of this module.
 
     Args:
-        workload: Of a sample.
-        cluster: Of GPUs.
-        batch_size_per_rank: B.
+        workload: Work of a sample.
+        cluster: Cluster of GPUs.
+        batch_size_per_rank: Number of samples of a rank and step, B.
 
     Raises:
-        ValueError: CPU hosts.
+        ValueError: The hosts have no GPUs.
     """
     if not cluster.cuda:
         raise ValueError(f"{cluster.describe()}: a roofline is of GPUs")
@@ -132,78 +140,80 @@ def roofline(workload: Workload, cluster: Cluster, batch_size_per_rank: int) -> 
         "NVLink": hardware.intra_host_gb_per_s * 1e9,
         "network": hardware.inter_host_gb_per_s * 1e9,
     }
-    rows = tuple(row for row in _rows(workload, cluster, batch_size_per_rank) if row.amount)
-    return Roofline(rows, cluster, peaks, batch_size_per_rank, workload.work.precision)
+    demands = tuple(demand for demand in _demands(workload, cluster, batch_size_per_rank) if demand.amount)
+    return Roofline(demands, cluster, peaks, batch_size_per_rank, workload.work.precision)
 
 
-def _rows(workload: Workload, cluster: Cluster, batch: int) -> Iterator[Row]:
-    bags, work, world = workload.bags, workload.work, cluster.world_size
-    features, ids = len(bags), sum(bag.ids for bag in bags)
-    pooled = sum(bag.dim for bag in bags)
-    most = world * math.ceil(features / world) / features if features else 1.0
-    sent = _ID * ids + _LENGTH * features
+def _demands(workload: SampleWork, cluster: Cluster, batch: int) -> Iterator[Demand]:
+    features, work, world = workload.features, workload.work, cluster.world_size
+    count, ids = len(features), sum(feature.ids for feature in features)
+    pooled = sum(feature.dim for feature in features)
+    skew = world * math.ceil(count / world) / count if count else 1.0
+    sparse_bytes = _ID * ids + _LENGTH * count
     width = WIDTH[workload.embeddings.dtype]
-    forward, backward = (_EXCHANGED[precision] for precision in workload.exchanged)
+    forward, backward = (_EXCHANGE_BYTES[precision] for precision in workload.exchange_precisions)
 
-    def distinct(bag: Bag) -> float:
-        return min(bag.ids, bag.rows / (world * batch))
+    def distinct(feature: FeatureLoad) -> float:
+        return min(feature.ids, feature.rows / (world * batch))
 
-    def exchange(part: str, count: float) -> Iterator[Row]:
+    def exchange(part: str, amount: float) -> Iterator[Demand]:
         near = (cluster.ranks_per_host - 1) / world
         far = (world - cluster.ranks_per_host) / world
-        yield Row(part, "NVLink", most * count * near)
-        yield Row(part, "network", most * count * far)
+        yield Demand(part, "NVLink", skew * amount * near)
+        yield Demand(part, "network", skew * amount * far)
 
-    group = _GROUP if workload.grouped else 0
-    yield Row("read", "loader", 1.0)
-    yield Row("copy", "host link", sent + _FLOAT * workload.dense_features + 2 * _FLOAT * workload.tasks + group)
-    yield from exchange("ids", sent)
-    rows = sum(distinct(bag) * bag.dim for bag in bags) * width
-    passes = math.ceil(math.log2(sum(bag.rows for bag in bags)) / _RADIX_BITS) if bags else 0
-    yield Row("sort", "HBM", most * 2 * passes * (_KEY + _PLACE) * ids)
-    yield Row("look-up", "HBM", most * (_KEY * ids + rows + _FLOAT * pooled))
+    group = _GROUP if workload.has_group else 0
+    yield Demand("read", "loader", 1.0)
+    yield Demand(
+        "copy", "host link", sparse_bytes + _FLOAT * workload.dense_features + 2 * _FLOAT * workload.tasks + group
+    )
+    yield from exchange("ids", sparse_bytes)
+    rows = sum(distinct(feature) * feature.dim for feature in features) * width
+    passes = math.ceil(math.log2(sum(feature.rows for feature in features)) / _RADIX_BITS) if features else 0
+    yield Demand("sort", "HBM", skew * 2 * passes * (_KEY + _PLACE) * ids)
+    yield Demand("look-up", "HBM", skew * (_KEY * ids + rows + _FLOAT * pooled))
     yield from exchange("pooled rows", forward * pooled)
-    yield Row("dense", "GEMM", 3.0 * work.flops_per_sample)
-    yield Row("activations", "HBM", _TOUCHED * _ACTIVATION[work.precision] * workload.values)
-    yield Row("weights", "HBM", _WEIGHT_PASSES * _FLOAT * work.dense_parameters / batch)
+    yield Demand("dense", "GEMM", 3.0 * work.flops_per_sample)
+    yield Demand("activations", "HBM", _ACTIVATION_PASSES * _ACTIVATION[work.precision] * workload.values)
+    yield Demand("weights", "HBM", _WEIGHT_PASSES * _FLOAT * work.dense_parameters / batch)
     yield from exchange("gradients", backward * pooled)
-    state = sum(distinct(bag) * _state(workload, bag) for bag in bags)
-    yield Row("update", "HBM", most * (_FLOAT * pooled + 2 * rows + 2 * state))
+    state = sum(distinct(feature) * _state(workload, feature) for feature in features)
+    yield Demand("update", "HBM", skew * (_FLOAT * pooled + 2 * rows + 2 * state))
     passes = _OPTIMIZER_PASSES[workload.dense_optimizer]
-    yield Row("dense optimizer", "HBM", passes * _FLOAT * work.dense_parameters / batch)
+    yield Demand("dense optimizer", "HBM", passes * _FLOAT * work.dense_parameters / batch)
     inside, between = all_reduce_bytes(cluster, work.dense_parameters)
-    yield Row("all-reduce", "NVLink", inside / batch)
-    yield Row("all-reduce", "network", between / batch)
+    yield Demand("all-reduce", "NVLink", inside / batch)
+    yield Demand("all-reduce", "network", between / batch)
 
 
-def _state(workload: Workload, bag: Bag) -> int:
-    """Bytes of the optimizer's state of a row, as the memory moves them."""
-    per_row = {"rowwise_adagrad": _SECTOR, "sgd": 0, "adagrad": _FLOAT * bag.dim, "adam": 2 * _FLOAT * bag.dim}
-    return per_row[workload.table_optimizer]
+def _state(workload: SampleWork, feature: FeatureLoad) -> int:
+    """Return the bytes that the memory moves to read or write the optimizer's state of a row."""
+    values = _FLOAT * feature.dim
+    return {"rowwise_adagrad": _SECTOR, "sgd": 0, "adagrad": values, "adam": 2 * values}[workload.table_optimizer]
 
 
 _UNITS = {"loader": "row", "GEMM": "FLOP"}
 
 
-def format_roofline(found: Roofline) -> str:
-    """Parts, resources, and the rates that follow."""
+def format_roofline(roof: Roofline) -> str:
+    """Return a table of the demands, the time of each resource, and the rates that follow."""
     lines = [["part", "a sample", "resource", "ns"]]
-    lines += [[row.part, _amount(row), row.resource, f"{1e9 * found.seconds(row):.2f}"] for row in found.rows]
-    busy = "  ".join(f"{name} {1e9 * found.busy(name):.1f}" for name in RESOURCES if found.busy(name))
-    best, ahead = found.overlapped(loader=True), found.overlapped(loader=False)
+    lines += [[d.part, _amount(d), d.resource, f"{1e9 * roof.seconds(d):.2f}"] for d in roof.demands]
+    busy = "  ".join(f"{name} {1e9 * roof.busy(name):.1f}" for name in RESOURCES if roof.busy(name))
+    with_loader, without_loader = roof.overlapped(loader=True), roof.overlapped(loader=False)
     return "\n".join(
         [
-            f"roofline, {found.precision}: the busiest rank at its peaks, tables in HBM, nothing waits",
+            f"roofline, {roof.precision}: the busiest rank at its peaks, tables in HBM, nothing waits",
             *aligned(lines, left=(0, 2)),
             f"  ns: {busy}",
-            f"GPUs: at most {short_count(ahead)} samples/s (bound by {found.bound(loader=False)}), "
-            f"{short_count(found.serial())} with one part after another; with the loader {short_count(best)} (bound by "
-            f"{found.bound(loader=True)})",
+            f"GPUs: at most {short_count(without_loader)} samples/s (bound by {roof.bound(loader=False)}), "
+            f"{short_count(roof.serial())} with one part after another; with the loader {short_count(with_loader)} "
+            f"(bound by {roof.bound(loader=True)})",
         ]
     )
 
 
-def _amount(row: Row) -> str:
-    """What a sample asks for: `264 B`, `12.3 MFLOP`, `1 row`."""
-    text, unit = short_count(row.amount), _UNITS.get(row.resource, "B")
+def _amount(demand: Demand) -> str:
+    """Return the amount with its unit: `264 B`, `12.3 MFLOP`, `1 row`."""
+    text, unit = short_count(demand.amount), _UNITS.get(demand.resource, "B")
     return f"{text}{unit}" if text[-1].isalpha() else f"{text} {unit}"

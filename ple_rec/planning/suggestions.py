@@ -1,7 +1,8 @@
-"""Up to three changes that make a plan fit, each tried, the cheapest first.
+"""Up to three changes that make a plan fit, each planned with, the cheapest first.
 
-Cheap is what costs neither accuracy nor hardware: a constraint that is dropped, a cached kernel. Then come fp16 tables,
-smaller batches and dims, more of the hosts' memory, larger GPUs and more hosts, each as little as is enough.
+Changes that cost neither accuracy nor hardware come first: dropping a constraint, and a cached kernel. They are
+followed by fp16 tables, smaller batches and dims, more host memory, larger GPUs and more hosts. Each change is the
+smallest of its kind that is enough.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.load import with_values
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.words import either
 from ple_rec.distributed.planner import is_hopeless
 from ple_rec.errors import UserError
-from ple_rec.planning.plan_input import Described, plan_run, request_of
+from ple_rec.planning.plan_input import DatasetDescription, plan_run, planning_inputs
 from ple_rec.planning.smallest import smallest_hosts
 from ple_rec.planning.text import rate_text
 from ple_rec.text.units import short_bytes
@@ -28,28 +29,29 @@ from ple_rec.training.model import sizes_of
 
 logger = logging.getLogger(__name__)
 
-_WANTED = 3
+_MAX_SUGGESTIONS = 3
 _NARROWEST = 4
 _LARGEST_HOST_GIB = 8192.0
-_LARGER_GPUS: tuple[Device, ...] = ("a100-80", "h200", "b200")  # by memory
+# The GPUs are in the order of their memory.
+_LARGER_GPUS: tuple[Device, ...] = ("a100-80", "h200", "b200")
 
 
 @dataclass(frozen=True)
-class WayOut:
-    """A change that was planned with and fits.
+class Suggestion:
+    """Change with which the run fits.
 
     Args:
-        change: What to change, as the user would write it.
-        price: What it costs.
-        plan: The plan with it.
+        change: Options of the change, such as "--set embeddings.dtype=fp16".
+        price: Disadvantage of the change.
+        plan: Plan of the run with the change.
     """
 
     change: str
     price: str
-    plan: Plan
+    plan: PlanFile
 
     def describe(self) -> str:
-        """Return the change, what it leaves of memory and rate, and its price in a line."""
+        """Return a line with the change, the memory and rate of its plan, and its price."""
         most = max(memory.hbm if self.plan.cluster.cuda else memory.host for memory in self.plan.memory)
         allowed = self.plan.allowed_hbm if self.plan.cluster.cuda else self.plan.allowed_host
         room = f"{short_bytes(most)} of {short_bytes(allowed)} on the fullest rank"
@@ -58,36 +60,36 @@ class WayOut:
 
 def suggestions(
     config: RunConfig,
-    described: Described,
+    described: DatasetDescription,
     cluster: Cluster,
     watch: Callable[[int], None] | None = None,
-) -> list[WayOut]:
-    """Changes that make the run fit, the cheapest first; three, or all that were found.
+) -> list[Suggestion]:
+    """Return up to three changes that make a run fit, the cheapest first.
 
     Args:
-        config: Of the run that does not fit.
-        described: Its dataset.
-        cluster: On which it does not fit.
-        watch: Told of every proposal that the planner tries.
+        config: Configuration of the run that does not fit.
+        described: Dataset of the run.
+        cluster: Cluster on which it does not fit.
+        watch: Function that is called with the number of proposals that the planner has tried.
     """
-    return list(islice(_Search(config, described, cluster, watch).found(), _WANTED))
+    return list(islice(_Search(config, described, cluster, watch).suggestions(), _MAX_SUGGESTIONS))
 
 
 @dataclass(frozen=True)
 class _Search:
     config: RunConfig
-    described: Described
+    described: DatasetDescription
     cluster: Cluster
     watch: Callable[[int], None] | None
 
-    def found(self) -> Iterator[WayOut]:
-        """Every way out, one after the other."""
+    def suggestions(self) -> Iterator[Suggestion]:
+        """Yield every kind of change that makes the run fit, the cheapest first."""
         embeddings, hardware = self.config.embeddings, self.cluster.hardware
-        freed = _forced(embeddings)
-        if freed:
-            yield from self._first([(freed, self.cluster)], "the planner chooses freely")
+        no_constraints = _without_constraints(embeddings)
+        if no_constraints:
+            yield from self._first([(no_constraints, self.cluster)], "the planner chooses freely")
         if self.cluster.cuda and embeddings.kernel != "fused_uvm_caching":
-            cached = freed | {"embeddings.kernel": "fused_uvm_caching"}
+            cached = no_constraints | {"embeddings.kernel": "fused_uvm_caching"}
             yield from self._first([(cached, self.cluster)], "rows come from the hosts' memory through a cache: slower")
         if embeddings.dtype == "fp32":
             half = {"embeddings.dtype": "fp16"}
@@ -97,27 +99,29 @@ class _Search:
         dims = [(_with_dim(embeddings, dim), self.cluster) for dim in _smaller(embeddings.dim)]
         yield from self._first(dims, "a smaller model: compare its metrics")
         yield from self._first(
-            [self._on("host_memory_gib", size) for size in _larger(hardware.host_memory_gib)], "hosts with more memory"
+            [self._with_hardware("host_memory_gib", size) for size in _larger(hardware.host_memory_gib)],
+            "hosts with more memory",
         )
         larger = [gpu for gpu in _LARGER_GPUS if self.cluster.cuda and hardware.hbm_gib < PRESETS[gpu].hbm_gib]
-        gpus = [self._on("hbm_gib", PRESETS[gpu].hbm_gib) for gpu in larger]
+        gpus = [self._with_hardware("hbm_gib", PRESETS[gpu].hbm_gib) for gpu in larger]
         yield from self._first(gpus, f"GPUs with more memory: {either(larger)}")
         try:
             more = smallest_hosts(self.config, self.described, self.cluster, None, self.watch)
-        except UserError:  # the configuration names hosts, or forces what fewer or more of them do not allow
+        # The configuration may name hosts, or force a layout that another number of hosts does not allow.
+        except UserError:
             more = None
         if more is not None:
             hosts = more.cluster.hosts
             price = "more hosts" if hosts > self.cluster.hosts else "fewer hosts, whose batches are smaller in all"
-            yield WayOut(f"--hosts {hosts}", price, more)
+            yield Suggestion(f"--hosts {hosts}", price, more)
 
-    def _on(self, key: str, value: float) -> tuple[dict[str, Any], Cluster]:
-        """A change of the hosts, as `[topology]` has it."""
+    def _with_hardware(self, key: str, value: float) -> tuple[dict[str, Any], Cluster]:
+        """Return the values of a configuration, and the cluster, with another figure of `[topology]`."""
         hardware = self.cluster.hardware.model_copy(update={key: value})
         return {f"topology.{key}": value}, self.cluster.model_copy(update={"hardware": hardware})
 
-    def _first(self, candidates: Sequence[tuple[dict[str, Any], Cluster]], price: str) -> Iterator[WayOut]:
-        """The first candidate that fits, if any."""
+    def _first(self, candidates: Sequence[tuple[dict[str, Any], Cluster]], price: str) -> Iterator[Suggestion]:
+        """Yield the first candidate that fits, if any; a candidate is values of a configuration, and a cluster."""
         for values, cluster in candidates:
             change = " ".join(f"--set {key}={'' if value is None else value}" for key, value in values.items())
             try:
@@ -126,19 +130,20 @@ class _Search:
                     continue
                 logger.info(f"trying {change}")
                 plan = plan_run(config, self.described, cluster, self.watch)
-            except UserError:  # it does not fit, or cannot be had together with the rest
+            # The change does not fit, or contradicts the rest of the configuration.
+            except UserError:
                 continue
-            yield WayOut(change, price, plan)
+            yield Suggestion(change, price, plan)
             return
 
     def _is_hopeless(self, config: RunConfig, cluster: Cluster) -> bool:
-        """Return True if nothing can fit, by the sizes of tables and dense layers alone, which takes no search."""
+        """Return True if the sizes of tables and dense layers rule out every plan, which takes no search."""
         sizes = sizes_of(config, select(config, self.described))
-        return is_hopeless(sizes, request_of(config, self.described, cluster))
+        return is_hopeless(sizes, planning_inputs(config, self.described, cluster))
 
 
-def _forced(embeddings: EmbeddingsConfig) -> dict[str, Any]:
-    """Every constraint of the configuration, to be taken back."""
+def _without_constraints(embeddings: EmbeddingsConfig) -> dict[str, Any]:
+    """Return every constraint of the configuration with the value None, which removes it."""
     keys = [key for key in ("sharding", "kernel") if getattr(embeddings, key) is not None]
     keys += [
         f"tables.{name}.{key}"
@@ -155,7 +160,7 @@ def _with_dim(embeddings: EmbeddingsConfig, dim: int) -> dict[str, Any]:
 
 
 def _smaller_batches(config: RunConfig, cluster: Cluster) -> Iterator[tuple[str, int]]:
-    """The key of the configuration and its value, halved; those that training would refuse are left out."""
+    """Yield the key of the batch size and ever smaller values that training would not refuse."""
     key = "batch_size_per_rank" if config.train.batch_size is None else "batch_size"
     least = 1 if config.train.batch_size is None else cluster.world_size
     ranks = cluster.world_size if config.train.batch_size is None else 1
@@ -177,9 +182,9 @@ def _larger(memory_gib: float) -> Iterator[float]:
         yield memory_gib
 
 
-def describe_ways(found: Sequence[WayOut]) -> str:
-    """For the terminal."""
-    if not found:
+def describe_suggestions(changes: Sequence[Suggestion]) -> str:
+    """Return the suggestions as a numbered list."""
+    if not changes:
         return "nothing that was tried makes it fit: UVM kernels, fp16, smaller batches and dims, larger and more hosts"
-    head = f"{len(found)} way{'s' if len(found) > 1 else ''} out, each planned with, the cheapest first:"
-    return "\n".join([head, *(f"  {i}. {way.describe()}" for i, way in enumerate(found, 1))])
+    head = f"{len(changes)} way{'s' if len(changes) > 1 else ''} out, each planned with, the cheapest first:"
+    return "\n".join([head, *(f"  {i}. {change.describe()}" for i, change in enumerate(changes, 1))])

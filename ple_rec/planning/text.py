@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan import PARTS, Estimate, Plan, column_wise_remarks
+from ple_rec.config.plan import PARTS, PlanFile, StepEstimate, column_wise_remarks
 from ple_rec.config.plan_table import Costs, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
@@ -17,18 +17,23 @@ from ple_rec.text.units import joined_spans, short_bytes, short_count, short_dur
 _MANY_RANKS = 16
 _MANY_TABLES = 40
 _RANKS_WIDTH = 24
-_UNEVEN = 1.5  # imbalance that is worth a word
-_NAMED = 4
-_MOST_ROWS = 1 << 31  # of a table that trains
+# Remarks mention an imbalance from this one on.
+_UNEVEN = 1.5
+# Remarks list this many names.
+_NAMES = 4
+# Ids are int32, so larger tables cannot be trained.
+_MOST_ROWS = 1 << 31
+# What the estimate leaves out takes longer than what it counts if a step is shorter than this.
+_SHORTEST_MS = 0.5
 
 
-def format_plan(plan: Plan, config: RunConfig, *, everything: bool = False) -> str:
-    """Tables, ranks, the estimate and what is to be known of it.
+def format_plan(plan: PlanFile, config: RunConfig, *, everything: bool = False) -> str:
+    """Return a plan as text: its tables, ranks, estimate, and remarks.
 
     Args:
-        plan: With its estimate.
-        config: That was planned.
-        everything: Every table and every rank, however many.
+        plan: Plan with its estimate.
+        config: Configuration that was planned.
+        everything: True to list every table and every rank, however many there are.
     """
     parts = [_head(plan, config.name), _tables(plan, everything), _ranks(plan, everything)]
     if plan.estimate is not None:
@@ -36,7 +41,7 @@ def format_plan(plan: Plan, config: RunConfig, *, everything: bool = False) -> s
     return "\n\n".join([*parts, *_remarks(plan, config)])
 
 
-def _head(plan: Plan, title: str) -> str:
+def _head(plan: PlanFile, title: str) -> str:
     rows, size = sum(t.rows for t in plan.tables), sum(t.bytes for t in plan.tables)
     return (
         f"{title}: {len(plan.tables)} tables, {rows:,} rows, {short_bytes(size)}, {plan.optimizer}; "
@@ -45,7 +50,7 @@ def _head(plan: Plan, title: str) -> str:
     )
 
 
-def _tables(plan: Plan, everything: bool) -> str:
+def _tables(plan: PlanFile, everything: bool) -> str:
     ordered = sorted(plan.tables, key=lambda table: -table.bytes)
     shown = ordered if everything else ordered[:_MANY_TABLES]
     head = ["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "weights", "optimizer", "batch", "ms"]
@@ -54,10 +59,10 @@ def _tables(plan: Plan, everything: bool) -> str:
     return "\n".join([*aligned(lines, left=(0, 4, 5, 6)), *more])
 
 
-def _table_line(plan: Plan, table: TablePlan) -> list[str]:
-    memory = plan.of_table(table)
-    held = plan.ranks_of(table)
-    ranks = joined_spans(held)
+def _table_line(plan: PlanFile, table: TablePlan) -> list[str]:
+    memory = plan.memory_of_table(table)
+    ranks = plan.ranks_of(table)
+    spans = joined_spans(ranks)
     return [
         table.table,
         f"{table.rows:,}",
@@ -65,13 +70,13 @@ def _table_line(plan: Plan, table: TablePlan) -> list[str]:
         short_bytes(table.bytes),
         table.sharding,
         table.kernel,
-        ranks if len(ranks) <= _RANKS_WIDTH else f"{len(set(held))} ranks",
+        spans if len(spans) <= _RANKS_WIDTH else f"{len(set(ranks))} ranks",
         *(short_bytes(value) for value in (memory.weights, memory.optimizer, memory.batch)),
         ms_text(table.costs_ms.total()),
     ]
 
 
-def _ranks(plan: Plan, everything: bool) -> str:
+def _ranks(plan: PlanFile, everything: bool) -> str:
     world, memory, costs = plan.cluster.world_size, plan.memory, plan.costs
     head = ["rank", *(["HBM", "of allowed"] if plan.cluster.cuda else []), "host memory", "of allowed"]
     head += ["lookup ms", "communication ms", "total ms"]
@@ -102,12 +107,12 @@ def _ranks(plan: Plan, everything: bool) -> str:
 
 
 def ms_text(value: float) -> str:
-    """Return milliseconds to three decimals, below .1 to three digits: `12.346`, `0.0123`."""
+    """Return milliseconds with three decimals, or with three digits if below .1: `12.346`, `0.0123`."""
     return f"{value:.3g}" if 0 < value < 0.1 else f"{value:.3f}"
 
 
 def imbalance(costs: Sequence[Costs]) -> float:
-    """Time of the busiest rank's tables over the mean of all; 1 where nothing is to be done."""
+    """Return the time of the busiest rank's tables divided by the mean over ranks; 1 if there are no tables."""
     totals = [each.total() for each in costs]
     mean = sum(totals) / len(totals)
     return max(totals) / mean if mean else 1.0
@@ -117,10 +122,7 @@ def _share(value: float, allowed: int) -> str:
     return f"{100 * value / allowed:.1f} %" if allowed else "-"
 
 
-_SHORTEST_MS = 0.5  # of a step, below which what the estimate leaves out takes longer than what it counts
-
-
-def format_estimate(plan: Plan, estimate: Estimate) -> str:
+def format_estimate(plan: PlanFile, estimate: StepEstimate) -> str:
     """Return the parts of a step, what bounds it, and the rate that follows.
 
     Args:
@@ -143,8 +145,8 @@ def format_estimate(plan: Plan, estimate: Estimate) -> str:
     return "\n".join(lines)
 
 
-def rate_text(plan: Plan) -> str:
-    """Return the estimated rate, or the batch of a rank where that is too small for a rate."""
+def rate_text(plan: PlanFile) -> str:
+    """Return the estimated rate, or the batch of a rank if that is too small for an estimate of the rate."""
     return f"{plan.batch_size_per_rank:,} samples a rank" if plan.rate is None else f"{plan.rate:,.0f} samples/s"
 
 
@@ -157,7 +159,7 @@ _BOUNDS = {
 }
 
 
-def _remarks(plan: Plan, config: RunConfig) -> list[str]:
+def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
     embeddings = config.embeddings
     remarks = column_wise_remarks(plan)
     by_planner = tables_in_uvm_by_planner(plan, embeddings)
@@ -165,11 +167,12 @@ def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
         if tables:
             remarks.append(f"{uvm_text(tables)}, {why}")
-    left = [
+    too_small = [
         t.table for t in plan.tables if embeddings.sharding not in (None, t.sharding) and _free(embeddings, t.table)
     ]
-    if left:
-        remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {_some(left)}")
+    if too_small:
+        names = _first_names(too_small)
+        remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {names}")
     remarks += [
         f"train will refuse table {table.table}: {table.rows:,} rows; ids are int32, so it has at most {_MOST_ROWS:,}"
         for table in plan.tables
@@ -181,8 +184,8 @@ def _remarks(plan: Plan, config: RunConfig) -> list[str]:
     return ["\n".join(remarks)] if remarks else []
 
 
-def tables_in_uvm_by_planner(plan: Plan, embeddings: EmbeddingsConfig) -> list[TablePlan]:
-    """Return the tables that lie in the hosts' memory though the configuration asks for no kernel.
+def tables_in_uvm_by_planner(plan: PlanFile, embeddings: EmbeddingsConfig) -> list[TablePlan]:
+    """Return the tables that the planner, not the configuration, has put into the hosts' memory.
 
     Args:
         plan: Plan of the tables.
@@ -195,22 +198,23 @@ def tables_in_uvm_by_planner(plan: Plan, embeddings: EmbeddingsConfig) -> list[T
 
 
 def uvm_text(tables: Sequence[TablePlan]) -> str:
-    """Return how much of which tables lies in the hosts' memory: `2.8 GiB in the hosts' memory (UVM): user_id`.
+    """Return size and names of tables, such as `2.8 GiB in the hosts' memory (UVM): user_id`.
 
     Args:
-        tables: Tables that lie there.
+        tables: Tables that lie in the hosts' memory.
     """
     size = short_bytes(sum(table.bytes for table in tables))
-    return f"{size} in the hosts' memory (UVM): {_some([table.table for table in tables])}"
+    return f"{size} in the hosts' memory (UVM): {_first_names([table.table for table in tables])}"
 
 
 def _free(embeddings: EmbeddingsConfig, table: str) -> bool:
+    """Return True if the configuration does not force the sharding of this very table."""
     own = embeddings.tables.get(table)
     return own is None or own.sharding is None
 
 
-def _shards_of_data(plan: Plan, config: RunConfig) -> list[str]:
-    """Whether training would read its data on so many ranks."""
+def _shards_of_data(plan: PlanFile, config: RunConfig) -> list[str]:
+    """Return a remark if training would refuse to read its data on so many ranks."""
     world = plan.cluster.world_size
     try:
         rows_per_shard(plan.batch_size_per_rank * world, config.data.virtual_shards, world)
@@ -219,18 +223,18 @@ def _shards_of_data(plan: Plan, config: RunConfig) -> list[str]:
     return []
 
 
-def _small_tables(plan: Plan) -> list[str]:
-    """Where tables of fewer rows than ranks, each whole on one rank, take the longest, and leave others idle."""
+def _small_tables(plan: PlanFile) -> list[str]:
+    """Return a remark if the busiest rank has tables that cannot be split, since they have fewer rows than ranks."""
     world = plan.cluster.world_size
     totals = [costs.total() for costs in plan.costs]
     idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
     small = [t.table for t in plan.tables if t.rows < world and plan.ranks_of(t) == (busiest,)]
     if imbalance(plan.costs) < _UNEVEN or not small:
         return []
-    there = f"; {idle} of {world} ranks hold no table" if idle else ""
-    return [f"the busiest rank has {_some(small)}, which cannot be split: fewer rows than ranks{there}"]
+    idle_ranks = f"; {idle} of {world} ranks hold no table" if idle else ""
+    return [f"the busiest rank has {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+    return ", ".join(names[:_NAMES]) + more

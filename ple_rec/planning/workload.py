@@ -1,4 +1,4 @@
-"""What a run asks of a rank for each sample, in ids, values and FLOPs: the roofline before any hardware."""
+"""Work that a sample means for a rank, in ids, values and FLOPs: the input of the roofline."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ple_rec.config.run import EmbeddingsConfig, ExchangePrecision, RunConfig
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionLevel
-from ple_rec.planning.estimate import Work
-from ple_rec.planning.plan_input import Described, meta_model, work_of
+from ple_rec.planning.estimate import DenseWork
+from ple_rec.planning.plan_input import DatasetDescription, meta_model, work_of
 from ple_rec.training.checks import select
 
 
 @dataclass(frozen=True)
-class Bag:
-    """A sparse feature.
+class FeatureLoad:
+    """Sizes of a sparse feature.
 
     Args:
-        ids: Mean number of a sample.
-        dim: Values of a row.
-        rows: Of its table.
+        ids: Mean number of ids of a sample.
+        dim: Number of values of a row of its table.
+        rows: Number of rows of its table.
     """
 
     ids: float
@@ -31,47 +31,47 @@ class Bag:
 
 
 @dataclass(frozen=True)
-class Workload:
-    """What one sample asks for.
+class SampleWork:
+    """Work of one sample.
 
     Args:
-        bags: Its sparse features.
-        embeddings: Type of the rows and of what is exchanged.
-        dense_features: Their number.
-        tasks: K.
-        grouped: Whether a batch has a group column (for GAUC).
-        values: That stand between the matrix products of the dense layers; see `values_per_sample`.
+        features: Sparse features of the sample.
+        embeddings: Configuration of the tables, with the types of their rows and of the exchanges.
+        dense_features: Number of dense features.
+        tasks: Number of tasks, K.
+        has_group: True if a batch has a group column (for GAUC).
+        values: Number of values between the matrix products of the dense layers; see `values_per_sample`.
         work: FLOPs and parameters of the dense layers.
-        table_optimizer: Of the tables.
-        dense_optimizer: Of the dense layers.
+        table_optimizer: Optimizer of the tables.
+        dense_optimizer: Optimizer of the dense layers.
     """
 
-    bags: tuple[Bag, ...]
+    features: tuple[FeatureLoad, ...]
     embeddings: EmbeddingsConfig
     dense_features: int
     tasks: int
-    grouped: bool
+    has_group: bool
     values: int
-    work: Work
+    work: DenseWork
     table_optimizer: TableOptimizer
     dense_optimizer: str
 
     @property
-    def exchanged(self) -> tuple[ExchangePrecision, ExchangePrecision]:
-        """Precision of the pooled rows and of their gradients between ranks."""
+    def exchange_precisions(self) -> tuple[ExchangePrecision, ExchangePrecision]:
+        """Precision of the pooled rows, and of their gradients, on their way between ranks."""
         return self.embeddings.qcomms.forward_precision, self.embeddings.qcomms.backward_precision
 
 
-def workload_of(config: RunConfig, described: Described, cluster: Cluster) -> Workload:
-    """The workload of a run on GPUs.
+def workload_of(config: RunConfig, described: DatasetDescription, cluster: Cluster) -> SampleWork:
+    """Return the work of a sample of a run on GPUs.
 
     Args:
-        config: The run.
-        described: Its dataset.
-        cluster: Of GPUs.
+        config: Configuration of the run.
+        described: Dataset of the run.
+        cluster: Cluster of GPUs.
 
     Raises:
-        UserError: configuration and dataset do not fit each other.
+        UserError: Configuration and dataset do not fit each other.
     """
     model, selection = meta_model(config, described, cuda=True), select(config, described)
     tables = [] if model.embeddings is None else model.embeddings.embedding_bag_configs()
@@ -80,16 +80,16 @@ def workload_of(config: RunConfig, described: Described, cluster: Cluster) -> Wo
         own = config.embeddings.tables.get(table)
         return (own.ids_per_sample if own is not None else None) or described.ids_per_sample.get(feature, 1.0)
 
-    return Workload(
-        bags=tuple(
-            Bag(ids(table.name, feature), table.embedding_dim, table.num_embeddings)
+    return SampleWork(
+        features=tuple(
+            FeatureLoad(ids(table.name, feature), table.embedding_dim, table.num_embeddings)
             for table in tables
             for feature in table.feature_names
         ),
         embeddings=config.embeddings,
         dense_features=len(selection.dense),
         tasks=len(model.tasks),
-        grouped=selection.group is not None,
+        has_group=selection.group is not None,
         values=values_per_sample(model),
         work=work_of(config, described, model, cluster),
         table_optimizer=config.table_optimizer.kind,
@@ -98,11 +98,12 @@ def workload_of(config: RunConfig, described: Described, cluster: Cluster) -> Wo
 
 
 def values_per_sample(model: MultiTaskModel) -> int:
-    """V, the values of a sample that one matrix product writes and another reads.
+    """Return V, the number of values of a sample that one matrix product writes and another reads.
 
     V = D + sum over levels (E sum(hidden) + sum_o H_o + edges) + sum over towers (sum(hidden) + 1)
 
-    D inputs; E experts with all their layers; outputs of width H_o; edges: weights A_oe that a gate makes.
+    D is the number of inputs. A level has E experts with hidden layers, outputs of width H_o, and one edge for each
+    weight A_oe that a gate computes.
     """
     total: int = sum(model.columns.values()) + model.normalise.mean_F.numel()
     for level in model.extraction.levels:

@@ -1,13 +1,13 @@
-"""Calibration: probabilities that agree with frequencies, of a binary task, before its exponent.
+"""Calibration of a binary task's probabilities to frequencies, before they are raised to an exponent.
 
     platt               p' = sigmoid(a logit(p) + b)        a, b by maximum likelihood (Platt, 1999)
     isotonic            p' non-decreasing in p              least squares (pool adjacent violators)
-    negative_sampling   p' = p / (p + (1 - p) / kept)       exact where a share `kept` of the negatives was trained on,
-                                                            drawn at random (He et al., ADKDD 2014)
+    negative_sampling   p' = p / (p + (1 - p) / kept)       exact if the model was trained on a random share `kept` of
+                                                            the negatives (He et al., ADKDD 2014)
 
-None of them changes the order of one task's predictions but for ties, which isotonic makes. What they change is the
-product: an exponent means the same for a task that says .02 where .01 is true only after calibration, unless the error
-is a constant factor.
+Calibration keeps the order of one task's predictions, apart from ties, which isotonic makes. It changes the product of
+several tasks: unless the error of a prediction is a constant factor, an exponent has its meaning only for calibrated
+probabilities.
 
 Shape suffixes: N rows.
 """
@@ -23,13 +23,16 @@ from ple_rec.config.fusion import IsotonicConfig, NegativeSamplingConfig, PlattC
 from ple_rec.errors import UserError
 
 Floats = NDArray[np.float64]
-_EPS = 1e-12  # probabilities stay this far from 0 and 1 where a logit is taken
+# Probabilities are kept this far from 0 and 1, so that their logits are finite.
+_EPS = 1e-12
+# Newton's method ends after so many steps, or once a step is as small as this.
 _STEPS, _CLOSE = 100, 1e-10
-_KNOTS = 1_000  # of an isotonic curve at most
+# An isotonic curve has at most so many knots.
+_KNOTS = 1_000
 
 
 def calibrated(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfig, p_N: Floats) -> Floats:
-    """Probabilities after calibration."""
+    """Return the calibrated probabilities."""
     match calibration:
         case PlattConfig():
             return np.asarray(expit(calibration.slope * _logit(p_N) + calibration.intercept))
@@ -40,18 +43,18 @@ def calibrated(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfi
 
 
 def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> PlattConfig:
-    """Slope and intercept by Newton's method on the weighted log loss.
+    """Return the slope and intercept that minimise the weighted log loss, found by Newton's method.
 
     Args:
-        task: For messages.
-        p_N: Probabilities of rows that were not trained on.
-        label_N: 0 or 1.
-        weight_N: Of the rows; 0 leaves one out.
+        task: Name of the task, for messages.
+        p_N: Probabilities of rows that the model was not trained on.
+        label_N: Labels, 0 or 1.
+        weight_N: Weights of the rows; a row with weight 0 is left out.
 
     Raises:
-        UserError: one class only, or predictions that fall where labels rise.
+        UserError: There is only one class, or greater predictions go with fewer positives.
     """
-    p_N, label_N, weight_N = _counted(task, p_N, label_N, weight_N)
+    p_N, label_N, weight_N = _weighted_rows(task, p_N, label_N, weight_N)
     logit_N = _logit(p_N)
     slope, intercept = 1.0, 0.0
     for _ in range(_STEPS):
@@ -61,7 +64,8 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
         gradient = np.array([error_N @ logit_N, error_N.sum()])
         cross = curve_N @ logit_N
         hessian = np.array([[curve_N @ (logit_N * logit_N), cross], [cross, curve_N.sum()]])
-        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]  # level predictions leave the slope open
+        # If all predictions are equal, the Hessian is singular, and least squares picks a slope.
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
         step *= min(1.0, 2.0 / max(1e-300, float(np.abs(step).max())))
         slope, intercept = slope - float(step[0]), intercept - float(step[1])
         if np.abs(step).max() < _CLOSE:
@@ -77,25 +81,33 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
 
 
 def fit_isotonic(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> IsotonicConfig:
-    """The non-decreasing curve of least squares, as at most 1,000 knots, linear between them.
+    """Return the non-decreasing curve of least squares as at most 1,000 knots, between which it is linear.
 
-    Args: and errors as `fit_platt`, but for the slope.
+    Args:
+        task: Name of the task, for messages.
+        p_N: Probabilities of rows that the model was not trained on.
+        label_N: Labels, 0 or 1.
+        weight_N: Weights of the rows; a row with weight 0 is left out.
+
+    Raises:
+        UserError: There is only one class.
     """
-    p_N, label_N, weight_N = _counted(task, p_N, label_N, weight_N)
+    p_N, label_N, weight_N = _weighted_rows(task, p_N, label_N, weight_N)
     scores, group_N = np.unique(p_N, return_inverse=True)
     weights = np.bincount(group_N, weight_N)
     means = np.bincount(group_N, weight_N * label_N) / weights
     fitted = np.asarray(isotonic_regression(means, weights=weights).x)
     if len(scores) > _KNOTS:
         mass = np.cumsum(weights) / weights.sum()
-        kept = np.unique(np.searchsorted(mass, np.linspace(0.0, 1.0, _KNOTS)).clip(max=len(scores) - 1))
-        scores, fitted = scores[kept], fitted[kept]
+        knots = np.unique(np.searchsorted(mass, np.linspace(0.0, 1.0, _KNOTS)).clip(max=len(scores) - 1))
+        scores, fitted = scores[knots], fitted[knots]
     return IsotonicConfig(kind="isotonic", scores=tuple(scores.tolist()), values=tuple(fitted.clip(0, 1).tolist()))
 
 
-def _counted(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> tuple[Floats, Floats, Floats]:
-    counts_N = weight_N > 0
-    p_N, label_N, weight_N = (np.asarray(x[counts_N], np.float64) for x in (p_N, label_N, weight_N))
+def _weighted_rows(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the rows whose weight is above 0; raise UserError if they have only one class."""
+    rows_N = weight_N > 0
+    p_N, label_N, weight_N = (np.asarray(x[rows_N], np.float64) for x in (p_N, label_N, weight_N))
     positives = int((label_N > 0).sum())
     if positives in (0, len(label_N)):
         raise UserError(

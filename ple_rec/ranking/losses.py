@@ -1,4 +1,4 @@
-"""What the order of a fusion loses, as `fusion.json` says that was written with it."""
+"""Metrics that a fusion made worse, by the `fusion.json` that was written with it."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ def losses(record: Mapping[str, Any]) -> list[str]:
     Args:
         record: Content of `fusion.json`.
     """
-    found = []
-    for measured, value in record["metrics"].items():
+    phrases = []
+    for metric, value in record["metrics"].items():
         low, high = value["gain_interval"]
         if high < 0:
-            found.append(f"{measured} {value['gain']:+.4f} ({low:+.4f} to {high:+.4f}) on {record['told_on']}")
-    return found
+            phrases.append(f"{metric} {value['gain']:+.4f} ({low:+.4f} to {high:+.4f}) on {record['told_on']}")
+    return phrases
 
 
 def losses_of(fusion: FusionConfig, file: Location) -> list[str]:
-    """Return the losses of a saved fusion; none where no `fusion.json` of the same exponents lies beside it.
+    """Return the losses of a saved fusion, or none if no `fusion.json` with the same exponents lies beside it.
 
     Args:
         fusion: Content of the file.
-        file: A `fusion.toml`.
+        file: File of the fusion, a `fusion.toml`.
     """
     try:
         record = json.loads((file.parent / RECORD_FILE).read_text(encoding="utf-8"))

@@ -1,12 +1,12 @@
-"""The search for exponents: many settings at random, then Optuna's TPE (or NSGA-II for several targets) around them.
+"""Search for exponents: many random settings, then Optuna's TPE (or NSGA-II for several targets).
 
-All settings of a batch are evaluated together. The first ones are a scrambled Sobol sequence over the ranges (Owen's
-scrambling, seeded), which covers them more evenly than chance; their results are told to the sampler, whose batches are
-of one size and so do not depend on anything but the seed. TPE is told all of them; the best ones, front by front, are
-NSGA-II's first generation, the parents of its first batch.
+All settings of a batch are evaluated together. The first batch is a scrambled Sobol sequence (Owen's scrambling,
+seeded), which covers the ranges more evenly than independent draws. TPE learns from all its results. NSGA-II takes the
+best of them, front by front, as its first generation, which are the parents of its first batch. All further batches
+have one size, so that the result depends on the seed alone.
 
-A setting that breaks a constraint loses to every one that keeps all; among themselves such settings are ranked by the
-sum of what the constraints lack, in units of their bounds.
+A setting that breaks a constraint ranks below every setting that keeps all of them. Settings that break constraints are
+ranked by the sum of their violations, each in units of its bound.
 
 Shape suffixes: K factors, W settings, T targets.
 """
@@ -21,190 +21,195 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
-from ple_rec.ranking.metrics import Measured
+from ple_rec.ranking.metrics import MetricName
 
 Floats = NDArray[np.float64]
-Evaluate = Callable[[Floats], Mapping[Measured, Floats]]
+Evaluate = Callable[[Floats], Mapping[MetricName, Floats]]
 _BATCH = 16
-_BROKEN = -1e9  # the score of a setting that breaks a constraint, less what it lacks: below any metric
+# The score of a setting that breaks a constraint is this number, which is below any metric, minus the violation.
+_BROKEN = -1e9
 
 
 @dataclass(frozen=True)
-class Range:
-    """Of an exponent.
+class ExponentRange:
+    """Range of an exponent.
 
     Args:
-        name: Of the factor.
-        low: Least.
-        high: Greatest; equal to `low` for one that is not searched.
+        name: Name of the factor.
+        low: Smallest exponent.
+        high: Largest exponent; equal to `low` for a fixed exponent.
     """
 
     name: str
     low: float
     high: float
 
-    def neutral(self) -> Range:
-        """The same factor with one exponent: 0, or what is nearest to it in the range."""
+    def neutral(self) -> ExponentRange:
+        """Return the factor's range with a fixed exponent: 0, or the value of the range that is nearest to 0."""
         exponent = min(max(0.0, self.low), self.high)
-        return Range(self.name, exponent, exponent)
+        return ExponentRange(self.name, exponent, exponent)
 
     @classmethod
-    def parse(cls, text: str, names: Sequence[str]) -> Range:
-        """`NAME=LOW:HIGH` or `NAME=VALUE`.
+    def parse(cls, text: str, names: Sequence[str]) -> ExponentRange:
+        """Return the range of a text `NAME=LOW:HIGH` or `NAME=VALUE`.
 
         Raises:
-            UserError: it is neither, or no factor has the name.
+            UserError: The text has neither form, or no factor has the name.
         """
         name, _, span = text.partition("=")
         low, _, high = span.partition(":")
         try:
-            found = cls(name, float(low), float(high or low))
+            parsed = cls(name, float(low), float(high or low))
         except ValueError:
-            found = None
-        if found is None or not np.isfinite([found.low, found.high]).all() or found.low > found.high:
+            parsed = None
+        if parsed is None or not np.isfinite([parsed.low, parsed.high]).all() or parsed.low > parsed.high:
             rule = "a range is NAME=LOW:HIGH, a fixed exponent NAME=VALUE"
             raise UserError("--exponent", f'got "{text}"', rule, "for example --exponent share=0:2")
         if name not in names:
             raise UserError("--exponent", f'got "{name}"', f"the factors are {', '.join(names)}", "name one of them")
-        return found
+        return parsed
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """A metric that may not fall below, or rise above, a bound.
+    """Lower or upper bound of a metric.
 
     Args:
-        measured: The metric.
-        at_least: Else at most.
-        bound: Of it.
+        metric: Name of the metric.
+        at_least: True for a lower bound, False for an upper one.
+        bound: Value of the bound.
     """
 
-    measured: Measured
+    metric: MetricName
     at_least: bool
     bound: float
 
     @classmethod
     def parse(cls, text: str, tasks: dict[str, str]) -> Constraint:
-        """`METRIC>=VALUE` or `METRIC<=VALUE`.
+        """Return the constraint of a text `METRIC>=VALUE` or `METRIC<=VALUE`.
 
         Raises:
-            UserError: it is neither, or the value is not finite.
+            UserError: The text has neither form, or the value is not finite.
         """
-        for sign in (">=", "<="):
-            name, found, value = text.partition(sign)
-            if found:
+        for relation in (">=", "<="):
+            name, separator, value = text.partition(relation)
+            if separator:
                 try:
                     bound = float(value)
                 except ValueError:
                     break
                 if not np.isfinite(bound):
                     break
-                return cls(Measured.parse(name.strip(), tasks, "--subject-to"), sign == ">=", bound)
+                return cls(MetricName.parse(name.strip(), tasks, "--subject-to"), relation == ">=", bound)
         rule = "it is METRIC>=VALUE or METRIC<=VALUE, with a finite value"
         raise UserError("--subject-to", f'got "{text}"', rule, "for example --subject-to 'share.mean@5>=0.02'")
 
-    def lacks(self, value_W: Floats) -> Floats:
-        """How far each value is from what it may be, in units of the bound; 0 where it is kept."""
-        short_W = self.bound - value_W if self.at_least else value_W - self.bound
-        return np.asarray(np.maximum(short_W, 0.0) / max(abs(self.bound), 1e-12))
+    def violation(self, value_W: Floats) -> Floats:
+        """Return how far each value is beyond the bound, in units of the bound; 0 for a value that keeps it."""
+        excess_W = self.bound - value_W if self.at_least else value_W - self.bound
+        return np.asarray(np.maximum(excess_W, 0.0) / max(abs(self.bound), 1e-12))
 
     def __str__(self) -> str:
-        return f"{self.measured} {'>=' if self.at_least else '<='} {self.bound:g}"
+        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was tried.
+class SearchResult:
+    """Settings that a search has tried, with their metrics.
 
     Args:
-        exponents_WK: Every setting, in the order in which it was tried.
-        values: Every metric of each, (W,).
-        lacking_W: 0 where all constraints are kept.
-        best: The best setting; of several targets one on the front (the first by the first target).
-        front: Settings that no other one beats in all targets, ascending by the first; of a single target `best` alone.
+        exponents_WK: Exponents of every setting, in the order of the search.
+        values: Values of all settings, (W,), by name of the metric.
+        violation_W: Sum of a setting's violations; 0 if it keeps all constraints.
+        best: Index of the best setting; with several targets, that of the front with the best first target.
+        front: Indices of the settings that no other one beats in all targets, ascending by the first target; `best`
+            alone if there is one target.
     """
 
     exponents_WK: Floats
-    values: Mapping[Measured, Floats]
-    lacking_W: Floats
+    values: Mapping[MetricName, Floats]
+    violation_W: Floats
     best: int
     front: tuple[int, ...]
 
 
 def search(
     evaluate: Evaluate,
-    ranges: Sequence[Range],
-    targets: Sequence[Measured],
+    ranges: Sequence[ExponentRange],
+    targets: Sequence[MetricName],
     constraints: Sequence[Constraint] = (),
     *,
     start_K: Floats,
     grid: int = 1024,
     trials: int = 512,
     seed: int = 0,
-) -> Found:
-    """Search for the exponents that make the targets greatest, all constraints kept.
+) -> SearchResult:
+    """Search for the exponents that maximise the targets and keep all constraints.
 
     Args:
-        evaluate: Gives every metric of settings (W, K), of the targets and of the constraints.
-        ranges: Of each of the K factors.
-        targets: One, or several, between which the front trades.
-        constraints: Of any metric.
-        start_K: The setting that is tried first, once it was brought within the ranges.
-        grid: Settings at random, before
-        trials: those that the sampler asks for.
-        seed: Of both.
+        evaluate: Function that returns the metrics of targets and constraints for settings (W, K).
+        ranges: Range of each of the K exponents.
+        targets: Metrics to maximise; the front has the trade-offs between several.
+        constraints: Bounds of metrics.
+        start_K: First setting, which is clipped to the ranges.
+        grid: Number of random settings.
+        trials: Number of settings that the sampler proposes afterwards.
+        seed: Seed of the random settings and of the sampler.
 
     Raises:
-        UserError: no setting keeps all constraints.
+        UserError: No setting keeps all constraints.
     """
     low_K, high_K = (np.array([getattr(r, end) for r in ranges]) for end in ("low", "high"))
-    tried = [np.concatenate([start_K.clip(low_K, high_K)[None], _sobol(low_K, high_K, grid, seed)])]
-    told = [_told(evaluate(tried[0]), targets, constraints)]
+    settings = [np.concatenate([start_K.clip(low_K, high_K)[None], _sobol(low_K, high_K, grid, seed)])]
+    batches = [_score(evaluate(settings[0]), targets, constraints)]
     if trials and any(r.low < r.high for r in ranges):
-        sampler = _Sampler(ranges, tried[0], told[0].score_WT, seed)
+        sampler = _Sampler(ranges, settings[0], batches[0].score_WT, seed)
         for begin in range(0, trials, _BATCH):
-            asked = sampler.ask(min(_BATCH, trials - begin))
-            tried.append(asked)
-            told.append(_told(evaluate(asked), targets, constraints))
-            sampler.tell_asked(told[-1].score_WT)
-    exponents_WK = np.concatenate(tried)
-    values = {measured: np.concatenate([part.values[measured] for part in told]) for measured in told[0].values}
-    lacking_W = np.concatenate([part.lacking_W for part in told])
-    score_WT = np.concatenate([part.score_WT for part in told])
-    if lacking_W.min() > 0:
-        nearest = int(lacking_W.argmin())
-        have = ", ".join(f"{c.measured} {values[c.measured][nearest]:.5g}" for c in constraints)
+            proposed_WK = sampler.ask(min(_BATCH, trials - begin))
+            settings.append(proposed_WK)
+            batches.append(_score(evaluate(proposed_WK), targets, constraints))
+            sampler.tell(batches[-1].score_WT)
+    exponents_WK = np.concatenate(settings)
+    values = {name: np.concatenate([batch.values[name] for batch in batches]) for name in batches[0].values}
+    violation_W = np.concatenate([batch.violation_W for batch in batches])
+    score_WT = np.concatenate([batch.score_WT for batch in batches])
+    if violation_W.min() > 0:
+        nearest = int(violation_W.argmin())
+        metrics = ", ".join(f"{c.metric} {values[c.metric][nearest]:.5g}" for c in constraints)
         raise UserError(
             "--subject-to",
             " and ".join(map(str, constraints)),
-            f"none of {len(lacking_W):,} settings keeps this; the nearest has {have}",
+            f"none of {len(violation_W):,} settings keeps this; the nearest has {metrics}",
             "relax the bounds, or widen the exponents' ranges by --exponent",
         )
-    front = _front(score_WT, lacking_W)
-    return Found(exponents_WK, values, lacking_W, front[-1], tuple(front))
+    front = _front(score_WT, violation_W)
+    return SearchResult(exponents_WK, values, violation_W, front[-1], tuple(front))
 
 
 @dataclass(frozen=True)
-class _Told:
-    values: Mapping[Measured, Floats]
-    lacking_W: Floats
+class _ScoredBatch:
+    values: Mapping[MetricName, Floats]
+    violation_W: Floats
     score_WT: Floats
 
 
-def _told(values: Mapping[Measured, Floats], targets: Sequence[Measured], constraints: Sequence[Constraint]) -> _Told:
+def _score(
+    values: Mapping[MetricName, Floats], targets: Sequence[MetricName], constraints: Sequence[Constraint]
+) -> _ScoredBatch:
     value_WT = np.stack([values[target] for target in targets], axis=1)
-    lacks = [constraint.lacks(values[constraint.measured]) for constraint in constraints]
-    lacking_W = np.sum(lacks, axis=0) if lacks else np.zeros(len(value_WT))
-    score_WT = np.where(lacking_W[:, None] > 0, _BROKEN - lacking_W[:, None], value_WT)
-    return _Told(values, lacking_W, score_WT)
+    violations = [constraint.violation(values[constraint.metric]) for constraint in constraints]
+    violation_W = np.sum(violations, axis=0) if violations else np.zeros(len(value_WT))
+    score_WT = np.where(violation_W[:, None] > 0, _BROKEN - violation_W[:, None], value_WT)
+    return _ScoredBatch(values, violation_W, score_WT)
 
 
-def _front(score_WT: Floats, lacking_W: Floats) -> list[int]:
-    """Of those that keep the constraints, the ones that no other beats; ascending by the first target."""
-    kept = np.flatnonzero(lacking_W <= 0)
-    order = kept[np.lexsort((kept, *(-score_WT[kept, t] for t in reversed(range(score_WT.shape[1])))))]
+def _front(score_WT: Floats, violation_W: Floats) -> list[int]:
+    """Return the settings that keep the constraints and that no other beats, ascending by the first target."""
+    valid = np.flatnonzero(violation_W <= 0)
+    order = valid[np.lexsort((valid, *(-score_WT[valid, t] for t in reversed(range(score_WT.shape[1])))))]
     front: list[int] = []
-    for i in order.tolist():  # the first target falls
+    # The first target falls from one setting to the next.
+    for i in order.tolist():
         if not any((score_WT[j] >= score_WT[i]).all() for j in front):
             front.append(i)
     return front[::-1]
@@ -216,66 +221,76 @@ def _sobol(low_K: Floats, high_K: Floats, count: int, seed: int) -> Floats:
     if not count:
         return np.empty((0, len(low_K)))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a count that is no power of two: balance is all that is lost
+        # A count that is no power of two costs some balance, of which scipy warns.
+        warnings.simplefilter("ignore", UserWarning)
         points_WK = qmc.Sobol(len(low_K), seed=seed).random(count)
     return np.asarray(low_K + points_WK * (high_K - low_K))
 
 
-def _fronts(score_WT: Floats, count: int) -> list[int]:
-    """The best settings: front by front, of the one that does not fit as a whole some that are spread over it."""
-    chosen: list[int] = []
-    left = np.arange(len(score_WT))
-    while len(chosen) < count and len(left):
-        front = _front(score_WT[left], np.zeros(len(left)))
-        room = min(count - len(chosen), len(front))
+def _best_of_fronts(score_WT: Floats, count: int) -> list[int]:
+    """Return up to `count` settings front by front; those of the last front are spread over it."""
+    selection: list[int] = []
+    rest = np.arange(len(score_WT))
+    while len(selection) < count and len(rest):
+        front = _front(score_WT[rest], np.zeros(len(rest)))
+        room = min(count - len(selection), len(front))
         spread = np.unique(np.linspace(0, len(front) - 1, room).round().astype(int)).tolist()
-        chosen += left[[front[place] for place in spread]].tolist()
-        left = np.delete(left, front)
-    return chosen
+        selection += rest[[front[place] for place in spread]].tolist()
+        rest = np.delete(rest, front)
+    return selection
 
 
 class _Sampler:
-    """Optuna's, asked and told in batches.
+    """Sampler of Optuna that proposes settings in batches.
 
     Args:
-        ranges: Of the factors.
-        exponents_WK: Settings that were tried before.
-        score_WT: Theirs.
-        seed: Of the sampler.
+        ranges: Range of each exponent.
+        exponents_WK: Settings that have been evaluated before.
+        score_WT: Scores of these settings.
+        seed: Seed of the sampler.
     """
 
-    def __init__(self, ranges: Sequence[Range], exponents_WK: Floats, score_WT: Floats, seed: int) -> None:
+    def __init__(self, ranges: Sequence[ExponentRange], exponents_WK: Floats, score_WT: Floats, seed: int) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._ranges = list(ranges)
-        self._of = {r.name: optuna.distributions.FloatDistribution(r.low, r.high) for r in ranges if r.low < r.high}
+        self._distributions = {
+            r.name: optuna.distributions.FloatDistribution(r.low, r.high) for r in ranges if r.low < r.high
+        }
         directions = ["maximize"] * score_WT.shape[1]
-        self._asked: list[optuna.trial.Trial] = []
+        self._trials: list[optuna.trial.Trial] = []
         if len(directions) == 1:
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0)
             self._study = optuna.create_study(directions=directions, sampler=sampler)
             for row, scores in zip(exponents_WK.tolist(), score_WT.tolist(), strict=True):
-                trial = optuna.trial.create_trial(params=self._params(row), distributions=dict(self._of), values=scores)
+                trial = optuna.trial.create_trial(
+                    params=self._params(row), distributions=dict(self._distributions), values=scores
+                )
                 self._study.add_trial(trial)
         else:
-            first = _fronts(score_WT, _BATCH)
+            first = _best_of_fronts(score_WT, _BATCH)
             genetic = optuna.samplers.NSGAIISampler(seed=seed, population_size=len(first))
             self._study = optuna.create_study(directions=directions, sampler=genetic)
             for row in exponents_WK[first].tolist():
                 self._study.enqueue_trial(self._params(row))
             self.ask(len(first))
-            for asked in self._study.get_trials(deepcopy=False):
-                genetic.get_trial_generation(self._study, asked)  # sets it; one of no generation would be passed over
-            self.tell_asked(score_WT[first])
+            # This call sets the generation of a trial. The sampler would ignore a trial without one.
+            for trial in self._study.get_trials(deepcopy=False):
+                genetic.get_trial_generation(self._study, trial)
+            self.tell(score_WT[first])
 
     def ask(self, count: int) -> Floats:
-        self._asked = [self._study.ask(dict(self._of)) for _ in range(count)]
-        return np.array([[t.params.get(r.name, r.low) for r in self._ranges] for t in self._asked])
+        """Return the next settings to evaluate."""
+        self._trials = [self._study.ask(dict(self._distributions)) for _ in range(count)]
+        return np.array([[t.params.get(r.name, r.low) for r in self._ranges] for t in self._trials])
 
-    def tell_asked(self, score_WT: Floats) -> None:
-        for trial, scores in zip(self._asked, score_WT.tolist(), strict=True):
+    def tell(self, score_WT: Floats) -> None:
+        """Record the scores of the settings that `ask` has returned last."""
+        for trial, scores in zip(self._trials, score_WT.tolist(), strict=True):
             self._study.tell(trial, scores)
 
     def _params(self, exponents_K: Sequence[float]) -> dict[str, float]:
-        return {r.name: value for r, value in zip(self._ranges, exponents_K, strict=True) if r.name in self._of}
+        return {
+            r.name: value for r, value in zip(self._ranges, exponents_K, strict=True) if r.name in self._distributions
+        }

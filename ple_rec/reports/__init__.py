@@ -1,5 +1,7 @@
-"""The HTML pages: jinja2 templates over one base and one style sheet, what is drawn, and a builder for each page.
+"""Results as HTML pages and as text, with a folder for each page.
 
-A page is one self-contained file without scripts, for light and dark screens and for paper. A builder reads results and
-makes a view of plain values; all markup is in `templates/`.
+A page is one self-contained file without scripts, for light and dark screens and for paper. A builder turns results
+into views of plain values. All HTML is in jinja2 templates in `templates/`, which share a base and a style sheet.
+Matplotlib draws figures with axes (`svg.py`). Marks with tooltips of their own, or in rows of a table, are SVG as text
+(`drawing.py`, `plan/`). The text for the terminal lies beside the page of the same result.
 """

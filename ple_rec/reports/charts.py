@@ -1,4 +1,4 @@
-"""The charts of the run report, each one panel: SVG from plain numbers."""
+"""Charts of the run report: SVG of one panel each, from plain numbers."""
 
 from __future__ import annotations
 
@@ -12,35 +12,43 @@ from matplotlib.ticker import Formatter, FuncFormatter, LogLocator, MaxNLocator,
 from numpy.typing import NDArray
 
 from ple_rec.reports.svg import BEST, INK, MUTED, PAGE, TEST, TRAIN, VALID, panel, render
-from ple_rec.runs.read import Series
+from ple_rec.runs.log import Series
 from ple_rec.text.units import short_count
 
-_MAX_POINTS = 240  # more than the panel has room for; longer series are shown as bucket mean and range
-_TINY_RATE = 0.02  # below this the interesting part of a calibration plot is a dot in its corner
-_SQUARE, _SIDE, _LEFT, _BELOW = (240, 256), 190, 56, 42  # pixels of a panel whose two axes are alike, and of its frame
-_WEIGHTS_WIDTH, _WEIGHTS_HEIGHT = 460, 240  # CSS pixels of the chart of loss weights
-_LABEL, _FRAME = 15, 50  # CSS pixels of its height: one label's line, and what is not the plot itself
-_LOGARITHMIC = 20  # ratio of weights above which their axis is logarithmic
-_CLOSE = 0.2  # share of the greatest weight below which their spread fills the axis, which else starts at 0
-_NAME = 22  # characters of a label beside its line
+# A panel has no room for more points; longer series are drawn as mean and range of buckets.
+_MAX_POINTS = 240
+# If rates are lower, all dots of a calibration plot would lie in its corner.
+_TINY_RATE = 0.02
+# Lengths are CSS pixels. Height and width of a panel with two equal axes, side of its plot, and its margins.
+_SQUARE, _SIDE, _LEFT, _BELOW = (240, 256), 190, 56, 42
+# Size of the chart of loss weights, height of a label in it, and height outside its plot.
+_WEIGHTS_WIDTH, _WEIGHTS_HEIGHT = 460, 240
+_LABEL, _FRAME = 15, 50
+# The axis of weights is logarithmic if their ratio is greater.
+_LOGARITHMIC = 20
+# The axis of weights starts at 0 unless their range is a smaller share of the greatest one.
+_CLOSE = 0.2
+_NAME_LETTERS = 22
+# Colours and dashes give 20 kinds of line.
 _COLOURS = (TRAIN, VALID, TEST, BEST, INK)
-# With the colours, 20 kinds of line.
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)))
-_STEPS = [1, 2, 2.5, 5, 10]  # distances of ticks that read well, times a power of ten
+# Distances of ticks are these times a power of ten, since such labels are easy to read.
+_STEPS = [1, 2, 2.5, 5, 10]
 
 Floats = NDArray[np.float64]
-WeightLine = tuple[list[str], Series]  # tasks of the same weights, and these weights
+# Tasks of the same weights, and these weights.
+WeightLine = tuple[list[str], Series]
 
 
 def learning_curve(key: str, title: str, train: Series, valid: Series, best_step: float | None) -> Markup | None:
-    """Draw train and validation values over steps, the best checkpoint marked; None where neither has a finite value.
+    """Draw train and validation values over steps, the best checkpoint marked; None if neither has a finite value.
 
     Args:
         key: Id prefix, unique in the page.
-        title: Words of a screen reader.
-        train: Values of the report steps, a line; with many points, the mean and the range of each bucket of steps.
-        valid: Values of the evaluations, a line with dots.
-        best_step: Step of the kept checkpoint, if known: a hollow diamond around the value there, which stays visible.
+        title: Text for screen readers.
+        train: Values of the report steps, drawn as a line, or as mean and range of buckets of steps if there are many.
+        valid: Values of the evaluations, drawn as a line with dots.
+        best_step: Step of the best checkpoint, marked by a hollow diamond; None if it is not known.
     """
     if not train and not valid:
         return None
@@ -64,13 +72,13 @@ def learning_curve(key: str, title: str, train: Series, valid: Series, best_step
 
 
 def over_steps(key: str, title: str, series: Series, *, percent: bool = False) -> Markup | None:
-    """Draw one quantity of the training log over steps, from zero up; None where it has no finite value.
+    """Draw one quantity of the training log over steps, from zero up; None if it has no finite value.
 
     Args:
         key: Id prefix, unique in the page.
-        title: Words of a screen reader.
-        series: The quantity; a share of 1 where `percent`.
-        percent: Label the axis in percent.
+        title: Text for screen readers.
+        series: Values of the quantity; shares of 1 if `percent`.
+        percent: True to label the axis in percent.
     """
     if not series:
         return None
@@ -87,8 +95,15 @@ def calibration_plot(
 ) -> Markup | None:
     """Draw observed against predicted mean per bucket, the diagonal being perfect; None without a bucket.
 
-    The area of a dot is proportional to its bucket's weight. Where the median prediction is below 2 %, both axes are
-    logarithmic; a bucket without a positive then stands at the lower edge as a hollow triangle.
+    The area of a dot is proportional to its bucket's weight. If the median prediction is below 2 %, both axes are
+    logarithmic, and a bucket without a positive is a hollow triangle at the lower edge.
+
+    Args:
+        key: Id prefix, unique in the page.
+        title: Text for screen readers.
+        predicted: Mean prediction of each bucket.
+        observed: Mean label of each bucket.
+        weight: Weight of each bucket.
     """
     x, y, size = (np.asarray(values, dtype=float) for values in (predicted, observed, weight))
     known = np.isfinite(x) & np.isfinite(y) & np.isfinite(size)
@@ -104,7 +119,8 @@ def calibration_plot(
             low, high = positive.min() / 1.6, positive.max() * 1.6
             axes.set_xscale("log")
             axes.set_yscale("log")
-            subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)  # powers of ten alone would leave few labels, or none
+            # On a short axis, powers of ten alone would leave few labels, or none.
+            subs = (1.0, 2.0, 5.0) if high < 30 * low else (1.0,)
             for axis, ticks in ((axes.xaxis, 4), (axes.yaxis, 6)):
                 axis.set_major_locator(LogLocator(subs=subs, numticks=ticks))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -132,11 +148,12 @@ def roc_curve(key: str, title: str, points: Sequence[Sequence[float]]) -> Markup
     if len(points) < 2:
         return None
     curve = np.asarray(points, dtype=float)
-    kept = np.unique(np.linspace(0, len(curve) - 1, 400).round().astype(int))
+    points_drawn = np.unique(np.linspace(0, len(curve) - 1, 400).round().astype(int))
+    x, y = curve[points_drawn].T
     with panel(*_SQUARE) as axes:
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-        axes.fill_between(curve[kept, 0], curve[kept, 1], color=TEST, alpha=0.08, linewidth=0)
-        axes.plot(curve[kept, 0], curve[kept, 1], color=TEST, zorder=3)
+        axes.fill_between(x, y, color=TEST, alpha=0.08, linewidth=0)
+        axes.plot(x, y, color=TEST, zorder=3)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel="false-positive rate", ylabel="true-positive rate")
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", ".25", ".5", ".75", "1"])
@@ -145,7 +162,7 @@ def roc_curve(key: str, title: str, points: Sequence[Sequence[float]]) -> Markup
 
 
 def _square(axes: Axes) -> None:
-    """Set frames of one size at one place, whatever their labels, so that the panels of a row line up."""
+    """Set size and place of the plot independently of its labels, so that the panels of a row line up."""
     height, width = _SQUARE
     axes.set_position((_LEFT / width, _BELOW / height, _SIDE / width, _SIDE / height))
 
@@ -153,7 +170,7 @@ def _square(axes: Axes) -> None:
 def bucket(series: Series, limit: int = _MAX_POINTS) -> tuple[Floats, Floats, Floats, Floats]:
     """Return a series in at most `limit` buckets of neighbours: mean step, mean, least and greatest value, (N,) each.
 
-    Records without a finite value are left out: between two of them a value would have no line.
+    Records without a finite value are left out, since the line through the others would be broken.
     """
     known = np.isfinite(series.values)
     steps, values = series.steps[known], series.values[known]
@@ -173,9 +190,9 @@ def _bucketed(axes: Axes, series: Series, color: str) -> None:
 
 
 def _robust_limits(axes: Axes, train: Series, valid: Series) -> None:
-    """Give the height to what comes after the start, whose fall would flatten the rest; early values leave the frame.
+    """Set limits that leave out early values, since the steep start of a curve would flatten the rest.
 
-    The frame holds every evaluation and the 2nd to 98th percentile of training beyond the first tenth of the steps.
+    After the first tenth of the steps, the frame has every evaluation and the 2nd to 98th percentile of training.
     """
     last = max(series.steps[-1] for series in (train, valid) if series)
     late_train, late_valid = (_finite_from(last / 10, series) for series in (train, valid))
@@ -192,7 +209,7 @@ def _finite_from(step: float, series: Series) -> Floats:
 
 
 def step_axis(axes: Axes) -> None:
-    """Set the look that every chart over steps shares: few round ticks, horizontal grid lines only."""
+    """Set the style of every chart over steps: few round ticks, and horizontal grid lines only."""
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
     axes.xaxis.set_major_formatter(EvenTicks())
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
@@ -227,12 +244,12 @@ def _thousands(value: float) -> str:
 
 
 def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
-    """Draw loss weights as lines that carry their names at the right end.
+    """Draw loss weights as lines with their names at the right end.
 
     Args:
         key: Id prefix, unique in the page.
-        title: Words of a screen reader.
-        lines: Tasks of the same weights, and these weights.
+        title: Text for screen readers.
+        lines: Tasks of the same weights, and these weights, for each line.
     """
     values = _weights(lines)
     last = float(max(series.steps[-1] for _, series in lines))
@@ -249,14 +266,15 @@ def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
         else:
             low, high = float(values.min()), float(values.max())
             if _close(values):
-                margin = max(0.06 * (high - low), 1e-3 * high)  # a change of less than a thousandth may look flat
+                # A change of less than a thousandth may look flat.
+                margin = max(0.06 * (high - low), 1e-3 * high)
                 axes.set_ylim(low - margin, high + margin)
             else:
                 axes.set_ylim(min(0.0, low), 1.06 * high or 1.0)
             axes.yaxis.set_major_formatter(EvenTicks())
         ends = [(0.0, float(series.values[np.isfinite(series.values)][-1])) for _, series in lines]
-        wanted = (axes.transScale + axes.transLimits).transform(ends)[:, 1]
-        places = _apart(wanted, _LABEL / (height - _FRAME))
+        heights = (axes.transScale + axes.transLimits).transform(ends)[:, 1]
+        places = _apart(heights, _LABEL / (height - _FRAME))
         for index, ((tasks, series), (_, end), place) in enumerate(zip(lines, ends, places, strict=True)):
             colour = _COLOURS[index % len(_COLOURS)]
             steps, mean, _, _ = bucket(series)
@@ -288,28 +306,28 @@ def weight_lines(key: str, title: str, lines: Sequence[WeightLine]) -> Markup:
 
 
 def _weights(lines: Sequence[WeightLine]) -> NDArray[np.float64]:
-    """Return all weights that are known, (N,)."""
+    """Return all finite weights, (N,)."""
     values: NDArray[np.float64] = np.concatenate([series.values for _, series in lines])
     return values[np.isfinite(values)]
 
 
 def hardly_differ(lines: Sequence[WeightLine]) -> bool:
-    """Tell whether weights differ so little that their axis does not start at 0."""
+    """Return True if weights differ so little that their axis does not start at 0."""
     return _close(_weights(lines))
 
 
 def _close(values: NDArray[np.float64]) -> bool:
-    """Tell whether weights differ so little that on an axis from 0 they would be one flat line."""
+    """Return True if weights differ so little that they would be one flat line on an axis from 0."""
     return bool(values.min() > 0 and np.ptp(values) < _CLOSE * values.max())
 
 
-def _apart(wanted: NDArray[np.float64], distance: float) -> list[float]:
-    """Return heights in 0 to 1 near the wanted ones, each at least `distance` from the next where there is room."""
-    order = np.argsort(wanted, kind="stable")
+def _apart(heights: NDArray[np.float64], distance: float) -> list[float]:
+    """Return heights in 0 to 1 near those of the argument, but at least `distance` apart if there is room."""
+    order = np.argsort(heights, kind="stable")
     places = [0.0] * len(order)
     below = -distance
     for index in order:
-        below = places[index] = max(float(wanted[index]), below + distance)
+        below = places[index] = max(float(heights[index]), below + distance)
     above = 1.0 + distance
     for index in order[::-1]:
         above = places[index] = min(places[index], above - distance)
@@ -317,8 +335,8 @@ def _apart(wanted: NDArray[np.float64], distance: float) -> list[float]:
 
 
 def _name(tasks: Sequence[str]) -> str:
-    """Return the label of a line: its tasks, else how many they are."""
+    """Return the label of a line: its tasks, or their number if the names are too long."""
     name = ", ".join(tasks)
-    if len(name) <= _NAME:
+    if len(name) <= _NAME_LETTERS:
         return name
-    return f"{len(tasks)} tasks" if len(tasks) > 1 else f"{name[: _NAME - 3]}..."
+    return f"{len(tasks)} tasks" if len(tasks) > 1 else f"{name[: _NAME_LETTERS - 3]}..."

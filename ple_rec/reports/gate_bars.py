@@ -8,19 +8,22 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from ple_rec.analysis.utilisation import Gate
+from ple_rec.analysis.result import Gate
 from ple_rec.reports.svg import INK, PAGE, TRAIN, VALID, panel, render
 from ple_rec.text import cut
 
-OWN, SHARED = TRAIN, VALID  # blue and orange, which colour-blind eyes tell apart; in grey print the hatching does
-WIDTH = 300  # pixels of a panel
-_BAR, _FRAME = 19, 34  # pixels of a bar with its gap, of what lies below the bars
-_NAME = 18  # characters of an expert's name
-_MANY = 24  # experts above which bars are thin
+# Colour-blind readers can distinguish blue and orange; in grey print, shared experts are hatched.
+OWN, SHARED = TRAIN, VALID
+# Lengths are CSS pixels. A bar has its gap; the frame is the part below the bars.
+WIDTH = 300
+_BAR, _FRAME = 19, 34
+_NAME_LETTERS = 18
+# Bars of more experts are thinner.
+_MANY = 24
 
 
 def bars_height(count: int) -> int:
-    """Return the pixels of a panel of so many experts."""
+    """Return the height of a panel with a number of experts, in CSS pixels."""
     bar = _BAR if count <= _MANY else _BAR * _MANY / count
     return round(_FRAME + bar * max(count, 2))
 
@@ -31,7 +34,7 @@ def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str])
     Args:
         axes: Axes to draw on.
         gate: Gate to draw.
-        limit: Right end of the axis, the same for all gates that stand together.
+        limit: Right end of the axis, the same for all gates of a figure.
         paint: Function from a placeholder to a colour.
     """
     count = len(gate.experts)
@@ -47,7 +50,7 @@ def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str])
         )
         low, high = max(0.0, expert.mean - expert.std), min(1.0, expert.mean + expert.std)
         axes.plot([low, high], [place, place], color=paint(INK), linewidth=1.4, solid_capstyle="butt")
-    axes.set_yticks(range(count), [cut(expert.name, _NAME) for expert in gate.experts])
+    axes.set_yticks(range(count), [cut(expert.name, _NAME_LETTERS) for expert in gate.experts])
     axes.set(xlim=(0, limit), ylim=(count - 0.4, -0.6))
     if count > _MANY:
         axes.tick_params(axis="y", labelsize=max(5.0, 11 * _MANY / count))

@@ -1,9 +1,10 @@
-"""A page from its template: one HTML file that loads nothing, with a section for each part that there is."""
+"""Pages from templates: each is one HTML file that loads no other, with a section for each part that has a view."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ple_rec.errors import UserError
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 class Part(NamedTuple):
     """One section of a page.
 
-    The template has a block for it, named as the anchor with `_` for `-`; the view is the variable of that name. Where
-    it is a dict, a template reads `view.key`: no key may be the name of a method of dict.
+    The template has a block for it, whose name is the anchor with `_` for `-`; the view is the variable of that name. A
+    template reads `view.key` if the view is a dict, so no key may be the name of a method of dict.
 
     Args:
         anchor: Id of the section in the page.
@@ -45,7 +46,7 @@ class Fact(NamedTuple):
 
 
 class KeyFigure(NamedTuple):
-    """A number that stands large above the sections, with a note below it."""
+    """A number in large type above the sections, with a note below it."""
 
     label: str
     value: str
@@ -60,24 +61,31 @@ class Panel(NamedTuple):
     svg: Markup
 
 
-def render(template: str, parts: Iterable[Part], **values: Any) -> str:
+def render(template: str | Path, parts: Iterable[Part], **values: Any) -> str:
     """Return a whole page.
 
     Args:
-        template: Name of the template, without its suffix.
+        template: Name of a template of this package, without its suffix, or the file of another one.
         parts: Sections in order.
         values: Further variables of the template.
     """
     shown = [part for part in parts if part.view is not None]
     views = {part.name: part.view for part in shown}
-    return _environment().get_template(f"{template}.html.j2").render(sections=shown, **views, **values)
+    if isinstance(template, Path):
+        compiled = _environment().from_string(template.read_text(encoding="utf-8"))
+    else:
+        compiled = _environment().get_template(f"{template}.html.j2")
+    return compiled.render(sections=shown, **views, **values)
 
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined  # 40 ms that only a page has to pay
+    # The import takes 40 ms, which only pages need.
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    # `select_autoescape` would not know `*.html.j2`, and pass `<script>`.
+    from ple_rec.reports.drawing import STRIPS
+
+    # `select_autoescape` would not recognise `*.html.j2`, and leave `<script>` unescaped.
     environment = Environment(
         loader=PackageLoader("ple_rec.reports"),
         autoescape=True,
@@ -85,6 +93,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {draw.__name__: draw for draw in STRIPS}
     environment.filters |= {"bytes": short_bytes, "short": short_count, "thousands": "{:,}".format}
     return environment
 

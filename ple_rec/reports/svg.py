@@ -1,10 +1,10 @@
-"""Matplotlib figures: as inline SVG in the colours and fonts of the page, and as files of their own (SVG, PNG).
+"""Matplotlib figures as inline SVG in the colours and fonts of a page, and as files of their own (SVG, PNG).
 
 A figure is drawn in placeholder colours, each of which becomes a CSS variable in the SVG text. One SVG therefore serves
 light, dark and print. Text stays text.
 
-A chart is a function that draws on axes and asks a palette for its colours: the placeholders of the page, or the
-colours for paper.
+A chart is a function that draws on axes. It passes its colours through a function that keeps the placeholders for a
+page, and replaces them by colours for paper.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 
 from ple_rec.reports.page import Panel
 
-Paint = Callable[[str], str]  # from a placeholder colour to the colour that is drawn
+# Function from a placeholder colour to the colour that is drawn.
+Paint = Callable[[str], str]
 Draw = Callable[[Axes, Paint], None]
 
 INK, MUTED, RULE, PAGE = "#010203", "#020304", "#030405", "#040506"
@@ -39,7 +40,7 @@ _VARIABLES = {
     TEST: "var(--test)",
     BEST: "var(--best)",
 }
-# The colours of a figure that is a file of its own, on paper: those of the page in light.
+# Colours of a figure in a file of its own, which are those of the page in light.
 LIGHT = {
     INK: "#1a1e23",
     MUTED: "#58626c",
@@ -50,11 +51,13 @@ LIGHT = {
     TEST: "#00805c",
     BEST: "#8a3d78",
 }
-_WIDTH, _HEIGHT = 340, 208  # CSS pixels, the width of one column of the page
+# CSS pixels; the width is that of one column of the page.
+_WIDTH, _HEIGHT = 340, 208
 _STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ple_rec",
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib, so that the layout is the same on every machine
+    # This font comes with matplotlib, so the layout is the same on every machine.
+    "font.family": ["DejaVu Sans"],
     "font.size": 11,
     "text.parse_math": False,
     "text.color": INK,
@@ -86,23 +89,24 @@ _STYLE: dict[Any, object] = {
 
 @contextmanager
 def themed(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
-    """Yield an empty figure, to be drawn on inside the block and saved before it ends.
+    """Yield an empty figure, which is drawn and saved inside the block.
 
     Args:
         height: Height in CSS pixels.
         width: Width in CSS pixels.
-        colours: Colours for the placeholders, such as `LIGHT`, of a figure that is not for `render`.
+        colours: Colours for the placeholders, such as `LIGHT`; None for a figure that `render` turns into SVG.
     """
-    painted = {} if colours is None else dict(colours)
+    palette = {} if colours is None else dict(colours)
     with mpl.rc_context():
-        mpl.rcdefaults()  # a user's matplotlibrc must not change a report
-        mpl.rcParams.update({key: painted.get(str(value), value) for key, value in _STYLE.items()})
+        # A user's matplotlibrc must not change a report.
+        mpl.rcdefaults()
+        mpl.rcParams.update({key: palette.get(str(value), value) for key, value in _STYLE.items()})
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
 @contextmanager
 def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
-    """Yield axes of one themed panel, as of `themed`; for `render` without colours."""
+    """Yield the axes of a figure with one panel; the arguments are those of `themed`."""
     with themed(height, width, colours) as figure:
         yield figure.add_subplot()
 
@@ -113,7 +117,7 @@ def render(axes: Axes, key: str, title: str) -> Markup:
     Args:
         axes: Axes of a `panel`.
         key: Prefix of every id in the SVG; unique in the page, of letters, digits and dashes.
-        title: Words of a screen reader and of the pointer; any text.
+        title: Text for screen readers and the tooltip.
     """
     figure = axes.figure
     assert isinstance(figure, Figure), "axes come from `panel`"
@@ -124,7 +128,8 @@ def render(axes: Axes, key: str, title: str) -> Markup:
     content = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
     content = re.sub(r"<metadata>.*?</metadata>", "", content, flags=re.DOTALL)
     content = re.sub(r"<!--.*?-->", "", content, flags=re.DOTALL)
-    content = re.sub(r"<style.*?</style>", "", content, flags=re.DOTALL)  # would apply to the whole page
+    # A style element would apply to the whole page.
+    content = re.sub(r"<style.*?</style>", "", content, flags=re.DOTALL)
     content = re.sub(r"<[^>]+>", lambda tag: re.sub(r"-?\d+\.\d{3,}", _hundredth, tag.group()), content)
     content = re.sub(r'\bid="', f'id="{key}-', content)
     content = re.sub(r'((?:xlink:)?href="#|url\(#)', rf"\1{key}-", content).replace("xlink:href", "href")
@@ -139,17 +144,17 @@ def render(axes: Axes, key: str, title: str) -> Markup:
 
 
 def _hundredth(match: re.Match[str]) -> str:
-    """Return a coordinate to a hundredth of a pixel."""
+    """Return a coordinate, rounded to a hundredth of a pixel."""
     return f"{float(match.group()):.2f}"
 
 
 def _font(match: re.Match[str]) -> str:
-    """Keep the size of a `font:` shorthand and drop the family, so that the page's font is inherited."""
+    """Return the size of a `font:` shorthand without the family, so that the text has the page's font."""
     size = re.search(r"([0-9.]+)px", match.group())
     return f" font-size: {size.group(1)}px;" if size else ""
 
 
-_DOTS = 144  # dots per inch of a PNG
+_DOTS_PER_INCH = 144
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ class Chart:
     Args:
         key: Name of its files, and prefix of its ids.
         caption: Line above it.
-        note: Lighter words beside the caption.
+        note: Lighter text beside the caption.
         draw: Function that draws it.
         size: Width and height in CSS pixels.
     """
@@ -183,13 +188,14 @@ class Chart:
         with panel(height, width, LIGHT) as axes:
             figure = axes.figure
             assert isinstance(figure, Figure)
-            figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")  # above all that stands over the axes
+            # A title of the axes would overlap text that the chart writes above them.
+            figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")
             self.draw(axes, lambda colour: LIGHT.get(colour, colour))
             save_figure(figure, folder, self.key)
 
 
 def save_figure(figure: Figure, folder: Path, key: str) -> None:
     """Write `<key>.svg` and `<key>.png`, on white; equal figures give equal bytes."""
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(folder / f"{key}.svg", facecolor=LIGHT[PAGE], metadata=nothing)
-    figure.savefig(folder / f"{key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS, metadata={"Software": None})
+    no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(folder / f"{key}.svg", facecolor=LIGHT[PAGE], metadata=no_metadata)
+    figure.savefig(folder / f"{key}.png", facecolor=LIGHT[PAGE], dpi=_DOTS_PER_INCH, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""Where a run keeps its checkpoints: in its directory, or where `checkpoint.path` says, which then is its alone."""
+"""Place of the checkpoints of a run: its directory, or `checkpoint.path`, which then belongs to this run alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from ple_rec.checkpoint.listing import is_step, remove_checkpoint
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import CHECKPOINTS, CONFIG, INIT, OF_RUN, PLAN, REPLACED, place_of
+from ple_rec.runs.layout import CHECKPOINTS, CONFIG, INIT, OF_RUN, PLAN, REPLACED, resolve_checkpoint_path
 from ple_rec.storage import Location, create_text, explain_errors, make_directory, names_in, unlink_checked
 
-OWNER = "run.json"  # in a directory of checkpoints outside of the run's own: whose they are
+# This file, in a place of checkpoints outside of the run directory, names the run that owns the place.
+OWNER = "run.json"
 
 
 class CheckpointTimer:
     """Timer for checkpoints by time.
 
     Args:
-        minutes: Most minutes between checkpoints.
+        minutes: Largest number of minutes between checkpoints.
     """
 
     def __init__(self, minutes: float) -> None:
@@ -32,51 +33,52 @@ class CheckpointTimer:
         self._since = time.monotonic()
 
     def is_due(self) -> bool:
-        """Return whether a checkpoint is due."""
+        """Return True if a checkpoint is due."""
         return time.monotonic() - self._since >= self._seconds
 
 
 def checkpoint_place(config: RunConfig, run_dir: Location) -> Location:
-    """Return the place of the checkpoints of a run; `{run}` stands for the name of its directory.
+    """Return the place of the checkpoints of a run; `{run}` in it stands for the name of the run directory.
 
     Raises:
-        UserError: an address that cannot be spoken.
+        UserError: The scheme of the address is unknown.
     """
-    return place_of(config.checkpoint.path, run_dir)
+    return resolve_checkpoint_path(config.checkpoint.path, run_dir)
 
 
 def directories_of(config: RunConfig, run_dir: Location) -> list[Path]:
-    """Return the directories that all ranks of a run write to on disks that their hosts share."""
+    """Return the directories of a run that its hosts must share; places in an object store are left out."""
     places = [run_dir] if config.checkpoint.path is None else [run_dir, checkpoint_place(config, run_dir)]
     return [place for place in places if isinstance(place, Path)]
 
 
 def restore_head(checkpoint: Location, run: RunDirectory) -> None:
-    """Write start, configuration and plan of a run whose directory is gone, as a checkpoint has them.
+    """Restore start, plan and configuration of a run whose directory is lost, from one of its checkpoints.
 
     Args:
         checkpoint: Directory of the checkpoint.
         run: Directory of the run.
 
     Raises:
-        UserError: a file cannot be read or written.
+        UserError: A file cannot be read or written.
     """
     with explain_errors(checkpoint):
-        names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]  # the last one makes it a run directory again
+        # The configuration makes a folder a run directory, so it is written last.
+        names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]
         texts = {name: (checkpoint / name).read_text() for name in names}
     for name, text in texts.items():
         run.write_text(name, text)
 
 
 def claim_checkpoints(config: RunConfig, run: RunDirectory) -> None:
-    """Make the directory that `checkpoint.path` names this run's.
+    """Make this run the owner of the directory that `checkpoint.path` names.
 
     Args:
         config: Configuration of the run.
         run: Directory of the run.
 
     Raises:
-        UserError: another run has made it its own meanwhile, or it cannot be read or written.
+        UserError: Another run owns the directory, or it cannot be read or written.
     """
     if config.checkpoint.path is None:
         return
@@ -92,26 +94,30 @@ def claim_checkpoints(config: RunConfig, run: RunDirectory) -> None:
             refuse_others(where, owner, run.address)
 
 
-def take_over(config: RunConfig, run: RunDirectory, *, resuming: bool) -> None:
-    """Remove what an earlier run left, unless it is resumed, and make the place of checkpoints this run's.
+def prepare_directory(config: RunConfig, run: RunDirectory, *, resuming: bool) -> None:
+    """Make this run the owner of its place of checkpoints, and remove the files of an earlier run unless it is resumed.
 
-    It comes once everything that can refuse the run has been looked at.
+    The function is called after all checks, since it removes files.
 
     Args:
         config: Configuration of the run.
         run: Directory of the run.
-        resuming: True for a run that goes on.
+        resuming: True for a run that resumes.
 
     Raises:
-        UserError: another run has taken the place meanwhile, or it cannot be read or written.
+        UserError: Another run owns the place of checkpoints, or a directory cannot be read or written.
     """
-    claim_checkpoints(config, run)  # first: it may be refused
+    # This call may refuse the run, so it precedes all removals.
+    claim_checkpoints(config, run)
     if resuming:
         return
-    run.write_bytes(REPLACED, b"")  # If this process is killed here, no other goes on with the earlier run.
-    run.remove(OF_RUN)  # Results whose checkpoints are gone would be those of a finished run.
+    # If this process is killed during the removal, the file keeps others from resuming the earlier run.
+    run.write_bytes(REPLACED, b"")
+    # Results go before checkpoints, since results without checkpoints would look like a finished run.
+    run.remove(OF_RUN)
     where = checkpoint_place(config, run.address)
-    if not (isinstance(where, Path) and where.is_symlink()):  # What a link leads to is not the run's.
+    # A symbolic link may lead to files that belong to others.
+    if not (isinstance(where, Path) and where.is_symlink()):
         with explain_errors(where, "removed"):
             for name in names_in(where):
                 if is_step(name):
@@ -122,15 +128,20 @@ def take_over(config: RunConfig, run: RunDirectory, *, resuming: bool) -> None:
 
 
 def identity(run_dir: Location) -> str:
-    """Return the name of a run in the file of an owner: its directory."""
+    """Return the run directory as it stands in the file `OWNER`."""
     return str(run_dir.resolve()) if isinstance(run_dir, Path) else str(run_dir)
 
 
 def refuse_others(where: Location, owner: str, run_dir: Location) -> None:
     """Refuse a place of checkpoints whose owner is another run.
 
+    Args:
+        where: Place of the checkpoints.
+        owner: Run directory that owns the place.
+        run_dir: Directory of this run.
+
     Raises:
-        UserError: the owner is another run.
+        UserError: The owner is another run.
     """
     if owner != identity(run_dir):
         raise UserError(
@@ -142,10 +153,10 @@ def refuse_others(where: Location, owner: str, run_dir: Location) -> None:
 
 
 def owner_of(where: Location) -> str | None:
-    """Return the run directory that a place of checkpoints belongs to; None where it is nobody's.
+    """Return the run directory that owns a place of checkpoints; None if it has no owner.
 
     Raises:
-        UserError: the place cannot be read.
+        UserError: The place cannot be read.
     """
     with explain_errors(where):
         file = where / OWNER

@@ -1,24 +1,28 @@
-"""`ple-rec diff`: how two runs differ in configuration, environment and metrics. Needs no torch."""
+"""`ple-rec diff`: differences of two runs in configuration, environment and metrics. This module imports no torch."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from ple_rec.checkpoint.listing import find_checkpoint
+from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.config.diff import Difference, differences
 from ple_rec.config.load import load_config
 from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import toml_value
-from ple_rec.errors import UserError
-from ple_rec.runs.layout import CHECKPOINTS, CONFIG, INIT
-from ple_rec.runs.record import RunRecord, TaskMetrics, read_mapping
-from ple_rec.runs.results import MISSING, mapping, number
-from ple_rec.text import printable
-from ple_rec.text.plain import fitted, json_text, wrapped
+from ple_rec.errors import PleRecError, UserError
+from ple_rec.runs.layout import CONFIG, checkpoints_of
+from ple_rec.runs.read import RunFiles
+from ple_rec.runs.record import RunRecord, TaskMetrics
+from ple_rec.runs.results import MISSING
+from ple_rec.text import fitted, printable
+from ple_rec.text.json_values import mapping, number
+from ple_rec.text.plain import json_text, wrapped
 from ple_rec.text.units import short_count
 
 SIZES = {
@@ -29,15 +33,15 @@ SIZES = {
 }
 
 
-class Compared(NamedTuple):
-    """One metric of both runs.
+class MetricDifference(NamedTuple):
+    """Values of one metric in two runs.
 
     Args:
-        a: None where run a lacks it.
-        b: None where run b lacks it.
-        bound: By how much `b - a` may be off: an AUC came from a histogram, or a GAUC, within its interval, from a
-            sample. 0 where both are exact, infinite where nothing can be said.
-        better: The better run; None where they are equal, within the bound, or one is absent.
+        a: Value of run a; None if the run lacks it.
+        b: Value of run b; None if the run lacks it.
+        bound: Largest error of `b - a`, from an AUC of a histogram or a GAUC of a sample; 0 if both are exact,
+            infinite if the error is unknown.
+        better: Better run; None if the values are equal, differ within the bound, or one is missing.
     """
 
     a: float | None
@@ -47,40 +51,40 @@ class Compared(NamedTuple):
 
     @property
     def difference(self) -> float | None:
-        """`b - a`, where both are there; None, too, beyond every float."""
+        """Value of `b - a`; None if a value is missing or the difference is not finite."""
         return None if self.a is None or self.b is None else number(self.b - self.a)
 
     @property
     def within_bound(self) -> bool:
-        """Whether the difference may be none but for histograms and samples."""
+        """True if errors of histograms or samples may explain the whole difference."""
         return self.difference is not None and self.bound > 0 and abs(self.difference) <= self.bound
 
 
 @dataclass(frozen=True)
 class RunDiff:
-    """How run b differs from run a.
+    """Differences of run b from run a.
 
     Args:
-        runs: a and b.
-        configuration: (key, value in a, value in b); None where one of the configurations cannot be read.
-        environment: The same of dataset, world size, precision, first weights and versions, as far as both are
-            recorded.
-        split: Whose metrics are compared.
-        tasks: By task and metric.
-        sizes: Parameters, FLOPs per sample, samples per second, of a and of b.
-        notes: What is compared in the place of something else, and what is not compared.
+        runs: Runs a and b.
+        configuration: Differing keys: (key, value in a, value in b); None if a configuration cannot be read.
+        environment: Differences in dataset, world size, precision, first weights and versions that both runs record,
+            in the same form.
+        split: Split whose metrics are compared.
+        tasks: Compared metrics, by task and metric.
+        sizes: Parameters, FLOPs per sample and samples per second of a and of b, by name.
+        notes: Remarks on substitutes and on parts that are not compared.
     """
 
     runs: tuple[RunRecord, RunRecord]
     configuration: list[Difference] | None
     environment: list[Difference]
     split: str
-    tasks: dict[str, dict[str, Compared]]
+    tasks: dict[str, dict[str, MetricDifference]]
     sizes: dict[str, tuple[float | None, float | None]]
     notes: list[str]
 
     def verdict(self) -> str | None:
-        """The configurations in one sentence; None where there is more to say."""
+        """Return one sentence for configurations that are equal but for name or seed; None for others."""
         if self.configuration is None:
             return None
         other = [key for key, _, _ in self.configuration if key != "name"]
@@ -88,9 +92,9 @@ class RunDiff:
             return "same configuration" + (" but for the name" if self.configuration else "")
         if other != ["seed"]:
             return None
-        # Another dataset, library or number of steps has effects of its own.
-        alone = not self.environment and all(run.status == "finished" for run in self.runs)
-        noise = ": the difference is noise of the seed" if alone else ""
+        # Another dataset, library or number of steps may change the metrics too.
+        only_seed = not self.environment and all(run.status == "finished" for run in self.runs)
+        noise = ": the difference is noise of the seed" if only_seed else ""
         return f"same configuration but for the seed{noise}"
 
 
@@ -98,23 +102,26 @@ def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
     """Compare two runs, finished or not.
 
     Args:
-        a: The one run.
-        b: The other run.
-        split: Whose final metrics; the validation split where a run has none on it.
+        a: First run.
+        b: Second run.
+        split: Split whose final metrics are compared; the validation split replaces it if a run has none on it.
     """
     notes: list[str] = []
     configuration = _configuration(a, b, notes)
     split, left, right = _metrics(a, b, split, notes)
-    here, there = _environment(a), _environment(b)
-    keys = [key for key in dict.fromkeys([*here, *there]) if key in here and key in there]
-    environment = [(key, here[key], there[key]) for key in keys if here[key] != there[key]]
-    same = all(key != "dataset_fingerprint" for key, _, _ in environment)
-    tasks = {t: _compare(left.get(t, {}), right.get(t, {}), judge=same) for t in dict.fromkeys([*left, *right])}
+    environment_a, environment_b = _environment(a), _environment(b)
+    environment = [
+        (key, value, environment_b[key])
+        for key, value in environment_a.items()
+        if key in environment_b and value != environment_b[key]
+    ]
+    same_dataset = all(key != "dataset_fingerprint" for key, _, _ in environment)
+    tasks = {t: _compare(left.get(t, {}), right.get(t, {}), judge=same_dataset) for t in dict.fromkeys([*left, *right])}
     sizes = {key: pair for key in SIZES if any(pair := (_size(a, key), _size(b, key)))}
     for letter, run in (("a", a), ("b", b)):
         if run.damaged:
             notes.append(f"{letter}: damaged, and left out: {', '.join(run.damaged)}")
-    if not same:
+    if not same_dataset:
         notes.append("the datasets differ: the metrics are not over the same samples")
     if unfinished := [letter for letter, run in (("a", a), ("b", b)) if run.status != "finished"]:
         notes.append(f"{' and '.join(unfinished)}: parameters, FLOPs and versions are recorded when a run finishes")
@@ -126,45 +133,48 @@ def _configuration(a: RunRecord, b: RunRecord, notes: list[str]) -> list[Differe
     for letter, run in (("a", a), ("b", b)):
         try:
             configs.append(load_config(RunConfig, run.path / CONFIG))
-        except (UserError, OSError, ValueError, RecursionError) as error:  # damaged, or with keys of another version
+        except (UserError, OSError, ValueError, RecursionError) as error:
+            # The configuration is damaged, or has keys of another version.
             notes.append(f"{letter}: the configurations are not compared: {' '.join(str(error).split())}")
     return differences(*configs) if len(configs) == 2 else None
 
 
 def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[str, TaskMetrics, TaskMetrics]:
-    """The split whose metrics are compared, and those of both runs: like with like."""
+    """Return the split that is compared, the metrics of run a and those of run b."""
     if a.tasks(split) and b.tasks(split):
         return split, a.tasks(split), b.tasks(split)
-    found = []
+    metrics = []
     for letter, run in (("a", a), ("b", b)):
         final, last = run.tasks("valid"), run.last_validation
         if not final and last:
             notes.append(f"{letter} ({run.status}): its last validation record, of step {run.valid['step']:,}")
         elif not final:
             notes.append(f"{letter} ({run.status}): not evaluated yet, there are no metrics")
-        found.append(final or last)
+        metrics.append(final or last)
     if split != "valid":
         notes.append(f"the validation split is compared, since not both runs have metrics on {split}")
-    return "valid", found[0], found[1]
+    return "valid", metrics[0], metrics[1]
 
 
-def _compare(a: Mapping[str, float | None], b: Mapping[str, float | None], *, judge: bool) -> dict[str, Compared]:
-    """Compare the metrics of a task; which one is better is said where `judge` is true, over the same samples."""
+def _compare(
+    a: Mapping[str, float | None], b: Mapping[str, float | None], *, judge: bool
+) -> dict[str, MetricDifference]:
+    """Compare the metrics of a task; `judge` is True to name the better run, which needs the same samples."""
     compared = {}
     for metric in METRICS:
         left, right = a.get(metric.key), b.get(metric.key)
         if left is None and right is None:
             continue
-        one = Compared(left, right, _bound(metric.key, a, b), None)
-        compared[metric.key] = (
-            one if one.within_bound or not judge else one._replace(better=_better(metric, left, right))
-        )
+        difference = MetricDifference(left, right, _error_bound(metric.key, a, b), None)
+        if judge and not difference.within_bound:
+            difference = difference._replace(better=_better(metric, left, right))
+        compared[metric.key] = difference
     return compared
 
 
-def _bound(metric: str, a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float:
-    bounds = [values.get(f"{metric}_error_bound") for values in (a, b)]
-    return sum(bound or 0.0 for bound in bounds) if None not in bounds else 0.0
+def _error_bound(metric: str, a: Mapping[str, float | None], b: Mapping[str, float | None]) -> float:
+    errors = [values.get(f"{metric}_error_bound") for values in (a, b)]
+    return sum(error or 0.0 for error in errors) if None not in errors else 0.0
 
 
 def _better(metric: Metric, a: float | None, b: float | None) -> Literal["a", "b"] | None:
@@ -177,29 +187,27 @@ def _better(metric: Metric, a: float | None, b: float | None) -> Literal["a", "b
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:
-    """Return dataset, world size, precision, first weights, versions; of an unfinished run as its checkpoint says."""
-    damaged: list[str] = []  # a run can be compared without these
-    manifest: Mapping[str, Any] = {}
-    if not run.metrics and (latest := _latest(run)):
-        manifest = read_mapping(run.path / CHECKPOINTS / latest / "manifest.json", json.loads, damaged)
-    written_by = mapping(manifest.get("written_by"))
-    start = read_mapping(run.path / INIT, json.loads, damaged)
-    found = {
-        "dataset_fingerprint": run.metrics.get("dataset_fingerprint", written_by.get("dataset")),
-        "world_size": run.metrics.get("world_size", written_by.get("ranks")),
+    """Return dataset, world size, precision, first weights and versions, for an unfinished run from its checkpoint."""
+    metrics, start = run.metrics, RunFiles(run.path).start
+    written_by = {} if metrics else _written_by(run)
+    precision = mapping(metrics.get("precision", written_by.get("precision")))
+    environment = {
+        "dataset_fingerprint": metrics.get("dataset_fingerprint", written_by.get("dataset")),
+        "world_size": metrics.get("world_size", written_by.get("ranks")),
+        # With "auto", each machine decides on the precision.
+        "precision": precision.get("used"),
+        "init_from": f"{start.get('run')}:{start.get('checkpoint')}" if start else "random weights",
+        **{f"versions.{name}": value for name, value in mapping(metrics.get("versions")).items()},
     }
-    precision = mapping(run.metrics.get("precision", written_by.get("precision")))
-    found["precision"] = precision.get("used")  # which `auto` decides on each machine
-    found["init_from"] = f"{start.get('run')}:{start.get('checkpoint')}" if start else "random weights"
-    found |= {f"versions.{name}": value for name, value in mapping(run.metrics.get("versions")).items()}
-    return {key: value for key, value in found.items() if isinstance(value, str | int | float)}
+    return {key: value for key, value in environment.items() if isinstance(value, str | int | float)}
 
 
-def _latest(run: RunRecord) -> str:
-    try:
-        return (run.path / CHECKPOINTS / "latest").read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return ""
+def _written_by(run: RunRecord) -> Mapping[str, Any]:
+    """Return the description of the run in its latest checkpoint; an empty one if it cannot be read."""
+    with suppress(PleRecError):
+        latest = find_checkpoint(checkpoints_of(run.path), "latest")
+        return {} if latest is None else read_manifest(latest).written_by
+    return {}
 
 
 def _size(run: RunRecord, key: str) -> float | None:
@@ -215,7 +223,7 @@ def format_diff(diff: RunDiff, width: int) -> str:
 
     Args:
         diff: Differences of two runs.
-        width: Characters that a line may have: what is longer goes on in the next line, and names of tasks are cut.
+        width: Largest number of characters of a line; longer lines are wrapped, and names of tasks are cut.
     """
     heads = [_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True)]
     blocks = ["\n".join(wrapped(printable(head), width, "   ") for head in heads)]
@@ -240,8 +248,8 @@ def diff_json(diff: RunDiff) -> str:
 
     `{"a": {"path", "status", "step"}, "b": .., "verdict", "configuration": [{"key", "a", "b"}] | null, "environment":
     [{"key", "a", "b"}], "split", "tasks": {task: {metric: {"a", "b", "difference", "bound", "within_bound",
-    "better"}}}, "sizes": {name: {"a", "b", "ratio"}}, "notes"}`; a key that a side lacks is null there, and so is
-    what is no JSON number, such as the bound of a difference of which nothing can be said.
+    "better"}}}, "sizes": {name: {"a", "b", "ratio"}}, "notes"}`. A value that a run lacks is null, and so is a number
+    that JSON cannot represent, such as an infinite bound.
     """
     return json_text(
         {
@@ -255,8 +263,8 @@ def diff_json(diff: RunDiff) -> str:
             "split": diff.split,
             "tasks": {
                 task: {
-                    metric: {**one._asdict(), "difference": one.difference, "within_bound": one.within_bound}
-                    for metric, one in metrics.items()
+                    metric: {**each._asdict(), "difference": each.difference, "within_bound": each.within_bound}
+                    for metric, each in metrics.items()
                 }
                 for task, metrics in diff.tasks.items()
             },
@@ -273,10 +281,10 @@ def _head(letter: str, run: RunRecord) -> str:
     return f"{letter}  {run.path}: {run.variant or 'variant unknown'}, {run.status}{step}{best}"
 
 
-def _changes(heading: str, found: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
-    """Return a line `key: value in a -> value in b` for each difference; what is too long goes on below."""
-    shown = ([key, *(MISSING if value is None else text(value) for value in pair)] for key, *pair in found)
-    lines = (printable(f"{key}: {a} -> {b}") for key, a, b in shown)
+def _changes(heading: str, changes: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
+    """Return a line `key: value in a -> value in b` for each difference; long lines are wrapped."""
+    texts = ([key, *(MISSING if value is None else text(value) for value in pair)] for key, *pair in changes)
+    lines = (printable(f"{key}: {a} -> {b}") for key, a, b in texts)
     return "\n".join([f"{heading}, a -> b", *(wrapped(f"  {line}", width, "      ") for line in lines)])
 
 
@@ -284,11 +292,12 @@ def _metric_rows(diff: RunDiff) -> list[list[str]]:
     rows = [[diff.split, "a", "b", "b - a", "better"]]
     for task, metrics in diff.tasks.items():
         for column in METRICS:
-            one = metrics.get(column.key)
-            if one is None or (column.key == "samples" and not one.difference):
+            metric = metrics.get(column.key)
+            if metric is None or (column.key == "samples" and not metric.difference):
                 continue
-            values = [MISSING if value is None else column.text(value) for value in (one.a, one.b)]
-            rows.append([f"{task} {column.heading}", *values, _signed(one.difference, column.text), _word(one)])
+            values = [MISSING if value is None else column.text(value) for value in (metric.a, metric.b)]
+            difference = _signed(metric.difference, column.text)
+            rows.append([f"{task} {column.heading}", *values, difference, _better_text(metric)])
     return rows
 
 
@@ -298,12 +307,12 @@ def _signed(difference: float | None, text: Callable[[float], str]) -> str:
     return ("+" if difference > 0 else "-") + text(abs(difference))
 
 
-def _word(one: Compared) -> str:
-    if one.within_bound and math.isinf(one.bound):
+def _better_text(metric: MetricDifference) -> str:
+    if metric.within_bound and math.isinf(metric.bound):
         return "not certain"
-    if one.within_bound:
-        return f"within the bound {one.bound:.1e}"
-    return one.better or ("same" if one.difference == 0 else MISSING)
+    if metric.within_bound:
+        return f"within the bound {metric.bound:.1e}"
+    return metric.better or ("same" if metric.difference == 0 else MISSING)
 
 
 def _size_row(heading: str, a: float | None, b: float | None) -> list[str]:
@@ -316,5 +325,5 @@ def _ratio(a: float | None, b: float | None) -> float | None:
     return number(b / a) if a and b is not None else None
 
 
-def _keyed(found: Sequence[Difference]) -> list[dict[str, Any]]:
-    return [{"key": key, "a": a, "b": b} for key, a, b in found]
+def _keyed(changes: Sequence[Difference]) -> list[dict[str, Any]]:
+    return [{"key": key, "a": a, "b": b} for key, a, b in changes]

@@ -1,8 +1,9 @@
-"""The run directory that a process holds: nothing but its holder changes it.
+"""Exclusive access to a run directory, which has the results of one training run, and functions that write its files.
 
-A run directory on a disk is held by a lock, one in an object store by a lease. Files of the run are written at its
-address at once. Those that grow line by line, which no store can do, are written in a folder of this machine and pushed
-to the store before each checkpoint counts.
+A process holds a run directory while no other process may change it. On a disk it holds a lock on a file; in an object
+store it holds a lease, which is an object that it renews every few seconds. Most files are written in one piece. A
+store cannot append to a file, so files that grow line by line (logs and TensorBoard events) are written to a folder of
+this machine. They are pushed, that is uploaded, to the store before a checkpoint becomes valid.
 """
 
 from __future__ import annotations
@@ -29,20 +30,24 @@ _WHY = "a run lies there"
 
 
 def growing_files(folder: Path) -> list[str]:
-    """Return the files of a run that grow line by line."""
+    """Return the names of the files of a run that grow line by line.
+
+    Args:
+        folder: Folder of this machine that has the files.
+    """
     events = [f"{TENSORBOARD}/{file.name}" for file in sorted((folder / TENSORBOARD).glob("*"))]
     return [*events, *([LOG] if (folder / LOG).is_file() else [])]
 
 
 class RunDirectory:
-    """Run directory that this process holds, or that a process of the same job holds.
+    """Run directory that this process may use, since it or another process of the same job holds it.
 
     Args:
         address: Directory of the run, on a disk or in a store.
-        folder: Folder of this machine for files that grow; the directory itself if it lies on a disk.
-        leases: Leases under which the run changes its directory and its checkpoints; empty on disks, and in a process
-            that leaves all changes to another.
-        pushed: Function that lists the files of the folder, by their names below it, that go to the store.
+        folder: Folder of this machine for files that grow line by line; the run directory itself if it is on a disk.
+        leases: Leases that this process holds, of the directory and of its checkpoints in a store. Empty on a disk, and
+            in a process that does not hold the directory itself.
+        pushed: Function that returns the names of the files to push, given `folder`.
     """
 
     def __init__(
@@ -53,7 +58,8 @@ class RunDirectory:
         pushed: Callable[[Path], list[str]] = growing_files,
     ) -> None:
         self.address, self.folder, self._leases, self._files = address, folder, leases, pushed
-        self._pushed = self._stamps()  # The store has these files as they are here.
+        # The files that are in the folder now were downloaded from the store, so they need no push.
+        self._pushed = self._stamps()
 
     def __truediv__(self, name: str) -> Location:
         return self.address / name
@@ -62,16 +68,16 @@ class RunDirectory:
         return str(self.address)
 
     def check(self) -> None:
-        """Do nothing if this process still holds the directory; ask right before each change.
+        """Check that this process still holds its leases; every method that changes the directory calls this first.
 
         Raises:
-            UserError: Another process has taken it, or its store cannot be read.
+            UserError: Another process has acquired a lease meanwhile, or the store cannot be read.
         """
         for lease in self._leases:
             lease.check()
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a file whole or not at all.
+        """Write a file atomically: after an error, the old content is still there.
 
         Raises:
             UserError: Another process holds the directory, the disk is full, or the store cannot be written.
@@ -83,33 +89,35 @@ class RunDirectory:
         self.write_text(name, json.dumps(value, indent=1) + "\n")
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file whole or not at all; raises as `write_text` does."""
+        """Write a file atomically; raises as `write_text` does."""
         with explain_errors(self.address, "written", "a run needs room and permission"):
             write_checked(self.address / name, content, self.check)
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files and folders of the run that are there; raises as `write_text` does."""
+        """Remove files and folders of the run if they exist; raises as `write_text` does."""
         self.check()
         with explain_errors(self.address, "written", _WHY):
             remove_names(self.address, names)
 
     def push(self) -> None:
-        """Put the files of the folder into the store that are new, or have changed since they were put there.
+        """Upload the files of the folder that are new or have changed since the last push.
 
         Raises:
-            UserError: Another process holds the directory, a file is gone here, or the store cannot be written.
+            UserError: Another process holds the directory, a file is missing here, or the store cannot be written.
         """
         if isinstance(self.address, Path) or not self._leases:
             return
         with explain_errors(self.folder, "read", f"what {self.address} is to hold is written there first"):
-            self.folder.stat()  # Files that are gone with their folder must not be taken for files that never grew.
+            # This raises an error if somebody has removed the folder. Without it, an empty list of files would look as
+            # if nothing had changed, and the push would seem to succeed.
+            self.folder.stat()
             for name, stamp in self._stamps().items():
                 if self._pushed.get(name) != stamp:
                     write_checked(self.address / name, (self.folder / name).read_bytes(), self.check)
                     self._pushed[name] = stamp
 
     def _stamps(self) -> dict[str, tuple[int, int]]:
-        """Return size and time of each file that goes to the store; there is none if this process pushes none."""
+        """Return size and modification time of each file to push, by name; empty if this process pushes no files."""
         if isinstance(self.address, Path) or not self._leases:
             return {}
         statuses = {name: (self.folder / name).stat() for name in self._files(self.folder)}
@@ -118,15 +126,17 @@ class RunDirectory:
 
 @contextmanager
 def hold_run(where: Location, checkpoints: Location, wait: float = 0.0) -> Iterator[RunDirectory]:
-    """Hold a run directory and the place of its checkpoints, so that no other process changes them.
+    """Hold a run directory during the block, so that no other process changes it, and push its files at the end.
+
+    Checkpoints in a store may lie outside the run directory; they are held by a second lease.
 
     Args:
-        where: Directory of the run; it is made if it is not there.
-        checkpoints: Place of its checkpoints, which a run elsewhere may have been given, too.
-        wait: Seconds that another process has to let go of it.
+        where: Directory of the run, created if it is missing.
+        checkpoints: Directory or prefix of its checkpoints. Another run may be configured to use the same one.
+        wait: Seconds to wait for another process to release the directory.
 
     Raises:
-        UserError: Another process holds it, or it cannot be made, locked or reached.
+        UserError: Another process holds the directory, or it cannot be created, locked or reached.
     """
     with ExitStack() as stack:
         leases = []
@@ -142,27 +152,31 @@ def hold_run(where: Location, checkpoints: Location, wait: float = 0.0) -> Itera
         try:
             yield run
         except BaseException:
-            with suppress(UserError):  # The user is told what came first.
+            # An error of the push must not hide the first error.
+            with suppress(UserError):
                 run.push()
             raise
         run.push()
 
 
-def of_other_rank(where: Location) -> RunDirectory:
-    """Return the run directory that rank 0 holds, for another rank, which changes nothing there unasked."""
+def directory_of_other_rank(where: Location) -> RunDirectory:
+    """Return the run directory for a rank other than 0, while rank 0 holds it.
+
+    The returned object has no leases: its checks always pass, and its `push` does nothing.
+    """
     return RunDirectory(where, where if isinstance(where, Path) else Path())
 
 
 @contextmanager
 def hold_prefix(prefix: Remote, wait: float = 0.0) -> Iterator[Lease]:
-    """Hold the lease of a prefix in a store.
+    """Hold the lease of a prefix in a store during the block.
 
     Args:
         prefix: Prefix that the lease covers.
-        wait: Seconds that another process has to let go of it.
+        wait: Seconds to wait for another process to release the prefix.
 
     Raises:
-        UserError: Another process holds it, or the store cannot be read or written.
+        UserError: Another process holds the prefix, or the store cannot be read or written.
     """
     lease = Lease.acquire(prefix, f"{os.getpid()} on {socket.gethostname()}", wait)
     if isinstance(lease, Holder):
@@ -170,25 +184,28 @@ def hold_prefix(prefix: Remote, wait: float = 0.0) -> Iterator[Lease]:
     try:
         yield lease
     finally:
-        with suppress(StoreError):  # The lease ends by itself.
+        # If the lease cannot be given back, it expires by itself.
+        with suppress(StoreError):
             lease.give_back()
 
 
 @contextmanager
 def _working_folder(where: Remote) -> Iterator[Path]:
-    """Give a folder of this machine with the files that grow, as the store has them; it is removed at the end.
+    """Yield a temporary folder of this machine, filled with those files of a run in a store that grow line by line.
 
-    Folders of processes that were killed are removed, too: nobody holds their locks.
+    A process locks its folder as long as it lives. Folders that no process has locked were left by killed processes,
+    and are removed.
     """
-    parent = cache_folder() / "runs"  # Nobody clears it in a long run, as some do with /tmp.
+    # Some systems clear /tmp during a long run, so the folder is made in the cache folder of ple-rec.
+    parent = cache_folder() / "runs"
     with ExitStack() as stack:
         with explain_errors(parent, "written", f"files of {where} that grow are written there first"):
             parent.mkdir(parents=True, exist_ok=True)
             with (parent / LOCK).open("w") as lock:
                 take_lock(lock, wait=math.inf)
                 for other in parent.glob("*/"):
-                    if (left := open_locked(other / LOCK)) is not None:
-                        left.close()
+                    if (abandoned := open_locked(other / LOCK)) is not None:
+                        abandoned.close()
                         shutil.rmtree(other, ignore_errors=True)
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True)))
                 own = open_locked(folder / LOCK)
@@ -203,12 +220,12 @@ def _working_folder(where: Remote) -> Iterator[Path]:
 
 @contextmanager
 def hold_to_add(where: Location) -> Iterator[None]:
-    """Hold a run directory of a store while files are added to its results.
+    """Hold a run directory in a store while the block adds files to its results, such as an analysis.
 
-    Nothing is held on a disk: a file is replaced whole there, and a run that still trains may be looked at.
+    A directory on a disk is not locked: files are replaced atomically there, so a run may be analysed while it trains.
 
     Raises:
-        UserError: A process trains there, or the store cannot be reached.
+        UserError: A process trains in the directory, or the store cannot be reached.
     """
     with hold_prefix(where) if isinstance(where, Remote) else nullcontext():
         yield

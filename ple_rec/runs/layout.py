@@ -1,4 +1,4 @@
-"""The run directory: claimed by one process at a time, never silently overwritten."""
+"""Files of a run directory, and its lock, which one process at a time holds."""
 
 from __future__ import annotations
 
@@ -26,19 +26,25 @@ CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, REPLACED, LOCK, TE
     "metrics.json",
     "report.html",
     "checkpoints",
-    ".saved",  # there once a checkpoint is: where none is found then, they are away
-    ".replaced",  # there while the run is removed to make room for another
+    # This file exists once the run has a checkpoint. If it exists without checkpoints, these have been moved away.
+    ".saved",
+    # This file exists while the run is being removed and replaced.
+    ".replaced",
     ".lock",
     "tensorboard",
     "mlflow.json",
     "profile",
 )
-LEASE = ".lease"  # Folder in the place of a lock where the directory lies in a store (storage/lease.py).
-PROBE = ".shared"  # there for seconds, while hosts look whether all see it
+# In a store, this folder replaces the lock (storage/lease.py).
+LEASE = ".lease"
+# This file exists for seconds, while hosts check that all of them see it.
+PROBE = ".shared"
 _PARTIAL = ".partial"
 TEST_ROWS, ANALYSIS, ANALYSIS_PAGE, FUSION = "test_rows.npz", "analysis.json", "analysis.html", "fusion"
-_ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}  # Made of the results of a finished run by whoever looks at it.
-OF_RESULTS = (*sorted(_ANALYSIS), REPORT)  # Files that are stale once the run has gone on.
+# Analyses of a finished run.
+_ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}
+# These files are out of date once the run has been resumed.
+OF_RESULTS = (*sorted(_ANALYSIS), REPORT)
 _OWN = {
     CONFIG,
     INIT,
@@ -56,9 +62,11 @@ _OWN = {
     PROFILE,
     PROBE,
 }
-_KNOWN = _OWN | _ANALYSIS | {FUSION}  # a fusion outlives the results that it was chosen by
-OF_RUN = tuple(sorted((_OWN | _ANALYSIS | {FUSION}) - {REPLACED, LOCK, LEASE, CHECKPOINTS}))  # A new run removes them.
-_IN_FOLDERS = {  # names of what lies in the folders among them
+_KNOWN = _OWN | _ANALYSIS | {FUSION}
+# A new run in the directory removes these files and folders.
+OF_RUN = tuple(sorted(_KNOWN - {REPLACED, LOCK, LEASE, CHECKPOINTS}))
+# Patterns of the names in the folders of a run.
+_IN_FOLDERS = {
     CHECKPOINTS: r"step-(0|[1-9][0-9]*)|latest|best",
     TENSORBOARD: r"events\.out\.tfevents\..*",
     PROFILE: r"step\.(json|txt)|trace-rank[0-9]+\.json\.gz",
@@ -67,29 +75,30 @@ _IN_FOLDERS = {  # names of what lies in the folders among them
 
 
 def holds_run(path: Location) -> bool:
-    """Return True if a run has something to lose: results or a finished checkpoint, here or away.
+    """Return True if a run has results or a complete checkpoint, or has had one that was moved away.
 
     Raises:
-        UserError: its checkpoints lie in a store that cannot be read.
+        UserError: The checkpoints are in a store that cannot be read.
     """
     try:
         where = checkpoints_of(path)
-    except DataError:  # what a refused start, or another version, has left there says nothing of another place
+    except DataError:
+        # A damaged configuration names no other place.
         where = path / CHECKPOINTS
     return has_saved(path) or bool(finished_steps(where))
 
 
 def has_saved(path: Location) -> bool:
-    """Return True if a run has had a finished checkpoint, wherever that is now."""
+    """Return True if a run has had a complete checkpoint, wherever it is now."""
     return any((path / name).is_file() for name in (SAVED, METRICS))
 
 
 def checkpoints_of(run_dir: Location) -> Location:
-    """Return the place of the checkpoints of a run, as its configuration says.
+    """Return the place of the checkpoints of a run by its configuration.
 
     Raises:
-        UserError: an address that cannot be spoken.
-        DataError: its configuration is damaged.
+        UserError: The scheme of the address is unknown.
+        DataError: The configuration is damaged.
     """
     file = run_dir / CONFIG
     try:
@@ -97,18 +106,23 @@ def checkpoints_of(run_dir: Location) -> Location:
         path = raw.get("checkpoint", {}).get("path")
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise DataError(str(file), f"unreadable ({error})", "it is the run's configuration", "copy it again") from error
-    return place_of(path, run_dir)
+    return resolve_checkpoint_path(path, run_dir)
 
 
-def place_of(path: str | None, run_dir: Location) -> Location:
-    """Return where a run keeps its checkpoints by `checkpoint.path`; None: in its directory, or in its store."""
+def resolve_checkpoint_path(path: str | None, run_dir: Location) -> Location:
+    """Return the place of the checkpoints of a run.
+
+    Args:
+        path: `checkpoint.path`, in which `{run}` stands for the name of the run; None for the run directory.
+        run_dir: Directory of the run.
+    """
     if path is None:
         return run_dir / CHECKPOINTS
     return location(path.replace("{run}", run_dir.resolve().name if isinstance(run_dir, Path) else run_dir.name))
 
 
 def strangers_in(path: Location) -> list[str]:
-    """Return what lies in a run directory, or in a folder of it, under a name that no run gives."""
+    """Return the names in a run directory and in its folders that no run writes."""
     strangers = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
     for folder, known in _IN_FOLDERS.items():
         names = names_in(path / folder)
@@ -118,18 +132,18 @@ def strangers_in(path: Location) -> list[str]:
 
 @contextmanager
 def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
-    """Hold the run directory's lock; the directory is made where it is not there.
+    """Hold the lock of a run directory, which is created if it is missing.
 
     Args:
-        path: The run directory.
-        wait: Seconds that another process has to let go of it.
+        path: Run directory.
+        wait: Seconds to wait for another process to release the lock.
 
     Raises:
-        UserError: another process trains in it, or it cannot be made or locked.
+        UserError: Another process trains in the directory, or it cannot be created or locked.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # Its content is replaced, so it is no link to another file.
+        # The content of the lock is replaced, so it must not be a link to another file.
         lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     except OSError as error:
         raise UserError(
@@ -137,8 +151,8 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            # `ple-rec runs` holds the lock for microseconds to see whether it is free, so ask twice at least.
-            taken = take_lock(lock, wait=max(wait, 0.05))
+            # `ple-rec runs` holds the lock for microseconds to test it, so a single attempt could fail by chance.
+            has_lock = take_lock(lock, wait=max(wait, 0.05))
         except OSError as error:
             raise UserError(
                 str(path),
@@ -147,7 +161,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
                 f"give a {Option.RUN_DIR} on a file system with locks",
             ) from error
         lock.seek(0)
-        if not taken:
+        if not has_lock:
             raise UserError(
                 str(path),
                 f"in use by process {lock.read().strip() or '?'}",
@@ -161,10 +175,15 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def remove_names(where: Location, names: Iterable[str]) -> None:
-    """Remove files and folders of a run directory that are there, and drafts of them.
+    """Remove files and folders of a run directory if they exist, and their drafts.
+
+    Args:
+        where: Run directory.
+        names: Names of the files and folders.
 
     Raises:
-        OSError, StoreError: One cannot be removed.
+        OSError: A file on a disk cannot be removed.
+        StoreError: A file in a store cannot be removed.
     """
     for name in names:
         if isinstance(where, Remote):
@@ -172,13 +191,13 @@ def remove_names(where: Location, names: Iterable[str]) -> None:
             remove_tree(where / name)
             continue
         for target in (where / name, where / (name + _PARTIAL)):
-            # What a link leads to is not the run's.
+            # A symbolic link may lead to files that belong to others.
             shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
 
 
 @contextmanager
 def writing(path: Location) -> Iterator[None]:
-    """Turn an error of the file system into a UserError about `path`."""
+    """Turn an error of the file system in the block into a UserError about `path`."""
     try:
         yield
     except OSError as error:
@@ -194,7 +213,7 @@ def write_text(path: Location, text: str) -> None:
     """Write a file whole or not at all.
 
     Raises:
-        UserError: the disk is full or not writable, or the store cannot be written.
+        UserError: The disk is full or not writable, or the store cannot be written.
     """
     write_bytes(path, text.encode())
 
@@ -205,7 +224,7 @@ def write_bytes(path: Location, content: bytes) -> None:
 
 
 def write_stream(path: Location, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a file, which appears under its name only when complete; raises as `write_text` does."""
+    """Write a file by a function, which appears under its name only when complete; raises as `write_text` does."""
     with writing(path), atomic_write(path) as file:
         write(file)
 

@@ -1,4 +1,4 @@
-"""What a checkpoint was trained on and with, as it says itself, and what is different now."""
+"""Data and configuration that a checkpoint was trained with, by its manifest, and how the present ones differ."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from ple_rec.errors import UserError
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, explain_errors
 
-_SHOWN = 4  # names that a message lists at most, of each kind
+# Number of names of each kind that a message lists.
+_MOST_SHOWN = 4
 
-# What may change when a run goes on: how long, how it is watched, and where it runs.
+# A resumed run may have another length, other reports and other hosts.
 _MAY_CHANGE = (
     "name",
     "data.path",
@@ -28,14 +29,16 @@ _MAY_CHANGE = (
     "topology",
     "embeddings.tables.*.hosts",
     "embeddings.tables.*.ids_per_sample",
-    "train.batch_size",  # as long as a step has as many samples over all ranks
+    # `check_resumable` refuses another number of samples a step over all ranks.
+    "train.batch_size",
     "train.batch_size_per_rank",
     "train.epochs",
     "train.steps",
     "train.report_every",
     "train.evaluate_every",
     "train.exact_auc_limit",
-    "train.pipeline",  # the same bits
+    # All pipelines compute the same bits.
+    "train.pipeline",
     "evaluation",
     "checkpoint.every",
     "checkpoint.every_minutes",
@@ -50,28 +53,28 @@ _MAY_CHANGE = (
 
 
 def may_change(config: RunConfig) -> list[str]:
-    """Return the keys, and whole tables, that may have other values when a run goes on.
+    """Return the keys and tables of the configuration that may change when a run is resumed.
 
-    A decay ends at the last step: another number of steps would be another schedule from there on.
+    The length may change only without a decay, which ends at the last step: another length is another schedule.
     """
     length = () if config.schedule.decay == "none" else ("train.epochs", "train.steps")
     return [key for key in _MAY_CHANGE if key not in length]
 
 
 def check_trained_with(config: RunConfig, run_dir: Location, path: Location, manifest: Manifest) -> None:
-    """Refuse a run whose `config.toml` is another one than a checkpoint of it was trained with.
+    """Refuse a run whose `config.toml` differs from the configuration that a checkpoint of it was trained with.
 
-    Checkpoints of early versions hold no configuration, and that of another version may not be readable here.
+    Checkpoints of early versions have no configuration, and one of another version may not be readable; both pass.
 
     Args:
-        config: Configuration of the run, as its directory has it.
+        config: Configuration in the run directory.
         run_dir: Directory of the run.
         path: Directory of the checkpoint.
         manifest: Manifest of the checkpoint.
 
     Raises:
-        UserError: a key differs that does not change when a run goes on.
-        DataError: the checkpoint's configuration is damaged.
+        UserError: A key differs that may not change when a run is resumed.
+        DataError: The configuration of the checkpoint is damaged.
     """
     if CONFIG not in manifest.files:
         return
@@ -82,19 +85,19 @@ def check_trained_with(config: RunConfig, run_dir: Location, path: Location, man
         before = RunConfig.model_validate_json(json.dumps(tomllib.loads(text)))
     except (ValueError, TypeError, RecursionError):
         return
-    # Checkpoints that were moved are found by another path.
-    if changed := changed_beyond(before, config, [*may_change(before), "checkpoint.path"]):
-        listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changed[:_SHOWN])
+    # A moved directory of checkpoints has another path.
+    if changes := changed_beyond(before, config, [*may_change(before), "checkpoint.path"]):
+        listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes[:_MOST_SHOWN])
         raise UserError(
             str(run_dir / CONFIG),
-            listed + (f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""),
+            listed + (f"; and {len(changes) - _MOST_SHOWN} more" if len(changes) > _MOST_SHOWN else ""),
             f"{path} was trained with what it was, and means something else under what it is",
             f"copy {path / CONFIG} there, or train another run",
         )
 
 
-def described(selection: Selection) -> dict[str, list[str]]:
-    """Tasks and inputs of a model in their order, each with what makes it another one, for a checkpoint's manifest."""
+def describe_inputs(selection: Selection) -> dict[str, list[str]]:
+    """Return the tasks and inputs of a model in their order, with their kinds, for the manifest of a checkpoint."""
     sparse = [
         f"{f.name} (table {f.table}{', bag' if f.bag else ''}{', weights' if f.weights else ''})"
         for f in selection.sparse
@@ -103,37 +106,41 @@ def described(selection: Selection) -> dict[str, list[str]]:
     return {"tasks": [f"{task.name} ({task.kind})" for task in selection.tasks], "inputs": sparse + dense}
 
 
-def data_head(schema: DatasetSchema, selection: Selection) -> dict[str, Any]:
-    """All that a manifest says of the data."""
-    return {"dataset": schema.fingerprint, "table_rows": dict(selection.table_rows), **described(selection)}
+def describe_data(schema: DatasetSchema, selection: Selection) -> dict[str, Any]:
+    """Return the entries of a manifest about the data."""
+    return {"dataset": schema.fingerprint, "table_rows": dict(selection.table_rows), **describe_inputs(selection)}
 
 
-def changed(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
-    """What of tasks and inputs is not as a manifest says; nothing where it says nothing of them."""
-    return [text for what, now in described(selection).items() for text in _names(what, recorded.get(what), now)]
+def input_changes(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
+    """Return a text for tasks and one for inputs if they differ from those of a manifest that records them."""
+    return [text for kind, now in describe_inputs(selection).items() for text in _names(kind, recorded.get(kind), now)]
 
 
-def what_differs(recorded: Mapping[str, Any], selection: Selection) -> str:
-    """Between the dataset that a manifest is of and another one, whose fingerprints differ, in a few words."""
+def describe_differences(recorded: Mapping[str, Any], selection: Selection) -> str:
+    """Return a short text about the differences of a dataset from that of a manifest; their fingerprints differ."""
     before, now = recorded.get("table_rows"), selection.table_rows
-    found = changed(recorded, selection)
-    if isinstance(before, Mapping):  # a table that is gone or new shows by the inputs that read it
+    differences = input_changes(recorded, selection)
+    # Removed and new tables are listed with the inputs that read them.
+    if isinstance(before, Mapping):
         resized = [name for name in before if name in now and before[name] != now[name]]
-        found += [f"table {name} had {before[name]:,} rows, has {now[name]:,} rows" for name in resized[:_SHOWN]]
-        found += [f"{len(resized) - _SHOWN} more tables differ in rows"] if len(resized) > _SHOWN else []
-    return "; ".join(found) or "tasks, features and tables are alike, rows and vocabularies are not"
+        differences += [
+            f"table {name} had {before[name]:,} rows, has {now[name]:,} rows" for name in resized[:_MOST_SHOWN]
+        ]
+        if len(resized) > _MOST_SHOWN:
+            differences.append(f"{len(resized) - _MOST_SHOWN} more tables differ in rows")
+    return "; ".join(differences) or "tasks, features and tables are alike, rows and vocabularies are not"
 
 
-def _names(what: str, before: object, now: Sequence[str]) -> list[str]:
+def _names(kind: str, before: object, now: Sequence[str]) -> list[str]:
     if not isinstance(before, list) or before == now:
         return []
     gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
     if not gone and not new:
-        return [f"{what} were {', '.join(before)}, are {', '.join(now)}"]
+        return [f"{kind} were {', '.join(before)}, are {', '.join(now)}"]
     lists = (("gone", gone), ("new", new))
-    return [f"{what}: {'; '.join(f'{word}: {_some(names)}' for word, names in lists if names)}"]
+    return [f"{kind}: {'; '.join(f'{word}: {_abbreviate(names)}' for word, names in lists if names)}"]
 
 
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+def _abbreviate(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return ", ".join(names[:_MOST_SHOWN]) + more

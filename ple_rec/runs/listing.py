@@ -1,4 +1,4 @@
-"""`ple-rec runs`: the runs below a folder in order, and their table. Needs no torch."""
+"""`ple-rec runs`: table of the runs below a folder, in order. This module imports no torch."""
 
 from __future__ import annotations
 
@@ -10,31 +10,35 @@ from typing import Any
 
 from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.errors import UserError
-from ple_rec.runs.find import RUNS, find_runs, is_folder, is_there, places_of
+from ple_rec.runs.find import RUNS, find_runs, is_folder, path_exists, places_of
+from ple_rec.runs.metrics import split_tasks
 from ple_rec.runs.record import RunRecord, TaskMetrics, read_record
-from ple_rec.runs.results import MISSING, mapping, split_tasks
+from ple_rec.runs.results import MISSING
 from ple_rec.storage import Location, at_once, is_remote
-from ple_rec.text import cut, printable
-from ple_rec.text.plain import fitted, json_text, some_of, wrapped
+from ple_rec.text import cut, fitted, printable
+from ple_rec.text.json_values import mapping
+from ple_rec.text.plain import json_text, some_of, wrapped
 from ple_rec.text.units import short_count
 
 NEWEST = "age"
-NOT_FINAL = "*"  # marks the metrics of a run that has not finished
-_SHOWN = ("auc", "gauc", "rmse")  # other metrics are keys to sort by
+# Mark of the metrics of a run that has not finished.
+NOT_FINAL = "*"
+# The table has columns for these metrics; `--sort` takes all metrics.
+_DEFAULT_METRICS = ("auc", "gauc", "rmse")
 _SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Runs in the order in which they are shown.
+    """Runs in the order of the table.
 
     Args:
-        directory: Folder below which they lie.
+        directory: Folder that was searched.
         runs: Record of each run.
         split: Split whose final metrics are shown.
-        sort: Key by which they are in order.
-        now: Seconds since the epoch.
-        text: Text that each of them contains in its name, variant or status.
+        sort: Key of the column that the runs are sorted by.
+        now: Present time, in seconds since the epoch.
+        text: Text that the name, variant or status of each run contains.
         unreadable: Folders that could not be searched.
     """
 
@@ -47,26 +51,26 @@ class Listing:
     unreadable: tuple[Path, ...] = ()
 
     def name(self, run: RunRecord) -> str:
-        """Return the path of a run below the directory; the directory's own name where it is the run itself."""
+        """Return the path of a run below the directory; the name of the directory if it is the run itself."""
         if run.path == self.directory:
             return run.path.name or "."
         return str(run.path).removeprefix(f"{self.directory}/")
 
     def tasks(self, run: RunRecord) -> TaskMetrics:
-        """Return the final metrics of a run, or those of its last validation record where it has none."""
+        """Return the final metrics of a run, or those of its last validation record if it has none."""
         return run.tasks(self.split) or run.last_validation
 
 
 @dataclass(frozen=True)
-class Column:
-    """A column of the table.
+class ListingColumn:
+    """Column of the table.
 
     Args:
-        key: Name by which `--sort` takes it.
+        key: Key for `--sort`.
         heading: Heading of the column.
-        cell: Text of a run.
-        order: Place of a run, the lower the earlier it stands; None stands last.
-        task: Task of a metric, which stands above the headings of its columns.
+        cell: Function that returns the text of a run.
+        order: Function that returns the sort value of a run; smaller values come first, and None comes last.
+        task: Task of a metric, written above the headings of its columns; empty for other columns.
     """
 
     key: str
@@ -80,19 +84,19 @@ def list_runs(directory: str, *, text: str = "", sort: str = NEWEST, split: str 
     """Find and read the runs below a directory.
 
     Args:
-        directory: Path, or name under `runs/`; it is searched, or is a run itself.
-        text: Text that the name, variant or status of a run contains, or it is left out.
-        sort: Key of a column, or `TASK.METRIC` of any metric recorded below the directory; the best, or newest, run
-            comes first. By a metric, runs without final metrics on the split follow those that have them.
+        directory: Path or name under `runs/` of the folder to search, or of a run.
+        text: Text that the name, variant or status of a run must contain; empty for all runs.
+        sort: Key of a column, or `TASK.METRIC` of any recorded metric; the best or newest run comes first. With a
+            metric, runs without final metrics on the split come after the others.
         split: Split whose metrics are shown.
-        now: Seconds since the epoch.
+        now: Present time, in seconds since the epoch.
 
     Raises:
         UserError: There is no such directory, or no such key.
     """
     folder, unreadable = _folder(directory), list[Path]()
-    found = find_runs(folder, unreadable)
-    records = at_once(read_record, found) if is_remote(folder) else list(map(read_record, found))
+    paths = find_runs(folder, unreadable)
+    records = at_once(read_record, paths) if is_remote(folder) else list(map(read_record, paths))
     records.sort(key=lambda run: -run.changed)
     listing = Listing(folder, tuple(records), split, sort, now, text, tuple(unreadable))
     if not records:
@@ -100,34 +104,36 @@ def list_runs(directory: str, *, text: str = "", sort: str = NEWEST, split: str 
     columns = {column.key: column for column in [*columns_of(listing), *metric_columns(listing)]}
     if sort not in columns:
         raise _unknown_key(sort, listing, list(columns))
-    kept = [run for run in records if text.lower() in f"{listing.name(run)} {run.variant} {run.status}".lower()]
-    places = [(columns[sort].order(run), run) for run in kept]
-    known = sorted((pair for pair in places if pair[0] is not None), key=lambda pair: pair[0])  # stable: newest first
+    matching = [run for run in records if text.lower() in f"{listing.name(run)} {run.variant} {run.status}".lower()]
+    places = [(columns[sort].order(run), run) for run in matching]
+    # Sorting is stable, so runs with equal values stay in the order of their age.
+    known = sorted((pair for pair in places if pair[0] is not None), key=lambda pair: pair[0])
     ordered = (*(run for _, run in known), *(run for place, run in places if place is None))
     return replace(listing, runs=ordered)
 
 
-def columns_of(listing: Listing) -> list[Column]:
-    """Return the columns from left to right; the last are the first that a narrow terminal leaves out."""
+def columns_of(listing: Listing) -> list[ListingColumn]:
+    """Return the columns from left to right; a narrow terminal leaves out the last ones first."""
     first = [
-        Column("run", "run", listing.name, listing.name),
-        Column("status", "status", lambda run: run.status, lambda run: run.status),
+        ListingColumn("run", "run", listing.name, listing.name),
+        ListingColumn("status", "status", lambda run: run.status, lambda run: run.status),
     ]
     others = [
-        Column("variant", "variant", lambda run: run.variant or MISSING, lambda run: run.variant),
-        Column("step", "step", _progress, lambda run: _falling(run.step)),
-        Column("age", "age", lambda run: _age(listing.now - run.changed), lambda run: -run.changed),
+        ListingColumn("variant", "variant", lambda run: run.variant or MISSING, lambda run: run.variant),
+        ListingColumn("step", "step", _progress, lambda run: _falling(run.step)),
+        ListingColumn("age", "age", lambda run: _age(listing.now - run.changed), lambda run: -run.changed),
         *(column for column in metric_columns(listing) if _is_shown(column, listing)),
-        Column("samples/s", "samples/s", _speed, lambda run: _falling(run.samples_per_second)),
-        Column("best", "best", lambda run: _count(run.best_step), lambda run: _falling(run.best_step)),
+        ListingColumn("samples/s", "samples/s", _speed, lambda run: _falling(run.samples_per_second)),
+        ListingColumn("best", "best", lambda run: _count(run.best_step), lambda run: _falling(run.best_step)),
     ]
-    if listing.sort != NEWEST:  # what the runs are sorted by is never left out
+    # The column that the runs are sorted by must not be left out.
+    if listing.sort != NEWEST:
         others.sort(key=lambda column: column.key != listing.sort)
     return [*first, *others]
 
 
-def metric_columns(listing: Listing) -> list[Column]:
-    """Return a column for each metric that one of the runs has recorded."""
+def metric_columns(listing: Listing) -> list[ListingColumn]:
+    """Return a column for each metric that at least one run has recorded."""
     recorded: dict[str, set[str]] = {}
     for run in listing.runs:
         for task, values in listing.tasks(run).items():
@@ -136,33 +142,33 @@ def metric_columns(listing: Listing) -> list[Column]:
     return [_metric_column(listing, task, metric) for task, metric in known]
 
 
-def _is_shown(column: Column, listing: Listing) -> bool:
-    return column.key == listing.sort or column.key.rpartition(".")[2] in _SHOWN
+def _is_shown(column: ListingColumn, listing: Listing) -> bool:
+    return column.key == listing.sort or column.key.rpartition(".")[2] in _DEFAULT_METRICS
 
 
-def _metric_column(listing: Listing, task: str, metric: Metric) -> Column:
+def _metric_column(listing: Listing, task: str, metric: Metric) -> ListingColumn:
     def value(run: RunRecord) -> float | None:
         return listing.tasks(run).get(task, {}).get(metric.key)
 
     def cell(run: RunRecord) -> str:
-        found = value(run)
-        if found is None:
+        number = value(run)
+        if number is None:
             return MISSING
-        return ("" if run.tasks(listing.split) else NOT_FINAL) + metric.text(found)
+        return ("" if run.tasks(listing.split) else NOT_FINAL) + metric.text(number)
 
     def order(run: RunRecord) -> tuple[bool, float] | None:
-        found = value(run)
-        if found is None:
+        number = value(run)
+        if number is None:
             return None
-        bad = metric.rank_key(found)
-        # Figures of another split, of a run that still changes, are no rivals of final ones.
-        return not run.tasks(listing.split), -found if bad is None else bad
+        rank = metric.rank_key(number)
+        # Metrics of an unfinished run are of the validation split, so they are not comparable with final ones.
+        return not run.tasks(listing.split), -number if rank is None else rank
 
-    return Column(f"{task}.{metric.key}", metric.heading, cell, order, task)
+    return ListingColumn(f"{task}.{metric.key}", metric.heading, cell, order, task)
 
 
 def runs_json(listing: Listing) -> str:
-    """Return all that is known of each run, as a JSON array; what is no JSON number, such as NaN, is null.
+    """Return the runs as a JSON array; numbers that JSON cannot represent, such as NaN, are null.
 
     `[{"run", "path", "name", "variant", "seed", "status", "step", "total_steps", "best_step", "samples_per_second",
     "changed", "splits": {split: {task: {metric: value}}}, "last_validation": {task: {metric: value}}, "damaged"}, ..]`
@@ -195,21 +201,22 @@ def _folder(text: str) -> Location:
             return path
     raise UserError(
         printable(text),
-        "is a file" if is_there(Path(text)) else "no such directory",
+        "is a file" if path_exists(Path(text)) else "no such directory",
         "it is searched for runs",
         f"name a folder with runs in it, or a run by its path or its name under {RUNS}/",
     )
 
 
-def _unknown_key(sort: str, listing: Listing, every: list[str]) -> UserError:
-    from ple_rec.config.words import meant  # imports pydantic
+def _unknown_key(sort: str, listing: Listing, keys: list[str]) -> UserError:
+    # This module imports pydantic, which takes long.
+    from ple_rec.config.words import spelling_hint
 
     known = f"known: {', '.join(column.key for column in columns_of(listing))}"
-    near = meant(sort, every)
+    suggestion = spelling_hint(sort, keys)
     return UserError(
         "--sort",
         f'unknown key "{printable(sort)}"',
-        printable(f"{near} ({known})" if near else known),
+        printable(f"{suggestion} ({known})" if suggestion else known),
         "use one of these, or TASK.METRIC of any recorded metric",
     )
 
@@ -238,20 +245,24 @@ def _age(seconds: float) -> str:
     return f"{max(int(seconds // size), 0)} {unit}"
 
 
-_WORDS = ("run", "status", "variant")  # columns that read from the left
-_LONGEST = 24  # characters of a cell, but for the run's name
-_GAP = 2  # characters between columns
+# These columns are aligned to the left.
+_WORDS = ("run", "status", "variant")
+# Largest number of characters of a cell other than the name of the run.
+_LONGEST = 24
+# Number of characters between columns.
+_GAP = 2
 
 
 def format_runs(listing: Listing, width: int) -> str:
-    """Return a line for each run, aligned, and footnotes on what the table does not show.
+    """Return the table of the runs, with footnotes on omitted columns and damaged files.
 
     Args:
-        listing: Runs in their order.
-        width: Characters that a line may have; columns that do not fit are left out, and named; then names are cut.
+        listing: Runs in the order of the table.
+        width: Largest number of characters of a line. Columns that do not fit are omitted and named; if that is not
+            enough, names are cut.
 
     Returns:
-        Text without a trailing newline; one sentence where there are no runs.
+        Text without a trailing newline; one sentence if there are no runs.
     """
     lines, notes = list[str](), list[str]()
     if listing.runs:
@@ -271,23 +282,23 @@ def format_runs(listing: Listing, width: int) -> str:
 
 
 def _table(listing: Listing, width: int) -> tuple[list[str], list[str]]:
-    """Return two lines of heading and one for each run, and the keys of the columns for which there is no room."""
+    """Return two lines of headings and a line for each run, and the keys of the omitted columns."""
     always = {"run", "status", listing.sort} - {NEWEST}
-    shown: list[Column] = []
+    columns: list[ListingColumn] = []
     texts: list[list[str]] = []
     left_out, used = [], -_GAP
     for column in columns_of(listing):
-        # A task's name stands above the first of its columns alone.
-        task = "" if shown and shown[-1].task == column.task else cut(printable(column.task), _LONGEST)
+        # The name of a task is written above the first of its columns.
+        task = "" if columns and columns[-1].task == column.task else cut(printable(column.task), _LONGEST)
         most = width // 2 if column.key == "run" else _LONGEST
         cells = [task, column.heading, *(cut(printable(column.cell(run)), most) for run in listing.runs)]
         needed = _GAP + max(map(len, cells))
         if column.key in always or used + needed <= width:
-            shown.append(column)
+            columns.append(column)
             texts.append(cells)
             used += needed
         else:
             left_out.append(column.key)
     texts[0][0] = listing.split
-    left = [i for i, column in enumerate(shown) if column.key in _WORDS]
+    left = [i for i, column in enumerate(columns) if column.key in _WORDS]
     return fitted(list(zip(*texts, strict=True)), width, left).split("\n"), left_out

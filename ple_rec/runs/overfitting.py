@@ -1,25 +1,27 @@
-"""A run that fits its training samples better and better, and other samples worse: read from its log."""
+"""Warning of overfitting, from the training and validation losses of a run."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ple_rec.runs.read import Series
+from ple_rec.runs.log import Series
 
-_EVALUATIONS = 4  # fewer have no halves to speak of
-_RISE = 0.01  # share of the lowest validation loss; less is what a loss moves by chance
+# With fewer evaluations, half of them show no trend.
+_EVALUATIONS = 4
+# A rise by a smaller share of the lowest validation loss may be chance.
+_RISE = 0.01
 
 
 def overfitting_warning(train: Series, valid: Series, *, stops_early: bool) -> str | None:
     """Return a warning if the training loss has fallen while the validation loss rose for half of the evaluations.
 
-    That is so where the lowest validation loss lies in the first half of the evaluations, the last one is more than 1 %
-    above it, and the mean training loss after that step is below the training loss at that step.
+    The warning needs three conditions. The lowest validation loss is in the first half of the evaluations, the last one
+    is more than 1 % above it, and the mean training loss after that step is below the training loss at that step.
 
     Args:
         train: Loss of the training records.
-        valid: Loss of the evaluations; one at step 0, of weights of another run, does not count.
-        stops_early: True for a run with early stopping, which the warning then does not advise.
+        valid: Loss of the evaluations; that at step 0, of the weights of another run, does not count.
+        stops_early: True for a run with early stopping, which the warning then does not suggest.
     """
     known = np.isfinite(valid.values) & (valid.steps > 0)
     steps, losses = valid.steps[known], valid.values[known]

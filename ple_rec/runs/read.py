@@ -1,215 +1,209 @@
-"""What a run directory holds, read leniently: a run that was killed still has a story to tell."""
+"""Lenient reader of the files of a run, since a killed run leaves missing and incomplete files."""
 
 from __future__ import annotations
 
-import bisect
 import json
 import tomllib
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from ple_rec.config.plan import placements
 from ple_rec.errors import UserError
-from ple_rec.runs.layout import CONFIG, INIT, LOG, METRICS, PLAN
-from ple_rec.runs.results import mapping, number
+from ple_rec.runs.layout import ANALYSIS, CONFIG, INIT, LOG, METRICS, PLAN
 from ple_rec.storage import Location, modified_at
+from ple_rec.text.json_values import mapping, number
 
-_ABSENT = {
+if TYPE_CHECKING:
+    from ple_rec.runs.log import RunLog
+
+_CONSEQUENCES = {
     CONFIG: "variant, data set and configuration are unknown",
     PLAN: "the placement of the embedding tables is unknown",
     LOG: "there are no learning curves and no throughput",
     METRICS: "the run was interrupted or still goes on, so there are no final results",
     INIT: "where its first weights came from is unknown",
 }
+_SPLIT_MARKS = {"train": b'"train"', "valid": b'"valid"'}
 
-# What a parser of JSON or TOML raises: a syntax error, an integer of thousands of digits, nesting that is too deep.
-_DAMAGES = (ValueError, RecursionError)
-
-Record = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Series:
-    """A quantity over training steps: `steps` and `values`, both (N,); an undefined value is NaN."""
-
-    steps: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-    def __bool__(self) -> bool:
-        """Whether there is any finite value to draw."""
-        return bool(np.isfinite(self.values).any())
-
-    def at(self, step: float | None) -> float | None:
-        """The value at exactly this step, or None."""
-        hits = self.values[self.steps == step] if step is not None else self.values[:0]
-        return float(hits[-1]) if hits.size and np.isfinite(hits[-1]) else None
+# Parsers of JSON and TOML raise these, also for an integer of thousands of digits and for nesting that is too deep.
+_PARSE_ERRORS = (ValueError, RecursionError)
 
 
-@dataclass
-class RunLog:
-    """The records of `train.jsonl` by split, each list ascending in step."""
-
-    splits: dict[str, list[Record]] = field(default_factory=dict)
-    rewinds: list[int] = field(default_factory=list)
-
-    def add(self, record: Record) -> None:
-        """Add one record in file order.
-
-        A training record whose step is not beyond the last one comes from a resumed run: what the earlier attempt wrote
-        from that step on is superseded. An evaluation replaces an earlier one of the same split and step.
-        """
-        step, split = record["step"], record["split"]
-        records = self.splits.setdefault(split, [])
-        if split == "train" and records and step <= records[-1]["step"]:
-            self.rewinds.append(step)
-            for rows in self.splits.values():
-                del rows[bisect.bisect_left(rows, step, key=_step) :]
-        place = bisect.bisect_left(records, step, key=_step)
-        if place < len(records) and records[place]["step"] == step:
-            del records[place]
-        records.insert(place, record)
-
-    def series(self, split: str, *path: str) -> Series:
-        """One quantity of one split over steps; `path` leads to it, as in `series("valid", "tasks", "ctr", "auc")`."""
-        records = self.splits.get(split, [])
-        values = []
-        for record in records:
-            value: object = record
-            for key in path:
-                value = mapping(value).get(key)
-            found = number(value)
-            values.append(np.nan if found is None else found)
-        return Series(np.array([record["step"] for record in records], dtype=float), np.array(values, dtype=float))
-
-    def last(self, split: str) -> Record:
-        """The latest record of a split; empty where there is none."""
-        return self.splits.get(split, [{}])[-1] if self.splits.get(split) else {}
-
-    def tasks(self) -> list[str]:
-        """Every task that a record names, in order of appearance."""
-        names = (name for rows in self.splits.values() for record in rows for name in mapping(record.get("tasks")))
-        return list(dict.fromkeys(names))
-
-
-@dataclass
 class RunFiles:
-    """The files of a run directory; what is absent is empty, and `notes` says in plain words what is missing or odd."""
+    """Files of a run directory, each read at its first use. A missing or damaged file counts as empty.
 
-    directory: Location
-    config_text: str = ""
-    config: dict[str, Any] = field(default_factory=dict)
-    plan: dict[str, Any] = field(default_factory=dict)
-    start: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, Any] = field(default_factory=dict)
-    log: RunLog = field(default_factory=RunLog)
-    log_written: datetime | None = None
-    notes: list[str] = field(default_factory=list)
+    Args:
+        directory: Run directory.
 
-    def evaluated(self, key: str) -> tuple[str, Any]:
-        """A part of the final evaluations and its split: of test, else of validation; None where neither has it."""
-        there = (split for split in ("test", "valid") if mapping(self.metrics.get(split)).get(key) is not None)
-        split = next(there, "test")
+    Attributes:
+        damage: Description of the damage of each damaged file, by its name.
+    """
+
+    def __init__(self, directory: Location) -> None:
+        self.directory = directory
+        self.damage: dict[str, str] = {}
+
+    @cached_property
+    def config_text(self) -> str:
+        """Text of `config.toml`."""
+        return (self._bytes(CONFIG) or b"").decode("utf-8", errors="replace")
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """Content of `config.toml`."""
+        return self._object(CONFIG, tomllib.loads)
+
+    @cached_property
+    def plan(self) -> Mapping[str, Any]:
+        """Placement of each table, from `plan.json`."""
+        return placements(self._object(PLAN))
+
+    @cached_property
+    def start(self) -> Mapping[str, Any]:
+        """Content of `init_from.json`: the checkpoint whose weights the run started from."""
+        return self._object(INIT)
+
+    @cached_property
+    def metrics(self) -> Mapping[str, Any]:
+        """Content of `metrics.json`."""
+        return self._object(METRICS)
+
+    @cached_property
+    def analysis(self) -> Mapping[str, Any]:
+        """Content of `analysis.json`."""
+        return self._object(ANALYSIS)
+
+    @cached_property
+    def log(self) -> RunLog:
+        """Records of `train.jsonl`."""
+        # This module imports numpy, which listings of runs do not need.
+        from ple_rec.runs.log import RunLog
+
+        log = RunLog()
+        for record in filter(None, self.records):
+            log.add(record)
+        return log
+
+    @cached_property
+    def log_written(self) -> datetime | None:
+        """Time of the last change of `train.jsonl`, to the second; None if it is absent."""
+        written = modified_at(self.directory / LOG) if (self.directory / LOG).is_file() else None
+        return None if written is None else written.replace(microsecond=0)
+
+    @cached_property
+    def records(self) -> list[Mapping[str, Any] | None]:
+        """Record of each line of `train.jsonl`: empty for a blank line, None for a damaged one."""
+        return [_record(line) if line.strip() else {} for line in (self._bytes(LOG) or b"").split(b"\n")]
+
+    def last_records(self) -> dict[str, Mapping[str, Any]]:
+        """Return the last training record and the last validation record, without parsing the lines before them."""
+        # A line without a newline at its end may be incomplete.
+        *lines, _ = (self._bytes(LOG) or b"").split(b"\n")
+        last: dict[str, Mapping[str, Any]] = {}
+        damaged = False
+        for line in reversed(lines):
+            if not any(split not in last and mark in line for split, mark in _SPLIT_MARKS.items()):
+                continue
+            record = _record(line)
+            damaged |= record is None
+            if record is not None and record["split"] in _SPLIT_MARKS:
+                last.setdefault(record["split"], record)
+            if len(last) == len(_SPLIT_MARKS):
+                break
+        if damaged or (not last and any(line.strip() for line in lines)):
+            self.damage[LOG] = "it has damaged lines"
+        return last
+
+    def evaluation_part(self, key: str) -> tuple[str, Any]:
+        """Return a part of the final evaluation on test, or else on validation, and its split; None if both lack it."""
+        known = (split for split in ("test", "valid") if mapping(self.metrics.get(split)).get(key) is not None)
+        split = next(known, "test")
         return split, mapping(self.metrics.get(split)).get(key)
 
     def best_step(self) -> float | None:
-        """Step of the best checkpoint: from `metrics.json`, else of the last evaluation that the log calls best."""
-        known = number(self.metrics.get("best_step"))
+        """Return the step of the best checkpoint by `metrics.json`, or else by the last evaluation marked as best."""
+        recorded = number(self.metrics.get("best_step"))
         marked = [record["step"] for record in self.log.splits.get("valid", []) if record.get("best") is True]
-        return known if known is not None or not marked else float(marked[-1])
+        return recorded if recorded is not None or not marked else float(marked[-1])
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about missing, damaged and unusual files; all files are read."""
+        files = {CONFIG: self.config, PLAN: self.plan, INIT: self.start, LOG: self.log, METRICS: self.metrics}
+        notes = []
+        for name in files:
+            if name in self.damage:
+                rest = "; it is shown as it stands" if name == CONFIG else f", and was left out: {_CONSEQUENCES[name]}"
+                notes.append(f"{name} is damaged ({self.damage[name]}){rest}.")
+            elif (self.directory / name).is_file():
+                notes += self._log_notes() if name == LOG else []
+            # A run that starts from random weights has no `init_from.json`.
+            elif name != INIT:
+                notes.append(f"{name} is missing: {_CONSEQUENCES[name]}.")
+        return notes
+
+    def _log_notes(self) -> list[str]:
+        notes = []
+        damaged = [index for index, record in enumerate(self.records, start=1) if record is None]
+        if self.records[-1] is None:
+            notes.append(f"The last line of {LOG} is cut off (the run was killed while writing it); skipped.")
+            damaged.pop()
+        if damaged:
+            listed = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
+            notes.append(f"{len(damaged)} damaged line(s) of {LOG} were skipped: line {listed}.")
+        if not self.log.splits:
+            notes.append(f"{LOG} has no records yet: {_CONSEQUENCES[LOG]}.")
+        for step in self.log.rewinds:
+            notes.append(f"The run was resumed: records from step {step:,} on replace those of the attempt before.")
+        return notes
+
+    def _object(self, name: str, parse: Callable[[str], Any] = json.loads) -> Mapping[str, Any]:
+        content = self._bytes(name)
+        if content is None:
+            return {}
+        try:
+            value = parse(content.decode())
+        except _PARSE_ERRORS as error:
+            self.damage[name] = str(error)
+            return {}
+        if not isinstance(value, dict):
+            self.damage[name] = f"it holds a {type(value).__name__}, not an object"
+        return mapping(value)
+
+    def _bytes(self, name: str) -> bytes | None:
+        try:
+            return (self.directory / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self.damage[name] = str(error.strerror or error)
+            return None
 
 
 def read_run(directory: Location) -> RunFiles:
-    """Read `config.toml`, `plan.json`, `train.jsonl` and `metrics.json`; any may be absent or damaged, but not all.
+    """Return the files of a run directory.
 
     Raises:
-        UserError: `directory` holds none of the four files.
+        UserError: The directory has none of `config.toml`, `plan.json`, `train.jsonl` and `metrics.json`.
     """
-    needed = [name for name in _ABSENT if name != INIT]
-    if not any((directory / name).is_file() for name in needed):
+    names = [name for name in _CONSEQUENCES if name != INIT]
+    if not any((directory / name).is_file() for name in names):
         raise UserError(
             place=str(directory),
-            value="holds none of " + ", ".join(needed) if directory.is_dir() else "is not a directory",
+            value="holds none of " + ", ".join(names) if directory.is_dir() else "is not a directory",
             rule="a report is made from a run directory",
             fix="give the directory that training wrote, such as runs/<name>",
         )
-    run = RunFiles(directory)
-    run.config_text = _text(run, CONFIG)
-    try:
-        run.config = tomllib.loads(run.config_text)
-    except _DAMAGES as error:
-        run.notes.append(f"{CONFIG} is damaged ({error}); it is shown as it stands.")
-    run.plan = placements(_json(run, PLAN))
-    if (directory / INIT).exists():  # only a run that did not start from random weights has it
-        run.start = _json(run, INIT)
-    _read_log(run)
-    run.metrics = _json(run, METRICS)
-    return run
+    return RunFiles(directory)
 
 
-def _step(record: Record) -> float:
-    step: float = record["step"]
-    return step
-
-
-def _text(run: RunFiles, name: str) -> str:
-    path = run.directory / name
-    if not path.is_file():
-        run.notes.append(f"{name} is missing: {_ABSENT[name]}.")
-        return ""
-    return path.read_bytes().decode("utf-8", errors="replace")
-
-
-def _json(run: RunFiles, name: str) -> dict[str, Any]:
-    text = _text(run, name)
-    if not (run.directory / name).is_file():
-        return {}
-    try:
-        content = json.loads(text)
-    except _DAMAGES as error:
-        run.notes.append(f"{name} is damaged ({error}), and was left out: {_ABSENT[name]}.")
-        return {}
-    if not isinstance(content, dict):
-        run.notes.append(f"{name} holds a {type(content).__name__}, not an object, and was left out: {_ABSENT[name]}.")
-        return {}
-    return content
-
-
-def _read_log(run: RunFiles) -> None:
-    text = _text(run, LOG)
-    path = run.directory / LOG
-    if not path.is_file():
-        return
-    written = modified_at(path)
-    run.log_written = None if written is None else written.replace(microsecond=0)
-    lines = text.split("\n")
-    damaged = []
-    for line_number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        record = _record(line)
-        if record is not None:
-            run.log.add(record)
-        elif line_number == len(lines):
-            run.notes.append(f"The last line of {LOG} is cut off (the run was killed while writing it); skipped.")
-        else:
-            damaged.append(line_number)
-    if damaged:
-        shown = ", ".join(map(str, damaged[:5])) + (", ..." if len(damaged) > 5 else "")
-        run.notes.append(f"{len(damaged)} damaged line(s) of {LOG} were skipped: line {shown}.")
-    if not run.log.splits:
-        run.notes.append(f"{LOG} has no records yet: {_ABSENT[LOG]}.")
-    for step in run.log.rewinds:
-        run.notes.append(f"The run was resumed: records from step {step:,} on replace those of the attempt before.")
-
-
-def _record(line: str) -> Record | None:
+def _record(line: bytes) -> Mapping[str, Any] | None:
+    """Return the record of a line; None for an incomplete or damaged line."""
     try:
         record = json.loads(line)
-    except _DAMAGES:
+    except _PARSE_ERRORS:
         return None
     if not isinstance(record, dict) or number(record.get("step")) is None or not isinstance(record.get("split"), str):
         return None

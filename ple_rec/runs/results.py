@@ -1,118 +1,56 @@
-"""`metrics.json` of a run: readers of its parts, and the final metrics as a table of plain text.
-
-A file may be of another version, or damaged. So a field that is absent, or not what it should be, has its default, and
-a number that is not finite is None.
-"""
+"""Final metrics of a run as a table of plain text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    ValidationError,
-    ValidationInfo,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-)
+from typing import Any
 
 from ple_rec.config.metrics import METRICS, SAMPLES, Metric
+from ple_rec.runs.metrics import by_kind, paper_sources, present, split_tasks
 from ple_rec.runs.warnings import SCALE, Dominant
 from ple_rec.text import aligned, cut, printable
+from ple_rec.text.json_values import mapping, number
 from ple_rec.text.units import metric_text
 
 MISSING = "-"
-FEW = 100  # samples below which a slice's metrics say little
-FEW_OF_A_CLASS = 20  # positives, or negatives, below which they say little: the error of AUC is theirs
-FEW_GROUPS = 30  # groups below which GAUC says little
-_WORSE = 1.01  # times the loss of a constant, above which a task is told of
-LONGEST_NAME = 40  # characters
+# With fewer samples, the metrics of a slice are too uncertain.
+FEW = 100
+# With fewer positives or negatives, AUC is too uncertain.
+FEW_OF_A_CLASS = 20
+# With fewer groups, GAUC is too uncertain.
+FEW_GROUPS = 30
+# A task is warned of if its loss is so many times that of a constant prediction.
+_WORSE = 1.01
+# Largest number of characters of a name.
+LONGEST_NAME = 40
 _BETTER = (
     "look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or take a "
     "smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
 )
 
 
-def mapping(value: object) -> Mapping[str, Any]:
-    """`value` where it is a mapping, else an empty one: a part of `metrics.json` may be absent or null."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def number(value: object) -> float | None:
-    """`value` where it is a finite number, else None: a metric is null where it is undefined (one class only)."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        found = float(value)
-    except OverflowError:  # an integer beyond every float
-        return None
-    return found if math.isfinite(found) else None
-
-
-def items(value: object) -> list[Any]:
-    """Return the elements of a list; none where `value` is no list, as in a damaged file."""
-    return list(value) if isinstance(value, list) else []
-
-
-def entries(value: object) -> list[Mapping[str, Any]]:
-    """Return the elements of a list as mappings, an odd one being empty; none where `value` is no list."""
-    return [mapping(element) for element in items(value)]
-
-
-def split_tasks(metrics: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:
-    """The metrics of every task on one split, in the order of `metrics.json`."""
-    return {name: mapping(values) for name, values in mapping(mapping(metrics.get(split)).get("tasks")).items()}
-
-
-def by_kind(tasks: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """Task names in groups that share columns: first those with binary metrics, then regressions; no empty group."""
-    regressions = [name for name, values in tasks.items() if "mse" in values]
-    binaries = [name for name in tasks if name not in regressions]
-    return [group for group in (binaries, regressions) if group]
-
-
-def present(columns: Sequence[Metric], rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """The columns that at least one row knows of, even where its value is null."""
-    return [column for column in columns if any(column.key in row for row in rows)]
-
-
-def paper_sources(metrics: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, list[str]]:
-    """Where the paper's figures come from ("PLE, Table 5"), each with the tasks that it serves."""
-    sources: dict[str, list[str]] = {}
-    for name in tasks:
-        entry = mapping(mapping(metrics.get("paper")).get(name))
-        parts = [str(entry[key]) for key in ("model", "table") if entry.get(key)]
-        if parts:
-            sources.setdefault(", ".join(parts), []).append(name)
-    return sources
-
-
 def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Dominant | None = None) -> str:
-    """The results of one split as aligned plain text, one line per task.
+    """Return the results of one split as aligned plain text, one line per task.
 
         test            AUC   paper      NE  log loss  calibration  samples
         income       0.9583  0.9522  0.5712    0.1216       1.0041   49,881
         paper: PLE, Table 5
 
-    Binary and regression tasks stand in blocks of their own; a metric that is undefined (one class only) is `-`. The
-    paper's figure stands to the right of the metric that it compares with. Slices follow, a block for each column.
+    Binary tasks and regressions have separate blocks. An undefined metric is `-`, for example AUC of a single class.
+    The paper's figure is in the column after its metric. Slices follow, a block for each column.
 
     Args:
-        metrics: The content of `metrics.json`; any part may be absent.
-        split: Which split to show.
-        dominant: Task that was nearly the whole loss at the end of training, where one was.
+        metrics: Content of `metrics.json`; any part may be missing.
+        split: Split to show.
+        dominant: Task that was nearly the whole loss at the end of training; None if there was none.
 
     Returns:
-        Text without a trailing newline; one sentence where the split has no metrics.
+        Text without a trailing newline; one sentence if the split has no metrics.
     """
     tasks = split_tasks(metrics, split)
     if not tasks:
         return f"{split}: no metrics"
-    # The paper's figures are of its test data.
+    # The paper reports figures on test data only.
     paper = {name: mapping(entry) for name, entry in mapping(metrics.get("paper")).items() if split == "test"}
     blocks = []
     for group in by_kind(tasks):
@@ -130,22 +68,22 @@ def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Do
 
 
 def few_samples(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each task whose figures say little, with the reason."""
-    found = []
+    """Return a line for each task with too few samples or groups for reliable metrics."""
+    lines = []
     for name, values in tasks.items():
         groups = number(values.get("gauc_groups")) if number(values.get("gauc")) is not None else None
         if reason := caution(values):
-            found.append(f"{plain_name(name)}: {reason}; its figures say little")
+            lines.append(f"{plain_name(name)}: {reason}; its figures say little")
         elif groups is not None and groups < FEW_GROUPS:
-            found.append(f"{plain_name(name)}: few groups: {groups:,.0f}; its GAUC says little")
-    return found
+            lines.append(f"{plain_name(name)}: few groups: {groups:,.0f}; its GAUC says little")
+    return lines
 
 
 def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str, dominant: Dominant | None) -> list[str]:
-    """Warn of each task whose loss exceeds that of the best constant prediction by more than 1 %.
+    """Return a warning for each task whose loss exceeds that of the best constant prediction by more than 1 %.
 
-    Where one task is nearly the whole loss, the others have hardly learnt: the scale of its label is what to mend. Only
-    final results are held to it: a task of rare positives, or of a mean far from 0, begins far above its constant.
+    If one task is nearly the whole loss, the others hardly learn, so the warning suggests another scale of its label.
+    Only final results are checked, since early in training the loss of a rare task is far above that of a constant.
     """
     fix = _BETTER
     if dominant is not None:
@@ -153,22 +91,22 @@ def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str, dom
     warnings = []
     for name, values in tasks.items():
         if "mse" in values:
-            what, loss, constant, r2 = "MSE", number(values["mse"]), "mean", number(values.get("r2"))
+            metric, loss, constant, r2 = "MSE", number(values["mse"]), "mean", number(values.get("r2"))
             ratio = None if r2 is None else 1 - r2
         else:
-            what, loss, constant = "log loss", number(values.get("logloss")), "rate"
+            metric, loss, constant = "log loss", number(values.get("logloss")), "rate"
             ratio = number(values.get("ne"))
         if ratio is not None and loss is not None and ratio > _WORSE:
             own, best = metric_text(loss), metric_text(loss / ratio)
             warnings.append(
-                f"warning: {plain_name(name)}: {what} {own} on {split} is above the {best} of always predicting its "
+                f"warning: {plain_name(name)}: {metric} {own} on {split} is above the {best} of always predicting its "
                 f"{constant} there. Fix: {fix}"
             )
     return warnings
 
 
 def plain_name(name: object) -> str:
-    """A name from data as `printable` text of at most `LONGEST_NAME` characters."""
+    """Return a name from data as printable text of at most `LONGEST_NAME` characters."""
     return cut(printable(str(name)), LONGEST_NAME)
 
 
@@ -176,7 +114,10 @@ _NO_VALUE = {"missing": "(missing)", "other": "(other)", "null": "(no value)", "
 
 
 def slice_name(entry: Mapping[str, Any]) -> str:
-    """How the value of a slice reads: as `plain_name`; what is no value in parentheses, a value like that in quotes."""
+    """Return the text of a slice's value: `(missing)`, `(other)`, `(no value)`, `(empty text)` or its `plain_name`.
+
+    A value that looks like one of these texts is put in quotes.
+    """
     for flag in ("missing", "other"):
         if entry.get(flag):
             return _NO_VALUE[flag]
@@ -188,7 +129,7 @@ def slice_name(entry: Mapping[str, Any]) -> str:
 
 
 def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """The first metric of every task by the values of one column, e.g. `by sex  samples  income AUC`."""
+    """Return the first metric of every task by the values of one column, headed `by sex  samples  income AUC`."""
     values = [mapping(entry) for entry in slices.get("values") or []]
     cells = [[f"by {plain_name(slices.get('column'))}"], *([slice_name(entry)] for entry in values)]
     _append(cells, "samples", SAMPLES, values)
@@ -208,7 +149,7 @@ def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any
 
 
 def caution(values: Mapping[str, Any]) -> str:
-    """Why a task's metrics on a slice say little; empty where they do say something."""
+    """Return the reason that a task's metrics on a slice are unreliable; empty if they are reliable."""
     samples, positives = number(values.get("samples")), number(values.get("positives"))
     if samples == 0:
         return "no samples"
@@ -237,98 +178,25 @@ def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]])
         f"paper: {printable(source)}" + (f" ({', '.join(map(plain_name, names))})" if len(sources) > 1 else "")
         for source, names in sources.items()
     ]
-    bounds = {name: number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
-    inexact = [f"{plain_name(name)} +-{bound:.1e}" for name, bound in bounds.items() if bound > 0]
+    errors = {name: number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
+    inexact = [f"{plain_name(name)} +-{error:.1e}" for name, error in errors.items() if error > 0]
     if inexact:
         notes.append(f"AUC from a histogram, error at most: {', '.join(inexact)}")
-    if grouped := [f"{plain_name(name)} {_groups(found)}" for name, found in tasks.items() if "gauc_groups" in found]:
+    if grouped := [
+        f"{plain_name(name)} {_groups(values)}" for name, values in tasks.items() if "gauc_groups" in values
+    ]:
         notes.append(f"GAUC over groups with both classes: {'; '.join(grouped)}")
     return notes
 
 
 def _groups(values: Mapping[str, Any]) -> str:
-    """`1,203 (without 17 of one class and 4 rows of no group), within 0.6100 to 0.6300`."""
+    """Return `1,203 (without 17 of one class and 4 rows of no group), within 0.6100 to 0.6300` for a task."""
     reasons = (
         ("gauc_excluded_groups", "of one class"),
         ("gauc_oversized_groups", "too large for the sample"),
         ("gauc_ungrouped", "rows of no group"),
     )
-    left_out = [f"{number(values.get(key)):,.0f} {what}" for key, what in reasons if number(values.get(key))]
+    left_out = [f"{number(values.get(key)):,.0f} {reason}" for key, reason in reasons if number(values.get(key))]
     text = f"{number(values['gauc_groups']) or 0:,.0f}" + (f" (without {' and '.join(left_out)})" if left_out else "")
     span = values.get("gauc_interval")
     return text + (f", within {metric_text(span[0])} to {metric_text(span[1])}" if span else "")
-
-
-Number = Annotated[float | None, BeforeValidator(number)]
-Names = Annotated[list[str], BeforeValidator(lambda value: list(map(str, items(value))))]
-Numbers = Annotated[list[Number], BeforeValidator(items)]
-Rows = Annotated[list[Numbers], BeforeValidator(items)]
-
-
-class Recorded(BaseModel):
-    """A part of a file that a run wrote."""
-
-    model_config = ConfigDict(frozen=True)
-
-    @field_validator("*", mode="wrap")
-    @classmethod
-    def _or_default(cls, value: object, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> object:
-        try:
-            return handler(value)
-        except ValidationError:
-            assert info.field_name is not None
-            return cls.model_fields[info.field_name].get_default(call_default_factory=True)
-
-    @classmethod
-    def read(cls, value: object) -> Self:
-        """Return the part that a value is; one without anything where it is no object."""
-        return cls.model_validate(mapping(value))
-
-    @classmethod
-    def read_all(cls, value: object) -> list[Self]:
-        """Return the parts of a list; none where the value is no list."""
-        return [cls.model_validate(entry) for entry in entries(value)]
-
-
-class TableHealth(Recorded):
-    """What training did to the rows of an embedding table; `training/table_health.py` says what each number is."""
-
-    table: str = ""
-    rows: Number = None
-    dim: Number = None
-    never_touched: Number = None
-    norms: dict[float, Number] | None = None
-    lookups: Number = None
-    top_share: Number = None
-
-
-class GateLevel(Recorded):
-    """The weights A of one level: (outputs, experts), None where an output does not read an expert."""
-
-    level: int | str = ""
-    mixing: str = "softmax"
-    outputs: Names = []
-    experts: Names = []
-    mean: Rows = []
-    std: Rows = []
-
-
-class CalibrationBin(Recorded):
-    """A bin of predictions: their mean, the mean of the labels, and the weight of the rows."""
-
-    predicted: Number = None
-    observed: Number = None
-    weight: Number = None
-
-
-class Curves(Recorded):
-    """The curves of a binary task."""
-
-    calibration: Annotated[list[CalibrationBin], BeforeValidator(entries)] = []
-    roc: Rows = []
-
-    @property
-    def roc_points(self) -> list[list[float]]:
-        """Pairs of false-positive and true-positive rate, those that are whole."""
-        points = [[value for value in point if value is not None] for point in self.roc]
-        return [point for point in points if len(point) == 2]

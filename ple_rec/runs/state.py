@@ -1,11 +1,11 @@
-"""State of a run directory, and what a run of a configuration does with it: begins, resumes or has nothing left to do.
+"""State of a run directory, and the decision whether a run begins, resumes or has finished there.
 
-`inspect` reads, `decide` computes: where a job is submitted, and again on rank 0 under the directory's lock.
+`inspect` reads the state, and `decide` computes the decision from it. Both are called where a job is submitted, and
+again on rank 0 under the lock of the directory.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,37 +18,40 @@ from ple_rec.config.load import fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.runs.checkpoints import OWNER, checkpoint_place, identity, owner_of, refuse_others
-from ple_rec.runs.layout import CONFIG, LEASE, METRICS, REPLACED, REPORT, has_saved, holds_run, strangers_in
+from ple_rec.runs.layout import CONFIG, LEASE, REPLACED, REPORT, has_saved, holds_run, strangers_in
 from ple_rec.runs.lineage import may_change
+from ple_rec.runs.read import RunFiles
 from ple_rec.storage import Location, explain_errors, names_in
 
-Resume = bool | Literal["auto"]  # True insists on a run to resume, "auto" begins one where there is none
+# True needs a run to resume; "auto" begins a run if there is none.
+Resume = bool | Literal["auto"]
 Action = Literal["begin", "resume", "finished"]
 
-_SHOWN = 5  # changed keys that a refusal names
+# Number of changed keys that a refusal names.
+_MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class DirectoryState:
-    """What a run directory and the place of its checkpoints hold, seen from a configuration that is to be trained.
+    """State of a run directory and its place of checkpoints, for a configuration to train.
 
     Args:
         directory: Run directory.
-        is_file: Whether a file stands where the directory should.
+        is_file: True if the path is a file.
         strangers: Names in the directory that no run writes.
-        has_config: Whether the directory has a `config.toml`, without which it is no run's.
-        has_saved: Whether the run has had a checkpoint or results.
-        holds_run: Whether overwriting would lose something: results, or a checkpoint here or away.
-        place: Location of the checkpoints by the configuration that is to be trained.
-        outside: Whether that place lies outside of the run directory (`checkpoint.path`).
-        owner: Run directory that the outside place belongs to; None where it is nobody's.
-        unowned: Names in an outside place that is nobody's.
-        steps: Steps of the finished checkpoints in the place, ascending.
-        newest: Newest checkpoint whose manifest can be read, with the manifest.
-        damage: Damage of the file that names the latest checkpoint; None where it is whole or not there.
-        changes: Keys that differ from the run that is there and may not when it is resumed; the error where its
+        has_config: True if the directory has a `config.toml`, as each run directory does.
+        has_saved: True if the run has had a checkpoint or results.
+        holds_run: True if overwriting would lose results, or a checkpoint in any place.
+        place: Place of the checkpoints by the configuration to train.
+        outside: True if that place is outside of the run directory (`checkpoint.path`).
+        owner: Run directory that owns the outside place; None if it has no owner.
+        unowned: Names in an outside place without an owner.
+        steps: Steps of the complete checkpoints in the place, ascending.
+        newest: Newest checkpoint whose manifest can be read, with the manifest; None if there is none.
+        damage: Damage of the file that names the latest checkpoint; None if it is intact or missing.
+        changes: Keys that differ from the existing run and may not change when it is resumed; the error if its
             configuration cannot be read.
-        is_finished: Whether there are results and a report of this very configuration.
+        is_finished: True if there are results and a report of the same configuration.
     """
 
     directory: Location
@@ -69,25 +72,25 @@ class DirectoryState:
 
     @property
     def newest_path(self) -> Location:
-        """Directory of the newest checkpoint; of several that cannot be read, the last."""
+        """Directory of the newest checkpoint that can be read; if none can, that of the last step."""
         return self.newest[0] if self.newest else self.place / f"step-{self.steps[-1]}"
 
     @property
     def is_lost(self) -> bool:
-        """Whether the run has checkpoints to resume from, but its directory, or the configuration there, is gone."""
-        own = not self.outside or self.owner == identity(self.directory)
-        return not self.has_config and own and bool(self.steps)
+        """True if the run has checkpoints to resume from, but its directory or its configuration is missing."""
+        is_own = not self.outside or self.owner == identity(self.directory)
+        return not self.has_config and is_own and bool(self.steps)
 
 
 def inspect(config: RunConfig, run_dir: Location) -> DirectoryState:
-    """Read what a run directory and the place of its checkpoints hold.
+    """Return the state of a run directory and its place of checkpoints.
 
     Args:
-        config: Configuration that is to be trained there.
+        config: Configuration to train there.
         run_dir: Directory of the run.
 
     Raises:
-        UserError: a place of checkpoints cannot be read.
+        UserError: A place of checkpoints cannot be read.
     """
     place = checkpoint_place(config, run_dir)
     outside = config.checkpoint.path is not None
@@ -95,18 +98,21 @@ def inspect(config: RunConfig, run_dir: Location) -> DirectoryState:
     with explain_errors(place):
         unowned = [name for name in names_in(place) if name != LEASE] if outside and owner is None else []
     replaced = (run_dir / REPLACED).is_file()
-    saved = has_saved(run_dir)  # before the checkpoints, of which a run that trains there may write its first meanwhile
+    # A run may be writing its first checkpoint, which marks the directory last. So the mark is read before the listing.
+    had_checkpoint = has_saved(run_dir)
     steps, has_config = finished_steps(place), (run_dir / CONFIG).is_file()
-    if saved and not steps:  # a run that trains there removes older checkpoints, perhaps just those that were listed
+    # A training run removes old checkpoints, perhaps all that were just listed, so the listing is repeated.
+    if had_checkpoint and not steps:
         steps = finished_steps(place)
-    if replaced:  # What is left of an earlier run is removed by the next one.
-        saved, steps, has_config = False, [], False
+    # The next run removes the rest of a replaced run.
+    if replaced:
+        had_checkpoint, steps, has_config = False, [], False
     return DirectoryState(
         directory=run_dir,
         is_file=run_dir.exists() and not run_dir.is_dir(),
         strangers=strangers_in(run_dir),
         has_config=has_config,
-        has_saved=saved,
+        has_saved=had_checkpoint,
         holds_run=not replaced and _may_lose(run_dir),
         place=place,
         outside=outside,
@@ -121,17 +127,17 @@ def inspect(config: RunConfig, run_dir: Location) -> DirectoryState:
 
 
 def decide(state: DirectoryState, config: RunConfig, *, resume: Resume, overwrite: bool) -> Action:
-    """Return what a run does with the state of its directory; reads nothing.
+    """Decide from the state of a directory what a run does there, without reading files.
 
     Args:
-        state: State by `inspect` of the same configuration.
-        config: Configuration that is to be trained.
-        resume: True to resume the run of the directory; "auto" to resume one where there is one.
+        state: Result of `inspect` for the same configuration.
+        config: Configuration to train.
+        resume: True to resume the run of the directory; "auto" to resume a run if the directory has one.
         overwrite: True to replace the run of the directory.
 
     Raises:
-        UserError: the run may not begin or resume there.
-        DataError: the run that is there does not say which checkpoint is its latest.
+        UserError: The run may not begin or resume there.
+        DataError: The file that names the latest checkpoint is damaged.
     """
     resuming = state.has_config or state.is_lost if resume == "auto" else resume
     if not (resuming and state.is_lost):
@@ -182,7 +188,7 @@ def _check_directory(state: DirectoryState, *, resuming: bool, overwrite: bool) 
 
 
 def check_place(state: DirectoryState, *, resuming: bool, overwrite: bool) -> None:
-    """Refuse a place of checkpoints outside of the run directory that is not this run's, or that it has filled before.
+    """Refuse an outside place of checkpoints that belongs to another run, or has checkpoints that a new run would lose.
 
     Args:
         state: State of the run directory.
@@ -190,7 +196,7 @@ def check_place(state: DirectoryState, *, resuming: bool, overwrite: bool) -> No
         overwrite: True to replace the checkpoints of the place.
 
     Raises:
-        UserError: the place may not be used.
+        UserError: The place may not be used.
     """
     if not state.outside:
         return
@@ -214,18 +220,18 @@ def check_place(state: DirectoryState, *, resuming: bool, overwrite: bool) -> No
 
 
 def resume_refusal(state: DirectoryState, config: RunConfig) -> UserError | None:
-    """Return why a run cannot be resumed under a configuration: a key would make it another run; None where it can.
+    """Return the error of a configuration that a run cannot be resumed with; None if it can.
 
     Args:
-        state: State of the run directory by the same configuration.
-        config: Configuration that is to be trained.
+        state: Result of `inspect` for the same configuration.
+        config: Configuration to train.
     """
     if not state.changes:
         return None
     if isinstance(state.changes, UserError):
         return state.changes
-    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in state.changes[:_SHOWN])
-    more = f"; and {len(state.changes) - _SHOWN} more" if len(state.changes) > _SHOWN else ""
+    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in state.changes[:_MOST_SHOWN])
+    more = f"; and {len(state.changes) - _MOST_SHOWN} more" if len(state.changes) > _MOST_SHOWN else ""
     decay = config.schedule.decay
     ends = "" if decay == "none" else f" (not its length, since schedule.decay = {decay} ends with it)"
     return UserError(
@@ -246,13 +252,15 @@ def _changes(config: RunConfig, file: Location) -> Sequence[Difference] | UserEr
 def _may_lose(run_dir: Location) -> bool:
     try:
         return holds_run(run_dir)
-    except UserError:  # a store that cannot be read may hold its checkpoints
+    except UserError:
+        # An unreadable store may contain its checkpoints.
         return True
 
 
 def _newest(place: Location, steps: Sequence[int]) -> tuple[Location, Manifest] | None:
     for name in ["latest", *(f"step-{step}" for step in reversed(steps))]:
-        with suppress(DataError, UserError):  # whoever loads says what is damaged; or it has been removed meanwhile
+        # The checkpoint may be damaged, which loading it reports, or may have just been removed.
+        with suppress(DataError, UserError):
             if (path := find_checkpoint(place, name)) is not None:
                 return path, read_manifest(path)
     return None
@@ -267,9 +275,6 @@ def _damage(place: Location) -> DataError | None:
 
 
 def _is_finished(config: RunConfig, run_dir: Location) -> bool:
-    try:
-        metrics = json.loads((run_dir / METRICS).read_text(encoding="utf-8"))
-        same = metrics["config_fingerprint"] == fingerprint(config) and isinstance(metrics["steps"], int)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):  # absent, or not whole: it is written anew
-        return False
-    return same and (run_dir / REPORT).is_file()
+    metrics = RunFiles(run_dir).metrics
+    has_results = metrics.get("config_fingerprint") == fingerprint(config) and isinstance(metrics.get("steps"), int)
+    return has_results and (run_dir / REPORT).is_file()

@@ -1,4 +1,4 @@
-"""Warnings of a training run, from its records: it becomes slow, or one task is nearly the whole loss."""
+"""Warnings from the records of a training run: it becomes slow, or one task dominates the loss."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from typing import Any, NamedTuple
 
 from ple_rec.runtime.host import usable_cores
 
-_FALL = 0.5  # of the best rate so far, below which a rate is slow
-_SHORTEST = 1.0  # seconds of a report, below which its rate says nothing
-_DOMINANT = 0.99  # share of the sum of weighted losses, above which the other tasks hardly move what tasks share
-_WAITS, _BUSY = 0.5, 1.25  # share of waiting for data, and load for each core, that explain it
+# A rate below this share of the best rate so far is slow.
+_FALL = 0.5
+# A report over fewer seconds gives no reliable rate.
+_SHORTEST = 1.0
+# If a task has a larger share of the sum of weighted losses, the others hardly change shared weights.
+_DOMINANT = 0.99
+# A slow rate is explained by a larger share of waiting for data, or by a larger load for each core.
+_WAITS, _BUSY = 0.5, 1.25
 SCALE = (
     "prepare its label in a larger unit, so that its size is near 1, or train it with a smaller weight (tasks.weight)"
 )
 
 
 class Dominant(NamedTuple):
-    """A task that is nearly the whole loss, and its share of it."""
+    """Task that is nearly the whole loss, with its share."""
 
     name: str
     share: float
 
 
 class SlowdownMonitor:
-    """A monitor of the rate of training: it compares each report with the best one of this process.
+    """Monitor that compares the training rate of each report with the best one of this process.
 
     Args:
         threads: CPU threads of a rank.
@@ -37,7 +41,7 @@ class SlowdownMonitor:
         self._slow = False
 
     def warning(self, record: Mapping[str, Any]) -> str | None:
-        """Return a warning where the rate has fallen by half; once, until it has risen again.
+        """Return a warning if the rate has fallen by half; it is not repeated until the rate has risen again.
 
         Args:
             record: Record of `train.jsonl` of the steps since the last report.
@@ -53,10 +57,10 @@ class SlowdownMonitor:
         return f"warning: {rate:,.0f} samples/s, after {self._best:,.0f}: {self._cause(record['data_wait'])}"
 
     def _cause(self, data_wait: float) -> str:
-        """Return why training has become slow, and what to do.
+        """Return the probable cause of slow training, and a fix.
 
         Args:
-            data_wait: Share of the time for which ranks wait for data.
+            data_wait: Share of the time that ranks wait for data.
         """
         load, cores = os.getloadavg()[0], usable_cores()
         if data_wait > _WAITS:
@@ -69,7 +73,7 @@ class SlowdownMonitor:
 
 
 def dominance_warning(record: Mapping[str, Any]) -> str | None:
-    """Return a warning where a task has more than 99 % of the sum of weighted losses.
+    """Return a warning if a task has more than 99 % of the sum of weighted losses.
 
     Args:
         record: Record of `train.jsonl` of the steps since the last report.
@@ -81,7 +85,7 @@ def dominance_warning(record: Mapping[str, Any]) -> str | None:
 
 
 def dominant_task(record: Mapping[str, Any]) -> Dominant | None:
-    """Return the task that has more than 99 % of the sum of weighted losses, where there is one beside others.
+    """Return the task that has more than 99 % of the sum of weighted losses, if the run has several tasks.
 
     Args:
         record: Record of `train.jsonl` of the steps since the last report.

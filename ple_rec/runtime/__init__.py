@@ -1,1 +1,1 @@
-"""Processes, ranks and hosts: exit codes, the elastic agent, threads, memory, versions."""
+"""Processes, ranks and hosts: exit codes, the elastic agent, threads, memory and installed versions."""

@@ -1,7 +1,7 @@
-"""`ple-rec doctor`: does this machine have what training needs, does it fit together, and how fast is it?
+"""Checks of `ple-rec doctor`: installed packages, their versions, and the devices and speed of this machine.
 
 Every check is a small function that returns findings. torch is imported inside the checks that need it, so that the
-doctor still speaks where torch is absent or broken.
+report also works if torch is absent or broken.
 """
 
 from __future__ import annotations
@@ -42,12 +42,13 @@ if TYPE_CHECKING:
 
 TORCHX = "0.7.0"
 PYTHONS = ((3, 11), (3, 13))
-COLLAPSE = 0.5  # two threads slower than this share of one thread's speed: the threads fight over cores
+# Two threads that reach less than this share of one thread's speed fight over cores.
+COLLAPSE = 0.5
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; where `ok` is false, `fix` is a command or an instruction that mends it."""
+    """Line of the report. If `ok` is false, `fix` is a command or an instruction that mends the problem."""
 
     name: str
     value: str
@@ -56,13 +57,13 @@ class Finding:
 
 
 def cpu_extra(stack: Stack) -> list[str]:
-    """Return what the extra `cpu` requires; TorchRec, which asks for the CUDA wheel by name, comes after it."""
+    """Return the requirements of the extra `cpu`, without TorchRec, which would pull in the CUDA wheel."""
     fbgemm, torch = f"{CPU_WHEEL}=={stack.fbgemm}", f"torch=={stack.torch}"
     return [torch, fbgemm, "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3"]
 
 
 def cuda_extra(stack: Stack) -> list[str]:
-    """Return what the extra `cuda` requires."""
+    """Return the requirements of the extra `cuda`."""
     return [f"torch=={stack.torch}", f"{CUDA_WHEEL}=={stack.fbgemm}", f"torchrec=={stack.torchrec}", "tensorboard"]
 
 
@@ -74,7 +75,7 @@ def install_all(cuda: bool, stack: Stack) -> str:
 
 
 def has_cuda_driver() -> bool:
-    """Whether the CUDA driver's library loads."""
+    """Return True if the CUDA driver's library loads."""
     try:
         ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -83,7 +84,7 @@ def has_cuda_driver() -> bool:
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
-    """Is this a Python that the pinned packages have wheels for?"""
+    """Check that the pinned packages have wheels for this version of Python."""
     low, high = PYTHONS
     value = f"{'.'.join(map(str, version))} ({sys.executable})"
     if low <= version[:2] <= high:
@@ -94,7 +95,7 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 
 def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
-    """Is torch of the minor version that FBGEMM is built against?"""
+    """Check that torch has the minor version against which FBGEMM is built."""
     version, stack = versions.get("torch"), nearest_stack(versions, cuda)
     if version is None:
         return Finding("torch", "not installed; training needs it", False, install_all(cuda, stack))
@@ -105,7 +106,7 @@ def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
 
 
 def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
-    """Is torchrec there, in the version that fits?"""
+    """Check that a version of torchrec is installed that fits torch."""
     version, stack = versions.get("torchrec"), nearest_stack(versions, cuda)
     if version == stack.torchrec:
         return Finding("torchrec", version)
@@ -116,19 +117,19 @@ def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
 
 
 def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
-    """Is exactly one FBGEMM wheel installed, of the version that fits, and one that this machine can load?"""
+    """Check that exactly one wheel of FBGEMM is installed, that it fits torch, and that this machine can load it."""
     stack = nearest_stack(versions, cuda)
-    found = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
-    value = ", ".join(f"{name} {versions[name]}" for name in found)
-    if not found:
+    wheels = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
+    value = ", ".join(f"{name} {versions[name]}" for name in wheels)
+    if not wheels:
         return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda, stack))
-    if len(found) == 2:
+    if len(wheels) == 2:
         rule = "both wheels own the folder fbgemm_gpu and overwrite each other"
         return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda, stack))
-    if public(versions[found[0]]) != stack.fbgemm:
+    if public(versions[wheels[0]]) != stack.fbgemm:
         rule = f"does not fit: torch {stack.torch_minor} needs {stack.fbgemm}"
         return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda, stack))
-    if found == [CUDA_WHEEL] and not cuda:
+    if wheels == [CUDA_WHEEL] and not cuda:
         rule = "no CUDA driver (libcuda.so.1) on this machine, and the CUDA wheel does not load without one"
         fix = f"{reinstall_fbgemm(False, stack)}   (or install the CUDA driver)"
         return Finding("fbgemm", f"{value}; {rule}", False, fix)
@@ -136,7 +137,7 @@ def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
 
 
 def check_torchx(versions: Mapping[str, str]) -> Finding:
-    """Is the tested TorchX there, and does its local scheduler find torchrun?"""
+    """Check that the tested version of TorchX is installed; note if its local scheduler would not find torchrun."""
     version = versions.get("torchx")
     if version != TORCHX:
         value = f"{version or 'not installed'}; the components are written for {TORCHX}"
@@ -148,12 +149,12 @@ def check_torchx(versions: Mapping[str, str]) -> Finding:
 
 
 def check_spark() -> Finding:
-    """Can `prep --engine spark` run here? For information: nothing else needs it."""
+    """Report if `prep --engine spark` can run here. The finding is always ok, since nothing else needs Spark."""
     lacks = spark_lacks()
     if lacks is None:
         return Finding("spark", f"PySpark {pyspark_version()}, Java {java_version()}")
-    what, fix = lacks
-    return Finding("spark", f"{what}, which only `ple-rec prep --engine spark` needs; to have it: {fix}")
+    cause, fix = lacks
+    return Finding("spark", f"{cause}, which only `ple-rec prep --engine spark` needs; to have it: {fix}")
 
 
 @contextmanager
@@ -174,15 +175,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
-    """Do torch, FBGEMM and torchrec import, and does an FBGEMM operator compute the right thing?"""
+    """Check that torch, FBGEMM and torchrec import, and that an operator of FBGEMM computes the right result."""
     stack = nearest_stack(versions, cuda)
-    all_anew, fbgemm_anew = install_all(cuda, stack), reinstall_fbgemm(cuda, stack)
-    fixes = {"torch": all_anew, "fbgemm_gpu": fbgemm_anew, "torchrec": all_anew}
+    fix_all, fix_fbgemm = install_all(cuda, stack), reinstall_fbgemm(cuda, stack)
+    fixes = {"torch": fix_all, "fbgemm_gpu": fix_fbgemm, "torchrec": fix_all}
     for module, fix in fixes.items():
         try:
             with _quiet():
                 importlib.import_module(module)
-        except Exception as error:  # whatever a broken wheel raises is the finding
+        # A broken wheel may raise anything.
+        except Exception as error:
             return Finding("operators", f"{module} does not import: {_first_line(error)}", False, fix)
     import torch
 
@@ -190,15 +192,15 @@ def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
         ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
     except Exception as error:
         value = f"FBGEMM does not run: {_first_line(error)}"
-        return Finding("operators", value, False, fbgemm_anew)
+        return Finding("operators", value, False, fix_fbgemm)
     if ends != [0, 1, 3, 6]:
         value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
-        return Finding("operators", value, False, fbgemm_anew)
+        return Finding("operators", value, False, fix_fbgemm)
     return Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")
 
 
 def check_machine(folder: Path) -> list[Finding]:
-    """Cores, memory and disk; all for information."""
+    """Return cores, memory and disk as findings that are always ok."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     total, usable = physical_memory_bytes(), usable_memory_bytes()
     note = "" if usable == total else f", this container's limit {gib(usable)}"
@@ -212,7 +214,7 @@ def check_machine(folder: Path) -> list[Finding]:
 
 
 def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
-    """Which devices torch sees, whether training uses them, and which process-group backends torch was built with."""
+    """Report the devices that torch sees and training uses, and check that torch has a process-group backend."""
     import torch
     import torch.distributed as dist
 
@@ -227,8 +229,8 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
         device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
     else:
         device = "cpu"
-    built = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
-    backends = [name for name, there in built.items() if there]
+    available = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
+    backends = [name for name, is_available in available.items() if is_available]
     fix = "" if backends else install_all(cuda, stack)
     return [
         Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
@@ -237,7 +239,7 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
 
 
 def describe_speed(gflops: Mapping[str, float | None]) -> Finding:
-    """GFLOP/s of each precision beside fp32; None where the device lacks it."""
+    """Return a finding with the GFLOP/s of each precision beside fp32; None stands for a precision without support."""
     base = gflops["fp32"]
     parts = []
     for name, speed in gflops.items():
@@ -251,7 +253,7 @@ def describe_speed(gflops: Mapping[str, float | None]) -> Finding:
 
 
 def measure_speed(device: torch.device) -> dict[str, float | None]:
-    """GFLOP/s of a matrix product in fp32, bf16 and fp16 on `device`."""
+    """Return the GFLOP/s of a matrix product in fp32, bf16 and fp16; None if the device lacks the precision."""
     import torch
 
     from ple_rec.models.cpu.gemm_probe import gemm_gflops
@@ -266,7 +268,7 @@ def measure_speed(device: torch.device) -> dict[str, float | None]:
 
 
 def measure_threads(threads: int) -> float:
-    """GFLOP/s of a matrix product in fp32 on the CPU with that many threads; the setting is put back."""
+    """Return the GFLOP/s of a matrix product in fp32 on the CPU with a number of threads; restore the number then."""
     import torch
 
     from ple_rec.models.cpu.gemm_probe import gemm_gflops
@@ -280,12 +282,14 @@ def measure_threads(threads: int) -> float:
 
 
 def check_threads(cores: int, load: float, measure: Callable[[int], float]) -> Finding:
-    """Do two threads beat one? Where they collapse on a quiet machine, a CPU quota makes them wait for each other.
+    """Check that two threads are not much slower than one, as they are if a CPU quota makes them wait for each other.
+
+    Both are measured twice before they count as slower.
 
     Args:
-        cores: How many cores this process may use.
-        load: Runnable processes on the machine, as `os.getloadavg` gives them.
-        measure: GFLOP/s with a number of threads; both are measured twice before a collapse is believed.
+        cores: Number of cores that this process may use.
+        load: Number of runnable processes on the machine, from `os.getloadavg`.
+        measure: Function that returns GFLOP/s for a number of threads.
     """
     if cores < 2:
         return Finding("threads", "one core; one thread")
@@ -304,8 +308,9 @@ def check_threads(cores: int, load: float, measure: Callable[[int], float]) -> F
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order of the report; what needs torch is left out where torch does not load."""
-    load = os.getloadavg()[0]  # before the probes add to it
+    """Return all findings in the order of the report, without those that need torch if it does not load."""
+    # The probes below would add to the load.
+    load = os.getloadavg()[0]
     cuda, versions = has_cuda_driver(), installed_versions()
     fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
     findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions), check_spark()]
@@ -320,7 +325,8 @@ def examine() -> list[Finding]:
             import torch
 
             device = torch.device("cuda" if torch.cuda.is_available() and CUDA_WHEEL in versions else "cpu")
-    except Exception:  # check_torch or check_operators has said so
+    # `check_torch` or `check_operators` has reported the cause.
+    except Exception:
         return findings
     with _quiet():
         findings += check_devices(versions, cuda)
@@ -330,24 +336,20 @@ def examine() -> list[Finding]:
 
 
 def render(findings: list[Finding]) -> str:
-    """The report: a line a finding, the fix below what is wrong, a closing count."""
-    lines, said = [], set()
+    """Return the report: a line for each finding, a fix below each problem, and the number of problems."""
+    lines, fixes = [], set()
     for finding in findings:
         lines.append(f"{'ok ' if finding.ok else 'BAD'}  {finding.name:<10} {finding.value}")
         if not finding.ok:
-            lines.append(f"     {'':<10} fix: {'the same' if finding.fix in said else finding.fix}")
-            said.add(finding.fix)
-    wrong = sum(not finding.ok for finding in findings)
-    lines.append("all is well" if not wrong else f"{wrong} {'problem' if wrong == 1 else 'problems'}; see fix")
+            lines.append(f"     {'':<10} fix: {'the same' if finding.fix in fixes else finding.fix}")
+            fixes.add(finding.fix)
+    problems = sum(not finding.ok for finding in findings)
+    lines.append("all is well" if not problems else f"{problems} {'problem' if problems == 1 else 'problems'}; see fix")
     return "\n".join(lines)
 
 
 def run() -> int:
-    """Print the report.
-
-    Returns:
-        0 where all is well, 2 where something is off.
-    """
+    """Print the report and return the exit code: 0 without problems, else 2."""
     findings = examine()
     print(render(findings))
     return 0 if all(finding.ok for finding in findings) else 2

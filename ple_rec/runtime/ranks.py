@@ -1,4 +1,4 @@
-"""Ranks of a verb on this host: torchrun's elastic agent, ending with the exit code of its ranks."""
+"""Start of a verb's ranks on this host by torchrun's elastic agent, and the exit code that follows from theirs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.runtime.exits import FINAL_CODES, SAID, STALLED, marked_end, reap, say_killed
+from ple_rec.runtime.exits import AGENT_FOLDER, FINAL_CODES, STALLED, marked_end, reap, say_killed
 from ple_rec.runtime.host import default_threads
 
-# Beside torchrun's own: Slurm sends SIGUSR1 ahead of the end where a job asks for it (--signal=USR1@60).
+# Torchrun handles all but the last. Slurm sends SIGUSR1 before the end of a job if it was asked to (--signal=USR1@60).
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
 def world_sizes_of(options: Sequence[str]) -> list[int]:
-    """Ranks that torchrun would start with these options: one number, or, where it is elastic, all, the most first."""
+    """Return the numbers of ranks that these options of torchrun allow, the largest first; several if it is elastic."""
     from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
 
     args = parse_args([*options, "-m", "ple_rec"])
@@ -30,10 +30,10 @@ def world_sizes_of(options: Sequence[str]) -> list[int]:
 
 
 def check_restarts(options: Sequence[str], verb: Sequence[str]) -> None:
-    """Refuse training that may be restarted and would not go on then.
+    """Refuse training that may be restarted but would then begin anew.
 
     Raises:
-        UserError: `--auto-resume` is missing.
+        UserError: The verb is `train` without `--auto-resume`, and the ranks may be restarted.
     """
     from torch.distributed.run import parse_args
 
@@ -53,15 +53,15 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     """Run `ple-rec <verb>` on every rank.
 
     Args:
-        options: Of torchrun.
-        verb: Of `ple-rec`, with its flags; a rank ignores `--ranks`.
+        options: Options of torchrun.
+        verb: Verb of `ple-rec` with its flags; a rank ignores `--ranks`.
 
     Returns:
-        0, or the exit code of the rank that failed: 2, 3 or 4 where any rank said so, 75 where the ranks were asked to
-        stop and did, 128 + s where signal s stopped this process, else 1. No process that a rank started is left.
+        0 if all ranks succeed; 2, 3 or 4 if a rank ends with that code; 75 if the ranks were asked to stop and did;
+        128 + s if signal s stopped this process; else 1. No process that a rank has started is left.
 
     Raises:
-        PleRecError: the hosts do not find each other, or lose each other.
+        PleRecError: The hosts do not find each other, or lose each other.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import (
@@ -73,35 +73,38 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
 
     from ple_rec.runtime.elastic import STARTED, agent_of_this_job, prepare, store_lost
 
-    # The agent's own account of a failure repeats, at length, what the rank has said.
+    # The agent's own report of a failure repeats the message of the rank at length.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
     args = parse_args(["--signals-to-handle", _SIGNALS, *options, "-m", "ple_rec", *verb])
     prepare(args)
-    # As many as a rank takes by itself: torchrun would say 1, which a rank takes for the user's word.
-    here = determine_local_world_size(args.nproc_per_node)
-    os.environ.setdefault("OMP_NUM_THREADS", str(default_threads(here)))
-    with tempfile.TemporaryDirectory(prefix="ple-rec-") as said:
-        os.environ[SAID] = said  # the ranks inherit it
+    # Torchrun would set the number of threads to 1, which a rank would take for the user's choice, so the number that a
+    # rank chooses by itself is set here.
+    ranks_on_host = determine_local_world_size(args.nproc_per_node)
+    os.environ.setdefault("OMP_NUM_THREADS", str(default_threads(ranks_on_host)))
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as agent_folder:
+        # The ranks inherit the environment.
+        os.environ[AGENT_FOLDER] = agent_folder
         try:
             with agent_of_this_job(args):
                 run(args)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            return _exit_code(codes, stalled=(Path(said) / STALLED).exists())
+            return _exit_code(codes, stalled=(Path(agent_folder) / STALLED).exists())
         except RendezvousError as error:
-            if (code := marked_end(said)) is not None:
-                return code  # what ended the job on another host, and its rendezvous, ended it here
-            started = (Path(said) / STARTED).exists()
+            # The cause of the job's end on another host, and of the end of its rendezvous, is that of a rank here, too.
+            if (code := marked_end(agent_folder)) is not None:
+                return code
+            started = (Path(agent_folder) / STARTED).exists()
             if started and isinstance(error, RendezvousConnectionError):
                 raise store_lost(args.rdzv_endpoint) from error
             if started and isinstance(error, RendezvousClosedError):
                 raise PleRecError(
                     "the job",
                     "was ended by another host",
-                    "what ends a rank with a message ends the job on all hosts",
-                    "look at what the other hosts have said",
+                    "an error of one rank ends the job on all hosts",
+                    "look at the output of the other hosts",
                 ) from error
             raise PleRecError(
                 f"rendezvous at {args.rdzv_endpoint}",
@@ -110,21 +113,22 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
                 "look whether every host has started, and whether its network lets it connect there",
             ) from error
         except Exception as error:
-            stopped = _signal_of(error)
-            if stopped is None:
+            signal_number = _signal_of(error)
+            if signal_number is None:
                 raise
-            if (code := marked_end(said)) is not None:  # a rank has said how far it came, or why it ended before
+            # A rank has printed how far it came, or why it had ended before.
+            if (code := marked_end(agent_folder)) is not None:
                 return code
-            print(f"ple-rec: stopped by {stopped.name}", file=sys.stderr, flush=True)
-            return 128 + int(stopped)
+            print(f"ple-rec: stopped by {signal_number.name}", file=sys.stderr, flush=True)
+            return 128 + int(signal_number)
         finally:
-            reap(said)
-            del os.environ[SAID]
+            reap(agent_folder)
+            del os.environ[AGENT_FOLDER]
     return 0
 
 
 def _signal_of(error: BaseException | None) -> signal.Signals | None:
-    """The signal that torch's agent has raised, wherever it was just then: another error may have come over it."""
+    """Return the signal that torch's agent has raised, also if a later error hides it; None if there was no signal."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     while error is not None:
@@ -135,28 +139,28 @@ def _signal_of(error: BaseException | None) -> signal.Signals | None:
 
 
 def _exit_code(codes: Mapping[Any, int], *, stalled: bool = False) -> int:
-    """Exit code for the ranks that failed; a rank that was killed cannot have said so itself.
+    """Return the exit code of a job with failed ranks, and print which of them a signal has killed.
 
     Args:
-        codes: By rank.
-        stalled: A rank has said that another one stands still, which the agent has killed then.
+        codes: Exit code of each rank that failed, by rank.
+        stalled: True if a rank has named one that stands still, which the agent has then killed.
     """
-    # The agent stops the others by SIGTERM once one has failed.
+    # The agent stops all other ranks by SIGTERM once one has failed.
     own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
     say_killed({} if stalled else own)
     return next((code for code in own.values() if code in FINAL_CODES), 1)
 
 
 def run_local_ranks(ranks: int, verb: Sequence[str]) -> int:
-    """Run `ple-rec <verb>` on ranks of this host.
+    """Run `ple-rec <verb>` on ranks of this host and return the exit code of `run_ranks`.
 
     Args:
         ranks: Number of ranks.
-        verb: Words of `ple-rec`; a rank ignores `--ranks`.
+        verb: Verb of `ple-rec` with its flags; a rank ignores `--ranks`.
     """
     return run_ranks(["--standalone", "--nproc-per-node", str(ranks)], verb)
 
 
 def run_verb(verb: Sequence[str]) -> int:
-    """Run `ple-rec <verb>` in a process of its own; its exit code."""
+    """Run `ple-rec <verb>` in a process of its own and return its exit code."""
     return subprocess.run([sys.executable, "-m", "ple_rec", *verb], check=False).returncode

@@ -1,8 +1,8 @@
-"""Pools of threads in which an operation of torch is not divided among further threads.
+"""Pools of threads that run each operation of torch on one thread.
 
-`torch.set_num_threads` sets the number of the calling thread, and the default that every thread takes over at its first
-operation. A call that sets the number and restores it would therefore change other threads, so only the making of a
-pool does.
+`torch.set_num_threads` sets the number of threads for the calling thread, and the default that every other thread takes
+over at its first operation. Setting and restoring the number may therefore change other threads, so this happens only
+while a pool is created.
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ import torch
 
 
 def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
-    """Return a pool whose threads have all started, and do each operation of torch alone.
+    """Return a pool whose threads have all started, and each run an operation of torch alone.
+
+    The calling thread keeps its number of threads for torch.
 
     Args:
-        count: Number of threads in the pool. The calling thread keeps its number of threads of torch.
+        count: Number of threads in the pool.
         name: Prefix of the names of the threads.
     """
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, name, _set_one)
     started = threading.Barrier(count)
     list(pool.map(lambda _: started.wait(), range(count)))
-    torch.set_num_threads(before)  # the threads of the pool have made 1 the default
+    # The threads of the pool have made 1 the default.
+    torch.set_num_threads(before)
     return pool
 
 
 def _set_one() -> None:
-    torch.get_num_threads()  # the thread takes over the default here, and not later, in the place of 1
+    # The thread takes over the default here, so that it does not do so later and overwrite the 1.
+    torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Versions of torch, TorchRec, FBGEMM, PySpark and Java: which fit together, and what is installed."""
+"""Installed versions of torch, TorchRec, FBGEMM, PySpark and Java, and the versions that fit together."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ CPU_WHEEL, CUDA_WHEEL = "fbgemm-gpu-cpu", "fbgemm-gpu"
 
 @dataclass(frozen=True)
 class Stack:
-    """Versions that load together: FBGEMM is built against one minor version of torch, and TorchRec against FBGEMM.
+    """Versions that load together.
+
+    FBGEMM is built against one minor version of torch, and TorchRec against one version of FBGEMM.
 
     Args:
-        torch: Version of torch that is installed; every other one of its minor version fits, too.
+        torch: Version of torch that `make setup` installs; any other with the same minor version fits, too.
         torchrec: Version of TorchRec.
         fbgemm: Version of both wheels of FBGEMM.
     """
@@ -40,8 +42,8 @@ class Stack:
         """Minor version of torch, such as 2.13."""
         return minor(self.torch)
 
-    def fitting(self, versions: Mapping[str, str]) -> int:
-        """Return how many of the installed packages are of this stack."""
+    def matches(self, versions: Mapping[str, str]) -> int:
+        """Return the number of installed packages that belong to this stack."""
         wheels = [versions[name] for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
         return (
             (minor(versions.get("torch", "")) == self.torch_minor)
@@ -50,23 +52,23 @@ class Stack:
         )
 
 
-# What `make setup` installs for each device. The artefacts and figures of this repository were made with the first.
+# `make setup` installs one of these. The artefacts and figures of this repository were made with the first.
 CPU_STACK = Stack(torch="2.13.0", torchrec="1.8.0", fbgemm="1.8.0")
 CUDA_STACK = Stack(torch="2.14.1", torchrec="1.9.2", fbgemm="1.9.0")
 
 
 def public(version: str) -> str:
-    """Return a version without its build, such as 2.13.0 of 2.13.0+cpu."""
+    """Return a version without its build, such as 2.13.0 for 2.13.0+cpu."""
     return version.partition("+")[0]
 
 
 def minor(version: str) -> str:
-    """Return the minor version, such as 2.13 of 2.13.0+cpu."""
+    """Return the minor version, such as 2.13 for 2.13.0+cpu."""
     return ".".join(public(version).split(".")[:2])
 
 
 def installed_version(distribution: str) -> str | None:
-    """Version of an installed distribution, None where it is absent or half removed; nothing is imported."""
+    """Return the version of an installed distribution, without importing it; None if it is absent or half removed."""
     try:
         return importlib.metadata.version(distribution) or None
     except importlib.metadata.PackageNotFoundError:
@@ -74,19 +76,19 @@ def installed_version(distribution: str) -> str | None:
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the version of each installed package whose versions must fit; nothing is imported."""
+    """Return the versions of the installed packages that must fit each other, without importing them."""
     names = ("torch", "torchrec", CPU_WHEEL, CUDA_WHEEL, "torchx")
     return {name: version for name in names if (version := installed_version(name))}
 
 
 def nearest_stack(versions: Mapping[str, str], cuda: bool) -> Stack:
-    """Return the stack of most of the installed packages; where neither is ahead, that of the device."""
+    """Return the stack to which most of the installed packages belong; in a tie, the stack of the device."""
     stacks = (CUDA_STACK, CPU_STACK) if cuda else (CPU_STACK, CUDA_STACK)
-    return max(stacks, key=lambda stack: stack.fitting(versions))
+    return max(stacks, key=lambda stack: stack.matches(versions))
 
 
 def pip() -> str:
-    """The pip of this very interpreter, as a shell command."""
+    """Return the shell command of this interpreter's pip."""
     return f"{shlex.quote(sys.executable)} -m pip"
 
 
@@ -98,11 +100,11 @@ def reinstall_fbgemm(cuda: bool, stack: Stack) -> str:
 
 @contextmanager
 def large_imports() -> Iterator[None]:
-    """Collect nothing in the block, which imports, and look at what it made in no collection to come.
+    """Suspend garbage collection in a block of imports, and exclude the objects of the block from later collections.
 
-    Torch and torchrec make some 300,000 objects that stay. While they are loaded the collector goes through them again
-    and again, a sixth of the time, and later every full collection does once more, on each rank at a moment of its own:
-    the other ranks wait for it.
+    Torch and torchrec make some 300,000 objects that are never freed. The collector would walk through them again and
+    again, which takes a sixth of the time of the imports. Each later full collection would walk through them once more,
+    on each rank at another time, while the other ranks wait.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -118,11 +120,11 @@ def import_torch(*, own_process: bool) -> None:
     """Import torch and torchrec.
 
     Args:
-        own_process: True if this program owns the process, so that later collections of garbage may pass over the
-            objects of the import. In somebody else's process, garbage of that moment would then stay for ever.
+        own_process: True if this program owns the process, so that the objects of the import may be excluded from
+            garbage collection. In another program's process, its garbage of that moment would never be freed.
 
     Raises:
-        UserError: they are missing, or do not fit.
+        UserError: The packages are missing, or do not fit each other.
     """
     if sys.modules.get("torchrec") is not None:
         return
@@ -139,32 +141,33 @@ def import_torch(*, own_process: bool) -> None:
         ) from error
 
 
-JAVA = 17  # the oldest that Spark 4 runs on
+# Spark 4 needs at least this version of Java.
+JAVA = 17
 PYSPARK = "pyspark>=4,<5"
 _SECONDS = 20
 
 
 def java_command() -> str | None:
-    """The Java that Spark would start: of `JAVA_HOME`, else the one on PATH."""
+    """Return the path of the Java that Spark would start, from `JAVA_HOME` or else PATH; None if there is none."""
     home = os.environ.get("JAVA_HOME")
     return shutil.which("java" if not home else str(Path(home, "bin", "java")))
 
 
 def java_version() -> int | None:
-    """The major version of that Java; None without one that answers."""
+    """Return the major version of the Java that Spark would start; None if no Java answers."""
     command = java_command()
     if command is None:
         return None
     try:
-        done = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+        result = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.search(r'version "(?:1\.)?(\d+)', done.stderr + done.stdout)
-    return int(found[1]) if found else None
+    match = re.search(r'version "(?:1\.)?(\d+)', result.stderr + result.stdout)
+    return int(match[1]) if match else None
 
 
 def pyspark_version() -> str | None:
-    """The version of PySpark that is installed; nothing is imported."""
+    """Return the installed version of PySpark, without importing it; None if it is not installed."""
     try:
         return version("pyspark")
     except PackageNotFoundError:
@@ -172,7 +175,7 @@ def pyspark_version() -> str | None:
 
 
 def spark_lacks() -> tuple[str, str] | None:
-    """What is missing for Spark to run on this machine, and what mends it; None where nothing is."""
+    """Return what Spark lacks on this machine, and the fix; None if it lacks nothing."""
     if pyspark_version() is None:
         return "PySpark is not installed", f"pip install '{PYSPARK}'"
     java = java_version()

@@ -1,20 +1,19 @@
-"""Files that a user names, on this machine or in an object store; nothing else opens those of a store.
+"""Files that a user names, on this machine or in an object store. Only this package opens objects of a store.
 
-    location.py      places: paths and addresses
-    files.py         what can be done with files at either kind of place
-    door.py          errors of stores
-    store.py         requests to stores: list, look at, put under a condition
+    location.py      paths and addresses
+    files.py         operations on files and objects alike
+    store_errors.py  errors of stores
+    store.py         requests to stores: list, inspect, write under a condition
     client.py        options and clients of S3
-    handler.py       iopath's handlers of stores; imported when a store is used
-    lease.py         ownership of a prefix
-    cache.py         copies on this machine, by digest
+    handler.py       iopath's handlers of stores; imported at the first use of a store
+    lease.py         exclusive ownership of a prefix
+    cache.py         copies of objects on this machine, by digest
     arrow.py         objects as files of pyarrow
     fsspec_files.py  objects as files of fsspec, for DuckDB
 
 Every address goes through iopath's `PathManager`, which knows the handler of each scheme.
 """
 
-from ple_rec.storage.door import StoreError, short
 from ple_rec.storage.files import (
     at_once,
     atomic_write,
@@ -34,6 +33,7 @@ from ple_rec.storage.files import (
     write_text,
 )
 from ple_rec.storage.location import Location, Remote, explain_errors, is_address, is_remote, location
+from ple_rec.storage.store_errors import StoreError, short
 
 __all__ = [
     "Location",

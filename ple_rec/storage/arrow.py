@@ -1,4 +1,4 @@
-"""Objects as files of pyarrow, which reads Parquet by ranges, several at once and without the interpreter's lock."""
+"""Objects as files of pyarrow, which reads several ranges of a Parquet file at once, without the interpreter's lock."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.storage.client import arrow_client
-from ple_rec.storage.door import StoreError, request
 from ple_rec.storage.location import S3, Location, Remote
+from ple_rec.storage.store_errors import StoreError, request
 
 
 def s3_key(address: str) -> str:
@@ -20,14 +20,14 @@ def s3_key(address: str) -> str:
 
 
 def open_ranges(file: Location) -> pa.NativeFile:
-    """Open a file for reading by ranges; an object by pyarrow's own client where it has one, else through its handler.
+    """Open a file for reading by ranges: an object of S3 by pyarrow's own client, another through its handler.
 
     Raises:
-        OSError: It is not there or no regular file.
+        OSError: The file does not exist, or is no regular file.
         StoreError: The store cannot be read.
     """
     if isinstance(file, Path):
-        if file.exists() and not file.is_file():  # to open a FIFO is to wait for a writer
+        if file.exists() and not file.is_file():  # Opening a FIFO would wait for a writer.
             raise OSError("is no regular file")
         return pa.OSFile(str(file))
     if file.address.startswith(S3):
@@ -37,32 +37,32 @@ def open_ranges(file: Location) -> pa.NativeFile:
 
 @contextmanager
 def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file, whose pages are held to their checksums when they are read.
+    """Open a Parquet file; each page is verified against its checksum when it is read.
 
-    A file of this machine is mapped into memory. Of an object, the columns that are read of a row group come in as few
-    requests as their places in it allow.
+    A file of this machine is mapped into memory. For an object, columns of a row group that lie next to each other are
+    fetched in one request.
 
     Args:
         file: File to open.
-        footer: Its footer, which is then not read.
+        footer: Footer of the file; None to read it.
 
     Raises:
-        OSError, StoreError: As of `open_ranges`. In the block, OSError, ValueError and ArrowException mean a damaged
-            file, and StoreError a store that cannot be read.
+        OSError, StoreError: As `open_ranges` does. In the block, OSError, ValueError and ArrowException mean a damaged
+            file, and StoreError means a store that cannot be read.
     """
     if isinstance(file, Path):
         with pq.ParquetFile(file, metadata=footer, memory_map=True, page_checksum_verification=True) as parquet:
             yield parquet
         return
-    with at_store(file), open_ranges(file) as ranges:
+    with translate_arrow_errors(file), open_ranges(file) as ranges:
         yield pq.ParquetFile(ranges, metadata=footer, pre_buffer=True, page_checksum_verification=True)
 
 
 @contextmanager
-def at_store(file: Location) -> Iterator[None]:
-    """Let errors of pyarrow in the block that are not about the content of an object be a StoreError.
+def translate_arrow_errors(file: Location) -> Iterator[None]:
+    """Translate an error of pyarrow's client in the block into a StoreError.
 
-    pyarrow raises the same type for a store that fails as for a damaged file; the text of the error tells them apart.
+    pyarrow raises OSError for a store that fails and for a damaged file alike; the text of the error tells them apart.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Copies on this machine of files that lie in a store and must be files here, such as those that are memory-mapped."""
+"""Copies on this machine of objects that a reader needs as files, for example to map them into memory."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ple_rec.storage.location import Location, Remote, explain_errors
 from ple_rec.storage.locks import take_lock
 
 CACHE = "PLE_REC_CACHE"  # Environment variable of the folder.
-_PIECE = 8 << 20  # bytes that are copied at a time
+_PIECE = 8 << 20  # Bytes of one read.
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is kept on this machine and can be made again.
+    """Return the folder for files that can be fetched or made again.
 
     It is `$PLE_REC_CACHE`, else `$XDG_CACHE_HOME/ple_rec`, else `~/.cache/ple_rec`.
 
     Raises:
-        UserError: None of the three is known.
+        UserError: Neither variable is set, and the home directory is unknown.
     """
     if own := os.environ.get(CACHE):
         return Path(own)
@@ -36,14 +36,15 @@ def cache_folder() -> Path:
 
 
 def local_copy(file: Location, digest: str | None = None) -> Path:
-    """Return a file of this machine with the content of a file: itself, or a copy of an object, made at the first call.
+    """Return a path with the content of a file: the file itself, or a copy of an object, fetched at the first call.
 
-    Copies are kept by their content, so one that is there is never stale. A copy whose digest is known is read each
-    time, and made anew if it is damaged. Of several processes that need one at once, one makes it.
+    The name of a copy depends on its content, so a copy is never stale. If the digest is known, the copy is verified at
+    each call, and fetched again if it is damaged. If several processes need a copy at once, one of them fetches it.
 
     Args:
         file: File to copy.
-        digest: Hexadecimal SHA-256 of its content; None if it is not known, and address and tag tell objects apart.
+        digest: Hexadecimal SHA-256 of its content; None if it is not known. The copy is then named by the address and
+            the tag of the object.
 
     Raises:
         UserError: The object cannot be read, or the copy cannot be written.
@@ -69,7 +70,7 @@ def local_copy(file: Location, digest: str | None = None) -> Path:
 
 
 def download(file: Remote, copy: Path, digest: str | None) -> None:
-    """Copy an object to a file of this machine, which is there once it is whole.
+    """Copy an object to a file of this machine, which appears once it is complete.
 
     Args:
         file: Object to copy.
@@ -77,7 +78,7 @@ def download(file: Remote, copy: Path, digest: str | None) -> None:
         digest: Hexadecimal SHA-256 of its content; None if it is not known.
 
     Raises:
-        UserError: The object is not there.
+        UserError: The object does not exist.
         OSError: The copy cannot be written.
         StoreError: The object cannot be read.
         DataError: The object has another content than the digest says.
@@ -99,7 +100,7 @@ def download(file: Remote, copy: Path, digest: str | None) -> None:
 
 
 def _is_whole(copy: Path, digest: str | None) -> bool:
-    """Return True if a copy is there and has its digest; without a digest, one that is there is whole."""
+    """Return True if a copy exists and has the digest, if there is one."""
     if digest is None or not copy.is_file():
         return copy.is_file()
     with copy.open("rb") as stream:

@@ -12,7 +12,7 @@ from pyarrow import fs
 
 from ple_rec.errors import UserError
 
-SECONDS = 15  # Time-out of a connection, and of each part of an answer.
+SECONDS = 15  # Timeout of a connection, and of each part of an answer.
 ATTEMPTS = 4  # A store that takes connections and does not answer is given up after a minute.
 _URL = re.compile(r"https?://[^/\s]+/?")
 _ATTEMPTS_NAME = "AWS_MAX_ATTEMPTS"
@@ -24,7 +24,7 @@ class S3Options:
 
     Args:
         endpoint: URL of a store other than Amazon's; None for Amazon's.
-        region: Region; None for the one that the store names.
+        region: Region; None for the default of the store.
         attempts: Number of times that a request is sent before its failure counts.
     """
 
@@ -34,21 +34,26 @@ class S3Options:
 
 
 def s3_options() -> S3Options:
-    """Return the options that the environment and the AWS profile name.
+    """Return the options that the environment and the AWS profile set.
 
-    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_PROFILE` and the like mean
-    what they mean to every AWS client, and so do `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3` and `endpoint_url` of a
-    profile.
+    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`,
+    `AWS_ENDPOINT_URL_S3`, `endpoint_url` of a profile and the like have their usual meaning.
 
     Raises:
-        UserError: An endpoint is no URL, or a number of attempts is none.
+        UserError: The endpoint is no URL, or the number of attempts is no positive integer.
     """
     return _options_of(tuple(sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))))
 
 
 @lru_cache(maxsize=4)
 def _options_of(environment: tuple[tuple[str, str], ...]) -> S3Options:
-    """Return the options of an environment, which is the present one; to read them takes 10 ms, before each request."""
+    """Return the options that the present environment sets.
+
+    Reading them takes 10 ms, too long for each request, so the result is cached by the variables.
+
+    Args:
+        environment: Present variables whose names begin with `AWS_`, the key of the cache.
+    """
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.session import Session
 
@@ -61,10 +66,10 @@ def _options_of(environment: tuple[tuple[str, str], ...]) -> S3Options:
             "the endpoint of a store is a URL with its scheme",
             "write http://HOST:PORT or https://HOST, in the environment or as endpoint_url of the AWS profile",
         )
-    own = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    region = own or session.get_config_variable("region")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    region = region or session.get_config_variable("region")
     if endpoint is not None and region is None:
-        region = "us-east-1"  # Stores other than Amazon's answer to this one.
+        region = "us-east-1"  # Stores other than Amazon's accept this region.
     attempts = os.environ.get(_ATTEMPTS_NAME) or str(ATTEMPTS)
     if not attempts.isdecimal() or int(attempts) < 1:
         raise UserError(
@@ -82,7 +87,7 @@ def fsspec_options(options: S3Options) -> dict[str, Any]:
 
 
 def arrow_client() -> fs.S3FileSystem:
-    """Return pyarrow's client; errors as of `s3_options`."""
+    """Return pyarrow's client; raises as `s3_options` does."""
     return _arrow_client(s3_options())
 
 
@@ -100,7 +105,7 @@ def _arrow_client(options: S3Options) -> fs.S3FileSystem:
 
 
 def forget_clients() -> None:
-    """Let the next request read its options and credentials anew."""
+    """Drop cached clients, so that the next request reads options and credentials again."""
     import fsspec
 
     _options_of.cache_clear()

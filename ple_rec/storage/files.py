@@ -1,4 +1,4 @@
-"""What can be done with files at either kind of place: listed, measured, written whole, removed."""
+"""Operations on files of this machine and objects of stores alike: list, measure, write atomically, remove."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from ple_rec.storage.door import StoreError, request
 from ple_rec.storage.location import Location, Remote
+from ple_rec.storage.store_errors import StoreError, request
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
-_PIECE = 8 << 20  # bytes that are copied at a time
-_AT_ONCE = 16  # requests to a store that wait at the same time
+_PIECE = 8 << 20  # Bytes of one read.
+_AT_ONCE = 16  # Concurrent requests to a store.
 
 
 def names_in(directory: Location) -> list[str]:
-    """Return the names of what lies directly in a directory or below a prefix, sorted; nothing where it is not there.
+    """Return the sorted names of the entries of a directory or a prefix; none if it does not exist.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The directory cannot be read.
     """
     try:
         if isinstance(directory, Path):
             return sorted(path.name for path in directory.iterdir())
         from ple_rec.storage.handler import manager
 
-        found = request(directory.address, lambda: manager().ls(directory.address))
+        paths = request(directory.address, lambda: manager().ls(directory.address))
     except (FileNotFoundError, NotADirectoryError):
         return []
     from ple_rec.storage.store import is_safe
 
-    names = (name.rstrip("/").rpartition("/")[2] for name in found)
+    names = (name.rstrip("/").rpartition("/")[2] for name in paths)
     return sorted(name for name in names if is_safe(name))
 
 
 def size_of(file: Location) -> int:
-    """Return the bytes of a file.
+    """Return the size of a file in bytes.
 
     Raises:
-        OSError: It is not there.
+        OSError: The file does not exist.
         StoreError: The store cannot be read.
     """
     if isinstance(file, Path):
@@ -57,7 +57,7 @@ def size_of(file: Location) -> int:
 
 
 def modified_at(file: Location) -> datetime | None:
-    """Return when a file was last written; None where a store does not tell. Raises as `size_of` does."""
+    """Return the time of the last write; None if the store does not know it. Raises as `size_of` does."""
     if isinstance(file, Path):
         return datetime.fromtimestamp(file.stat().st_mtime, tz=UTC)
     from ple_rec.storage.store import object_at
@@ -66,10 +66,10 @@ def modified_at(file: Location) -> datetime | None:
 
 
 def stamp_of(file: Location) -> str:
-    """Return what is another text once a file was written anew: of its times on a disk, of its content in a store.
+    """Return a text that changes when the file is written: its times on a disk, a digest of its content in a store.
 
     Raises:
-        OSError: It is not there, or cannot be reached.
+        OSError: The file does not exist, or cannot be read.
     """
     if isinstance(file, Path):
         status = file.stat()
@@ -78,29 +78,29 @@ def stamp_of(file: Location) -> str:
 
 
 def sizes_in(directory: Location) -> dict[str, int]:
-    """Return the bytes of the files that lie directly in a directory or below a prefix, by name.
+    """Return the sizes in bytes of the files directly in a directory or below a prefix, by name.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The directory cannot be read.
         StoreError: The store cannot be read.
     """
     if isinstance(directory, Path):
         return {path.name: path.stat().st_size for path in directory.iterdir() if path.is_file()}
     from ple_rec.storage.store import objects_at
 
-    return {found.name: found.size for found in objects_at(directory) if found.name and "/" not in found.name}
+    return {item.name: item.size for item in objects_at(directory) if item.name and "/" not in item.name}
 
 
 @contextmanager
 def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for a block that writes it: it is there whole once the block ends well, and else stays as it was.
+    """Open a file for a block that writes it. If the block raises, the file stays as it was.
 
     Args:
         file: File to write. On a disk it is synced before it takes its place.
-        mode: `wb`, or `xb` for a file that is not there yet: of several writers at once, one succeeds.
+        mode: `wb`, or `xb` to create a file; if several writers create it at once, one succeeds.
 
     Raises:
-        OSError: It cannot be written, or is there already.
+        OSError: The file cannot be written, or exists already.
     """
     if isinstance(file, Remote):
         with _upload(file, mode) as stream:
@@ -109,7 +109,7 @@ def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
     exclusive = mode == "xb"
     partial = file if exclusive else file.with_name(file.name + ".partial")
     if not exclusive:
-        partial.unlink(missing_ok=True)  # a link would lead the writing elsewhere
+        partial.unlink(missing_ok=True)  # Writing would follow a link.
     with partial.open(mode) as stream:
         try:
             yield stream
@@ -117,7 +117,7 @@ def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
             if not exclusive:
                 partial.replace(file)
-        except BaseException:  # such as a full disk: the next attempt must not find half of it
+        except BaseException:  # On a full disk, the next attempt must not find half of the file.
             partial.unlink()
             raise
 
@@ -127,7 +127,7 @@ def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
     stream: Any = file.open(mode)
     try:
         yield stream
-    except BaseException:  # To close it would make an object of what was written so far.
+    except BaseException:  # Closing the stream would make an object of the bytes written so far.
         if hasattr(stream.stream, "discard"):
             stream.discard()
             stream.stream.closed = True
@@ -141,10 +141,10 @@ def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
 
 
 def put_file(file: Path, target: Location) -> None:
-    """Move a whole file of this machine to its place: by a rename on a disk, by a copy into a store.
+    """Move a complete file of this machine to its place, by a rename on a disk or a copy into a store.
 
     Raises:
-        OSError: It cannot be written there.
+        OSError: The target cannot be written.
     """
     if isinstance(target, Path):
         file.replace(target)
@@ -155,10 +155,10 @@ def put_file(file: Path, target: Location) -> None:
 
 
 def write_bytes(file: Location, content: bytes) -> None:
-    """Write a file whole or not at all.
+    """Write a file atomically.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
         StoreError: The store cannot be written.
     """
     with atomic_write(file) as stream:
@@ -166,15 +166,15 @@ def write_bytes(file: Location, content: bytes) -> None:
 
 
 def write_text(file: Location, text: str) -> None:
-    """Write a file of a text and a line feed, whole or not at all; errors as of `write_bytes`."""
+    """Write a text and a line feed atomically; raises as `write_bytes` does."""
     write_bytes(file, f"{text}\n".encode())
 
 
 def create_text(file: Location, text: str) -> None:
-    """Write a file of a text and a line feed that is not there yet; of several writers at once, one succeeds.
+    """Create a file of a text and a line feed; if several writers create it at once, one succeeds.
 
     Raises:
-        OSError: The file is there, or it cannot be written.
+        OSError: The file exists, or cannot be written.
         StoreError: The store cannot be written.
     """
     content = f"{text}\n".encode()
@@ -188,16 +188,16 @@ def create_text(file: Location, text: str) -> None:
 
 
 def write_checked(file: Location, content: bytes, check: Callable[[], None]) -> None:
-    """Write a file whole or not at all, if this process may; an object of a store only if nobody else does meanwhile.
+    """Write a file atomically if a check passes; an object only if nobody has changed it since the check.
 
     Args:
         file: File to write.
-        content: Content, which is held in memory.
+        content: Whole content of the file.
         check: Function that raises if this process may not write there, such as `Lease.check`.
 
     Raises:
-        OSError: It cannot be written.
-        StoreError: The store cannot be written, or another process has changed the object since `check` was asked.
+        OSError: The file cannot be written.
+        StoreError: The store cannot be written, or another process has changed the object since the check.
     """
     if isinstance(file, Path):
         check()
@@ -214,7 +214,7 @@ def write_checked(file: Location, content: bytes, check: Callable[[], None]) -> 
 
 
 def unlink_checked(file: Location, check: Callable[[], None]) -> None:
-    """Remove a file that is there, if this process may; errors as of `write_checked`."""
+    """Remove a file, if it exists, if a check passes; raises as `write_checked` does."""
     if isinstance(file, Path):
         check()
         file.unlink(missing_ok=True)
@@ -227,16 +227,16 @@ def unlink_checked(file: Location, check: Callable[[], None]) -> None:
 
 
 def make_directory(where: Location) -> None:
-    """Make a directory and those above it; an object store has none."""
+    """Make a directory and its parents; do nothing in an object store, which has no directories."""
     if isinstance(where, Path):
         where.mkdir(parents=True, exist_ok=True)
 
 
 def remove_tree(where: Location) -> None:
-    """Remove a directory, or all objects below a prefix, where it is there.
+    """Remove a directory, or all objects below a prefix, if it exists.
 
     Raises:
-        OSError: It cannot be removed.
+        OSError: The directory cannot be removed.
         StoreError: The store cannot be read, or an object cannot be removed.
     """
     if isinstance(where, Path):
@@ -246,11 +246,11 @@ def remove_tree(where: Location) -> None:
 
     from ple_rec.storage.store import objects_at
 
-    at_once(lambda name: (where / name).unlink(missing_ok=True), [found.name for found in objects_at(where)])
+    at_once(lambda name: (where / name).unlink(missing_ok=True), [item.name for item in objects_at(where)])
 
 
 def free_bytes(where: Location) -> int | None:
-    """Return what is left on the file system of a directory; None of an object store, or where that cannot be told."""
+    """Return the free bytes of a directory's file system; None for an object store, or if they are unknown."""
     try:
         return shutil.disk_usage(where).free if isinstance(where, Path) else None
     except OSError:
@@ -258,12 +258,12 @@ def free_bytes(where: Location) -> int | None:
 
 
 def at_once(call: Callable[[_T], _U], arguments: Iterable[_T], threads: int = _AT_ONCE) -> list[_U]:
-    """Return the results of calls that wait for a store, some at the same time, in order.
+    """Return the results of concurrent calls that wait for a store, in the order of the arguments.
 
     Args:
         call: Function to call.
         arguments: Argument of each call.
-        threads: Most calls at the same time; few where each holds much memory.
+        threads: Most calls at the same time; few if each holds much memory.
     """
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, arguments))

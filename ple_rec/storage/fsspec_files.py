@@ -1,4 +1,8 @@
-"""Objects of every scheme as a file system of fsspec, for libraries that read files through one, such as DuckDB."""
+"""Read-only fsspec file system for all object stores that ple-rec supports.
+
+DuckDB, for example, reads objects through such a file system. A path in it is the full address of an object, such as
+`s3://bucket/name`; the part before `://` is its scheme.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +18,15 @@ from ple_rec.storage.store import object_at
 
 
 class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type hints
-    """Objects of every scheme, for reading; a path is an address, whatever its characters mean in a pattern.
+    """Read-only file system of the objects under all registered schemes.
+
+    A path is the address of one object. It is never read as a pattern, so a `*` in it stands for itself.
 
     Attributes:
-        protocol: The schemes.
+        protocol: Names of the registered schemes, such as `s3`.
     """
 
+    # By default, fsspec would share one instance, and the sizes that it remembers, between all callers.
     cachable = False
 
     def __init__(self) -> None:
@@ -28,19 +35,19 @@ class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         self._sizes: dict[str, int] = {}
 
     def open(self, path: str, mode: str = "rb", **_: Any) -> Any:
-        """Open an object for reading by ranges."""
+        """Open an object for reading, by byte ranges, without a copy of the whole object."""
         return open_ranges(Remote(path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Return name, size and kind of an object."""
+        """Return name, size in bytes and type of an object; the store is asked for the size only once."""
         if path not in self._sizes:
             self._sizes[path] = object_at(Remote(path)).size
         return {"name": path, "size": self._sizes[path], "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Return the one address."""
+        """Return the address as the only match, since it is not a pattern."""
         return [path]
 
     def modified(self, path: str) -> datetime:
-        """Return the same time always: who reads through this knows that the objects stay as they are."""
+        """Return a constant as the time of the last change, because objects do not change while they are read."""
         return datetime.fromtimestamp(0, tz=UTC)

@@ -9,39 +9,41 @@ from typing import IO, Any
 from iopath.common.file_io import PathHandler, PathManager
 
 from ple_rec.storage.client import fsspec_options, s3_options
-from ple_rec.storage.door import NO_BUCKET, code_of
 from ple_rec.storage.location import SCHEMES
+from ple_rec.storage.store_errors import NO_BUCKET, code_of
 
 ENTRY_POINTS = "ple_rec.path_handlers"
 
 
 class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hints
-    """Objects of the stores that fsspec speaks to.
+    """Path handler of iopath for the stores that fsspec serves.
 
-    Only what an object store can do is here: an object is there once it is whole, and there are no directories to make.
-    Errors are those of fsspec and of its clients; "denied" is never taken for "absent", as some clients' `exists` does.
+    It offers only the operations of an object store: an object appears once it is complete, and there are no
+    directories to make. It raises the errors of fsspec and of its clients. Some clients' `exists` takes "denied" for
+    "absent"; this handler does not.
     """
 
-    schemes = SCHEMES  # a handler of another package has its own
+    schemes = SCHEMES
 
     def _get_supported_prefixes(self) -> list[str]:
         return [f"{scheme}://" for scheme in self.schemes]
 
     def filesystem(self, path: str) -> Any:
-        """Return the fsspec file system of an address, which fsspec keeps for the next call.
+        """Return the fsspec file system of an address, which fsspec caches.
 
         Raises:
-            ImportError: The package that speaks to the store is not installed.
-            UserError: As of `s3_options`.
+            ImportError: The package that serves the scheme is not installed.
+            UserError: As `s3_options` does.
         """
         import fsspec
 
         scheme, _, _ = path.partition("://")
         options = fsspec_options(s3_options()) if scheme == "s3" else {}
-        found = fsspec.filesystem(scheme, use_listings_cache=False, **options)  # Other processes write there, too.
+        # Other processes write to the store too, so listings are not cached.
+        filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **options)
         if scheme == "s3":
-            found.retries = 1  # those of botocore are enough: five times as many would wait for minutes
-        return found
+            filesystem.retries = 1  # Retries on top of those of botocore would wait for minutes.
+        return filesystem
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
         self._check_kwargs(kwargs)
@@ -67,9 +69,9 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
         store = self.filesystem(path)
-        own = store._strip_protocol(path).rstrip("/")  # an empty object, by which consoles of stores show a folder
+        folder = store._strip_protocol(path).rstrip("/")  # Consoles of stores show a folder by an empty object.
         names = [name.rstrip("/") for name in store.ls(path, detail=False)]
-        return [name.rpartition("/")[2] for name in names if name != own]
+        return [name.rpartition("/")[2] for name in names if name != folder]
 
     def _mkdirs(self, path: str, **kwargs: Any) -> None:
         """Do nothing: a store has no directories."""
@@ -82,16 +84,18 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 def handlers() -> dict[str, PathHandler]:
     """Return the handler of each prefix, such as `s3://`: that of fsspec's stores, and those of installed packages.
 
-    A package brings its own by an entry point of the group `ple_rec.path_handlers`, which names a subclass of
-    `iopath.common.file_io.PathHandler` with `_open`, `_isfile`, `_ls` and `_rm`. It comes before ours where both serve
-    a prefix.
+    A package adds a handler by an entry point of the group `ple_rec.path_handlers`, which names a subclass of
+    `iopath.common.file_io.PathHandler` with `_open`, `_isfile`, `_ls` and `_rm`. If both serve a prefix, the package's
+    handler wins.
     """
-    brought = [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
-    return {prefix: each for each in (FsspecHandler(), *brought) for prefix in each._get_supported_prefixes()}
+    of_packages = [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
+    return {
+        prefix: handler for handler in (FsspecHandler(), *of_packages) for prefix in handler._get_supported_prefixes()
+    }
 
 
 def handler_of(address: str) -> PathHandler | None:
-    """Return the handler of an address; None where no handler serves its scheme."""
+    """Return the handler of an address; None if no handler serves its scheme."""
     return handlers().get(address[: address.index("://") + 3])
 
 
@@ -99,9 +103,9 @@ def handler_of(address: str) -> PathHandler | None:
 def manager() -> PathManager:
     """Return iopath's manager of these handlers.
 
-    An address of any other scheme would be a local path to it, so `ple_rec.storage.location` refuses such ones first.
+    It would take an address of any other scheme for a local path, so `ple_rec.storage.location` refuses those first.
     """
-    found = PathManager()
+    path_manager = PathManager()
     for handler in handlers().values():
-        found.register_handler(handler)
-    return found
+        path_manager.register_handler(handler)
+    return path_manager

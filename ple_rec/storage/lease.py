@@ -1,9 +1,9 @@
-"""Ownership of a prefix of an object store, which has no locks: it lasts while its holder renews it.
+"""Exclusive ownership of a prefix of an object store, which has no locks: a lease lasts while its holder renews it.
 
-The object `<prefix>/.lease/lease.json` names the holder, and the store counts the seconds since it was last written.
-A holder renews it on the condition that nobody else has written it since, and whoever takes it over writes it on the
-condition that it was not renewed since it was looked at. So there is one holder at a time, whatever the clocks of hosts
-say, and a holder that was stopped for a while finds out that it has lost the lease before it changes anything.
+The object `<prefix>/.lease/lease.json` names the holder, and the store's clock tells its age. A holder renews it on the
+condition that nobody else has written it since; another process acquires it on the condition that it was not renewed
+since it was read. So there is one holder at a time, whatever the clocks of hosts say, and a holder that was suspended
+notices that it has lost the lease before it changes anything.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from secrets import token_hex
 from typing import Any
 
 from ple_rec.errors import UserError
-from ple_rec.storage.door import StoreError
 from ple_rec.storage.location import Remote
 from ple_rec.storage.store import put, tag_and_age, tag_of
+from ple_rec.storage.store_errors import StoreError
 
-SECONDS = 20.0  # A lease holds for this time after it was written.
-_RENEWALS = 4  # A holder writes it so often in that time.
+SECONDS = 20.0  # A lease holds for this time after each write.
+_RENEWALS = 4  # Number of renewals in that time.
 _POLL_SECONDS = 0.5
 _ROUNDING = 1.0  # Stores tell times in whole seconds.
 LEASE = ".lease"  # Folder of the lease's object below the prefix.
@@ -34,7 +34,7 @@ class Holder:
 
     Args:
         name: Text that tells a person who holds it.
-        token: Random text of the holder's own; empty once the lease was given back.
+        token: Random text that tells this holder from all others; empty once the lease was given back.
         seconds_left: Seconds for which the lease holds unless it is renewed; at most 0 once it has ended.
     """
 
@@ -49,17 +49,17 @@ class Holder:
 
 
 def holder_of(prefix: Remote) -> Holder | None:
-    """Return the holder of the lease of a prefix, live or not; None if there was never one.
+    """Return the holder of the lease of a prefix, live or expired; None if there was never one.
 
     Raises:
         StoreError: The store cannot be read.
     """
-    found = _look(prefix / LEASE / _FILE)
-    return None if found is None else found[1]
+    lease = _read_lease(prefix / LEASE / _FILE)
+    return None if lease is None else lease[1]
 
 
-def _look(file: Remote) -> tuple[str, Holder] | None:
-    """Return the tag of a lease and its holder; None if it is not there."""
+def _read_lease(file: Remote) -> tuple[str, Holder] | None:
+    """Return the tag and the holder of a lease; None if its object does not exist."""
     try:
         tag, age = tag_and_age(file)
         name, token = _read(file)
@@ -69,7 +69,7 @@ def _look(file: Remote) -> tuple[str, Holder] | None:
 
 
 def _read(file: Remote) -> tuple[str, str]:
-    """Return name and token of the holder; those of nobody if another program has written the object."""
+    """Return name and token of the holder; `?` for both if another program has written the object."""
     try:
         content: Any = json.loads(file.read_bytes())
         return str(content["holder"]), str(content["token"])
@@ -78,7 +78,7 @@ def _read(file: Remote) -> tuple[str, str]:
 
 
 class Lease:
-    """Lease that this process holds and renews, in a thread of its own, until it is given back.
+    """Lease that this process holds; a thread renews it until it is given back.
 
     Args:
         prefix: Prefix that the lease covers.
@@ -92,19 +92,19 @@ class Lease:
         self._holder, self._token, self._tag = holder, token, tag
         self._renewed = time.monotonic()
         self._count = 0
-        self._lock = threading.Lock()  # A check waits until a renewal knows the new tag.
+        self._lock = threading.Lock()  # A check waits for the tag of a renewal in progress.
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._renew_until_done, name="lease", daemon=True)
         self._thread.start()
 
     @classmethod
     def acquire(cls, prefix: Remote, holder: str, wait: float = 0.0) -> Lease | Holder:
-        """Take the lease of a prefix, or return its holder.
+        """Acquire the lease of a prefix, or return its holder.
 
         Args:
             prefix: Prefix that the lease covers.
-            holder: Text that tells a person who takes it.
-            wait: Seconds that another holder has to give it back, or to renew it no more.
+            holder: Text that tells a person who acquires it.
+            wait: Seconds to wait for another holder to give it back or to let it expire.
 
         Raises:
             StoreError: The store cannot be read or written.
@@ -112,12 +112,12 @@ class Lease:
         end, token, file = time.monotonic() + wait, token_hex(8), prefix / LEASE / _FILE
         content = _content(holder, token, 0)
         while True:
-            found = _look(file)
-            if found is not None and found[1].token == token:  # It was written, and the answer was lost.
-                return cls(prefix, holder, token, found[0])
-            if found is None or not found[1].is_live:
+            lease = _read_lease(file)
+            if lease is not None and lease[1].token == token:  # Our write succeeded, but its answer was lost.
+                return cls(prefix, holder, token, lease[0])
+            if lease is None or not lease[1].is_live:
                 try:
-                    tag = put(file, content, create=True) if found is None else put(file, content, tag=found[0])
+                    tag = put(file, content, create=True) if lease is None else put(file, content, tag=lease[0])
                     return cls(prefix, holder, token, tag)
                 except FileExistsError:
                     continue
@@ -126,27 +126,27 @@ class Lease:
                         raise
                     continue
             if time.monotonic() >= end:
-                return found[1]
+                return lease[1]
             time.sleep(_POLL_SECONDS)
 
     def check(self) -> None:
-        """Do nothing if this process still holds the lease; ask right before each change of what it covers.
+        """Raise unless this process still holds the lease; to be called right before each change below the prefix.
 
         Raises:
-            UserError: Another process has taken it.
-            StoreError: The store cannot be read, so nobody knows.
+            UserError: Another process has acquired it.
+            StoreError: The store cannot be read.
         """
         with self._lock:
-            if time.monotonic() - self._renewed >= SECONDS / 2:  # This process was stopped, or the store was away.
+            if time.monotonic() - self._renewed >= SECONDS / 2:  # This process may have been suspended.
                 self._renew()
             elif not self._is_own():
                 raise self._lost()
 
     def give_back(self) -> None:
-        """Let others take the prefix at once.
+        """Give the lease back, so that others can acquire it at once.
 
         Raises:
-            StoreError: The store cannot be written; the lease then ends by itself.
+            StoreError: The store cannot be written; the lease then expires.
         """
         self._done.set()
         self._thread.join()
@@ -161,14 +161,14 @@ class Lease:
             try:
                 with self._lock:
                     self._renew()
-            except StoreError:  # The store is away for a moment; the next turn tries again.
+            except StoreError:  # The store may be unavailable for a moment; the next renewal tries again.
                 continue
             except UserError:
                 return
 
     def _renew(self) -> None:
-        """Write the lease again; `check` says what is raised."""
-        asked = time.monotonic()
+        """Write the lease again; raises as `check` does."""
+        start = time.monotonic()
         self._count += 1
         try:
             self._tag = put(self._file, _content(self._holder, self._token, self._count), tag=self._tag)
@@ -177,10 +177,10 @@ class Lease:
                 raise
             if not self._is_own():
                 raise self._lost() from error
-        self._renewed = asked
+        self._renewed = start
 
     def _is_own(self) -> bool:
-        """Return True if the object is as we wrote it last, or as a writing of ours whose answer was lost."""
+        """Return True if the object is our last write, or one of our writes whose answer was lost."""
         try:
             tag = tag_of(self._file)
             if tag != self._tag and _read(self._file)[1] == self._token:
@@ -198,7 +198,7 @@ def in_use(prefix: Remote, holder: Holder) -> UserError:
 
     Args:
         prefix: Prefix that the lease covers.
-        holder: Holder of the lease.
+        holder: Holder of its lease.
     """
     left = max(1, round(holder.seconds_left))
     return UserError(
@@ -210,5 +210,5 @@ def in_use(prefix: Remote, holder: Holder) -> UserError:
 
 
 def _content(holder: str, token: str, count: int) -> bytes:
-    """Return the content of a lease's object; the count makes each renewal another content, and so another tag."""
+    """Return the content of a lease's object; the count gives each renewal another content, and so another tag."""
     return json.dumps({"holder": holder, "token": token, "renewal": count}).encode()

@@ -1,6 +1,6 @@
 """Places of files that a user names: a path on this machine, or an address in an object store (`s3://bucket/key`).
 
-A store has no rename and no directories: an object is there once it is whole, and nothing here relies on more.
+A store has neither renames nor directories, and an object appears once it is complete; this module relies on no more.
 Credentials and endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ple_rec.errors import UnavailableError, UserError
-from ple_rec.storage.door import DoorStream, request, short
+from ple_rec.storage.store_errors import StoreStream, request, short
 
-SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # Schemes of the stores of fsspec.
+SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # Stores that fsspec serves.
 S3 = "s3://"
 _ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 _PATTERN = set("*?[]")
@@ -25,7 +25,7 @@ _PATTERN = set("*?[]")
 
 @dataclass(frozen=True)
 class Remote:
-    """An address in an object store, with those methods of `pathlib.Path` that a store can serve.
+    """Address in an object store, with the methods of `pathlib.Path` that a store can serve.
 
     Args:
         address: Scheme, bucket and key, without a slash at the end.
@@ -55,68 +55,68 @@ class Remote:
 
     @property
     def parent(self) -> Remote:
-        """The prefix above; of a bucket the bucket."""
+        """The prefix above; a bucket is its own parent."""
         above = self.address.rpartition("/")[0]
         return self if above.endswith("/") else Remote(above)
 
     def open(self, mode: str = "rb") -> IO[Any]:
-        """Open the object as a stream of bytes; `atomic_write` is for those that write.
+        """Open the object as a stream of bytes; to write, call `atomic_write` instead.
 
         Raises:
-            FileNotFoundError: The object is not there.
+            FileNotFoundError: The object does not exist.
             StoreError: The store cannot be read.
         """
         from ple_rec.storage.handler import manager
 
-        stream: Any = DoorStream(request(self.address, lambda: manager().open(self.address, mode)), self.address)
+        stream: Any = StoreStream(request(self.address, lambda: manager().open(self.address, mode)), self.address)
         return cast("IO[Any]", stream)
 
     def read_bytes(self) -> bytes:
-        """Return the content of the object, which may be written anew meanwhile; errors as of `open`."""
+        """Return the content of the object at one moment; raises as `open` does."""
         from ple_rec.storage.handler import FsspecHandler, handler_of
 
         handler = handler_of(self.address)
-        if isinstance(handler, FsspecHandler):  # One request sees one content of the object.
+        if isinstance(handler, FsspecHandler):  # One request reads one version of the object.
             return request(self.address, lambda: bytes(handler.filesystem(self.address).cat_file(self.address)))
         with self.open() as stream:
             return bytes(stream.read())
 
     def read_text(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the content of the object as text; errors as of `open`."""
+        """Return the content of the object as text; raises as `open` does."""
         return self.read_bytes().decode(encoding, errors)
 
     def is_file(self) -> bool:
-        """Return whether the object is there.
+        """Return True if the object exists.
 
         Raises:
-            StoreError: That cannot be told.
+            StoreError: The store cannot be read.
         """
         from ple_rec.storage.handler import manager
 
         return request(self.address, lambda: bool(manager().isfile(self.address)))
 
     def is_dir(self) -> bool:
-        """Return whether objects lie below the prefix; errors as of `is_file`."""
+        """Return True if objects lie below the prefix; raises as `is_file` does."""
         from ple_rec.storage.handler import manager
 
         return request(self.address, lambda: bool(manager().isdir(self.address)))
 
     def exists(self) -> bool:
-        """Return whether the object is there, or objects lie below it as a prefix; errors as of `is_file`."""
+        """Return True if the object exists, or objects lie below it as a prefix; raises as `is_file` does."""
         from ple_rec.storage.handler import manager
 
         return request(self.address, lambda: bool(manager().exists(self.address)))
 
     def absolute(self) -> Remote:
-        """Return the address itself: it starts from no folder."""
+        """Return the address itself, which is always absolute."""
         return self
 
     def is_absolute(self) -> bool:
-        """Return True: an address starts from no folder."""
+        """Return True, because an address is always absolute."""
         return True
 
     def glob(self, pattern: str) -> Iterator[Remote]:
-        """Yield the objects directly below the prefix whose names match a pattern, in order.
+        """Yield the objects directly below the prefix whose names match a pattern, sorted by name.
 
         Raises:
             StoreError: The store cannot be read.
@@ -129,8 +129,8 @@ class Remote:
         """Remove the object.
 
         Raises:
-            FileNotFoundError: It is not there.
-            StoreError: It cannot be removed.
+            FileNotFoundError: The object does not exist.
+            StoreError: The object cannot be removed.
         """
         from ple_rec.storage.handler import manager
 
@@ -145,11 +145,11 @@ Location = Path | Remote
 
 
 def location(address: str | Path | Remote) -> Location:
-    """Return the path or address that a text names; nothing is looked up.
+    """Return the path or address that a text names, without a look at the place itself.
 
     Raises:
-        UserError: No handler serves the scheme, the package that it needs is not installed, or the address has one
-            slash behind its scheme, or characters that some stores take for a pattern of several addresses.
+        UserError: No handler serves the scheme, the package that it needs is not installed, the address has one slash
+            behind its scheme, or it has characters that some stores take for a pattern.
     """
     if isinstance(address, Path | Remote):
         return address
@@ -192,15 +192,15 @@ def location(address: str | Path | Remote) -> Location:
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text is an address of a store rather than a path of this machine.
+    """Return True if a text is an address of a store, and False for a path of this machine.
 
-    `s3:/bucket`, as shells and `pathlib.Path` make it, is one: `location` refuses it.
+    `s3:/bucket`, which `pathlib.Path` makes of an address, counts as one, and `location` refuses it.
     """
     return ("://" in text and not text.startswith("file://")) or _ONE_SLASH.match(text) is not None
 
 
 def is_remote(where: Location) -> bool:
-    """Return whether a place lies in an object store."""
+    """Return True if a place lies in an object store."""
     return isinstance(where, Remote)
 
 
@@ -208,12 +208,12 @@ def is_remote(where: Location) -> bool:
 def explain_errors(
     where: Location, action: str = "read", why: str = "ple-rec reads and writes there"
 ) -> Iterator[None]:
-    """Turn an error of a file system into an UnavailableError, which is a UserError; those of stores are one already.
+    """Turn an OSError in the block into an UnavailableError; a StoreError is one already.
 
     Args:
         where: Place that the block reads or writes.
-        action: Participle of what is done with it, for the message.
-        why: Sentence that says what lies there, for the message.
+        action: Past participle for the message "cannot be ...", such as `read`.
+        why: Clause for the message that says why the place is used.
     """
     try:
         yield

@@ -1,6 +1,7 @@
-"""Locks on files; a lock ends with the process that holds it, however that ends, and says nothing of process ids.
+"""Locks on files. A lock ends with the process that holds it, however the process ends.
 
-Containers number their processes alike, so an id tells nobody on a shared volume who is alive.
+A file with a process id would not do: containers number their processes alike, so on a shared volume an id does not
+tell whether its process is alive.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import IO, TextIO
 
 
 class NoLocksError(OSError):
-    """A file system that has no locks."""
+    """Error of a file system that has no locks."""
 
 
 def take_lock(file: IO[str] | IO[bytes], *, shared: bool = False, wait: float = 0.0) -> bool:
     """Lock an open file until it is closed.
 
     Args:
-        file: File to lock; for a lock that is not shared, one that is open for writing.
-        shared: True for a lock that others may share.
-        wait: Seconds that another process has to let go of the file; `math.inf` for as long as it takes.
+        file: File to lock. For an exclusive lock it is open for writing.
+        shared: True for a lock that others may share; False for an exclusive one.
+        wait: Seconds to wait for another process to release the file; `math.inf` to wait without a limit.
 
     Returns:
-        False where another process still holds it.
+        False if another process still holds the lock.
 
     Raises:
         NoLocksError: The file system has no locks.
@@ -47,31 +48,31 @@ def take_lock(file: IO[str] | IO[bytes], *, shared: bool = False, wait: float = 
 
 
 def open_locked(path: Path) -> TextIO | None:
-    """Open a file, made where it is not there, and lock it until it is closed.
+    """Open a file, created if needed, and lock it until it is closed.
 
     Returns:
-        None where another process holds it.
+        None if another process holds the lock.
 
     Raises:
         NoLocksError: The file system has no locks.
-        OSError: The file cannot be made.
+        OSError: The file cannot be created.
     """
     while True:
         file = path.open("a+")
         try:
-            taken = take_lock(file)
-            if taken and _is_at(file, path):
+            locked = take_lock(file)
+            if locked and _is_at(file, path):
                 return file
         except OSError:
             file.close()
             raise
         file.close()
-        if not taken:
+        if not locked:
             return None
 
 
 def _is_at(file: TextIO, path: Path) -> bool:
-    """Return whether a path still leads to an open file, which the process that held its lock may have removed."""
+    """Return True if a path still names an open file; a process that held the lock may have removed the file."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:

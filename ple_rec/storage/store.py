@@ -1,7 +1,7 @@
-"""Requests to object stores of every scheme: list, look at, put, put under a condition.
+"""Requests to object stores of every scheme: list, inspect, write, write under a condition.
 
-`put` under a condition is one request to S3. Other stores are asked first and written then, so two writers at the same
-moment may both succeed there.
+On S3 a write under a condition is one request. On other stores the condition is checked before the write, so two
+writers at the same moment may both succeed.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ple_rec.storage.door import StoreError, at_door, code_of, request
 from ple_rec.storage.handler import FsspecHandler, handler_of, manager
 from ple_rec.storage.location import S3, Remote
+from ple_rec.storage.store_errors import StoreError, code_of, request, translate_errors
 
-_TAGS = ("ETag", "etag", "mtime")  # Names that the stores of fsspec give it.
+_TAGS = ("ETag", "etag", "mtime")  # Names of a tag in the answers of fsspec's stores.
 _TIMES = ("LastModified", "last_modified", "updated", "mtime", "created")
 _CONDITIONS_REFUSED = "notimplemented"
 
@@ -28,10 +28,10 @@ class Object:
     """An object of a listing.
 
     Args:
-        name: Key below the prefix that was listed; empty where the prefix is the object.
+        name: Key below the listed prefix; empty if the prefix is the object.
         size: Size in bytes.
-        tag: Text that changes with the content, such as the store's ETag; None where the store tells none.
-        modified: Time of its last writing by the store's clock; None where the store tells none.
+        tag: Text that changes with the content, such as the store's ETag; None if the store has none.
+        modified: Time of the last write by the store's clock; None if the store does not tell.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Object:
 
 
 def objects_at(where: Remote) -> list[Object]:
-    """Return the object at an address, or all objects below it, in any order; nothing where nothing is there.
+    """Return the object at an address, or all objects below it, in any order; none if there are none.
 
-    Objects whose names no file of a disk could have (`..`, an empty part) are left out: nobody here writes such ones.
+    Objects whose names no file on a disk could have (`..`, an empty part) are left out; ple-rec writes none.
 
     Raises:
         StoreError: The store cannot be read.
@@ -58,25 +58,25 @@ def objects_at(where: Remote) -> list[Object]:
         return prefix, client.find(prefix, detail=True)
 
     try:
-        prefix, found = request(where.address, find)
+        prefix, infos = request(where.address, find)
     except FileNotFoundError:
         return []
-    # A key with a slash at its end is the empty object by which consoles of stores show a folder.
-    files = {path: info for path, info in found.items() if not path.endswith("/")}
+    # Consoles of stores show a folder by an empty object whose key ends with a slash.
+    files = {path: info for path, info in infos.items() if not path.endswith("/")}
     names = {path.removeprefix(prefix).removeprefix("/"): info for path, info in files.items()}
     return [_object(name, info) for name, info in names.items() if is_safe(name)]
 
 
 def is_safe(name: str) -> bool:
-    """Return True for a key whose parts can be names of files: not empty, `.` or `..`, without backslash or null."""
+    """Return True if each part of a key can be the name of a file: not empty, `.` or `..`, no backslash, no null."""
     return {"", ".", ".."}.isdisjoint(name.split("/") if name else ()) and not {"\\", "\0"} & set(name)
 
 
 def object_at(where: Remote) -> Object:
-    """Return size, tag and time of an object, under an empty name.
+    """Return size, tag and time of an object, with an empty name.
 
     Raises:
-        FileNotFoundError: It is not there.
+        FileNotFoundError: The object does not exist.
         StoreError: The store cannot be read.
     """
     handler = handler_of(where.address)
@@ -87,16 +87,16 @@ def object_at(where: Remote) -> Object:
 
 
 def tag_of(where: Remote) -> str:
-    """Return a text that changes with the content of an object: the tag of its store, or else a digest.
+    """Return a text that changes with the content of an object: the store's tag, or else a digest.
 
     Raises:
-        FileNotFoundError, StoreError: As of `object_at`.
+        FileNotFoundError, StoreError: As `object_at` does.
     """
     return object_at(where).tag or hashlib.sha256(where.read_bytes()).hexdigest()
 
 
 def tag_or_none(where: Remote) -> str | None:
-    """Return the tag of an object, as `tag_of` does; None if it is not there."""
+    """Return the tag of an object, as `tag_of` does; None if the object does not exist."""
     try:
         return tag_of(where)
     except FileNotFoundError:
@@ -104,12 +104,13 @@ def tag_or_none(where: Remote) -> str | None:
 
 
 def tag_and_age(where: Remote) -> tuple[str, float]:
-    """Return the tag of an object, and the seconds since it was written, by the store's clock alone if that is S3.
+    """Return the tag of an object and its age in seconds.
 
-    Of another store, its time of writing is compared with the clock of this machine.
+    On S3 the store's clock alone tells the age. On other stores the time of writing is compared with the clock of this
+    machine.
 
     Raises:
-        FileNotFoundError, StoreError: As of `object_at`.
+        FileNotFoundError, StoreError: As `object_at` does.
     """
     handler = handler_of(where.address)
     if where.address.startswith(S3) and isinstance(handler, FsspecHandler):
@@ -130,13 +131,13 @@ def put(where: Remote, content: bytes, *, tag: str | None = None, create: bool =
 
     Args:
         where: Address of the object.
-        content: Content, which is held in memory.
-        tag: Tag that the object must still have; None to write whatever is there.
-        create: True for an object that must not be there yet.
+        content: Whole content of the object.
+        tag: Tag that the object must still have; None to replace any content.
+        create: True if the object must not exist yet.
 
     Raises:
-        FileExistsError: `create` is set, and the object is there.
-        StoreError: The store cannot be written; its kind is "changed" if the object has another tag.
+        FileExistsError: `create` is set, and the object exists.
+        StoreError: The store cannot be written; the kind is "changed" if the object has another tag.
     """
     handler = handler_of(where.address)
     if isinstance(handler, FsspecHandler) and where.address.startswith(S3):
@@ -147,7 +148,7 @@ def put(where: Remote, content: bytes, *, tag: str | None = None, create: bool =
 
         try:
             return str(request(where.address, send)["ETag"])
-        except FileNotFoundError as error:  # S3 answers so to a condition on an object that is gone.
+        except FileNotFoundError as error:  # S3 answers so to a condition on an object that was removed.
             raise changed(where) from error
         except StoreError as error:
             if create and error.kind == "changed":
@@ -158,7 +159,7 @@ def put(where: Remote, content: bytes, *, tag: str | None = None, create: bool =
         raise FileExistsError(str(where))
     if tag is not None and (not where.is_file() or tag_of(where) != tag):
         raise changed(where)
-    with at_door(where.address):
+    with translate_errors(where.address):
         stream = manager().open(where.address, "wb")
         stream.write(content)
         stream.close()
@@ -166,10 +167,10 @@ def put(where: Remote, content: bytes, *, tag: str | None = None, create: bool =
 
 
 def delete(where: Remote, tag: str) -> None:
-    """Remove an object that still has a tag; stores that know no such condition remove it whatever it is.
+    """Remove an object if it still has a tag; a store without conditions removes it in any case.
 
     Raises:
-        StoreError: It cannot be removed; its kind is "changed" if it has another tag.
+        StoreError: The object cannot be removed; the kind is "changed" if it has another tag.
     """
     handler = handler_of(where.address)
     if isinstance(handler, FsspecHandler) and where.address.startswith(S3):
@@ -195,7 +196,7 @@ def changed(where: Remote) -> StoreError:
 def _object(name: str, info: Mapping[str, Any]) -> Object:
     tag = next((str(info[key]) for key in _TAGS if info.get(key)), None)
     times = [info[key] for key in _TIMES if info.get(key)]
-    modified = next((_time(each) for each in times), None)
+    modified = next(map(_time, times), None)
     return Object(name, int(info["size"] or 0), tag, modified)
 
 

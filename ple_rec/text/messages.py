@@ -1,8 +1,8 @@
-"""What the packages log, printed as bare lines while a verb or a call of the API runs.
+"""Log messages of the packages, printed as bare lines while a verb or a call of the API runs.
 
-A module tells how its work goes by `logging.getLogger(__name__).info(...)`. Inside `messages()` such lines are printed,
-unless the loggers `ple_rec` and `data_prep` have handlers of the program's own, which then get them instead. Elsewhere
-Python's logging decides: it drops them and prints warnings, unless it is configured otherwise.
+A module reports its progress by `logging.getLogger(__name__).info(...)`. Inside `messages()` such messages are printed,
+unless the program has given the loggers `ple_rec` and `data_prep` handlers of its own, which then receive them.
+Elsewhere Python's logging decides; by default it drops them and prints warnings.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _LOGGERS = tuple(map(logging.getLogger, ("ple_rec", "data_prep")))
 Stream = Literal["stdout", "stderr"]
 
 _lock = threading.Lock()
-_streams: dict[object, Stream] = {}  # of the blocks that have begun, in order; the last one decides
-_before: dict[logging.Logger, tuple[int, bool]] = {}  # level and propagation of loggers that print now
+_streams: dict[object, Stream] = {}  # Streams of the open blocks; the last one decides.
+_before: dict[logging.Logger, tuple[int, bool]] = {}  # Level and propagation of each logger before we changed them.
 
 
 class _Lines(logging.Handler):
-    """A handler that prints bare messages, warnings always on standard error."""
+    """Handler that prints bare messages, and warnings always on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a message; a stream that cannot be written raises here, as it does for `print`."""
+        """Print a message. An error of the stream is raised, as by `print`, not swallowed."""
         name = "stderr" if record.levelno >= logging.WARNING else next(reversed(_streams.values()))
         print_line(printable_lines(record.getMessage()), getattr(sys, name))
 
@@ -40,39 +40,39 @@ _lines = _Lines()
 
 @contextmanager
 def messages(stream: Stream = "stdout") -> Iterator[None]:
-    """Print what the packages log inside the block; ranks other than 0 print warnings alone.
+    """Print the log messages of the packages inside the block; ranks other than 0 print warnings alone.
 
-    The block that has begun last decides, for all threads.
+    If several blocks are open, the one that began last chooses the stream for all threads.
 
     Args:
-        stream: Stream for messages; warnings go to standard error.
+        stream: Name of the stream for messages; warnings go to standard error.
     """
     block = object()
     with _lock:
         _streams[block] = stream
         if len(_streams) == 1:
-            _take_over()
+            _attach_handler()
     try:
         yield
     finally:
         with _lock:
             del _streams[block]
             if not _streams:
-                _give_back()
+                _detach_handler()
         close_bars()
 
 
-def _take_over() -> None:
+def _attach_handler() -> None:
     _lines.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     for logger in _LOGGERS:
         if not logger.handlers:
             _before[logger] = (logger.level, logger.propagate)
             logger.addHandler(_lines)
-            logger.propagate = False  # imports of torch give the root logger a handler, which would repeat each line
+            logger.propagate = False  # torch gives the root logger a handler, which would print it again.
             logger.setLevel(logging.INFO)
 
 
-def _give_back() -> None:
+def _detach_handler() -> None:
     for logger, (level, propagate) in _before.items():
         logger.removeHandler(_lines)
         logger.propagate = propagate

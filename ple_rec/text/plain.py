@@ -1,4 +1,4 @@
-"""What files say, made safe to hand on: JSON that every parser reads, text that no terminal obeys, lines that fit."""
+"""Content of files, made safe to print: strict JSON, and lines that fit the terminal."""
 
 from __future__ import annotations
 
@@ -6,54 +6,43 @@ import datetime
 import json
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.text import SHORTEST, aligned, cut, printable
+from ple_rec.text import SHORTEST, cut, printable
 
-_DEEPEST = 16  # lists and tables inside one another; what a run writes has half as many
-_LARGEST_BITS = 1024  # of an integer: those of the largest float
-_NAMED = 8  # names in a footnote
+_MAX_DEPTH = 16  # Nested lists and tables; files of a run have half as many levels.
+_MAX_BITS = 1024  # The largest float has as many; parsers may refuse larger integers.
+_MAX_NAMES = 8  # Names in a footnote.
 
 
 def json_text(value: Any) -> str:
-    """`value` as strict JSON: null for what no JSON number can be, and dates and times of TOML as text."""
-    return json.dumps(_plain(value), indent=1, allow_nan=False)
+    """Return a value as strict JSON. Numbers that JSON cannot hold become null, and dates and times become text."""
+    return json.dumps(_json_value(value), indent=1, allow_nan=False)
 
 
-def _plain(value: Any, depth: int = 0) -> Any:
+def _json_value(value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, int):
-        return value if value.bit_length() <= _LARGEST_BITS else None
+        return value if value.bit_length() <= _MAX_BITS else None
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date
+    if isinstance(value, datetime.date | datetime.time):  # A datetime is a date, too.
         return value.isoformat()
-    if depth == _DEEPEST:
+    if depth == _MAX_DEPTH:
         return None
     if isinstance(value, Mapping):
-        return {str(key): _plain(part, depth + 1) for key, part in value.items()}
-    return [_plain(part, depth + 1) for part in value]
+        return {str(key): _json_value(part, depth + 1) for key, part in value.items()}
+    return [_json_value(part, depth + 1) for part in value]
 
 
 def wrapped(text: str, width: int, indent: str = "  ") -> str:
-    """One paragraph in lines of at most `width` (and at least 24) characters; all but the first are indented."""
+    """Return a paragraph in lines of at most `width` (but at least 24) characters, all but the first indented."""
     return "\n".join(textwrap.wrap(text, max(width, 2 * SHORTEST), subsequent_indent=indent, break_on_hyphens=False))
 
 
 def some_of(names: Sequence[str], width: int) -> str:
-    """The first of many names, each at most half as long as a line, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(cut(printable(name), width // 2) for name in names[:_NAMED]) + more
-
-
-def fitted(rows: Iterable[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
-    """Return rows as `aligned` has them; their first cells are cut to what the others leave of a line."""
-    safe = [[printable(cell) for cell in row] for row in rows]
-    lines = aligned(safe, left)
-    over = max(map(len, lines)) - width
-    if over > 0:
-        most = max(len(row[0]) for row in safe) - over
-        lines = aligned([[cut(row[0], most), *row[1:]] for row in safe], left)
-    return "\n".join(lines)
+    """Return the first eight names, each cut to half a line, and the number of the others: `a, b and 3 more`."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(cut(printable(name), width // 2) for name in names[:_MAX_NAMES]) + more

@@ -1,7 +1,4 @@
-"""Progress for people who wait: on a terminal tqdm's bar, with whole lines above it; elsewhere lines alone.
-
-Where there is no terminal, whatever takes long prints a line every `LINE_SECONDS`.
-"""
+"""Progress of long work: tqdm's bar on a terminal, below the printed lines; elsewhere a line every `LINE_SECONDS`."""
 
 from __future__ import annotations
 
@@ -15,8 +12,8 @@ from ple_rec.text.escapes import printable
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-LINE_SECONDS = 10.0  # between two lines about progress where there is no terminal
-_shown: weakref.WeakSet[tqdm[Any]] = weakref.WeakSet()
+LINE_SECONDS = 10.0  # Time between two lines of progress without a terminal.
+_open_bars: weakref.WeakSet[tqdm[Any]] = weakref.WeakSet()
 
 
 def bar(
@@ -25,42 +22,42 @@ def bar(
     done: float = 0,
     unit: str = "it",
     title: str | None = None,
-    shape: str | None = None,
+    bar_format: str | None = None,
     stream: TextIO | None = None,
     show: bool = True,
 ) -> tqdm[Any]:
-    """Return a bar that is drawn where its stream is a terminal, fits the width of it, and leaves no trace.
+    """Return a progress bar that is drawn only on a terminal and disappears when it is closed.
 
     Args:
-        total: Amount of work; None where it is not known.
-        done: Work that was done before.
+        total: Amount of work; None if it is not known.
+        done: Amount of work done so far.
         unit: Unit of the work.
         title: Text before the bar.
-        shape: Format of the line, as tqdm's `bar_format`; None: tqdm's own.
-        stream: Stream to draw on; None: standard error.
-        show: False: it is not drawn on a terminal either.
+        bar_format: Format of the line, as tqdm's `bar_format`; None for tqdm's own.
+        stream: Stream to draw on; None for standard error.
+        show: False to draw nothing on a terminal either.
     """
     from tqdm import tqdm
 
     stream = sys.stderr if stream is None else stream
-    made: tqdm[Any] = tqdm(
+    progress_bar: tqdm[Any] = tqdm(
         total=total,
         initial=done,
         unit=unit,
         desc=title,
-        bar_format=shape,
+        bar_format=bar_format,
         file=stream,
         disable=not (show and stream.isatty()),
         dynamic_ncols=True,
         leave=False,
     )
-    if not made.disable:
-        _shown.add(made)
-    return made
+    if not progress_bar.disable:
+        _open_bars.add(progress_bar)
+    return progress_bar
 
 
 class Line:
-    """One line of text that is replaced by the next on a terminal; lines below each other elsewhere.
+    """Line of text that each update replaces on a terminal; elsewhere each update is a line of its own.
 
     Args:
         stream: Stream to write to.
@@ -71,23 +68,23 @@ class Line:
         self._bar: tqdm[Any] | None = None
 
     def show(self, text: str, after: str = "", share: float | None = None) -> None:
-        """Show text, and where a share of work is given, a bar (on a terminal) and the share in percent behind it.
+        """Replace the line. With a share of work, it shows the percentage and, on a terminal, a bar.
 
         Args:
-            text: Text at the begin of the line.
-            after: Text at its end.
-            share: Share of the work that is done, from 0 to 1.
+            text: Text at the beginning of the line.
+            after: Text at the end of the line.
+            share: Share of the work that is done, from 0 to 1; None for a line without a percentage.
         """
         percent = "" if share is None else f"{share:4.0%}"
         if not self.terminal:
             print_line(printable("  ".join(filter(None, (f"{text} {percent}".rstrip(), after)))), self.stream)
             return
         middle = "" if share is None else f" |{{bar}}| {percent}  "
-        shape = f"{_verbatim(text)}{middle}{_verbatim(after)}"
+        bar_format = f"{_verbatim(text)}{middle}{_verbatim(after)}"
         if self._bar is None:
-            self._bar = bar(1.0, done=share or 0.0, shape=shape, stream=self.stream)
+            self._bar = bar(1.0, done=share or 0.0, bar_format=bar_format, stream=self.stream)
             return
-        self._bar.bar_format, self._bar.n = shape, share or 0.0
+        self._bar.bar_format, self._bar.n = bar_format, share or 0.0
         self._bar.refresh()
 
     def clear(self) -> None:
@@ -98,32 +95,33 @@ class Line:
 
 
 def print_line(text: str, stream: TextIO | None = None) -> None:
-    """Print a line at once, whole also where several processes write, and above any bar.
+    """Print a line above any bar, in one write, so that lines of several processes do not mix.
 
     Args:
-        text: Line without its end; several lines stay together.
-        stream: Stream to write to; None: standard output.
+        text: Line or lines without the last line end; several lines stay together.
+        stream: Stream to write to; None for standard output.
     """
     stream = sys.stdout if stream is None else stream
-    with _cleared(stream):
+    with _without_bars(stream):
         stream.write(text + "\n")
         stream.flush()
 
 
 def close_bars() -> None:
-    """Remove every bar from the terminal, so that what is printed next begins a line."""
-    for made in list(_shown):
-        made.close()
-    _shown.clear()
+    """Remove every bar from the terminal, so that the next output begins a line."""
+    for progress_bar in list(_open_bars):
+        progress_bar.close()
+    _open_bars.clear()
 
 
 def _verbatim(text: str) -> str:
-    """Return text for a format string of tqdm's, in one line."""
+    """Return a text on one line, escaped for a format string of tqdm."""
     return printable(text).replace("{", "{{").replace("}", "}}")
 
 
-def _cleared(stream: TextIO) -> AbstractContextManager[None]:
-    if not _shown:  # tqdm, which takes time to import, need not be loaded
+def _without_bars(stream: TextIO) -> AbstractContextManager[None]:
+    """Remove open bars from the terminal during the block."""
+    if not _open_bars:  # Importing tqdm takes time, and is not needed without a bar.
         return nullcontext()
     from tqdm import tqdm
 

@@ -9,12 +9,12 @@ from ple_rec.text.escapes import printable
 
 
 def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Return the known name that is most like a word, whatever their case, or None where none is.
+    """Return the known name that is most similar to a word, ignoring case; None if none is similar enough.
 
     Args:
         word: Word that is not known.
-        known: Names that are.
-        cutoff: Least likeness, from 0 to 1.
+        known: Known names.
+        cutoff: Least similarity, from 0 to 1, as of `difflib`.
     """
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, 1, cutoff)
@@ -22,14 +22,14 @@ def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
 
 
 def did_you_mean(word: str, known: Iterable[str], mark: str = "'", *, end: str = "", cutoff: float = 0.6) -> str:
-    """Return the question `did you mean 'name'?`, or nothing where no known name is near.
+    """Return the question `did you mean 'name'?`; empty if no known name is similar enough.
 
     Args:
         word: Word that is not known.
-        known: Names that are.
+        known: Known names.
         mark: Quotation mark around the name.
-        end: Text that follows a question.
-        cutoff: Least likeness, from 0 to 1.
+        end: Text after the question.
+        cutoff: Least similarity, from 0 to 1, as of `difflib`.
     """
     name = nearest(word, known, cutoff)
     return "" if name is None else f"did you mean {mark}{printable(name)}{mark}?{end}"

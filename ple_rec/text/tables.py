@@ -1,24 +1,23 @@
-"""Tables as plain text: cells in columns, and names cut to what fits.
+"""Tables as plain text: cells in columns, and names cut to fit.
 
-They are plain on terminals too: rich draws the same table with a rule under its heading where there is room, and folds
-numbers within their cells, or cuts their ends, where there is not.
+Terminals get plain text too. On a narrow terminal, rich would fold numbers within their cells or cut their ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from ple_rec.text.escapes import printable
 
-SHORTEST = 12  # characters that a name keeps, however narrow the terminal
+SHORTEST = 12  # Characters that a name keeps, however narrow the terminal.
 _CUT = "..."
 
 
 def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
-    """Return lines with printable cells in columns, two spaces apart.
+    """Return the lines of a table whose columns are two spaces apart.
 
     Args:
-        lines: Cells of each line, as many in every line; heading and rows alike.
+        lines: Cells of the heading and of each row, as many in every line.
         left: Columns that are flush left; the others are flush right.
     """
     lines = [[printable(cell) for cell in line] for line in lines]
@@ -32,8 +31,25 @@ def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> lis
     ]
 
 
+def fitted(rows: Iterable[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
+    """Return rows as a table of at most `width` characters a line, if cutting the first cells can achieve that.
+
+    Args:
+        rows: Cells of each row, as many in every row.
+        width: Characters of a line.
+        left: Columns that are flush left; the others are flush right.
+    """
+    safe = [[printable(cell) for cell in row] for row in rows]
+    lines = aligned(safe, left)
+    excess = max(map(len, lines)) - width
+    if excess > 0:
+        most = max(len(row[0]) for row in safe) - excess
+        lines = aligned([[cut(row[0], most), *row[1:]] for row in safe], left)
+    return "\n".join(lines)
+
+
 def cut(text: str, most: int) -> str:
-    """Return `text` in at most `most` (and at least 12) characters, its middle left out: `repeat/ce...seed-0`."""
+    """Return a text without its middle, in at most `most` characters, or 12 if that is more: `repeat/ce...seed-0`."""
     most = max(most, SHORTEST)
     if len(text) <= most:
         return text

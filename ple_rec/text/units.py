@@ -1,4 +1,4 @@
-"""Numbers as people read and write them: counts, bytes, durations and metric values as short ASCII text."""
+"""Counts, bytes, durations and metric values as short ASCII text, and back."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def short_bytes(value: float) -> str:
 
 
 def gib(value: float, digits: int = 1) -> str:
-    """Return a size in GiB, whatever its magnitude, so that several can be compared: `41.2 GiB`."""
+    """Return a size in GiB, so that several sizes can be compared: `41.2 GiB`."""
     return f"{value / (1 << 30):,.{digits}f} GiB"
 
 
 def parse_bytes(text: str) -> int | None:
-    """Return the bytes of a size above 0 in binary or decimal units (`4GiB`, `512 MiB`, `8GB`), or None for no size."""
+    """Return the bytes of a text such as `4GiB`, `512 MiB` or `8GB`; None if it is no size above 0."""
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
     return (size and int(float(size[1]) * _BYTE_FACTORS.get(size[2], 1))) or None
 
 
 def parse_count(text: str) -> float | None:
-    """Return a number above 0 as people write large ones (`20e6`, `20M`, `20,000,000`), or None for no such number."""
+    """Return the number of a text such as `20e6`, `20M` or `20,000,000`; None if it is no number above 0."""
     factor = _COUNT_FACTORS.get(text[-1:].lower(), 1)
     plain = text.replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text) else text
     try:
@@ -51,14 +51,14 @@ def parse_count(text: str) -> float | None:
 
 
 def clock(seconds: float) -> str:
-    """Return a time span as a clock counts it, in whole seconds: `0:59`, `41:11`, `1:00:00`."""
+    """Return a duration in whole seconds as a clock shows it: `0:59`, `41:11`, `1:00:00`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def short_duration(seconds: float) -> str:
-    """Return a time span in its two largest units: `12.3 s`, `4 min 05 s`, `3 h 20 min`, `2 d 04 h`."""
+    """Return a duration in its two largest units: `12.3 s`, `4 min 05 s`, `3 h 20 min`, `2 d 04 h`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -72,14 +72,22 @@ def short_duration(seconds: float) -> str:
 
 
 def metric_text(value: float) -> str:
-    """Return a metric to four decimals, below .001 and from 1e5 on in scientific notation."""
+    """Return a metric with four decimals: `0.7512`; below .001 and from 1e5 on in scientific notation: `1.234e-05`."""
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.3e}"
     return f"{value:.4f}"
 
 
+def mean_sd_text(mean: float, sd: float | None, between: str = "+-") -> str:
+    """Return the mean of a metric and its standard deviation, `0.7312 +- 0.0021`; of a single value that alone."""
+    text = metric_text(mean)
+    if sd is None:
+        return text
+    return f"{text} {between} {metric_text(sd) if 'e' in text else format(sd, '.4f')}"
+
+
 def joined_spans(numbers: Iterable[int]) -> str:
-    """Return whole numbers in order, each once, with neighbours joined: `0-3, 8`."""
+    """Return the distinct numbers in order, with consecutive ones joined: `0-3, 8`."""
     spans: list[list[int]] = []
     for number in sorted(set(numbers)):
         if spans and number == spans[-1][1] + 1:

@@ -1,14 +1,16 @@
-"""The next batches on their way while a step computes: copied to the device, their ids exchanged, their rows fetched.
+"""Feeders that prepare the next batches while a step computes.
 
-Nothing that runs ahead needs weights that a step may change, so a pipelined run computes the same bits as another.
+Preparing a batch needs no weights that a step may change, so a pipelined run computes the same bits as one without a
+pipeline.
 
-    train.pipeline   ahead of step i
-    none             nothing: copy, exchange, forward, backward, one after the other
-    sparse_dist      before its forward: numbers of ids of i+1; after it: ids of i+1 sent, copy of i+2
-    prefetch         too: after its forward, the rows of i+1 that are not in the GPU's cache yet
+    train.pipeline   work beside step i
+    none             none: copy, exchange of ids, forward and backward follow one another
+    sparse_dist      before the forward pass: counts of the ids of i+1 are exchanged;
+                     after it: the ids of i+1 are exchanged, and batch i+2 is copied to the device
+    prefetch         as sparse_dist; after the forward pass, rows of i+1 are also fetched into the GPU's cache
 
-Only a batch that a step has trained counts: `Position` knows nothing of those on their way, which are read again when a
-run goes on. What reading finds is raised up to two steps early.
+`TrainState` counts only batches that a step has trained; a resumed run reads the prepared ones again. An error of
+reading is raised up to two steps early.
 """
 
 from __future__ import annotations
@@ -25,73 +27,79 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from ple_rec.config.run import PipelineKind
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import Ranks
-from ple_rec.distributed.sparse_prefetch import Exchange, Streams, hand_over, on, sharded_collection, unlock_caches
+from ple_rec.distributed.sparse_prefetch import CudaStreams, Exchange, hand_over, on, sharded_collection, unlock_caches
 from ple_rec.errors import UserError
 from ple_rec.models.losses import StepLoss
 from ple_rec.training.profiler.regions import OFF, Regions
 
-Output = tuple[Tensor, Tensor]  # of the model in a step: logits_BK, sums_K
+# Output of the model in a training step: logits_BK and loss sums_K.
+Output = tuple[Tensor, Tensor]
 
 
-class Pipeline:
-    """Batches one after the other, as the loader gives them, and the model's forward pass over each.
+class BatchFeeder:
+    """Feeder that reads, copies and computes one batch after the other.
 
     Args:
-        model: Sharded.
-        ranks: Whose watch hears what this rank is about to do.
-        regions: Hear where the time goes.
+        model: Sharded model.
+        ranks: Place of this process among the ranks, with its watchdog.
+        regions: Regions of the profiler.
     """
 
     def __init__(self, model: DistributedModelParallel, ranks: Ranks, regions: Regions = OFF) -> None:
         self._regions = regions
         self.model, self.device, self._watch = model, ranks.device, ranks.watch
         self._batches: Iterator[Batch] = iter(())
-        self._waited = 0.0
+        self._wait_seconds = 0.0
 
     def begin(self, batches: Iterator[Batch], count: int) -> None:
-        """Take from another iterator, and no more than `count`; what was on its way is forgotten."""
+        """Drop the prepared batches, and read at most `count` batches from another iterator."""
         self._batches = islice(batches, count)
 
     def next(self, step: int, *, pause: bool = False) -> tuple[Batch, float]:
-        """The batch of the next step, on the device, and the seconds that were waited for batches since the last one.
+        """Return the next batch on the device, and the seconds spent waiting for the loader since the last call.
 
         Args:
-            step: Its number, from 1.
-            pause: Something else looks up rows, or reads the tables, between this step and the one after it.
+            step: Number of the step that trains on the batch, from 1.
+            pause: True if the tables are read between this step and the next, for example by an evaluation.
         """
         batch = self._read(step, step)
         assert batch is not None
         with self._regions("copy to device"):
-            return batch.to(self.device), self._seconds()
+            return batch.to(self.device), self._take_wait_seconds()
 
     def forward(self, batch: Batch, loss: StepLoss) -> Output:
-        """The model on the batch that `next` has given last."""
+        """Return the model's output on the batch that `next` returned last."""
         output: Output = self.model(batch, loss)
         return output
 
     def _read(self, step: int, during: int) -> Batch | None:
-        """The batch of a step, or None after the last one; read while another step is under way, or for itself."""
-        asked = time.perf_counter()
+        """Return the batch of a step, or None after the last one.
+
+        Args:
+            step: Number of the step that trains on the batch.
+            during: Number of the step under way.
+        """
+        started = time.perf_counter()
         self._watch.mark(f"reading the batch of step {step}" + (f" during step {during}" if during != step else ""))
         with self._regions("data wait"):
             batch = next(self._batches, None)
         self._watch.mark(f"step {during}")
-        self._waited += time.perf_counter() - asked
+        self._wait_seconds += time.perf_counter() - started
         return batch
 
-    def _seconds(self) -> float:
-        waited, self._waited = self._waited, 0.0
-        return waited
+    def _take_wait_seconds(self) -> float:
+        seconds, self._wait_seconds = self._wait_seconds, 0.0
+        return seconds
 
 
-class Ahead(Pipeline):
-    """`sparse_dist` and `prefetch`.
+class PipelinedFeeder(BatchFeeder):
+    """Feeder of `sparse_dist` and `prefetch`.
 
     Args:
-        model: Sharded.
-        ranks: As of `Pipeline`.
-        regions: As of `Pipeline`.
-        prefetch: Whether rows are fetched into the GPU's cache too.
+        model: Sharded model.
+        ranks: Place of this process among the ranks, with its watchdog.
+        regions: Regions of the profiler.
+        prefetch: True to fetch rows into the GPU's cache too.
     """
 
     def __init__(
@@ -99,20 +107,21 @@ class Ahead(Pipeline):
     ) -> None:
         super().__init__(model, ranks, regions)
         self._collection = sharded_collection(model)
-        self._streams = Streams(ranks.device)
+        self._streams = CudaStreams(ranks.device)
         self._prefetch = prefetch and self._collection is not None
-        self._copied: deque[Batch] = deque()  # of the steps to come
-        self._exchange: Exchange | None = None  # of the step that is next
+        self._copied: deque[Batch] = deque()
+        # Exchange of the ids of the next step.
+        self._exchange: Exchange | None = None
         self._step, self._pause = 0, False
 
     def begin(self, batches: Iterator[Batch], count: int) -> None:
-        """As of `Pipeline`."""
+        """Drop the prepared batches, and read at most `count` batches from another iterator."""
         super().begin(batches, count)
         self._copied.clear()
         self._exchange = None
 
     def next(self, step: int, *, pause: bool = False) -> tuple[Batch, float]:
-        """As of `Pipeline`; the first of an iterator waits for its copy and its exchange, the others for less."""
+        """Return the next batch and the seconds of waiting; only the first batch waits for a whole exchange."""
         self._step, self._pause = step, pause
         if self._copied:
             self._watch.mark(f"step {step}")
@@ -127,23 +136,23 @@ class Ahead(Pipeline):
             self._fetch(self._exchange)
         batch = self._copied.popleft()
         hand_over(self._streams.copy, batch)
-        return batch, self._seconds()
+        return batch, self._take_wait_seconds()
 
     def forward(self, batch: Batch, loss: StepLoss) -> Output:
-        """As of `Pipeline`, and what can be done for the batches after it."""
+        """Return the model's output on the batch that `next` returned last, and prepare the batches after it."""
         following = self._begin_exchange() if self._copied else None
-        output = self._of_model(batch, loss)
-        # With the forward pass given to it, a device has work while the host waits for the loader and the numbers.
+        output = self._forward_exchanged(batch, loss)
+        # The device now has a forward pass to compute, so the host may wait for the loader and the counts of ids.
         self._copy(self._step + 2)
         if following is not None:
             self._send(following)
-            # An evaluation would take the rows fetched here for those of its own first batch.
+            # An evaluation would take prefetched rows for those of its own first batch.
             if self._prefetch and not self._pause:
                 self._fetch(following)
         self._exchange = following
         return output
 
-    def _of_model(self, batch: Batch, loss: StepLoss) -> Output:
+    def _forward_exchanged(self, batch: Batch, loss: StepLoss) -> Output:
         if self._exchange is None:
             return super().forward(batch, loss)
         with self._exchange.used():
@@ -171,27 +180,31 @@ class Ahead(Pipeline):
                 self._copied.append(batch.to(self.device))
 
 
-def make_pipeline(
+def make_feeder(
     kind: PipelineKind, model: DistributedModelParallel, ranks: Ranks, regions: Regions = OFF
-) -> Pipeline:
-    """The pipeline of a run.
+) -> BatchFeeder:
+    """Return the feeder of a run.
 
     Args:
-        kind: `train.pipeline`.
-        model: Sharded; with tables that can be prefetched, where that is asked for.
-        ranks: Of the run.
-        regions: Hear where the time goes.
+        kind: Value of `train.pipeline`.
+        model: Sharded model, whose tables can be prefetched if `kind` is "prefetch".
+        ranks: Place of this process among the ranks, with its watchdog.
+        regions: Regions of the profiler.
     """
     if kind == "none":
-        return Pipeline(model, ranks, regions)
-    return Ahead(model, ranks, regions, prefetch=kind == "prefetch")
+        return BatchFeeder(model, ranks, regions)
+    return PipelinedFeeder(model, ranks, regions, prefetch=kind == "prefetch")
 
 
 def check_pipeline(kind: PipelineKind, device: torch.device) -> None:
-    """Refuse what the device cannot do.
+    """Refuse a pipeline that the device cannot run.
+
+    Args:
+        kind: Value of `train.pipeline`.
+        device: Device of the model.
 
     Raises:
-        UserError: `prefetch` on a CPU.
+        UserError: The pipeline is "prefetch", and the device is a CPU.
     """
     if kind == "prefetch" and device.type == "cpu":
         raise UserError(

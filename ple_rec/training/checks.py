@@ -1,4 +1,4 @@
-"""What a configuration asks of its dataset, checked before anything is built."""
+"""Checks that a configuration fits its dataset, made before the model is built."""
 
 from __future__ import annotations
 
@@ -11,31 +11,36 @@ from ple_rec.config.metrics import choosing_metrics, needs_both_classes
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from ple_rec.models.losses import KINDS
 from ple_rec.text.suggest import did_you_mean
 
-_LARGEST_LOG_WEIGHT = 60.0  # e^60: far from the limit of fp32, far beyond any use
+# e^60 is far below the largest fp32 number (e^88), and far above any useful weight.
+_LARGEST_LOG_WEIGHT = 60.0
 
 
 def chosen_tasks(config: RunConfig, selection: Selection) -> tuple[TaskConfig, ...]:
-    """The run's tasks with their weights, in the order of the logits."""
+    """Return the tasks of a run in the order of the logits; without `tasks`, all of the selection with weight 1."""
     return config.tasks or tuple(TaskConfig(name=task.name) for task in selection.tasks)
 
 
-class Selects(Protocol):
-    """A dataset, or the description of one."""
+class Selectable(Protocol):
+    """Dataset, or the description of one, whose columns can be selected."""
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """What a run reads."""
+        """Return the columns that remain without the features of `drop`, for these tasks (all if empty)."""
 
 
-def select(config: RunConfig, dataset: Selects) -> Selection:
-    """What the run reads of its dataset.
+def select(config: RunConfig, dataset: Selectable) -> Selection:
+    """Return the columns that a run reads of its dataset.
+
+    Args:
+        config: Configuration of the run.
+        dataset: Dataset of the run, or its description.
 
     Raises:
-        UserError: the configuration names a feature, task, expert owner or metric that the dataset lacks.
+        UserError: The configuration names a feature, task, expert owner or metric that the dataset lacks.
     """
     selection = dataset.select(drop=config.data.drop, tasks=[task.name for task in config.tasks])
     selection = replace(selection, requests=_request_features(config, selection))
@@ -58,14 +63,14 @@ def select(config: RunConfig, dataset: Selects) -> Selection:
 
 
 def _request_features(config: RunConfig, selection: Selection) -> tuple[str, ...]:
-    read = [*(feature.name for feature in selection.sparse), *(feature.name for feature in selection.dense)]
+    features = [*(feature.name for feature in selection.sparse), *(feature.name for feature in selection.dense)]
     for name in config.data.request_features:
-        if name not in read:
+        if name not in features:
             dropped = name in config.data.drop
             raise UserError(
                 "data.request_features",
                 f'got "{name}"',
-                "data.drop names it too" if dropped else f"it is no feature of the run; {suggestion(name, read)}",
+                "data.drop names it too" if dropped else f"it is no feature of the run; {suggestion(name, features)}",
                 "take it out of one of them" if dropped else "name features of the dataset that the model reads",
             )
     return config.data.request_features
@@ -85,10 +90,10 @@ def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:
 
 def _check_metric(place: str, metric: str, selection: Selection) -> None:
     task, _, name = metric.rpartition(".")
-    kinds = {described.name: described.kind for described in selection.tasks}
+    kinds = {dataset_task.name: dataset_task.kind for dataset_task in selection.tasks}
     known = [f"{key}.{value}" for key, kind in kinds.items() for value in choosing_metrics(kind)]
-    every = dict.fromkeys(value for kind in kinds.values() for value in choosing_metrics(kind))
-    known += [f"mean.{value}" for value in every]
+    metrics = dict.fromkeys(value for kind in kinds.values() for value in choosing_metrics(kind))
+    known += [f"mean.{value}" for value in metrics]
     if selection.group is None and name == "gauc" and metric in known:
         raise UserError(
             place,
@@ -107,11 +112,16 @@ def _check_metric(place: str, metric: str, selection: Selection) -> None:
         )
 
 
-def check_defined(config: RunConfig, dataset: Dataset, selection: Selection) -> None:
-    """Refuse to choose by a metric that needs both classes where the validation split has one of them only.
+def check_defined(config: RunConfig, dataset: DatasetDirectory, selection: Selection) -> None:
+    """Refuse to choose checkpoints by a metric that is undefined on the validation split.
+
+    Args:
+        config: Configuration of the run.
+        dataset: Dataset of the run, whose `stats.json` has the counts of positives.
+        selection: Columns that the run reads.
 
     Raises:
-        UserError: `stats.json` says so.
+        UserError: The metric needs positives and negatives, and the labels of the split are of one class.
     """
     counts = dataset.label_counts("valid")
     early = config.early_stopping
@@ -120,32 +130,37 @@ def check_defined(config: RunConfig, dataset: Dataset, selection: Selection) -> 
         ("early_stopping.metric", None if early is None else early.metric),
     ):
         task, _, name = (metric or "").rpartition(".")
-        for described in selection.tasks if needs_both_classes(name) else ():
-            samples, positives = counts.get(described.name, (1, None))
-            if task in (described.name, "mean") and positives in (0, samples):
+        for dataset_task in selection.tasks if needs_both_classes(name) else ():
+            samples, positives = counts.get(dataset_task.name, (1, None))
+            if task in (dataset_task.name, "mean") and positives in (0, samples):
                 raise UserError(
                     place,
                     f"got {metric!r}",
-                    f"it needs positives and negatives, and of the {samples:,} samples of {described.name} in the "
+                    f"it needs positives and negatives, and of the {samples:,} samples of {dataset_task.name} in the "
                     f"validation split {positives:,} are positive",
                     "use another metric, such as loss, or split the dataset otherwise",
                 )
 
 
-def losses_of(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:
-    """The name of every task's loss.
+def loss_names(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:
+    """Return the name of the loss of each task.
+
+    Args:
+        config: Configuration of the run.
+        selection: Columns that the run reads, with the kinds of the tasks.
+        tasks: Tasks of the run, in the order of the selection.
 
     Raises:
-        UserError: a loss that is not for the task's kind.
+        UserError: A loss is not for the kind of its task.
     """
     names = []
-    for task, described in zip(tasks, selection.tasks, strict=True):
-        known = [name for name, kinds in KINDS.items() if described.kind in kinds]
+    for task, dataset_task in zip(tasks, selection.tasks, strict=True):
+        known = [name for name, kinds in KINDS.items() if dataset_task.kind in kinds]
         name = task.loss or known[0]
         if name not in known:
             raise UserError(
                 f"tasks.{task.name}.loss",
-                f'got "{name}" on a {described.kind} task',
+                f'got "{name}" on a {dataset_task.kind} task',
                 f"{name} is for {' and '.join(KINDS[name])} tasks",
                 f"use {' or '.join(known)}",
             )
@@ -154,7 +169,7 @@ def losses_of(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfi
 
 
 def global_batch_size(config: RunConfig, world_size: int) -> int:
-    """G, samples per step over all ranks."""
+    """Return the number of samples of a step over all ranks."""
     if config.train.batch_size is not None:
         return config.train.batch_size
     assert config.train.batch_size_per_rank is not None
@@ -164,8 +179,14 @@ def global_batch_size(config: RunConfig, world_size: int) -> int:
 def check_loss_weights(config: RunConfig, tasks: Sequence[TaskConfig], steps: int, epochs: int) -> None:
     """Refuse loss weights w_k0 gamma_k^t that would overflow before the run ends.
 
+    Args:
+        config: Configuration of the run.
+        tasks: Tasks with their weights and decays.
+        steps: Number of steps of the run.
+        epochs: Number of epochs of the run.
+
     Raises:
-        UserError: one would.
+        UserError: A weight would exceed e^60.
     """
     last = epochs if config.train.weight_schedule == "epoch" else steps
     for task in tasks:

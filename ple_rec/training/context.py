@@ -1,4 +1,4 @@
-"""Everything a run needs, assembled on every rank: dataset, loaders, sharded model, optimizers."""
+"""Context of a run on one rank: dataset, loaders, sharded model and optimizers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ple_rec.config.base import Split
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import RunConfig
 from ple_rec.data.loader import Loader
 from ple_rec.data.slices import Slicing
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.distributed.optimizers import Optimizers, attach_table_optimizer
-from ple_rec.distributed.plan_check import GivenPlan
+from ple_rec.distributed.plan_check import SavedPlan
 from ple_rec.distributed.planner import PlanningInputs, check_sizes
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import agreed_plan, shard
@@ -23,18 +23,18 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import GateLabels
 from ple_rec.training.batch_feeder import check_pipeline
 from ple_rec.training.model import first_layer, model_of, sizes_of
-from ple_rec.training.precision import Precision, settle_precision
+from ple_rec.training.precision import Precision, choose_precision
 from ple_rec.training.prepared import PreparedRun, prepare_run
 
 
 @dataclass(frozen=True)
-class EvaluationJob(PreparedRun):
-    """What an evaluation needs, on one rank.
+class EvaluationContext(PreparedRun):
+    """Dataset and sharded model of an evaluation, on one rank.
 
     Args:
         ranks: Place of this process among the ranks.
         model: Sharded model.
-        bare: The same model as it was before its tables were sharded.
+        bare: Module that `model` wraps.
         plan: Plan of the tables.
         precision: Precision of the dense layers' matrix products.
     """
@@ -42,20 +42,20 @@ class EvaluationJob(PreparedRun):
     ranks: Ranks
     model: DistributedModelParallel
     bare: MultiTaskModel
-    plan: Plan
+    plan: PlanFile
     precision: Precision
 
     @property
-    def legends(self) -> tuple[GateLabels, ...]:
-        """Labels of every gate's weights that the model gives."""
-        return self.bare.extraction.legends
+    def gate_labels(self) -> tuple[GateLabels, ...]:
+        """Labels of the weights of each gate, in the order of the model's output."""
+        return self.bare.extraction.gate_labels
 
     def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
         """Return the batches of a split in file order, every row once.
 
         Args:
             split: Split to read.
-            slices: Columns by which the split is sliced, whose codes the batches have.
+            slices: Columns whose codes the batches have, for metrics by slice.
         """
         world_size = self.world_size
         return Loader(
@@ -74,12 +74,12 @@ class EvaluationJob(PreparedRun):
 
 
 @dataclass(frozen=True)
-class TrainContext(EvaluationJob):
-    """What a training run needs, on one rank.
+class TrainContext(EvaluationContext):
+    """Dataset, sharded model and optimizers of a training, on one rank.
 
     Args:
         loader: Batches of the training split.
-        total_steps: Steps of the run.
+        total_steps: Number of steps of the run.
         optimizers: Optimizers of the tables and of the dense layers.
     """
 
@@ -88,28 +88,28 @@ class TrainContext(EvaluationJob):
     optimizers: Optimizers
 
 
-def assemble_evaluation(
+def build_evaluation(
     config: RunConfig,
     ranks: Ranks,
-    given: GivenPlan | None = None,
-    began: Precision | None = None,
+    given_plan: SavedPlan | None = None,
+    initial: Precision | None = None,
     prepared: PreparedRun | None = None,
     *,
     prefetched: bool = False,
-) -> EvaluationJob:
-    """Open the dataset and shard the model (a collective); the training split is not touched.
+) -> EvaluationContext:
+    """Open the dataset and shard the model (a collective); the training split is not read.
 
     Args:
         config: Configuration of the run.
         ranks: Place of this process among the ranks.
-        given: Plan of the tables; None to plan them now.
-        began: Precision that the run began with; None where it begins now, or does not say.
+        given_plan: Plan of the tables; None to plan them now.
+        initial: Precision that the run began with; None if it begins now, or its checkpoint records none.
         prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
-        prefetched: Whether a pipeline fetches rows into the GPU's cache.
+        prefetched: True if a pipeline fetches rows into the GPU's cache.
 
     Raises:
-        UserError: configuration and dataset, or configuration and cluster, do not fit.
-        DataError: the dataset is damaged.
+        UserError: The configuration does not fit the dataset or the cluster.
+        DataError: The dataset is damaged.
     """
     run = prepare_run(config, ranks.world_size) if prepared is None else prepared
     selection = run.selection
@@ -121,11 +121,11 @@ def assemble_evaluation(
         run.dataset.ids_per_sample(selection.sparse),
     )
     run_on_rank_zero(lambda: check_sizes(sizes_of(config, selection), request))
-    precision = settle_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), began)
+    precision = choose_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), initial)
     statistics = run.dataset.statistics() if selection.dense else {}
     bare = model_of(config, selection, statistics, ranks.device, precision.used)
     attach_table_optimizer(bare, config.table_optimizer, ranks.device)
-    plan = agreed_plan(bare, request, given)
+    plan = agreed_plan(bare, request, given_plan)
     tables = config.embeddings
     model = shard(
         bare,
@@ -136,36 +136,41 @@ def assemble_evaluation(
         qcomms=tables.qcomms,
         prefetched=prefetched,
     )
-    return EvaluationJob(**vars(run), ranks=ranks, model=model, bare=bare, plan=plan, precision=precision)
+    return EvaluationContext(**vars(run), ranks=ranks, model=model, bare=bare, plan=plan, precision=precision)
 
 
 def build_context(
     config: RunConfig,
     ranks: Ranks,
-    given: GivenPlan | None = None,
-    began: Precision | None = None,
+    given_plan: SavedPlan | None = None,
+    initial: Precision | None = None,
     prepared: PreparedRun | None = None,
 ) -> TrainContext:
-    """Return `assemble_evaluation` with the training batches and the optimizers (a collective).
+    """Build the evaluation's context, and add the training batches and the optimizers (a collective).
 
     Args:
         config: Configuration of the run.
         ranks: Place of this process among the ranks.
-        given: Plan of the tables; None to plan them now.
-        began: Precision that the run began with; None where it begins now, or does not say.
+        given_plan: Plan of the tables; None to plan them now.
+        initial: Precision that the run began with; None if it begins now, or its checkpoint records none.
         prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
 
     Raises:
-        UserError: configuration and dataset, or configuration and cluster, do not fit.
-        DataError: the dataset is damaged.
+        UserError: The configuration does not fit the dataset or the cluster.
+        DataError: The dataset is damaged.
     """
     check_pipeline(config.train.pipeline, ranks.device)
-    base = assemble_evaluation(config, ranks, given, began, prepared, prefetched=config.train.pipeline == "prefetch")
+    base = build_evaluation(
+        config, ranks, given_plan, initial, prepared, prefetched=config.train.pipeline == "prefetch"
+    )
     loader = base.training_loader(ranks.rank)
     loader.pin = ranks.device.type == "cuda"
     steps = base.steps_of(loader)
-    # Decay would pull the log-variances to 0, away from where the losses put them.
-    learned = base.bare.weighting.parameters()
-    optimizers = Optimizers(base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, learned)
-    torch.manual_seed(config.seed + 1 + ranks.rank)  # dropout differs between ranks; the model is made already
+    # Weight decay would pull the learned log-variances towards 0.
+    undecayed = base.bare.weighting.parameters()
+    optimizers = Optimizers(
+        base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, undecayed
+    )
+    # The model is initialised by now with one seed for all ranks; dropout needs a seed for each.
+    torch.manual_seed(config.seed + 1 + ranks.rank)
     return TrainContext(**vars(base), loader=loader, total_steps=steps, optimizers=optimizers)

@@ -20,52 +20,60 @@ from ple_rec.training.slices import SliceMetrics
 
 
 class GateStatistics:
-    """Mean and standard deviation of every A_oe over the samples seen (the paper's Fig. 8).
+    """Mean and standard deviation of each gate weight A_oe over the samples (the paper's Fig. 8).
 
     Args:
-        legends: One per A.
-        device: Of the gates.
+        gate_labels: Labels of the weights of each gate.
+        device: Device of the gates.
     """
 
-    def __init__(self, legends: Sequence[GateLabels], device: torch.device) -> None:
-        self.legends = list(legends)
-        shapes = [(len(legend.outputs), len(legend.experts)) for legend in legends]
+    def __init__(self, gate_labels: Sequence[GateLabels], device: torch.device) -> None:
+        self.gate_labels = list(gate_labels)
+        shapes = [(len(labels.outputs), len(labels.experts)) for labels in gate_labels]
         self.sums = [torch.zeros(2, *shape, dtype=torch.float64, device=device) for shape in shapes]
         self.rows = torch.zeros(1, dtype=torch.float64, device=device)
 
     def update(self, gates: Sequence[Tensor], rows: int) -> None:
-        """Add a batch's A_BOE, one per legend; its first `rows` rows are no padding."""
+        """Add the gate weights of a batch.
+
+        Args:
+            gates: A_BOE of each gate.
+            rows: Number of rows before the padding.
+        """
         for sums, a_BOE in zip(self.sums, gates, strict=True):
-            real = a_BOE[:rows].double()
-            sums[0] += real.sum(0)
-            sums[1] += real.square().sum(0)
+            unpadded_BOE = a_BOE[:rows].double()
+            sums[0] += unpadded_BOE.sum(0)
+            sums[1] += unpadded_BOE.square().sum(0)
         self.rows += rows
 
     def compute(self) -> list[dict[str, Any]]:
-        """Over all ranks, per A: level, mixing, outputs, experts, mean and std; None where an output does not read."""
+        """Return level, mixing, outputs, experts, mean and std of each gate over all ranks (a collective).
+
+        The mean and the std of an expert that an output does not read are None.
+        """
         for tensor in (self.rows, *self.sums):
             dist.all_reduce(tensor)
         levels = []
-        for legend, sums in zip(self.legends, self.sums, strict=True):
+        for labels, sums in zip(self.gate_labels, self.sums, strict=True):
             mean, square = sums / self.rows.clamp(min=1)
             std = (square - mean.square()).clamp(min=0).sqrt()
             levels.append(
                 {
-                    "level": legend.level,
-                    "mixing": legend.mixing,
-                    "outputs": list(legend.outputs),
-                    "experts": list(legend.experts),
-                    "mean": _blank(mean, legend),
-                    "std": _blank(std, legend),
+                    "level": labels.level,
+                    "mixing": labels.mixing,
+                    "outputs": list(labels.outputs),
+                    "experts": list(labels.experts),
+                    "mean": _without_unread(mean, labels),
+                    "std": _without_unread(std, labels),
                 }
             )
         return levels
 
 
-def _blank(values_OE: Tensor, legend: GateLabels) -> list[list[float | None]]:
+def _without_unread(values_OE: Tensor, labels: GateLabels) -> list[list[float | None]]:
     return [
         [value if read else None for value, read in zip(row, reads, strict=True)]
-        for row, reads in zip(values_OE.tolist(), legend.edges_OE, strict=True)
+        for row, reads in zip(values_OE.tolist(), labels.edges_OE, strict=True)
     ]
 
 
@@ -77,7 +85,7 @@ def score_batches(
 
     Args:
         model: Model that returns both.
-        batches: Batches, as many on every rank.
+        batches: Batches; every rank has the same number.
         device: Device of the model.
     """
     was_training = model.training
@@ -98,25 +106,25 @@ def evaluate(
     device: torch.device,
     *,
     exact_limit: int,
-    legends: Sequence[GateLabels] | None = None,
+    gate_labels: Sequence[GateLabels] | None = None,
     slices: SliceMetrics | None = None,
 ) -> dict[str, Any]:
-    """Run `model` over `batches` on every rank; a collective.
+    """Return the metrics of a model over the batches of all ranks (a collective).
 
     Args:
-        model: Gives (logits_BK, gates).
-        batches: As many on every rank.
-        tasks: In the order of the logits.
-        device: Of the model.
-        exact_limit: Samples up to which AUC is exact.
-        legends: Of the model's A; where given, the result has curves and gates too.
-        slices: Of the columns of which the batches hold codes; where given, the result has their metrics too.
+        model: Model that returns (logits_BK, gates).
+        batches: Batches; every rank has the same number.
+        tasks: Tasks in the order of the logits.
+        device: Device of the model.
+        exact_limit: Number of samples up to which AUC is exact.
+        gate_labels: Labels of the weights of each gate; None for a result without curves and gates.
+        slices: Metrics by slice to update; None for a result without slices.
 
     Returns:
-        `{"tasks": {task: metrics}}`, with `legends` also "curves" and "gates", with `slices` also "slices".
+        `{"tasks": {task: metrics}}`, with `gate_labels` also "curves" and "gates", with `slices` also "slices".
     """
     metrics = MetricCollection(tasks, device, exact_limit=exact_limit, gauc=True, r2=True)
-    gate_statistics = GateStatistics(legends, device) if legends is not None else None
+    gate_statistics = GateStatistics(gate_labels, device) if gate_labels is not None else None
     for batch, logits_BK, gates in score_batches(model, batches, device):
         metrics.update(logits_BK, batch.labels_BK, batch.in_space_BK, batch.weight_B, batch.group_B)
         if gate_statistics is not None:

@@ -1,4 +1,7 @@
-"""Weights and optimizer state that are not finite, found before they are evaluated or saved."""
+"""Check that weights and optimizer state are finite before the model is evaluated or saved.
+
+The check reports places: a table, the dense layers together, or the optimizer state of one of these.
+"""
 
 from __future__ import annotations
 
@@ -13,51 +16,55 @@ from ple_rec.distributed.sharding import local_shards
 from ple_rec.errors import DivergedError
 from ple_rec.training.context import TrainContext
 
+# Name of the place of all dense layers, and beginning of the names of places of optimizer state.
 _DENSE, _STATE = "the dense layers", "the optimizer state of "
-_SHOWN = 4  # places that a message names
+# Greatest number of places that a message names.
+_MOST_SHOWN = 4
 
 
-def check_finite(job: TrainContext, step: int) -> None:
-    """Refuse to evaluate or to save weights or optimizer state that are not finite (a collective).
+def check_finite(context: TrainContext, step: int) -> None:
+    """Raise an error if a weight or a value of the optimizer state is not finite on any rank; every rank must call it.
 
-    Losses and dense gradients are known to be finite when a step ends, but its update may still overflow: a row that no
-    later batch looks up shows it to nobody, and row-wise Adagrad never moves a row again whose state is infinite. Every
-    value is read once.
+    When a step ends, its losses and dense gradients have been checked already, but the update itself may overflow. If
+    it damages a row of a table that no later batch looks up, no later loss reveals that. And row-wise Adagrad never
+    changes a row again once its state is infinite. The check therefore reads every value once.
 
     Args:
-        job: The run.
-        step: Step that has just finished.
+        context: Context of the run.
+        step: Global step that has just finished.
 
     Raises:
-        DivergedError: on every rank, where a value of any rank is not finite; it names the tables.
+        DivergedError: A value is not finite on some rank. All ranks raise this error, which names up to four places.
     """
-    tables = [f"table {table.table}" for table in job.plan.tables]
+    tables = [f"table {table.table}" for table in context.plan.tables]
     places = [*tables, _DENSE, *(f"{_STATE}{name}" for name in (*tables, _DENSE))]
-    bad = {place: [torch.zeros((), dtype=torch.bool, device=job.ranks.device)] for place in places}
-    for place, tensor in _local(job):
+    bad = {place: [torch.zeros((), dtype=torch.bool, device=context.ranks.device)] for place in places}
+    for place, tensor in _local(context):
         if tensor.is_floating_point() and tensor.numel():
-            ends = torch.stack(torch.aminmax(tensor))  # without a temporary tensor; NaN is both of its ends
-            bad[place].append(~torch.isfinite(ends).all().to(job.ranks.device))
+            # `isfinite` of a table would need a temporary tensor of its size, and `aminmax` needs none. Its minimum and
+            # maximum are both NaN if any value is.
+            ends = torch.stack(torch.aminmax(tensor))
+            bad[place].append(~torch.isfinite(ends).all().to(context.ranks.device))
     flags = torch.stack([torch.stack(each).any() for each in bad.values()]).float()
     dist.all_reduce(flags, dist.ReduceOp.MAX)
-    found = [place for place, flag in zip(places, flags.tolist(), strict=True) if flag]
-    if found:
-        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    damaged = [place for place, flag in zip(places, flags.tolist(), strict=True) if flag]
+    if damaged:
+        more = f" and {len(damaged) - _MOST_SHOWN} more" if len(damaged) > _MOST_SHOWN else ""
         raise DivergedError(
             f"step {step}",
-            f"values of {', '.join(found[:_SHOWN])}{more} are not finite after its update",
+            f"values of {', '.join(damaged[:_MOST_SHOWN])}{more} are not finite after its update",
             "no checkpoint is written of it",
             "train again with a smaller learning rate or a warm-up, and look at the inputs",
         )
 
 
-def _local(job: TrainContext) -> Iterator[tuple[str, Tensor]]:
-    """Place and values of every weight and state that this rank holds."""
-    for table, values, *_ in local_shards(job.model):
+def _local(context: TrainContext) -> Iterator[tuple[str, Tensor]]:
+    """Yield the place and the values of each tensor of weights or optimizer state on this rank."""
+    for table, values, *_ in local_shards(context.model):
         yield f"table {table}", values
-    for parameter in job.optimizers.dense_parameters:
+    for parameter in context.optimizers.dense_parameters:
         yield _DENSE, parameter.detach()
-    for key, states in job.optimizers.combined.state_dict()["state"].items():
+    for key, states in context.optimizers.combined.state_dict()["state"].items():
         for state in states.values():
             if isinstance(state, ShardedTensor):
                 for piece in state.local_shards():

@@ -1,4 +1,4 @@
-"""What a run's checkpoints say of how it was trained, read before a model is built: it goes on in the same way."""
+"""Facts of a run that its checkpoints record and that a resumed run needs before its model is built."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ logger = logging.getLogger(__name__)
 def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], ranks: Ranks) -> Ranks:
     """Take as many CPU threads as the run had, since another number changes the last bits of sums.
 
-    `runtime.threads` has the last word, and on another number of ranks sums are others anyway.
+    The number stays as it is if `runtime.threads` sets it, or if the number of ranks has changed, since other ranks
+    change the sums anyway.
 
     Args:
         config: Configuration of the run that resumes.
-        written_by: What the manifest of its newest checkpoint says of the run.
-        ranks: Location of this process, with the threads that it would take by itself.
+        written_by: Description of the run in the manifest of its newest checkpoint.
+        ranks: Place of this process among the ranks, with its own number of threads.
 
     Returns:
-        `ranks` with the threads that it takes.
+        `ranks` with the number of threads of the run.
     """
     threads = written_by.get("threads")
     same_ranks = written_by.get("ranks") == ranks.world_size
@@ -37,13 +38,13 @@ def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], rank
         return ranks
     torch.set_num_threads(threads)
     if ranks.is_main:
-        here = f"here a rank would take {ranks.threads}; runtime.threads changes them, and the last bits of sums"
-        logger.info(f"{threads} thread(s) a rank, as the run began with ({here})")
+        own = f"here a rank would take {ranks.threads}; runtime.threads changes them, and the last bits of sums"
+        logger.info(f"{threads} thread(s) a rank, as the run began with ({own})")
     return replace(ranks, threads=threads)
 
 
 def describe_interrupted(config: RunConfig, run_dir: Location, ranks: int) -> str:
-    """Return what an interrupted run has saved, and the command line that goes on from there.
+    """Return the newest checkpoint of an interrupted run, and the command line that resumes from it, as a message.
 
     Args:
         config: Configuration of the run.
@@ -51,8 +52,8 @@ def describe_interrupted(config: RunConfig, run_dir: Location, ranks: int) -> st
         ranks: Number of ranks on this host.
 
     Raises:
-        UserError: the checkpoints' store cannot be read.
-        DataError: `latest` does not hold the name of a checkpoint.
+        UserError: The directory of the checkpoints cannot be read.
+        DataError: The file `latest` does not hold the name of a checkpoint.
     """
     newest = CheckpointStore(checkpoint_place(config, run_dir)).find("latest")
     if newest is None:

@@ -1,4 +1,9 @@
-"""A run's model from what it reads of a dataset."""
+"""Build the model of a run from its configuration, or compute sizes of that model without building it.
+
+A model consists of embedding tables and dense layers. The dense layers are levels of experts (small networks that read
+the output of the level before) and one tower for each task. A routing describes one level: its experts, and which
+inputs they read.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import table_configs
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.variants import VARIANTS
-from ple_rec.training.checks import chosen_tasks, losses_of
+from ple_rec.training.checks import chosen_tasks, loss_names
 
 
 def model_of(
@@ -27,24 +32,24 @@ def model_of(
     device: torch.device,
     precision: UsedPrecision | None = None,
 ) -> MultiTaskModel:
-    """The unsharded model, its tables on the meta device.
+    """Build the unsharded model of a run, with its tables on the meta device, where they need no memory.
 
     Args:
-        config: The run.
-        selection: What it reads.
-        statistics: Of the dense features, as `stats.json` has them.
-        device: Of the dense layers.
-        precision: Of the matrix products; None: as configured, fp32 for `auto`.
+        config: Configuration of the run.
+        selection: Features and tasks that the run reads.
+        statistics: Statistics of the dense features, as in `stats.json`.
+        device: Device of the dense layers.
+        precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
-        UserError: a loss that is not for its task, or an unknown table in `embeddings.tables`.
-        DataError: statistics of a dense feature are missing.
+        UserError: A loss does not suit the kind of its task, or `embeddings.tables` names an unknown table.
+        DataError: The statistics of a dense feature are missing.
     """
     tasks = chosen_tasks(config, selection)
     return build_model(
         config,
         tasks=[task.name for task in tasks],
-        losses=losses_of(config, selection, tasks),
+        losses=loss_names(config, selection, tasks),
         sparse=selection.sparse,
         dense=selection.dense,
         table_rows=selection.table_rows,
@@ -56,14 +61,16 @@ def model_of(
 
 
 def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
-    """Return the width of x, and the width of the first layers of all experts side by side.
+    """Return the shape of the weights of the first dense layer.
+
+    These are the input width of the first level, and the summed output width of the first layers of its experts.
 
     Args:
         config: Configuration of the run.
         selection: Features and tasks that the run reads.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table.
+        UserError: The configuration's `embeddings.tables` names an unknown table.
     """
     routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
     embedded = sum(table.embedding_dim * len(table.feature_names) for table in _tables(config, selection))
@@ -71,14 +78,14 @@ def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
 
 
 def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
-    """Return what the model takes of memory, without building it.
+    """Return the sizes that determine the memory of the model: its tables, and a lower bound for its dense weights.
 
     Args:
         config: Configuration of the run.
         selection: Features and tasks that the run reads.
 
     Raises:
-        UserError: `embeddings.tables` names an unknown table.
+        UserError: The configuration's `embeddings.tables` names an unknown table.
     """
     width, _ = first_layer(config, selection)
     names = [task.name for task in chosen_tasks(config, selection)]
@@ -86,15 +93,15 @@ def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
 
 
 def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
-    """Return how many weights the dense layers have at least, without building them.
+    """Return a lower bound for the number of weights of the dense layers.
 
-    The weights of experts and towers are counted, which are nearly all of them. A tower reads the output of one expert
-    at least.
+    The bound counts only the weights of experts and towers, which have nearly all weights. It assumes that each tower,
+    and each expert after the first level, reads an input as wide as the output of one expert.
 
     Args:
         config: Configuration of the run.
-        tasks: Names of its tasks.
-        width: Width of x.
+        tasks: Names of the tasks of the run.
+        width: Input width of the first level.
     """
     count = 0
     for routing in VARIANTS[config.model.variant](config.model, tasks):
@@ -104,9 +111,14 @@ def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) 
 
 
 def _weights(sizes: Sequence[int]) -> int:
-    """Return the number of weights of the layers between these sizes."""
+    """Return the number of weights, without biases, of a stack of linear layers.
+
+    Args:
+        sizes: Width of the input, and of the output of each layer.
+    """
     return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
 
 
 def _tables(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
-    return table_configs(config.embeddings, selection.sparse, selection.table_rows, filled=False)
+    """Return the configuration of each embedding table, without a function that fills it with random values."""
+    return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False)

@@ -1,7 +1,7 @@
-"""Global counts for the loss, non-finite flags, and requests to stop or to save, in one all-reduce a forward pass.
+"""Guard against non-finite losses, which shares one all-reduce a step with the counts of the loss and with requests.
 
-On a GPU the host reads the flags of a step from pinned memory at the next step: it waits at most for work that the
-device was given a whole step before.
+On a GPU the host reads the flags of a step from pinned memory at the next step, so it waits at most for work that was
+queued a whole step before.
 
 Shape suffixes: K tasks.
 """
@@ -18,43 +18,45 @@ from ple_rec.errors import DivergedError
 
 
 class NonFiniteGuard:
-    """One all-reduce per step of [counts_K of this step, non-finite flags of the previous step, stop, save requests].
+    """Owner of one all-reduce a step: counts_K of this step, non-finite flags of the previous step, and requests.
 
-    A fused table is already written when backward ends, so the flags cannot save the step; they stop the run one step
-    later on every rank at once, and no checkpoint is written before `settle` has found its step finite. All ranks
-    know a rank's request one step later.
+    A fused table is already updated when the backward pass ends, so the flags cannot undo a step. They stop the run one
+    step later, on every rank at once, and `synchronize` checks the last step before a checkpoint is written. A request
+    of one rank is known to all ranks one step later.
 
     Args:
-        tasks: Task names.
-        device: Of the counts.
+        tasks: Names of the tasks.
+        device: Device of the counts.
     """
 
     def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
         self.tasks = tuple(tasks)
         self.device = device
-        self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)  # of the last noted step
+        # Flags of this rank for the last recorded step.
+        self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)
         self._flags_step = -1
         self._stop = self._save = False
-        self._seen: Tensor | None = None  # reduced flags on their way to the host
-        self._seen_step = -1
-        self._arrived: torch.cuda.Event | None = None
-        # Pinned: a copy to other memory would make the host wait for it. Read before the next step writes to it.
+        # Flags and requests of all ranks, which a GPU may still be copying to the host.
+        self._reduced: Tensor | None = None
+        self._reduced_step = -1
+        self._copied: torch.cuda.Event | None = None
+        # A copy to unpinned memory would make the host wait. `_read` empties the buffer before the next copy.
         self._host = torch.zeros(len(tasks) + 3, dtype=torch.float64, pin_memory=device.type == "cuda")
 
     def wants_to_stop(self) -> bool:
-        """Whether any rank had said so in the last step that was started; the same on every rank.
+        """Return True if a rank has requested a stop; the result is the same on every rank.
 
         Raises:
-            DivergedError: an earlier step was not finite.
+            DivergedError: An earlier step was not finite.
         """
         self._read()
         return self._stop
 
     def take_save_request(self) -> bool:
-        """Return whether a rank has requested a save since the last call; the same on every rank.
+        """Return True if a rank has requested a save since the last call; the result is the same on every rank.
 
         Raises:
-            DivergedError: an earlier step was not finite.
+            DivergedError: An earlier step was not finite.
         """
         self._read()
         requested, self._save = self._save, False
@@ -69,10 +71,11 @@ class NonFiniteGuard:
             save: Save request of this rank.
 
         Raises:
-            DivergedError: an earlier step was not finite.
+            DivergedError: An earlier step was not finite.
         """
         self._read()
-        pinned = self.device.type == "cuda"  # a copy from other memory would make the host wait for the device
+        # A copy from unpinned memory would make the host wait for the device.
+        pinned = self.device.type == "cuda"
         requests = torch.tensor([stop, save], dtype=torch.float64, pin_memory=pinned)
         requests = requests.to(self.device, non_blocking=True)
         self._packed = torch.cat([counts_K.double(), self._flags, requests])
@@ -80,54 +83,61 @@ class NonFiniteGuard:
         self._work = dist.all_reduce(self._packed, async_op=True)
 
     def counts_K(self) -> Tensor:
-        """The global counts of this step."""
+        """Wait for the all-reduce of this step, and return the counts over all ranks."""
         self._work.wait()
         tasks = len(self.tasks)
         flags = self._packed[tasks:]
-        self._seen_step = self._packed_step
+        self._reduced_step = self._packed_step
         if self.device.type == "cuda":
-            self._seen = self._host.copy_(flags, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
+            self._reduced = self._host.copy_(flags, non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record()
         else:
-            self._seen = flags
+            self._reduced = flags
         return self._packed[:tasks].float()
 
     def record(self, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
-        """Remember whether this step's losses and dense gradients are finite; they travel with the next step."""
+        """Record whether the losses and the dense gradients of a step are finite; the next all-reduce sends the flags.
+
+        Args:
+            step: Global step that has just finished.
+            sums_K: Sums of the losses of this rank.
+            gradient_norm: Norm of the dense gradients.
+        """
         self._flags = torch.cat([~torch.isfinite(sums_K.detach()), ~torch.isfinite(gradient_norm).reshape(1)]).double()
         self._flags_step = step
 
     def synchronize(self) -> None:
-        """Wait until the last noted step is known, over all ranks.
+        """Check the last recorded step at once (a collective).
 
         Raises:
-            DivergedError: it was not finite.
+            DivergedError: The step was not finite on some rank.
         """
         self._read()
         flags = self._flags.clone()
         dist.all_reduce(flags)
-        self._seen, self._seen_step, self._arrived = flags.cpu(), self._flags_step, None
+        self._reduced, self._reduced_step, self._copied = flags.cpu(), self._flags_step, None
         self._read()
 
     def _read(self) -> None:
-        if self._seen is None:
+        if self._reduced is None:
             return
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        flags, requests = self._seen[: len(self.tasks) + 1], self._seen[len(self.tasks) + 1 :].tolist()
-        if requests:  # empty after `settle`, which reduces flags only
+        if self._copied is not None:
+            self._copied.synchronize()
+        flags, requests = self._reduced[: len(self.tasks) + 1], self._reduced[len(self.tasks) + 1 :].tolist()
+        # `synchronize` reduces the flags alone.
+        if requests:
             self._stop, self._save = self._stop or requests[0] > 0, self._save or requests[1] > 0
-        bad = torch.nonzero(flags).flatten().tolist()
-        self._seen = None
-        if not bad:
+        non_finite = torch.nonzero(flags).flatten().tolist()
+        self._reduced = None
+        if not non_finite:
             return
-        names = [self.tasks[i] for i in bad if i < len(self.tasks)]
+        names = [self.tasks[i] for i in non_finite if i < len(self.tasks)]
         losses = f"the loss{'es' * (len(names) > 1)} of task{'s' * (len(names) > 1)} {', '.join(names)}"
-        what = losses if names else "the dense gradients"
+        subject = losses if names else "the dense gradients"
         raise DivergedError(
-            f"step {self._seen_step}",
-            f"{what} {'is' if len(names) <= 1 and names else 'are'} not finite",
+            f"step {self._reduced_step}",
+            f"{subject} {'is' if len(names) <= 1 and names else 'are'} not finite",
             "training stops, since the step has already reached the tables",
             "train again with a smaller learning rate, a warm-up or dense_optimizer.clip_norm, and look at the inputs",
         )

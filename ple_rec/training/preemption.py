@@ -1,4 +1,4 @@
-"""A scheduler's wish that the job stops: received by any rank, agreed on by all, saved if the time is enough."""
+"""Stop signals of a scheduler: one rank receives a signal, and all ranks stop at the same step."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 from ple_rec.errors import Option, PreemptedError
 
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # schedulers send the one at the end, Slurm the other ahead if asked to
-_SAME_WISH_SECONDS = 5.0
+# Schedulers send SIGTERM when the time is over; Slurm can be configured to send SIGUSR1 some time earlier.
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+# A signal within so many seconds after the first one repeats it.
+_REPEAT_SECONDS = 5.0
 
 
 class StopRequested(Exception):  # noqa: N818 - a request is no error
@@ -20,10 +22,10 @@ class StopRequested(Exception):  # noqa: N818 - a request is no error
 
 
 class Preemption:
-    """Receives SIGTERM and SIGUSR1 while it is entered, instead of ending at once.
+    """Context in which SIGTERM and SIGUSR1 are recorded instead of ending the process.
 
-    A second signal ends the process as it would have done without, unless it follows so soon that it is the same wish:
-    Slurm signals every process of a job, and the agent passes on to the ranks what it gets.
+    A second signal ends the process, unless it repeats the first: Slurm signals every process of a job, and the agent
+    sends its own signal on to the ranks.
 
     Args:
         grace_seconds: Seconds from the signal to the end of the process by force.
@@ -33,21 +35,23 @@ class Preemption:
         self.grace_seconds = grace_seconds
         self.signal: signal.Signals | None = None
         self._received_at = 0.0
-        self._before: dict[signal.Signals, Any] = {}  # typeshed gives what signal() returned no name
+        # Handlers of the caller; typeshed has no public name for their type.
+        self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Preemption:
-        if threading.current_thread() is threading.main_thread():  # only there can a signal be handled
-            self._before = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        # Python handles signals in the main thread alone.
+        if threading.current_thread() is threading.main_thread():
+            self._handlers = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal, self._received_at = signal.Signals(number), time.monotonic()
-        elif time.monotonic() - self._received_at > _SAME_WISH_SECONDS:
+        elif time.monotonic() - self._received_at > _REPEAT_SECONDS:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
@@ -57,24 +61,24 @@ class Preemption:
         return self.signal is not None
 
     def seconds_left(self) -> float:
-        """Return the rest of the grace period; all of it if another rank has received the signal."""
+        """Return the seconds left of the grace period; all of them if another rank has received the signal."""
         return self.grace_seconds - (time.monotonic() - self._received_at if self.received else 0.0)
 
 
 def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not: str) -> PreemptedError:
-    """The error that ends a run that was asked to stop.
+    """Return the error that ends a run after a stop signal.
 
     Args:
-        name: Of the run's directory.
-        step: That is done.
-        total_steps: Of the run.
-        saved: The newest checkpoint, or None without any.
-        why_not: Why the last step is not saved; empty where it is.
+        name: Directory of the run.
+        step: Number of steps done.
+        total_steps: Number of steps of the run.
+        saved: Name of the newest checkpoint; None if there is none.
+        why_not: Reason that the last step is not saved; empty if it is saved.
     """
-    kept = "no checkpoint is saved" if saved is None else f"{saved} is saved"
+    checkpoint = "no checkpoint is saved" if saved is None else f"{saved} is saved"
     return PreemptedError(
         name,
         f"asked to stop at step {step:,} of {total_steps:,}" + (f", {why_not}" if why_not else ""),
-        kept,
+        checkpoint,
         f"run it again with {Option.RESUME}" if saved is not None else "run it again",
     )

@@ -1,4 +1,4 @@
-"""A run before its model is built: its configuration, dataset, columns, tasks, losses and batch size, found once."""
+"""Run before its model is built: configuration, dataset, columns, tasks, losses and batch size, resolved once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.models.losses import LOSSES, Loss
-from ple_rec.training.checks import chosen_tasks, global_batch_size, losses_of, select
+from ple_rec.training.checks import chosen_tasks, global_batch_size, loss_names, select
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class PreparedRun:
     """
 
     config: RunConfig
-    dataset: Dataset
+    dataset: DatasetDirectory
     selection: Selection
     tasks: tuple[TaskConfig, ...]
     losses: tuple[Loss, ...]
@@ -36,23 +36,23 @@ class PreparedRun:
 
     @property
     def batch_size_per_rank(self) -> int:
-        """Most samples of a step on one rank."""
+        """Largest number of samples of a step on one rank."""
         return -(-self.batch_size // self.world_size)
 
     def training_loader(self, rank: int) -> Loader:
         """Return the batches of the training split in the order of the seed.
 
-        A task with `samples = "all"` has no sample space there.
+        A task with `samples = "all"` is trained on all rows, so its sample space is left out.
 
         Args:
-            rank: Rank that reads them.
+            rank: Rank that reads the batches.
 
         Raises:
-            UserError: there are more ranks than row groups, or sizes that do not divide.
+            UserError: There are more ranks than row groups, or batch size, virtual shards and ranks do not divide.
         """
         config = self.config
-        everywhere = {task.name for task in config.tasks if task.samples == "all"}
-        tasks = (t.model_copy(update={"space": None}) if t.name in everywhere else t for t in self.selection.tasks)
+        without_space = {task.name for task in config.tasks if task.samples == "all"}
+        tasks = (t.model_copy(update={"space": None}) if t.name in without_space else t for t in self.selection.tasks)
         return Loader(
             self.dataset,
             "train",
@@ -76,20 +76,21 @@ class PreparedRun:
         return self.config.train.steps or loader.steps * (self.config.train.epochs or 1)
 
 
-def prepare_run(config: RunConfig, world_size: int) -> PreparedRun:
+def prepare_run(config: RunConfig, world_size: int, dataset: DatasetDirectory | None = None) -> PreparedRun:
     """Open the dataset of a run, and select the columns, tasks and losses of the run.
 
     Args:
         config: Configuration of the run.
         world_size: Number of ranks.
+        dataset: Dataset of the run, if this process has opened it; None to open it.
 
     Raises:
-        UserError: the configuration and the dataset do not fit.
-        DataError: the dataset is damaged.
+        UserError: The configuration does not fit the dataset.
+        DataError: The dataset is damaged.
     """
-    dataset = Dataset(config.data.path)
+    dataset = dataset or DatasetDirectory(config.data.path)
     selection = select(config, dataset)
     tasks = chosen_tasks(config, selection)
-    names = losses_of(config, selection, tasks)
+    names = loss_names(config, selection, tasks)
     losses = tuple(LOSSES[name](task) for name, task in zip(names, tasks, strict=True))
     return PreparedRun(config, dataset, selection, tasks, losses, world_size, global_batch_size(config, world_size))

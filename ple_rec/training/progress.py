@@ -1,17 +1,27 @@
-"""What a person watches: one line a report on rank 0, a bar on a terminal, `train.jsonl`.
+"""Progress of a training: a printed line for each report, a bar on a terminal, and the log `train.jsonl`.
 
-A record of `train.jsonl` has `split`, `step` (done), `total_steps` (of the run), `epoch` (from 0), `samples` (seen
-since the start), `seconds` (in the loop, without evaluations and checkpoints), `learning_rate`, `table_learning_rate`
-(null without tables), `loss` and `tasks`. In a record of split "train" these are over the steps since the last record:
-`loss` is what the steps minimised, sum_k w_k L_k and any term of the model or its weighting, and a task has `loss` L_k,
-`weight`, the factor of L_k in it (w_k of the last step, times what is learned), and `ne` and `auc`, or `mse`, where
-defined; and there are `steps` (their number), `samples_per_second`, `data_wait` (share of the time, of the rank that
-waited longest), `peak_bytes` (of the rank that has most) and `eta_seconds` (at the pace of these steps). In one of
-split "valid" a task has the evaluation's metrics, `best` says whether the checkpoint is the best so far, and who trains
-the run may add metrics of its own (`train(extra_metrics=...)`). A run that starts from another one's weights has such a
-record of them, at step 0.
+A report covers the steps since the last report, which this module calls the window. Each report and each evaluation is
+a record of the log. Only rank 0 prints and writes.
 
-Shape suffixes: K tasks.
+Every record of `train.jsonl` has `split`, `step` (number of steps done), `total_steps` (of the run), `epoch` (from 0),
+`samples` (since the start of the run), `seconds` (in the training loop, without evaluations and checkpoints),
+`learning_rate`, `table_learning_rate` (null without tables), `loss` and `tasks`.
+
+A record of split "train" is a report. Its `loss` is the objective of the window: sum_k w_k L_k, where L_k is the mean
+loss of task k and w_k its scheduled weight, plus penalties of the model and of its loss weighting. Each task has `loss`
+(L_k), `weight` (the factor of L_k in the objective: w_k of the last step, times a learned factor if the loss weighting
+has one), and the metrics `ne` (normalised entropy) and `auc`, or `mse`, if they are defined. The record also has
+`steps` (number of steps of the window), `samples_per_second`, `data_wait` (share of the time in which the training
+waited for the loader, on the rank that waited longest), `peak_bytes` (peak memory of the rank with the largest peak)
+and `eta_seconds` (remaining time at the speed of the window).
+
+A record of split "valid" is an evaluation. Each task has the metrics of the evaluation, and `best` is true if the
+checkpoint is the best so far. The caller of `train` may add metrics by `extra_metrics`. A run that starts from the
+weights of another run evaluates them first, so its log has a record of split "valid" at step 0.
+
+Every rank has to call a method that is marked as a collective.
+
+Shape suffixes: B batch, K tasks.
 """
 
 from __future__ import annotations
@@ -46,60 +56,74 @@ logger = logging.getLogger(__name__)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak memory of this rank: of the GPU where it has one, else of the process."""
+    """Return the peak memory of this rank in bytes: GPU memory on a GPU, else the memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # Linux reports `ru_maxrss` in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Window:
-    """What happened since the last report, over all ranks.
+    """Sums over the steps of one rank since the last report.
 
     Args:
-        tasks: In the order of the logits.
-        device: Of the model.
+        tasks: Tasks in the order of the logits.
+        device: Device of the model.
     """
 
     def __init__(self, tasks: Sequence[Task], device: torch.device) -> None:
         self.tasks = tuple(tasks)
         self.metrics = MetricCollection(tasks, device, exact_limit=0)
+        # Row 0 has the sum of each task's losses, row 1 the sum of its loss weights.
         self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
         self.device = device
         self.steps = 0
         self.samples = 0
-        self.waited = 0.0
-        self.begun = time.perf_counter()
+        self.wait_seconds = 0.0
+        self.started = time.perf_counter()
 
-    def update(self, batch: Batch, logits_BK: Tensor, sums_K: Tensor, counts_K: Tensor, waited: float) -> None:
-        """Add a step: its local loss sums and counts, and the seconds that it waited for data."""
+    def update(self, batch: Batch, logits_BK: Tensor, sums_K: Tensor, counts_K: Tensor, wait_seconds: float) -> None:
+        """Add a step of this rank.
+
+        Args:
+            batch: Batch of the step.
+            logits_BK: Logits of the batch.
+            sums_K: Weighted sum of each task's losses over the batch.
+            counts_K: Sum of the sample weights in each task's sample space.
+            wait_seconds: Seconds for which the step waited for the loader.
+        """
         self.metrics.update(logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B)
         self.sums += torch.stack([sums_K.detach(), counts_K]).double()
         self.steps += 1
         self.samples += batch.rows
-        self.waited += waited
+        self.wait_seconds += wait_seconds
 
     def state_dict(self) -> dict[str, Any]:
-        """What this rank has added since the last report."""
+        """Return the sums of this rank for a checkpoint."""
         return {"metrics": self.metrics.state_dict(), "sums": self.sums.clone(), "steps": self.steps}
 
     def merge_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Add what a rank had, as if its steps had been fed here; the pace counts from now on."""
+        """Add the sums that one rank saved in a checkpoint, so that the next report also covers the steps before it.
+
+        Numbers of samples and waiting times are not saved: the speed in that report covers only steps of this process.
+        """
         self.metrics.merge_state_dict(state["metrics"])
         self.sums += state["sums"]
+        # All ranks trained the same steps, so the numbers of their steps must not be added.
         self.steps = max(self.steps, state["steps"])
 
     @torch.no_grad()
     def report(self, model: MultiTaskModel, weights_K: Sequence[float]) -> dict[str, Any]:
-        """The window's record, the same on every rank (a collective); the window starts afresh.
+        """Return losses, metrics and speed of the window, the same on every rank, and empty the window (a collective).
 
         Args:
-            model: Whose objective is minimised.
-            weights_K: w_k(t) of the last step.
+            model: Model whose objective is minimised.
+            weights_K: Scheduled weight of each task's loss at the last step.
         """
         now = time.perf_counter()
-        seconds = now - self.begun
+        seconds = now - self.started
         own = torch.tensor(
-            [self.samples, self.waited, peak_bytes(self.device)], dtype=torch.float64, device=self.device
+            [self.samples, self.wait_seconds, peak_bytes(self.device)], dtype=torch.float64, device=self.device
         )
         total = own.clone()
         dist.all_reduce(total)
@@ -109,7 +133,7 @@ class Window:
         scheduled_K = torch.tensor(weights_K, dtype=torch.float64, device=self.device)
         weights = model.weighting.weights(scheduled_K).tolist()
         tasks = {
-            task.name: {"loss": loss, "weight": weight, **_known(values)}
+            task.name: {"loss": loss, "weight": weight, **_window_metrics(values)}
             for task, loss, weight, values in zip(
                 self.tasks, loss_K, weights, self.metrics.compute().values(), strict=True
             )
@@ -124,27 +148,29 @@ class Window:
         }
         self.metrics.reset()
         self.sums.zero_()
-        self.steps, self.samples, self.waited, self.begun = 0, 0, 0.0, now
+        self.steps, self.samples, self.wait_seconds, self.started = 0, 0, 0.0, now
         return record
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+def _window_metrics(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of a task's metrics that a report has, if they are defined."""
     return {key: values[key] for key in ("ne", "auc", "mse") if values.get(key) is not None}
 
 
-class Progress:
-    """Rank 0's voice: the log file, the lines and the bar. Other ranks stay silent.
+class TrainingProgress:
+    """Writer of the log, the lines and the bar on rank 0; on other ranks its methods write nothing.
 
     Args:
-        ranks: Of the run.
-        log: `train.jsonl`, appended to; what it says of later steps than `step`, an attempt that was cut off, goes.
-        step: The first step of this process.
-        total_steps: Of the run.
-        loggers: Hear of every record of the log.
-        evaluated: Flag that the log keeps the evaluation of `step`; False if that evaluation is to be made again.
+        ranks: Place of this process among the ranks.
+        log: File `train.jsonl` of the run. Records after `step` are removed, since an interrupted process wrote them
+            and this process repeats their steps.
+        step: Number of steps of the run that were done before this process.
+        total_steps: Number of steps of the run.
+        loggers: Loggers that get every record of the log.
+        evaluated: True to keep the log's evaluation of `step`; False to remove it, since it will be repeated.
 
     Raises:
-        UserError: the disk is full or not writable; a PeerError on the other ranks.
+        UserError: The log cannot be written. Ranks other than 0 raise a PeerError instead.
     """
 
     def __init__(
@@ -161,61 +187,65 @@ class Progress:
         self.total_steps = total_steps
         self.log = log
         self.loggers = loggers or Loggers()
-        self._slowdown, self._first = SlowdownMonitor(ranks.threads), True
-        self._usual = 0  # steps of the longest report so far
+        self._slowdown, self._is_first_report = SlowdownMonitor(ranks.threads), True
+        # Number of steps of the longest report so far.
+        self._longest_window = 0
         self.file: TextIO | None = run_on_rank_zero(lambda: self._open(step, evaluated))
         self.bar = bar(total_steps, done=step, unit="step", show=self.main)
 
     def say(self, text: str) -> None:
-        """Log a line, on rank 0."""
+        """Print a line on rank 0."""
         if self.main:
             logger.info(text)
 
     def advance(self) -> None:
-        """One step is done."""
+        """Advance the bar by one step."""
         self.bar.update()
 
     def record(self, record: Mapping[str, Any], note: str = "") -> None:
-        """Append a record to `train.jsonl`, print its line and tell the loggers (a collective).
+        """Append a record to `train.jsonl`, print its line and hand it to the loggers (a collective).
 
         Args:
-            record: As the module says.
-            note: What its line ends with.
+            record: Record as the module's docstring describes it.
+            note: Text to print at the end of the line.
 
         Raises:
-            UserError: as the constructor.
+            UserError: The log cannot be written. Ranks other than 0 raise a PeerError instead.
         """
         run_on_rank_zero(lambda: self._append(json.dumps(record)))
         self.loggers.log(record)
-        self.say("  ".join(filter(None, (_line(record, self.total_steps), self._span(record), note))))
+        self.say("  ".join(filter(None, (_line(record, self.total_steps), self._short_window(record), note))))
         if record["split"] == "train":
             self._warn(record)
 
-    def _span(self, record: Mapping[str, Any]) -> str:
-        """Return how few steps a report covers, where they are less than half of what a report covers here."""
-        steps = record.get("steps", self._usual)  # an evaluation has none
-        self._usual = max(self._usual, steps)
-        return f"over {steps} step{'s' * (steps != 1)}" if 2 * steps < self._usual else ""
+    def _short_window(self, record: Mapping[str, Any]) -> str:
+        """Return "over N steps" for a report of less than half as many steps as the longest one; else an empty text."""
+        # The record of an evaluation has no `steps`; with this default it gets no note.
+        steps = record.get("steps", self._longest_window)
+        self._longest_window = max(self._longest_window, steps)
+        return f"over {steps} step{'s' * (steps != 1)}" if 2 * steps < self._longest_window else ""
 
     def _warn(self, record: Mapping[str, Any]) -> None:
+        """Print a warning if training slows down, or if one task dominates the loss of the first report."""
         warnings = [self._slowdown.warning(record)]
-        if self._first:  # of this process
+        if self._is_first_report:
             warnings.append(dominance_warning(record))
-        self._first = False
+        self._is_first_report = False
         for warning in warnings:
             if warning is not None:
                 self.say(warning)
 
     def _open(self, step: int, evaluated: bool) -> TextIO:
-        # A run that starts again before its first step evaluates the weights that it starts from again.
+        """Remove records of steps that will be repeated, pass the others to the loggers and open the log."""
+        # A run that starts again at step 0 repeats the evaluation of its first weights, so no record stays.
         with writing(self.log):
-            kept = _kept(self.log, step, evaluated) if step else []
-        if kept and (before := json.loads(kept[-1]).get("total_steps")) not in (None, self.total_steps):
+            lines = _lines_up_to(self.log, step, evaluated) if step else []
+        if lines and (before := json.loads(lines[-1]).get("total_steps")) not in (None, self.total_steps):
             self.say(
                 f"this run was of {before:,} steps, it is of {self.total_steps:,} now: its configuration is another one"
             )
-        write_text(self.log, "".join(f"{line}\n" for line in kept))
-        self.loggers.begin(step, [json.loads(line) for line in kept])
+        write_text(self.log, "".join(f"{line}\n" for line in lines))
+        self.loggers.begin(step, [json.loads(line) for line in lines])
         with writing(self.log):
             return self.log.open("a")
 
@@ -229,31 +259,40 @@ class Progress:
         """Close the log and the bar."""
         self.bar.close()
         if self.file is not None:
-            with suppress(OSError):  # `_append` has raised it already
+            # On a full disk this fails like the last `_append`, which has already raised the error.
+            with suppress(OSError):
                 self.file.close()
 
 
-def _kept(log: Path, step: int, evaluated: bool) -> list[str]:
-    """Return the lines of the log up to `step`; its evaluation is among them where `evaluated`."""
-    kept = []
+def _lines_up_to(log: Path, step: int, evaluated: bool) -> list[str]:
+    """Return the lines of the log that stay when a run goes on after `step`.
+
+    Args:
+        log: File `train.jsonl`, which need not exist.
+        step: Number of steps done; records of later steps are left out.
+        evaluated: True to include the evaluation of `step`.
+    """
+    lines = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
             record = json.loads(line)
             if record["step"] < step or (record["step"] == step and (evaluated or record["split"] != "valid")):
-                kept.append(line)
+                lines.append(line)
         except (ValueError, LookupError, TypeError, RecursionError):
-            continue  # the last line of a run that was killed while it wrote
-    return kept
+            # The process was killed while it wrote this line, so the line is left out.
+            continue
+    return lines
 
 
 def _line(record: Mapping[str, Any], total_steps: int) -> str:
+    """Return the line that is printed for a record."""
     width = len(str(total_steps))
     parts = [f"step {record['step']:>{width}}/{total_steps}"]
     train = record["split"] == "train"
     parts.append(f"loss {record['loss']:.4f}" if train else f"{record['split']} loss {record['loss']:.4f}")
     for name, values in record["tasks"].items():
-        shown = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
-        parts.append(f"{name} {' '.join(shown) or '-'}")
+        metrics = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
+        parts.append(f"{name} {' '.join(metrics) or '-'}")
     if train:
         parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on from it, on as many ranks as it had or on others."""
+"""State of a run in a checkpoint, and its restoration on the same or another number of ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks, dump_plan
 from ple_rec.errors import DataError, Option, UserError, settings
 from ple_rec.runs.layout import CONFIG, PLAN
-from ple_rec.runs.lineage import check_trained_with, data_head, what_differs
+from ple_rec.runs.lineage import check_trained_with, describe_data, describe_differences
 from ple_rec.storage import Location, short
 from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import stopping_metric
@@ -25,99 +25,119 @@ from ple_rec.training.state import TrainState, initial_state
 
 logger = logging.getLogger(__name__)
 
-_CPU = "cpu"  # the device of checkpoints that name none
+# Checkpoints that name no device were written on a CPU.
+_CPU = "cpu"
 
 
-def state_dict(job: TrainContext, position: TrainState, window: Window) -> dict[str, Any]:
-    """All that a resumed run needs to go on as if it had never stopped."""
-    unreported = {f"window.{job.ranks.rank}": window.state_dict()} if window.steps else {}
-    return _shared(job, position) | _random(job) | unreported
+def state_dict(context: TrainContext, state: TrainState, window: Window) -> dict[str, Any]:
+    """Return the state from which a resumed run computes the same bits as an uninterrupted one.
+
+    Args:
+        context: Context of the run.
+        state: Progress of the run.
+        window: Sums since the last report.
+    """
+    unreported = {f"window.{context.ranks.rank}": window.state_dict()} if window.steps else {}
+    return _shared_state(context, state) | _random_state(context) | unreported
 
 
-def _shared(job: TrainContext, position: TrainState) -> dict[str, Any]:
-    """What any number of ranks can load."""
+def _shared_state(context: TrainContext, state: TrainState) -> dict[str, Any]:
+    """Return the state that any number of ranks can load."""
     return {
-        "model": job.model.state_dict(),
-        "optimizer": job.optimizers.combined.state_dict(),
-        "position": position.saved(),
+        "model": context.model.state_dict(),
+        "optimizer": context.optimizers.combined.state_dict(),
+        "position": state.state_dict(),
     }
 
 
-def _random(job: TrainContext) -> dict[str, Any]:
-    """The random state of this rank, of which dropout draws."""
-    rank, cuda = job.ranks.rank, job.ranks.device.type == "cuda"
+def _random_state(context: TrainContext) -> dict[str, Any]:
+    """Return the states of this rank's random generators, which dropout draws from."""
+    rank, cuda = context.ranks.rank, context.ranks.device.type == "cuda"
     return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
 
 
-def written_by(job: TrainContext, position: TrainState, window: Window) -> dict[str, Any]:
-    """Return what a reader of a checkpoint must know of the run before it loads."""
+def written_by(context: TrainContext, state: TrainState, window: Window) -> dict[str, Any]:
+    """Return the description of the run in the manifest of a checkpoint, which is read before the tensors are loaded.
+
+    Args:
+        context: Context of the run.
+        state: Progress of the run.
+        window: Sums since the last report.
+    """
     return (
-        _written_by(job)
+        _written_by(context)
         | ({"unreported_steps": window.steps} if window.steps else {})
-        | ({"evaluation_pending": True} if position.evaluation_pending else {})
+        | ({"evaluation_pending": True} if state.evaluation_pending else {})
     )
 
 
-def texts(job: TrainContext) -> dict[str, str]:
-    """Files that lie beside the tensors of a checkpoint, for whoever finds it alone."""
-    return {CONFIG: dump_toml(job.config).rstrip("\n"), PLAN: dump_plan(job.plan).rstrip("\n")}
+def texts(context: TrainContext) -> dict[str, str]:
+    """Return configuration and plan as files beside the tensors, for a checkpoint that is copied without its run."""
+    return {CONFIG: dump_toml(context.config).rstrip("\n"), PLAN: dump_plan(context.plan).rstrip("\n")}
 
 
-def _written_by(job: TrainContext) -> dict[str, Any]:
+def _written_by(context: TrainContext) -> dict[str, Any]:
     return {
-        "ranks": job.ranks.world_size,
-        "threads": job.ranks.threads,
-        "batch_size": job.batch_size,
-        "precision": job.precision.saved(),
-        **data_head(job.dataset.schema, job.selection),
-        **({} if job.ranks.device.type == _CPU else {"device": job.ranks.device.type}),
-        **({"columns": cuts} if (cuts := column_cuts(job)) else {}),
-        **({} if (metric := stopping_metric(job.config)) is None else {"early_stopping": metric}),
+        "ranks": context.ranks.world_size,
+        "threads": context.ranks.threads,
+        "batch_size": context.batch_size,
+        "precision": context.precision.saved(),
+        **describe_data(context.dataset.schema, context.selection),
+        **({} if context.ranks.device.type == _CPU else {"device": context.ranks.device.type}),
+        **({"columns": cuts} if (cuts := column_cuts(context)) else {}),
+        **({} if (metric := stopping_metric(context.config)) is None else {"early_stopping": metric}),
     }
 
 
-def column_cuts(job: TrainContext) -> dict[str, list[int]]:
-    """Return the columns of each shard of every table whose optimizer has a state for each of them; empty without."""
-    if not column_wise_remarks(job.plan):
+def column_cuts(context: TrainContext) -> dict[str, list[int]]:
+    """Return the shards' numbers of columns of each table that is cut by columns, if its optimizer depends on the cut.
+
+    Row-wise Adagrad has one state for each shard of a row; with other optimizers the result is empty.
+    """
+    if not column_wise_remarks(context.plan):
         return {}
     return {
-        table.table: [shard.columns for shard in table.shards(job.plan.cluster)]
-        for table in job.plan.tables
+        table.table: [shard.columns for shard in table.shards(context.plan.cluster)]
+        for table in context.plan.tables
         if table.sharding == "column_wise"
     }
 
 
-def check_resumable(job: TrainContext, run_dir: Location, path: Location) -> None:
-    """Refuse to resume a run of other samples, steps, cuts or configuration, before anything is written.
+def check_resumable(context: TrainContext, run_dir: Location, path: Location) -> None:
+    """Refuse to resume a run with another dataset, batch size, cut by columns or configuration.
+
+    The check is made before a file of the run is replaced.
 
     Args:
-        job: The run as it is to be resumed.
+        context: Context of the run that resumes.
         run_dir: Directory of the run.
         path: Directory of its newest checkpoint.
 
     Raises:
-        UserError: the checkpoint was written by such a run.
+        UserError: The checkpoint was written by a run that differs in one of these.
     """
-    with suppress(DataError):  # its configuration is damaged: an earlier checkpoint is used
+    # A damaged checkpoint is no reason to refuse: `restore` is called with an earlier one.
+    with suppress(DataError):
         manifest = read_manifest(path)
-        _check_same(job, path, manifest.written_by)
-        check_trained_with(job.config, run_dir, path, manifest)
+        _check_same(context, path, manifest.written_by)
+        check_trained_with(context.config, run_dir, path, manifest)
 
 
-def _check_same(job: TrainContext, path: Location, before: Mapping[str, Any]) -> None:
-    now = _written_by(job)
+def _check_same(context: TrainContext, path: Location, before: Mapping[str, Any]) -> None:
+    now = _written_by(context)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
         raise UserError(
             place,
-            f"was trained on dataset {before.get('dataset')}, {job.dataset.path} is {now['dataset']}: "
-            + what_differs(before, job.selection),
+            f"was trained on dataset {before.get('dataset')}, {context.dataset.path} is {now['dataset']}: "
+            + describe_differences(before, context.selection),
             "a run goes on with the same dataset, since in another one its ids mean something else",
             "resume with data.path as it was, or start another run; on a dataset that was prepared from this one by "
             f"`ple-rec prep --append`, with {Option.INIT_FROM}",
         )
     ranks, batch = before.get("ranks"), before.get("batch_size")
-    if batch is None and ranks != now["ranks"]:  # before batch sizes were written
+    # Old checkpoints record no batch size.
+    if batch is None and ranks != now["ranks"]:
         raise UserError(
             place,
             f"was written by a run with ranks = {ranks}; this one has ranks = {now['ranks']}",
@@ -143,76 +163,80 @@ def _check_same(job: TrainContext, path: Location, before: Mapping[str, Any]) ->
         )
 
 
-def restore(job: TrainContext, path: Location, window: Window) -> TrainState:
-    """Fill model, optimizers, random states and the window from a checkpoint that `newest_good` has found.
+def restore(context: TrainContext, path: Location, window: Window) -> TrainState:
+    """Restore a run from a checkpoint, and return its progress (a collective).
 
-    Where the run stands, then (a collective).
+    Model, optimizers, random state and window are filled. On another number of ranks or another kind of device, the
+    random state is seeded by the seed of the run, the step and the rank.
 
-    On another number of ranks, or on another kind of device, the random states, of which dropout draws, follow from the
-    seed, the step and the rank.
+    Args:
+        context: Context of the run.
+        path: Directory of a checkpoint whose checksums `CheckpointStore.newest_good` has verified.
+        window: Window of the loop, which gets the sums that were not reported yet.
 
     Raises:
-        UserError: the checkpoint is of other samples, steps or cuts.
-        DataError: it does not fit.
+        UserError: The checkpoint was written with another dataset, batch size or cut by columns.
+        DataError: The checkpoint does not fit the run, or holds values that no run can have.
     """
-    position = initial_state(job)
     manifest = read_manifest(path)
     before = manifest.written_by
-    _check_same(job, path, before)
-    job.optimizers.init_state()
-    counted = before.get("early_stopping") == stopping_metric(job.config)
-    wrote, here = before.get("device", _CPU), job.ranks.device.type
-    same = (before.get("ranks"), wrote) == (job.ranks.world_size, here)
-    state = _shared(job, position if counted else TrainState()) | (_random(job) if same else {})
-    windows = _windows(job, before) if before.get("unreported_steps") else {}
-    state |= windows
-    load(path, state, verified=True)
+    _check_same(context, path, before)
+    context.optimizers.init_state()
+    initial = initial_state(context)
+    same_metric = before.get("early_stopping") == stopping_metric(context.config)
+    old_device, device = before.get("device", _CPU), context.ranks.device.type
+    same_ranks = (before.get("ranks"), old_device) == (context.ranks.world_size, device)
+    tensors = _shared_state(context, initial if same_metric else TrainState())
+    tensors |= _random_state(context) if same_ranks else {}
+    windows = _empty_windows(context, before) if before.get("unreported_steps") else {}
+    tensors |= windows
+    load(path, tensors, verified=True)
     for key in windows:
-        window.merge_state_dict(state[key])
-    job.model.load_state_dict(state["model"])
-    job.optimizers.combined.load_state_dict(state["optimizer"])
-    with _possible(path, "position"):
-        if (step := state["position"]["step"]) != manifest.step:
+        window.merge_state_dict(tensors[key])
+    context.model.load_state_dict(tensors["model"])
+    context.optimizers.combined.load_state_dict(tensors["optimizer"])
+    with _explain_damage(path, "position"):
+        if (step := tensors["position"]["step"]) != manifest.step:
             raise ValueError(f"it says step {step}")
-        saved = TrainState.of_saved(state["position"])
-    saved.evaluation_pending = bool(before.get("evaluation_pending"))
-    if same:
-        with _possible(path, "random state"):
-            torch.set_rng_state(state[f"rng.{job.ranks.rank}"])
-            if job.ranks.device.type == "cuda":
-                torch.cuda.set_rng_state(state[f"cuda_rng.{job.ranks.rank}"])
+        state = TrainState.from_state_dict(tensors["position"])
+    state.evaluation_pending = bool(before.get("evaluation_pending"))
+    if same_ranks:
+        with _explain_damage(path, "random state"):
+            torch.set_rng_state(tensors[f"rng.{context.ranks.rank}"])
+            if context.ranks.device.type == "cuda":
+                torch.cuda.set_rng_state(tensors[f"cuda_rng.{context.ranks.rank}"])
     else:
-        torch.manual_seed(_seed(job, saved.step))
-        if job.ranks.is_main:
-            there, now = ("", "") if wrote == here else (f" on {wrote}", f" on {here}")
+        torch.manual_seed(_seed(context, state.step))
+        if context.ranks.is_main:
+            on_old, on_new = ("", "") if old_device == device else (f" on {old_device}", f" on {device}")
             logger.info(
-                f"{path.name} was written by {before.get('ranks')} rank(s){there}: the same samples and weights on "
-                f"{job.ranks.world_size}{now}; dropout draws anew"
+                f"{path.name} was written by {before.get('ranks')} rank(s){on_old}: the same samples and weights on "
+                f"{context.ranks.world_size}{on_new}; dropout draws anew"
             )
-    if not counted and position.stopping is not None:
-        saved.stopping = position.stopping
-        if job.ranks.is_main:
-            logger.info(f"early stopping counts from here on: {path} has no count of {stopping_metric(job.config)}")
-    return saved
+    if not same_metric and initial.stopping is not None:
+        state.stopping = initial.stopping
+        if context.ranks.is_main:
+            logger.info(f"early stopping counts from here on: {path} has no count of {stopping_metric(context.config)}")
+    return state
 
 
 @contextmanager
-def _possible(path: Location, what: str) -> Iterator[None]:
-    """Turn what an impossible value raises into a DataError: `what` a checkpoint says."""
+def _explain_damage(path: Location, part: str) -> Iterator[None]:
+    """Raise a DataError that names a part of the checkpoint if the block refuses its values."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
         rule = "a checkpoint holds what a run was at its step"
-        raise DataError(f"{path}, {what}", short(error), rule, "use another checkpoint of the run") from error
+        raise DataError(f"{path}, {part}", short(error), rule, "use another checkpoint of the run") from error
 
 
-def _windows(job: TrainContext, before: Mapping[str, Any]) -> dict[str, Any]:
-    """To be filled: this rank's window, or on rank 0 those of all ranks where there were others."""
-    ranks, rank = int(before["ranks"]), job.ranks.rank
-    own = [rank] if ranks == job.ranks.world_size else range(ranks) if rank == 0 else []
-    return {f"window.{r}": Window(job.selection.tasks, job.ranks.device).state_dict() for r in own}
+def _empty_windows(context: TrainContext, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Return windows to load into: that of this rank, or on another number of ranks, all of them on rank 0."""
+    old_ranks, rank = int(before["ranks"]), context.ranks.rank
+    ranks = [rank] if old_ranks == context.ranks.world_size else range(old_ranks) if rank == 0 else []
+    return {f"window.{r}": Window(context.selection.tasks, context.ranks.device).state_dict() for r in ranks}
 
 
-def _seed(job: TrainContext, step: int) -> int:
-    text = f"{job.config.seed}/{step}/{job.ranks.world_size}/{job.ranks.rank}"
+def _seed(context: TrainContext, step: int) -> int:
+    text = f"{context.config.seed}/{step}/{context.ranks.world_size}/{context.ranks.rank}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "little")

@@ -1,4 +1,4 @@
-"""From logits to what is said of a row: probabilities and predictions.
+"""Probabilities and predictions of rows, from their logits.
 
 Shape suffixes: B batch, K tasks.
 """
@@ -14,16 +14,17 @@ from ple_rec.config.schema import Task
 
 
 def binary_of(tasks: Sequence[Task]) -> Tensor:
-    """Which of the tasks are binary, (K,) bool."""
+    """Return a (K,) bool tensor that is True for binary tasks."""
     return torch.tensor([task.kind == "binary" for task in tasks])
 
 
 def scores_of(logits_BK: Tensor, binary_K: Tensor) -> Tensor:
-    """The probability sigmoid(z) of a binary task, the prediction z of a regression; (B, K) float32, on the CPU.
+    """Return sigmoid(z) for binary tasks and z for regressions, as a (B, K) float32 tensor on the CPU.
 
     Args:
-        logits_BK: z.
-        binary_K: Of the tasks, as `binary_of` gives it.
+        logits_BK: Logits z.
+        binary_K: True for binary tasks, as `binary_of` returns it.
     """
-    logits = logits_BK.double().cpu()  # so that few probabilities are rounded to the same one
+    # A sigmoid in double precision rounds fewer logits to the same probability.
+    logits = logits_BK.double().cpu()
     return torch.where(binary_K, logits.sigmoid(), logits).float()

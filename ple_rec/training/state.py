@@ -1,4 +1,4 @@
-"""How far a run is."""
+"""Progress of a run: steps, best score and early stopping."""
 
 from __future__ import annotations
 
@@ -8,52 +8,56 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.training.context import TrainContext
-from ple_rec.training.early_stopping import Stopping
+from ple_rec.training.early_stopping import EarlyStopping
 
 
 @dataclass
 class TrainState:
-    """How far a run is; saved with every checkpoint.
+    """Progress of a run, saved with every checkpoint.
 
     Args:
-        step: Steps done.
-        best_score: Of the best evaluation, higher is better.
-        best_step: Its step.
-        seconds: Time in the loop, evaluations and checkpoints excluded.
-        stopping: Count of early stopping, of a run that may end early.
-        evaluation_pending: Flag that the evaluation of `step` is still to be made: a stop signal interrupted it.
+        step: Number of steps done.
+        best_score: Score of the best evaluation; higher is better.
+        best_step: Step of the best evaluation.
+        seconds: Seconds in the loop, without evaluations and checkpoints.
+        stopping: Count of early stopping; None for a run without early stopping.
+        evaluation_pending: True if a stop signal interrupted the evaluation of `step`.
     """
 
     step: int = 0
     best_score: float = -math.inf
     best_step: int = 0
     seconds: float = 0.0
-    stopping: Stopping | None = None
+    stopping: EarlyStopping | None = None
     evaluation_pending: bool = False
 
-    def saved(self) -> dict[str, Any]:
-        """Return what a checkpoint holds: `stopping` where there is one; the manifest has `evaluation_pending`."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the values that a checkpoint holds; the flag `evaluation_pending` stands in its manifest."""
         plain = {key: value for key, value in vars(self).items() if key not in ("stopping", "evaluation_pending")}
         return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
 
     @classmethod
-    def of_saved(cls, saved: Mapping[str, Any]) -> TrainState:
-        """Return the inverse of `saved`.
+    def from_state_dict(cls, values: Mapping[str, Any]) -> TrainState:
+        """Return the progress that a checkpoint holds.
+
+        Args:
+            values: Result of `state_dict`.
 
         Raises:
-            ValueError: no run gets there.
+            ValueError: No run can have these values.
         """
-        stopping = saved.get("stopping")
-        found = cls(**{**saved, "stopping": None if stopping is None else Stopping(**stopping)})
-        counted = found.stopping or Stopping()
-        steps = (found.best_step, counted.step, counted.stale)  # an evaluation takes a step at least
-        scores = (found.best_score, counted.score)
-        possible = all(0 <= step <= found.step for step in steps) and not any(map(math.isnan, scores))
-        if not possible or not 0 <= found.seconds < math.inf:
-            raise ValueError(f"it says {saved}")
-        return found
+        stopping = values.get("stopping")
+        state = cls(**{**values, "stopping": None if stopping is None else EarlyStopping(**stopping)})
+        early = state.stopping or EarlyStopping()
+        # There is at most one evaluation a step, so `stale` is no larger than the number of steps.
+        steps = (state.best_step, early.step, early.stale)
+        scores = (state.best_score, early.score)
+        possible = all(0 <= step <= state.step for step in steps) and not any(map(math.isnan, scores))
+        if not possible or not 0 <= state.seconds < math.inf:
+            raise ValueError(f"it says {values}")
+        return state
 
 
-def initial_state(job: TrainContext) -> TrainState:
-    """Of a run that has done nothing."""
-    return TrainState(stopping=None if job.config.early_stopping is None else Stopping())
+def initial_state(context: TrainContext) -> TrainState:
+    """Return the progress of a run before its first step."""
+    return TrainState(stopping=None if context.config.early_stopping is None else EarlyStopping())

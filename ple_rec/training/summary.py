@@ -1,4 +1,4 @@
-"""What `metrics.json` says of a run beside its evaluations: steps, speed, data, versions, and the paper's figures."""
+"""Summary of a run in `metrics.json`, beside its evaluations: steps, speed, data, versions and the paper's figures."""
 
 from __future__ import annotations
 
@@ -22,37 +22,42 @@ FIGURES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def paper_figures(dataset: str, tasks: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """PLE's figures of the paper for those of `tasks` that it reports on `dataset`."""
+    """Return the figures that the paper reports for PLE on a dataset.
+
+    Args:
+        dataset: Name of the dataset.
+        tasks: Names of the tasks of the run; those that the paper does not report are left out.
+    """
     known = FIGURES.get(dataset, {})
     return {task: known[task] for task in tasks if task in known}
 
 
-def summary(job: TrainContext, position: TrainState) -> dict[str, Any]:
-    """Return what `metrics.json` says of a run beside its evaluations."""
-    trained = position.step * job.loader.rows / job.loader.steps
-    tables = sum(table.rows * table.dim for table in job.plan.tables)
+def summary(context: TrainContext, state: TrainState) -> dict[str, Any]:
+    """Return the entries of `metrics.json` beside the evaluations."""
+    samples = state.step * context.loader.rows / context.loader.steps
+    tables = sum(table.rows * table.dim for table in context.plan.tables)
     return {
-        "samples_per_second": trained / max(position.seconds, 1e-9),
-        "config_fingerprint": fingerprint(job.config),
-        "dataset_fingerprint": job.dataset.schema.fingerprint,
-        "parameters": {"dense": job.bare.dense_parameters(), "tables": tables},
-        "flops_per_sample": job.bare.flops_per_sample(),
-        "precision": job.precision.record(),
-        "best_step": position.best_step,
-        "best_metric": job.config.train.best_metric,
-        "best_value": abs(position.best_score) if math.isfinite(position.best_score) else None,
-        "stopped_early": position.step < job.total_steps,
-        "steps": position.step,
-        "world_size": job.ranks.world_size,
+        "samples_per_second": samples / max(state.seconds, 1e-9),
+        "config_fingerprint": fingerprint(context.config),
+        "dataset_fingerprint": context.dataset.schema.fingerprint,
+        "parameters": {"dense": context.bare.dense_parameters(), "tables": tables},
+        "flops_per_sample": context.bare.flops_per_sample(),
+        "precision": context.precision.record(),
+        "best_step": state.best_step,
+        "best_metric": context.config.train.best_metric,
+        "best_value": abs(state.best_score) if math.isfinite(state.best_score) else None,
+        "stopped_early": state.step < context.total_steps,
+        "steps": state.step,
+        "world_size": context.ranks.world_size,
         "versions": _versions(),
     }
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("ple-rec", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -1,4 +1,4 @@
-"""A trained run opened again: its model, filled from one of its checkpoints."""
+"""Opening of a trained run: its model, and the weights of one of its checkpoints."""
 
 from __future__ import annotations
 
@@ -15,59 +15,66 @@ from ple_rec.checkpoint.manifest import explain_removal, read_manifest
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.runs.layout import CONFIG
-from ple_rec.runs.lineage import check_trained_with, what_differs
+from ple_rec.runs.lineage import check_trained_with, describe_differences
 from ple_rec.storage import Location
 from ple_rec.training.checks import global_batch_size, select
-from ple_rec.training.context import EvaluationJob, assemble_evaluation
+from ple_rec.training.context import EvaluationContext, build_evaluation
 from ple_rec.training.precision import saved_precision
+from ple_rec.training.prepared import prepare_run
 
 
 @contextmanager
-def open_trained_run(config: RunConfig, run_dir: Location, checkpoint: str) -> Iterator[EvaluationJob]:
-    """Give what an evaluation of a run needs, in a process group of its own; the weights are not yet loaded.
+def open_trained_run(
+    config: RunConfig, run_dir: Location, checkpoint: str, dataset: DatasetDirectory | None = None
+) -> Iterator[EvaluationContext]:
+    """Yield the context of a trained run, in a process group of its own; its weights are not loaded yet.
 
     Args:
-        config: Configuration of the run, as far as an evaluation may change it.
+        config: Configuration of the run, with the overrides of an evaluation.
         run_dir: Directory of the run.
         checkpoint: Checkpoint that will be loaded: `best`, `latest` or `step-<n>`.
+        dataset: Dataset of the configuration, if this process has opened it; None to open it.
 
     Raises:
-        UserError, DataError: as of `assemble_evaluation`.
+        UserError: The configuration does not fit the dataset or this host.
+        DataError: The dataset is damaged.
     """
     with process_group(config.runtime) as ranks:
         written_by = broadcast(run_on_rank_zero(lambda: _written_by(config, run_dir, checkpoint))) or {}
-        yield assemble_evaluation(_placed_anew(config), ranks, None, saved_precision(written_by))
+        prepared = prepare_run(_without_table_placement(config), ranks.world_size, dataset)
+        yield build_evaluation(prepared.config, ranks, None, saved_precision(written_by), prepared)
 
 
 def _written_by(config: RunConfig, run_dir: Location, checkpoint: str) -> Mapping[str, Any]:
-    with suppress(DataError):  # whoever loads a damaged checkpoint says so
+    # `load_checkpoint` raises the error of a damaged checkpoint.
+    with suppress(DataError):
         path = find_checkpoint(checkpoint_place(config, run_dir), checkpoint)
         return {} if path is None else read_manifest(path).written_by
     return {}
 
 
-def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, dataset: Dataset) -> Location:
-    """Return a checkpoint of the run, once it is sure that its ids mean the same in a dataset.
+def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, dataset: DatasetDirectory) -> Location:
+    """Return a checkpoint of the run, and refuse a dataset in which its ids mean something else.
 
-    It comes before all else that is read of a dataset: what an unrelated one lacks is no help.
+    It is called before columns are selected: an unrelated dataset lacks columns too, but that error would mislead.
 
     Args:
-        config: Configuration of the run, as far as an evaluation may change it.
+        config: Configuration of the run, with the overrides of an evaluation.
         run_dir: Directory of the run.
         checkpoint: `best`, `latest` or `step-<n>`.
         dataset: Dataset to evaluate or to predict.
 
     Raises:
-        UserError: there is no such checkpoint, it was trained with another configuration, or neither on the dataset
-            nor on an ancestor of it.
-        DataError: its manifest or its configuration is damaged.
+        UserError: There is no such checkpoint, it was trained with another configuration, or it was trained neither on
+            the dataset nor on an ancestor of it.
+        DataError: The manifest or the configuration is damaged.
     """
     path = require_checkpoint(checkpoint_place(config, run_dir), checkpoint)
     own = load_config(RunConfig, run_dir / CONFIG)
@@ -79,33 +86,33 @@ def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, da
         features = [feature.name for feature in schema.sparse] + [feature.name for feature in schema.dense]
         drop = [name for name in config.data.drop if name in features]
         tasks = [task.name for task in config.tasks if task.name in {known.name for known in schema.tasks}]
+        differences = describe_differences(written_by, dataset.select(drop=drop, tasks=tasks))
         raise UserError(
             str(dataset.path),
             f"is dataset {schema.fingerprint}",
-            f"{path} was trained on {own.data.path}, dataset {written_by.get('dataset')} "
-            f"({what_differs(written_by, dataset.select(drop=drop, tasks=tasks))}); other vocabularies would make its "
-            "ids mean something else",
+            f"{path} was trained on {own.data.path}, dataset {written_by.get('dataset')} ({differences}); other "
+            "vocabularies would make its ids mean something else",
             "give the dataset that it was trained on, or one that `ple-rec prep --append` made from it",
         )
     return path
 
 
-def load_checkpoint(job: EvaluationJob, run_dir: Location, checkpoint: str) -> Location:
-    """Fill the model from a checkpoint of the run (a collective); which one that is.
+def load_checkpoint(context: EvaluationContext, run_dir: Location, checkpoint: str) -> Location:
+    """Load the weights of a checkpoint into the model, and return the directory of the checkpoint (a collective).
 
     Args:
-        job: Run whose model is filled.
+        context: Context of the run.
         run_dir: Directory of the run.
         checkpoint: `best`, `latest` or `step-<n>`.
 
     Raises:
-        UserError: there is no such checkpoint, or the dataset is not the one that it was trained on.
-        DataError: it is damaged, or of another model.
+        UserError: There is no such checkpoint, or the dataset is not the one that it was trained on.
+        DataError: The checkpoint is damaged, or of another model.
     """
-    path = trained_checkpoint(job.config, run_dir, checkpoint, job.dataset)
-    state = {"model": job.model.state_dict()}
+    path = trained_checkpoint(context.config, run_dir, checkpoint, context.dataset)
+    state = {"model": context.model.state_dict()}
     load(path, state)
-    job.model.load_state_dict(state["model"])
+    context.model.load_state_dict(state["model"])
     return path
 
 
@@ -119,13 +126,13 @@ def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str
         table: Name of the table.
 
     Returns:
-        (allocated rows, D).
+        Tensor of shape (allocated rows, D).
 
     Raises:
-        UserError: the run has no such table or checkpoint, or the dataset is not the one that it was trained on.
-        DataError: the checkpoint is damaged, or of another model.
+        UserError: The run has no such table or checkpoint, or the dataset is not the one that it was trained on.
+        DataError: The checkpoint is damaged, or of another model.
     """
-    dataset = Dataset(config.data.path)
+    dataset = DatasetDirectory(config.data.path)
     path = trained_checkpoint(config, run_dir, checkpoint, dataset)
     selection = select(config, dataset)
     tables = {each.name: each for each in table_configs(config.embeddings, selection.sparse, selection.table_rows)}
@@ -138,11 +145,11 @@ def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str
 
 
 def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
-    """With the batches that all ranks of the run had together.
+    """Return the configuration for one process, whose batch is that of all ranks of the run together.
 
     Args:
-        config: Of the run.
-        metrics: Its `metrics.json`, which says how many ranks those were.
+        config: Configuration of the run.
+        metrics: Content of its `metrics.json`, with the number of ranks.
     """
     ranks = metrics.get("world_size")
     size = global_batch_size(config, ranks if isinstance(ranks, int) else 1)
@@ -150,8 +157,8 @@ def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunC
     return config.model_copy(update={"train": train})
 
 
-def _placed_anew(config: RunConfig) -> RunConfig:
-    """Without what places single tables, which is of the hosts that the run was trained on."""
-    free = {"sharding": None, "kernel": None, "hosts": None}
-    tables = {name: own.model_copy(update=free) for name, own in config.embeddings.tables.items()}
+def _without_table_placement(config: RunConfig) -> RunConfig:
+    """Return the configuration without the placement of single tables, which suits the hosts of the training."""
+    unplaced = {"sharding": None, "kernel": None, "hosts": None}
+    tables = {name: table.model_copy(update=unplaced) for name, table in config.embeddings.tables.items()}
     return config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"tables": tables})})

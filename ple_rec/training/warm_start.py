@@ -1,13 +1,12 @@
-"""A run that starts from the weights of another: yesterday's model, trained on with today's data.
+"""Warm start: a run starts from the weights of another run, for example yesterday's model with today's data.
 
-What the checkpoint gives: tables, dense parameters, statistics of the normalisers, state of both optimizers. What
-starts anew: steps and with them the schedule, the position in the data, random state, the best score, the count of
-early stopping. Rows that no value had yet are in the checkpoint too, at their initial values.
+The new run takes tables, dense parameters, statistics of the normalisers and the state of both optimizers from the
+checkpoint. Steps, learning-rate schedule, position in the data, random state, best score and the count of early
+stopping start at zero. Free rows of tables, which have no value yet, are in the checkpoint with their initial weights.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,17 +26,18 @@ from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_values
 from ple_rec.runs.checkpoints import identity
 from ple_rec.runs.layout import CONFIG, INIT, METRICS, checkpoints_of
-from ple_rec.runs.lineage import changed, check_trained_with
-from ple_rec.runs.results import mapping
+from ple_rec.runs.lineage import check_trained_with, input_changes
+from ple_rec.runs.read import RunFiles
 from ple_rec.storage import Location, location, short
 from ple_rec.training.context import TrainContext
 from ple_rec.training.prepared import PreparedRun
 from ple_rec.training.restore import column_cuts
 
-_SHOWN = 5  # differences that a refusal names
+# Number of differences that a refusal names.
+_MOST_SHOWN = 5
 
-# What changes neither a parameter, nor what it means, nor the state that an optimizer keeps of it. Tasks and features
-# are compared by what the two runs make of them.
+# These keys change neither the shape or the meaning of a parameter nor the state of its optimizer. Tasks and features
+# are compared by the columns that the two runs read, in `changed`.
 _MAY_DIFFER = (
     "name",
     "seed",
@@ -76,14 +76,14 @@ _MAY_DIFFER = (
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run's first weights come from: what its `init_from.json` holds.
+    """Checkpoint of another run that a run takes its first weights from; the content of `init_from.json`.
 
     Args:
-        run: Directory of the run that trained them.
+        run: Directory of the other run.
         checkpoint: Name of its checkpoint, `step-<n>`.
-        dataset: Fingerprint of the dataset that they were trained on.
-        seed: From which the rows of the tables once started, in the first run of the chain.
-        init_scale: Their scale then.
+        dataset: Fingerprint of the dataset that it was trained on.
+        seed: Seed of the initial rows of the tables, in the first run of a chain of warm starts.
+        init_scale: Scale of these initial rows.
     """
 
     run: str
@@ -94,27 +94,29 @@ class Start:
 
     @property
     def path(self) -> Location:
-        """Of the checkpoint."""
+        """Directory of the checkpoint."""
         return checkpoints_of(self.run_dir) / self.checkpoint
 
     @property
     def run_dir(self) -> Location:
-        """Directory of the run that trained them."""
+        """Directory of the other run."""
         return location(self.run)
 
 
 def starting_point(prepared: PreparedRun, run_dir: Location, init_from: tuple[Location, str] | None) -> Start | None:
-    """Return where the first weights of a run that begins come from; None for random ones.
+    """Return the checkpoint that a new run takes its first weights from; None for random weights.
 
     Args:
         prepared: Run that begins.
         run_dir: Directory of the run.
-        init_from: Directory of another run and its checkpoint: `best`, `latest` or `step-<n>`.
+        init_from: Directory of another run and its checkpoint (`best`, `latest` or `step-<n>`); None for random
+            weights.
 
     Raises:
-        UserError: there is no such run or checkpoint, or the run did not finish; its dataset is no ancestor of this
-            one's; or a parameter, or the state of an optimizer, would not fit.
-        DataError: a file of the other run is damaged, or the weights are random and a normaliser has no value.
+        UserError: There is no such run or checkpoint, the run did not finish, its dataset is no ancestor of this one's,
+            or its parameters or optimizer state would not fit.
+        DataError: A file of the other run is damaged. With random weights: a dense feature has no value to normalise
+            by.
     """
     if init_from is None:
         dense = prepared.selection.dense
@@ -128,16 +130,16 @@ def starting_point(prepared: PreparedRun, run_dir: Location, init_from: tuple[Lo
             "a run starts from another run",
             f"give another {Option.RUN_DIR} or name, or go on with the run by {Option.RESUME}",
         )
-    start = _finished(run, checkpoint)
+    start = _start_from_finished(run, checkpoint)
     _check_fits(start, prepared)
     return start
 
 
 def recorded_start(run_dir: Location) -> Start | None:
-    """Return where the first weights of a run came from; None where they were random.
+    """Return the checkpoint that a run took its first weights from; None if they were random.
 
     Raises:
-        DataError: `init_from.json` is damaged.
+        DataError: The file `init_from.json` is damaged.
     """
     file = run_dir / INIT
     if not file.is_file():
@@ -153,26 +155,30 @@ def recorded_start(run_dir: Location) -> Start | None:
         ) from error
 
 
-def load_start(job: TrainContext, start: Start) -> None:
-    """Fill the model and both optimizers from the checkpoint, written by any number of ranks (a collective).
+def load_start(context: TrainContext, start: Start) -> None:
+    """Fill the model and both optimizers from the checkpoint (a collective); any number of ranks may have written it.
 
     Raises:
-        UserError: the checkpoint is gone, or a table is cut by columns in another way.
-        DataError: the checkpoint is damaged, or does not fit.
+        UserError: The checkpoint is gone, or its tables are cut by columns in another way.
+        DataError: The checkpoint is damaged, or does not fit.
     """
-    run_on_rank_zero(lambda: _check_columns(job, start))
-    job.optimizers.init_state()
-    state = {"model": job.model.state_dict(), "optimizer": job.optimizers.combined.state_dict()}
+    run_on_rank_zero(lambda: _check_columns(context, start))
+    context.optimizers.init_state()
+    state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
     load(start.path, state)
-    job.model.load_state_dict(state["model"])
-    job.optimizers.combined.load_state_dict(state["optimizer"])
+    context.model.load_state_dict(state["model"])
+    context.optimizers.combined.load_state_dict(state["optimizer"])
 
 
-def _finished(run: Location, checkpoint: str) -> Start:
+def _start_from_finished(run: Location, checkpoint: str) -> Start:
     if not (run / CONFIG).is_file():
         raise UserError(f"{Option.INIT_FROM} {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
     store = CheckpointStore(checkpoints_of(run))
-    steps, latest = _json(run / METRICS).get("steps"), store.find("latest")
+    files, latest = RunFiles(run), store.find("latest")
+    steps = files.metrics.get("steps")
+    if damage := files.damage.get(METRICS):
+        rule, fix = "it tells what the run was", "copy the run directory again"
+        raise DataError(str(run / METRICS), f"unreadable ({damage})", rule, fix)
     if latest is None or read_manifest(latest).step != steps:
         raise UserError(
             f"{Option.INIT_FROM} {run}",
@@ -193,18 +199,18 @@ def _check_fits(start: Start, prepared: PreparedRun) -> None:
     manifest = read_manifest(start.path)
     check_trained_with(before, start.run_dir, start.path, manifest)
     recorded = manifest.written_by
-    found = [
+    differences = [
         f"{key} was {old!r}, is {new!r}"
         for key, old, new in changed_beyond(before, config, _MAY_DIFFER)
         if not key.startswith("tasks[") and not (key.startswith("embeddings.") and key.endswith(".sharding"))
     ]
-    found += changed(recorded, selection)
-    found += _resized(recorded, selection)
-    if found:
-        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    differences += input_changes(recorded, selection)
+    differences += _resized(recorded, selection)
+    if differences:
+        more = f"; and {len(differences) - _MOST_SHOWN} more" if len(differences) > _MOST_SHOWN else ""
         raise UserError(
             f"{Option.INIT_FROM} {start.run}",
-            "; ".join(found[:_SHOWN]) + more,
+            "; ".join(differences[:_MOST_SHOWN]) + more,
             "the weights fit the same model, tasks, features, tables and kinds of optimizers only",
             f"train with {Option.CONFIG.to(f'{start.run}/{CONFIG}')} and change what may differ by {Option.OVERRIDES}, "
             f"or leave out {Option.INIT_FROM}",
@@ -224,20 +230,20 @@ def _check_descent(start: Start, path: Location, schema: DatasetSchema) -> None:
 
 
 def _resized(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
-    """Return what tables that the run reads have other rows; their dims are keys of the configuration."""
+    """Return a line for each table of the run whose number of rows differs; widths are keys of the configuration."""
     before, now = recorded.get("table_rows", {}), selection.table_rows
-    read = dict.fromkeys(feature.table for feature in selection.sparse)
+    tables = dict.fromkeys(feature.table for feature in selection.sparse)
     return [
         f"table {name} had {before[name]:,} rows, has {now[name]:,} rows"
-        for name in read
+        for name in tables
         if name in before and before[name] != now[name]
     ]
 
 
-def _check_columns(job: TrainContext, start: Start) -> None:
-    """Refuse another cut by columns: a row-wise optimizer keeps its state once for every piece of a row."""
+def _check_columns(context: TrainContext, start: Start) -> None:
+    """Refuse another cut by columns, since a row-wise optimizer has one state for each shard of a row."""
     path = CheckpointStore(start.path.parent).require(start.checkpoint)
-    before, now = _written_by(path).get("columns", {}), column_cuts(job)
+    before, now = _written_by(path).get("columns", {}), column_cuts(context)
     if before != now:
         raise UserError(
             f"{Option.INIT_FROM} {start.run}",
@@ -249,19 +255,3 @@ def _check_columns(job: TrainContext, start: Start) -> None:
 
 def _written_by(path: Location) -> dict[str, Any]:
     return dict(read_manifest(path).written_by)
-
-
-def _json(file: Location) -> dict[str, Any]:
-    """Return the content of a JSON file of the other run; nothing if it is not there.
-
-    Raises:
-        DataError: it is damaged.
-    """
-    try:
-        return dict(mapping(json.loads(file.read_text())))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(
-            str(file), f"unreadable ({error})", "it tells what the run was", "copy the run directory again"
-        ) from error

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.analysis.analyze import Analysis, analyze
-from ple_rec.analysis.analyze_text import format_analysis
+from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.correlation import label_correlations
+from ple_rec.analysis.result import Analysis
 from ple_rec.analysis.utilisation import jensen_shannon
 from ple_rec.cli import main
-from ple_rec.data.dataset import Dataset
-from ple_rec.reports.analysis import analysis_page
+from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.reports.analysis.page import analysis_page
+from ple_rec.reports.analysis.text import format_analysis
 from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
 from tests.analysis.trained import train_tiny
@@ -41,8 +42,8 @@ def test_every_value_has_the_mean_gates_of_its_rows(tiny_run: Path, analysis: An
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
             levels = [[a_BOE[: batch.rows].double() for a_BOE in job.model(batch)[1]] for batch in batches]
         a_NOE = [torch.cat(parts) for parts in zip(*levels, strict=True)]
-        legends = job.legends
-    tabs = np.array([str(row["tab"]) for row in rows_of(Dataset(tiny_run.parent / "data"), "test")])
+        legends = job.gate_labels
+    tabs = np.array([str(row["tab"]) for row in rows_of(DatasetDirectory(tiny_run.parent / "data"), "test")])
     users, found = analysis.sub_populations
     assert (users.column, found.column) == ("user", "tab")
     names = [str(value.entry["value"]) for value in found.values]
@@ -67,7 +68,7 @@ def test_conflict_is_told_at_every_checkpoint_that_is_kept(analysis: Analysis) -
 
 
 def test_correlation_is_over_the_rows_in_both_spaces(tiny_run: Path, analysis: Analysis) -> None:
-    rows = [row for row in rows_of(Dataset(tiny_run.parent / "data"), "test") if row["watched"]]
+    rows = [row for row in rows_of(DatasetDirectory(tiny_run.parent / "data"), "test") if row["watched"]]
     (found,) = analysis.correlations
     assert (found.tasks, found.rows) == (("click", "watch"), len(rows))
     assert {row["click"] for row in rows} == {1}  # watched where it was clicked: nothing varies
@@ -123,13 +124,13 @@ def test_refusals_name_what_was_meant(tiny_run: Path, capsys: pytest.CaptureFixt
     shutil.copytree(tiny_run, unfinished)
     (unfinished / "metrics.json").unlink()
     message = refused(str(unfinished))
-    assert f"{unfinished}: interrupted at step 6; what is analysed are the best weights" in message
+    assert f"{unfinished}: interrupted at step 6; only a run that has finished and been evaluated" in message
     assert f"Fix: `ple-rec train --resume --run-dir {unfinished}`" in message
     assert "no such run" in refused(str(tmp_path / "none"))
     metrics = json.loads((tiny_run / "metrics.json").read_text())
     shutil.copytree(tiny_run, tmp_path / "moved")
     (tmp_path / "moved" / "metrics.json").write_text(json.dumps(metrics | {"dataset_fingerprint": "other"}))
-    assert "are of dataset other, and what is made of them stands beside them" in refused(str(tmp_path / "moved"))
+    assert "are of dataset other, and an analysis of them needs the same one" in refused(str(tmp_path / "moved"))
 
 
 @pytest.mark.parametrize("tasks", [["click", "watch"], ["click"]])

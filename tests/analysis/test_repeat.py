@@ -191,7 +191,7 @@ def test_no_dataset_is_refused() -> None:
 
 def test_a_run_that_leaves_the_test_split_unread_is_refused() -> None:
     assert refused(tiny(), tiny("name=other", "evaluation.test=false")) == (
-        "evaluation.test: got false in other; what is summarised are metrics on the test split. Fix: leave it out"
+        "evaluation.test: got false in other; a summary has metrics on the test split. Fix: leave it out"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.test_rows import read_rows
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
 from ple_rec.training.preflight import check_run
 from ple_rec.training.run import train
@@ -42,7 +42,7 @@ def test_metrics_computed_from_the_rows_are_those_of_the_run(tiny_run: Path) -> 
 
 
 def test_rows_stand_in_the_order_of_the_split(tiny_run: Path) -> None:
-    expected = rows_of(Dataset(tiny_run.parent / "data"), "test")
+    expected = rows_of(DatasetDirectory(tiny_run.parent / "data"), "test")
     with np.load(collect(tiny_run)) as rows:
         assert rows["group"].tolist() == [row["request"] for row in expected]
         assert rows["labels"][:, 0].tolist() == [row["click"] for row in expected]
@@ -57,7 +57,7 @@ def test_a_run_that_has_no_results_is_refused(tiny_run: Path, tmp_path: Path) ->
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
     (copy / "metrics.json").write_text("{")
-    with pytest.raises(DataError, match=r"metrics\.json: damaged; what is analysed are the best weights of a run"):
+    with pytest.raises(DataError, match=r"metrics\.json: damaged; only a run that has finished and been evaluated"):
         collect(copy)
     (copy / "metrics.json").unlink()
     with pytest.raises(UserError, match=r"run: interrupted at step 6; .* Fix: `ple-rec train --resume --run-dir"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ple_rec.analysis.utilisation import jensen_shannon, recorded_gates, utilisation
-from ple_rec.runs.results import GateLevel
+from ple_rec.runs.metrics import GateLevel
 from ple_rec.training.preflight import check_run
 from ple_rec.training.trained import load_checkpoint, open_trained_run
 
@@ -78,7 +78,7 @@ def test_means_and_deviations_are_those_of_the_gates_over_the_test_split(tiny_ru
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
             rows = [[a_BOE[: batch.rows].double() for a_BOE in job.model(batch)[1]] for batch in batches]
         levels = [torch.cat(parts) for parts in zip(*rows, strict=True)]
-        legends = job.legends
+        legends = job.gate_labels
     assert len(levels[0]) == 101
     assert [(gate.level, gate.output) for gate in found.gates] == [
         (1, "click"),

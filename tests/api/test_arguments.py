@@ -182,9 +182,12 @@ def raised(call: Callable[[], Any]) -> str:
             'UserError: config: got "tencent-synthetic"; data that is made',
         ),
         (lambda: untyped.prepare("census", "out", engine="dask"), 'UserError: engine: got "dask" (str); known: duckdb'),
-        (lambda: untyped.prepare("census", "out", parent="data"), "UserError: parent: no append; it names what a day"),
+        (
+            lambda: untyped.prepare("census", "out", parent="data"),
+            "UserError: parent: no append; it names the dataset to which a day",
+        ),
         (lambda: untyped.prepare("census", "out", memory=10), "UserError: memory: got 10 (int); at least 64 MiB"),
-        (lambda: untyped.plan("tiny.toml"), "UserError: device: missing; a plan is for hosts of a kind"),
+        (lambda: untyped.plan("tiny.toml"), "UserError: device: missing; a plan needs the kind of its hosts"),
         (lambda: untyped.plan("tiny.toml", 0, "cpu"), "UserError: hosts: got 0 (int)"),
         (lambda: untyped.plan("tiny.toml", 1, "h10"), 'UserError: device: got "h10" (str); did you mean "h100"?'),
         (

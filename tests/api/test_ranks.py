@@ -18,7 +18,7 @@ import pytest
 import ple_rec
 from ple_rec.api import ranks
 from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
-from ple_rec.runtime.exits import ERRORS, guarded, left_error
+from ple_rec.runtime.exits import ERROR_FOLDER, first_error, guarded
 from tests.tiny import LAST_GROUP, processes_in, wait_until, write_tiny
 
 ENDLESS = {"train.epochs": None, "train.steps": 1_000_000, "train.report_every": 1, "train.evaluate_every": 1_000_000}
@@ -103,13 +103,13 @@ def test_an_error_of_a_rank_is_raised_here(
     def fail() -> int:
         raise kind("here", "this", "that", "so")
 
-    assert left_error(tmp_path) is None
-    monkeypatch.setenv(ERRORS, str(tmp_path))
+    assert first_error(tmp_path) is None
+    monkeypatch.setenv(ERROR_FOLDER, str(tmp_path))
     monkeypatch.setenv("RANK", "1")
     assert guarded(fail) == kind.exit_code
     monkeypatch.setenv("RANK", "0")
     assert guarded(lambda: guarded(fail) and fail()) == kind.exit_code
-    found = left_error(tmp_path)
+    found = first_error(tmp_path)
     assert type(found) is kind
     assert (found.place, found.value, found.rule, found.fix) == ("here", "this", "that", "so")
     assert capsys.readouterr().err == ""  # the exception will say it
@@ -121,7 +121,7 @@ def test_an_error_that_cannot_be_left_is_printed(
     def fail() -> int:
         raise UserError("here", "this", "that", "so")
 
-    monkeypatch.setenv(ERRORS, str(tmp_path / "gone"))
+    monkeypatch.setenv(ERROR_FOLDER, str(tmp_path / "gone"))
     assert guarded(fail) == 2
     assert capsys.readouterr().err == "ple-rec: here: this; that. Fix: so\n"
 

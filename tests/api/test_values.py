@@ -63,7 +63,7 @@ def test_history_is_the_log(tmp_path: Path) -> None:
         {"split": "valid", "step": 2, "loss": 1, "best": True, "tasks": {"a": {"auc": 0.75}}},
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in records) + '{"split": "tr')
-    assert history_of(file).to_pylist() == [
+    assert history_of(tmp_path).to_pylist() == [
         {"split": "train", "step": 2, "loss": 0.5, "a.loss": 0.5, "a.auc": None, "best": None},
         {"split": "valid", "step": 2, "loss": 1.0, "a.loss": None, "a.auc": 0.75, "best": True},
     ]
@@ -150,10 +150,10 @@ def test_a_folder_may_have_any_name(
 
 def test_a_comparison_says_what_was_asked_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which has not failed; the verb ends with exit code 75."""
-    from ple_rec.analysis.compare.compare import Compared
+    from ple_rec.analysis.compare.compare import ComparisonResult
 
     monkeypatch.chdir(tmp_path)
-    done = Compared("{}", ["ple seed 1"], ["ple, seed 0"])
+    done = ComparisonResult("{}", ["ple seed 1"], ["ple, seed 0"])
     monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", lambda *_, **__: done)
     found = ple_rec.compare("census-compare")
     assert (found.failed, found.stopped) == (["ple seed 1"], ["ple, seed 0"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.harness import Done, Pass, Way, race, report
+from benchmarks.harness import Pass, PassResult, Way, race, report
 from ple_rec.errors import UserError
 
 MEGABYTES = 60
@@ -24,11 +24,11 @@ MEGABYTES = 60
 def working(log: Path, name: str, seconds: float, megabytes: int = 0) -> Iterator[Pass]:
     kept: list[bytes] = []
 
-    def once() -> Done:
+    def once() -> PassResult:
         kept.append(b"x" * (megabytes << 20))
         with log.open("a") as file:
             file.write(f"{name}\n")
-        return Done(1000, seconds)
+        return PassResult(1000, seconds)
 
     try:
         yield once
@@ -42,14 +42,14 @@ def together() -> Iterator[Pass]:
     dist.init_process_group("gloo")
     ones = torch.ones(1)
     dist.all_reduce(ones)
-    yield lambda: Done(float(ones), 1.0 + dist.get_rank())
+    yield lambda: PassResult(float(ones), 1.0 + dist.get_rank())
 
 
 @contextmanager
 def failing(error: Exception) -> Iterator[Pass]:
     if error:
         raise error
-    yield lambda: Done(0, 1.0)
+    yield lambda: PassResult(0, 1.0)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.paper.__main__ import _parser, beside, chosen_parts
 from benchmarks.paper.figure7 import charts, gain_table, summary
-from benchmarks.paper.parts import Part, all_parts, quick_parts, some_of
+from benchmarks.paper.parts import PaperPart, all_parts, quick_parts, some_of
 from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
@@ -96,7 +96,7 @@ def test_quick_has_a_size_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("parts", [all_parts(), quick_parts()], ids=["all", "quick"])
-def test_parts_name_recipes_and_variants_that_are_there(parts: list[Part]) -> None:
+def test_parts_name_recipes_and_variants_that_are_there(parts: list[PaperPart]) -> None:
     for part in parts:
         assert len(part.correlations) in (0, len(part.comparisons))
         for comparison in part.comparisons:

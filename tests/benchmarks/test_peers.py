@@ -16,11 +16,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from benchmarks.peers.child import Contender
 from benchmarks.peers.prepare import workload
-from benchmarks.peers.race import Plan, Result, Series, groups_of, race
+from benchmarks.peers.race import ContenderResult, RacePlan, RateSeries, groups_of, race
 from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
 from benchmarks.peers.run import main
 from benchmarks.peers.usual import UsualPLE, make
-from benchmarks.peers.workload import Rows, Workload
+from benchmarks.peers.workload import TrainingRows, Workload
 from benchmarks.reference import REPORT_EVERY, TrainRun, is_running
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = """
 import os, sys
 from pathlib import Path
-from benchmarks.peers.protocol import Done, Ready, serve
+from benchmarks.peers.protocol import TurnResult, Ready, serve
 
 def turn(steps):
     print("a library prints this")
@@ -40,7 +40,7 @@ def turn(steps):
         raise ValueError("no more")
     if sys.argv[2] == "ending":
         os._exit(7)
-    return Done(steps * 8, steps * {"quick": 1.0, "slow": 4.0}[sys.argv[2]])
+    return TurnResult(steps * 8, steps * {"quick": 1.0, "slow": 4.0}[sys.argv[2]])
 
 sys.exit(serve(lambda: Ready({"step": turn}, (), lambda: 1 << 30)))
 """
@@ -65,11 +65,11 @@ def work_in(folder: Path) -> Workload:
     )  # fmt: skip
 
 
-def rows(count: int) -> Rows:
+def rows(count: int) -> TrainingRows:
     draw = np.random.default_rng(0)
     ids_SN = np.stack([draw.integers(0, 50, count), draw.integers(0, 20, count)]).astype(np.int32)
     labels_KN = (ids_SN % 2).astype(np.float32)
-    return Rows(ids_SN, draw.normal(size=(1, count)).astype(np.float32), labels_KN, np.ones_like(labels_KN))
+    return TrainingRows(ids_SN, draw.normal(size=(1, count)).astype(np.float32), labels_KN, np.ones_like(labels_KN))
 
 
 def fake(folder: Path, name: str) -> Contender:
@@ -84,7 +84,7 @@ def test_contenders_take_turns_and_one_that_fails_ends_no_other(
     contenders = [fake(tmp_path, name) for name in ("quick", "failing", "slow", "ending")]
     contenders.append(Contender("huge", "Huge", (), 1e12))
     told: list[str] = []
-    results = race(contenders, work_in(tmp_path), Plan(2, steps=3, seconds=8.0), ROOT, told.append)
+    results = race(contenders, work_in(tmp_path), RacePlan(2, steps=3, seconds=8.0), ROOT, told.append)
     quick, failing, slow, ending, huge = results
     assert (quick.series[0].rates, quick.peak_bytes) == ([8.0, 8.0], 1 << 30)
     assert slow.series[0].rates == [2.0, 2.0]
@@ -129,7 +129,7 @@ def test_the_workload_has_the_sizes_and_rows_of_a_configuration(tmp_path: Path) 
     assert (work.batch_size, work.dim, work.levels, work.expert_hidden) == (16, 4, 1, [4])
     assert work.precision == config.train.precision
     assert list(work.tasks.values()) == ["binary", "binary"]
-    read = Rows.read(work.rows)
+    read = TrainingRows.read(work.rows)
     assert read.ids_SN.shape == (len(work.tables), 256)
     assert np.array_equal(read.labels_KN[0], read.ids_SN[0] % 2)
     assert np.allclose(read.dense_FN.mean(1), 0, atol=1e-5)
@@ -140,9 +140,9 @@ def test_as_many_are_in_memory_as_fit() -> None:
     assert groups_of([3, 7, 20, 2], 10) == ([[0], [1, 3]], [2])
 
 
-def result(name: str, *rates: float, ours: bool = False, library: bool = False) -> Result:
-    series = [Series("step", [rate / 2, rate, rate * 2], 10) for rate in rates]
-    return Result(Contender(name, name.title(), (), 1, ours=ours, library=library), series)
+def result(name: str, *rates: float, ours: bool = False, library: bool = False) -> ContenderResult:
+    series = [RateSeries("step", [rate / 2, rate, rate * 2], 10) for rate in rates]
+    return ContenderResult(Contender(name, name.title(), (), 1, ours=ours, library=library), series)
 
 
 def test_ratios_are_over_the_better_way_of_the_best_peer() -> None:
@@ -168,7 +168,7 @@ def test_ratios_are_over_the_better_way_of_the_best_peer() -> None:
 def test_rows_come_back_in_batches(tmp_path: Path) -> None:
     written = rows(20)
     written.write(tmp_path / "rows.npz")
-    read = Rows.read(tmp_path / "rows.npz")
+    read = TrainingRows.read(tmp_path / "rows.npz")
     first, second = read.batches(8)
     assert np.array_equal(np.concatenate([first.ids_SN, second.ids_SN], axis=1), written.first(16).ids_SN)
 

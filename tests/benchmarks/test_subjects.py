@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import Part, main, passed, run_part, speed
+from benchmarks.gpu import SmokeStage, main, passed, run_stage, speed
 from tests.conftest import REPOSITORY
 
 SMALL = {
@@ -54,14 +54,14 @@ def test_a_part_that_fails_or_hangs_says_so(tmp_path: Path) -> None:
     late = tmp_path / "late"
     child = f"import time, pathlib; time.sleep(1); pathlib.Path({str(late)!r}).touch()"
     hangs = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
-    good = Part("good", ("-c", "print('== 42 passed, 1 skipped ==')"), 30, passed)
-    assert run_part(good, tmp_path) == (False, "42 passed, 1 skipped")
-    failed, why = run_part(Part("bad", ("-c", "print('first'); raise SystemExit(3)"), 30), tmp_path)
+    good = SmokeStage("good", ("-c", "print('== 42 passed, 1 skipped ==')"), 30, passed)
+    assert run_stage(good, tmp_path) == (False, "42 passed, 1 skipped")
+    failed, why = run_stage(SmokeStage("bad", ("-c", "print('first'); raise SystemExit(3)"), 30), tmp_path)
     assert (failed, "exit code 3" in why) == (True, True)
     assert (tmp_path / "bad.log").read_text() == "first\n"
-    failed, why = run_part(Part("silent", ("-c", ""), 30, passed), tmp_path)
+    failed, why = run_stage(SmokeStage("silent", ("-c", ""), 30, passed), tmp_path)
     assert (failed, "no test has passed" in why) == (True, True)
-    failed, why = run_part(Part("hangs", ("-c", hangs), 0.3), tmp_path)
+    failed, why = run_stage(SmokeStage("hangs", ("-c", hangs), 0.3), tmp_path)
     assert (failed, "not done after" in why) == (True, True)
     time.sleep(1.2)
     assert not late.exists()  # its child ended with it

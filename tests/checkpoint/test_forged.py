@@ -184,5 +184,5 @@ def test_what_torch_writes_is_read() -> None:
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", pickle.dumps({"a": 1}), b"\x80\x04" + b"(" * 9])
 def test_what_is_no_metadata_is_unreadable(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"x: unreadable .*; it lists what a checkpoint holds"):
+    with pytest.raises(DataError, match=r"x: unreadable .*; it lists the content of a checkpoint"):
         parse_metadata("x", content, {})

@@ -49,8 +49,8 @@ def _set(key: str, **values: Any) -> Callable[[Any], None]:
         (_a_value, f"does not fit this model ({KEY} is a value, not a tensor of floating numbers)"),
         (_another_type(torch.complex64), f"({KEY} is a tensor of complex numbers, not a tensor of floating numbers)"),
         (_another_type(torch.int64), f"({KEY} is a tensor of whole numbers, not a tensor of floating numbers)"),
-        (_set(KEY, chunks=[]), "is no value, and no tensor in pieces that make it up"),
-        (_set(TABLE, chunks=_pieces((0, 49))), "is no value, and no tensor in pieces that make it up"),
+        (_set(KEY, chunks=[]), "is neither a value nor a tensor that its pieces cover"),
+        (_set(TABLE, chunks=_pieces((0, 49))), "is neither a value nor a tensor that its pieces cover"),
     ],
     ids=["value", "complex", "integers", "no pieces", "a gap"],
 )

@@ -21,7 +21,7 @@ from ple_rec.checkpoint.load import damage_of, load
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.runs.checkpoints import claim_checkpoints, take_over
+from ple_rec.runs.checkpoints import claim_checkpoints, prepare_directory
 from ple_rec.runs.directory import RunDirectory, hold_run
 from ple_rec.storage import location, write_bytes, write_checked
 from tests.messages import logged
@@ -93,10 +93,10 @@ def test_a_save_that_breaks_off_is_none(address: str) -> None:
 def test_a_place_has_one_owner(address: str, tmp_path: Path) -> None:
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
     with hold_run(tmp_path / "a", location(address)) as run:
-        take_over(config, run, resuming=False)
+        prepare_directory(config, run, resuming=False)
     claim_checkpoints(config, RunDirectory(tmp_path / "a", tmp_path / "a"))
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
-        take_over(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
+        prepare_directory(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
 
 
 def test_a_store_without_conditional_writes_is_taken(
@@ -113,9 +113,9 @@ def test_a_store_without_conditional_writes_is_taken(
     monkeypatch.setattr(S3FileSystem, "pipe_file", refuses)
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
     with hold_run(tmp_path / "a", location(address)) as run:
-        take_over(config, run, resuming=False)
+        prepare_directory(config, run, resuming=False)
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
-        take_over(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
+        prepare_directory(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
 
 
 def _verb(rank: int, world_size: int, here: Path, argv: list[str]) -> int:

@@ -144,8 +144,8 @@ def test_help_names_all_that_a_run_writes() -> None:
         ),
         (
             ["train", "--config", "tiny.toml", "--auto-resume", "--resume"],
-            "--resume --auto-resume: both given; the one insists on a run that is there, the other begins one where "
-            "there is none. Fix: choose one",
+            "--resume --auto-resume: both given; --resume needs an existing run, --auto-resume starts one if there is "
+            "none. Fix: choose one",
         ),
         (
             ["train", "--config", "tiny.toml", "--resume"],
@@ -193,9 +193,9 @@ def test_an_interrupted_comparison_says_that_it_goes_on(
 def test_a_comparison_with_a_run_that_was_asked_to_stop_is_no_success(
     failed: list[str], stopped: list[str], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ple_rec.analysis.compare.compare import Compared
+    from ple_rec.analysis.compare.compare import ComparisonResult
 
-    done = Compared("{}", failed, stopped)
+    done = ComparisonResult("{}", failed, stopped)
     monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", lambda *_, **__: done)
     assert main(["compare", "--config", "census-compare"]) == code
 
@@ -295,7 +295,7 @@ BAD_TRAINING = {
         nothing,
         ["--ranks", "3"],
         2,
-        "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns as many "
+        "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns equally many "
         "shards. Fix: set data.virtual_shards = 3 and a global batch of 15, or use another number of ranks",
     ),
     "too few steps to profile": (

@@ -110,7 +110,7 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         (["plan"], "--config: missing; it names a TOML file or a recipe. Fix: give one, e.g. --config tencent-ple"),
         (
             RECIPE,
-            "--device: missing; a plan is for hosts of a kind. Fix: give a100-40, a100-80, h100, h200, h20, "
+            "--device: missing; a plan needs the kind of its hosts. Fix: give a100-40, a100-80, h100, h200, h20, "
             "l40s, b200 or cpu",
         ),
         (
@@ -120,8 +120,8 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             [*RECIPE, "--device", "h100", "--set", "topology.device=a100-40"],
-            "--device: got h100; [topology] of tencent-ple says a100-40; its figures are of that device. Fix: leave "
-            "out --device, or --set topology.device=h100",
+            "--device: got h100; [topology] of tencent-ple says a100-40; the figures of [topology] are those of that "
+            "device. Fix: leave out --device, or --set topology.device=h100",
         ),
         (
             [*RECIPE, "--device", "h100", "--samples-per-second", "5"],
@@ -360,7 +360,7 @@ def test_a_file_that_is_no_plan_is_refused_before_a_rank_starts(capsys: pytest.C
     capsys.readouterr()
     one, wide = ["--ranks", "1", "--set", "train.batch_size=8"], ["--ranks", "2", "--set", "embeddings.dim=8"]
     for change, said in (
-        (one, "planned for 1 host x 2 CPU ranks, 2 rank(s); this run has 1; a plan is of one set of tables, "),
+        (one, "planned for 1 host x 2 CPU ranks, 2 rank(s); this run has 1; a plan fits only its own tables, "),
         (wide, "table user was 50 x 4 fp32, is 50 x 8 fp32; "),
     ):
         with pytest.MonkeyPatch.context() as patch:

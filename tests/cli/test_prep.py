@@ -105,7 +105,7 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         ([*RUN, "--raw"], "ple-rec prep feed.toml: got --raw; synthetic data sets take them. Fix: drop it"),
         (
             [*RUN, "--parent", "p"],
-            "--parent: no --append; it names what a day is added to. Fix: give --append day=N, or drop it",
+            "--parent: no --append; it names the dataset to which a day is added. Fix: give --append day=N, or drop it",
         ),
         (
             [*RUN, "--append", "day=5"],

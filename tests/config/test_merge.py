@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ple_rec.config.overrides import MISSING, Changes, apply_overrides, merge
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.overrides import MISSING, Changes, apply_changes, apply_overrides, merge
+from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import KeyPath, dotted, toml_value
 
 FREE = SchemaNode({}, {})
@@ -48,19 +48,19 @@ def test_overrides_are_a_document(base: dict[str, Any], top: dict[str, Any]) -> 
     if problems:  # a file may put a table where its base has a value
         assert all(" is " in problem and problem.endswith(", not a table") for problem in problems)
     else:
-        assert raw == merge(base, top, FREE, [])
+        assert raw == merge(base, top, FREE)
 
 
 @given(tables)
 def test_a_document_over_itself_or_over_nothing_is_itself(document: dict[str, Any]) -> None:
-    assert merge(document, document, FREE, []) == merge({}, document, FREE, []) == merge(document, {}, FREE, [])
-    assert merge(document, document, FREE, []) == document
+    assert merge(document, document, FREE) == merge({}, document, FREE) == merge(document, {}, FREE)
+    assert merge(document, document, FREE) == document
 
 
 def test_changes_without_a_place_leave_the_base_as_it_is() -> None:
     problems: list[str] = []
     base = {"a": 1, "b": [1, 2]}
-    assert merge(base, Changes(a=Changes(x=1), b=Changes({2: 5, "y": 1})), FREE, problems) == base
+    assert apply_changes(base, Changes(a=Changes(x=1), b=Changes({2: 5, "y": 1})), FREE, problems) == base
     assert problems == [
         "a.x: a is 1 (int), not a table",
         "b[2]: no item 2; b has 2 items",

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from ple_rec.config.problems import check
 from ple_rec.config.run import RunConfig
-from ple_rec.config.shape import SchemaNode
+from ple_rec.config.schema_node import SchemaNode
 
 
-def all_keys(shape: SchemaNode) -> set[str]:
-    inner = [*shape.variants.values(), *shape.members, *shape.keys.values(), shape.items, shape.values]
-    return set(shape.keys).union(*(all_keys(child) for child in inner if child is not None))
+def all_keys(node: SchemaNode) -> set[str]:
+    inner = [*node.variants.values(), *node.members, *node.keys.values(), node.items, node.values]
+    return set(node.keys).union(*(all_keys(child) for child in inner if child is not None))
 
 
 KEYS = [*sorted(all_keys(SchemaNode.of(RunConfig))), "", "a b", "ple", "[key]", "int", "line\nbreak", "0"]

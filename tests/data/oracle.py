@@ -14,12 +14,12 @@ from torch import Tensor
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 
 Row = dict[str, Any]
 
 
-def rows_of(dataset: Dataset, split: Split) -> list[Row]:
+def rows_of(dataset: DatasetDirectory, split: Split) -> list[Row]:
     """The rows of a split, in file order."""
     tables = [pq.read_table(file) for file in dataset.files(split)]
     return pa.concat_tables([table.replace_schema_metadata(None) for table in tables]).to_pylist()

@@ -16,7 +16,7 @@ from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data import arrow
 from ple_rec.data.arrow import IntArray
 from ple_rec.data.columns import Columns, Selection, decode
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError
 from tests.data import oracle
@@ -329,7 +329,7 @@ def test_an_id_that_int32_does_not_hold_is_refused() -> None:
 
 def single(rows: int, column: pa.Array) -> str:
     feature = SparseFeature(name="id", table="t")
-    source = arrow.Source(pa.table({"id": column}), "part, row group 0")
+    source = arrow.RowGroupColumns(pa.table({"id": column}), "part, row group 0")
     with pytest.raises(DataError) as caught:
         arrow.single_ids(source, feature, {"t": rows})
     return str(caught.value)
@@ -338,7 +338,7 @@ def single(rows: int, column: pa.Array) -> str:
 def bagged(rows: int, column: pa.Array) -> str:
     feature = SparseFeature(name="id", table="t", bag=True)
     with pytest.raises(DataError) as caught:
-        arrow.bag_ids(arrow.Source(pa.table({"id": column}), "part, row group 0"), feature, {"t": rows})
+        arrow.bag_ids(arrow.RowGroupColumns(pa.table({"id": column}), "part, row group 0"), feature, {"t": rows})
     return str(caught.value)
 
 
@@ -377,7 +377,7 @@ def test_types_survive_parquet(tmp_path: Path, layout: Callable[[pa.DataType], p
         return table
 
     def batches(path: Path) -> list[list[bytes]]:
-        dataset = Dataset(path)
+        dataset = DatasetDirectory(path)
         selection = dataset.select(drop=[], tasks=[])
         one = Loader(dataset, "train", selection, batch_size=16, rank=0, world_size=1, virtual_shards=2)
         return [oracle.bits(batch) for batch in one.epoch(0)]

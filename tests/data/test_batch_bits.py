@@ -14,7 +14,7 @@ import pytest
 
 from ple_rec.config.base import Split
 from ple_rec.data.columns import Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.data.slices import Slicing
@@ -44,18 +44,18 @@ ORDERS: Mapping[str, Order] = {
 }
 
 
-def _digest(dataset: Dataset, selection: Selection, *, requests: bool = False, **order: Any) -> str:
+def _digest(dataset: DatasetDirectory, selection: Selection, *, requests: bool = False, **order: Any) -> str:
     selection = selection if requests else replace(selection, requests=())
     loader = Loader(dataset, "train", selection, batch_size=24, rank=0, world_size=1, virtual_shards=4, seed=3, **order)
     found = hashlib.sha256()
     for batch in loader.epoch(1):
-        beside = [batch.slices_BC, *([batch.requests.of_B, batch.requests.first_R] if batch.requests else [])]
+        beside = [batch.slices_BC, *([batch.requests.request_B, batch.requests.first_R] if batch.requests else [])]
         for part in (*oracle.bits(batch), *(str(None if x is None else x.tolist()).encode() for x in beside)):
             found.update(part)
     return found.hexdigest()[:16]
 
 
-def _selection(dataset: Dataset, requests: tuple[str, ...], sliced_by: str, values: list[int]) -> Selection:
+def _selection(dataset: DatasetDirectory, requests: tuple[str, ...], sliced_by: str, values: list[int]) -> Selection:
     (column,) = slice_columns(dataset, "train", [sliced_by])
     slices = (Slicing(column, pa.array(values, column.kind)),)
     return replace(dataset.select(drop=[], tasks=[]), requests=requests, slices=slices)
@@ -63,7 +63,7 @@ def _selection(dataset: Dataset, requests: tuple[str, ...], sliced_by: str, valu
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_batches_of_a_prepared_dataset(order: str) -> None:
-    dataset = Dataset(PREPARED)
+    dataset = DatasetDirectory(PREPARED)
     selection = _selection(dataset, ("length", "age"), "age", [2, 1])
     assert _digest(dataset, selection, **ORDERS[order].loader) == ORDERS[order].prepared
 
@@ -76,13 +76,13 @@ def _plain(split: Split, table: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> DatasetDirectory:
     path = tmp_path_factory.mktemp("bits") / "data"
     write_dataset(path, rows=300, row_group_rows=(70, 50, 110), edit=_plain)
-    return Dataset(path)
+    return DatasetDirectory(path)
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_batches_of_a_synthetic_dataset(synthetic: Dataset, order: str) -> None:
+def test_batches_of_a_synthetic_dataset(synthetic: DatasetDirectory, order: str) -> None:
     selection = _selection(synthetic, SHARED, "user", [3, 1, 2])
     assert _digest(synthetic, selection, **ORDERS[order].loader) == ORDERS[order].synthetic

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as s
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
-from ple_rec.data.collate import Slice, collate
+from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Selection, decode
 from tests.data import oracle
 
@@ -95,7 +95,7 @@ def test_batch_equals_the_rows(
         columns = decode(table, selection, "part").arrange(order)
         start = data.draw(s.integers(0, len(content)))
         stop = data.draw(s.integers(start, len(content)))
-        slices.append(Slice(columns, start, stop))
+        slices.append(RowSlice(columns, start, stop))
         expected += content[start:stop]
     size = len(expected) + padding
     oracle.check(collate(slices, selection, size), expected, selection, size)
@@ -112,7 +112,7 @@ def test_types_of_a_batch() -> None:
         sample_weight="weight",
         group="user",
     )
-    batch = collate([Slice(decode(table_of([row]), selection, "part").arrange(), 0, 1)], selection, 3)
+    batch = collate([RowSlice(decode(table_of([row]), selection, "part").arrange(), 0, 1)], selection, 3)
     assert batch.sparse is not None
     assert batch.sparse.values().dtype == batch.sparse.lengths().dtype == torch.int32
     assert batch.sparse.weights().dtype == torch.float32

@@ -17,7 +17,7 @@ from data_prep import Options, prepare
 from ple_rec.config.load import load_schema
 from ple_rec.config.prep_columns import SparseSpec
 from ple_rec.config.schema import SparseFeature
-from ple_rec.data.encode import Encoder, kept
+from ple_rec.data.encode import Encoder, truncate_bags
 from ple_rec.data.lookup import VocabularyLookup
 from ple_rec.errors import DataError
 from tests.data_prep.feed_logs import read, write_logs, write_toml
@@ -115,7 +115,7 @@ def test_values_of_another_kind_name_place_and_fix(encoder: Encoder, name: str, 
 )
 def test_bags_are_cut_at_the_right_end(bags: list[list[int] | None], most: int, keep: Literal["first", "last"]) -> None:
     array = pa.array(bags, pa.list_(pa.int64()))
-    offsets, places = kept(SparseSpec(name="b", bag=True, max_length=most, keep=keep), array)
+    offsets, places = truncate_bags(SparseSpec(name="b", bag=True, max_length=most, keep=keep), array)
     items = array.flatten().to_numpy()
     items = items if places is None else items[places]
     found = [part.tolist() for part in np.split(items, offsets[1:-1])] if bags else []

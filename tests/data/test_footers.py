@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ple_rec.data.dataset import Dataset, Footers, read_columns
+from ple_rec.data.dataset import DatasetDirectory, Footers, read_columns
 from ple_rec.data.integrity import Digests
 from ple_rec.data.loader import Loader
 from ple_rec.data.side_columns import numbers
@@ -26,7 +26,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def batches(dataset: Dataset) -> list[list[bytes]]:
+def batches(dataset: DatasetDirectory) -> list[list[bytes]]:
     one = Loader(
         dataset, "train", dataset.select(drop=[], tasks=[]), batch_size=8, rank=0, world_size=1, virtual_shards=2
     )
@@ -48,7 +48,7 @@ def parsed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_footer_is_parsed_once(path: Path, parsed: list[str]) -> None:
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     first = batches(dataset)
     assert sorted(parsed) == [f"part-{i:05}.parquet" for i in range(12)]
     assert batches(dataset) == first
@@ -59,25 +59,25 @@ def test_a_footer_is_parsed_once(path: Path, parsed: list[str]) -> None:
 
 
 def test_of_many_footers_few_are_kept(path: Path, parsed: list[str]) -> None:
-    expected = batches(Dataset(path))
-    dataset = Dataset(path)
+    expected = batches(DatasetDirectory(path))
+    dataset = DatasetDirectory(path)
     one = pq.read_metadata(path / "train/part-00000.parquet").serialized_size
-    dataset.footers = Footers(Digests.read(path), most_bytes=3 * one + one // 2)
+    dataset.footers = Footers(Digests.read(path), max_bytes=3 * one + one // 2)
     parsed.clear()
     assert batches(dataset) == expected
     assert len(parsed) > 12
-    assert len(dataset.footers._kept) == 3
-    assert dataset.footers._bytes == sum(footer.serialized_size for footer in dataset.footers._kept.values())
+    assert len(dataset.footers._footers) == 3
+    assert dataset.footers._bytes == sum(footer.serialized_size for footer in dataset.footers._footers.values())
 
 
 def test_the_latest_footers_are_kept(path: Path, parsed: list[str]) -> None:
     files = sorted((path / "train").iterdir())
     sizes = [pq.read_metadata(file).serialized_size for file in files]
-    footers = Footers(Digests.read(path), most_bytes=sizes[0] + sizes[1])
+    footers = Footers(Digests.read(path), max_bytes=sizes[0] + sizes[1])
     for i in (0, 1, 0, 2, 0, 1):
         footers.of(files[i])
     assert [int(name[5:10]) for name in parsed] == [0, 1, 2, 1]
-    alone = Footers(Digests.read(path), most_bytes=1)
+    alone = Footers(Digests.read(path), max_bytes=1)
     assert alone.of(files[3]) is alone.of(files[3])
 
 
@@ -86,13 +86,13 @@ def test_a_footer_that_is_let_go_is_freed_at_once(path: Path) -> None:
     files = sorted((path / "train").iterdir())
     gc.disable()
     try:
-        dataset = Dataset(path)
-        dataset.footers = Footers(Digests.read(path), most_bytes=1)
+        dataset = DatasetDirectory(path)
+        dataset.footers = Footers(Digests.read(path), max_bytes=1)
         dataset.row_groups("train", [])
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)
         for file in files:
-            dataset._part(file)
+            dataset._read_part(file)
         gc.collect()
         assert [each for each in gc.garbage if isinstance(each, pq.FileMetaData)] == []
     finally:
@@ -106,12 +106,12 @@ def test_of_several_damaged_parts_the_first_is_named(path: Path) -> None:
         (path / f"train/part-{i:05}.parquet").write_bytes(b"PAR1")
     for _ in range(5):
         with pytest.raises(DataError, match=r"part-00003\.parquet: unreadable \("):
-            batches(Dataset(path))
+            batches(DatasetDirectory(path))
 
 
 def test_a_part_replaced_under_a_reader_is_refused(path: Path) -> None:
-    dataset = Dataset(path)
-    dataset.footers = Footers(Digests.read(path), most_bytes=1)
+    dataset = DatasetDirectory(path)
+    dataset.footers = Footers(Digests.read(path), max_bytes=1)
     groups = dataset.row_groups("train", [])
     file = path / "train" / groups[0].file.name
     table = pq.read_table(file)

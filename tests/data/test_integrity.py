@@ -22,7 +22,7 @@ from data_prep.output.writer import prepared_recipe
 from data_prep.run import Options
 from ple_rec.cli import main
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
-from ple_rec.data.dataset import Dataset, read_columns
+from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, UserError
 
@@ -66,7 +66,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(path: Path) -> list[pa.Table]:
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     names = dataset.select(drop=(), tasks=()).all_column_names()
     return [read_columns(group, names) for group in dataset.row_groups("train", names)]
 
@@ -86,7 +86,7 @@ def test_no_bit_of_a_part_flips_unseen(tables: Path) -> None:
                 assert read(tables) == whole  # of bytes that no value comes from
             except DataError as error:
                 refused += str(file) in str(error)
-            assert list(Dataset(tables).digests.changes())
+            assert list(DatasetDirectory(tables).digests.changes())
     finally:
         file.write_bytes(content)
     assert refused > 250
@@ -95,7 +95,7 @@ def test_no_bit_of_a_part_flips_unseen(tables: Path) -> None:
 def test_labels_that_are_inverted_in_a_whole_file_are_refused(tables: Path) -> None:
     file = tables / "train/part-00000.parquet"
     content = file.read_bytes()
-    fingerprint = Dataset(tables).schema.fingerprint
+    fingerprint = DatasetDirectory(tables).schema.fingerprint
     table = pq.read_table(file)
     inverted = table.set_column(
         table.schema.names.index("click"), "click", pc.subtract(pa.scalar(1.0, pa.float32()), table["click"])
@@ -145,11 +145,11 @@ def cut(file: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "use"),
     [
-        ("vocab/user.parquet", shuffle, lambda path: Encoder(path, Dataset(path).schema.sparse)),
-        ("prep.toml", cut, lambda path: Encoder(path, Dataset(path).schema.sparse)),
-        ("stats.json", double, lambda path: Dataset(path).statistics()),
-        ("stats.json", double, lambda path: Dataset(path).label_counts("train")),
-        ("schema.toml", cut, Dataset),
+        ("vocab/user.parquet", shuffle, lambda path: Encoder(path, DatasetDirectory(path).schema.sparse)),
+        ("prep.toml", cut, lambda path: Encoder(path, DatasetDirectory(path).schema.sparse)),
+        ("stats.json", double, lambda path: DatasetDirectory(path).statistics()),
+        ("stats.json", double, lambda path: DatasetDirectory(path).label_counts("train")),
+        ("schema.toml", cut, DatasetDirectory),
     ],
 )
 def test_what_a_file_is_used_for_waits_for_its_digest(
@@ -191,7 +191,7 @@ def test_verify(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_damaged_digests_are_refused(prepared: Path, text: str, said: str) -> None:
     (prepared / "_SUCCESS").write_text(text)
     with pytest.raises(DataError, match=rf"_SUCCESS: unreadable \({said}"):
-        Dataset(prepared)
+        DatasetDirectory(prepared)
 
 
 def test_a_dataset_of_another_user_is_told(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,8 +207,8 @@ def test_a_dataset_of_another_user_is_told(prepared: Path, monkeypatch: pytest.M
     with pytest.raises(
         UserError, match=r"data: cannot be read \(.*Permission denied.*\); the files of a dataset are read"
     ):
-        Dataset(prepared)
-    with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); prep looks at what is there"):
+        DatasetDirectory(prepared)
+    with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); prep checks the place"):
         prepared_recipe(prepared)
 
 

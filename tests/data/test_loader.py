@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ple_rec.data import loader as loader_module
 from ple_rec.data.batch import Batch
-from ple_rec.data.collate import Slice, collate
+from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Columns, Selection
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError
 from tests.data import oracle
@@ -26,14 +26,14 @@ from tests.datasets import write_dataset
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetDirectory:
     path = tmp_path_factory.mktemp("loader") / "data"
     write_dataset(path, rows=256, row_group_rows=32)
-    return Dataset(path)
+    return DatasetDirectory(path)
 
 
 def loader(
-    dataset: Dataset,
+    dataset: DatasetDirectory,
     *,
     shards: int = 2,
     prefetch: int = 4,
@@ -100,7 +100,7 @@ class CountedReads:
     "error", [DataError("part-7", "id 9", "table 'user' has rows 0 to 3", "prepare again"), MemoryError("no room")]
 )
 def test_error_of_the_thread_reaches_the_consumer(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     expected = [oracle.bits(batch) for batch in loader(dataset).epoch(0)]
     CountedReads(error, calls_before=4).install(monkeypatch)
@@ -112,7 +112,7 @@ def test_error_of_the_thread_reaches_the_consumer(
     assert not threads()
 
 
-def test_error_in_pinning_reaches_the_consumer(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_in_pinning_reaches_the_consumer(dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*size: object, pin_memory: bool, **kwargs: object) -> Tensor:
         assert pin_memory
         raise RuntimeError("no page-locked memory left")
@@ -125,11 +125,11 @@ def test_error_in_pinning_reaches_the_consumer(dataset: Dataset, monkeypatch: py
 
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_close_ends_a_thread_that_waits_for_room(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, prefetch: int
+    dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
     made = []
 
-    def counted(slices: Sequence[Slice], selection: Selection, batch_size: int, *, pin: bool) -> Batch:
+    def counted(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *, pin: bool) -> Batch:
         made.append(1)
         return collate(slices, selection, batch_size, pin=pin)
 
@@ -146,7 +146,7 @@ def test_close_ends_a_thread_that_waits_for_room(
     assert list(batches) == []
 
 
-def test_a_forgotten_iterator_ends_its_thread(dataset: Dataset) -> None:
+def test_a_forgotten_iterator_ends_its_thread(dataset: DatasetDirectory) -> None:
     batches = loader(dataset, prefetch=1).epoch(0)
     next(batches)
     assert len(threads()) == 1
@@ -155,18 +155,18 @@ def test_a_forgotten_iterator_ends_its_thread(dataset: Dataset) -> None:
     assert not threads()
 
 
-def test_an_iterator_that_nobody_reads_starts_no_thread(dataset: Dataset) -> None:
+def test_an_iterator_that_nobody_reads_starts_no_thread(dataset: DatasetDirectory) -> None:
     batches = loader(dataset).epoch(0)
     assert not threads()
     batches.close()
 
 
-def test_end_of_the_epoch_ends_the_thread(dataset: Dataset) -> None:
+def test_end_of_the_epoch_ends_the_thread(dataset: DatasetDirectory) -> None:
     assert len(list(loader(dataset).epoch(0))) == 16
     assert not threads()
 
 
-def test_epochs_one_after_the_other_and_at_once(dataset: Dataset) -> None:
+def test_epochs_one_after_the_other_and_at_once(dataset: DatasetDirectory) -> None:
     one = loader(dataset)
     first, second = ([oracle.bits(batch) for batch in one.epoch(epoch)] for epoch in (0, 1))
     assert [oracle.bits(batch) for batch in one.epoch(0)] == first != second
@@ -176,7 +176,7 @@ def test_epochs_one_after_the_other_and_at_once(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
-def test_a_shard_holds_one_row_group(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
+def test_a_shard_holds_one_row_group(dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     reads = CountedReads().install(monkeypatch)
     one = loader(dataset, shards=shards)  # 8 row groups
     assert len(list(one.epoch(0))) == 16
@@ -187,7 +187,7 @@ def test_a_shard_holds_one_row_group(dataset: Dataset, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("share", [0.5, 0.2, 0.01])
 def test_what_a_rank_holds_is_bound_by_bytes(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, shuffle: bool, share: float
+    dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch, shuffle: bool, share: float
 ) -> None:
     """Row groups are read in stretches, for the same batches; the first one is read whole, to see its bytes."""
     expected = [oracle.bits(batch) for batch in loader(dataset, shards=4, shuffle=shuffle).epoch(0)]
@@ -208,22 +208,22 @@ def test_shards_share_a_row_group_that_they_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shuffle: bool
 ) -> None:
     write_dataset(tmp_path / "data", rows=64, row_group_rows=32)
-    expected = [oracle.bits(batch) for batch in loader(Dataset(tmp_path / "data"), shards=16).epoch(0)]
+    expected = [oracle.bits(batch) for batch in loader(DatasetDirectory(tmp_path / "data"), shards=16).epoch(0)]
     reads = CountedReads().install(monkeypatch)
-    found = [oracle.bits(b) for b in loader(Dataset(tmp_path / "data"), shards=16, shuffle=shuffle).epoch(0)]
+    found = [oracle.bits(b) for b in loader(DatasetDirectory(tmp_path / "data"), shards=16, shuffle=shuffle).epoch(0)]
     assert sorted(reads.calls) == [("part-00000.parquet", 0), ("part-00000.parquet", 1)]
     assert len(found) == 4
     assert (found == expected) == shuffle
 
 
-def test_resuming_reads_no_row_group_that_is_done(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resuming_reads_no_row_group_that_is_done(dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     reads = CountedReads().install(monkeypatch)
     assert len(list(loader(dataset, shards=1, shuffle=False).epoch(0, 12))) == 4
     assert [index for _, index in reads.calls] == [6, 7]
     assert list(loader(dataset).epoch(0, 16)) == []
 
 
-def test_only_asked_batches_are_pinned(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_asked_batches_are_pinned(dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
     empty, pinned = torch.empty, []
 
     def recorded(*size: object, pin_memory: bool, **kwargs: object) -> Tensor:
@@ -238,7 +238,7 @@ def test_only_asked_batches_are_pinned(dataset: Dataset, monkeypatch: pytest.Mon
     assert pinned == [True] * 16 * 8
 
 
-def test_a_batch_moves_whole(dataset: Dataset) -> None:
+def test_a_batch_moves_whole(dataset: DatasetDirectory) -> None:
     batch = next(loader(dataset).epoch(0))
     assert batch.to(torch.device("cpu")) is batch
     moved = batch.to(torch.device("meta"))
@@ -250,7 +250,7 @@ def test_a_batch_moves_whole(dataset: Dataset) -> None:
 
 
 @pytest.mark.gpu
-def test_a_pinned_batch_arrives_on_the_gpu_whole(dataset: Dataset) -> None:
+def test_a_pinned_batch_arrives_on_the_gpu_whole(dataset: DatasetDirectory) -> None:
     expected = [oracle.bits(batch) for batch in loader(dataset).epoch(0)]
     found = []
     for batch in loader(dataset, pin=True).epoch(0):
@@ -294,7 +294,7 @@ def test_batches_without_sparse_features_weights_and_groups(tmp_path: Path) -> N
         sample_weight=False,
         group=False,
     )
-    dataset = Dataset(tmp_path / "data")
+    dataset = DatasetDirectory(tmp_path / "data")
     one = loader(dataset, shards=1, shuffle=False)
     rows = oracle.rows_of(dataset, "train")
     batches = list(one.epoch(0))
@@ -305,12 +305,14 @@ def test_batches_without_sparse_features_weights_and_groups(tmp_path: Path) -> N
 
 def test_empty_row_groups_are_passed_over(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", rows=40, row_group_rows=(0, 16, 0, 8))
-    one = loader(Dataset(tmp_path / "data"), shards=1)
+    one = loader(DatasetDirectory(tmp_path / "data"), shards=1)
     assert [group.rows for group in one.groups] == [16, 8, 16]
     assert sum(batch.rows for batch in one.epoch(0)) == 40
 
 
-def test_statistics_are_those_of_the_file_which_is_read_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_are_those_of_the_file_which_is_read_once(
+    dataset: DatasetDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert dataset.statistics() == json.loads((dataset.path / "stats.json").read_text())["columns"]
     monkeypatch.setattr(json, "loads", pytest.fail)
     assert "click" in dataset.label_counts("train")

@@ -204,7 +204,7 @@ AGAIN = "copy the dataset again, or prepare it again with --overwrite"
             [4, None, 6],
             {},
             ", column 'raw', row 1",
-            f"null; a missing value is row 0 and stands in no vocabulary. Fix: {AGAIN}",
+            f"null; a missing value is row 0 and is in no vocabulary. Fix: {AGAIN}",
         ),
         ([4, 5, 4], {}, ", column 'raw', row 2", f"4 once more; a value has one row. Fix: {AGAIN}"),
         (["a", "b", "a"], {}, ", column 'raw', row 2", f"'a' once more; a value has one row. Fix: {AGAIN}"),
@@ -256,7 +256,7 @@ def test_no_room_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         VocabularyLookup(file)
     assert str(caught.value) == (
         f"the index of {file}: cannot be written ([Errno 28] No space left on device); it lies beside the vocabulary, "
-        "or in /cache/ple_rec/vocab where nothing may be written there. Fix: make room there, or set PLE_REC_CACHE to "
+        "or in /cache/ple_rec/vocab if nothing may be written there. Fix: make room there, or set PLE_REC_CACHE to "
         "a folder that has some"
     )
     assert names(tmp_path) == ["t.parquet"]

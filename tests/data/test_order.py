@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as s
 
 from ple_rec.data.batch import Batch
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.data.order import (
     Piece,
@@ -108,14 +108,14 @@ def test_rows_of_one_row_group_come_anew_in_every_epoch() -> None:
 
 
 @contextmanager
-def written(sizes: list[int], parts: int = 1) -> Iterator[Dataset]:
+def written(sizes: list[int], parts: int = 1) -> Iterator[DatasetDirectory]:
     """A dataset whose group column numbers the rows."""
     with tempfile.TemporaryDirectory() as folder:
         write_dataset(Path(folder) / "data", rows=sum(sizes), row_group_rows=sizes, parts=parts, edit=numbered)
-        yield Dataset(Path(folder) / "data")
+        yield DatasetDirectory(Path(folder) / "data")
 
 
-def loader(dataset: Dataset, rank: int, world: int, shards: int, batch_size: int, **kwargs: object) -> Loader:
+def loader(dataset: DatasetDirectory, rank: int, world: int, shards: int, batch_size: int, **kwargs: object) -> Loader:
     selection = dataset.select(drop=[], tasks=[])
     sizes = {"rank": rank, "world_size": world, "virtual_shards": shards, "batch_size": batch_size}
     return Loader(dataset, "train", selection, **sizes, **kwargs)  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def test_an_epoch_goes_on_at_any_world_size(
 def test_ranks_without_rows_get_batches_of_padding(tmp_path: Path) -> None:
     """9 rows in 4 shards of 2, 2, 2 and 3 rows: at the second step one rank has one row, and the others none."""
     write_dataset(tmp_path / "data", rows=9, row_group_rows=2, edit=numbered)
-    ranks = [loader(Dataset(tmp_path / "data"), rank, 4, 4, 8) for rank in range(4)]
+    ranks = [loader(DatasetDirectory(tmp_path / "data"), rank, 4, 4, 8) for rank in range(4)]
     last = [list(one.epoch(0))[1:] for one in ranks]
     assert [len(batches) for batches in last] == [1] * 4
     assert [batch.rows for (batch,) in last] == [0, 0, 0, 1]
@@ -240,7 +240,7 @@ def test_evaluation_gives_every_row_once_in_order(sizes: list[int], world: int, 
 
 def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", rows=200, row_group_rows=(30, 50), edit=numbered)
-    dataset = Dataset(tmp_path / "data")
+    dataset = DatasetDirectory(tmp_path / "data")
 
     def order(seed: int, epoch: int, batch_size: int = 8, prefetch: int = 4) -> list[list[int]]:
         """Row numbers of each virtual shard."""
@@ -262,31 +262,31 @@ def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
             64,
             6,
             4,
-            "data.virtual_shards: got 6 with 4 ranks; the number of ranks divides it, so that every rank owns as many "
-            "shards. Fix: set data.virtual_shards = 8, or use another number of ranks",
+            "data.virtual_shards: got 6 with 4 ranks; the number of ranks divides it, so that every rank owns equally "
+            "many shards. Fix: set data.virtual_shards = 8, or use another number of ranks",
         ),
         (
             64,
             6,
             5,
-            "data.virtual_shards: got 6 with 5 ranks; the number of ranks divides it, so that every rank owns as many "
-            "shards. Fix: set data.virtual_shards = 10 and a global batch of 60, or use another number of ranks",
+            "data.virtual_shards: got 6 with 5 ranks; the number of ranks divides it, so that every rank owns equally "
+            "many shards. Fix: set data.virtual_shards = 10 and a global batch of 60, or use another number of ranks",
         ),
         (
             100,
             16,
             4,
             "train.batch_size: got 100 samples over all ranks with data.virtual_shards = 16; every virtual shard "
-            "gives as many samples to each batch, so the shards divide the batch size. Fix: use a global batch of 96, "
-            "or another data.virtual_shards",
+            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "96, or another data.virtual_shards",
         ),
         (
             3,
             16,
             4,
             "train.batch_size: got 3 samples over all ranks with data.virtual_shards = 16; every virtual shard "
-            "gives as many samples to each batch, so the shards divide the batch size. Fix: use a global batch of 16, "
-            "or another data.virtual_shards",
+            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "16, or another data.virtual_shards",
         ),
     ],
 )

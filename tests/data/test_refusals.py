@@ -13,7 +13,7 @@ import pytest
 
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.datasets import set_column, write_dataset, write_row_groups
@@ -37,7 +37,7 @@ def refusal(call: Callable[[], Any], kind: type[PleRecError] = DataError) -> str
 
 
 def load(path: Path, split: Split = "train", batch_size: int = 8, world_size: int = 1, shards: int = 1) -> list[Batch]:
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     selection = dataset.select(drop=[], tasks=[])
     one = Loader(
         dataset,
@@ -53,7 +53,7 @@ def load(path: Path, split: Split = "train", batch_size: int = 8, world_size: in
 
 
 def test_no_directory(tmp_path: Path) -> None:
-    assert refusal(lambda: Dataset(tmp_path / "lost"), UserError) == (
+    assert refusal(lambda: DatasetDirectory(tmp_path / "lost"), UserError) == (
         f"{tmp_path}/lost: no such directory; a dataset directory is needed. "
         f"Fix: make it with `ple-rec prep ... --out {tmp_path}/lost`"
     )
@@ -61,7 +61,7 @@ def test_no_directory(tmp_path: Path) -> None:
 
 def test_unfinished_directory(path: Path) -> None:
     (path / "_SUCCESS").unlink()
-    assert refusal(lambda: Dataset(path)) == (
+    assert refusal(lambda: DatasetDirectory(path)) == (
         f"{path}: no _SUCCESS file; a dataset directory without it is incomplete. "
         f"Fix: move it away, and make it again with `ple-rec prep ... --out {path}`"
     )
@@ -70,8 +70,8 @@ def test_unfinished_directory(path: Path) -> None:
 def test_a_folder_of_raw_logs_is_not_told_to_move_away(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "day.csv").write_text("user_id\n1\n")
-    assert refusal(lambda: Dataset(tmp_path / "raw")) == (
-        f"{tmp_path}/raw: no schema.toml and no _SUCCESS; it is no dataset directory. Fix: of raw logs make one with "
+    assert refusal(lambda: DatasetDirectory(tmp_path / "raw")) == (
+        f"{tmp_path}/raw: no schema.toml and no _SUCCESS; it is no dataset directory. Fix: make one of raw logs with "
         f"`ple-rec prep FILE.toml --from {tmp_path}/raw --out DIR`, and name that"
     )
 
@@ -122,7 +122,7 @@ STAMP = "write it as Parquet metadata `ple_rec.fingerprint`"
 def test_part_of_another_dataset(path: Path, found: str, fix: str) -> None:
     file = path / "train/part-00001.parquet"
     write_row_groups(file, [pq.read_table(file)], found)
-    schema = Dataset(path).schema
+    schema = DatasetDirectory(path).schema
     assert refusal(lambda: load(path)) == (
         f"{file}: fingerprint {found or 'missing'}; every part carries that of the dataset, {schema.fingerprint}. "
         f"Fix: {fix}, or {AGAIN}"
@@ -149,7 +149,7 @@ def test_part_with_damaged_rows_is_refused_where_they_are_read(path: Path, fille
     content = bytearray(file.read_bytes())
     content[start : start + 200] = filler * 200
     file.write_bytes(content)
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     one = Loader(
         dataset,
         "train",
@@ -181,12 +181,14 @@ def test_part_with_damaged_column_names(path: Path) -> None:
 def test_part_without_a_column(path: Path) -> None:
     file = path / "train/part-00001.parquet"
     table = pq.read_table(file)
-    write_row_groups(file, [table.drop_columns(["item", "tag_weights", "watched"])], Dataset(path).schema.fingerprint)
+    write_row_groups(
+        file, [table.drop_columns(["item", "tag_weights", "watched"])], DatasetDirectory(path).schema.fingerprint
+    )
     assert refusal(lambda: load(path)) == (
         f"{file}: no column item, tag_weights, watched; schema.toml names them. "
         "Fix: write the column, or take it out of schema.toml"
     )
-    write_row_groups(file, [table.rename_columns({"click": "clicked"})], Dataset(path).schema.fingerprint)
+    write_row_groups(file, [table.rename_columns({"click": "clicked"})], DatasetDirectory(path).schema.fingerprint)
     assert refusal(lambda: load(path)) == (
         f"{file}: no column click; schema.toml names it. "
         "Fix: did you mean 'clicked'? else write the column, or take it out of schema.toml"
@@ -194,7 +196,7 @@ def test_part_without_a_column(path: Path) -> None:
 
 
 def test_columns_that_the_run_does_not_read_may_be_missing(path: Path) -> None:
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     for file in (path / "train").iterdir():
         write_row_groups(file, [pq.read_table(file).drop_columns(["item", "watched"])], dataset.schema.fingerprint)
     selection = dataset.select(drop=["item"], tasks=["click"])
@@ -332,20 +334,20 @@ def test_text_group(tmp_path: Path) -> None:
 )
 def test_unknown_names(path: Path, drop: list[str], tasks: list[str], place: str, found: str, fix: str) -> None:
     known = "click, watch" if place == "tasks" else "user, history, item, tags, last_item, age, price, score, bias"
-    assert refusal(lambda: Dataset(path).select(drop=drop, tasks=tasks), UserError) == (
+    assert refusal(lambda: DatasetDirectory(path).select(drop=drop, tasks=tasks), UserError) == (
         f"{place}: got {found!r}; {path} has {known}. Fix: {fix}"
     )
 
 
 def test_nothing_left(path: Path) -> None:
     features = ["user", "history", "item", "tags", "last_item", "age", "price", "score", "bias"]
-    assert refusal(lambda: Dataset(path).select(drop=features, tasks=[]), UserError) == (
+    assert refusal(lambda: DatasetDirectory(path).select(drop=features, tasks=[]), UserError) == (
         "data.drop: names every feature; a model reads at least one. Fix: drop fewer"
     )
 
 
 def test_selection_follows_the_run(path: Path) -> None:
-    selection = Dataset(path).select(drop=["item", "price"], tasks=["watch", "click"])
+    selection = DatasetDirectory(path).select(drop=["item", "price"], tasks=["watch", "click"])
     assert [f.name for f in selection.sparse] == ["user", "last_item", "history", "tags"]
     assert [f.name for f in selection.dense] == ["age", "score", "bias"]
     assert [task.name for task in selection.tasks] == ["watch", "click"]
@@ -367,16 +369,16 @@ def test_more_ranks_than_row_groups(path: Path) -> None:
             8,
             2,
             3,
-            "data.virtual_shards: got 3 with 2 ranks; the number of ranks divides it, so that every rank owns as many "
-            "shards. Fix: set data.virtual_shards = 4, or use another number of ranks",
+            "data.virtual_shards: got 3 with 2 ranks; the number of ranks divides it, so that every rank owns equally "
+            "many shards. Fix: set data.virtual_shards = 4, or use another number of ranks",
         ),
         (
             10,
             2,
             4,
             "train.batch_size: got 10 samples over all ranks with data.virtual_shards = 4; every virtual shard "
-            "gives as many samples to each batch, so the shards divide the batch size. Fix: use a global batch of 8, "
-            "or another data.virtual_shards",
+            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "8, or another data.virtual_shards",
         ),
     ],
 )
@@ -397,7 +399,7 @@ def test_bad_statistics(path: Path, text: str | None, value: str) -> None:
     file = path / "stats.json"
     file.unlink() if text is None else file.write_text(text)
     (path / "_SUCCESS").write_text("")
-    assert refusal(Dataset(path).statistics) == (
+    assert refusal(DatasetDirectory(path).statistics) == (
         f"{file}: {value.format(file=str(file))}; normalisation needs it. Fix: write the statistics of the dense "
         f"features there, as docs/data.md says, or {AGAIN}"
     )

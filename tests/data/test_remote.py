@@ -17,7 +17,7 @@ from s3fs import S3FileSystem
 import ple_rec
 from ple_rec.cli import main
 from ple_rec.data import loader as loader_module
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.encode import Encoder
 from ple_rec.data.integrity import digest_files
 from ple_rec.data.loader import Loader
@@ -54,7 +54,7 @@ def uploaded(folder: Path, address: str) -> str:
 
 
 def loader(path: str | Path, *, shards: int = 4, shuffle: bool = True, buffer_bytes: int = 2 << 30) -> Loader:
-    dataset = Dataset(path)
+    dataset = DatasetDirectory(path)
     return Loader(
         dataset,
         "train",
@@ -95,7 +95,7 @@ def test_row_groups_are_read_ahead_as_far_as_memory_lets(
     remote: str, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     """A shard holds one row group, and so many more are on their way, however long the first batches are looked at."""
-    monkeypatch.setattr(loader_module, "_MOST_AHEAD", most)
+    monkeypatch.setattr(loader_module, "_MAX_READ_AHEAD", most)
     counted = CountedReads().install(monkeypatch)
     shards = 4
     batches = loader(remote, shards=shards).epoch(0)
@@ -148,14 +148,14 @@ def test_what_cannot_be_opened(address: str, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(
         UserError, match=rf"^{address}: no such directory; a dataset directory is needed\. Fix: make it"
     ):
-        Dataset(address)
+        DatasetDirectory(address)
     write_bytes(location(f"{address}/logs.csv"), b"1")
     with pytest.raises(DataError, match=rf"^{address}: no schema.toml and no _SUCCESS; it is no dataset directory\."):
-        Dataset(address)
+        DatasetDirectory(address)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     S3FileSystem.clear_instance_cache()
     with pytest.raises(UserError, match=rf"^{address}: cannot be reached \(Could not connect to the endpoint URL"):
-        Dataset(address)
+        DatasetDirectory(address)
 
 
 def test_verify_reads_it_to_the_last_byte(
@@ -176,7 +176,7 @@ def test_verify_reads_it_to_the_last_byte(
 
 def test_vocabularies_are_kept_on_the_host(disk: Path, remote: str, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    local, schema = Encoder(disk, Dataset(disk).schema.sparse), Dataset(remote).schema
+    local, schema = Encoder(disk, DatasetDirectory(disk).schema.sparse), DatasetDirectory(remote).schema
     far = Encoder(location(remote), schema.sparse)
     ids = {table.name: raw_ids(disk, table) for table in schema.tables}
     for feature in schema.sparse:

@@ -17,9 +17,9 @@ from pydantic import ValidationError
 
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
 from ple_rec.data.batch import Batch
-from ple_rec.data.collate import Slice, collate
+from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Selection, decode
-from ple_rec.data.dataset import Dataset, read_columns
+from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
 from ple_rec.training.checks import select
@@ -106,7 +106,7 @@ def test_requests_are_runs_of_equal_rows(
 ) -> None:
     requests = tuple(sorted(names))
     selection = _selection(requests)
-    slices: list[Slice] = []
+    slices: list[RowSlice] = []
     expected: list[oracle.Row] = []
     begins: set[int] = set()
     for group in groups:
@@ -117,7 +117,7 @@ def test_requests_are_runs_of_equal_rows(
         columns = decode(table_of(content), selection, "part").arrange(order)
         content = content if order is None else [content[i] for i in order]
         start = data.draw(s.integers(0, len(content)))
-        slices.append(Slice(columns, start, len(content)))
+        slices.append(RowSlice(columns, start, len(content)))
         begins.add(len(expected))
         expected += content[start:]
     size = len(expected) + padding
@@ -132,7 +132,7 @@ def test_requests_are_runs_of_equal_rows(
     starts += [False] * (size - len(starts))
     assert batch.requests is not None
     assert batch.requests.first_R.tolist() == [i for i, start in enumerate(starts) if start]
-    assert batch.requests.of_B.tolist() == (np.cumsum(starts) - 1).tolist()
+    assert batch.requests.request_B.tolist() == (np.cumsum(starts) - 1).tolist()
     assert whole.requests is None
     for name, bags in _bags(whole).items():
         once = [bag if start or name not in requests else [] for bag, start in zip(bags, starts, strict=True)]
@@ -158,7 +158,7 @@ def test_requests_stay_whole_inside_a_row_group(tmp_path: Path, world_size: int)
     write_dataset(
         tmp_path / "data", rows=300, row_group_rows=(70, 50, 110), edit=lambda s, t: numbered(s, repeated(s, t))
     )
-    dataset = Dataset(tmp_path / "data")
+    dataset = DatasetDirectory(tmp_path / "data")
     selection = replace(dataset.select(drop=[], tasks=[]), requests=SHARED)
 
     def batches(
@@ -201,7 +201,7 @@ def _numbers(batch: Batch) -> list[int]:
     return batch.group_B[: batch.rows].tolist()
 
 
-def _file_order(dataset: Dataset) -> pa.Table:
+def _file_order(dataset: DatasetDirectory) -> pa.Table:
     groups = dataset.row_groups("train", [])
     names = dataset.select(drop=[], tasks=[]).column_names()
     return pa.concat_tables([read_columns(group, names) for group in groups])
@@ -214,7 +214,7 @@ def test_shuffling_requests_needs_features_that_they_share(tmp_path: Path) -> No
 
 def _refused(path: Path, data: dict[str, Any]) -> UserError:
     with pytest.raises(UserError) as caught:
-        select(small_config(path, {"data": data}), Dataset(path))
+        select(small_config(path, {"data": data}), DatasetDirectory(path))
     return caught.value
 
 
@@ -227,4 +227,4 @@ def test_features_that_the_run_does_not_read_are_refused(tmp_path: Path) -> None
     error = _refused(path, {"request_features": ["user", "age"], "drop": ["age"]})
     assert (error.place, error.value, error.rule) == ("data.request_features", 'got "age"', "data.drop names it too")
     config = small_config(path, {"data": {"request_features": ["user", "history", "age"]}})
-    assert select(config, Dataset(path)).requests == ("user", "history", "age")
+    assert select(config, DatasetDirectory(path)).requests == ("user", "history", "age")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ple_rec.config.base import Split
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.data.side_columns import codes, flags, numbers
 from ple_rec.errors import DataError, UserError
@@ -29,14 +29,14 @@ def _sides(split: Split, table: pa.Table) -> pa.Table:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetDirectory:
     """Several parts, and row groups of several sizes."""
     folder = tmp_path_factory.mktemp("sides") / "data"
     write_dataset(folder, rows=ROWS, row_group_rows=[64, 3, 31], parts=3, edit=_sides)
-    return Dataset(folder)
+    return DatasetDirectory(folder)
 
 
-def test_the_order_is_that_of_an_evaluation(dataset: Dataset) -> None:
+def test_the_order_is_that_of_an_evaluation(dataset: DatasetDirectory) -> None:
     loader = Loader(
         dataset,
         "train",
@@ -52,7 +52,7 @@ def test_the_order_is_that_of_an_evaluation(dataset: Dataset) -> None:
     assert len(np.concatenate(batches)) == ROWS
 
 
-def test_values(dataset: Dataset) -> None:
+def test_values(dataset: DatasetDirectory) -> None:
     row = np.arange(ROWS)
     share, session = numbers(dataset, "train", "share", "--x"), codes(dataset, "train", "session", "--x")
     missing = row % 7 == 0
@@ -72,7 +72,7 @@ def test_values(dataset: Dataset) -> None:
         ("share", r"--by: got \"share\"; it is float in .*, and has to hold integers"),
     ],
 )
-def test_a_column_that_will_not_do(dataset: Dataset, name: str, message: str) -> None:
+def test_a_column_that_will_not_do(dataset: DatasetDirectory, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         codes(dataset, "train", name, "--by")
 
@@ -85,4 +85,4 @@ def test_parts_that_differ(tmp_path: Path) -> None:
     write_row_groups(file, [table.set_column(i, "session", table["session"].cast(pa.int64()))], schema.fingerprint)
     said = r"part-00001.parquet: column 'session' is int64; in .*00000.parquet it is int16"
     with pytest.raises(DataError, match=said):
-        codes(Dataset(tmp_path / "data"), "train", "session", "--by")
+        codes(DatasetDirectory(tmp_path / "data"), "train", "session", "--by")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ple_rec.config.base import Split
 from ple_rec.data import slices as slices_module
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
 from ple_rec.data.slices import ROW_ZERO, SliceColumn, Slicing, ValueCounts, kind_of, raw_values
@@ -98,7 +98,7 @@ def test_codes_are_those_of_plain_python(groups: list[list[int | None]], shown: 
 
 
 def test_memory_for_a_column_of_many_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slices_module, "MOST_COUNTED", 50)
+    monkeypatch.setattr(slices_module, "MAX_COUNTED", 50)
     counts = ValueCounts(SliceColumn("x", pa.int64()))
     for i in range(20):
         counts.add(pa.table({"x": [7, 7, 7, 3, 3, *range(1000 * i, 1000 * i + 60)]}))
@@ -138,7 +138,7 @@ def _whole(path: Path, split: Split) -> pa.Table:
 
 def slicings(path: Path, split: Split, names: Sequence[str], shown: int = 12) -> tuple[Slicing, ...]:
     found = []
-    for column in slice_columns(Dataset(path), split, names):
+    for column in slice_columns(DatasetDirectory(path), split, names):
         counts = ValueCounts(column)
         counts.add(_whole(path, split))
         found.append(counts.slicing(shown))
@@ -147,7 +147,7 @@ def slicings(path: Path, split: Split, names: Sequence[str], shown: int = 12) ->
 
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_batches_hold_the_codes_of_their_rows_where_they_are_asked_for(path: Path, shuffle: bool) -> None:
-    dataset, names = Dataset(path), ["user", "country", "vip", "watched", "never", "country"]
+    dataset, names = DatasetDirectory(path), ["user", "country", "vip", "watched", "never", "country"]
     found = slicings(path, "train", names, shown=2)
     assert [one.column.name for one in found] == names[:-1]  # named twice, sliced once
     plain = dataset.select(drop=["user"], tasks=["click"])
@@ -228,14 +228,14 @@ FITTING = "user, item, last_item, watched (sample space of watch), request, coun
     ],
 )
 def test_a_column_that_cannot_slice(path: Path, name: str, message: str) -> None:
-    found = refusal(lambda: slice_columns(Dataset(path), "test", ["user", name]), UserError)
+    found = refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["user", name]), UserError)
     assert found == message.format(path=path, fitting=FITTING)
 
 
 def test_a_column_of_bins_is_near(path: Path) -> None:
     for file in (path / "test").iterdir():
         _rewrite(file, lambda table: table.append_column("age_bin", pa.array([3] * len(table))))
-    found = refusal(lambda: slice_columns(Dataset(path), "test", ["age"]), UserError)
+    found = refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["age"]), UserError)
     assert found.endswith(
         "Fix: did you mean 'age_bin'? else write its bins, as integers or text, into a column of its own, or use one "
         f"of {FITTING}, age_bin"
@@ -254,13 +254,13 @@ def test_a_column_that_a_part_lacks(path: Path) -> None:
         f"{file}: no column country; evaluation.slices names it. Fix: write the column into every part of this split, "
         "or slice by another one"
     )
-    assert refusal(lambda: slice_columns(Dataset(path), "test", ["country"]), DataError) == message
-    (column,) = slice_columns(Dataset(path), "valid", ["country"])
+    assert refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["country"]), DataError) == message
+    (column,) = slice_columns(DatasetDirectory(path), "valid", ["country"])
     assert column == SliceColumn("country", pa.large_string())
     later = path / "train/part-00001.parquet"
     _rewrite(later, lambda table: table.drop_columns("country"))
     message = message.replace(str(file), str(later))
-    assert refusal(lambda: slice_columns(Dataset(path), "train", ["country"]), DataError) == message
+    assert refusal(lambda: slice_columns(DatasetDirectory(path), "train", ["country"]), DataError) == message
 
 
 def test_a_name_is_unknown_where_the_other_splits_cannot_tell(path: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_name_is_unknown_where_the_other_splits_cannot_tell(path: Path) -> Non
     for split in ("train", "valid"):
         for file in (path / split).iterdir():
             file.write_bytes(b"damaged")
-    found = refusal(lambda: slice_columns(Dataset(path), "test", ["country"]), UserError)
+    found = refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["country"]), UserError)
     assert found.startswith(f"evaluation.slices: got 'country'; the rows of {path}/test can be sliced by user, ")
 
 
@@ -280,9 +280,9 @@ def test_parts_of_other_types(path: Path) -> None:
 
     _rewrite(second, with_country(pa.dictionary(pa.int8(), pa.string())))
     _rewrite(first, with_country(pa.null()))  # every row of the part is missing
-    assert slice_columns(Dataset(path), "train", ["country"]) == (SliceColumn("country", pa.large_string()),)
+    assert slice_columns(DatasetDirectory(path), "train", ["country"]) == (SliceColumn("country", pa.large_string()),)
     _rewrite(first, with_country(pa.int32()))
-    assert refusal(lambda: slice_columns(Dataset(path), "train", ["country"]), DataError) == (
+    assert refusal(lambda: slice_columns(DatasetDirectory(path), "train", ["country"]), DataError) == (
         f"{second}: column 'country' is dictionary<values=string, indices=int8, ordered=0>; in {first} it is int64. "
         "Fix: write one type into every part, or slice by another column"
     )
@@ -295,11 +295,11 @@ def test_a_damaged_vocabulary_is_refused_before_the_run(path: Path, damage: str)
         file.write_bytes(file.read_bytes()[:50])
     else:
         pq.write_table(pq.read_table(file).drop_columns("raw"), file)
-    found = refusal(lambda: slice_columns(Dataset(path), "test", ["user"]), DataError)
+    found = refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["user"]), DataError)
     value = "unreadable (" if damage == "cut" else "no column raw"
     assert found.startswith(f"{file}: {value}")
     assert found.endswith(
         "; a vocabulary has the columns raw and row, from which the names of a slice come. "
-        "Fix: copy it again, or remove it, and rows are named by their numbers"
+        "Fix: copy it again, or remove it; rows are then named by their numbers"
     )
-    assert len(slice_columns(Dataset(path), "test", ["country", "item"])) == 2
+    assert len(slice_columns(DatasetDirectory(path), "test", ["country", "item"])) == 2

@@ -13,14 +13,14 @@ import pytest
 
 from data_prep.output.summary import Summary
 from ple_rec.config.schema import FINGERPRINT_KEY
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from tests.datasets import TABLES, write_dataset
 
 
 def test_directory_is_complete(tmp_path: Path) -> None:
     schema = write_dataset(tmp_path / "data", rows=100, row_group_rows=30, parts=2)
-    assert Dataset(tmp_path / "data").schema == schema
+    assert DatasetDirectory(tmp_path / "data").schema == schema
     assert {split: (info.rows, info.row_groups) for split, info in schema.splits.items()} == {
         "train": (100, 4),
         "valid": (50, 2),
@@ -58,14 +58,14 @@ def test_a_bag_without_statistics_takes_none_from_the_others(tmp_path: Path) -> 
     write_dataset(tmp_path / "data", rows=100)
     (tmp_path / "data/_SUCCESS").write_text("")  # without digests
     stats = json.loads((tmp_path / "data/stats.json").read_text())
-    features = Dataset(tmp_path / "data").schema.sparse
+    features = DatasetDirectory(tmp_path / "data").schema.sparse
     stats["columns"]["history"]["train"]["mean_length"] = 2.5
     del stats["columns"]["tags"]
     (tmp_path / "data/stats.json").write_text(json.dumps(stats))
-    found = Dataset(tmp_path / "data").ids_per_sample(features)
+    found = DatasetDirectory(tmp_path / "data").ids_per_sample(features)
     assert found == {f.name: 2.5 if f.bag else 1.0 for f in features if f.name != "tags"}
     (tmp_path / "data/stats.json").write_text("[]")
-    assert set(Dataset(tmp_path / "data").ids_per_sample(features)) == {f.name for f in features if not f.bag}
+    assert set(DatasetDirectory(tmp_path / "data").ids_per_sample(features)) == {f.name for f in features if not f.bag}
 
 
 def test_same_arguments_same_dataset(tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_switches(tmp_path: Path, switch: str) -> None:
     def names(**switches: bool) -> dict[str, Any]:
         path = tmp_path / str(len(switches))
         schema = write_dataset(path, rows=40, row_group_rows=10, **switches)  # type: ignore[arg-type]
-        dataset = Dataset(path)
+        dataset = DatasetDirectory(path)
         selection = dataset.select(drop=[], tasks=[])
         assert set(dataset.statistics()) == {f.name for f in selection.sparse} | {f.name for f in selection.dense}
         one = Loader(dataset, "train", selection, batch_size=20, rank=0, world_size=1, virtual_shards=2)

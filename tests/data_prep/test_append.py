@@ -30,7 +30,7 @@ from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.data_prep.feed_logs import digests, hashed_as_python, read
-from tests.data_prep.plain_logs import TOML, Logs, day_of, with_column
+from tests.data_prep.plain_logs import SIDE, TOML, Logs, day_of, with_column
 
 CAPACITY = 11
 FEED = TOML.replace(
@@ -288,7 +288,9 @@ def test_a_parent_that_has_lost_a_vocabulary_is_refused(days: Days, tmp_path: Pa
     file = tmp_path / "parent" / "vocab" / "video_id.parquet"
     file.unlink()
     said = days.refusal("day=5", str(tmp_path / "parent"))
-    assert said.startswith(f"{file}: no such file; an appended day keeps the row of each value, which it says. Fix: ")
+    assert said.startswith(
+        f"{file}: no such file; an appended day keeps the row of each value, which the file holds. Fix: "
+    )
 
 
 def growing(root: Path) -> Days:
@@ -326,6 +328,20 @@ def test_days_on_a_dataset_that_holds_out_the_same_users_every_day_do_so_too(tmp
         days(name, name.replace("-", "="), parent)
         held_out.append({user for user in read(days.folder(name), "test")["group"].to_pylist() if user < 120})
     assert held_out[0] == held_out[1]
+
+
+def test_new_values_in_bags_of_a_side_table_get_rows(tmp_path: Path) -> None:
+    side = SIDE.replace('name = "age"\nvalue = "users.age"', 'name = "tags"\nvalue = "users.tags"\nbag = true')
+    logs = Logs(tmp_path, f"{TOML}{side}\n[tables.tags]\ncapacity = 50\n[append]\nvalid = 0.3\ntest = 0.3\n")
+    logs.write(5, with_column(day_of(5), "user_id", list(range(24))))
+    logs.users([{"user_id": user, "tags": ["all", f"t{user}"]} for user in range(24)])
+    days = Days(logs)
+    days("first")
+    days("day-5", "day=5", "first")
+    first, then = days.vocabulary("first", "tags"), days.vocabulary("day-5", "tags")
+    assert first == {"all": 1} | {f"t{user}": user + 2 for user in range(7)}
+    trained = sorted(f"t{user}" for user in read(days.folder("day-5"), "train")["group"].to_pylist() if user >= 7)
+    assert then == first | {tag: row for row, tag in enumerate(trained, 9)}
 
 
 @pytest.mark.parametrize(
@@ -482,8 +498,8 @@ def test_parents_that_are_refused(days: Days, tmp_path: Path) -> None:
     shutil.copytree(days.folder("first"), bare)
     (bare / "prep.toml").unlink()
     assert days.refusal("day=5", "bare") == (
-        f"{bare}: no prep.toml; days are appended to what `ple-rec prep` made from a configuration. Fix: prepare the "
-        "first days with `ple-rec prep FILE.toml`"
+        f"{bare}: no prep.toml; days are appended to a dataset that `ple-rec prep` made from a configuration. Fix: "
+        "prepare the first days with `ple-rec prep FILE.toml`"
     )
     (bare / "_SUCCESS").unlink()
     assert f"{bare}: no _SUCCESS" in days.refusal("day=5", "bare")

@@ -242,7 +242,7 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
             r'by = "day".*test = \[4, 4\]', 'by = "hash"\nvalue = "price"\nvalid = 0.3\ntest = 0.3', TOML, flags=re.S
         ),
         lambda logs: None,
-        "log/day 1.parquet, row group 0, column 'price': got 0.0, of type float64; what is hashed is an integer or "
+        "log/day 1.parquet, row group 0, column 'price': got 0.0, of type float64; a hashed value is an integer or "
         "text (plain.toml: split.value)",
     ),
 }
@@ -278,7 +278,7 @@ def test_what_is_refused(name: str, tmp_path: Path) -> None:
         (
             ("split={by='column',value=\"if(price < 12, 'train', if(price < 18, 'valid', 'test'))\"}",),
             "plain.toml: split: no row lies in train (left out of it: 48 rows, mostly by checks.late: price: it must "
-            "hold: price >= 12); train, valid and test each need rows, for training reads all three. "
+            "hold: price >= 12); train, valid and test each need rows, since training reads all three. "
             "Fix: correct the rule, or the rows",
         ),
     ],

@@ -128,7 +128,7 @@ def test_a_side_table_that_is_cut_refuses_no_row(tmp_path: Path, short: list[int
     options = Options(source=str(logs.raw), threads=1)
     found = dry_run(str(logs.toml), None, options)
     assert not found.refused
-    assert re.search(r"bad rows +100\.00% break .* \(perhaps fewer, for not all side rows are read\)\n", str(found))
+    assert re.search(r"bad rows +100\.00% break .* \(perhaps fewer, since not all side rows are read\)\n", str(found))
     logs.prepare()
     (logs.raw / "users.csv").write_text("user_id,age,liked\n" + "".join(f"{i},1,1\n" for i in range(6)))
     found = dry_run(str(logs.toml), None, options)

@@ -15,7 +15,7 @@ import pytest
 from data_prep.run import Options, prepare
 from ple_rec.config.load import load_schema
 from ple_rec.config.prep import PREP_FILE
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from tests.data_prep.feed_logs import digests, log_of, read, write_logs, write_toml
 
 DAYS = {"train": (1, 2), "valid": (3,), "test": (4,)}
@@ -129,7 +129,7 @@ def test_parts_of_valid_and_test_are_cut_between_groups(out: Path) -> None:
 
 
 def test_the_reader_takes_the_directory(out: Path) -> None:
-    dataset = Dataset(out)
+    dataset = DatasetDirectory(out)
     assert sum(group.rows for group in dataset.row_groups("train", dataset.schema.columns())) == 600
     assert dataset.label_counts("train")["share"] == (
         sum(row["is_click"] for row in rows_of("train")),

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dry_run import dry_run
-from data_prep.engines.base import Unit
+from data_prep.engines.base import PART, PartFile, Unit
 from data_prep.engines.duck import DuckEngine
-from data_prep.engines.failures import OutOfMemoryError
-from data_prep.output.parts import PART, PartFile, PartLayout
+from data_prep.failures import OutOfMemoryError
+from data_prep.output.parts import PartLayout
 from data_prep.run import Options, prepare
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read

@@ -22,7 +22,7 @@ import pytest
 from data_prep.output.stage import STATE_FILE, open_stage
 from ple_rec.cli import main
 from ple_rec.config.schema import SUCCESS_FILE
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import Logs, day_of
@@ -107,7 +107,7 @@ def check_what_a_kill_left(logs: Logs, whole: dict[str, str]) -> None:
         return
     kept = parts_of(stage_of(logs)) if (stage_of(logs) / STATE_FILE).exists() else {}
     with pytest.raises(UserError):
-        Dataset(logs.out)
+        DatasetDirectory(logs.out)
     logs.prepare(*PARTS)
     assert digests(logs.out) == whole
     assert kept.items() <= parts_of(logs.out).items()

@@ -23,7 +23,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.model import BottomLevelConfig, SluiceConfig, TowerConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
-from ple_rec.data.collate import Slice, collate
+from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.dataset import read_row_group
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.models.build import build_model
@@ -31,8 +31,8 @@ from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training import model as model_module
 from ple_rec.training.context import TrainContext, build_context
-from ple_rec.training.loop import train_step
 from ple_rec.training.non_finite_guard import NonFiniteGuard
+from ple_rec.training.step import train_step
 from tests.datasets import set_column
 from tests.training.small import on_ranks, ranks_of, relative, small_config, whole_tables, write_small
 
@@ -69,7 +69,7 @@ def _on_a_grid(model: nn.Module) -> None:
 def _batch(job: TrainContext, start: int, stop: int) -> Batch:
     """Rows [start, stop) of the global batch, padded to the size that every rank's batch has."""
     columns = read_row_group(job.loader.groups[0], job.selection).arrange()
-    return collate([Slice(columns, start, stop)], job.selection, ROWS)
+    return collate([RowSlice(columns, start, stop)], job.selection, ROWS)
 
 
 def _config(data: Path, case: str) -> RunConfig:

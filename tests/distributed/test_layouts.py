@@ -7,7 +7,14 @@ import torch
 
 from ple_rec.config.cluster import GIB, PRESETS, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
-from ple_rec.distributed.layouts import Choice, TableSharder, choices, constraints_of, kernels_of, shardings_of
+from ple_rec.distributed.layouts import (
+    SearchSpace,
+    TableSharder,
+    constraints_of,
+    kernels_of,
+    search_spaces,
+    shardings_of,
+)
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.topology import cluster_of, torchrec_topology
 from ple_rec.errors import UserError
@@ -70,7 +77,7 @@ def test_kernels_in_the_hosts_memory_come_when_asked_for_or_needed() -> None:
 @pytest.mark.parametrize(("dim", "ranks", "width"), [(16, 1, 16), (16, 2, 8), (16, 3, 8), (64, 64, 4), (12, 2, 12)])
 def test_columns_are_cut_as_finely_as_there_are_ranks(dim: int, ranks: int, width: int) -> None:
     found = constraints_of(
-        EmbeddingsConfig(), "t", 100, dim, (1.0,), cluster("cpu", 1, ranks), Choice(wide=True, uvm=False)
+        EmbeddingsConfig(), "t", 100, dim, (1.0,), cluster("cpu", 1, ranks), SearchSpace(wide=True, uvm=False)
     )
     assert found.min_partition == width
 
@@ -99,10 +106,10 @@ def test_torchrec_sees_the_bandwidths_in_bytes_a_millisecond() -> None:
 
 
 def test_past_64_ranks_tables_are_split_over_all_only_where_a_host_has_no_room() -> None:
-    both = [Choice(wide=True, uvm=False), Choice(wide=True, uvm=True)]
-    assert list(choices(cluster("h100", 8, 8))) == both
-    assert list(choices(cluster("h100", 9, 8))) == [Choice(wide=False, uvm=False), *both]
-    assert list(choices(cluster("cpu", 128, 8))) == [Choice(wide=True, uvm=False)]
+    both = [SearchSpace(wide=True, uvm=False), SearchSpace(wide=True, uvm=True)]
+    assert list(search_spaces(cluster("h100", 8, 8))) == both
+    assert list(search_spaces(cluster("h100", 9, 8))) == [SearchSpace(wide=False, uvm=False), *both]
+    assert list(search_spaces(cluster("cpu", 128, 8))) == [SearchSpace(wide=True, uvm=False)]
     on = cluster("h100", 9, 8)
     assert shardings_of(EmbeddingsConfig(), "t", 1000, on, wide=False) == ("table_wise", "table_row_wise")
     assert shardings_of(EmbeddingsConfig(sharding="row_wise"), "t", 1000, on, wide=False) == ("row_wise",)
@@ -112,5 +119,5 @@ def test_past_64_ranks_tables_are_split_over_all_only_where_a_host_has_no_room()
 
 def test_columns_are_cut_for_the_hosts_that_a_table_is_kept_on() -> None:
     kept = EmbeddingsConfig(sharding="column_wise", tables={"t": TableConfig(hosts=(1,))})
-    found = constraints_of(kept, "t", 100, 16, (1.0,), cluster("cpu", 4, 2), Choice(wide=True, uvm=False))
+    found = constraints_of(kept, "t", 100, 16, (1.0,), cluster("cpu", 4, 2), SearchSpace(wide=True, uvm=False))
     assert found.min_partition == 8

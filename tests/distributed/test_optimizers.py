@@ -54,8 +54,8 @@ def test_schedule_of_one_step_and_beyond_the_last() -> None:
         ),
         (
             {"kind": "rowwise_adagrad", "weight_decay": 0.1},
-            "table_optimizer.weight_decay: got 0.1 with rowwise_adagrad; of FBGEMM's kernels that of adam applies it; "
-            "the others would leave it out without a word. Fix: set table_optimizer.weight_decay = 0",
+            "table_optimizer.weight_decay: got 0.1 with rowwise_adagrad; among FBGEMM's kernels only adam applies it; "
+            "the others would ignore it silently. Fix: set table_optimizer.weight_decay = 0",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed import table_rows
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.distributed.sharding import local_shards
-from ple_rec.distributed.table_rows import Origin, TableRows
+from ple_rec.distributed.table_rows import TableOrigin, TableRows
 from ple_rec.models.embeddings import embedding_collection
 from tests.training.small import on_ranks, plan_and_shard, ranks_of, whole_tables
 
@@ -62,7 +62,7 @@ def _read(rank: int, world_size: int, values: int) -> dict[str, dict[str, tuple[
             for (r, c), value in MOVED[table].items():
                 if 0 <= r - row < shard_RD.size(0) and 0 <= c - column < shard_RD.size(1):
                     shard_RD[r - row, c - column] = value
-        reader = TableRows(model, {t: Origin(t, ROWS[t], DIMS[t], SEED, SCALE) for t in ROWS}, torch.device("cpu"))
+        reader = TableRows(model, {t: TableOrigin(t, ROWS[t], DIMS[t], SEED, SCALE) for t in ROWS}, torch.device("cpu"))
         whole = whole_tables(model)
         found = {t: [(first, s.tolist(), m.tolist()) for first, s, m in reader.blocks(t)] for t in ROWS}
         results[name] = {table: (found[table], whole[table]) for table in ROWS}

@@ -117,7 +117,7 @@ def test_training_plans_for_the_device_of_the_topology(monkeypatch: pytest.Monke
     changes = {"topology": {"device": "h200", "inter_host_gb_per_s": 12.5}, "train": {"precision": "fp32"}}
     config = small_config(write_small(tmp_path / "data"), changes)
     with pytest.raises(_PlannedError) as caught:
-        context.assemble_evaluation(config, Ranks(0, 8, 8, torch.device("cuda", 0), 1))
+        context.build_evaluation(config, Ranks(0, 8, 8, torch.device("cuda", 0), 1))
     hardware = caught.value.args[0].hardware
     changed = {"inter_host_gb_per_s": 12.5, "hbm_gib": 32.0, "host_memory_gib": usable_memory_bytes() / GIB}
     assert hardware == PRESETS["h200"].model_copy(update=changed)

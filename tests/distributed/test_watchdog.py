@@ -12,31 +12,33 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ple_rec.distributed.watchdog import Sign, StallWatch, Verdict, verdict
+from ple_rec.distributed.watchdog import Diagnosis, RankStatus, StallWatch, diagnose
 from tests.rank_processes import RankError
 from tests.training.small import on_ranks
 
 TIMEOUT = 2.0
 
 
-def _signs(*signs: tuple[int, int, float | None]) -> list[Sign]:
-    return [Sign(rank, f"h{rank}", count, beat, f"step {count}", s) for rank, (count, beat, s) in enumerate(signs)]
+def _signs(*signs: tuple[int, int, float | None]) -> list[RankStatus]:
+    return [
+        RankStatus(rank, f"h{rank}", count, beat, f"step {count}", s) for rank, (count, beat, s) in enumerate(signs)
+    ]
 
 
 def test_who_keeps_the_others_waiting() -> None:
     before = _signs((4, 9, 9), (3, 9, 9), (4, 9, 9))
-    behind = Verdict("rank 1 on h1 is behind, for 9 s in step 3", (1,))
-    assert verdict(before, _signs((4, 10, 9), (3, 11, 9), (4, 10, 9)), 0, 5) == behind
-    silent = Verdict("rank 1 on h1 gives no sign of life, last in step 3", (1,))
-    assert verdict(before, _signs((4, 10, 9), (3, 9, 9), (4, 10, 9)), 0, 5) == silent
+    behind = Diagnosis("rank 1 on h1 is behind, for 9 s in step 3", (1,))
+    assert diagnose(before, _signs((4, 10, 9), (3, 11, 9), (4, 10, 9)), 0, 5) == behind
+    silent = Diagnosis("rank 1 on h1 gives no sign of life, last in step 3", (1,))
+    assert diagnose(before, _signs((4, 10, 9), (3, 9, 9), (4, 10, 9)), 0, 5) == silent
     # Rank 2 is silent, too, but it has done all that it could: it has ended.
-    assert verdict(before, _signs((4, 10, 9), (3, 9, 9), (4, 9, 9)), 0, 5) == silent
-    found = verdict(before, _signs((4, 10, 9), (4, 10, 9), (4, 10, 9)), 2, 5)
+    assert diagnose(before, _signs((4, 10, 9), (3, 9, 9), (4, 9, 9)), 0, 5) == silent
+    found = diagnose(before, _signs((4, 10, 9), (4, 10, 9), (4, 10, 9)), 2, 5)
     assert found.text == "no rank is behind, all are in step 4; a link or a device that they wait for has failed"
     # One that writes on, or rests, moves, and the others only wait for it.
-    assert verdict(before, _signs((4, 10, 9), (3, 10, 1), (4, 10, 9)), 0, 5) == Verdict("", moved=1)
-    assert verdict(before, _signs((4, 10, 9), (3, 10, None), (4, 10, 9)), 0, 5) == Verdict("", moved=0)
-    many = verdict(_signs(*[(4, 9, 9)] * 9), _signs(*[(4, 10, 9)], *[(4, 9, 9)] * 8), 0, 5)
+    assert diagnose(before, _signs((4, 10, 9), (3, 10, 1), (4, 10, 9)), 0, 5) == Diagnosis("", moved=1)
+    assert diagnose(before, _signs((4, 10, 9), (3, 10, None), (4, 10, 9)), 0, 5) == Diagnosis("", moved=0)
+    many = diagnose(_signs(*[(4, 9, 9)] * 9), _signs(*[(4, 10, 9)], *[(4, 9, 9)] * 8), 0, 5)
     assert many.text.endswith("; and 3 more")
     assert many.culprits == tuple(range(1, 9))
 

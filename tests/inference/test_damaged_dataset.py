@@ -17,7 +17,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.inference import export
 from ple_rec.inference.model_dir import versions
-from ple_rec.training.context import EvaluationJob
+from ple_rec.training.context import EvaluationContext
 from tests.inference.exported import export_run
 from tests.inference.feed import LAST, log_of
 
@@ -80,7 +80,7 @@ def test_an_export_that_reads_raw_values_as_others_is_refused(
     """Scores of table rows are those of the run, whatever the export's own vocabularies say."""
     copy = export._copy
 
-    def harmed(folder: Path, job: EvaluationJob) -> None:
+    def harmed(folder: Path, job: EvaluationContext) -> None:
         copy(folder, job)
         harm(folder / file)
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ple_rec.analysis.fuse.rows import fusible, predicted
+from ple_rec.analysis.fuse.rows import load_fusible_run, predict_splits
 from ple_rec.cli import main
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
@@ -46,7 +46,7 @@ def described(model: Path) -> dict[str, Any]:
 
 def evaluated(run: Path) -> NDArray[np.float32]:
     """Scores of the test split by the run's best checkpoint, in the order of its rows."""
-    rows = predicted(fusible(run), ["test"], None).rows["test"]
+    rows = predict_splits(load_fusible_run(run), ["test"], None).rows["test"]
     return np.stack([rows.predictions[name] for name in ("like", "watch")], axis=1).astype(np.float32)
 
 
@@ -161,7 +161,7 @@ def test_auto_is_left_to_the_machine_that_serves(
     scores = evaluated(feed / "run")
     for took, used, within in ((1.0, "bf16", 0.05), (1.9, "fp32", 1e-6)):
         monkeypatch.setattr(program, "_MEASURED", {})
-        monkeypatch.setattr(program, "_timed", lambda _, took=took: {"fp32": 2.0, "bf16": took})
+        monkeypatch.setattr(program, "_time_requests", lambda _, took=took: {"fp32": 2.0, "bf16": took})
         ranker = Ranker(latest(tmp_path / "m"), threads=1)
         assert ranker.dense == used
         assert all(place_in(scores, part, within) is not None for part in of_examples(ranker))

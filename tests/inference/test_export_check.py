@@ -10,14 +10,14 @@ import pytest
 
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import UserError
-from ple_rec.inference.export_check import Bounds, TaskCheck, auc, compare_scores, refuse_losses
-from ple_rec.inference.held_out import HeldOut
+from ple_rec.inference.export_check import ErrorBounds, TaskCheck, auc, compare_scores, refuse_losses
+from ple_rec.inference.held_out import HeldOutRows
 
 
 @pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])
 def test_a_loss_that_is_no_number_is_never_let_through(lost: TaskCheck) -> None:
     with pytest.raises(UserError, match=r"nan .*\. Fix: look for what is not finite in the model$"):
-        refuse_losses({"like": lost}, "fp32", "fp32", Bounds(1.0, 1.0))
+        refuse_losses({"like": lost}, "fp32", "fp32", ErrorBounds(1.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_auc(scores: list[float], labels: list[int], expected: float | None) -> 
     assert auc(np.array(scores), np.array(labels) > 0) == expected
 
 
-def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOut:
+def held_out(scores_NK: list[list[float]], labels_NK: list[list[float]]) -> HeldOutRows:
     scores, labels = np.array(scores_NK, np.float32), np.array(labels_NK, np.float32)
-    return HeldOut("test", {}, {}, len(labels), scores, labels, np.ones_like(labels, bool), None)
+    return HeldOutRows("test", {}, {}, len(labels), scores, labels, np.ones_like(labels, bool), None)
 
 
 @pytest.mark.parametrize("mean", [0.0, 30_000.0])
@@ -49,7 +49,7 @@ def test_a_regression_is_compared_in_standard_deviations_of_its_label(
     checks = compare_scores(rows, scores_NK, {"watch": "regression"})
     too_fine = mean > 0 and deviation < 1e-2  # for any number in fp32
     with nullcontext() if fits or too_fine else pytest.raises(UserError, match=r"a score differs by [34]"):
-        refuse_losses(checks, precision, "fp32", Bounds.of(precision, "fp32", None, None))
+        refuse_losses(checks, precision, "fp32", ErrorBounds.of(precision, "fp32", None, None))
 
 
 def test_a_difference_that_is_finite_is_not_called_infinite() -> None:
@@ -60,7 +60,7 @@ def test_a_difference_that_is_finite_is_not_called_infinite() -> None:
     ):
         checks = compare_scores(rows, rows.scores_NK + np.float32(add), {"watch": "regression"})
         with pytest.raises(UserError, match=fix):
-            refuse_losses(checks, "fp32", "fp32", Bounds.of("fp32", "fp32", None, None))
+            refuse_losses(checks, "fp32", "fp32", ErrorBounds.of("fp32", "fp32", None, None))
 
 
 def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound() -> None:
@@ -70,6 +70,6 @@ def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound()
     swapped[[40, 41]] = swapped[[41, 40]]
     checks = compare_scores(rows, swapped, {"click": "binary"})
     assert checks["click"].auc_loss == pytest.approx(1 / 2500)
-    refuse_losses(checks, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, None))
+    refuse_losses(checks, "fp16", "fp32", ErrorBounds.of("fp16", "fp32", 1.0, None))
     with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; at most 0 is let through"):
-        refuse_losses(checks, "fp16", "fp32", Bounds.of("fp16", "fp32", 1.0, 0.0))
+        refuse_losses(checks, "fp16", "fp32", ErrorBounds.of("fp16", "fp32", 1.0, 0.0))

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ple_rec.config.choices import TablePrecision
-from ple_rec.inference.feature_parsing import Ids
+from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.request import ModelRequest, RankRequest, ScoreRequest
-from ple_rec.inference.signature import OWNERS, Input, Owner, Signature
-from ple_rec.inference.tables import Lookups, StoredTable, write_table
+from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
+from ple_rec.inference.tables import RequestLookups, StoredTable, write_table
 from ple_rec.modules.grouped import Grouped, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from tests.inference.exported import PRECISIONS
@@ -27,10 +27,10 @@ BAGS = {"seen": False, "tags": True}  # and whether they have weights
 DENSE: dict[str, Owner] = {"age": "user", "plays": "item", "ctr": "item"}
 INPUTS = [
     *(
-        Input(name=name, type="int", of=of, bag=name in BAGS, weighted=BAGS.get(name, False))
+        InputFeature(name=name, type="int", of=of, bag=name in BAGS, weighted=BAGS.get(name, False))
         for name, of in SPARSE.items()
     ),
-    *(Input(name=name, type="number", of=of, dense=True) for name, of in DENSE.items()),
+    *(InputFeature(name=name, type="number", of=of, dense=True) for name, of in DENSE.items()),
 ]
 NORMALISER = DenseNormaliser(
     [
@@ -60,11 +60,11 @@ def _request(rng: np.random.Generator, items: int, *, kind: Kind) -> ModelReques
         offsets_N = np.concatenate([[0], np.cumsum(rng.integers(0, 4, n))]) if each.bag else None
         values_V = rng.integers(0, ROWS, n if offsets_N is None else offsets_N[-1]).astype(np.int32)
         weights_V = rng.random(len(values_V)).astype(np.float32) if each.weighted else None
-        ids[each.name] = Ids(values_V, offsets_N, weights_V)
+        ids[each.name] = FeatureIds(values_V, offsets_N, weights_V)
     return (RankRequest if kind == "rank" else ScoreRequest)(rows=items, ids=ids, dense=dense)
 
 
-def _of_bags(table: StoredTable, ids: Ids, *, mean: bool) -> Tensor:
+def _of_bags(table: StoredTable, ids: FeatureIds, *, mean: bool) -> Tensor:
     assert ids.offsets_N is not None
     rows_VD = table.pooled(torch.from_numpy(ids.values_V))
     weights_V = torch.ones(len(rows_VD)) if ids.weights_V is None else torch.from_numpy(ids.weights_V)
@@ -93,11 +93,11 @@ def _expected(tables: dict[str, StoredTable], requests: list[ModelRequest]) -> T
     return torch.cat(found)
 
 
-def _lookups(tables: dict[str, StoredTable], inputs: Sequence[Input] = INPUTS) -> Lookups:
+def _lookups(tables: dict[str, StoredTable], inputs: Sequence[InputFeature] = INPUTS) -> RequestLookups:
     features = [(each.of == "user", 1 if each.dense else DIM) for each in inputs]
     signature = Signature(inputs=tuple(inputs), tasks=())
     normaliser = NORMALISER if any(each.dense for each in inputs) else DenseNormaliser([])
-    return Lookups(signature, tables, normaliser, {"tags"}, SharedColumns(features))
+    return RequestLookups(signature, tables, normaliser, {"tags"}, SharedColumns(features))
 
 
 @pytest.mark.parametrize("kind", ["rank", "score"])

@@ -137,14 +137,14 @@ def test_blocks_may_begin_within_requests(
         items = items[5:] + items[:5]
         asked.append(ranker.read_rank({"user": own["user"], "items": [items[i % len(items)] for i in range(count)]}))
     assert len(asked) == len(counts)
-    expected = torch.cat([ranker.scored([each], grouped=grouped).scores_BK for each in asked])
-    together = ranker.scored(asked, grouped=grouped)
+    expected = torch.cat([ranker.score_rows([each], grouped=grouped).scores_BK for each in asked])
+    together = ranker.score_rows(asked, grouped=grouped)
     torch.testing.assert_close(together.scores_BK, expected, rtol=0, atol=1e-6)
     rows = [own["user"] | items[i % len(items)] for own in requests for i in range(40)]
-    scored = [ranker.scored([ranker.read_score({"rows": part})]).scores_BK for part in (rows, rows[:90], rows[90:])]
+    scored = [ranker.score_rows([ranker.read_score({"rows": part})]).scores_BK for part in (rows, rows[:90], rows[90:])]
     torch.testing.assert_close(scored[0], torch.cat(scored[1:]), rtol=0, atol=1e-6)
     one = Ranker(latest(feed_model), threads=1)
-    torch.testing.assert_close(one.scored(asked, grouped=grouped).scores_BK, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(one.score_rows(asked, grouped=grouped).scores_BK, expected, rtol=0, atol=1e-6)
 
 
 def test_schemas_tell_the_features(ranker: Ranker) -> None:

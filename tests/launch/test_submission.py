@@ -104,8 +104,8 @@ def test_a_login_node_without_the_gpus_driver(repository: Path, here: Path) -> N
 
     assert check("train", "--config", "tiny.toml") == (
         0,
-        "ple-rec: torch does not load here (libcuda.so.1: no such file): dataset, sizes for the ranks and what the run "
-        "directory holds are left to the job\n",
+        "ple-rec: torch does not load here (libcuda.so.1: no such file): the job itself checks dataset, sizes for the "
+        "ranks and content of the run directory\n",
     )
     code, said = check("train", "--config", "tiny.toml", "--set", "train.epoch=1")
     assert code == 2

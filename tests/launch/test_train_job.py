@@ -15,9 +15,9 @@ from torchx.specs.finder import ComponentValidationException
 import launch.components as components
 
 CHOOSE = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it. Fix: choose one"
-BY_ITSELF = "such a job goes on by itself with the run that is there (--auto-resume). Fix: leave out --resume"
+BY_ITSELF = "such a job resumes an existing run by itself (--auto-resume). Fix: leave out --resume"
 REMOVES = (
-    "the ranks that are started again would remove what they have saved. "
+    "ranks that are started again would remove their own checkpoints. "
     "Fix: give a new --run_dir without --overwrite, or remove the old run by hand"
 )
 FEWER = "a job goes on with fewer hosts than it has. Fix: give 1 or more, and below --nnodes"

@@ -167,9 +167,9 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     assert back.wait(60) == 1
     seconds["store lost"] = time.monotonic() - begun
     assert hosts.own_words("b2")[-1] == (
-        f"ple-rec: rendezvous at {A}:29400: lost: its host has ended, or cannot be reached; it keeps what the hosts of "
-        "a job know of each other, so the job ends without it. Fix: look at what that host has said, then run the same "
-        "command again; --auto-resume goes on"
+        f"ple-rec: rendezvous at {A}:29400: lost: its host has ended, or cannot be reached; the hosts of a job find "
+        "each other by it, so the job ends without it. Fix: look at the output of that host, then run the same command "
+        "again; --auto-resume goes on"
     )
     assert "Traceback" not in hosts.said("b2")
     assert "frame #" not in hosts.said("b2")

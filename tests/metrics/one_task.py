@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.schema import Task
-from ple_rec.metrics import Curves, MetricCollection, Result
+from ple_rec.metrics import MetricCollection, Result, TaskCurves
 
 NAME = "task"
 
@@ -21,7 +21,7 @@ class OneTask:
     def compute(self) -> Result:
         return self.collection.compute()[NAME]
 
-    def curves(self) -> Curves:
+    def curves(self) -> TaskCurves:
         return self.collection.curves()[NAME]
 
     def merged(self, *others: OneTask) -> OneTask:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ple_rec.errors import DivergedError, UserError
-from ple_rec.metrics import Curves, MetricCollection, Result, State
+from ple_rec.metrics import MetricCollection, Result, State, TaskCurves
 from tests.metrics.groups import exactly, rows_of, truth
 from tests.metrics.one_task import OneTask
 from tests.metrics.samples import TASKS, samples
@@ -137,7 +137,7 @@ def test_state_round_trip_reset_and_refusal() -> None:
     assert two_regressions.compute()["click"]["samples"] == 0  # nothing was taken by halves
 
 
-Answer = dict[int, tuple[dict[str, Result], dict[str, Curves], State]]
+Answer = dict[int, tuple[dict[str, Result], dict[str, TaskCurves], State]]
 
 
 def _share_of(rank: int, world_size: int) -> slice:

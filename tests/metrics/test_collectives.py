@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ple_rec.metrics.accumulator import gathered, joined
+from ple_rec.metrics.accumulator import gather, join_rows
 from tests.rank_processes import run_ranks
 
 ROWS = (2, 0, 3)  # of each rank
@@ -20,10 +20,10 @@ def _own(rank: int) -> tuple[Tensor, Tensor]:
 def _on_a_rank(rank: int, world_size: int) -> tuple[list[list[int]], list[int], list[list[float]], list[list[int]]]:
     some = dist.new_group([0, 2])
     numbers, pairs = _own(rank)
-    lengths = gathered(torch.tensor([rank, len(numbers)]), None)
+    lengths = gather(torch.tensor([rank, len(numbers)]), None)
     rows_W = lengths[:, 1].tolist()
-    own = [] if rank == 1 else gathered(torch.tensor([rank]), some).tolist()
-    return lengths.tolist(), joined(numbers, rows_W, None).tolist(), joined(pairs, rows_W, None).tolist(), own
+    own = [] if rank == 1 else gather(torch.tensor([rank]), some).tolist()
+    return lengths.tolist(), join_rows(numbers, rows_W, None).tolist(), join_rows(pairs, rows_W, None).tolist(), own
 
 
 def test_every_rank_has_the_values_and_the_rows_of_all() -> None:
@@ -37,6 +37,6 @@ def test_every_rank_has_the_values_and_the_rows_of_all() -> None:
 
 def test_one_process_has_its_own() -> None:
     numbers, pairs = _own(2)
-    assert gathered(torch.tensor([7]), None).tolist() == [[7]]
-    assert joined(numbers, [3], None) is numbers
-    assert joined(pairs, [3], None) is pairs
+    assert gather(torch.tensor([7]), None).tolist() == [[7]]
+    assert join_rows(numbers, [3], None) is numbers
+    assert join_rows(pairs, [3], None) is pairs

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
-from ple_rec.metrics.group_auc import LEVELS, GroupRows, GroupSample, hashes, in_level, interval, rows_at_level
+from ple_rec.metrics.group_auc import LEVELS, GroupRows, GroupSample, hash_groups, in_level, interval, rows_at_level
 from tests.metrics.groups import Data, exactly, made
 
 TOP = 2**63 - 1
@@ -213,8 +213,8 @@ def test_a_sample_is_what_its_definition_says_in_any_order(
         part = torch.tensor(groups[start : start + batch])
         sample.add(GroupRows(part, torch.zeros(len(part), 1), torch.ones(len(part), 1).double()))
         assert len(sample) + most // 8 * len(sample._oversized) <= most
-    found = sample.gathered(None)
-    cap, level, bits = most // 8, 0, hashes(torch.arange(len(sizes))).tolist()
+    found = sample.gather(None)
+    cap, level, bits = most // 8, 0, hash_groups(torch.arange(len(sizes))).tolist()
     if fits := sum(sizes) <= most:
         cap = most
     while sum(min(size, cap) for size, own in zip(sizes, bits, strict=True) if own < 1 << (LEVELS - level)) > most:

@@ -83,14 +83,14 @@ def test_ranks_get_what_one_process_gets(world_size: int) -> None:
 
 def _joined_at_once(rank: int, world_size: int) -> tuple[list[int], list[list[GroupResult]]]:
     """Rows of all ranks that a rank holds at once; and results."""
-    held, join = [], group_auc.joined_rows
+    held, join = [], group_auc.join_group_rows
 
     def counted(rows: GroupRows, group: ProcessGroup | None) -> GroupRows:
         found = join(rows, group)
         held.append(len(found))
         return found
 
-    vars(gauc)["joined_rows"] = counted
+    vars(gauc)["join_group_rows"] = counted
     data = made(EVEN)
     own = data.part(slice(100 * rank, 100 * rank + 100))
     return held, [own.feed(GroupAuc(2, "cpu", sample_rows=0, group_rows=n)).compute() for n in (89, 90, 180)]

@@ -148,7 +148,7 @@ def assert_same(
 
 def _assert_same_mixes(model: MultiTaskModel, gates: Sequence[Tensor], expected: Sequence[Mixes]) -> None:
     """Every A holds, at the names of its legend, the factors of the definition, and no name is there in vain."""
-    for legend, a_BOE, mixes in zip(model.extraction.legends, gates, expected, strict=True):
+    for legend, a_BOE, mixes in zip(model.extraction.gate_labels, gates, expected, strict=True):
         pairs = [(_bare(output), expert) for output in legend.outputs for expert in legend.experts]
         read = dict(zip(pairs, (r for row in legend.edges_OE for r in row), strict=True))
         assert {pair for pair in pairs if read[pair]} == set(mixes)

@@ -92,8 +92,8 @@ def test_what_the_towers_read_and_every_a_fit_their_description(variant: str) ->
     model = dense_model(every_variant((6, 4), (3,))[variant], ("a", "b"), 5)
     outputs, gates = model.extraction(torch.randn(7, 5, dtype=torch.float64))
     assert [y_BH.shape for y_BH in outputs] == [(7, width) for width in model.extraction.widths]
-    assert len(gates) == len(model.extraction.legends)
-    for legend, a_BOE in zip(model.extraction.legends, gates, strict=True):
+    assert len(gates) == len(model.extraction.gate_labels)
+    for legend, a_BOE in zip(model.extraction.gate_labels, gates, strict=True):
         assert a_BOE.shape == (7, len(legend.outputs), len(legend.experts))
         assert len(set(legend.outputs)) == len(legend.outputs)
         assert len(set(legend.experts)) == len(legend.experts)

@@ -39,16 +39,16 @@ def _model(variant: str = "ple", shared: Sequence[int] = SHARED, activation: str
 
 
 def _requests(lengths: Sequence[int]) -> Requests:
-    of_B = torch.tensor([i for i, length in enumerate(lengths) for _ in range(length)])
-    return Requests(of_B, torch.tensor([0, *lengths]).cumsum(0)[:-1])
+    request_B = torch.tensor([i for i, length in enumerate(lengths) for _ in range(length)])
+    return Requests(request_B, torch.tensor([0, *lengths]).cumsum(0)[:-1])
 
 
 def _x_BD(requests: Requests, shared: Sequence[int] = SHARED) -> Tensor:
     """Random, and equal in the shared columns within a request."""
     generator = torch.Generator().manual_seed(7)
-    x_BD = torch.randn(len(requests.of_B), WIDTH, generator=generator, dtype=torch.float64)
+    x_BD = torch.randn(len(requests.request_B), WIDTH, generator=generator, dtype=torch.float64)
     of_requests = torch.randn(len(requests), WIDTH, generator=generator, dtype=torch.float64)
-    x_BD[:, list(shared)] = of_requests[requests.of_B][:, list(shared)]
+    x_BD[:, list(shared)] = of_requests[requests.request_B][:, list(shared)]
     return x_BD
 
 
@@ -93,13 +93,13 @@ def _check(
     others = [i for i in range(len(bare_BD)) if i not in requests.first_R]
     bare_BD[others, torch.tensor(list(shared))[:, None]] = 1e9
     bare_BD.requires_grad_()
-    x = Grouped.of(bare_BD, requests.of_B, requests.first_R, model.shared_columns)
+    x = Grouped.of(bare_BD, requests.request_B, requests.first_R, model.shared_columns)
     found = _step(model, x, block_rows, threads)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         _close(found[name], value, name)
     x_grad_BD = whole_BD.grad.clone()
-    of_requests = torch.zeros(len(requests), WIDTH, dtype=torch.float64).index_add_(0, requests.of_B, x_grad_BD)
+    of_requests = torch.zeros(len(requests), WIDTH, dtype=torch.float64).index_add_(0, requests.request_B, x_grad_BD)
     for column in shared:
         x_grad_BD[:, column] = 0
         x_grad_BD[requests.first_R, column] = of_requests[:, column]
@@ -135,7 +135,7 @@ def test_the_same_number_of_threads_gives_the_same_bits() -> None:
     found = []
     for _ in range(5):
         leaf_BD = x_BD.clone().requires_grad_()
-        step = _step(model, Grouped.of(leaf_BD, requests.of_B, requests.first_R, model.shared_columns), 16, 3)
+        step = _step(model, Grouped.of(leaf_BD, requests.request_B, requests.first_R, model.shared_columns), 16, 3)
         assert leaf_BD.grad is not None
         found.append([leaf_BD.grad, *step.values()])
     assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
@@ -180,7 +180,7 @@ def test_bf16_is_that_of_the_whole_batch_within_its_rounding() -> None:
         models.append(MultiTaskModel(config, ("a", "b"), None, dense, precision, request_dense=SHARED).eval())
     requests = _requests([100, 28, 72])
     x_BD = _x_BD(requests).float()
-    grouped = Grouped.of(x_BD, requests.of_B, requests.first_R, models[0].shared_columns)
+    grouped = Grouped.of(x_BD, requests.request_B, requests.first_R, models[0].shared_columns)
     with torch.no_grad():
         logits_BK, exact_BK = models[0].score(grouped)[0], models[1].score(x_BD)[0]
     assert 0 < float((logits_BK - exact_BK).abs().max()) < 0.03 * float(exact_BK.abs().max())

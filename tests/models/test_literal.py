@@ -83,5 +83,5 @@ def test_ml_mmoe_is_its_definition(
     gates = [name for name, _ in literal.named_parameters() if ".gates." in name]
     single = {name for name in gates if levels[int(name.split(".")[1])][0] == 1}
     assert_same(model, literal, WIDTH, left_out=single)
-    assert [legend.level for legend in model.extraction.legends] == list(range(1, len(levels) + 1))
-    assert {legend.mixing for legend in model.extraction.legends} == {"softmax"}
+    assert [legend.level for legend in model.extraction.gate_labels] == list(range(1, len(levels) + 1))
+    assert {legend.mixing for legend in model.extraction.gate_labels} == {"softmax"}

@@ -70,7 +70,7 @@ def test_asymmetric_is_its_definition(
     model = dense_model(config, tasks, WIDTH, seed)
     literal = literal_asymmetric(tasks, donors, combine, bottom, WIDTH, tower)
     assert_same(model, literal.double(), WIDTH)
-    assert [(legend.level, legend.mixing) for legend in model.extraction.legends] == [(1, combine)]
+    assert [(legend.level, legend.mixing) for legend in model.extraction.gate_labels] == [(1, combine)]
 
 
 @each_count
@@ -82,7 +82,7 @@ def test_customized_is_its_definition(count: int, bottom: list[int], tower: tupl
     model = dense_model(config, tasks, WIDTH, seed)
     assert_same(model, literal_customized(tasks, bottom, WIDTH, tower).double(), WIDTH)
     assert model.extraction.widths == [2 * bottom[-1]] * count
-    assert [(legend.level, legend.mixing) for legend in model.extraction.legends] == [(1, "concat")]
+    assert [(legend.level, legend.mixing) for legend in model.extraction.gate_labels] == [(1, "concat")]
 
 
 @each_count
@@ -99,7 +99,7 @@ def test_cross_stitch_is_its_definition(
     model = _stirred(dense_model(config, tasks, WIDTH, seed))
     assert_same(model, LiteralCrossStitch(tasks, hidden, WIDTH, tower, per_channel=per_channel).double(), WIDTH)
     mixing = "stitch_channels" if per_channel else "stitch"
-    assert [(i.level, i.mixing) for i in model.extraction.legends] == [(j + 1, mixing) for j in range(len(hidden))]
+    assert [(i.level, i.mixing) for i in model.extraction.gate_labels] == [(j + 1, mixing) for j in range(len(hidden))]
 
 
 @each_count
@@ -136,7 +136,7 @@ def test_sluice_is_its_definition(
     left_out = [name for name, _ in literal.named_parameters() if name.startswith("beta.") and len(hidden) == 1]
     assert_same(model, literal, WIDTH, left_out)
     of_levels = [(None, "levels")] if len(hidden) > 1 else []
-    described = [(legend.level, legend.mixing) for legend in model.extraction.legends]
+    described = [(legend.level, legend.mixing) for legend in model.extraction.gate_labels]
     assert described == [(j + 1, "subspaces") for j in range(len(hidden))] + of_levels
 
 

@@ -77,7 +77,7 @@ def _sluice(orthogonality: float, *widths: int) -> list[Routing]:
 
 def test_every_a_has_a_legend_and_the_levels_mix_comes_last() -> None:
     network = ExtractionNetwork(_sluice(0.0, 6, 6, 6), 4, "relu", 0.0)
-    assert [(legend.level, legend.mixing) for legend in network.legends] == [
+    assert [(legend.level, legend.mixing) for legend in network.gate_labels] == [
         (1, "subspaces"),
         (2, "subspaces"),
         (3, "subspaces"),
@@ -90,7 +90,7 @@ def test_every_a_has_a_legend_and_the_levels_mix_comes_last() -> None:
 def test_a_single_level_is_not_mixed() -> None:
     network = ExtractionNetwork(_sluice(0.0, 6), 4, "relu", 0.0)
     assert network.level_mixing is None
-    assert [legend.level for legend in network.legends] == [1]
+    assert [legend.level for legend in network.gate_labels] == [1]
     (a, b), gates = network(torch.randn(3, 4))
     assert a.shape == b.shape == (3, 6)
     assert len(gates) == 1
@@ -127,6 +127,6 @@ def test_the_penalty_is_the_sum_over_levels_and_falls_by_training_on_it() -> Non
 )
 def test_levels_that_cannot_be_mixed_are_refused(change: dict[int, dict[str, tuple[object, ...]]]) -> None:
     routings = [replace(routing, **change.get(i, {})) for i, routing in enumerate(_sluice(0.0, 6, 6))]  # type: ignore[arg-type]
-    message = "^mix_levels stands on the last level, and all levels have its outputs and its width$"
+    message = "^only the last level has mix_levels, and then all levels need its outputs and its width$"
     with pytest.raises(ValueError, match=message):
         ExtractionNetwork(routings, 4, "relu", 0.0)

@@ -50,8 +50,8 @@ def test_nothing_of_them_is_trained_or_saved(kind: str, flops: int) -> None:
     assert list(mixing.parameters()) == []
     assert mixing.state_dict() == {}
     assert mixing.flops_per_sample() == flops
-    assert (mixing.legend.outputs, mixing.legend.experts) == (("a", "b", "c"), ("a.0", "b.0", "c.0"))
-    assert mixing.legend.edges_OE == READS
+    assert (mixing.gate_labels.outputs, mixing.gate_labels.experts) == (("a", "b", "c"), ("a.0", "b.0", "c.0"))
+    assert mixing.gate_labels.edges_OE == READS
 
 
 @pytest.mark.parametrize("kind", ["sum", "mean", "concat"])

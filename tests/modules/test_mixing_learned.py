@@ -35,7 +35,7 @@ def test_a_stitch_is_a_sum_of_scaled_experts() -> None:
     _close(a, 0.5 * h_BEH[:, 0] - 2 * h_BEH[:, 1])
     _close(b, 3 * h_BEH[:, 0] + 0.25 * h_BEH[:, 1])
     assert a_BOE.tolist() == [[[0.5, -2.0], [3.0, 0.25]]] * 5
-    assert (stitch.legend.mixing, stitch.legend.outputs, stitch.legend.experts) == (
+    assert (stitch.gate_labels.mixing, stitch.gate_labels.outputs, stitch.gate_labels.experts) == (
         "stitch",
         ("a", "b"),
         ("a.0", "b.0"),
@@ -47,9 +47,9 @@ def test_subspaces_are_consecutive_parts_of_every_expert() -> None:
     mixing = SubspaceMixing(SUBSPACES, [9, 9]).double()
     expected = torch.full((6, 6), 0.1 / 5, dtype=torch.float64).fill_diagonal_(0.9)
     torch.testing.assert_close(mixing.weight, expected, rtol=1e-6, atol=0)
-    assert mixing.legend.outputs == ("a[0]", "a[1]", "a[2]", "b[0]", "b[1]", "b[2]")
-    assert mixing.legend.experts == ("a.0[0]", "a.0[1]", "a.0[2]", "b.0[0]", "b.0[1]", "b.0[2]")
-    assert mixing.legend.edges_OE == ((True,) * 6,) * 6
+    assert mixing.gate_labels.outputs == ("a[0]", "a[1]", "a[2]", "b[0]", "b[1]", "b[2]")
+    assert mixing.gate_labels.experts == ("a.0[0]", "a.0[1]", "a.0[2]", "b.0[0]", "b.0[1]", "b.0[2]")
+    assert mixing.gate_labels.edges_OE == ((True,) * 6,) * 6
     with torch.no_grad():  # of b only its last part, made of a's first and b's middle
         mixing.weight.zero_()[5, [0, 4]] = torch.tensor([2.0, -1.0]).double()
     h_BEH = _experts()
@@ -91,7 +91,7 @@ def test_levels_are_mixed_by_a_softmax_per_output() -> None:
     torch.testing.assert_close(b_BOL[3, 0], e, rtol=1e-6, atol=0)
     _close(a, (b_BOL[0, 0] * torch.tensor([1.0, 2, 3])).sum() * levels[0][0])
     assert torch.equal(b, levels[1][1])
-    legend = mixing.legend
+    legend = mixing.gate_labels
     assert (legend.level, legend.mixing, legend.outputs) == (None, "levels", ("a", "b"))
     assert (legend.experts, legend.edges_OE) == (("level 1", "level 2", "level 3"), ((True,) * 3,) * 2)
     assert mixing.flops_per_sample(6) == 2 * 6 * 6

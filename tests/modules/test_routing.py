@@ -34,7 +34,7 @@ def test_width_and_experts_of_a_stream() -> None:
         ({"selector_O": (0,)}, "2 outputs, but edges_OE or selector_O has another length"),
         ({"outputs": ("a", "b", "c")}, "2 outputs, but edges_OE or selector_O has another length"),
         ({"edges_OE": ((True, False, True),)}, "2 outputs, but edges_OE or selector_O has another length"),
-        ({"source_E": (0, 2, 1)}, "experts must stand in the order of their streams, got source_E = (0, 2, 1)"),
+        ({"source_E": (0, 2, 1)}, "experts must be in the order of their streams, got source_E = (0, 2, 1)"),
         ({"edges_OE": ((True, False, True), (False, False, False))}, "output 'b' reads no expert"),
     ],
 )

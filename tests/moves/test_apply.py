@@ -12,7 +12,7 @@ import ple_rec.parallel.agree
 from ple_rec import doctor, __version__
 from ple_rec.parallel.agree import on_main, PeerError
 from ple_rec.parallel.planner import Request as Wanted
-from data_prep.vocabulary import Entries
+from data_prep.vocabulary import numbered
 
 def on_rank_0(on_off: bool, doctor_s: str) -> None:
     on_main(doctor.run)  # ple_rec/locks.py
@@ -23,7 +23,7 @@ import ple_rec.distributed.collectives
 from ple_rec.runtime import doctor; from ple_rec import __version__
 from ple_rec.distributed.collectives import run_on_rank_zero, PeerError
 from ple_rec.distributed.planner import PlanningInputs as Wanted
-from data_prep.vocabulary.lookup import Entries
+from data_prep.vocabulary.numbering import numbered
 
 def on_rank_0(on_off: bool, doctor_s: str) -> None:
     run_on_rank_zero(doctor.run)  # ple_rec/storage/locks.py

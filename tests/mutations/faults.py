@@ -118,8 +118,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the schedule of the tasks' weights is one step ahead",
         "ple_rec/training/loop.py",
-        'if job.config.train.weight_schedule == "epoch" else state.step)\n',
-        'if job.config.train.weight_schedule == "epoch" else state.step + 1)\n',
+        "if by_epoch else state.step)\n",
+        "if by_epoch else state.step + 1)\n",
         ("tests/training/test_loss_weighting.py", "tests/training/test_equivalence.py", "tests/training/test_loop.py"),
     ),
     # Order of samples, batches, labels
@@ -147,8 +147,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "padding repeats the first row and counts",
         "ple_rec/data/collate.py",
-        "room[rows:] = 0\n",
-        "room[rows:] = room[0]\n",
+        "array[rows:] = 0\n",
+        "array[rows:] = array[0]\n",
         _ORDER,
     ),
     # Metrics
@@ -162,8 +162,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the sums of metrics are not reduced over the ranks",
         "ple_rec/metrics/accumulator.py",
-        "received = iter(all_reduce(torch.cat(sent), group).tolist())",
-        "received = iter(torch.cat(sent).tolist())",
+        "received = iter(all_reduce(torch.cat(parts), group).tolist())",
+        "received = iter(torch.cat(parts).tolist())",
         _METRICS,
     ),
     Fault(
@@ -183,25 +183,25 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a group that crosses ranks counts on each of them, too",
         "ple_rec/metrics/gauc.py",
-        "(only := int(rows.group_N[0])) not in shared:",
-        "(only := int(rows.group_N[0])) is not None:",
+        "(group_id := int(rows.group_N[0])) not in shared:",
+        "(group_id := int(rows.group_N[0])) is not None:",
         _METRICS,
     ),
     # Checkpoints and resuming
     Fault(
         "the checksum of a file of a checkpoint is not compared",
         "ple_rec/checkpoint/manifest.py",
-        "expected.crc32 is not None and found.crc32 != expected.crc32",
-        "expected.crc32 is not None and found.bytes != expected.bytes",
+        "expected.crc32 is not None and actual.crc32 != expected.crc32",
+        "expected.crc32 is not None and actual.bytes != expected.bytes",
         _STORE,
     ),
     Fault(
         "the manifest is written before all files are seen to be there",
         "ple_rec/checkpoint/store.py",
-        "            _check_there(path, whole)\n            self._committing()\n"
-        "            self._put(path / MANIFEST, whole.text())\n",
-        "            self._put(path / MANIFEST, whole.text())\n            _check_there(path, whole)\n"
-        "            self._committing()\n",
+        "            _check_files_visible(path, full_manifest)\n            self._committing()\n"
+        "            self._write_text(path / MANIFEST, full_manifest.text())\n",
+        "            self._write_text(path / MANIFEST, full_manifest.text())\n"
+        "            _check_files_visible(path, full_manifest)\n            self._committing()\n",
         _STORE,
     ),
     Fault(
@@ -221,8 +221,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a run that goes on draws dropout from another random state",
         "ple_rec/training/restore.py",
-        'torch.set_rng_state(state[f"rng.{job.ranks.rank}"])',
-        "torch.manual_seed(_seed(job, saved.step))",
+        'torch.set_rng_state(tensors[f"rng.{context.ranks.rank}"])',
+        "torch.manual_seed(_seed(context, state.step))",
         _RESUME,
     ),
     # Plans and sharding
@@ -264,14 +264,14 @@ FAULTS: tuple[Fault, ...] = (
     # Preparation of data
     Fault(
         "the most frequent value gets row 0, which stands for what is missing or unknown",
-        "data_prep/vocabulary/lookup.py",
+        "data_prep/vocabulary/numbering.py",
         "ibis.row_number().over(order) + (of_each(counts, after) + 1)",
         "ibis.row_number().over(order) + of_each(counts, after)",
         _PREP,
     ),
     Fault(
         "a value that occurs min_count times is too rare",
-        "data_prep/vocabulary/lookup.py",
+        "data_prep/vocabulary/numbering.py",
         'counted["count"] >= min_count',
         'counted["count"] > min_count',
         _PREP,
@@ -329,8 +329,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a prediction is brought within bounds before its calibration and scale instead of after",
         "ple_rec/ranking/fusion.py",
-        "_kept(_linked(values_N, kinds[name], task))",
-        "(_linked(_kept(values_N)[0], kinds[name], task), _kept(values_N)[1])",
+        "_clip(_linked(values_N, kinds[name], task))",
+        "(_linked(_clip(values_N)[0], kinds[name], task), _clip(values_N)[1])",
         ("tests/ranking",),
     ),
     Fault(

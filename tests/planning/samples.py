@@ -9,7 +9,7 @@ from torch import nn
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
 from ple_rec.config.load import load_config
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
@@ -27,7 +27,7 @@ def cluster(device: Device = "h100", hosts: int = 1, ranks: int = 8, **hardware:
     return Cluster(hosts=hosts, ranks_per_host=ranks, hardware=changed)
 
 
-def planned(on: Cluster, *overrides: str) -> Plan:
+def planned(on: Cluster, *overrides: str) -> PlanFile:
     """The plan of the recipe at the paper's scale."""
     config = load_config(RunConfig, RECIPE, overrides)
     return plan_run(config, describe(config), on)
@@ -50,7 +50,7 @@ def plan_of(
     embeddings: EmbeddingsConfig | None = None,
     optimizer: TableOptimizer = "rowwise_adagrad",
     batch: int = 256,
-) -> Plan:
+) -> PlanFile:
     """A plan of bare tables; raises DoesNotFitError."""
     wanted = embeddings or EmbeddingsConfig(dim=16)
     module = module_of(rows, wanted, optimizer, on)

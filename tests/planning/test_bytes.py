@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.sharding import local_shards
@@ -120,12 +120,12 @@ def _built(rank: int, world_size: int, configs: dict[str, RunConfig]) -> dict[st
     return found
 
 
-def _shards_of(plan: Plan, rank: int) -> list[tuple[str, int, int, int, int]]:
+def _shards_of(plan: PlanFile, rank: int) -> list[tuple[str, int, int, int, int]]:
     here = ((t.table, s) for t in plan.tables for s in t.shards(plan.cluster) if s.rank == rank)
     return sorted((table, s.row, s.column, s.rows, s.columns) for table, s in here)
 
 
-def _spec(plan: Plan, table: TablePlan) -> tuple[str, str, list[int]]:
+def _spec(plan: PlanFile, table: TablePlan) -> tuple[str, str, list[int]]:
     return table.sharding, table.kernel, list(plan.ranks_of(table))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.config.plan import Plan, dump_plan, load_plan, own_plan, placements
+from ple_rec.config.plan import PlanFile, dump_plan, load_plan, placements, plan_or_none
 from ple_rec.config.plan_table import RowWise
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import UserError
@@ -16,16 +16,16 @@ from tests.planning.samples import cluster, planned
 
 
 @pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan() -> PlanFile:
     return planned(cluster("h100", 2, 4))
 
 
-def test_a_plan_comes_back_equal_with_a_line_a_table(plan: Plan, tmp_path: Path) -> None:
+def test_a_plan_comes_back_equal_with_a_line_a_table(plan: PlanFile, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(dump_plan(plan))
     assert load_plan(file) == plan
     assert load_plan(tmp_path) == plan
-    assert own_plan(file) == plan
+    assert plan_or_none(file) == plan
     text = file.read_text()
     assert json.loads(text)["tables"][0]["table"] == plan.tables[0].table
     lines = [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith('    {"table"')]
@@ -46,7 +46,7 @@ def test_a_plan_comes_back_equal_with_a_line_a_table(plan: Plan, tmp_path: Path)
     ],
 )
 def test_shards_follow_from_a_placement_and_version_2_which_lists_them_is_read(
-    plan: Plan, tmp_path: Path, where: dict[str, Any], shards: list[tuple[int, ...]]
+    plan: PlanFile, tmp_path: Path, where: dict[str, Any], shards: list[tuple[int, ...]]
 ) -> None:
     raw = json.loads(dump_plan(plan))
     _placed(raw, where)
@@ -59,7 +59,7 @@ def test_shards_follow_from_a_placement_and_version_2_which_lists_them_is_read(
     assert load_plan(file) == found
 
 
-def test_rows_that_do_not_divide_leave_the_last_ranks_fewer_or_none(plan: Plan) -> None:
+def test_rows_that_do_not_divide_leave_the_last_ranks_fewer_or_none(plan: PlanFile) -> None:
     (weekday,) = (table for table in plan.tables if table.table == "weekday")
     raw = weekday.model_dump(exclude={"sharding", "rank", "host", "ranks"}) | {"rows": 5, "sharding": "row_wise"}
     table = RowWise.model_validate(raw)
@@ -67,7 +67,7 @@ def test_rows_that_do_not_divide_leave_the_last_ranks_fewer_or_none(plan: Plan) 
     assert rows == [(0, 2), (2, 2), (4, 1), (5, 0)]
 
 
-def _version_2(plan: Plan) -> dict[str, Any]:
+def _version_2(plan: PlanFile) -> dict[str, Any]:
     """A plan as version 2 had it: every table lists its shards."""
     raw: dict[str, Any] = json.loads(dump_plan(plan)) | {"version": 2}
     for table, placed in zip(raw["tables"], plan.tables, strict=True):
@@ -77,7 +77,7 @@ def _version_2(plan: Plan) -> dict[str, Any]:
     return raw
 
 
-def _broken(plan: Plan, change: Any) -> str:
+def _broken(plan: PlanFile, change: Any) -> str:
     raw = json.loads(dump_plan(plan))
     change(raw)
     return json.dumps(raw)
@@ -123,7 +123,7 @@ def _placed(raw: dict[str, Any], where: dict[str, Any]) -> None:
         (lambda raw: raw["cluster"].update(hosts=10**9), "4,000,000,000 ranks; a plan has at most 65,536"),
     ],
 )
-def test_a_plan_that_breaks_a_rule_is_refused(plan: Plan, tmp_path: Path, change: Any, said: str) -> None:
+def test_a_plan_that_breaks_a_rule_is_refused(plan: PlanFile, tmp_path: Path, change: Any, said: str) -> None:
     file = tmp_path / "plan.json"
     file.write_text(_broken(plan, change))
     with pytest.raises(ConfigError) as caught:
@@ -147,18 +147,18 @@ def test_a_plan_that_breaks_a_rule_is_refused(plan: Plan, tmp_path: Path, change
     ],
 )
 def test_shards_of_version_2_that_no_sharding_has_are_refused(
-    plan: Plan, tmp_path: Path, change: Any, said: str
+    plan: PlanFile, tmp_path: Path, change: Any, said: str
 ) -> None:
     raw = json.loads(dump_plan(plan))
     _placed(raw, {"sharding": "table_wise", "rank": 5})
-    old = _version_2(Plan.model_validate_json(json.dumps(raw)))
+    old = _version_2(PlanFile.model_validate_json(json.dumps(raw)))
     change(_table(old, "weekday"))
     file = tmp_path / "plan.json"
     file.write_text(json.dumps(old))
     with pytest.raises(ConfigError) as caught:
         load_plan(file)
     assert said in str(caught.value)
-    assert own_plan(file) is None
+    assert plan_or_none(file) is None
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str | None, 
     with pytest.raises(UserError) as caught:
         load_plan(file)
     assert str(caught.value).startswith(f"{file}: {said}")
-    assert own_plan(file) is None  # a run that goes on plans anew
+    assert plan_or_none(file) is None  # a run that goes on plans anew
 
 
-def test_runs_of_every_version_say_where_their_tables_were(plan: Plan) -> None:
+def test_runs_of_every_version_say_where_their_tables_were(plan: PlanFile) -> None:
     old = {"version": 1, "world_size": 2, "tables": [{"table": "a", "rows": 3, "dim": 4, "bytes": 48, "ranks": [1]}]}
     assert placements(old) == old
     new = placements(json.loads(dump_plan(plan)))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ple_rec.config.cluster import GIB, Cluster, Device
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.config.schema import SparseFeature
@@ -19,7 +19,7 @@ from ple_rec.models.embeddings import table_configs
 from tests.planning.samples import cluster, module_of, plan_of, planned
 
 
-def assert_sound(plan: Plan) -> None:
+def assert_sound(plan: PlanFile) -> None:
     """No rank is over its cap, and every value of every table is on one rank."""
     for memory in plan.memory:
         assert memory.hbm <= plan.allowed_hbm
@@ -78,11 +78,11 @@ def test_every_plan_is_sound(
     except DoesNotFitError as error:
         refused = error
     if refused is not None:
-        assert refused.lacking is not None
-        there = on.world_size * (refused.lacking.plan.allowed_hbm + refused.lacking.plan.allowed_host)
+        assert refused.shortfall is not None
+        there = on.world_size * (refused.shortfall.plan.allowed_hbm + refused.shortfall.plan.allowed_host)
         bytes_of_value = (4 if dtype == "fp32" else 2) + STATE_BYTES[optimizer]
         needed = sum(rows[name] * table["dim"] for name, table in tables.items()) * bytes_of_value
-        assert refused.lacking.alone or needed > 0.4 * there  # pieces that are not divided
+        assert refused.shortfall.alone or needed > 0.4 * there  # pieces that are not divided
         return
     assert [table.table for table in plan.tables] == sorted(rows)
     assert_sound(plan)
@@ -175,11 +175,11 @@ def test_a_table_that_does_not_fit_is_named_with_its_limit() -> None:
     embeddings = EmbeddingsConfig(dim=64, sharding="table_wise", kernel="fused")
     with pytest.raises(DoesNotFitError) as caught:
         plan_of({"user": 46_926_000, "video": 10}, cluster("a100-80", 1, 2, hbm_gib=10.0), embeddings)
-    lacking = caught.value.lacking
-    assert lacking is not None
-    assert (lacking.certain, lacking.table, lacking.alone, lacking.memory) == (True, "user", True, "HBM")
-    assert lacking.needed == 46_926_000 * (64 * 4 + 4) + 256 * 2 * (8 + 64 * 4)
-    assert lacking.allowed == int(10 * GIB) - int(0.15 * 10 * GIB)
+    shortfall = caught.value.shortfall
+    assert shortfall is not None
+    assert (shortfall.certain, shortfall.table, shortfall.alone, shortfall.memory) == (True, "user", True, "HBM")
+    assert shortfall.needed == 46_926_000 * (64 * 4 + 4) + 256 * 2 * (8 + 64 * 4)
+    assert shortfall.allowed == int(10 * GIB) - int(0.15 * 10 * GIB)
     assert str(caught.value).startswith(
         "embeddings.dim: table user takes 11.36 GiB of HBM on each rank, of 8.50 GiB allowed: 2.86 GiB too much "
         "(table_wise, fused, its smallest layout); weights, optimizer state and batch of a rank's shards fit its "
@@ -191,8 +191,8 @@ def test_a_rank_needs_room_for_the_largest_share_of_a_row_wise_table() -> None:
     embeddings = EmbeddingsConfig(dim=16, sharding="row_wise", kernel="fused")
     with pytest.raises(DoesNotFitError) as caught:
         plan_of({"user": 46_926_001}, cluster("a100-80", 1, 3, hbm_gib=1.0), embeddings)
-    assert caught.value.lacking is not None
-    assert caught.value.lacking.needed == 15_642_001 * (16 * 4 + 4) + 256 * (8 + 3 * 16 * 4)
+    assert caught.value.shortfall is not None
+    assert caught.value.shortfall.needed == 15_642_001 * (16 * 4 + 4) + 256 * (8 + 3 * 16 * 4)
 
 
 @pytest.mark.parametrize("device", ["a100-80", "cpu"])
@@ -206,15 +206,15 @@ def test_dense_layers_take_their_memory_from_the_tables(device: Device) -> None:
     assert_sound(make_plan(tables, request))
     with pytest.raises(DoesNotFitError) as caught:
         make_plan(nn.ModuleDict({"tables": tables, "dense": dense}), request)
-    assert caught.value.lacking is not None
-    assert caught.value.lacking.allowed == 4 * GIB - int(0.15 * 4 * GIB) - 20 * 8192 * 8192
+    assert caught.value.shortfall is not None
+    assert caught.value.shortfall.allowed == 4 * GIB - int(0.15 * 4 * GIB) - 20 * 8192 * 8192
     rows = {f"t{i}": 30_000_000 for i in range(5)}  # 1.9 GiB each, 9.4 in all
     on = cluster("cpu", 1, 2, host_memory_gib=8.0)
     with pytest.raises(DoesNotFitError) as caught:
         plan_of(rows, on)
-    lacking = caught.value.lacking
-    assert lacking is not None
-    assert (lacking.certain, lacking.alone, lacking.memory) == (True, False, "host memory")
+    shortfall = caught.value.shortfall
+    assert shortfall is not None
+    assert (shortfall.certain, shortfall.alone, shortfall.memory) == (True, False, "host memory")
     assert "all tables take 4.7" in str(caught.value)
     embeddings = EmbeddingsConfig(dim=16)
     features = [SparseFeature(name=name, table=name) for name in rows]
@@ -229,7 +229,7 @@ def test_tables_that_no_assignment_places() -> None:
     embeddings = EmbeddingsConfig(dim=16, sharding="table_wise")
     with pytest.raises(DoesNotFitError) as caught:  # three of 1.9 GiB on two ranks of 2.1
         plan_of({f"t{i}": 30_000_000 for i in range(3)}, cluster("cpu", 1, 2, host_memory_gib=7.4), embeddings)
-    lacking = caught.value.lacking
-    assert lacking is not None
-    assert not lacking.certain
+    shortfall = caught.value.shortfall
+    assert shortfall is not None
+    assert not shortfall.certain
     assert "no assignment of their shards was found" in str(caught.value)

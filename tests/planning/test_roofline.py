@@ -12,26 +12,26 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
-from ple_rec.planning.estimate import Work, all_reduce_ms
+from ple_rec.planning.estimate import DenseWork, all_reduce_ms
 from ple_rec.planning.plan_input import describe
 from ple_rec.planning.roofline import Roofline, format_roofline, roofline
-from ple_rec.planning.workload import Bag, Workload, workload_of
+from ple_rec.planning.workload import FeatureLoad, SampleWork, workload_of
 from tests.conftest import REPOSITORY
 from tests.planning.samples import cluster
 
 PAGE = (REPOSITORY / "docs" / "performance.md").read_text(encoding="utf-8")
 
 
-def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> Workload:
+def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> SampleWork:
     """Two features of dim 8, one with 3 ids a sample, 5 dense features, 2 tasks."""
-    found = Workload(
-        bags=(Bag(1.0, 8, 1_000_000), Bag(3.0, 8, 10)),
+    found = SampleWork(
+        features=(FeatureLoad(1.0, 8, 1_000_000), FeatureLoad(3.0, 8, 10)),
         embeddings=EmbeddingsConfig(dim=8),
         dense_features=5,
         tasks=2,
-        grouped=True,
+        has_group=True,
         values=100,
-        work=Work(flops_per_sample=1000, dense_parameters=700, precision=precision, epoch_samples=1),
+        work=DenseWork(flops_per_sample=1000, dense_parameters=700, precision=precision, epoch_samples=1),
         table_optimizer="rowwise_adagrad",
         dense_optimizer="adam",
     )
@@ -39,7 +39,7 @@ def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> 
 
 
 def amounts(found: Roofline) -> dict[tuple[str, str], float]:
-    return {(row.part, row.resource): row.amount for row in found.rows}
+    return {(row.part, row.resource): row.amount for row in found.demands}
 
 
 def test_the_bytes_of_one_gpu_are_those_of_the_equations() -> None:
@@ -68,7 +68,7 @@ def test_what_ranks_exchange_goes_by_nvlink_and_by_the_network() -> None:
     assert found["pooled rows", "network"] == pytest.approx(busiest * 64 * 2 / 4)
     assert found["ids", "network"] == pytest.approx(busiest * 24 * 2 / 4)
     each = roofline(workload(), on, 100)
-    reduce = sum(100 * each.seconds(row) for row in each.rows if row.part == "all-reduce")
+    reduce = sum(100 * each.seconds(row) for row in each.demands if row.part == "all-reduce")
     assert 1e3 * reduce == pytest.approx(all_reduce_ms(on, 700))
 
     exchange = EmbeddingsConfig.model_validate({"qcomms": {"forward_precision": "fp16", "backward_precision": "int8"}})
@@ -79,12 +79,12 @@ def test_what_ranks_exchange_goes_by_nvlink_and_by_the_network() -> None:
 
 def test_the_bounds_are_the_longest_resource_and_the_sum() -> None:
     found = roofline(workload(), cluster(hosts=1, ranks=8, hbm_gb_per_s=1.0, loader_rows_per_s=100.0), 100)
-    hbm = sum(row.amount for row in found.rows if row.resource == "HBM") / 1e9
+    hbm = sum(row.amount for row in found.demands if row.resource == "HBM") / 1e9
     assert found.bound(loader=False) == "HBM"
     assert found.overlapped(loader=False) == pytest.approx(8 / hbm)
     assert found.bound(loader=True) == "loader"
     assert found.overlapped(loader=True) == pytest.approx(800.0)
-    assert found.serial() == pytest.approx(8 / sum(found.seconds(r) for r in found.rows if r.resource != "loader"))
+    assert found.serial() == pytest.approx(8 / sum(found.seconds(r) for r in found.demands if r.resource != "loader"))
     assert "at most" in format_roofline(found)
     with pytest.raises(ValueError, match="a roofline is of GPUs"):
         roofline(workload(), cluster("cpu"), 100)
@@ -103,7 +103,7 @@ def test_the_values_of_the_reference_workload() -> None:
     first = 10 * (256 + 128) + 5 * 128 + 4 * 4 + 10  # experts, outputs, edges of four tasks and of the shared stream
     second = 10 * (256 + 128) + 4 * 128 + 4 * 4
     assert found.values == 24 * 16 + 8 + first + second + 4 * (64 + 1)
-    assert (len(found.bags), found.dense_features, found.tasks, found.grouped) == (24, 8, 4, True)
+    assert (len(found.features), found.dense_features, found.tasks, found.has_group) == (24, 8, 4, True)
 
 
 def test_the_page_shows_what_plan_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,10 +13,10 @@ from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.models.build import build_model
 from ple_rec.planning.compare import format_comparison
-from ple_rec.planning.estimate import Work, all_reduce_ms, dense_ms, estimate, highest_rate
+from ple_rec.planning.estimate import DenseWork, all_reduce_ms, dense_ms, estimate, highest_rate
 from ple_rec.planning.plan_input import describe, plan_run
 from ple_rec.planning.smallest import fewest_hosts, smallest_hosts
-from ple_rec.planning.suggestions import describe_ways, suggestions
+from ple_rec.planning.suggestions import describe_suggestions, suggestions
 from ple_rec.planning.text import imbalance
 from tests.messages import logged
 from tests.planning.samples import RECIPE, cluster, plan_of, planned
@@ -33,7 +33,7 @@ def _ways(on: Cluster, *overrides: str) -> list[str]:
     found = suggestions(config, described, on, lambda text: None)
     for way in found:
         assert_sound(way.plan)
-        assert way.describe() in describe_ways(found)
+        assert way.describe() in describe_suggestions(found)
     return [way.change for way in found]
 
 
@@ -86,7 +86,7 @@ def test_the_fewest_hosts_for_a_rate() -> None:
     assert smallest_hosts(config, described, on, 1e12) is None
 
 
-WORK = Work(flops_per_sample=1_000_000, dense_parameters=250_000, precision="fp32", epoch_samples=10_000_000)
+WORK = DenseWork(flops_per_sample=1_000_000, dense_parameters=250_000, precision="fp32", epoch_samples=10_000_000)
 
 
 def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
@@ -105,7 +105,7 @@ def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
     slow = estimate(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
     assert slow.bound == "loader"
     assert slow.step_ms == pytest.approx(40.96)
-    wide = Work(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
+    wide = DenseWork(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
     assert estimate(plan, wide).bound == "gradients"
     assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense_ms * 1e3, rel=1e-5)
 

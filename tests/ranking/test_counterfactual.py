@@ -11,14 +11,14 @@ from data_prep.synthetic.feed import Block, Feed
 from data_prep.synthetic.outcomes import outcomes
 from data_prep.synthetic.world import DAYS, World
 from ple_rec.ranking.counterfactual import weights_of
-from ple_rec.ranking.evaluation import Evaluation, Value
+from ple_rec.ranking.evaluation import Evaluation, MetricValue
 from ple_rec.ranking.fusion import Factors
-from ple_rec.ranking.lists import Lists
-from ple_rec.ranking.metrics import Measured, metric_of
+from ple_rec.ranking.lists import CandidateLists
+from ple_rec.ranking.metrics import MetricName, metric_of
 
 Floats = NDArray[np.float64]
 K = 3
-VALUE, MEAN = Measured("vtr", "value", K), Measured("vtr", "mean", K)
+VALUE, MEAN = MetricName("vtr", "value", K), MetricName("vtr", "mean", K)
 WORLDS = range(6)
 
 
@@ -32,9 +32,9 @@ class Known:
         self.log: Block = self.feed.day_of_users(range(self.world.rows), DAYS - 1)
         self.score_N = self._scores(self.log.outcomes.truth["truth_ctr"])
         self.label_N = self.log.outcomes.valid_view().astype(np.float64)
-        self.lists = Lists.of(self.log.user)
+        self.lists = CandidateLists.of(self.log.user)
 
-    def estimated(self, propensity_N: Floats) -> Value:
+    def estimated(self, propensity_N: Floats) -> MetricValue:
         """By the log alone."""
         lists = self.lists
         weight_N = weights_of(propensity_N[lists.row_N]).weight_N
@@ -48,7 +48,7 @@ class Known:
         bar_N = self._bar(score_N)
         brought = shown = 0.0
         for _ in range(draws):
-            videos = self.feed.cast.videos(self.random.integers(0, self.world.videos, len(self.label_N)))
+            videos = self.feed.features.videos(self.random.integers(0, self.world.videos, len(self.label_N)))
             truth = outcomes(self.world, self.log.impression, self.log.users, videos, self.log.contexts).truth
             before_N = self._scores(truth["truth_ctr"])[self.lists.row_N] > bar_N
             brought += float(truth["truth_vtr"][self.lists.row_N][before_N].sum())
@@ -123,7 +123,7 @@ def test_the_logged_propensities_undo_what_the_old_policy_favours(worlds: list[K
 
 def test_equal_propensities_give_the_plain_mean() -> None:
     random = np.random.default_rng(0)
-    lists = Lists.of(np.repeat(np.arange(500), 8))
+    lists = CandidateLists.of(np.repeat(np.arange(500), 8))
     label_N, scores_WN = random.random(4_000), random.normal(size=(5, 4_000))
     ordered = lists.ordered(scores_WN)
     weights = weights_of(np.full(4_000, 0.003))

@@ -160,7 +160,7 @@ def test_a_fusion_that_the_model_cannot_have_is_refused(changes: dict[str, Any],
 def test_a_task_of_the_name_of_the_length_is_refused_beside_one() -> None:
     tasks = {"length": {"exponent": 1.0}}
     length = {"feature": "seconds", "transform": {"kind": "log"}, "missing": 1.0}
-    with pytest.raises(UserError, match=r'fusion.toml: fuses a task "length" and a length; f of the video'):
+    with pytest.raises(UserError, match=r'fusion.toml: fuses a task "length" and a length; the factor of the video'):
         check_fusion(fusion_of(tasks=tasks, length=length), {"length": "binary"}, {"seconds": None}, "fusion.toml")
     check_fusion(fusion_of(tasks=tasks), {"length": "binary"}, {}, "fusion.toml")
 

@@ -9,17 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from ple_rec.errors import UserError
-from ple_rec.ranking.metrics import Measured
-from ple_rec.ranking.search import Constraint, Found, Range, _fronts, _told, search
+from ple_rec.ranking.metrics import MetricName
+from ple_rec.ranking.search import Constraint, ExponentRange, SearchResult, _best_of_fronts, _score, search
 
 Floats = NDArray[np.float64]
 TASKS = {"view": "binary", "share": "binary"}
-VIEW, SHARE = Measured("view", "ndcg", 5), Measured("share", "ndcg", 5)
-RANGES = [Range("view", -1.0, 3.0), Range("share", 0.0, 2.0), Range("length", 0.5, 0.5)]
+VIEW, SHARE = MetricName("view", "ndcg", 5), MetricName("share", "ndcg", 5)
+RANGES = [ExponentRange("view", -1.0, 3.0), ExponentRange("share", 0.0, 2.0), ExponentRange("length", 0.5, 0.5)]
 START = np.array([0.0, 0.0, 0.5])
 
 
-def bowls(exponents_WK: Floats) -> Mapping[Measured, Floats]:
+def bowls(exponents_WK: Floats) -> Mapping[MetricName, Floats]:
     """`view` is greatest at (1.5, 0.4), `share` at (1.5, 1.6): between them lies the front."""
     view, share, length = exponents_WK.T
     assert (length == 0.5).all()
@@ -29,7 +29,9 @@ def bowls(exponents_WK: Floats) -> Mapping[Measured, Floats]:
     }
 
 
-def found(targets: list[Measured], *constraints: Constraint, seed: int = 0, grid: int = 64, trials: int = 96) -> Found:
+def found(
+    targets: list[MetricName], *constraints: Constraint, seed: int = 0, grid: int = 64, trials: int = 96
+) -> SearchResult:
     return search(bowls, RANGES, targets, constraints, start_K=START, grid=grid, trials=trials, seed=seed)
 
 
@@ -43,7 +45,7 @@ def test_one_target() -> None:
 
 
 def test_a_start_outside_of_the_ranges_is_brought_within_them() -> None:
-    ranges = [Range("view", -1.0, -1.0), Range("share", 1.0, 2.0), RANGES[2]]
+    ranges = [ExponentRange("view", -1.0, -1.0), ExponentRange("share", 1.0, 2.0), RANGES[2]]
     start = np.array([1.5, 0.4, 1.0])  # of `view`, the best there is
     result = search(bowls, ranges, [VIEW], start_K=start, grid=32, trials=32)
     assert result.exponents_WK[0].tolist() == [-1.0, 1.0, 0.5]
@@ -59,11 +61,11 @@ def test_a_constraint_is_kept() -> None:
     kept = result.values[SHARE] >= bound
     assert result.values[VIEW][result.best] == result.values[VIEW][kept].max()
     assert result.exponents_WK[result.best][1] == pytest.approx(0.77, abs=0.2)
-    assert ((result.lacking_W == 0) == kept).all()
+    assert ((result.violation_W == 0) == kept).all()
 
 
 def test_of_settings_that_break_a_constraint_the_nearest_is_ranked_first_whatever_the_target() -> None:
-    told = _told(
+    told = _score(
         {VIEW: np.array([-5.0, 9.0, 0.1, 0.9]), SHARE: np.array([2.0, 0.2, 0.8, 0.5])},
         [VIEW],
         [Constraint(SHARE, True, 1.0)],
@@ -103,10 +105,10 @@ def test_a_grid_of_fewer_settings_than_a_generation_has() -> None:
 
 def test_a_generation_is_the_best_front_by_front() -> None:
     score_WT = np.array([[3.0, 0.0], [0.0, 3.0], [2.0, 2.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.5]])
-    assert _fronts(score_WT, 3) == [1, 2, 0]
-    assert _fronts(score_WT, 2) == [1, 0]  # both ends
-    assert _fronts(score_WT, 5) == [1, 2, 0, 5, 3]
-    assert sorted(_fronts(score_WT, 16)) == list(range(6))
+    assert _best_of_fronts(score_WT, 3) == [1, 2, 0]
+    assert _best_of_fronts(score_WT, 2) == [1, 0]  # both ends
+    assert _best_of_fronts(score_WT, 5) == [1, 2, 0, 5, 3]
+    assert sorted(_best_of_fronts(score_WT, 16)) == list(range(6))
 
 
 def test_equal_points_stand_on_the_front_once() -> None:
@@ -123,14 +125,14 @@ def test_equal_points_stand_on_the_front_once() -> None:
 
 
 @pytest.mark.parametrize("targets", [[VIEW], [VIEW, SHARE]], ids=["one", "two"])
-def test_the_same_seed_tries_the_same(targets: list[Measured]) -> None:
+def test_the_same_seed_tries_the_same(targets: list[MetricName]) -> None:
     first, again, other = found(targets), found(targets), found(targets, seed=1)
     assert (first.exponents_WK == again.exponents_WK).all()
     assert (first.exponents_WK != other.exponents_WK).any()
 
 
 def test_fixed_exponents_alone_are_evaluated_once() -> None:
-    ranges = [Range("view", 1.0, 1.0), Range("share", 0.0, 0.0), RANGES[2]]
+    ranges = [ExponentRange("view", 1.0, 1.0), ExponentRange("share", 0.0, 0.0), RANGES[2]]
     result = search(bowls, ranges, [VIEW], start_K=START, grid=1, trials=50)
     assert len(result.exponents_WK) == 2
 
@@ -154,9 +156,9 @@ def test_constraints_that_no_setting_keeps_are_refused() -> None:
 )
 def test_a_range_that_is_none_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Range.parse(text, ["view", "share"])
-    assert Range.parse("share=0.5", ["share"]) == Range("share", 0.5, 0.5)
-    assert Range.parse("share=-1:2", ["share"]) == Range("share", -1.0, 2.0)
+        ExponentRange.parse(text, ["view", "share"])
+    assert ExponentRange.parse("share=0.5", ["share"]) == ExponentRange("share", 0.5, 0.5)
+    assert ExponentRange.parse("share=-1:2", ["share"]) == ExponentRange("share", -1.0, 2.0)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,8 @@ import pytest
 import tomli_w
 import torch
 
-from data_prep.engines.base import Engine
+from data_prep.engines.base import Engine, PartFile
 from data_prep.output.metadata import build_schema
-from data_prep.output.parts import PartFile
 from data_prep.run import read_recipe
 from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import Mmoe
@@ -23,7 +22,7 @@ from ple_rec.config.load import described_schema, dump_toml, load_config, recipe
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.models.variants import VARIANTS
 from ple_rec.training.checks import select
 from ple_rec.training.model import model_of
@@ -38,9 +37,10 @@ SPLIT_INFO = {split: SplitInfo(rows=1, row_groups=1) for split in SPLITS}
 def schema_of(source: str, folder: Path) -> DatasetSchema:
     """What the preparation would write, with vocabularies of one value and splits of one row."""
     config, _, _ = read_recipe(source)
-    made = Vocabularies(cast(Engine, None), config, folder, None)  # which counts nothing here
-    made.tables |= {name: Table(name=name, rows=2) for name in made.names}
-    return build_schema(config, made, {split: [PartFile(part=0, rows=1, row_groups=1)] for split in SPLITS}, "f", None)
+    vocabularies = Vocabularies(cast(Engine, None), config, folder, None)  # which counts nothing here
+    vocabularies.tables |= {name: Table(name=name, rows=2) for name in vocabularies.names}
+    files = {split: [PartFile(part=0, rows=1, row_groups=1)] for split in SPLITS}
+    return build_schema(config, vocabularies.tables.values(), files, "f", None)
 
 
 def write_without_data(folder: Path, schema: DatasetSchema) -> None:
@@ -66,7 +66,7 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     else:
         schema = schema_of(source, tmp_path / "vocab") if shipped is None else described_schema(shipped)
     write_without_data(Path(config.data.path), schema)
-    dataset = Dataset(config.data.path)
+    dataset = DatasetDirectory(config.data.path)
     selection = select(config, dataset)
     model = model_of(config, selection, dataset.statistics(), torch.device("cpu"))
     assert model.dense_parameters() > 0

@@ -198,7 +198,9 @@ class Page(HTMLParser):
 
 def in_memory(**metrics: Any) -> RunFiles:
     """A run of which only `metrics.json` is there, with this content."""
-    return RunFiles(Path("run"), metrics=metrics)
+    run = RunFiles(Path("run"))
+    run.metrics = metrics
+    return run
 
 
 def report(directory: Path) -> Page:

@@ -7,28 +7,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.paper.page import Made, write_paper
+from benchmarks.paper.page import FinishedPart, write_paper
 from benchmarks.paper.parts import quick_parts
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import write_page as write_statistics
-from ple_rec.analysis.analyze import Analysis, AtStep
-from ple_rec.analysis.conflict import Conflict, Cosines
-from ple_rec.analysis.correlation import Correlation
-from ple_rec.analysis.sub_populations import Reaction, SubPopulations, Value
-from ple_rec.analysis.utilisation import Difference, Expert, Gate, Utilisation
-from ple_rec.reports.analysis import write_page as write_analysis
+from ple_rec.analysis.result import (
+    Analysis,
+    AtStep,
+    Conflict,
+    Correlation,
+    Cosines,
+    Difference,
+    Expert,
+    Gate,
+    Reaction,
+    SubPopulations,
+    Utilisation,
+    Value,
+)
+from ple_rec.reports.analysis.page import write_page as write_analysis
 from ple_rec.reports.compare.page import write_page as write_comparison
-from ple_rec.reports.fusion import write_page as write_fusion
+from ple_rec.reports.fusion.page import write_page as write_fusion
 from ple_rec.reports.plan.page import write_page as write_plan
 from ple_rec.reports.run.page import write_report
 from tests.analysis.compare.told import told
-from tests.analysis.compare.tuning.test_report import results as tuned
 from tests.data_prep.stats.conftest import described
 from tests.data_prep.stats.feed import Feed, write_feed
 from tests.golden.steps import ARTEFACTS
 from tests.reports.rich import gates_of_every_kind, write_rich_run
 from tests.reports.runs import METRICS, TEST, make_run, records
 from tests.reports.test_plan import MIXED, SMALL, many, plan, table
+from tests.reports.test_tuning import results as tuned
 
 HOSTILE = "<script>alert('$x^2$')</script>&\"quoted\""
 PLACE = f"the schema tencent (data/{'a-long-name' * 20} is not there), but 300,000,000 for user_id"
@@ -134,7 +143,7 @@ def _paper(folder: Path) -> Path:
     table5, figure7 = quick_parts()
     first = table5.comparisons[0].name
     points = {each.name: {**told(), "name": each.name} for each in figure7.comparisons}
-    return write_paper([Made(table5, {first: told()}, [HOSTILE]), Made(figure7, points, [])], folder)
+    return write_paper([FinishedPart(table5, {first: told()}, [HOSTILE]), FinishedPart(figure7, points, [])], folder)
 
 
 def _statistics(name: str, **more: int) -> Callable[[Path], Path]:

@@ -6,7 +6,7 @@ import pytest
 
 from ple_rec.reports.charts import bucket, calibration_plot, learning_curve, over_steps, roc_curve
 from ple_rec.reports.svg import TRAIN, panel, render
-from ple_rec.runs.read import Series
+from ple_rec.runs.log import Series
 
 EMPTY = Series(np.empty(0), np.empty(0))
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.text import cost_rows, format_results, task_rows
-from ple_rec.analysis.utilisation import gates_of
+from ple_rec.analysis.result import gates_of
 from ple_rec.reports.cells import page_cell
 from ple_rec.reports.compare.charts import charts_of, rows_of
 from ple_rec.reports.compare.page import write_page
+from ple_rec.reports.compare.text import cost_rows, format_results, task_rows
 from tests.analysis.compare.told import PAIRS, TASKS, told
 
 ROW = r'<tr><th class="text" scope="row">(\w+)</th>(.*?)</tr>'

@@ -7,7 +7,7 @@ from itertools import combinations, islice, pairwise
 import numpy as np
 import pytest
 
-from ple_rec.reports.lines import draw_lines, looks, name_points, spread
+from ple_rec.reports.lines import draw_lines, line_styles, name_points, spread
 from ple_rec.reports.svg import INK, LIGHT, VALID, panel
 
 
@@ -27,10 +27,10 @@ def test_places_are_the_nearest_ones_that_are_apart(values: list[float], places:
 
 
 def test_looks_differ_and_neighbours_differ_in_both() -> None:
-    first = list(islice(looks(), 33))
+    first = list(islice(line_styles(), 33))
     assert len(set(first[:32])) == 32
     assert first[32] == first[0]
-    assert all(a.colour != b.colour and a.style != b.style for a, b in pairwise(first))
+    assert all(a.colour != b.colour and a.dashes != b.dashes for a, b in pairwise(first))
 
 
 def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_its_look() -> None:
@@ -42,7 +42,7 @@ def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_
         assert {text.get_color() for text in axes.texts} == {LIGHT[INK]}
         low, high = (text.get_position()[1] for text in axes.texts)
         assert high - low > 0.05  # the two lines are the same one
-        assert axes.lines[0].get_color() == LIGHT[VALID] == LIGHT[list(islice(looks(), 2))[1].colour]
+        assert axes.lines[0].get_color() == LIGHT[VALID] == LIGHT[list(islice(line_styles(), 2))[1].colour]
         assert axes.get_xlim()[1] < axes.texts[0].get_position()[0]
 
 

@@ -10,7 +10,8 @@ from tests.reports.runs import Page, section
 
 
 def run_with(weights: Mapping[str, Sequence[float | None]], config: dict[str, Any] | None = None) -> RunFiles:
-    run = RunFiles(Path("run"), config=config or {})
+    run = RunFiles(Path("run"))
+    run.config = config or {}
     for index in range(max(map(len, weights.values()))):
         tasks = {task: {"weight": values[index]} for task, values in weights.items()}
         run.log.add({"split": "train", "step": 100 * (index + 1), "tasks": tasks})

@@ -12,8 +12,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
-from ple_rec.config.plan import PLAN_VERSION, Estimate, Plan, reserved_of
-from ple_rec.config.plan_table import AnyTablePlan, Costs, Kernel, Sharding, where_of
+from ple_rec.config.plan import PLAN_VERSION, PlanFile, StepEstimate, reserved_of
+from ple_rec.config.plan_table import AnyTablePlan, Costs, Kernel, Sharding, placement_keys
 from ple_rec.errors import UserError
 from ple_rec.reports.plan.bars import RankAxis, ticks
 from ple_rec.reports.plan.page import plan_page, write_page
@@ -21,7 +21,7 @@ from ple_rec.reports.plan.sections import SHOWN, percent, runs_of, short_ms
 from ple_rec.text.units import joined_spans, short_bytes
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)
-ESTIMATE = Estimate(
+ESTIMATE = StepEstimate(
     lookup_ms=1.25,
     communication_ms=3.125,
     dense_ms=0.875,
@@ -57,7 +57,7 @@ def table(
         "cache_load_factor": 0.25 if kernel == "fused_uvm_caching" else None,
         "costs_ms": COSTS,
     }
-    where = where_of(sharding, tuple(ranks), len(ranks))  # a host has as many ranks as a table on it
+    where = placement_keys(sharding, tuple(ranks), len(ranks))  # a host has as many ranks as a table on it
     found: AnyTablePlan = TypeAdapter(AnyTablePlan).validate_python(content | where)
     return found
 
@@ -67,10 +67,10 @@ def plan(
     hosts: int = 1,
     ranks: int = 2,
     device: Device = "h100",
-    estimate: Estimate | None = None,
-) -> Plan:
+    estimate: StepEstimate | None = None,
+) -> PlanFile:
     cluster = Cluster(hosts=hosts, ranks_per_host=ranks, hardware=PRESETS[device])
-    return Plan(
+    return PlanFile(
         version=PLAN_VERSION,
         cluster=cluster,
         batch_size_per_rank=512,
@@ -96,7 +96,7 @@ MIXED = plan(
 )
 
 
-def many(count: int) -> Plan:
+def many(count: int) -> PlanFile:
     """`count` tables of every sharding on 1,024 ranks of 128 hosts, no two ranks alike."""
     shardings: tuple[tuple[Sharding, range], ...] = (
         ("row_wise", range(1024)),
@@ -114,7 +114,7 @@ def many(count: int) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def large() -> Plan:
+def large() -> PlanFile:
     return many(SHOWN + 4)
 
 
@@ -172,7 +172,7 @@ def heights(svg: ElementTree.Element, kind: str) -> list[float]:
 
 
 @pytest.mark.parametrize("made", [SMALL, MIXED, plan([]), plan([table("t", 9)], 3, 7, "cpu")])
-def test_the_page_is_well_formed_and_loads_nothing(made: Plan) -> None:
+def test_the_page_is_well_formed_and_loads_nothing(made: PlanFile) -> None:
     source = plan_page(made, "a plan")
     page = Page(source)
     assert page.open == []
@@ -246,7 +246,7 @@ def test_host_memory_has_a_chart_only_where_tables_are_in_it() -> None:
 
 
 @pytest.mark.parametrize("made", [SMALL, MIXED, many(8)])
-def test_the_shares_of_every_table_add_up(made: Plan) -> None:
+def test_the_shares_of_every_table_add_up(made: PlanFile) -> None:
     for entry in made.tables:
         found = runs_of(made, entry)
         assert sum(run.share * (run.last - run.first + 1) for run in found) == pytest.approx(1, abs=1e-12)
@@ -270,11 +270,11 @@ def test_the_map_draws_every_run_at_its_ranks() -> None:
     assert "ranks 4-7: 25 % each" in page
 
 
-def test_every_table_is_on_the_page_with_its_ranks_and_bytes(large: Plan) -> None:
+def test_every_table_is_on_the_page_with_its_ranks_and_bytes(large: PlanFile) -> None:
     page = Page(plan_page(large, "p"))
     for entry in large.tables:
         *_, row = page.rows[entry.table]
-        held = large.of_table(entry)
+        held = large.memory_of_table(entry)
         assert row[0] == f"{entry.rows:,}"
         assert row[3:6] == [short_bytes(held.weights), short_bytes(held.optimizer), short_bytes(held.batch)]
     assert page.rows["table_0"][-1][-2] == "0-999"
@@ -282,13 +282,13 @@ def test_every_table_is_on_the_page_with_its_ranks_and_bytes(large: Plan) -> Non
     assert sum(len(found) for name, found in page.rows.items() if name.startswith("table_")) == 2 * len(large.tables)
 
 
-def test_more_tables_than_the_map_shows_are_folded_away(large: Plan) -> None:
+def test_more_tables_than_the_map_shows_are_folded_away(large: PlanFile) -> None:
     page = plan_page(large, "p")
     assert "4 smaller tables" in page
     assert page.count('<td class="map">') == SHOWN
 
 
-def test_a_page_of_1024_ranks_stays_small(large: Plan) -> None:
+def test_a_page_of_1024_ranks_stays_small(large: PlanFile) -> None:
     assert len(plan_page(large, "p").encode()) < 600_000
 
 

@@ -11,7 +11,7 @@ from ple_rec.cli import main
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.runs.checkpoints import claim_checkpoints, take_over
+from ple_rec.runs.checkpoints import claim_checkpoints, prepare_directory
 from ple_rec.runs.directory import RunDirectory, hold_run
 from ple_rec.runs.find import find_runs, named_run
 from ple_rec.runs.layout import checkpoints_of, holds_run
@@ -78,12 +78,12 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
     for run_dir in (first, second):
         assert decide(inspect(config, run_dir), config, resume=False, overwrite=True) == "begin"
     first.mkdir(parents=True)
-    take_over(config, RunDirectory(first, first), resuming=False)
+    prepare_directory(config, RunDirectory(first, first), resuming=False)
     (here / "ck" / "step-7").mkdir()
     second.mkdir(parents=True)
     (second / "metrics.json").touch()
     with pytest.raises(UserError, match=f"^{here}/ck: holds the checkpoints of {first}; "):
-        take_over(config, RunDirectory(second, second), resuming=False)
+        prepare_directory(config, RunDirectory(second, second), resuming=False)
     assert (here / "ck" / "step-7").is_dir()
     assert (second / "metrics.json").is_file()
     claim_checkpoints(config, RunDirectory(first, first))  # it goes on
@@ -117,7 +117,7 @@ def test_only_checkpoints_are_removed(here: Path) -> None:
     for name in ("step-7", "step-1-raw"):
         (here / "ck" / name).mkdir()
     with hold_run(here / "runs" / "a", here / "ck") as run:
-        take_over(config, run, resuming=False)
+        prepare_directory(config, run, resuming=False)
     assert sorted(path.name for path in (here / "ck").iterdir()) == ["run.json", "step-1-raw"]
 
 

@@ -23,7 +23,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs import checkpoints, directory
-from ple_rec.runs.checkpoints import take_over
+from ple_rec.runs.checkpoints import prepare_directory
 from ple_rec.runs.directory import hold_run
 from ple_rec.runs.find import find_runs
 from ple_rec.runs.state import decide, inspect
@@ -186,13 +186,13 @@ def test_a_run_that_is_being_replaced_is_never_gone_on_with(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "remove_checkpoint", killed)
         with pytest.raises(ZeroDivisionError), hold_run(run, run / "checkpoints") as held:
-            take_over(config, held, resuming=False)
+            prepare_directory(config, held, resuming=False)
     assert not (run / "metrics.json").is_file()
     state = inspect(config, run)
     assert (state.holds_run, state.is_lost, state.steps) == (False, False, [])
     assert decide(state, config, resume="auto", overwrite=False) == "begin"
     with hold_run(run, run / "checkpoints") as held:
-        take_over(config, held, resuming=False)
+        prepare_directory(config, held, resuming=False)
     assert names_in(run) == [".lease" if store else ".lock"]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from ple_rec.errors import UserError
 from ple_rec.reports.page import write_document
-from ple_rec.runs.checkpoints import take_over
+from ple_rec.runs.checkpoints import prepare_directory
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import claimed, write_json, write_text
 from ple_rec.runs.state import decide, inspect
@@ -85,7 +85,7 @@ def test_overwriting_removes_what_a_run_wrote(tmp_path: Path) -> None:
         pass
     assert (path / "train.jsonl").read_text() == "old"
     with claimed(path):
-        take_over(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
+        prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
         assert [entry.name for entry in path.iterdir()] == [".lock"]
 
 
@@ -100,7 +100,7 @@ def test_overwriting_spares_what_no_run_wrote(tmp_path: Path) -> None:
     assert _refusal(path, overwrite=True) == expected
     assert _refusal(path) == expected
     with claimed(path):
-        take_over(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
+        prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
         assert (path / "thesis.tex").read_text() == "mine"
 
 
@@ -128,7 +128,7 @@ def test_all_that_is_made_of_a_run_can_be_replaced(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"cannot be written \(Read-only file system\)"):
             write_document("page", path / "report.html", "a rule", "a fix")
     _check(path, overwrite=True)
-    take_over(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
+    prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
     assert [entry.name for entry in path.iterdir()] == [".lock"]
 
 
@@ -151,7 +151,7 @@ def test_links_lead_no_writing_and_no_removal_elsewhere(tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     (scratch / "step-3").mkdir(parents=True)
     (path / "checkpoints").symlink_to(scratch)
-    take_over(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
+    prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
     assert (scratch / "step-3").is_dir()
     assert not (path / "checkpoints").is_symlink()
 

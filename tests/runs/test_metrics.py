@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.runs.results import Curves, GateLevel, TableHealth
+from ple_rec.runs.metrics import GateLevel, RecordedCurves, TableHealth
 
 
 @pytest.mark.parametrize("value", [None, 3, "text", [], {}])
@@ -25,6 +25,8 @@ def test_a_field_that_is_not_what_it_should_be_has_its_default() -> None:
 
 
 def test_of_a_damaged_list_the_rest_is_read() -> None:
-    curves = Curves.read({"calibration": [3, {"weight": 1}], "roc": [[0, 0], [1], "x", [0.5, math.inf], [1, 1]]})
+    curves = RecordedCurves.read(
+        {"calibration": [3, {"weight": 1}], "roc": [[0, 0], [1], "x", [0.5, math.inf], [1, 1]]}
+    )
     assert [each.weight for each in curves.calibration] == [None, 1.0]
     assert curves.roc_points == [[0.0, 0.0], [1.0, 1.0]]

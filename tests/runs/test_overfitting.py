@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
+from ple_rec.runs.log import Series
 from ple_rec.runs.overfitting import overfitting_warning
-from ple_rec.runs.read import Series
 
 
 def every(step: int, values: list[float]) -> Series:

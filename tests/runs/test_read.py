@@ -86,7 +86,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert run.config_text == "name = "
     assert [note.split(":")[0] for note in run.notes] == [
         "config.toml is damaged (Invalid value (at end of document)); it is shown as it stands.",
-        "plan.json holds a list, not an object, and was left out",
+        "plan.json is damaged (it holds a list, not an object), and was left out",
         "train.jsonl is missing",
         "metrics.json is damaged (Expecting property name enclosed in double quotes",
     ]

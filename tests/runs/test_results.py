@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
-from ple_rec.runs.results import by_kind, format_results, number, paper_sources, slice_name
+from ple_rec.runs.metrics import by_kind, paper_sources
+from ple_rec.runs.results import format_results, slice_name
 from ple_rec.runs.warnings import Dominant
+from ple_rec.text.json_values import number
 from ple_rec.text.units import metric_text, short_bytes, short_count, short_duration
 
 INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}

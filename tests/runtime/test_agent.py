@@ -20,7 +20,7 @@ from ple_rec import agent
 from ple_rec.cli import main
 from ple_rec.runtime import ranks
 from ple_rec.runtime.elastic import prepare
-from ple_rec.runtime.exits import SAID
+from ple_rec.runtime.exits import AGENT_FOLDER
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
 
@@ -143,7 +143,7 @@ def test_hosts_that_do_not_meet(here: Path, capfd: pytest.CaptureFixture[str]) -
     assert said.startswith("ple-rec: rendezvous at 127.0.0.1:0: failed (")
     assert "); all 2 hosts must come and reach that address. Fix: look whether every host has started" in said
     assert said.count("\n") == 1
-    assert SAID not in os.environ
+    assert AGENT_FOLDER not in os.environ
 
 
 def test_data_that_only_rank_1_finds_wrong(tmp_path: Path, here: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import DataError, UserError
 from ple_rec.runtime import exits
-from ple_rec.runtime.exits import RESTARTS, SAID, guarded, marked_end
+from ple_rec.runtime.exits import AGENT_FOLDER, RESTARTS, guarded, marked_end
 from tests.tiny import environment
 
 VERB = """
@@ -27,7 +27,7 @@ end_process(guarded(verb))
 def test_a_rank_says_only_what_no_other_has_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(SAID, str(tmp_path))
+    monkeypatch.setenv(AGENT_FOLDER, str(tmp_path))
     monkeypatch.setattr(exits, "_RANK_0_GRACE_SECONDS", 0.0)
 
     def fail(error: Exception, rank: int) -> tuple[int, str]:
@@ -43,7 +43,7 @@ def test_a_rank_says_only_what_no_other_has_said(
     assert fail(here, 1) == (3, "ple-rec: rank 1: part-1: label 2; 0 or 1. Fix: look\n")
     assert fail(here, 2) == (3, "")
     assert marked_end(str(tmp_path)) == 2  # both have been marked; the agent ends with the first
-    monkeypatch.delenv(SAID)  # under plain torchrun
+    monkeypatch.delenv(AGENT_FOLDER)  # under plain torchrun
     assert fail(here, 2) == (3, "ple-rec: rank 2: part-1: label 2; 0 or 1. Fix: look\n")
 
 
@@ -130,7 +130,7 @@ def test_output_that_goes_nowhere_is_no_bug(
             patch.setattr(sys, "stdout", io.TextIOWrapper(stream, write_through=unbuffered))
             assert guarded(lambda: _write("said")) == 2
         assert capsys.readouterr().err == (
-            "ple-rec: stdout: cannot be written (No space left on device); a verb tells there what it does. Fix: send "
+            "ple-rec: stdout: cannot be written (No space left on device); a verb prints its results there. Fix: send "
             "it to a terminal, or to a file that has room\n"
         )
 
@@ -151,7 +151,7 @@ def test_characters_that_the_output_lacks_are_escaped(monkeypatch: pytest.Monkey
 def test_a_rank_that_lost_its_peers_is_silent_once_one_has_said_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv(SAID, str(tmp_path))
+    monkeypatch.setenv(AGENT_FOLDER, str(tmp_path))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")  # no grace: nobody else is here
     lost = RuntimeError("Connection closed by peer")
     assert exits._peer_failed(lost, "0") == 1

@@ -6,17 +6,17 @@ import os
 import subprocess
 from pathlib import Path
 
-from ple_rec.runtime.exits import SAID, reap, started_by
+from ple_rec.runtime.exits import AGENT_FOLDER, reap, started_by
 from tests.tiny import alive, wait_until
 
 
 def test_a_process_that_has_detached_itself_is_found(tmp_path: Path) -> None:
     mine, other = str(tmp_path / "a"), str(tmp_path / "ab")
-    bystander = subprocess.Popen(["sleep", "100"], env=os.environ | {SAID: other})
+    bystander = subprocess.Popen(["sleep", "100"], env=os.environ | {AGENT_FOLDER: other})
     try:
         # A grandchild whose parent has ended, in a session of its own, deaf to SIGTERM.
         detached = 'exec >/dev/null 2>&1; trap "" TERM; sleep 100 & sleep 100'
-        subprocess.run(["setsid", "--fork", "sh", "-c", detached], env=os.environ | {SAID: mine}, check=True)
+        subprocess.run(["setsid", "--fork", "sh", "-c", detached], env=os.environ | {AGENT_FOLDER: mine}, check=True)
         assert wait_until(lambda: len(started_by(mine)) == 3, 5)
         found = started_by(mine)
         reap(mine)

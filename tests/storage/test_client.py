@@ -16,8 +16,8 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Remote, StoreError, location, names_in, write_bytes, write_text
 from ple_rec.storage.cache import CACHE, cache_folder, local_copy
 from ple_rec.storage.client import arrow_client, s3_options
-from ple_rec.storage.door import at_door
 from ple_rec.storage.store import objects_at, put, tag_of
+from ple_rec.storage.store_errors import translate_errors
 from tests.object_store import refusing
 from tests.tiny import write_tiny
 
@@ -48,7 +48,7 @@ def test_writings_under_a_condition(address: str) -> None:
 
 
 def test_an_error_keeps_its_kind_between_processes_and_in_other_words() -> None:
-    with pytest.raises(StoreError) as caught, at_door("s3://bucket/a"):
+    with pytest.raises(StoreError) as caught, translate_errors("s3://bucket/a"):
         raise PermissionError("Forbidden")
     error = caught.value
     assert pickle.loads(pickle.dumps(error)).kind == error.reworded(str.upper).kind == error.kind == "denied"

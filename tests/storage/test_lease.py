@@ -193,7 +193,7 @@ class Writers(RuleBasedStateMachine):
         step, kept = self.step[name] + 1, self.kept[name]
         path = kept.directory / f"step-{step}"
         try:
-            kept._make_room(path)
+            kept._prepare_directory(path)
             write_text(path / "shard", name)
             kept._commit(path, Manifest(step, {}, {"shard": File.of_text(f"{name}\n")}), {}, best=False)
         except StoreError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.text.units import clock, gib, parse_bytes, parse_count, short_bytes
+from ple_rec.text.units import clock, gib, mean_sd_text, parse_bytes, parse_count, short_bytes
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,18 @@ from ple_rec.text.units import clock, gib, parse_bytes, parse_count, short_bytes
 )
 def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "text"),
+    [
+        (0.73124, 0.00213, "0.7312 +- 0.0021"),
+        (0.73124, None, "0.7312"),
+        (0.000213, 0.000012, "2.130e-04 +- 1.200e-05"),
+    ],
+)
+def test_a_mean_and_its_deviation(mean: float, sd: float | None, text: str) -> None:
+    assert mean_sd_text(mean, sd) == text
 
 
 def test_gib_keeps_its_unit_at_every_size() -> None:

@@ -15,7 +15,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data_prep import write_tables
-from ple_rec.config.plan import Plan
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.schema import SparseFeature, Task
@@ -102,7 +102,7 @@ def plan_and_shard(
     batch_size_per_rank: int,
     seed: int,
     optimizer: TableOptimizer = "rowwise_adagrad",
-) -> tuple[DistributedModelParallel, Plan]:
+) -> tuple[DistributedModelParallel, PlanFile]:
     """A module with an optimizer attached, sharded as training does it, and its plan; a collective."""
     plan = agreed_plan(module, PlanningInputs(config, optimizer, cluster_of(ranks), batch_size_per_rank, {}))
     return shard(module, plan, ranks, init_scale=config.init_scale, seed=seed), plan

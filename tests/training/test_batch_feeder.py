@@ -20,8 +20,9 @@ from ple_rec.errors import PreemptedError, UserError
 from ple_rec.models.losses import StepLoss
 from ple_rec.training import batch_feeder as pipeline_module
 from ple_rec.training import loop
-from ple_rec.training.batch_feeder import Ahead, check_pipeline, make_pipeline
+from ple_rec.training.batch_feeder import PipelinedFeeder, check_pipeline, make_feeder
 from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
 STEPS = 13  # an epoch has 9
@@ -47,13 +48,15 @@ def _runs(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, Any]:
         with pytest.MonkeyPatch.context() as patch:
             if kind == "prefetch":  # on a CPU, where its kernels have nothing to do: all but them
                 patch.setattr(
-                    loop, "make_pipeline", lambda _, model, ranks, regions: Ahead(model, ranks, regions, prefetch=True)
+                    loop,
+                    "make_feeder",
+                    lambda _, model, ranks, regions: PipelinedFeeder(model, ranks, regions, prefetch=True),
                 )
             config = _config(data, "none" if kind == "prefetch" else kind)
             found[kind] = (whole_state(train_small(rank, world_size, config, run_dir)), records(run_dir))
     if world_size == 1:
         return found
-    run_dir, step = runs / "stopped", loop.train_step
+    run_dir, step = runs / "stopped", train_step
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
         if args[3] == 6 and rank == world_size - 1:  # with two batches on their way, which must not count
@@ -115,8 +118,8 @@ def _order(rank: int, world_size: int, data: Path) -> dict[str, list[str]]:
     patch.setattr(pipeline_module, "unlock_caches", noted("unlock", unlock_caches))
     found = {}
     for kind in ("none", "sparse_dist", "prefetch"):
-        prefetch = Ahead(job.model, job.ranks, prefetch=True)
-        pipeline = prefetch if kind == "prefetch" else make_pipeline(kind, job.model, job.ranks)
+        prefetch = PipelinedFeeder(job.model, job.ranks, prefetch=True)
+        pipeline = prefetch if kind == "prefetch" else make_feeder(kind, job.model, job.ranks)
         done.clear()
         with closing(job.loader.epoch(0)) as batches:
             pipeline.begin(read(batches), 3)  # of nine

@@ -17,11 +17,11 @@ import torch
 from ple_rec.config.base import Split
 from ple_rec.config.load import ConfigError, dump_toml, load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
-from ple_rec.training.checks import chosen_tasks, losses_of, select
+from ple_rec.training.checks import chosen_tasks, loss_names, select
 from ple_rec.training.preflight import check
 from ple_rec.training.prepared import prepare_run
 from ple_rec.training.run import evaluate_run, train
@@ -114,8 +114,8 @@ def test_a_task_has_the_loss_of_its_kind_or_the_one_it_asks_for(
     tasks: list[dict[str, str]], expected: tuple[str, ...], data: Path
 ) -> None:
     config = small_config(data, {"tasks": tasks})
-    selection = select(config, Dataset(data))
-    assert losses_of(config, selection, chosen_tasks(config, selection)) == expected
+    selection = select(config, DatasetDirectory(data))
+    assert loss_names(config, selection, chosen_tasks(config, selection)) == expected
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_the_losses_of_the_models_page_are_a_configuration_and_every_name_is_the
     example = tomllib.loads(page[page.index("    [[tasks]]") :].split("\n\nAnother")[0])
     example["train"] |= {"batch_size": 24, "steps": 4}
     config = small_config(data, example)
-    selection = select(config, Dataset(data))
-    assert losses_of(config, selection, chosen_tasks(config, selection)) == ("cross_entropy", "huber")
+    selection = select(config, DatasetDirectory(data))
+    assert loss_names(config, selection, chosen_tasks(config, selection)) == ("cross_entropy", "huber")
     assert [name for name in LOSSES if f"| `{name}` |" not in page] == []
     assert [name for name in WEIGHTINGS if f"\n    {name} " not in page] == []
 

@@ -19,15 +19,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ple_rec.config.run import RunConfig
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import validation
 from ple_rec.training.checks import select
 from ple_rec.training.context import build_context
-from ple_rec.training.early_stopping import Stopping, describe_stop, stopping_metric
+from ple_rec.training.early_stopping import EarlyStopping, describe_stop, stopping_metric
 from ple_rec.training.loop import train_steps
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.run import _introduction, train
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
@@ -48,13 +48,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_improvement_is_greater_than_min_delta() -> None:
-    stopping = Stopping()
+    stopping = EarlyStopping()
     counts = []
     for step, score in enumerate((0.5, 0.75, 1.0, 1.25, 1.5, 0.0), start=1):
         stopping.judge(score, step, 0.25)
         counts.append((stopping.score, stopping.step, stopping.stale))
     assert counts == [(0.5, 1, 0), (0.5, 1, 1), (1.0, 3, 0), (1.0, 3, 1), (1.5, 5, 0), (1.5, 5, 1)]
-    stopping = Stopping()
+    stopping = EarlyStopping()
     for step in (1, 2, 3):
         stopping.judge(-0.5, step, 0.0)
     assert (stopping.score, stopping.step, stopping.stale) == (-0.5, 1, 2)
@@ -62,11 +62,13 @@ def test_an_improvement_is_greater_than_min_delta() -> None:
 
 def test_it_says_why() -> None:
     config = small_config(Path("x"), {"early_stopping": {"metric": "income.auc", "patience": 3}})
-    assert describe_stop(config, Stopping(0.95121, 400, 3), 700) == (
+    assert describe_stop(config, EarlyStopping(0.95121, 400, 3), 700) == (
         "stops early at step 700: income.auc has not improved by more than 0.0 for 3 evaluations; best 0.9512 at step "
         "400"
     )
-    assert describe_stop(config, Stopping(-0.25, 400, 1), 700).endswith("for 1 evaluation; best 0.2500 at step 400")
+    assert describe_stop(config, EarlyStopping(-0.25, 400, 1), 700).endswith(
+        "for 1 evaluation; best 0.2500 at step 400"
+    )
 
 
 def test_the_metric_is_that_of_the_best_checkpoint_unless_said() -> None:
@@ -81,7 +83,7 @@ def test_the_metric_is_that_of_the_best_checkpoint_unless_said() -> None:
 def test_a_metric_that_no_task_has_is_refused(data: Path) -> None:
     config = small_config(data, {"early_stopping": {"metric": "watch.auc", "patience": 1}})
     with pytest.raises(UserError) as caught:
-        select(config, Dataset(config.data.path))
+        select(config, DatasetDirectory(config.data.path))
     assert str(caught.value).startswith("early_stopping.metric: got 'watch.auc'; it is one of loss, click.auc, ")
 
 
@@ -90,7 +92,7 @@ class _Killed(Exception):
 
 
 Ends = tuple[int, dict[str, Tensor], list[str]]
-ADVANCE = Progress.advance
+ADVANCE = TrainingProgress.advance
 
 
 def _run(
@@ -100,13 +102,13 @@ def _run(
     sys.stdout = printed = io.StringIO()
     count = [0]
 
-    def advance_or_die(self: Progress) -> None:
+    def advance_or_die(self: TrainingProgress) -> None:
         ADVANCE(self)
         count[0] += 1
         if count[0] == dies:
             raise _Killed
 
-    Progress.advance = advance_or_die  # type: ignore[method-assign]
+    TrainingProgress.advance = advance_or_die  # type: ignore[method-assign]
     resume = (run_dir / "checkpoints").exists()
     dist.barrier()
     run_dir.mkdir(parents=True, exist_ok=True)

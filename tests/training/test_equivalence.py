@@ -56,7 +56,7 @@ def _weights(job: TrainContext) -> Weights:
 def _metrics(job: TrainContext) -> dict[str, Any]:
     with closing(job.evaluation_loader("valid").epoch(0)) as batches:
         return evaluate(
-            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000, legends=job.legends
+            job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000, gate_labels=job.gate_labels
         )
 
 

@@ -123,7 +123,7 @@ def _histogram(rank: int, world_size: int, data: Path) -> tuple[dict[str, Any], 
                     job.selection.tasks,
                     job.ranks.device,
                     exact_limit=exact_limit,
-                    legends=job.legends,
+                    gate_labels=job.gate_labels,
                 )
             )
     return results[0], results[1]

@@ -46,7 +46,7 @@ def _all(rank: int, world_size: int, data: Path, folder: Path) -> dict[str, dict
             job.selection.tasks,
             job.ranks.device,
             exact_limit=1000,
-            legends=job.legends,
+            gate_labels=job.gate_labels,
         )
     return said
 

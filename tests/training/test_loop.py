@@ -20,7 +20,7 @@ from ple_rec.config.base import Split
 from ple_rec.data.order import row_group_order
 from ple_rec.distributed.process_group import is_lost_peer, process_group
 from ple_rec.errors import DataError, UserError
-from ple_rec.training.early_stopping import Stopping
+from ple_rec.training.early_stopping import EarlyStopping
 from ple_rec.training.run import train
 from ple_rec.training.state import TrainState
 from ple_rec.training.validation import best_score, record_evaluation, validation_loss
@@ -75,7 +75,7 @@ def _counted(rank: int, world_size: int, early_stopping: dict[str, Any]) -> tupl
     """Steps of the best checkpoint, notes, and evaluations without an improvement, over AUCs that come and go."""
     changes = {"train": {"batch_size": 24, "steps": 9, "best_metric": "click.auc"}, "early_stopping": early_stopping}
     job: Any = SimpleNamespace(config=small_config(Path("x"), changes), ranks=ranks_of(rank, world_size))
-    position, best_steps, notes = TrainState(stopping=Stopping()), [], []
+    position, best_steps, notes = TrainState(stopping=EarlyStopping()), [], []
     for step, auc in enumerate((None, None, 0.6, None, 0.5, 0.7), 1):
         position.step = step
         tasks = {"click": {"auc": auc and auc + rank}, "buy": {"auc": None if step == 5 else 0.5}}

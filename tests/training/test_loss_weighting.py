@@ -26,10 +26,11 @@ from ple_rec.config.model import BottomLevelConfig, SingleTaskConfig, SluiceConf
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import TrainContext, build_context
-from ple_rec.training.loop import train_step, train_steps
+from ple_rec.training.loop import train_steps
 from ple_rec.training.non_finite_guard import NonFiniteGuard
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.run import train
+from ple_rec.training.step import train_step
 from tests.datasets import set_column
 from tests.training.small import (
     on_ranks,
@@ -124,7 +125,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
         penalties.append(0.0 if learned else _penalty(job))
 
     look()
-    with mock.patch.object(Progress, "advance", side_effect=look):
+    with mock.patch.object(TrainingProgress, "advance", side_effect=look):
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
     dense = {k: v.detach().clone() for k, v in job.bare.named_parameters() if "embedding" not in k}
     return {

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.checkpoint.files import Reader, _Summed
+from ple_rec.checkpoint.files import CheckpointReader, _ChecksumStream
 from ple_rec.checkpoint.inspect import damages
 from ple_rec.cli import main
 from ple_rec.runs import directory
@@ -23,6 +23,7 @@ from ple_rec.runs.layout import claimed
 from ple_rec.training import loop, validation
 from ple_rec.training import run as run_module
 from ple_rec.training.evaluate import evaluate
+from ple_rec.training.step import train_step
 from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -165,7 +166,7 @@ def test_a_run_that_ends_between_the_look_and_the_lock_is_kept(
 
 def test_the_time_that_is_left_counts_the_steps_of_this_process(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The report after a stop in the middle of its steps is of some steps that another process has done."""
-    step, longer = loop.train_step, [*TRAIN, "--set", "train.epochs=", "--set", "train.steps=16", "--run-dir", "runs/b"]
+    step, longer = train_step, [*TRAIN, "--set", "train.epochs=", "--set", "train.steps=16", "--run-dir", "runs/b"]
     longer += ["--set", "train.report_every=8"]
 
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -223,11 +224,11 @@ def test_an_interrupt_in_a_save_or_a_load_ends_as_one_elsewhere(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reader, "read_data", interrupted)
+        patch.setattr(CheckpointReader, "read_data", interrupted)
         assert main(["evaluate", "tiny"]) == 130
     assert capsys.readouterr().err == "ple-rec: interrupted\n"
     with monkeypatch.context() as patch:
-        patch.setattr(_Summed, "write", interrupted)
+        patch.setattr(_ChecksumStream, "write", interrupted)
         assert main([*TRAIN, *SHORT, *KEPT, "--resume", "--set", "train.steps=8"]) == 130
     how = "ple-rec: runs/tiny: step-6 is saved; go on with: ple-rec train --run-dir runs/tiny --resume\n"
     assert capsys.readouterr().err == f"{how}ple-rec: interrupted\n"

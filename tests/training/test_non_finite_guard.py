@@ -15,10 +15,11 @@ from ple_rec.errors import DivergedError
 from ple_rec.models import losses as loss_sums
 from ple_rec.models.losses import loss_sums_K
 from ple_rec.models.objective import objective
-from ple_rec.training import loop
+from ple_rec.training import step as step_module
 from ple_rec.training.context import build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
+from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, small_config, train_small, whole_tables, write_small
 
 ADVICE = (
@@ -83,7 +84,7 @@ def test_settle_waits_for_the_last_step() -> None:
 
 def _diverging(rank: int, world_size: int, data: Path, run_dir: Path, what: str, at: int) -> tuple[str, int, list[int]]:
     """Message, exit code, and the steps that were done."""
-    advance = Progress.advance
+    advance = TrainingProgress.advance
     steps: list[int] = []
 
     def bad_sums_K(*args: Any) -> Tensor:
@@ -95,13 +96,16 @@ def _diverging(rank: int, world_size: int, data: Path, run_dir: Path, what: str,
         loss = objective(*args)
         return loss * 1e38 * 1e3 if what == "gradient" and len(steps) + 1 == at else loss
 
-    def count(self: Progress) -> None:
+    def count(self: TrainingProgress) -> None:
         advance(self)
         steps.append(len(steps) + 1)
 
-    Progress.advance = count  # type: ignore[method-assign]
+    TrainingProgress.advance = count  # type: ignore[method-assign]
     try:
-        with mock.patch.object(loss_sums, "loss_sums_K", bad_sums_K), mock.patch.object(loop, "objective", steep_total):
+        with (
+            mock.patch.object(loss_sums, "loss_sums_K", bad_sums_K),
+            mock.patch.object(step_module, "objective", steep_total),
+        ):
             train_small(rank, world_size, small_config(data, CHANGES), run_dir)
     except DivergedError as error:
         return str(error), error.exit_code, steps
@@ -151,7 +155,7 @@ def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[floa
     batch.in_space_BK[:, 1] = 0
     batch.labels_BK[:, 1] = float("nan")
     before = {name: p.detach().clone() for name, p in job.bare.towers[1].named_parameters()}
-    _, sums_K, counts_K = loop.train_step(job, guard, batch, 0, [1.0, 1.0])
+    _, sums_K, counts_K = train_step(job, guard, batch, 0, [1.0, 1.0])
     guard.synchronize()
     change = max(float((p - before[name]).abs().max()) for name, p in job.bare.towers[1].named_parameters())
     finite = all(bool(values.isfinite().all()) for values in whole_tables(job.model).values())

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from ple_rec.config.plan import Plan, dump_plan, load_plan
+from ple_rec.config.plan import PlanFile, dump_plan, load_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.collectives import PeerError
-from ple_rec.distributed.plan_check import GivenPlan
+from ple_rec.distributed.plan_check import SavedPlan
 from ple_rec.distributed.planner import ModelSizes, PlanningInputs, check_sizes
 from ple_rec.distributed.topology import cluster_of
 from ple_rec.errors import UserError
@@ -29,20 +29,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small(tmp_path_factory.mktemp("plan") / "data")
 
 
-def _offline(config: RunConfig, ranks: int = 2, **hardware: Any) -> Plan:
+def _offline(config: RunConfig, ranks: int = 2, **hardware: Any) -> PlanFile:
     return plan_run(config, describe(config), cluster("cpu", 1, ranks, **hardware))
 
 
-def _moved(plan: Plan) -> Plan:
+def _moved(plan: PlanFile) -> PlanFile:
     """Every table-wise table on the other of two ranks."""
     raw = json.loads(dump_plan(plan))
     for table in raw["tables"]:
         assert table["sharding"] == "table_wise"
         table["rank"] = 1 - table["rank"]
-    return Plan.model_validate_json(json.dumps(raw))
+    return PlanFile.model_validate_json(json.dumps(raw))
 
 
-def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, GivenPlan]) -> dict[str, Any]:
+def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, SavedPlan]) -> dict[str, Any]:
     """By name: the plan that a rank trained by, or what it was told."""
     found: dict[str, Any] = {}
     for name, given in givens.items():
@@ -72,29 +72,29 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
     large = moved.model_copy(update={"tables": heavy})
     cut = small_config(data, {"embeddings": {"dim": 4, "sharding": "column_wise"}})
     given = {
-        "moved": GivenPlan(moved, "p", insist=True),
-        "four ranks": GivenPlan(_offline(config, 4), "p", insist=True),
-        "wide": GivenPlan(_offline(wide), "p", insist=True),
-        "batch": GivenPlan(_offline(batch), "p", insist=True),
-        "sgd": GivenPlan(_offline(sgd), "p", insist=True),
-        "less": GivenPlan(_offline(less), "p", insist=True),
-        "large": GivenPlan(large, "p", insist=True),
-        "cut": GivenPlan(_offline(cut), "p", insist=True),
-        "own, cut": GivenPlan(_offline(cut), "p", insist=False),
-        "own, of four ranks": GivenPlan(_offline(config, 4), "p", insist=False),
+        "moved": SavedPlan(moved, "p", strict=True),
+        "four ranks": SavedPlan(_offline(config, 4), "p", strict=True),
+        "wide": SavedPlan(_offline(wide), "p", strict=True),
+        "batch": SavedPlan(_offline(batch), "p", strict=True),
+        "sgd": SavedPlan(_offline(sgd), "p", strict=True),
+        "less": SavedPlan(_offline(less), "p", strict=True),
+        "large": SavedPlan(large, "p", strict=True),
+        "cut": SavedPlan(_offline(cut), "p", strict=True),
+        "own, cut": SavedPlan(_offline(cut), "p", strict=False),
+        "own, of four ranks": SavedPlan(_offline(config, 4), "p", strict=False),
     }
     first, second = on_ranks(_assembled, 2, config, given)
-    assert {name: value for name, value in first.items() if isinstance(value, Plan)} == {
-        name: value for name, value in second.items() if isinstance(value, Plan)
+    assert {name: value for name, value in first.items() if isinstance(value, PlanFile)} == {
+        name: value for name, value in second.items() if isinstance(value, PlanFile)
     }
-    refused = {name for name, value in first.items() if not isinstance(value, Plan)}
+    refused = {name for name, value in first.items() if not isinstance(value, PlanFile)}
     assert {second[name] for name in refused} == {"rank 0 failed with exit code 2"}
     assert first["moved"] == moved
     assert first["moved"].tables != plan.tables
     assert first["own, of four ranks"].tables == plan.tables
     names = {
         "four ranks": "p: planned for 1 host x 4 CPU ranks, 4 rank(s); this run has 1 host x 2 CPU ranks; the batch "
-        "size per rank was 6, is 12; a plan is of one set of tables",
+        "size per rank was 6, is 12; a plan fits only its own tables",
         "wide": "p: table item was 40 x 8 fp32, is 40 x 4 fp32; table tag was ",
         "batch": "p: the batch size per rank was 24, is 12; ",
         "sgd": "p: the tables' optimizer was sgd, is rowwise_adagrad; ",
@@ -106,15 +106,15 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
     for name, start in names.items():
         assert first[name].startswith(start), first[name]
     assert first["wide"].endswith("Fix: plan again with this configuration and cluster, or change them back")
-    (told,) = on_ranks(_assembled, 1, rows, {"rows": GivenPlan(_offline(rows, 1), "p", insist=True)})
-    assert isinstance(told["rows"], Plan)
+    (told,) = on_ranks(_assembled, 1, rows, {"rows": SavedPlan(_offline(rows, 1), "p", strict=True)})
+    assert isinstance(told["rows"], PlanFile)
 
 
 def test_a_constraint_that_the_plan_does_not_keep_is_named(data: Path) -> None:
     plan = _offline(small_config(data, {"embeddings": {"dim": 4, "sharding": "table_wise"}}), 1)
     wanted = {"item": {"sharding": "row_wise"}, "user": {"hosts": [0]}}
     config = small_config(data, {"embeddings": {"dim": 4, "tables": wanted}})
-    (told,) = on_ranks(_assembled, 1, config, {"p": GivenPlan(plan, "p", insist=True)})
+    (told,) = on_ranks(_assembled, 1, config, {"p": SavedPlan(plan, "p", strict=True)})
     assert told["p"].startswith("p: embeddings.tables.item.sharding is row_wise, the plan has table_wise; a plan ")
 
 
@@ -122,7 +122,7 @@ def test_a_plan_that_is_written_and_read_is_the_one_that_is_used(data: Path, tmp
     config = small_config(data, {"embeddings": {"dim": 4, "sharding": "table_wise"}})
     file = tmp_path / "plan.json"
     file.write_text(dump_plan(_moved(_offline(config))))
-    (found, _) = on_ranks(_assembled, 2, config, {"file": GivenPlan(load_plan(file), str(file), insist=True)})
+    (found, _) = on_ranks(_assembled, 2, config, {"file": SavedPlan(load_plan(file), str(file), strict=True)})
     assert found["file"] == load_plan(file)
 
 
@@ -133,7 +133,7 @@ def _refusal_without_a_model(rank: int, world_size: int, config: RunConfig) -> s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(context, "model_of", build)
         with pytest.raises((UserError, PeerError)) as caught:
-            context.assemble_evaluation(config, ranks_of(rank, world_size))
+            context.build_evaluation(config, ranks_of(rank, world_size))
     return str(caught.value)
 
 

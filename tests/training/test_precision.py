@@ -14,7 +14,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.training import precision as module
-from ple_rec.training.precision import Precision, Shape, layer_speeds, saved_precision, settle_precision
+from ple_rec.training.precision import Precision, Shape, choose_precision, layer_speeds, saved_precision
 from ple_rec.training.run import evaluate_run, train
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -42,10 +42,10 @@ def _settled(rank: int, world_size: int, data: Path, folder: Path) -> dict[str, 
         asked.append(shape)
         return (FAST, SLOW)[rank]
 
-    mixed = settle_precision(config, ranks, (12, 30, 64), None, probe)
-    both = settle_precision(config, ranks, (12, 30, 64), None, lambda *_: (100.0, 200.0 + rank))
-    kept = settle_precision(config, ranks, (12, 30, 64), Precision("auto", "bf16"), probe)
-    plain = settle_precision(small_config(data), ranks, (12, 30, 64), None, probe)
+    mixed = choose_precision(config, ranks, (12, 30, 64), None, probe)
+    both = choose_precision(config, ranks, (12, 30, 64), None, lambda *_: (100.0, 200.0 + rank))
+    kept = choose_precision(config, ranks, (12, 30, 64), Precision("auto", "bf16"), probe)
+    plain = choose_precision(small_config(data), ranks, (12, 30, 64), None, probe)
     return {"mixed": mixed.record(), "both": both.record(), "kept": kept, "plain": plain.record(), "asked": asked}
 
 

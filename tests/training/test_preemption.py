@@ -24,6 +24,7 @@ from ple_rec.training import loop, validation
 from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.non_finite_guard import NonFiniteGuard
+from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, records, small_config, whole_state, write_small
 
 State = dict[str, Tensor]
@@ -50,7 +51,7 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     job = build_context(config, ranks_of(rank, world_size))
-    step = loop.train_step
+    step = train_step
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
         if kill is not None and rank == 1 and args[3] == kill[0]:
@@ -179,7 +180,7 @@ def test_the_same_signal_at_once_is_the_same_wish() -> None:
     code = """
 import os, signal, time
 from ple_rec.training import preemption
-preemption._SAME_WISH_SECONDS = 0.2
+preemption._REPEAT_SECONDS = 0.2
 with preemption.Preemption(30) as heard:
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ple_rec.cli import main
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.training import prepared
 from tests.tiny import write_tiny
 
@@ -21,6 +21,17 @@ def test_a_training_opens_its_dataset_and_resolves_its_configuration_once(
 ) -> None:
     write_tiny(tmp_path)
     monkeypatch.chdir(tmp_path)
+    calls = count_calls(monkeypatch)
+    once = {"__init__": 1, "select": 1, "chosen_tasks": 1, "loss_names": 1, "global_batch_size": 1}
+    assert main(["train", "--config", "tiny.toml"]) == 0
+    assert calls == once
+    calls.clear()
+    assert main(["evaluate", "runs/tiny"]) == 0
+    assert calls == once
+
+
+def count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count what opens a dataset and what resolves a configuration."""
     calls: Counter[str] = Counter()
 
     def count(owner: Any, name: str) -> None:
@@ -32,8 +43,7 @@ def test_a_training_opens_its_dataset_and_resolves_its_configuration_once(
 
         monkeypatch.setattr(owner, name, counted)
 
-    count(Dataset, "__init__")
-    for name in ("select", "chosen_tasks", "losses_of", "global_batch_size"):
+    count(DatasetDirectory, "__init__")
+    for name in ("select", "chosen_tasks", "loss_names", "global_batch_size"):
         count(prepared, name)
-    assert main(["train", "--config", "tiny.toml"]) == 0
-    assert calls == {"__init__": 1, "select": 1, "chosen_tasks": 1, "losses_of": 1, "global_batch_size": 1}
+    return calls

@@ -23,7 +23,7 @@ from ple_rec.training.loop import train_steps
 from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
 from ple_rec.training.profiler.regions import OFF, REGIONS, Region, RegionClocks
 from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
-from ple_rec.training.profiler.session import UNPROFILED, StepProfile
+from ple_rec.training.profiler.session import NO_PROFILE, StepProfile
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
 SECONDS = 1e-3  # of a clock that is read twice
@@ -152,7 +152,7 @@ def test_regions_are_exclusive_and_nest() -> None:
     }
     assert sum(seconds.values()) == pytest.approx(whole, abs=SECONDS)
     assert not any(clocks.seconds.values())
-    assert UNPROFILED.regions is OFF
+    assert NO_PROFILE.regions is OFF
 
 
 def test_a_pause_belongs_to_no_step_though_nothing_is_timed() -> None:

@@ -12,7 +12,7 @@ import pytest
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import UserError
 from ple_rec.training import progress
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, write_small
 
 TRAIN: dict[str, Any] = {
@@ -69,11 +69,11 @@ def _log(rank: int, world_size: int, log: Path) -> tuple[str, str, list[str]]:
     """What was printed, the log, and what a full disk led to."""
     sys.stdout = printed = io.StringIO()
     ranks = ranks_of(rank, world_size)
-    first = Progress(ranks, log, 0, 85)
+    first = TrainingProgress(ranks, log, 0, 85)
     for step in (10, 20, 30):
         first.record(VALID | {"step": step})
     first.close()
-    again = Progress(ranks, log, 20, 85)  # goes on from step 20
+    again = TrainingProgress(ranks, log, 20, 85)  # goes on from step 20
     again.advance()
     again.record(VALID | {"step": 25})
     said = []
@@ -106,7 +106,7 @@ SPEED = {"steps", "samples_per_second", "data_wait", "peak_bytes", "eta_seconds"
 
 def _reports(rank: int, world_size: int, log: Path) -> str:
     sys.stdout = printed = io.StringIO()
-    own = Progress(ranks_of(rank, world_size), log, 0, 41)
+    own = TrainingProgress(ranks_of(rank, world_size), log, 0, 41)
     for step, steps in ((20, 20), (40, 20), (41, 1)):
         own.record(TRAIN | {"step": step, "steps": steps, "seconds": step})
     own.close()

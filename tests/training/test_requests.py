@@ -15,7 +15,7 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.loop import train_steps
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from tests.training.requests import SHARED, write_requests
 from tests.training.small import (
     SGD,
@@ -60,7 +60,7 @@ def _trained(rank: int, world_size: int, configs: list[Any], folder: Path) -> li
 
 def _of_runs(rank: int, world_size: int, data: Path, folder: Path, few: int) -> dict[str, Any]:
     """Of a run that shuffles requests; `few` as of `ple_rec.modules.grouped`."""
-    grouped._FEW_SAMPLES = few
+    grouped._MIN_SAMPLES_PER_REQUEST = few
     return _trained(rank, world_size, [_config(data, request_features=SHARED, shuffle="requests")], folder)[0]
 
 
@@ -69,15 +69,15 @@ def _stopped_and_resumed(rank: int, world_size: int, data: Path, folder: Path) -
     config = _config(data, request_features=SHARED, shuffle="requests")
     config = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"every": 3})})
     whole = whole_state(train_small(rank, world_size, config, folder / "whole"))
-    advance, count = Progress.advance, [0]
+    advance, count = TrainingProgress.advance, [0]
 
-    def stop(self: Progress) -> None:
+    def stop(self: TrainingProgress) -> None:
         advance(self)
         count[0] += 1
         if count[0] == 5:
             raise KeyError("stopped")
 
-    Progress.advance = stop  # type: ignore[method-assign]
+    TrainingProgress.advance = stop  # type: ignore[method-assign]
     with pytest.raises(KeyError, match="stopped"):
         train_small(rank, world_size, config, folder / "stopped")
     return [whole, whole_state(train_small(rank, world_size, config, folder / "stopped", resume=True))]

@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ple_rec.checkpoint.files import _Summed
+from ple_rec.checkpoint.files import _ChecksumStream
 from ple_rec.errors import UserError
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from tests.rank_processes import RankError
 from tests.training.small import on_ranks, records, small_config, train_small, whole_state, write_small
 
@@ -38,20 +38,23 @@ def _config(path: Path, **changes: Any) -> Any:
 
 def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, killed_in: str | None) -> Ends:
     """Train; the last rank is killed after step 4 or 13, or while it writes the checkpoint of step 10."""
-    advance, write, count = Progress.advance, _Summed.write, [0]
+    advance, write, count = TrainingProgress.advance, _ChecksumStream.write, [0]
 
-    def advance_or_die(self: Progress) -> None:
+    def advance_or_die(self: TrainingProgress) -> None:
         advance(self)
         count[0] += 1
         if killed_in == f"step {count[0]}" and rank == world_size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def write_or_die(self: _Summed, block: Any) -> int:
+    def write_or_die(self: _ChecksumStream, block: Any) -> int:
         if killed_in == "a save" and count[0] == 10 and rank == world_size - 1:
             os.kill(os.getpid(), signal.SIGKILL)
         return write(self, block)
 
-    with mock.patch.object(Progress, "advance", advance_or_die), mock.patch.object(_Summed, "write", write_or_die):
+    with (
+        mock.patch.object(TrainingProgress, "advance", advance_or_die),
+        mock.patch.object(_ChecksumStream, "write", write_or_die),
+    ):
         job = train_small(rank, world_size, _config(data), run_dir, resume=resume)
     return whole_state(job), torch.get_rng_state(), {"learning_rate": job.optimizers.learning_rate}
 

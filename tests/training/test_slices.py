@@ -18,7 +18,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
-from ple_rec.data.dataset import Dataset, read_columns
+from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.slices import SliceColumn, Slicing
 from ple_rec.errors import DataError, UserError
 from ple_rec.runs.results import format_results
@@ -124,7 +124,7 @@ def test_every_slice_has_the_metrics_of_its_rows(
 ) -> None:
     from sklearn.metrics import log_loss, mean_squared_error, roc_auc_score  # 2 s, which ranks would spend too
 
-    rows, logits = rows_of(Dataset(data), "test"), torch.tensor(evaluated[1][2], dtype=torch.float64)
+    rows, logits = rows_of(DatasetDirectory(data), "test"), torch.tensor(evaluated[1][2], dtype=torch.float64)
     (found,) = [entry for entry in evaluated[world_size][0] if entry["column"] == column]
     subsets = _subsets(rows, column)
     assert [_key(entry) for entry in found["values"]] == list(subsets)
@@ -207,15 +207,15 @@ def test_more_rows_are_held_for_more_codes(values: int, rows: int) -> None:
     batch = Batch(None, torch.zeros(size, 0), ones_BK, ones_BK, None, None, size, codes_BC)
     for held in range(size, rows, size):
         metrics.update(batch, ones_BK)
-        assert sum(len(part.codes_BC) for part in metrics._held) == held
+        assert sum(len(part.codes_BC) for part in metrics._pending) == held
     metrics.update(batch, ones_BK)
-    assert not metrics._held
+    assert not metrics._pending
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_row_group_is_counted_by_one_rank(data: Path, monkeypatch: pytest.MonkeyPatch, world_size: int) -> None:
     """Each rank in turn; what the others would tell it is left out."""
-    dataset, read = Dataset(data), read_columns
+    dataset, read = DatasetDirectory(data), read_columns
     groups = [(group.file, group.index) for group in dataset.row_groups("test", [])]
     assert len(groups) > world_size
     found: list[list[Any]] = []

@@ -23,7 +23,7 @@ def _check(rank: int, world_size: int, run_dirs: list[Path], datas: list[Path]) 
         ranks = Ranks(rank, world_size, 1, torch.device("cpu"), 1)
         os.chdir(run_dirs[rank])
         try:
-            check_storage([Path("run")], str(datas[rank]), ranks, patience=1.0)
+            check_storage([Path("run")], str(datas[rank]), ranks, wait_seconds=1.0)
         except UserError as error:
             return str(error)
     return ""

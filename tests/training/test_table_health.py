@@ -19,7 +19,7 @@ from torch import Tensor
 from ple_rec.checkpoint.load import load
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.base import Split
-from ple_rec.distributed.table_rows import Block
+from ple_rec.distributed.table_rows import RowBlock
 from ple_rec.runs.layout import CHECKPOINTS
 from ple_rec.training import table_health as health
 from ple_rec.training.context import build_context
@@ -242,7 +242,7 @@ def _quantiles(rank: int, world_size: int) -> list[dict[str, Any]]:
             moved_N = torch.arange(len(square_N)) % 5 == 1
             first, last = (len(square_N) * part // world_size for part in (rank, rank + 1))
             edges = [*range(first, last, 700), last]
-            blocks = [Block(a, square_N[a:b], moved_N[a:b]) for a, b in pairwise(edges)]
+            blocks = [RowBlock(a, square_N[a:b], moved_N[a:b]) for a, b in pairwise(edges)]
             found[name] = row_health(blocks, len(square_N), torch.device("cpu"))
         results.append(found)
     health.EXACT_ROWS = usual
@@ -290,7 +290,7 @@ def test_one_row_in_a_hundred_is_at_the_top(rows: int, top: int, tmp_path: Path)
     (tmp_path / "vocab").mkdir()
     counts = [rows - i for i in range(rows - 1)]
     pq.write_table(pa.table({"count": counts}), tmp_path / "vocab" / "t.parquet")
-    assert health._counted(tmp_path, "t", rows) == {
+    assert health._lookup_counts(tmp_path, "t", rows) == {
         "top_share": sum(counts[:top]) / sum(counts),
         "lookups": sum(counts),
     }
@@ -299,7 +299,7 @@ def test_one_row_in_a_hundred_is_at_the_top(rows: int, top: int, tmp_path: Path)
 def test_a_vocabulary_without_lookups_has_no_share(tmp_path: Path) -> None:
     (tmp_path / "vocab").mkdir()
     pq.write_table(pa.table({"count": pa.array([0, 0], pa.int64())}), tmp_path / "vocab" / "t.parquet")
-    assert health._counted(tmp_path, "t", 3) == {"top_share": None, "lookups": 0}
+    assert health._lookup_counts(tmp_path, "t", 3) == {"top_share": None, "lookups": 0}
 
 
 def test_a_vocabulary_that_tells_nothing_ends_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -311,7 +311,7 @@ def test_a_vocabulary_that_tells_nothing_ends_no_run(tmp_path: Path, capsys: pyt
             file.write_bytes(b"no Parquet")
         else:
             pq.write_table(table, file)
-        assert health._counted(tmp_path, "t", 2) == {"top_share": None, "lookups": None}
+        assert health._lookup_counts(tmp_path, "t", 2) == {"top_share": None, "lookups": None}
         said.append(capsys.readouterr().out)
     head = f"table t: {file} does not tell how often rows are looked up ("
     assert all(text.startswith(head) and text.count("\n") == 1 for text in said)

@@ -14,6 +14,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.checkpoints import CheckpointTimer
 from ple_rec.training import loop
+from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, records, small_config, train_small, whole_state, write_small
 
 
@@ -30,7 +31,6 @@ def _run(
     rank: int, world_size: int, config: RunConfig, run_dir: Path, resume: bool, kill_at: int | None
 ) -> dict[str, Tensor]:
     """Train; without a warning the process ends before the step of that number. Return the state at the end."""
-    train_step = loop.train_step
 
     def killed(*args: Any, **kwargs: Any) -> Any:
         if args[3] == kill_at:

@@ -1,7 +1,7 @@
-"""`stats.html`: what a dataset holds, on one page, from `stats.json` and the schema alone.
+"""`stats.html`: a page about the content of a dataset, from `stats.json` and the schema alone.
 
-A section is a function from `View` to what its block in `ple_rec/reports/templates/statistics.html.j2` shows, listed in
-`SECTIONS`.
+Each section in `SECTIONS` has a function from `View` to the content of its block in
+`ple_rec/reports/templates/statistics.html.j2`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def write_page(
     """Write the page of a dataset; equal arguments give equal bytes.
 
     Args:
-        stats: Content of `stats.json`, of version 2.
+        stats: Content of `stats.json` in version 2.
         schema: Schema of the dataset.
         path: Path of the HTML file.
-        spaces: Conditions that columns of sample spaces stand for, by column; else the page names the columns.
+        spaces: Condition of each column of a sample space, by column. Without it, the page names the column.
 
     Raises:
         UserError: The file cannot be written.

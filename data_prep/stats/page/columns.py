@@ -1,4 +1,4 @@
-"""Part of the statistics page on columns, and the small plots of their values."""
+"""Sections of the statistics page on columns, and its charts."""
 
 from __future__ import annotations
 
@@ -11,41 +11,33 @@ from markupsafe import Markup, escape
 from data_prep.stats.correlation import fisher
 from data_prep.stats.page.view import View, cut, figure, percent
 from ple_rec.config.schema import DenseFeature, SparseFeature
-from ple_rec.reports.cells import Scale, scale_over
+from ple_rec.reports.drawing import Scale, drawing, scale_over
 
-_WIDTH, _HEIGHT = 340, 150  # CSS pixels of a chart over days
+_WIDTH, _HEIGHT = 340, 150  # CSS pixels of a chart over days.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 10, 8, 24
-_LINE, _NAMES = 19, 136  # of a chart of estimates: height of a line, width of the names
+_LINE, _NAMES = 19, 136  # CSS pixels in a chart of estimates: height of a line, and width of the names.
 
 
 class Estimate(NamedTuple):
-    """A correlation in a part of the rows."""
+    """Correlation in a part of the rows."""
 
     name: str
     r: float
     samples: int
 
 
-def _svg(width: int, height: int, name: str, content: str) -> Markup:
-    label = escape(name)
-    return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{label}">'
-        f"<title>{label}</title>{content}</svg>"
-    )
-
-
 def ticks(low: float, high: float, most: int = 4) -> list[float]:
-    """Return round numbers between two ends, at most so many."""
+    """Return at most `most` round numbers between two ends."""
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(m * step for m in (1, 2, 2.5, 5, 10, 20, 25, 50) if (high - low) / (m * step) <= most)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> Markup:
+def estimates(parts: Sequence[Estimate], whole: float | None, name: str) -> Markup:
     """Draw a line for each part: its name, r as a dot, its 95 % interval as a bar; a dashed line at r of the whole."""
-    ends = [end for e in kept for end in fisher(e.r, e.samples)]
+    ends = [end for e in parts for end in fisher(e.r, e.samples)]
     scale = scale_over([*ends, *([] if whole is None else [whole])], least=-1.0, greatest=1.0)
-    width, height = _WIDTH - _NAMES - 8, len(kept) * _LINE
+    width, height = _WIDTH - _NAMES - 8, len(parts) * _LINE
 
     def x(value: float) -> float:
         return _NAMES + width * (min(max(value, scale.low), scale.high) - scale.low) / (scale.high - scale.low)
@@ -56,7 +48,7 @@ def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> Marku
         content += f'<text x="{x(tick):.1f}" y="{height + 15}" text-anchor="middle">{_number(tick)}</text>'
     if whole is not None:
         content += f'<line class="whole" x1="{x(whole):.1f}" x2="{x(whole):.1f}" y1="0" y2="{height}"/>'
-    for line, e in enumerate(kept):
+    for line, e in enumerate(parts):
         y = (line + 0.5) * _LINE
         low, high = fisher(e.r, e.samples)
         title = escape(f"{e.name}: r = {e.r:.3f}, 95 % from {low:.3f} to {high:.3f}, {e.samples:,} samples")
@@ -65,7 +57,7 @@ def estimates(kept: Sequence[Estimate], whole: float | None, name: str) -> Marku
             f'{escape(cut(e.name, 18))}</text><line class="interval" x1="{x(low):.1f}" x2="{x(high):.1f}" y1="{y}" '
             f'y2="{y}"/><circle class="dot" cx="{x(e.r):.1f}" cy="{y}" r="3.5"/></g>'
         )
-    return _svg(_WIDTH, height + 20, name, content)
+    return drawing("chart", _WIDTH, height + 20, name, content)
 
 
 def over_days(
@@ -75,7 +67,7 @@ def over_days(
     show: Callable[[float], str],
     name: str,
 ) -> Markup:
-    """Draw a line over days, its dots with their intervals where they have one."""
+    """Draw a line over days, with a dot for each value and a bar for its interval, if it has one."""
     known = [value for value in values if value is not None]
     ends = [end for pair in intervals if pair is not None for end in pair]
     if not known:
@@ -89,20 +81,20 @@ def over_days(
                 f'<line class="interval" x1="{x(i):.1f}" x2="{x(i):.1f}" y1="{y(pair[0]):.1f}" y2="{y(pair[1]):.1f}"/>'
             )
     content += f'<polyline class="line" points="{" ".join(f"{a:.1f},{b:.1f}" for a, b in points)}"/>'
-    shown = [(i, value) for i, value in enumerate(values) if value is not None]
+    dots = [(i, value) for i, value in enumerate(values) if value is not None]
     content += "".join(
         f'<circle class="dot" cx="{x(i):.1f}" cy="{y(value):.1f}" r="3">'
         f"<title>{days[i]}: {show(value)}</title></circle>"
-        for i, value in shown
-        if len(shown) <= 62
+        for i, value in dots
+        if len(dots) <= 62
     )
-    return _svg(_WIDTH, _HEIGHT, name, content)
+    return drawing("chart", _WIDTH, _HEIGHT, name, content)
 
 
 def rows_over_days(
     days: Sequence[str], rows: Sequence[Mapping[str, int]], show: Callable[[float], str], name: str
 ) -> Markup:
-    """Draw bars over days, cut into the splits."""
+    """Draw a bar for each day, divided into the splits."""
     scale = Scale(0.0, 1.06 * max(sum(each.values()) for each in rows))
     x, y, content = _frame(days, scale, show)
     width = max(1.5, 0.72 * (_WIDTH - _LEFT - _RIGHT) / len(days))
@@ -115,7 +107,7 @@ def rows_over_days(
                 f'height="{bottom - top:.1f}"><title>{days[i]}, {split}: {count:,} rows</title></rect>'
             )
             below += count
-    return _svg(_WIDTH, _HEIGHT, name, content)
+    return drawing("chart", _WIDTH, _HEIGHT, name, content)
 
 
 def _frame(
@@ -143,12 +135,12 @@ def _number(value: float) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".").replace("-", "\u2212") if abs(value) > 1e-9 else "0"
 
 
-_BINS = 38  # of a histogram
-_MANY = 12  # sparse columns above which their frequent values are folded away
+_BINS = 38  # Bins of a histogram.
+_MAX_UNFOLDED = 12  # With more sparse columns, the page folds their frequent values.
 
 
 def sparse_columns(view: View) -> dict[str, Any] | None:
-    """Return the sparse columns; None where there are none."""
+    """Return the sparse columns; None if there are none."""
     columns = view.schema.sparse
     if not columns:
         return None
@@ -156,19 +148,19 @@ def sparse_columns(view: View) -> dict[str, Any] | None:
         "bags": any(feature.bag for feature in columns),
         "rows": [_sparse_row(view, feature) for feature in columns],
         "cards": [(feature.name, _frequent(view, feature)) for feature in columns],
-        "folded": len(columns) > _MANY,
+        "folded": len(columns) > _MAX_UNFOLDED,
     }
 
 
 def _sparse_row(view: View, feature: SparseFeature) -> dict[str, Any]:
-    found = view.stats["columns"][feature.name]
-    train = found["train"]
+    stats = view.stats["columns"][feature.name]
+    train = stats["train"]
     return {
         "name": feature.name,
         "table": "" if feature.table == feature.name else feature.table,
         "rows": view.schema.table_rows()[feature.table],
         "hit": train["hit"],
-        "unknown": [percent(found[split]["oov_rate"]) for split in view.splits()],
+        "unknown": [percent(stats[split]["oov_rate"]) for split in view.splits()],
         "top": sum(share or 0.0 for _, _, share in train["top"]),
         "length": figure(train["mean_length"]) if feature.bag else "",
         "empty": percent(train["empty"] / max(1, train["rows"])) if feature.bag else "",
@@ -190,22 +182,22 @@ def _frequent(view: View, feature: SparseFeature) -> list[dict[str, Any]]:
 
 
 def dense_columns(view: View) -> list[dict[str, Any]] | None:
-    """Return the dense columns; None where there are none."""
+    """Return the dense columns; None if there are none."""
     return [_dense_row(view, column) for column in view.schema.dense] or None
 
 
 def _dense_row(view: View, column: DenseFeature) -> dict[str, Any]:
-    found = view.stats["columns"][column.name]
-    train = found["train"]
-    shown = [train["min"], *_at(train["quantiles"], (0.01, 0.5, 0.99)), train["max"], train["mean"], train["std"]]
+    stats = view.stats["columns"][column.name]
+    train = stats["train"]
+    figures = [train["min"], *_at(train["quantiles"], (0.01, 0.5, 0.99)), train["max"], train["mean"], train["std"]]
     heights, words = _histogram(column.name, train["quantiles"])
     return {
         "name": column.name,
         "normaliser": column.normaliser,
-        "nulls": [percent(found[split]["nulls"] / max(1, found[split]["rows"])) for split in view.splits()],
+        "nulls": [percent(stats[split]["nulls"] / max(1, stats[split]["rows"])) for split in view.splits()],
         "heights": heights,
         "words": words,
-        "figures": [figure(value) for value in shown],
+        "figures": [figure(value) for value in figures],
     }
 
 
@@ -214,7 +206,7 @@ def _at(quantiles: Sequence[float] | None, shares: Sequence[float]) -> list[floa
 
 
 def _histogram(name: str, quantiles: Sequence[float] | None) -> tuple[list[int], str]:
-    """Return the heights of a histogram and its range in words; words alone where there is nothing to draw."""
+    """Return the heights of a histogram, and its range in words; no heights if there is nothing to draw."""
     if quantiles is None:
         return [], "no value"
     low, high = (quantiles[round(share * (len(quantiles) - 1))] for share in (0.005, 0.995))

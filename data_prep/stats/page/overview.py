@@ -1,4 +1,4 @@
-"""Parts of the statistics page on the dataset as a whole: its head, origin, days, and drift between splits."""
+"""Sections of the statistics page on the dataset as a whole: its head, origin, days, and drift between splits."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from data_prep.stats.page.tasks import RARE
 from data_prep.stats.page.view import View, percent
 from data_prep.stats.page.view import figure as number
 from ple_rec.config.schema import Task
-from ple_rec.reports.cells import DASH, Scale
+from ple_rec.reports.cells import DASH
+from ple_rec.reports.drawing import Scale
 from ple_rec.reports.page import Fact, KeyFigure, Panel
 from ple_rec.text.units import short_count
 
 
 def facts(view: View) -> list[Fact]:
-    """Return fingerprint and parent, as far as they are known."""
+    """Return fingerprint and parent, if they are known."""
     schema = view.schema
     return [Fact(name, value) for name in ("fingerprint", "parent") if (value := getattr(schema, name))]
 
 
 def key_figures(view: View) -> list[KeyFigure]:
-    """Return rows of the splits, days, columns and tables."""
+    """Return the key figures: rows and days of the splits, and numbers of columns and table rows."""
     stats, schema = view.stats, view.schema
     total = sum(stats["rows"].values())
     figures = [KeyFigure("Rows", short_count(total), f"{total:,}")]
@@ -43,13 +44,13 @@ def key_figures(view: View) -> list[KeyFigure]:
     ]
 
 
-_MANY = 12  # files above which they are folded away
+_MAX_UNFOLDED = 12  # With more files, the page folds their list.
 
 
 def dropped(view: View) -> list[tuple[str, str, str, str]]:
-    """Return reason, split, number and share of the rows that were left out, the most first."""
-    found = sorted((entry for entry in view.stats["dropped"] if entry["rows"]), key=lambda entry: -entry["rows"])
-    kept = [view.stats["rows"].get(entry["split"]) for entry in found]
+    """Return reason, split, number and share of rows that were left out, with the largest number first."""
+    entries = sorted((entry for entry in view.stats["dropped"] if entry["rows"]), key=lambda entry: -entry["rows"])
+    remaining = [view.stats["rows"].get(entry["split"]) for entry in entries]
     return [
         (
             entry["reason"],
@@ -57,35 +58,35 @@ def dropped(view: View) -> list[tuple[str, str, str, str]]:
             f"{entry['rows']:,}",
             "" if rest is None else percent(entry["rows"] / (entry["rows"] + rest)),
         )
-        for entry, rest in zip(found, kept, strict=True)
+        for entry, rest in zip(entries, remaining, strict=True)
     ]
 
 
 def source(view: View) -> dict[str, Any] | None:
-    """Return the raw files with a total; None where none were read."""
-    found = view.stats["source"]
-    if not found:
+    """Return the raw files with a total; None if none were read."""
+    files = view.stats["source"]
+    if not files:
         return None
     return {
-        "files": found,
-        "total": "1 file" if len(found) == 1 else f"{len(found)} files",
-        "rows": sum(file.get("rows") or 0 for file in found),
-        "bytes": sum(file.get("bytes") or 0 for file in found),
-        "folded": len(found) > _MANY,
+        "files": files,
+        "total": "1 file" if len(files) == 1 else f"{len(files)} files",
+        "rows": sum(file.get("rows") or 0 for file in files),
+        "bytes": sum(file.get("bytes") or 0 for file in files),
+        "folded": len(files) > _MAX_UNFOLDED,
     }
 
 
 def days(view: View) -> dict[str, Any] | None:
-    """Return rows and labels by day; None where rows have no time."""
-    found = view.stats["days"]
-    if not found:
+    """Return rows and labels by day; None if rows have no time."""
+    stats_of_days = view.stats["days"]
+    if not stats_of_days:
         return None
-    names = [day["day"] for day in found]
-    panels = [Panel("Rows", "", rows_over_days(names, [day["rows"] for day in found], _count, "Rows by day"))]
-    panels += [_panel(task, names, [day["tasks"][task.name] for day in found]) for task in view.schema.tasks]
-    means = [[_mean(task, day["tasks"][task.name]) for task in view.schema.tasks] for day in found]
+    names = [day["day"] for day in stats_of_days]
+    panels = [Panel("Rows", "", rows_over_days(names, [day["rows"] for day in stats_of_days], _count, "Rows by day"))]
+    panels += [_panel(task, names, [day["tasks"][task.name] for day in stats_of_days]) for task in view.schema.tasks]
+    means = [[_mean(task, day["tasks"][task.name]) for task in view.schema.tasks] for day in stats_of_days]
     tasks = [task.name for task in view.schema.tasks]
-    return {"panels": panels, "tasks": tasks, "rare": RARE, "days": list(zip(found, means, strict=True))}
+    return {"panels": panels, "tasks": tasks, "rare": RARE, "days": list(zip(stats_of_days, means, strict=True))}
 
 
 def _panel(task: Task, names: list[str], each: list[dict[str, Any]]) -> Panel:
@@ -98,7 +99,7 @@ def _panel(task: Task, names: list[str], each: list[dict[str, Any]]) -> Panel:
 
 
 def _mean(task: Task, each: dict[str, Any]) -> tuple[int, str, int | None]:
-    """Return samples, mean label, and the positives where they are few."""
+    """Return samples and mean label, and the positives if they are few."""
     if task.kind != "binary":
         return each["samples"], number(each["mean"]), None
     return each["samples"], percent(each["mean"]), each["positives"] if each["positives"] < RARE else None
@@ -117,38 +118,38 @@ def _plain(value: float) -> str:
     return f"{value:.4g}"
 
 
-_LISTED = 15  # columns before the fold
+_MAX_LISTED = 15  # Columns that are not folded.
 
 
 def drift(view: View) -> dict[str, Any]:
     """Return the columns by their population stability index, the largest first."""
-    found: Mapping[str, Mapping[str, Any]] = view.stats["drift"]
-    known = sorted((name for name in found if found[name]["psi"] is not None), key=lambda name: -found[name]["psi"])
-    most = max([1.0, *(found[name]["psi"] for name in known)])
+    drifts: Mapping[str, Mapping[str, Any]] = view.stats["drift"]
+    known = sorted((name for name in drifts if drifts[name]["psi"] is not None), key=lambda name: -drifts[name]["psi"])
+    most = max([1.0, *(drifts[name]["psi"] for name in known)])
     scale = Scale(0.001, 1.2 * most, logarithmic=True)
     ticks = [(0.001, "0.001"), (0.01, "0.01"), (MODERATE, f"{MODERATE}"), (1.0, "1")]
-    rows = [_row(name, found[name], scale) for name in known]
+    rows = [_row(name, drifts[name], scale) for name in known]
     return {
         "moderate": MODERATE,
         "large": LARGE,
         "groups": view.stats.get("groups"),
         "scale": scale,
         "ticks": ticks if most < 5 else [*ticks, (10.0, "10")],
-        "rows": rows[:_LISTED],
-        "more": rows[_LISTED:],
+        "rows": rows[:_MAX_LISTED],
+        "more": rows[_MAX_LISTED:],
     }
 
 
-def _row(name: str, found: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
-    psi, chance = found["psi"], found["chance"]
+def _row(name: str, entry: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
+    psi, chance = entry["psi"], entry["chance"]
     word = verdict(psi, chance)
-    ks = DASH if found.get("ks") is None else f"{found['ks']:.3f}"
+    ks = DASH if entry.get("ks") is None else f"{entry['ks']:.3f}"
     return {
         "name": name,
         "place": max(psi, scale.low),
         "psi": f"{psi:.4f}",
         "chance": f"{chance:.4f}",
         "verdict": word,
-        "ks": ks if "ks" in found else "",
-        "unknown": percent(found["oov"]) if "oov" in found else "",
+        "ks": ks if "ks" in entry else "",
+        "unknown": percent(entry["oov"]) if "oov" in entry else "",
     }

@@ -1,4 +1,4 @@
-"""Parts of the statistics page on tasks: their labels, and the correlations of labels."""
+"""Sections of the statistics page on tasks: their labels, and the correlations of labels."""
 
 from __future__ import annotations
 
@@ -11,33 +11,37 @@ from data_prep.stats.page.columns import Estimate, estimates
 from data_prep.stats.page.view import View, cut, figure, percent, signed
 from data_prep.stats.page.view import figure as number
 from ple_rec.config.schema import Task
-from ple_rec.reports.cells import scale_over
+from ple_rec.reports.drawing import scale_over
 from ple_rec.reports.page import Panel
 
-RARE = 1000  # positives, or negatives, below which a rate is shown with its interval
+RARE = 1000  # If there are fewer positives or negatives, a rate is shown with its interval.
 
 
 def tasks(view: View) -> dict[str, Any]:
-    """Return a row per task and split, and what is odd about the spaces."""
+    """Return a row for each task and split, and warnings about sample spaces."""
     splits = view.splits()
     rows = [
         _row(view, task, split, place, last=place + 1 == len(splits))
         for task in view.schema.tasks
         for place, split in enumerate(splits)
     ]
-    return {"rare": RARE, "odd": [odd for task in view.schema.tasks for odd in _odd(view, task)], "rows": rows}
+    return {
+        "rare": RARE,
+        "odd": [odd for task in view.schema.tasks for odd in _space_warnings(view, task)],
+        "rows": rows,
+    }
 
 
 def _row(view: View, task: Task, split: str, place: int, *, last: bool) -> dict[str, Any]:
-    found = view.stats["tasks"][task.name][split]
+    stats = view.stats["tasks"][task.name][split]
     space = "all rows" if task.space is None else f"where {view.space(task)}"
-    positives, samples = found.get("positives"), found["samples"]
+    positives, samples = stats.get("positives"), stats["samples"]
     notes = []
     if positives is not None and samples and min(positives, samples - positives) < RARE:
         low, high = wilson(positives, samples)
         notes.append(f"{percent(low)} to {percent(high)}")
-    if found.get("std") is not None:
-        notes.append(f"sd {figure(found['std'])}, at most {figure(found['max'])}")
+    if stats.get("std") is not None:
+        notes.append(f"sd {figure(stats['std'])}, at most {figure(stats['max'])}")
     return {
         "kind": " ".join(filter(None, ("minor" * (place > 0), "joined" * (not last)))),
         "name": task.name if place == 0 else "",
@@ -46,54 +50,54 @@ def _row(view: View, task: Task, split: str, place: int, *, last: bool) -> dict[
         "samples": samples,
         "share": percent(samples / view.stats["rows"][split], digits=1),
         "positives": positives,
-        "mean": figure(found["mean"]) if positives is None else percent(found["mean"]),
+        "mean": figure(stats["mean"]) if positives is None else percent(stats["mean"]),
         "notes": notes,
-        "outside": None if task.space is None else found["outside"]["positives"],
+        "outside": None if task.space is None else stats["outside"]["positives"],
     }
 
 
-def _odd(view: View, task: Task) -> list[dict[str, Any]]:
-    """Return what is odd about the space of a binary task: positives that it leaves out, and none in train."""
+def _space_warnings(view: View, task: Task) -> list[dict[str, Any]]:
+    """Return warnings about the space of a binary task: it leaves out positives, or has none in train."""
     if task.kind != "binary":
         return []
     splits = view.stats["tasks"][task.name]
-    lost = sum(found["outside"]["positives"] for found in splits.values())
-    every = lost + sum(found.get("positives", 0) for found in splits.values())
-    odd: list[dict[str, Any]] = []
+    lost = sum(stats["outside"]["positives"] for stats in splits.values())
+    every = lost + sum(stats.get("positives", 0) for stats in splits.values())
+    out: list[dict[str, Any]] = []
     if lost:
         share = percent(lost / every)
-        odd.append({"task": task.name, "lost": lost, "positives": every, "share": share, "space": view.space(task)})
+        out.append({"task": task.name, "lost": lost, "positives": every, "share": share, "space": view.space(task)})
     if not splits["train"].get("positives"):
-        odd.append({"task": task.name, "lost": 0})
-    return odd
+        out.append({"task": task.name, "lost": 0})
+    return out
 
 
-_DRAWN, _LISTED, _VALUES = 3, 12, 12  # shifts that are drawn, and listed before the fold; values of a drawing
+_MAX_DRAWN, _MAX_LISTED, _VALUES = 3, 12, 12  # Shifts that are drawn, shifts that are not folded, values of a drawing.
 
 Entry = Mapping[str, Any]
 
 
 def correlation(view: View) -> dict[str, Any] | None:
-    """Return matrices of the splits, then the shifts, the surest first; None of a single task."""
+    """Return the matrices of the splits, and the shifts, the surest first; None for a single task."""
     tasks = [task.name for task in view.schema.tasks]
     if len(tasks) < 2:
         return None
-    known = [abs(e["r"]) for split in view.splits() for e in view.stats["correlation"][split] if e["r"] is not None]
-    full = _full(max(known, default=1.0))
-    found = [(column, shift) for column in view.stats["slices"] for shift in column["shift"]]
-    found.sort(key=lambda pair: (-pair[1]["interval"][0], pair[0]["column"], pair[1]["a"], pair[1]["b"]))
+    absolute = [abs(e["r"]) for split in view.splits() for e in view.stats["correlation"][split] if e["r"] is not None]
+    full = _full(max(absolute, default=1.0))
+    shifts_by_column = [(column, shift) for column in view.stats["slices"] for shift in column["shift"]]
+    shifts_by_column.sort(key=lambda pair: (-pair[1]["interval"][0], pair[0]["column"], pair[1]["a"], pair[1]["b"]))
     why = "no column was sliced" if not view.stats["slices"] else "no two parts have enough samples"
-    shifts = [_shift(view, column, shift) for column, shift in found]
+    shifts = [_shift(view, column, shift) for column, shift in shifts_by_column]
     return {
         "full": f"{full:g}",
         "matrices": [(split, _matrix(view.stats["correlation"][split], tasks, full)) for split in view.splits()],
-        "absent": "" if found else f"Not known: {why}.",
+        "absent": "" if shifts_by_column else f"Not known: {why}.",
         "enough": ENOUGH,
         "enough_of_a_class": ENOUGH_OF_A_CLASS,
-        "panels": [_drawing(view, column, shift) for column, shift in found[:_DRAWN]],
+        "panels": [_drawing(view, column, shift) for column, shift in shifts_by_column[:_MAX_DRAWN]],
         "scale": scale_over([0.0, *(r for shift in shifts for r in shift["known"])], least=-1.0, greatest=1.0),
-        "shifts": shifts[:_LISTED],
-        "more": shifts[_LISTED:],
+        "shifts": shifts[:_MAX_LISTED],
+        "more": shifts[_MAX_LISTED:],
         "tasks": tasks,
         "parts": [_parts(view, column) for column in view.stats["slices"] if column["values"]],
     }
@@ -105,9 +109,9 @@ def _full(greatest: float) -> float:
     return min(1.0, next(step * power for step in (1, 2, 5, 10) if step * power >= greatest * (1 - 1e-9)))
 
 
-def _matrix(found: Sequence[Entry], tasks: Sequence[str], full: float) -> list[tuple[str, list[dict[str, Any]]]]:
+def _matrix(entries: Sequence[Entry], tasks: Sequence[str], full: float) -> list[tuple[str, list[dict[str, Any]]]]:
     """Return a row for each task but the first, which ends before the task itself."""
-    pairs = {(entry["a"], entry["b"]): entry for entry in found}
+    pairs = {(entry["a"], entry["b"]): entry for entry in entries}
     return [(b, [_cell(pairs[a, b], full) for a in tasks[:row]]) for row, b in enumerate(tasks[1:], start=1)]
 
 
@@ -123,22 +127,22 @@ def _entries(column: Entry, shift: Entry) -> list[Entry]:
 
 
 def _whole(view: View, shift: Entry) -> float | None:
-    found = view.stats["correlation"]["train"]
-    r: float | None = next(e["r"] for e in found if (e["a"], e["b"]) == (shift["a"], shift["b"]))
+    entries = view.stats["correlation"]["train"]
+    r: float | None = next(e["r"] for e in entries if (e["a"], e["b"]) == (shift["a"], shift["b"]))
     return r
 
 
 def _drawing(view: View, column: Entry, shift: Entry) -> Panel:
-    kept = [
+    parts = [
         Estimate(view.value(column["column"], value["value"]), entry["r"], entry["samples"])
         for value, entry in zip(column["values"], _entries(column, shift), strict=True)
         if comparable(entry)
     ]
-    chosen = sorted(kept, key=lambda e: e.r)
+    chosen = sorted(parts, key=lambda e: e.r)
     if len(chosen) > _VALUES:
         chosen = [*chosen[: _VALUES // 2], *chosen[-_VALUES // 2 :]]
     caption = f"{shift['a']} and {shift['b']} by {column['column']}"
-    note = f"shift {shift['shift']:.3f}" + (f", {_VALUES} of {len(kept)} values" if len(kept) > _VALUES else "")
+    note = f"shift {shift['shift']:.3f}" + (f", {_VALUES} of {len(parts)} values" if len(parts) > _VALUES else "")
     return Panel(caption, note, estimates(chosen, _whole(view, shift), caption))
 
 

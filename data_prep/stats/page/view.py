@@ -1,4 +1,4 @@
-"""What the sections of the page are made from, and how its values read."""
+"""Input of the sections of the statistics page, and the format of its values."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import DatasetSchema, Task
 from ple_rec.reports.cells import DASH, true_minus
 
-MISSED = "unknown or missing"  # row 0 of a table
+MISSED = "unknown or missing"  # Text for row 0 of a table.
 
 
 @dataclass(frozen=True)
 class View:
-    """The statistics and the schema of a dataset.
+    """Statistics and schema of a dataset.
 
     Args:
         stats: Content of `stats.json`.
         schema: Schema of the dataset.
-        spaces: Condition of each column of a sample space, where it is known.
+        spaces: Condition of each column of a sample space, if it is known.
     """
 
     stats: Mapping[str, Any]
@@ -32,11 +32,11 @@ class View:
         return [split for split in SPLITS if self.stats["rows"].get(split)]
 
     def space(self, task: Task) -> str:
-        """Return the condition under which the label of a task exists; the name of its column where it is not known."""
+        """Return the condition of the sample space of a task, or the name of its column if the condition is unknown."""
         return self.spaces.get(task.space or "", task.space or "")
 
     def value(self, column: str, value: object) -> str:
-        """Return how a value of a column reads: the raw value of a row, as far as it is known."""
+        """Return the text of a value of a column. For a row of a table, it is the raw value, if that is known."""
         tables = {feature.name: feature.table for feature in self.schema.sparse}
         if column not in tables:
             return "(no value)" if value is None else str(value) or "(empty text)"
@@ -46,7 +46,7 @@ class View:
 
 
 def percent(share: float | None, *, digits: int = 2) -> str:
-    """Return a share in percent, so that a small one still has two digits; a dash where there is none."""
+    """Return a share in percent, with two digits even if it is small; a dash if there is none."""
     if share is None:
         return DASH
     value = 100 * share
@@ -61,16 +61,16 @@ def figure(value: float | None) -> str:
         return DASH
     if value and not 1e-3 <= abs(value) < 1e6:
         return f"\u2212{-value:.3g}" if value < 0 else f"{value:.3g}"
-    shown = f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
-    return true_minus(shown)
+    text = f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+    return true_minus(text)
 
 
 def signed(value: float | None) -> str:
     """Return a correlation, with a true minus sign."""
     if value is None:
         return DASH
-    shown = f"{abs(value):.3f}"
-    return f"\u2212{shown}" if value < 0 and float(shown) else shown
+    text = f"{abs(value):.3f}"
+    return f"\u2212{text}" if value < 0 and float(text) else text
 
 
 def cut(text: str, most: int) -> str:

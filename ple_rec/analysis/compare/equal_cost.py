@@ -1,7 +1,7 @@
-"""Cost of a variant in FLOPs or parameters, and the widths at which it costs what another one does.
+"""Cost of a variant in FLOPs or parameters, and the widths at which it costs as much as another variant.
 
-All widths of its experts (bottoms) are multiplied by one common factor and rounded. Where rounding alone leaves more
-than half a percent, single widths are moved by a step or two. Towers and the numbers of experts stay; gates follow the
+All widths of its experts (bottoms) are multiplied by one common factor and rounded. If rounding alone leaves more than
+half a percent, single widths are moved by a step or two. Towers and the numbers of experts stay; gates follow the
 widths that they read and mix. Two variants within half a percent of one target are within one percent of each other.
 """
 
@@ -28,14 +28,13 @@ from ple_rec.training.model import least_dense_parameters
 
 _BYTES_PER_WEIGHT = 4
 
-CONFLICT_BATCHES = (
-    10  # on which gradients are taken: half of what `ple-rec analyze` takes, since it is at every evaluation
-)
+# Every evaluation takes gradients, so it takes half as many batches as `ple-rec analyze` does once.
+CONFLICT_BATCHES = 10
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of experts, mixings and towers; look-ups and tables, which every variant shares, are left out.
+    """Cost of experts, mixings and towers; look-ups and tables, which every variant shares, are left out.
 
     Args:
         flops_per_sample: Forward FLOPs of the matrix products of one sample, two per multiply-add.
@@ -47,32 +46,33 @@ class Cost:
 
 
 def cost_of(config: RunConfig, tasks: Sequence[str], width: int) -> Cost:
-    """The cost of a run's model, counted on the meta device by what the run itself reports.
+    """Return the cost of a run's model, which is built on the meta device and counts as in training.
 
     Args:
-        config: Of the run; the dataset that it names is not read.
+        config: Configuration of the run; the dataset that it names is not read.
         tasks: Names of its tasks.
         width: Width of the first level's input: pooled embeddings and dense features (`training.model.first_layer`).
 
     Raises:
-        UserError: a task has a name that is taken.
+        UserError: A task has a reserved name.
     """
     with torch.device("meta"):
-        weighting = WEIGHTINGS[config.train.loss_weighting](["mse"] * len(tasks))  # of whatever losses, as large
+        # The number of weights does not depend on the losses.
+        weighting = WEIGHTINGS[config.train.loss_weighting](["mse"] * len(tasks))
         model = MultiTaskModel(config.model, tasks, None, [DenseStatistics("none")] * width, weighting=weighting)
     return Cost(model.flops_per_sample(), model.dense_parameters())
 
 
 def check_size(config: RunConfig, tasks: Sequence[str], width: int) -> None:
-    """Refuse dense layers that this machine cannot hold; to count their cost would take all memory, too.
+    """Refuse dense layers that do not fit this machine, before counting their cost would take all memory.
 
     Args:
         config: Configuration of a run.
         tasks: Names of its tasks.
-        width: Width of x.
+        width: Width of the first level's input.
 
     Raises:
-        UserError: the weights alone are larger than the memory.
+        UserError: The weights alone are larger than the memory.
     """
     memory = usable_memory_bytes()
     if torch.cuda.is_available():
@@ -90,12 +90,13 @@ def check_size(config: RunConfig, tasks: Sequence[str], width: int) -> None:
 
 def conflict_samples(batch_size: int, tasks: int) -> float:
     """Return how many trained samples take as long as one measurement of gradient conflict does."""
-    passes = 1 + 2 * tasks  # a forward pass, and a backward pass for each task, of twice its FLOPs
+    # There is one forward pass, and for each task a backward pass of twice its FLOPs.
+    passes = 1 + 2 * tasks
     return CONFLICT_BATCHES * batch_size * passes / 3 if tasks > 1 else 0.0
 
 
 def sizes_of(config: RunConfig) -> dict[str, list[int]]:
-    """Layer sizes of the variant's experts or bottoms by their key: `model.levels[0].expert_hidden`."""
+    """Return layer sizes of the experts or bottoms by their keys, such as `model.levels[0].expert_hidden`."""
     model: Any = config.model
     if hasattr(model, "levels"):
         return {f"model.levels[{i}].expert_hidden": list(level.expert_hidden) for i, level in enumerate(model.levels)}
@@ -104,7 +105,12 @@ def sizes_of(config: RunConfig) -> dict[str, list[int]]:
 
 
 def with_sizes(config: RunConfig, sizes: Mapping[str, Sequence[int]]) -> RunConfig:
-    """The same run with other sizes, given as by `sizes_of`."""
+    """Return the run with other layer sizes.
+
+    Args:
+        config: Configuration of the run.
+        sizes: New sizes by the keys of `sizes_of`.
+    """
     raw = config.model.model_dump(mode="json")
     lists = [list(sizes[key]) for key in sizes_of(config)]
     if "levels" in raw:
@@ -121,25 +127,27 @@ def _name(model: Any) -> str:
 
 By = Literal["flops", "params"]
 
-TOLERANCE = 0.01  # of the target; what is farther off is refused
+# A variant whose cost differs from the target by a greater share is refused.
+TOLERANCE = 0.01
 AIM = TOLERANCE / 2
-_MOVES = (-1, 1, -2, 2)  # steps of a single width
+_MOVES = (-1, 1, -2, 2)
 UNITS: dict[By, tuple[str, str]] = {
     "flops": ("flops_per_sample", "FLOPs a sample"),
     "params": ("dense_parameters", "dense parameters"),
 }
 
-Counts = tuple[int, ...]  # of every width, in its steps
+# Every width, in its steps.
+Counts = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class _Width:
-    """A width that can be chosen, wherever it stands.
+    """A width that can be chosen, and the layers that have it.
 
     Args:
-        places: Key of the sizes, and which of the layers.
-        count: What it is in the configuration, in steps.
-        step: What it is a multiple of.
+        places: Key of the sizes and index of the layer, for each of these layers.
+        count: Width in the configuration, in steps.
+        step: Number that the width is a multiple of.
     """
 
     places: tuple[tuple[str, int], ...]
@@ -147,60 +155,60 @@ class _Width:
     step: int = 1
 
 
-def matched(
+def match_cost(
     config: RunConfig, target: Cost, by: By, tasks: Sequence[str], width: int
 ) -> tuple[RunConfig, dict[str, list[int]]]:
-    """The run with the widths at which its dense layers cost what the target does.
+    """Return the run with the widths at which its dense layers cost as much as the target.
 
     Args:
-        config: The variant; its sizes give the proportions. One that costs the target already stays as it is.
-        target: Of the reference.
-        by: What is to agree.
+        config: Configuration of the variant, whose sizes stay in proportion; it stays if its cost equals the target.
+        target: Cost of the reference.
+        by: Unit in which costs agree.
         tasks: Names of the tasks.
-        width: Of x.
+        width: Width of the first level's input.
 
     Returns:
-        The run, and those sizes of it that changed, by key.
+        The run, and its layer sizes that changed, by key.
 
     Raises:
-        UserError: no widths come within one percent.
+        UserError: No widths come within one percent.
     """
     field, unit = UNITS[by]
-    wanted: int = getattr(target, field)
+    target_cost: int = getattr(target, field)
     widths = _widths(config)
 
     @cache
     def cost(counts: Counts) -> int:
-        found: int = getattr(cost_of(_with_counts(config, widths, counts), tasks, width), field)
-        return found
+        value: int = getattr(cost_of(_with_counts(config, widths, counts), tasks, width), field)
+        return value
 
     def gap(counts: Counts) -> float:
-        return cost(counts) / wanted - 1
+        return cost(counts) / target_cost - 1
 
-    best = _scaled(widths, gap)
+    best = _scale(widths, gap)
     if abs(gap(best)) > AIM:
-        best = _moved(best, gap)
-    found = _with_counts(config, widths, best)
-    before, after = sizes_of(config), sizes_of(found)
+        best = _refine(best, gap)
+    matching = _with_counts(config, widths, best)
+    before, after = sizes_of(config), sizes_of(matching)
     if abs(gap(best)) > TOLERANCE:
         narrowest = max(best) == 1 and gap(best) > 0
         raise UserError(
             f"{config.name} (model.variant {config.model.variant})",
-            f"comes no nearer to {wanted:,} {unit} than {cost(best):,} ({100 * gap(best):+.1f} %), at "
+            f"comes no nearer to {target_cost:,} {unit} than {cost(best):,} ({100 * gap(best):+.1f} %), at "
             + ", ".join(f"{key} = {hidden}" for key, hidden in after.items()),
             "variants of equal cost agree within 1 %, and "
             + ("this one costs more even at its narrowest" if narrowest else "these widths are too few, and too small"),
             f"give it {'fewer experts or smaller towers' if narrowest else 'more experts, or two layers'}, "
             'take a larger reference, or set match = "none"',
         )
-    return found, {key: hidden for key, hidden in after.items() if hidden != before[key]}
+    return matching, {key: hidden for key, hidden in after.items() if hidden != before[key]}
 
 
 def _widths(config: RunConfig) -> list[_Width]:
     sizes, model = sizes_of(config), config.model
     if not isinstance(model, SluiceConfig):
         return [_Width(((key, i),), size) for key, hidden in sizes.items() for i, size in enumerate(hidden)]
-    # It mixes its levels, whose outputs so have one width, of whole subspaces.
+    # A sluice network mixes the outputs of its levels, so they share one width, which is a multiple of its subspaces.
     inner = [_Width(((key, i),), size) for key, hidden in sizes.items() for i, size in enumerate(hidden[:-1])]
     outputs = tuple((key, len(hidden) - 1) for key, hidden in sizes.items())
     width = model.levels[0].expert_hidden[-1]
@@ -215,8 +223,8 @@ def _with_counts(config: RunConfig, widths: Sequence[_Width], counts: Counts) ->
     return with_sizes(config, sizes)
 
 
-def _scaled(widths: Sequence[_Width], gap: Callable[[Counts], float]) -> Counts:
-    """By the common factor that comes nearest: cost grows with every width, so bisection finds where it passes 0."""
+def _scale(widths: Sequence[_Width], gap: Callable[[Counts], float]) -> Counts:
+    """Return the widths times the common factor that comes nearest; cost grows with every width, so it is bisected."""
 
     def at(factor: float) -> Counts:
         return tuple(max(1, round(width.count * factor)) for width in widths)
@@ -230,8 +238,8 @@ def _scaled(widths: Sequence[_Width], gap: Callable[[Counts], float]) -> Counts:
     return min(at(low), at(high), key=lambda counts: abs(gap(counts)))
 
 
-def _moved(start: Counts, gap: Callable[[Counts], float]) -> Counts:
-    """With one or two widths moved, again and again while that comes nearer and half a percent is not reached."""
+def _refine(start: Counts, gap: Callable[[Counts], float]) -> Counts:
+    """Move one or two widths again and again, until the gap is below half a percent or no move makes it smaller."""
     best = start
     while abs(gap(best)) > AIM:
         nearest = min(_neighbours(best), key=lambda counts: abs(gap(counts)))
@@ -245,7 +253,7 @@ def _neighbours(counts: Counts) -> Iterator[Counts]:
     for moves in (1, 2):
         for places in combinations(range(len(counts)), min(moves, len(counts))):
             for steps in product(_MOVES, repeat=len(places)):
-                changed = list(counts)
+                moved = list(counts)
                 for place, step in zip(places, steps, strict=True):
-                    changed[place] = max(1, changed[place] + step)
-                yield tuple(changed)
+                    moved[place] = max(1, moved[place] + step)
+                yield tuple(moved)

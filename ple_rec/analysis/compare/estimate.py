@@ -1,16 +1,15 @@
-"""How long the runs of a comparison will take: by pilots before the first run, and by finished runs afterwards.
+"""Estimate of the time that the runs of a comparison will take, from pilots.
 
-    seconds of a run = a sample x (training samples + rows evaluated + batches of gradient conflict) + rest
+    seconds of a run = seconds a sample x (training samples + evaluated rows + samples of gradient conflict) + rest
 
 A pilot is a short run of a variant on the first rows of its dataset. It measures the seconds of a training sample and
-the rest. As many pilots stand side by side as runs would, so imports, threads, shared memory and other work on the
-machine count as they will. A pilot cannot measure how much faster evaluation is than training, how other variants
+the rest. As many pilots run side by side as runs would, so they include the cost of imports, threads, shared memory and
+other work on the machine. A pilot cannot measure how much faster evaluation is than training, how other variants
 compare with the measured one, when early stopping ends a run, and how long saves take; the two bounds differ by these.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -31,16 +30,19 @@ from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR, SplitInfo
-from ple_rec.data.dataset import Dataset, read_columns
+from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.errors import UserError
-from ple_rec.runs.layout import LOG, write_text, writing
+from ple_rec.runs.layout import write_text, writing
+from ple_rec.runs.read import RunFiles
 from ple_rec.storage import names_in
 from ple_rec.text.units import short_duration
 
-_FLOPS = 2e11  # FLOPs of a pilot, about: a few seconds of a core
-_FEWEST, _MOST = 8, 64  # steps
-_SMALLEST = 128  # samples of a batch that is cut to have no more FLOPs
-_EVALUATED = 512  # rows of valid and test, at most
+# A core computes about so many FLOPs in a few seconds.
+_PILOT_FLOPS = 2e11
+_FEWEST_STEPS, _MOST_STEPS = 8, 64
+# A batch is not made smaller than this to save FLOPs.
+_SMALLEST_BATCH = 128
+_EVALUATED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Pace:
 
     Args:
         variant: Name of the variant.
-        flops: FLOPs a sample of its dense layers, forward.
-        start: Seconds until its process had imported everything.
-        sample: Seconds a training sample.
-        rest: Seconds of the run beside its steps and gradient conflict: assembly, an evaluation of few rows, a save,
-            report and analysis.
+        flops: Forward FLOPs of its dense layers for one sample.
+        start: Seconds until its process had imported all modules.
+        sample: Seconds of one training sample.
+        rest: Seconds of the run beside its steps and gradient conflict: model building, an evaluation of few rows, a
+            save, report and analysis.
     """
 
     variant: str
@@ -64,27 +66,27 @@ class Pace:
 
 
 def paces_of(variants: Sequence[Variant], workers: Sequence[Worker], tasks: int) -> list[Pace]:
-    """Train a pilot for each worker, side by side.
+    """Train a pilot on each worker, side by side, and return their times.
 
     Args:
-        variants: Variants that there is something to train of; a worker takes the next one, the first again in the end.
-        workers: Workers as many as runs stand side by side.
+        variants: Variants with remaining runs or trials; the workers take them in turn.
+        workers: One worker for each run side by side.
         tasks: Number of tasks of each variant.
 
     Raises:
-        UserError: a pilot failed, as a run of its variant would, or there is no room for it.
+        UserError: A pilot failed, as a run of its variant would, or the disk is full.
     """
     with TemporaryDirectory(prefix="ple-rec-pilot-") as folder:
         root = Path(folder)
         with writing(root):
-            most = _MOST * max(_batch_size(variant.config) for variant in variants)
-            rows: dict[Split, int] = {"train": most, "valid": _EVALUATED, "test": _EVALUATED}
-            data = first_rows(Dataset(variants[0].config.data.path), root / "data", rows)
+            most = _MOST_STEPS * max(_batch_size(variant.config) for variant in variants)
+            rows: dict[Split, int] = {"train": most, "valid": _EVALUATED_ROWS, "test": _EVALUATED_ROWS}
+            data = first_rows(DatasetDirectory(variants[0].config.data.path), root / "data", rows)
         waiting: list[tuple[Variant, RunConfig, Path, Future[Outcome | None]]] = []
         with Workers(workers) as running:
             for i in range(len(workers)):
                 variant = variants[i % len(variants)]
-                config, run_dir = _short(variant, data, tasks), root / f"run-{i}"
+                config, run_dir = _pilot_config(variant, data, tasks), root / f"run-{i}"
                 file, log = run_dir.with_suffix(".toml"), run_dir.with_suffix(".log")
                 write_text(file, dump_toml(config))
                 waiting.append((variant, config, run_dir, running.submit(file, run_dir, log)))
@@ -95,16 +97,19 @@ def _batch_size(config: RunConfig) -> int:
     return config.train.batch_size or config.train.batch_size_per_rank or 1
 
 
-def first_rows(dataset: Dataset, out: Path, rows: dict[Split, int]) -> Path:
-    """Write a dataset directory of the first rows of each split of another one, with its vocabularies and statistics.
+def first_rows(dataset: DatasetDirectory, out: Path, rows: dict[Split, int]) -> Path:
+    """Write the first rows of each split of a dataset to a new one with the same vocabularies and statistics.
 
     Args:
-        dataset: Dataset to cut.
-        out: Directory to make.
-        rows: Rows of each split, at most.
+        dataset: Dataset whose rows are copied.
+        out: New directory.
+        rows: Largest number of rows of each split.
+
+    Returns:
+        The new directory.
 
     Raises:
-        UserError, DataError: what reading a split finds.
+        UserError, DataError: A split cannot be read.
     """
     splits: dict[Split, SplitInfo] = {}
     for split in SPLITS:
@@ -130,12 +135,12 @@ def first_rows(dataset: Dataset, out: Path, rows: dict[Split, int]) -> Path:
     return out
 
 
-def _short(variant: Variant, data: Path, tasks: int) -> RunConfig:
-    """Return the run with few steps on the first rows, one evaluation, and nobody who watches."""
+def _pilot_config(variant: Variant, data: Path, tasks: int) -> RunConfig:
+    """Return the run with few steps on the first rows, one evaluation, and without loggers."""
     sample = 3 * variant.cost.flops_per_sample
-    largest = _FLOPS / (sample * (_FEWEST + 2 * conflict_samples(1, tasks)))
-    batch = min(_batch_size(variant.config), max(_SMALLEST, int(largest)))
-    steps = max(_FEWEST, min(_MOST, int(_FLOPS / (sample * batch))))
+    largest = _PILOT_FLOPS / (sample * (_FEWEST_STEPS + 2 * conflict_samples(1, tasks)))
+    batch = min(_batch_size(variant.config), max(_SMALLEST_BATCH, int(largest)))
+    steps = max(_FEWEST_STEPS, min(_MOST_STEPS, int(_PILOT_FLOPS / (sample * batch))))
     keys = {"epochs": None, "steps": steps, "evaluate_every": steps, "report_every": steps // 2}
     keys |= {"batch_size": batch, "batch_size_per_rank": None}
     values = {"data.path": str(data), **{f"train.{key}": value for key, value in keys.items()}}
@@ -146,38 +151,45 @@ def _pace(variant: Variant, config: RunConfig, run_dir: Path, ending: Future[Out
     outcome = ending.result()
     assert outcome is not None
     if outcome.code:
-        rule = "it says how long the runs take, and is what they are but shorter"
+        rule = "a pilot is a short run, from which the time of all runs is estimated"
         raise UserError(f"a pilot of {variant.name}", f"failed: {outcome.message}", rule, "correct that first")
-    records = [json.loads(line) for line in (run_dir / LOG).read_text(encoding="utf-8").splitlines()]
-    last = [record for record in records if record.get("split") == "train"][-1]  # the first steps are slower
+    # The first steps are slower, so the last record of training counts.
+    last = RunFiles(run_dir).log.last("train")
     sample = 1 / max(last["samples_per_second"], 1e-9)
     batch = _batch_size(config)
-    trained = (config.train.steps or 0) * batch + 2 * conflict_samples(batch, tasks)  # in training, and as analysed
+    # Gradient conflict is measured once in training and once in the analysis.
+    trained = (config.train.steps or 0) * batch + 2 * conflict_samples(batch, tasks)
     rest = max(outcome.seconds - sample * trained, 0.0)
     return Pace(variant.name, variant.cost.flops_per_sample, outcome.start, sample, rest)
 
 
 class Bounds(NamedTuple):
-    """Seconds, at least and at most."""
+    """Bounds of a time, in seconds."""
 
     low: float
     high: float
 
     def plus(self, other: Bounds) -> Bounds:
-        """Return the bounds of one after the other."""
+        """Return the bounds of this time and another one together."""
         return Bounds(self.low + other.low, self.high + other.high)
 
     def __str__(self) -> str:
-        """Both, as people say them."""
+        """Return both bounds as text, such as `2 min to 3 min 20 s`."""
         return f"{short_duration(self.low)} to {short_duration(self.high)}"
 
 
-_FORWARD = 1 / 3  # of a trained sample's time that an evaluated one takes at least: backward is twice the forward
-_SAVE = 0.25  # of the rest of a run that a further evaluation adds at most, by its checkpoint
-_RESAMPLED = Bounds(5e-9, 2e-8)  # of a row in a resample of a task
-_AGAIN, _TRIAL = 0.75, 0.5  # of that rest, a later run of a process at least, and a trial
-_ANALYSED = 2  # checkpoints of a run at most on which its analysis takes gradients: the best and the last
-_END = 2.0  # rests that the page of the comparison takes at most
+# A backward pass takes twice as long as a forward pass, so evaluation takes at least this share of a training sample.
+_FORWARD_SHARE = 1 / 3
+# A further evaluation writes a checkpoint, which adds at most this share of the rest of a run.
+_SAVE_SHARE = 0.25
+# Seconds of one row in one resample of one task.
+_RESAMPLED_ROW = Bounds(5e-9, 2e-8)
+# A later run of a process, and a trial, take at least these shares of the rest of its first run.
+_LATER_RUN_SHARE, _TRIAL_SHARE = 0.75, 0.5
+# The analysis of a run takes gradients at its best and its last checkpoint at most.
+_ANALYSED_CHECKPOINTS = 2
+# The page of the comparison takes at most so many times the rest of a run.
+_PAGE_RESTS = 2.0
 
 
 def forecast(work: Work, jobs: int, paces: Sequence[Pace]) -> Bounds:
@@ -189,12 +201,12 @@ def forecast(work: Work, jobs: int, paces: Sequence[Pace]) -> Bounds:
         paces: Times of pilots, one at least.
     """
     matrix = work.matrix
-    splits = Dataset(matrix.variants[matrix.baseline].config.data.path).schema.splits
+    splits = DatasetDirectory(matrix.variants[matrix.baseline].config.data.path).schema.splits
 
     def bounds(name: str, *, trial: bool) -> Bounds:
         own = [pace for pace in paces if pace.variant == name] or paces
         each = [_seconds(matrix.variants[name], splits, len(matrix.tasks), pace, trial=trial) for pace in own]
-        return Bounds(min(each).low, max(found.high for found in each))
+        return Bounds(min(each).low, max(bounds.high for bounds in each))
 
     trials = [bounds(study.variant.name, trial=True) for study in work.own_studies for _ in range(study.left)]
     runs = [bounds(run.variant, trial=False) for run in work.own]
@@ -202,8 +214,9 @@ def forecast(work: Work, jobs: int, paces: Sequence[Pace]) -> Bounds:
     resampled = splits["test"].rows * RESAMPLES * len(matrix.tasks) * len(work.runs)
     low = sum(side_by_side([each.low for each in part], jobs) for part in (trials, runs))
     high = sum(side_by_side([each.high for each in part], jobs) for part in (trials, runs))
-    low += 2 * min(starts) + min(rests) + _RESAMPLED.low * resampled  # this program and its workers start; the page
-    high += 2 * max(starts) + _END * max(rests) + _RESAMPLED.high * resampled
+    # This program and its workers start one after the other; the page is drawn at the end.
+    low += 2 * min(starts) + min(rests) + _RESAMPLED_ROW.low * resampled
+    high += 2 * max(starts) + _PAGE_RESTS * max(rests) + _RESAMPLED_ROW.high * resampled
     return Bounds(low, high)
 
 
@@ -217,13 +230,16 @@ def _seconds(variant: Variant, splits: Mapping[Split, SplitInfo], tasks: int, pa
     evaluations = -(-steps // every)
     early = variant.config.early_stopping
     fewest = evaluations if early is None else min(evaluations, early.patience + 1)
-    tested = 0 if trial else 2 * splits["test"].rows  # evaluated, then scored row by row
+    # The test split is evaluated, and the analysis scores it again.
+    tested = 0 if trial else 2 * splits["test"].rows
     conflict = 0.0 if trial else conflict_samples(batch, tasks)
     ratio = variant.cost.flops_per_sample / pace.flops
-    low = min(fewest * every, steps) * batch + fewest * (splits["valid"].rows * _FORWARD + conflict) + tested * _FORWARD
-    high = steps * batch + evaluations * (splits["valid"].rows + conflict) + tested
-    low, high = low + conflict, high + _ANALYSED * conflict
+    evaluated = splits["valid"].rows
+    low = min(fewest * every, steps) * batch + fewest * (evaluated * _FORWARD_SHARE + conflict)
+    low += tested * _FORWARD_SHARE
+    high = steps * batch + evaluations * (evaluated + conflict) + tested
+    low, high = low + conflict, high + _ANALYSED_CHECKPOINTS * conflict
     return Bounds(
-        pace.sample * min(1.0, ratio) * low + pace.rest * (_TRIAL if trial else _AGAIN),
-        pace.sample * max(1.0, ratio) * high + pace.rest * (1 + _SAVE * (evaluations - 1)),
+        pace.sample * min(1.0, ratio) * low + pace.rest * (_TRIAL_SHARE if trial else _LATER_RUN_SHARE),
+        pace.sample * max(1.0, ratio) * high + pace.rest * (1 + _SAVE_SHARE * (evaluations - 1)),
     )

@@ -6,7 +6,7 @@
 A higher gain is better. A task's metric is AUC or MSE, whatever else a run reports.
 
 The gains of S seeds are S independent draws of the chance in training, on one test split, so their mean has S - 1
-degrees of freedom. `resampling` answers what another test split would say.
+degrees of freedom. `resampling` estimates the chance in the choice of the test split.
 """
 
 from __future__ import annotations
@@ -43,14 +43,20 @@ METRICS: dict[TaskKind, str] = {"binary": "auc", "regression": "mse"}
 
 
 def gain(metric: str, value: float, baseline: float) -> float:
-    """Of one run over another, in the unit of the metric; more is better."""
+    """Return the gain of one run over another, in the unit of the metric; more is better."""
     return value - baseline if metric == "auc" else baseline - value
 
 
 def paired_gains(
     metric: str, values: Mapping[str, float | None], baseline: Mapping[str, float | None]
 ) -> dict[str, float]:
-    """The gain of every seed that has a value on both sides: an AUC of one class is None, a failed run is not there."""
+    """Return the gain of every seed that has a value on both sides.
+
+    Args:
+        metric: "auc" or "mse".
+        values: Metric of the variant by seed; None for an AUC of one class. A failed run is missing.
+        baseline: Metric of the baseline by seed.
+    """
     pairs = {seed: (value, baseline.get(seed)) for seed, value in values.items()}
     return {seed: gain(metric, a, b) for seed, (a, b) in pairs.items() if a is not None and b is not None}
 
@@ -61,17 +67,17 @@ def gain_entry(
     baseline: Mapping[str, float | None],
     row_interval: Interval | None = None,
 ) -> dict[str, Any]:
-    """What `compare.json` says of a task's gain.
+    """Return a task's gain as `compare.json` has it.
 
     Args:
         metric: "auc" or "mse".
-        values: By seed.
-        baseline: Likewise; of another variant, where two are compared with each other.
-        row_interval: Of the mean gain over the seeds, from `resampling.row_interval`.
+        values: Metric of the variant by seed.
+        baseline: Metric of the baseline, or of another variant, by seed.
+        row_interval: Interval of the mean gain over the seeds, from `resampling.row_interval`.
 
     Returns:
-        `{"values": {seed: gain}, "mean", "sd", "seed_interval", "row_interval"}`; mean is None where no seed has both
-        values, sd and seed_interval are None where only one has.
+        `{"values": {seed: gain}, "mean", "sd", "seed_interval", "row_interval"}`; mean is None if no seed has both
+        values, sd and seed_interval are None if fewer than two have.
     """
     gains = paired_gains(metric, values, baseline)
     return {
@@ -83,7 +89,7 @@ def gain_entry(
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean and sample standard deviation (n - 1); None where there are too few values."""
+    """Return mean and sample standard deviation (n - 1); None for too few values."""
     return {
         "mean": statistics.fmean(values) if values else None,
         "sd": statistics.stdev(values) if len(values) > 1 else None,

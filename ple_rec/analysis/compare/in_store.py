@@ -1,6 +1,8 @@
-"""A comparison in an object store: its files are worked on in a folder of this machine, and put there as runs finish.
+"""Directory in which a comparison trains its runs, if the comparison's own directory is in an object store.
 
-Checkpoints, and runs that have not finished, stay in the folder of this machine.
+A comparison trains several runs and compares their metrics. Its runs cannot train in a store, so they train in a
+temporary folder of this machine. When the comparison ends without an error, the new files are copied to the store.
+Checkpoints and runs that have not finished are not copied, so they are lost when the temporary folder is removed.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ from ple_rec.storage.store import Object, objects_at
 
 @contextmanager
 def hold_comparison(where: Location, *, read_only: bool = False) -> Iterator[RunDirectory]:
-    """Give a directory to work on a comparison; what the block has written there is in the store at its end.
+    """Yield the directory in which a comparison trains its runs, and copy new files to the store at the end.
 
-    On a disk that is the directory itself, whose runs are held one by one. Errors name the directory.
+    For a comparison in a store, this is a temporary folder with the files that the store already has. Other processes
+    cannot change the comparison in the store meanwhile. Error messages name the address in the store instead of the
+    temporary folder. For a comparison on a disk, this is its own directory, and each run is locked by itself.
 
     Args:
-        where: Directory of the comparison, new or not.
-        read_only: True to change nothing in a store, and to hold nothing there.
+        where: Directory of the comparison, which need not exist yet.
+        read_only: True to change nothing in the store, and to let other processes change the comparison.
 
     Raises:
-        UserError: Another process holds it, or the store cannot be read or written.
+        UserError: Another process holds the comparison, or the store cannot be read or written.
     """
     if isinstance(where, Path):
         yield RunDirectory(where, where)
@@ -49,13 +53,19 @@ def hold_comparison(where: Location, *, read_only: bool = False) -> Iterator[Run
 
 
 def _fetch(where: Remote, folder: Path) -> None:
-    """Copy the files of a comparison in a store but for checkpoints."""
+    """Copy the files of a comparison from a store to a folder, without checkpoints, lock files and leases.
+
+    Args:
+        where: Directory of the comparison in the store.
+        folder: New folder for the copies.
+    """
     folder.mkdir(parents=True)
 
     def copy(stored: Object) -> None:
         file = folder / stored.name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((where / stored.name).read_bytes())
+        # The status of a run shows when its files were last changed, so the copies keep these times.
         if stored.modified is not None:
             os.utime(file, (stored.modified.timestamp(), stored.modified.timestamp()))
 
@@ -63,8 +73,17 @@ def _fetch(where: Remote, folder: Path) -> None:
 
 
 def _finished_files(folder: Path, above: str = "") -> list[str]:
-    """Return the files below a folder but those of runs that have not finished, whose checkpoints stay here."""
+    """Return the paths of the files to copy to the store: all but checkpoints, lock files and unfinished runs.
+
+    Args:
+        folder: Folder to search, with its subfolders.
+        above: Path of that folder relative to the directory of the comparison, with "/" at its end unless it is empty.
+
+    Returns:
+        Paths relative to the directory of the comparison.
+    """
     names = {path.name: path.is_dir() for path in sorted(folder.iterdir())}
+    # A folder with a configuration is a run, which gets its metrics when it has finished.
     if CONFIG in names and METRICS not in names:
         return []
     files = []

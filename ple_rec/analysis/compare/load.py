@@ -1,4 +1,4 @@
-"""The configuration of a comparison, as whoever calls it changes it."""
+"""Configuration of a comparison, with the changes of its caller."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def load_comparison(
     trials: int | None = None,
     variants: Sequence[str] | None = None,
 ) -> tuple[CompareConfig, Path]:
-    """Return a comparison, and the folder that the paths of its variants start from.
+    """Return a comparison, and the folder that relative paths of its variants start from.
 
     Args:
-        source: Path of a TOML file, the name of a recipe of a comparison, or the content of such a file.
-        seeds: Number of seeds in the place of its own.
-        match: Cost that all variants share, in the place of its own.
-        trials: Trials of tuning of each variant, in the place of its own.
-        variants: Names of the variants that will be trained, which it must have.
+        source: Path of a TOML file, the name of a comparison's recipe, or the content of such a file.
+        seeds: Number of seeds; None for that of the file.
+        match: Cost that all variants share; None for that of the file.
+        trials: Number of trials of each variant; None for that of the file.
+        variants: Names of the variants that will be trained, which the file must have.
 
     Raises:
-        UserError: there is no such file or recipe, its content is wrong, or it lacks a variant.
+        UserError: There is no such file or recipe, its content is wrong, or it lacks a variant.
     """
     try:
-        found = load_config(CompareConfig, source, recipes=COMPARISONS)
+        compare = load_config(CompareConfig, source, recipes=COMPARISONS)
     except ConfigError as error:
         if _is_of_a_run(error):
             raise UserError(
@@ -48,17 +48,17 @@ def load_comparison(
     if match is not None:
         changes["match"] = match
     if trials is not None:
-        changes["tune"] = found.tune.model_copy(update={"trials": trials})
-    if unknown := [name for name in variants or () if name not in found.variants]:
-        known = suggestion(unknown[0], list(found.variants))
-        place = found.name if isinstance(source, Mapping) else source
+        changes["tune"] = compare.tune.model_copy(update={"trials": trials})
+    if unknown := [name for name in variants or () if name not in compare.variants]:
+        known = suggestion(unknown[0], list(compare.variants))
+        place = compare.name if isinstance(source, Mapping) else source
         raise UserError(Option.VARIANTS, f'got "{unknown[0]}"', known, f"name variants of {place}")
     own_file = not isinstance(source, Mapping) and Path(source).is_file()
     folder = Path(str(source)).parent if own_file else Path()
-    return found.model_copy(update=changes), folder
+    return compare.model_copy(update=changes), folder
 
 
 def _is_of_a_run(error: UserError) -> bool:
-    """Whether what was read has a model and no variants, by its problems as a comparison."""
+    """Return True if the errors of a comparison name `model` and `variants`, as they do for the file of a run."""
     keys = {line.strip().partition(":")[0] for line in error.rule.splitlines()}
     return {"model", "variants"} <= keys

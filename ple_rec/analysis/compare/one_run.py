@@ -1,16 +1,17 @@
-"""A run of a comparison: trained, or gone on with, and analysed, so that its rows of the test split are kept."""
+"""Training and analysis of one run of a comparison, which keeps its rows of the test split."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from ple_rec.analysis.analyze import analyze
-from ple_rec.analysis.analyze_files import write_analysis
 from ple_rec.analysis.compare.equal_cost import CONFLICT_BATCHES
 from ple_rec.analysis.conflict import ConflictInTraining
+from ple_rec.analysis.result import Analysis
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
 from ple_rec.runs.checkpoints import checkpoint_place
@@ -20,18 +21,24 @@ from ple_rec.runs.state import inspect
 from ple_rec.training.run import train
 
 
-def train_one(config: RunConfig, run_dir: Path) -> None:
+def train_one(config: RunConfig, run_dir: Path, write_analysis: Callable[[Analysis, Path], object]) -> None:
     """Train a run, with the conflict of its tasks at every evaluation, and analyse it as `ple-rec analyze` does.
 
-    Without its rows of the test split a run would have no gains over resamples of it, and counts as failed. Without
-    the rest of its analysis it lacks a page, which its log says. A trial, which is not evaluated on that split, is only
-    trained.
+    Intervals over resamples need the rows of the test split, so a run without them counts as failed. A run without the
+    rest of its analysis lacks a page, and its log says so. A trial is not evaluated on that split, so it is trained
+    alone.
+
+    Args:
+        config: Configuration of the run.
+        run_dir: Directory of the run, new or not.
+        write_analysis: Function that writes the files of the analysis into the directory.
 
     Raises:
-        UserError, DataError, DivergedError: as `train`, and as `analyze` where no rows are kept.
+        UserError, DataError, DivergedError: `train` raises it, or `analyze` does before it has written the rows.
     """
     if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()  # of the run before
+        # The process may have trained another run before.
+        torch.cuda.reset_peak_memory_stats()
     _drop_other_start(config, run_dir)
     if config.evaluation.test is False:
         train(config, run_dir, resume="auto")
@@ -48,12 +55,12 @@ def train_one(config: RunConfig, run_dir: Path) -> None:
 
 
 def _drop_other_start(config: RunConfig, run_dir: Path) -> None:
-    """Remove what a start of other settings has left that came to no checkpoint, as one that diverged at once.
+    """Remove the files of a start with other settings that wrote no checkpoint, such as one that diverged at once.
 
-    Nothing is lost with it, and it could not be gone on with: the settings were changed because of it.
+    Training could not continue from it, and nothing is lost.
 
     Raises:
-        UserError: another process trains there.
+        UserError: Another process trains in the directory.
     """
     state = inspect(config, run_dir)
     if state.changes and not state.holds_run:

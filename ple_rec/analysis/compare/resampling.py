@@ -1,9 +1,9 @@
-"""Bootstrap over the groups of the test split: how far a gain hangs on which users happened to be in it.
+"""Bootstrap over the groups of the test split: how much a gain depends on the users that happened to be in it.
 
-A resample draws as many groups as there are, with replacement; a group comes with all its rows, so that a user's rows,
-which are alike, do not count as independent. Rows without a group, and all rows of a dataset without groups, are groups
-of one. The resamples follow from the numbers of groups and resamples alone: they are the same for every run of a
-dataset, and so the difference of two runs is paired.
+A resample draws as many groups as there are, with replacement. A group comes with all its rows, since the rows of one
+user are alike and not independent. Rows without a group, and all rows of a dataset without groups, are groups of one.
+The resamples follow from the numbers of groups and resamples alone. They are the same for every run of a dataset, so
+the difference of two runs is paired.
 
 Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples at a time, P positives, M negatives.
 """
@@ -19,16 +19,17 @@ from numpy.typing import NDArray
 from ple_rec.analysis.compare.gain import LEVEL, Interval
 
 RESAMPLES = 1000
-FEWEST_GROUPS = 10  # of fewer, resamples say little
+FEWEST_GROUPS = 10
 _AT_A_TIME = 16
-_MOST_UNDEFINED = 0.05  # share of the resamples that may lack a class of a task
+# At most this share of the resamples may lack a class of a task.
+_MOST_UNDEFINED = 0.05
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.uint8]
 
 
 def draws(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
-    """How often each resample holds each group, (G, C) counts at a time; always the same for the same arguments."""
+    """Yield how often each resample holds each group, (G, C) counts at a time; equal arguments yield equal counts."""
     random = np.random.default_rng(0)
     for start in range(0, resamples, _AT_A_TIME):
         size = min(_AT_A_TIME, resamples - start)
@@ -37,12 +38,12 @@ def draws(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
 
 
 def resampled_metrics(rows: Mapping[str, NDArray[Any]], metrics: Sequence[str], resamples: int = RESAMPLES) -> Floats:
-    """Every task's metric on every resample, (K, R); NaN where a resample lacks a class, or all weight.
+    """Return every task's metric on every resample, (K, R); NaN if the resample lacks a class or has no weight.
 
     Args:
-        rows: The arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` (N,) or none.
+        rows: Arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` (N,) if it exists.
         metrics: "auc" or "mse" of each task.
-        resamples: R.
+        resamples: Number of resamples R.
     """
     group_N, groups = _numbered(rows.get("group"), len(rows["labels"]))
     tasks = [
@@ -59,16 +60,17 @@ def row_interval(
     baselines: Sequence[Floats],
     groups: int,
 ) -> Interval | None:
-    """95 % percentile interval of the gain, averaged over the seeds within each resample.
+    """Return the 95 % percentile interval of the gain, which is averaged over the seeds within each resample.
 
     Args:
         metric: "auc" or "mse" of the task.
-        runs: The task's metric on the R resamples, a run of the variant each.
-        baselines: Those of the baseline, in the order of the same seeds.
-        groups: Of the test split that have rows of the task (`groups_of`).
+        runs: Metric of the task on the R resamples, for each run of the variant.
+        baselines: Metric of the task on the R resamples, for the baseline's runs with the same seeds.
+        groups: Number of groups of the test split that have rows of the task (`groups_of`).
 
     Returns:
-        None without a seed, for fewer than 10 groups, or where more than one resample in 20 lacks a class.
+        The interval, or None without a seed, for fewer than 10 groups, or if more than one resample in 20 lacks a
+        class.
     """
     if not runs or groups < FEWEST_GROUPS:
         return None
@@ -82,13 +84,13 @@ def row_interval(
 
 
 def groups_of(rows: Mapping[str, NDArray[Any]], task: int) -> int:
-    """How many groups have rows of a task, by its place."""
+    """Return the number of groups that have rows of the task with an index."""
     group_N, _ = _numbered(rows.get("group"), len(rows["labels"]))
     return len(np.unique(group_N[np.asarray(rows["weights"])[:, task] > 0]))
 
 
 def _numbered(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64], int]:
-    """The group of every row, from 0, and how many there are."""
+    """Return the number of every row's group, from 0, and the number of groups."""
     if group_N is None:
         return np.arange(rows), rows
     number_N = np.unique(group_N, return_inverse=True)[1].astype(np.int64)
@@ -102,7 +104,7 @@ def _numbered(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64
 class _Area:
     """Weighted AUC with ties 1/2, exact on every resample: rows are sorted once, and only their weights change.
 
-    AUC = sum_p w_p (N_<(p) + N_<=(p)) / 2 / (P N)        N_<(p) the weight of negatives that score less than p
+    AUC = sum_p w_p (N_<(p) + N_<=(p)) / 2 / (P N)        N_<(p): weight of the negatives that score less than p
     """
 
     def __init__(
@@ -117,7 +119,8 @@ class _Area:
         order_M = np.argsort(score_N[negative_N], kind="stable")
         score_M = score_N[negative_N][order_M]
         score_P = score_N[positive_N]
-        order_P = np.argsort(score_P, kind="stable")  # so that neighbours read neighbouring sums
+        # Positives are sorted too, so that neighbours read neighbouring sums.
+        order_P = np.argsort(score_P, kind="stable")
         below_P, upto_P = (np.searchsorted(score_M, score_P[order_P], side=side) for side in ("left", "right"))
         self.below_P, self.tied_P = below_P, upto_P if (below_P != upto_P).any() else None
         self.group_M, self.group_P = group_N[negative_N][order_M], group_N[positive_N][order_P]
@@ -125,7 +128,7 @@ class _Area:
         self.weight_P1 = _factor(weight_N[positive_N][order_P])
 
     def __call__(self, counts_GC: Counts) -> Floats:
-        """(G, C) counts -> AUC of C resamples."""
+        """Return the AUC of C resamples from (G, C) counts."""
         sums_MC = np.zeros((len(self.group_M) + 1, counts_GC.shape[1]))
         np.cumsum(_weighted(counts_GC, self.group_M, self.weight_M1), axis=0, out=sums_MC[1:], dtype=np.float64)
         weight_PC = _weighted(counts_GC, self.group_P, self.weight_P1)
@@ -139,7 +142,7 @@ class _Area:
 
 
 class _SquaredError:
-    """Weighted MSE on every resample, from two sums a group."""
+    """Weighted MSE on every resample, from two sums of each group."""
 
     def __init__(
         self,
@@ -149,13 +152,13 @@ class _SquaredError:
         group_N: NDArray[np.int64],
         groups: int,
     ) -> None:
-        kept_N = weight_N > 0
-        weight_N, error_N = weight_N[kept_N].astype(np.float64), score_N[kept_N].astype(np.float64) - label_N[kept_N]
-        sums = [np.bincount(group_N[kept_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
+        used_N = weight_N > 0
+        weight_N, error_N = weight_N[used_N].astype(np.float64), score_N[used_N].astype(np.float64) - label_N[used_N]
+        sums = [np.bincount(group_N[used_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
         self.sums_2G = np.stack(sums)
 
     def __call__(self, counts_GC: Counts) -> Floats:
-        """(G, C) counts -> MSE of C resamples."""
+        """Return the MSE of C resamples from (G, C) counts."""
         squared_C, weight_C = self.sums_2G @ counts_GC.astype(np.float64)
         with np.errstate(invalid="ignore"):
             mse_C: Floats = squared_C / weight_C
@@ -166,7 +169,7 @@ _METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {"auc": _Area, 
 
 
 def _factor(weight_N: Floats) -> Floats | None:
-    """(N, 1); None where all weigh the same, which no ratio of sums shows."""
+    """Return the weights as (N, 1); None if all are equal, since an equal factor cancels out of AUC."""
     if (weight_N == weight_N[:1]).all():
         return None
     return weight_N.astype(np.float64)[:, None]

@@ -1,4 +1,4 @@
-"""Finished runs of other comparisons, copied in place of training the same again.
+"""Reuse of finished runs of other comparisons, which are copied so that they need not be trained again.
 
 A run follows from its configuration, its seed and its data, and `ple_rec.analysis.series` compares these. If tuning
 finds nothing better than the written values, all runs of a variant are those of the comparison without tuning.
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ple_rec.analysis.compare.runs import COMPARISON, Run, state_of
+from ple_rec.analysis.compare.runs import COMPARISON, VariantRun, state_of
 from ple_rec.analysis.compare.work import Work
 from ple_rec.analysis.series import FAILED
 from ple_rec.errors import Option, UserError
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_comparisons(directories: Sequence[Path]) -> None:
-    """Refuse what is no comparison's directory.
+    """Refuse directories that hold no comparison.
 
     Raises:
-        UserError: one is none.
+        UserError: A directory lacks `compare.toml`.
     """
     for directory in directories:
         if not (directory / COMPARISON).is_file():
@@ -37,45 +37,48 @@ def check_comparisons(directories: Sequence[Path]) -> None:
             )
 
 
-def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[Run]]:
-    """The runs that are left for this host and wait for no trials, by the comparison that has finished them.
+def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[VariantRun]]:
+    """Return the runs that other comparisons have finished, by the directory of the comparison.
+
+    Only runs are returned that are left for this host and wait for no trials.
 
     Args:
         work: Runs and trials of a comparison that are left.
-        others: Directories of comparisons, whose variants of the same name are looked at; the first that has a run
-            gives it.
+        others: Directories of other comparisons, in order of preference; runs of variants of the same name are reused.
     """
-    found: dict[Path, list[Run]] = {other: [] for other in others}
+    runs: dict[Path, list[VariantRun]] = {other: [] for other in others}
     for run in work.ready:
         for other in others:
             directory = _within(other, run)
-            whole = (directory / ANALYSIS_PAGE).is_file()  # the last that a run gets
-            if whole and state_of(work.matrix, replace(run, directory=directory)).kind == "finished":
-                found[other].append(run)
+            # The page of the analysis is the last file of a run.
+            complete = (directory / ANALYSIS_PAGE).is_file()
+            if complete and state_of(work.matrix, replace(run, directory=directory)).kind == "finished":
+                runs[other].append(run)
                 break
-    return found
+    return runs
 
 
-def without(work: Work, found: Mapping[Path, Sequence[Run]]) -> Work:
-    """The work but for some runs."""
-    gone = [run for runs in found.values() for run in runs]
+def without_runs(work: Work, reused: Mapping[Path, Sequence[VariantRun]]) -> Work:
+    """Return the work without the runs that are reused."""
+    gone = [run for runs in reused.values() for run in runs]
     return replace(work, left=[run for run in work.left if run not in gone])
 
 
-def copy_runs(found: Mapping[Path, Sequence[Run]]) -> dict[Path, list[Run]]:
+def copy_runs(reused: Mapping[Path, Sequence[VariantRun]]) -> dict[Path, list[VariantRun]]:
     """Copy runs of other comparisons, each in full or not at all.
 
     Args:
-        found: Of `reusable`.
+        reused: Runs by the directory of the other comparison, from `reusable`.
 
     Returns:
-        Those that were copied.
+        Runs that were copied, by the same directories.
     """
-    copied: dict[Path, list[Run]] = {}
-    for other, runs in found.items():
+    copied: dict[Path, list[VariantRun]] = {}
+    for other, runs in reused.items():
         for run in runs:
             try:
-                with claimed(run.directory):  # or another process trains it
+                # The claim fails if another process trains the run.
+                with claimed(run.directory):
                     _copy(_within(other, run), run)
             except (OSError, UserError) as error:
                 logger.info(f"{_within(other, run)} is not copied, and trained here instead: {_reason(error)}")
@@ -84,11 +87,11 @@ def copy_runs(found: Mapping[Path, Sequence[Run]]) -> dict[Path, list[Run]]:
     return copied
 
 
-def _within(other: Path, run: Run) -> Path:
+def _within(other: Path, run: VariantRun) -> Path:
     return other / run.variant / run.directory.name
 
 
-def _copy(source: Path, run: Run) -> None:
+def _copy(source: Path, run: VariantRun) -> None:
     part = run.directory.with_name(f".{run.directory.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -105,5 +108,6 @@ def _copy(source: Path, run: Run) -> None:
 
 def _reason(error: OSError | UserError) -> str:
     if isinstance(error, shutil.Error) and error.args and isinstance(error.args[0], list):
-        return str(error.args[0][0][-1])  # the first file's
+        # A shutil.Error lists (source, target, reason) of every file; the first one is enough.
+        return str(error.args[0][0][-1])
     return str(error)

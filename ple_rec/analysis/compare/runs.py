@@ -1,7 +1,7 @@
-"""The runs of a comparison: which have finished, and what became of the others.
+"""Runs of a comparison and their outcomes.
 
-`<root>/<variant>/seed-<n>` is a run's directory, `seed-<n>.toml` its configuration, `seed-<n>.log` what it printed, and
-`seed-<n>.failed` why it failed last. A run that was interrupted goes on from its last checkpoint.
+`<root>/<variant>/seed-<n>` is a run's directory, `seed-<n>.toml` its configuration, `seed-<n>.log` its output, and
+`seed-<n>.failed` the reason of its last failure. A run that was interrupted goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from typing import Any
 from ple_rec.analysis.compare.matrix import Matrix, Variant
 from ple_rec.analysis.series import SeriesRun, config_of_run, inspect_run
 from ple_rec.config.run import RunConfig
-from ple_rec.runs.checkpoints import checkpoint_place, take_over
+from ple_rec.runs.checkpoints import checkpoint_place, prepare_directory
 from ple_rec.runs.directory import hold_run
 from ple_rec.runs.layout import TEST_ROWS, writing
 from ple_rec.runs.state import check_place, inspect
 
-COMPARISON = "compare.toml"  # in its directory: the comparison as it was trained
+# A comparison's directory has its configuration, with all overrides, in this file.
+COMPARISON = "compare.toml"
 
 
 @dataclass(frozen=True)
-class Run:
-    """A variant with a seed.
+class VariantRun:
+    """Run of a variant with one seed.
 
     Args:
-        variant: Its name.
-        seed: The seed.
-        config: With the seed.
-        directory: Of the run.
+        variant: Name of the variant.
+        seed: Seed of the run.
+        config: Configuration with the seed.
+        directory: Directory of the run.
     """
 
     variant: str
@@ -40,18 +41,18 @@ class Run:
     directory: Path
 
     def beside(self, suffix: str) -> Path:
-        """A file beside the run's directory."""
+        """Return the path of the file beside the run's directory that has its name and a suffix."""
         return self.directory.with_name(f"{self.directory.name}{suffix}")
 
 
 @dataclass
-class Done:
-    """What there is of a comparison.
+class RunOutcomes:
+    """Outcomes of a comparison's runs.
 
     Args:
-        metrics: `metrics.json` of the finished runs, by variant and seed.
-        failed: Why the others failed, those that did.
-        missing: How many have neither finished nor failed.
+        metrics: Content of `metrics.json` of the finished runs, by variant and seed.
+        failed: Reason of each failure, by variant and seed.
+        missing: Number of runs that have neither finished nor failed.
     """
 
     metrics: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
@@ -59,33 +60,38 @@ class Done:
     missing: int = 0
 
 
-def runs_of(matrix: Matrix, root: Path) -> list[Run]:
-    """Every run, in the order of `Matrix.runs`."""
+def runs_of(matrix: Matrix, root: Path) -> list[VariantRun]:
+    """Return every run of a comparison, in the order of `Matrix.runs`."""
 
-    def run(variant: Variant, seed: int) -> Run:
-        return Run(variant.name, seed, config_of_run(variant.config, seed), root / variant.name / f"seed-{seed}")
+    def run(variant: Variant, seed: int) -> VariantRun:
+        return VariantRun(variant.name, seed, config_of_run(variant.config, seed), root / variant.name / f"seed-{seed}")
 
     return [run(variant, seed) for variant, seed in matrix.runs]
 
 
-def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: bool = False) -> list[Run]:
-    """The runs that have not finished. With `overwrite`, those of another configuration or dataset count among them.
+def left_of(matrix: Matrix, runs: Sequence[VariantRun], *, overwrite: bool, remove: bool = False) -> list[VariantRun]:
+    """Return the runs that have not finished.
 
-    They are removed with `remove`.
+    Args:
+        matrix: The comparison.
+        runs: Runs of the comparison.
+        overwrite: True to return runs whose directories hold a run of another configuration or dataset, too.
+        remove: True to remove these foreign runs.
 
     Raises:
-        UserError: a directory holds such a run, and `overwrite` is not given; or the checkpoints of a run to be removed
-            lie in a place that another run has.
+        UserError: A directory holds a foreign run without `overwrite`, or the checkpoints of a run to be removed lie in
+            a place that another run has.
     """
     left = []
     for run in runs:
         state = state_of(matrix, run)
         if not overwrite:
             state.refuse_foreign()
-        if state.kind == "foreign" and remove:  # its checkpoints too, wherever they are, or it would go on from them
+        if state.kind == "foreign" and remove:
+            # Its checkpoints may lie elsewhere; if they stayed, training would continue from them.
             check_place(inspect(run.config, run.directory), resuming=False, overwrite=True)
-            with hold_run(run.directory, checkpoint_place(run.config, run.directory)) as held:
-                take_over(run.config, held, resuming=False)
+            with hold_run(run.directory, checkpoint_place(run.config, run.directory)) as directory:
+                prepare_directory(run.config, directory, resuming=False)
             with writing(run.directory):
                 shutil.rmtree(run.directory)
         if state.kind != "finished":
@@ -93,20 +99,20 @@ def left_of(matrix: Matrix, runs: Sequence[Run], *, overwrite: bool, remove: boo
     return left
 
 
-def done_of(matrix: Matrix, runs: Sequence[Run]) -> Done:
-    """Return what there is of every run; one whose directory holds a run of other settings is missing."""
-    done = Done()
+def outcomes_of(matrix: Matrix, runs: Sequence[VariantRun]) -> RunOutcomes:
+    """Return the outcomes of runs; a run whose directory holds a run of other settings is missing."""
+    outcomes = RunOutcomes()
     for run in runs:
         state = state_of(matrix, run)
         if state.kind == "finished":
-            done.metrics.setdefault(run.variant, {})[run.seed] = state.metrics
+            outcomes.metrics.setdefault(run.variant, {})[run.seed] = state.metrics
         elif state.kind == "failed":
-            done.failed.setdefault(run.variant, {})[run.seed] = state.reason
+            outcomes.failed.setdefault(run.variant, {})[run.seed] = state.reason
         else:
-            done.missing += 1
-    return done
+            outcomes.missing += 1
+    return outcomes
 
 
-def state_of(matrix: Matrix, run: Run) -> SeriesRun:
-    """Return the state of a run; one that has finished keeps its rows of the test split."""
+def state_of(matrix: Matrix, run: VariantRun) -> SeriesRun:
+    """Return the state of a run; it has finished only if it has its rows of the test split."""
     return inspect_run(run.directory, run.config, matrix.dataset, [TEST_ROWS])

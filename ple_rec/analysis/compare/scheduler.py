@@ -1,4 +1,4 @@
-"""Trials and runs side by side, until none is left: what ends may bring further ones.
+"""Training of trials and runs side by side, until none is left; the end of a trial may release further ones.
 
 A run whose process was asked to stop, or whose turn comes after the time is up, has not ended: it is left for the next
 call.
@@ -6,15 +6,13 @@ call.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
 
 from ple_rec.analysis.compare.gain import METRICS
-from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.runs import VariantRun
 from ple_rec.analysis.compare.time_left import TimeLeft
 from ple_rec.analysis.compare.workers import Outcome, Workers, wait_for_some
 from ple_rec.analysis.series import FAILED
@@ -22,6 +20,8 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.schema import Task
 from ple_rec.errors import PreemptedError
 from ple_rec.runs.layout import write_text, writing
+from ple_rec.runs.metrics import split_tasks
+from ple_rec.runs.read import RunFiles
 from ple_rec.text.units import metric_text
 
 logger = logging.getLogger(__name__)
@@ -34,10 +34,10 @@ class ScheduledRun:
     Args:
         run: The run.
         name: Name of the run in a line of the log.
-        on_end: Notes the outcome; returns it in words, and the jobs that can begin now.
+        on_end: Function that records the outcome, and returns it in words with the jobs that can begin now.
     """
 
-    run: Run
+    run: VariantRun
     name: str
     on_end: Callable[[Outcome], tuple[str, Sequence[ScheduledRun]]]
 
@@ -49,24 +49,25 @@ def train_jobs(
     until: float | None = None,
     later: Callable[[], Sequence[str]] = list,
 ) -> list[str]:
-    """Train jobs, and those that they bring; one that fails is noted, and the others go on.
+    """Train jobs and those that they release; one that fails is recorded, and the others go on.
 
     Args:
-        kind: Word for one of them in the log.
+        kind: Word for a job in the log, "trial" or "run".
         jobs: Jobs that can begin, in this order.
         workers: Workers that train them.
-        until: Time (`time.monotonic`) after which none is started.
-        later: Returns the variant of each job that others have yet to bring.
+        until: Time (`time.monotonic`) after which no job is started.
+        later: Function that returns the variant of each job that has not been released yet.
 
     Returns:
         Names of the jobs that were asked to stop.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: A file cannot be written.
     """
     waiting: dict[Future[Outcome | None], ScheduledRun] = {}
     stopped: list[str] = []
-    halted: set[str] = set()  # variants of which a job is left, and those that it would bring with it
+    # A job that is left releases no others of its variant.
+    halted: set[str] = set()
     time_left, ended, count = TimeLeft(workers.jobs), 0, len(jobs) + len(later())
 
     def submit(further: Sequence[ScheduledRun]) -> None:
@@ -96,23 +97,25 @@ def train_jobs(
     return stopped
 
 
-def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, until: float | None = None) -> list[str]:
-    """Train runs; why one failed stands in a file beside its directory.
+def train_runs(
+    tasks: Sequence[Task], runs: Sequence[VariantRun], workers: Workers, until: float | None = None
+) -> list[str]:
+    """Train runs; the reason of a failure goes to a file beside the run's directory.
 
     Args:
         tasks: Tasks of all runs.
         runs: Runs to be trained, in this order.
         workers: Workers that train them.
-        until: Time (`time.monotonic`) after which none is started.
+        until: Time (`time.monotonic`) after which no run is started.
 
     Returns:
         Names of the runs that were asked to stop.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: A file cannot be written.
     """
 
-    def job(run: Run) -> ScheduledRun:
+    def job(run: VariantRun) -> ScheduledRun:
         def on_end(outcome: Outcome) -> tuple[str, Sequence[ScheduledRun]]:
             if outcome.code:
                 write_text(run.beside(FAILED), outcome.message + "\n")
@@ -123,8 +126,8 @@ def train_runs(tasks: Sequence[Task], runs: Sequence[Run], workers: Workers, unt
     return train_jobs("run", [job(run) for run in runs], workers, until)
 
 
-def _submit(run: Run, workers: Workers, until: float | None) -> Future[Outcome | None]:
-    """Hand a run to the workers, its configuration beside its directory."""
+def _submit(run: VariantRun, workers: Workers, until: float | None) -> Future[Outcome | None]:
+    """Submit a run to the workers, with its configuration in a file beside its directory."""
     with writing(run.directory.parent):
         run.directory.parent.mkdir(parents=True, exist_ok=True)
         run.beside(FAILED).unlink(missing_ok=True)
@@ -132,10 +135,10 @@ def _submit(run: Run, workers: Workers, until: float | None) -> Future[Outcome |
     return workers.submit(run.beside(".toml"), run.directory, run.beside(".log"), until)
 
 
-def _words(tasks: Sequence[Task], run: Run, outcome: Outcome) -> str:
-    """Return its metrics, or why there are none."""
+def _words(tasks: Sequence[Task], run: VariantRun, outcome: Outcome) -> str:
+    """Return the metrics of a run, or the reason why it failed."""
     if outcome.code:
         return f"failed: {outcome.message}"
-    found: Mapping[str, Any] = json.loads((run.directory / "metrics.json").read_text())["test"]["tasks"]
-    values = [(task.name, METRICS[task.kind], found[task.name].get(METRICS[task.kind])) for task in tasks]
+    metrics = split_tasks(RunFiles(run.directory).metrics, "test")
+    values = [(task.name, METRICS[task.kind], metrics[task.name].get(METRICS[task.kind])) for task in tasks]
     return ", ".join(f"{name} {metric} {'-' if v is None else metric_text(v)}" for name, metric, v in values)

@@ -1,9 +1,8 @@
-"""Hosts that each train a share of a comparison, in one folder: the first to end waits for the others.
+"""Hosts that each train a share of a comparison in one folder, and wait for each other at the end.
 
-Schedulers end a job's other processes soon after the first one (Slurm, by `srun --wait`), or when one fails. So a share
-ends when all have: each keeps a file in `.shares/<job>/`, `<i>-of-<n>`, in which a count goes up while it trains, and
-which says `done` at the end. A share whose count has stood still for `PATIENCE_SECONDS`, or that never came, is waited
-for no more.
+Schedulers end a job's other processes soon after the first one (Slurm, by `srun --wait`), or when one fails. So each
+share waits until all have ended. It writes a rising count to its file `.shares/<job>/<i>-of-<n>` while it trains, and
+`done` at the end. The others stop waiting for a share if its count has not changed for `PATIENCE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -24,21 +23,22 @@ logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 300.0
 _BEAT_SECONDS = 15.0
 _FOLDER, _DONE = ".shares", "done"
-_JOB = "TORCHX_JOB_ID"  # what an earlier job left says nothing of this one
+# Each job has a folder of its own, since the files of an earlier job say nothing of this one.
+_JOB = "TORCHX_JOB_ID"
 
 
 @contextmanager
 def share_of(root: Path, index: int, of: int, *, patience: float = PATIENCE_SECONDS) -> Iterator[None]:
-    """Train a share inside the block; it is left when the others have ended too.
+    """Mark a share as alive inside the block, and wait at its end until the other shares have ended.
 
     Args:
-        root: Directory of the comparison, which is there.
-        index: Of the share.
-        of: How many there are; of a single one nothing is written.
-        patience: Seconds without a sign of another share.
+        root: Existing directory of the comparison.
+        index: Index of the share, from 0.
+        of: Number of shares; a single one writes no file.
+        patience: Seconds to wait for a share whose count does not change.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: The folder cannot be written.
     """
     if of == 1:
         yield
@@ -68,7 +68,7 @@ def _beat(folder: Path, index: int, of: int, ended: threading.Event) -> None:
 
 def _wait(folder: Path, others: list[int], of: int, patience: float) -> None:
     seen = {i: (_read(folder, i, of), time.monotonic()) for i in others}
-    told, given_up = False, list[int]()
+    logged, given_up = False, list[int]()
     while True:
         for i in others:
             now = _read(folder, i, of)
@@ -83,9 +83,9 @@ def _wait(folder: Path, others: list[int], of: int, patience: float) -> None:
         if len(lost) == len(left):
             return
         given_up = lost
-        if not told:
+        if not logged:
             logger.info(f"this share has ended; waiting for {', '.join(f'{i}/{of}' for i in left)}")
-            told = True
+            logged = True
         time.sleep(min(1.0, patience / 10))
 
 

@@ -1,4 +1,7 @@
-"""How long runs that stand side by side will still take, by those of them that have finished."""
+"""Estimate how long the remaining training runs of a comparison will take, from the runs that have finished.
+
+A comparison trains runs of several variants (configurations of a model), a fixed number of them at the same time.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +18,13 @@ from ple_rec.text.units import short_duration
 
 
 class TimeLeft:
-    """The time until the last of some runs has ended.
+    """Estimate of the time until the last run has ended.
 
-    A run takes as long as the finished runs of its variant took on average, or as all finished runs where its variant
-    has none. Runs begin in the order in which they were submitted.
+    A run is expected to take the mean time of the finished runs of its variant. If no run of its variant has finished,
+    it is expected to take the mean time of all finished runs. Runs start in the order in which they were submitted.
 
     Args:
-        jobs: Number of runs side by side.
+        jobs: Greatest number of runs that train at the same time.
     """
 
     def __init__(self, jobs: int) -> None:
@@ -30,21 +33,29 @@ class TimeLeft:
         self._begun: dict[Future[Any], float] = {}
 
     def note_running(self, waiting: Iterable[Future[Any]]) -> None:
-        """Note when a run has begun: the first ones of those that have not ended, as many as stand side by side."""
+        """Record the current time as the start of each run that has just started.
+
+        Runs start in order, so the first `jobs` runs that have not ended are the ones that are training.
+
+        Args:
+            waiting: Runs that have not ended, in the order in which they were submitted.
+        """
         for future in islice(waiting, self._jobs):
             self._begun.setdefault(future, time.monotonic())
 
     def note_ended(self, variant: str, outcome: Outcome) -> None:
-        """Note how long a run has taken; one that failed says nothing of those that will not."""
+        """Record how long a run has taken; a failed run is ignored, since it may have ended early."""
         if not outcome.code:
             self._seconds.setdefault(variant, []).append(outcome.seconds)
 
     def text(self, waiting: Mapping[Future[Any], str], later: Sequence[str] = ()) -> str:
-        """Return ` (about 3 min 20 s to go)`; nothing where no run is left, or none has finished.
+        """Return the estimate as text, such as ` (about 3 min 20 s to go)`.
+
+        The text is empty if no run is left, or if no run has finished without a failure.
 
         Args:
-            waiting: Variants of the runs that have not ended, in the order in which they were submitted.
-            later: Variants of the runs that have not been submitted yet.
+            waiting: Variant of each run that was submitted and has not ended, in the order of submission.
+            later: Variant of each run that has not been submitted yet.
         """
         self.note_running(waiting)
         every = [seconds for of_variant in self._seconds.values() for seconds in of_variant]
@@ -60,7 +71,12 @@ class TimeLeft:
 
 
 def side_by_side(seconds: Iterable[float], jobs: int) -> float:
-    """Return the time until the last of some runs has ended, each begun as soon as a place is free, in their order."""
+    """Return the seconds until all runs have ended. Each starts, in order, as soon as fewer than `jobs` are training.
+
+    Args:
+        seconds: Time that each run takes.
+        jobs: Greatest number of runs that train at the same time.
+    """
     free = [0.0] * jobs
     for each in seconds:
         heapreplace(free, free[0] + each)

@@ -1,4 +1,4 @@
-"""What is left of a comparison: trials of its variants where they are tuned, and runs."""
+"""Remaining work of a comparison: trials of its variants if they are tuned, and runs."""
 
 from __future__ import annotations
 
@@ -7,79 +7,80 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.compare.runs import Done, Run, done_of, left_of, runs_of
+from ple_rec.analysis.compare.runs import RunOutcomes, VariantRun, left_of, outcomes_of, runs_of
 from ple_rec.analysis.compare.tuning.sampler import space_of
 from ple_rec.analysis.compare.tuning.study import Study
-from ple_rec.analysis.compare.tuning.tune import tuned
+from ple_rec.analysis.compare.tuning.tune import with_best_trials
 from ple_rec.config.compare import TuneConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.runs.layout import holds_run
 
-Share = tuple[int, int]  # (i, n): only every n-th from the i-th
+# (i, n) stands for every n-th run from the i-th.
+Share = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do.
+    """Trials and runs of a comparison, and those that are left.
 
     Args:
         matrix: The comparison, with the tuned values of the variants whose trials have ended.
-        studies: The trials by variant; none where nothing is tuned.
+        studies: Study of each variant; empty without tuning.
         runs: Every run.
-        left: Those that have not finished.
-        share: Which are this host's.
+        left: Runs that have not finished.
+        share: Share of this host.
     """
 
     matrix: Matrix
     studies: Mapping[str, Study]
-    runs: Sequence[Run]
-    left: Sequence[Run]
+    runs: Sequence[VariantRun]
+    left: Sequence[VariantRun]
     share: Share
 
-    def here(self, variant: str, seed: int = 0) -> bool:
-        """Whether a run is this host's; of tuned variants all runs are that host's which tunes them."""
+    def is_own(self, variant: str, seed: int = 0) -> bool:
+        """Return True if this host trains a run; with tuning, one host tunes a variant and trains all its runs."""
         index, of = self.share
         place = list(self.matrix.variants).index(variant)
         return (place if self.studies else place + seed) % of == index
 
     @property
-    def own(self) -> list[Run]:
-        """The runs that are left for this host."""
-        return [run for run in self.left if self.here(run.variant, run.seed)]
+    def own(self) -> list[VariantRun]:
+        """Runs that are left for this host."""
+        return [run for run in self.left if self.is_own(run.variant, run.seed)]
 
     @property
     def variants(self) -> list[Variant]:
-        """The variants that this host has trials or runs of."""
+        """Variants of which this host has trials or runs left."""
         names = [study.variant.name for study in self.own_studies if study.left] + [run.variant for run in self.own]
         return [self.matrix.variants[name] for name in dict.fromkeys(names)]
 
     @property
-    def ready(self) -> list[Run]:
-        """Of these, the runs that need not wait for trials."""
+    def ready(self) -> list[VariantRun]:
+        """Runs that are left for this host and need not wait for trials."""
         return [run for run in self.own if not self.waits(run.variant)]
 
     @property
     def own_studies(self) -> list[Study]:
-        """The studies of this host."""
-        return [study for name, study in self.studies.items() if self.here(name)]
+        """Studies of this host."""
+        return [study for name, study in self.studies.items() if self.is_own(name)]
 
     @property
     def trials(self) -> int:
-        """How many trials are left for this host."""
+        """Number of trials that are left for this host."""
         return sum(study.left for study in self.own_studies)
 
     def waits(self, variant: str) -> bool:
-        """Whether a variant's trials have not all ended."""
+        """Return True if some trials of a variant have not ended."""
         return variant in self.studies and self.studies[variant].left > 0
 
-    def done(self) -> Done:
-        """What there is of every run; those of a variant whose trials have not ended are missing."""
-        done = done_of(self.matrix, [run for run in self.runs if not self.waits(run.variant)])
-        done.missing += sum(self.waits(run.variant) for run in self.runs)
-        return done
+    def outcomes(self) -> RunOutcomes:
+        """Return the outcomes of all runs; runs of a variant whose trials have not ended are missing."""
+        outcomes = outcomes_of(self.matrix, [run for run in self.runs if not self.waits(run.variant)])
+        outcomes.missing += sum(self.waits(run.variant) for run in self.runs)
+        return outcomes
 
     def describe(self, root: str, jobs: int) -> str:
-        """Return a line that says how much there is to do."""
+        """Return the numbers of trials and runs, and how many are left here, as a line of the log each."""
         variants, seeds = len(self.matrix.variants), len(self.matrix.seeds)
         own = len(self.own)
         text = (
@@ -106,49 +107,50 @@ def work_of(
     overwrite: bool = False,
     remove: bool = False,
 ) -> Work:
-    """What is left of a comparison.
+    """Read the state of all trials and runs from the directory of a comparison.
 
-    What other hosts have is read while they train, so one file may be newer than another: each refuses its own alone.
+    Other hosts write while this one reads, so their files may contradict each other. A host therefore refuses foreign
+    trials and runs of its own share alone.
 
     Args:
-        matrix: The comparison as it is written, its cost made equal.
-        studies: Of `studies_of`; they are read anew.
-        root: Its directory.
-        share: Of this host.
-        overwrite: Whether trials and runs of other settings may be replaced; those count as left.
-        remove: Remove those of this host.
+        matrix: The comparison as it is written, with equal cost.
+        studies: Result of `studies_of`; the studies are read again.
+        root: Directory of the comparison.
+        share: Share of this host.
+        overwrite: True to replace trials and runs of other settings; they count as left.
+        remove: True to remove those of this host now.
 
     Raises:
-        UserError: this host has trials or runs of other settings, without `overwrite`.
+        UserError: This host has trials or runs of other settings, without `overwrite`.
     """
     untuned = Work(matrix, studies, [], [], share)
     for name, study in studies.items():
-        own = untuned.here(name)
+        own = untuned.is_own(name)
         study.read(overwrite=overwrite or not own, remove=remove and own)
-    found = tuned(matrix, studies)
-    runs = runs_of(found, root)
+    matrix = with_best_trials(matrix, studies)
+    runs = runs_of(matrix, root)
     left = []
     for run in runs:
-        own = untuned.here(run.variant, run.seed)
+        own = untuned.is_own(run.variant, run.seed)
         if untuned.waits(run.variant):
             if own and not overwrite:
                 _check_unused(studies[run.variant], run)
             left.append(run)
         else:
-            left += left_of(found, [run], overwrite=overwrite or not own, remove=remove and own)
-    return Work(found, studies, runs, left, share)
+            left += left_of(matrix, [run], overwrite=overwrite or not own, remove=remove and own)
+    return Work(matrix, studies, runs, left, share)
 
 
 def studies_of(matrix: Matrix, tune: TuneConfig, root: Path) -> dict[str, Study]:
-    """The trials of every variant, as yet unread; none where nothing is tuned.
+    """Return the study of every variant, which is not read yet; empty without tuning.
 
     Args:
-        matrix: The comparison as it is written, its cost made equal.
-        tune: How many trials, and of what space.
+        matrix: The comparison as it is written, with equal cost.
+        tune: Number of trials, and the space that they search.
         root: Directory of the comparison.
 
     Raises:
-        UserError: a space that cannot be.
+        UserError: The space has a key or value that a variant refuses.
     """
     if not tune.trials:
         return {}
@@ -159,8 +161,8 @@ def studies_of(matrix: Matrix, tune: TuneConfig, root: Path) -> dict[str, Study]
     }
 
 
-def _check_unused(study: Study, run: Run) -> None:
-    """Refuse, before hours of trials, those that may choose other values than a run which is there was trained with."""
+def _check_unused(study: Study, run: VariantRun) -> None:
+    """Refuse a run whose directory holds one already, since the trials may choose other values than it has."""
     if holds_run(run.directory):
         raise UserError(
             str(run.directory),

@@ -1,6 +1,12 @@
-"""Processes that train runs of a comparison (worker.py), as many side by side as are asked for.
+"""Pool of processes that train the runs of a comparison in parallel.
 
-A run that is killed takes no other with it: its process is started anew for the next one.
+A comparison trains several models, each with several seeds; each training is a run. A `Worker` has one process, which
+trains one run after another. `Workers` is the pool: for each worker, a thread sends requests to the process and waits
+for the answers. If a process is killed during a run, that run has failed, and the worker starts a new process for its
+next run.
+
+The process executes `ple_rec/cli/comparison_worker.py`. The module lies in `ple_rec.cli`, because it also draws the
+HTML pages of a run, and `ple_rec.analysis` must not import the code that draws pages.
 """
 
 from __future__ import annotations
@@ -23,26 +29,28 @@ from typing import Any
 
 from ple_rec.errors import PreemptedError
 
-_COMMAND = (sys.executable, "-W", "ignore", "-m", "ple_rec.analysis.compare.worker")
-_GRACE_SECONDS = 60.0  # for a run to save what it has
+_COMMAND = (sys.executable, "-W", "ignore", "-m", "ple_rec.cli.comparison_worker")
+# After a worker is stopped, its run has this much time to save a checkpoint before the process is killed.
+_GRACE_SECONDS = 60.0
 
 
 def wait_for_some(futures: Iterable[Future[Any]]) -> list[Future[Any]]:
-    """Wait until some have ended; these, in the order that they were given in."""
-    given = list(futures)
-    ended = wait(given, return_when=FIRST_COMPLETED).done
-    return [future for future in given if future in ended]
+    """Wait until at least one future is done, and return the futures that are done, in the order of the argument."""
+    futures = list(futures)
+    ended = wait(futures, return_when=FIRST_COMPLETED).done
+    return [future for future in futures if future in ended]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """Outcome of a run.
 
     Args:
-        code: 0, or the exit code of what went wrong; 128 + s where signal s ended the process.
-        message: Why it failed.
-        seconds: Seconds of the run itself, as far as its process came to tell.
-        start: Seconds before it, in which the process imported everything where this was its first run.
+        code: Exit code: 0 after a success, that of the error after a failure, 128 + s if signal s ended the process.
+        message: Reason of a failure; empty after a success.
+        seconds: Duration of the run itself in seconds; 0 if its process ended during the run.
+        start: Time in seconds between the request and the start of the run. For the first run of a process it includes
+            the start of the process and its imports.
     """
 
     code: int
@@ -52,11 +60,12 @@ class Outcome:
 
 
 class Worker:
-    """One process, started with its first run.
+    """One process that trains runs one after another. The process is started by the first call of `run`.
 
     Args:
-        command: Of the process.
-        device: The GPU that it sees alone, as CUDA_VISIBLE_DEVICES names it; None: all.
+        command: Command of the process.
+        device: Value of CUDA_VISIBLE_DEVICES for the process, which names the one GPU that it sees; None to let the
+            process see every GPU that this process sees.
     """
 
     def __init__(self, command: Sequence[str] = _COMMAND, device: str | None = None) -> None:
@@ -66,9 +75,19 @@ class Worker:
         self._stopped, self._starting = False, threading.Lock()
 
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
-        """Train a configuration file's run; returns when it has ended."""
+        """Train one run in the process, and wait until the run ends.
+
+        Args:
+            config: Configuration file of the run.
+            run_dir: Directory of the run.
+            log: File for the output of the run.
+
+        Returns:
+            Outcome of the run. A failed run raises no error here.
+        """
         begun = time.monotonic()
-        if self._process is None or self._process.poll() is not None:  # killed while it had nothing to do
+        # Start a process for the first run, and also if the old process was killed between two runs.
+        if self._process is None or self._process.poll() is not None:
             self.close()
             with self._starting:
                 self._process = subprocess.Popen(
@@ -77,9 +96,11 @@ class Worker:
                     stdout=subprocess.PIPE,
                     text=True,
                     env=self._environment,
-                    start_new_session=True,  # a Ctrl-C is this process's to pass on, by `stop`
+                    # In its own session, the process does not get Ctrl-C from the terminal. `stop` sends it SIGTERM.
+                    start_new_session=True,
                 )
-                if self._stopped:  # meanwhile
+                # `stop` may have been called before the process existed.
+                if self._stopped:
                     self._process.terminate()
         process = self._process
         assert process.stdin is not None
@@ -89,25 +110,26 @@ class Worker:
             process.stdin.flush()
         if answer := process.stdout.readline():
             outcome = Outcome(**json.loads(answer))
-            if outcome.code == PreemptedError.exit_code:  # the last answer: the process ends, and takes no more runs
+            # A process that was asked to stop ends after this answer, so it cannot train another run.
+            if outcome.code == PreemptedError.exit_code:
                 process.wait()
                 self.close()
             return replace(outcome, start=time.monotonic() - begun - outcome.seconds)
         self._process, code = None, process.wait()
         _close(process)
         if code < 0:
-            return Outcome(128 - code, f"killed by {signal.Signals(-code).name}; {log} has what it printed")
-        return Outcome(code or 1, f"its process ended with {code}; {log} has what it printed")
+            return Outcome(128 - code, f"killed by {signal.Signals(-code).name}; {log} has its output")
+        return Outcome(code or 1, f"its process ended with {code}; {log} has its output")
 
     def stop(self) -> None:
-        """Ask a run that goes on to save what it has, and the process to end; does not wait."""
+        """Send SIGTERM to the process, so that it saves a checkpoint of its run and ends; return at once."""
         with self._starting:
             self._stopped = True
             if self._process is not None:
                 self._process.terminate()
 
     def wait(self, until: float) -> None:
-        """Until the process has ended; it is killed at a time (`time.monotonic`)."""
+        """Wait for the process to end, and kill it if it is still running at the time `until` (`time.monotonic`)."""
         process = self._process
         if process is None:
             return
@@ -118,14 +140,14 @@ class Worker:
             process.wait()
 
     def close(self) -> None:
-        """Close the pipes to a process that has ended."""
+        """Close the pipes to the process, which must have ended, and forget the process."""
         if self._process is not None:
             _close(self._process)
             self._process = None
 
 
 def _close(process: subprocess.Popen[str]) -> None:
-    """Close its pipes; what it did not read is lost."""
+    """Close the pipes to a process. A request that was not yet flushed into the pipe is lost."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(BrokenPipeError):
@@ -133,11 +155,12 @@ def _close(process: subprocess.Popen[str]) -> None:
 
 
 class Workers:
-    """Runs side by side; a context.
+    """Pool of workers, to be used in a `with` statement. At the end of the block every worker is stopped.
 
     Args:
-        workers: A run at a time each.
-        keep: Function that is called once a run has ended and is recorded, to keep what it has made.
+        workers: Workers, each of which trains one run at a time.
+        keep: Function without arguments that the scheduler calls after it has recorded the outcome of a run, for
+            example to upload the run's files to an object store.
     """
 
     def __init__(self, workers: Sequence[Worker], keep: Callable[[], None] = lambda: None) -> None:
@@ -149,11 +172,21 @@ class Workers:
 
     @property
     def jobs(self) -> int:
-        """Number of runs side by side."""
+        """Number of runs that are trained in parallel."""
         return len(self._workers)
 
     def submit(self, config: Path, run_dir: Path, log: Path, until: float | None = None) -> Future[Outcome | None]:
-        """Train a run when a worker is free; None where that is after a time (`time.monotonic`)."""
+        """Queue a run, which is trained as soon as a worker is free.
+
+        Args:
+            config: Configuration file of the run.
+            run_dir: Directory of the run.
+            log: File for the output of the run.
+            until: Time (`time.monotonic`) after which the run is not started; None for no limit.
+
+        Returns:
+            Future of the outcome. The outcome is None if no worker was free before `until`.
+        """
 
         def run() -> Outcome | None:
             worker = self._free.get()

@@ -8,31 +8,32 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ple_rec.analysis.fuse.rows import Floats, Fusible
+from ple_rec.analysis.fuse.rows import Floats, FusibleRun
 from ple_rec.config.base import Split, TaskKind
 from ple_rec.config.fusion import (
     FusionConfig,
-    IdentityConfig,
+    IdentityTransform,
     LengthConfig,
-    LogConfig,
-    PowerConfig,
-    QuantilesConfig,
+    LogTransform,
+    PowerTransform,
+    QuantilesTransform,
     Transform,
 )
 from ple_rec.data import side_columns
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from ple_rec.ranking.fusion import FULL, Factors
 
 KINDS = ("identity", "log", "power", "quantiles")
-_ENDS = (0.01, 0.99)  # quantiles between which `power` counts
+# `power` clips lengths to these quantiles.
+_ENDS = (0.01, 0.99)
 
 
 def feature_of(text: str) -> str:
-    """The feature that is asked for.
+    """Return FEATURE of `--length FEATURE[:F]`.
 
     Raises:
-        UserError: an f that there is not.
+        UserError: F is no transform.
     """
     feature, _, kind = text.partition(":")
     if kind and kind not in KINDS:
@@ -44,50 +45,51 @@ def feature_of(text: str) -> str:
 
 
 def length_of(text: str, length_N: Floats, missing: float) -> LengthConfig:
-    """f, with exponent 1.
+    """Return the length factor of a fusion, with exponent 1 and the transform that fits the lengths.
 
     Args:
-        text: FEATURE[:F], as `feature_of` has accepted it.
-        length_N: Of the rows of the search.
-        missing: What a missing length counts as.
+        text: FEATURE[:F], which `feature_of` has accepted.
+        length_N: Lengths of the rows of the search, NaN if missing.
+        missing: Length that stands in for a missing one.
 
     Raises:
-        UserError: lengths that f can do nothing with.
+        UserError: The transform cannot be fitted to the lengths.
     """
     feature, _, kind = text.partition(":")
     known_N = length_N[np.isfinite(length_N)]
     low, high = (float(end) for end in np.quantile(known_N, _ENDS)) if len(known_N) else (0.0, 0.0)
     transform: Transform
     if kind in ("", "log"):
-        transform = LogConfig(kind="log")
+        transform = LogTransform(kind="log")
     elif kind == "identity":
-        transform = IdentityConfig(kind="identity")
+        transform = IdentityTransform(kind="identity")
     elif low >= high or (kind == "power" and low <= 0):
         rule = "power needs lengths above 0 that differ, quantiles lengths that differ"
         raise UserError("--length", f"{feature} is {low:g} to {high:g}", rule, "use log, or another feature")
     elif kind == "power":
-        transform = PowerConfig(kind="power", power=1.0, low=low, high=high)
+        transform = PowerTransform(kind="power", power=1.0, low=low, high=high)
     else:
         edges = np.unique(np.quantile(known_N, np.arange(1, 10) / 10)).tolist()
         values = tuple((i + 1) / (len(edges) + 1) for i in range(len(edges) + 1))
-        transform = QuantilesConfig(kind="quantiles", edges=tuple(edges), values=values)
+        transform = QuantilesTransform(kind="quantiles", edges=tuple(edges), values=values)
     return LengthConfig(feature=feature, transform=transform, missing=missing)
 
 
-_HIGH = 0.95  # quantile of the predictions that is a scale: so many rows stay below the bound of `clip`
+# With this quantile of the predictions as the scale, so many rows stay below the bound of `clip`.
+_HIGH = 0.95
 
 
 def scales_of(texts: Sequence[str], regressions: Sequence[str]) -> dict[str, float]:
-    """Read scales, by task; of two for one task the later one holds.
+    """Return scales by task; if a task has two, the later one counts.
 
     Args:
-        texts: TASK=VALUE each.
-        regressions: Regressions that are fused.
+        texts: Values of `--scale`, TASK=VALUE each.
+        regressions: Names of the regressions that are fused.
 
     Raises:
-        UserError: a text that is no scale, or names no regression that is fused.
+        UserError: A text is no scale, or names no regression that is fused.
     """
-    found = {}
+    scales = {}
     for text in texts:
         name, _, number = text.partition("=")
         try:
@@ -100,8 +102,8 @@ def scales_of(texts: Sequence[str], regressions: Sequence[str]) -> dict[str, flo
         if name not in regressions:
             rule = f"a scale is of a regression that is fused: {', '.join(regressions) or 'there is none'}"
             raise UserError("--scale", f'got "{name}"', rule, "name one of them" if regressions else "leave it out")
-        found[name] = value
-    return found
+        scales[name] = value
+    return scales
 
 
 def with_scales(fusion: FusionConfig, scales: Mapping[str, float]) -> FusionConfig:
@@ -117,36 +119,36 @@ def needed_scales(
     factors: Factors,
     searched: Collection[str],
 ) -> dict[str, float]:
-    """Return a scale for each regression that is at its upper bound in most rows, where a greater scale changes that.
+    """Return a greater scale for each regression that is at its upper bound in most rows.
 
     Args:
-        fusion: Scales and links of the factors.
-        kinds: Kinds of the tasks.
-        predictions: Predictions of the regressions, by task.
+        fusion: Fusion with the scales and links of the factors.
+        kinds: Kind of each task.
+        predictions: Predictions (N,) of the regressions, by task.
         factors: Factors of the same rows.
-        searched: Names of the factors that are looked at.
+        searched: Names of the factors whose exponents are searched.
     """
-    found = {}
+    scales = {}
     for name, task in fusion.tasks.items():
         log_N = factors.log_NK[:, factors.names.index(name)]
         if name in searched and kinds[name] == "regression" and np.median(log_N) >= np.log(FULL):
             scale = float(f"{np.quantile(predictions[name], _HIGH):.3g}")
             if scale > (task.scale or 1.0):
-                found[name] = scale
-    return found
+                scales[name] = scale
+    return scales
 
 
 _TEXT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([A-Za-z_][A-Za-z0-9_]*)\*(\w+)")
 
 
 @dataclass(frozen=True)
-class Valued:
-    """What a row is worth: a task's label times a feature.
+class RowValue:
+    """Value of a row as the product of a task's label and a feature.
 
     Args:
-        name: By which metrics call it, as they call tasks.
-        task: Of the run.
-        feature: Dense feature of the run; one that is missing counts as the median of train.
+        name: Name of the value in metrics, in the place of a task's.
+        task: Name of a task of the run.
+        feature: Dense feature of the run; a missing value counts as the median in train.
     """
 
     name: str
@@ -154,17 +156,22 @@ class Valued:
     feature: str
 
     @classmethod
-    def parse(cls, text: str, tasks: Collection[str], dense: Collection[str]) -> Valued:
-        """Read one.
+    def parse(cls, text: str, tasks: Collection[str], dense: Collection[str]) -> RowValue:
+        """Return the value that `NAME=TASK*FEATURE` describes.
+
+        Args:
+            text: Value of the option.
+            tasks: Names of the run's tasks.
+            dense: Names of the run's dense features.
 
         Raises:
-            UserError: it is none, or names no task or feature of the run, or takes the name of a task.
+            UserError: The text has another form, names no task or feature of the run, or takes the name of a task.
         """
-        found = _TEXT.fullmatch(text)
-        if found is None:
+        match = _TEXT.fullmatch(text)
+        if match is None:
             rule = "it is NAME=TASK*FEATURE"
             raise UserError("--value", f'got "{text}"', rule, "for example watch_time=vcr*video_seconds")
-        name, task, feature = found.groups()
+        name, task, feature = match.groups()
         if name in tasks:
             raise UserError("--value", f'got "{text}"', f"{name} is a task of the run", "give it another name")
         if task not in tasks:
@@ -175,32 +182,38 @@ class Valued:
         return cls(name, task, feature)
 
     @classmethod
-    def parse_all(cls, texts: Sequence[str], tasks: Collection[str], dense: Collection[str]) -> list[Valued]:
-        """Read several.
+    def parse_all(cls, texts: Sequence[str], tasks: Collection[str], dense: Collection[str]) -> list[RowValue]:
+        """Return the values that several texts describe.
+
+        Args:
+            texts: Values of the option.
+            tasks: Names of the run's tasks.
+            dense: Names of the run's dense features.
 
         Raises:
-            UserError: as of `parse`, or two of one name.
+            UserError: `parse` refuses a text, or two values have one name.
         """
-        found = [cls.parse(text, tasks, dense) for text in dict.fromkeys(texts)]
-        names = [valued.name for valued in found]
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise UserError("--value", f"two of the name {twice[0]}", "metrics tell them by it", "rename one")
-        return found
+        values = [cls.parse(text, tasks, dense) for text in dict.fromkeys(texts)]
+        names = [value.name for value in values]
+        if duplicates := [name for name in names if names.count(name) > 1]:
+            rule = "metrics tell values apart by their names"
+            raise UserError("--value", f"two of the name {duplicates[0]}", rule, "rename one")
+        return values
 
-    def factor(self, run: Fusible, split: Split) -> Floats:
-        """The feature of every row of a split.
+    def factor(self, run: FusibleRun, split: Split) -> Floats:
+        """Return the feature of every row of a split, (N,).
 
         Raises:
-            UserError: the feature has no median in `stats.json`.
-            DataError: a damaged dataset.
+            UserError: The feature has no median in `stats.json`.
+            DataError: The dataset is damaged.
         """
-        factor_N = side_columns.numbers(Dataset(run.config.data.path), split, self.feature, "--value")
+        factor_N = side_columns.numbers(DatasetDirectory(run.config.data.path), split, self.feature, "--value")
         missing_N = np.isnan(factor_N)
         if missing_N.any():
             factor_N = np.where(missing_N, run.median(self.feature), factor_N)
         return factor_N
 
 
-def with_values(labels: Mapping[str, Floats], factors: Mapping[Valued, Floats]) -> dict[str, Floats]:
-    """Labels by task and, beside them, what `--value` names, (N,) each."""
-    return {**labels, **{valued.name: labels[valued.task] * factor_N for valued, factor_N in factors.items()}}
+def with_values(labels: Mapping[str, Floats], factors: Mapping[RowValue, Floats]) -> dict[str, Floats]:
+    """Return the labels by task and, beside them, the values of `--value` by their names, (N,) each."""
+    return {**labels, **{value.name: labels[value.task] * factor_N for value, factor_N in factors.items()}}

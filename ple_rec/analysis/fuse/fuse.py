@@ -1,4 +1,4 @@
-"""A fusion for a run: calibrated and searched on one split, told of on another that the search has not seen."""
+"""Search for the fusion of a run on one split, and its metrics on another split that the search has not seen."""
 
 from __future__ import annotations
 
@@ -10,55 +10,49 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ple_rec.analysis.fuse.arguments import Valued, needed_scales, with_values
-from ple_rec.analysis.fuse.rows import Floats, FusionRows, Log, LogColumns, Predicted, users_of
-from ple_rec.analysis.fuse.text import head
+from ple_rec.analysis.fuse.arguments import RowValue, needed_scales, with_values
+from ple_rec.analysis.fuse.rows import Floats, FusionRows, LogColumns, RunPredictions, SplitLog, users_of
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
-from ple_rec.config.load import dump_toml
 from ple_rec.errors import UserError
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
 from ple_rec.ranking.counterfactual import weights_of
-from ple_rec.ranking.evaluation import Evaluation, Evaluations, Value
+from ple_rec.ranking.evaluation import Evaluation, Evaluations, MetricValue
 from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
-from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.lists import CandidateLists
 from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
-from ple_rec.ranking.metrics import Measured, metric_of
-from ple_rec.ranking.search import Constraint, Found, Range, search
-from ple_rec.reports.fusion import write_page
-from ple_rec.runs.layout import write_text, writing
+from ple_rec.ranking.metrics import MetricName, metric_of
+from ple_rec.ranking.search import Constraint, ExponentRange, SearchResult, search
 from ple_rec.runtime.host import usable_cores
-from ple_rec.storage import Location, make_directory
-from ple_rec.text.plain import json_text
+from ple_rec.storage import Location
 
 logger = logging.getLogger(__name__)
 
 Calibrate = Literal["none", "platt", "isotonic"]
-_FRONT, _STEPS, _TOP = 200, 21, 10  # points of the front that are told, of a sensitivity, places of the top
+_FRONT_POINTS, _SENSITIVITY_POINTS, _TOP_PLACES = 200, 21, 10
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is searched.
+class FusionSearch:
+    """Space, targets and constraints of a search.
 
     Args:
-        start: Factors, scales, links, calibrations, and the exponents that gains are told over; the search begins with
-            them, brought within the ranges.
-        ranges: Of every factor.
-        targets: What is to be greatest.
-        constraints: What has to be kept.
-        also: Further metrics that are told.
-        grid: Settings at random.
-        trials: Settings that the sampler asks for.
-        seed: Of both.
-        options: What was asked for, for `fusion.json`.
+        start: Fusion whose exponents, moved into the ranges, begin the search; gains are over them as they are.
+        ranges: Range of every factor's exponent.
+        targets: Metrics to maximise.
+        constraints: Bounds of metrics.
+        also: Further metrics to report.
+        grid: Number of settings that are drawn at random.
+        trials: Number of settings that the sampler proposes after these.
+        seed: Seed of the draws and the sampler.
+        options: Options of the command, for `fusion.json`.
     """
 
     start: FusionConfig
-    ranges: Sequence[Range]
-    targets: Sequence[Measured]
+    ranges: Sequence[ExponentRange]
+    targets: Sequence[MetricName]
     constraints: Sequence[Constraint]
-    also: Sequence[Measured]
+    also: Sequence[MetricName]
     grid: int
     trials: int
     seed: int
@@ -66,157 +60,176 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Logged:
-    """What the dataset's parts say beside what a model reads.
+class FusionLogs:
+    """Columns of the dataset's parts that a fusion needs and the model does not read.
 
     Args:
-        columns: Asked for.
-        logs: By split.
-        factors: By split and what `--value` names, its feature, (N,).
+        columns: Names of the columns.
+        logs: Lists, users and propensities of the rows, by split.
+        factors: Feature (N,) of each product of `--value`, by split and product.
     """
 
     columns: LogColumns
-    logs: Mapping[Split, Log]
-    factors: Mapping[Split, Mapping[Valued, Floats]]
+    logs: Mapping[Split, SplitLog]
+    factors: Mapping[Split, Mapping[RowValue, Floats]]
 
 
 @dataclass(frozen=True)
-class Fused:
-    """The outcome.
+class FusionResult:
+    """The result of a search.
 
     Args:
-        fusion: With the best exponents.
-        record: For `fusion.json`.
+        fusion: Fusion with the best exponents.
+        record: Content of `fusion.json`.
     """
 
     fusion: FusionConfig
     record: dict[str, Any]
 
+    @property
+    def shows_gain(self) -> bool:
+        """True if the exponents are better than the start on rows that the search has not seen.
 
-def start_of(
-    predicted: Predicted, tasks: Sequence[str], length: LengthConfig | None, calibrate: Calibrate, rows: FusionRows
+        They are if the whole interval of a target's gain is above 0, or if the start breaks a constraint.
+        """
+        gains = [self.record["metrics"][target]["gain_interval"] for target in self.record["targets"]]
+        return bool(self.record["start_breaks"]) or any(low > 0 for low, _ in gains)
+
+
+def initial_fusion(
+    predictions: RunPredictions,
+    tasks: Sequence[str],
+    length: LengthConfig | None,
+    calibrate: Calibrate,
+    rows: FusionRows,
 ) -> FusionConfig:
-    """A fusion of tasks, exponents 1, with calibrations that are fitted to rows.
-
-    Raises:
-        UserError: a calibration cannot be fitted.
-    """
-
-    def of(task: str) -> TaskFusionConfig:
-        given = (task, rows.predictions[task], rows.labels[task], rows.weights[task])
-        if predicted.run.kinds[task] != "binary" or calibrate == "none":
-            return TaskFusionConfig(exponent=1.0)
-        return TaskFusionConfig(
-            exponent=1.0, calibration=fit_platt(*given) if calibrate == "platt" else fit_isotonic(*given)
-        )
-
-    return FusionConfig(tasks={task: of(task) for task in tasks}, length=length)
-
-
-def fused(predicted: Predicted, logged: Logged, asked: Asked, on: Split, told_on: Split) -> Fused:
-    """Search on one split and tell of another.
+    """Return a fusion whose exponents are 1, with calibrations that are fitted to rows.
 
     Args:
-        predicted: With both splits.
-        logged: Of both splits.
-        asked: What is searched.
-        on: The split of the search.
-        told_on: The split of the results; the same one is allowed, and said.
+        predictions: Predictions of the run.
+        tasks: Names of the tasks to fuse.
+        length: Factor of the video's length; None for none.
+        calibrate: Calibration of the binary tasks.
+        rows: Rows to which calibrations are fitted.
 
     Raises:
-        UserError: a metric that no list defines, or constraints that nothing keeps.
+        UserError: A calibration cannot be fitted.
     """
-    wanted = list(
-        dict.fromkeys([*asked.targets, *(constraint.measured for constraint in asked.constraints), *asked.also])
-    )
-    searched, factors, clipped = _evaluation(predicted, logged, asked.start, wanted, on)
+
+    def task_config(task: str) -> TaskFusionConfig:
+        if predictions.run.kinds[task] != "binary" or calibrate == "none":
+            return TaskFusionConfig(exponent=1.0)
+        fit = fit_platt if calibrate == "platt" else fit_isotonic
+        calibration = fit(task, rows.predictions[task], rows.labels[task], rows.weights[task])
+        return TaskFusionConfig(exponent=1.0, calibration=calibration)
+
+    return FusionConfig(tasks={task: task_config(task) for task in tasks}, length=length)
+
+
+def search_fusion(
+    predictions: RunPredictions, logs: FusionLogs, plan: FusionSearch, on: Split, report_on: Split
+) -> FusionResult:
+    """Search on one split, and compute the metrics of the result on another.
+
+    Args:
+        predictions: Predictions on both splits.
+        logs: Columns of both splits that the model does not read.
+        plan: Space, targets and constraints of the search.
+        on: Split of the search.
+        report_on: Split of the results; if it is the same one, `fusion.json` shows that.
+
+    Raises:
+        UserError: No list defines one of the metrics, or no setting keeps the constraints.
+    """
+    metrics = list(dict.fromkeys([*plan.targets, *(c.metric for c in plan.constraints), *plan.also]))
+    searched, factors, clipped = _evaluation(predictions, logs, plan.start, metrics, on)
     lists, constant_K = searched.parts[0].lists, searched.parts[0].constant_K()
-    ranges = [given.neutral() if same else given for given, same in zip(asked.ranges, constant_K, strict=True)]
+    ranges = [own.neutral() if constant else own for own, constant in zip(plan.ranges, constant_K, strict=True)]
     logger.info(
         f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {on}; "
-        f"{asked.grid:,} settings at random, then {asked.trials:,} by the sampler"
+        f"{plan.grid:,} settings at random, then {plan.trials:,} by the sampler"
     )
-    start_K = exponents_of(asked.start)
-    used = [given.name for given in asked.ranges if given.low != 0 or given.high != 0]
-    found = search(
+    start_K = exponents_of(plan.start)
+    used = [own.name for own in plan.ranges if own.low != 0 or own.high != 0]
+    result = search(
         searched,
         ranges,
-        asked.targets,
-        asked.constraints,
+        plan.targets,
+        plan.constraints,
         start_K=start_K,
-        grid=asked.grid,
-        trials=asked.trials,
-        seed=asked.seed,
+        grid=plan.grid,
+        trials=plan.trials,
+        seed=plan.seed,
     )
-    best_K = found.exponents_WK[found.best]
-    results = searched
-    if told_on != on:
-        results, _, clipped = _evaluation(predicted, logged, asked.start, wanted, told_on)
-    values = results.values(best_K, start_K, asked.seed)
-    start_values = {measured: np.array(value.value - (value.gain or 0.0)) for measured, value in values.items()}
+    best_K = result.exponents_WK[result.best]
+    reported = searched
+    if report_on != on:
+        reported, _, clipped = _evaluation(predictions, logs, plan.start, metrics, report_on)
+    values = reported.values(best_K, start_K, plan.seed)
+    start_values = {metric: np.array(value.value - (value.gain or 0.0)) for metric, value in values.items()}
     record = {
         "format": 1,
-        "run": predicted.run.config.name,
-        "options": dict(asked.options),
-        "checkpoint": predicted.checkpoint,
+        "run": predictions.run.config.name,
+        "options": dict(plan.options),
+        "checkpoint": predictions.checkpoint,
         "searched_on": on,
-        "told_on": told_on,
+        "told_on": report_on,
         "factors": list(factors.names),
         "clipped": dict(factors.clipped),
         "scales_needed": needed_scales(
-            asked.start, predicted.run.kinds, predicted.rows[on].predictions, factors, searched=used
+            plan.start, predictions.run.kinds, predictions.rows[on].predictions, factors, searched=used
         ),
         "constant": [name for name, same in zip(factors.names, constant_K, strict=True) if same and name in used],
-        "settings": len(found.exponents_WK),
-        "listed_by": logged.columns.by or predicted.run.group,
-        "resampled": logged.columns.users or predicted.run.group or logged.columns.by,
-        "values": {valued.name: f"{valued.task} * {valued.feature}" for valued in logged.factors[on]},
-        "counterfactual": _counterfactual(logged.columns, clipped),
-        "targets": [str(target) for target in asked.targets],
-        "constraints": [str(constraint) for constraint in asked.constraints],
-        "start_breaks": [str(c) for c in asked.constraints if c.lacks(start_values[c.measured]) > 0],
-        "not_kept": [str(c) for c in asked.constraints if c.lacks(np.array(values[c.measured].value)) > 0],
+        "settings": len(result.exponents_WK),
+        "listed_by": logs.columns.by or predictions.run.group,
+        "resampled": logs.columns.users or predictions.run.group or logs.columns.by,
+        "values": {value.name: f"{value.task} * {value.feature}" for value in logs.factors[on]},
+        "counterfactual": _counterfactual(logs.columns, clipped),
+        "targets": [str(target) for target in plan.targets],
+        "constraints": [str(constraint) for constraint in plan.constraints],
+        "start_breaks": [str(c) for c in plan.constraints if c.violation(start_values[c.metric]) > 0],
+        "not_kept": [str(c) for c in plan.constraints if c.violation(np.array(values[c.metric].value)) > 0],
         "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
         "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),
-        "metrics": {str(measured): _value(value) for measured, value in values.items()},
-        "kept_at_top": {str(k): results.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP)},
-        "front": _front(found, factors.names, wanted),
-        "sensitivity": _sensitivity(results, ranges, best_K),
+        "metrics": {str(metric): _value(value) for metric, value in values.items()},
+        "kept_at_top": {str(k): reported.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP_PLACES)},
+        "front": _front(result, factors.names, metrics),
+        "sensitivity": _sensitivity(reported, ranges, best_K),
     }
-    return Fused(with_exponents(asked.start, best_K), record)
+    return FusionResult(with_exponents(plan.start, best_K), record)
 
 
 def _evaluation(
-    predicted: Predicted, logged: Logged, fusion: FusionConfig, wanted: Sequence[Measured], split: Split
+    predictions: RunPredictions, logs: FusionLogs, fusion: FusionConfig, metrics: Sequence[MetricName], split: Split
 ) -> tuple[Evaluations, Factors, float]:
-    """Of a split, with its factors and the share of the rows whose weight was clipped."""
-    rows, log = predicted.rows[split], logged.logs[split]
-    labels = with_values(rows.labels, logged.factors[split])
-    factors = factors_of(fusion, predicted.run.kinds, rows.predictions, rows.length_N)
+    """Return the evaluation of metrics on a split, its factors, and the share of the rows whose weight was clipped."""
+    rows, log = predictions.rows[split], logs.logs[split]
+    labels = with_values(rows.labels, logs.factors[split])
+    factors = factors_of(fusion, predictions.run.kinds, rows.predictions, rows.length_N)
     list_N, user_N = (rows.group_N if x_N is None else x_N for x_N in (log.list_N, log.user_N))
-    assert list_N is not None, "a run without a group column is refused where no column is named"
+    assert list_N is not None, "a run without a group column is refused if no column is named"
     assert user_N is not None
     clipped = 0.0
 
-    def evaluation(lists: Lists, own: Sequence[Measured], weight_N: Floats | None = None) -> Evaluation:
-        metrics = {m: metric_of(m, lists, labels[m.task][lists.row_N], weight_N) for m in own}
-        return Evaluation(lists, factors, metrics, threads=usable_cores(), user_L=users_of(lists, user_N))
+    def evaluation(lists: CandidateLists, names: Sequence[MetricName], weight_N: Floats | None = None) -> Evaluation:
+        by_name = {m: metric_of(m, lists, labels[m.task][lists.row_N], weight_N) for m in names}
+        return Evaluation(lists, factors, by_name, threads=usable_cores(), user_L=users_of(lists, user_N))
 
-    place = f"{predicted.run.config.data.path}/{split}, lists by {logged.columns.by or predicted.run.group}"
-    lists, values = Lists.of(list_N, place), [measured for measured in wanted if measured.kind == "value"]
-    parts = [evaluation(lists, [measured for measured in wanted if measured.kind != "value"])]
+    place = f"{predictions.run.config.data.path}/{split}, lists by {logs.columns.by or predictions.run.group}"
+    lists, values = CandidateLists.of(list_N, place), [metric for metric in metrics if metric.kind == "value"]
+    parts = [evaluation(lists, [metric for metric in metrics if metric.kind != "value"])]
     if values:
         if log.random_N is not None:
-            lists = Lists.of(np.where(log.random_N, list_N, -1), place)
+            lists = CandidateLists.of(np.where(log.random_N, list_N, -1), place)
         propensity_N = np.ones(len(list_N)) if log.propensity_N is None else log.propensity_N
-        weights = weights_of(propensity_N[lists.row_N], logged.columns.clip)
+        weights = weights_of(propensity_N[lists.row_N], logs.columns.clip)
         clipped = weights.clipped
         parts.append(evaluation(lists, values, weights.weight_N))
     return Evaluations(parts), factors, clipped
 
 
 def _counterfactual(columns: LogColumns, clipped: float) -> dict[str, Any] | None:
-    """How values are estimated; None where none are."""
+    """Return a description of the estimator of value@K; None if no value@K is computed."""
     if columns.propensity is None and columns.random is None:
         return None
     name, weight = ("self-normalised inverse propensity", "1 / propensity") if columns.propensity else ("replay", "1")
@@ -230,7 +243,7 @@ def _counterfactual(columns: LogColumns, clipped: float) -> dict[str, Any] | Non
     }
 
 
-def _value(value: Value) -> dict[str, Any]:
+def _value(value: MetricValue) -> dict[str, Any]:
     return {
         "value": value.value,
         "interval": value.interval,
@@ -243,27 +256,28 @@ def _value(value: Value) -> dict[str, Any]:
     }
 
 
-def _front(found: Found, names: Sequence[str], wanted: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Its points, of many some that are spread over it."""
-    places = np.unique(np.linspace(0, len(found.front) - 1, min(_FRONT, len(found.front))).round().astype(int))
+def _front(result: SearchResult, names: Sequence[str], metrics: Sequence[MetricName]) -> list[dict[str, Any]]:
+    """Return the points of the front, or some that are spread over it if there are many."""
+    count = min(_FRONT_POINTS, len(result.front))
+    places = np.unique(np.linspace(0, len(result.front) - 1, count).round().astype(int))
     return [
         {
-            "exponents": dict(zip(names, found.exponents_WK[w].tolist(), strict=True)),
-            "metrics": {str(measured): float(found.values[measured][w]) for measured in wanted},
+            "exponents": dict(zip(names, result.exponents_WK[w].tolist(), strict=True)),
+            "metrics": {str(metric): float(result.values[metric][w]) for metric in metrics},
         }
-        for w in (found.front[place] for place in places.tolist())
+        for w in (result.front[place] for place in places.tolist())
     ]
 
 
-def _sensitivity(results: Evaluations, ranges: Sequence[Range], best_K: Floats) -> dict[str, Mapping[str, Any]]:
-    told: dict[str, Mapping[str, Any]] = {}
-    for k, given in enumerate(ranges):
-        if given.low < given.high:
-            values = np.linspace(given.low, given.high, _STEPS)
-            over = results.sensitivity(best_K, k, values)
-            metrics = {str(measured): found.tolist() for measured, found in over.items()}
-            told[given.name] = {"exponent": values.tolist(), "metrics": metrics}
-    return told
+def _sensitivity(results: Evaluations, ranges: Sequence[ExponentRange], best_K: Floats) -> dict[str, Mapping[str, Any]]:
+    by_factor: dict[str, Mapping[str, Any]] = {}
+    for k, own in enumerate(ranges):
+        if own.low < own.high:
+            exponents = np.linspace(own.low, own.high, _SENSITIVITY_POINTS)
+            curves = results.sensitivity(best_K, k, exponents)
+            metrics = {str(metric): values.tolist() for metric, values in curves.items()}
+            by_factor[own.name] = {"exponent": exponents.tolist(), "metrics": metrics}
+    return by_factor
 
 
 def check_out(out: Location, options: Mapping[str, Any]) -> None:
@@ -274,7 +288,7 @@ def check_out(out: Location, options: Mapping[str, Any]) -> None:
         options: Options of the fusion to be written, as `fusion.json` will have them.
 
     Raises:
-        UserError: the folder holds the fusion of other options.
+        UserError: The folder holds the fusion of other options.
     """
     if not (out / FUSION_FILE).exists():
         return
@@ -285,25 +299,6 @@ def check_out(out: Location, options: Mapping[str, Any]) -> None:
     # An option that an earlier version did not have is None.
     changed = [key for key in options if before is None or before.get(key) != options[key]]
     if changed:
-        what = "unknown options" if before is None else f"another {', '.join(changed)}"
+        difference = "unknown options" if before is None else f"another {', '.join(changed)}"
         rule = "a fusion is replaced unasked by one of the same options alone"
-        raise UserError(str(out), f"holds a fusion of {what}", rule, "pass --overwrite, or give another --out")
-
-
-def write_fusion(out: Location, done: Fused, *, report_only: bool = False) -> Location:
-    """Write the files and return that of the page.
-
-    Args:
-        out: Folder of the files.
-        done: Outcome of the search.
-        report_only: True to write no `fusion.toml`, which `export` and `predict` would take.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    with writing(out):
-        make_directory(out)
-    if not report_only:
-        write_text(out / FUSION_FILE, head(done.record) + dump_toml(done.fusion))
-    write_text(out / RECORD_FILE, json_text(done.record) + "\n")
-    return write_page(done.record, out)
+        raise UserError(str(out), f"holds a fusion of {difference}", rule, "pass --overwrite, or give another --out")

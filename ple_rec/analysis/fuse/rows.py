@@ -1,6 +1,15 @@
-"""Rows on which a fusion is searched: predictions of a run on held-out rows, labels, lists, lengths and propensities.
+"""Read the rows on which `ple-rec fuse` searches a fusion: predictions of a finished run on held-out rows, and logs.
 
-Shape suffixes: N rows, K tasks, L lists.
+A fusion computes one score for each video from the predictions of all tasks and the length of the video. The score
+orders lists of candidates, such as the videos that one request has shown. Metrics of that order are named
+`TASK.metric@K`, where K is a number of places at the top of a list. The metric value@K estimates the mean label at
+these places as if videos had been shown evenly at random: it weights each row by 1 / propensity, the inverse of the
+probability with which the row was shown, or uses only rows that were shown at random.
+
+Options such as `--by` are those of `ple-rec fuse`; `--tell` adds a metric to its report. A part, in messages, is one
+Parquet file of a split.
+
+Shape suffixes: N rows of a split, K tasks, L lists, B rows of a batch, F dense features.
 """
 
 from __future__ import annotations
@@ -13,30 +22,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.analysis.finished import finished_run
-from ple_rec.analysis.test_rows import Rows, score_split
+from ple_rec.analysis.test_rows import RunScores, score_split
 from ple_rec.config.base import Split, TaskKind
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data import side_columns
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
-from ple_rec.ranking.lists import Ints, Lists
+from ple_rec.ranking.lists import CandidateLists, Ints
 from ple_rec.storage import Location
 from ple_rec.training.checks import select
-from ple_rec.training.context import EvaluationJob
+from ple_rec.training.context import EvaluationContext
 from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
 
 
 @dataclass(frozen=True)
 class LogColumns:
-    """Columns of the dataset's parts, as the command line names them.
+    """Options of `ple-rec fuse` that name columns of the dataset's Parquet files, and its bound for weights.
 
     Args:
-        by: Whose rows of one value are a list; None: the dataset's group column.
-        users: Whose values are resampled; None: the dataset's group column, or `by` where it has none.
-        propensity: Probability with which a row was shown; None: the same for all.
-        random: Tells which rows were exposed at random, on which alone values are estimated; None: all rows.
-        clip: Greatest weight, in units of the mean; None: none.
+        by: Column of lists: rows with equal values form one list. None for the dataset's group column.
+        users: Column of users, which confidence intervals resample. None for the dataset's group column, or for `by` if
+            the dataset has no group column.
+        propensity: Column with the probability that a row was shown; None if it is the same for all rows.
+        random: Column that is 1 for rows shown at random, so that value@K uses them alone; None to use all rows.
+        clip: Greatest weight of a row in value@K, in units of the mean weight; None for no limit.
     """
 
     by: str | None = None
@@ -46,34 +56,37 @@ class LogColumns:
     clip: float | None = None
 
     def check(self, values: bool) -> None:
-        """Refuse what does not go together.
+        """Refuse options that contradict each other.
 
         Args:
-            values: Whether a value@K is asked for.
+            values: True if a metric value@K is computed.
 
         Raises:
-            UserError: a value@K without a way to estimate it, or a way without one.
+            UserError: A value@K is computed and neither `propensity` nor `random` is named; or one of these is named
+                and no value@K is computed; or `clip` is set without `propensity`.
         """
-        known = self.propensity or self.random
-        if values and not known:
+        column = self.propensity or self.random
+        if values and not column:
             rule = "it has to be known how rows were shown: with which propensity, or which ones at random"
             raise UserError("value@K", "neither --propensity nor --random", rule, "name the dataset's column by one")
         if self.clip is not None and self.propensity is None:
             raise UserError("--clip", "given without --propensity", "it bounds weights 1 / propensity", "leave it out")
-        if known and not values:
+        if column and not values:
             flag = "--propensity" if self.propensity else "--random"
-            raise UserError(flag, f'got "{known}"', "only value@K uses it", "add --tell TASK.value@K, or leave it out")
+            raise UserError(flag, f'got "{column}"', "only value@K uses it", "add --tell TASK.value@K, or leave it out")
 
 
 @dataclass(frozen=True)
-class Log:
-    """Of a split, in its order.
+class SplitLog:
+    """Lists, users and propensities of the rows of a split, in the order of the rows.
+
+    If both `list_N` and `user_N` are None, the dataset's group column, which the predictions have, takes their place.
 
     Args:
-        list_N: -1: in no list; None: of the dataset's group column, which comes with the predictions.
-        user_N: -1: nobody known; None where `list_N` is: each list is a user's.
-        propensity_N: In (0, 1]; None: the same for all.
-        random_N: Whether a row was exposed at random; None: not asked.
+        list_N: Number of the list of each row, -1 for a row without a list; or None.
+        user_N: Number of the user of each row, -1 if unknown; None if `list_N` is None.
+        propensity_N: Probability in (0, 1] that the row was shown; None if it is the same for all rows.
+        random_N: True for rows that were shown at random; None if no column tells that.
     """
 
     list_N: Ints | None
@@ -82,22 +95,27 @@ class Log:
     random_N: NDArray[np.bool_] | None
 
 
-def read_log(dataset: Dataset, split: Split, columns: LogColumns) -> Log:
-    """Read the columns of a split.
+def read_log(dataset: DatasetDirectory, split: Split, columns: LogColumns) -> SplitLog:
+    """Read the lists, users and propensities of a split's rows.
+
+    Args:
+        dataset: Dataset whose Parquet files have the columns.
+        split: Split to read.
+        columns: Names of the columns.
 
     Raises:
-        UserError: a column that is not there or of another type, lists of several users, or no list of rows that were
-            exposed at random.
-        DataError: a propensity outside (0, 1] of a row that counts.
+        UserError: A column is missing or has a wrong type, no list has two rows, a list has several users, or no list
+            has two rows that were shown at random.
+        DataError: A propensity is missing or lies outside (0, 1]. With `random`, only rows shown at random are checked.
     """
     place = str(dataset.path / split)
     list_N = user_N = propensity_N = random_N = None
     if columns.by or columns.users or columns.random:
         by = columns.by or dataset.schema.group
-        assert by is not None, "a run without a group column is refused where no column is named"
+        assert by is not None, "a run without a group column is refused if no column is named"
         list_N = side_columns.codes(dataset, split, by, "--by")
         user_N = side_columns.codes(dataset, split, columns.users or dataset.schema.group or by, "--users")
-        users_of(Lists.of(list_N, f"{place}, lists by {by}"), user_N)
+        users_of(CandidateLists.of(list_N, f"{place}, lists by {by}"), user_N)
     if columns.random is not None:
         random_N = side_columns.flags(dataset, split, columns.random, "--random")
         assert list_N is not None
@@ -110,33 +128,33 @@ def read_log(dataset: Dataset, split: Split, columns: LogColumns) -> Log:
             )
     if columns.propensity is not None:
         propensity_N = side_columns.numbers(dataset, split, columns.propensity, "--propensity")
-        good_N = (propensity_N > 0) & (propensity_N <= 1)
+        valid_N = (propensity_N > 0) & (propensity_N <= 1)
         if random_N is not None:
-            good_N |= ~random_N
-        if not good_N.all():
-            row = int(good_N.argmin())
+            valid_N |= ~random_N
+        if not valid_N.all():
+            row = int(valid_N.argmin())
             raise DataError(
                 f"{place}, column {columns.propensity!r}, row {row}",
                 "no propensity" if np.isnan(propensity_N[row]) else f"got {propensity_N[row]:g}",
                 "a propensity is the probability with which the row was shown, above 0 and at most 1",
                 "correct the logs, or estimate on other rows by --random",
             )
-    return Log(list_N, user_N, propensity_N, random_N)
+    return SplitLog(list_N, user_N, propensity_N, random_N)
 
 
-def users_of(lists: Lists, user_N: Ints) -> Ints:
-    """Whose each list is, (L,); lists of nobody known are each another one's.
+def users_of(lists: CandidateLists, user_N: Ints) -> Ints:
+    """Return the number of the user of each list, (L,). A list of an unknown user gets a number that no other list has.
 
     Args:
-        lists: Of the rows.
-        user_N: Of every row of the split; -1: nobody known.
+        lists: Lists of the split.
+        user_N: User of every row of the split; -1 if unknown.
 
     Raises:
-        UserError: a list with rows of two users.
+        UserError: A list has rows of several users.
     """
-    own_N = user_N[lists.row_N]
-    user_L = own_N[lists.start_L]
-    mixed_L = np.add.reduceat(own_N != np.repeat(user_L, lists.size_L), lists.start_L) > 0
+    listed_user_N = user_N[lists.row_N]
+    user_L = listed_user_N[lists.start_L]
+    mixed_L = np.add.reduceat(listed_user_N != np.repeat(user_L, lists.size_L), lists.start_L) > 0
     if mixed_L.any():
         raise UserError(
             "--users",
@@ -153,14 +171,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class FusionRows:
-    """Rows of a split, in its order.
+    """Rows of a split with their predictions, in the order of the split.
+
+    The sample space of a task is the set of rows on which it is trained, such as the clicked videos for the task
+    "shared". On all other rows the label is 0, because a video that was not clicked was not shared.
 
     Args:
-        labels: By task, (N,); 0 outside of its sample space: what was not clicked was not shared.
-        weights: By task, s_i d_ik.
-        predictions: By task: the probability of a binary task, the prediction of a regression.
-        group_N: Of the dataset's group column: whose list a row stands in; -1: in none. None: there is no such column.
-        length_N: Of the video, NaN where it is missing; None where none is read.
+        labels: Labels (N,) by task; 0 outside of the task's sample space.
+        weights: Sample weights (N,) by task; 0 outside of the task's sample space.
+        predictions: Probability of a binary task, or prediction of a regression task, (N,) by task.
+        group_N: Value of the dataset's group column, -1 if it is null; None if the dataset has no group column.
+        length_N: Length of each video, NaN if it is missing; None if no length is read.
     """
 
     labels: dict[str, Floats]
@@ -171,15 +192,15 @@ class FusionRows:
 
 
 @dataclass(frozen=True)
-class Fusible:
-    """A finished run whose predictions can be fused.
+class FusibleRun:
+    """Finished run whose predictions a fusion can combine.
 
     Args:
         run_dir: Directory of the run.
-        config: With its batches in one process.
-        kinds: Of its tasks.
-        dense: Names of the dense features that it reads.
-        group: The dataset's group column.
+        config: Configuration of the run, changed so that one process can evaluate it.
+        kinds: Kind of each task, binary or regression, by its name.
+        dense: Names of the dense features that the run reads.
+        group: Name of the dataset's group column; None if it has no group column.
     """
 
     run_dir: Location
@@ -189,15 +210,15 @@ class Fusible:
     group: str | None
 
     def median(self, feature: str) -> float:
-        """Of a dense feature in the training split, as `stats.json` has it.
+        """Return the median of a dense feature in the training split, from the dataset's `stats.json`.
 
         Raises:
-            UserError: the run reads no such feature, or its statistics have no quantiles.
+            UserError: The run does not read the feature, or `stats.json` has no quantiles of it.
         """
         if feature not in self.dense:
             known = suggestion(feature, self.dense) if self.dense else "the run reads no dense feature"
             raise UserError("--length", f'got "{feature}"', known, "name a dense feature of the run")
-        statistics = Dataset(self.config.data.path).statistics()
+        statistics = DatasetDirectory(self.config.data.path).statistics()
         try:
             quantiles = statistics[feature]["train"]["quantiles"]
             return float(quantiles[(len(quantiles) - 1) // 2])
@@ -210,13 +231,13 @@ class Fusible:
             ) from None
 
     def check_lists(self, by: str | None) -> None:
-        """Refuse a run whose rows nothing makes lists of.
+        """Refuse a run whose rows form no lists.
 
         Args:
-            by: Column whose rows of one value are a list; None: the dataset's group column.
+            by: Column of lists: rows with equal values form one list. None for the dataset's group column.
 
         Raises:
-            UserError: the dataset has no group column and none is named.
+            UserError: The dataset has no group column, and `by` is None.
         """
         if self.group is None and by is None:
             raise UserError(
@@ -227,68 +248,75 @@ class Fusible:
             )
 
 
-def fusible(run_dir: Location, overrides: Sequence[str] = ()) -> Fusible:
-    """Look at a run before anything is predicted.
+def load_fusible_run(run_dir: Location, overrides: Sequence[str] = ()) -> FusibleRun:
+    """Read the configuration of a finished run, without its model.
 
     Args:
         run_dir: Directory of the run.
-        overrides: `a.b=c`, of what an evaluation may change.
+        overrides: New values for keys of the configuration that an evaluation may change, such as `data.path=other`.
 
     Raises:
-        UserError: there is no finished run.
-        DataError: a damaged dataset.
+        UserError: The directory has no finished run.
+        DataError: The dataset is damaged.
     """
     config, metrics = finished_run(run_dir, overrides)
-    selection = select(config, Dataset(config.data.path))
+    selection = select(config, DatasetDirectory(config.data.path))
     kinds = {task.name: task.kind for task in selection.tasks}
     dense = tuple(feature.name for feature in selection.dense)
-    return Fusible(run_dir, single_process_config(config, metrics), kinds, dense, selection.group)
+    return FusibleRun(run_dir, single_process_config(config, metrics), kinds, dense, selection.group)
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A run's predictions.
+class RunPredictions:
+    """Predictions of a run on some splits.
 
     Args:
-        run: Whose.
-        checkpoint: That predicted.
-        rows: By split.
+        run: Run whose model has predicted.
+        checkpoint: Name of the checkpoint that was used, `step-<n>`.
+        rows: Rows with their predictions, by split.
     """
 
-    run: Fusible
+    run: FusibleRun
     checkpoint: str
     rows: dict[Split, FusionRows]
 
 
-def predicted(run: Fusible, splits: Sequence[Split], length: str | None) -> Predicted:
-    """Predict splits with the best checkpoint, in this process.
+def predict_splits(run: FusibleRun, splits: Sequence[Split], length: str | None) -> RunPredictions:
+    """Predict all rows of some splits with the best checkpoint of a run, in this process.
 
     Args:
-        run: Whose.
-        splits: Which.
-        length: Dense feature that holds the video's length; None: none is read.
+        run: Run whose model predicts.
+        splits: Splits to predict.
+        length: Dense feature that holds the length of the video; None to read no length.
 
     Raises:
-        DataError: a damaged checkpoint or dataset.
+        DataError: The checkpoint or the dataset is damaged.
     """
     with open_trained_run(run.config, run.run_dir, "best") as job:
         path = load_checkpoint(job, run.run_dir, "best")
         column = None if length is None else run.dense.index(length)
-        return Predicted(run, path.name, {split: _rows(job, split, column) for split in splits})
+        return RunPredictions(run, path.name, {split: _rows(job, split, column) for split in splits})
 
 
-def _rows(job: EvaluationJob, split: Split, column: int | None) -> FusionRows:
-    rows, lengths = Rows(job.selection.tasks), []
+def _rows(job: EvaluationContext, split: Split, column: int | None) -> FusionRows:
+    """Predict the rows of a split.
+
+    Args:
+        job: Model, dataset and settings of the evaluation.
+        split: Split to predict.
+        column: Place of the video's length among the dense features; None to read no length.
+    """
+    rows, lengths = RunScores(job.selection.tasks), []
     with closing(score_split(job, split)) as scored:
         for batch, logits_BK, _ in scored:
             rows.update(batch, logits_BK)
             if column is not None:
                 lengths.append(batch.dense_BF[: batch.rows, column].double().cpu().numpy())
-    found = rows.arrays()
-    names = [str(name) for name in found["tasks"]]
+    arrays = rows.arrays()
+    names = [str(name) for name in arrays["tasks"]]
     labels, weights, scores = (
-        {name: np.asarray(found[key][:, k], np.float64) for k, name in enumerate(names)}
+        {name: np.asarray(arrays[key][:, k], np.float64) for k, name in enumerate(names)}
         for key in ("labels", "weights", "scores")
     )
-    group_N = np.asarray(found["group"], np.int64) if "group" in found else None
+    group_N = np.asarray(arrays["group"], np.int64) if "group" in arrays else None
     return FusionRows(labels, weights, scores, group_N, np.concatenate(lengths) if lengths else None)

@@ -1,10 +1,10 @@
-"""`ple-rec predict`: a trained run's predictions of every row of an input, as Parquet.
+"""`ple-rec predict`: predictions of a trained run for every row of an input, as Parquet.
 
 inputs.py     chunks of rows of a dataset directory or of raw logs, in order
-batches.py    chunks to batches of one size, which do not depend on where chunks or parts are cut
-counts.py     ids that have no row of their own, values out of bounds
+batches.py    chunks to batches of one size, independent of the bounds of chunks and parts
+counts.py     counts of unknown and missing ids
 score.py      logits of a batch to the columns of the output
-output.py     the directory of predictions, and the files in it that are ours
-predict.py    the loop over batches
-text.py       the summary at the end
+output.py     directory of predictions, its parts and notes
+predict.py    loop over batches
+text.py       summary at the end
 """

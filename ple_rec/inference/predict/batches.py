@@ -1,7 +1,8 @@
-"""Chunks of any size -> batches of one size, each with the columns that its rows carry along.
+"""Batches of one size from chunks of any size, with the id columns of their rows.
 
-A section's batches begin at its first row and have `size` rows each, but for the last: as evaluation cuts a split. So a
-row stands in the same batch wherever chunks or the parts of the output end, and its prediction has the same bits.
+The batches of a section begin at its first row and have `size` rows each, except for the last, as the batches of an
+evaluation do. The bounds of chunks and of output parts therefore do not change the batch of a row, nor the bits of its
+prediction.
 
 Shape suffixes: N rows of a chunk.
 """
@@ -14,20 +15,21 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from ple_rec.data.batch import Batch
-from ple_rec.data.collate import Slice, collate
+from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Selection
 from ple_rec.inference.predict.inputs import Chunk
 
-Piece = tuple[Chunk, int, int]  # rows [start, stop) of a chunk
+# Rows [start, stop) of a chunk.
+Piece = tuple[Chunk, int, int]
 
 
 @dataclass(frozen=True)
 class InputBatch:
-    """A batch for the model, and where its rows come from.
+    """Batch for the model, with the pieces of chunks that its rows come from.
 
     Args:
-        batch: Batch.
-        pieces: Pieces of chunks that its rows are.
+        batch: Tensors of the batch.
+        pieces: Pieces of chunks, in the order of the rows.
     """
 
     batch: Batch
@@ -35,12 +37,12 @@ class InputBatch:
 
     @property
     def next(self) -> int:
-        """Position of the input behind the batch; 0 behind one without rows."""
+        """Position of the input after the batch; 0 for a batch without rows."""
         chunk, _, stop = self.pieces[-1]
         return int(chunk.next_N[stop - 1]) if stop else 0
 
     def ids(self) -> pa.Table:
-        """Return the columns that rows carry along; where files differ in a column's type, it is the wider one."""
+        """Return the id columns of the rows; if files differ in a column's type, with the wider type."""
         parts = [chunk.ids.slice(start, stop - start) for chunk, start, stop in self.pieces]
         return pa.concat_tables(parts, promote_options="permissive")
 
@@ -54,16 +56,16 @@ class InputBatch:
 
 
 def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin: bool = False) -> Generator[InputBatch]:
-    """Yield the batches of a section; one without rows where its chunks have none.
+    """Yield the batches of a section; a single batch without rows if its chunks have none.
 
     Args:
         chunks: Chunks of the section.
-        selection: Features that they hold.
-        size: Rows of a batch.
-        pin: Flag that tensors lie in pinned memory.
+        selection: Features of the chunks.
+        size: Number of rows of a batch.
+        pin: True to copy the tensors to pinned memory.
     """
     pieces: list[Piece] = []
-    have = 0
+    count = 0
     empty = None
     for chunk in chunks:
         if not len(chunk.next_N):
@@ -71,13 +73,13 @@ def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin:
             continue
         start = 0
         while start < len(chunk.next_N):
-            stop = min(len(chunk.next_N), start + size - have)
+            stop = min(len(chunk.next_N), start + size - count)
             pieces.append((chunk, start, stop))
-            have += stop - start
+            count += stop - start
             start = stop
-            if have == size:
+            if count == size:
                 yield _batch(pieces, selection, size, pin)
-                pieces, have = [], 0
+                pieces, count = [], 0
     if pieces:
         yield _batch(pieces, selection, size, pin)
     elif empty is not None:
@@ -85,5 +87,5 @@ def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin:
 
 
 def _batch(pieces: list[Piece], selection: Selection, size: int, pin: bool) -> InputBatch:
-    slices = [Slice(chunk.columns, start, stop) for chunk, start, stop in pieces]
+    slices = [RowSlice(chunk.columns, start, stop) for chunk, start, stop in pieces]
     return InputBatch(collate(slices, selection, size, pin=pin), tuple(pieces))

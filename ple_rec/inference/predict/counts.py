@@ -1,4 +1,4 @@
-"""How many ids stand for no value of their own: what a model does not know.
+"""Counts of the ids of an input that the model has no table row for, and of missing ones.
 
 Shape suffixes: S sparse features, F single-valued ones, N rows of a chunk, V items of a bag feature.
 """
@@ -14,12 +14,13 @@ from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.arrow import BoolArray, IdArray, IntArray
 from ple_rec.data.columns import Columns, Selection
 
-IDS, WITHOUT_ROW, MISSING = range(3)  # what is counted, of each feature
+# Counts of each feature, by column of `counts_S3`.
+IDS, WITHOUT_ROW, MISSING = range(3)
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Flags of values that are not there; a dataset directory, whose row 0 stands for unknown ones too, has none.
+    """Flags of missing values. A dataset directory has none, since row 0 stands for missing and unknown values there.
 
     Args:
         single_FN: Flags of single-valued features.
@@ -31,11 +32,11 @@ class Missing:
 
 
 class IdCounter:
-    """Counts ids, those in row 0 or in a row that unknown values share, and those of missing values, by feature.
+    """Counter of ids by feature: all ids, those in row 0 or in a row for unknown values, and missing ones.
 
     Args:
-        selection: Features that are counted.
-        schema: Schema of the dataset, for the rows that unknown values share.
+        selection: Features to count.
+        schema: Schema of the dataset, which says which rows of a table unknown values share.
     """
 
     def __init__(self, selection: Selection, schema: DatasetSchema) -> None:
@@ -66,12 +67,12 @@ def _without_row(ids: IdArray, shared: IntArray) -> BoolArray:
 
 
 def shares_of(features: Sequence[str], counts_S3: IntArray) -> dict[str, dict[str, float]]:
-    """Return for each feature the share of unknown values among those that are there, and of missing ones in all."""
+    """Return for each feature the share of unknown values in present ones, and the share of missing values in all."""
     shares = {}
     for name, (ids, without, missing) in zip(features, counts_S3.tolist(), strict=True):
-        there = ids - missing
+        present = ids - missing
         shares[name] = {
-            "unknown": (without - missing) / there if there else 0.0,
+            "unknown": (without - missing) / present if present else 0.0,
             "missing": missing / ids if ids else 0.0,
         }
     return shares

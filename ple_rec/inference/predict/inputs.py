@@ -17,7 +17,7 @@ from ple_rec.config.schema import DatasetSchema
 from ple_rec.config.words import suggestion
 from ple_rec.data.arrow import BoolArray, IntArray
 from ple_rec.data.columns import Columns, Selection, decode
-from ple_rec.data.dataset import Dataset, RowGroup, read_columns
+from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_columns
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.counts import Missing
@@ -31,10 +31,10 @@ class Chunk:
 
     Args:
         columns: Columns that the model reads.
-        ids: Columns that are carried along, N rows.
+        ids: Id columns, which are copied to the output; N rows.
         next_N: Position of the input after each row.
         place: Function that returns the place of a row, for messages.
-        missing: Flags of values that are not there; None where the input has none.
+        missing: Flags of missing values; None if the input cannot tell them from unknown ones.
     """
 
     columns: Columns
@@ -44,40 +44,43 @@ class Chunk:
     missing: Missing | None = None
 
 
-class Input(Protocol):
-    """An input."""
+class PredictionInput(Protocol):
+    """Input of a prediction, whose rows are numbered by position."""
 
     @property
     def rows(self) -> int:
         """Number of positions."""
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """Yield the chunks from a position on, section by section: at least one, which has a chunk.
+        """Yield sections of chunks from a position on; there is at least one section with one chunk.
 
-        The rows of a section begin a batch of their own.
+        A batch never spans two sections.
+
+        Args:
+            first: Position of the first row.
 
         Raises:
             DataError: Rows cannot be read, or break a rule.
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this input from others."""
+        """Return values that differ from those of any other input."""
 
     def check_unchanged(self) -> None:
         """Refuse an input that was replaced while it was read.
 
         Raises:
-            DataError: It was.
+            DataError: A file has been replaced.
         """
 
 
 def features_only(selection: Selection) -> Selection:
-    """Return the features of a selection, without its tasks, weights and groups: predictions need no labels."""
+    """Return the features of a selection without tasks, weights and groups, since predictions need no labels."""
     return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
 
 
 def default_ids(schema: DatasetSchema) -> list[str]:
-    """Return the group column, and the single-valued features that are named like a user, a video or a request."""
+    """Return the group column, and the single-valued features with a name like `user_id`, `video` or `request_id`."""
     names = {name + end for name in _IDS for end in ("", "_id")}
     single = [feature.name for feature in schema.sparse if not feature.bag and feature.name in names]
     return list(dict.fromkeys([*([schema.group] if schema.group else []), *single]))
@@ -87,20 +90,22 @@ SPLIT = "split"
 
 
 class DatasetInput:
-    """Splits, one after the other, in file order.
+    """Input of the splits of a dataset, in file order.
 
     Args:
         dataset: Dataset directory.
         selection: Features that the model reads.
         splits: Names of the splits.
-        ids: Columns of the parts to carry along; where there are several splits, their name comes too, as `split`.
+        ids: Columns to copy to the output; with several splits, a column `split` is added.
 
     Raises:
-        UserError: A split has no rows, or a column is not there.
+        UserError: A split has no rows, or a column is missing.
         DataError: A part is damaged.
     """
 
-    def __init__(self, dataset: Dataset, selection: Selection, splits: Sequence[Split], ids: Sequence[str]) -> None:
+    def __init__(
+        self, dataset: DatasetDirectory, selection: Selection, splits: Sequence[Split], ids: Sequence[str]
+    ) -> None:
         self.dataset, self.selection, self.splits, self.ids = dataset, selection, tuple(splits), tuple(ids)
         if len(self.splits) > 1 and SPLIT in self.ids:
             rule = "of several splits, a column of that name says which a row is of"
@@ -108,10 +113,10 @@ class DatasetInput:
         needed = [*selection.column_names(), *self.ids]
         self._groups: dict[Split, list[RowGroup]] = {}
         for split in self.splits:
-            there = dataset.row_groups(split, selection.column_names())[0].footer.schema.to_arrow_schema().names
-            if unknown := [name for name in self.ids if name not in there]:
+            existing = dataset.row_groups(split, selection.column_names())[0].footer.schema.to_arrow_schema().names
+            if unknown := [name for name in self.ids if name not in existing]:
                 fix = "name columns of the parts"
-                raise UserError(Option.IDS, f'got "{unknown[0]}"', suggestion(unknown[0], there), fix)
+                raise UserError(Option.IDS, f'got "{unknown[0]}"', suggestion(unknown[0], existing), fix)
             self._groups[split] = dataset.row_groups(split, needed)
         self.rows = sum(group.rows for groups in self._groups.values() for group in groups)
 
@@ -141,43 +146,43 @@ class DatasetInput:
         return Chunk(columns, ids, next_N, lambda row: f"{group.place}, row {skip + row}")
 
     def identity(self) -> dict[str, Any]:
-        """Return the dataset's fingerprint, which its parts carry, and the splits."""
+        """Return the fingerprint of the dataset and the splits."""
         return {"dataset": self.dataset.schema.fingerprint, "splits": list(self.splits), "rows": self.rows}
 
     def check_unchanged(self) -> None:
-        """Do nothing: every row group is compared with its footer when it is read."""
+        """Do nothing, since reading compares every row group with its footer."""
 
 
 POSITION, RAW, WEIGHTS, ID = "__position", "raw__", "weights__", "id__"
 
 
 class RawRows(Protocol):
-    """Rows of raw logs, as data preparation reads them: tables of `POSITION`, raw values, weights, numbers and ids."""
+    """Rows of raw logs from data preparation: tables of `POSITION`, raw values, weights, numbers and ids."""
 
     rows: int
 
     def batches(self, first: int) -> Generator[pa.Table]:
-        """Yield the rows from a position on."""
+        """Yield tables of the rows from a position on."""
 
     def locate(self, position: int) -> str:
-        """Return where a row lies, for messages; that may take reading a file up to it."""
+        """Return the file and line of a row, for messages; this may read the file up to the row."""
 
     def file_of(self, position: int) -> str:
-        """Return the file that a row lies in, for messages."""
+        """Return the file of a row, for messages."""
 
     def stamps(self) -> list[dict[str, object]]:
-        """Return what tells the files from others."""
+        """Return values that differ from those of any other files."""
 
     def check_unchanged(self) -> None:
-        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
+        """Raise a DataError if a file was replaced while it was read."""
 
 
 @dataclass(frozen=True)
 class RawInput:
-    """Rows of raw logs.
+    """Input of the rows of raw logs.
 
     Args:
-        raw: The rows.
+        raw: Rows of the logs.
         encoder: Encoder of the dataset that the model was trained on.
         selection: Columns that the model reads.
     """
@@ -192,7 +197,7 @@ class RawInput:
         return self.raw.rows
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """Yield one section, the chunks from a position on."""
+        """Yield a single section with the chunks from a position on."""
         yield self._chunks(first)
 
     def _chunks(self, first: int) -> Generator[Chunk]:
@@ -205,22 +210,21 @@ class RawInput:
         def place(row: int) -> str:
             return self.raw.locate(int(position_N[row]))
 
-        where = self.raw.file_of(int(position_N[0])) if len(table) else "the log"
-        found: dict[str, pa.Array] = {}
+        place_of_chunk = self.raw.file_of(int(position_N[0])) if len(table) else "the log"
+        arrays: dict[str, pa.Array] = {}
         missing: dict[str, BoolArray] = {}
         for feature in self.selection.sparse:
             values = table[f"{RAW}{feature.name}"].combine_chunks()
-            found[feature.name] = self.encoder.rows(feature.name, values, f"{where}, {feature.name}")
+            arrays[feature.name] = self.encoder.rows(feature.name, values, f"{place_of_chunk}, {feature.name}")
             missing[feature.name] = _missing(values)
             if feature.weights is not None:
-                found[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
-        found |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
-        columns = decode(pa.table(found), self.selection, where).arrange()
+                arrays[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
+        arrays |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
+        columns = decode(pa.table(arrays), self.selection, place_of_chunk).arrange()
         ids = [name for name in table.column_names if name.startswith(ID)]
-        carried = table.select(ids).rename_columns([name.removeprefix(ID) for name in ids])
         return Chunk(
             columns=columns,
-            ids=carried,
+            ids=table.select(ids).rename_columns([name.removeprefix(ID) for name in ids]),
             next_N=position_N + 1,
             place=place,
             missing=Missing(
@@ -230,11 +234,15 @@ class RawInput:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells the files of log and side tables from others."""
+        """Return values that differ from those of any other files of the log and its side tables."""
         return {"files": self.raw.stamps()}
 
     def check_unchanged(self) -> None:
-        """Refuse what was read where a file was replaced meanwhile, by a DataError."""
+        """Refuse logs of which a file was replaced while it was read.
+
+        Raises:
+            DataError: A file has been replaced.
+        """
         self.raw.check_unchanged()
 
 

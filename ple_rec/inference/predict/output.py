@@ -1,11 +1,11 @@
-"""The directory of predictions, or its address: Parquet parts, each whole or not there, behind which a call goes on.
+"""Directory of predictions on a disk or in a store: Parquet parts that appear complete, so that a later call continues.
 
-    _predict.json        what is predicted, written first: a directory of something else is not written to
-    part-00000.parquet   ids, predictions, score; in the order of the input. Its metadata says where the input goes on
-    _SUCCESS             JSON: the same as _predict.json, and what was found; written last
+    _predict.json        request: run, checkpoint, input, fusion; written first, so that other predictions are not mixed
+    part-00000.parquet   ids, predictions and score, in the order of the input; its metadata has the next position
+    _SUCCESS             request and summary as JSON, written last
 
-Readers of folders of Parquet files skip names with an underscore. Other programs, such as Spark, write
-`part-00000.parquet` and `_SUCCESS`, too, so a part is known as ours by its metadata.
+Readers of folders of Parquet files skip names with an underscore. Other programs, such as Spark, also write
+`part-00000.parquet` and `_SUCCESS`, so the metadata tells whether a part is from `ple-rec predict`.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _KEY = b"ple_rec.predict"
 
 @dataclass(frozen=True)
 class PartNote:
-    """A note in the metadata of a part.
+    """Note in the metadata of a part.
 
     Args:
-        next: Position at which the input goes on behind the part.
-        rows: Rows of the part.
+        next: Position of the input after the part.
+        rows: Number of rows of the part.
         ids: Counts of `IdCounter`, by sparse feature.
-        clipped: Number of values at a bound, for each factor that the score uses.
+        clipped: Number of values at a bound, for each factor of the score.
     """
 
     next: int
@@ -54,15 +54,15 @@ class PartNote:
     clipped: dict[str, int]
 
     def metadata(self) -> dict[bytes, str]:
-        """Return the note as a Parquet file holds it."""
+        """Return the note as metadata of a Parquet file."""
         return {_KEY: json.dumps(asdict(self))}
 
 
 def read_part_note(part: Location) -> PartNote | None:
-    """Return the note of a part; None where it is not there, or not whole.
+    """Return the note of a part; None if the part is missing or incomplete.
 
     Raises:
-        StoreError: It lies in a store that cannot be read.
+        StoreError: The part is in a store that cannot be read.
     """
     footer = _footer(part)
     try:
@@ -73,10 +73,10 @@ def read_part_note(part: Location) -> PartNote | None:
 
 
 def read_note(file: Location) -> dict[str, Any] | None:
-    """Return what `_predict.json` or `_SUCCESS` says; None where it is not there, damaged, or another program's.
+    """Return the content of `_predict.json` or `_SUCCESS`; None if it is missing, damaged, or from another program.
 
     Raises:
-        StoreError: It lies in a store that cannot be read.
+        StoreError: The file is in a store that cannot be read.
     """
     try:
         note = json.loads(file.read_text())
@@ -89,7 +89,7 @@ def parts_in(folder: Location) -> list[str]:
     """Return the names of the files that are named like a part.
 
     Raises:
-        OSError: They cannot be listed.
+        OSError: The folder cannot be listed.
     """
     return [name for name in names_in(folder) if _PART.fullmatch(name)]
 
@@ -100,11 +100,11 @@ def foreign_file(folder: Location) -> str | None:
     Raises:
         OSError: The folder cannot be read.
     """
-    there = names_in(folder)
-    # Looked for afterwards: they are there before any other file of a process that writes at this moment.
+    names = names_in(folder)
+    # Another process may be writing. It writes note and lock first, so they are read after the names are listed.
     has_note, has_lock = read_note(folder / REQUEST) is not None, (folder / LOCK).is_file()
 
-    def ours(full: str) -> bool:
+    def is_ours(full: str) -> bool:
         name = full.removesuffix(PARTIAL)
         if name in (REQUEST, LOCK):
             return True
@@ -115,14 +115,15 @@ def foreign_file(folder: Location) -> str | None:
         if not _PART.fullmatch(name):
             return False
         if full != name or (footer := _footer(folder / full)) is None:
-            return has_note  # without a note, what is not whole may be anybody's
+            # An incomplete file has no metadata, so without a note it may be from any program.
+            return has_note
         return _KEY in (footer.metadata or {})
 
-    return next((name for name in there if not ours(name)), None)
+    return next((name for name in names if not is_ours(name)), None)
 
 
 def _footer(part: Location) -> Any:
-    """Return the footer of a Parquet file; None where it is not whole."""
+    """Return the footer of a Parquet file; None if the file is missing or incomplete."""
     try:
         file = part if isinstance(part, Path) else open_ranges(part)
     except FileNotFoundError:
@@ -136,20 +137,21 @@ def _footer(part: Location) -> Any:
 logger = logging.getLogger(__name__)
 
 ROW_GROUP_ROWS = 65_536
-_SHOWN = 4  # differences between two predictions that a message names
+# Number of differences between two predictions that a message names.
+_MOST_SHOWN = 4
 
 
 class Output:
-    """The directory, which `locked_output` opens.
+    """Directory of predictions, which `locked_output` opens.
 
     Args:
         folder: Directory or address of the predictions.
-        local: Folder of this machine for what is not whole: the directory itself, or a temporary one.
+        local: Folder of this machine for incomplete parts: the directory itself, or a temporary one.
 
     Attributes:
-        request: Inputs and model of the prediction, known after `begin`.
-        done: Notes of the parts that are there, from the first on.
-        finished: What `_SUCCESS` says; None where it is not there, or the parts are not those that it says.
+        request: Inputs and model of the prediction, set by `begin`.
+        done: Notes of the complete parts, from the first on.
+        finished: Content of `_SUCCESS`; None if it is missing, or does not fit the parts.
     """
 
     def __init__(self, folder: Location, local: Path) -> None:
@@ -159,23 +161,24 @@ class Output:
         self.finished: dict[str, Any] | None = None
 
     def begin(self, request: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Keep what is there of the same, and nothing else.
+        """Continue the predictions of this request, or begin them.
 
         Args:
-            request: Description of what is predicted: run, checkpoint, input, fusion, shape.
-            overwrite: Flag that predictions of something else are removed; those of the same are continued.
+            request: Description of the prediction: run, checkpoint, input, fusion, shape.
+            overwrite: True to remove predictions of another request; those of this request are continued anyway.
 
         Raises:
-            UserError: There are predictions of something else.
+            UserError: The directory has predictions of another request, and `overwrite` is False.
         """
         self.request = json.loads(json.dumps(request))
         with _writing(self.folder):
-            there = read_note(self.folder / REQUEST)
-            other = there != self.request
-            if other and not overwrite:
-                self._check_nothing_else(there)
-            for name in names_in(self.folder):  # the note stays until another takes its place: parts are never without
-                if name.endswith(PARTIAL) or (other and name not in (LOCK, WORK, REQUEST)):
+            earlier = read_note(self.folder / REQUEST)
+            is_other = earlier != self.request
+            if is_other and not overwrite:
+                self._check_no_predictions(earlier)
+            # The old note stays until the new one replaces it, so parts always have a note.
+            for name in names_in(self.folder):
+                if name.endswith(PARTIAL) or (is_other and name not in (LOCK, WORK, REQUEST)):
                     (self.folder / name).unlink()
             self._write(REQUEST, self.request)
             self.finished = read_note(self.folder / SUCCESS)
@@ -185,23 +188,27 @@ class Output:
 
     def _check_finished(self) -> None:
         if self.finished is not None and not self._is_whole(self.finished):
-            said = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
+            expected = f"{self.finished.get('parts')} part(s) with {self.finished.get('rows')} rows"
             logger.warning(
-                f"{self.folder}: not the {said} that {SUCCESS} says; what is missing or damaged is predicted again"
+                f"{self.folder}: not the {expected} that {SUCCESS} says; what is missing or damaged is predicted again"
             )
             self._reopen(self.finished)
 
-    def _is_whole(self, said: Mapping[str, Any]) -> bool:
-        """Tell whether the parts that are there are those that `_SUCCESS` says."""
-        alone = set(parts_in(self.folder)) == {self.part(i).name for i in range(len(self.done))}
-        return alone and said.get("parts") == len(self.done) and said.get("rows") == self._rows
+    def _is_whole(self, summary: Mapping[str, Any]) -> bool:
+        """Return True if the parts are those that `_SUCCESS` lists."""
+        no_others = set(parts_in(self.folder)) == {self.part(i).name for i in range(len(self.done))}
+        return no_others and summary.get("parts") == len(self.done) and summary.get("rows") == self._rows
 
-    def _reopen(self, said: Mapping[str, Any]) -> None:
-        """Keep the first parts that can be those of `_SUCCESS`, which goes last: this may be cut short."""
-        del self.done[said.get("parts", 0) :]
-        if len(self.done) == said.get("parts") and self._rows != said.get("rows"):
-            self.done.clear()  # one of them is another's, and nothing says which
-        self._drop_parts_behind()
+    def _reopen(self, summary: Mapping[str, Any]) -> None:
+        """Keep the first parts that can belong to `_SUCCESS`, and remove the others.
+
+        `_SUCCESS` is removed last, so a process that is killed here leaves a state that is repaired again.
+        """
+        del self.done[summary.get("parts", 0) :]
+        if len(self.done) == summary.get("parts") and self._rows != summary.get("rows"):
+            # One part is from another prediction, and nothing shows which.
+            self.done.clear()
+        self._remove_later_parts()
         (self.folder / SUCCESS).unlink()
         self.finished = None
 
@@ -209,16 +216,17 @@ class Output:
     def _rows(self) -> int:
         return sum(note.rows for note in self.done)
 
-    def _drop_parts_behind(self) -> None:
-        kept = {self.part(i).name for i in range(len(self.done))}
+    def _remove_later_parts(self) -> None:
+        done = {self.part(i).name for i in range(len(self.done))}
         for name in parts_in(self.folder):
-            if name not in kept:
+            if name not in done:
                 (self.folder / name).unlink()
 
-    def _check_nothing_else(self, there: Mapping[str, Any] | None) -> None:
-        if there is not None:
-            key = next(key for key in {**there, **self.request} if there.get(key) != self.request.get(key))
-            content = f"predictions of another {key} ({_differing(there.get(key), self.request.get(key))})"
+    def _check_no_predictions(self, earlier: Mapping[str, Any] | None) -> None:
+        """Refuse a directory with predictions of another or of an unknown request."""
+        if earlier is not None:
+            key = next(key for key in {**earlier, **self.request} if earlier.get(key) != self.request.get(key))
+            content = f"predictions of another {key} ({_differences(earlier.get(key), self.request.get(key))})"
         elif parts_in(self.folder):
             content = f"predictions without {REQUEST}, which says of what"
         else:
@@ -230,7 +238,7 @@ class Output:
 
     @property
     def work(self) -> Path:
-        """Folder for files that are no part of the output."""
+        """Folder for temporary files."""
         return self._local / WORK
 
     def part(self, index: int) -> Location:
@@ -244,12 +252,15 @@ class Output:
 
     @property
     def next(self) -> int:
-        """Position at which the input goes on."""
+        """Position of the input after the complete parts."""
         return self.done[-1].next if self.done else 0
 
     @contextmanager
     def writing_part(self, schema: pa.Schema) -> Iterator[PartWriter]:
-        """Write the next part; it appears under its name when `PartWriter.finish` has been called.
+        """Yield a writer of the next part; the part gets its name at the end if `PartWriter.finish` was called.
+
+        Args:
+            schema: Schema of the output.
 
         Raises:
             UserError: The disk is full or not writable.
@@ -269,44 +280,53 @@ class Output:
                 partial.unlink(missing_ok=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write `_SUCCESS`, and remove what is no part of the output.
+        """Write `_SUCCESS`, and remove all files that do not belong to the output.
+
+        Args:
+            summary: Summary of the prediction.
 
         Raises:
             UserError: The disk is full or not writable.
         """
         shutil.rmtree(self.work, ignore_errors=True)
         with _writing(self.folder):
-            self._drop_parts_behind()  # of a call whose first parts were removed since
+            # Later parts remain of a call whose first parts somebody has removed.
+            self._remove_later_parts()
             self._write(SUCCESS, {**self.request, **summary})
 
 
 class PartWriter:
-    """A part that is being written: rows wait until there are enough for a row group."""
+    """Writer of a part, which collects rows until they fill a row group.
+
+    Args:
+        path: File to write.
+        schema: Schema of the output.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._path, self._schema = path, schema
         with writing(path):
             self._writer = pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True)
-        self._waiting: list[pa.Table] = []
-        self._waiting_rows = 0
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
         self.note: PartNote | None = None
 
     def write(self, table: pa.Table) -> None:
-        """Add rows."""
-        self._waiting.append(table.cast(self._schema))
-        self._waiting_rows += len(table)
-        if self._waiting_rows >= ROW_GROUP_ROWS:
+        """Append rows."""
+        self._pending.append(table.cast(self._schema))
+        self._pending_rows += len(table)
+        if self._pending_rows >= ROW_GROUP_ROWS:
             self._flush()
 
     def _flush(self) -> None:
-        if self._waiting:
-            table = pa.concat_tables(self._waiting).combine_chunks()
+        if self._pending:
+            table = pa.concat_tables(self._pending).combine_chunks()
             with writing(self._path):
                 self._writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
-        self._waiting, self._waiting_rows = [], 0
+        self._pending, self._pending_rows = [], 0
 
     def finish(self, note: PartNote) -> None:
-        """Write the rest of the rows and the note: the part is whole."""
+        """Complete the part with the remaining rows and its note."""
         self._flush()
         with writing(self._path):
             self._writer.add_key_value_metadata(note.metadata())
@@ -316,17 +336,18 @@ class PartWriter:
         self.note = note
 
     def close(self) -> None:
-        """Close the file, however far it is."""
-        with suppress(OSError):  # the disk is full, which an error has said
+        """Close the file, complete or not."""
+        # `_flush` has raised the error of a full disk already.
+        with suppress(OSError):
             self._writer.close()
 
 
 @contextmanager
 def locked_output(folder: Location) -> Iterator[Output]:
-    """Open the directory, which is made where it is not there, and lock it; a store has no locks.
+    """Yield the directory, created if it is missing, and hold its lock; a directory in a store has no lock.
 
     Raises:
-        UserError: It holds something else than predictions, another process writes to it, or it cannot be written.
+        UserError: It has other files than predictions, another process writes to it, or it cannot be written.
     """
     with _writing(folder):
         make_directory(folder)
@@ -349,26 +370,26 @@ def locked_output(folder: Location) -> Iterator[Output]:
 
 
 def _writing(place: Location) -> AbstractContextManager[None]:
-    """Turn an error of the file system, or of a store, into a UserError."""
+    """Return a context that turns an error of the file system or of a store into a UserError."""
     if isinstance(place, Path):
         return writing(place)
     return explain_errors(place, "written", "predictions are written there")
 
 
-def _differing(there: Any, now: Any) -> str:
-    """Return a few differences, each with its place: `tasks.income.exponent 1.0 -> 1.652`."""
-    lines = [f"{place} {old} -> {new}".lstrip() for place, old, new in _leaves("", there, now)]
-    more = f", and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
-    return ", ".join(lines[:_SHOWN]) + more
+def _differences(earlier: Any, now: Any) -> str:
+    """Return a few differences with their places, for example `tasks.income.exponent 1.0 -> 1.652`."""
+    lines = [f"{place} {old} -> {new}".lstrip() for place, old, new in _leaves("", earlier, now)]
+    more = f", and {len(lines) - _MOST_SHOWN} more" if len(lines) > _MOST_SHOWN else ""
+    return ", ".join(lines[:_MOST_SHOWN]) + more
 
 
-def _leaves(place: str, there: Any, now: Any) -> Iterator[tuple[str, str, str]]:
-    if not isinstance(there, dict) or not isinstance(now, dict):
-        yield place, _short(there), _short(now)
+def _leaves(place: str, earlier: Any, now: Any) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(earlier, dict) or not isinstance(now, dict):
+        yield place, _short(earlier), _short(now)
         return
-    for key in {**there, **now}:
-        if there.get(key) != now.get(key):
-            yield from _leaves(f"{place}.{key}".removeprefix("."), there.get(key), now.get(key))
+    for key in {**earlier, **now}:
+        if earlier.get(key) != now.get(key):
+            yield from _leaves(f"{place}.{key}".removeprefix("."), earlier.get(key), now.get(key))
 
 
 def _short(value: Any) -> str:

@@ -1,9 +1,8 @@
-"""Predictions of every row of an input, batch by batch, part by part."""
+"""Prediction of every row of an input, in batches, written in parts."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
@@ -23,26 +22,26 @@ from ple_rec.data.ahead import read_ahead
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.batches import InputBatch, batches_of
 from ple_rec.inference.predict.counts import IdCounter, shares_of
-from ple_rec.inference.predict.inputs import Input, features_only
+from ple_rec.inference.predict.inputs import PredictionInput, features_only
 from ple_rec.inference.predict.output import Output, PartNote, PartWriter
 from ple_rec.inference.predict.score import SCORE, PredictionColumns
 from ple_rec.runs.checkpoints import checkpoint_place
-from ple_rec.runs.layout import METRICS
 from ple_rec.storage import Location
-from ple_rec.training.context import EvaluationJob
+from ple_rec.training.context import EvaluationContext
 from ple_rec.training.preflight import check_run
 
-AHEAD = 4  # batches made while the model works
+# Number of batches that are prepared while the model computes.
+AHEAD = 4
 
 
 @dataclass
 class RowCounts:
-    """Counts of the rows so far.
+    """Counts over the rows so far.
 
     Args:
         ids_S3: Counts of `IdCounter`.
-        clipped: Number of values at a bound, for each factor that the score uses.
-        rows: Rows.
+        clipped: Number of values at a bound, for each factor of the score.
+        rows: Number of rows.
     """
 
     ids_S3: np.ndarray[Any, np.dtype[np.int64]]
@@ -50,74 +49,70 @@ class RowCounts:
     rows: int = 0
 
     def add(self, ids_S3: np.ndarray[Any, np.dtype[np.int64]], clipped: Mapping[str, int], rows: int) -> None:
-        """Of more rows."""
+        """Add the counts of more rows."""
         self.ids_S3 += ids_S3
         self.clipped = {name: self.clipped.get(name, 0) + count for name, count in clipped.items()}
         self.rows += rows
 
 
 def checkpoint_of(config: RunConfig, run_dir: Location, name: str) -> dict[str, str]:
-    """Return what tells a checkpoint from others, before it is loaded.
+    """Return values that differ from those of any other checkpoint, without loading it.
+
+    Args:
+        config: Configuration of the run.
+        run_dir: Directory of the run.
+        name: `best`, `latest` or `step-<n>`.
 
     Raises:
-        UserError: There is none of that name.
+        UserError: There is no such checkpoint.
     """
     path = CheckpointStore(checkpoint_place(config, run_dir)).require(name)
     digest = hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     return {"name": path.name, "manifest_sha256": digest, "config_fingerprint": fingerprint(check_run(run_dir))}
 
 
-def metrics_of(run_dir: Location) -> Mapping[str, Any]:
-    """Return a run's `metrics.json`; nothing where there is none, or a damaged one."""
-    try:
-        metrics = json.loads((run_dir / METRICS).read_text())
-    except (OSError, ValueError):
-        return {}
-    return metrics if isinstance(metrics, dict) else {}
-
-
 @torch.no_grad()
 def predict(
-    job: EvaluationJob,
-    source: Input,
+    context: EvaluationContext,
+    source: PredictionInput,
     columns: PredictionColumns,
     output: Output,
     *,
     part_rows: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write the parts that are missing, then `_SUCCESS`, and return what that says beside the request.
+    """Write the missing parts and `_SUCCESS`, and return the summary.
 
     Args:
-        job: Evaluation with the checkpoint's weights.
-        source: Input.
+        context: Context of an evaluation with the checkpoint's weights.
+        source: Input whose rows are predicted.
         columns: Columns of the output.
         output: Directory of the output.
-        part_rows: Largest number of rows of a part, in whole batches, of which it has one at least.
-        advance: Function that is called with the position up to which the input has been read.
+        part_rows: Largest number of rows of a part; a part has whole batches, and at least one.
+        advance: Function that is called with the position up to which rows are predicted.
 
     Raises:
         UserError: Two id columns have one name, or the disk is full.
         DataError: Rows cannot be read or predicted.
     """
-    selection = features_only(job.selection)
+    selection = features_only(context.selection)
     names = [feature.name for feature in selection.sparse]
-    counter = IdCounter(selection, job.dataset.schema)
+    counter = IdCounter(selection, context.dataset.schema)
     total = RowCounts(np.zeros((len(names), 3), np.int64))
     for note in output.done:
         total.add(np.array([note.ids[name] for name in names]).reshape(-1, 3), note.clipped, note.rows)
-    before, begun = total.rows, time.perf_counter()
-    job.model.eval()
-    device, first = job.ranks.device, output.next
+    before, started = total.rows, time.perf_counter()
+    context.model.eval()
+    device, first = context.ranks.device, output.next
 
     def batches() -> Generator[InputBatch]:
         for section in source.sections(first):
-            yield from batches_of(section, selection, job.batch_size, pin=device.type == "cuda")
+            yield from batches_of(section, selection, context.batch_size, pin=device.type == "cuda")
 
     schema = None
-    with closing(read_ahead(batches(), AHEAD)) as made:
+    with closing(read_ahead(batches(), AHEAD)) as prepared:
         while first < source.rows or not output.done:
-            part = islice(made, max(part_rows // job.batch_size, 1))
+            part = islice(prepared, max(part_rows // context.batch_size, 1))
             head = next(part, None)
             if head is None or (output.done and not head.batch.rows):
                 break
@@ -126,7 +121,7 @@ def predict(
                 counts = RowCounts(np.zeros_like(total.ids_S3))
                 rows: InputBatch | None = head
                 while rows is not None:
-                    _write(rows, job, columns, counter, writer, counts)
+                    _write(rows, context, columns, counter, writer, counts)
                     first = rows.next
                     advance(first)
                     rows = next(part, None)
@@ -134,7 +129,7 @@ def predict(
                 writer.finish(PartNote(first, counts.rows, ids, counts.clipped))
             total.add(counts.ids_S3, counts.clipped, counts.rows)
     source.check_unchanged()
-    seconds = time.perf_counter() - begun
+    seconds = time.perf_counter() - started
     summary = {
         "rows": total.rows,
         "rows_left_out": source.rows - total.rows,
@@ -151,20 +146,20 @@ def predict(
 
 
 def _schema(rows: InputBatch, columns: PredictionColumns) -> pa.Schema:
-    """Return the schema of the output; dictionaries become what they stand for, as each part may have others."""
+    """Return the schema of the output, with plain types for dictionary columns, since parts differ in dictionaries."""
     ids = []
-    for column in _carried(rows, columns).schema:
+    for column in _id_columns(rows, columns).schema:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         ids.append(pa.field(column.name, kind))
     tasks = [pa.field(name, pa.float32()) for name in columns.names]
     return pa.schema([*ids, *tasks, pa.field(SCORE, pa.float64())])
 
 
-def _carried(rows: InputBatch, columns: PredictionColumns) -> pa.Table:
-    """Return the columns that rows carry along; one with the name of a prediction becomes `input_<name>`.
+def _id_columns(rows: InputBatch, columns: PredictionColumns) -> pa.Table:
+    """Return the id columns of the output; one with the name of a prediction becomes `input_<name>`.
 
     Raises:
-        UserError: Two of them have one name then.
+        UserError: Two columns have the same name after that.
     """
     table = rows.ids()
     names = [f"input_{name}" if name in (*columns.names, SCORE) else name for name in table.column_names]
@@ -176,7 +171,7 @@ def _carried(rows: InputBatch, columns: PredictionColumns) -> pa.Table:
 
 def _write(
     rows: InputBatch,
-    job: EvaluationJob,
+    context: EvaluationContext,
     columns: PredictionColumns,
     counter: IdCounter,
     writer: PartWriter,
@@ -184,9 +179,9 @@ def _write(
 ) -> None:
     if not rows.batch.rows:
         return
-    logits_BK = job.model(rows.batch.to(job.ranks.device))[0]
+    logits_BK = context.model(rows.batch.to(context.ranks.device))[0]
     predictions, clipped = columns.of_batch(rows, logits_BK)
-    ids = _carried(rows, columns)
+    ids = _id_columns(rows, columns)
     writer.write(pa.table(dict(zip(ids.column_names, ids.columns, strict=True)) | predictions))
     ids_S3 = sum(counter.count(chunk.columns, chunk.missing, start, stop) for chunk, start, stop in rows.pieces)
     counts.add(np.asarray(ids_S3), clipped, rows.batch.rows)

@@ -1,4 +1,4 @@
-"""A batch's logits -> the columns of the output: a prediction for every task, and one fused score.
+"""Columns of the output from the logits of a batch: a prediction for every task, and one fused score.
 
 Shape suffixes: B batch, N its rows, K tasks.
 """
@@ -23,15 +23,15 @@ SCORE = "score"
 
 
 class PredictionColumns:
-    """The columns of the output: each task's prediction by its name, float32, and `score`, the log of Eq. 1, float64.
+    """Columns of the output: a float32 prediction for each task, and the float64 `score`, the logarithm of Eq. 1.
 
     Args:
         tasks: Tasks in the order of the logits.
         dense: Names of the dense features, in the order of a batch.
-        fusion: Fusion that makes the score.
+        fusion: Fusion of the predictions to the score.
 
     Raises:
-        UserError: A task has the name of another column.
+        UserError: A task is named "score".
     """
 
     def __init__(self, tasks: Sequence[Task], dense: Sequence[str], fusion: FusionConfig) -> None:
@@ -45,11 +45,11 @@ class PredictionColumns:
         self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
 
     def of_batch(self, rows: InputBatch, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
-        """Return the columns of a batch, and for each factor that the score uses the number of values at a bound.
+        """Return the columns of a batch, and the number of values at a bound for each factor of the score.
 
         Args:
-            rows: Batch.
-            logits_BK: Logits of its rows, and of its padding.
+            rows: Batch with the places of its rows.
+            logits_BK: Logits of its rows and of its padding.
 
         Raises:
             DataError: A prediction is not finite.

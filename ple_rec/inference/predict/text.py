@@ -1,4 +1,4 @@
-"""The summary that `ple-rec predict` prints at its end."""
+"""Summary that `ple-rec predict` prints at its end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from ple_rec.storage import Location
 
-_SHOWN = 12  # features whose shares are printed
+# Number of features whose shares are printed.
+_MOST_SHOWN = 12
 
 
 def format_summary(
@@ -19,15 +20,15 @@ def format_summary(
     input_rows: int,
     again: bool,
 ) -> str:
-    """Return the summary: rows and rows/s, then what the model did not know, and factors of the score at a bound.
+    """Return the summary: rows, rows/s, unknown and missing values, and factors of the score at a bound.
 
     Args:
         summary: Summary of `predict`.
         out: Directory of the predictions.
         fused_by: Exponents of the score and the file that they come from.
         described: Description of the input.
-        input_rows: Rows of the input.
-        again: Flag that all of it was there before.
+        input_rows: Number of rows of the input.
+        again: True if all rows had been predicted before.
     """
     rows, now = summary["rows"], summary["rows_predicted_now"]
     if again:
@@ -48,12 +49,12 @@ def format_summary(
 
 
 def _shares(title: str, shares: Mapping[str, float], note: str = "") -> list[str]:
-    """Return a line with the greatest shares; none without shares."""
+    """Return a line with the largest shares; no line without shares."""
     if not shares:
         return []
     ordered = sorted(shares, key=lambda name: (-shares[name], name))
-    cells = [f"{name} {_share(shares[name])}" for name in ordered[:_SHOWN]]
-    more = f", {len(ordered) - _SHOWN} more features less" if len(ordered) > _SHOWN else ""
+    cells = [f"{name} {_share(shares[name])}" for name in ordered[:_MOST_SHOWN]]
+    more = f", {len(ordered) - _MOST_SHOWN} more features less" if len(ordered) > _MOST_SHOWN else ""
     return [f"  {title:<10}  {', '.join(cells)}{more}{note}"]
 
 

@@ -1,8 +1,8 @@
 """`relu(x W^T + b)` in bfloat16 on a CPU as one operation of oneDNN, which rounds once and reads the product once.
 
-The operators are those that torch's compiler calls. They are private (`torch.ops.mkldnn`): where a torch or a processor
-lacks them, the steps are computed one by one. The layers of all experts are a convolution of 1 x 1 whose groups are the
-experts: it reads and writes them side by side, where a batched product needs copies.
+The operators are those that torch's compiler calls. They are private (`torch.ops.mkldnn`). If a version of torch or a
+processor lacks them, the steps are computed one by one. The layers of all experts are computed as a 1 x 1 convolution
+whose groups are the experts: it reads and writes them side by side, while a batched product needs copies.
 
 Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side.
 """
@@ -22,7 +22,7 @@ def linear_relu(x_BI: Tensor, weight_NI: Tensor, bias_N: Tensor) -> Tensor:
 
 
 def stacked_linear_relu(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
-    """Return relu(W_e h_e + b_e) of all experts side by side, (B, E H), from their inputs side by side, (B, E I)."""
+    """Return relu(W_e h_e + b_e) of all experts side by side, (B, E H), from their inputs h_e, (B, E I)."""
     (experts, width), (rows, channels) = bias_EH.shape, h_BN.shape
     if rows == 0:
         return h_BN.new_empty(0, experts * width)
@@ -36,7 +36,7 @@ def stacked_linear_relu(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Te
 
 
 def is_fused(dtype: torch.dtype) -> bool:
-    """Tell whether both operations take tensors of this type here, and are faster than their steps."""
+    """Return True if both operations work for this type on this machine, and are faster than their separate steps."""
     return dtype == torch.bfloat16 and _works_in_bfloat16()
 
 

@@ -1,1 +1,1 @@
-"""The page of a comparison: its sections, charts and figures."""
+"""Page, figures and text of a comparison."""

@@ -1,6 +1,6 @@
 """Charts of a comparison: gains, seesaw, learning curves, relations of tasks, and use of experts.
 
-Variants are told apart by their names beside what is drawn, never by colour alone.
+The name of a variant stands beside its mark, so that colour alone never distinguishes two variants.
 """
 
 from __future__ import annotations
@@ -13,54 +13,57 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ple_rec.analysis.utilisation import Gate
+from ple_rec.analysis.result import Gate
 from ple_rec.errors import UserError
 from ple_rec.reports.gate_bars import WIDTH, bars_height, draw_gate
 from ple_rec.reports.lines import Curve, Curves, draw_lines, name_points, spread
 from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, Paint, save_figure, themed
 from ple_rec.runs.read import read_run
 
-_ROW, _FRAME = 20, 56  # pixels of a line of a chart, of its frame
+# Heights in CSS pixels.
+_ROW, _FRAME = 20, 56
 
 
 def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
-    """Draw the MTL gain of every variant on a task with its 95 % interval over seeds; None where there is no gain.
+    """Draw the MTL gain of every variant on a task with its 95 % interval over seeds; None without a gain.
 
     Args:
         task: Name of the task.
         metric: Metric of the gain.
-        baseline: Variant that gains are over.
+        baseline: Name of the baseline.
         variants: `gain` of compare.json by the variant's name.
     """
-    found = [(name, gain) for name, gain in variants.items() if gain is not None]
-    if not found:
+    known = [(name, gain) for name, gain in variants.items() if gain is not None]
+    if not known:
         return None
 
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axvline(0, color=paint(MUTED), linewidth=1)
-        for y, (_, gain) in enumerate(found):
+        for y, (_, gain) in enumerate(known):
             if (interval := gain["seed_interval"]) is not None:
                 axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
-            seeds = list(gain["values"].values())  # strokes, which stand out of the interval's bar
+            # Strokes are higher than the bar of the interval, so they stay visible on it.
+            seeds = list(gain["values"].values())
             axes.plot(seeds, [y] * len(seeds), "|", color=paint(INK), markersize=9, markeredgewidth=1, zorder=3)
             axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=4)
-        axes.set_yticks(range(len(found)), [name for name, _ in found])
-        axes.set(ylim=(len(found) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
+        axes.set_yticks(range(len(known)), [name for name, _ in known])
+        axes.set(ylim=(len(known) - 0.4, -0.6), xlabel=f"gain in {metric.upper()} over {baseline}, right is better")
         axes.tick_params(axis="y", labelcolor=paint(INK))
-        axes.locator_params(axis="x", nbins=6)  # more would touch one another
+        # The labels of more ticks would touch one another.
+        axes.locator_params(axis="x", nbins=6)
         axes.grid(visible=False, axis="y")
 
     note = "mean and 95 % over seeds, a stroke each"
-    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(found)))
+    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(known)))
 
 
 def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
     """Draw gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
 
     Args:
-        first: The task of the x axis.
-        second: The task of the y axis.
-        baseline: Variant that gains are over.
+        first: Task of the x axis.
+        second: Task of the y axis.
+        baseline: Name of the baseline.
         gains: Both gains by variant.
     """
     if not gains:
@@ -85,7 +88,8 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
         axes.plot([0], [0], "s", color=paint(INK), markersize=5)
         for x, y in gains.values():
             axes.plot([x], [y], "o", color=paint(TRAIN if x >= 0 and y >= 0 else VALID), markersize=6, zorder=3)
-        axes.locator_params(axis="x", nbins=6)  # more would touch one another
+        # The labels of more ticks would touch one another.
+        axes.locator_params(axis="x", nbins=6)
         axes.set(xlabel=f"gain on {first}", ylabel=f"gain on {second}")
         name_points(axes, paint, {**gains, baseline: (0.0, 0.0)})
 
@@ -94,12 +98,12 @@ def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tup
 
 
 def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
-    """Draw a metric on the validation split over training steps, mean over seeds, a line a variant; None without any.
+    """Draw a metric on the validation split over training steps, with a line for each variant; None without values.
 
     Args:
         task: Name of the task.
-        metric: Metric that is drawn.
-        curves: Steps and values of every variant; none of one that has no line.
+        metric: Name of the metric.
+        curves: Steps and mean values over seeds of every variant; empty if it has none.
     """
     if not any(len(steps) for steps, _ in curves.values()):
         return None
@@ -112,19 +116,20 @@ def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
     return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (460, 280))
 
 
-ON = {"inputs": "inputs", "parameters": "shared weights"}  # what a cosine is on, in words
-_PAIR_POINTS = 8.0  # size of the name of a pair
-_NARROW = 0.05  # of the width, that names of pairs are apart at least
+ON = {"inputs": "inputs", "parameters": "shared weights"}
+_PAIR_POINTS = 8.0
+# Names of pairs are at least this share of the width apart.
+_NARROW = 0.05
 
 
 def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequence[str]) -> Chart | None:
-    """Draw the mean cosine of two tasks' gradients over training, a line a variant; None without any.
+    """Draw the cosine of two tasks' gradients over training, with a line for each variant; None without values.
 
     Args:
-        kind: Key of `ON`.
-        tasks: The two tasks.
-        curves: Steps and cosines of every variant; none of one that has no line.
-        absent: Variants without a line since these tasks share nothing there.
+        kind: Gradients of the cosine, a key of `ON`.
+        tasks: Names of the two tasks.
+        curves: Steps and mean cosines over seeds of every variant; empty if it has none.
+        absent: Variants without a line, since these tasks share no expert there.
     """
     if not any(len(steps) for steps, _ in curves.values()):
         return None
@@ -142,19 +147,19 @@ def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequ
 def correlation_chart(
     metric: str, baseline: str, pairs: Mapping[str, float], gains: Mapping[str, Mapping[str, float]]
 ) -> Chart | None:
-    """Draw the mean MTL gain of two tasks against the correlation of their labels, a line a variant; None without any.
+    """Draw the mean MTL gain of two tasks against the correlation of their labels; None without gains.
 
     Args:
-        metric: Metric of all tasks here, so that a mean of gains means something.
-        baseline: Variant that gains are over.
+        metric: Metric of all tasks in the chart, so that gains can be averaged.
+        baseline: Name of the baseline.
         pairs: Correlation by the pair's name.
         gains: Gains of every variant, by pair.
     """
-    named = sorted(pairs, key=pairs.__getitem__)
+    names = sorted(pairs, key=pairs.__getitem__)
     curves: dict[str, Curve] = {}
-    for variant, of_pairs in gains.items():
-        found = [(pairs[pair], of_pairs[pair]) for pair in named if pair in of_pairs]
-        curves[variant] = np.array([x for x, _ in found]), np.array([y for _, y in found])
+    for variant, gain_by_pair in gains.items():
+        points = [(pairs[pair], gain_by_pair[pair]) for pair in names if pair in gain_by_pair]
+        curves[variant] = np.array([x for x, _ in points]), np.array([y for _, y in points])
     if not any(len(x) for x, _ in curves.values()):
         return None
 
@@ -163,8 +168,8 @@ def correlation_chart(
         axes.set_xlim(middle - half, middle + half)
         axes.axhline(0, color=paint(MUTED), linewidth=1)
         draw_lines(axes, paint, curves)
-        places = spread([pairs[pair] for pair in named], 2 * half * _NARROW)
-        for pair, place in zip(named, places, strict=True):
+        places = spread([pairs[pair] for pair in names], 2 * half * _NARROW)
+        for pair, place in zip(names, places, strict=True):
             axes.axvline(pairs[pair], color=paint(MUTED), linewidth=0.6, linestyle=(0, (1, 3)), zorder=0)
             axes.annotate(
                 pair,
@@ -172,7 +177,7 @@ def correlation_chart(
                 (0, 3),
                 xycoords=("data", "axes fraction"),
                 textcoords="offset points",
-                rotation=90 if len(named) > 1 else 0,
+                rotation=90 if len(names) > 1 else 0,
                 ha="center",
                 va="bottom",
                 color=paint(MUTED),
@@ -187,17 +192,18 @@ def correlation_chart(
 
 
 def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Return middle and half the width of an axis that holds them, with room at its ends."""
+    """Return the middle and half the width of an axis that holds the values, with room at its ends."""
     low, high = min(values), max(values)
     return (low + high) / 2, max(0.6 * (high - low), 0.05)
 
 
-_ACROSS = 3  # panels side by side
-_HEAD, _TITLE = 64, 30  # pixels above all panels, and above each
+_PANELS_ACROSS = 3
+# Heights in CSS pixels above all panels, and above each of them.
+_HEAD, _TITLE = 64, 30
 
 
-def limit_of(gates: Sequence[Gate]) -> float:
-    """Return the right end of the axes of gates that stand together."""
+def axis_limit(gates: Sequence[Gate]) -> float:
+    """Return the common right end of the axes of gates."""
     return 1.05 * max(min(1.0, expert.mean + expert.std) for gate in gates for expert in gate.experts)
 
 
@@ -217,7 +223,7 @@ def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
         for r, row in enumerate(rows):
             for c, gate in enumerate(row):
                 axes = figure.add_subplot(grid[r, c])
-                draw_gate(axes, gate, limit_of(gates), lambda colour: LIGHT.get(colour, colour))
+                draw_gate(axes, gate, axis_limit(gates), lambda colour: LIGHT.get(colour, colour))
                 axes.set_title(f"level {gate.level}, gate of {gate.output}", fontsize=11, loc="left")
         figure.suptitle(f"Expert utilisation of {variant}", fontsize=12, x=0.01, ha="left")
         words = "mean weight over the test split; line: standard deviation; hatched: shared"
@@ -226,21 +232,22 @@ def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
 
 
 def rows_of(gates: Sequence[Gate]) -> list[list[Gate]]:
-    """Return gates as they stand in the figure: a new row for each level, and where one is full."""
+    """Return the rows of gates in a figure: each level begins a row, and so does a gate after a full one."""
     rows = []
-    for _, of_level in groupby(gates, key=lambda gate: gate.level):
-        level = list(of_level)
-        rows += [level[i : i + _ACROSS] for i in range(0, len(level), _ACROSS)]
+    for _, level_gates in groupby(gates, key=lambda gate: gate.level):
+        level = list(level_gates)
+        rows += [level[i : i + _PANELS_ACROSS] for i in range(0, len(level), _PANELS_ACROSS)]
     return rows
 
 
 Results = Mapping[str, Any]
 
-_PAIRS = 6  # of tasks at most that get charts of their own
+# At most so many pairs of tasks get charts of their own.
+_PAIRS = 6
 
 
 def charts_of(results: Results, root: Path) -> dict[str, list[Chart]]:
-    """Return all of them.
+    """Return the charts of a comparison by section of the page.
 
     Args:
         results: Content of compare.json.
@@ -253,25 +260,25 @@ def charts_of(results: Results, root: Path) -> dict[str, list[Chart]]:
         "conflict": _conflicts(results),
         "correlation": _correlations(results),
     }
-    return {section: [chart for chart in found if chart is not None] for section, found in charts.items()}
+    return {section: [chart for chart in of_section if chart is not None] for section, of_section in charts.items()}
 
 
 def _gains(results: Results) -> list[Chart | None]:
     charts = []
     for task, facts in results["tasks"].items():
-        found = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
-        gains = {name: values["gain"] for name, values in found.items() if values is not None}
+        entries = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
+        gains = {name: entry["gain"] for name, entry in entries.items() if entry is not None}
         charts.append(gain_chart(task, facts["metric"], results["baseline"], gains))
     return charts
 
 
 def _gain(variant: Mapping[str, Any], task: str) -> float | None:
-    found = variant["tasks"].get(task)
-    return None if found is None or found["gain"] is None else float(found["gain"]["mean"])
+    entry = variant["tasks"].get(task)
+    return None if entry is None or entry["gain"] is None else float(entry["gain"]["mean"])
 
 
 def _both_gains(results: Results, first: str, second: str) -> dict[str, tuple[float, float]]:
-    """Return the gains of the variants that have both."""
+    """Return both gains of the variants that have a gain on each of two tasks."""
     gains = {}
     for name, variant in results["variants"].items():
         x, y = _gain(variant, first), _gain(variant, second)
@@ -297,22 +304,25 @@ def _curves(results: Results, root: Path) -> list[Chart | None]:
 
 
 def _mean_curve(runs: list[Path], task: str, metric: str) -> Curve:
-    """Return the mean over seeds at the steps that all of them were evaluated at."""
+    """Return the mean over seeds at the steps at which all of them were evaluated."""
     series = []
     for run in runs:
         try:
             series.append(read_run(run).log.series("valid", "tasks", task, metric))
-        except UserError:  # its files are gone; its metrics were there
+        # The files of the run were removed after compare.json was written.
+        except UserError:
             continue
     if not series:
         return np.empty(0), np.empty(0)
     steps = series[0].steps
     for other in series[1:]:
         steps = np.intersect1d(steps, other.steps)
-    values = np.array([[found.at(step) for found in series] for step in steps.tolist()], dtype=np.float64)
-    values = values.reshape(len(steps), len(series))  # of no step, too
-    kept = np.isfinite(values).all(axis=1)  # what was undefined is NaN
-    return steps[kept], values[kept].mean(axis=1)
+    values = np.array([[each.at(step) for each in series] for step in steps.tolist()], dtype=np.float64)
+    # Without a step, the array would have one dimension.
+    values = values.reshape(len(steps), len(series))
+    # An undefined value is NaN.
+    known = np.isfinite(values).all(axis=1)
+    return steps[known], values[known].mean(axis=1)
 
 
 def _conflicts(results: Results) -> list[Chart | None]:
@@ -322,30 +332,30 @@ def _conflicts(results: Results) -> list[Chart | None]:
         for kind in ON:
             curves, absent = {}, []
             for name, variant in results["variants"].items():
-                found = next((pair for pair in variant["conflict"] if set(pair["tasks"]) == set(tasks)), None)
-                curves[name] = _known([], []) if found is None else _known(found["step"], found[kind])
-                if found is not None and not len(curves[name][0]):
+                conflict = next((pair for pair in variant["conflict"] if set(pair["tasks"]) == set(tasks)), None)
+                curves[name] = _known([], []) if conflict is None else _known(conflict["step"], conflict[kind])
+                if conflict is not None and not len(curves[name][0]):
                     absent.append(name)
             charts.append(conflict_chart(kind, tasks, curves, absent))
     return charts
 
 
 def _known(steps: Sequence[int], values: Sequence[float | None]) -> Curve:
-    found = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
-    return np.array([step for step, _ in found], dtype=float), np.array([value for _, value in found], dtype=float)
+    points = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
+    return np.array([step for step, _ in points], dtype=float), np.array([value for _, value in points], dtype=float)
 
 
 def _correlations(results: Results) -> list[Chart | None]:
-    """Draw one for each metric: of the pairs of tasks that have it both."""
+    """Draw a chart for each metric, over the pairs of tasks that both have it."""
     charts = []
     for metric in dict.fromkeys(facts["metric"] for facts in results["tasks"].values()):
         pairs: dict[str, float] = {}
         gains: dict[str, dict[str, float]] = {name: {} for name in results["variants"]}
-        for found in results["label_correlations"] or ():
-            first, second = found["tasks"]
-            if found["value"] is None or any(results["tasks"][task]["metric"] != metric for task in found["tasks"]):
+        for each in results["label_correlations"] or ():
+            first, second = each["tasks"]
+            if each["value"] is None or any(results["tasks"][task]["metric"] != metric for task in each["tasks"]):
                 continue
-            pairs[pair := f"{first} / {second}"] = found["value"]
+            pairs[pair := f"{first} / {second}"] = each["value"]
             for name, both in _both_gains(results, first, second).items():
                 gains[name][pair] = sum(both) / 2
         charts.append(correlation_chart(metric, results["baseline"], pairs, gains))

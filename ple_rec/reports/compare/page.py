@@ -1,7 +1,8 @@
-"""`compare.html`: the comparison on one page, and its figures as files."""
+"""Page of a comparison, `compare.html`, and its figures as files."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,38 +11,43 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from ple_rec.analysis.compare.task_relations import KINDS
-from ple_rec.analysis.compare.text import (
+from ple_rec.analysis.result import gates_of
+from ple_rec.config.compare import MATCHES
+from ple_rec.config.metrics import is_higher_better
+from ple_rec.reports.cells import DASH, mean_text, page_cell
+from ple_rec.reports.compare.charts import axis_limit, charts_of, save_utilisation
+from ple_rec.reports.compare.text import (
     GAIN_HEADS,
     GAP,
-    MATCHES,
+    KINDS,
+    OPTIMISTIC,
     at_end,
     cost_rows,
     distances_text,
+    format_results,
     gap_known,
-    number_text,
     task_rows,
+    tuning_table,
 )
-from ple_rec.analysis.compare.tuning.report import OPTIMISTIC, tuning_table
-from ple_rec.analysis.utilisation import gates_of
-from ple_rec.config.metrics import is_higher_better
-from ple_rec.reports.cells import DASH, page_cell
-from ple_rec.reports.compare.charts import charts_of, limit_of, save_utilisation
 from ple_rec.reports.gate_bars import gate_bars
-from ple_rec.reports.lines import Curve, draw_lines, looks
+from ple_rec.reports.lines import Curve, draw_lines, line_styles
 from ple_rec.reports.page import Panel, Part, render, write_document
 from ple_rec.reports.run.page import REPORT_FILE
 from ple_rec.reports.svg import Chart, Paint
+from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import ANALYSIS_PAGE, writing
 from ple_rec.text.units import metric_text
 
-_FEW_ROWS = 24  # of a table, beyond which it is folded
+logger = logging.getLogger(__name__)
+
+# A longer table is folded.
+_FEW_ROWS = 24
 
 Results = Mapping[str, Any]
 
 
 def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequence[Chart]) -> dict[str, Any] | None:
-    """Return gradient conflict over training, the numbers of every variant and pair of tasks, and gain by correlation.
+    """Return the view of the relations between tasks; None without any.
 
     Args:
         results: Content of compare.json.
@@ -66,36 +72,37 @@ def between_tasks(results: Results, conflict: Sequence[Chart], correlation: Sequ
 
 def experts(results: Results) -> dict[str, list[Panel]] | None:
     """Draw Fig. 8: the first seed's mean weights over the test split in each gate of a variant; None without any."""
-    found = {}
+    panels = {}
     for name, variant in results["variants"].items():
         if gates := gates_of(variant["gates"] or {}):
-            limit = limit_of(gates)
-            found[name] = [
+            limit = axis_limit(gates)
+            panels[name] = [
                 Panel(f"level {gate.level}, {gate.output}", "", gate_bars(f"gate-{name}-{i}", gate, limit))
                 for i, gate in enumerate(gates)
             ]
-    return found or None
+    return panels or None
 
 
 def _rows(results: Results) -> list[tuple[str, str, list[str]]]:
-    """Return a row for each variant and pair of tasks of which anything is known."""
+    """Return a row for each variant and pair of tasks with a recorded conflict or distance."""
     rows = []
     for name, variant in results["variants"].items():
         pairs = dict.fromkeys(tuple(each["tasks"]) for each in (*variant["conflict"], *variant["sharing"]))
         for place, pair in enumerate(pairs):
             cells = [
-                *(number_text(at_end(variant, pair, kind)) for kind in KINDS),
+                *(mean_text(**at_end(variant, pair, kind)) for kind in KINDS),
                 *(distances_text(variant, pair, reading) for reading in ("among_shared", "shared_and_own")),
             ]
             rows.append((name if place == 0 else "", " / ".join(pair), list(map(page_cell, cells))))
     return rows
 
 
-_WORST = 0.2  # share of the trials that need not lie within the axis
+# This share of the trials, the worst, may lie outside the axis.
+_WORST = 0.2
 
 
 def tuning_charts(results: Results) -> list[Chart]:
-    """Draw the metric of every trial and the best so far, a line a variant; none where nothing was tuned."""
+    """Draw the metric of every trial and the best so far, with a line for each variant; empty without tuning."""
     if "tune" not in results:
         return []
     metric = results["tune"]["metric"]
@@ -108,14 +115,15 @@ def tuning_charts(results: Results) -> list[Chart]:
     def draw(axes: Axes, paint: Paint) -> None:
         curves: dict[str, Curve] = {}
         shown = [float(np.quantile(every, _WORST if higher else 1 - _WORST))]
-        for (name, values), look in zip(trials.items(), looks(), strict=False):
+        for (name, values), style in zip(trials.items(), line_styles(), strict=False):
             known = [np.nan if value is None else value for value in values]
-            axes.plot(range(len(values)), known, ".", color=paint(look.colour), alpha=0.4)
+            axes.plot(range(len(values)), known, ".", color=paint(style.colour), alpha=0.4)
             best = best_so_far(values, higher=higher)
             curves[name] = np.array([n for n, _ in best], float), np.array([value for _, value in best])
             shown += [value for _, value in best]
         room = 0.05 * max(max(shown) - min(shown), 1e-5)
-        axes.set_ylim(min(shown) - room, max(shown) + room)  # a trial that all but diverged would leave no room
+        # One trial that nearly diverged would flatten all others.
+        axes.set_ylim(min(shown) - room, max(shown) + room)
         draw_lines(axes, paint, curves)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(xlabel="trial, 0 as written", ylabel=f"{metric} on the validation split")
@@ -125,25 +133,39 @@ def tuning_charts(results: Results) -> list[Chart]:
 
 
 def best_so_far(values: Sequence[float | None], *, higher: bool) -> list[tuple[int, float]]:
-    """Return number and best metric up to it, from the first trial that finished to the last of all."""
-    found: list[tuple[int, float]] = []
+    """Return the number of each trial and the best metric up to it, from the first trial that finished on."""
+    best: list[tuple[int, float]] = []
     for number, value in enumerate(values):
         if value is not None:
             better = max if higher else min
-            found.append((number, better(value, found[-1][1]) if found else value))
-        elif found:
-            found.append((number, found[-1][1]))
-    return found
+            best.append((number, better(value, best[-1][1]) if best else value))
+        elif best:
+            best.append((number, best[-1][1]))
+    return best
 
 
 PAGE, FIGURES = "compare.html", "figures"
 
 
-class Table(NamedTuple):
-    """Headings, and rows of cells of which the first is a heading too."""
+class TableView(NamedTuple):
+    """Headings of a table, and its rows, whose first cell is a heading too."""
 
     heads: list[str]
     rows: list[list[str]]
+
+
+def report_comparison(results: Results, directory: RunDirectory) -> None:
+    """Write the page and the figures of a comparison, and log its text.
+
+    Args:
+        results: Content of compare.json.
+        directory: Directory of the comparison.
+
+    Raises:
+        UserError: The files cannot be written.
+    """
+    page = write_page(results, directory.folder)
+    logger.info(f"\n{format_results(results)}\n\nreport: {directory.address / page.name}")
 
 
 def write_page(results: Results, root: Path) -> Path:
@@ -154,7 +176,7 @@ def write_page(results: Results, root: Path) -> Path:
         root: Directory of the comparison, whose runs have the learning curves.
 
     Raises:
-        UserError: They cannot be written.
+        UserError: The files cannot be written.
     """
     charts = charts_of(results, root) | {"tuning": tuning_charts(results)}
     with writing(root / FIGURES):
@@ -175,17 +197,17 @@ def write_page(results: Results, root: Path) -> Path:
 
 
 def _page(results: Results, charts: Mapping[str, list[Chart]], root: Path) -> str:
-    drawn = {name: [chart.panel() for chart in charts[name]] for name in ("gains", "seesaw", "curves", "tuning")}
+    panels = {name: [chart.panel() for chart in charts[name]] for name in ("gains", "seesaw", "curves", "tuning")}
     matched = MATCHES[results["match"]].format(results["reference"])
     parts = [
         Part("verdict", "Verdict", results["verdict"]),
         Part("results", "Results", {task: _task(results, task) for task in results["tasks"]} or None),
-        Part("gains", "Gains", drawn["gains"] or None),
-        Part("seesaw", "Seesaw", drawn["seesaw"] or None),
-        Part("curves", "Learning curves", drawn["curves"] or None),
+        Part("gains", "Gains", panels["gains"] or None),
+        Part("seesaw", "Seesaw", panels["seesaw"] or None),
+        Part("curves", "Learning curves", panels["curves"] or None),
         Part("tasks", "Between tasks", between_tasks(results, charts["conflict"], charts["correlation"])),
         Part("experts", "Expert utilisation", experts(results)),
-        Part("tuning", "Tuning", _tuning(results, drawn["tuning"])),
+        Part("tuning", "Tuning", _tuning(results, panels["tuning"])),
         Part("cost", "Cost", _cost(results)),
         Part("runs", "Runs", _runs(results, root)),
     ]
@@ -204,7 +226,7 @@ def _page(results: Results, charts: Mapping[str, list[Chart]], root: Path) -> st
 
 
 def _notes(results: Results) -> list[str]:
-    """Return what is missing from the picture, and what was decided for the user."""
+    """Return notes about decisions that the user did not make, failed runs and missing runs."""
     notes = list(results["remarks"])
     for name, variant in results["variants"].items():
         notes += [f"{name}, seed {seed}, failed: {why}" for seed, why in variant["failed"].items()]
@@ -213,11 +235,11 @@ def _notes(results: Results) -> list[str]:
     return notes
 
 
-def _task(results: Results, task: str) -> Table:
+def _task(results: Results, task: str) -> TableView:
     about = results["tasks"][task]
     heads = ["", "seeds", f"{about['metric'].upper()}, mean \u00b1 sd", *GAIN_HEADS]
     heads += [f"{GAP} reachable, {metric_text(about['reachable'])}"] if gap_known(results, task) else []
-    return Table(heads, [[name, *map(page_cell, cells)] for name, *cells in task_rows(results, task)])
+    return TableView(heads, [[name, *map(page_cell, cells)] for name, *cells in task_rows(results, task)])
 
 
 def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
@@ -233,15 +255,15 @@ def _tuning(results: Results, panels: list[Panel]) -> dict[str, Any] | None:
     }
 
 
-def _cost(results: Results) -> Table:
+def _cost(results: Results) -> TableView:
     heads = ["", "layer sizes", "FLOPs a sample", "dense parameters", "samples a second", "peak memory"]
     sizes = (" ".join(map(str, variant["sizes"].values())) for variant in results["variants"].values())
     rows = zip(sizes, cost_rows(results), strict=True)
-    return Table(heads, [[name, size, *map(page_cell, cells)] for size, (name, *cells) in rows])
+    return TableView(heads, [[name, size, *map(page_cell, cells)] for size, (name, *cells) in rows])
 
 
 def _runs(results: Results, root: Path) -> list[tuple[str, list[list[tuple[str, str]]]]]:
-    """Return address and name of the pages of every run that are there, by variant and seed."""
+    """Return address and name of the existing pages of every run, by variant and seed."""
     pages = (("report", REPORT_FILE), ("analysis", ANALYSIS_PAGE))
     return [
         (

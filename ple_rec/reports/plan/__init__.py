@@ -1,1 +1,1 @@
-"""The page of a sharding plan: where the tables lie, and where a step's time goes."""
+"""Page of a sharding plan: placement of the tables, memory of the ranks, and time of a step."""

@@ -1,7 +1,7 @@
-"""`plan.html`: where the tables of a plan lie and what a step costs, on one page.
+"""Page of a sharding plan, `plan.html`: placement of tables, memory of ranks, and time of a step.
 
-A section is a function from `Plan` to a view, listed in `SECTIONS`, and the block of its name in
-`templates/plan.html.j2`; equal plans give equal bytes.
+Each section in `SECTIONS` has a function that turns a `Plan` into a view, and a block of its name in
+`templates/plan.html.j2`. Equal plans give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from statistics import fmean
 from typing import Any
 
 from ple_rec.config.cluster import Hardware
-from ple_rec.config.plan import Estimate, Plan
+from ple_rec.config.plan import PlanFile, StepEstimate
 from ple_rec.config.plan_table import Costs, Memory
 from ple_rec.errors import Option
 from ple_rec.reports.page import Fact, KeyFigure, Part, render, write_document
-from ple_rec.reports.plan.sections import by_size, memory, percent, placement, ranks_of, rooms, short_ms, step
+from ple_rec.reports.plan.sections import by_size, memories_in_use, memory, percent, placement, ranks_of, short_ms, step
 from ple_rec.storage import Location
 from ple_rec.text.units import joined_spans, short_bytes, short_count, short_duration
 
 
-def facts(plan: Plan) -> list[Fact]:
+def facts(plan: PlanFile) -> list[Fact]:
     """Return cluster, tables with their rows and bytes, batch and optimizer."""
     rows, size = (sum(getattr(entry, name) for entry in plan.tables) for name in ("rows", "bytes"))
     tables = len(plan.tables)
@@ -35,13 +35,13 @@ def facts(plan: Plan) -> list[Fact]:
     ]
 
 
-def key_figures(plan: Plan) -> list[KeyFigure]:
-    """Return time of a step and what bounds it, speed, the fullest rank and the busiest one."""
+def key_figures(plan: PlanFile) -> list[KeyFigure]:
+    """Return figures of the step and its bound, the speed, the fullest rank and the busiest rank."""
     return [*(_estimated(plan, plan.estimate) if plan.estimate else ()), *_memory(plan), *_imbalance(plan)]
 
 
-def _estimated(plan: Plan, estimate: Estimate) -> list[KeyFigure]:
-    """Return the figures of a step; the rate and what follows from it only where the batch of a rank allows one."""
+def _estimated(plan: PlanFile, estimate: StepEstimate) -> list[KeyFigure]:
+    """Return the figures of a step; the rate and the epoch are left out if the plan has no rate."""
     step = KeyFigure("Step", short_ms(estimate.step_ms), "estimated")
     largest = f"{short_ms(estimate.part_ms(estimate.bound))} of {short_ms(estimate.step_ms)}"
     bound = KeyFigure("Bound by", estimate.bound, largest)
@@ -52,12 +52,12 @@ def _estimated(plan: Plan, estimate: Estimate) -> list[KeyFigure]:
     return [step, rate, epoch, bound]
 
 
-def _memory(plan: Plan) -> list[KeyFigure]:
+def _memory(plan: PlanFile) -> list[KeyFigure]:
     figures = []
-    for room in rooms(plan):
-        most = max(room.taken)
+    for room in memories_in_use(plan):
+        most = max(room.used)
         share = f", {percent(most / room.allowed)}" if room.allowed else ""
-        note = f"rank {room.taken.index(most)}; {short_bytes(room.allowed)} allowed{share}"
+        note = f"rank {room.used.index(most)}; {short_bytes(room.allowed)} allowed{share}"
         figures.append(
             KeyFigure(
                 f"Peak {room.name[0].lower() if room.name != 'HBM' else 'H'}{room.name[1:]} of a rank",
@@ -68,7 +68,7 @@ def _memory(plan: Plan) -> list[KeyFigure]:
     return figures
 
 
-def _imbalance(plan: Plan) -> list[KeyFigure]:
+def _imbalance(plan: PlanFile) -> list[KeyFigure]:
     times = [Costs.total(costs) for costs in plan.costs]
     mean, most = fmean(times), max(times)
     if not mean:
@@ -77,28 +77,29 @@ def _imbalance(plan: Plan) -> list[KeyFigure]:
     return [KeyFigure("Busiest rank over mean", f"{most / mean:.2f}", note)]
 
 
-_MANY = 60  # more than this are folded away
+# More tables than this are folded away.
+_MANY = 60
 
 
-def tables(plan: Plan) -> dict[str, Any]:
-    """Return the tables, the largest first, with a total; bytes are of all shards together."""
-    entries = [(entry, plan.of_table(entry)) for entry in by_size(plan)]
+def tables(plan: PlanFile) -> dict[str, Any]:
+    """Return the tables, the largest first, with a total; bytes are the sum over all shards."""
+    entries = [(entry, plan.memory_of_table(entry)) for entry in by_size(plan)]
     kinds = {"weights": "weights", "optimizer state": "optimizer", "cache": "hbm_cache", "batch": "batch"}
-    if not any(held.hbm_cache for _, held in entries):
+    if not any(usage.hbm_cache for _, usage in entries):
         del kinds["cache"]
     total = Memory()
-    for _, held in entries:
-        total = total.plus(held)
+    for _, usage in entries:
+        total = total.plus(usage)
     return {
         "kinds": list(kinds),
         "tables": [
             {
                 "plan": entry,
-                "sizes": [getattr(held, kind) for kind in kinds.values()],
+                "sizes": [getattr(usage, kind) for kind in kinds.values()],
                 "ranks": joined_spans(ranks_of(plan, entry)),
                 "ms": short_ms(entry.costs_ms.total()).removesuffix(" ms"),
             }
-            for entry, held in entries
+            for entry, usage in entries
         ],
         "total": "1 table" if len(entries) == 1 else f"{len(entries)} tables",
         "rows": sum(entry.rows for entry, _ in entries),
@@ -107,24 +108,24 @@ def tables(plan: Plan) -> dict[str, Any]:
     }
 
 
-def plan_page(plan: Plan, title: str) -> str:
+def plan_page(plan: PlanFile, title: str) -> str:
     """Return the page of a plan as HTML.
 
     Args:
         plan: Plan with or without an estimate.
-        title: Name of what is planned; any text.
+        title: Name of the plan's dataset or configuration; any text.
     """
     parts = [Part(anchor, heading, view(plan)) for anchor, heading, view in SECTIONS]
     return render("plan", parts, name=title, facts=facts(plan), figures=key_figures(plan))
 
 
-def write_page(path: Location, plan: Plan, title: str) -> None:
+def write_page(path: Location, plan: PlanFile, title: str) -> None:
     """Write the page of a plan; it appears under its name only when complete.
 
     Args:
         path: HTML file.
         plan: Plan with or without an estimate.
-        title: Name of what is planned; any text.
+        title: Name of the plan's dataset or configuration; any text.
 
     Raises:
         UserError: The file cannot be written.
@@ -135,8 +136,8 @@ def write_page(path: Location, plan: Plan, title: str) -> None:
     )
 
 
-def _assumptions(plan: Plan) -> dict[str, object]:
-    """Return every figure of the cluster's hardware, under the name that `[topology]` has for it."""
+def _assumptions(plan: PlanFile) -> dict[str, object]:
+    """Return every figure of the cluster's hardware, by its key in `[topology]`."""
     hardware = plan.cluster.hardware
     shown = [
         (name, f"{value:,.12g}" if isinstance(value, float) else value, field.description)
@@ -146,7 +147,7 @@ def _assumptions(plan: Plan) -> dict[str, object]:
     return {"cluster": plan.cluster.describe(), "figures": shown}
 
 
-SECTIONS: tuple[tuple[str, str, Callable[[Plan], object]], ...] = (
+SECTIONS: tuple[tuple[str, str, Callable[[PlanFile], object]], ...] = (
     ("memory", "Memory per rank", memory),
     ("placement", "Tables on ranks", placement),
     ("step", "Time of a step", step),

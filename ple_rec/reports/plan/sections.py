@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from ple_rec.config.plan import BUSY, PARTS, Estimate, Plan
+from ple_rec.config.plan import PARTS, SEQUENTIAL_PARTS, PlanFile, StepEstimate
 from ple_rec.config.plan_table import Memory, TablePlan
-from ple_rec.reports.plan.bars import RULER, Layer, Look, Mark, RankAxis, rank_bars, runs, ticks
+from ple_rec.reports.plan.bars import RULER, BarStyle, Layer, Mark, RankAxis, equal_neighbours, rank_bars, ticks
 from ple_rec.text.units import joined_spans, short_bytes
 
 
@@ -36,16 +36,27 @@ def span(first: int, last: int) -> str:
     return f"rank {first}" if first == last else f"ranks {first}-{last}"
 
 
-_HIDDEN = 5.0  # a cap beyond so many times the fullest rank leaves bars too low to read: it is named, not drawn
-_FEW = 4  # up to so many ranks, figures stand beside their chart
+# A limit of more than so many times the fullest rank is written and not drawn, since bars would be too low to read.
+_HIDDEN = 5.0
+# Up to so many ranks, figures stand beside their chart.
+_FEW = 4
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
 _KINDS = ("weights", "optimizer", "cache", "batch")
 _NAMES = {"optimizer": "optimizer state"}
 
 
 @dataclass(frozen=True)
-class Room:
-    """One of the two memories of a rank, in bytes."""
+class MemoryUse:
+    """Use of one of the two memories of a rank, in bytes.
+
+    Args:
+        name: Name of the memory.
+        layers: Bytes of every rank for weights, optimizer state, cache and batch, without layers that are empty.
+        allowed: Bytes that tables may take on a rank.
+        total: Bytes of the memory.
+        reserve: Bytes that the plan keeps free.
+        dense: Bytes of the dense layers.
+    """
 
     name: str
     layers: tuple[Layer, ...]
@@ -55,16 +66,16 @@ class Room:
     dense: int
 
     @property
-    def taken(self) -> list[int]:
-        """By the tables of every rank."""
+    def used(self) -> list[int]:
+        """Bytes that tables take on every rank."""
         return [int(sum(values)) for values in zip(*(layer.values for layer in self.layers), strict=True)]
 
 
-def rooms(plan: Plan) -> list[Room]:
-    """Return HBM and the host's memory, each where tables are in it."""
+def memories_in_use(plan: PlanFile) -> list[MemoryUse]:
+    """Return HBM and host memory, each only if tables use it."""
     reserved, cluster = plan.reserved, plan.cluster
     dense = reserved.dense_bytes
-    found = []
+    memories = []
     for prefix, name, allowed, total, reserve, dense_bytes in (
         ("hbm", "HBM", plan.allowed_hbm, cluster.hbm_bytes, reserved.hbm_bytes, dense),
         (
@@ -78,129 +89,138 @@ def rooms(plan: Plan) -> list[Room]:
     ):
         layers = [_layer(plan.memory, prefix, kind) for kind in _KINDS if f"{prefix}_{kind}" in Memory._fields]
         used = tuple(layer for layer in layers if any(layer.values))
-        found += [Room(name, used, allowed, total, reserve, dense_bytes)] * bool(used)
-    return found
+        memories += [MemoryUse(name, used, allowed, total, reserve, dense_bytes)] * bool(used)
+    return memories
 
 
 def _layer(memory: Sequence[Memory], prefix: str, kind: str) -> Layer:
     return Layer(_NAMES.get(kind, kind), kind, [getattr(rank, f"{prefix}_{kind}") for rank in memory])
 
 
-def memory(plan: Plan) -> list[dict[str, Any]]:
+def memory(plan: PlanFile) -> list[dict[str, Any]]:
     """Return a chart and a summary for each of the two memories that tables use."""
-    return [_view(plan, room) for room in rooms(plan)]
+    return [_view(plan, room) for room in memories_in_use(plan)]
 
 
-def _view(plan: Plan, room: Room) -> dict[str, Any]:
-    """Return the chart, and what the least, the middle and the fullest rank hold of each layer and of all together."""
-    taken = room.taken
-    parts = [(layer.name, layer.values) for layer in room.layers] + [("together", taken)]
+def _view(plan: PlanFile, room: MemoryUse) -> dict[str, Any]:
+    """Return the chart, and the least, median and greatest bytes of a rank for each layer and for all together."""
+    used = room.used
+    parts = [(layer.name, layer.values) for layer in room.layers] + [("together", used)]
     return {
         "room": room,
-        "over": sum(each > room.allowed for each in taken),
+        "over": sum(each > room.allowed for each in used),
         "few": plan.cluster.world_size <= _FEW,
         "layers": room.layers,
         "chart": _chart(plan, room),
         "rows": [(name, [each(values) for each in (min, median, max)]) for name, values in parts],
-        "shares": [percent(each(taken) / room.allowed) for each in (min, median, max)] if room.allowed else [],
+        "shares": [percent(each(used) / room.allowed) for each in (min, median, max)] if room.allowed else [],
     }
 
 
-def _chart(plan: Plan, room: Room) -> Markup:
-    taken = room.taken
-    most, world = max(taken), plan.cluster.world_size
+def _chart(plan: PlanFile, room: MemoryUse) -> Markup:
+    used = room.used
+    most, world = max(used), plan.cluster.world_size
     visible = room.allowed <= _HIDDEN * most
     ends = [most, room.total if visible else 0, room.allowed if visible else 0]
     times = room.allowed / most
-    where = (
+    limit = (
         f"{short_bytes(room.allowed)} allowed: {f'{times:.3g}' if times < 100 else f'{times:,.0f}'} x the fullest rank"
     )
-    look = Look(
-        f"{room.name} of {world} ranks: {_between(taken)} of {short_bytes(room.allowed)} allowed",
+    style = BarStyle(
+        f"{room.name} of {world} ranks: {_between(used)} of {short_bytes(room.allowed)} allowed",
         short_bytes,
         next(unit for unit in _UNITS if unit[0] * 0.9995 <= max(ends)),
         max(ends) * (1.02 if visible else 1.1),
-        "" if visible else where,
+        "" if visible else limit,
         (room.total - room.reserve, room.total) if visible and room.reserve else None,
     )
     marks = []
     if visible:
         marks.append(Mark(room.allowed, f"{short_bytes(room.allowed)} allowed", "cap"))
         marks.append(Mark(room.total, f"{short_bytes(room.total)} in all", "whole"))
-    return rank_bars(plan.cluster, room.layers, marks, look)
+    return rank_bars(plan.cluster, room.layers, marks, style)
 
 
-def _between(taken: Sequence[int]) -> str:
-    low, high = short_bytes(min(taken)), short_bytes(max(taken))
+def _between(used: Sequence[int]) -> str:
+    low, high = short_bytes(min(used)), short_bytes(max(used))
     return low if low == high else f"{low} to {high}"
 
 
 SHOWN = 60
-_WIDTH, _HEIGHT = 560.0, 22.0  # CSS pixels
-_LEAST, _LABELLED = 2.5, 76.0  # widths: the least of a run, so that one rank of many is seen; the least with a label
-_EDGED = 12.0  # least width of a run that edges of hosts cross; they would change the colour of a thinner one
-_POINTED = 1200  # more runs than this have no tooltips, and a path a colour
-_BOUNDS = (0.002, 0.01, 0.05, 0.2, 0.5, 1.0)  # of the colours
-_SLACK = 1.02  # rows that do not divide by the ranks leave shares just above a bound
+# Lengths are CSS pixels.
+_WIDTH, _HEIGHT = 560.0, 22.0
+# A run is drawn at least so wide that one rank of many can be seen; a wider one has room for a label.
+_LEAST_WIDTH, _LABELLED_WIDTH = 2.5, 76.0
+# Edges of hosts would change the colour of thinner runs, so they do not cross these.
+_EDGED_WIDTH = 12.0
+# More runs than this have no tooltips, and are drawn as one path for each colour.
+_MOST_TOOLTIPS = 1200
+# A colour stands for the shares up to its bound.
+_BOUNDS = (0.002, 0.01, 0.05, 0.2, 0.5, 1.0)
+# If rows do not divide by the ranks, shares lie just above a bound.
+_SLACK = 1.02
 
 
-class Run(NamedTuple):
-    """Neighbouring ranks that hold the same share of a table, each."""
+class RankRun(NamedTuple):
+    """Neighbouring ranks, each of which holds the same share of a table."""
 
     first: int
     last: int
     share: float
 
 
-def ranks_of(plan: Plan, entry: TablePlan) -> list[int]:
+def ranks_of(plan: PlanFile, entry: TablePlan) -> list[int]:
     """Return the ranks that hold rows of a table."""
     return sorted({shard.rank for shard in entry.shards(plan.cluster) if shard.rows})
 
 
-def runs_of(plan: Plan, entry: TablePlan) -> list[Run]:
-    """Return who holds how much of a table; ranks without a row are left out. Shares times ranks add up to 1."""
+def runs_of(plan: PlanFile, entry: TablePlan) -> list[RankRun]:
+    """Return the share of a table on each rank that has rows of it; the shares of all ranks add up to 1."""
     values = [0] * plan.cluster.world_size
     for shard in entry.shards(plan.cluster):
         values[shard.rank] += shard.rows * shard.columns
     whole = entry.rows * entry.dim
-    return [Run(first, last, value / whole) for first, last, value in runs(values) if value]
+    return [RankRun(first, last, value / whole) for first, last, value in equal_neighbours(values) if value]
 
 
-def by_size(plan: Plan) -> list[TablePlan]:
+def by_size(plan: PlanFile) -> list[TablePlan]:
     """Return the tables, the largest first."""
     return sorted(plan.tables, key=lambda entry: (-entry.bytes, entry.table))
 
 
-def placement(plan: Plan) -> dict[str, Any]:
+def placement(plan: PlanFile) -> dict[str, Any]:
     """Draw the map of the largest tables, and list the others."""
     entries = by_size(plan)
     axis = RankAxis(plan.cluster, 0.0, _WIDTH / plan.cluster.world_size)
-    found = [(entry, runs_of(plan, entry)) for entry in entries[:SHOWN]]
-    pointed = sum(len(each) for _, each in found) <= _POINTED
+    runs_by_table = [(entry, runs_of(plan, entry)) for entry in entries[:SHOWN]]
+    tooltips = sum(len(each) for _, each in runs_by_table) <= _MOST_TOOLTIPS
     rest = entries[SHOWN:]
     return {
-        "edges": "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.edges()),  # of hosts; every strip refers to them
+        # Every strip refers to these edges of hosts.
+        "edges": "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.edges()),
         "bounds": [f"{100 * bound:g} %" for bound in _BOUNDS],
         "height": f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
         "ruler": axis.ruler(0),
-        "tables": [(entry, _strip(axis, ranks_of(plan, entry), each, pointed=pointed)) for entry, each in found],
+        "tables": [
+            (entry, _strip(axis, ranks_of(plan, entry), each, tooltips=tooltips)) for entry, each in runs_by_table
+        ],
         "rest": [(entry, joined_spans(ranks_of(plan, entry))) for entry in rest],
         "rest_bytes": sum(entry.bytes for entry in rest),
         "rest_rows": sum(entry.rows for entry in rest),
     }
 
 
-def _strip(axis: RankAxis, ranks: list[int], found: list[Run], *, pointed: bool) -> Markup:
-    name = escape(f"{span_words(ranks)}: {_shares(found)}")
-    draw = _rects if pointed else _paths
-    wide = [run for run in found if _extent(axis, run)[1] >= _EDGED]
-    thin = [run for run in found if _extent(axis, run)[1] < _EDGED]
+def _strip(axis: RankAxis, ranks: list[int], rank_runs: list[RankRun], *, tooltips: bool) -> Markup:
+    name = escape(f"{span_words(ranks)}: {_shares(rank_runs)}")
+    draw = _rects if tooltips else _paths
+    wide = [run for run in rank_runs if _extent(axis, run)[1] >= _EDGED_WIDTH]
+    thin = [run for run in rank_runs if _extent(axis, run)[1] < _EDGED_WIDTH]
     edges = '<use href="#edges"/>' if axis.edges() else ""
-    labels = "".join(_label(axis, run) for run in found)
-    drawn = draw(axis, wide) + edges + draw(axis, thin) + labels
+    labels = "".join(_label(axis, run) for run in rank_runs)
+    elements = draw(axis, wide) + edges + draw(axis, thin) + labels
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{name}">'
-        f'<rect class="none" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}"/>{drawn}</svg>'
+        f'<rect class="none" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}"/>{elements}</svg>'
     )
 
 
@@ -209,14 +229,14 @@ def span_words(ranks: list[int]) -> str:
     return f"rank{'s' * (len(ranks) > 1)} {joined_spans(ranks)}"
 
 
-def _shares(found: list[Run]) -> str:
-    low, high = (percent(each(run.share for run in found)) for each in (min, max))
+def _shares(rank_runs: list[RankRun]) -> str:
+    low, high = (percent(each(run.share for run in rank_runs)) for each in (min, max))
     return f"{low} each" if low == high else f"{low} to {high} each"
 
 
-def _rects(axis: RankAxis, found: list[Run]) -> str:
+def _rects(axis: RankAxis, rank_runs: list[RankRun]) -> str:
     parts = []
-    for run in found:
+    for run in rank_runs:
         x, width = _extent(axis, run)
         parts.append(
             f'<rect class="s{_colour(run.share)}" x="{x:.1f}" width="{width:.1f}" height="{_HEIGHT:.0f}">'
@@ -225,29 +245,29 @@ def _rects(axis: RankAxis, found: list[Run]) -> str:
     return "".join(parts)
 
 
-def _label(axis: RankAxis, run: Run) -> str:
+def _label(axis: RankAxis, run: RankRun) -> str:
     x, width = _extent(axis, run)
-    if width < _LABELLED:
+    if width < _LABELLED_WIDTH:
         return ""
     place = f'x="{x + width / 2:.1f}" y="15" text-anchor="middle"'
     return f'<text class="s{_colour(run.share)}" {place}>{escape(_words(run))}</text>'
 
 
-def _words(run: Run) -> str:
+def _words(run: RankRun) -> str:
     return percent(run.share) + " each" * (run.last > run.first)
 
 
-def _paths(axis: RankAxis, found: list[Run]) -> str:
+def _paths(axis: RankAxis, rank_runs: list[RankRun]) -> str:
     pieces: dict[int, list[str]] = {}
-    for run in found:
+    for run in rank_runs:
         x, width = _extent(axis, run)
         pieces.setdefault(_colour(run.share), []).append(f"M{x:.1f} 0h{width:.1f}v{_HEIGHT:.0f}h-{width:.1f}z")
     return "".join(f'<path class="s{colour}" d="{"".join(each)}"/>' for colour, each in sorted(pieces.items()))
 
 
-def _extent(axis: RankAxis, run: Run) -> tuple[float, float]:
-    """Return where a run is drawn; never too thin to see, and inside the strip."""
-    width = max(axis.pitch * (run.last - run.first + 1), _LEAST)
+def _extent(axis: RankAxis, run: RankRun) -> tuple[float, float]:
+    """Return start and width of a run, which is wide enough to see and lies inside the strip."""
+    width = max(axis.pitch * (run.last - run.first + 1), _LEAST_WIDTH)
     return min(axis.place(run.first), _WIDTH - width), width
 
 
@@ -255,76 +275,77 @@ def _colour(share: float) -> int:
     return min(bisect_left(_BOUNDS, share / _SLACK), len(_BOUNDS) - 1)
 
 
-_STEP_WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0  # CSS pixels
-_LABEL = 8.0  # width of a letter
+# Lengths are CSS pixels.
+_STEP_WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0
+_LETTER_WIDTH = 8.0
 
 
-def step(plan: Plan) -> dict[str, Any]:
-    """Return the breakdown of the estimate, where there is one, and a chart over ranks, where tables take time."""
+def step(plan: PlanFile) -> dict[str, Any]:
+    """Return the breakdown of the estimate if the plan has one, and a chart over ranks if tables take time."""
     return {"breakdown": _breakdown(plan.estimate) if plan.estimate else None, "over_ranks": _over_ranks(plan)}
 
 
-def _breakdown(found: Estimate) -> dict[str, Any]:
-    times = {name: found.part_ms(name) for name in PARTS}
+def _breakdown(estimate: StepEstimate) -> dict[str, Any]:
+    times = {name: estimate.part_ms(name) for name in PARTS}
     return {
-        "step": short_ms(found.step_ms),
-        "bound": found.bound,
-        "largest": short_ms(times[found.bound]),
+        "step": short_ms(estimate.step_ms),
+        "bound": estimate.bound,
+        "largest": short_ms(times[estimate.bound]),
         "layers": [Layer(name, name, [ms]) for name, ms in times.items()],
-        "chart": _bars(found),
+        "chart": _bars(estimate),
         "parts": [
             {
                 "name": name,
                 "ms": short_ms(ms).removesuffix(" ms"),
-                "share": percent(ms / found.step_ms) if found.step_ms else "",
-                "what": Estimate.model_fields[f"{name}_ms"].description,
+                "share": percent(ms / estimate.step_ms) if estimate.step_ms else "",
+                "what": StepEstimate.model_fields[f"{name}_ms"].description,
             }
             for name, ms in times.items()
         ],
     }
 
 
-def _bars(found: Estimate) -> Markup:
+def _bars(estimate: StepEstimate) -> Markup:
     """Draw the parts that follow each other above, the loader below, on one axis in milliseconds."""
-    high = max(found.step_ms, found.loader_ms, 1e-6) * 1.0001
+    high = max(estimate.step_ms, estimate.loader_ms, 1e-6) * 1.0001
     scale = (_STEP_WIDTH - _LEFT - _RIGHT) / high
     x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
-    drawn = []
-    for name in BUSY:
-        value = found.part_ms(name)
+    elements = []
+    for name in SEQUENTIAL_PARTS:
+        value = estimate.part_ms(name)
         width = value * scale
-        drawn.append(_piece(name, x, top, width, _BAR, value) if value else "")
+        elements.append(_piece(name, x, top, width, _BAR, value) if value else "")
         x += width
-    drawn.append(_waiting(found, x, _LEFT + found.loader_ms * scale - x, top))
-    drawn.append(_piece("loader", _LEFT, thin, found.loader_ms * scale, _THIN, found.loader_ms))
+    elements.append(_waiting(estimate, x, _LEFT + estimate.loader_ms * scale - x, top))
+    elements.append(_piece("loader", _LEFT, thin, estimate.loader_ms * scale, _THIN, estimate.loader_ms))
     foot = thin + _THIN + 5
-    drawn.append(f'<line class="base" x1="{_LEFT}" x2="{_STEP_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
+    elements.append(f'<line class="base" x1="{_LEFT}" x2="{_STEP_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
     for value in ticks(high, 1.0):
         at, anchor = _LEFT + value * scale, "middle"
         if at > _STEP_WIDTH - 24:
             at, anchor = _STEP_WIDTH - _RIGHT, "end"
-        drawn.append(
+        elements.append(
             f'<text x="{at:.1f}" y="{foot + 15}" text-anchor="{anchor}">{f"{value:g} ms" if value else "0"}</text>'
         )
     for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
-        drawn.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
-    words = ", ".join(f"{name} {short_ms(found.part_ms(name))}" for name in PARTS)
-    told = escape(f"A step of {short_ms(found.step_ms)}: {words}; bound by {found.bound}")
+        elements.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
+    words = ", ".join(f"{name} {short_ms(estimate.part_ms(name))}" for name in PARTS)
+    title = escape(f"A step of {short_ms(estimate.step_ms)}: {words}; bound by {estimate.bound}")
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_STEP_WIDTH:.0f} {foot + 20:.0f}" role="img" '
-        f'class="wide" aria-label="{told}"><title>{told}</title>{"".join(drawn)}</svg>'
+        f'class="wide" aria-label="{title}"><title>{title}</title>{"".join(elements)}</svg>'
     )
 
 
-def _waiting(found: Estimate, x: float, width: float, top: float) -> str:
-    """Draw the rest of a step whose loader takes longer than all else."""
-    rest = found.loader_ms - sum(found.part_ms(name) for name in BUSY)
+def _waiting(estimate: StepEstimate, x: float, width: float, top: float) -> str:
+    """Draw the time that a step waits for the loader, if this takes longer than all other parts."""
+    rest = estimate.loader_ms - sum(estimate.part_ms(name) for name in SEQUENTIAL_PARTS)
     if rest <= 0:
         return ""
     words = escape(f"waits {short_ms(rest)} for the loader")
     place = f'x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}"'
     rect = f'<rect class="hatched" {place}><title>{words}</title></rect>'
-    if width < _LABEL * len(words):
+    if width < _LETTER_WIDTH * len(words):
         return rect
     middle = f'x="{x + width / 2:.1f}" y="{top + _BAR / 2 + 4}" text-anchor="middle"'
     return f'{rect}<text class="boxed" {middle}>{words}</text>'
@@ -336,13 +357,13 @@ def _piece(name: str, x: float, y: float, width: float, height: float, value: fl
         f'<rect class="layer {name}" x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="{height}">'
         f"<title>{escape(words)}</title></rect>"
     )
-    if height < _BAR or width < _LABEL * len(words):
+    if height < _BAR or width < _LETTER_WIDTH * len(words):
         return rect
     middle = f'x="{x + width / 2:.1f}" y="{y + height / 2 + 4}" text-anchor="middle"'
     return f'{rect}<text class="on {name}" {middle}>{escape(words)}</text>'
 
 
-def _over_ranks(plan: Plan) -> dict[str, Any] | None:
+def _over_ranks(plan: PlanFile) -> dict[str, Any] | None:
     layers = [
         Layer("lookup", "lookup", [costs.lookup_ms() for costs in plan.costs]),
         Layer("communication", "communication", [costs.communication_ms() for costs in plan.costs]),
@@ -351,12 +372,12 @@ def _over_ranks(plan: Plan) -> dict[str, Any] | None:
     most, mean = max(times), fmean(times)
     if not most:
         return None
-    look = Look(
+    style = BarStyle(
         f"Time of the tables on {len(times)} ranks: {short_ms(min(times))} to {short_ms(most)}, mean {short_ms(mean)}",
         short_ms,
         (1.0, "ms"),
         most * 1.1,
     )
-    chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], look)
+    chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], style)
     note = f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean"
     return {"note": note, "layers": layers, "chart": chart}

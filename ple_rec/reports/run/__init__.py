@@ -1,1 +1,1 @@
-"""The page of a run: a builder for each section."""
+"""Page of a run, with a builder for each section."""

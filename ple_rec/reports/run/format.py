@@ -1,4 +1,4 @@
-"""Numbers of a run as the cells of its page show them, and one sentence on the meaning of each metric."""
+"""Numbers in the cells of a run's page, and a sentence on the meaning of each metric."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 from ple_rec.config.metrics import METRICS
 from ple_rec.reports.cells import DASH
-from ple_rec.runs.results import number
+from ple_rec.text.json_values import number
 
 
 def count(value: object) -> str:
-    """Return a whole number with its thousands apart; a dash where `value` is no number."""
-    found = number(value)
-    return DASH if found is None else f"{found:,.0f}"
+    """Return a whole number with separators of thousands; a dash if `value` is no number."""
+    known = number(value)
+    return DASH if known is None else f"{known:,.0f}"
 
 
 _OTHERS = {
-    "loss": "what training lowers for the task, before its weight; on the validation split, the log loss.",
-    "positives": "rows with label 1; where they are few, so is what the other figures say.",
+    "loss": "loss that training minimises for the task, before its weight; on the validation split, the log loss.",
+    "positives": "rows with label 1; if they are few, the other figures are uncertain.",
     "mean_label": "mean of the labels.",
     "mean_prediction": "mean of the predictions.",
     "gauc_groups": "groups with positives and negatives, over which GAUC is the mean.",

@@ -1,4 +1,4 @@
-"""The section on A, the weights with which every level's outputs mix its experts: a heat map per level."""
+"""Section on A, the weights with which every level's outputs mix its experts, as a heat map per level."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.reports.cells import true_minus
+from ple_rec.runs.metrics import GateLevel
 from ple_rec.runs.read import RunFiles
-from ple_rec.runs.results import GateLevel
 
-_BLOCK = 16  # experts side by side at most; a level with more is cut into blocks below each other
-_LARGE = 12  # experts up to which cells are large, and have bars
-_MANY_CELLS = 1500  # more than this are folded away
+# A level with more experts is cut into blocks below each other.
+_BLOCK = 16
+# Up to so many experts, cells are large and have bars.
+_LARGE = 12
+# More cells than this are folded away.
+_MANY_CELLS = 1500
 
-# What A is, for each way to make it. Unknown ways are shown like softmax.
+# Description of A for each mixing. An unknown mixing is described like softmax.
 _GATED = "Weights of a softmax gate: mean over the evaluated samples, \u00b1 standard deviation."
 _MIXINGS = {
     "softmax": _GATED,
@@ -32,18 +35,27 @@ _FIXED = ("concat", "sum", "mean")
 
 @dataclass(frozen=True)
 class _Weights:
-    """One level's A: names, and (O, E) means and deviations, None where an output does not read an expert."""
+    """A of one level.
+
+    Args:
+        outputs: Names of the outputs.
+        experts: Names of the experts.
+        mean: Means (O, E); None if an output does not read an expert.
+        std: Standard deviations (O, E); None if an output does not read an expert.
+        full: Weight that has the full colour.
+        constant: True if the weights are the same for all samples.
+    """
 
     outputs: list[str]
     experts: list[str]
     mean: list[list[float | None]]
     std: list[list[float | None]]
-    full: float  # the weight of full colour
+    full: float
     constant: bool
 
     @property
     def dense(self) -> bool:
-        """Whether cells are small: two decimals, and no bars."""
+        """Flag that cells are small, with two decimals and no bars."""
         return len(self.experts) > _LARGE
 
     def reads(self, output: int, columns: range) -> bool:
@@ -51,8 +63,8 @@ class _Weights:
 
 
 def gates(run: RunFiles) -> dict[str, Any]:
-    """Say what A is on each level, in words and as a heat map; words that serve every level stand once."""
-    recorded = run.evaluated("gates")[1]
+    """Return a description and a heat map of A for each level; a description that all levels share is given once."""
+    recorded = run.evaluation_part("gates")[1]
     if not isinstance(recorded, list):
         return {"words": "", "levels": None}
     levels = [(gate, _weights(gate)) for gate in GateLevel.read_all(recorded)]
@@ -108,7 +120,7 @@ def _weights(gate: GateLevel) -> _Weights:
 
 
 def _entry(rows: list[list[float | None]], row: int, column: int) -> float | None:
-    """Return a weight; None where a damaged matrix has none there."""
+    """Return a weight of a matrix; None if the matrix is damaged and has no such element."""
     values = rows[row] if row < len(rows) else []
     return values[column] if column < len(values) else None
 
@@ -126,7 +138,7 @@ def _readers(level: _Weights, row: int) -> str:
 
 
 def _cut(experts: Sequence[str]) -> list[range]:
-    """Return ranges of at most `_BLOCK` experts; one owner's stand in one range where they fit."""
+    """Return ranges of at most `_BLOCK` experts; experts of one owner are in one range if they fit."""
     blocks = [range(0)]
     for size in (size for _, size in _runs([_owner(name) for name in experts])):
         while size:
@@ -167,7 +179,7 @@ def _block(level: _Weights, columns: range, rows: Sequence[int]) -> dict[str, An
 
 
 def _cell(level: _Weights, row: int, column: int) -> dict[str, Any]:
-    """Return a weight with its share of the full colour, its deviation and this as a bar, all in percent of `full`."""
+    """Return the cell of a weight: its share of the full colour, its deviation, and the bar of both, in percent."""
     output, expert = level.outputs[row], level.experts[column]
     mean, std = level.mean[row][column], level.std[row][column]
     digits = 2 if level.dense else 3
@@ -184,7 +196,7 @@ def _cell(level: _Weights, row: int, column: int) -> dict[str, Any]:
 
 
 def _short(value: float, digits: int) -> str:
-    """Return `0.123`, where room is short `.12`; a true minus sign; 1 where rounding reaches it."""
+    """Return `0.123`, or `.12` with two digits, with a true minus sign; 1 if rounding reaches it."""
     shown = f"{abs(value):.{digits}f}"
     shown = shown.removeprefix("0") if digits < 3 and abs(value) < 1 and shown.startswith("0.") else shown
     return f"\u2212{shown}" if value < 0 and float(shown) else shown

@@ -1,7 +1,7 @@
-"""`report.html`: one page that says what a run was, did and reached.
+"""Page of a run, `report.html`: its results and the course of its training.
 
-Everything comes from the files of the run directory. A section is a function from `RunFiles` to a view (None: the run
-has no such part), listed in `SECTIONS`, and the block of its name in `templates/run.html.j2`.
+Everything comes from the files of the run directory. Each section in `SECTIONS` has a function that turns `RunFiles`
+into a view (None if the run has no such part), and a block of its name in `templates/run.html.j2`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from ple_rec.reports.page import Fact, KeyFigure, Part, render, write_document
 from ple_rec.reports.run.gates import gates
 from ple_rec.reports.run.progress import learning_curves, loss_weights, table_health, throughput
 from ple_rec.reports.run.results import calibration, placement, results, slices
+from ple_rec.runs.log import Series
+from ple_rec.runs.metrics import split_tasks
 from ple_rec.runs.overfitting import overfitting_warning
-from ple_rec.runs.read import RunFiles, Series, read_run
-from ple_rec.runs.results import mapping, number, split_tasks
+from ple_rec.runs.read import RunFiles, read_run
 from ple_rec.storage import Location
+from ple_rec.text.json_values import mapping, number
 from ple_rec.text.units import short_bytes, short_count, short_duration
 
 
@@ -29,7 +31,7 @@ def run_name(run: RunFiles) -> str:
 
 
 def facts(run: RunFiles) -> list[Fact]:
-    """Return variant, data set, seed, precision and the run that it started from, as far as they are recorded."""
+    """Return variant, dataset, seed, precision and the run that it started from, each only if it is recorded."""
     recorded = (
         Fact("variant", mapping(run.config.get("model")).get("variant")),
         Fact("data", mapping(run.config.get("data")).get("path")),
@@ -41,23 +43,23 @@ def facts(run: RunFiles) -> list[Fact]:
 
 
 def log_written(run: RunFiles) -> str:
-    """Return when the log was last written; empty where there is none."""
+    """Return the time of the last write to the log; empty without a log."""
     return f"{run.log_written:%Y-%m-%d %H:%M} UTC" if run.log_written is not None else ""
 
 
 def _precision(run: RunFiles) -> str | None:
-    """Return the precision of the matrix products; where `auto` chose it, with the speeds by which it did."""
-    recorded, asked = mapping(run.metrics.get("precision")), mapping(run.config.get("train")).get("precision")
-    used, speeds = recorded.get("used", asked), mapping(recorded.get("gflops"))
-    if not isinstance(used, str) or asked != "auto" or used == asked:
+    """Return the precision of the matrix products; if `auto` chose it, with the measured speeds."""
+    recorded, configured = mapping(run.metrics.get("precision")), mapping(run.config.get("train")).get("precision")
+    used, speeds = recorded.get("used", configured), mapping(recorded.get("gflops"))
+    if not isinstance(used, str) or configured != "auto" or used == configured:
         return used if isinstance(used, str) else None
-    read = ((name, number(speed)) for name, speed in speeds.items())
-    measured = [f"{name} {speed_text(speed)} GFLOP/s" for name, speed in read if speed is not None]
-    return f"{used} (auto{''.join(f', {speed}' for speed in measured)})"
+    numbers = ((name, number(speed)) for name, speed in speeds.items())
+    texts = [f"{name} {speed_text(speed)} GFLOP/s" for name, speed in numbers if speed is not None]
+    return f"{used} (auto{''.join(f', {text}' for text in texts)})"
 
 
 def status(run: RunFiles) -> tuple[str, bool]:
-    """Return how far the run came, and whether it finished."""
+    """Return the status of the run in words, and True if it has finished."""
     if split_tasks(run.metrics, "test"):
         early = run.metrics.get("stopped_early") is True
         return "finished: stopped early, since it no longer improved" if early else "finished", True
@@ -67,38 +69,40 @@ def status(run: RunFiles) -> tuple[str, bool]:
 
 
 def notes(run: RunFiles) -> list[str]:
-    """Return what is missing or odd about the run, in plain words."""
+    """Return sentences about missing, damaged and unusual results of the run."""
     losses = (run.log.series(split, "loss") for split in ("train", "valid"))
-    overfits = overfitting_warning(*losses, stops_early=run.config.get("early_stopping") is not None)
-    told = [] if overfits is None else [overfits.removeprefix("warning: ")]
-    return [*run.notes, *told, *_missing_metrics(run), *_damaged_metrics(run)]
+    warning = overfitting_warning(*losses, stops_early=run.config.get("early_stopping") is not None)
+    warnings = [] if warning is None else [warning.removeprefix("warning: ")]
+    return [*run.notes, *warnings, *_missing_metrics(run), *_damaged_metrics(run)]
 
 
 def _missing_metrics(run: RunFiles) -> list[str]:
     if not run.metrics:
         return []
-    there = {
+    present = {
         "test results": split_tasks(run.metrics, "test") or mapping(run.config.get("evaluation")).get("test") is False,
         "validation results": split_tasks(run.metrics, "valid"),
-        "calibration and ROC curves": run.evaluated("curves")[1],
-        "gate weights": run.evaluated("gates")[1] is not None,
-        "metrics by slice": run.evaluated("slices")[1] or not mapping(run.config.get("evaluation")).get("slices"),
+        "calibration and ROC curves": run.evaluation_part("curves")[1],
+        "gate weights": run.evaluation_part("gates")[1] is not None,
+        "metrics by slice": run.evaluation_part("slices")[1] or not mapping(run.config.get("evaluation")).get("slices"),
         "table health": run.metrics.get("table_health") or not run.plan.get("tables"),
     }
-    missing = [name for name, value in there.items() if not value]
+    missing = [name for name, value in present.items() if not value]
     return [f"metrics.json has no {', no '.join(missing)}."] if missing else []
 
 
 def _damaged_metrics(run: RunFiles) -> list[str]:
-    """Name the parts of `metrics.json` that are of another kind than they should be, and therefore left out."""
-    parts = [(key, run.evaluated(key)[1], kind) for key, kind in (("curves", dict), ("gates", list), ("slices", list))]
+    """Return a note that names the parts of `metrics.json` whose type is wrong, and which are left out."""
+    parts = [
+        (key, run.evaluation_part(key)[1], kind) for key, kind in (("curves", dict), ("gates", list), ("slices", list))
+    ]
     parts.append(("table_health", run.metrics.get("table_health"), list))
     odd = [key for key, value, kind in parts if value is not None and not isinstance(value, kind)]
     return [f"metrics.json holds {', '.join(odd)} in an unexpected form; left out."] if odd else []
 
 
 def key_figures(run: RunFiles) -> list[KeyFigure]:
-    """Return size, speed and cost of the run, each figure only where it is recorded."""
+    """Return size, speed and cost of the run, each figure only if it is recorded."""
     log, metrics, last = run.log, run.metrics, run.log.last("train")
     sizes = mapping(metrics.get("parameters"))
     wait = _median(log.series("train", "data_wait"), scale=100)
@@ -117,20 +121,20 @@ def key_figures(run: RunFiles) -> list[KeyFigure]:
 
 
 def _figure(label: str, value: object, show: Callable[[float], str], note: str = "") -> KeyFigure | None:
-    found = number(value)
-    return None if found is None else KeyFigure(label, show(found), note)
+    known = number(value)
+    return None if known is None else KeyFigure(label, show(known), note)
 
 
 def _best(run: RunFiles) -> str:
-    """Say where the best checkpoint is, by what, and how good."""
+    """Return step and metric of the best checkpoint in words."""
     metric, value = run.metrics.get("best_metric"), number(run.metrics.get("best_value"))
     at = _note("best checkpoint at {:,.0f}", run.best_step())
     return f"{at}, {metric} {value:.4f}" if at and isinstance(metric, str) and value is not None else at
 
 
 def _note(template: str, value: object) -> str:
-    found = number(value)
-    return "" if found is None else template.format(found)
+    known = number(value)
+    return "" if known is None else template.format(known)
 
 
 def _epoch(record: Mapping[str, Any]) -> str:
@@ -157,14 +161,14 @@ REPORT_FILE = "report.html"
 def write_report(run_dir: Location) -> Location:
     """Write `report.html` into a run directory, from the files in it alone.
 
-    A part of the run that is absent or damaged (the run was killed, an older file) is named in a notice at the top of
-    the page; the rest renders. Equal files give equal bytes. The page appears under its name only when complete.
+    If a part of the run is absent or damaged, since the run was killed or is older, a notice at the top of the page
+    names it. Equal files give equal bytes. The page appears under its name only when complete.
 
     Args:
-        run_dir: A directory with any of `config.toml`, `plan.json`, `train.jsonl`, `metrics.json`.
+        run_dir: Directory with any of `config.toml`, `plan.json`, `train.jsonl`, `metrics.json`.
 
     Returns:
-        The path of the report.
+        Path of the report.
 
     Raises:
         UserError: The directory holds none of the four files, or the report cannot be written.
@@ -196,7 +200,7 @@ def run_page(run: RunFiles) -> str:
 
 
 class Section(NamedTuple):
-    """A part of the page: its anchor, its heading, and what makes its view."""
+    """Anchor and heading of a section, and the function that makes its view."""
 
     anchor: str
     heading: str

@@ -1,4 +1,4 @@
-"""Sections on how a run went: learning curves, throughput, loss weights, and the health of its tables."""
+"""Sections on the course of a run: learning curves, throughput, loss weights, and the health of its tables."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ple_rec.reports.cells import Scale, scale_over
 from ple_rec.reports.charts import hardly_differ, learning_curve, over_steps, weight_lines
+from ple_rec.reports.drawing import Scale, scale_over
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.format import count, meanings
-from ple_rec.runs.read import RunFiles, Series
-from ple_rec.runs.results import TableHealth, mapping
+from ple_rec.runs.log import Series
+from ple_rec.runs.metrics import TableHealth
+from ple_rec.runs.read import RunFiles
+from ple_rec.text.json_values import mapping
 from ple_rec.text.units import metric_text
 
-# Caption, key in the training records, keys in the evaluations of which the first present is drawn. An evaluation knows
-# no Huber loss: a regression's loss stands beside an MSE only where it is one.
+# Caption, key in the training records, and keys in the evaluations, of which the first recorded one is drawn.
+# Evaluations have no Huber loss, so its panel has no validation curve. A loss that is an MSE is drawn in the MSE panel.
 CURVES = (
     ("Loss", "loss", ("loss", "logloss")),
     ("MSE", "mse", ("mse",)),
@@ -49,7 +51,7 @@ def learning_curves(run: RunFiles) -> dict[str, Any]:
 
 
 def _same(loss: Series, mse: Series) -> bool:
-    """Tell whether a task's loss is its MSE, which has a panel of its own; sums of other precisions differ a little."""
+    """Return True if a task's loss is its MSE, which has a panel of its own; rounding lets them differ a little."""
     return bool(mse) and np.allclose(loss.values, mse.values, rtol=1e-3, equal_nan=True)
 
 
@@ -73,11 +75,12 @@ def throughput(run: RunFiles) -> list[Panel]:
     return panels
 
 
-_MANY = 12  # more tasks than this have their weights folded away
+# The weights of more tasks than this are folded away.
+_MANY = 12
 
 
 class _Line(NamedTuple):
-    """The tasks whose weights are the same at every step, and these weights."""
+    """Tasks whose weights are the same at every step, and these weights."""
 
     tasks: list[str]
     series: Series
@@ -94,7 +97,7 @@ class _Line(NamedTuple):
 
 
 def loss_weights(run: RunFiles) -> dict[str, Any] | None:
-    """Return a line per task, drawn where one changes; None where all weights are 1."""
+    """Return first and last weight of each task, and a chart if a weight changes; None if all weights are 1."""
     lines = _lines(run)
     changes = any(line.changes for line in lines)
     if not changes and not any(line.ends[0] != 1 for line in lines):
@@ -103,9 +106,9 @@ def loss_weights(run: RunFiles) -> dict[str, Any] | None:
     panel = None
     if changes:
         lines.sort(key=lambda line: -line.ends[1])
-        drawn = [(line.tasks, line.series) for line in lines]
-        note = "at each report step" + ("; the axis does not start at 0" if hardly_differ(drawn) else "")
-        panel = Panel("Weight", note, weight_lines("loss-weights", "Loss weights over training steps", drawn))
+        curves = [(line.tasks, line.series) for line in lines]
+        note = "at each report step" + ("; the axis does not start at 0" if hardly_differ(curves) else "")
+        panel = Panel("Weight", note, weight_lines("loss-weights", "Loss weights over training steps", curves))
     ends = [(task, *line.ends) for line in lines for task in line.tasks]
     return {"panel": panel, "learned": learned, "ends": ends, "folded": len(ends) > _MANY}
 
@@ -125,28 +128,35 @@ def _lines(run: RunFiles) -> list[_Line]:
     return lines
 
 
-_UNTOUCHED = 0.5  # share of rows never touched above which a table is called odd
-_SKEWED, _SKEWED_ROWS = 0.9, 1000  # share of look-ups on 1 % of the rows that is called odd, from so many rows on
-_FAR = 10  # times the 99 % quantile, above which the greatest norm is called odd
-_FEW_ROWS = 100  # up to so many the 99 % quantile, being interpolated, is partly the greatest norm: the median serves
-_LOGARITHMIC = 8  # ratio of norms above which their axis is logarithmic
-_MANY_TABLES, _WORST = 24, 5  # more tables than this are folded away, but for the worst
-_MANY_WARNINGS = 12  # more than this are folded away
+# A table has a warning if a greater share of its rows was never touched.
+_UNTOUCHED = 0.5
+# A table of at least so many rows has a warning if a greater share of its look-ups is on 1 % of the rows.
+_SKEWED, _SKEWED_ROWS = 0.9, 1000
+# A table has a warning if its greatest norm is more than so many times the 99 % quantile.
+_FAR = 10
+# In a smaller table the 99 % quantile is interpolated with the greatest norm, so the median takes its place.
+_FEW_ROWS = 100
+# The axis of norms is logarithmic if their ratio is greater.
+_LOGARITHMIC = 8
+# More tables than this are folded away, except the worst.
+_MANY_TABLES, _WORST = 24, 5
+# More warnings than this are folded away.
+_MANY_WARNINGS = 12
 
 
 def table_health(run: RunFiles) -> dict[str, Any]:
-    """Return a row per table, the largest first, under what is odd about any of them."""
+    """Return a row per table, the largest first, and the warnings about tables."""
     tables = sorted(TableHealth.read_all(run.metrics.get("table_health")), key=lambda entry: -(entry.rows or 0))
     scale = _scale(tables)
     rows = [_row(entry, scale) for entry in tables]
     order = sorted(range(len(tables)), key=lambda index: _badness(tables[index]), reverse=True)
-    odd = [(entry.table, words) for entry in tables for words in _odd(entry)]
+    warnings = [(entry.table, text) for entry in tables for text in _warnings(entry)]
     return {
         "ended": bool(run.metrics),
         "scale": scale,
         "ticks": _ticks(scale),
-        "odd": odd[:_MANY_WARNINGS],
-        "more": odd[_MANY_WARNINGS:],
+        "odd": warnings[:_MANY_WARNINGS],
+        "more": warnings[_MANY_WARNINGS:],
         "worst": [rows[index] for index in order[:_WORST]] if len(tables) > _MANY_TABLES else [],
         "tables": rows,
         "unrecorded": _unrecorded(tables),
@@ -154,17 +164,17 @@ def table_health(run: RunFiles) -> dict[str, Any]:
 
 
 def _badness(entry: TableHealth) -> tuple[float, ...]:
-    """Order tables, the worst last: by their warnings, rows never touched, and how far the longest row is off."""
-    return len(_odd(entry)), _untouched(entry) or 0.0, _longest(entry)[1]
+    """Return a sort key, greater for worse tables: number of warnings, rows never touched, and greatest norm."""
+    return len(_warnings(entry)), _untouched(entry) or 0.0, _longest(entry)[1]
 
 
 def _quantile(entry: TableHealth, share: float) -> float | None:
-    """Return one quantile of a table's norms; None where it is not recorded."""
+    """Return one quantile of a table's norms; None if it is not recorded."""
     return next((norm for at, norm in (entry.norms or {}).items() if math.isclose(at, share)), None)
 
 
 def _scale(tables: Sequence[TableHealth]) -> Scale | None:
-    """Return the axis of all norms: from zero, or logarithmic where they differ much; None where none is recorded."""
+    """Return the axis of all norms, from zero or logarithmic if they differ much; None if none is recorded."""
     ends = [value for entry in tables for share in (0.01, 0.99) if (value := _quantile(entry, share)) is not None]
     if not ends:
         return None
@@ -205,12 +215,12 @@ def _untouched(entry: TableHealth) -> float | None:
 
 
 def _norms(entry: TableHealth) -> dict[str, Any] | None:
-    """Return quantiles of the norms as they are drawn, in words and as cells; None where one is not recorded."""
+    """Return quantiles of the norms for the strip, in words and as cells; None if one is not recorded."""
     shares = (0.01, 0.1, 0.5, 0.9, 0.99)
-    found = [value for share in shares if (value := _quantile(entry, share)) is not None]
-    if len(found) < len(shares):
+    quantiles = [value for share in shares if (value := _quantile(entry, share)) is not None]
+    if len(quantiles) < len(shares):
         return None
-    low, lower, middle, upper, high = found
+    low, lower, middle, upper, high = quantiles
     least, greatest = (_quantile(entry, share) for share in (0.0, 1.0))
     name = f"norms of {entry.table}: 1 % {low:.3g}, 10 % {lower:.3g}, median {middle:.3g}"
     name += f", 90 % {upper:.3g}, 99 % {high:.3g}"
@@ -226,48 +236,48 @@ def _norms(entry: TableHealth) -> dict[str, Any] | None:
 
 
 def _digits(norm: float) -> str:
-    """Return three significant digits, zeros at the end kept, so that a column lines up: `0.0200`."""
+    """Return three significant digits with trailing zeros, so that a column lines up: `0.0200`."""
     return f"{norm:#.3g}".removesuffix(".") if norm < 1000 else f"{norm:.3g}"
 
 
 def _longest(entry: TableHealth) -> tuple[str, float]:
-    """Return what the greatest norm is compared with, in words, and how many times that it is; 0 if not known."""
+    """Return the reference of the greatest norm in words, and their ratio; 0 if it is not known."""
     few = (entry.rows or math.inf) <= _FEW_ROWS
     usual, greatest = _quantile(entry, 0.5 if few else 0.99), _quantile(entry, 1.0)
     words = "the median of its rows" if few else "what 99 % of its rows stay below"
     return words, greatest / usual if usual and greatest is not None else 0.0
 
 
-def _odd(entry: TableHealth) -> list[str]:
-    found, untouched, top = [], _untouched(entry), entry.top_share
+def _warnings(entry: TableHealth) -> list[str]:
+    warnings, untouched, top = [], _untouched(entry), entry.top_share
     greatest, (usual, times) = _quantile(entry, 1.0), _longest(entry)
     if entry.lookups == 0:
-        found.append("the training split never looks it up.")
+        warnings.append("the training split never looks it up.")
     elif untouched is not None and untouched >= 1:
-        found.append("no row was trained; every one still holds its initial values.")
+        warnings.append("no row was trained; every one still holds its initial values.")
     elif untouched is not None and untouched > _UNTOUCHED:
-        found.append(
+        warnings.append(
             f"{100 * untouched:.0f} % of its rows were never touched; they hold random initial values. A higher "
             "frequency threshold in data preparation, or longer training, would leave fewer."
         )
     if _not_finite(entry):
-        found.append("some rows are not finite.")
+        warnings.append("some rows are not finite.")
     elif greatest == 0:
-        found.append("every row is zero.")
+        warnings.append("every row is zero.")
     elif greatest is not None and times > _FAR:
-        found.append(f"its longest row has norm {greatest:.3g}, {times:.0f} times {usual}.")
+        warnings.append(f"its longest row has norm {greatest:.3g}, {times:.0f} times {usual}.")
     if top is not None and top > _SKEWED and (entry.rows or 0) >= _SKEWED_ROWS:
-        found.append(f"{100 * top:.0f} % of its look-ups fall on 1 % of the rows; most rows see few samples.")
-    return found
+        warnings.append(f"{100 * top:.0f} % of its look-ups fall on 1 % of the rows; most rows see few samples.")
+    return warnings
 
 
 def _not_finite(entry: TableHealth) -> bool:
-    """Tell whether a quantile of the norms is recorded as undefined: a row that is not finite stands there."""
+    """Return True if a quantile of the norms is recorded as undefined, since a row is not finite."""
     return any(norm is None for norm in (entry.norms or {}).values())
 
 
 def _unrecorded(tables: Sequence[TableHealth]) -> list[str]:
-    """Name the figures that are dashes, and say why."""
+    """Return the names of the figures that are dashes, with the reasons."""
     reasons = {
         "never_touched": "never touched (not compared with the initial values)",
         "norms": "norms",

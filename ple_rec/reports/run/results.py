@@ -1,4 +1,4 @@
-"""Sections on what a run reached: metrics, metrics of slices, calibration, and the placement of its tables."""
+"""Sections on the results of a run: metrics, metrics of slices, calibration, and the placement of its tables."""
 
 from __future__ import annotations
 
@@ -9,31 +9,21 @@ from typing import Any
 import numpy as np
 
 from ple_rec.config.metrics import METRICS, Metric
-from ple_rec.reports.cells import DASH, Scale, scale_over
+from ple_rec.reports.cells import DASH
 from ple_rec.reports.charts import calibration_plot, roc_curve
+from ple_rec.reports.drawing import Scale, scale_over
 from ple_rec.reports.page import Panel
 from ple_rec.reports.run.format import count, meanings
+from ple_rec.runs.metrics import RecordedCurves, by_kind, paper_sources, present, split_tasks
 from ple_rec.runs.read import RunFiles
-from ple_rec.runs.results import (
-    FEW,
-    FEW_OF_A_CLASS,
-    Curves,
-    by_kind,
-    caution,
-    entries,
-    few_samples,
-    items,
-    mapping,
-    number,
-    paper_sources,
-    present,
-    slice_name,
-    split_tasks,
-)
+from ple_rec.runs.results import FEW, FEW_OF_A_CLASS, caution, few_samples, slice_name
+from ple_rec.text.json_values import entries, items, mapping, number
 from ple_rec.text.units import joined_spans, metric_text, short_bytes
 
-_MANY_TABLES = 24  # more than this are folded away
-_MORE = {  # headings of what stands in tables of its own
+# More tables than this are folded away.
+_MANY_TABLES = 24
+# Headings of numbers that are no metrics, and have tables of their own.
+_MORE = {
     "mean_label": "mean label",
     "mean_prediction": "mean prediction",
     "gauc_groups": "groups",
@@ -43,11 +33,12 @@ _MORE = {  # headings of what stands in tables of its own
 }
 _SPLIT_ORDER = ("test", "valid", "train")
 _POSITIVES = Metric("positives", "positives", text="{:,.0f}".format)
-_COLUMNS = (*METRICS, _POSITIVES)  # there is room for them at 1,100 pixels, with papers' figures
+# A page of 1,100 pixels has room for these columns and the papers' figures.
+_COLUMNS = (*METRICS, _POSITIVES)
 
 
 def results(run: RunFiles) -> dict[str, Any]:
-    """Return the final results; those of the last evaluation in the log where there are none."""
+    """Return the final results, or those of the last evaluation in the log if there are none."""
     if any(split_tasks(run.metrics, split) for split in run.metrics):
         return _results_of(run.metrics)
     last = run.log.last("valid")
@@ -55,7 +46,7 @@ def results(run: RunFiles) -> dict[str, Any]:
 
 
 def _results_of(metrics: Mapping[str, Any], last_step: str = "") -> dict[str, Any]:
-    """Return a table of the binary tasks and one of the regressions, such tables of other numbers, and notes."""
+    """Return tables of metrics and of other numbers, for binary tasks and for regressions, and notes."""
     splits = {split: tasks for split in _results_splits(metrics) if (tasks := split_tasks(metrics, split))}
     merged: dict[str, Mapping[str, Any]] = {}
     for tasks in splits.values():
@@ -94,7 +85,14 @@ def _results_table(
     columns: Sequence[Metric],
     papers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return a row per task and split, papers' figures beside; columns are the known metrics in their usual order."""
+    """Return a row per task and split, with the papers' figures beside the metrics that they have.
+
+    Args:
+        tasks: Names of the tasks.
+        splits: Metrics by split and task.
+        columns: Metrics in the order of the columns.
+        papers: Metrics in papers, by task.
+    """
     compared = {column.key for column in columns for name in tasks if column.key in mapping(papers.get(name))}
     heads = [head for column in columns for head in (column.heading, *["paper"] * (column.key in compared))]
     rows = []
@@ -112,11 +110,11 @@ def _results_table(
 
 
 def _other_columns(rows: Sequence[Mapping[str, Any]]) -> list[Metric]:
-    """Return what a task carries beside metrics, as columns: the known numbers, then all others that there are."""
+    """Return columns for the numbers of tasks beside metrics: those of `_MORE`, then all others."""
     metrics = {column.key for column in _COLUMNS} | {"auc_error_bound"}
-    there = {key for row in rows for key in row if key not in metrics and number(row[key]) is not None}
-    unknown = dict.fromkeys(key for row in rows for key in row if key in there and key not in _MORE)
-    keys = [*(key for key in _MORE if key in there), *unknown]
+    present_keys = {key for row in rows for key in row if key not in metrics and number(row[key]) is not None}
+    unknown = dict.fromkeys(key for row in rows for key in row if key in present_keys and key not in _MORE)
+    keys = [*(key for key in _MORE if key in present_keys), *unknown]
     return [Metric(key, _MORE.get(key, key.replace("_", " ")), text=_plain) for key in keys]
 
 
@@ -125,7 +123,7 @@ def _plain(value: float) -> str:
 
 
 def _metric_cell(column: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
-    """Return a metric and how exact it is; a dash where it is recorded as undefined."""
+    """Return the text of a metric and its margin; a dash if it is recorded as undefined."""
     value = number(values.get(column.key))
     if value is None:
         return DASH if column.key in values else "", ""
@@ -133,7 +131,7 @@ def _metric_cell(column: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _margin(key: str, values: Mapping[str, Any]) -> str:
-    """Return the error bound of AUC, or the interval of GAUC, where it is recorded."""
+    """Return the error bound of AUC, or the interval of GAUC; empty if it is not recorded."""
     bound = number(values.get("auc_error_bound")) if key == "auc" else None
     if bound:
         return f"\u00b1{bound:.0e}"
@@ -143,21 +141,21 @@ def _margin(key: str, values: Mapping[str, Any]) -> str:
 
 
 def placement(run: RunFiles) -> dict[str, Any]:
-    """Say where every embedding table lies, the largest first, with a total."""
-    found = entries(run.plan.get("tables"))
-    found.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
-    rows, size = (sum(number(entry.get(key)) or 0 for entry in found) for key in ("rows", "bytes"))
+    """Return size and ranks of every embedding table, the largest first, with a total."""
+    tables = entries(run.plan.get("tables"))
+    tables.sort(key=lambda entry: -(number(entry.get("bytes")) or 0))
+    rows, size = (sum(number(entry.get(key)) or 0 for entry in tables) for key in ("rows", "bytes"))
     return {
         "planned": bool(run.plan),
-        "tables": [_placed(entry) for entry in found],
-        "total": "1 table" if len(found) == 1 else f"{len(found)} tables",
+        "tables": [_placement(entry) for entry in tables],
+        "total": "1 table" if len(tables) == 1 else f"{len(tables)} tables",
         "rows": f"{rows:,.0f}",
         "size": size,
-        "folded": len(found) > _MANY_TABLES,
+        "folded": len(tables) > _MANY_TABLES,
     }
 
 
-def _placed(entry: Mapping[str, Any]) -> dict[str, Any]:
+def _placement(entry: Mapping[str, Any]) -> dict[str, Any]:
     size = number(entry.get("bytes"))
     return {
         **{key: entry.get(key, "") for key in ("table", "sharding", "kernel")},
@@ -175,16 +173,19 @@ def _ranks(value: object) -> str:
     return joined_spans(rank for rank in value if isinstance(rank, int))
 
 
-_MANY_SLICES = 6  # more than this: one fold per column, the first open
-_MAIN = ("auc", "rmse", "mse", "ne", "logloss")  # the first of these that is there is drawn
-_GREATEST = {"auc": 1.0}  # what a drawn metric can be at most; none is below 0
+# More tables than this are folded by column, with the first column open.
+_MANY_SLICES = 6
+# The first of these that is recorded is drawn.
+_MAIN = ("auc", "rmse", "mse", "ne", "logloss")
+# Upper bounds of these metrics; none is below 0.
+_GREATEST = {"auc": 1.0}
 
 Values = Mapping[str, Any]
 
 
 def slices(run: RunFiles) -> dict[str, Any]:
-    """Return metrics by the values of every column that the configuration names."""
-    split, recorded = run.evaluated("slices")
+    """Return metrics by the values of every column in `evaluation.slices`."""
+    split, recorded = run.evaluation_part("slices")
     columns = [column for column in entries(recorded) if entries(column.get("values"))]
     whole = split_tasks(run.metrics, split)
     values = [entry for column in columns for entry in entries(column.get("values"))]
@@ -213,7 +214,7 @@ def _column(column: Values, whole: Mapping[str, Values]) -> dict[str, Any]:
 
 
 def _task_table(column: Values, task: str, whole: Values) -> dict[str, Any]:
-    """Return the slices of one column for one task; the first metric is the one that is drawn."""
+    """Return the slices of one column for one task; the first metric is drawn."""
     slices = [(entry, _values(entry, task)) for entry in entries(column.get("values"))]
     all_values = [whole, *(values for _, values in slices)]
     main = next((key for key in _MAIN if any(key in values for values in all_values)), None)
@@ -235,20 +236,20 @@ def _task_table(column: Values, task: str, whole: Values) -> dict[str, Any]:
 
 
 def _values(entry: Values, task: str) -> Values:
-    """Return a slice's metrics for one task; `samples` is the task's own count where it has one."""
+    """Return a slice's metrics for one task; `samples` is the task's own count if it has one."""
     values = dict(mapping(mapping(entry.get("tasks")).get(task)))
     values.setdefault("samples", entry.get("samples"))
     return values
 
 
 def _scale(slices: Sequence[Values], main: str | None, reference: float | None) -> Scale | None:
-    """Return an axis over the whole split and the slices that can be trusted, else over all."""
+    """Return an axis over the whole split and the slices without caution, or over all slices if none is."""
     known = [(values, value) for values in slices if main and (value := number(values.get(main))) is not None]
-    kept = [value for values, value in known if not caution(values)] or [value for _, value in known]
-    if not kept:
+    points = [value for values, value in known if not caution(values)] or [value for _, value in known]
+    if not points:
         return None
-    kept += [] if reference is None else [reference]
-    return scale_over(kept, least=0.0, greatest=_GREATEST.get(main or "", math.inf))
+    points += [] if reference is None else [reference]
+    return scale_over(points, least=0.0, greatest=_GREATEST.get(main or "", math.inf))
 
 
 def _ticks(scale: Scale | None) -> list[tuple[float, str]]:
@@ -275,20 +276,21 @@ def _row(
 
 
 def _cells(values: Values, shown: Sequence[Metric]) -> dict[str, Any]:
-    found = ((column, number(values.get(column.key))) for column in shown)
-    cells = [DASH if value is None else column.text(value) for column, value in found]
+    numbers = ((column, number(values.get(column.key))) for column in shown)
+    cells = [DASH if value is None else column.text(value) for column, value in numbers]
     return {"samples": count(values.get("samples")), "cells": cells}
 
 
 def calibration(run: RunFiles) -> dict[str, Any]:
-    """Draw two panels per task, with the figure that each of them comes to in its caption."""
-    split, recorded = run.evaluated("curves")
+    """Draw a calibration plot and an ROC curve for each task, with calibration or AUC in the caption."""
+    split, recorded = run.evaluation_part("curves")
     tasks = split_tasks(run.metrics, split)
     panels = []
     for index, (task, value) in enumerate(mapping(recorded).items()):
-        curves, reached = Curves.read(value), tasks.get(task, {})
+        curves, reached = RecordedCurves.read(value), tasks.get(task, {})
         bins = [(each.predicted, each.observed, each.weight) for each in curves.calibration]
-        x, y, weight = np.array(bins, dtype=float).reshape(-1, 3).T.tolist()  # NaN where one is not recorded
+        # A number that is not recorded is NaN.
+        x, y, weight = np.array(bins, dtype=float).reshape(-1, 3).T.tolist()
         plot = calibration_plot(f"calibration-{index}", f"Calibration of {task}", x, y, weight)
         roc = roc_curve(f"roc-{index}", f"ROC curve of {task}", curves.roc_points)
         panels += [] if plot is None else [Panel(task, _note("calibration", reached, "calibration"), plot)]

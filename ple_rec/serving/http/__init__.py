@@ -1,4 +1,4 @@
-"""The HTTP server of an exported model: admission, micro-batches, reload, metrics.
+"""HTTP server of an exported model: admission, micro-batches, reload, metrics.
 
-A request passes `access` (Host, token), `app` (routes), `admission` (bounds, body) and `batching` (the model).
+A request passes `access` (Host, token), `app` (routes), `admission` (limits, body) and `batching` (the model).
 """

@@ -1,4 +1,4 @@
-"""Middleware before the routes: it checks the Host or the token of every request, and counts and logs its answer."""
+"""Middleware before the routes, which checks Host or token of every request, and counts and logs its answer."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ple_rec.serving.http.errors import RefusedError, internal_error
-from ple_rec.serving.http.metrics import Metrics, log_error, log_info
+from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info
 from ple_rec.serving.http.options import ServerOptions
 
-FREE_PATHS: Final = ("/healthz", "/readyz", "/")  # need no token; nor does what lies below:
+# These paths, and those below `FREE_FOLDER`, need no token.
+FREE_PATHS: Final = ("/healthz", "/readyz", "/")
 FREE_FOLDER: Final = "/static/"
-CLIENT_CLOSED_REQUEST: Final = 499  # status that nginx gave to a request whose client did not wait; it is not sent
+# Status that is recorded, and not sent, if the client has closed the connection; nginx introduced it.
+CLIENT_CLOSED_REQUEST: Final = 499
 _KNOWN_PATHS = ("/v1/rank", "/v1/score", *FREE_PATHS, "/metrics", "/openapi.json", "/v1/model", "/v1/examples")
-_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")  # a name or address, and perhaps a port
+# Name or address, with an optional port.
+_HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
 
 class AccessMiddleware:
-    """The outermost ASGI application, which refuses who may not ask.
+    """Outermost ASGI application, which refuses requests with a wrong Host or token.
 
     Args:
         app: Application with the routes.
@@ -31,7 +34,7 @@ class AccessMiddleware:
         metrics: Metrics that count every request.
     """
 
-    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, options: ServerOptions, metrics: ServerMetrics) -> None:
         self._app, self._options, self._metrics = app, options, metrics
         self._token = None if options.token is None else options.token.encode()
 
@@ -40,9 +43,9 @@ class AccessMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun, status = time.perf_counter(), 0
+        started, status = time.perf_counter(), 0
 
-        async def send_noting_status(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -53,19 +56,20 @@ class AccessMiddleware:
         try:
             self._check_host(scope)
             self._check_token(scope, path)
-            if scope["method"] == "HEAD":  # as GET; uvicorn, whose scope still says HEAD, sends no body
-                await self._app(dict(scope) | {"method": "GET"}, receive, send_noting_status)
+            if scope["method"] == "HEAD":
+                # The routes answer a GET; uvicorn still sees HEAD in its own scope, and sends no body.
+                await self._app(dict(scope) | {"method": "GET"}, receive, send_and_record)
             else:
-                await self._app(scope, receive, send_noting_status)
+                await self._app(scope, receive, send_and_record)
         except RefusedError as refusal:
             if refusal.reason is not None:
                 self._metrics.refused.labels(refusal.reason).inc()
-            await refusal.response()(scope, receive, send_noting_status)
+            await refusal.response()(scope, receive, send_and_record)
         except Exception as error:
             log_error("request_failed", error, path=path)
             if not status:
-                await internal_error().response()(scope, receive, send_noting_status)
-        self._record(scope, path_label(path), status, time.perf_counter() - begun)
+                await internal_error().response()(scope, receive, send_and_record)
+        self._record(scope, path_label(path), status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, place: str, status: int, seconds: float) -> None:
         if status == CLIENT_CLOSED_REQUEST:
@@ -80,7 +84,7 @@ class AccessMiddleware:
             log_info("request", client=client, **fields)
 
     def _check_host(self, scope: Scope) -> None:
-        """Refuse another Host, on all paths; a request without one is of no browser."""
+        """Refuse a Host that is no name of this machine; a request without a Host is from no browser."""
         if not self._options.checks_host or (header := _header(scope, b"host")) is None:
             return
         host = header.decode("latin-1").strip().lower()
@@ -105,7 +109,7 @@ class AccessMiddleware:
 
 
 def path_label(path: str) -> str:
-    """Return the label that metrics have for a path: one of a few, whatever clients send."""
+    """Return the label of a path in metrics, one of a fixed set, so that clients cannot create new series."""
     if path.startswith("/v1/examples/"):
         return "/v1/examples/{i}"
     if path.startswith(FREE_FOLDER):
@@ -121,7 +125,7 @@ def _is_loopback(name: str) -> bool:
 
 
 def unsent_response() -> Response:
-    """Return the response to a client that has gone, which the middleware does not send."""
+    """Return the response for a closed connection, which the middleware records and does not send."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 

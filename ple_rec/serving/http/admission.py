@@ -1,6 +1,6 @@
-"""Bounds on the requests of the model: how many there are, and how large and how late the body of one may be.
+"""Admission of requests of the model: limits on their number, on the size of their bodies and on their time.
 
-A request that is refused has its body neither kept nor parsed.
+The body of a refused request is neither stored nor parsed.
 """
 
 from __future__ import annotations
@@ -17,35 +17,41 @@ from starlette.requests import Request
 from ple_rec.serving.http.errors import RefusedError
 from ple_rec.serving.http.options import ServerOptions
 
-_ALWAYS_ADMITTED: Final = 2  # requests, however long they take: one is computed while the other is read
+# Two requests are admitted however long they take, since one is computed while the other is read.
+_ALWAYS_ADMITTED: Final = 2
 
 
 class Admission:
-    """Admits requests of the model as long as there is room for them.
+    """Admission of requests of the model within the limits of the options.
 
     Args:
         options: Options of the server.
         seconds_per_request: Function that returns the recent mean time of a request of the model.
+
+    Attributes:
+        admitted: Number of admitted requests that have no answer yet.
+        stopping: True once the server stops; it then admits no more requests.
     """
 
     def __init__(self, options: ServerOptions, seconds_per_request: Callable[[], float]) -> None:
-        self.admitted = 0  # requests that have no answer yet
+        self.admitted = 0
         self.stopping = False
         self._options, self._seconds_per_request = options, seconds_per_request
-        self._reading = 0  # requests whose body is on its way
+        # Number of admitted requests whose body has not arrived.
+        self._reading = 0
 
     @asynccontextmanager
     async def admit(self, request: Request) -> AsyncIterator[bytes]:
-        """Give the body of a request, which counts until the block ends; it is cancelled at the time limit.
+        """Yield the body of a request, which counts as admitted until the block ends or the time limit cancels it.
 
-        To send the answer is left for later: a client may take its time for that.
+        The answer is sent after the block, since a slow client must not block others.
 
         Args:
-            request: Request of the model, of which only the head was read.
+            request: Request of the model; only its head has been read.
 
         Raises:
-            RefusedError: There is no room for it, it is too large, or the time is over.
-            ClientDisconnect: The client has gone before all of the body came.
+            RefusedError: Too many requests wait, the body is too large, or the time limit has passed.
+            ClientDisconnect: The client has closed the connection before the whole body arrived.
         """
         self._check_capacity()
         self._check_head(request.headers)
@@ -55,7 +61,8 @@ class Admission:
             async with asyncio.timeout(self._options.time_limit) as limit:
                 await self._read_body(request, chunks)
                 complete, body = True, b"".join(chunks)
-                chunks.clear()  # the body stays for as long as the answer takes, and once is enough
+                # The chunks would be a second copy of the body until the answer is ready.
+                chunks.clear()
                 yield body
         except TimeoutError:
             if not limit.expired():
@@ -83,7 +90,7 @@ class Admission:
             raise self._overloaded(rule)
 
     def _waiting(self) -> int:
-        """Return how many requests have sent their body: the others take none of the model's time."""
+        """Return the number of requests whose body has arrived; the others take no time of the model yet."""
         return self.admitted - self._reading
 
     def _overloaded(self, rule: str) -> RefusedError:
@@ -96,12 +103,13 @@ class Admission:
             raise RefusedError(415, "Content-Type", kind, "it has to be application/json")
         if (coding := headers.get("content-encoding", "identity")) != "identity":
             raise RefusedError(415, "Content-Encoding", coding, "a body is not compressed")
-        length = int(headers.get("content-length", 0))  # digits, as the parser has seen to
+        # The HTTP parser has refused a length with other characters than digits.
+        length = int(headers.get("content-length", 0))
         if length > self._options.max_bytes:
             raise self._too_large(length)
 
     async def _read_body(self, request: Request, chunks: list[bytes]) -> None:
-        """Append what comes of a body, within its bounds."""
+        """Append the chunks of a body as they arrive, up to the largest size."""
         size = 0
         self._reading += 1
         try:

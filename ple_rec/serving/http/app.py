@@ -1,4 +1,4 @@
-"""The routes."""
+"""Routes of the server."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from ple_rec.config.words import meant
+from ple_rec.config.words import spelling_hint
 from ple_rec.inference.ranker import Ranker
 from ple_rec.ranking.fusion import exponents_of
 from ple_rec.serving.http.access import AccessMiddleware, unsent_response
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.batching import Batcher, Kind
 from ple_rec.serving.http.errors import RefusedError, internal_error
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.openapi import (
     ExampleList,
     admission_responses,
@@ -32,17 +32,19 @@ from ple_rec.serving.http.openapi import (
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.pages import page_files
 
-_EXACT = 2**53 - 1  # Number.MAX_SAFE_INTEGER
+# Number.MAX_SAFE_INTEGER of JavaScript.
+_EXACT = 2**53 - 1
 _NO_EXAMPLES = "this model came without rows of users; `ple-rec export --examples N` adds those of N held-out ones"
-_LONGEST_PATH = 80  # characters of a path that are compared with those there are
+# Number of characters of an unknown path that are compared with the known paths.
+_LONGEST_PATH = 80
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def application(batcher: Batcher, admission: Admission, options: ServerOptions, metrics: Metrics) -> ASGIApp:
-    """Return the whole application of a server.
+def application(batcher: Batcher, admission: Admission, options: ServerOptions, metrics: ServerMetrics) -> ASGIApp:
+    """Return the ASGI application of a server.
 
     Args:
-        batcher: Batcher that has the model.
+        batcher: Batcher with the model.
         admission: Admission of requests of the model.
         options: Options of the server.
         metrics: Metrics that count every request.
@@ -77,7 +79,7 @@ def _add_requests(app: FastAPI, batcher: Batcher, admission: Admission) -> None:
 
 
 async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: Request) -> Response:
-    """Admit a request of the model, read its body, and await its answer as long as the client does."""
+    """Admit a request of the model, read its body, and return its answer, unless the client disconnects before."""
     try:
         async with admission.admit(request) as body:
             answer = asyncio.ensure_future(batcher.answer(kind, body))
@@ -96,7 +98,7 @@ async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: R
 
 
 def _add_model(app: FastAPI, batcher: Batcher) -> None:
-    """Add the description of the model, and held-out users to try it with."""
+    """Add the routes of the model's description and of held-out users as examples."""
     described = (
         "Name, version, features, tasks, exponents, card; and of `dense` layers the precision, as asked and as used."
     )
@@ -126,7 +128,7 @@ def _add_model(app: FastAPI, batcher: Batcher) -> None:
         return _json(_exact(users[i]))
 
 
-def _add_probes(app: FastAPI, admission: Admission, metrics: Metrics) -> None:
+def _add_probes(app: FastAPI, admission: Admission, metrics: ServerMetrics) -> None:
     @app.get("/healthz", summary="The process lives", response_description="It does.", response_model=dict[str, str])
     async def healthz() -> Response:
         return _json({"status": "alive"})
@@ -151,7 +153,7 @@ def _add_probes(app: FastAPI, admission: Admission, metrics: Metrics) -> None:
 
 
 def _add_pages(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
-    """Add OpenAPI, and the page of the ranked feed."""
+    """Add the routes of the OpenAPI document and of the page."""
 
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
@@ -173,55 +175,57 @@ def _add_pages(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
         return files[name].response(request.headers.get("if-none-match"))
 
 
-def _add_errors(app: FastAPI, metrics: Metrics) -> None:
-    """Let every error have the one shape of body."""
+def _add_errors(app: FastAPI, metrics: ServerMetrics) -> None:
+    """Add handlers that give every error the same form of body."""
     paths = [route.path for route in app.routes if isinstance(route, Route)]
 
     @app.exception_handler(HTTPException)
-    async def of_routing(request: Request, error: HTTPException) -> Response:
+    async def answer_routing_error(request: Request, error: HTTPException) -> Response:
         place, value = ("method", request.method) if error.status_code == 405 else ("path", request.url.path)
         headers = dict(error.headers or {})
+        # The middleware answers HEAD by the route of GET.
         if headers.get("Allow") == "GET":
-            headers["Allow"] = "GET, HEAD"  # by the middleware
+            headers["Allow"] = "GET, HEAD"
         message = str(error.detail)
         if "Allow" in headers:
             message = f"methods of this path: {headers['Allow']}"
         elif error.status_code == 404:
-            near = meant(value[:_LONGEST_PATH], paths)
-            message = f"no such path; {f'{near} ' * bool(near)}paths: {', '.join(paths)}"
+            suggestion = spelling_hint(value[:_LONGEST_PATH], paths)
+            message = f"no such path; {f'{suggestion} ' * bool(suggestion)}paths: {', '.join(paths)}"
         return RefusedError(error.status_code, place, value, message, headers=headers).response()
 
     @app.exception_handler(RequestValidationError)
-    async def of_parameter(request: Request, error: RequestValidationError) -> Response:
+    async def answer_parameter_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return RefusedError(422, str(first["loc"][-1]), first["input"], first["msg"]).response()
 
     @app.exception_handler(RefusedError)
-    async def of_route(request: Request, error: RefusedError) -> Response:
+    async def answer_refusal(request: Request, error: RefusedError) -> Response:
         if error.reason is not None:
             metrics.refused.labels(error.reason).inc()
         return error.response()
 
-    @app.exception_handler(Exception)  # which is raised on, and logged by the middleware
-    async def of_bug(request: Request, error: Exception) -> Response:
+    # FastAPI raises the error again after this answer, and the middleware logs it.
+    @app.exception_handler(Exception)
+    async def answer_bug(request: Request, error: Exception) -> Response:
         return internal_error().response()
 
 
 def _describe(ranker: Ranker) -> dict[str, Any]:
-    """Return what a client has to know of a model, and its card."""
+    """Return the description of a model for clients, with its card."""
     tasks = [task.model_dump() for task in ranker.signature.tasks]
     return {
         "name": ranker.name,
         "version": ranker.version,
         "signature": ranker.signature.by_owner(ranker.table_rows) | {"tasks": tasks},
-        "dense": {"asked": ranker.dense_asked, "used": ranker.dense},
+        "dense": {"asked": ranker.exported_precision, "used": ranker.dense},
         "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
-        "card": ranker.described.get("card", {}),
+        "card": ranker.description.get("card", {}),
     }
 
 
 def _exact(value: Any) -> Any:
-    """Return a document that JavaScript too reads as it is: integers that it would round are texts."""
+    """Return a document whose integers are texts if JavaScript would round them."""
     if isinstance(value, dict):
         return {name: _exact(each) for name, each in value.items()}
     if isinstance(value, list):

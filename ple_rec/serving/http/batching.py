@@ -1,13 +1,14 @@
-"""Micro-batches: one thread reads requests, another scores what was read meanwhile as one call of the model.
+"""Micro-batches: one thread reads requests, and another scores all requests that are ready in one call of the model.
 
     read      JSON -> table rows and numbers
-    score     all that was read meanwhile, up to a number of rows -> one call of the model -> JSON
+    score     all requests that are ready, up to a number of rows -> one call of the model -> JSON
 
-Under little load a request is scored alone at once, under much load a call has several. Requests wait in the event
-loop; one whose client has gone, or whose time is over, is cancelled there, and not scored if that has not begun.
+Under a light load, each request is scored alone at once; under a heavy load, a call has several. Requests wait in the
+event loop. If a client disconnects or the time limit passes, its request is cancelled, and not scored unless its call
+has begun.
 
-Values of a body are counted before it is parsed, by its commas and brackets: a value becomes an object of Python, so
-the number of values decides how long parsing takes, and the number of bytes does not.
+The values of a body are counted before it is parsed, by its commas and brackets. Each value becomes a Python object, so
+the time of parsing depends on the number of values, not on the number of bytes.
 """
 
 from __future__ import annotations
@@ -27,17 +28,18 @@ from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_error import RequestError, shorten
 from ple_rec.serving.http.errors import RefusedError, error_body, internal_error
-from ple_rec.serving.http.metrics import Metrics, log_error
+from ple_rec.serving.http.metrics import ServerMetrics, log_error
 
-MAX_PIECES = 1 << 17  # commas and opening brackets: 2,000 items of 64 features have as many
+# Largest number of commas and opening brackets; 2,000 items of 64 features have about as many.
+MAX_PIECES = 1 << 17
 _NUMBER = re.compile(r"[-+.0-9eE]{1,100}")
 
 
 def parse(body: bytes) -> object:
-    """Return the document.
+    """Return the document of a JSON body.
 
     Raises:
-        RefusedError: 413 where it has too many values, 400 where it is no JSON or has a number that no double holds.
+        RefusedError: The body has too many values (413), is no JSON, or has a number beyond the range of doubles (400).
     """
     pieces = sum(map(body.count, (b",", b"[", b"{")))
     if pieces > MAX_PIECES:
@@ -54,11 +56,12 @@ def parse(body: bytes) -> object:
 
 
 Kind = Literal["rank", "score"]
-_RECENT = 0.1  # weight of the last call in the mean of seconds a request
+# Weight of the last call in the moving mean of the seconds of a request.
+_RECENT = 0.1
 
 
 class Answer(NamedTuple):
-    """A status of HTTP and a body of JSON."""
+    """HTTP status and JSON body of an answer."""
 
     status: int
     body: bytes
@@ -66,14 +69,14 @@ class Answer(NamedTuple):
 
 @dataclass(eq=False)
 class PendingRequest:
-    """A request that was read and waits for its call of the model.
+    """Request that has been read and waits for its call of the model.
 
     Args:
         ranker: Model that has read the request, and has to answer it.
-        request: Request.
-        seconds: Seconds that it took to read it.
-        answer: Future of the answer, cancelled where nobody waits for it.
-        alone: Flag that it gets a call of its own, after a call with others has failed.
+        request: Request as the model has read it.
+        seconds: Seconds that reading it took.
+        answer: Future of the answer; it is cancelled if the client has gone.
+        alone: True to give the request a call of its own, since a call with others has failed.
     """
 
     ranker: Ranker
@@ -84,17 +87,20 @@ class PendingRequest:
 
 
 class Batcher:
-    """Answers requests from an event loop.
+    """Queue of requests in the event loop, answered in batches.
 
     Args:
-        ranker: Model.
+        ranker: Model that answers; a reload replaces it, and later requests get the new one.
         max_rows: Largest number of rows of one call, unless a single request has more.
         metrics: Metrics that count every call.
+
+    Attributes:
+        seconds_per_request: Moving mean of the seconds of a request.
     """
 
-    def __init__(self, ranker: Ranker, max_rows: int, metrics: Metrics) -> None:
-        self.ranker = ranker  # a new version is put here, and answers the requests that come from then on
-        self.seconds_per_request = 0.0  # recent mean of a request
+    def __init__(self, ranker: Ranker, max_rows: int, metrics: ServerMetrics) -> None:
+        self.ranker = ranker
+        self.seconds_per_request = 0.0
         self._max_rows, self._metrics = max_rows, metrics
         self._reading, self._scoring = (ThreadPoolExecutor(1, name) for name in ("read", "score"))
         self._pending: deque[PendingRequest] = deque()
@@ -122,7 +128,7 @@ class Batcher:
         return await pending.answer
 
     async def _call(self) -> None:
-        """Call the model until nothing waits. A bug costs the requests of one call."""
+        """Call the model until no request waits; an unexpected error fails only the requests of its call."""
         while batch := self._next_batch():
             try:
                 await self._answer(batch)
@@ -149,9 +155,9 @@ class Batcher:
         return batch
 
     async def _answer(self, batch: Sequence[PendingRequest]) -> None:
-        """Set the answers of a batch; where that fails, each of its requests is tried alone, so that it fails alone."""
+        """Set the answers of a batch; if the call fails, queue each request alone, so that others are not affected."""
         loop, requests = asyncio.get_running_loop(), [pending.request for pending in batch]
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             answers = await loop.run_in_executor(self._scoring, _score, batch[0].ranker, requests)
         except Exception as error:
@@ -166,7 +172,7 @@ class Batcher:
         for pending, answer in zip(batch, answers, strict=True):
             if not pending.answer.done():
                 pending.answer.set_result(answer)
-        self._measure(batch, time.perf_counter() - begun)
+        self._measure(batch, time.perf_counter() - started)
 
     def _measure(self, batch: Sequence[PendingRequest], seconds: float) -> None:
         rows = sum(pending.request.rows for pending in batch)
@@ -174,16 +180,16 @@ class Batcher:
         self._metrics.batch_requests.observe(len(batch))
         self._metrics.batch_seconds.observe(seconds)
         self._metrics.rows.inc(rows)
-        # One thread reads while another scores: the slower of them bounds the rate.
-        each = max(seconds, sum(pending.seconds for pending in batch)) / len(batch)
-        self.seconds_per_request += (_RECENT if self.seconds_per_request else 1.0) * (each - self.seconds_per_request)
+        # One thread reads while another scores, so the slower of the two determines the rate.
+        mean = max(seconds, sum(pending.seconds for pending in batch)) / len(batch)
+        self.seconds_per_request += (_RECENT if self.seconds_per_request else 1.0) * (mean - self.seconds_per_request)
 
 
 def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[ModelRequest, float]:
-    begun = time.perf_counter()
+    started = time.perf_counter()
     document = parse(body)
     request: ModelRequest = ranker.read_rank(document) if kind == "rank" else ranker.read_score(document)
-    return request, time.perf_counter() - begun
+    return request, time.perf_counter() - started
 
 
 def _score(ranker: Ranker, requests: Sequence[ModelRequest]) -> list[Answer]:

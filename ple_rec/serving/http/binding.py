@@ -1,4 +1,4 @@
-"""The server's socket, bound before anything is loaded, which listens once there is a model to answer with."""
+"""Socket of the server, which is bound before the model is loaded and listens after that."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import socket
 
 from ple_rec.errors import UserError
 
-BACKLOG = 1024  # connections that wait to be accepted
+# Number of connections that may wait to be accepted.
+BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that has the address and does not listen yet: who asks too early is refused, not left waiting.
+    """Return a socket that is bound and does not listen yet, so early connections are refused and do not wait.
+
+    Args:
+        host: Address of this machine.
+        port: Port; 0 for any free port.
 
     Raises:
-        UserError: The address is taken, or none of this machine's.
+        UserError: The address is in use, or is no address of this machine.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
+        # Closed connections of an earlier server may still occupy the address.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
@@ -29,7 +35,7 @@ def listen(listener: socket.socket) -> None:
     """Accept connections.
 
     Raises:
-        UserError: Another process that has the address, too, was the first to listen.
+        UserError: Another process has bound the same address and listens already.
     """
     try:
         listener.listen(BACKLOG)

@@ -1,4 +1,4 @@
-"""Answers that refuse a request: one shape of body, which names the field, the value and the rule."""
+"""Answers that refuse a request, with a body that names the field, the value and the rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ple_rec.inference.request_error import shorten
 
 
 class FieldError(BaseModel):
-    """What is wrong with a request."""
+    """Error of one field of a request."""
 
     field: str = Field(description="e.g. items[3].video_id, items.video_id[3], or a header")
     value: str = Field(description="what was found there")
@@ -25,14 +25,14 @@ class Error(BaseModel):
 
 
 class RefusedError(Exception):
-    """A request that is refused, or fails.
+    """Error of a request that is refused or has failed.
 
     Args:
-        status: Status of HTTP.
-        field: Name of what is wrong: a field of the body, a header, the path.
-        value: Value that stands there.
+        status: HTTP status.
+        field: Field of the body, header or other part of the request that is wrong.
+        value: Value of that field.
         message: Rule that the value breaks.
-        reason: Label of the metric that counts refusals; None where it does not count this one.
+        reason: Label of the metric that counts refusals; None if this one does not count.
         headers: Headers of the answer.
     """
 
@@ -60,11 +60,11 @@ class RefusedError(Exception):
 
 
 def error_body(field: str, value: object, message: str) -> bytes:
-    """Return `{"error": {"field": ..., "value": ..., "message": ...}}`; a long value is cut."""
+    """Return `{"error": {"field": ..., "value": ..., "message": ...}}`, with a long value shortened."""
     text = shorten(str(value)).encode(errors="replace").decode()
     return Error(error=FieldError(field=field, value=text, message=message)).model_dump_json().encode()
 
 
 def internal_error() -> RefusedError:
-    """Return the answer to a request that met a bug."""
+    """Return the answer to a request that failed by a bug."""
     return RefusedError(500, "server", "", "an internal error, which the server's log tells of")

@@ -1,4 +1,4 @@
-"""What the server reports: metrics for Prometheus, and a log on standard error."""
+"""Metrics of the server for Prometheus, and its log on standard error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01234567
 
 
 class OneLine(logging.Formatter):
-    """Formats a record as one line, whatever its text holds; an exception's traceback is its last field."""
+    """Formatter that writes a record as one line of fields; the traceback of an exception is the last field."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -38,7 +38,7 @@ class OneLine(logging.Formatter):
 
 
 def configure_log() -> None:
-    """Let this server's events, and errors of uvicorn, go to standard error."""
+    """Write the events of this server and the errors of uvicorn to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine())
     for name, level in {"ple_rec.serving.http": logging.INFO, "uvicorn.error": logging.ERROR}.items():
@@ -48,7 +48,7 @@ def configure_log() -> None:
 
 
 def log_info(event: str, **fields: object) -> None:
-    """Log an event that is as it should be."""
+    """Log a normal event."""
     _LOGGER.info(event, extra={"fields": fields})
 
 
@@ -72,11 +72,12 @@ _ROWS = (1, 10, 50, 100, 250, 500, 1000, 2000, 4000)
 _REQUESTS = (1, 2, 4, 8, 16, 32, 64)
 
 
-class Metrics:
-    """The metrics of a server."""
+class ServerMetrics:
+    """Metrics of a server."""
 
     def __init__(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # series that nobody asks for, as many as there are counters
+        # The client would add a series with the time of creation for each counter.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Counter(
@@ -121,20 +122,20 @@ class Metrics:
             self.refused.labels(reason)
 
     def set_sources(self, admitted: Callable[[], float], ready: Callable[[], float]) -> None:
-        """Set the functions that two gauges are read from.
+        """Set the functions that give the values of two gauges.
 
         Args:
-            admitted: Function that counts the requests that have no answer yet.
-            ready: Function that is 1 while requests are admitted.
+            admitted: Function that returns the number of requests without an answer.
+            ready: Function that returns 1 while requests are admitted, else 0.
         """
         self.admitted.set_function(admitted)
         self.ready.set_function(ready)
 
     def set_version(self, name: str, version: str) -> None:
-        """Set the version that answers from here on."""
+        """Set the version that answers from now on."""
         self.model.clear()
         self.model.labels(name, version).set(1)
 
     def text(self) -> bytes:
-        """Return all of them in the text format 0.0.4."""
+        """Return all metrics in the text format 0.0.4 of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: FastAPI writes it from the routes; bodies and answers are those of the model that is served."""
+"""OpenAPI document, which FastAPI writes from the routes, with the bodies and answers of the served model."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class ExampleList(BaseModel):
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of `responses`, as FastAPI takes them, of errors that a route answers.
+    """Return the entries of FastAPI's `responses` for the errors of a route.
 
     Args:
-        statuses: Statuses of HTTP.
+        statuses: HTTP statuses.
     """
     return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
 def admission_responses(options: ServerOptions) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of `responses` of requests that the middleware refuses, whatever their route.
+    """Return the entries of FastAPI's `responses` for requests that the middleware refuses on every route.
 
     Args:
         options: Options of the server.
@@ -61,7 +61,7 @@ def admission_responses(options: ServerOptions) -> dict[int | str, dict[str, Any
 
 
 def model_route(body: str, answer: str, description: str) -> dict[str, Any]:
-    """Return the keywords of a route whose body and answer have schemas of the model.
+    """Return the keyword arguments of a route whose body and answer have schemas of the model.
 
     Args:
         body: Name of the body's schema.
@@ -76,7 +76,7 @@ def model_route(body: str, answer: str, description: str) -> dict[str, Any]:
 
 
 def openapi_document(app: FastAPI, ranker: Ranker, options: ServerOptions) -> dict[str, Any]:
-    """Return the document for the version that is served.
+    """Return the OpenAPI document of the served version.
 
     Args:
         app: Application with the routes.

@@ -1,4 +1,4 @@
-"""Options of `ple-rec serve`, and the checks of those that concern who may ask."""
+"""Options of `ple-rec serve`, and checks of the options of access."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class ServerOptions:
         model_dir: Folder that `ple-rec export` writes, with `latest`.
         host: Address to bind.
         port: Port to bind; 0 for any that is free.
-        token: Word that every request has to bring but health probes and the page's files; None for no such word.
-        no_token: Flag that an address which others reach is meant to need no token; no Host is refused then.
-        threads: Threads of the model; None for all cores.
+        token: Token that every request needs, except health probes and the page's files; None for no token.
+        no_token: True to allow an address that other machines reach without a token; no Host is refused then.
+        threads: Number of threads of the model; None for all cores.
         queue: Largest number of requests that are read, wait or are computed; more are refused.
-        max_wait: Seconds that the requests before one may be expected to take; where it is more, it is refused.
-        time_limit: Seconds from a request's head to its answer.
-        max_bytes: Largest size of a body.
+        max_wait: Largest expected seconds until the model has answered the waiting requests; above, a new one is
+            refused.
+        time_limit: Largest number of seconds from the head of a request to its answer.
+        max_bytes: Largest number of bytes of a body.
         max_batch_rows: Largest number of rows of one call of the model, unless a single request has more.
-        drain: Seconds to go on answering 503 after a signal to stop, for a balancer to see it.
-        access_log: Flag that every request gets a line in the log.
-        watch_seconds: Seconds between two looks at `latest`.
+        drain: Seconds of 503 answers after a stop signal, in which a load balancer can remove the server.
+        access_log: True to log a line for every request.
+        watch_seconds: Seconds between two checks of `latest`.
     """
 
     model_dir: Location
@@ -50,10 +51,10 @@ class ServerOptions:
 
     @property
     def checks_host(self) -> bool:
-        """True where only this machine may ask, and has to ask by one of its own names.
+        """True if only this machine may send requests, and has to use one of its own names as Host.
 
-        A page of another site is in a browser of this machine too: it asks by a name of its own that it lets stand for
-        127.0.0.1 (DNS rebinding), and could read the answers.
+        Otherwise a page of another site, in a browser on this machine, could read answers by DNS rebinding: its own
+        host name would resolve to 127.0.0.1.
         """
         return self.token is None and not self.no_token
 
@@ -62,9 +63,10 @@ def read_token(file: Path) -> str:
     """Return the token of a file: its text without the line break.
 
     Raises:
-        UserError: There is no such file, or no token in it that a header can carry.
+        UserError: The file is missing or unreadable, or its text is no valid token.
     """
-    make = f"openssl rand -hex 32 > {shlex.quote(str(file))}"  # said only where it overwrites nothing
+    # This command is suggested only if it overwrites nothing.
+    make = f"openssl rand -hex 32 > {shlex.quote(str(file))}"
     try:
         token = file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
@@ -81,10 +83,15 @@ def read_token(file: Path) -> str:
 
 
 def check_exposed(host: str, token: str | None, no_token: bool) -> None:
-    """Refuse an address that others reach where no request needs a token.
+    """Refuse an address that other machines reach if requests need no token.
+
+    Args:
+        host: Address to bind.
+        token: Token of requests; None for no token.
+        no_token: True to allow such an address anyway.
 
     Raises:
-        UserError: Others reach it, or it is no address.
+        UserError: Other machines reach the address, or it is no address of this machine.
     """
     try:
         addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)}

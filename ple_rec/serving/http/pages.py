@@ -1,4 +1,4 @@
-"""The files of the page, in memory."""
+"""Files of the page, in memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-_HOUSE = "house.css"  # the style that all pages of the project have
+# Style sheet of all pages of the project.
+_HOUSE = "house.css"
 _TYPES = {
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -29,7 +30,7 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class PageFile:
-    """A file of the page.
+    """File of the page.
 
     Args:
         content: Bytes of the file.
@@ -42,10 +43,10 @@ class PageFile:
     tag: str
 
     def response(self, if_none_match: str | None) -> Response:
-        """Return the file, or 304 where a browser has it.
+        """Return the file, or status 304 if the browser has it in its cache.
 
         Args:
-            if_none_match: Header of that name.
+            if_none_match: Header If-None-Match of the request; None if it has none.
         """
         headers = _HEADERS | {"ETag": self.tag, "Cache-Control": "no-cache"}
         if if_none_match == self.tag:
@@ -54,7 +55,7 @@ class PageFile:
 
 
 def page_files() -> dict[str, PageFile]:
-    """Return the files of the page by name; a name that a client sends is looked up and is never a path."""
+    """Return the files of the page by name; names from clients are looked up here, and never used as paths."""
     folder = resources.files("ple_rec.serving").joinpath("page")
     files = {file.name: file for file in folder.iterdir()}
     files[_HOUSE] = resources.files("ple_rec.reports").joinpath("templates", "page.css")

@@ -1,4 +1,4 @@
-"""A new version of the model, while the old one answers."""
+"""Reload of the model: a new version is loaded while the old one answers."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ple_rec.inference.manifest import MANIFEST, readable
 from ple_rec.inference.model_dir import latest, latest_name
 from ple_rec.inference.ranker import Ranker
 from ple_rec.serving.http.batching import Batcher
-from ple_rec.serving.http.metrics import Metrics, log_error, log_info, log_warning
+from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info, log_warning
 from ple_rec.storage import Location, stamp_of
 
 
 @dataclass(frozen=True)
 class VersionStamp:
-    """A version as it is at its place: one that is copied there anew is another.
+    """Identity of a version in its folder; another version copied to the same folder differs.
 
     Args:
         path: Folder of the version.
-        written: Stamp of its manifest; None where there is no manifest.
+        written: Stamp of its manifest; None if there is no manifest.
     """
 
     path: Location
@@ -35,30 +35,31 @@ class VersionStamp:
         """Return the version that `latest` names now.
 
         Raises:
-            UserError: Nothing was exported there.
-            DataError: It names no version, or this user may not read it.
-            UnavailableError: It lies in a store that cannot be read.
+            UserError: The folder has no exported model.
+            DataError: The file `latest` names no version, or this user may not read it.
+            UnavailableError: The model is in a store that cannot be read.
         """
         path = latest(model_dir)
         with readable(path):
             try:
                 return cls(path, stamp_of(path / MANIFEST))
-            except FileNotFoundError:  # which loading it reports
+            except FileNotFoundError:
+                # Loading the version raises an error that explains this.
                 return cls(path, None)
 
 
 class VersionWatcher:
-    """A thread that looks at `MODEL_DIR/latest`, loads what it names and hands it to the batcher.
+    """Thread that checks `MODEL_DIR/latest`, loads a new version and hands it to the batcher.
 
-    The batcher takes it between two calls, so that every request is answered by the version that has read it. A version
-    that is refused (a checksum, a missing file) is logged once, as is a store that cannot be read; the old one goes on.
+    The batcher takes it between two calls, so every request is answered by the version that has read it. A refused
+    version (a wrong checksum, a missing file) or an unreadable store is logged once, and the old version still answers.
 
     Args:
         model_dir: Folder with `latest`.
-        version: Version of the model that the batcher has, as it was before it was loaded.
-        batcher: Batcher that has the model.
-        threads: Threads of the model.
-        seconds: Seconds between two looks.
+        version: Identity of the batcher's version, taken before it was loaded.
+        batcher: Batcher with the model.
+        threads: Number of threads of the model.
+        seconds: Seconds between two checks.
         metrics: Metrics that name the version and count reloads.
     """
 
@@ -69,12 +70,13 @@ class VersionWatcher:
         batcher: Batcher,
         threads: int,
         seconds: float,
-        metrics: Metrics,
+        metrics: ServerMetrics,
     ) -> None:
         self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
         self._metrics = metrics
         self._current = version
-        self._refused: VersionStamp | str | None = None  # a version, or why there is none to be loaded
+        # Refused version, or the reason that there is no version to load.
+        self._refused: VersionStamp | str | None = None
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
         metrics.set_version(batcher.ranker.name, batcher.ranker.version)
@@ -84,12 +86,12 @@ class VersionWatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop the thread; a version that is being loaded is left alone."""
+        """Stop the thread without waiting for a version that is being loaded."""
         self._stop = True
         self._wake.set()
 
     def look_now(self) -> None:
-        """Look at once, and again at a version that was refused (SIGHUP)."""
+        """Check at once, and retry a refused version (SIGHUP)."""
         self._refused = None
         self._wake.set()
 
@@ -108,13 +110,14 @@ class VersionWatcher:
                 self._refused = None
             if version in (self._current, self._refused):
                 return
-            begun = time.perf_counter()
+            started = time.perf_counter()
             ranker = load(version.path, self._threads)
-        except UnavailableError as error:  # which says nothing of the version: every look tries again
+        except UnavailableError as error:
+            # The store does not answer; the version may be fine, so every check tries again.
             self._refuse(None, str(error), "unavailable")
         except PleRecError as error:
             self._refuse(version, str(error))
-        except Exception as error:  # whatever is in that folder, the old version goes on
+        except Exception as error:  # No content of that folder may end the thread.
             log_error("reload_failed", error, version=version and version.path)
             self._refuse(version, type(error).__name__)
         else:
@@ -122,17 +125,17 @@ class VersionWatcher:
             self._batcher.ranker, self._current, self._refused = ranker, version, None
             self._metrics.set_version(ranker.name, ranker.version)
             self._metrics.reloads.labels("loaded").inc()
-            log_info("reload", version=ranker.version, seconds=time.perf_counter() - begun)
+            log_info("reload", version=ranker.version, seconds=time.perf_counter() - started)
             if lost or new:
                 log_warning("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
     def _refuse(self, version: VersionStamp | None, why: str, kind: str | None = None) -> None:
-        """Log a refusal, unless it was the last one too.
+        """Log a refusal, unless it repeats the last one.
 
         Args:
-            version: Version that is refused; None where there is none.
-            why: Reason.
-            kind: Word that tells reasons without a version from others; None for the reason itself.
+            version: Refused version; None if there is none.
+            why: Reason of the refusal, for the log.
+            kind: Word by which refusals without a version are compared; None to compare their reasons.
         """
         refused = version or kind or why
         if refused == self._refused:
@@ -140,18 +143,23 @@ class VersionWatcher:
         self._refused = refused
         self._metrics.reloads.labels("refused").inc()
         name = ""
-        with suppress(PleRecError, OSError):  # `latest` cannot be read: `why` says so
+        # If `latest` cannot be read, `why` says so.
+        with suppress(PleRecError, OSError):
             name = version.path.name if version else latest_name(self._model_dir)
         log_warning("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
 def load(version: Location, threads: int) -> Ranker:
-    """Return a version as `load_ranker` does, and log which precision it chose.
+    """Load a version, and log the precision of its matrix products.
+
+    Args:
+        version: Folder of the version.
+        threads: Number of threads of the model.
 
     Raises:
-        UserError: Its model cannot have its fusion, or a configuration is wrong.
-        DataError: It is not as it was exported, or its files do not fit each other.
-        UnavailableError: It lies in a store that cannot be read.
+        UserError: The fusion does not fit the model, or a configuration is wrong.
+        DataError: A file has changed since the export, or the files do not fit each other.
+        UnavailableError: The version is in a store that cannot be read.
     """
     ranker = load_ranker(version, threads)
     _log_precision(ranker)
@@ -159,12 +167,12 @@ def load(version: Location, threads: int) -> Ranker:
 
 
 def _log_precision(ranker: Ranker) -> None:
-    """Log what `auto` comes to on this machine, or that bf16, which was chosen to be faster, is slower on it."""
-    took = ranker.dense_milliseconds
-    fields = {f"{name}_ms": value for name, value in took.items()}
-    if ranker.dense_asked == "auto":
+    """Log the precision that "auto" has chosen, or a warning if an export with bf16 is slower in it on this machine."""
+    milliseconds = ranker.dense_milliseconds
+    fields = {f"{name}_ms": value for name, value in milliseconds.items()}
+    if ranker.exported_precision == "auto":
         log_info("dense", version=ranker.version, used=ranker.dense, **fields)
-    elif took and took["bf16"] > took["fp32"]:
+    elif milliseconds and milliseconds["bf16"] > milliseconds["fp32"]:
         log_warning("bf16_is_slow", version=ranker.version, **fields)
 
 

@@ -1,4 +1,4 @@
-"""The process of a server: it loads the model, listens, answers until a signal stops it, and finishes what it has."""
+"""Process of a server: it loads the model, listens, and answers until a signal stops it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.app import application
 from ple_rec.serving.http.batching import Batcher
 from ple_rec.serving.http.binding import listen
-from ple_rec.serving.http.metrics import Metrics, configure_log, log_info
+from ple_rec.serving.http.metrics import ServerMetrics, configure_log, log_info
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
 
 _POLL_SECONDS = 0.02
-_IDLE_SECONDS = 10  # that a connection may stay open between requests
-_LINGER_SECONDS = 5  # for clients that read their answers slowly
-_SWITCH_SECONDS = 0.001  # that the thread of the model may keep the interpreter from the event loop
+# A connection may stay open this long between two requests.
+_IDLE_SECONDS = 10
+# A stopping server waits this long for clients that read their answers slowly.
+_LINGER_SECONDS = 5
+# The thread of the model may keep the interpreter's lock this long while the event loop waits for it.
+_SWITCH_SECONDS = 0.001
 
 
 def serve(options: ServerOptions, listener: socket.socket) -> int:
-    """Answer until SIGTERM or SIGINT, and return the exit code.
+    """Answer requests until SIGTERM or SIGINT, and return the exit code.
 
     Args:
         options: Options of the server.
@@ -40,17 +43,19 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
 
     Raises:
         UserError: There is no model, or another process listens at the address.
-        DataError: The model is not as it was exported.
+        DataError: A file of the model has changed since the export.
     """
     configure_log()
     _allow_open_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or default_threads()
-    version = VersionStamp.of_latest(options.model_dir)  # once: it may name another while this one is loaded
+    # The stamp is taken before loading, so the watcher notices a change of `latest` in the meantime.
+    version = VersionStamp.of_latest(options.model_dir)
     ranker = load(version.path, threads)
-    gc.freeze()  # a full collection would look at every object of the imports: hundreds of milliseconds, in a request
-    metrics = Metrics()
+    # A full garbage collection would visit all objects of the imports, and delay a request by hundreds of milliseconds.
+    gc.freeze()
+    metrics = ServerMetrics()
     batcher = Batcher(ranker, options.max_batch_rows, metrics)
     watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
     admission = Admission(options, lambda: batcher.seconds_per_request)
@@ -67,16 +72,16 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
 
 
 def _allow_open_files() -> None:
-    """Raise the limit of open files, of which each connection is one, as far as this user may."""
+    """Raise the limit of open files to the largest that this user may set, since each connection is a file."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, with signals of our own.
+    """Uvicorn server that handles signals in its own way.
 
     Args:
-        app: Application.
+        app: ASGI application of the server.
         admission: Admission of requests of the model, which refuses them all once the server stops.
         options: Options of the server.
         reload: Function that is called at SIGHUP.
@@ -86,7 +91,8 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            http="h11",  # which ignores an offer of another protocol (h2c), and bounds a head
+            # h11 ignores offers of another protocol (h2c), and limits the size of a head.
+            http="h11",
             ws="none",
             lifespan="off",
             log_config=None,
@@ -106,11 +112,12 @@ class Server(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         signal.signal(signal.SIGHUP, self._hang_up)
         await super().startup(sockets)
-        if self._admission.stopping:  # since before there was a loop
+        # A stop signal may have come before the event loop existed.
+        if self._admission.stopping:
             self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop once, or, at the second signal, end."""
+        """Finish admitted requests and stop; at a second signal, end the process at once."""
         if self._admission.stopping:
             _end(sig)
         self._admission.stopping = True
@@ -135,4 +142,5 @@ class Server(uvicorn.Server):
 
 
 def _end(sig: int) -> NoReturn:
-    os._exit(128 + sig)  # threads may be anywhere
+    # Other threads may be in the middle of a call, so a normal exit could wait for them.
+    os._exit(128 + sig)

@@ -1,22 +1,22 @@
-// The server's own interface, and what can go wrong with it.
+// Client of the server's API, and the errors of its requests.
 
 let token = "";
 
-/** An answer that is none. */
+/** Error of a request that has no valid answer. */
 export class ApiError extends Error {
-  /** kind: "down", "token", "busy", "wrong"; after: seconds, of Retry-After. */
+  /** kind: "down", "token", "busy" or "wrong"; after: seconds of the header Retry-After. */
   constructor(kind, message, { field = "", after = null, status = 0 } = {}) {
     super(message);
     Object.assign(this, { kind, field, after, status });
   }
 }
 
-/** Keep the token as long as the page is open, and nowhere else. */
+/** Keep the token in memory, and nowhere else, until the page is closed. */
 export function useToken(text) {
   token = text;
 }
 
-/** Whether the server has asked for one. */
+/** Return true if the server needs a token. */
 export function secured() {
   return token !== "";
 }

@@ -1,9 +1,9 @@
-// Which features of an item are shown: those that a person chose for this model, else those that suit the feed.
+// Choice of the features of an item that the feed shows: by the user for this model, or automatic.
 
 import { make } from "./dom.js";
 import { idOf, telling } from "./items.js";
 
-/** The chooser of columns; `changed()` is called after a choice. */
+/** Controls for the choice of columns; `changed()` is called after a choice. */
 export class Columns {
   constructor({ title, boxes, automatic }, changed) {
     Object.assign(this, { title, boxes, choice: null });
@@ -18,7 +18,7 @@ export class Columns {
     automatic.addEventListener("click", () => choose(null));
   }
 
-  /** Offer the features of a model's items, and recall what was chosen for that model. */
+  /** Offer the features of a model's items, and restore the stored choice for that model. */
   build(model, features) {
     const names = features.map(({ name }) => name);
     Object.assign(this, { key: `ple-rec.columns:${model}`, id: idOf(features) });
@@ -30,7 +30,7 @@ export class Columns {
       : null;
   }
 
-  /** {title, details}: names of the features to show of some items; a title of "" is the place in the request. */
+  /** Return {title, details}: names of the features to show of some items; a title of "" is the index in the request. */
   of(items) {
     const found = this.choice ?? { title: this.id, details: telling(items, this.id) };
     this.title.value = found.title;
@@ -43,7 +43,7 @@ export class Columns {
   }
 }
 
-/** What was stored under a key; null where there is nothing, or the browser keeps nothing for this page. */
+/** Return the stored value of a key; null if there is none, or if the browser stores nothing for this page. */
 function stored(key) {
   try {
     return JSON.parse(localStorage.getItem(key));
@@ -52,12 +52,12 @@ function stored(key) {
   }
 }
 
-/** Store a choice, or forget it; where the browser keeps nothing, it holds until the page is closed. */
+/** Store a choice, or remove it; if the browser stores nothing, the choice lasts until the page is closed. */
 function store(key, choice) {
   try {
     if (choice) localStorage.setItem(key, JSON.stringify(choice));
     else localStorage.removeItem(key);
   } catch {
-    // Refused or full.
+    // Storage is refused or full.
   }
 }

@@ -1,4 +1,4 @@
-// Two orders side by side, and a line for each item from its place in A to its place in B.
+// Comparison of two orders side by side, with a line for each item from its rank in A to its rank in B.
 
 import { current, draw, make, say, stop, walk } from "./dom.js";
 import { compared } from "./fusion.js";
@@ -6,7 +6,7 @@ import { moveText } from "./feed.js";
 
 const DEPTHS = [10, 20, 50, 100, 200];
 
-/** The comparison; `chosen(item)` as of the feed. */
+/** Comparison of two orders; `chosen(item)` is called with the index of an item. */
 export class Compare {
   constructor({ sideA, sideB, lines, depth }, chosen) {
     Object.assign(this, { sides: [sideA, sideB], lines, depth, paths: new Map(), current: -1, lit: -1, titles: [] });
@@ -22,7 +22,7 @@ export class Compare {
     depth.addEventListener("change", () => this.arrange(...this.last));
   }
 
-  /** Another request: the names of its items, by place in the table. */
+  /** Show another request, given the names of its items by index. */
   show(titles) {
     Object.assign(this, { titles, current: -1 });
     const depths = [...DEPTHS.filter((depth) => depth < titles.length), Math.min(titles.length, DEPTHS.at(-1))];
@@ -33,7 +33,7 @@ export class Compare {
     this.paths.clear();
   }
 
-  /** Mark the item whose details are shown. */
+  /** Mark the item whose details are open. */
   mark(item) {
     this.current = item;
     for (const button of this.#buttons()) current(button, Number(button.dataset.item) === item);
@@ -83,7 +83,7 @@ export class Compare {
     path.setAttribute("class", direction(a - b) + (item === this.lit ? " lit" : ""));
   }
 
-  /** Bring out the item of a button on both sides, and its line. */
+  /** Highlight the item of a button on both sides, and its line. */
   #light(button) {
     this.lit = button ? Number(button.dataset.item) : -1;
     for (const each of this.#buttons()) each.classList.toggle("lit", Number(each.dataset.item) === this.lit);

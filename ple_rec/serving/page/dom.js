@@ -1,16 +1,16 @@
-// Elements without markup: text goes in as text, whatever a server or a log holds.
+// Elements created without HTML strings, so text of a server or a log is never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** The element of an id. */
+/** Return the element of an id. */
 export const at = (id) => document.getElementById(id);
 
-/** An element; `attributes` may have `text` and custom properties (`--w`), which the content policy permits by script. */
+/** Return a new element; `attributes` may have `text` and custom properties (`--w`), which the content policy permits by script. */
 export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
 
-/** An element of SVG. */
+/** Return a new SVG element. */
 export function draw(tag, attributes = {}, ...children) {
   return fill(document.createElementNS(SVG, tag), attributes, children);
 }
@@ -25,24 +25,24 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** Pairs of a name and a value, as the project's pages show them. */
+/** Return a definition list of names and values, as on the project's other pages. */
 export function pairs(rows) {
   const cells = rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]);
   return make("dl", { class: "pairs" }, ...cells);
 }
 
-/** Set the text of a text node if it is another. */
+/** Set the text of a text node if it differs. */
 export function say(node, text) {
   if (node.data !== text) node.data = text;
 }
 
-/** Mark a button as the one whose details are shown. */
+/** Mark a button as the one whose details are open. */
 export function current(button, whether) {
   if (whether) button.setAttribute("aria-current", "true");
   else button.removeAttribute("aria-current");
 }
 
-/** One tab stop for the buttons of a list; arrows, Home, End and the page keys go from one to the next. */
+/** Make the buttons of a list one tab stop; arrows, Home, End and the page keys move between them. */
 export function walk(list) {
   const stops = () => [...list.querySelectorAll("button")];
   list.addEventListener("focusin", ({ target }) => {
@@ -61,7 +61,7 @@ export function walk(list) {
   });
 }
 
-/** Give a list its tab stop back once its buttons are others: where it was, else the first. */
+/** Restore the tab stop of a list after its buttons have changed: the same button, or else the first. */
 export function stop(list) {
   if (list.querySelector('button[tabindex="0"]')) return;
   const first = list.querySelector("button");
@@ -70,7 +70,7 @@ export function stop(list) {
 
 let waiting = 0;
 
-/** Tell a screen reader, once nothing has changed for a moment. */
+/** Announce a text to screen readers once nothing has changed for a moment. */
 export function announce(text, wait = 500) {
   clearTimeout(waiting);
   waiting = setTimeout(() => { at("said").textContent = text; }, wait);

@@ -1,13 +1,14 @@
-// The ranked feed: a row for each item, which goes to its new place when the order changes.
+// Ranked feed: a row for each item, which moves when the order changes.
 
 import { current, make, say, stop, walk } from "./dom.js";
 import { decimal, detailOf, shown, titleOf } from "./items.js";
 
-const PART = 200; // rows that are made at once
+// Number of rows that are created at once.
+const PART = 200;
 const MILLISECONDS = 220;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
-/** The list; `chosen(item)` is called with an item's place in the table. */
+/** Feed in a list; `chosen(item)` is called with the index of an item. */
 export class Feed {
   constructor(list, more, chosen) {
     Object.assign(this, { list, more, chosen, rows: new Map(), order: [], limit: PART, current: -1 });
@@ -23,7 +24,7 @@ export class Feed {
     });
   }
 
-  /** Another request, or other columns: {items, requested, labels, tasks, columns, ofUser}, all by place in the table. */
+  /** Show another request, or other columns: {items, requested, labels, tasks, columns, ofUser}, all by index. */
   show(feed) {
     Object.assign(this, { feed, rows: new Map(), order: [], limit: PART, current: -1 });
     const { items, tasks } = feed;
@@ -31,7 +32,7 @@ export class Feed {
     this.list.replaceChildren();
   }
 
-  /** Mark the item whose details are shown. */
+  /** Mark the item whose details are open. */
   mark(item) {
     for (const each of [this.current, item]) {
       const row = this.rows.get(each);
@@ -40,7 +41,7 @@ export class Feed {
     this.current = item;
   }
 
-  /** Bring the rows into an order: `from` has the ranks that moves are told against, `sums` the scores. */
+  /** Put the rows in an order; `from` has the ranks that moves are counted from, and `sums` the scores. */
   arrange(order, from, sums) {
     const before = new Map(this.order.slice(0, this.limit).map((item, rank) => [item, rank]));
     const seen = this.#seen(before.size);
@@ -66,13 +67,13 @@ export class Feed {
     this.more.textContent = `Show ${Math.min(PART, order.length - this.limit)} more of ${order.length}`;
   }
 
-  /** How high a row is, which rows off the screen are to be told. */
+  /** Measure the height of a row, which the style sheet needs for rows off the screen. */
   #measure() {
     this.height = this.list.firstChild?.offsetHeight ?? 0;
     if (this.height) this.list.style.setProperty("--row", `${this.height}px`);
   }
 
-  /** The ranks on the screen, read before anything changes; rows are equally high, so places need no reading. */
+  /** Return the height of a row and a test of which ranks are on the screen; equal heights save measuring each row. */
   #seen(count) {
     if (!count || !this.height || calm.matches || this.list.offsetParent === null) return null;
     const { top } = this.list.getBoundingClientRect(), height = this.height;
@@ -118,17 +119,17 @@ export class Feed {
   }
 }
 
-/** Up or down by how many places. */
+/** Return the text of a move up or down. */
 export function moveText(places) {
   return places > 0 ? `\u25b2${places}` : places < 0 ? `\u25bc${-places}` : "=";
 }
 
-/** Of a binary label: what the user did, or, of lists that are nobody's, the label itself. */
+/** Return words for a binary label: "did" or "did not", or "label 1" for lists without a user. */
 export function labelWords(did, ofUser) {
   return ofUser ? (did ? "did" : "did not") : `label ${did ? 1 : 0}`;
 }
 
-/** What the user really did, or what the label was: a mark, and words for those who hear the page. */
+/** Return a mark for the user's real action or the label, with words for screen readers. */
 function labelMark(kind, label, ofUser) {
   if (label === undefined) return make("span", { class: "label" });
   if (label === null) return make("span", { class: "label none", title: "outside of the task's sample space" }, "\u00b7", make("span", { class: "hidden", text: " no label" }));
@@ -137,7 +138,7 @@ function labelMark(kind, label, ofUser) {
   return make("span", { class: did ? "label did" : "label", title: ofUser ? `the user ${words}` : words }, did ? "\u25cf" : "\u25cb", make("span", { class: "hidden", text: ` ${words}` }));
 }
 
-/** From where a row was to where it is. Moves add up, so that one that is overtaken by the next goes on smoothly. */
+/** Animate a row from its old to its new position. Moves add up, so an interrupted move continues smoothly. */
 function travel(node, pixels) {
   node.animate({ transform: [`translateY(${pixels}px)`, "none"] }, { duration: MILLISECONDS, easing: "ease-out", composite: "add" });
 }

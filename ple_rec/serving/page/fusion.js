@@ -1,10 +1,10 @@
-// Score fusion as the server does it (the paper's Eq. 1, in logarithms), and what follows from two orders.
+// Score fusion by the server's formula (the paper's Eq. 1, in logarithms), and comparisons of two orders.
 //
 //     score_i = sum_k exponent_k * factor_ik
 //
 // A table has the factors of all items by column: {names: [K], columns: [K Float64Array of N], indices: [N]}.
 
-/** The table of an answer's items, which have `factors` and, of the request, `index`. */
+/** Return the table of an answer's items, which have `factors` and their `index` in the request. */
 export function tableOf(items) {
   const names = Object.keys(items[0]?.factors ?? {});
   return {
@@ -14,7 +14,7 @@ export function tableOf(items) {
   };
 }
 
-/** Log score of every item. */
+/** Return the log score of every item. */
 export function scores(table, exponents) {
   const sums = new Float64Array(table.indices.length);
   table.names.forEach((name, k) => {
@@ -24,42 +24,42 @@ export function scores(table, exponents) {
   return sums;
 }
 
-/** Places of the items in the table, best first; of equal ones the earlier in the request, as the server has it. */
+/** Return the indices of the items, best first; ties are in the order of the request, as on the server. */
 export function orderOf(sums, indices) {
   return Array.from(sums.keys()).sort((a, b) => sums[b] - sums[a] || indices[a] - indices[b]);
 }
 
-/** Rank of every item, from 0. */
+/** Return the rank of every item, from 0. */
 export function ranksOf(order) {
   const ranks = new Int32Array(order.length);
   order.forEach((item, rank) => { ranks[item] = rank; });
   return ranks;
 }
 
-/** How many items stand elsewhere. */
+/** Return the number of items whose rank differs. */
 export function moved(ranksA, ranksB) {
   let count = 0;
   for (let i = 0; i < ranksA.length; i++) count += ranksA[i] !== ranksB[i];
   return count;
 }
 
-/** Items that are among the first `depth` of either order, in the order of B, then of A: one line of a comparison each. */
+/** Return the items among the first `depth` of either order, in the order of B, then of A. */
 export function compared(orderA, orderB, depth) {
   return [...new Set([...orderB.slice(0, depth), ...orderA.slice(0, depth)])];
 }
 
-/** Whether two weightings are one, of these factors. */
+/** Return true if two sets of exponents agree on these factors. */
 export function same(names, a, b) {
   return names.every((name) => a[name] === b[name]);
 }
 
-/** TASK.mean@depth, as `ple-rec fuse` has it: the mean label of the first items, 0 outside of the task's sample space. */
+/** Return TASK.mean@depth as `ple-rec fuse` defines it: the mean label of the first items, 0 outside of the task's sample space. */
 export function meanAt(order, labels, task, depth) {
   const top = order.slice(0, depth);
   return top.reduce((sum, item) => sum + (labels[item]?.[task] ?? 0), 0) / top.length;
 }
 
-/** The exponents as lines of fusion.toml. */
+/** Return the exponents as lines of fusion.toml. */
 export function asToml(names, exponents, title) {
   const key = (name) => (/^[\w-]+$/.test(name) ? name : JSON.stringify(name));
   const number = (x) => (Number.isInteger(x) && Math.abs(x) < 1e15 ? x.toFixed(1) : String(x));
@@ -70,7 +70,7 @@ export function asToml(names, exponents, title) {
   return `# ${title}\n${tables.join("\n")}`;
 }
 
-/** The request as a command; the token, where one is needed, comes from the environment. */
+/** Return the request as a shell command, which takes a token from the environment. */
 export function asCurl(origin, body, secured) {
   const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
   const token = secured ? ' -H "Authorization: Bearer $PLE_REC_TOKEN"' : "";

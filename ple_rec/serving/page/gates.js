@@ -1,9 +1,9 @@
-// Who read whom for one item: the weights A_oe of every level, as the analysis pages show them, a column for each output.
+// Gate weights A_oe of every level for one item, in the form of the analysis pages: a column for each output.
 
 import { make, pairs } from "./dom.js";
 import { decimal, shown } from "./items.js";
 
-/** Tables of all levels, or a sentence where the model has no gates. */
+/** Return tables of all levels, or a sentence if the model has no gates. */
 export function gateTables(gates) {
   if (!gates?.length) return [make("p", { class: "facts", text: "This model has no gates: who reads whom does not depend on the item." })];
   return gates.flatMap((gate) => [make("h3", { text: `Level ${gate.level}: weights of the experts` }), make("div", { class: "scroll" }, heat(gate))]);
@@ -25,7 +25,7 @@ function cell(weight, largest) {
   return make("td", { class: weight < 0 ? "negative" : false, "--w": share, text: weight.toFixed(2) });
 }
 
-/** What an item's score is made of. */
+/** Return the factors that an item's score consists of. */
 export function factorPairs(item, exponents) {
   const factors = Object.entries(item.factors).map(([name, log]) => {
     const power = exponents[name] ?? 0;
@@ -34,7 +34,7 @@ export function factorPairs(item, exponents) {
   return pairs(factors);
 }
 
-/** All features of a user or an item. */
+/** Return all features of a user or an item. */
 export function featurePairs(features) {
   return pairs(Object.entries(features ?? {}).map(([name, value]) => [name, shown(value)]));
 }

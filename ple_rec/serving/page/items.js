@@ -1,15 +1,15 @@
-// What to show of an item: its raw id, and the features that tell items of one feed apart, those that people know first.
+// Texts of an item: its raw id, and the features that distinguish items of a feed, familiar kinds first.
 
 const TELLING = [/author|seller|artist/, /second|duration|length/, /categor|tag|genre|topic|title|name/, /age|plays|fans|price/];
 const SHOWN = 3;
 
-/** The feature that names an item: that of the largest table, since an item's other features are known by its id. "" where there is none. */
+/** Return the feature that names an item: the single-valued one with the largest table, or "" without any. */
 export function idOf(features) {
   const single = features.filter(({ dense, bag }) => !dense && !bag);
   return single.reduce((best, each) => (each.rows > best.rows ? each : best), single[0])?.name ?? "";
 }
 
-/** Names of features that vary in the feed, beside that of the title. */
+/** Return the names of features that vary in the feed, without that of the title. */
 export function telling(items, title) {
   const names = [...new Set(items.flatMap(Object.keys))];
   const distinct = new Map(names.map((name) => [name, new Set(items.map((item) => JSON.stringify(item[name]))).size]));
@@ -23,12 +23,12 @@ export function telling(items, title) {
   const kinds = new Set();
   const details = sorted.filter((name) => {
     const kind = place(name) < TELLING.length ? place(name) : name;
-    return !kinds.has(kind) && kinds.add(kind); // one feature of a kind: author_id and author_fans say much the same
+    return !kinds.has(kind) && kinds.add(kind); // One feature of a kind is enough, since author_id and author_fans say nearly the same.
   });
   return details.slice(0, SHOWN);
 }
 
-/** A raw value for people. */
+/** Return a raw value as text for people. */
 export function shown(value) {
   if (value === null || value === undefined) return "\u2013";
   if (Array.isArray(value)) return value.length ? value.map(shown).join(" ") : "none";
@@ -36,19 +36,19 @@ export function shown(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-/** The name of an item in lists: a feature and its raw value, which is its id as a rule, else the item's place in the request. */
+/** Return the name of an item in lists: a feature and its raw value, usually the id, or else its index in the request. */
 export function titleOf(item, index, title) {
   return named(item, title) ? `${title} ${shown(item[title])}` : `no. ${index + 1} of the request`;
 }
 
-/** The same in few letters, where all items of a list are named by one feature. */
+/** Return a short name of an item, if one feature names all items of the list. */
 export function shortTitleOf(item, index, title) {
   return named(item, title) ? shown(item[title]) : titleOf(item, index, title);
 }
 
 const named = (item, title) => title !== "" && (item[title] ?? "") !== "";
 
-/** A feature and its value in few letters: what all names begin with is left out, and what they end with. */
+/** Return a feature and its value as text; its name is shortened by a common beginning with the title and by "_id". */
 export function detailOf(item, name, title) {
   const owner = name.startsWith(`${brief(title)}_`) ? name.slice(brief(title).length + 1) : name;
   return `${brief(owner)} ${shown(item[name])}`;
@@ -56,7 +56,7 @@ export function detailOf(item, name, title) {
 
 const brief = (name) => name.replace(/_id$/, "");
 
-/** A prediction or label, as short as it can be read. */
+/** Return a prediction or label with few digits. */
 export function decimal(x) {
   if (x === null || x === undefined || !Number.isFinite(x)) return "\u2013";
   const size = Math.abs(x);

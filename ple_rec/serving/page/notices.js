@@ -1,18 +1,18 @@
-// What a person is told when something is missing, and how to go on.
+// Messages about missing data and errors, with a way to continue.
 
 import { secured, useToken } from "./api.js";
 import { at, make } from "./dom.js";
 
 let timer = 0;
 
-/** Nothing is wrong any more. */
+/** Hide all messages. */
 export function clear() {
   clearInterval(timer);
   at("notice").hidden = true;
   at("notice").replaceChildren();
 }
 
-/** Say what is wrong; `again` does what failed once more. */
+/** Show an error; `again` repeats the action that failed. */
 export function tell(error, again) {
   clear();
   if (error.kind === "token") return askToken(again);
@@ -23,7 +23,7 @@ export function tell(error, again) {
   show(title, error.kind === "down" ? [retry] : [make("span", { text: `${error.message} ` }), retry]);
 }
 
-/** Say something that is no error. */
+/** Show a message that is no error. */
 export function note(title, text) {
   clear();
   show(title, [make("span", { text })]);

@@ -1,4 +1,4 @@
-// The page: asks for a user's feed once, then orders it here, for as long as the exponents are dragged.
+// The page requests a user's feed once, and orders it here while exponents are dragged.
 
 import { ApiError, get, post, secured } from "./api.js";
 import { Columns } from "./columns.js";
@@ -12,7 +12,8 @@ import * as notices from "./notices.js";
 import { parsed, skeleton } from "./pasted.js";
 import { Sliders } from "./sliders.js";
 
-const TOP = 10; // items of which the labels are averaged
+// Number of items whose labels are averaged.
+const TOP = 10;
 const feed = new Feed(at("feed"), at("more"), (item) => choose(item, true));
 const compare = new Compare(
   { sideA: at("side-a"), sideB: at("side-b"), lines: at("lines"), depth: at("depth") }, (item) => choose(item, true));
@@ -32,7 +33,7 @@ const state = {
 };
 let asked = new AbortController(), frame = 0;
 
-/** Do something that asks the server; where that fails, say so, and offer it again. */
+/** Run an action that sends requests; if it fails, show the error and offer to repeat it. */
 async function attempt(action) {
   asked.abort();
   asked = new AbortController();
@@ -50,10 +51,10 @@ async function attempt(action) {
   }
 }
 
-/** Ask what is served now, and show it where it is another version than before, which has other examples. */
+/** Request the served version, and show it if it is another one than before, since it has other examples. */
 async function refresh(signal) {
   const [model, listed] = await Promise.all([get("/v1/model", signal), get("/v1/examples", signal)]);
-  if (listed.version !== model.version) return refresh(signal); // it was loaded between the two
+  if (listed.version !== model.version) return refresh(signal); // A reload came between the two requests.
   if (JSON.stringify(model) === JSON.stringify(state.model)) return;
   const chosen = Math.max(0, at("example").selectedIndex);
   Object.assign(state, { model, examples: listed.examples });
@@ -64,7 +65,7 @@ async function refresh(signal) {
   mark(chosen);
 }
 
-/** Mark an example as the one that is shown, or the last where there are fewer; its place. */
+/** Mark an example, or the last one if there are fewer, as the open one, and return its index. */
 function mark(i) {
   const last = Math.max(0, state.examples.length - 1), place = Math.min(i, last);
   at("example").selectedIndex = place;
@@ -87,7 +88,7 @@ function invite() {
   at("body").focus();
 }
 
-/** Ask for a ranking with all that is needed to do it here with other exponents. */
+/** Request a ranking with all values that are needed to order it here by other exponents. */
 async function rank(request, labels, signal) {
   const { top: _, exponents = {}, explain: __, ...rest } = request;
   const answer = await post("/v1/rank", { ...rest, explain: true }, signal);
@@ -113,7 +114,7 @@ function showModel() {
   at("name").textContent = name;
   const facts = [`version ${version}`, `tasks: ${signature.tasks.map((task) => task.name).join(", ")}`, `features: ${signature.user.length} of the user, ${signature.items.length} of an item`];
   at("facts").replaceChildren(...facts.map((text) => make("span", { text })));
-  const whose = signature.user.length ? "User" : "List"; // without features of a user, lists are nobody's
+  const whose = signature.user.length ? "User" : "List"; // Without features of a user, a list has no user.
   at("whose").textContent = whose;
   at("previous").ariaLabel = `Previous ${whose.toLowerCase()}`;
   at("next").ariaLabel = `Next ${whose.toLowerCase()}`;
@@ -135,7 +136,7 @@ function showRequest() {
   compare.show(answer.items.map(({ index }, i) => shortTitleOf(requested[i], index, shown.title)));
 }
 
-/** The order of a weighting; of the deployed one, the server's own, whatever rounding would make of it. */
+/** Return the order of some exponents; for the deployed ones, that of the server, whatever rounding would do here. */
 function order(exponents, sums = null) {
   if (same(state.table.names, exponents, state.answer.exponents)) return state.answer.items.map((_, i) => i);
   return orderOf(sums ?? scores(state.table, exponents), state.table.indices);
@@ -169,7 +170,7 @@ function tellOrder(count, orderB) {
   announce(edited ? `Order changed: ${text}; first is ${state.titles[orderB[0]]}.` : `${orderB.length} items; first is ${state.titles[orderB[0]]}.`);
 }
 
-/** What the first items of both orders really got. */
+/** Show the mean labels of the first items in both orders. */
 function showGot(orderA, orderB) {
   const { labels, model } = state, { tasks } = model.signature;
   const depth = Math.min(TOP, orderB.length);
@@ -182,7 +183,7 @@ function showGot(orderA, orderB) {
     make("tbody", {}, row("A", orderA), row("B", orderB))));
 }
 
-/** Show an item's factors and gates; on a narrow screen the sheet with them is opened by hand only. */
+/** Show an item's factors and gates; on a narrow screen, the user opens the sheet with them. */
 async function choose(item, byHand) {
   state.chosen = item;
   feed.mark(item);
@@ -222,7 +223,7 @@ async function copy(button, title, text) {
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = said; }, 1200);
   } catch {
-    at("copied-title").textContent = title; // no permission, or no secure origin: by hand
+    at("copied-title").textContent = title; // Without permission or a secure origin, the user copies the text.
     at("copied-text").value = text;
     at("copied").showModal();
     at("copied-text").select();

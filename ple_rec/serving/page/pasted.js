@@ -1,8 +1,8 @@
-// Requests that people paste.
+// Requests that users paste.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
 
-/** A text's request, its items as rows; throws as JSON.parse does. Ids that would be rounded as numbers are texts, which the server takes as well. */
+/** Return the request of a text, with its items as rows; throws as JSON.parse does. Ids that rounding would change become texts, which the server accepts. */
 export function parsed(text, signature) {
   const request = inRows(JSON.parse(text)), exact = rowsOf(inRows(JSON.parse(text.replace(TOKEN, whole))));
   const { user = [], items = [] } = signature ?? {};
@@ -13,13 +13,13 @@ export function parsed(text, signature) {
   return request;
 }
 
-/** A request of one item in which every value is missing, as text: what a request of this model looks like. */
+/** Return a request of one item without any value, as text, to show the form of a request of this model. */
 export function skeleton({ user, items }) {
   const values = (features) => Object.fromEntries(features.map(({ name }) => [name, null]));
   return JSON.stringify({ user: values(user), items: [values(items)] });
 }
 
-/** Columns of one length as rows; anything else as it is. */
+/** Return columns of equal length as rows, and anything else unchanged. */
 function inRows(request) {
   const items = request?.items;
   if (Array.isArray(items)) return request;

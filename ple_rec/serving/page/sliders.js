@@ -1,9 +1,10 @@
-// The exponents: for each factor a slider for the hand and a field for an exact number.
+// Exponents: a slider and a field for an exact number for each factor.
 
 import { make } from "./dom.js";
 
 const STEP = 0.05, LEAST = 2, LARGEST = 1000;
-const SHOWN = 4; // significant digits of a deployed exponent; what is sent has all
+// Number of significant digits of a deployed exponent that are shown; requests send all.
+const SHOWN = 4;
 
 /** Sliders of all factors; `changed(name, value)` is called while one is dragged. */
 export class Sliders {
@@ -11,14 +12,14 @@ export class Sliders {
     Object.assign(this, { place, changed, rows: new Map(), names: [] });
   }
 
-  /** Make them anew for other factors or other deployed exponents. */
+  /** Rebuild the sliders for other factors or other deployed exponents. */
   build(names, deployed) {
     const largest = Math.max(LEAST, ...names.map((name) => 2 * Math.ceil(Math.abs(deployed[name]))));
     Object.assign(this, { names, deployed, rows: new Map() });
     this.place.replaceChildren(...names.map((name, k) => this.#row(name, k, largest, deployed[name])));
   }
 
-  /** Show a weighting. */
+  /** Show some exponents. */
   set(exponents) {
     for (const [name, row] of this.rows) {
       const value = exponents[name];

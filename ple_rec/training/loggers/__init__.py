@@ -1,6 +1,7 @@
-"""Who hears what a run reports, beside `train.jsonl` and the terminal: TensorBoard, an MLflow server.
+"""Loggers of a run, TensorBoard and MLflow, which receive the same records as the log `train.jsonl`.
 
-Each listener is one file here and stands behind a `Background`; only rank 0 has any.
+Each logger is a module of this package. A `BackgroundLogger` calls it on a thread, so a slow or broken logger never
+delays or ends the training. Only rank 0 has loggers.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from ple_rec.training.loggers.base import Ending, Record, RunLogger
 
 __all__ = ["Loggers", "RunLogger", "check_installed", "check_reachable", "open_loggers"]
 
-# Seconds to wait at the end for what is still to be sent, with results and without.
+# Number of seconds for which `end` waits until all records are sent: after a finished run, and after any other run.
 _FINISHED_SECONDS, _FAILED_SECONDS = 30.0, 2.0
 
 
 def check_installed(config: WatchConfig) -> None:
-    """Refuse what is asked for and not installed; a server is not spoken to.
+    """Refuse a required logger whose package is not installed, without a connection to any server.
 
     Raises:
-        UserError: a package is missing.
+        UserError: A package is not installed.
     """
     tensorboard.check_installed(config.tensorboard)
     if config.mlflow is not None:
@@ -37,10 +38,10 @@ def check_installed(config: WatchConfig) -> None:
 
 
 def check_reachable(config: WatchConfig) -> None:
-    """Refuse a server that does not answer within a few seconds.
+    """Refuse a configured MLflow server that does not answer within a few seconds.
 
     Raises:
-        UserError: it does not, or a package is missing.
+        UserError: The server does not answer, or the package of a required logger is not installed.
     """
     check_installed(config)
     if config.mlflow is not None:
@@ -48,61 +49,83 @@ def check_reachable(config: WatchConfig) -> None:
 
 
 class Loggers:
-    """All that watch a run on this rank; no call raises, and none but `end` waits.
+    """All loggers of a run on this rank. No method raises an error of a logger, and only `end` and `finish` wait.
 
     Args:
-        loggers: None of them on any rank but 0.
-        absent: What would watch, were it installed.
+        loggers: Loggers of rank 0; empty on the other ranks.
+        absent: Names of loggers that are left out because their packages are not installed.
     """
 
     def __init__(self, loggers: Sequence[RunLogger] = (), absent: Sequence[str] = ()) -> None:
         self.absent = tuple(absent)
-        self._all = [BackgroundLogger(run_logger) for run_logger in loggers]
+        self._loggers = [BackgroundLogger(run_logger) for run_logger in loggers]
         self._ended = False
 
     def describe(self) -> str:
-        """A line on who watches and where."""
-        parts = [f"{one.run_logger.name} {one.run_logger.place}" for one in self._all]
+        """Return a line with the name of each logger and the folder or page of its values."""
+        parts = [f"{background.run_logger.name} {background.run_logger.place}" for background in self._loggers]
         parts += [f"{name} not installed" for name in self.absent]
         return f"watched by: {', '.join(parts) or 'none'}"
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
-        """The run starts after `step` steps, of which `train.jsonl` says `past`."""
-        for one in self._all:
-            one.begin(step, past)
+        """Tell the loggers that the run begins, or that it goes on after some steps.
+
+        Args:
+            step: Number of steps done before.
+            past: Records of `train.jsonl` up to that step.
+        """
+        for background in self._loggers:
+            background.begin(step, past)
 
     def log(self, record: Record) -> None:
-        """Take a record of `train.jsonl`."""
-        for one in self._all:
-            one.log(record)
+        """Pass a record of `train.jsonl` to the loggers."""
+        for background in self._loggers:
+            background.log(record)
 
     def end(self, ending: Ending) -> None:
-        """Hand over what is left within a bounded time, and say what was not taken; a second call does nothing."""
+        """Tell the loggers how the run ended, and wait a limited time until all records are sent.
+
+        The terminal shows how many records were not sent in this time. A second call does nothing.
+
+        Args:
+            ending: End of the run.
+        """
         if self._ended:
             return
         self._ended = True
-        for one in self._all:
-            one.end(ending)
-        last = time.monotonic() + (_FINISHED_SECONDS if ending.status == "finished" else _FAILED_SECONDS)
-        for one in self._all:
-            one.wait(last - time.monotonic())
+        for background in self._loggers:
+            background.end(ending)
+        deadline = time.monotonic() + (_FINISHED_SECONDS if ending.status == "finished" else _FAILED_SECONDS)
+        for background in self._loggers:
+            background.wait(deadline - time.monotonic())
 
     def finish(self, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """End with results and with files worth keeping beside them."""
+        """Tell the loggers that the run has finished; otherwise like `end`.
+
+        Args:
+            metrics: Content of `metrics.json`.
+            files: Texts to store with the results, by file name.
+        """
         self.end(Ending(time.time(), "finished", metrics, files))
 
 
 def make_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Loggers:
-    """Those of a configuration, for rank 0.
+    """Return the configured loggers of a run; only rank 0 calls this.
+
+    Args:
+        config: Configuration of the run.
+        run: Directory of the run.
+        resume: True if the run goes on from a checkpoint.
 
     Raises:
-        UserError: a package is missing, or a server does not answer or refuses the run.
+        UserError: A package is not installed, or the MLflow server does not answer or refuses the run.
     """
     check_installed(config.watch)
     chosen: list[RunLogger] = []
     absent = []
+    # Unless the configuration says true or false, TensorBoard is used if it is installed.
     if config.watch.tensorboard is not False:
-        if tensorboard.installed():
+        if tensorboard.is_installed():
             chosen.append(tensorboard.TensorBoard(run.folder / TENSORBOARD, config, str(run / TENSORBOARD)))
         else:
             absent.append("tensorboard")
@@ -113,10 +136,16 @@ def make_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Logge
 
 @contextmanager
 def open_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Iterator[Loggers]:
-    """Give the loggers of a run, which are told of its end whatever that is (a collective).
+    """Yield the loggers of a run, and tell them how the run ended; every rank has to call this.
+
+    Args:
+        config: Configuration of the run.
+        run: Directory of the run.
+        resume: True if the run goes on from a checkpoint.
 
     Raises:
-        UserError: as `make_loggers`; a PeerError on the other ranks.
+        UserError: A package is not installed, or the MLflow server does not answer or refuses the run. Ranks other than
+            0 raise a PeerError instead.
     """
     chosen = run_on_rank_zero(lambda: make_loggers(config, run, resume=resume)) or Loggers()
     try:
@@ -128,4 +157,5 @@ def open_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Itera
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
         chosen.end(Ending(time.time(), "stopped" if stopped else "failed"))
         raise
-    chosen.end(Ending(time.time(), "failed"))  # unless it has finished
+    # `finish` has already ended the loggers of a finished run, so this call does nothing then.
+    chosen.end(Ending(time.time(), "failed"))

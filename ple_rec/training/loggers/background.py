@@ -1,4 +1,4 @@
-"""A logger on a thread of its own, behind a bounded queue: it can neither stop a run nor make it wait."""
+"""Logger on a thread of its own, behind a bounded queue, so that it can neither stop a run nor make it wait."""
 
 from __future__ import annotations
 
@@ -10,43 +10,50 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 
-from ple_rec.training.loggers.base import Ending, Record, RunLogger, TimedRecord, UnavailableError
+from ple_rec.training.loggers.base import Ending, LoggerUnavailableError, Record, RunLogger, TimedRecord
 
 logger = logging.getLogger(__name__)
 
-_AT_ONCE = 100  # records of one call, so that a slow server catches up
-_SHOWN = 200  # characters of a cause that a warning repeats
+# A call hands over up to so many records, so that a slow server catches up.
+_BATCH = 100
+# Number of characters of an error that a log line repeats.
+_MOST_SHOWN = 200
 
 
 class BackgroundLogger:
-    """Hands a logger what it is to log, in order, and says once when it fails.
+    """Thread that hands records to a logger in order, and logs its first error.
 
-    What finds the logger unavailable stays in the queue and is tried again; what it refuses otherwise, and what comes
-    while the queue is full, is lost to it and counted.
+    Records stay in the queue and are sent again while the logger is unavailable. Records that it refuses by another
+    error, and records that come while the queue is full, are dropped and counted.
 
     Args:
-        logger: Called by the thread alone from here on.
-        limit: Records that may wait.
-        retry_seconds: Between two tries while it is unavailable.
+        run_logger: Logger, called by the thread alone from now on.
+        limit: Largest number of records in the queue.
+        retry_seconds: Seconds between two attempts while the logger is unavailable.
     """
 
     def __init__(self, run_logger: RunLogger, *, limit: int = 10_000, retry_seconds: float = 10.0) -> None:
         self.run_logger, self.limit, self.retry_seconds = run_logger, limit, retry_seconds
         self._queue: deque[TimedRecord] = deque()
         self._changed = threading.Condition()
-        self._first: Callable[[], None] | None = None
+        self._begin: Callable[[], None] | None = None
         self._ending: Ending | None = None
         self._lost = 0
-        self._warned = self._begun = self._done = False
+        self._error_logged = self._started = self._done = False
         self._thread = threading.Thread(target=self._run, name=f"watch-{run_logger.name}", daemon=True)
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
-        """The run starts after `step` steps."""
-        self._first = partial(self.run_logger.begin, step, past)
+        """Begin with a run that has done `step` steps, and return at once.
+
+        Args:
+            step: Number of steps done.
+            past: Records of `train.jsonl` up to that step.
+        """
+        self._begin = partial(self.run_logger.begin, step, past)
         self._start()
 
     def log(self, record: Record) -> None:
-        """Take a record; returns at once."""
+        """Append a record to the queue, and return at once."""
         with self._changed:
             if len(self._queue) < self.limit:
                 self._queue.append(TimedRecord(time.time(), record))
@@ -55,14 +62,18 @@ class BackgroundLogger:
             self._changed.notify()
 
     def end(self, ending: Ending) -> None:
-        """The run has ended; returns at once."""
+        """End with the run, and return at once."""
         with self._changed:
             self._ending = ending
             self._changed.notify()
         self._start()
 
     def wait(self, seconds: float) -> None:
-        """Wait for the logger to take all that is left, but no longer than this, and say what it did not take."""
+        """Wait until the logger has taken all records, and log how many are lost.
+
+        Args:
+            seconds: Largest number of seconds to wait.
+        """
         self._thread.join(max(0.0, seconds))
         with self._changed:
             records = self._lost + len(self._queue)
@@ -71,55 +82,57 @@ class BackgroundLogger:
             logger.info(f"{self.run_logger.name}: did not get {' and '.join(missing)}; {self.run_logger.recovery}")
 
     def _start(self) -> None:
-        if not self._begun:
-            self._begun = True
+        if not self._started:
+            self._started = True
             self._thread.start()
 
     def _run(self) -> None:
         try:
-            if self._first is not None:
-                self._try(self._first)
+            if self._begin is not None:
+                self._try(self._begin)
             while records := self._next():
-                taken = self._try(partial(self.run_logger.log, records))
+                is_logged = self._try(partial(self.run_logger.log, records))
                 with self._changed:
-                    self._lost += 0 if taken else len(records)
+                    self._lost += 0 if is_logged else len(records)
                     for _ in records:
                         self._queue.popleft()
             assert self._ending is not None
             self._done = self._try(partial(self.run_logger.end, self._ending))
-        except UnavailableError:
-            return  # the run is over; `wait` says what is left
+        except LoggerUnavailableError:
+            # The run is over, and `wait` logs how many records are lost.
+            return
 
     def _next(self) -> list[TimedRecord]:
-        """The oldest records, once there are any; empty where the run has ended and none is left."""
+        """Wait for records, and return the oldest; empty if the run has ended and the queue is empty."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ending is not None)
-            return list(islice(self._queue, _AT_ONCE))
+            return list(islice(self._queue, _BATCH))
 
     def _try(self, call: Callable[[], None]) -> bool:
-        """Whether a call succeeded, after as many tries as it needs while the run goes on and one once it has ended.
+        """Call until the logger is available, and return True if the call succeeded.
 
         Raises:
-            UnavailableError: at that last one.
+            LoggerUnavailableError: The logger was unavailable in an attempt that began after the end of the run.
         """
         while True:
-            last = self._ending is not None
+            is_last = self._ending is not None
             try:
                 call()
-            except UnavailableError as error:
-                self._warn(error, "what it misses is sent once it answers")
-                if last:
+            except LoggerUnavailableError as error:
+                self._log_error(error, "what it misses is sent once it answers")
+                if is_last:
                     raise
                 with self._changed:
                     self._changed.wait_for(lambda: self._ending is not None, self.retry_seconds)
-            except Exception as error:  # whatever a logger breaks at is not worth a training run
-                self._warn(error, "it may lack a part")
+            except Exception as error:  # No error of a logger may stop a training.
+                self._log_error(error, "it may lack a part")
                 return False
             else:
                 return True
 
-    def _warn(self, error: Exception, consequence: str) -> None:
-        if not self._warned:
-            self._warned = True
-            cause = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("UnavailableError: ")
-            logger.info(f"{self.run_logger.name}: {cause[:_SHOWN]}; training goes on, {consequence}")
+    def _log_error(self, error: Exception, consequence: str) -> None:
+        """Log the first error and its consequence; later ones are not logged."""
+        if not self._error_logged:
+            self._error_logged = True
+            cause = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("LoggerUnavailableError: ")
+            logger.info(f"{self.run_logger.name}: {cause[:_MOST_SHOWN]}; training goes on, {consequence}")

@@ -1,4 +1,4 @@
-"""The contract of a logger, and records, metrics and configurations as flat names with plain values."""
+"""Interface of a logger, and records, metrics and configurations flattened to names and plain values."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ FINAL = "final"
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record by tag: `train/loss`, `train/income/auc`, `valid/income/auc`, `train/learning_rate`.
+    """Return the numbers of a record by tag, for example `train/loss`, `valid/income/auc` and `train/learning_rate`.
 
-    A value that is null or not finite is left out. What a record of validation says of the loop (learning rates,
-    samples, seconds) is left out too, since the record of training at the same step says it.
+    Values that are null or not finite are left out. So are learning rates, samples and seconds of a validation record,
+    since the training record of the same step has them.
     """
     split = record["split"]
     keys = record.keys() - {"step", "total_steps"} if split == "train" else {"loss"}
-    own = {key: value for key, value in record.items() if key in keys}
-    return _numbers(split, own) | _of_tasks(split, record["tasks"])
+    values = {key: value for key, value in record.items() if key in keys}
+    return _numbers(split, values) | _task_numbers(split, record["tasks"])
 
 
 def final_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of `metrics.json` by tag: `final/test/income/auc`, `final/samples_per_second`."""
-    found = _numbers(FINAL, metrics)
+    """Return the numbers of `metrics.json` by tag: `final/test/income/auc`, `final/samples_per_second`."""
+    numbers = _numbers(FINAL, metrics)
     for split in SPLITS:
-        found |= _of_tasks(f"{FINAL}/{split}", metrics.get(split, {}).get("tasks", {}))
-    return found
+        numbers |= _task_numbers(f"{FINAL}/{split}", metrics.get(split, {}).get("tasks", {}))
+    return numbers
 
 
 def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
-    """Every key of the configuration that has a value: `model.levels[0].task_experts`; a list as its JSON text."""
+    """Return the values of the configuration by flat key, for example `model.levels[0].task_experts`.
+
+    Keys without a value are left out; a list is given as JSON text.
+    """
     return {
         key: value if isinstance(value, bool | int | float | str) else json.dumps(value)
         for key, value in leaves(config)
@@ -43,11 +46,11 @@ def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
     }
 
 
-def _of_tasks(prefix: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
+def _task_numbers(prefix: str, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
     for task, values in tasks.items():
-        found |= _numbers(f"{prefix}/{task}", values)
-    return found
+        numbers |= _numbers(f"{prefix}/{task}", values)
+    return numbers
 
 
 def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
@@ -58,24 +61,25 @@ def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-Record = Mapping[str, Any]  # of `train.jsonl`
+# Record of `train.jsonl`.
+Record = Mapping[str, Any]
 
 
 class TimedRecord(NamedTuple):
-    """A record and when it was made, in seconds since 1970."""
+    """Record and its time, in seconds since 1970."""
 
     time: float
     record: Record
 
 
 class Ending(NamedTuple):
-    """How a run ended.
+    """End of a run.
 
     Args:
-        time: When, in seconds since 1970.
+        time: Time of the end, in seconds since 1970.
         status: "finished" with results, "failed" by an error, "stopped" by a person, or "preempted" by a scheduler.
-        metrics: What `metrics.json` holds; empty without results.
-        files: Texts worth keeping with the results, by the names that they have in the run directory.
+        metrics: Content of `metrics.json`; empty without results.
+        files: Texts to store with the results, by their names in the run directory.
     """
 
     time: float
@@ -84,34 +88,34 @@ class Ending(NamedTuple):
     files: Mapping[str, str] = {}
 
 
-class UnavailableError(Exception):
-    """What a logger writes to does not answer now; the same call may succeed later."""
+class LoggerUnavailableError(Exception):
+    """Error of a logger whose server or disk does not answer now; the same call may succeed later."""
 
 
 class RunLogger(Protocol):
-    """Hears what a run reports, on rank 0 and on a thread of its own (`Background`), so that each call may take long.
+    """Logger of a run on rank 0, whose calls may take long, since `BackgroundLogger` makes them on a thread.
 
-    A call that raises `UnavailableError` is made again with the same arguments, so it may be done twice; one that
-    raises anything else is not. Neither reaches the training.
+    A call that raises `LoggerUnavailableError` is repeated with the same arguments, so a call may take effect twice.
+    Any other error drops the arguments. No error reaches the training.
     """
 
     @property
     def name(self) -> str:
-        """In messages."""
+        """Name in messages."""
 
     @property
     def recovery(self) -> str:
-        """Where what it missed is found, or how it gets it."""
+        """Text that says where missing records are found, or how the logger gets them."""
 
     @property
     def place(self) -> str:
-        """Where a person finds what it keeps."""
+        """Folder or page of the logged values."""
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
-        """The run starts after `step` steps; `past` is what `train.jsonl` says of them."""
+        """Begin with a run that has done `step` steps, whose records are `past`."""
 
     def log(self, records: Sequence[TimedRecord]) -> None:
-        """Take new records, the oldest first."""
+        """Log new records, the oldest first."""
 
     def end(self, ending: Ending) -> None:
-        """The last call."""
+        """Log the end of the run; no other call follows."""

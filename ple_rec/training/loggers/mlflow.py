@@ -1,7 +1,8 @@
-"""A run of an MLflow server: configuration as parameters, records and results as metrics, report as artifact.
+"""Logger to an MLflow server: configuration as parameters, records and results as metrics, report as artifact.
 
-The run's id is kept in `mlflow.json` of the run directory: a run that goes on goes on there too. What the server holds
-of a step stays (it deletes no metric), and what it lacks of the past is sent from `train.jsonl`.
+The file `mlflow.json` of the run directory has the id of the run on the server, so a resumed run continues it there.
+Metrics of a step that the server already has stay, since the server deletes none; missing ones are sent from
+`train.jsonl`.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from ple_rec.storage import Location
 from ple_rec.training.loggers.base import (
     FINAL,
     Ending,
+    LoggerUnavailableError,
     Record,
     TimedRecord,
-    UnavailableError,
     final_scalars,
     flat,
     scalars,
@@ -32,9 +33,10 @@ from ple_rec.training.loggers.base import (
 
 # Limits of MLflow's REST interface: characters of a value, entries of a request.
 _VALUE, _PARAMS, _METRICS = 6000, 100, 1000
-# Of a run that is preempted the server is not told: it stays RUNNING, and goes on.
+# A preempted run will be resumed, so it stays RUNNING on the server.
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
-# A request's patience, since `Background` tries again; and no word to anyone but the server of the run, nor to stdout.
+# Requests time out soon and are not retried, since `BackgroundLogger` retries. The client must send no telemetry and
+# print nothing.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -42,20 +44,21 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 _KEY = "watch.mlflow.tracking_uri"
-_SHOWN = 300  # characters of a cause that a message repeats
+# Number of characters of an error that a message repeats.
+_MOST_SHOWN = 300
 
 
 def check_installed() -> None:
     """Refuse `[watch.mlflow]` without MLflow's client.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: The client cannot be imported.
     """
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     try:
         import mlflow.tracking  # noqa: F401
-    except Exception as error:  # a broken installation may fail by more than ImportError
+    except Exception as error:  # A broken installation may raise more than ImportError.
         raise UserError(
             "watch.mlflow",
             f"mlflow cannot be imported ({_short(error)})",
@@ -65,10 +68,11 @@ def check_installed() -> None:
 
 
 def connect(config: MlflowConfig) -> Any:
-    """A client of a server that answers.
+    """Return a client of the configured server, once the server has answered.
 
     Raises:
-        UserError: it does not, within the seconds of MLFLOW_HTTP_REQUEST_TIMEOUT (5 unless set), or mlflow is missing.
+        UserError: The server does not answer within MLFLOW_HTTP_REQUEST_TIMEOUT seconds (5 unless set) or refuses the
+            request, the experiment has been deleted, or mlflow is not installed.
     """
     check_installed()
     from mlflow.tracking import MlflowClient
@@ -76,12 +80,12 @@ def connect(config: MlflowConfig) -> Any:
     try:
         client = MlflowClient(tracking_uri=config.tracking_uri)
         experiment = client.get_experiment_by_name(config.experiment)
-    except Exception as error:  # the client's own, the HTTP library's and the credentials' stores' errors
+    except Exception as error:  # The client, its HTTP library and stores of credentials have errors of their own.
         status = getattr(error, "get_http_status_code", lambda: 500)()
-        found = "whose server refuses" if 400 <= status < 500 else "where no MLflow server answers"
+        outcome = "whose server refuses" if 400 <= status < 500 else "where no MLflow server answers"
         raise UserError(
             _KEY,
-            f"got {config.tracking_uri!r}, {found} ({_short(error)})",
+            f"got {config.tracking_uri!r}, {outcome} ({_short(error)})",
             "it answers before a run that it is to watch starts",
             "start the server, correct the address or the credentials, or leave the section [watch.mlflow] out",
         ) from error
@@ -96,15 +100,15 @@ def connect(config: MlflowConfig) -> Any:
 
 
 class Mlflow:
-    """Makes the run on the server, or goes on with it.
+    """Logger to a run of an MLflow server, which is created or continued.
 
     Args:
-        config: Of the run, with `watch.mlflow`.
+        config: Configuration of the run, with `watch.mlflow`.
         run: Directory of the run.
-        resume: Go on with the run that `mlflow.json` names, where the server still has it.
+        resume: True to continue the run that `mlflow.json` names, if the server still has it.
 
     Raises:
-        UserError: the server does not answer, or refuses the run.
+        UserError: The server does not answer, or refuses the run.
     """
 
     name = "mlflow"
@@ -115,9 +119,9 @@ class Mlflow:
         self.config, self.server = config, config.watch.mlflow
         self.client = connect(self.server)
         try:
-            earlier = _earlier(self.client, self.server, run.address) if resume else None
-            info = (earlier or self._created()).info
-        except Exception as error:  # as in `connect`
+            earlier = _resumed_run(self.client, self.server, run.address) if resume else None
+            info = (earlier or self._create_run()).info
+        except Exception as error:  # Errors are of many classes, as in `connect`.
             raise UserError(
                 _KEY,
                 f"got {self.server.tracking_uri!r}, which refuses the run ({_short(error)})",
@@ -128,35 +132,39 @@ class Mlflow:
         saved = {**self.server.model_dump(), "experiment_id": self.experiment_id, "run_id": self.run_id}
         run.write_json(MLFLOW, saved)
         self._resumed = earlier is not None
-        self._held: set[tuple[str, int]] = set()
+        # (split, step) of the records that the server has.
+        self._sent: set[tuple[str, int]] = set()
 
     @property
     def place(self) -> str:
-        """The page of the run."""
+        """Page of the run."""
         uri = self.server.tracking_uri.rstrip("/")
         return f"{uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
-        """Send the configuration, and what the server lacks of the past."""
-        with _answering():
+        """Send the configuration, and the past records that the server lacks."""
+        with _raise_unavailable():
             if self._resumed or past:
                 for split, key in (("train", "train/loss"), ("valid", "valid/loss"), (FINAL, f"{FINAL}/steps")):
-                    self._held |= {(split, m.step) for m in self.client.get_metric_history(self.run_id, key)}
+                    self._sent |= {(split, m.step) for m in self.client.get_metric_history(self.run_id, key)}
         now = time.time()
         self.log([TimedRecord(now, record) for record in past])
-        with _answering():
+        with _raise_unavailable():
             self._send_params()
             self.client.log_text(self.run_id, dump_toml(self.config), CONFIG)
 
     def log(self, records: Sequence[TimedRecord]) -> None:
-        """Send the records that the server does not hold yet."""
-        new = [(t, r) for t, r in records if (r["split"], r["step"]) not in self._held]
+        """Send the records that the server lacks."""
+        new = [(t, r) for t, r in records if (r["split"], r["step"]) not in self._sent]
         self._send_metrics([(scalars(record), record["step"], moment) for moment, record in new])
 
     def end(self, ending: Ending) -> None:
-        """Send results and files, and close the run whether or not the files could be sent, unless it will go on."""
-        with _answering():
-            if ending.metrics and (FINAL, ending.metrics["steps"]) not in self._held:
+        """Send results and files, and close the run unless it is preempted.
+
+        The run is closed even if the files cannot be sent.
+        """
+        with _raise_unavailable():
+            if ending.metrics and (FINAL, ending.metrics["steps"]) not in self._sent:
                 self._send_metrics([(final_scalars(ending.metrics), ending.metrics["steps"], ending.time)])
             try:
                 for name, text in ending.files.items():
@@ -165,7 +173,7 @@ class Mlflow:
                 if (status := _STATUS.get(ending.status)) is not None:
                     self.client.set_terminated(self.run_id, status, int(ending.time * 1000))
 
-    def _created(self) -> Any:
+    def _create_run(self) -> Any:
         name = self.server.experiment
         experiment = self.client.get_experiment_by_name(name)
         experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
@@ -173,20 +181,27 @@ class Mlflow:
         return self.client.create_run(experiment_id, run_name=self.config.name, tags=tags)
 
     def _send_params(self) -> None:
-        """Parameters of a run cannot change on a server; what a run that goes on changes becomes a tag."""
+        """Send the configuration as parameters; values that a resumed run changed become tags.
+
+        A server refuses to change parameters.
+        """
         from mlflow.entities import Param, RunTag
 
         values = {_key(key): str(value)[:_VALUE] for key, value in flat(self.config).items()}
-        held: Mapping[str, str] = self.client.get_run(self.run_id).data.params if self._resumed else {}
-        new = [Param(key, value) for key, value in values.items() if key not in held]
-        changed = [RunTag(f"resumed.{key}", value) for key, value in values.items() if held.get(key, value) != value]
+        old: Mapping[str, str] = self.client.get_run(self.run_id).data.params if self._resumed else {}
+        new = [Param(key, value) for key, value in values.items() if key not in old]
+        changed = [RunTag(f"resumed.{key}", value) for key, value in values.items() if old.get(key, value) != value]
         for first in range(0, len(new), _PARAMS):
             self.client.log_batch(self.run_id, params=new[first : first + _PARAMS], synchronous=True)
         if changed:
             self.client.log_batch(self.run_id, tags=changed[:_PARAMS], synchronous=True)
 
     def _send_metrics(self, points: Sequence[tuple[dict[str, float], int, float]]) -> None:
-        """Send (numbers by tag, step, seconds since 1970), each whole in one request: a step is there or is not."""
+        """Send the metrics of some steps, those of a step always in one request, so that the server has all or none.
+
+        Args:
+            points: Numbers by tag, step, and time in seconds since 1970, for each record.
+        """
         from mlflow.entities import Metric
 
         batch: list[Any] = []
@@ -199,13 +214,13 @@ class Mlflow:
         self._log(batch)
 
     def _log(self, metrics: Sequence[Any]) -> None:
-        with _answering():
+        with _raise_unavailable():
             for first in range(0, len(metrics), _METRICS):
                 self.client.log_batch(self.run_id, metrics=metrics[first : first + _METRICS], synchronous=True)
 
 
-def _earlier(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
-    """Return the run that `mlflow.json` names, set running again; None if the server has no such run."""
+def _resumed_run(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
+    """Return the run that `mlflow.json` names, after setting it to RUNNING; None if the server has no such run."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -214,7 +229,8 @@ def _earlier(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
             return None
         run = client.get_run(saved["run_id"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None  # the earlier start was not watched, or the file is damaged
+        # The earlier start had no MLflow logger, or the file is damaged.
+        return None
     except MlflowException as error:
         if error.get_http_status_code() == 404:
             return None
@@ -226,11 +242,11 @@ def _earlier(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
-    """Turn what may pass (no connection, no answer in time, an overloaded server) into `UnavailableError`.
+def _raise_unavailable() -> Iterator[None]:
+    """Raise `LoggerUnavailableError` if the block fails in a way that a later attempt may not.
 
     Raises:
-        UnavailableError: it is not the request's fault.
+        LoggerUnavailableError: The server cannot be reached, does not answer in time or is overloaded.
     """
     from mlflow.exceptions import MlflowException
 
@@ -239,17 +255,17 @@ def _answering() -> Iterator[None]:
     except MlflowException as error:
         status = error.get_http_status_code()
         if status >= 500 or status == 429:
-            raise UnavailableError(_short(error)) from error
+            raise LoggerUnavailableError(_short(error)) from error
         raise
 
 
 def _key(key: str) -> str:
-    """`tasks[0].weight` as `tasks.0.weight`: the server takes no brackets."""
+    """Return a key without brackets, which the server refuses: `tasks[0].weight` becomes `tasks.0.weight`."""
     return key.replace("[", ".").replace("]", "")
 
 
 def _short(error: BaseException) -> str:
-    """What is wrong, without the HTTP library's account of its tries."""
+    """Return the cause of an error, without the attempts that the HTTP library lists."""
     text = " ".join(str(error).split())
-    known = [cause for cause in ("Connection refused", "timed out", "Name or service not known") if cause in text]
-    return known[0].lower() if known else text[:_SHOWN]
+    causes = [cause for cause in ("Connection refused", "timed out", "Name or service not known") if cause in text]
+    return causes[0].lower() if causes else text[:_MOST_SHOWN]

@@ -1,7 +1,7 @@
-"""Event files for TensorBoard, in `tensorboard/` of the run directory.
+"""Logger to event files of TensorBoard, in `tensorboard/` of the run directory.
 
-Scalars stand under the tags of `scalars`; the custom scalars page shows training and validation of a metric in one
-chart. The configuration is a text, and the final metrics are those of the run on the page of hyperparameters.
+Scalars have the tags of `scalars`. The page "custom scalars" shows training and validation of a metric in one chart,
+the page "text" has the configuration, and the page "hparams" has the final metrics of the run.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from ple_rec.training.loggers.base import Ending, Record, TimedRecord, final_sca
 _PREFIX = "events.out.tfevents."
 
 
-def installed() -> bool:
-    """Whether tensorboard is there and can be imported."""
+def is_installed() -> bool:
+    """Return True if tensorboard is installed and can be imported."""
     if find_spec("tensorboard") is None:
         return False
     try:
         import torch.utils.tensorboard  # noqa: F401
-    except Exception:  # a broken installation may fail by more than ImportError
+    except Exception:  # A broken installation may raise more than ImportError.
         return False
     return True
 
 
-def check_installed(wanted: bool | None) -> None:
-    """Refuse `watch.tensorboard = true` where it cannot be had.
+def check_installed(required: bool | None) -> None:
+    """Refuse `watch.tensorboard = true` if tensorboard cannot be imported.
+
+    Args:
+        required: `watch.tensorboard`: True if the logger is required; None to use it if it is installed.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: It is required and cannot be imported.
     """
-    if wanted and not installed():
+    if required and not is_installed():
         raise UserError(
             "watch.tensorboard",
             "got true, but tensorboard cannot be imported",
@@ -49,15 +52,15 @@ def check_installed(wanted: bool | None) -> None:
 
 
 class TensorBoard:
-    """Writes one event file per start of the run; none where it ends before its first record.
+    """Writer of one event file for each start of the run; none if it ends before its first record.
+
+    It uses tensorboard's record writer. Torch's `SummaryWriter` would start a second thread, which prints a traceback
+    if the disk is full.
 
     Args:
         directory: Folder of the files.
         config: Configuration of the run.
-        place: Name of the folder for people; that of a run in a store is pushed to an address.
-
-    Written by tensorboard's record writer rather than torch's `SummaryWriter`: this has a thread already, and the
-    other's thread would print a traceback where the disk is full.
+        place: Path or address of the folder in messages; the folder of a run in a store is pushed to an address.
     """
 
     name = "tensorboard"
@@ -65,66 +68,68 @@ class TensorBoard:
 
     def __init__(self, directory: Path, config: RunConfig, place: str) -> None:
         self.directory, self.config, self.place = directory, config, place
-        self._begun: tuple[int, Sequence[Record]] = 0, ()
+        self._step = 0
+        self._past: Sequence[Record] = ()
         self._writer: Any = None
         self._tags: set[str] = set()
-        self._laid_out = False
+        self._has_layout = False
 
     def begin(self, step: int, past: Sequence[Record]) -> None:
-        """What earlier files say of steps after `step` is superseded."""
-        self._begun = step, past
+        """Begin with a run that has done `step` steps; later steps of earlier files are superseded."""
+        self._step, self._past = step, past
 
     def _start(self) -> None:
-        """Open a new file, unless it is open."""
+        """Open a new file if none is open."""
         if self._writer is not None:
             return
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from torch.utils.tensorboard import summary
 
-        step, past = self._begun
+        step, past = self._step, self._past
         earlier = sorted(file.name for file in self.directory.glob(_PREFIX + "*"))
         self._writer = _open(self.directory, earlier)
         now = time.time()
         self._write(Event(file_version="brain.Event:2"), now)
         if earlier:
             self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)), now)
-        text = "\n".join(f"    {line}" for line in dump_toml(self.config).splitlines())  # indented: code in Markdown
+        # Indented lines are code in Markdown.
+        text = "\n".join(f"    {line}" for line in dump_toml(self.config).splitlines())
         self._write(Event(step=step, summary=summary.text("config", text)), now)
         self.log([] if earlier else [TimedRecord(now, record) for record in past])
 
     def log(self, records: Sequence[TimedRecord]) -> None:
-        """Write the records, and flush: a killed run has lost none."""
+        """Write the records and flush the file, so that a killed run loses none of them."""
         self._start()
         for moment, record in records:
             values = scalars(record)
-            self._scalars(values, record["step"], moment)
+            self._write_scalars(values, record["step"], moment)
             self._tags |= values.keys()
-            if record["split"] == "valid" and not self._laid_out:
-                self._lay_out(record, moment)
+            if record["split"] == "valid" and not self._has_layout:
+                self._write_layout(record, moment)
         self._writer.flush()
 
     def end(self, ending: Ending) -> None:
-        """Write results, and close."""
+        """Write the results, and close the file."""
         from tensorboard.compat.proto.event_pb2 import Event
         from torch.utils.tensorboard import summary
 
         if ending.metrics:
             self._start()
             values = final_scalars(ending.metrics)
-            # One step beyond the last, so that a run that goes on from there supersedes them.
+            # A run that is resumed at the last step supersedes the next step, so the results stand there.
             step = ending.metrics["steps"] + 1
             for part in summary.hparams(flat(self.config), values):
                 self._write(Event(step=step, summary=part), ending.time)
-            self._scalars(values, step, ending.time)
+            self._write_scalars(values, step, ending.time)
         if self._writer is not None:
             self._writer.close()
 
-    def _lay_out(self, record: Record, moment: float) -> None:
-        """Charts that show a metric of training and of validation together."""
+    def _write_layout(self, record: Record, moment: float) -> None:
+        """Write the layout of charts that show a metric of training and of validation together."""
         from tensorboard.compat.proto.event_pb2 import Event
         from torch.utils.tensorboard import summary
 
-        self._laid_out = True
+        self._has_layout = True
         charts = {"all tasks": {"loss": ["Multiline", ["(train|valid)/loss$"]]}}
         for task, values in record["tasks"].items():
             shared = [key for key in values if f"train/{task}/{key}" in self._tags]
@@ -132,7 +137,7 @@ class TensorBoard:
                 charts[task] = {key: ["Multiline", [f"(train|valid)/{task}/{key}$"]] for key in shared}
         self._write(Event(step=record["step"], summary=summary.custom_scalars(charts)), moment)
 
-    def _scalars(self, values: dict[str, float], step: int, moment: float) -> None:
+    def _write_scalars(self, values: dict[str, float], step: int, moment: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -145,7 +150,7 @@ class TensorBoard:
 
 
 def _open(directory: Path, earlier: Sequence[str]) -> Any:
-    """A writer of a new file whose name sorts after the earlier ones: TensorBoard reads them in that order."""
+    """Return a writer of a new file whose name sorts after the earlier ones, since TensorBoard reads them in order."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     directory.mkdir(parents=True, exist_ok=True)

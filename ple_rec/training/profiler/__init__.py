@@ -1,5 +1,4 @@
-"""Where the time of a step goes: `ple-rec train --profile`.
+"""Profiler of training steps: `ple-rec train --profile`.
 
-The loop marks the parts of a step through `Regions`, which is nothing but a function call as long as no `StepProfile`
-listens.
+The loop marks the regions of a step through `Regions`. Without a `StepProfile`, a mark costs a function call.
 """

@@ -1,4 +1,4 @@
-"""The measurements of all ranks as `step.json`, and as a person reads them in `step.txt`."""
+"""Breakdown of a step from the measurements of all ranks: `step.json`, and its text `step.txt`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ple_rec.text import aligned
 from ple_rec.text.units import short_count
 from ple_rec.training.profiler.regions import REGIONS, Region
 
-_UNEVEN = 1.25  # work of the slowest rank over that of the fastest
+# Ranks are uneven if the slowest has so many times the work of the fastest.
+_UNEVEN = 1.25
 
 
 def format_breakdown(summary: Mapping[str, Any]) -> str:
-    """Return the lines of a summary: regions, rates and operators, notes, and what to look at.
+    """Return the text of a breakdown: regions, rates and operators, notes, and advice.
 
     Args:
         summary: Content of `step.json`.
@@ -52,8 +53,9 @@ def _regions(summary: Mapping[str, Any], several: bool) -> list[list[str]]:
 
 def _operators(summary: Mapping[str, Any]) -> list[list[str]]:
     lines = [["", "ms a step", "of all", "calls a step"]]
-    for one in summary["operators"]:
-        lines.append([f"  {one['name']}", f"{one['ms']:.2f}", f"{100 * one['share']:.1f} %", f"{one['calls']:.0f}"])
+    for operator in summary["operators"]:
+        share = f"{100 * operator['share']:.1f} %"
+        lines.append([f"  {operator['name']}", f"{operator['ms']:.2f}", share, f"{operator['calls']:.0f}"])
     return lines
 
 
@@ -66,7 +68,7 @@ def _rates(summary: Mapping[str, Any]) -> str:
 
 
 def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
-    """Return what to look at first, by the shares of a step.
+    """Return the first thing to change, by the shares of the regions in a step.
 
     Args:
         summary: Result of `breakdown`.
@@ -85,17 +87,17 @@ def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
             "give a rank one more core than threads, or, where it only stutters, raise data.prefetch (now "
             f"{config.data.prefetch})"
         )
-    if (apart := max(work) / min(work)) >= _UNEVEN:
+    if (ratio := max(work) / min(work)) >= _UNEVEN:
         return (
-            f"rank {summary['rank']} on {summary['host']} has {apart:.2f} times the work of the rank that has least, "
+            f"rank {summary['rank']} on {summary['host']} has {ratio:.2f} times the work of the rank that has least, "
             f"and the others wait for it, up to {summary['step_ms'] - min(work):.0f} ms a step: look at its host, and "
             "at which tables lie there (plan.json)"
         )
     if exchange >= 0.2:
-        ahead = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
+        pipeline = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
         return (
-            f"exchanges are {_pct(exchange)}: {ahead}send fewer bytes (embeddings.qcomms), or raise the batch, whose "
-            "waits for the other ranks are the same at any size"
+            f"exchanges are {_pct(exchange)}: {pipeline}send fewer bytes (embeddings.qcomms), or raise the batch, "
+            "whose waits for the other ranks are the same at any size"
         )
     if share["logging"] >= 0.05:
         return f"logging is {_pct(share['logging'])}: raise train.report_every (now {train.report_every})"
@@ -132,7 +134,7 @@ EXCHANGES: tuple[Region, ...] = ("input distribution", "output distribution", "g
 
 @dataclass(frozen=True)
 class Span:
-    """Steps of a rank one after the other: how many, their samples and their seconds."""
+    """Consecutive steps of a rank: their number, samples and seconds."""
 
     steps: int
     samples: int
@@ -141,7 +143,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Operator:
-    """Time of one operator over the traced steps of a rank, without that of the operators that it called."""
+    """Time of one operator over the traced steps of a rank, without the operators that it called."""
 
     name: str
     seconds: float
@@ -159,7 +161,7 @@ class RankProfile:
         seconds: Seconds of each region over those steps.
         cpu_seconds: CPU seconds of all threads of the process over the same steps.
         traced: Steps under the profiler.
-        before: Earlier steps with neither; none of them in a short run.
+        before: Earlier steps without timing or profiler; zero steps in a short run.
         operators: Most expensive operators over the traced steps.
         operators_seconds: Seconds of all operators over the traced steps.
     """
@@ -176,33 +178,33 @@ class RankProfile:
 
     @property
     def own_seconds(self) -> float:
-        """Seconds of the rank's own work: all regions but the exchanges and what no region holds."""
+        """Seconds of the rank's own work: those of all regions but the exchanges and "other"."""
         return sum(seconds for region, seconds in self.seconds.items() if region not in (*EXCHANGES, "other"))
 
 
 def rate(spans: Sequence[Span]) -> float | None:
-    """Return the samples a second over all ranks; None where a rank has no such steps."""
+    """Return the samples a second over all ranks; None if a rank has no steps in its span."""
     if not all(span.steps and span.seconds > 0 for span in spans):
         return None
     return sum(span.samples for span in spans) / max(span.seconds for span in spans)
 
 
 def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
-    """Return a step of the slowest rank, region by region, and how far the ranks lie apart.
+    """Return the content of `step.json`: a step of the slowest rank by region, and the smallest and largest times.
 
-    The ranks of a step end together, so the slowest one is that with the most work of its own: the others wait for it.
+    All ranks end a step together, so the slowest rank is the one with the most work of its own; the others wait for it.
     """
-    slowest = max(ranks, key=lambda one: one.own_seconds)
+    slowest = max(ranks, key=lambda profile: profile.own_seconds)
     whole = sum(slowest.seconds.values())
     regions = {}
     for region in REGIONS:
-        each = [1e3 * one.seconds[region] / one.timed.steps for one in ranks]
-        own = slowest.seconds[region]
+        ms_by_rank = [1e3 * profile.seconds[region] / profile.timed.steps for profile in ranks]
+        seconds = slowest.seconds[region]
         regions[region] = {
-            "ms": 1e3 * own / slowest.timed.steps,
-            "share": own / whole,
-            "min_ms": min(each),
-            "max_ms": max(each),
+            "ms": 1e3 * seconds / slowest.timed.steps,
+            "share": seconds / whole,
+            "min_ms": min(ms_by_rank),
+            "max_ms": max(ms_by_rank),
         }
     traced = slowest.traced
     return {
@@ -215,9 +217,9 @@ def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
         "regions": regions,
         "cores_busy": slowest.cpu_seconds / whole,
         "samples_per_second": {
-            "timed": rate([one.timed for one in ranks]),
-            "traced": rate([one.traced for one in ranks]),
-            "before": rate([one.before for one in ranks]),
+            "timed": rate([profile.timed for profile in ranks]),
+            "traced": rate([profile.traced for profile in ranks]),
+            "before": rate([profile.before for profile in ranks]),
         },
         "operators": [
             {
@@ -230,11 +232,11 @@ def breakdown(ranks: Sequence[RankProfile]) -> dict[str, Any]:
         ],
         "ranks": [
             {
-                "rank": one.rank,
-                "host": one.host,
-                "ms": {region: 1e3 * one.seconds[region] / one.timed.steps for region in REGIONS},
-                "own_ms": 1e3 * one.own_seconds / one.timed.steps,
+                "rank": profile.rank,
+                "host": profile.host,
+                "ms": {region: 1e3 * profile.seconds[region] / profile.timed.steps for region in REGIONS},
+                "own_ms": 1e3 * profile.own_seconds / profile.timed.steps,
             }
-            for one in ranks
+            for profile in ranks
         ],
     }

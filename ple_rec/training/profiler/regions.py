@@ -1,11 +1,11 @@
-"""Regions of a step, marked where they begin and end, and the marks within the sharded tables.
+"""Regions of a step, and the hooks that mark regions inside the sharded tables.
 
-A region that opens inside another one stops the clock of the outer one until it closes, so that every moment belongs to
-exactly one region and their times add up to the whole. A region may open any number of times in a step.
+A region that opens inside another one stops the clock of the outer one until it closes. Each moment therefore belongs
+to exactly one region, and the times add up to the whole. A region may open any number of times in a step.
 
-In the forward pass: input distribution, lookup, and output distribution until its result is waited for. In the
-backward pass: gradient exchange, of the pooled rows and, at the end, DDP's wait for the dense gradients; and table
-update, FBGEMM's backward, which holds the optimizer of the tables.
+The tables have three regions in the forward pass: input distribution, lookup, and output distribution, which ends when
+its result has arrived. They have two in the backward pass. Gradient exchange covers the gradients of pooled rows and
+DDP's wait for dense gradients; table update is FBGEMM's backward pass with the optimizer of the tables.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ Region = Literal[
 ]
 REGIONS: tuple[Region, ...] = Region.__args__  # type: ignore[attr-defined]
 
-_NOTHING: AbstractContextManager[None] = nullcontext()
+_EMPTY_CONTEXT: AbstractContextManager[None] = nullcontext()
 
 
 class Regions:
-    """Marks that do nothing: each costs a function call and never touches the device."""
+    """Marks without clocks: each costs a function call and never touches the device."""
 
     def __call__(self, region: Region) -> AbstractContextManager[None]:
         """Return a context whose content belongs to a region of the step."""
-        return _NOTHING
+        return _EMPTY_CONTEXT
 
     def paused(self) -> AbstractContextManager[None]:
-        """Return a context whose content belongs to no step: an evaluation, a checkpoint."""
-        return _NOTHING
+        """Return a context whose content, for example an evaluation, belongs to no step."""
+        return _EMPTY_CONTEXT
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """Give seconds of one region to another, where the two run by turns within the first."""
+        """Count seconds for another region, whose work alternates with that of the first inside one context."""
 
 
 OFF = Regions()
 
 
 class RegionClocks(Regions):
-    """Marks that can be timed, or named in a trace.
+    """Marks that are timed by clocks or named in a trace.
 
-    Clocks rather than ranges of a trace make the table: a tracer cannot show a region that one thread opens and another
-    closes, a GPU that is waited for at every mark shows no overlap in it, and it slows small operators most.
+    The breakdown uses clocks rather than the trace, since a trace cannot show a region that one thread opens and
+    another closes, and the profiler slows small operators most.
 
     Args:
-        device: Device whose work is timed. A GPU is waited for at every mark while the clocks run.
+        device: Device whose work is timed. Each mark waits for a GPU while the clocks run.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,7 +78,11 @@ class RegionClocks(Regions):
         self.begin(None)
 
     def begin(self, mode: Literal["timed", "traced"] | None) -> None:
-        """Time the regions from now on, name them in the profiler's trace, or do neither; the clocks start at 0."""
+        """Set the clocks to 0, and start a mode.
+
+        Args:
+            mode: "timed" to time the regions, "traced" to name them in the profiler's trace, None for neither.
+        """
         self.seconds: dict[Region, float] = dict.fromkeys(REGIONS, 0.0)
         self._close_to(0)
         self._mode = mode or "off"
@@ -99,16 +103,16 @@ class RegionClocks(Regions):
 
     def __call__(self, region: Region) -> AbstractContextManager[None]:
         """Return a context whose content belongs to a region of the step."""
-        return _NOTHING if self._mode == "off" else self._within(region)
+        return _EMPTY_CONTEXT if self._mode == "off" else self._within(region)
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """Give seconds of one region to another, where the two run by turns within the first."""
+        """Count seconds for another region, whose work alternates with that of the first inside one context."""
         if self._mode == "timed":
             self.seconds[region] -= seconds
             self.seconds[other] += seconds
 
     def push(self, region: Region) -> None:
-        """Open a region, from a hook, which cannot hold a context open."""
+        """Open a region from a hook, which cannot keep a context open."""
         if self._mode == "off":
             return
         self._account()
@@ -119,7 +123,7 @@ class RegionClocks(Regions):
         self._open.append((region, record))
 
     def push_untraced(self, region: Region) -> None:
-        """Open a region that another thread may close, for the clocks alone: a trace cannot show such a one."""
+        """Open a region that another thread may close, for the clocks alone, since a trace cannot show it."""
         if self._mode == "timed":
             self.push(region)
 
@@ -135,19 +139,20 @@ class RegionClocks(Regions):
         try:
             yield
         finally:
-            self._close_to(depth)  # and what hooks have opened within
+            # Hooks may have opened more regions inside this one.
+            self._close_to(depth)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Return a context whose content belongs to no step: an evaluation, a checkpoint."""
+        """Return a context whose content, for example an evaluation, belongs to no step."""
         self._account()
         mode, self._mode = self._mode, "off"
-        begun = time.perf_counter()
+        started = time.perf_counter()
         try:
             yield
         finally:
             self._mode, self._since = mode, self.now()
-            self.paused_seconds += self._since - begun
+            self.paused_seconds += self._since - started
 
     def _close_to(self, depth: int) -> None:
         if len(self._open) > depth:
@@ -166,7 +171,7 @@ class RegionClocks(Regions):
 
 
 class TableMarks:
-    """Hooks on the sharded collection of a model, until `remove`.
+    """Hooks on the sharded tables of a model that open and close regions.
 
     Args:
         model: Sharded model.
@@ -188,7 +193,7 @@ class TableMarks:
             self._handles.append(lookup.register_forward_hook(self._after_lookup))
 
     def remove(self) -> None:
-        """Take every hook away."""
+        """Remove all hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -198,7 +203,8 @@ class TableMarks:
 
     def _before_lookup(self, *_: Any) -> None:
         self._clocks.pop("input distribution")
-        self._clocks.pop("output distribution")  # of the lookup before
+        # The previous lookup may have opened this region.
+        self._clocks.pop("output distribution")
         self._clocks.push("lookup")
 
     def _after_lookup(self, _module: nn.Module, _args: Any, output: Any) -> None:
@@ -210,22 +216,22 @@ class TableMarks:
                 node.register_hook(lambda *_: self._clocks.pop("table update"))
 
     def _after_collection(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        def arrived(pooled: Any) -> Any:
+        def after_arrival(pooled: Any) -> Any:
             self._clocks.pop("output distribution")
             values = pooled.values()
             if values.requires_grad:
-                # What is left of backward then: exchange of these gradients, tables, and the wait for all the others.
+                # After these gradients, the backward pass exchanges them, updates the tables and waits for DDP.
                 values.register_hook(lambda _: self._clocks.push_untraced("gradient exchange"))
             return pooled
 
         if isinstance(output, LazyAwaitable):
-            output.callbacks.append(arrived)
+            output.callbacks.append(after_arrival)
         else:
-            arrived(output)
+            after_arrival(output)
 
 
 def _lookup_nodes(node: Any) -> Iterator[Any]:
-    """Yield FBGEMM's nodes of the graph behind an output, which is one node's or a concatenation of several."""
+    """Yield FBGEMM's nodes in the autograd graph of an output, which may concatenate the outputs of several nodes."""
     if node is None:
         return
     if "Lookup" in node.name():

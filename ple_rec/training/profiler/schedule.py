@@ -1,4 +1,4 @@
-"""Which steps of a run are profiled."""
+"""Schedule of a profile: the steps that warm up, those that are timed, and those that are traced."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from dataclasses import dataclass
 
 from ple_rec.errors import Option, UserError, settings
 
-LEAST_STEPS = 3  # one of each kind
+# A profile needs one step of each kind.
+LEAST_STEPS = 3
 _WARM_UP, _TIMED, _TRACED = 10, 20, 3
 ALL_STEPS = _WARM_UP + _TIMED + _TRACED
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Numbers of steps done at which each part begins: `start`, `pace`, `timed`, `traced`, and the `end` of all.
+    """Numbers of steps done at which the parts of a profile begin.
 
-    Steps from `start` warm up; over the later ones of them, from `pace`, the pace is taken of steps that nothing but a
-    clock at both ends looks at. Then regions are timed, then the profiler traces.
+    Args:
+        start: Begin of the warm-up.
+        pace: Begin of the second half of the warm-up, over which the speed without any profiling is measured.
+        timed: Begin of the steps whose regions are timed.
+        traced: Begin of the steps under the profiler.
+        end: End of the profile.
     """
 
     start: int
@@ -28,15 +33,18 @@ class Schedule:
 
     @property
     def is_short(self) -> bool:
-        """Whether the run had not the steps that a whole profile takes."""
+        """True if the run has fewer steps than a full profile."""
         return self.end - self.start < ALL_STEPS
 
 
 def check_steps(left: int) -> None:
-    """Refuse to profile a run with next to no steps.
+    """Refuse to profile a run with fewer than three steps.
+
+    Args:
+        left: Number of steps to train.
 
     Raises:
-        UserError: there are fewer than three.
+        UserError: There are fewer than three steps.
     """
     if left < LEAST_STEPS:
         raise UserError(
@@ -49,18 +57,18 @@ def check_steps(left: int) -> None:
 
 
 def schedule(start: int, left: int, pauses: Callable[[int], bool]) -> Schedule:
-    """10 steps of warm-up, 20 timed ones and 3 traced ones, or what there is in like parts.
+    """Return a schedule of 10 steps of warm-up, 20 timed and 3 traced steps, or of fewer steps for a short run.
 
     Args:
-        start: Steps done before.
-        left: Steps that follow, 3 at least.
-        pauses: Whether a step is followed by an evaluation or a checkpoint, which a trace better does without: where
-            that helps, it begins some steps later.
+        start: Number of steps done before.
+        left: Number of steps that follow, at least 3.
+        pauses: Function that returns True if an evaluation or a checkpoint follows a step. The trace begins some steps
+            later if that keeps these out of it.
     """
     traced = min(_TRACED, left // 3)
     warm_up = min(_WARM_UP, left // 3)
     timed = start + warm_up
-    first = timed + min(_TIMED, left - warm_up - traced)
-    begins = range(first, start + left - traced + 1)
-    begin = next((at for at in begins if not any(pauses(step) for step in range(at, at + traced))), first)
+    earliest = timed + min(_TIMED, left - warm_up - traced)
+    begins = range(earliest, start + left - traced + 1)
+    begin = next((step for step in begins if not any(map(pauses, range(step, step + traced)))), earliest)
     return Schedule(start, timed - warm_up // 2, timed, begin, begin + traced)

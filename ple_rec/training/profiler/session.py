@@ -1,4 +1,13 @@
-"""`ple-rec train --profile`: some steps of a run timed region by region, a few traced, then training as always."""
+"""Profile of a training run: measurements of where the time of a step goes, made in a few steps of the training.
+
+The time of a step is divided into regions, for example "data wait", "lookup" or "dense backward"; the module `regions`
+lists them. After some steps to warm up, clocks time the regions of about 20 steps. Then `torch.profiler` traces 3
+steps, and training goes on without measurements. The module `schedule` chooses these steps, fewer in a short run. The
+results are written to `profile/` of the run directory: a summary of all ranks in `step.json` and `step.txt`, and a
+trace of each rank.
+
+Every rank has to call a method that is marked as a collective.
+"""
 
 from __future__ import annotations
 
@@ -26,46 +35,52 @@ from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, adv
 from ple_rec.training.profiler.regions import OFF, RegionClocks, Regions, TableMarks
 from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
 
-_OPERATORS = 5  # shown in the text
-_BLOCKS = "_Blocked"  # waits while other threads compute, whose operators are listed instead
+# Number of operators that the summary lists.
+_OPERATORS = 5
+# On a CPU the dense layers are one operator that waits for other threads. The operators on those threads are listed, so
+# this one would count their time twice.
+_BLOCKS = "_Blocked"
 
 
-class Unprofiled:
-    """The profile of a run that has none: what the loop calls does nothing."""
+class NoProfile:
+    """Profile that does nothing, for a run that is not profiled; also the interface of a profile."""
 
     regions: Regions = OFF
 
     def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
-        """Plan the profile when the loop begins (a collective).
+        """Choose the steps to profile, when the training loop begins (a collective).
 
         Args:
-            done: Steps done before.
-            left: Steps that follow.
-            pauses: Returns whether an evaluation or a checkpoint follows a step.
+            done: Number of steps done before the loop begins.
+            left: Number of steps that the loop will train.
+            pauses: Function of the number of steps done, which returns True if an evaluation or a checkpoint follows.
         """
 
     def step(self, batch: Batch) -> float:
-        """Count a step, once it is done and reported (a collective), and return the seconds that this call took."""
+        """Count a step after it has been done and reported, and return the seconds that this call took (a collective).
+
+        The training loop leaves these seconds out of its speed.
+        """
         return 0.0
 
     def close(self) -> None:
-        """End with the loop, wherever it ended."""
+        """End the profile when the training loop ends, even if the loop raised an error."""
 
 
-UNPROFILED = Unprofiled()
+NO_PROFILE = NoProfile()
 
 
 class _Stopwatch:
-    """Steps, samples and seconds since it was made, without pauses.
+    """Counter of steps, samples and seconds since its creation, without pauses for evaluations and checkpoints.
 
     Args:
-        clocks: Clocks that know the pauses.
+        clocks: Clocks of the regions, which also count the seconds of the pauses.
     """
 
     def __init__(self, clocks: RegionClocks) -> None:
         self._clocks = clocks
         self._steps = self._samples = 0
-        self._begun, self._paused, self._cpu = clocks.now(), clocks.paused_seconds, time.process_time()
+        self._started, self._paused, self._cpu = clocks.now(), clocks.paused_seconds, time.process_time()
 
     def step(self, batch: Batch) -> None:
         """Count a step."""
@@ -73,30 +88,30 @@ class _Stopwatch:
         self._samples += batch.rows
 
     def span(self) -> Span:
-        """Return the steps since then."""
-        seconds = self._clocks.now() - self._begun - (self._clocks.paused_seconds - self._paused)
+        """Return the number of steps, samples and seconds since the creation."""
+        seconds = self._clocks.now() - self._started - (self._clocks.paused_seconds - self._paused)
         return Span(self._steps, self._samples, seconds)
 
     def cpu_seconds(self) -> float:
-        """Return the CPU seconds of all threads of the process since then."""
+        """Return the CPU seconds of all threads of the process since the creation."""
         return time.process_time() - self._cpu
 
 
-class StepProfile(Unprofiled):
-    """Times and traces the steps of `schedule`, prints on rank 0 and writes below `profile/` of the run directory.
+class StepProfile(NoProfile):
+    """Profile of a few steps, printed on rank 0 and written to `profile/` of the run directory.
 
     Args:
-        job: Run that is profiled.
+        context: Context of the run.
         run: Directory of the run.
-        say: Prints a line.
-        strict: True to refuse a run with too few steps; else it is trained without a profile.
+        say: Function that prints a text.
+        strict: True to raise an error for a run with too few steps; False to train it without a profile.
     """
 
     def __init__(
-        self, job: TrainContext, run: RunDirectory, say: Callable[[str], None], *, strict: bool = True
+        self, context: TrainContext, run: RunDirectory, say: Callable[[str], None], *, strict: bool = True
     ) -> None:
-        self.regions: RegionClocks = RegionClocks(job.ranks.device)
-        self._job, self._say, self._strict = job, say, strict
+        self.regions: RegionClocks = RegionClocks(context.ranks.device)
+        self._context, self._say, self._strict = context, say, strict
         self._run, self._dir = run, run / PROFILE
         self._schedule: Schedule | None = None
         self._marks: TableMarks | None = None
@@ -104,10 +119,10 @@ class StepProfile(Unprofiled):
         self._finished = False
 
     def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
-        """Plan the profile when the loop begins (a collective).
+        """Choose the steps to profile, when the training loop begins (a collective).
 
         Raises:
-            UserError: there are too few steps, or no file can be written.
+            UserError: There are too few steps and `strict` is True, or the folder of the profile cannot be written.
         """
         try:
             check_steps(left)
@@ -124,36 +139,37 @@ class StepProfile(Unprofiled):
                 f"{self._schedule.traced - self._schedule.timed} timed, {self._schedule.end - self._schedule.traced} "
                 "traced"
             )
-        self._done, self._watch = done, _Stopwatch(self.regions)
+        self._done, self._stopwatch = done, _Stopwatch(self.regions)
 
     def step(self, batch: Batch) -> float:
-        """Count a step, once it is done and reported (a collective), and return the seconds that this call took."""
+        """Count a step and start or end a part of the profile; return the seconds that this took (a collective)."""
         if self._schedule is None or self._finished:
             return 0.0
-        begun = time.perf_counter()
+        started = time.perf_counter()
         self._done += 1
-        self._watch.step(batch)
+        self._stopwatch.step(batch)
         if self._profiler is not None:
             self._profiler.step()
+        # The speed without any profiling is measured in the second half of the warm-up.
         if self._done == self._schedule.pace:
-            self._watch = _Stopwatch(self.regions)
+            self._stopwatch = _Stopwatch(self.regions)
         if self._done == self._schedule.timed:
-            self._before = self._watch.span()
-            self._marks = TableMarks(self._job.model, self.regions)
-            self._watch = _Stopwatch(self.regions)
+            self._before = self._stopwatch.span()
+            self._marks = TableMarks(self._context.model, self.regions)
+            self._stopwatch = _Stopwatch(self.regions)
             self.regions.begin("timed")
         elif self._done == self._schedule.traced:
-            self._cpu_seconds, self._timed = self._watch.cpu_seconds(), self._watch.span()
+            self._cpu_seconds, self._timed = self._stopwatch.cpu_seconds(), self._stopwatch.span()
             self._seconds = self.regions.end()
             self._start_profiler()
             self.regions.begin("traced")
-            self._watch = _Stopwatch(self.regions)
+            self._stopwatch = _Stopwatch(self.regions)
         elif self._done == self._schedule.end:
             self._finish()
-        return time.perf_counter() - begun
+        return time.perf_counter() - started
 
     def close(self) -> None:
-        """End with the loop, and say so where the profile is not whole by then."""
+        """End the profile when the training loop ends, and print a line if the profile is not complete."""
         self.regions.begin(None)
         self._stop()
         if self._schedule is not None and not self._finished:
@@ -163,35 +179,39 @@ class StepProfile(Unprofiled):
             )
 
     def _print(self, text: str) -> None:
-        if self._job.ranks.is_main:
+        if self._context.ranks.is_main:
             self._say(text)
 
     def _make_room(self) -> None:
-        self._run.remove([PROFILE])  # An earlier profile may be of more ranks.
+        # An earlier profile of this run may have traces of more ranks, which would stay beside the new ones.
+        self._run.remove([PROFILE])
         with writing(self._dir):
             make_directory(self._dir)
 
     def _start_profiler(self) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # or each process writes when it starts and stops
-        cuda = self._job.ranks.device.type == "cuda"
+        # Without this variable, the profiler of each process prints lines when it starts and stops.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+        cuda = self._context.ranks.device.type == "cuda"
         self._profiler = profile(
             activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])],
-            experimental_config=_ExperimentalConfig(profile_all_threads=True),  # those that take blocks of rows too
+            # On a CPU, other threads compute the dense layers, each for some rows of the batch.
+            experimental_config=_ExperimentalConfig(profile_all_threads=True),
         )
         self._profiler.start()
 
     def _finish(self) -> None:
-        traced = self._watch.span()
+        """Write the trace of this rank; gather the measurements of all ranks and report them on rank 0."""
+        traced = self._stopwatch.span()
         self.regions.begin(None)
         profiler = self._profiler
         self._stop()
         self._finished = True
-        job, cuda = self._job, self._job.ranks.device.type == "cuda"
-        job.ranks.watch.mark(f"the profile of step {self._done}")
-        failed = self._write_trace(profiler)
+        context, cuda = self._context, self._context.ranks.device.type == "cuda"
+        context.ranks.watch.mark(f"the profile of step {self._done}")
+        trace_error = self._write_trace(profiler)
         operators, total = _operators(profiler, cuda=cuda)
-        own = RankProfile(
-            job.ranks.rank,
+        own_profile = RankProfile(
+            context.ranks.rank,
             socket.gethostname(),
             self._timed,
             self._seconds,
@@ -201,10 +221,10 @@ class StepProfile(Unprofiled):
             operators,
             total,
         )
-        every: list[Any] = [None] * job.ranks.world_size
-        dist.all_gather_object(every, (own, failed))
-        if job.ranks.is_main:
-            self._report([one for one, _ in every], [error for _, error in every if error])
+        gathered: list[Any] = [None] * context.ranks.world_size
+        dist.all_gather_object(gathered, (own_profile, trace_error))
+        if context.ranks.is_main:
+            self._report([rank_profile for rank_profile, _ in gathered], [error for _, error in gathered if error])
 
     def _stop(self) -> None:
         if self._marks is not None:
@@ -217,31 +237,38 @@ class StepProfile(Unprofiled):
         return self._dir / f"trace-rank{rank}.json.gz"
 
     def _write_trace(self, profiler: Any) -> str | None:
-        """Write the trace of this rank; return what kept it from being written, if anything did."""
+        """Write the trace of this rank; return the error if it cannot be written."""
         try:
             with tempfile.TemporaryDirectory() as folder:
                 plain = Path(folder) / "trace.json"
                 profiler.export_chrome_trace(str(plain))
-                write_bytes(self._trace(self._job.ranks.rank), gzip.compress(plain.read_bytes(), compresslevel=6))
+                write_bytes(self._trace(self._context.ranks.rank), gzip.compress(plain.read_bytes(), compresslevel=6))
         except (UserError, OSError) as error:
-            return f"rank {self._job.ranks.rank}: {error}"
+            return f"rank {self._context.ranks.rank}: {error}"
         return None
 
-    def _report(self, ranks: list[RankProfile], failed: list[str]) -> None:
-        """Print and write the summary; a full disk ends no training that has begun."""
+    def _report(self, ranks: list[RankProfile], errors: list[str]) -> None:
+        """Print the summary of all ranks and write it.
+
+        Errors of writing are only printed, since a profile must not end the training.
+
+        Args:
+            ranks: Measurements of each rank.
+            errors: Messages of the ranks whose trace could not be written.
+        """
         assert self._schedule is not None
-        job, cuda = self._job, self._job.ranks.device.type == "cuda"
+        context, cuda = self._context, self._context.ranks.device.type == "cuda"
         summary = breakdown(ranks)
         summary |= {
             "first_step": self._schedule.timed + 1,
             "traced_steps": self._schedule.end - self._schedule.traced,
-            "device": job.ranks.device.type,
-            "threads": job.ranks.threads,
+            "device": context.ranks.device.type,
+            "threads": context.ranks.threads,
             "clock": "device-synchronised" if cuda else "host",
             "operators_of": "the device" if cuda else "the host",
             "notes": self._notes(cuda=cuda),
-            "advice": advice(summary, job.config),
-            "traces": [str(self._trace(one.rank)) for one in ranks],
+            "advice": advice(summary, context.config),
+            "traces": [str(self._trace(rank_profile.rank)) for rank_profile in ranks],
         }
         text = format_breakdown(summary)
         self._say(f"\n{text}")
@@ -249,11 +276,12 @@ class StepProfile(Unprofiled):
             write_json(self._dir / "step.json", summary)
             write_text(self._dir / "step.txt", text)
         except UserError as error:
-            failed.append(str(error))
-        for error_text in failed:
+            errors.append(str(error))
+        for error_text in errors:
             self._say(f"the profile is not whole, training goes on: {error_text}")
 
     def _notes(self, *, cuda: bool) -> list[str]:
+        """Return notes that a reader needs to understand the times."""
         assert self._schedule is not None
         notes = []
         if cuda:
@@ -261,9 +289,10 @@ class StepProfile(Unprofiled):
                 "times are device-synchronised: the device is waited for where a region begins and ends, so that what "
                 "overlaps in other steps, exchanges and copies above all, stands in full length here"
             )
-        every = self._job.config.train.report_every
+        every = self._context.config.train.report_every
         reports = sum(step % every == 0 for step in range(self._schedule.timed + 1, self._schedule.traced + 1))
         steps = self._schedule.traced - self._schedule.timed
+        # With no report in the timed steps, or with many, the time of logging differs from its average over the run.
         if reports * every > 2 * steps or (reports == 0 and every <= 1000):
             notes.append(
                 f"logging is that of {reports} report(s) in {steps} steps; the run has one in {every} "
@@ -273,7 +302,7 @@ class StepProfile(Unprofiled):
 
 
 def _operators(profiler: Any, *, cuda: bool) -> tuple[tuple[Operator, ...], float]:
-    """Return the most expensive operators, and the seconds of all."""
+    """Return the operators that took most time, and the seconds of all operators; 1 second if none took any."""
 
     def seconds(event: Any) -> float:
         return 1e-6 * float(event.self_device_time_total if cuda else event.self_cpu_time_total)

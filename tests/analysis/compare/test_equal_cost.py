@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ple_rec.analysis.compare.equal_cost import AIM, By, Cost, cost_of, matched, sizes_of, with_sizes
+from ple_rec.analysis.compare.equal_cost import AIM, By, Cost, cost_of, match_cost, sizes_of, with_sizes
 from ple_rec.config.load import load_config
 from ple_rec.config.model import BottomLevelConfig, LevelConfig, MmoeConfig, PleConfig, SluiceConfig, TowerConfig
 from ple_rec.config.run import DataConfig, RunConfig, TrainConfig
@@ -53,7 +53,7 @@ def test_every_variant_costs_what_ple_does(variant: str, tasks: tuple[str, ...])
     target = cost_of_ple(tasks)
     assert cost_of(recipe("ple"), tasks, WIDTH) == target
     for by, field in (("flops", "flops_per_sample"), ("params", "dense_parameters")):
-        config, changed = matched(recipe(variant), target, by, tasks, WIDTH)  # type: ignore[arg-type]
+        config, changed = match_cost(recipe(variant), target, by, tasks, WIDTH)  # type: ignore[arg-type]
         cost = counted(config, tasks)
         assert cost_of(config, tasks, WIDTH) == cost
         assert getattr(cost, field) == pytest.approx(getattr(target, field), rel=AIM)
@@ -66,12 +66,12 @@ def test_every_variant_costs_what_ple_does(variant: str, tasks: tuple[str, ...])
 def test_every_option_of_a_variant_too(variant: str) -> None:
     run = run_of(every_variant((24, 16), (5,))[variant])
     target = Cost(60_000, 30_000)
-    config, _ = matched(run, target, "flops", ("a", "b"), 50)
+    config, _ = match_cost(run, target, "flops", ("a", "b"), 50)
     assert counted(config, ("a", "b"), 50).flops_per_sample == pytest.approx(60_000, rel=0.01)
 
 
 def test_proportions_are_kept() -> None:
-    _, changed = matched(recipe("single_task"), cost_of(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
+    _, changed = match_cost(recipe("single_task"), cost_of(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
     first, last = changed["model.bottom"]
     assert first / last == pytest.approx(2, rel=0.03)
     assert first > 256
@@ -80,7 +80,7 @@ def test_proportions_are_kept() -> None:
 def test_sluice_keeps_one_output_width_of_whole_subspaces() -> None:
     levels = tuple(BottomLevelConfig(expert_hidden=hidden) for hidden in ((40, 24), (24,)))
     model = SluiceConfig(variant="sluice", subspaces=3, levels=levels)
-    config, changed = matched(run_of(model), Cost(100_000, 0), "flops", TWO, 30)
+    config, changed = match_cost(run_of(model), Cost(100_000, 0), "flops", TWO, 30)
     (_, output), (same,) = changed.values()
     assert output == same
     assert output % 3 == 0
@@ -91,7 +91,7 @@ def test_single_widths_are_moved_where_the_common_factor_is_too_coarse() -> None
     levels = (LevelConfig(expert_hidden=(8,)),) * 2
     run = run_of(PleConfig(variant="ple", levels=levels, tower=TowerConfig(hidden=())))
     target = cost_of(with_sizes(run, dict(zip(sizes_of(run), ([16], [13]), strict=True))), TWO, 6)
-    config, changed = matched(run, target, "flops", TWO, 6)
+    config, changed = match_cost(run, target, "flops", TWO, 6)
     both_alike = [cost_of(with_sizes(run, {key: [n] for key in sizes_of(run)}), TWO, 6) for n in range(8, 24)]
     assert all(abs(cost.flops_per_sample / target.flops_per_sample - 1) > 0.01 for cost in both_alike)
     assert cost_of(config, TWO, 6).flops_per_sample == pytest.approx(target.flops_per_sample, rel=0.01)
@@ -115,7 +115,7 @@ def test_what_cannot_be_matched_names_variant_target_and_the_closest(
 ) -> None:
     run = run_of(MmoeConfig(variant="mmoe", experts=3, expert_hidden=(2,), tower=TowerConfig(hidden=tower)))
     with pytest.raises(UserError, match=r"^run \(model\.variant mmoe\): ") as error:
-        matched(run, Cost(target, target), by, TWO, 100)
+        match_cost(run, Cost(target, target), by, TWO, 100)
     assert error.value.value == f"comes no nearer to {closest}"
     assert fix in error.value.fix
     assert 'match = "none"' in error.value.fix

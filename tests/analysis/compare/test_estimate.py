@@ -15,8 +15,9 @@ from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
+from ple_rec.reports.analysis.page import write_analysis
 from tests.analysis.compare.comparisons import matrix
 
 ROOT = Path("runs/cmp")
@@ -91,7 +92,7 @@ class Here(Worker):
     def run(self, config: Path, run_dir: Path, log: Path) -> Outcome:
         """See `Worker.run`."""
         begun = time.monotonic()
-        train_one(load_config(RunConfig, config), run_dir)
+        train_one(load_config(RunConfig, config), run_dir, write_analysis)
         return Outcome(0, seconds=time.monotonic() - begun, start=0.5)
 
 
@@ -119,8 +120,8 @@ def test_a_pilot_that_fails_says_why(here: Path) -> None:
 
 def test_first_rows_are_a_dataset(here: Path) -> None:
     matrix(here)
-    whole = Dataset(here / "data")
-    cut = Dataset(first_rows(whole, here / "cut", {"train": 20, "valid": 7, "test": 10_000}))
+    whole = DatasetDirectory(here / "data")
+    cut = DatasetDirectory(first_rows(whole, here / "cut", {"train": 20, "valid": 7, "test": 10_000}))
     rows = {split: sum(group.rows for group in cut.row_groups(split, [])) for split in ("train", "valid", "test")}
     assert rows == {"train": 20, "valid": 7, "test": whole.schema.splits["test"].rows}
     assert cut.schema.fingerprint == whole.schema.fingerprint

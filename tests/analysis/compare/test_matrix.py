@@ -11,9 +11,9 @@ from ple_rec.analysis.compare.runs import runs_of
 from ple_rec.config.choices import COMPARISONS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
-from ple_rec.runs.layout import place_of
+from ple_rec.runs.layout import resolve_checkpoint_path
 from ple_rec.training.checks import select
 from ple_rec.training.model import first_layer
 from tests.analysis.compare.comparisons import MMOE, comparison, matrix
@@ -72,7 +72,7 @@ def test_equal_flops(here: Path) -> None:
     assert min(costs) >= 0.99 * found.variants["ple"].cost.flops_per_sample
     assert set(found.variants["mmoe"].sizes) == {"model.expert_hidden"}
     mmoe = found.variants["mmoe"]
-    width, _ = first_layer(mmoe.config, select(mmoe.config, Dataset("data")))
+    width, _ = first_layer(mmoe.config, select(mmoe.config, DatasetDirectory("data")))
     assert cost_of(mmoe.config, ["click", "like"], width) == mmoe.cost
 
 
@@ -100,7 +100,7 @@ def test_runs_that_leave_the_test_split_unread_have_no_gains(here: Path) -> None
 def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> None:
     found = matrix(here, f"checkpoint.path={here}/ck/{{run}}")
     runs = runs_of(found, Path("runs/cmp"))
-    places = [place_of(run.config.checkpoint.path, run.directory) for run in runs]
+    places = [resolve_checkpoint_path(run.config.checkpoint.path, run.directory) for run in runs]
     assert places == [
         here / "ck" / f"{variant}-seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")
     ]

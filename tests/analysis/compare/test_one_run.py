@@ -14,6 +14,7 @@ from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.task_relations import conflict_of
 from ple_rec.config.load import with_values
 from ple_rec.errors import DataError, DivergedError, UserError
+from ple_rec.reports.analysis.page import write_analysis
 from ple_rec.training.preflight import check_run
 from tests.training.small import TIMES
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 def run(tiny_run: Path) -> Path:
     """Of the same configuration as `tiny_run`, trained as a run of a comparison."""
     run = tiny_run.parent / "compared"
-    train_one(check_run(tiny_run), run)
+    train_one(check_run(tiny_run), run, write_analysis)
     return run
 
 
@@ -70,9 +71,9 @@ def test_without_an_analysis_a_run_counts_and_without_its_rows_it_does_not(
         file.write_bytes(file.read_bytes()[:-8])
     if best:
         with pytest.raises(DataError, match=kept):
-            train_one(check_run(copy), copy)
+            train_one(check_run(copy), copy, write_analysis)
     else:
-        train_one(check_run(copy), copy)
+        train_one(check_run(copy), copy, write_analysis)
         assert f"no analysis of this run: {copy / 'checkpoints' / damaged}" in capsys.readouterr().err
     assert (copy / "test_rows.npz").exists() != best
     assert not (copy / "analysis.json").exists()
@@ -83,9 +84,9 @@ def test_a_start_of_other_settings_that_came_to_nothing_is_replaced_and_a_run_is
 ) -> None:
     run, config = tmp_path / "run", check_run(tiny_run)
     with pytest.raises(DivergedError):
-        train_one(with_values(config, {"dense_optimizer.learning_rate": 1e30}), run)
+        train_one(with_values(config, {"dense_optimizer.learning_rate": 1e30}), run, write_analysis)
     assert not list(run.glob("checkpoints/step-*"))
-    train_one(config, run)
+    train_one(config, run, write_analysis)
     assert (run / "metrics.json").is_file()
     with pytest.raises(UserError, match="learning_rate"):
-        train_one(with_values(config, {"dense_optimizer.learning_rate": 0.1}), run)
+        train_one(with_values(config, {"dense_optimizer.learning_rate": 0.1}), run, write_analysis)

@@ -27,6 +27,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.data.loader import Loader
 from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import UserError
+from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
@@ -52,11 +53,11 @@ KILLED = Path("ple/seed-1")  # the last run of the matrix, so that no process is
 APART = Path("runs/apart")
 # A worker but for report.html of its runs, which takes longer than their training.
 WITHOUT_REPORTS = """
-from ple_rec.analysis.compare import worker
+from ple_rec.cli import comparison_worker
 from ple_rec.reports.run import page
 from tests.messages import logged
 page.write_report = lambda run_dir: run_dir
-worker.main()
+comparison_worker.main()
 """
 
 
@@ -116,12 +117,28 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Train
         patch.chdir(folder)
         patch.setenv("PYTHONPATH", str(repository))
         with Workers([Worker([*python, "-c", WITHOUT_REPORTS])]) as workers:
-            patch.setattr(module, "Workers", lambda _: nullcontext(workers))  # which import torch once
-            patch.setattr(module, "write_page", lambda _, root: root / "compare.html")  # its figures take seconds
+            patch.setattr(module, "Workers", lambda *_: nullcontext(workers))  # which import torch once
+            # Figures take seconds.
+            patch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
             with logged(said.append):
-                run_comparison(apart(), folder, (), RunDirectory(APART, APART), jobs=1, only=["hard_sharing", "ple"])
+                run_comparison(
+                    apart(),
+                    folder,
+                    (),
+                    RunDirectory(APART, APART),
+                    report=report_comparison,
+                    jobs=1,
+                    only=["hard_sharing", "ple"],
+                )
             second, after = json.loads(file.read_text()), _times(folder)
-            run_comparison(alike(), folder, (), RunDirectory(Path("runs/alike"), Path("runs/alike")), jobs=1)
+            run_comparison(
+                alike(),
+                folder,
+                (),
+                RunDirectory(Path("runs/alike"), Path("runs/alike")),
+                report=report_comparison,
+                jobs=1,
+            )
     other = json.loads((folder / "runs/alike/compare.json").read_text())
     return Trained(folder, process.returncode, errors, first, told, said, second, (before, after), other)
 
@@ -205,7 +222,9 @@ def test_runs_of_another_configuration_are_refused_before_anything_is_trained(
     before = sorted(path for path in APART.rglob("*"))
     more = apart().model_copy(update={"seeds": 3})  # some of its runs are not there
     with pytest.raises(UserError, match=r"single_task/seed-0: holds a finished run .*embeddings.dim was 4, is 8"):
-        run_comparison(more, trained.folder, ["embeddings.dim=8"], RunDirectory(APART, APART), jobs=1)
+        run_comparison(
+            more, trained.folder, ["embeddings.dim=8"], RunDirectory(APART, APART), report=report_comparison, jobs=1
+        )
     assert sorted(path for path in APART.rglob("*")) == before
 
 
@@ -220,7 +239,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_negative_transfer_is_found_by_a_run_in_this_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setattr(module, "Worker", lambda **_: Real())
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    monkeypatch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
     compare = planted("apart", [LEFT_RIGHT], {"hard_sharing": HARD}, seeds=1)
     write_comparison(compare, folder)
     with without_charts():

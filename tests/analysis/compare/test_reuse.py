@@ -13,7 +13,8 @@ from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import run_comparison
 from ple_rec.analysis.compare.estimate import Pace
 from ple_rec.analysis.compare.reuse import copy_runs
-from ple_rec.analysis.compare.runs import Run
+from ple_rec.analysis.compare.runs import VariantRun
+from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, claimed
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
@@ -28,7 +29,7 @@ Compare = Callable[..., tuple[list[str], list[str]]]
 def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     """Trains a comparison, beside one that has been; the runs that are trained, and what is said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    monkeypatch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
 
     def run(root: Path = ROOT, reuse: Sequence[Path] = (), **how: Any) -> tuple[list[str], list[str]]:
         trainer, said = Trainer(), list[str]()
@@ -36,7 +37,9 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
         monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
         asked = comparison(tmp_path, **how.pop("changes", {}))
         with logged(said.append):
-            run_comparison(asked, tmp_path, (), RunDirectory(root, root), jobs=1, reuse=reuse, **how)
+            run_comparison(
+                asked, tmp_path, (), RunDirectory(root, root), report=report_comparison, jobs=1, reuse=reuse, **how
+            )
         return trainer.trained, said
 
     assert run(THEIRS)[0] == ALL
@@ -100,7 +103,7 @@ def test_a_run_that_is_still_analysed_or_cannot_be_read_is_trained(compare: Comp
 
 def test_a_run_that_another_process_trains_is_left_to_it(compare: Compare, tmp_path: Path) -> None:
     del compare
-    run = Run("ple", 0, matrix(tmp_path).variants["ple"].config, ROOT / "ple" / "seed-0")
+    run = VariantRun("ple", 0, matrix(tmp_path).variants["ple"].config, ROOT / "ple" / "seed-0")
     said: list[str] = []
     with claimed(run.directory), logged(said.append):
         assert copy_runs({THEIRS: [run]}) == {}

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare import compare as module
-from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.compare import ComparisonResult, run_comparison
 from ple_rec.analysis.compare.estimate import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.checkpoints import claim_checkpoints
 from ple_rec.runs.directory import RunDirectory
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
@@ -38,14 +39,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def compared(
     here: Path, monkeypatch: pytest.MonkeyPatch, trainer: Trainer, **how: Any
-) -> tuple[Compared | None, list[str], dict[str, Any]]:
+) -> tuple[ComparisonResult | None, list[str], dict[str, Any]]:
     """Result, what was said, and compare.json."""
     monkeypatch.setattr(module, "Worker", lambda **_: trainer)
     said: list[str] = []
     changes = how.pop("changes", {})
     with logged(said.append):
         done = run_comparison(
-            comparison(here, **changes), here, how.pop("overrides", ()), RunDirectory(ROOT, ROOT), jobs=1, **how
+            comparison(here, **changes),
+            here,
+            how.pop("overrides", ()),
+            RunDirectory(ROOT, ROOT),
+            report=report_comparison,
+            jobs=1,
+            **how,
         )
     file = ROOT / "compare.json"
     return done, said, json.loads(file.read_text()) if file.is_file() else {}
@@ -53,7 +60,7 @@ def compared(
 
 def without_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Write no page from now on: its figures take longer than all else."""
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    monkeypatch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
 
 
 def test_every_run_is_trained_once(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +190,7 @@ def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -
     done, said, _ = compared(here, monkeypatch, trainer, dry_run=True)
     assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
     assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-3]
-    assert said[-2:] == ["how long, 1 short run(s) tell ...", "9.5 s to 12.0 s, as busy as this machine is now"]
+    assert said[-2:] == ["1 short run(s) estimate the time ...", "9.5 s to 12.0 s, as busy as this machine is now"]
 
 
 @pytest.mark.usefixtures("no_page")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.runs import Run, runs_of
+from ple_rec.analysis.compare.runs import VariantRun, runs_of
 from ple_rec.analysis.compare.scheduler import ScheduledRun, train_jobs
 from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
 from tests.analysis.compare.comparisons import matrix
@@ -37,7 +37,7 @@ class Answers(Worker):
 class Chain:
     """Jobs of one variant, each of which brings the next."""
 
-    def __init__(self, run: Run, count: int) -> None:
+    def __init__(self, run: VariantRun, count: int) -> None:
         self._run, self._left = run, count
 
     @property
@@ -49,7 +49,7 @@ class Chain:
             return []
         self._left -= 1
         name = f"{self._run.variant}-{self._left}"
-        run = Run(self._run.variant, 0, self._run.config, self._run.directory.with_name(name))
+        run = VariantRun(self._run.variant, 0, self._run.config, self._run.directory.with_name(name))
         return [ScheduledRun(run, name, self._end)]
 
     def _end(self, outcome: Outcome) -> tuple[str, Sequence[ScheduledRun]]:

@@ -59,8 +59,8 @@ def test_a_worker_answers_and_is_started_anew_after_it_was_killed(command: list[
     assert first.seconds == 0.001
     assert first.start > second.start  # the process started with it
     assert run("diverges") == Outcome(4, "nan")
-    assert run("killed") == Outcome(137, "killed by SIGKILL; a.log has what it printed")
-    assert run("bug") == Outcome(7, "its process ended with 7; a.log has what it printed")
+    assert run("killed") == Outcome(137, "killed by SIGKILL; a.log has its output")
+    assert run("bug") == Outcome(7, "its process ended with 7; a.log has its output")
     assert run("good") == Outcome(0)
     worker.stop()
     worker.wait(time.monotonic() + 30)
@@ -91,7 +91,7 @@ def test_side_by_side_and_stopped_in_the_middle(command: list[str]) -> None:
         done = [workers.submit(Path(name), Path("dir"), Path("a.log")) for name in ("long", "good", "good", "diverges")]
         assert [future.result() for future in done[1:]] == [Outcome(0), Outcome(0), Outcome(4, "nan")]
     assert time.monotonic() - begun < 60
-    assert done[0].result() == Outcome(143, "killed by SIGTERM; a.log has what it printed")
+    assert done[0].result() == Outcome(143, "killed by SIGTERM; a.log has its output")
 
 
 def test_a_run_that_starts_as_it_is_stopped_ends(command: list[str]) -> None:
@@ -105,12 +105,12 @@ def test_a_run_that_starts_as_it_is_stopped_ends(command: list[str]) -> None:
 RUNS = """
     import sys
     from types import SimpleNamespace
-    from ple_rec.analysis.compare import worker
+    from ple_rec.cli import comparison_worker
     from ple_rec.errors import DivergedError
 
     ran = []
 
-    def run(config, run_dir):
+    def run(config, run_dir, write_analysis):
         ran.append(run_dir)
         print(f"{config.name} into {run_dir}")
         if len(ran) == 2:
@@ -119,7 +119,7 @@ RUNS = """
             raise ZeroDivisionError("of nothing")
 
     sys.modules["ple_rec.analysis.compare.one_run"] = SimpleNamespace(train_one=run)
-    worker.main()
+    comparison_worker.main()
 """
 
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.analysis.fuse.rows import fusible, predicted
-from ple_rec.analysis.fuse.text import format_fusion
+from ple_rec.analysis.fuse.rows import load_fusible_run, predict_splits
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.inference.fusion_lookup import fusion_of
 from ple_rec.ranking.fusion import with_exponents
 from ple_rec.ranking.losses import losses_of
+from ple_rec.reports.fusion.text import format_fusion
 from ple_rec.training.checks import select
 from ple_rec.training.preflight import check_run
 from tests.analysis.trained import train_tiny
@@ -202,7 +202,7 @@ def test_which_factors_are_at_a_bound_is_said(record: dict[str, Any]) -> None:
 
 
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:
-    found = predicted(fusible(tiny_run), ["test"], None).rows["test"]
+    found = predict_splits(load_fusible_run(tiny_run), ["test"], None).rows["test"]
     tasks = json.loads((tiny_run / "metrics.json").read_text())["test"]["tasks"]
     p, y = found.predictions["click"], found.labels["click"]
     loss = np.average(-y * np.log(p) - (1 - y) * np.log1p(-p), weights=found.weights["click"])
@@ -258,7 +258,7 @@ def test_a_fusion_without_a_gain_is_not_that_of_the_run(
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
     config, own = check_run(run), run / "fusion" / "fusion.toml"
-    selection = select(config, Dataset(config.data.path))
+    selection = select(config, DatasetDirectory(config.data.path))
     same = ["fuse", str(run), "--target", "click.ndcg@3", "--exponent", "click=1", "--exponent", "watch=1", *SMALL]
     said = "not installed: no gain is shown, so export and predict go on with {}. Fix: pass --install to use these "
 
@@ -276,7 +276,7 @@ def test_a_fusion_without_a_gain_is_not_that_of_the_run(
     assert json.loads(own.with_name("fusion.json").read_text())["installed"] is True
     assert fusion_of(run, None, selection)[1] == own
     assert main(same) == 0  # what is in force stays in force
-    assert said.format(f"{own} of before") in capsys.readouterr().out
+    assert said.format(f"the previous {own}") in capsys.readouterr().out
     assert own.is_file()
 
     start = tmp_path / "worst.toml"
@@ -290,7 +290,7 @@ def test_a_split_of_few_lists_is_said(
     tiny_run: Path, tmp_path: Path, few: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists = 11  # of 12, one has no label
-    monkeypatch.setattr("ple_rec.analysis.fuse.text.FEW_LISTS", lists + few)
+    monkeypatch.setattr("ple_rec.reports.fusion.text.FEW_LISTS", lists + few)
     assert fuse(tiny_run, tmp_path / "out", "--target", "click.ndcg@3") == 0
     warning = f"warning: fewer than {lists + few} lists of test have click.ndcg@3 ({lists}): such intervals say little"
     assert (warning in capsys.readouterr().out.splitlines()[-4:]) is few

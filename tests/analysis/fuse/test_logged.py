@@ -16,7 +16,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
-from ple_rec.ranking.lists import Lists
+from ple_rec.ranking.lists import CandidateLists
 from tests.training.small import write_small
 
 SMALL = ["--grid", "16", "--trials", "0"]
@@ -130,7 +130,7 @@ def test_rows_exposed_at_random_stand_in_lists_of_their_own(fuse: Fuse, capsys: 
     assert record["counterfactual"]["estimator"] == "replay"
     told = capsys.readouterr().out
     assert "drawn from those exposed at random (explored) and put among the first 1 of its list" in told
-    assert "warning: click.value@1 hangs on" in told  # a few dozen lists
+    assert "warning: click.value@1 rests on" in told  # a few dozen lists
 
 
 def test_a_label_times_a_feature(fuse: Fuse) -> None:
@@ -176,7 +176,7 @@ def test_what_does_not_fit_the_log_is_refused(
 
 
 def test_lists_of_nobody_known_are_each_another_ones() -> None:
-    lists = Lists.of(np.repeat(np.arange(4), 3))
+    lists = CandidateLists.of(np.repeat(np.arange(4), 3))
     assert len(set(users_of(lists, np.repeat([7, -1, 7, -1], 3)).tolist())) == 3
     with pytest.raises(UserError, match=r"--users: 1 of 4 lists have rows of several users"):
         users_of(lists, np.append(np.repeat([1, 2, 3], 3), [4, 4, 5]))

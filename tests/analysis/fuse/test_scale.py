@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ple_rec.analysis.fuse.arguments import needed_scales
-from ple_rec.analysis.fuse.rows import Predicted, predicted
+from ple_rec.analysis.fuse.rows import RunPredictions, predict_splits
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
@@ -25,8 +25,8 @@ CONSTANT = "; such a factor moves no row, so its exponent was not searched and i
 def seconds(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The run, whose `watch` is predicted in seconds: from 2 to 2,000, half of them above 40."""
 
-    def in_seconds(*args: Any) -> Predicted:
-        found = predicted(*args)
+    def in_seconds(*args: Any) -> RunPredictions:
+        found = predict_splits(*args)
         rows = {}
         for split, of in found.rows.items():
             watch_N = np.geomspace(2.0, 2_000.0, len(of.predictions["watch"]))
@@ -35,7 +35,7 @@ def seconds(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
         return replace(found, rows=rows)
 
-    monkeypatch.setattr("ple_rec.analysis.fuse.rows.predicted", in_seconds)
+    monkeypatch.setattr("ple_rec.analysis.fuse.rows.predict_splits", in_seconds)
     return tiny_run
 
 
@@ -73,7 +73,7 @@ def test_a_sigmoid_that_is_full_in_most_rows_gets_the_same_fix(
     (tmp_path / "f.toml").write_text(f'[tasks.click]\n[tasks.watch]\nlink = "sigmoid"\n{key}\n')
     assert fuse(seconds, tmp_path / "out", "--fusion", str(tmp_path / "f.toml")) == 0
     warning = (
-        "warning: p of watch is above .999 in most rows of valid, which it hardly tells apart. "
+        "warning: p of watch is above .999 in most rows of valid, so it hardly separates them. "
         "Fix: pass --scale watch=1420, the 95th percentile of its predictions"
     )
     assert (warning in capsys.readouterr().out.splitlines()) is says

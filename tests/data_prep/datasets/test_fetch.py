@@ -18,10 +18,19 @@ from pathlib import Path
 import pytest
 
 from data_prep.datasets import fetch as fetching
-from data_prep.datasets.fetch import FetchError, PackageArchive, RawFile, Url, cache_folder, fetch, find_files, store
+from data_prep.datasets.fetch import (
+    DatasetFile,
+    FetchError,
+    PackageArchive,
+    Url,
+    cache_folder,
+    fetch,
+    find_files,
+    store,
+)
 from ple_rec.errors import DataError, UserError
 
-WANTED = (RawFile("a.data", ("alias_a.csv",)), RawFile("b.test"))
+WANTED = (DatasetFile("a.data", ("alias_a.csv",)), DatasetFile("b.test"))
 BOTH = {"a.data": b"1, 2\n", "b.test": b"3, 4\n"}
 
 
@@ -238,10 +247,10 @@ def test_a_download_that_is_not_there(site: tuple[str, Path]) -> None:
 
 def test_a_download_that_is_something_else(site: tuple[str, Path]) -> None:
     (site[1] / "x.zip").write_bytes(b"<html>sign in</html>")
-    with pytest.raises(FetchError, match=r"^what arrived is damaged \(File is not a zip file\)$"):
+    with pytest.raises(FetchError, match=r"^the download is damaged \(File is not a zip file\)$"):
         fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
     (site[1] / "x.zip").write_bytes(zip_of({"b.test": b"3"}))
-    with pytest.raises(FetchError, match=r"^what arrived holds no a\.data$"):
+    with pytest.raises(FetchError, match=r"^the download has no a\.data$"):
         fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
 
 
@@ -273,7 +282,7 @@ def test_a_download_that_is_too_large(site: tuple[str, Path], monkeypatch: pytes
 def test_a_download_that_grows_too_large(site: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     (site[1] / "x.zip").write_bytes(zip_of({"a.data": bytes(LIMIT + 1)}))
     monkeypatch.setattr(fetching, "MAX_BYTES", LIMIT)
-    with pytest.raises(FetchError, match=r"^what arrived is more than 4,000 bytes when decompressed$"):
+    with pytest.raises(FetchError, match=r"^the download is more than 4,000 bytes when decompressed$"):
         fetch(Url("there", f"{site[0]}/x.zip", "x.zip"), WANTED)
 
 

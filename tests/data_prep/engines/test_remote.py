@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
-from data_prep.engines.failures import translated
 from data_prep.engines.spark import SparkEngine
 from data_prep.engines.spark_remote import RemoteRead
+from data_prep.failures import translated
 from data_prep.run import EngineName, Options, prepare
 from data_prep.sources.files import POSITION, RawTable, discover
 from ple_rec.config.prep import FilesConfig

@@ -181,12 +181,12 @@ def test_names_and_texts_hold_any_letter() -> None:
         (
             "tags[1]",
             "`tags[1]` at `[` (character 5); expressions have no square or curly brackets. "
-            "Fix: of text use substr; of a list there is its length only",
+            "Fix: use substr for a text; for a list there is only its length",
         ),
         (
             "is_hate & 1",
             "`is_hate & 1`; this is not part of expressions. "
-            "Fix: see the list of what there is: ple-rec prep --help-config",
+            "Fix: see the list in ple-rec prep --help-config",
         ),
         (
             "a --b",

@@ -201,7 +201,7 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
         (["--from", "log.csv", "--label", "boughtt"], "--label: got 'boughtt'; the log has impression_id, "),
         (["--from", "log.csv", "--label", "item"], "--label: item is string; a label is 0 or 1, a truth value or a "),
         (["--from", "lgo.csv"], "--from: nothing matches 'lgo.csv' below .; "),
-        (["--from", "s3://bucket/log"], "--from: got s3://bucket/log; what is looked at lies on this machine. Fix: "),
+        (["--from", "s3://bucket/log"], "--from: got s3://bucket/log; init reads files of this machine alone. Fix: "),
         (["--from", "plain.csv"], "--from: no column looks like a label; a model needs one. Fix: name it: --label "),
         (
             ["--from", "headless.csv"],
@@ -220,8 +220,8 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
         (["--from", "json"], "--from: nothing matches '.' below json; json has a.json. Fix: name a folder with "),
         (
             ["--from", "json/a.json"],
-            "--from, a.json: its name tells no format; all files of a table have one format, told by .parquet, .csv or "
-            ".csv.gz. Fix: name files of one format, whose names end in .parquet, .csv, .csv.gz or .tsv",
+            "--from, a.json: its name shows no format; all files of a table have one format, shown by .parquet, .csv "
+            "or .csv.gz. Fix: name files of one format, whose names end in .parquet, .csv, .csv.gz or .tsv",
         ),
         (["log.csv"], "init: --from missing; it is needed. Fix: write --from log.csv"),
         (
@@ -282,6 +282,17 @@ def test_a_log_of_parquet_as_pandas_writes_it(here: Path, capsys: pytest.Capture
     left_out = Path("panda/prep.toml").read_text().partition("# Columns that are left out:")[2]
     assert "kind  guess: not every file has it" in left_out
     assert "is_like" in run(capsys, commands)
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_times_that_are_text_give_days_however_parquet_stores_them(
+    kind: pa.DataType, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = pa.array([f"2024-05-0{1 + i * 6 // ROWS} 07:30:00" for i in range(ROWS)]).cast(kind)
+    rows = {"user_id": [i % 77 for i in range(ROWS)], "seen_at": times, "click": [i % 2 for i in range(ROWS)]}
+    pq.write_table(pa.table(rows), here / "log.parquet")
+    config, _ = init(capsys, "some", "--from", str(here / "log.parquet"))
+    assert (config["split"]["by"], config["split"].get("test")) == ("day", ["2024-05-06", "2024-05-06"])
 
 
 def test_rows_without_a_user_or_a_time_are_left_out(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,30 @@ def test_commas_before_three_digits_are_asked_about() -> None:
     )
     for example, number in (("1,234,567", "1234567"), ("1,234.50", "1234.50")):
         said = question(log_with(views=[example, *views[1:]]), "views")
-        assert (
-            said == f"{example!r} is text; where it means {number}, read it by cast(replace(views, ',', '') as double)"
-        )
+        assert said == f"{example!r} is text; if it means {number}, read it by cast(replace(views, ',', '') as double)"
+
+
+@pytest.mark.parametrize("text", ["$1,234.50", " 51,494", "51,494 EUR", "-$1,234"])
+def test_a_number_with_a_sign_or_a_unit_is_no_list(text: str) -> None:
+    asked = question(log_with(views=[text if i % 3 else "$7" for i in range(ROWS)]), "views")
+    assert asked == f"{text!r} is text with a number and more; write the column as numbers"
+
+
+def test_empty_texts_do_not_hide_thousands() -> None:
+    views = [("51,494", "", "323")[i % 3] for i in range(ROWS)]
+    assert question(log_with(views=views), "views").startswith("'51,494' means 51494 or 51.494; ")
+
+
+def decimals(first: int, kind: pa.DataType) -> pa.Array:
+    return pa.array([Decimal(first + i % 40) for i in range(ROWS)], kind)
+
+
+def test_decimals_without_a_fraction_are_integers() -> None:
+    roles = guess_roles(log_with(shop_id=decimals(2**53 + 1, pa.decimal128(20, 0))))
+    (shop,) = (feature for feature in roles.features if feature.name == "shop_id")
+    assert (shop.dense, dict(shop.keys), roles.questions) == (False, {}, {})
+    asked = question(log_with(shop_id=decimals(2**63, pa.decimal128(20, 0))), "shop_id")
+    assert asked.startswith(f"decimal128(20, 0) as large as {2**63 + 39}, and prep reads integers up to 2^63 - 1; ")
 
 
 @pytest.mark.parametrize("text", ["3,5", "12,75", "1234,567", "0,512"])
@@ -128,6 +150,7 @@ def test_json_is_asked_about() -> None:
         said
         == "texts such as '{\"a\": 0}' are JSON, which no expression reads; write its parts as columns of their own"
     )
+    assert "are JSON" in question(log_with(context=[f' {{ "a" : {i % 5} }} ' for i in range(ROWS)]), "context")
     said = question(log_with(seen=[json.dumps([{"a": i % 5}]) for i in range(ROWS)]), "seen")
     assert said.endswith(" are lists that no expression cuts; write the lists as a|b, and cut them by split(seen, '|')")
 
@@ -154,16 +177,16 @@ def test_what_its_name_says_is_no_feature(name: str, reason: str) -> None:
 @pytest.mark.parametrize(
     ("texts", "said"),
     [
-        (("12,50", "13.75"), "'12,50' stands beside '13.75'; where both marks part decimals, read it by {decimals}"),
+        (("12,50", "13.75"), "'12,50' stands beside '13.75'; if both marks separate decimals, read it by {decimals}"),
         (
             ("12,50", "1.375"),
-            "'12,50' stands beside '1.375'; where both marks part decimals, read it by {decimals}; where the dot parts "
-            "thousands, by {thousands}",
+            "'12,50' stands beside '1.375'; if both marks separate decimals, read it by {decimals}; if the dot "
+            "separates thousands, by {thousands}",
         ),
-        (("1.234,50", "7,5"), "'1.234,50' is text; where it means 1234.50, read it by {thousands}"),
+        (("1.234,50", "7,5"), "'1.234,50' is text; if it means 1234.50, read it by {thousands}"),
         (
             ("12,5", "13", "14", "15"),
-            "'12,5' stands beside '13'; where the comma parts decimals, read it by {decimals}; where it parts items, "
+            "'12,5' stands beside '13'; if the comma separates decimals, read it by {decimals}; if it separates items, "
             "by split(price, ','), with bag = true",
         ),
     ],

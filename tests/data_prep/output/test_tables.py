@@ -18,7 +18,7 @@ from data_prep import Summary, write_tables
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
-from ple_rec.data.dataset import Dataset, read_row_group
+from ple_rec.data.dataset import DatasetDirectory, read_row_group
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, PleRecError, UserError
 
@@ -74,7 +74,7 @@ def test_it_reads_back(tmp_path: Path) -> None:
     assert load_schema(tmp_path / "d") == schema
     assert schema.tables == (Table(name="user", rows=4), Table(name="video", rows=6))
     assert schema.splits["train"] == SplitInfo(rows=4, row_groups=4)
-    dataset = Dataset(tmp_path / "d")
+    dataset = DatasetDirectory(tmp_path / "d")
     selection = dataset.select(drop=[], tasks=[])
     for split in SPLITS:
         groups = dataset.row_groups(split, selection.column_names())
@@ -310,7 +310,7 @@ def test_columns_and_names_that_are_refused(tmp_path: Path) -> None:
 
 def test_splits_that_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "d"
-    rule = "train, valid and test each need rows, for training reads all three"
+    rule = "train, valid and test each need rows, since training reads all three"
     fix = "give it some rows of the logs, the latest to test"
     parts = splits()
     assert (

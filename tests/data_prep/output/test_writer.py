@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.output.parts import PART, PartLayout, write_part, write_stream
+from data_prep.engines.base import PART
+from data_prep.output.parts import PartLayout, write_part
 from data_prep.output.stage import check_place, dataset_directory, open_stage
 from data_prep.output.writer import finish, prepared_recipe
 from ple_rec.config.load import load_schema
@@ -357,13 +358,13 @@ def test_two_attempts_at_a_part_do_not_share_a_file(ends: str, tmp_path: Path) -
 
     def batches() -> Iterator[pa.RecordBatch]:
         yield batch.slice(0, 3)
-        assert [file.rows for file in write_stream(iter([batch]), layout)] == [5]  # the other attempt, from end to end
+        assert [file.rows for file in layout.write(iter([batch]))] == [5]  # the other attempt, from end to end
         if ends == "given up":
             raise KeyboardInterrupt
         yield batch.slice(3)
 
     with suppress(KeyboardInterrupt):
-        list(write_stream(batches(), layout))
+        list(layout.write(batches()))
     assert pq.read_table(layout.path(0))["x"].to_pylist() == list(range(5))
     assert [path.name for path in tmp_path.iterdir()] == ["part-00000.parquet"]
 

@@ -166,7 +166,7 @@ A_FEATURE = r"a feature reads field_id \x02 feature_id \x03 value, the last two 
         ("7,0,0,k", "4 cells; a line reads sample_id,click,buy,common_feature_index,feature_num,feature_list"),
         (f"7,yes,0,k,{GOOD}", "click is 'yes'; it is an integer"),
         (f"7,0,,k,{GOOD}", "buy is ''; it is an integer"),
-        ("7,0,0,k,2,205\x021\x031.0", "1 features where feature_num is 2; a line counts its features"),
+        ("7,0,0,k,2,205\x021\x031.0", "1 features, but feature_num is 2; a line counts its features"),
         ("7,0,0,k,1,205\x021", rf"feature '205\x021'; {A_FEATURE}"),
         ("7,0,0,k,1,205\x031\x021.0", rf"feature '205\x031\x021.0'; {A_FEATURE}"),
         ("7,0,0,k,1,205\x02x\x031.0", rf"feature '205\x02x\x031.0'; {A_FEATURE}"),

@@ -206,7 +206,7 @@ HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
         ),
         (
             gzip.compress(b"a,b\n1,2\n", mtime=0),  # the test's name holds these bytes
-            "a.csv: is a gzip file; a file is unpacked where its name ends in .csv.gz. Fix: ",
+            "a.csv: is a gzip file; a file is unpacked if its name ends in .csv.gz. Fix: ",
         ),
         (b'a,b\n1,"x\n2,3\n4,5\n', f"a.csv, line 2: {OPEN}"),
         (b'a,b\n0,0\n1,"x\n2,3\n3,"y\n4,5\n', f"a.csv, line 3: {OPEN}"),

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dry_run import dry_run
-from data_prep.inputs import Asked, open_inputs
+from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.progress import Progress
 from data_prep.run import Options
 from ple_rec.config.load import load_config
@@ -169,7 +169,7 @@ def test_types_that_were_inferred_stay_for_prediction(tmp_path: Path) -> None:
 
     def read(text: str) -> pa.Table:
         (tmp_path / "new.csv").write_text(text)
-        asked = Asked(str(tmp_path / "new.csv"), ".", ("video_id", "price"), ("user_id",), threads=1)
+        asked = InputOptions(str(tmp_path / "new.csv"), ".", ("video_id", "price"), ("user_id",), threads=1)
         with open_inputs(config, "prep.toml", asked, tmp_path / "work", Progress("plain")) as found:
             return pa.concat_tables(found.batches())
 

@@ -242,7 +242,7 @@ def test_formats(tree: Path) -> None:
     assert [f.shown for f in find_files("log", FilesConfig(files=("log",), format="csv"), tree)[0]] == [
         "log/day=1/more.csv"
     ]
-    with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name tells no format; .*Fix: set format = "):
+    with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name shows no format; .*Fix: set format = "):
         look(tree, "log/README.md")
 
 

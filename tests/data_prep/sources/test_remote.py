@@ -89,7 +89,7 @@ def test_an_object_that_changes_while_it_is_read(
     with pytest.raises((DataError, UserError), match=rf"logs/day=2/part-0\.parquet: .*({said}|No such file)"):  # noqa: PT012
         if not late:
             change()
-        table = discover("log", config, store, tmp_path, found=found)
+        table = discover("log", config, store, tmp_path, listing=found)
         with refuse_changes(table.files):
             change()
 

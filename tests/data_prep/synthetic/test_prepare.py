@@ -30,7 +30,7 @@ from data_prep.synthetic.tencent import Tencent
 from data_prep.synthetic.world import World
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import FINGERPRINT_KEY
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
 from ple_rec.training.evaluate import evaluate
 from tests.data_prep.feed_logs import folder_of
@@ -82,7 +82,7 @@ def test_overwriting(tmp_path: Path) -> None:
 
 
 def test_splits(tencent: Summary) -> None:
-    dataset = Dataset(tencent.out)
+    dataset = DatasetDirectory(tencent.out)
     selection = dataset.select(drop=(), tasks=())
     for split in SPLITS:
         groups = dataset.row_groups(split, selection.column_names())
@@ -233,7 +233,8 @@ def test_memory_is_flat(repository: Path) -> None:
 def _train(rank: int, world_size: int, data: Path, folder: Path, changes: dict[str, Any]) -> dict[str, Any]:
     job = train_small(rank, world_size, small_config(data, changes), folder)
     loader = job.evaluation_loader("test").epoch(0)
-    return evaluate(job.model, loader, job.selection.tasks, job.ranks.device, exact_limit=100_000, legends=job.legends)
+    labels = job.gate_labels
+    return evaluate(job.model, loader, job.selection.tasks, job.ranks.device, exact_limit=100_000, gate_labels=labels)
 
 
 @pytest.mark.parametrize("name", [TENCENT, MMOE])

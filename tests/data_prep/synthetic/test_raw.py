@@ -96,7 +96,7 @@ def test_other_files_are_not_replaced(change: str, tmp_path: Path) -> None:
 def test_too_few_files(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_raw(tmp_path / "d", 10_000, files=7)
-    assert str(caught.value) == "files: got 7; there is a file a day at least, that is 8. Fix: ask for more"
+    assert str(caught.value) == "files: got 7; each of the 8 days has a file. Fix: ask for more"
     assert not (tmp_path / "d").exists()
 
 

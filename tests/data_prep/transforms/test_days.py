@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, day_of, number_of, quotient, weekday_of
+from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, day_of, days_since_1970, quotient, weekday_of
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 
@@ -127,7 +127,7 @@ def test_dates_are_those_of_the_calendar(engine: Engine, tmp_path: Path) -> None
 
     def number(text: str) -> int | None:
         try:
-            return number_of(text)
+            return days_since_1970(text)
         except ValueError:
             return None
 
@@ -142,7 +142,7 @@ def test_a_timestamp_with_a_zone_has_no_day_of_its_own(engine: Engine, tmp_path:
     pq.write_table(pa.table(times), tmp_path / "times.parquet")
     table = engine.read([tmp_path / "times.parquet"])
     assert engine.fetch(table.select(day=day_of(table["local"], "here")))["day"].to_pylist() == [
-        number_of("2024-05-02")
+        days_since_1970("2024-05-02")
     ]
     with pytest.raises(UserError, match=r"here: a timestamp with a time zone; .* Fix: write the local date"):
         day_of(table["zoned"], "here")

@@ -10,7 +10,7 @@ import pytest
 from data_prep.append import appended
 from data_prep.output.parent import Parent
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.prep import PREP_FILE, Found, PrepConfig, ThresholdValues
+from ple_rec.config.prep import PREP_FILE, FoundValues, PrepConfig, ThresholdValues
 from ple_rec.errors import UserError
 from tests.data_prep.plain_logs import TOML, Logs
 from tests.golden.steps import ARTEFACTS, HERE
@@ -27,8 +27,8 @@ def test_a_dataset_keeps_the_configuration_of_the_user(tmp_path: Path) -> None:
     logs = Logs(tmp_path, OPEN + '\n[[sparse]]\nname = "length"\nvalue = "duration_ms"\nquantiles = 4\n')
     logs.prepare()
     written, config = load_config(PrepConfig, logs.out / PREP_FILE), load_config(PrepConfig, logs.toml)
-    assert written.model_copy(update={"found": Found()}) == config
-    assert written.found == Found(
+    assert written.model_copy(update={"found": FoundValues()}) == config
+    assert written.found == FoundValues(
         day_1="2022-04-15",
         edges={"length": (1200.0, 2400.0, 3600.0)},
         thresholds={"like": ThresholdValues(edges=(6.0,), values=(1100.0, 3500.0), missing=2300.0)},
@@ -56,7 +56,7 @@ def given(*overrides: str) -> PrepConfig:
 
 def test_an_old_file_is_read_as_a_new_one(parent: Parent) -> None:
     assert parent.config.sparse == given().sparse
-    assert parent.config.found == Found(
+    assert parent.config.found == FoundValues(
         edges={"length": (24000.0, 44000.0)}, types={"log": {}, "user": {"user_id": "int64", "age": "string"}}
     )
     filled = parent.config.filled()

@@ -10,17 +10,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import inputs
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.spark import SparkEngine
-from data_prep.inputs import Asked, open_inputs
+from data_prep.inputs.columns import inputs_config
+from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.pipeline import find_day_1
 from data_prep.progress import Progress
 from data_prep.run import from_files
 from data_prep.sources.files import POSITION
 from data_prep.transforms.columns import REASON
-from data_prep.transforms.input_columns import inputs_config
 from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import LogRows, derive
 from ple_rec.config.load import load_config
@@ -63,7 +62,7 @@ def features_of(config: PrepConfig) -> list[str]:
 
 def with_files(resolved: Resolved, folder: Path) -> Resolved:
     raw = from_files(resolved, str(folder / "raw"), folder / "staging", Progress())
-    return replace(resolved, tables={"log": raw.log, **raw.sides})
+    return replace(resolved, tables=raw.by_name)
 
 
 def test_prep_and_predict_yield_equal_columns(
@@ -88,7 +87,7 @@ def test_prep_and_predict_yield_equal_columns(
     predicted = pa.concat_tables(engine.fetch(unit.select(columns).order_by(POSITION)) for unit in units)
     assert predicted.equals(prepared)
 
-    monkeypatch.setattr(inputs, "UNIT_ROWS", 170)
-    asked = Asked(str(folder / "raw" / "log"), str(folder / "raw"), tuple(names), (), threads=1)
+    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 170)
+    asked = InputOptions(str(folder / "raw" / "log"), str(folder / "raw"), tuple(names), (), threads=1)
     with open_inputs(config, "feed.toml", asked, tmp_path / "work", Progress()) as found:
         assert pa.concat_tables(found.batches()).select(columns).equals(prepared)

@@ -11,11 +11,11 @@ import pytest
 
 from data_prep.expressions import name_of, parse, word_of
 from data_prep.expressions.syntax import KEYWORDS
-from data_prep.inputs import Asked, open_inputs
+from data_prep.inputs.columns import log_column
+from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.progress import Progress
 from data_prep.sources.files import discover
-from data_prep.transforms.input_columns import log_column
-from data_prep.transforms.resolve import resolve, texts
+from data_prep.transforms.resolve import expression_texts, resolve
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
@@ -65,7 +65,7 @@ def test_a_prediction_reads_the_same_columns(tmp_path: Path) -> None:
     logs = dotted_logs(tmp_path)
     config = load_config(PrepConfig, logs.toml)
     ids = ("group", "side_age", "own_age", "hour", "own_hour", "dotted", "quoted", *OWN)
-    asked = Asked(str(logs.raw / "log"), str(logs.raw), ("age",), ids, threads=1)
+    asked = InputOptions(str(logs.raw / "log"), str(logs.raw), ("age",), ids, threads=1)
     with open_inputs(config, "plain.toml", asked, tmp_path / "work", Progress("plain")) as found:
         rows = pa.concat_tables(found.batches())
     rows = rows.rename_columns([name.removeprefix("id__").replace("user_id", "group") for name in rows.column_names])
@@ -103,6 +103,12 @@ def test_quotes_around_the_name_of_a_side_table_are_told_to_be_left_out(tmp_path
     assert message.endswith(
         "leave the double quotes out: users.age without them is no column of these files, and is known"
     )
+    nothing_else = TOML + SIDE.partition("[[sparse]]")[0]  # that reads users.age
+    logs.toml.write_text(nothing_else)
+    assert logs.refusal("dense[0].value='\"users.age\"'").endswith(
+        "Fix: leave the double quotes out, if users.age is a column of the side table"
+    )
+    logs.prepare("dense[0].value='users.age'")
 
 
 DERIVED = TOML.replace("[checks]", '[derived]\nprice = "duration_ms / 2"\n\n[checks]')
@@ -127,7 +133,7 @@ def test_a_dataset_that_was_prepared_with_a_hidden_column_keeps_its_meaning(tmp_
     raw = discover("log", FilesConfig(files=("log",)), str(logs.raw), tmp_path / "csv")
     resolve(config, "plain.toml", prepared=True).check_columns(raw)
     assert log_column(config, "price", raw) is None
-    asked = Asked(str(logs.raw / "log"), str(logs.raw), ("price",), (), threads=1)
+    asked = InputOptions(str(logs.raw / "log"), str(logs.raw), ("price",), (), threads=1)
     with open_inputs(config, "plain.toml", asked, tmp_path / "work", Progress("plain")) as found:
         rows = pa.concat_tables(found.batches())
     assert rows["price"].to_pylist()[:3] == [0.0, 50.0, 100.0]
@@ -212,6 +218,8 @@ def test_a_feature_without_a_value_is_the_column_of_its_name_also_where_that_is_
 ) -> None:
     file = tmp_path / "plain.toml"
     file.write_text(TOML)
-    values = texts(load_config(PrepConfig, file, [f'sparse=[{{name="{word}"}}]', f'dense=[{{name="{word}_2"}}]']))
+    values = expression_texts(
+        load_config(PrepConfig, file, [f'sparse=[{{name="{word}"}}]', f'dense=[{{name="{word}_2"}}]'])
+    )
     assert values["sparse[0].value"] == f'"{word}"'
     assert values["dense[0].value"] == f"{word}_2"

@@ -128,6 +128,27 @@ def test_the_threshold_of_a_part_that_only_later_days_have_is_that_of_all_rows(t
     assert threshold_of(logs).missing == quantile([row["duration_ms"] for row in train()], 0.5)
 
 
+def test_infinite_numbers_move_no_edge_and_no_threshold(tmp_path: Path) -> None:
+    how = 'threshold = {value = "price", quantile = 0.5, by = "price", bins = 2}'
+    toml = TOML.replace('"price"', '"duration_ms"').replace('"is_like"', f'"price > threshold"\n{how}')
+    logs = Logs(tmp_path, toml + '\n[[sparse]]\nname = "b"\nvalue = "price"\nquantiles = 2\n')
+    for day in range(1, 5):
+        prices = [math.inf] * 8 + [-math.inf] * 8 + [1.0, 2.0] * 4
+        logs.write(day, with_column(day_of(day), "price", prices, pa.float64()))
+    logs.prepare()
+    threshold = threshold_of(logs)
+    assert (threshold.edges, threshold.values) == ((2.0,), (1.0, 2.0))
+    assert Parent.read(logs.out).config.found.edges["b"] == (2.0,)
+    assert read(logs.out, "train")["b"].to_pylist() == ([2] * 8 + [1] * 8 + [1, 2] * 4) * 2
+
+
+def test_a_part_without_a_value_is_named(tmp_path: Path) -> None:
+    logs = logs_of(tmp_path, 'quantile = 0.5, by = "price", bins = 2', "true")
+    for day in (1, 2):
+        logs.write(day, with_column(day_of(day), "price", pa.nulls(DAY_ROWS, pa.float64())))
+    assert "no training row has a value of duration_ms where price lies in part 1 of 1 to tell apart" in logs.refusal()
+
+
 @pytest.mark.parametrize("prices", [[1.0] * DAY_ROWS, [None] * DAY_ROWS])
 def test_a_column_of_one_value_or_none_has_no_edge(prices: list[float | None], tmp_path: Path) -> None:
     buckets = TOML + '\n[[sparse]]\nname = "length"\nvalue = "price"\nquantiles = 2\n'

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.vocabulary.lookup import counts_of, new_values, numbered, values_of
+from data_prep.vocabulary.numbering import counts_of, new_values, numbered, values_of
 
 CONNECTION = ibis.duckdb.connect()
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=2)

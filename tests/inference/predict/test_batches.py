@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ple_rec.data.columns import Columns
-from ple_rec.data.dataset import Dataset
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.inference.predict.batches import InputBatch, batches_of
 from ple_rec.inference.predict.counts import IdCounter, shares_of
 from ple_rec.inference.predict.inputs import Chunk, DatasetInput, features_only
@@ -24,7 +24,7 @@ SIZE = 24
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> DatasetInput:
-    dataset = Dataset(write_small(tmp_path_factory.mktemp("batches") / "data"))
+    dataset = DatasetDirectory(write_small(tmp_path_factory.mktemp("batches") / "data"))
     return DatasetInput(dataset, features_only(dataset.select(drop=[], tasks=[])), ["test"], ["request", "user"])
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from ple_rec.analysis.analyze import analyze
 from ple_rec.cli import main
-from ple_rec.config.fusion import FusionConfig, LengthConfig, LogConfig, TaskFusionConfig
+from ple_rec.config.fusion import FusionConfig, LengthConfig, LogTransform, TaskFusionConfig
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.inference.model_dir import new_version
 from ple_rec.ranking.fusion import exponents_of, factors_of
@@ -22,7 +22,7 @@ from tests.training.small import write_unrelated
 
 FUSION = FusionConfig(
     tasks={"like": TaskFusionConfig(exponent=2.0), "watch": TaskFusionConfig(exponent=0.5, link="sigmoid")},
-    length=LengthConfig(feature="minutes", transform=LogConfig(kind="log"), missing=3.0, exponent=-0.5),
+    length=LengthConfig(feature="minutes", transform=LogTransform(kind="log"), missing=3.0, exponent=-0.5),
 )
 
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep import inputs
+from data_prep.inputs import read as inputs
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.inference.predict.output import locked_output

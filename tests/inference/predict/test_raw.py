@@ -66,7 +66,7 @@ def test_the_group_and_times_have_the_names_and_zones_of_the_log(feed: Path, tmp
 
 def test_parts_and_files_change_no_bit(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = raw(feed, tmp_path / "whole", feed / "raw" / "log")
-    monkeypatch.setattr("data_prep.inputs.UNIT_ROWS", 50)
+    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 50)
     monkeypatch.setattr(RawTable, "locate", lambda *given: pytest.fail("a sound row is looked for"))  # slow, in CSV
     out = tmp_path / "parts"
     cut = raw(feed, out, feed / "raw" / "log", "--part-rows", "48")

@@ -14,7 +14,7 @@ from starlette.types import Message
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.app import application
 from ple_rec.serving.http.batching import Answer, Batcher, Kind
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.options import ServerOptions
 
 BODY: Message = {"type": "http.request", "body": b"{}", "more_body": False}
@@ -29,7 +29,7 @@ class SlowBatcher(Batcher):
         seconds: Seconds until an answer.
     """
 
-    def __init__(self, metrics: Metrics, seconds: float) -> None:
+    def __init__(self, metrics: ServerMetrics, seconds: float) -> None:
         none: Any = None
         super().__init__(none, 1, metrics)
         self.begun, self.cancelled, self._seconds = asyncio.Event(), 0, seconds
@@ -54,7 +54,7 @@ class Client:
     """
 
     def __init__(self, options: ServerOptions, seconds: float) -> None:
-        self.metrics = Metrics()
+        self.metrics = ServerMetrics()
         self.batcher = SlowBatcher(self.metrics, seconds)
         self.admission = Admission(options, lambda: self.batcher.seconds_per_request)
         self.app = application(self.batcher, self.admission, options, self.metrics)

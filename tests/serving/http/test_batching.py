@@ -18,7 +18,7 @@ from ple_rec.inference.program import read_weights
 from ple_rec.inference.ranker import ModelRequest, Ranker, RequestError, latest
 from ple_rec.serving.http.batching import Answer, Batcher
 from ple_rec.serving.http.errors import RefusedError
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import ServerMetrics
 from tests.serving.http.test_api import many
 
 
@@ -38,7 +38,7 @@ Came = Answer | RefusedError | AssertionError | None  # None: nobody waited
 
 def answered(
     ranker: Ranker, bodies: Sequence[object], rows: int = 2048, gone: Sequence[int] = ()
-) -> tuple[list[Any], Metrics]:
+) -> tuple[list[Any], ServerMetrics]:
     """Send requests that all wait, after one of a single row that is in the model meanwhile; their answers.
 
     Args:
@@ -48,15 +48,15 @@ def answered(
         gone: Places of requests that are cancelled while they wait.
     """
     busy, free = threading.Event(), threading.Event()
-    scored = Ranker.scored
+    scored = Ranker.score_rows
 
     def held(self: Ranker, requests: Sequence[ModelRequest], **more: Any) -> Any:
         busy.set()
         assert free.wait(60)
         return scored(self, requests, **more)
 
-    async def run() -> tuple[list[Came], Metrics]:
-        metrics = Metrics()
+    async def run() -> tuple[list[Came], ServerMetrics]:
+        metrics = ServerMetrics()
         batcher = Batcher(ranker, rows, metrics)
 
         def send(body: object) -> asyncio.Task[Answer]:
@@ -77,11 +77,11 @@ def answered(
         return [None if isinstance(each, asyncio.CancelledError) else each for each in answers], metrics  # type: ignore[misc]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Ranker, "scored", held)
+        patch.setattr(Ranker, "score_rows", held)
         return asyncio.run(run())
 
 
-def calls(metrics: Metrics) -> tuple[float, float]:
+def calls(metrics: ServerMetrics) -> tuple[float, float]:
     """Return the calls of the model, and their rows, but for the first."""
     value = metrics.registry.get_sample_value
     return (value("ple_rec_batch_rows_count") or 0) - 1, (value("ple_rec_rows_total") or 0) - 1
@@ -175,7 +175,7 @@ def test_a_bug_beside_the_model_strands_nobody(
 
 def test_requests_are_answered_by_the_model_that_has_read_them(ranker: Ranker, body: dict[str, Any]) -> None:
     async def run() -> list[str]:
-        batcher, other = Batcher(ranker, 1024, Metrics()), copy.copy(ranker)
+        batcher, other = Batcher(ranker, 1024, ServerMetrics()), copy.copy(ranker)
         other.version = "v9"
         tasks = []
         for own in (ranker, ranker, other, other):

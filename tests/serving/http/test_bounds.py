@@ -21,7 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from ple_rec.serving.http.access import AccessMiddleware
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.errors import RefusedError
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.options import ServerOptions
 from tests.serving.http.running import Raw, Running, running
 from tests.serving.http.test_api import many
@@ -287,7 +287,7 @@ def test_who_was_named_at_the_start_is_answered(tmp_path: Path, options: dict[st
     async def receive() -> Message:
         return {"type": "http.request"}
 
-    access = AccessMiddleware(routes, ServerOptions(tmp_path, **options), Metrics())
+    access = AccessMiddleware(routes, ServerOptions(tmp_path, **options), ServerMetrics())
     scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": [(b"host", b"feed.example:80")]}
     asyncio.run(access(scope, receive, send))
     assert found[0] == status

@@ -220,7 +220,7 @@ def test_the_precision_that_is_used_is_told(
     (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
     monkeypatch.setattr(remote_model, "check_version", lambda _: None)
     monkeypatch.setattr(program, "_MEASURED", {})
-    monkeypatch.setattr(program, "_timed", lambda _: {"fp32": 2.0, "bf16": took})
+    monkeypatch.setattr(program, "_time_requests", lambda _: {"fp32": 2.0, "bf16": took})
     configure_log()
     load(version, 1)
     said = capsys.readouterr().err

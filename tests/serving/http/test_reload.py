@@ -12,7 +12,7 @@ from ple_rec.errors import DataError
 from ple_rec.inference.ranker import Ranker
 from ple_rec.serving.http import reload as reload_module
 from ple_rec.serving.http.batching import Batcher
-from ple_rec.serving.http.metrics import Metrics
+from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
 from tests.inference.exported import set_latest
 
@@ -45,7 +45,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def watching(model: Path) -> Look:
     """Looks of a watcher that serves what `latest` names now."""
-    metrics = Metrics()
+    metrics = ServerMetrics()
     version = VersionStamp.of_latest(model)
     batcher = Batcher(load(version.path, 1), 100, metrics)
     return VersionWatcher(model, version, batcher, 1, 60, metrics)._check

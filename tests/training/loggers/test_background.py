@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, Record, TimedRecord, UnavailableError
+from ple_rec.training.loggers.base import Ending, LoggerUnavailableError, Record, TimedRecord
 
 
 class Fake:
@@ -72,7 +72,7 @@ def test_what_finds_it_unavailable_is_sent_later(capsys: pytest.CaptureFixture[s
     def trouble(call: str) -> None:
         if away.is_set():
             tried.release()
-            raise UnavailableError("no answer")
+            raise LoggerUnavailableError("no answer")
 
     fake = Fake(trouble)
     run_logger = BackgroundLogger(fake, retry_seconds=0.01)
@@ -93,7 +93,7 @@ def test_what_finds_it_unavailable_is_sent_later(capsys: pytest.CaptureFixture[s
 def test_one_that_stays_away_is_left_behind_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     def trouble(call: str) -> None:
         if call != "begin":
-            raise UnavailableError("no answer")
+            raise LoggerUnavailableError("no answer")
 
     run_logger = BackgroundLogger(Fake(trouble), retry_seconds=60)
     run_logger.begin(0, [])

@@ -21,9 +21,9 @@ from ple_rec.errors import PreemptedError, UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.loggers import check_installed, check_reachable, mlflow
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, TimedRecord, UnavailableError, final_scalars, flat, scalars
+from ple_rec.training.loggers.base import Ending, LoggerUnavailableError, TimedRecord, final_scalars, flat, scalars
 from ple_rec.training.loggers.mlflow import Mlflow
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.run import train
 from tests.tiny import wait_until
 from tests.training.loggers.mlflow_server import Server
@@ -83,18 +83,18 @@ def expected(run_dir: Path, key: str) -> list[tuple[int, float]]:
 def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path, resume: bool, kill: int | None) -> str:
     """What was printed; `kill` is a process that dies after two steps, once it has the parameters."""
     sys.stdout = printed = io.StringIO()
-    advance, count = Progress.advance, [0]
+    advance, count = TrainingProgress.advance, [0]
 
-    def advance_and_kill(self: Progress) -> None:
+    def advance_and_kill(self: TrainingProgress) -> None:
         advance(self)
         count[0] += 1
         if count[0] == 2 and kill is not None:
-            (mlflow,) = (one.run_logger for one in self.loggers._all)
+            (mlflow,) = (one.run_logger for one in self.loggers._loggers)
             assert isinstance(mlflow, Mlflow)
             assert wait_until(lambda: bool(mlflow.client.get_run(mlflow.run_id).data.params), 60)
             os.kill(kill, 9)
 
-    Progress.advance = advance_and_kill  # type: ignore[method-assign]
+    TrainingProgress.advance = advance_and_kill  # type: ignore[method-assign]
     train(config, run_dir, resume=resume)
     return printed.getvalue()
 
@@ -170,13 +170,13 @@ def check_run(server: Server, run: Any, run_dir: Path) -> None:
 def test_a_preempted_run_stays_running(
     server: Server, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Progress.advance
+    advance = TrainingProgress.advance
 
-    def advance_and_stop(self: Progress) -> None:
+    def advance_and_stop(self: TrainingProgress) -> None:
         advance(self)
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(Progress, "advance", advance_and_stop)
+    monkeypatch.setattr(TrainingProgress, "advance", advance_and_stop)
     with pytest.raises(PreemptedError):
         train(watched(server, data, "preempted"), tmp_path / "run")
     (run,) = runs(server, "preempted")
@@ -192,7 +192,7 @@ def test_a_server_that_is_away_is_tried_again(server: Server, tmp_path: Path) ->
         watched(server, tmp_path, "away"), RunDirectory(tmp_path / "run", tmp_path / "run"), resume=False
     )
     run_logger.client = MlflowClient("http://127.0.0.1:9")
-    with pytest.raises(UnavailableError, match="connection refused"):
+    with pytest.raises(LoggerUnavailableError, match="connection refused"):
         run_logger.log([TimedRecord(1.0, _record(2))])
 
 

@@ -21,7 +21,7 @@ from ple_rec.training.loggers.background import BackgroundLogger
 from ple_rec.training.loggers.base import Ending, scalars
 from ple_rec.training.loggers.tensorboard import TensorBoard
 from ple_rec.training.loop import train_steps
-from ple_rec.training.progress import Progress
+from ple_rec.training.progress import TrainingProgress
 from tests.rank_processes import RankError
 from tests.training.small import on_ranks, ranks_of, records, small_config, write_small
 
@@ -55,18 +55,18 @@ def expected(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
 
 
 def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, killed_after: int | None) -> None:
-    advance, count = Progress.advance, [0]
+    advance, count = TrainingProgress.advance, [0]
 
-    def advance_or_die(self: Progress) -> None:
+    def advance_or_die(self: TrainingProgress) -> None:
         advance(self)
         count[0] += 1
         if count[0] == killed_after and rank == 0:
-            for one in self.loggers._all:  # what was heard is written; the kill is not a race
+            for one in self.loggers._loggers:  # what was heard is written; the kill is not a race
                 while one._queue:
                     time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Progress.advance = advance_or_die  # type: ignore[method-assign]
+    TrainingProgress.advance = advance_or_die  # type: ignore[method-assign]
     run_dir.mkdir(parents=True, exist_ok=True)
     job = build_context(small_config(data, CHANGES), ranks_of(rank, world_size))
     with open_loggers(job.config, RunDirectory(run_dir, run_dir), resume=resume) as loggers:

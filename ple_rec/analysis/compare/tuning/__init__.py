@@ -1,7 +1,6 @@
-"""Equal tuning: as many trials for each variant of a comparison, on the validation split alone.
+"""Tuning of all variants of a comparison with an equal number of trials, on the validation split alone.
 
-sampler.py    the keys that trials change, and the values that they try, by Optuna
+sampler.py    the search space, and the values that Optuna proposes
 study.py      the trials of one variant, their file tune.json, and the best of them
-tune.py       the trials of all variants as jobs, and the variants with their best values
-report.py     what compare.json, the terminal and the page tell of them
+tune.py       training of the trials of all variants, and the variants with their best values
 """

@@ -1,12 +1,12 @@
-"""A study of one variant: its trials, their files, and which setting is the best.
+"""Study of one variant: its trials, their files, and the best of them.
 
     {"format": 1, "metric", "seed", "space": {key: range}, "best": number | null,
      "trials": [{"number", "values": {key: value}, "state": "waiting" | "failed" | "finished", <metric>: value | null}]}
 
-`<root>/<variant>/tune/trial-<n>` is a trial's run directory without its checkpoints, with `trial-<n>.toml`, `.log` and
-`.failed` beside it as a run of a seed has them. `<root>/<variant>/tune.json` holds the space and the values of every
-trial, written before it starts; whether it has ended is read from the directories, so that nothing that has finished is
-lost, whenever the program was stopped, and a study needs no database.
+`<root>/<variant>/tune/trial-<n>` is a trial's run directory without its checkpoints. Beside it lie `trial-<n>.toml`,
+`.log` and `.failed`, as for a run of a seed. `<root>/<variant>/tune.json` holds the space and the values of every
+trial, which are written before the trial starts. Outcomes are read from the directories, so that a study needs no
+database and loses no finished trial, whenever the program is stopped.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.matrix import Variant
-from ple_rec.analysis.compare.runs import Run
-from ple_rec.analysis.compare.tuning.sampler import Result, Space, ask, batch_of, changed, settings_of
+from ple_rec.analysis.compare.runs import VariantRun
+from ple_rec.analysis.compare.tuning.sampler import Space, TrialResult, batch_of, propose, settings_of, with_settings
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.analysis.series import FAILED, inspect_run
 from ple_rec.config.load import with_values
@@ -28,24 +28,28 @@ from ple_rec.config.metrics import is_higher_better
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.runs.layout import CHECKPOINTS, write_json, write_text, writing
-from ple_rec.runs.results import mapping, number
+from ple_rec.text.json_values import mapping, number
 
 FILE = "tune.json"
 _FORMAT = 1
 
 
 def space_record(space: Space) -> dict[str, Any]:
-    """A space as JSON has it."""
-    return {d.key: d.given.model_dump(mode="json", exclude_none=True) for d in space}
+    """Return a search space in the form of `tune.json`."""
+    return {dimension.key: dimension.domain.model_dump(mode="json", exclude_none=True) for dimension in space}
 
 
 def read_values(folder: Path, space: Space) -> list[dict[str, Any]]:
-    """What trials were to try, by number; none where there is no record, or a damaged one.
+    """Return the values of the trials in `tune.json`, by number; empty without the file, or if it is damaged.
 
-    Without a record the values are asked anew, and are the same.
+    Values that are missing are proposed again, and are the same.
+
+    Args:
+        folder: Folder of the variant.
+        space: Search space of the trials.
 
     Raises:
-        UserError: they are of another space.
+        UserError: The file is of another search space.
     """
     file = folder / FILE
     try:
@@ -68,10 +72,18 @@ def read_values(folder: Path, space: Space) -> list[dict[str, Any]]:
 
 
 def write_record(folder: Path, metric: str, seed: int, space: Space, trials: list[dict[str, Any]], best: Any) -> None:
-    """Write it whole or not at all.
+    """Write `tune.json`, whole or not at all.
+
+    Args:
+        folder: Folder of the variant.
+        metric: Metric that judges trials.
+        seed: Seed of the trials.
+        space: Search space of the trials.
+        trials: Record of each trial, by number.
+        best: Number of the best trial; None if none has finished.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: The file cannot be written.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +92,8 @@ def write_record(folder: Path, metric: str, seed: int, space: Space, trials: lis
 
 
 FOLDER = "tune"
-_OF_TRIALS = {  # what they need not keep, tell or read
+# Trials do not read the test split, keep checkpoints or feed loggers.
+_TRIAL_SETTINGS = {
     "evaluation.test": False,
     "evaluation.slices": None,
     "checkpoint.path": None,
@@ -93,17 +106,17 @@ _OF_TRIALS = {  # what they need not keep, tell or read
 
 @dataclass
 class Study:
-    """The trials of a variant.
+    """Trials of a variant and their results.
 
     Args:
-        variant: Variant as it is written, its cost made equal.
-        space: Space of the trials.
-        trials: Number of trials that there are to be.
-        seed: Seed that all of them are trained with.
+        variant: Variant as it is written, with equal cost.
+        space: Search space of the trials.
+        trials: Number of trials to train.
+        seed: Seed of all trials.
         dataset: Fingerprint of the dataset.
         folder: Folder of the variant.
-        settings: Values of the trials, by number; more than `trials` where there were to be more once.
-        outcomes: Outcome of each trial that has ended, by number.
+        settings: Values of the trials, by number; more than `trials` if an earlier call asked for more.
+        outcomes: Result of each trial that has ended, by number.
         submissions: Numbers of the trials that `next_runs` has returned.
     """
 
@@ -114,17 +127,17 @@ class Study:
     dataset: str
     folder: Path
     settings: list[dict[str, Any]] = field(default_factory=list)
-    outcomes: dict[int, Result] = field(default_factory=dict)
+    outcomes: dict[int, TrialResult] = field(default_factory=dict)
     submissions: set[int] = field(default_factory=set)
 
     @property
     def metric(self) -> str:
-        """By which trials are judged: the one that chooses the best checkpoint of a run."""
+        """Metric that judges trials; it also chooses the best checkpoint of a run."""
         return self.variant.config.train.best_metric
 
     @property
     def left(self) -> int:
-        """Trials that have not ended."""
+        """Number of trials that have not ended."""
         return self.trials - sum(number < self.trials for number in self.outcomes)
 
     @property
@@ -133,34 +146,34 @@ class Study:
         return sum(number not in self.outcomes and number not in self.submissions for number in range(self.trials))
 
     @property
-    def results(self) -> list[Result | None]:
-        """Of every trial by number; None of those that have not ended."""
+    def results(self) -> list[TrialResult | None]:
+        """Result of every trial by number; None for those that have not ended."""
         return [self.outcomes.get(number) for number in range(self.trials)]
 
     @property
     def best(self) -> int | None:
-        """The number of the best trial, the first of equals; None where none has finished."""
-        scores = {n: found.score for n, found in enumerate(self.results) if found and found.score is not None}
+        """Number of the best trial, the first of equals; None if none has finished."""
+        scores = {n: result.score for n, result in enumerate(self.results) if result and result.score is not None}
         return max(scores, key=lambda n: (scores[n], -n), default=None)
 
     def value(self, number: int) -> float | None:
-        """The metric of a trial; None where it failed, or has not ended."""
-        found = self.outcomes.get(number)
-        return None if found is None or found.score is None else abs(found.score)
+        """Return the metric of a trial; None if it failed, or has not ended."""
+        result = self.outcomes.get(number)
+        return None if result is None or result.score is None else abs(result.score)
 
     def tuned(self) -> dict[str, Any]:
-        """The values of the best trial; where all failed, those of the configuration as it is written."""
+        """Return the values of the best trial; if all failed, those of the configuration as it is written."""
         return dict(self.settings[self.best or 0])
 
     def read(self, *, overwrite: bool, remove: bool) -> None:
-        """Read what earlier calls have left.
+        """Read the trials of earlier calls.
 
         Args:
-            overwrite: Permission to replace trials of another space or configuration.
-            remove: Removal of those, and of checkpoints of trials that have ended.
+            overwrite: True to replace trials of another space or configuration.
+            remove: True to remove those now, and the checkpoints of trials that have finished.
 
         Raises:
-            UserError: there are such trials, and `overwrite` is not given.
+            UserError: There are such trials, and `overwrite` is False.
         """
         self.submissions = set()
         try:
@@ -176,19 +189,21 @@ class Study:
         if remove:
             self._drop_checkpoints()
 
-    def next_runs(self) -> list[tuple[int, Run]]:
+    def next_runs(self) -> list[tuple[int, VariantRun]]:
         """Return the trials that can begin, by number: those of a batch, once every trial before it has ended.
 
         Raises:
-            UserError: a file cannot be written.
+            UserError: A file cannot be written.
         """
         while waiting := [n for n in range(self.trials) if n not in self.outcomes]:
             batch = batch_of(waiting[0])
             numbers = [n for n in batch if n < self.trials]
-            if (known := len(self.settings)) <= numbers[-1]:  # what was drawn once stays as it was
-                self.settings += self._ask(batch.start, len(numbers))[known - batch.start :]
-                for n in numbers:  # which are there where `tune.json` is not
-                    self._look(n)
+            # Values that were drawn once do not change.
+            if (known := len(self.settings)) <= numbers[-1]:
+                self.settings += self._propose(batch.start, len(numbers))[known - batch.start :]
+                # If `tune.json` was lost, directories of these trials exist already.
+                for n in numbers:
+                    self._read_outcome(n)
                 self.write()
             if left := [n for n in numbers if n not in self.outcomes]:
                 ready = [n for n in left if n not in self.submissions]
@@ -196,23 +211,24 @@ class Study:
                 return [(n, self.run(n)) for n in ready]
         return []
 
-    def run(self, number: int) -> Run:
-        """A trial as a run."""
-        config = changed(self.variant.name, self.variant.config, self.settings[number])
-        config = with_values(config, {**_OF_TRIALS, "seed": self.seed})
-        return Run(self.variant.name, self.seed, config, self._directory(number))
+    def run(self, number: int) -> VariantRun:
+        """Return the run of a trial."""
+        config = with_settings(self.variant.name, self.variant.config, self.settings[number])
+        config = with_values(config, {**_TRIAL_SETTINGS, "seed": self.seed})
+        return VariantRun(self.variant.name, self.seed, config, self._directory(number))
 
     def end(self, number: int, outcome: Outcome) -> None:
-        """Note what came of a trial.
+        """Record the result of a trial whose run has ended.
 
         Raises:
-            UserError: a file cannot be written.
+            UserError: A file cannot be written.
         """
-        self._look(number)  # whatever the outcome, as a process may be killed after it has written the results
+        # The directory counts, since a process may be killed after it has written the results.
+        self._read_outcome(number)
         if number not in self.outcomes:
-            why = outcome.message or f"{self.metric} was never evaluated"
-            write_text(self.run(number).beside(FAILED), why + "\n")
-            self.outcomes[number] = Result(self.settings[number], None)
+            reason = outcome.message or f"{self.metric} was never evaluated"
+            write_text(self.run(number).beside(FAILED), reason + "\n")
+            self.outcomes[number] = TrialResult(self.settings[number], None)
         self._drop_checkpoints()
         self.write()
 
@@ -220,7 +236,7 @@ class Study:
         """Write `tune.json`.
 
         Raises:
-            UserError: so it cannot be.
+            UserError: The file cannot be written.
         """
         trials = [
             {"number": n, "values": values, "state": self._state(n), self.metric: self.value(n)}
@@ -229,18 +245,18 @@ class Study:
         write_record(self.folder, self.metric, self.seed, self.space, trials, self.best)
 
     def failed(self, number: int) -> str:
-        """Why a trial failed; empty where it did not."""
+        """Return the reason why a trial failed; empty if it did not."""
         file = self.run(number).beside(FAILED)
         return file.read_text().strip() if file.is_file() else ""
 
-    def _ask(self, first: int, count: int) -> list[dict[str, Any]]:
+    def _propose(self, first: int, count: int) -> list[dict[str, Any]]:
         earlier = [self.outcomes[n] for n in range(first)]
         if first:
-            return ask(self.space, first, count, earlier)
-        return [self._written(), *ask(self.space, first, count - 1, earlier)]
+            return propose(self.space, first, count, earlier)
+        return [self._written(), *propose(self.space, first, count - 1, earlier)]
 
     def _written(self) -> dict[str, Any]:
-        """What the configuration has at the keys of the space."""
+        """Return the values of the configuration at the keys of the space."""
         return settings_of(self.variant.config, *(dimension.key for dimension in self.space))
 
     def _read(self) -> None:
@@ -257,20 +273,20 @@ class Study:
                 "trials anew",
             )
         for n in range(len(self.settings)):
-            self._look(n)
+            self._read_outcome(n)
 
-    def _look(self, n: int) -> None:
-        """Whether a trial has ended, and how."""
+    def _read_outcome(self, n: int) -> None:
+        """Read from the directory of a trial whether it has ended, and how."""
         run = self.run(n)
         state = inspect_run(run.directory, run.config, self.dataset)
         state.refuse_foreign()
         if state.kind == "finished" and (value := number(state.metrics.get("best_value"))) is not None:
-            self.outcomes[n] = Result(self.settings[n], value if is_higher_better(self.metric) else -value)
+            self.outcomes[n] = TrialResult(self.settings[n], value if is_higher_better(self.metric) else -value)
         elif state.kind == "failed":
-            self.outcomes[n] = Result(self.settings[n], None)
+            self.outcomes[n] = TrialResult(self.settings[n], None)
 
     def _drop_checkpoints(self) -> None:
-        """Of trials that have finished: nothing goes on from them."""
+        """Remove the checkpoints of trials that have finished, since no training continues from them."""
         for n, result in self.outcomes.items():
             if result.score is not None:
                 shutil.rmtree(self._directory(n) / CHECKPOINTS, ignore_errors=True)
@@ -279,10 +295,10 @@ class Study:
         return self.folder / FOLDER / f"trial-{n}"
 
     def _state(self, n: int) -> str:
-        found = self.outcomes.get(n)
-        return "waiting" if found is None else "failed" if found.score is None else "finished"
+        result = self.outcomes.get(n)
+        return "waiting" if result is None else "failed" if result.score is None else "finished"
 
 
 def tuned_config(study: Study) -> RunConfig:
-    """The variant's configuration with the values of its best trial."""
-    return changed(study.variant.name, study.variant.config, study.tuned())
+    """Return the variant's configuration with the values of its best trial."""
+    return with_settings(study.variant.name, study.variant.config, study.tuned())

@@ -16,6 +16,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.load import load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError
+from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import run as training
 from ple_rec.training.run import train
@@ -34,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no reports, which take seconds."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ple_rec.reports.run.page.write_report", lambda run_dir: run_dir / "report.html")
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    monkeypatch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
     return tmp_path
 
 
@@ -53,7 +54,7 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
     asked = comparison(here, seeds=1, tune={"trials": 4, "space": space}, variants=variants)
     said: list[str] = []
     with logged(said.append):
-        done = run_comparison(asked, here, (), RunDirectory(ROOT, ROOT), jobs=1)
+        done = run_comparison(asked, here, (), RunDirectory(ROOT, ROOT), report=report_comparison, jobs=1)
     assert done is not None
     assert worker.trained[-2:] == ["single_task/seed-0", "ple/seed-0"]
     for variant in variants:
@@ -73,7 +74,7 @@ def test_trials_leave_the_test_split_to_the_tuned_runs(here: Path, monkeypatch: 
         assert load_config(RunConfig, ROOT / variant / "seed-0" / "config.toml").dense_optimizer.learning_rate == 0.05
     finished = sum("failed" not in line for line in said if line.startswith("trial "))
     assert (evaluated.count("valid"), evaluated.count("test")) == (finished + 2, 2)
-    assert "The best of several trials was chosen by this metric" in said[-1]
+    assert "This metric chose the best of several trials" in said[-1]
 
 
 def _failed(study: dict[str, Any]) -> int:

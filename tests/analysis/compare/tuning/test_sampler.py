@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import BATCH, START, Dimension, Result, ask, batch_of
+from ple_rec.analysis.compare.tuning.sampler import BATCH, START, Dimension, TrialResult, batch_of, propose
 from ple_rec.config.compare import RangeConfig
 
 RATE = Dimension("rate", RangeConfig(low=1e-4, high=1.0, log=True))
@@ -21,8 +21,8 @@ def score(values: dict[str, Any]) -> float:
     return -((values["dropout"] - 0.4) ** 2) - (values["sizes"] != [4])
 
 
-def results(trials: list[dict[str, Any]]) -> list[Result]:
-    return [Result(values, score(values)) for values in trials]
+def results(trials: list[dict[str, Any]]) -> list[TrialResult]:
+    return [TrialResult(values, score(values)) for values in trials]
 
 
 def test_batches_follow_one_another() -> None:
@@ -32,7 +32,7 @@ def test_batches_follow_one_another() -> None:
 
 
 def test_values_lie_in_the_space_and_are_of_its_types() -> None:
-    for values in ask(SPACE, 0, 50, []):
+    for values in propose(SPACE, 0, 50, []):
         assert 1e-4 <= values["rate"] <= 1.0
         assert 0.0 <= values["dropout"] <= 0.5
         assert values["epochs"] in (1, 2, 3, 4)
@@ -41,34 +41,34 @@ def test_values_lie_in_the_space_and_are_of_its_types() -> None:
 
 
 def test_the_first_of_more_are_the_same_and_batches_differ() -> None:
-    earlier = ask(SPACE, 0, START, [])
-    four = ask(SPACE, START, 4, results(earlier))
-    assert ask(SPACE, START, 2, results(earlier)) == four[:2]
-    assert ask(SPACE, START + BATCH, 4, results(earlier)) != four
+    earlier = propose(SPACE, 0, START, [])
+    four = propose(SPACE, START, 4, results(earlier))
+    assert propose(SPACE, START, 2, results(earlier)) == four[:2]
+    assert propose(SPACE, START + BATCH, 4, results(earlier)) != four
     assert len({values["rate"] for values in four}) == 4
 
 
 def test_they_come_to_where_it_is_good() -> None:
-    trials = ask(SPACE, 0, START, [])
+    trials = propose(SPACE, 0, START, [])
     for first in range(START, START + 6 * BATCH, BATCH):
-        trials += ask(SPACE, first, BATCH, results(trials))
-    late, random = trials[-2 * BATCH :], ask(SPACE, 0, 2 * BATCH, [])
+        trials += propose(SPACE, first, BATCH, results(trials))
+    late, random = trials[-2 * BATCH :], propose(SPACE, 0, 2 * BATCH, [])
     assert sum(values["sizes"] == [4] for values in late) > sum(values["sizes"] == [4] for values in random)
     assert sum(map(score, late)) > sum(map(score, random))
 
 
 def test_a_failure_among_the_first_does_not_put_off_that_results_tell() -> None:
-    trials = ask(SPACE, 0, START, [])
+    trials = propose(SPACE, 0, START, [])
     few, other = (
-        [Result(values, None if n < START // 2 else sign * score(values)) for n, values in enumerate(trials)]
+        [TrialResult(values, None if n < START // 2 else sign * score(values)) for n, values in enumerate(trials)]
         for sign in (1, -1)
     )
-    assert ask(SPACE, START, BATCH, few) != ask(SPACE, START, BATCH, other)
+    assert propose(SPACE, START, BATCH, few) != propose(SPACE, START, BATCH, other)
 
 
 @pytest.mark.parametrize(
-    "failed", [Result({"rate": 0.1, "dropout": 0.4, "epochs": 2, "sizes": [4]}, None), Result({}, 9.0)]
+    "failed", [TrialResult({"rate": 0.1, "dropout": 0.4, "epochs": 2, "sizes": [4]}, None), TrialResult({}, 9.0)]
 )
-def test_a_failed_trial_and_one_outside_the_space_are_no_guide(failed: Result) -> None:
-    earlier = results(ask(SPACE, 0, START, []))
-    assert ask(SPACE, START, BATCH, [*earlier, failed]) == ask(SPACE, START, BATCH, earlier)
+def test_a_failed_trial_and_one_outside_the_space_are_no_guide(failed: TrialResult) -> None:
+    earlier = results(propose(SPACE, 0, START, []))
+    assert propose(SPACE, START, BATCH, [*earlier, failed]) == propose(SPACE, START, BATCH, earlier)

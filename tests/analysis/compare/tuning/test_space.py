@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import DEFAULT, Space, changed, space_of
+from ple_rec.analysis.compare.tuning.sampler import DEFAULT, Space, space_of, with_settings
 from ple_rec.cli.app import parse
 from ple_rec.cli.compare import comparison_of
 from ple_rec.config.compare import TuneConfig
@@ -98,17 +98,17 @@ def test_sizes_are_not_tuned_where_costs_are_equal(here: Path) -> None:
     (tower,) = space(here, towers, match="none", variants=both)
     assert tower.limits == [(8,), (16,)]
     config = matrix(here, variants=both).variants["ple"].config
-    assert changed("ple", config, {"model.tower.hidden": [8]}).model.tower.hidden == (8,)
+    assert with_settings("ple", config, {"model.tower.hidden": [8]}).model.tower.hidden == (8,)
 
 
 def test_variants_are_judged_by_one_metric(here: Path) -> None:
     other = {"base": "tiny.toml", "overrides": [*MMOE, "train.best_metric=mean.auc"]}
-    with pytest.raises(UserError, match=r"train.best_metric: ple has loss, mmoe has mean.auc; by it trials are judged"):
+    with pytest.raises(UserError, match=r"train.best_metric: ple has loss, mmoe has mean.auc; trials are judged by it"):
         space(here, {}, variants={"ple": {"base": "tiny.toml"}, "mmoe": other})
     weights = 'tasks=[{name = "click"}, {name = "like", weight = 0.5}]'
     weighted = {"base": "tiny.toml", "overrides": [*MMOE, weights]}
     named = {"base": "tiny.toml", "overrides": [weights.replace("0.5", "1.0")]}
-    with pytest.raises(UserError, match=r"ple has loss, mmoe has loss \(weights 1, 0.5\); by it"):
+    with pytest.raises(UserError, match=r"ple has loss, mmoe has loss \(weights 1, 0.5\); trials are judged by it"):
         space(here, {}, variants={"ple": named, "mmoe": weighted})
     by_auc = {"variants": {"ple": named, "mmoe": weighted}}
     assert space(here, {}, "train.best_metric=mean.auc", **by_auc)

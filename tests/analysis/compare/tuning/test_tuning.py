@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare import compare as module
-from ple_rec.analysis.compare.compare import Compared, run_comparison
+from ple_rec.analysis.compare.compare import ComparisonResult, run_comparison
 from ple_rec.analysis.compare.estimate import Pace
 from ple_rec.analysis.compare.shares import share_of
 from ple_rec.analysis.compare.tuning.sampler import BATCH, START
@@ -20,6 +20,7 @@ from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
+from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import TEST_ROWS, claimed
 from tests.analysis.compare.comparisons import comparison
@@ -36,7 +37,7 @@ MANY = START + BATCH + 2  # a batch of TPE, and a part of the next one
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory, and no page, which takes seconds."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "write_page", lambda _, root: root / "compare.html")
+    monkeypatch.setattr("ple_rec.reports.compare.page.write_page", lambda _, root: root / "compare.html")
     return tmp_path
 
 
@@ -54,7 +55,7 @@ class Tuned:
 
     def run(
         self, worker: Known, trials: int = MANY, space: Any = SPACE, changes: Any = None, **how: Any
-    ) -> Compared | None:
+    ) -> ComparisonResult | None:
         """Run one of a seed each."""
         self._monkeypatch.setattr(module, "Worker", lambda **_: worker)
         self.said.clear()
@@ -62,7 +63,9 @@ class Tuned:
         with logged(self.said.append):
             root = how.pop("root", ROOT)
             directory = RunDirectory(root, root)
-            return run_comparison(asked, self._here, how.pop("overrides", ()), directory, jobs=2, **how)
+            return run_comparison(
+                asked, self._here, how.pop("overrides", ()), directory, report=report_comparison, jobs=2, **how
+            )
 
     def results(self, root: Path = ROOT) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((root / "compare.json").read_text())
@@ -100,7 +103,7 @@ def test_every_variant_gets_as_many_trials_and_its_seeds_the_best(tuned: Tuned) 
     assert tuned.results()["tune"]["metric"] == "loss"
     assert f"{3 * MANY} trials (3 variants x {MANY}) first" in tuned.said[1]
     assert "as written    best" in tuned.said[-1]
-    assert "which so flatters it" in tuned.said[-1]
+    assert "so it is too good for that trial" in tuned.said[-1]
     assert not list(ROOT.glob("*/tune/trial-*/checkpoints"))
     tuned.run(worker)
     assert len(worker.trials) == 3 * MANY

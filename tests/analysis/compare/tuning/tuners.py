@@ -13,6 +13,7 @@ from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
+from ple_rec.reports.analysis.page import write_analysis
 from tests.analysis.compare.comparisons import Trainer
 
 RATE = "dense_optimizer.learning_rate"
@@ -36,7 +37,7 @@ class Real(Worker):
         log.write_text("")
         self.trained.append("/".join(run_dir.parts[2:]))
         try:
-            train_one(load_config(RunConfig, config), run_dir)
+            train_one(load_config(RunConfig, config), run_dir, write_analysis)
         except PleRecError as error:
             return Outcome(error.exit_code, str(error))
         return Outcome(0)

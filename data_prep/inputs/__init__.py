@@ -1,0 +1,1 @@
+"""Raw logs as the inputs of a model, for prediction."""

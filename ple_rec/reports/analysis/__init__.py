@@ -1,0 +1,1 @@
+"""Page and text of the analysis of a run."""

@@ -1,0 +1,1 @@
+"""Page and text of a fusion."""

@@ -1,0 +1,114 @@
+"""Files of a fusion, and its page, `fusion.html`.
+
+The page shows the exponents, the metrics before and after, the trade-off between targets, and the sensitivity to each
+exponent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ple_rec.config.fusion import FusionConfig
+from ple_rec.config.load import dump_toml
+from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
+from ple_rec.reports.fusion.text import exponent_rows, head, metric_rows, notes
+from ple_rec.reports.page import Panel, Part, render, write_document
+from ple_rec.reports.svg import BEST, MUTED, TRAIN, Chart, Paint
+from ple_rec.runs.layout import write_text, writing
+from ple_rec.storage import Location, make_directory
+from ple_rec.text.plain import json_text
+
+PAGE = "fusion.html"
+# Content of fusion.json.
+Record = Mapping[str, Any]
+
+
+def write_fusion(record: Record, out: Location, fusion: FusionConfig | None) -> Location:
+    """Write `fusion.json`, the page and `fusion.toml`, and return the path of the page.
+
+    Args:
+        record: Content of `fusion.json`.
+        out: Folder of the files.
+        fusion: Content of `fusion.toml`, which `export` and `predict` take; None to leave that file as it is.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    with writing(out):
+        make_directory(out)
+    if fusion is not None:
+        write_text(out / FUSION_FILE, head(record) + dump_toml(fusion))
+    write_text(out / RECORD_FILE, json_text(record) + "\n")
+    return write_page(record, out)
+
+
+def write_page(record: Record, folder: Location) -> Location:
+    """Write the page of a fusion, and return its path.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    target = folder / PAGE
+    write_document(
+        _page(record), target, "the page is a file beside fusion.toml", "free disk space, or name another --out"
+    )
+    return target
+
+
+def _page(record: Record) -> str:
+    front = _front(record)
+    notes_of = [f"{note[:1].upper()}{note[1:]}." for note in notes(record)]
+    parts = [
+        Part("metrics", "Metrics", metric_rows(record)),
+        Part("exponents", "Exponents", exponent_rows(record)),
+        Part("front", "Trade-off between targets", None if front is None else [front.panel()]),
+        Part("sensitivity", "Sensitivity to each exponent", _sensitivities(record) or None),
+    ]
+    facts = (record["run"], record["checkpoint"], f"{record['settings']:,} settings", *record["targets"])
+    return render(
+        "fusion",
+        parts,
+        name=record["run"],
+        facts=facts,
+        notes=notes_of,
+        told_on=record["told_on"],
+        resampled=record["resampled"],
+    )
+
+
+def _front(record: Record) -> Chart | None:
+    """Draw the settings that no other beats in all targets; None for a single target."""
+    if len(record["targets"]) < 2:
+        return None
+    first, second = record["targets"][:2]
+
+    def draw(axes: Axes, paint: Paint) -> None:
+        points = np.array([[point["metrics"][name] for name in (first, second)] for point in record["front"]])
+        axes.plot(points[:, 0], points[:, 1], "o-", color=paint(TRAIN), markersize=4)
+        axes.plot(points[-1:, 0], points[-1:, 1], "s", color=paint(BEST), markersize=8, label="chosen")
+        axes.set(xlabel=first, ylabel=second)
+        axes.legend()
+
+    return Chart("front", f"{first} against {second}", f"the front, on {record['searched_on']}", draw, (460, 320))
+
+
+def _sensitivities(record: Record) -> list[Panel]:
+    return [
+        _sensitivity(record, name, curves, target).panel()
+        for target in record["targets"]
+        for name, curves in record["sensitivity"].items()
+    ]
+
+
+def _sensitivity(record: Record, name: str, curves: Mapping[str, Any], target: str) -> Chart:
+    def draw(axes: Axes, paint: Paint) -> None:
+        axes.axvline(record["exponents"][name], color=paint(MUTED), linewidth=1)
+        axes.plot(curves["exponent"], curves["metrics"][target], color=paint(TRAIN))
+        axes.set(xlabel=f"exponent of {name}", ylabel=target)
+
+    key = f"sensitivity-{name}-{target}".replace("@", "-").replace(".", "-")
+    return Chart(key, f"{target} over {name}", f"{record['told_on']}, the others as they are", draw, (340, 208))
