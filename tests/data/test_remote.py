@@ -103,7 +103,8 @@ def test_row_groups_are_read_ahead_as_far_as_memory_lets(
     assert shards < counted.most <= shards + most + 1
     small = CountedReads().install(monkeypatch)
     assert sum(batch.rows for batch in loader(remote, shards=shards, buffer_bytes=1).epoch(0)) == sum(GROUPS)
-    assert small.most <= shards + 2  # one piece of each, and the next
+    # Shards hold pieces then. How many are alive at once depends on the threads and on row groups that end in one step.
+    assert 4 * small.most_bytes < counted.most_bytes
 
 
 def harm_page(part: Path) -> None:
