@@ -45,9 +45,9 @@ class Parts:
 
         Args:
             columns: Names of the columns.
-            rows: Rows of all splits together, at most `CELLS`.
+            rows: Number of rows of all splits together.
         """
-        size = CELLS // max(rows, 1)
+        size = max(1, CELLS // max(rows, 1))
         for first in range(0, len(columns), size):
             names = columns[first : first + size]
             values = apart(self.engine.fetch(together(self.rows(names))), self.files)

@@ -208,7 +208,7 @@ def test_slices_of_many_rows_take_every_third_of_each_part(duck: DuckEngine, fee
 def test_the_engine_counts_columns_of_many_rows_alike(
     duck: DuckEngine, feed: Feed, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (ids, dense):
+    for module in (ids, dense, together):
         monkeypatch.setattr(module, "CELLS", 0)
     assert described(duck, feed) == stats
 
