@@ -1,22 +1,27 @@
-"""Raw logs to dataset directories: `prepare("feed.toml", Path("data/feed"))`, or Arrow tables by `write_tables`.
+"""Preparation of dataset directories from raw logs, by `prepare("feed.toml", Path("data/feed"))`.
 
-From the user's files to the last byte:
+`write_tables` makes one from Arrow tables. The modules:
 
-    run.py            the command: configuration, files, engine, pipeline, directory
+    run.py            `prepare`: configuration, files, engine, pipeline, directory
     recipes/          configurations that come with the package
-    datasets/         public datasets by name, and raw files that are fetched
+    datasets/         raw files of public data sets: they are found, or downloaded
     sources/          raw files: patterns, footers, digests; CSV and other formats to Parquet
     expressions/      labels, filters and features as SQL-like text
-    pipeline.py       the passes in their order, as Ibis expressions
-    survey.py         rows by split and part, bad rows, missing days
+    pipeline.py       the passes over the log in their order, as Ibis expressions
+    survey.py         counts before anything is written: rows by split and part, bad rows, missing days
+    dry_run.py        report on a preparation, from a sample of the log
+    failures.py       exceptions of the engines as errors with a rule and a fix
+    diagnose.py       search for the file and the row that made an engine fail
+    page_checksums.py verification of raw Parquet pages
+    progress.py       progress line
     transforms/       raw columns to columns of a dataset: rows, splits, features, labels, side tables, encoding
-    vocabulary/       values to rows of embedding tables
-    output/           parts, metadata, and the one way to make a directory, on a disk or in a store
+    vocabulary/       assignment of values to rows of embedding tables
+    output/           the directory, local or in an object store: Parquet files (parts) and metadata
     stats/            statistics and their page
     engines/          DuckDB and Spark
-    append.py         one more day
+    append.py         configuration of a day that is appended to a dataset
     init/             `ple-rec init`: guesses about an unknown log
-    inputs/           raw logs as the inputs of a model
+    inputs/           raw logs as the inputs of a model, for predictions
     synthetic/        generated logs
 """
 

@@ -1,4 +1,13 @@
-"""`ple-rec prep --dry-run`: a report on a preparation from footers and a sample, without writing the dataset."""
+"""Report on a preparation without making the dataset, from Parquet footers and a sample of the log.
+
+`ple-rec prep --dry-run` prints the result of `dry_run`: the size of the files, the shares of the splits, the bad rows,
+the columns with their numbers of values, and the size of the embedding tables. `ple-rec init` checks the configuration
+that it has written by `refusal_reasons_of_log`. Both run passes of `data_prep.pipeline` on the sample: `dry_run` up to
+the vocabularies, `refusal_reasons_of_log` up to the survey, which counts the rows by split and the bad rows.
+
+The sample is taken in two steps. First, CSV files are read only at their beginnings, and the number of rows of the
+whole table is estimated (`TableSample`). Then, at most three ranges of the rows of the log that can be read are taken.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +30,10 @@ from data_prep.output.parent import Parent
 from data_prep.output.stage import Stage, open_stage
 from data_prep.pipeline import Pipeline
 from data_prep.progress import Progress
-from data_prep.run import Options, RawFiles, check_engine, from_files, planned, read_recipe
+from data_prep.run import FindTables, Options, check_engine, find_configured_tables, read_recipe, resolve_with_parent
 from data_prep.sources.files import discover
 from data_prep.sources.find import find_all
-from data_prep.sources.sample import Sampled, sample_csv
+from data_prep.sources.sample import TableSample, sample_csv
 from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.survey import Survey, check_splits, count_rows
 from data_prep.transforms.arithmetic import date_text
@@ -39,16 +48,17 @@ from ple_rec.config.prep import FilesConfig, TableSpec
 from ple_rec.storage import Location
 from ple_rec.text.units import short_bytes
 
-SAMPLE_ROWS = 65_536  # So many rows are sampled at each place.
-_PLACES = 3  # The sample is taken from begin, middle and end of the log.
+SAMPLE_ROWS = 65_536  # Number of rows that are sampled at each place of the log.
+_PLACES = 3  # The sample is taken from the beginning, the middle and the end of the log.
 _DIM = 16  # The size of the embedding tables is reported for this dimension.
-_ROWS_SHOWN, _DAYS_SHOWN = 40, 10
-_PHASES = {"survey": 1.0, "count": 1.0}  # The relative duration of each phase, about.
+_MAX_FEATURES_SHOWN = 40
+_MAX_RUNS_SHOWN = 10  # Maximum number of runs of consecutive days that the report lists.
+_PHASES = {"survey": 1.0, "count": 1.0}  # Approximate relative duration of each phase.
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The outcome of a dry run; `str()` of it is for people.
+    """Report of a dry run; `str()` returns the text.
 
     Args:
         text: Lines of the report.
@@ -64,54 +74,55 @@ class DryRun:
 
 
 @dataclass(frozen=True)
-class Guess:
-    """Estimate of the number of values of a table.
+class ValueEstimate:
+    """Number of distinct values for which an embedding table needs rows; with a parent dataset, only new values.
 
     Args:
-        sampled: Number of values in the training rows of the sample.
-        expected: Number in the whole log, by `expected_values`.
+        sampled: Number of these values in the training rows of the sample. It includes values for which the capacity of
+            the table has no row.
+        expected: Estimated number in the training rows of the whole log, by `estimate_distinct_values`.
     """
 
     sampled: int
     expected: int
 
 
-def expected_values(sampled: int, once: int, scale: float) -> int:
-    """Return the number of values to expect in a log, by GEE (Charikar et al., 2000).
+def estimate_distinct_values(sampled: int, singletons: int, scale: float) -> int:
+    """Estimate the number of distinct values in a log by GEE, the guaranteed-error estimator (Charikar et al., 2000).
 
     The estimate is sqrt(N / n) f_1 + sum of f_j, j > 1, if f_j values occur j times in a sample of n of N rows.
 
     Args:
-        sampled: Number of values in the sample.
-        once: Number of values that occur once in the sample, f_1.
+        sampled: Number of distinct values in the sample, the sum of all f_j.
+        singletons: Number of values that occur once in the sample, f_1.
         scale: Rows of the log per row of the sample, N / n.
     """
-    return round(sampled - once + math.sqrt(scale) * once)
+    return round(sampled - singletons + math.sqrt(scale) * singletons)
 
 
-def dry_run(what: str, out: Location | None, options: Options, *, progress: Progress | None = None) -> DryRun:
+def dry_run(recipe: str, out: Location | None, options: Options, *, progress: Progress | None = None) -> DryRun:
     """Report what `prepare` would do with the same arguments.
 
     Args:
-        what: Name of a recipe, or path of a TOML file.
-        out: Path or address of the dataset directory that `prepare` would write.
+        recipe: Name of a recipe, or path of a TOML file.
+        out: Path or address of the dataset directory that `prepare` would write; None if none is given.
         options: Options of `prepare`.
-        progress: Progress for people who wait.
+        progress: Progress that is shown to the user; None to show none.
 
     Raises:
         UserError: The configuration, a path or the machine is not usable, as in `prepare`.
         DataError: A raw file breaks a rule, or the whole log is sampled and a day or a split has no rows. Bad rows of
             the sample are reported, not raised.
     """
-    config, place, files = read_recipe(what, options.overrides)
+    config, place, find_tables = read_recipe(recipe, options.overrides)
     progress = progress or Progress()
     progress.name = config.name
     check_engine(options.engine)
-    resolved, parent = planned(config, place, options)
+    resolved, parent = resolve_with_parent(config, place, options)
     first = f"{config.name}: a dry run; nothing is written" + (f" to {out}" if out is not None else "")
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, open_stage(Path(folder) / "dataset") as stage:
-        tables = _tables(resolved, files, options.source, stage.staging, progress)
-        stage.begin("")
+        tables = _sample_tables(resolved, find_tables, options.source, stage.staging, progress)
+        stage.begin("")  # A fingerprint is needed only to continue a stopped run.
         engine = DuckEngine(stage.work, memory=options.memory, threads=options.threads)
         try:
             read = [file for each in tables.values() for file in each.table.files]
@@ -122,12 +133,14 @@ def dry_run(what: str, out: Location | None, options: Options, *, progress: Prog
             engine.close()
 
 
-def bad_rows_of(resolved: Resolved, tables: Mapping[str, Sampled], work: Path) -> list[str]:
-    """Return the reasons for which `prepare` would refuse a log, a line each; empty if it would not.
+def refusal_reasons_of_log(resolved: Resolved, tables: Mapping[str, TableSample], work: Path) -> list[str]:
+    """Return a line for each rule that rows of a log break, if its sample has more bad rows than the log may have.
+
+    Otherwise no line is returned; the rest of the log may still be refused.
 
     Args:
         resolved: Configuration with its expressions.
-        tables: Log and side tables by name; of CSV files, their beginnings.
+        tables: Samples of the log and of the side tables, by name.
         work: Path of a new folder for temporary files.
 
     Raises:
@@ -140,18 +153,22 @@ def bad_rows_of(resolved: Resolved, tables: Mapping[str, Sampled], work: Path) -
         try:
             progress = Progress()
             with progress.running(_PHASES, tables["log"].rows):
-                return _SamplePipeline(engine, resolved, tables, stage, None, progress).bad_rows()
+                return _SamplePipeline(engine, resolved, tables, stage, None, progress).refusal_reasons()
         finally:
             engine.close()
 
 
-def _tables(
-    resolved: Resolved, files: RawFiles, source: str | None, staging: Path, progress: Progress
-) -> dict[str, Sampled]:
-    """Return the log and the side tables by name; of CSV files, their beginnings."""
-    if files is not from_files:
-        raw = files(resolved, source, staging, progress, digest=False)
-        return {name: Sampled.all_of(table) for name, table in raw.by_name.items()}
+def _sample_tables(
+    resolved: Resolved, find_tables: FindTables, source: str | None, staging: Path, progress: Progress
+) -> dict[str, TableSample]:
+    """Return samples of the log and of the side tables, by name.
+
+    CSV files that the configuration names are read only at their beginning; of other files, `TableSample` has all
+    rows.
+    """
+    if find_tables is not find_configured_tables:
+        raw = find_tables(resolved, source, staging, progress, digest=False)
+        return {name: TableSample.complete(table) for name, table in raw.by_name.items()}
     root = source if source is not None else "."
     configs: dict[str, FilesConfig] = {"log": resolved.config.log, **resolved.config.sides}
     tables = {}
@@ -166,7 +183,7 @@ def _tables(
             progress.say(f"{name}: reading the footers of {len(listed):,} file(s)")
             check = resolved.check_columns
             table = discover(name, configs[name], root, staging, listing=files_of_table, check=check, digest=False)
-            tables[name] = Sampled.all_of(table)
+            tables[name] = TableSample.complete(table)
     return tables
 
 
@@ -176,32 +193,40 @@ def dry_run_synthetic(name: str, **arguments: Any) -> DryRun:
     Raises:
         UserError: An argument is out of its range.
     """
-    from data_prep.synthetic.prepare import design_of
+    from data_prep.synthetic.prepare import make_design
 
-    design = design_of(name, **arguments)
-    rows, tables = int(design.recipe()["rows"]), design.fields().get("tables", ())
+    design = make_design(name, **arguments)
+    rows, tables = int(design.recipe()["rows"]), design.schema_fields().get("tables", ())
     lines = [f"{name}: a dry run; nothing is written", f"  rows         {rows:,}"]
     lines += [_tables_line([table.rows for table in tables])] if tables else []
     return DryRun("\n".join(lines))
 
 
 class _SamplePipeline(Pipeline):
-    """Pipeline over a sample of the log, up to the vocabularies.
+    """Pipeline over a sample of the log. It makes no dataset: `run_sample` and `refusal_reasons` replace `run`.
 
     Args:
         engine: Engine that runs the expressions.
         resolved: Configuration with its expressions.
-        tables: Log and side tables by name; of CSV files, their beginnings.
-        stage: Temporary folder of the vocabularies.
-        parent: Dataset whose ids an appended day keeps; None for any other dataset.
+        tables: Samples of the log and of the side tables, by name. At most three ranges of the log's rows are read.
+        stage: Temporary folder, in which the vocabularies are written.
+        parent: Dataset to which a day is appended; None if no day is appended.
         progress: Progress that is shown to the user.
+
+    Attributes:
+        tables: Argument `tables`.
+        log: Sample of the log; `log.rows` counts the whole log, `log.table.rows` the rows that can be read.
+        sides_are_complete: True if all rows of all side tables are read.
+        ranges: Ranges [first, last) of positions of the log that are read.
+        scanned: Number of rows in these ranges.
+        scale: Rows of the log per row that is read, at least 1.
     """
 
     def __init__(
         self,
         engine: Engine,
         resolved: Resolved,
-        tables: Mapping[str, Sampled],
+        tables: Mapping[str, TableSample],
         stage: Stage,
         parent: Parent | None,
         progress: Progress,
@@ -209,30 +234,30 @@ class _SamplePipeline(Pipeline):
         raw = RawTables(tables["log"].table, {name: each.table for name, each in tables.items() if name != "log"})
         super().__init__(engine, resolved, raw, stage, "", parent, progress)
         self.tables, self.log = tables, tables["log"]
-        self.whole_sides = all(each.whole for name, each in tables.items() if name != "log")
+        self.sides_are_complete = all(each.is_complete for name, each in tables.items() if name != "log")
         self.ranges = _sample_ranges(raw.log.rows)
         self.scanned = sum(last - first for first, last in self.ranges)
         self.scale = max(self.log.rows / max(self.scanned, 1), 1.0)
-        self._expect_fewer()
+        self._scale_min_counts()
 
     @property
-    def whole(self) -> bool:
+    def reads_every_row(self) -> bool:
         """True if the sample is the whole log and all side tables."""
-        return all(each.whole for each in self.tables.values()) and self.scanned == self.log.rows
+        return all(each.is_complete for each in self.tables.values()) and self.scanned == self.log.rows
 
-    def _expect_fewer(self) -> None:
-        """Scale each `min_count` to the sample."""
+    def _scale_min_counts(self) -> None:
+        """Divide each `min_count` by `scale`, since values occur less often in the sample than in the log."""
         specs = {
             name: spec.model_copy(update={"min_count": math.ceil(spec.min_count / self.scale)})
             for name, spec in self.config.tables.items()
         }
         self.config = self.config.model_copy(update={"tables": specs})
 
-    def _sampled(self) -> ir.Table:
-        """Return rows from begin, middle and end of the files that are read."""
+    def _sample_log(self) -> ir.Table:
+        """Return rows from the beginning, the middle and the end of the files that are read."""
         self.progress.say(f"sampling {self.scanned:,} of {self.log.rows:,} rows of the log")
         scans = [self.rows.scan(first, last) for first, last in self.ranges]
-        return self.engine.keep("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
+        return self.engine.materialize("sample", ibis.union(*scans, distinct=False) if scans[1:] else scans[0])
 
     def run_sample(self) -> DryRun:
         """Run the passes up to the vocabularies, and return the report.
@@ -241,168 +266,193 @@ class _SamplePipeline(Pipeline):
             UserError: The configuration does not fit the log.
             DataError: A raw file breaks a rule, or the whole log is sampled and a day or a split has no rows.
         """
-        derived, counted = self._surveyed()
-        self.progress.phase("count")
+        derived, counted = self._survey_sample()
+        self.progress.begin_phase("count")
         rows = derived.table
         train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
-        values = self._count_values(self._vocabularies(train, counted.rows["train"]))
-        refused = self._refuses(counted)
-        lines = [*self._files(counted), *self._splits(counted), *self._bad(counted, derived, refused=refused)]
-        return DryRun("\n".join([*lines, *self._columns(values), *self._table_lines(values)]), refused)
+        values = self._estimate_values(self._build_vocabularies(train, counted.rows["train"]))
+        refused = self._is_refused(counted)
+        lines = [
+            *self._file_lines(counted),
+            *self._split_lines(counted),
+            *self._bad_row_lines(counted, derived, refused=refused),
+        ]
+        return DryRun("\n".join([*lines, *self._column_lines(values), *self._table_lines(values)]), refused)
 
-    def bad_rows(self) -> list[str]:
-        """Return the reasons for which the sample shows that `prepare` refuses the log, a line each.
+    def refusal_reasons(self) -> list[str]:
+        """Return a line for each rule that rows break, if the sample shows that `prepare` will refuse the log.
 
         Raises:
             UserError: The configuration does not fit the log.
             DataError: A raw file breaks a rule, or the whole log is sampled and a day or a split has no rows.
         """
-        derived, counted = self._surveyed()
-        return list(self._bad(counted, derived, refused=True)) if self._refuses(counted) else []
+        derived, counted = self._survey_sample()
+        return list(self._bad_row_lines(counted, derived, refused=True)) if self._is_refused(counted) else []
 
-    def _surveyed(self) -> tuple[Derived, Survey]:
-        self.progress.phase("survey")
+    def _survey_sample(self) -> tuple[Derived, Survey]:
+        """Warn of expressions that may be wrong, and take the sample in place of the log.
+
+        Returns:
+            Rows of the sample with all computed columns, and the counts of these rows.
+        """
+        self.progress.begin_phase("survey")
         warn_of_offsets(self.resolved)
         warn_of_lists(self.resolved)
-        self.rows = replace(self.rows, log=self._sampled()).with_sides().linked_once()
+        self.rows = replace(self.rows, log=self._sample_log()).with_sides().materialize_links()
         self._fill_in_from_log()
-        derived = self.derived()
-        derived = replace(derived, table=self.engine.named(derived.table))
+        derived = self.derived_rows()
+        derived = replace(derived, table=self.engine.create_view(derived.table))
         counted = count_rows(self.engine, derived)
-        if self.whole:
+        if self.reads_every_row:
             check_splits(self.resolved, counted, self.day_1)
         return derived, counted
 
-    def _count_values(self, vocabularies: Vocabularies) -> dict[str, Guess]:
-        """Estimate the number of values of each table; with a parent, of its new values."""
-        first = {} if self.parent is None else {table.name: table.rows for table in self.parent.schema.tables}
-        guesses = {}
+    def _estimate_values(self, vocabularies: Vocabularies) -> dict[str, ValueEstimate]:
+        """Estimate the number of distinct values by table; with a parent, only of values that the parent lacks."""
+        # Without a parent, values have the rows from 1 on; row 0 stands for missing and unknown values.
+        first_new_row = {} if self.parent is None else {table.name: table.rows for table in self.parent.schema.tables}
+        estimates = {}
         for name in vocabularies.names:
-            new = pq.read_table(vocabularies.path(name), columns=["count"], filters=[("row", ">=", first.get(name, 1))])
+            new = pq.read_table(
+                vocabularies.path(name), columns=["count"], filters=[("row", ">=", first_new_row.get(name, 1))]
+            )
             sampled = new.num_rows + int(vocabularies.overflow.get(name, {}).get("values", 0))
-            once = int(pc.sum(pc.equal(new["count"], 1)).as_py() or 0)
-            guesses[name] = Guess(sampled, expected_values(sampled, once, self.scale))
-        return guesses
+            singletons = int(pc.sum(pc.equal(new["count"], 1)).as_py() or 0)
+            estimates[name] = ValueEstimate(sampled, estimate_distinct_values(sampled, singletons, self.scale))
+        return estimates
 
-    def _refuses(self, counted: Survey) -> bool:
-        """Return whether the sample has more bad rows than the whole log may have; never if side rows are missing."""
+    def _is_refused(self, counted: Survey) -> bool:
+        """Return whether the sample alone has more bad rows than the whole log may have.
+
+        False also if only a part of a side table is read, since good rows may look bad then.
+        """
         allowed = self.config.max_bad_fraction * self.scale * counted.total if self.config.on_bad_row == "drop" else 0
-        return self.whole_sides and counted.bad > allowed
+        return self.sides_are_complete and counted.bad_rows > allowed
 
-    def _files(self, counted: Survey) -> Iterator[str]:
-        """Yield lines on the files and rows of each table, the sampled rows, and the limits of a sample."""
+    def _file_lines(self, counted: Survey) -> Iterator[str]:
+        """Yield lines on the files and rows of each table, on the sampled rows, and on what a sample cannot tell."""
         for name, each in self.tables.items():
-            rows = f"{'' if each.whole else 'about '}{each.rows:,}"
+            rows = f"{'' if each.is_complete else 'about '}{each.rows:,}"
             yield f"  {name:12} {each.files:>6,} file(s) {rows:>15} rows {short_bytes(each.size):>10}"
-        where = "" if self.config.log.where is None else f"; log.where takes these of {self.scanned:,}"
-        yield f"  sample       {counted.total:,} rows: {self._place()}{where}"
-        if not self.whole:
+        where = "" if self.config.log.where is None else f"; those of {self.scanned:,} that log.where keeps"
+        yield f"  sample       {counted.total:,} rows: {self._describe_sample()}{where}"
+        if not self.reads_every_row:
             yield "  not known    whether each day and split has rows, and what the other rows hold"
         for name, each in self.tables.items():
-            if name != "log" and not each.whole:
+            if name != "log" and not each.is_complete:
                 read = f"of {name} the first {each.table.rows:,} rows are read"
                 yield f"  not known    {read}: its columns look emptier here than they are"
 
-    def _place(self) -> str:
-        if self.log.whole:
-            return "the whole log" if self.scanned == self.log.rows else "begin, middle and end of the log"
+    def _describe_sample(self) -> str:
+        if self.log.is_complete:
+            return "the whole log" if self.scanned == self.log.rows else "beginning, middle and end of the log"
         read = len(self.log.table.files)
-        of = f"{read:,} of {self.log.files:,} files" if read < self.log.files else f"{read:,} file(s)"
-        return f"from the beginnings of {of}, in CSV"
+        files = f"{read:,} of {self.log.files:,} files" if read < self.log.files else f"{read:,} file(s)"
+        return f"from the beginnings of {files}, in CSV"
 
-    def _splits(self, counted: Survey) -> Iterator[str]:
-        known = max(counted.total, 1)
-        shares = [f"{split} {counted.rows[split] / known:.0%}" for split in SPLITS]
-        none = counted.total - counted.bad - sum(counted.rows.values())
-        yield f"  split        {', '.join(shares)}, none {none / known:.0%} of the sample"
+    def _split_lines(self, counted: Survey) -> Iterator[str]:
+        total = max(counted.total, 1)
+        shares = [f"{split} {counted.rows[split] / total:.0%}" for split in SPLITS]
+        in_no_split = counted.total - counted.bad_rows - sum(counted.rows.values())
+        yield f"  split        {', '.join(shares)}, none {in_no_split / total:.0%} of the sample"
         yield from _day_lines(counted)
 
-    def _bad(self, counted: Survey, derived: Derived, *, refused: bool) -> Iterator[str]:
-        verdict = "dropped" if self.whole_sides else "perhaps fewer, since not all side rows are read"
+    def _bad_row_lines(self, counted: Survey, derived: Derived, *, refused: bool) -> Iterator[str]:
+        """Yield a line for each rule that rows of the sample break, with what prep will do about them."""
+        verdict = "dropped" if self.sides_are_complete else "perhaps fewer, since not all side rows are read"
         if refused:
             limit = f"more than max_bad_fraction = {self.config.max_bad_fraction}: "
-            verdict = f"{limit if self.config.on_bad_row == 'drop' else ''}prep will refuse them"
-        for number, count in sorted(counted.broken.items()):
+            verdict = f"{limit if self.config.on_bad_row == 'drop' else ''}prep will refuse the log"
+        for number, count in sorted(counted.bad_rows_by_rule.items()):
             yield f"  bad rows     {count / counted.total:.2%} break {derived.rules[number - 1].reason} ({verdict})"
 
-    def _columns(self, values: Mapping[str, Guess]) -> Iterator[str]:
+    def _column_lines(self, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
+        """Yield a line for each feature and task: what its column becomes, and the number of values of its table.
+
+        Columns of one table have the same numbers.
+        """
         kind = "train values" if self.parent is None else "new values"
         yield f"  {'column':24} {'becomes':34} {f'{kind} sampled':>22} {'in all, about':>18}"
-        for feature in self.config.sparse[:_ROWS_SHOWN]:
+        for feature in self.config.sparse[:_MAX_FEATURES_SHOWN]:
             if feature.bucketised:
                 yield f"  {feature.name:24} {len(feature.edges or ()) + 1} buckets"
                 continue
-            guess = values[feature.table_name]
+            estimate = values[feature.table_name]
             becomes = f"{'bag of ' if feature.bag else ''}rows of table {feature.table_name}"
-            yield f"  {feature.name:24} {becomes:34} {guess.sampled:>22,} {guess.expected:>18,}"
-        if (more := len(self.config.sparse) - _ROWS_SHOWN) > 0:
+            yield f"  {feature.name:24} {becomes:34} {estimate.sampled:>22,} {estimate.expected:>18,}"
+        if (more := len(self.config.sparse) - _MAX_FEATURES_SHOWN) > 0:
             yield f"  ... and {more} sparse features more"
-        for number in self.config.dense:
-            yield f"  {number.name:24} dense, {number.normaliser}"
+        for dense in self.config.dense:
+            yield f"  {dense.name:24} dense, {dense.normaliser}"
         for task in self.config.tasks:
             space = f" where {task.space}" if task.space is not None else ""
             yield f"  {task.name:24} {task.kind}: {task.source}{space}"
 
-    def _table_lines(self, values: Mapping[str, Guess]) -> Iterator[str]:
+    def _table_lines(self, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
+        """Yield the lines on embedding tables that are too small, or on new values, and on the size of all tables."""
         if self.parent is None:
-            yield from self._full(values)
-            yield _tables_line(self._sizes(values))
+            yield from self._overflow_lines(values)
+            yield _tables_line(self._table_sizes(values))
         else:
-            yield from self._new_values(self.parent, values)
-            yield _tables_line([table.allocated for table in self.parent.schema.tables])
+            yield from self._new_value_lines(self.parent, values)
+            yield _tables_line([table.allocated_rows for table in self.parent.schema.tables])
 
-    def _full(self, values: Mapping[str, Guess]) -> Iterator[str]:
-        """Yield a line for each table whose capacity is less than the expected number of values."""
+    def _overflow_lines(self, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
+        """Yield a line for each table whose capacity is too small for the expected number of values."""
         for name, spec in self.config.tables.items():
-            most = values[name].expected
-            if spec.capacity is not None and most >= spec.capacity - spec.hash_rows:
+            expected = values[name].expected
+            if spec.capacity is not None and expected >= spec.capacity - spec.hash_rows:
                 beyond = "are hashed" if spec.hash_rows else "share row 0"
-                words = f"{spec.capacity:,} rows for about {most:,} values"
+                words = f"{spec.capacity:,} rows for about {expected:,} values"
                 yield f"  capacity     table {name}: {words}, the rarest of which {beyond}"
 
-    def _new_values(self, parent: Parent, values: Mapping[str, Guess]) -> Iterator[str]:
-        """Yield a line for each table with new values: their number, and the free rows."""
-        about = "" if self.whole else "about "
+    def _new_value_lines(self, parent: Parent, values: Mapping[str, ValueEstimate]) -> Iterator[str]:
+        """Yield a line for each table with new values: their number, and the number of rows that are free for them."""
+        about = "" if self.reads_every_row else "about "
         for table in parent.schema.tables:
             new = values[table.name].expected if table.name in values else 0
             if new:
-                words = f"{about}{new:,} new, {len(table.free):,} of {table.allocated:,} rows free"
-                if new > len(table.free):
+                words = f"{about}{new:,} new, {len(table.free_rows):,} of {table.allocated_rows:,} rows free"
+                if new > len(table.free_rows):
                     words += f"; the rarest {'are hashed' if table.hash_rows else 'share row 0'}"
                 yield f"  new values   table {table.name}: {words}"
 
-    def _sizes(self, values: Mapping[str, Guess]) -> list[int]:
-        """Return the expected rows of each table."""
+    def _table_sizes(self, values: Mapping[str, ValueEstimate]) -> list[int]:
+        """Return the expected number of rows of each embedding table."""
+        # n edges make n + 1 buckets. Row 0 of every table stands for missing and unknown values.
         sizes = [len(feature.edges or ()) + 2 for feature in self.config.sparse if feature.bucketised]
-        for name, guess in values.items():
+        for name, estimate in values.items():
             spec = self.config.tables.get(name, TableSpec())
-            sizes.append(guess.expected + 1 + spec.hash_rows if spec.capacity is None else spec.capacity)
+            sizes.append(estimate.expected + 1 + spec.hash_rows if spec.capacity is None else spec.capacity)
         return sizes
 
 
 def _sample_ranges(rows: int) -> list[tuple[int, int]]:
-    """Return the ranges [first, last) of positions that are sampled of a log of so many rows."""
+    """Return disjoint ranges [first, last) of positions that are sampled from a log with `rows` rows.
+
+    There are three, at its beginning, middle and end; in a short log they touch each other, or there are fewer.
+    """
     starts = sorted({max(rows - SAMPLE_ROWS, 0) * i // (_PLACES - 1) for i in range(_PLACES)})
     firsts = [starts[0], *(max(start, before + SAMPLE_ROWS) for before, start in pairwise(starts))]
     return [(first, min(start + SAMPLE_ROWS, rows)) for first, start in zip(firsts, starts, strict=True)]
 
 
 def _day_lines(counted: Survey) -> Iterator[str]:
-    """Yield a line for each run of days whose rows lie in the same splits."""
+    """Yield a line for each run of consecutive days whose rows lie in the same splits; at most ten, and the rest."""
     runs: list[tuple[int, int, str]] = []
-    for day in sorted(counted.other_days.union(*counted.days.values())):
-        names = ", ".join(split for split in SPLITS if day in counted.days[split]) or "none"
+    for day in sorted(counted.other_days.union(*counted.rows_by_day.values())):
+        names = ", ".join(split for split in SPLITS if day in counted.rows_by_day[split]) or "none"
         if runs and runs[-1][1:] == (day - 1, names):
             runs[-1] = (runs[-1][0], day, names)
         else:
             runs.append((day, day, names))
-    for i, (first, last, names) in enumerate(runs[:_DAYS_SHOWN]):
+    for i, (first, last, names) in enumerate(runs[:_MAX_RUNS_SHOWN]):
         span = date_text(first) if first == last else f"{date_text(first)} to {date_text(last)}"
         yield f"  {'days' if i == 0 else '':12} {span:24} {names}"
-    if rest := runs[_DAYS_SHOWN:]:
-        yield f"  {'':12} ... and until {date_text(rest[-1][1])} {len(rest)} times another split"
+    if rest := runs[_MAX_RUNS_SHOWN:]:
+        yield f"  {'':12} ... and {len(rest)} more run(s) of days, until {date_text(rest[-1][1])}"
 
 
 def _tables_line(rows: Sequence[int]) -> str:
     weights = short_bytes(sum(rows) * _DIM * 4)
-    return f"  tables       {len(rows)} of about {sum(rows):,} rows; {weights} of fp32 weights at dim {_DIM}"
+    return f"  tables       {len(rows)}, with about {sum(rows):,} rows in all; {weights} of fp32 weights at dim {_DIM}"

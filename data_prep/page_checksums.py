@@ -11,21 +11,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.diagnose import damage
+from data_prep.diagnose import find_damage
 from data_prep.sources.files import RawFile
-from data_prep.sources.remote import opened
+from data_prep.sources.remote import open_source
 from data_prep.transforms.resolve import Resolved
 
 _THREADS = 2
-_ROWS = 65_536  # So many rows are decoded at a time.
-_HEADER_BYTES = 32  # The first four fields of a page header take at most so many bytes.
+_BATCH_ROWS = 65_536  # Number of rows that are decoded at a time.
+_HEADER_BYTES = 32  # Upper bound of the size of the first four fields of a page header.
 _INT_FIELD = 0x15  # In Thrift's compact protocol, the header of an i32 whose number is one more than the last field's.
 
 
 def check_pages(resolved: Resolved) -> None:
-    """Read the columns that expressions read of the raw files, and refuse a page that does not match its checksum.
+    """Read the raw columns that the configuration uses, and refuse a page that is damaged or differs from its checksum.
 
-    Files without checksums, and text files that were converted, are not read.
+    Files whose first page has no checksum are not read, nor are Parquet files that were just converted from text.
 
     Raises:
         DataError: A page is damaged; the message names the file, the row group and the column.
@@ -33,23 +33,24 @@ def check_pages(resolved: Resolved) -> None:
     columns = {"log": resolved.log_columns, **resolved.side_columns}
     files = [(f, columns[name]) for name, table in resolved.tables.items() for f in table.files if not f.converted]
     with ThreadPoolExecutor(_THREADS) as pool:
-        sound = pool.map(lambda pair: _is_sound(*pair), files)
-        for (file, used), good in zip(files, sound, strict=True):
-            if not good and (error := damage(file, used)) is not None:
+        results = pool.map(lambda pair: _is_sound(*pair), files)
+        for (file, columns_read), is_sound in zip(files, results, strict=True):
+            if not is_sound and (error := find_damage(file, columns_read)) is not None:
                 pool.shutdown(cancel_futures=True)
                 raise error
 
 
 def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
+    """Return whether the pages of columns can be read and match their checksums; True for a file without checksums."""
     stored = [column for column in columns if column not in file.partitions]
     try:
-        source = opened(file.path)
+        source = open_source(file.path)
         with (
             pa.OSFile(source) if isinstance(source, str) else source as stream,
             pq.ParquetFile(stream, page_checksum_verification=True) as parquet,
         ):
             if stored and _has_checksums(stream, parquet.metadata):
-                for _ in parquet.iter_batches(_ROWS, columns=stored, use_threads=False):
+                for _ in parquet.iter_batches(_BATCH_ROWS, columns=stored, use_threads=False):
                     pass
     except (OSError, ValueError, IndexError, pa.ArrowException):  # A header without an end gives an IndexError.
         return False
@@ -57,7 +58,10 @@ def _is_sound(file: RawFile, columns: Sequence[str]) -> bool:
 
 
 def _has_checksums(stream: pa.NativeFile, footer: pq.FileMetaData) -> bool:
-    """Return whether the first page has a checksum: field 4 of its header, after type, size and compressed size."""
+    """Return whether the first page of a file has a checksum.
+
+    This is field 4 of the page's header, an optional i32 after type, size and compressed size, which are i32, too.
+    """
     groups = map(footer.row_group, range(footer.num_row_groups))
     first = next((group for group in groups if group.num_rows), None)  # A row group without rows may lack pages.
     if first is None:
@@ -66,12 +70,12 @@ def _has_checksums(stream: pa.NativeFile, footer: pq.FileMetaData) -> bool:
     start = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
     stream.seek(start)
     header: bytes = stream.read(_HEADER_BYTES)
-    at = 0
+    offset = 0
     for _ in range(3):
-        if header[at] != _INT_FIELD:
+        if header[offset] != _INT_FIELD:
             return False
-        at += 1
-        while header[at] & 0x80:  # The varint continues in the next byte.
-            at += 1
-        at += 1
-    return header[at] == _INT_FIELD
+        offset += 1
+        while header[offset] & 0x80:  # The varint continues in the next byte.
+            offset += 1
+        offset += 1
+    return header[offset] == _INT_FIELD

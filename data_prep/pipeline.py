@@ -1,14 +1,15 @@
-"""Pipeline that makes a dataset directory from raw logs.
+"""Pipeline that makes a dataset directory from raw logs; `data_prep.run.prepare` calls it.
 
 It makes these passes, each of which uses the results of the passes before it:
 
     discover   list the raw files, read their footers and digests -> fingerprint; an existing dataset with it is reused
-    fill in    compute day 1, edges and thresholds from the log   -> `[found]` of `prep.toml`
-    survey     count the rows by split, part and day              -> row range of each part; an error if a row is bad
+    fill in    compute day 1, edges and thresholds from the log   -> table `[found]` of the configuration
+    survey     count the rows by split, part and day              -> row range of each part; an error if too many rows
+                                                                     are bad, or a split has none
     count      count the raw values of each embedding table       -> `vocab/`
     encode     replace raw values by ids, and write the parts     -> `train/`, `valid/`, `test/`
     describe   compute statistics of the parts                    -> `stats.json`, `stats.html`, `schema.toml`,
-                                                                     `_SUCCESS`
+                                                                     `prep.toml`, `_SUCCESS`
 
 The caller of this module makes the pass `discover`; `Pipeline` makes the others.
 
@@ -16,12 +17,16 @@ Terms:
 
     log          table of samples, in one or more files; its rows are numbered by a position
     side table   table of users or items, for example, whose columns are joined to the log
-    part         one Parquet file of a split; before the encoding, a range of the log whose rows will become such a file
+    bag          list column of a side table
+    part         one Parquet file of a split; during the survey, a range of `output.part_rows` positions of the log. A
+                 file of train has the good rows of train in one range; the rows of valid and test in all ranges are
+                 divided into files by group
+    unit         a few parts that are encoded and written together, since they fit in memory
     day 1        day from which a split by day counts its days
     edges        boundaries of the buckets of a sparse feature that is made from numbers
     threshold    value above which a number is a positive label of a task
-    space        condition of the rows that have the label of a task
-    parent       dataset to which a day is appended; its ids stay the same
+    space        condition that selects the rows which have the label of a task
+    parent       earlier dataset whose ids are kept when a day is appended
 
 Each pass builds Ibis expressions, and an engine (`data_prep.engines`: DuckDB or Spark) computes them. The files of the
 dataset do not depend on the engine, on the number of threads or on the order in which the raw files are listed.
@@ -41,26 +46,26 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep import stats
-from data_prep.diagnose import diagnosed
+from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
 from data_prep.failures import EngineError
 from data_prep.output.metadata import bucket_names, build_schema, inferred_types
 from data_prep.output.parent import Parent
-from data_prep.output.split_writer import KEPT_CELLS, SplitWriter, columns_of
+from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count
 from data_prep.output.stage import Stage
-from data_prep.output.writer import finish, write_whole
+from data_prep.output.writer import finish, write_atomically
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
-from data_prep.survey import RowRange, Survey, no_day, survey
+from data_prep.survey import RowRange, Survey, no_day_error, survey
 from data_prep.transforms import expression_scope, quantiles, side_bags
 from data_prep.transforms.arithmetic import date_text, day_number, days_since_1970
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
-from data_prep.transforms.rows import Derived, LogRows, between, derive
-from data_prep.transforms.splits import columns_that_tell, split_key
+from data_prep.transforms.rows import Derived, LogRows, derive, rows_between
+from data_prep.transforms.splits import features_that_determine, split_key
 from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
@@ -70,11 +75,11 @@ from ple_rec.config.schema import VOCAB_DIR
 
 # Increase this version if a change of the code gives other parts, ids or normalisers for the same inputs.
 FORMAT_VERSION = 5
-# The correlations of labels within slices of the rows are computed on a sample of at most about this many train rows.
-SLICE_SAMPLE = 4_000_000
-# A table with more columns than this is wide: its derived rows are computed once and kept, if they have few cells.
-WIDE = 64
-# Approximate relative durations of the phases, for the progress bar.
+# Correlations of labels within slices of the rows are computed from a sample of about this many training rows at most.
+SLICE_SAMPLE_ROWS = 4_000_000
+# With more columns than this, the computed rows of the log are kept on the disk; see `Pipeline.is_wide`.
+WIDE_COLUMNS = 64
+# Approximate relative durations of the phases, for the progress bar. The pass `fill in` belongs to the phase `survey`.
 PHASES = {"survey": 1.0, "count": 2.0, "encode": 8.0, "describe": 2.2}
 
 
@@ -84,11 +89,11 @@ def fingerprint(config: PrepConfig, raw: RawTables, parent: str | None) -> str:
     Args:
         config: Configuration of the preparation.
         raw: Files of the log and of the side tables.
-        parent: Fingerprint of the parent, if a day is appended to it; None for any other dataset.
+        parent: Fingerprint of the parent dataset, to which a day is appended; None if no day is appended.
     """
     content = {
         "format": FORMAT_VERSION,
-        # The values in `found` are computed from the files or copied from the parent, so they add no information.
+        # The values of `[found]` follow from the files, or from the parent.
         "config": config.model_dump(mode="json", exclude={"found"}),
         "log": raw.log.digest(),
         "sides": {name: table.digest() for name, table in sorted(raw.sides.items())},
@@ -97,7 +102,7 @@ def fingerprint(config: PrepConfig, raw: RawTables, parent: str | None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, whole: bool = True) -> int | None:
+def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, is_complete: bool = True) -> int | None:
     """Return day 1 of a split by day, as a number of days since 1970-01-01.
 
     Day 1 is the date in the configuration, or else the first day of the log.
@@ -106,14 +111,15 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, whole: boo
         engine: Engine that computes the first day of the log.
         rows: Rows of the log, joined to the side tables.
         resolved: Configuration with its parsed expressions.
-        whole: True if `rows` is the whole log; False for a sample, whose first day may be later. For a sample, a day 1
-            that is taken from the log is not compared with the dates of the split.
+        is_complete: True if `rows` are all rows of the log; False for a sample, whose first day may be later. If day 1
+            is the first day of a sample, it is not compared with the dates of the split.
 
     Returns:
-        Day 1; None if the split needs no day 1, since it is not by day or names its days by dates alone.
+        Day 1; None if the split is neither a `DaySplit` nor a `HeldOutSplit`, or names all its days by dates and the
+        configuration gives no day 1.
 
     Raises:
-        UserError: With this day 1, the days of the split are not in order.
+        UserError: With this day 1, the ranges of train, valid and test overlap or are not in order.
         DataError: Day 1 would be the first day of the log, but no row has a valid time.
     """
     split = resolved.config.split
@@ -122,24 +128,28 @@ def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, whole: boo
     if split.day_1 is None and all(isinstance(day, str) for day in split.named_days()):
         return None
     day_1 = days_since_1970(split.day_1) if split.day_1 is not None else _first_day(engine, rows, resolved)
-    known = whole or split.day_1 is not None
-    if known and isinstance(split, DaySplit) and (problems := split.misplaced(lambda day: day_number(day, day_1))):
-        raise ConfigError.of(resolved.place, [f"split: {problem}" for problem in problems])
+    is_exact = is_complete or split.day_1 is not None
+    if (
+        is_exact
+        and isinstance(split, DaySplit)
+        and (problems := split.order_problems(lambda day: day_number(day, day_1)))
+    ):
+        raise ConfigError.from_problems(resolved.place, [f"split: {problem}" for problem in problems])
     return day_1
 
 
 def _first_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> int:
     """Return the first day of the log, as a number of days since 1970-01-01."""
-    local = expression_scope.local_time(expression_scope.columns_of(rows), resolved)
-    times = rows.select(count=local.count, in_range=local.in_range)
-    first = engine.fetch(times.filter("in_range").aggregate(first=times["count"].min()))["first"][0].as_py()
+    local = expression_scope.local_time(expression_scope.readable_columns(rows), resolved)
+    times = rows.select(time=local.count, in_range=local.in_range)
+    first = engine.fetch(times.filter("in_range").aggregate(first=times["time"].min()))["first"][0].as_py()
     if first is None:
-        raise no_day(engine, rows, resolved)
+        raise no_day_error(engine, rows, resolved)
     return local.day_at(first)
 
 
 class Pipeline:
-    """Run that makes one dataset directory.
+    """One run of the passes, which makes one dataset directory.
 
     Args:
         engine: Engine that computes the Ibis expressions.
@@ -152,11 +162,12 @@ class Pipeline:
         progress: Progress that is shown to the user.
 
     Attributes:
-        original_config: Configuration before any values of this log are filled in.
-        rows: Rows of the log, and the configuration with the values that are filled in so far.
+        original_config: Configuration as it was before the pass `fill in`.
+        rows: Rows of the log, with the configuration as far as it is filled in.
         day_1: Day 1 of the split, as a number of days since 1970-01-01; None before it is known, and for a split
             without day 1.
-        wide_rows: Derived rows, which the engine has computed once and keeps; None if `is_wide` is False.
+        wide_rows: Rows of the log with all computed columns, kept by the engine. None if `is_wide` is False, and before
+            they are computed.
     """
 
     def __init__(
@@ -171,19 +182,21 @@ class Pipeline:
     ) -> None:
         self.engine, self.raw, self.stage = engine, raw, stage
         self.original_config = resolved.config
-        self.rows = LogRows(engine, replace(resolved, config=self.original_config.filled(), tables=raw.by_name))
+        self.rows = LogRows(
+            engine, replace(resolved, config=self.original_config.with_found_values(), tables=raw.by_name)
+        )
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
         self.wide_rows: Derived | None = None
 
     @property
     def resolved(self) -> Resolved:
-        """The configuration with its parsed expressions and with the values of the log that are filled in so far."""
+        """Configuration with its parsed expressions, as far as it is filled in."""
         return self.rows.resolved
 
     @property
     def config(self) -> PrepConfig:
-        """The configuration with the values of the log that are filled in so far."""
+        """Configuration as far as it is filled in."""
         return self.resolved.config
 
     @config.setter
@@ -191,52 +204,58 @@ class Pipeline:
         self.rows = replace(self.rows, resolved=replace(self.resolved, config=config))
 
     @property
-    def whole(self) -> bool:
-        """True if every row of the log is read. A dry run, which reads a sample, overrides this property."""
+    def reads_every_row(self) -> bool:
+        """True if every row of the log is read. A dry run reads a sample and overrides this property."""
         return True
 
     def run(self) -> None:
         """Write every file of the dataset directory into the stage.
 
         Raises:
-            UserError: The configuration does not fit the log, or memory is exhausted.
-            DataError: The log breaks a rule, a file has changed since it was listed, or the disk is full.
+            UserError: The configuration does not fit the log, memory is exhausted, or the disk is full.
+            DataError: The log breaks a rule, or a file is damaged or has changed since it was listed.
         """
         try:
             # The fingerprint contains the digests of the raw files, so the files must not change while they are read.
             with refuse_changes(self.raw.files):
-                counts, vocabularies, files = self._read()
-            self.progress.phase("describe")
-            self._describe(counts, vocabularies, files)
+                counts, vocabularies, files = self._process_raw_rows()
+            self.progress.begin_phase("describe")
+            self._write_descriptions(counts, vocabularies, files)
         except EngineError as error:
-            raise diagnosed(error, self.engine, self.resolved, self.rows.joined) from error
+            raise find_cause(error, self.engine, self.resolved, self.rows.joined) from error
 
-    def _read(self) -> tuple[Survey, Vocabularies, dict[Split, list[PartFile]]]:
-        """Run the passes that read the raw files, and return the survey, the vocabularies and the parts."""
-        self.progress.phase("survey")
+    def _process_raw_rows(self) -> tuple[Survey, Vocabularies, dict[Split, list[PartFile]]]:
+        """Run the passes from `fill in` to `encode`, which read raw rows.
+
+        Returns:
+            Counts of the survey, vocabularies, and parts by split.
+        """
+        self.progress.begin_phase("survey")
         for table in self.resolved.tables.values():
             self.resolved.check_columns(table)
         expression_scope.warn_of_offsets(self.resolved)
         warn_of_lists(self.resolved)
         if not self.engine.verifies_pages:
             check_pages(self.resolved)
-        self.rows = self.rows.with_sides().linked_once()
+        # The rows of side tables that belong to a row of the log are looked up once, for all passes.
+        self.rows = self.rows.with_sides().materialize_links()
         self._fill_in_from_log()
         if self.is_wide:
-            derived = self.derived()
-            self.wide_rows = replace(derived, table=self.engine.keep("derived", derived.table))
-        counts = survey(self.engine, self.derived(), self.resolved, self.raw.log, self.day_1)
+            derived = self.derived_rows()
+            self.wide_rows = replace(derived, table=self.engine.materialize("derived", derived.table))
+        counts = survey(self.engine, self.derived_rows(), self.resolved, self.raw.log, self.day_1)
         if self.wide_rows is not None:
-            narrow = self.engine.narrow(self.wide_rows.table, self.wide_rows.for_parts())
+            # Columns that only messages about bad rows show are not needed after the survey.
+            narrow = self.engine.select_columns(self.wide_rows.table, self.wide_rows.part_columns())
             self.wide_rows = replace(self.wide_rows, table=narrow)
-        self.progress.phase("count")
-        train = self._rows_of("train", counts, sorted(counts.parts["train"]))
-        vocabularies = self._vocabularies(train, counts.rows["train"])
-        self.progress.phase("encode")
-        return counts, vocabularies, self._write(counts, vocabularies)
+        self.progress.begin_phase("count")
+        train = self._split_rows("train", counts, sorted(counts.part_ranges["train"]))
+        vocabularies = self._build_vocabularies(train, counts.rows["train"])
+        self.progress.begin_phase("encode")
+        return counts, vocabularies, self._write_parts(counts, vocabularies)
 
-    def derived(self, first: int = 0, last: int | None = None) -> Derived:
-        """Return rows of the log with every column of the dataset that can be computed before ids are known.
+    def derived_rows(self, first: int = 0, last: int | None = None) -> Derived:
+        """Return rows of the log with all computed columns, except that sparse features still have their raw values.
 
         Args:
             first: Position of the first row.
@@ -244,111 +263,119 @@ class Pipeline:
         """
         if self.wide_rows is None:
             return derive(self.rows.joined(first, last), self.resolved, self.day_1)
-        return replace(self.wide_rows, table=between(self.wide_rows.table, first, last))
+        return replace(self.wide_rows, table=rows_between(self.wide_rows.table, first, last))
 
     @property
     def is_wide(self) -> bool:
-        """True if the derived rows are computed once and kept on the disk.
+        """True if the computed rows are kept on the disk, so that the survey, the counts and the parts read them there.
 
-        A query that derives many columns is slow to compile, and several queries read these rows. Rows with too many
-        cells are not kept, since they would fill the disk.
+        A query that computes many columns is slow to compile. Rows with too many cells are not kept, since they would
+        fill the disk.
         """
-        columns = columns_of(self.config)
-        return columns > WIDE and columns * self.raw.log.rows <= KEPT_CELLS
+        columns = column_count(self.config)
+        return columns > WIDE_COLUMNS and columns * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
-        """Compute day 1, edges and thresholds from the log if the configuration does not give them."""
+        """Set `day_1`, and compute the edges and thresholds that the configuration leaves to the log."""
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
-            self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, whole=self.whole)
+            self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, is_complete=self.reads_every_row)
             if self.day_1 is not None and split.day_1 is None:
                 self._fill_in(day_1=date_text(self.day_1))
         if not quantiles.are_known(self.config):
-            rows = self.derived().table
-            rows = self.engine.keep("unsettled", rows) if self.is_wide else self.engine.named(rows)
+            rows = self.derived_rows().table  # Computed without the edges and thresholds, which are not known yet.
+            rows = self.engine.materialize("unsettled", rows) if self.is_wide else self.engine.create_view(rows)
             edges, thresholds = quantiles.find(self.engine, rows, self.resolved)
             self._fill_in(edges=edges, thresholds=thresholds)
 
     def _fill_in(self, **values: Any) -> None:
         """Add values that were computed from the log to `[found]` of the configuration."""
         from_log = self.config.found.model_copy(update=values)
-        self.config = self.config.model_copy(update={"found": from_log}).filled()
+        self.config = self.config.model_copy(update={"found": from_log}).with_found_values()
 
-    def _rows_of(self, split: Split, counts: Survey, parts: Sequence[int]) -> ir.Table:
-        """Return the derived rows of a split that lie in some parts of the log.
+    def _split_rows(self, split: Split, counts: Survey, parts: Sequence[int]) -> ir.Table:
+        """Return the rows of a split in some parts, with all computed columns.
 
-        A range of the log is filtered only if it also contains rows of other splits, or bad rows.
+        A range of the log is filtered by split only if it also contains rows of other splits, or bad rows.
 
         Args:
             split: Split of the dataset.
             counts: Survey, which has the row range of each part.
-            parts: Numbers of the parts, ascending.
+            parts: Numbers of the parts, in ascending order.
         """
         tables = []
-        for first, last, mixed in _runs([counts.parts[split][part] for part in parts]):
-            table = self.derived(first, last + 1).table
-            if mixed:
+        for first, last, needs_filter in _merge_ranges([counts.part_ranges[split][part] for part in parts]):
+            table = self.derived_rows(first, last + 1).table
+            if needs_filter:
                 in_split = table[SPLIT] == SPLITS.index(split)
-                table = table.filter(in_split & (table[REASON] == 0) if counts.bad else in_split)
+                table = table.filter(in_split & (table[REASON] == 0) if counts.bad_rows else in_split)
             tables.append(table)
         return tables[0] if len(tables) == 1 else ibis.union(*tables, distinct=False)
 
-    def _vocabularies(self, train: ir.Table, rows: int) -> Vocabularies:
+    def _build_vocabularies(self, train: ir.Table, rows: int) -> Vocabularies:
         """Make the vocabularies of all tables from the rows of train, and return them.
 
         Args:
-            train: Derived rows of train.
+            train: Training rows with all computed columns.
             rows: Number of these rows.
         """
         vocabularies = Vocabularies(self.engine, self.config, self.stage.folder / VOCAB_DIR, self.parent)
-        train = self.engine.named(train)
+        train = self.engine.create_view(train)
         bags = side_bags.training_bags(self.engine, self.rows.sides, train, self.resolved)
-        share = self.raw.log.rows / max(len(vocabularies.names), 1)
-        vocabularies.make(train, rows, bags, lambda tables: self.progress.advance(round(tables * share)))
+        # Progress is counted in rows of the log, which are divided among the tables here. `done` is a number of tables.
+        rows_per_table = self.raw.log.rows / max(len(vocabularies.names), 1)
+        vocabularies.build(train, rows, bags, lambda done: self.progress.advance(round(done * rows_per_table)))
         return vocabularies
 
-    def _write(self, counts: Survey, vocabularies: Vocabularies) -> dict[Split, list[PartFile]]:
-        """Write the parts of every split, and return the parts by split.
+    def _write_parts(self, counts: Survey, vocabularies: Vocabularies) -> dict[Split, list[PartFile]]:
+        """Write the parts of every split in units of a few parts, and return the parts by split.
 
-        The parts are written in units, each of which is a few parts that fit in memory together. Parts that a stopped
-        run has completed are not written again.
+        Parts that an interrupted run has completed are not written again.
         """
         writers: dict[str, SplitWriter] = {}
-        entries, tables = vocabularies.entries, vocabularies.tables
+        lookup_tables, embedding_tables = vocabularies.lookup_tables, vocabularies.tables
         for split in SPLITS:
             folder = self.stage.folder / split
             folder.mkdir(exist_ok=True)
             writers[split] = SplitWriter(
-                self.engine, self.config, folder, self.fingerprint, entries, tables, self.progress
+                self.engine, self.config, folder, self.fingerprint, lookup_tables, embedding_tables, self.progress
             )
-        at_once = self.engine.unit_rows(columns_of(self.config))
-        bags = side_bags.encoded_bags(self.engine, self.raw.sides, entries, tables, self.resolved, at_once)
-        units = chain.from_iterable(self._units(split, writers[split], counts, bags) for split in SPLITS)
-        with closing(self.engine.write_units(units, columns_of(self.config), self.progress.advance)) as written:
+        max_rows = self.engine.max_unit_rows(column_count(self.config))
+        bags = side_bags.encoded_bags(
+            self.engine, self.raw.sides, lookup_tables, embedding_tables, self.resolved, max_rows
+        )
+        units = chain.from_iterable(self._split_units(split, writers[split], counts, bags) for split in SPLITS)
+        with closing(self.engine.write_units(units, column_count(self.config), self.progress.advance)) as written:
             for unit, files in written:
-                writers[unit.layout.folder.name].done(unit, files)
+                writers[unit.sink.folder.name].record_written(unit, files)
         return {split: writers[split].files() for split in SPLITS}
 
-    def _units(self, split: Split, writer: SplitWriter, counts: Survey, bags: Mapping[str, ir.Table]) -> Iterator[Unit]:
-        """Yield the units of a split.
+    def _split_units(
+        self, split: Split, writer: SplitWriter, counts: Survey, bags: Mapping[str, ir.Table]
+    ) -> Iterator[Unit]:
+        """Yield the units in which the parts of a split are written.
 
-        The rows of train are in the order of the log, those of valid and test in the order of their group.
+        Training rows are in the order of the log. Rows of valid and test are sorted by their group, such as the user.
 
         Args:
             split: Split of the dataset.
             writer: Writer of the split.
             counts: Survey, which has the row range of each part.
-            bags: Encoded lists of the side tables, which are joined to the rows.
+            bags: Encoded list columns of the side tables, by side table; they are joined to the rows.
         """
 
-        def rows_of(parts: Sequence[int]) -> ir.Table:
-            return side_bags.with_bags(self._rows_of(split, counts, parts), bags)
+        def read_parts(parts: Sequence[int]) -> ir.Table:
+            return side_bags.with_bags(self._split_rows(split, counts, parts), bags)
 
         if split == "train":
-            return writer.in_order({part: rows.rows for part, rows in counts.parts[split].items()}, rows_of)
-        return writer.by_group(rows_of(sorted(counts.parts[split])), counts.rows[split])
+            return writer.units_in_log_order(
+                {part: rows.rows for part, rows in counts.part_ranges[split].items()}, read_parts
+            )
+        return writer.units_by_group(read_parts(sorted(counts.part_ranges[split])), counts.rows[split])
 
-    def _describe(self, counts: Survey, vocabularies: Vocabularies, files: Mapping[Split, Sequence[PartFile]]) -> None:
+    def _write_descriptions(
+        self, counts: Survey, vocabularies: Vocabularies, files: Mapping[Split, Sequence[PartFile]]
+    ) -> None:
         """Write the statistics, `prep.toml`, `schema.toml` and at last `_SUCCESS`, which marks a complete dataset."""
         folder = self.stage.folder
         schema = build_schema(self.config, vocabularies.tables.values(), files, self.fingerprint, self.parent)
@@ -360,9 +387,11 @@ class Pipeline:
             slices=self.config.slices,
             vocabularies={name: folder / VOCAB_DIR / f"{name}.parquet" for name in vocabularies.names},
             names=bucket_names(self.config),
-            dropped=[{"split": split, "rows": rows, "reason": why} for (split, why), rows in counts.dropped.items()],
+            dropped=[
+                {"split": split, "rows": rows, "reason": why} for (split, why), rows in counts.dropped_rows.items()
+            ],
             overflow=vocabularies.overflow,
-            every=-(-counts.rows["train"] // SLICE_SAMPLE),
+            slice_stride=-(-counts.rows["train"] // SLICE_SAMPLE_ROWS),
             source=self.raw.listing(),
             groups=self._groups(counts),
         )
@@ -370,35 +399,40 @@ class Pipeline:
         spaces = {columns[task.name]: task.space for task in self.config.tasks if task.space is not None}
         stats.write_page(described, schema, folder / "stats.html", spaces)
         values = self.config.found.model_copy(update={"types": inferred_types(self.resolved)})
-        write_whole(folder / PREP_FILE, dump_toml(self.original_config.model_copy(update={"found": values})))
+        write_atomically(folder / PREP_FILE, dump_toml(self.original_config.model_copy(update={"found": values})))
         finish(folder, schema, self.fingerprint, described)
 
     def _groups(self, counts: Survey) -> Groups | None:
-        """Return the groups of rows, such as those of a user, that the split never divides; None without groups."""
+        """Describe the groups, such as all rows of a user, that the split keeps together; None if it keeps none."""
         key = split_key(self.config)
-        if key is None or counts.groups is None:
+        if key is None or counts.effective_groups is None:
             return None
-        return Groups(self.resolved.parsed[key].text, columns_that_tell(key, self.resolved), *counts.groups)
+        # The effective numbers of groups are those of train, and of valid and test together.
+        return Groups(
+            self.resolved.parsed[key].text, features_that_determine(key, self.resolved), *counts.effective_groups
+        )
 
 
-def _runs(ranges: Sequence[RowRange]) -> list[tuple[int, int, bool]]:
-    """Merge neighbouring ranges of the log into runs, each of which is read as one range.
+def _merge_ranges(ranges: Sequence[RowRange]) -> list[tuple[int, int, bool]]:
+    """Merge neighbouring ranges of the log, so that fewer queries read them.
 
-    Ranges of only wanted rows are merged if they adjoin. Ranges that also contain other rows are merged in any case,
-    since they need a filter anyway.
+    Contiguous ranges, which contain nothing but good rows of the split, are merged if they adjoin. Successive ranges
+    that also contain other rows are always merged: all are filtered, and the filter removes the rows between them, too.
 
     Args:
         ranges: Ranges in the order of the log.
 
     Returns:
-        First and last position of each run, and True if the run may contain other rows.
+        First and last position of each merged range, and True if it may contain rows of other splits or bad rows.
     """
-    runs: list[tuple[int, int, bool]] = []
+    merged: list[tuple[int, int, bool]] = []
     for rows in ranges:
-        if runs:
-            first, last, mixed = runs[-1]
-            if (mixed and not rows.whole) or (not mixed and rows.whole and rows.first == last + 1):
-                runs[-1] = (first, rows.last, mixed)
+        if merged:
+            first, last, needs_filter = merged[-1]
+            if (needs_filter and not rows.is_contiguous) or (
+                not needs_filter and rows.is_contiguous and rows.first == last + 1
+            ):
+                merged[-1] = (first, rows.last, needs_filter)
                 continue
-        runs.append((rows.first, rows.last, not rows.whole))
-    return runs
+        merged.append((rows.first, rows.last, not rows.is_contiguous))
+    return merged

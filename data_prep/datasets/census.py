@@ -1,9 +1,9 @@
-"""Census-Income (KDD): 299,285 people of the US Current Population Surveys of 1994 and 1995, 42 columns.
+"""Find the raw files of Census-Income (KDD) for `ple-rec prep census`, or download them.
 
-The raw files are found or fetched, verified, and staged as Parquet; `recipes/census.toml` prepares them. They get a
-further column `split`. The official training set is `train`. A row of the official test set, at position p from 0, goes
-to `valid` if the first hexadecimal digit of SHA-256(decimal text of p) is below 8, and to `test` otherwise: one half
-each.
+The data set has 299,285 people of the US Current Population Surveys of 1994 and 1995, in 42 columns. Its files are
+verified and converted to Parquet, with a further column `split`; `recipes/census.toml` prepares them. The official
+training set is `train`. A row of the official test set, at position p from 0, goes to `valid` if the first hexadecimal
+digit of SHA-256(decimal text of p) is below 8, and otherwise to `test`, so that each gets about one half.
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ import pyarrow.compute as pc
 import pyarrow.csv as csv
 
 from data_prep.datasets import fetch as fetching
-from data_prep.datasets.fetch import FetchError, Origin, PackageArchive, Url, cache_folder, fetch, find_files, store
+from data_prep.datasets.fetch import (
+    FetchError,
+    Origin,
+    PackageArchive,
+    Url,
+    cache_folder,
+    fetch,
+    find_files,
+    store_in_cache,
+)
 from data_prep.output.digest import content_sha256
 from data_prep.progress import Progress
 from data_prep.sources.csv_files import make_staging, write_conversion
@@ -41,22 +50,30 @@ COLUMNS = (
     *("employer_size", "parents_present", "father_country", "mother_country", "own_country", "citizenship"),
     *("own_business", "veterans_questionnaire", "veterans_benefits", "weeks_worked", "year", "income"),
 )
-NUMBERS = ("age", "wage_per_hour", "capital_gains", "capital_losses", "dividends", "employer_size", "weeks_worked")
-STAGED = pa.schema(
-    [*((name, pa.int64() if name in NUMBERS else pa.string()) for name in COLUMNS), ("split", pa.string())]
+NUMBER_COLUMNS = (
+    "age",
+    "wage_per_hour",
+    "capital_gains",
+    "capital_losses",
+    "dividends",
+    "employer_size",
+    "weeks_worked",
 )
-POOR, RICH = "- 50000.", "50000+."
+STAGED_SCHEMA = pa.schema(  # Schema of the Parquet files to which the raw files are converted.
+    [*((name, pa.int64() if name in NUMBER_COLUMNS else pa.string()) for name in COLUMNS), ("split", pa.string())]
+)
+POOR, RICH = "- 50000.", "50000+."  # The two values of `income`.
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedContent:
     """Expected content of a raw file.
 
     Args:
         rows: Number of rows.
-        sha256: Value of `digest.content_sha256` for the cells without the blanks around them. It does not depend on
-            the blanks and line ends of a copy.
-        size: Size in bytes of the text that this digest covers.
+        sha256: Digest of the cells without the blanks around them, by `data_prep.output.digest.content_sha256`. Copies
+            with other blanks or line ends have the same digest.
+        size: Size in bytes of the text that the digest covers.
     """
 
     rows: int
@@ -67,9 +84,11 @@ class Expected:
 TRAIN = fetching.DatasetFile("census-income.data", ("census_income_1994_1995_train.csv",))
 TEST = fetching.DatasetFile("census-income.test", ("census_income_1994_1995_test.csv",))
 FILES = (TRAIN, TEST)
-EXPECTED: Mapping[str, Expected] = {
-    TRAIN.name: Expected(199_523, "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d", 95_676_498),
-    TEST.name: Expected(99_762, "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db", 47_819_794),
+EXPECTED: Mapping[str, ExpectedContent] = {
+    TRAIN.name: ExpectedContent(
+        199_523, "78354017eb5979642449b6c67730484f5310b0eac5c10d9705b22ae573e8875d", 95_676_498
+    ),
+    TEST.name: ExpectedContent(99_762, "c063479f9e1b5b62d9d630afd86eba79df5b431fdaad30f3e65a57b2714937db", 47_819_794),
 }
 ORIGINS: tuple[Origin, ...] = (
     Url(
@@ -88,59 +107,60 @@ ORIGINS: tuple[Origin, ...] = (
 
 @dataclass(frozen=True)
 class Census:
-    """Source of the dataset.
+    """Callable that finds or downloads the raw files, with the interface of `data_prep.run.FindKnownTables`.
 
     Args:
-        expected: Expected content by raw file.
-        origins: Places to download from, in this order.
+        expected: Expected content, by name of the raw file.
+        origins: Places to download from, in the order in which they are tried.
     """
 
-    expected: Mapping[str, Expected]
+    expected: Mapping[str, ExpectedContent]
     origins: tuple[Origin, ...]
 
-    def known(self) -> RawTables:
-        """Return the tables that the checksums determine, without the paths of the files."""
-        return self._raw({})
+    def known_tables(self) -> RawTables:
+        """Return the log with the known digests of its files, but without their paths, as nothing is read."""
+        return self._raw_tables({})
 
     def __call__(
         self, resolved: Resolved, source: str | None, staging: Path, progress: Progress, *, digest: bool = True
     ) -> RawTables:
-        """Find or fetch the raw files, verify them, and stage them.
+        """Find or download the raw files, verify them, convert them to Parquet, and return the Parquet files as log.
 
         Args:
-            resolved: Configuration, which is ignored here.
+            resolved: Configuration; ignored, since all columns are converted.
             source: Path of the user's copy; None for the cache or a download.
             staging: Folder for the Parquet files.
-            progress: Progress that gets a line of text about the work.
-            digest: Flag that is ignored here, since the checksums are always verified.
+            progress: Progress that is shown to the user.
+            digest: Ignored, since the digests are known.
 
         Raises:
-            UserError: No copy can be found or fetched, or it cannot be staged.
+            UserError: No copy can be found or downloaded, or the Parquet files cannot be written.
             DataError: A copy is damaged, or differs from the original.
         """
         if source is not None and is_address(source):
             fix = "copy them here, and name their folder"
-            raise UserError(Option.SOURCE, f"got {source}", "the raw files of census lie on this machine", fix)
+            raise UserError(Option.SOURCE, f"got {source}", "the raw files of census must lie on this machine", fix)
         progress.say("reading the raw files")
-        tables = self._files(None if source is None else Path(source))
+        tables = self._find_or_download(None if source is None else Path(source))
         make_staging(staging)
         paths = {}
         for file in FILES:
             path = staging.absolute() / f"{file.name}.parquet"
             table = with_split(tables[file.name], official_test=file is TEST)
-            write_conversion(path, STAGED, [table], lambda rows: None)
+            write_conversion(path, STAGED_SCHEMA, [table], lambda rows: None)
             paths[file.name] = str(path)
-        return self._raw(paths)
+        return self._raw_tables(paths)
 
-    def _raw(self, paths: Mapping[str, str]) -> RawTables:
-        columns = tuple((field.name, field.type) for field in STAGED)
+    def _raw_tables(self, paths: Mapping[str, str]) -> RawTables:
+        """Return the log; `paths` has the Parquet files by name of the raw file, and is empty if they do not exist."""
+        columns = tuple((field.name, field.type) for field in STAGED_SCHEMA)
         files = []
         for file in FILES:
             expected = self.expected[file.name]
             files.append(
                 RawFile(
                     path=paths.get(file.name, ""),
-                    shown=file.name,
+                    display_name=file.name,
                     rows=expected.rows,
                     row_groups=(expected.rows,),
                     size=expected.size,
@@ -150,9 +170,10 @@ class Census:
                     converted=True,
                 )
             )
-        return RawTables(raw_table("log", files, STAGED), {})
+        return RawTables(raw_table("log", files, STAGED_SCHEMA), {})
 
-    def _files(self, source: Path | None) -> dict[str, pa.Table]:
+    def _find_or_download(self, source: Path | None) -> dict[str, pa.Table]:
+        """Return the verified cells of the raw files, by name, from the user's copy, the cache or a download."""
         if source is not None:
             files = find_files(source, FILES)
             if missing := [file for file in FILES if file.name not in files]:
@@ -186,12 +207,12 @@ class Census:
             except DataError as error:
                 reasons.append(str(error))
             else:
-                store(cache, files)
+                store_in_cache(cache, files)
                 return tables
             logger.warning("census: %s", reasons[-1])
         raise UserError(
             "census",
-            f"no copy to be had ({'; '.join(reasons)})",
+            f"no copy could be downloaded ({'; '.join(reasons)})",
             "the raw files come from the user, the cache or a download",
             f"put {TRAIN.name} and {TEST.name} into a folder and name it with {Option.SOURCE}",
         )
@@ -201,17 +222,19 @@ class Census:
 
 
 def with_split(table: pa.Table, *, official_test: bool) -> pa.Table:
-    """Return the rows of a raw file, in their order, with a column `split`."""
-    names = [split_of(position) for position in range(table.num_rows)] if official_test else ["train"] * table.num_rows
+    """Return the rows of a raw file, in their order, with a further column `split`."""
+    names = (
+        [assign_split(position) for position in range(table.num_rows)] if official_test else ["train"] * table.num_rows
+    )
     return table.append_column("split", pa.array(names, pa.string()))
 
 
-def split_of(position: int) -> str:
-    """Return the split of a row of the official test set, by its position from 0."""
+def assign_split(position: int) -> str:
+    """Return the split of a row of the official test set; positions count from 0."""
     return "valid" if hashlib.sha256(str(position).encode()).hexdigest()[0] < "8" else "test"
 
 
-def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
+def parse(content: bytes, expected: ExpectedContent, place: str) -> pa.Table:
     """Return the verified cells of a raw file, without the blanks around them and with numbers as `int64`.
 
     Raises:
@@ -236,7 +259,7 @@ def parse(content: bytes, expected: Expected, place: str) -> pa.Table:
         if value not in (POOR, RICH):
             raise DataError(place, f"income {value!r}", f"it must be {POOR!r} or {RICH!r}", fix)
     numbers = {}
-    for name in NUMBERS:
+    for name in NUMBER_COLUMNS:
         try:
             numbers[name] = cells[name].cast(pa.int64())
         except pa.ArrowInvalid as error:

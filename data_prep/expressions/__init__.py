@@ -1,11 +1,12 @@
-"""Labels, filters and features as short SQL-like text, with the same bits on every engine.
+"""Expressions: short SQL-like texts for labels, filters and features, with the same values, bit by bit, on all engines.
 
     valid_view = parse("play_time_ms > 3000 and not users.is_bot", "feed.toml: tasks[0].label")
     valid_view.columns                                    # ("play_time_ms", "users.is_bot")
     table.mutate(label=valid_view.build({"play_time_ms": table.play_time_ms, "users.is_bot": table.is_bot}))
 
-sqlglot reads the text in DuckDB's dialect, and a whitelist of nodes and functions decides what it may contain. The
-result is an Ibis value of int64, float64, string, boolean or list. A bare column of another type keeps its type.
+sqlglot parses the text in DuckDB's dialect, and only the nodes and functions of a whitelist are allowed. `build`
+returns an Ibis value of int64, float64, string, boolean or list. An expression that is only a column of another type
+keeps that type.
 """
 
 from __future__ import annotations
@@ -16,12 +17,21 @@ from typing import Any
 
 from sqlglot import exp
 
-from data_prep.expressions.build import build, column_name, name_of, word_of
-from data_prep.expressions.functions import FUNCTIONS, OPERATORS, checker, describe
+from data_prep.expressions.build import build, column_to_word, column_word, word_to_column
+from data_prep.expressions.functions import FUNCTIONS, OPERATORS, describe, function_checker
 from data_prep.expressions.source import Source
-from data_prep.expressions.syntax import tree_of
+from data_prep.expressions.syntax import parse_tree
 
-__all__ = ["FUNCTIONS", "OPERATORS", "Expression", "describe", "name_of", "overflowed", "parse", "word_of"]
+__all__ = [
+    "FUNCTIONS",
+    "OPERATORS",
+    "Expression",
+    "column_to_word",
+    "describe",
+    "is_overflow",
+    "parse",
+    "word_to_column",
+]
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,10 @@ class Expression:
     Args:
         text: Text of the expression.
         place: File and key of the text, for messages: `feed.toml: tasks[0].label`.
-        columns: Words of the columns that it reads, each once, in order of appearance: `play_time_ms`, `users.age` of a
-            joined table, `"users.age"` of a column whose own name has the dot.
+        columns: Columns that it reads, each once, in order of appearance, as the expression names them: `play_time_ms`,
+            `users.age` for a column of the joined table `users`, `"users.age"` for a column whose own name has the dot.
+            Such a name is called a word; `column_to_word` and `word_to_column` convert between a word and the name of a
+            column in the log.
     """
 
     text: str
@@ -48,39 +60,39 @@ class Expression:
     def build(self, names: Mapping[str, Any]) -> Any:
         """Return the Ibis value of the expression.
 
-        If an integer exceeds int64, the engine raises an error when the query runs; `overflowed` recognises it.
+        If an integer exceeds int64, the engine raises an error when the query runs; `is_overflow` recognises it.
 
         Args:
-            names: Ibis values by the words of `columns`.
+            names: Ibis values by word; every word of `columns` is needed.
 
         Raises:
-            UserError: A name is unknown, or a value is of the wrong kind.
+            UserError: A name is unknown, a value is of the wrong kind, or the expression in SQL is too large.
         """
         return build(Source(self.text, self.place), self._tree, names)
 
 
 def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expression:
-    """Read an expression.
+    """Parse an expression.
 
     Args:
         text: Text of one expression. `describe` lists operators and functions.
         place: File and key of the text, for messages: `feed.toml: tasks[0].label`.
-        tables: Names of the joined tables. If `a` is none of them, `a.b` is the column with the name `"a.b"`. None if
-            any name may be a table.
+        tables: Names of the joined tables. If `a` is not among them, `a.b` means the column whose own name is `"a.b"`.
+            None if any name may be a table.
 
     Raises:
-        UserError: The text cannot be read, or uses something that expressions do not have.
+        UserError: The text is not a valid expression, or uses a part of SQL that is not allowed.
     """
     source = Source(text, place)
-    tree = tree_of(source, checker(source))
+    tree = parse_tree(source, function_checker(source))
     columns = sorted(tree.find_all(exp.Column), key=lambda column: int(column.this.meta["start"]))
     for column in columns:
         if tables is not None and column.table and column.table not in tables:
             column.this.args.update(this=f"{column.table}.{column.name}", quoted=True)
             column.set("table", None)
-    return Expression(text, place, tuple(dict.fromkeys(map(column_name, columns))), tree)
+    return Expression(text, place, tuple(dict.fromkeys(map(column_word, columns))), tree)
 
 
-def overflowed(error: BaseException) -> bool:
-    """Return True for the error of DuckDB or Spark that an integer exceeds int64."""
+def is_overflow(error: BaseException) -> bool:
+    """Return True if an error of DuckDB or Spark says that an integer exceeds int64."""
     return any(text in str(error) for text in ("Out of Range Error: Overflow", "[ARITHMETIC_OVERFLOW]"))

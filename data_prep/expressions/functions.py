@@ -1,4 +1,7 @@
-"""Functions of expressions with their meaning and arguments, and functions of SQL that are refused, with the reason."""
+"""Functions and operators that expressions may use, and functions of SQL that are refused, with the reason.
+
+`ple-rec prep --help-config` prints the text of `describe`.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,12 @@ import ibis.expr.operations as ops
 
 from data_prep.expressions import kinds as k
 from data_prep.expressions.source import Source
-from ple_rec.text import aligned
-from ple_rec.text.suggest import nearest
+from ple_rec.text import align_columns
+from ple_rec.text.suggest import nearest_name
 
-Want = Literal[
+# What an argument may be: a value of the kinds in `ACCEPTED_KINDS`, or a constant ("constant string", and the positive
+# integers "position" and "count").
+ArgumentKind = Literal[
     "any",
     "number",
     "bound",
@@ -33,7 +38,7 @@ Want = Literal[
     "position",
     "count",
 ]
-WANTS: dict[Want, tuple[k.Kind, ...]] = {
+ACCEPTED_KINDS: dict[ArgumentKind, tuple[k.Kind, ...]] = {
     "any": ("integer", "float", "string", "boolean", "list", "null", "other"),
     "number": k.NUMBERS,
     "bound": (*k.NUMBERS, "null"),
@@ -53,25 +58,26 @@ class Function:
     Args:
         signature: Call as a user writes it: `clip(x, low, high)`.
         meaning: Meaning in one line.
-        takes: Kind of each argument. Constants reach `build` as Python values.
-        build: Function that makes an Ibis value of the arguments.
-        required: Number of arguments that a call must have; 0 for all of `takes`.
-        many: True if a call may repeat the last argument any number of times.
-        unified: True if `build` gets the arguments in one type.
+        argument_kinds: Kind that each argument must have; the last one also holds for all further arguments. A constant
+            is passed to `build` as a Python value.
+        build: Function from the arguments to an Ibis value.
+        min_arguments: Number of arguments that a call must have; 0 for all of `argument_kinds`.
+        is_variadic: True if a call may repeat the last argument any number of times.
+        unifies_types: True if the arguments are cast to a common type before `build` gets them.
     """
 
     signature: str
     meaning: str
-    takes: tuple[Want, ...]
+    argument_kinds: tuple[ArgumentKind, ...]
     build: Callable[..., Any]
-    required: int = 0
-    many: bool = False
-    unified: bool = False
+    min_arguments: int = 0
+    is_variadic: bool = False
+    unifies_types: bool = False
 
     def accepts(self, count: int) -> bool:
-        """Return True if the function can be called with so many arguments."""
-        least = self.required or len(self.takes)
-        return count >= least and (self.many or count <= len(self.takes))
+        """Return True if the function can be called with `count` arguments."""
+        least = self.min_arguments or len(self.argument_kinds)
+        return count >= least and (self.is_variadic or count <= len(self.argument_kinds))
 
 
 def _concat(*parts: Any) -> Any:
@@ -80,9 +86,10 @@ def _concat(*parts: Any) -> Any:
 
 
 def _split(text: Any, separator: str) -> Any:
-    if k.kind_of(text) == "list":  # One configuration can then read lists of Parquet and texts of CSV.
+    if k.kind_of(text) == "list":  # So one configuration can read Parquet files with lists and CSV files with texts.
         return text
-    special = re.search(r"[][\\.{}()*+?^$|]", separator)  # Spark splits by a pattern, DuckDB by a text.
+    # Spark takes the separator as a regular expression, DuckDB as a text.
+    special = re.search(r"[][\\.{}()*+?^$|]", separator)
     pieces = text.re_split(re.sub(r"([][\\.{}()*+?^$|])", r"\\\1", separator)) if special else text.split(separator)
     return pieces.filter(lambda piece: piece != "")
 
@@ -99,27 +106,32 @@ def _upper(text: Any) -> Any:
     return ibis.ifelse(text.re_search(_BEYOND_ASCII), text.translate(_SMALL, _CAPITALS), text.upper())
 
 
-# Engines disagree on letters beyond ASCII. DuckDB's translate takes 1 us, so only texts with such letters use it.
+# Engines disagree on letters beyond ASCII. DuckDB takes 1 us per text for `translate`, so only such texts use it.
 _BEYOND_ASCII, _SMALL, _CAPITALS = r"[^\x00-\x7F]", string.ascii_lowercase, string.ascii_uppercase
 FUNCTIONS: dict[str, Function] = {
     "abs": Function("abs(x)", "the number without its sign", ("number",), lambda x: x.abs()),
     "ceil": Function("ceil(x)", "the smallest integer >= x; null if int64 has none", ("number",), k.ceil),
     "clip": Function(
         "clip(x, low, high)",
-        "x, but at least low and at most high; null and NaN remain, a null bound is none",
+        "x, but at least low and at most high; null and NaN remain; a null bound has no effect",
         ("bound", "bound", "bound"),
         k.clip,
-        unified=True,
+        unifies_types=True,
     ),
     "coalesce": Function(
-        "coalesce(a, b, ...)", "the first that is not null", ("any", "any"), ibis.coalesce, many=True, unified=True
+        "coalesce(a, b, ...)",
+        "the first that is not null",
+        ("any", "any"),
+        ibis.coalesce,
+        is_variadic=True,
+        unifies_types=True,
     ),
     "concat": Function(
         "concat(a, b, ...)",
         "texts, integers and booleans one after another, as a || b; null if one is null",
         ("text", "text"),
         _concat,
-        many=True,
+        is_variadic=True,
     ),
     "contains": Function(
         "contains(text, part)",
@@ -133,23 +145,23 @@ FUNCTIONS: dict[str, Function] = {
         "the largest number or text; NaN is above all numbers; nulls are left out: greatest(null, 0) is 0",
         ("ordered", "ordered"),
         ibis.greatest,
-        many=True,
-        unified=True,
+        is_variadic=True,
+        unifies_types=True,
     ),
     "if": Function(
         "if(condition, a, b)",
         "a if the condition is true, else b (also if it is null)",
-        ("any",) * 3,
+        ("any",) * 3,  # `build.py` checks that the first is a condition, and casts the others to one type.
         ibis.ifelse,
     ),
-    "is_nan": Function("is_nan(x)", "whether x is NaN; null of null", ("float",), k.is_nan),
+    "is_nan": Function("is_nan(x)", "whether x is NaN; null if x is null", ("float",), k.is_nan),
     "least": Function(
         "least(a, b, ...)",
         "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
         ("ordered", "ordered"),
         ibis.least,
-        many=True,
-        unified=True,
+        is_variadic=True,
+        unifies_types=True,
     ),
     "length": Function(
         "length(x)",
@@ -158,7 +170,7 @@ FUNCTIONS: dict[str, Function] = {
         lambda x: ops.Cast(x.length(), dt.int64).to_expr(),  # Spark has an int32 here, but Ibis leaves out a `cast`.
     ),
     "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
-    "nullif": Function("nullif(a, b)", "null if a = b, else a", ("scalar", "scalar"), k.null_if, unified=True),
+    "nullif": Function("nullif(a, b)", "null if a = b, else a", ("scalar", "scalar"), k.null_if, unifies_types=True),
     "replace": Function(
         "replace(text, old, new)",
         "the text with each `old` replaced",
@@ -188,14 +200,14 @@ FUNCTIONS: dict[str, Function] = {
         "the characters from `start` (the first is 1) on, all or `length` of them",
         ("string", "position", "count"),
         _substr,
-        required=2,
+        min_arguments=2,
     ),
     "trim": Function(
         "trim(text)", "without spaces, tabs and line breaks at both ends", ("string",), lambda text: text.strip()
     ),
     "upper": Function("upper(text)", "a-z as A-Z; other letters remain", ("string",), _upper),
 }
-OPERATORS: dict[str, str] = {
+OPERATORS: dict[str, str] = {  # Meaning of the operators and other syntax, for `describe`.
     "1, 0.5, 'text', true, null": "literals; whole numbers are int64, others float64; a quote in a text is doubled",
     "column, table.column": 'names; other than letters, digits and _ in double quotes: "odd name"',
     "a + b, a - b, a * b, -a": "integers stay exact int64, beyond which the run is refused; mixed with floats, float64",
@@ -207,27 +219,32 @@ OPERATORS: dict[str, str] = {
     "a is null, a is not null": "never null themselves",
     "not a, a and b, a or b": "of conditions; null is unknown",
     "case when a then b else c end": "the first whose condition is true; null without else",
-    "cast(x as type)": "int (int64; cuts floats toward zero), double (float64), string, boolean; null of other texts",
+    "cast(x as type)": "int (int64; cuts floats toward zero), double (float64), string, boolean; other texts give null",
 }
 
 _BITS = "its last bits differ between engines and machines"
-_ROWS = "an expression sees one row, and this needs many"
-_AGAIN = "it is no function of the row: the next run would give other values"
-_ROOT = "compare without it (x * x < y), or write the value where the log is made"
+_ROWS = "an expression is computed from one row, and this function needs several"
+_NOT_REPEATABLE = "it does not depend on the row alone, so the next run would give other values"
+_ROOT = "compare without it (x * x < y), or compute such a value before, as a column of the log"
 _LOG = "declare the column as dense with the normaliser `log`: the model applies it"
 _TIME = "compare with time.day, time.hour and time.weekday"
-_BEFORE = "prepare such a value before"
+_BEFORE = "compute such a value before, as a column of the log"
+# Functions of SQL that expressions do not have: the reason, and the fix.
 REFUSED: dict[str, tuple[str, str]] = (
     dict.fromkeys(("log", "ln", "log2", "log10", "log1p"), (_BITS, _LOG))
     | dict.fromkeys(("exp", "sqrt", "cbrt", "pow", "power", "sin", "cos", "tan", "tanh", "sigmoid"), (_BITS, _ROOT))
     | dict.fromkeys(("avg", "mean", "sum", "count", "stddev", "variance", "median", "quantile"), (_ROWS, _BEFORE))
     | dict.fromkeys(("row_number", "rank", "dense_rank", "ntile", "lag", "lead", "first", "last"), (_ROWS, _BEFORE))
-    | {"min": (_ROWS, "of values of one row: least(a, b)"), "max": (_ROWS, "of values of one row: greatest(a, b)")}
-    | dict.fromkeys(("random", "rand", "uuid"), (_AGAIN, "sample by the configuration's own keys"))
-    | dict.fromkeys(("now", "today", "current_date", "current_timestamp", "getdate"), (_AGAIN, _TIME))
-    | {"exists": ("a subquery is no expression of one row", "join the table in the configuration")}
+    | {
+        "min": (_ROWS, "for values of one row write least(a, b)"),
+        "max": (_ROWS, "for values of one row write greatest(a, b)"),
+    }
+    | dict.fromkeys(("random", "rand", "uuid"), (_NOT_REPEATABLE, "use the keys of the configuration that sample rows"))
+    | dict.fromkeys(("now", "today", "current_date", "current_timestamp", "getdate"), (_NOT_REPEATABLE, _TIME))
+    | {"exists": ("an expression has no subqueries", "join the table in the configuration")}
 )
-_ELSEWHERE = (
+# What to write instead, by name of a function in SQL or another language.
+_SQL_SYNONYMS = (
     dict.fromkeys(("ifnull", "nvl"), "coalesce(a, b)")
     | dict.fromkeys(("len", "size", "cardinality", "char_length", "array_length"), "length(x)")
     | dict.fromkeys(("trunc", "truncate", "int", "integer", "bigint"), "cast(x as int)")
@@ -239,8 +256,8 @@ _ELSEWHERE = (
 )
 
 
-def checker(source: Source) -> Callable[[str, str], None]:
-    """Return a function that refuses unknown functions. It gets a name in lower case, and the place for messages."""
+def function_checker(source: Source) -> Callable[[str, str], None]:
+    """Return a check that refuses unknown functions; it takes a name in lower case, and its place for messages."""
 
     def check(name: str, place: str) -> None:
         if name in FUNCTIONS:
@@ -248,7 +265,7 @@ def checker(source: Source) -> Callable[[str, str], None]:
         if name in REFUSED:
             reason, fix = REFUSED[name]
             raise source.error(place, f"there is no {name} in expressions: {reason}", fix)
-        similar = _ELSEWHERE.get(name) or nearest(name, FUNCTIONS)
+        similar = _SQL_SYNONYMS.get(name) or nearest_name(name, FUNCTIONS)
         fix = f"did you mean `{similar}`?" if similar else "use one of these"
         raise source.error(place, f"there is no function {name!r}; there are {', '.join(FUNCTIONS)}", fix)
 
@@ -256,6 +273,6 @@ def checker(source: Source) -> Callable[[str, str], None]:
 
 
 def describe() -> str:
-    """Return the language of expressions as text: operators, then functions, each with its meaning."""
+    """Return a reference of the expression language as text: operators, then functions, each with its meaning."""
     rows = OPERATORS | {function.signature: function.meaning for function in FUNCTIONS.values()}
-    return "\n".join(aligned(list(rows.items()), left=(0, 1)))
+    return "\n".join(align_columns(list(rows.items()), left_columns=(0, 1)))

@@ -29,7 +29,8 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 def kind_of(value: Any) -> Kind:
     """Return the kind of an Ibis value.
 
-    The kind is `other` for a type that expressions do not compute with, such as timestamp.
+    The kind is `other` for a type that expressions do not compute with, such as timestamp, or uint64, whose values may
+    exceed int64.
     """
     dtype = value.type()
     if dtype.is_integer():
@@ -59,13 +60,13 @@ def widen(value: Any) -> Any:
 
 
 def enclose(value: Any) -> Any:
-    """Return a condition that can be an operand of a comparison.
+    """Return a value as an operand of a comparison, with parentheses around a condition.
 
     Ibis writes `x IN (1) = y` without the parentheses that SQL needs around the condition. A call of `coalesce` around
     the condition replaces them.
     """
-    plain = kind_of(value) != "boolean" or isinstance(value.op(), (ops.Field, ops.Literal))
-    return value if plain else ibis.coalesce(value, null("boolean"))
+    is_operand = kind_of(value) != "boolean" or isinstance(value.op(), (ops.Field, ops.Literal))
+    return value if is_operand else ibis.coalesce(value, null("boolean"))
 
 
 def integer(value: int) -> Any:
@@ -110,7 +111,7 @@ def unify(values: Sequence[Any]) -> list[Any] | None:
     return [null(dtype) if kind_of(value) == "null" else value.cast(dtype) for value in values]
 
 
-Target = Literal["integer", "float", "string", "boolean"]
+Target = Literal["integer", "float", "string", "boolean"]  # Kinds to which `cast` converts.
 INFINITY, ZERO = floating(math.inf), integer(0)
 # The patterns end with `\z`, since `$` would accept a line break at the end of the text, but only in Java (Spark).
 _INTEGER_TEXT = r"^ *[+-]?[0-9]+ *\z"
@@ -131,7 +132,7 @@ def remainder(a: Any, b: Any) -> Any:
     return a % ibis.cases((b == ZERO, null("int64")), (b == integer(-1), integer(1)), else_=b)
 
 
-def cut_quotient(a: Any, b: Any) -> Any:
+def truncated_quotient(a: Any, b: Any) -> Any:
     """Return the exact quotient of the integers a and b, truncated toward zero; null if b is 0.
 
     A float64 division alone is not exact for large integers, so the quotient is computed in two steps:
@@ -157,11 +158,11 @@ def is_null(x: Any) -> Any:
 
 
 def is_nan(x: Any) -> Any:
-    """Return whether x is NaN, or null if x is null. The `isnan` of Spark alone would be false for null."""
+    """Return whether x is NaN; null if x is null, for which `isnan` of Spark alone would be false."""
     return ibis.ifelse(is_null(x), null("boolean"), x.isnan())
 
 
-def comparable(x: Any) -> Any:
+def nan_to_null(x: Any) -> Any:
     """Return a float as an operand of a comparison, with null in place of NaN.
 
     Both engines order NaN above all numbers, so `x > 5` would be true for NaN. But the minimum and maximum in a Parquet
@@ -172,7 +173,7 @@ def comparable(x: Any) -> Any:
 
 def null_if(a: Any, b: Any) -> Any:
     """Return null if a = b, else a."""
-    left, right = (comparable(x) if kind_of(x) == "float" else enclose(x) for x in (a, b))
+    left, right = (nan_to_null(x) if kind_of(x) == "float" else enclose(x) for x in (a, b))
     return ibis.ifelse(left == right, null(a.type()), a)
 
 
@@ -201,45 +202,47 @@ def nearest(x: Any) -> Any:
     return x if kind_of(x) == "integer" else _within_int64(x).round()
 
 
-def cut(x: Any) -> Any:
+def truncate(x: Any) -> Any:
     """Return a float truncated toward zero, as int64; null if x is NaN or beyond int64."""
     x = _within_int64(x)
     return ibis.ifelse(x < floating(0.0), x.ceil(), x.floor())
 
 
 def _within_int64(x: Any) -> Any:
-    """Return the number, or null if its integer part does not fit int64."""
+    """Return the float, or null if it is NaN or its integer part does not fit int64."""
     inside = x.between(floating(-(2.0**63)), floating(math.nextafter(2.0**63, 0)))
     return ibis.cases((~x.isnan() & inside, x))
 
 
-def cast(x: Any, to: Target) -> Any | None:
-    """Return a value converted to the kind `to`.
+def cast(x: Any, target: Target) -> Any | None:
+    """Return a value converted to the kind `target`.
 
     A text that does not represent a value of this kind becomes null.
 
     Returns:
-        The converted value; None if the project has no conversion that gives the same result on both engines.
+        The converted value; None if there is no conversion that gives the same result on both engines.
     """
     dtype, source = x.type(), kind_of(x)
     if source == "null":
-        return null({"integer": "int64", "float": "float64"}.get(to, to))
-    if source == to:
+        return null({"integer": "int64", "float": "float64"}.get(target, target))
+    if source == target:
         return x
-    if to == "integer":
+    if target == "integer":
         return _to_integer(x)
-    if to == "float":
+    if target == "float":
         return _to_float(x)
-    if to == "boolean":
+    if target == "boolean":
         return _to_boolean(x)
-    whole = source in ("integer", "boolean") or dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0)
-    return x.cast("string") if whole else None
+    is_whole_number = (
+        source in ("integer", "boolean") or dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0)
+    )
+    return x.cast("string") if is_whole_number else None
 
 
 def _to_integer(x: Any) -> Any | None:
     dtype = x.type()
     if kind_of(x) == "float":
-        return cut(x)
+        return truncate(x)
     if dtype.is_string():
         return ibis.cases((x.re_search(_INTEGER_TEXT), x.try_cast("int64")))
     if dtype.is_boolean():

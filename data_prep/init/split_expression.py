@@ -1,8 +1,8 @@
-"""Choose how rows of a log without days are split into train, valid and test: by the hash of an expression, and a seed.
+"""Choose the expression and the seed by which rows are split into train, valid and test, if not by day.
 
 `ple-rec init` writes the expression and the seed into prep.toml, the configuration of `ple-rec prep`. Prep hashes the
-seed and the value of the expression, so rows with equal values lie in one split. The expression is the user, if there
-are enough users; otherwise it joins columns that tell rows apart.
+seed and the value of the expression, so rows with equal values lie in one split. The expression is the user, if the
+sample has enough users; otherwise it is one column, or several joined columns, with many distinct values.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.init.column import EXACT, Column
+from data_prep.init.column import EXACT_FLOAT64, Column
 from data_prep.init.roles import Roles
 from ple_rec.errors import UserError
 
@@ -29,8 +29,8 @@ class SplitExpression:
     """Expression and seed that assign rows to splits.
 
     Args:
-        value: Expression whose hash determines the split of a row.
-        seed: Seed of the hash with which every split gets rows of the sample; 0 if no seed that was tried does so.
+        value: Expression; the hash of its value determines the split of a row.
+        seed: Seed of the hash, with which every split gets rows of the sample; 0 if no seed that was tried does so.
         why: Reason for the guess, written as a comment into prep.toml.
     """
 
@@ -60,7 +60,7 @@ def split_expression(rows: pa.Table, roles: Roles) -> SplitExpression:
         return SplitExpression(user.id_expression, _seed(texts), "all rows of a user lie in one split")
     parts: list[str] = []
     texts = pa.chunked_array([[""] * rows.num_rows])
-    columns = _distinguishing_columns(roles)
+    columns = _hashable_columns(roles)
     if not columns:
         value = "the log has neither days nor a column of integers, texts or small numbers"
         raise UserError(
@@ -77,8 +77,8 @@ def split_expression(rows: pa.Table, roles: Roles) -> SplitExpression:
     return SplitExpression(value, _seed(texts), f"rows of equal value lie in one split{note}")
 
 
-def _distinguishing_columns(roles: Roles) -> list[Column]:
-    """Return the columns that may tell rows apart, those with the most distinct values first.
+def _hashable_columns(roles: Roles) -> list[Column]:
+    """Return the columns whose values can be hashed, those with the most distinct values first.
 
     Numbers with decimals come last.
     """
@@ -96,11 +96,11 @@ def _is_small(column: Column) -> bool:
 
     A float64 holds every integer below 2^53 exactly, so the whole thousandths of such a number are not rounded.
     """
-    return bool(pc.max(pc.abs(column.values)).as_py() * _PRECISION < EXACT)
+    return bool(pc.max(pc.abs(column.values)).as_py() * _PRECISION < EXACT_FLOAT64)
 
 
 def _text(column: Column, values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return the texts that prep hashes for the values of a column; null for one that is not finite."""
+    """Return the texts that prep hashes for the values of a column; null for a value that is null or not finite."""
     if column.kind == "bool":
         return values.cast(pa.int8()).cast(pa.string())
     if column.kind == "text" or pa.types.is_integer(values.type):
@@ -135,6 +135,6 @@ def _seed(texts: pa.ChunkedArray) -> int:
 
 
 def _split(value: str, seed: int) -> str:
-    """Return the split that prep assigns to a value; `data_prep.transforms.splits` computes the same."""
+    """Return the split that prep assigns to a value, as `data_prep.transforms.splits` computes it."""
     number = int(hashlib.md5(f"{seed}:{value}".encode(), usedforsecurity=False).hexdigest()[:8], 16) / 16**8
     return "test" if number < SHARE else "valid" if number < 2 * SHARE else "train"

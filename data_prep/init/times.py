@@ -18,17 +18,17 @@ from data_prep.init.column import Column
 from ple_rec.config.prep import TimeConfig
 
 # Words that name a time.
-_TIME = {"time", "timestamp", "ts", "datetime", "date", "day", "dt", "created", "at"}
+_TIME_WORDS = {"time", "timestamp", "ts", "datetime", "date", "day", "dt", "created", "at"}
 # Words that name the time of another event than the logged one, such as the expiry of an offer.
-_OTHER_EVENTS = {
+_OTHER_EVENT_WORDS = {
     *("expire", "expires", "expired", "expiry", "end", "until", "updated", "modified", "published", "publish"),
     *("upload", "uploaded", "registered", "signup", "joined", "birth", "birthday", "release", "released"),
     *("ingest", "ingested", "load", "loaded", "processed"),
 }
-# Number of each unit in a second.
+# Number of units in a second, by unit.
 _PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY = 86_400  # Seconds in a day.
-_MIN_SHARE = 0.9  # Smallest share of rows with an accepted time in a column that may hold the time.
+_MIN_SHARE = 0.9  # Smallest share of accepted times in a column that may hold the time of each row.
 _EPOCH = date(1970, 1, 1)
 # First and last day that prep accepts, and the same bounds in seconds since 1970.
 _FIRST, _LAST = (date.fromisoformat(TimeConfig.model_fields[name].default) for name in ("earliest", "latest"))
@@ -41,8 +41,8 @@ class Time:
 
     Args:
         column: Column of the log.
-        unit: Unit of its values, one of those of `time.unit`.
-        share: Share of its values, nulls excluded, that lie in the years that prep accepts.
+        unit: Unit of the column's values, one of those of `time.unit`.
+        share: Share of the values, nulls excluded, that lie in the years that prep accepts.
         distinct: Number of distinct values, divided by the number of rows.
         latest: Latest time in the accepted years, in seconds since 1970.
     """
@@ -67,10 +67,11 @@ class Time:
         return "its values are dates" if self.unit == "date" else f"its values are {self.unit} since 1970"
 
     @property
-    def needed(self) -> str:
-        """Condition that keeps only rows with a time, for `log.where` in prep.toml; empty if every row has a value.
+    def row_condition(self) -> str:
+        """Condition of the rows to keep, for `log.where` in prep.toml; empty if it would keep every row.
 
-        If some numbers lie outside the accepted years, the condition keeps only the numbers inside.
+        If some numbers lie outside the accepted years, only the numbers inside are kept. Otherwise only nulls are left
+        out.
         """
         if self.share < 1 and self.column.kind == "number":
             if self.unit == "date":
@@ -82,15 +83,15 @@ class Time:
         return f"{self.value} is not null" if self.column.nulls else ""
 
     @property
-    def drops(self) -> bool:
+    def must_drop_rows(self) -> bool:
         """True if prep must drop the rows whose times it does not accept.
 
-        `needed` can exclude such rows only from a column of numbers.
+        `row_condition` can exclude such rows only from a column of numbers.
         """
         return self.share < 1 and self.column.kind != "number"
 
 
-def time_of(column: Column, ids: Iterable[str], entities: Iterable[str]) -> Time | None:
+def guess_time(column: Column, ids: Iterable[str], entities: Iterable[str]) -> Time | None:
     """Return a column as a possible time, with its unit; None if its name or its values rule that out.
 
     In a column that is named or typed as a time, up to 10 % of the values may lie outside the accepted years; in any
@@ -104,8 +105,8 @@ def time_of(column: Column, ids: Iterable[str], entities: Iterable[str]) -> Time
     """
     if column.kind not in ("time", "number", "text") or not column.words.isdisjoint(ids):
         return None
-    named = column.kind == "time" or not column.words.isdisjoint(_TIME)
-    if not named and not column.words.isdisjoint(entities):
+    is_named_time = column.kind == "time" or not column.words.isdisjoint(_TIME_WORDS)
+    if not is_named_time and not column.words.isdisjoint(entities):
         return None
     if not len(column.values) or column.has_decimal_commas:
         return None
@@ -113,7 +114,7 @@ def time_of(column: Column, ids: Iterable[str], entities: Iterable[str]) -> Time
         seconds = _seconds(column.values, unit)
         inside = seconds.filter(pc.and_(pc.greater_equal(seconds, _LOW), pc.less_equal(seconds, _HIGH)))
         share = len(inside) / len(column.values)
-        if len(inside) and share >= (_MIN_SHARE if named else 1):
+        if len(inside) and share >= (_MIN_SHARE if is_named_time else 1):
             return Time(column, unit, share, column.distinct / column.rows, pc.max(inside).as_py())
     return None
 
@@ -145,7 +146,7 @@ def _seconds(values: pa.Array, unit: str) -> pa.Array:
     return pc.divide(values.cast(pa.int64(), safe=False), _PER_SECOND[unit])
 
 
-def row_time(times: Iterable[Time], entities: Iterable[str]) -> Time | None:
+def choose_row_time(times: Iterable[Time], entities: Iterable[str]) -> Time | None:
     """Return the column that tells best when the event of a row happened; None if no column has enough times.
 
     A column has enough times if 90 % of all rows have an accepted one. These criteria decide, in this order: times of
@@ -156,21 +157,21 @@ def row_time(times: Iterable[Time], entities: Iterable[str]) -> Time | None:
         times: Columns that may hold the time of a row.
         entities: Words for entities that have times of their own, such as "user", which may be the time of a sign-up.
     """
-    others = _OTHER_EVENTS.union(entities)
+    others = _OTHER_EVENT_WORDS.union(entities)
 
-    def order(time: Time) -> tuple[float, ...]:
+    def sort_key(time: Time) -> tuple[float, ...]:
         words = time.column.words
-        named = not words.isdisjoint(_TIME)
+        is_named_time = not words.isdisjoint(_TIME_WORDS)
         date_only, distinct = time.unit == "date", round(time.distinct, 1)
-        return (date_only, not words.isdisjoint(others), -distinct, not named, -time.latest, time.column.place)
+        return (date_only, not words.isdisjoint(others), -distinct, not is_named_time, -time.latest, time.column.number)
 
     enough = (
         time for time in times if time.share * (time.column.rows - time.column.nulls) >= _MIN_SHARE * time.column.rows
     )
-    return min(enough, key=order, default=None)
+    return min(enough, key=sort_key, default=None)
 
 
-def days_of(times: pa.Array, unit: str, offset: timedelta = timedelta()) -> list[date]:
+def distinct_days(times: pa.Array, unit: str, offset: timedelta = timedelta()) -> list[date]:
     """Return the distinct days of a column, without those outside the years that prep accepts.
 
     Values that are no times are ignored.
@@ -178,7 +179,7 @@ def days_of(times: pa.Array, unit: str, offset: timedelta = timedelta()) -> list
     Args:
         times: Values of a column.
         unit: Unit of the values, a value of `time.unit`.
-        offset: UTC offset of the time zone in which days begin; it does not apply to the unit `date`.
+        offset: UTC offset of the time zone whose midnight begins a day; it does not apply to the unit `date`.
     """
     seconds = _seconds(times.drop_null(), unit).drop_null()
     if unit != "date" and offset:

@@ -1,29 +1,34 @@
-"""Reduction of a preparation to the expressions, derived columns, side tables and times that a model's inputs need."""
+"""Reduce the configuration of a preparation to what the inputs of a model need.
+
+`data_prep.inputs.read` reads raw logs for a prediction by the reduced configuration, so the log needs only the columns
+that the model's features, the requested id columns and `log.where` read. Id columns are copied to the output.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from data_prep.expressions import parse, word_of
+from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import TIME_WORDS, Resolved, owner_of, tables_of
+from data_prep.transforms.resolve import TIME_WORDS, Resolved, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.text.suggest import nearest
+from ple_rec.text.suggest import nearest_name
 
-CARRIED = "id__"  # Prefix of the names of id columns; the name of a feature has no two underscores in a row.
-GROUP = "group"
-_NO_SPLIT = DaySplit(by="day", train=(1, 1), valid=(2, 2), test=(3, 3))  # A split is required; this reads no column.
+ID_PREFIX = "id__"  # Prefix of id columns; no feature has it, since no feature's name has two underscores in a row.
+GROUP = "group"  # Name of the id column with the value of the key `group` of prep.toml, such as the user.
+_NO_SPLIT = DaySplit(by="day", train=(1, 1), valid=(2, 2), test=(3, 3))  # A required key; this split reads no column.
 
 
 def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[str, str]) -> PrepConfig:
-    """Return a configuration that has only some features of a preparation, and id columns.
+    """Return a configuration that has only some features of a preparation, and id columns in place of `carry`.
 
-    Everything else is neither checked nor read. Such a configuration cannot make a dataset directory.
+    `carry` has the columns that are copied to the output. The configuration has no tasks, so no dataset directory can
+    be made by it.
 
     Args:
         config: Configuration of the preparation.
@@ -34,8 +39,8 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     dense = tuple(number for number in config.dense if number.name in features)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
     words = _words(config, [text for text in (*texts, *ids.values()) if text is not None])
-    used = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
-    needs_time = words & set(TIME_WORDS) or any(side.day is not None for side in used.values())
+    sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
+    needs_time = words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -48,22 +53,26 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
         update={
             "sparse": sparse,
             "dense": dense,
-            "sides": used,
+            "sides": sides_read,
             "time": config.time if needs_time else None,
             "derived": {name: text for name, text in config.derived.items() if name in words},
             "split": _NO_SPLIT,
-            "carry": {f"{CARRIED}{name}": text for name, text in ids.items()},
+            "carry": {f"{ID_PREFIX}{name}": text for name, text in ids.items()},
             **left_out,
         }
     )
 
 
 def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
-    """Return the words that expressions read, also through derived columns, keys of side tables and times."""
+    """Return all words that expressions read, including those that the words themselves need.
+
+    A word is a column of the log, `side.column`, a derived column, or a part of the time, such as `time.hour`. Derived
+    columns, keys of side tables and the time are expressions, whose words are included.
+    """
     words: set[str] = set()
     todo = list(texts)
     while todo:
-        for word in parse(todo.pop(), "inputs", tables_of(config)).columns:
+        for word in parse(todo.pop(), "inputs", word_qualifiers(config)).columns:
             if word in words:
                 continue
             words.add(word)
@@ -81,7 +90,7 @@ def check_inputs(resolved: Resolved, table: RawTable) -> None:
     """Refuse files of a log or side table that lack a column; the message names the features that read the column.
 
     Args:
-        resolved: Configuration of `inputs_config`, with its expressions.
+        resolved: Configuration that `inputs_config` has returned, with its parsed expressions.
         table: Files of the log, or of one of its side tables.
 
     Raises:
@@ -93,57 +102,67 @@ def check_inputs(resolved: Resolved, table: RawTable) -> None:
         columns = [*(name for name, _ in file.columns), *file.partitions]
         if missing := [column for column in needed if column not in columns]:
             readers = {column: _readers(resolved.config, column, side) for column in missing}
-            each = "; ".join(f"{column!r} for {', '.join(readers[column])}" for column in missing)
+            readers_text = "; ".join(f"{column!r} for {', '.join(readers[column])}" for column in missing)
             raise DataError(
-                file.shown,
+                file.display_name,
                 f"lacks column{'s' if len(missing) > 1 else ''} {', '.join(map(repr, missing))}",
-                f"a prediction reads what training read ({resolved.place}): {each}",
-                _fix(missing[0], readers[missing[0]], columns),
+                f"a prediction reads what training read ({resolved.place}): {readers_text}",
+                _missing_column_fix(missing[0], readers[missing[0]], columns),
             )
 
 
 def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
-    """Return the readers of a column; the key of a side table is read by all who read the table."""
+    """Return the features and options that read a column of the log, or of the side table `side`.
+
+    A column of a side table that no feature or option names is one of its join keys; then all readers of the side table
+    are returned.
+    """
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
     texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
     texts |= {"log.where": (config.log.where,)}
-    texts |= {f"{Option.IDS} {name.removeprefix(CARRIED)}": (text,) for name, text in config.carry.items()}
+    texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
     words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
-    name = word_of(column) if side is None else f"{side}.{column}"
+    name = column_to_word(column) if side is None else f"{side}.{column}"
     readers = [reader for reader, read in words.items() if name in read]
     return readers or [reader for reader, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
 
 
-def _fix(column: str, readers: Sequence[str], columns: Sequence[str]) -> str:
+def _missing_column_fix(column: str, readers: Sequence[str], columns: Sequence[str]) -> str:
     if all(reader.startswith(f"{Option.IDS} ") for reader in readers):
         return f"leave it out of {Option.IDS}"
     if list(readers) == ["log.where"]:
         return f"write the column into every file, or pass {Option.ALL_ROWS}"
-    near = nearest(column, columns, cutoff=0.7)
+    near = nearest_name(column, columns, cutoff=0.7)
     renamed = "" if near is None else f"if {near!r} is meant, rename it; else "
     return f"{renamed}write what is lacking into every file, null where a row has no value"
 
 
-def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there: bool) -> dict[str, str]:
-    """Return the expressions of the id columns, by name.
+def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, skip_missing: bool) -> dict[str, str]:
+    """Return the expressions of the id columns, by name, in the order of `names`.
 
-    If `group` is a column of the log, it gets the column's name, so that both names give one id column.
+    If the expression of the key `group` is just a column of the log, such as `user_id`, the id column `group` is called
+    `user_id`, so that asking for both gives one column. It keeps its name if `user_id` also names a feature or a column
+    of `carry` that reads something else.
 
     Args:
         config: Configuration of the preparation.
-        names: Names of columns of the log, `side.column`, `group`, features, or carried columns of the preparation.
+        names: Names of columns of the log, `side.column`, `group`, features, or columns of `carry`.
         log: Files of the log.
-        if_there: True to leave out id columns whose columns the log does not have.
+        skip_missing: True to leave out, without an error, unknown names and id columns that read anything but columns
+            of the log and the time.
 
     Raises:
-        UserError: A name is none of these.
+        UserError: A name is none of those that `names` may have, and `skip_missing` is False.
     """
     known = dict(config.carry) | {f.name: f.source for f in config.sparse} | {d.name: d.source for d in config.dense}
     group = GROUP
     if config.group is not None:
-        own = log_column(config, config.group, log)
-        if own is not None and log_column(config, known.get(own, config.group), log) == own:
-            group = own
+        log_column_name = log_column(config, config.group, log)
+        if (
+            log_column_name is not None
+            and log_column(config, known.get(log_column_name, config.group), log) == log_column_name
+        ):
+            group = log_column_name
         known[GROUP] = config.group
     columns, ids = list(log.schema.names), {}
     for name in (group if name == GROUP else name for name in names):
@@ -154,25 +173,25 @@ def carried(config: PrepConfig, names: Sequence[str], log: RawTable, *, if_there
             ids[name] = _quoted(name)
         elif "." in name and side in config.sides:
             ids[name] = name
-        elif not if_there:
+        elif not skip_missing:
             raise UserError(
                 Option.IDS,
                 f'got "{name}"',
-                "it is a column of the raw logs, or one that prep.toml names: group, a feature, a carried column",
+                "it is a column of the raw logs, or one that prep.toml names: group, a feature, a column of carry",
                 column_fix(name, columns, [*known]),
             )
-    if if_there:
-        available = {*map(word_of, columns), *TIME_WORDS, *config.derived}
+    if skip_missing:
+        available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
         ids = {name: text for name, text in ids.items() if _words(config, [text]) <= available}
     return ids
 
 
 def log_column(config: PrepConfig, text: str, log: RawTable) -> str | None:
-    """Return the column of the log that an expression names and nothing more; None for any other expression."""
-    expression = parse(text, "inputs", tables_of(config))
+    """Return the column of the log that an expression consists of; None for any other expression."""
+    expression = parse(text, "inputs", word_qualifiers(config))
     if not expression.is_column:
         return None
-    table, column = owner_of("inputs", expression.columns[0], config)
+    table, column = locate_word("inputs", expression.columns[0], config)
     return column if table == "log" and column in log.schema.names else None
 
 
@@ -180,11 +199,11 @@ def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def plain_config(schema: DatasetSchema) -> PrepConfig:
-    """Return the configuration for a dataset without `prep.toml`: each feature is the column of its name."""
+def config_from_schema(schema: DatasetSchema) -> PrepConfig:
+    """Return the configuration for a dataset without `prep.toml`: each feature is the raw column of the same name."""
     return PrepConfig.model_construct(
         name=schema.name,
-        log=LogConfig(files=("log",)),
+        log=LogConfig(files=("log",)),  # A required key; these files are not read.
         sparse=tuple(
             SparseSpec(name=feature.name, table=feature.table, bag=feature.bag, weights=feature.weights)
             for feature in schema.sparse

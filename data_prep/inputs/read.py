@@ -1,7 +1,9 @@
-"""Raw logs as a model's inputs, for prediction: the columns that `ple-rec prep` would encode, of every row, in order.
+"""Read raw logs as the inputs of a model, for `ple-rec predict --data`.
 
-Expressions, joins and rules are those of a preparation, but there are no tasks, splits, checks, weights or sampling,
-and columns that only these read are not needed. Only `log.where` leaves out rows.
+The result has the feature columns that `ple-rec prep` would encode, in the order of the log, for the rows that
+`log.where` keeps (with `all_rows`, for every row). Expressions, joins and rules for features are those of the
+preparation. Its tasks, splits, `checks`, sample weights and sampling are not applied, so the log need not have the
+columns that only these read.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from typing import cast
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.diagnose import diagnosed
+from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import DiskFullError, EngineError, OutOfMemoryError
-from data_prep.inputs.columns import CARRIED, carried, check_inputs, inputs_config
-from data_prep.inputs.times import RawTimeColumn, raw_times_of
+from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, inputs_config
+from data_prep.inputs.times import RawTimeColumn, find_raw_times
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
@@ -32,8 +34,8 @@ from data_prep.transforms.rows import Derived, LogRows, derive
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, Option, UserError
 
-UNIT_ROWS = 131_072  # At most so many rows of the log are computed together.
-_AGAIN = f"run again with {Option.OVERWRITE} when nothing writes to them"
+MAX_BATCH_ROWS = 131_072  # Largest number of rows of the log that are computed together.
+_RUN_AGAIN = f"run again with {Option.OVERWRITE} when nothing writes to them"
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class InputOptions:
         data: File, folder or glob of the log's files (`--data`).
         source: Folder of the files of side tables (`--from`).
         features: Names of the features that the model reads.
-        ids: Names of the id columns: columns of the log, `side.column`, `group`, features before encoding, and carried
-            columns of the preparation.
-        if_there: True to leave out id columns that the log does not have.
+        ids: Names of the id columns, which are copied to the output: columns of the log, `side.column`, `group`,
+            features before encoding, and columns of `carry` in the preparation.
+        skip_missing_ids: True to leave out id columns that the log does not have.
         all_rows: True to read also the rows that `log.where` leaves out.
-        memory: Bytes that DuckDB and this process may use, about; None for most of the machine's memory.
+        memory: Approximate number of bytes that DuckDB and this process may use; None for most of the machine's memory.
         threads: Number of threads of DuckDB; None for one per core.
     """
 
@@ -56,35 +58,36 @@ class InputOptions:
     source: str
     features: tuple[str, ...]
     ids: tuple[str, ...]
-    if_there: bool = False
+    skip_missing_ids: bool = False
     all_rows: bool = False
     memory: int | None = None
     threads: int | None = None
 
 
 class Inputs:
-    """Rows of raw logs; see `open_inputs`.
+    """Rows of raw logs as inputs of a model; `open_inputs` returns them.
 
     Args:
-        engine: Engine that computes them.
-        resolved: Configuration of the inputs, with the files.
-        raw_times: Id columns of times, by name, which are read in the type and the zone of the file.
+        engine: Engine that computes the columns.
+        resolved: Configuration of the inputs, with the files of the log and of the side tables.
+        raw_times: Id columns that hold times, by name. They are read from the files and not by the engine, which would
+            lose their type and time zone.
 
     Attributes:
         ids: Names of the id columns.
         rows: Number of rows of the log's files.
         tables: Files of the log and of the side tables.
-        left_out: Condition `log.where`; None if no rows are left out.
+        filter_condition: Condition `log.where` of the rows that are read; None if all rows are read.
     """
 
     def __init__(self, engine: Engine, resolved: Resolved, raw_times: Mapping[str, RawTimeColumn]) -> None:
-        self._source, self._raw_times = LogRows(engine, resolved), raw_times
+        self._log_rows, self._raw_times = LogRows(engine, resolved), raw_times
         self.tables = resolved.tables
-        self.ids = tuple(name.removeprefix(CARRIED) for name in resolved.config.carry)
+        self.ids = tuple(name.removeprefix(ID_PREFIX) for name in resolved.config.carry)
         self.rows = self._log.rows
-        self.left_out = resolved.config.log.where
+        self.filter_condition = resolved.config.log.where
         columns = len(resolved.log_columns) + sum(map(len, resolved.side_columns.values()))
-        self._unit = min(UNIT_ROWS, engine.unit_rows(max(columns, 1)))
+        self._batch_rows = min(MAX_BATCH_ROWS, engine.max_unit_rows(max(columns, 1)))
 
     @property
     def _log(self) -> RawTable:
@@ -94,81 +97,93 @@ class Inputs:
     def _files(self) -> list[RawFile]:
         return [file for table in self.tables.values() for file in table.files]
 
-    def stamps(self) -> list[dict[str, object]]:
-        """Return the identity of each file: name, number of rows, size and time of change."""
+    def file_records(self) -> list[dict[str, object]]:
+        """Return table, name, rows, bytes and stamp of each file; the stamp changes whenever the file is written."""
         return [
-            {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "stamp": list(file.stamp)}
+            {"table": name, "file": file.display_name, "rows": file.rows, "bytes": file.size, "stamp": list(file.stamp)}
             for name, table in self.tables.items()
             for file in table.files
         ]
 
     def locate(self, position: int) -> str:
-        """Return the place of a row of the log for messages; a CSV file is read up to the row for that."""
+        """Return the file and the line or row at a position of the log, for messages.
+
+        A CSV file is read up to that line.
+        """
         return self._log.locate(position)
 
-    def file_of(self, position: int) -> str:
-        """Return the name of the file that a row of the log lies in, for messages."""
-        return self._log.file_of(position).shown
+    def file_name_at(self, position: int) -> str:
+        """Return the name of the file that contains a position of the log, for messages."""
+        return self._log.file_at(position).display_name
 
     def batches(self, first: int = 0) -> Generator[pa.Table]:
-        """Yield the rows from a position on, in order: `POSITION`, `raw__<feature>`, `weights__<feature>`, dense, ids.
+        """Yield the rows from a position on, in the order of the log.
 
-        An id column has the prefix `CARRIED`. A log without rows gives one batch without rows.
+        The columns are `POSITION`, `raw__<feature>` and `weights__<feature>` of sparse features, the dense features,
+        and the id columns with the prefix `ID_PREFIX`. If the log has no row from that position on, one batch without
+        rows is yielded.
+
+        Args:
+            first: Position of the first row.
 
         Raises:
             UserError: Memory is exhausted, or the disk is full.
-            DataError: A row breaks a rule of a feature, or a file is damaged or has changed.
+            DataError: A row breaks a rule of a feature, an expression cannot be computed, or a file is damaged or has
+                changed.
         """
         try:
-            with refuse_changes(self._files, _AGAIN):
-                check_pages(self._source.resolved)
-                if not self._source.sides:
-                    self._source = self._source.with_sides(keep=True)  # They are read once, and joined to every unit.
-                for start in range(first, self.rows, self._unit) if first < self.rows else [first]:
-                    yield self._unit_of(start, min(start + self._unit, max(self.rows, start)))
+            with refuse_changes(self._files, _RUN_AGAIN):
+                check_pages(self._log_rows.resolved)
+                if not self._log_rows.sides:
+                    self._log_rows = self._log_rows.with_sides(materialize=True)  # Side tables are read once.
+                for start in range(first, self.rows, self._batch_rows) if first < self.rows else [first]:
+                    yield self._read_batch(start, min(start + self._batch_rows, max(self.rows, start)))
         except EngineError as error:
-            raise diagnosed(error, self._source.engine, self._source.resolved, self._source.joined) from error
+            raise find_cause(error, self._log_rows.engine, self._log_rows.resolved, self._log_rows.joined) from error
         except OutOfMemoryError as error:
-            rule = "rows of the log are joined and sorted in it"
+            rule = "rows of the log are joined and sorted in memory"
             raise UserError(f"predict {Option.MEMORY}", error.value, rule, "give more") from error
         except DiskFullError as error:
             raise UserError(f"predict {Option.OUT}", error.value, "DuckDB spills data there", error.fix) from error
 
     def check_unchanged(self) -> None:
-        """Refuse the rows that were read if a file has changed meanwhile.
+        """Check that no file has changed since it was opened.
 
         Raises:
             DataError: A file has changed.
         """
-        check_unchanged(self._files, _AGAIN)
+        check_unchanged(self._files, _RUN_AGAIN)
 
-    def _unit_of(self, first: int, last: int) -> pa.Table:
-        derived = derive(self._source.joined(first, last), self._source.resolved, split=False)
+    def _read_batch(self, first: int, last: int) -> pa.Table:
+        derived = derive(self._log_rows.joined(first, last), self._log_rows.resolved, split=False)
+        # Internal columns have names that begin with `__`; of them, only the position is returned.
         columns = [name for name in derived.table.columns if name == POSITION or not name.startswith("__")]
-        rows = self._source.engine.fetch(derived.table.select(*columns, REASON).order_by(POSITION))
-        if rows.num_rows > last - first or (rows.num_rows < last - first and self.left_out is None):
+        rows = self._log_rows.engine.fetch(derived.table.select(*columns, REASON).order_by(POSITION))
+        if rows.num_rows > last - first or (rows.num_rows < last - first and self.filter_condition is None):
             raise DataError(
-                f"{self.locate(first)} and what follows",
+                f"{self.locate(first)} and the rows after it",
                 f"{rows.num_rows:,} rows were read",
                 f"the footers count {last - first:,}",
                 "a file is damaged: copy or write it again",
             )
+        # The number of the rule that each row breaks; 0 for a row that breaks none.
         reasons = rows[REASON].to_numpy()
         if reasons.any():
-            self._refuse(derived, int(reasons[reasons > 0][0]))
+            self._raise_bad_row(derived, int(reasons[reasons > 0][0]))
         rows = rows.drop_columns(REASON)
         if self._raw_times:
-            places_N = pc.subtract(rows[POSITION], first)
+            offsets = pc.subtract(rows[POSITION], first)  # `log.where` may have left out rows.
             for name, column in self._raw_times.items():
-                i = rows.column_names.index(f"{CARRIED}{name}")
-                rows = rows.set_column(i, rows.column_names[i], column.rows(first, last).take(places_N))
+                i = rows.column_names.index(f"{ID_PREFIX}{name}")
+                rows = rows.set_column(i, rows.column_names[i], column.read_rows(first, last).take(offsets))
         return rows
 
-    def _refuse(self, derived: Derived, reason: int) -> None:
-        rule, position, value = derived.first_broken(self._source.engine, reason)
+    def _raise_bad_row(self, derived: Derived, reason: int) -> None:
+        """Raise the error of the first row that breaks a rule; `reason` is the rule's number in `Derived.rules`."""
+        rule, position, value = derived.find_first_broken(self._log_rows.engine, reason)
         raise DataError(
             self.locate(position),
-            f"{self._source.resolved.quoted(rule.key)} is {shown_value(value)}",
+            f"{self._log_rows.resolved.quoted(rule.key)} is {shown_value(value)}",
             f"{rule.rule}; training saw no such row",
             "correct or remove the row",
         )
@@ -178,13 +193,15 @@ class Inputs:
 def open_inputs(
     config: PrepConfig, place: str, options: InputOptions, work: Path, progress: Progress
 ) -> Iterator[Inputs]:
-    """Open raw logs, whose rows are read as a preparation reads them.
+    """Open raw logs, to read their rows as a preparation reads them.
 
     Args:
-        config: Configuration of the preparation of the dataset that the model was trained on, with `[found]`.
+        config: Configuration of the preparation of the dataset that the model was trained on, with the values of
+            `[found]` that the preparation took from its log, such as the types of CSV columns.
         place: Name of the configuration in messages.
         options: Options for reading the logs.
-        work: Folder for data that does not fit in memory, and for CSV files as Parquet, which later calls use again.
+        work: Folder for data that does not fit in memory, and for CSV files that are converted to Parquet. Later calls
+            with the same folder do not convert them again.
         progress: Progress that is shown to the user.
 
     Raises:
@@ -212,19 +229,20 @@ def open_inputs(
             raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error
 
     raw = find("log", log, ".")
-    ids = carried(config, options.ids, raw, if_there=options.if_there)
+    ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
     config = config.model_copy(update={"log": log})
-    resolved = resolve(inputs_config(config, options.features, ids), place, prepared=True)
+    resolved = resolve(inputs_config(config, options.features, ids), place, is_from_dataset=True)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
-    raw_times = raw_times_of(config, ids, raw, lambda as_text: find("log", as_text, "."))
+    # CSV files are read once more with times as text, to keep their time zones.
+    raw_times = find_raw_times(config, ids, raw, lambda text_log: find("log", text_log, "."))
     tables = {"log": raw}
     for name, side in resolved.config.sides.items():
         tables[name] = find(name, cast(FilesConfig, side), options.source, resolved)
     spill = work / "engine"
     shutil.rmtree(spill, ignore_errors=True)  # A call that was killed may have left it.
     spill.mkdir()
-    engine = DuckEngine(spill, memory=options.memory, threads=options.threads, once=True)
+    engine = DuckEngine(spill, memory=options.memory, threads=options.threads, reads_once=True)
     try:
         yield Inputs(engine, replace(resolved, tables=tables), raw_times)
     finally:

@@ -1,1 +1,1 @@
-"""The dataset directory: its parts and metadata, and the steps by which it appears whole."""
+"""The dataset directory: its Parquet files (parts) and metadata, and how a complete one gets to its place."""

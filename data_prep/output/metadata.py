@@ -1,4 +1,7 @@
-"""Metadata of a dataset directory: schema, names of buckets, types of CSV columns, statistics of finished parts."""
+"""Metadata of a dataset directory: its schema, its statistics, names of buckets, and inferred types of CSV columns.
+
+The parts of a dataset are its Parquet files, in one folder for each split.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,11 @@ from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Sp
 
 @contextmanager
 def parts_engine(stage: Path, memory: int | None = None) -> Iterator[DuckEngine]:
-    """Open an engine that works in the folder of the parts, and removes its files at the end.
+    """Open a DuckDB engine with a temporary folder beside the parts, which is removed at the end of the block.
 
     Args:
-        stage: Folder of the parts.
-        memory: Bytes that the engine may use; None for 80 % of the machine's.
+        stage: Folder of the dataset.
+        memory: Bytes that the process may use, about; None for DuckDB's default, 80 % of the machine's memory.
     """
     work = stage / "work"
     work.mkdir(exist_ok=True)
@@ -45,14 +48,16 @@ def describe(
     slices: Sequence[str] | None = None,
     names: Mapping[str, Mapping[int, str]] | None = None,
 ) -> dict[str, Any]:
-    """Return `stats.json` of the parts below a folder, as `data_prep.stats` describes it.
+    """Compute the content of `stats.json`, whose format `data_prep.stats` describes, from the parts of a dataset.
 
     Args:
         engine: Engine of `parts_engine`.
-        stage: Folder of the parts.
+        stage: Folder of the dataset.
         schema: Schema of the dataset.
-        slices: Columns by whose values labels are correlated, as `compute` takes them.
-        names: Value that each row stands for, by table and row.
+        slices: Columns by whose values the rows are sliced for correlations of labels; None for the default of
+            `compute`.
+        names: Text for rows of embedding tables, such as the value that a row stands for, by table and row. The result
+            of `bucket_names` is one example.
     """
     files = {split: sorted((stage / split).glob("*.parquet")) for split in SPLITS}
     return compute(engine, files, schema, slices=slices, names=names)
@@ -65,7 +70,15 @@ def build_schema(
     fingerprint: str,
     parent: Parent | None,
 ) -> DatasetSchema:
-    """Return the content of `schema.toml`."""
+    """Return the content of `schema.toml`.
+
+    Args:
+        config: Configuration, with the values that are computed from the log filled in.
+        tables: Embedding tables.
+        files: Parts of each split.
+        fingerprint: Fingerprint of the dataset.
+        parent: Dataset to which a day is appended, and whose ids the day keeps; None if no day is appended.
+    """
     spaces = space_columns(config)
     return DatasetSchema(
         version=1,
@@ -98,21 +111,28 @@ def build_schema(
 
 
 def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
-    """Return the bounds of each bucket of the bucketised features, by table and row."""
+    """Return the bounds of each bucket as a text, `< 0` or `[0, 10)`, by bucketised feature and row of its table.
+
+    Features whose edges are not known are left out, and so is row 0, which stands for a missing value.
+    """
     names = {}
     for feature in config.sparse:
         if feature.edges is not None:
             bounds = [f"{edge:g}" for edge in feature.edges]
-            lower = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
-            names[feature.name] = dict(enumerate(lower, 1))
+            texts = [f"< {bounds[0]}", *(f"[{a}, {b})" for a, b in pairwise(bounds)), f">= {bounds[-1]}"]
+            names[feature.name] = dict(enumerate(texts, 1))
     return names
 
 
 def inferred_types(resolved: Resolved) -> dict[str, dict[str, ColumnType]]:
-    """Return the inferred types of the CSV columns that expressions read, by table and column."""
+    """Return the inferred types of the CSV columns that expressions read, by table (`log` or a side table) and column.
+
+    Tables without such columns are left out.
+    """
     columns = {"log": resolved.log_columns, **resolved.side_columns}
     types = {}
     for name, table in resolved.tables.items():
+        # `text` describes a CSV file and is None for a Parquet file. All files of a table have the same types.
         text = table.files[0].text
         inferred = {} if text is None else text.inferred
         types[name] = {column: inferred[column] for column in columns[name] if column in inferred}

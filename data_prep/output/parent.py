@@ -1,4 +1,8 @@
-"""Dataset directory whose ids an appended day keeps (`prep --append`)."""
+"""Parent of an appended day: the dataset directory to which `ple-rec prep --append` adds a day of the log.
+
+A day is appended as a dataset of its own, which keeps the ids, the edges of buckets and the thresholds of its parent.
+So a model that was trained on the parent can be trained on that day.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +25,9 @@ class Parent:
     Args:
         path: Path or address of the directory.
         schema: Schema of the dataset.
-        config: Configuration of `prep.toml`, with the values that were taken from the log in `found`.
-        vocabularies: Files of this machine with the vocabularies, by table; bucketised features have none.
+        config: Configuration of `prep.toml`; its section `found` holds the values that were computed from the log.
+        vocabularies: Files of the vocabularies on this machine, copied if `path` is an address, by table; bucketised
+            features have none.
     """
 
     path: Location
@@ -35,8 +40,8 @@ class Parent:
         """Open a complete dataset directory.
 
         Raises:
-            UserError: The directory was not made by `ple-rec prep` from a configuration.
-            DataError: The directory is not complete, or a file has changed since it was prepared.
+            UserError: There is no dataset directory, or it was not made by `ple-rec prep` from a configuration.
+            DataError: The directory is not complete, or a file is missing or has changed since it was prepared.
         """
         schema = load_schema(path)
         if not (path / PREP_FILE).is_file():
@@ -54,7 +59,7 @@ class Parent:
         files = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
         for file in files.values():
             if not file.is_file():
-                rule = "an appended day keeps the row of each value, which the file holds"
+                rule = "an appended day keeps the row of each value, which this file holds"
                 raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
         return cls(path, schema, config, files)
 

@@ -1,4 +1,7 @@
-"""Writing of the parts of one split, in units that fit in memory."""
+"""Division of a split into parts (its Parquet files), and of the parts into units that an engine writes.
+
+A *unit* is a run of consecutive parts whose rows are computed, sorted and written together, as many as fit in memory.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from data_prep.engines.base import PART, Engine, PartFile, Unit
-from data_prep.engines.look_up import Entries
-from data_prep.output.parts import PartLayout, read_part
+from data_prep.engines.look_up import LookupTable
+from data_prep.output.parts import ParquetPartSink, read_part
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import quotient
@@ -26,43 +29,55 @@ from data_prep.transforms.columns import (
     space_columns,
     weights_column,
 )
-from data_prep.transforms.encode import in_groups
+from data_prep.transforms.encode import encode_in_groups
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.schema import Table
 from ple_rec.errors import DataError
 
-MIN_ROW_GROUPS = 16  # A split of enough rows has so many row groups, so that as many ranks can read it.
-DICTIONARY_ROWS = 65_536  # Columns whose table has at most so many rows are dictionary-encoded.
-KEPT_CELLS = 2**28  # Rows of more cells are computed again by each query, since they would fill the disk.
-_KEY, _AT = "__order", "__at"
-_LEAST = -(2**63)
-_BAG_LENGTH = 16  # The memory of a unit is estimated with so many items for a bag without `max_length`.
+MIN_ROW_GROUPS = 16  # Least number of row groups of a split of 16 rows or more, so that 16 ranks can read it.
+DICTIONARY_ROWS = 65_536  # Most rows of an embedding table whose column of ids is dictionary-encoded.
+# Rows that several queries read are stored if they have at most this many cells. More cells would fill the disk, so
+# each query computes the rows again.
+MAX_KEPT_CELLS = 2**28
+# Columns by which rows are divided into parts. `_KEY` is the group, or the position if the log has no groups. `_TIE` is
+# the position of a row without a group, so that such rows can be divided anywhere, and 0 for any other row.
+_KEY, _TIE = "__order", "__at"
+_INT64_MIN = -(2**63)
+_BAG_LENGTH = 16  # Items of a bag without `max_length`, in the estimate of the memory that a unit takes.
 
 
-class _Cut(NamedTuple):
-    """First key of a part in the order of groups, and the number of its rows."""
+class _PartStart(NamedTuple):
+    """Beginning of a part in rows that are sorted by group, and the number of its rows.
+
+    Args:
+        key: Value of `_KEY` in its first row.
+        tie: Value of `_TIE` in its first row.
+        rows: Number of rows of the part.
+    """
 
     key: int
-    at: int
+    tie: int
     rows: int
 
 
-def _from(rows: ir.Table, cut: _Cut) -> ir.BooleanValue:
-    """Return True for rows at or after the beginning of a part."""
-    return (rows[_KEY] > cut.key) | ((rows[_KEY] == cut.key) & (rows[_AT] >= cut.at))
+def _is_at_or_after(rows: ir.Table, part_start: _PartStart) -> ir.BooleanValue:
+    """Return a condition that is true for rows at or after the beginning of a part."""
+    return (rows[_KEY] > part_start.key) | ((rows[_KEY] == part_start.key) & (rows[_TIE] >= part_start.tie))
 
 
 class SplitWriter:
-    """Units of a split that an engine writes; parts that a stopped run has completed are kept.
+    """Writer of one split: it yields units for an engine to write, and records the parts that were written.
+
+    Parts that a stopped run has completed are recorded, too, and belong to no unit.
 
     Args:
         engine: Engine that computes the rows.
-        config: Configuration with the values that were taken from the log.
+        config: Configuration, with the values that are computed from the log filled in.
         folder: Folder of the split's parts.
-        fingerprint: Fingerprint of the dataset.
+        fingerprint: Fingerprint of the dataset, by which parts of a stopped run are recognised.
         vocabularies: Vocabularies by table; bucketised features have none.
-        tables: Tables by name.
-        progress: Progress, to which the rows of complete parts are added.
+        tables: Embedding tables by name.
+        progress: Progress, to which the rows of parts that a stopped run has completed are added.
     """
 
     def __init__(
@@ -71,74 +86,78 @@ class SplitWriter:
         config: PrepConfig,
         folder: Path,
         fingerprint: str,
-        vocabularies: Mapping[str, Entries],
+        vocabularies: Mapping[str, LookupTable],
         tables: Mapping[str, Table],
         progress: Progress,
     ) -> None:
         self.engine, self.config, self.folder, self.progress = engine, config, folder, progress
         self.fingerprint, self.vocabularies, self.tables = fingerprint, vocabularies, tables
         self.written: list[PartFile] = []
-        self._units = 0
+        self._unit_count = 0
         self._labels = {label_column(task) for task in config.tasks}
         self._table_names = {feature.name: feature.table_name for feature in config.sparse}
 
-    def in_order(self, parts: Mapping[int, int], rows_of: Callable[[Sequence[int]], ir.Table]) -> Iterator[Unit]:
-        """Yield units whose rows are in the order of the log; each part of the log with rows becomes a part.
+    def units_in_log_order(
+        self, parts: Mapping[int, int], rows_of_parts: Callable[[Sequence[int]], ir.Table]
+    ) -> Iterator[Unit]:
+        """Yield units whose rows are in the order of the log.
 
         Args:
-            parts: Number of rows by part.
-            rows_of: Function that returns the rows of consecutive parts.
+            parts: Number of rows of each part, by number of the part.
+            rows_of_parts: Function from the numbers of consecutive parts to their rows.
         """
         total = sum(parts.values())
-        for some in self._into_units(self._without_complete(parts), total):
-            yield self._unit(rows_of(some), (POSITION,), total, None, sum(parts[part] for part in some))
+        for unit_parts in self._group_into_units(self._skip_complete(parts), total):
+            yield self._unit(
+                rows_of_parts(unit_parts), (POSITION,), total, None, sum(parts[part] for part in unit_parts)
+            )
 
-    def by_group(self, rows: ir.Table, total: int) -> Iterator[Unit]:
-        """Yield units whose rows are in the order of their group, then of the log.
+    def units_by_group(self, rows: ir.Table, total: int) -> Iterator[Unit]:
+        """Yield units whose rows are sorted by group, and by position in the log within a group.
 
-        No group lies in two parts or two row groups. Rows without a group, or of group -1, which readers take for
-        none, may be cut anywhere.
+        The rows of a group stay in one part and one row group. Rows without a group, or with the group -1, which means
+        the same, may be divided anywhere.
 
         Args:
             rows: Rows of the split.
-            total: Number of the rows.
+            total: Number of rows.
         """
         group = GROUP_COLUMN if self.config.group is not None else None
         key = rows[POSITION] if group is None else rows[group].fill_null(NO_GROUP)
-        ordered = rows.mutate(**{_KEY: key, _AT: ibis.ifelse(key == NO_GROUP, rows[POSITION], 0)})
-        ordered = self.engine.named(ordered)  # The expressions are compiled once for all queries below.
-        cuts = self._cuts(ordered, total)
+        ordered = rows.mutate(**{_KEY: key, _TIE: ibis.ifelse(key == NO_GROUP, rows[POSITION], 0)})
+        ordered = self.engine.create_view(ordered)  # So the expressions are compiled once for all queries.
+        part_starts = self._find_part_starts(ordered, total)
         part: ir.IntegerValue = ibis.literal(0, "int32")
-        for cut in cuts[1:]:
-            part = part + _from(ordered, cut).cast("int32")
+        for part_start in part_starts[1:]:
+            part = part + _is_at_or_after(ordered, part_start).cast("int32")
         ordered = ordered.mutate(**{PART: part.cast("int32")})
-        sizes = {i: cut.rows for i, cut in enumerate(cuts)}
-        for some in self._into_units(self._without_complete(sizes), total):
+        sizes = {i: part_start.rows for i, part_start in enumerate(part_starts)}
+        for unit_parts in self._group_into_units(self._skip_complete(sizes), total):
             chosen = ordered
-            if len(some) < len(cuts):
-                chosen = ordered.filter(_from(ordered, cuts[some[0]]))
-                if some[-1] + 1 < len(cuts):
-                    chosen = chosen.filter(~_from(chosen, cuts[some[-1] + 1]))
-            yield self._unit(chosen, (_KEY, POSITION), total, group, sum(sizes[part] for part in some))
+            if len(unit_parts) < len(part_starts):
+                chosen = ordered.filter(_is_at_or_after(ordered, part_starts[unit_parts[0]]))
+                if unit_parts[-1] + 1 < len(part_starts):
+                    chosen = chosen.filter(~_is_at_or_after(chosen, part_starts[unit_parts[-1] + 1]))
+            yield self._unit(chosen, (_KEY, POSITION), total, group, sum(sizes[part] for part in unit_parts))
 
-    def _cuts(self, rows: ir.Table, total: int) -> list[_Cut]:
-        """Return the cuts between parts of about `part_rows` rows; a cut lies between two keys."""
+    def _find_part_starts(self, rows: ir.Table, total: int) -> list[_PartStart]:
+        """Return the beginnings of parts of about `output.part_rows` rows; no part begins inside a group."""
         size = self.config.output.part_rows
         if total <= size:
-            return [_Cut(_LEAST, 0, total)]
-        counted = rows.group_by([_KEY, _AT]).aggregate(rows=rows.count().cast("int64"))
-        order = [_KEY, _AT]
+            return [_PartStart(_INT64_MIN, 0, total)]
+        counted = rows.group_by([_KEY, _TIE]).aggregate(rows=rows.count().cast("int64"))
+        order = [_KEY, _TIE]
         before = counted["rows"].sum().over(ibis.cumulative_window(order_by=order)) - counted["rows"]
         parts = counted.mutate(part=quotient(before.cast("int64"), size))
         parts = parts.mutate(last=parts["part"].lag().over(ibis.window(order_by=order)))
         sizes = parts.group_by("part").aggregate(rows=parts["rows"].sum().cast("int64")).order_by("part")
         begins = parts.filter(parts["last"].isnull() | (parts["last"] != parts["part"])).order_by("part")
-        first = self.engine.fetch(begins.select(key=_KEY, at=_AT)).to_pylist()
-        rows_of = self.engine.fetch(sizes)["rows"].to_pylist()
-        return [_Cut(begin["key"], begin["at"], count) for begin, count in zip(first, rows_of, strict=True)]
+        starts = self.engine.fetch(begins.select(key=_KEY, tie=_TIE)).to_pylist()
+        counts = self.engine.fetch(sizes)["rows"].to_pylist()
+        return [_PartStart(begin["key"], begin["tie"], count) for begin, count in zip(starts, counts, strict=True)]
 
-    def _without_complete(self, parts: Mapping[int, int]) -> dict[int, int]:
-        """Record the parts that a stopped run has completed, and return the rows of the others."""
+    def _skip_complete(self, parts: Mapping[int, int]) -> dict[int, int]:
+        """Record the parts that a stopped run has completed; return the number of rows of each other part."""
         missing = {}
         for part in sorted(parts):
             file = read_part(self.folder / f"part-{part:05d}.parquet", part, self.fingerprint)
@@ -149,16 +168,17 @@ class SplitWriter:
                 missing[part] = parts[part]
         return missing
 
-    def _into_units(self, parts: Mapping[int, int], total: int) -> Iterator[list[int]]:
+    def _group_into_units(self, parts: Mapping[int, int], total: int) -> Iterator[list[int]]:
         """Yield runs of consecutive parts that fit in memory together.
 
         Args:
-            parts: Number of rows by part, ascending.
-            total: Rows of the split, of which each stream of the engine gets a share of whole parts.
+            parts: Number of rows of each part, in ascending order of the parts.
+            total: Number of rows of the split. A unit has at most a share of it, rounded up to whole parts: one share
+                for each unit that the engine writes concurrently.
         """
         size = self.config.output.part_rows
-        share = -(-total // (self.engine.streams * size)) * size
-        limit = min(self.engine.unit_rows(columns_of(self.config)), share)
+        share = -(-total // (self.engine.max_concurrent_units * size)) * size
+        limit = min(self.engine.max_unit_rows(column_count(self.config)), share)
         unit: list[int] = []
         rows = 0
         for part, count in parts.items():
@@ -171,46 +191,53 @@ class SplitWriter:
             yield unit
 
     def _unit(self, rows: ir.Table, order: tuple[str, ...], total: int, group: str | None, count: int) -> Unit:
-        self._units += 1
-        keep = f"unit_{self.folder.name}_{self._units}" if count * columns_of(self.config) <= KEPT_CELLS else None
+        """Return the unit of `count` encoded rows of the `total` of the split, with the sink that writes its parts."""
+        self._unit_count += 1
+        name = (  # Name under which the engine stores the rows; None to compute them again for each query.
+            f"unit_{self.folder.name}_{self._unit_count}"
+            if count * column_count(self.config) <= MAX_KEPT_CELLS
+            else None
+        )
         keys, features = [PART, *order], self.config.sparse
-        tables = in_groups(self.engine, rows, keys, features, self.vocabularies, self.tables, keep)
+        tables = encode_in_groups(self.engine, rows, keys, features, self.vocabularies, self.tables, name)
         schema = self._schema({name: table[name].type() for table in tables for name in table.columns})
-        layout = PartLayout(
+        sink = ParquetPartSink(
             folder=self.folder,
             schema=schema,
             fingerprint=self.fingerprint,
-            dictionary=tuple(name for name in schema.names if self._has_few_values(name, schema.field(name).type)),
+            dictionary_columns=tuple(
+                name for name in schema.names if self._uses_dictionary(name, schema.field(name).type)
+            ),
             row_group_rows=max(1, min(self.config.output.row_group_rows, total // MIN_ROW_GROUPS)),
             group=group,
         )
-        return Unit(tables[0], order, layout, count, more=tuple(tables[1:]))
+        return Unit(tables[0], order, sink, count, more_columns=tuple(tables[1:]))
 
-    def done(self, unit: Unit, files: Sequence[PartFile]) -> None:
+    def record_written(self, unit: Unit, files: Sequence[PartFile]) -> None:
         """Record the parts of a unit that has been written.
 
         Raises:
-            DataError: The unit has other rows than were counted.
+            DataError: The unit has another number of rows than was counted.
         """
         self.written += files
-        if (rows := sum(file.rows for file in files)) != unit.count:
+        if (rows := sum(file.rows for file in files)) != unit.row_count:
             raise DataError(
                 f"{self.folder.name} of the dataset",
-                f"{rows:,} rows came, {unit.count:,} were counted before",
+                f"{rows:,} rows were written, but {unit.row_count:,} had been counted",
                 "the raw files stay as they are while they are prepared",
                 "run again when nothing writes to them",
             )
 
-    def _has_few_values(self, name: str, kind: pa.DataType) -> bool:
+    def _uses_dictionary(self, name: str, kind: pa.DataType) -> bool:
         if pa.types.is_nested(kind):
             return False
         if name in self._labels:  # Labels are compressed better without a dictionary.
             return False
         table = self._table_names.get(name)
-        return name != GROUP_COLUMN and (table is None or self.tables[table].allocated <= DICTIONARY_ROWS)
+        return name != GROUP_COLUMN and (table is None or self.tables[table].allocated_rows <= DICTIONARY_ROWS)
 
     def _schema(self, types: Mapping[str, dt.DataType]) -> pa.Schema:
-        """Return the columns of a part, features first."""
+        """Return the schema of a part, with the features first."""
         config, spaces = self.config, space_columns(self.config)
         names: list[str | None] = []
         for feature in config.sparse:
@@ -220,19 +247,22 @@ class SplitWriter:
             names += [label_column(task), spaces.get(task.name)]
         names += [WEIGHT_COLUMN, GROUP_COLUMN, DAY_COLUMN, *config.carry]
         chosen = [name for name in dict.fromkeys(names) if name is not None and name in types]
-        return pa.schema([pa.field(name, _arrow(types[name])) for name in chosen])
+        return pa.schema([pa.field(name, _arrow_type(types[name])) for name in chosen])
 
     def files(self) -> list[PartFile]:
-        """Return every part of the split, in order."""
+        """Return all parts of the split, in order."""
         return sorted(self.written, key=lambda file: file.part)
 
 
-def columns_of(config: PrepConfig) -> int:
-    """Return the columns of a part; a bag counts as many columns as it has items."""
+def column_count(config: PrepConfig) -> int:
+    """Return about the number of columns of a part, to estimate memory; a bag (a column of lists) counts once per item.
+
+    The 4 stands for columns that are neither features nor of a task nor carried, such as weight, group and day.
+    """
     bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
     single = sum(not feature.bag for feature in config.sparse)
     return 4 + single + sum(bags) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
 
 
-def _arrow(kind: dt.DataType) -> pa.DataType:
-    return pa.list_(_arrow(kind.value_type)) if isinstance(kind, dt.Array) else kind.to_pyarrow()
+def _arrow_type(kind: dt.DataType) -> pa.DataType:
+    return pa.list_(_arrow_type(kind.value_type)) if isinstance(kind, dt.Array) else kind.to_pyarrow()

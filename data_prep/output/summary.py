@@ -1,4 +1,4 @@
-"""Summary of a dataset directory on one screen, in at most 25 lines."""
+"""Summary of a dataset directory, which `ple-rec prep` prints: at most 25 lines on its splits, tasks and columns."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, DatasetSchema, Task
 from ple_rec.storage import Location
 
+# Largest numbers of embedding tables in a line, of tasks, and of reasons for which rows were left out.
 _TABLES_SHOWN, _TASKS_SHOWN, _REASONS_SHOWN = 5, 7, 3
-_LARGE_SD = 10.0  # The squared loss of a label of larger standard deviation dominates the sum of all losses.
+_LARGE_SD = 10.0  # The squared loss of a label with a larger standard deviation may dominate the sum of all losses.
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The outcome of `prepare`; `str()` of it is for people.
+    """Result of `prepare`: a complete dataset directory; `str()` gives the summary as text.
 
     Args:
         out: Path or address of the dataset directory.
         schema: Content of `schema.toml`.
         stats: Content of `stats.json`.
-        reused: True if the dataset had been prepared before.
-        parent: Schema of the dataset whose ids an appended day keeps; None for any other dataset.
+        reused: True if the dataset existed before, so that nothing was prepared.
+        parent: Schema of the dataset to which a day was appended, and whose ids the day keeps; None if no day was
+            appended.
     """
 
     out: Location
@@ -45,13 +47,13 @@ class Summary:
         return cls(out, schema, stats, reused, parent)
 
     def oov_rates(self, split: Split) -> dict[str, float]:
-        """Return the share of look-ups of row 0 by sparse feature; empty for an empty split."""
+        """Return the share of ids that are row 0 (unknown or missing) by sparse feature; empty for an empty split."""
         columns = self.stats["columns"]
         rates = {feature.name: columns[feature.name][split]["oov_rate"] for feature in self.schema.sparse}
         return {name: rate for name, rate in rates.items() if rate is not None}
 
     def __str__(self) -> str:
-        """Return the lines on splits, tasks, shifts of correlation, tables, unknown values, drift and rows left out."""
+        """Return the summary as text, in at most 25 lines."""
         verb = "already prepared" if self.reused else "prepared"
         parent = "" if self.schema.parent is None else f", parent {self.schema.parent[:12]}"
         lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]
@@ -78,15 +80,17 @@ class Summary:
             train = by_split["train"]
             notes = [f"{train['positives']:,}"] if "positives" in train else []
             notes += [f"sd {train['std']:.4g}, at most {train['max']:.4g}"] if train.get("std") is not None else []
-            outside = sum(each.get("outside", {}).get("positives", 0) for each in by_split.values())
+            outside = sum(stats.get("outside", {}).get("positives", 0) for stats in by_split.values())
             notes += [f"{outside:,} outside"] if outside and task.space is not None else []
             lines.append(f"  {task.name[:24]:{width}}{cells}  {'; '.join(notes)}".rstrip())
         more = len(self.schema.tasks) - _TASKS_SHOWN
         lines += [f"  and {more} more tasks"] if more > 0 else []
         large = [task.name for task in self.schema.tasks if self._sd(task) > _LARGE_SD]
         if large and len(self.schema.tasks) > 1:
-            words = "its squared loss" if len(large) == 1 else "their squared losses"
-            lines.append(f"  {words} may drown the others: {', '.join(large)}; scale the label, see docs/prep.md#tasks")
+            losses = "its squared loss" if len(large) == 1 else "their squared losses"
+            lines.append(
+                f"  {losses} may dominate the other losses: {', '.join(large)}; scale the label, see docs/prep.md#tasks"
+            )
         return lines
 
     def _sd(self, task: Task) -> float:
@@ -94,28 +98,35 @@ class Summary:
         return self.stats["tasks"][task.name]["train"].get("std") or 0.0
 
     def _shift(self) -> list[str]:
-        """Return a line on the largest significant shift of a correlation of labels, corrected for all comparisons."""
+        """Return a line on the shift of a correlation of labels between values of a column that is farthest above 0.
+
+        The lower end of its interval decides, which is widened for the number of shifts that are compared. There is no
+        line if the statistics have no shifts.
+        """
         compared = [(each, column) for column in self.stats.get("slices", ()) for each in column["shift"]]
-        shifts = [(shift(of["values"], e["a"], e["b"], len(compared)), of["column"]) for e, of in compared]
-        sure = [(each, column) for each, column in shifts if each is not None and each["interval"][0] > 0]
-        if not sure:
-            return ["  no correlation of labels surely shifts between values of a column"] if compared else []
-        most, column = max(sure, key=lambda pair: pair[0]["interval"][0])
-        low, high = most["interval"]
-        words = f"correlation of {most['a']} and {most['b']} shifts by {most['shift']:.3f}"
-        return [f"  {words} ({low:.3f} to {high:.3f}) between values of {column}"]
+        shifts = [
+            (shift(column["values"], entry["a"], entry["b"], len(compared)), column["column"])
+            for entry, column in compared
+        ]
+        significant = [(each, column) for each, column in shifts if each is not None and each["interval"][0] > 0]
+        if not significant:
+            return ["  no correlation of labels shifts significantly between values of a column"] if compared else []
+        largest, column = max(significant, key=lambda pair: pair[0]["interval"][0])
+        low, high = largest["interval"]
+        text = f"correlation of {largest['a']} and {largest['b']} shifts by {largest['shift']:.3f}"
+        return [f"  {text} ({low:.3f} to {high:.3f}) between values of {column}"]
 
     def _columns(self) -> list[str]:
         schema = self.schema
-        tables = sorted(schema.tables, key=lambda table: (-table.allocated, table.name))
-        total = sum(table.allocated for table in tables)
+        tables = sorted(schema.tables, key=lambda table: (-table.allocated_rows, table.name))
+        total = sum(table.allocated_rows for table in tables)
         lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
-        sizes = [f"{table.name} {table.allocated:,}" for table in tables]
+        sizes = [f"{table.name} {table.allocated_rows:,}" for table in tables]
         lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", sizes)] if tables else []
         lines += self._new_values()
-        over = sorted(self.stats.get("overflow", {}).items(), key=lambda item: (-item[1]["values"], item[0]))
-        beyond = [f"{each['values']:,} of {table} ({each['handling']})" for table, each in over]
-        lines += [_listed("  values beyond capacity: ", beyond)] if beyond else []
+        overflow = sorted(self.stats.get("overflow", {}).items(), key=lambda item: (-item[1]["values"], item[0]))
+        counts = [f"{each['values']:,} of {table} ({each['handling']})" for table, each in overflow]
+        lines += [_listed("  values beyond capacity: ", counts)] if counts else []
         for split in schema.splits:
             if rates := self.oov_rates(split):
                 worst = max(sorted(rates), key=lambda name: rates[name])
@@ -123,16 +134,23 @@ class Summary:
         return lines
 
     def _new_values(self) -> list[str]:
-        """Return a line on the new values of an appended day, those without a row included, and the free rows."""
+        """Return a line on the tables with new values of an appended day: new values, and free rows out of all rows.
+
+        New values without a row of their own are counted, too.
+        """
         if self.parent is None:
             return []
-        before, over = {table.name: table.rows for table in self.parent.tables}, self.stats["overflow"]
-        new = {t.name: t.rows - before[t.name] + over.get(t.name, {}).get("values", 0) for t in self.schema.tables}
+        before, overflow = {table.name: table.rows for table in self.parent.tables}, self.stats["overflow"]
+        new = {t.name: t.rows - before[t.name] + overflow.get(t.name, {}).get("values", 0) for t in self.schema.tables}
         tables = sorted((t for t in self.schema.tables if new[t.name]), key=lambda t: (-new[t.name], t.name))
-        counts = [f"{t.name} {new[t.name]:,}, {len(t.free):,} of {t.allocated:,}" for t in tables]
+        counts = [f"{t.name} {new[t.name]:,}, {len(t.free_rows):,} of {t.allocated_rows:,}" for t in tables]
         return [_listed("  new values, free rows: ", counts, "; ") if counts else "  no new value"]
 
     def _drift(self) -> list[str]:
+        """Return a line on the column whose population stability index (PSI) exceeds twice its `chance` by most.
+
+        `chance` is the mean that the PSI would have without drift.
+        """
         drift = self.stats.get("drift", {})
         known = {name: (each["psi"], each["chance"] or 0.0) for name, each in drift.items() if each["psi"] is not None}
         if not known:
@@ -140,21 +158,22 @@ class Summary:
         worst = max(sorted(known), key=lambda name: known[name][0] - 2 * known[name][1])
         psi, chance = known[worst]
         return [
-            f"  drift: PSI at most {psi:.3f} ({worst}), {chance:.3f} by chance; large from {LARGE} and twice chance"
+            f"  drift: PSI {psi:.3f} ({worst}), {chance:.3f} by chance, the farthest beyond it; large from {LARGE} and "
+            "twice chance"
         ]
 
     def _dropped(self) -> list[str]:
         reasons = sorted((d for d in self.stats["dropped"] if d["rows"]), key=lambda d: -d["rows"])
         lines = []
         for each in reasons[:_REASONS_SHOWN]:
-            of = f" of {each['split']}" if each["split"] else ""
-            lines.append(f"  left out{of}: {each['rows']:,} rows, {each['reason']}")
+            split = f" of {each['split']}" if each["split"] else ""
+            lines.append(f"  left out{split}: {each['rows']:,} rows, {each['reason']}")
         if rest := reasons[_REASONS_SHOWN:]:
             lines.append(f"  and {sum(each['rows'] for each in rest):,} rows for other reasons")
         return lines
 
 
-def _listed(before: str, items: Sequence[str], between: str = ", ") -> str:
-    """Return a line of the first items, with the number of the others, which are smaller."""
+def _listed(heading: str, items: Sequence[str], separator: str = ", ") -> str:
+    """Return a line of the first items and the number of the others; items are sorted by size, the largest first."""
     rest = f" and {len(items) - _TABLES_SHOWN} smaller" if len(items) > _TABLES_SHOWN else ""
-    return f"{before}{between.join(items[:_TABLES_SHOWN])}{rest}"
+    return f"{heading}{separator.join(items[:_TABLES_SHOWN])}{rest}"

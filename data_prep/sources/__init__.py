@@ -1,1 +1,1 @@
-"""From the files that a configuration names to checked Parquet files with known row counts; no engine is needed."""
+"""Reading of the raw files that a configuration names: search, conversion of CSV to Parquet, footers, and checks."""

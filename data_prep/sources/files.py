@@ -43,7 +43,7 @@ def discover(
     all_types: bool = True,
     inferred: Mapping[str, ColumnType] = {},
 ) -> RawTable:
-    """Find the raw files of a table, and read what a preparation needs to know of them.
+    """Find the raw files of a table, and return them with their row counts, columns and identities.
 
     For Parquet files, read the footers, call `check`, and digest the content last. For CSV files, digest the content
     first, since conversions are stored by digest; then convert the files to Parquet and call `check`.
@@ -54,9 +54,9 @@ def discover(
         root: Value of the option `--from`: a folder, the address of an object store, or a single file. A single file is
             the log, even if the patterns of the log do not match it.
         staging: Folder for the Parquet files that CSV files are converted to; a later run reuses them.
-        progress: Function that gets a line of text at most twice a second, from any thread.
+        progress: Callback that gets a line of text at most twice a second, from any thread.
         listing: Result of `find_files`, if the caller has it; None to call `find_files` here.
-        check: Function that gets the table and raises an error if the table is unusable. For Parquet files it is called
+        check: Callback that gets the table and raises an error if the table is unusable. For Parquet files it is called
             before their content is digested, so that an error appears without this long wait.
         digest: True to digest the content of Parquet files; False to leave their identities empty. CSV files are
             always digested.
@@ -65,7 +65,8 @@ def discover(
         inferred: Types that an earlier preparation inferred for undeclared CSV columns, by column.
 
     Raises:
-        UserError: A pattern matches nothing, the file names do not show the format, or a store cannot be read.
+        UserError: A pattern matches nothing, the file names do not show the format, a CSV type is declared for a column
+            that no file has, or a store cannot be read.
         DataError: A file is damaged or has changed while it was read, or a cell of a CSV file does not fit the type of
             its column.
     """
@@ -100,17 +101,20 @@ def discover(
 
 
 def _warn_of_copies(name: str, files: Sequence[RawFile]) -> None:
-    """Warn if files have the same content, as a copy or a link of another file has."""
+    """Warn of files with the same identity, such as a copy of a file or a link to it.
+
+    Files without rows, or without an identity, are not compared.
+    """
     first: dict[str, RawFile] = {}
     copies = []
     for file in files:
         original = first.setdefault(file.identity, file)
         if original is not file and file.rows and file.identity:
-            copies.append(f"{file.shown} is {original.shown} again")
+            copies.append(f"{file.display_name} repeats {original.display_name}")
     if copies:
         more = f" and {len(copies) - _MAX_PAIRS} more" if len(copies) > _MAX_PAIRS else ""
         logger.warning(
-            "%s: %s%s; they have the same content, whose rows count each time. Fix: keep one of them",
+            "%s: %s%s; files of the same content are all read, and their rows count twice. Fix: keep one of them",
             "log.files" if name == "log" else f"sides.{name}.files",
             ", ".join(copies[:_MAX_PAIRS]),
             more,

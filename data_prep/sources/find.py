@@ -1,4 +1,8 @@
-"""Search for the files that a table's patterns match, and for their format."""
+"""Search for the raw files that the patterns of a configuration match, on a disk or in an object store.
+
+A table is the log (the impressions) or a side table (such as the users); its patterns are the key `files` of its
+section in the configuration. `find_files` returns the files of one table, `find_all` those of several tables.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +24,8 @@ from ple_rec.config.prep_inputs import Format
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, Remote, explain_errors, is_address, location, names_in
-from ple_rec.storage.store import Object, objects_at
-from ple_rec.text.suggest import nearest
+from ple_rec.storage.store import StoredObject, objects_at
+from ple_rec.text.suggest import nearest_name
 
 logger = logging.getLogger(__name__)
 
@@ -38,28 +42,28 @@ _IRREGULAR_KINDS = {
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A file of a table.
+    """A raw file of a table.
 
     Args:
-        path: Path or address.
-        shown: Name in messages.
+        path: Absolute path, or address in an object store.
+        display_name: Name in messages: the path relative to `--from`, or the full path of a file that lies elsewhere.
         size: Size in bytes.
-        partitions: Columns that folder names hold, such as `day=1`.
-        stamp: Text that changes when the file does: `stamp_of` of a local file, the identity of an object.
+        partitions: Values of the columns that folder names give, by column: `day=1` gives {"day": "1"}.
+        stamp: Values that change when the file does: `stamp_of` of a local file, the digest of an object in a store.
     """
 
     path: str
-    shown: str
+    display_name: str
     size: int
     partitions: dict[str, str] = field(hash=False)
     stamp: Stamp = ()
 
 
 class _Entry(NamedTuple):
-    """An entry of a listing.
+    """Entry of a listing of a folder or a store: a file, or anything else that is not a folder.
 
     Args:
-        relative: Path below the listed folder; empty if the file itself was named.
+        relative: Path below the listed folder; empty if the listed path is the file itself.
         size: Size in bytes.
         stamp: Stamp of a local file.
         irregular: Kind of an entry that is no regular file, such as `a FIFO`; empty for a regular file.
@@ -70,11 +74,11 @@ class _Entry(NamedTuple):
     size: int
     stamp: Stamp = ()
     irregular: str = ""
-    remote: Object | None = None
+    remote: StoredObject | None = None
 
 
 def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], Format]:
-    """Return the files of a table, each once and ordered by `shown`, and their format.
+    """Return the files of a table, each once and sorted by `display_name`, and their format.
 
     Args:
         name: `log`, or the name of a side table.
@@ -82,20 +86,20 @@ def find_files(name: str, config: FilesConfig, root: Path | str) -> tuple[list[F
         root: Value of `--from`: folder, address of a store, or one file, which is the log.
 
     Raises:
-        UserError: A pattern matches nothing or names no regular file, the file names do not show the format, or a
-            folder cannot be listed.
+        UserError: A pattern matches nothing or names no regular file, the file names do not show the format or are not
+            UTF-8, or a folder cannot be listed.
         DataError: A file is a link to nothing, or a loop of links.
     """
     files, problems = _find(name, config, root)
     if problems:
         raise problems[0]
-    return _with_format(_key(name), config, files)
+    return _determine_format(_config_key(name), config, files)
 
 
 def find_all(
     place: str, tables: Mapping[str, FilesConfig], root: Path | str
 ) -> dict[str, tuple[list[FoundFile], Format]]:
-    """Return what `find_files` returns, for several tables.
+    """Return what `find_files` returns, by table.
 
     Args:
         place: Name of the configuration in messages.
@@ -103,7 +107,7 @@ def find_all(
         root: Value of `--from`.
 
     Raises:
-        UserError: A table has an error of this kind. The message has the errors of all tables.
+        UserError: A table has an error that `find_files` raises. The message lists the errors of all tables.
         DataError: A file is a link to nothing, or a loop of links.
     """
     files_by_table, problems = {}, list[UserError]()
@@ -112,27 +116,30 @@ def find_all(
             files, unmatched = _find(name, config, root)
             problems += unmatched
             if not unmatched:
-                files_by_table[name] = _with_format(_key(name), config, files)
+                files_by_table[name] = _determine_format(_config_key(name), config, files)
         except UserError as error:
             problems.append(error)
     messages = list(dict.fromkeys(map(str, problems)))
     if len(messages) > 1:
-        raise ConfigError.of(place, messages)
+        raise ConfigError.from_problems(place, messages)
     if problems:
         raise problems[0]
     return files_by_table
 
 
-def _key(name: str) -> str:
+def _config_key(name: str) -> str:
     return "log.files" if name == "log" else f"sides.{name}.files"
 
 
 def _find(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundFile], list[UserError]]:
-    """Return the files that the patterns of a table match, in order, and an error for each pattern without a match."""
-    base = _base(root)
+    """Return the files that the patterns of a table match, in order, and an error for each pattern without a match.
+
+    If `--from` names a single file, this file is the log, and the patterns of side tables are relative to its folder.
+    """
+    base = _resolve_root(root)
     if not is_address(base) and Path(base).is_file():
         if name == "log":
-            return [_file_at(base, Path(base).name, each.size, each.stamp) for each in _local_entries(base, ())], []
+            return [_make_file(base, Path(base).name, each.size, each.stamp) for each in _local_entries(base, ())], []
         base = str(Path(base).parent)
     matching: dict[str, FoundFile] = {}
     unread_entries: dict[str, str] = {}
@@ -140,15 +147,17 @@ def _find(name: str, config: FilesConfig, root: Path | str) -> tuple[list[FoundF
     for pattern in config.files:
         unread: dict[str, str] = {}
         files = list(_matching(pattern, base, config.format, unread))
-        unmatched += [] if files else [_no_match_error(_key(name), pattern, base, str(root), unread)]
+        unmatched += [] if files else [_no_match_error(_config_key(name), pattern, base, str(root), unread)]
         matching.update((file.path, file) for file in files)
         unread_entries |= unread
     for file in matching.values():  # One pattern may name a file that another pattern ignores.
-        unread_entries.pop(file.shown, None)
+        unread_entries.pop(file.display_name, None)
     if unread_entries and not unmatched:
         fix = "move them away, or convert those that belong to the table"
-        logger.warning("%s: not read: %s; %s. Fix: %s", _key(name), _names_text(unread_entries), _FOLDER_RULE, fix)
-    return sorted(matching.values(), key=lambda file: file.shown), unmatched
+        logger.warning(
+            "%s: not read: %s; %s. Fix: %s", _config_key(name), _names_text(unread_entries), _FOLDER_RULE, fix
+        )
+    return sorted(matching.values(), key=lambda file: file.display_name), unmatched
 
 
 def _names_text(unread: Mapping[str, str]) -> str:
@@ -158,7 +167,7 @@ def _names_text(unread: Mapping[str, str]) -> str:
 
 
 def find_one(key: str, name: str, root: Path | str) -> FoundFile:
-    """Return the file of a name, or of that name and `.gz`, in a folder or anywhere below it.
+    """Return the file with a name, or with that name and the ending `.gz`, in a folder or anywhere below the folder.
 
     Args:
         key: Name of the dataset in messages.
@@ -168,17 +177,18 @@ def find_one(key: str, name: str, root: Path | str) -> FoundFile:
     Raises:
         UserError: There is no such file, or there are several.
     """
-    base = _base(root)
+    base = _resolve_root(root)
     candidates = [file for end in ("", ".gz") for file in _matching(f"**/{name}{end}", base, "csv", {})]
     if not candidates:
         raise _no_match_error(key, f"**/{name}", base, str(root), {})
     if len(candidates) > 1:
-        names = " and ".join(file.shown for file in candidates[:2])
-        raise UserError(key, f"{names} are both there", "one of them is read", "move one away")
+        names = " and ".join(file.display_name for file in candidates[:2])
+        raise UserError(key, f"{names} both exist", "only one of them is read", "move one away")
     return candidates[0]
 
 
-def _base(root: Path | str) -> str:
+def _resolve_root(root: Path | str) -> str:
+    """Return the value of `--from` as an absolute path or an address, and refuse a path that cannot hold raw files."""
     base = str(root)
     if is_address(base):
         return str(location(base))
@@ -190,10 +200,10 @@ def _base(root: Path | str) -> str:
     return str(Path(base).absolute())
 
 
-def _file_at(path: str, shown: str, size: int, stamp: Stamp) -> FoundFile:
-    folders = [part.partition("=") for part in PurePosixPath(shown).parts[:-1]]
-    partitions = {unquote(key): unquote(value) for key, is_one, value in folders if key and is_one}
-    return FoundFile(path, shown, size, partitions, stamp)
+def _make_file(path: str, display_name: str, size: int, stamp: Stamp) -> FoundFile:
+    folders = [part.partition("=") for part in PurePosixPath(display_name).parts[:-1]]
+    partitions = {unquote(key): unquote(value) for key, has_value, value in folders if key and has_value}
+    return FoundFile(path, display_name, size, partitions, stamp)
 
 
 def format_of(name: str) -> Format | None:
@@ -201,57 +211,60 @@ def format_of(name: str) -> Format | None:
     return next((kind for kind, endings in _ENDINGS.items() if name.lower().endswith(endings)), None)
 
 
-def _with_format(key: str, config: FilesConfig, files: list[FoundFile]) -> tuple[list[FoundFile], Format]:
+def _determine_format(key: str, config: FilesConfig, files: list[FoundFile]) -> tuple[list[FoundFile], Format]:
+    """Return the files unchanged, and their format: the configured one, or the one that all file names show."""
     if config.format is not None:
         return files, config.format
-    kinds = {file.shown: format_of(file.shown) for file in files}
+    kinds = {file.display_name: format_of(file.display_name) for file in files}
     rule = "all files of a table have one format, shown by .parquet, .csv or .csv.gz"
-    for shown, kind in kinds.items():
+    for name, kind in kinds.items():
         if kind is None:
-            raise UserError(f"{key}, {shown}", "its name shows no format", rule, 'set format = "parquet" or "csv"')
+            raise UserError(f"{key}, {name}", "its name shows no format", rule, 'set format = "parquet" or "csv"')
         first = next(iter(kinds))
         if kind != kinds[first]:
             fix = (
-                f'convert one kind to the other, or leave it out: format = "{kinds[first]}" takes only such files of a '
-                "folder, and the rows of the others are missing then"
+                f'convert one kind to the other, or read one kind only: format = "{kinds[first]}" skips all other '
+                "files of a folder, with their rows"
             )
-            raise UserError(key, f"{first} is {kinds[first]} but {shown} is {kind}", rule, fix)
+            raise UserError(key, f"{first} is {kinds[first]} but {name} is {kind}", rule, fix)
     kind = next(iter(kinds.values()))
-    assert kind is not None
+    assert kind is not None  # The loop above has refused it.
     return files, kind
 
 
-def _matching(pattern: str, base: str, only: Format | None, unread: dict[str, str]) -> Iterator[FoundFile]:
+def _matching(pattern: str, base: str, required_format: Format | None, unread: dict[str, str]) -> Iterator[FoundFile]:
     """Yield the files that one pattern matches, in any order.
 
     Args:
         pattern: Path, glob or address.
-        base: Absolute path or address that relative patterns start at.
-        only: Format of the files that are read from a folder; None for any.
-        unread: Mapping that receives the entries of folders that are not read: name in messages, and kind unless it is
-            a regular file.
+        base: Absolute path or address to which a pattern may be relative.
+        required_format: Format of the files that are read from a folder; None for any.
+        unread: Mapping to which entries of matched folders are added that are no regular Parquet or CSV files: name in
+            messages, and kind of the entry, such as `a FIFO`, which is empty for a regular file.
     """
     full = _join(base, pattern)
+    # A path that exists is meant literally, even if its name holds wildcards.
     literal, wild = (full, ()) if not is_address(full) and os.path.lexists(full) else _split_address(full)
     for entry in _remote_entries(literal) if is_address(full) else _local_entries(literal, wild):
-        how = matches(wild, PurePosixPath(entry.relative).parts)
-        if how is None:
+        # "name": the pattern names the entry itself. "folder": the pattern names a folder above the entry.
+        match = matches(wild, PurePosixPath(entry.relative).parts)
+        if match is None:
             continue
         path = "/".join(filter(None, (literal.rstrip("/"), entry.relative)))
-        shown = path.removeprefix(f"{base.rstrip('/')}/")
+        display_name = path.removeprefix(f"{base.rstrip('/')}/")
         kind = format_of(entry.relative or literal)
-        if how == "name" and entry.irregular:
-            raise _irregular_error(shown, entry.irregular)
+        if match == "name" and entry.irregular:
+            raise _irregular_error(display_name, entry.irregular)
         if not _is_utf8(path):
-            value, rule = "its name is not UTF-8", "engines open files by such names"
+            value, rule = "its name is not UTF-8", "engines open files by names in UTF-8"
             raise UserError(
                 os.fsencode(path).decode(errors="backslashreplace"), value, rule, "rename it, or its folder"
             )
-        if how == "folder" and (entry.irregular or kind is None):
-            unread[shown] = entry.irregular
-        elif how == "name" or kind == (only or kind):
+        if match == "folder" and (entry.irregular or kind is None):
+            unread[display_name] = entry.irregular
+        elif match == "name" or kind == (required_format or kind):
             stamp = entry.stamp if entry.remote is None else (identity(path, entry.remote),)
-            yield _file_at(path, shown, entry.size, stamp)
+            yield _make_file(path, display_name, entry.size, stamp)
 
 
 def _is_utf8(path: str) -> bool:
@@ -283,26 +296,29 @@ def _remote_entries(literal: str) -> Iterator[_Entry]:
 
 
 def _local_entries(literal: str, wild: Sequence[str]) -> Iterator[_Entry]:
-    """Yield the entries at or below a path that are no folders. Links are followed, but not in circles."""
-    seen = set()
-    todo: list[tuple[str, ...]] = [()]
-    while todo:
-        parts = todo.pop()
+    """Yield the entries at or below a path that are no folders and that `wild` may match.
+
+    Links are followed, and a folder that is reached twice is listed once.
+    """
+    seen = set()  # Devices and inodes of the folders.
+    pending: list[tuple[str, ...]] = [()]
+    while pending:
+        parts = pending.pop()
         path = Path(literal, *parts)
         try:
             status = _status(path)
         except DataError:
             if not parts or matches(wild, parts):
                 raise
-            continue  # The pattern does not match this broken link.
+            continue  # The pattern does not match the broken link itself.
         if status is None:
             continue
         if not stat.S_ISDIR(status.st_mode):
             yield _Entry("/".join(parts), status.st_size, stamp_of(status), _irregular_kind(status))
-        elif (place := (status.st_dev, status.st_ino)) not in seen:
-            seen.add(place)
-            below = [(*parts, name) for name in _names_in(path)]
-            todo += [each for each in below if matches(wild, each) or may_match_below(wild, each)]
+        elif (inode := (status.st_dev, status.st_ino)) not in seen:
+            seen.add(inode)
+            children = [(*parts, name) for name in _names_in(path)]
+            pending += [child for child in children if matches(wild, child) or may_match_below(wild, child)]
 
 
 def _status(path: Path) -> os.stat_result | None:
@@ -323,7 +339,7 @@ def _status(path: Path) -> os.stat_result | None:
             value = "a link to nothing"
         else:
             return None
-        raise DataError(str(path), value, "every file of a table is read", "remove or mend the link") from error
+        raise DataError(str(path), value, "every file of a table is read", "remove or correct the link") from error
 
 
 def _names_in(folder: Path) -> list[str]:
@@ -343,39 +359,41 @@ def _irregular_kind(status: os.stat_result) -> str:
     return _IRREGULAR_KINDS.get(stat.S_IFMT(status.st_mode), "")
 
 
-def _irregular_error(shown: str, kind: str) -> UserError:
-    rule = "raw files are regular files, for they are read more than once"
-    return UserError(shown, f"is {kind}", rule, "write its content to a file, and name that")
+def _irregular_error(display_name: str, kind: str) -> UserError:
+    rule = "raw files are regular files, since they are read more than once"
+    return UserError(display_name, f"is {kind}", rule, "write its content to a file, and name that")
 
 
 def _no_match_error(key: str, pattern: str, base: str, root: str, unread: Mapping[str, str]) -> UserError:
     """Return the error of a pattern that matches nothing.
 
-    It lists entries that were not read, or else the names that stand where a match should be. It proposes a pattern
-    that matches.
+    The error lists the entries of the folder that were not read. If there are none, it lists the names in the deepest
+    existing folder of the pattern, and proposes a similar name if the pattern matches with it.
     """
     value = f"nothing matches {pattern!r} below {root}"
     if unread:
         rule = f"not read: {_names_text(unread)}; {_FOLDER_RULE}"
-        return UserError(key, value, rule, f"convert them, or correct the pattern, or {Option.SOURCE}")
+        return UserError(key, value, rule, f"convert them, or correct the pattern or {Option.SOURCE}")
     literal, wild = _split_address(_join(base, pattern))
-    at, missing = location(literal), list(wild)
-    names = _names_below(at)
-    while not names and at.parent != at and str(at) != base:
-        missing.insert(0, at.name)
-        at = at.parent
-        names = _names_below(at)
-    near = nearest(missing[0], [name for name in names if name != missing[0]]) if missing else None
-    where = str(at)
-    has = ", ".join(names[:_MAX_NAMES]) + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
-    right = "/".join(filter(None, (where, near or "", *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
-    if near and any(_matching(right, base, None, {})):
-        fix = f"did you mean {right!r}?"
+    folder, missing = location(literal), list(wild)
+    names = _names_below(folder)
+    while not names and folder.parent != folder and str(folder) != base:
+        missing.insert(0, folder.name)
+        folder = folder.parent
+        names = _names_below(folder)
+    similar = nearest_name(missing[0], [name for name in names if name != missing[0]]) if missing else None
+    where = str(folder)
+    content = ", ".join(names[:_MAX_NAMES]) + (
+        f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    )
+    proposal = "/".join(filter(None, (where, similar or "", *missing[1:]))).removeprefix(f"{base.rstrip('/')}/")
+    if similar and any(_matching(proposal, base, None, {})):
+        fix = f"did you mean {proposal!r}?"
     else:
-        fix = f"correct the pattern, or {Option.SOURCE}; {_FOLDER_RULE}"
-    return UserError(key, value, f"{where} has {has or 'nothing'}", fix)
+        fix = f"correct the pattern or {Option.SOURCE}; {_FOLDER_RULE}"
+    return UserError(key, value, f"{where} has {content or 'nothing'}", fix)
 
 
-def _names_below(at: Location) -> list[str]:
-    with explain_errors(at, "listed", "prep lists the folders of raw files"):
-        return names_in(at)
+def _names_below(folder: Location) -> list[str]:
+    with explain_errors(folder, "listed", "prep lists the folders of raw files"):
+        return names_in(folder)

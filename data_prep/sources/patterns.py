@@ -1,4 +1,9 @@
-"""Patterns of paths: `*`, `?` and `[abc]` inside a name, `**` for any folders; a folder stands for its files."""
+"""Patterns of paths, by which a configuration names raw files.
+
+`*`, `?` and `[abc]` match inside one name, `**` matches any number of folders, and a pattern that matches a folder
+stands for all files below it that are not hidden. Hidden names, such as `.part-0.crc` and `_SUCCESS`, match only a name
+in the pattern that begins with the same character.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,7 @@ _WILD = re.compile(r"[*?\[]")
 
 
 def split_pattern(pattern: str) -> tuple[str, tuple[str, ...]]:
-    """Return the part of a pattern without wildcards, and the other parts.
+    """Return the beginning of a pattern without wildcards, and the names from the first with a wildcard on.
 
     `log/day=*/x.parquet` becomes (`log`, (`day=*`, `x.parquet`)).
     """
@@ -25,30 +30,39 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or (name.startswith("_") and "=" not in name)
 
 
-def _fits(pattern: str, name: str) -> bool:
+def _matches_name(pattern: str, name: str) -> bool:
     return fnmatchcase(name, pattern) and (not is_hidden(name) or pattern[0] == name[0])
 
 
 def matches(pattern: Sequence[str], parts: Sequence[str]) -> str | None:
-    """Return how a pattern matches a path: `name` for all of the path, `folder` for a folder above it, or None."""
+    """Return how a pattern matches a path; both begin at the same folder.
+
+    Args:
+        pattern: Parts of the pattern.
+        parts: Parts of the path.
+
+    Returns:
+        `name` if the pattern matches the whole path, `folder` if the pattern matches a folder above the path, else
+        None.
+    """
     if not pattern:
         return "name" if not parts else None if any(map(is_hidden, parts)) else "folder"
     if not parts:
         return None
     head, rest = pattern[0], pattern[1:]
     if head != "**":
-        return matches(rest, parts[1:]) if _fits(head, parts[0]) else None
+        return matches(rest, parts[1:]) if _matches_name(head, parts[0]) else None
     deeper = None if is_hidden(parts[0]) else matches(pattern, parts[1:])
     return matches(rest, parts) or deeper
 
 
 def may_match_below(pattern: Sequence[str], parts: Sequence[str]) -> bool:
-    """Return True if a file below the folder may match the pattern."""
+    """Return True if a file below the folder with the path `parts` may match the pattern."""
     if not parts:
         return True
     if not pattern:
         return not any(map(is_hidden, parts))
     head, rest = pattern[0], pattern[1:]
     if head != "**":
-        return _fits(head, parts[0]) and may_match_below(rest, parts[1:])
+        return _matches_name(head, parts[0]) and may_match_below(rest, parts[1:])
     return may_match_below(rest, parts) or (not is_hidden(parts[0]) and may_match_below(pattern, parts[1:]))

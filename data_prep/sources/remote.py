@@ -18,12 +18,12 @@ import pyarrow.parquet as pq
 
 from ple_rec.storage import Location, Remote, is_address
 from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
-from ple_rec.storage.store import Object, object_at
+from ple_rec.storage.store import StoredObject, object_at
 
 _CHUNK = 1 << 22  # Bytes that are read at a time.
 
 
-def identity(address: str, entry: Object) -> str:
+def identity(address: str, entry: StoredObject) -> str:
     """Return the identity of an object as a hex digest.
 
     The digest covers the size of the object and the tag that the store gives it, such as its ETag. If the store gives
@@ -34,8 +34,8 @@ def identity(address: str, entry: Object) -> str:
         entry: Entry of the object in a listing of the store, with its tag and size.
 
     Raises:
-        FileNotFoundError: The object does not exist.
-        StoreError: The store cannot be read.
+        FileNotFoundError: The content has to be read, and the object no longer exists.
+        StoreError: The content has to be read, and the store cannot be read.
     """
     if entry.tag is not None:
         return hashlib.sha256(f"{entry.tag.encode()!r} {entry.size}".encode()).hexdigest()
@@ -56,11 +56,11 @@ def identity_now(address: str) -> str:
     return identity(address, object_at(Remote(address)))
 
 
-def opened(path: str) -> str | pa.NativeFile:
-    """Return what pyarrow needs to read ranges of a file: the path of a local file, or an object that has been opened.
+def open_source(path: str) -> str | pa.NativeFile:
+    """Return a source from which pyarrow can read ranges of bytes: the path of a local file, or an opened object.
 
     Args:
-        path: Path of a local file, or address of an object. An object must be closed by the caller.
+        path: Path of a local file, or address of an object. The caller closes an opened object.
 
     Raises:
         OSError: The object does not exist.
@@ -69,7 +69,7 @@ def opened(path: str) -> str | pa.NativeFile:
     return open_ranges(Remote(path)) if is_address(path) else path
 
 
-def _place(path: str) -> Location:
+def _location(path: str) -> Location:
     """Return the location that a path or an address stands for."""
     return Remote(path) if is_address(path) else Path(path)
 
@@ -78,7 +78,7 @@ def _place(path: str) -> Location:
 def open_raw_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
     """Open a Parquet file, local or in an object store, and close it at the end of the block.
 
-    Of an object, only the ranges of bytes that the caller needs are read.
+    Only those ranges of bytes of an object are fetched that the caller reads.
 
     Args:
         path: Path of a local file, or address of an object.
@@ -86,11 +86,11 @@ def open_raw_parquet(path: str, **options: Any) -> Iterator[pq.ParquetFile]:
 
     Raises:
         OSError, pyarrow.ArrowException: The file does not exist, or is no Parquet file.
-        StoreError: The store cannot be read.
+        StoreError: The store cannot be read, now or in the block.
     """
     with ExitStack() as stack:
-        stack.enter_context(translate_arrow_errors(_place(path)))
-        source = opened(path)
+        stack.enter_context(translate_arrow_errors(_location(path)))
+        source = open_source(path)
         # pyarrow closes only the files that it has opened from a path, so an open object is closed here.
         if not isinstance(source, str):
             stack.enter_context(source)

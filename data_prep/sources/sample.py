@@ -1,4 +1,7 @@
-"""Samples of CSV files: only their beginnings are converted, since a whole log takes too long for a first look."""
+"""Samples of tables of CSV files, for `ple-rec init` and `ple-rec prep --dry-run`.
+
+Only the beginnings of the files are converted to Parquet, since a whole log takes too long for a first look.
+"""
 
 from __future__ import annotations
 
@@ -15,54 +18,56 @@ from data_prep.sources.table import RawTable, raw_table
 from data_prep.sources.text import open_text
 from ple_rec.config.prep import ColumnType, CsvConfig
 
-FIRST_BYTES = BLOCK_BYTES + (1 << 20)  # Bytes of text of the first file. Types are inferred from its first block.
-OTHER_BYTES = 48 << 20  # Bytes of text of all other files together.
-MOST_FILES = 768
-_MIN_BYTES = 1 << 16  # Bytes of text that are read of every file.
-_GZIP_FACTOR = 5  # Length of a text over that of its gzip file, if it cannot be measured.
+# The numbers of bytes below count the text of a file, which is unpacked if it is a gzip file.
+FIRST_BYTES = BLOCK_BYTES + (1 << 20)  # Bytes that are read of the first file; types are inferred from its first block.
+OTHER_BYTES = 48 << 20  # Bytes that are read of all other files together.
+MAX_FILES = 768  # Most files whose beginnings are read.
+_MIN_BYTES = 1 << 16  # Fewest bytes that are read of each other file.
+_GZIP_FACTOR = 5  # Size of a text divided by the size of its gzip file, where it cannot be measured.
 _CHUNK = 1 << 20
-_MAX_LINE_ENDS = 64  # Line ends that are tried, since some may lie in an open quote.
+_MAX_LINE_ENDS = 64  # Line ends that are tried from the end of a text, since a line end may lie inside quotes.
 
 
 @dataclass(frozen=True)
-class Sampled:
-    """Table, or the beginnings of its files.
+class TableSample:
+    """A whole table, or a table of the beginnings of its files.
 
     Args:
-        table: Rows that can be read.
-        rows: Number of rows in all files; an estimate if `whole` is false.
+        table: Raw table of the rows that are sampled.
+        rows: Number of rows in all files; an estimate if `is_complete` is false.
         files: Number of all files.
         size: Size of all files in bytes.
-        whole: True if `table` has all rows.
+        is_complete: True if `table` has all rows of all files.
     """
 
     table: RawTable
     rows: int
     files: int
     size: int
-    whole: bool
+    is_complete: bool
 
     @classmethod
-    def all_of(cls, table: RawTable) -> Sampled:
+    def complete(cls, table: RawTable) -> TableSample:
         """Return the sample that has all rows of a table."""
-        return cls(table, table.rows, len(table.files), sum(file.size for file in table.files), whole=True)
+        return cls(table, table.rows, len(table.files), sum(file.size for file in table.files), is_complete=True)
 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Beginning of a file.
+    """Beginning of a CSV file, which was written to a file of its own.
 
     Args:
-        file: File of its own with the beginning, under the name of the whole file.
-        text: Bytes of its text.
-        packed: Bytes of the packed file that hold this text.
-        whole: True if the whole file is read.
+        file: File with the beginning; its name in messages is that of the user's file.
+        text_bytes: Size of the beginning.
+        packed_bytes: Number of bytes of the user's file that hold the beginning: of a gzip file packed bytes, 0 if
+            their number is unknown.
+        is_complete: True if the whole file is read.
     """
 
     file: FoundFile
-    text: int
-    packed: int
-    whole: bool
+    text_bytes: int
+    packed_bytes: int
+    is_complete: bool
 
 
 def sample_csv(
@@ -70,29 +75,29 @@ def sample_csv(
     files: Sequence[FoundFile],
     config: CsvConfig,
     staging: Path,
-    say: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] | None = None,
     *,
     inferred: Mapping[str, ColumnType] = {},
-) -> Sampled:
+) -> TableSample:
     """Convert the beginnings of a table's CSV files, about `FIRST_BYTES + OTHER_BYTES` of text in all.
 
     Args:
         name: `log`, or the name of a side table.
-        files: CSV files, in order. At most `MOST_FILES` of them are read, evenly spread.
+        files: CSV files, in order. Of more than `MAX_FILES`, files at equal distances are read.
         config: CSV configuration of the files.
         staging: Folder for the beginnings and their conversions.
-        say: Function that gets a line of text about the work; None for silence.
+        progress: Callback that gets a line of text about the work; None to report nothing.
         inferred: Types that an earlier preparation inferred for undeclared columns, by column.
 
     Raises:
         DataError: The beginning of a file is not sound, or a cell in it does not fit its column.
-        UserError: No file has a declared column.
+        UserError: A type is declared for a column that no file has, or the folder cannot be written.
     """
     make_staging(staging)
-    count = min(len(files), MOST_FILES)
+    count = min(len(files), MAX_FILES)
     chosen = [files[i * len(files) // count] for i in range(count)]
-    if say is not None:
-        say(f"{name}: reading the beginnings of {count:,} of {len(files):,} CSV file(s)")
+    if progress is not None:
+        progress(f"{name}: reading the beginnings of {count:,} of {len(files):,} CSV file(s)")
     share = max(OTHER_BYTES // count, _MIN_BYTES)
     prefixes = []
     for i, file in enumerate(chosen):
@@ -102,9 +107,9 @@ def sample_csv(
     beginnings = [prefix.file for prefix in prefixes]
     converted = convert_csv(beginnings, digests, config, key, staging, Meter(name, 0, None), inferred=inferred)
     table = raw_table(name, converted, table_schema(converted))
-    whole = len(chosen) == len(files) and all(prefix.whole for prefix in prefixes)
-    rows = table.rows if whole else _estimate_rows(files, prefixes, table.rows)
-    return Sampled(table, rows, len(files), sum(file.size for file in files), whole)
+    is_complete = len(chosen) == len(files) and all(prefix.is_complete for prefix in prefixes)
+    rows = table.rows if is_complete else _estimate_rows(files, prefixes, table.rows)
+    return TableSample(table, rows, len(files), sum(file.size for file in files), is_complete)
 
 
 def _write_prefix(file: FoundFile, limit: int, target: Path) -> _Prefix:
@@ -113,15 +118,20 @@ def _write_prefix(file: FoundFile, limit: int, target: Path) -> _Prefix:
     with open_text(file) as stream:
         while len(data) < limit and (chunk := stream.read(min(limit - len(data), _CHUNK))):
             data += chunk
-        packed = stream.done()
-        whole = not stream.read(1)
-    text = bytes(data) if whole else _whole_rows(bytes(data))
+        packed_bytes = stream.bytes_read()
+        is_complete = not stream.read(1)
+    text = bytes(data) if is_complete else _complete_rows(bytes(data))
     target.write_bytes(text)
-    return _Prefix(replace(file, path=str(target)), len(text), packed * len(text) // max(len(data), 1), whole)
+    return _Prefix(
+        replace(file, path=str(target)), len(text), packed_bytes * len(text) // max(len(data), 1), is_complete
+    )
 
 
-def _whole_rows(text: bytes) -> bytes:
-    """Return the text up to its last line end outside of quotes."""
+def _complete_rows(text: bytes) -> bytes:
+    """Return the rows of a text that are complete: all up to its last line end outside of quotes.
+
+    If no such line end is found near the end, the last line end is taken; a text without line ends is returned whole.
+    """
     end = len(text)
     for _ in range(_MAX_LINE_ENDS):
         end = text.rfind(b"\n", 0, end)
@@ -133,12 +143,12 @@ def _whole_rows(text: bytes) -> bytes:
 
 
 def _estimate_rows(files: Sequence[FoundFile], prefixes: Sequence[_Prefix], rows: int) -> int:
-    """Estimate the rows of all files by their sizes and the rows of the beginnings."""
+    """Estimate the number of rows of all files from the sizes of the files and the `rows` of their beginnings."""
     first = prefixes[0]
-    measured = _is_packed(files[0]) and first.packed
-    factor = first.text / first.packed if measured else _GZIP_FACTOR
+    measured = _is_packed(files[0]) and first.packed_bytes
+    factor = first.text_bytes / first.packed_bytes if measured else _GZIP_FACTOR
     text = sum(file.size * (factor if _is_packed(file) else 1) for file in files)
-    return round(rows * text / max(sum(prefix.text for prefix in prefixes), 1))
+    return round(rows * text / max(sum(prefix.text_bytes for prefix in prefixes), 1))
 
 
 def _is_packed(file: FoundFile) -> bool:

@@ -1,4 +1,4 @@
-"""Raw files and raw tables of a preparation, and the checks that concern them.
+"""Raw files and raw tables of a preparation, and checks of both.
 
 A `RawFile` is a Parquet file whose footer has been read. It is either a file of the user, or the conversion of a CSV
 file of the user to Parquet. A `RawTable` is the log (the impressions) or a side table (such as the users), and has one
@@ -28,7 +28,7 @@ from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 
-from data_prep.sources.columns import Columns, Reader, check_columns
+from data_prep.sources.columns import Columns, ColumnUse, check_columns
 from data_prep.sources.remote import identity_now, open_raw_parquet
 from ple_rec.errors import DataError
 from ple_rec.storage import is_address
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
     from data_prep.sources.text import TextSource
 
 POSITION = "__position"  # Name of the column with the position of each row.
-UTC_OFFSETS = ("+00:00", "-00:00")  # Offsets of UTC itself.
+ZERO_OFFSETS = ("+00:00", "-00:00")  # Offsets of UTC itself.
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
 _MAX_CHARACTERS = 80  # A message shows this many characters of a value.
 _THREADS = 8  # The threads mostly wait for an object store, so their number need not depend on the cores.
 Stamp = tuple[int | str, ...]  # Values that change when a file does; see `stamp_of`.
-Want = Literal["number", "integer", "time", "id", "day"]  # Purpose for which a column is read.
-# Types to which the texts of a column may convert for a purpose, the preferred type first.
-_TARGETS: Mapping[Want, tuple[pa.DataType, ...]] = {
+ColumnPurpose = Literal["number", "integer", "time", "id", "day"]  # What the values of a column are read as.
+# Types to which a column of texts may be converted for a purpose, the preferred type first.
+_TARGETS: Mapping[ColumnPurpose, tuple[pa.DataType, ...]] = {
     "number": (pa.float64(), pa.bool_()),
     "integer": (pa.int64(),),
     "time": (pa.timestamp("us"), pa.timestamp("us", "UTC")),
@@ -57,7 +57,7 @@ class RawFile:
 
     Args:
         path: Absolute path or address of the Parquet file.
-        shown: Name of the user's file in messages: its path relative to `--from`, or its full path if it lies
+        display_name: Name of the user's file in messages: its path relative to `--from`, or its full path if it lies
             elsewhere.
         rows: Number of rows.
         row_groups: Number of rows of each row group.
@@ -69,12 +69,12 @@ class RawFile:
         converted: True if the file is a conversion. Messages then leave out its row groups, which the user cannot see.
         stamp: Stamp of the file when it was listed: the result of `stamp_of` for a local file, the identity for an
             object in a store. It is empty if changes of the file need not be noticed.
-        text: CSV file that was converted, if messages can name its lines; else None.
+        text: CSV file from which the Parquet file was converted, if messages can name its lines; else None.
         zones: Names of the time zones in the file's metadata for its columns of timestamps, by column.
     """
 
     path: str
-    shown: str
+    display_name: str
     rows: int
     row_groups: tuple[int, ...]
     size: int
@@ -100,7 +100,7 @@ class Stamped(Protocol):
         """Path of a local file, or address of an object in a store."""
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """Name in messages."""
 
     @property
@@ -114,7 +114,7 @@ class Stamped(Protocol):
 
 @contextmanager
 def refuse_changes(files: Collection[Stamped], fix: str = "run again when nothing writes to them") -> Iterator[None]:
-    """Refuse files that have changed since they were listed, when the block that reads them has ended.
+    """Check at the end of a `with` block that the files which it reads have not changed since they were listed.
 
     The files are also checked if the block raises a `DataError`, since the change of a file may be its cause. If a file
     has changed, an error that says so replaces the error of the block.
@@ -138,7 +138,7 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
     """Refuse files that were replaced, changed or removed since they were listed.
 
     Args:
-        files: Files to check; those with an empty stamp are left out.
+        files: Files to check; files with an empty stamp are skipped.
         fix: Advice at the end of the error message.
 
     Raises:
@@ -146,12 +146,12 @@ def check_unchanged(files: Collection[Stamped], fix: str) -> None:
     """
     watched = [file for file in files if file.stamp]
     with ThreadPoolExecutor(_THREADS) as pool:
-        for file, value in zip(watched, pool.map(_change_of, watched), strict=True):
+        for file, value in zip(watched, pool.map(_describe_change, watched), strict=True):
             if value is not None:
-                raise DataError(file.shown, value, "raw files stay as they are while they are read", fix)
+                raise DataError(file.display_name, value, "raw files stay as they are while they are read", fix)
 
 
-def _change_of(file: Stamped) -> str | None:
+def _describe_change(file: Stamped) -> str | None:
     """Return a text for messages that says how a file has changed since it was listed; None if it is unchanged."""
     try:
         now: Stamp = (identity_now(file.path),) if is_address(file.path) else stamp_of(Path(file.path).stat())
@@ -163,11 +163,11 @@ def _change_of(file: Stamped) -> str | None:
 
 @dataclass(frozen=True)
 class RawTable:
-    """The log or a side table, as its raw files.
+    """The log or a side table: its raw files and their common schema.
 
     Args:
         name: `log`, or the name of the side table.
-        files: Files, sorted by their `shown` names, so that positions do not depend on the order of a listing.
+        files: Files, sorted by `display_name`, so that positions do not depend on the order of a listing.
         schema: Columns of the first file, followed by the columns of folders. A column of folders is `int64` if all its
             values are integers that stay distinct as numbers; otherwise, as with the values 7 and 007, it is `string`.
             Types have no variants of the layout in memory, such as dictionary, `large_string` or `string_view`.
@@ -182,54 +182,56 @@ class RawTable:
     starts: tuple[int, ...]
 
     def locate(self, position: int) -> str:
-        """Return where a row stands, for messages: `log/day=1/part-0003.parquet, row group 2, row 17`.
+        """Return the place of a row for messages: `log/day=1/part-0003.parquet, row group 2, row 17`.
 
         Row groups, and the rows of a row group, count from 0. For a row of a CSV file the result names the line on
-        which the row begins: `log.csv, line 19`. To count lines, this method reads the CSV file up to that row.
+        which the row begins: `log.csv, line 19`. To count lines, this method reads the CSV file up to that row. If a
+        converted file has no `text`, the result names the row in the whole file, from 0.
 
         Args:
             position: Position of the row in the table, from 0 to `rows` - 1.
         """
-        index = self._index_of(position)
+        index = self._file_index(position)
         file, row = self.files[index], position - self.starts[index]
         if file.text is not None:
-            return f"{file.shown}, line {file.text.line_of(row)}"
+            return f"{file.display_name}, line {file.text.line_of(row)}"
         if file.converted:
-            return f"{file.shown}, row {row}"
+            return f"{file.display_name}, row {row}"
         starts = (0, *accumulate(file.row_groups))
         group = bisect_right(starts, row) - 1
-        return f"{file.shown}, row group {group}, row {row - starts[group]}"
+        return f"{file.display_name}, row group {group}, row {row - starts[group]}"
 
-    def file_of(self, position: int) -> RawFile:
+    def file_at(self, position: int) -> RawFile:
         """Return the file that contains the row at a position."""
-        return self.files[self._index_of(position)]
+        return self.files[self._file_index(position)]
 
-    def _index_of(self, position: int) -> int:
+    def _file_index(self, position: int) -> int:
         """Return the index of the file that contains the row at a position."""
         if not 0 <= position < self.rows:
             raise IndexError(f"position {position} of {self.rows} rows")
         return bisect_right(self.starts, position) - 1
 
-    def example(self, column: str) -> tuple[str, str]:
-        """Return an example value of a column for messages: where it stands, and its text, such as `got 7`.
+    def find_example(self, column: str) -> tuple[str, str]:
+        """Return the place of an example value of a column, and its text for messages, such as `got 7`.
 
-        Only the first file is read. If it has no value in the column, or cannot be read, the text is empty.
+        The text is `day=1` for a column of folders. Only the first file is read. If that file has no value in the
+        column, or cannot be read, the text is empty.
         """
         file = self.files[0]
         if column in file.partitions:
-            return file.shown, f"{column}={file.partitions[column]}"
+            return file.display_name, f"{column}={file.partitions[column]}"
         try:
             with open_raw_parquet(file.path) as parquet:
                 for group in range(parquet.num_row_groups):
                     for value in parquet.read_row_group(group, [column])[column]:
                         if value.is_valid:
                             where = "" if file.converted else f", row group {group}"
-                            return f"{file.shown}{where}, column {column!r}", f"got {shown_value(value.as_py())}"
+                            return f"{file.display_name}{where}, column {column!r}", f"got {shown_value(value.as_py())}"
         except (OSError, ValueError, KeyError, pa.ArrowException):
             pass  # The pass that reads the whole file reports the error.
-        return f"{file.shown}, column {column!r}", ""
+        return f"{file.display_name}, column {column!r}", ""
 
-    def offsets(self, column: str) -> tuple[str, ...]:
+    def utc_offsets(self, column: str) -> tuple[str, ...]:
         """Return the UTC offsets of a column's timestamps in the first file, such as +08:00, without +00:00.
 
         For a CSV file, these are the offsets in its texts. A Parquet file stores timestamps in UTC, and may name a time
@@ -238,24 +240,25 @@ class RawTable:
         file = self.files[0]
         return file.text.offsets.get(column, ()) if file.text is not None else zone_offsets(file.zones.get(column, ""))
 
-    def misfit(self, column: str, want: Want) -> tuple[str, str] | None:
-        """Find the first cell of a text column that does not convert to the type that the column is read as.
+    def find_misfit(self, column: str, purpose: ColumnPurpose) -> tuple[str, str] | None:
+        """Find the first cell of a text column that cannot be converted to the type that the column is read as.
 
-        The first value of the column decides the type for all cells: the first type of the purpose in `_TARGETS` that
-        it converts to, such as timestamps with a zone or without.
+        The first value of the column decides the type of all cells. It is the first type in `_TARGETS[purpose]` to
+        which this value can be converted, such as timestamps with or without a zone.
 
         Args:
             column: Name of a column of texts.
-            want: Purpose of the values: `number`, `integer` or `time`.
+            purpose: Kind of value that the texts stand for: `number`, `integer` or `time`.
 
         Returns:
-            Place of the cell, and its text, such as `got 'x'`; None if all cells convert.
+            Place of the cell, and its text, such as `got 'x'`; None if all cells up to the first unreadable file
+            convert.
         """
         kind: pa.DataType | None = None
         for start, texts in self._texts(column):
             if kind is None and texts.null_count < len(texts):
                 first = texts.drop_null()[:1]
-                kind = next((kind for kind in _TARGETS[want] if _converts(first, kind)), _TARGETS[want][0])
+                kind = next((kind for kind in _TARGETS[purpose] if _converts(first, kind)), _TARGETS[purpose][0])
             if kind is not None and (bad := _first_misfit(texts, kind)) >= 0:
                 place = f"{self.locate(start + bad)}, column {column!r}"
                 return place, f"got {shown_value(texts[bad].as_py())}"
@@ -278,7 +281,9 @@ class RawTable:
 
     def digest(self) -> str:
         """Return a hex digest of the names and contents of the files and of the schema, which determine the rows."""
-        files = [[file.shown, file.identity, file.rows, dict(sorted(file.partitions.items()))] for file in self.files]
+        files = [
+            [file.display_name, file.identity, file.rows, dict(sorted(file.partitions.items()))] for file in self.files
+        ]
         schema = [[field.name, str(field.type)] for field in self.schema]
         return hashlib.sha256(json.dumps([files, schema]).encode()).hexdigest()
 
@@ -286,7 +291,7 @@ class RawTable:
         self,
         needed: Sequence[str],
         place: str,
-        readers: Mapping[str, Reader] = MappingProxyType({}),
+        uses: Mapping[str, ColumnUse] = MappingProxyType({}),
         words: Sequence[str] = (),
     ) -> None:
         """Check that every file has the needed columns, and that the type of each can be read and is the same in all.
@@ -294,14 +299,15 @@ class RawTable:
         Args:
             needed: Names of the columns.
             place: Name of the configuration file that needs the columns, for messages.
-            readers: Key of the configuration whose expression reads a column, by the name of the column.
-            words: Other names that an expression may use, such as columns of side tables. A message may propose them.
+            uses: Key of the configuration whose expression reads the column, by name of the column.
+            words: Names that an expression may use beside columns of the table, such as `users.age` of a side table. An
+                error message may propose one of them.
 
         Raises:
             DataError: A file lacks a column, has it twice, or has it with another type than the first file, or with a
-                type that the pipeline cannot read.
+                type that the pipeline cannot read, or the folder of a file gives no value for it.
         """
-        check_columns(self.files, needed, place, readers, words)
+        check_columns(self.files, needed, place, uses, words)
 
 
 @dataclass(frozen=True)
@@ -324,14 +330,14 @@ class RawTables:
     def listing(self) -> list[dict[str, Any]]:
         """Return one entry per raw file for `stats.json`, the statistics of a dataset."""
         return [
-            {"table": name, "file": file.shown, "rows": file.rows, "bytes": file.size, "identity": file.identity}
+            {"table": name, "file": file.display_name, "rows": file.rows, "bytes": file.size, "identity": file.identity}
             for name, table in self.by_name.items()
             for file in table.files
         ]
 
 
 def zone_offsets(zone: str) -> tuple[str, ...]:
-    """Return the UTC offsets of a time zone in January and July, without +00:00.
+    """Return the UTC offsets that a time zone has in winter and summer (1 January and 1 July 2024), without +00:00.
 
     Args:
         zone: Name of a time zone, or an offset such as +08:00. An unknown name has no offsets.
@@ -343,7 +349,7 @@ def zone_offsets(zone: str) -> tuple[str, ...]:
             offsets = {datetime(2024, month, 1, tzinfo=ZoneInfo(zone)).isoformat()[-6:] for month in (1, 7)}
         except (KeyError, ValueError, OSError):
             return ()
-    return tuple(sorted(offsets - set(UTC_OFFSETS)))
+    return tuple(sorted(offsets - set(ZERO_OFFSETS)))
 
 
 def _first_misfit(texts: pa.Array, kind: pa.DataType) -> int:
@@ -377,7 +383,7 @@ def raw_table(name: str, files: Sequence[RawFile], schema: pa.Schema) -> RawTabl
 
     Args:
         name: `log`, or the name of the side table.
-        files: Files, sorted by their `shown` names.
+        files: Files, sorted by `display_name`.
         schema: Schema of the table, see `RawTable`.
     """
     starts = tuple(accumulate((file.rows for file in files), initial=0))

@@ -1,13 +1,16 @@
-"""Cells: number of rows in each state of the labels of several tasks, and sums of regression labels, from one query.
+"""Counts and sums of the labels of several tasks, which one query computes for the rows in each state.
 
-The state of a row says for every task whether the row is inside its sample space, and whether its label is positive.
-It determines a binary label. A regression label y is summed as the integer
+The *state* of a row says for every task whether the row is in the task's sample space (the rows on which its label
+counts: those where the column `space` is true, or all rows), and whether the label is positive; so it determines all
+binary labels. It is an integer whose digit i in base 4 is that of task i: 2 if the row is in the sample space, else 0,
+and 1 more if the label is positive. A *cell* is the result for one state: the number of its rows, and sums of
+regression labels. A regression label y is summed as the integer
 
     q = round(y 2^k)        |q| <= 2^24
 
-where k is the same for all rows, so that a label is rounded to 2^-25 of the power of two above the greatest label.
-Products of at most 2^48 are integers, too, and their sums have 38 decimal digits. So no sum depends on the order of
-rows.
+where k is the same for all rows: 2^(24 - k) is the least power of two above the greatest absolute label, and the
+rounding changes a label by at most 2^-25 times this power. Products of two such integers are at most 2^48, and their
+sums have at most 38 decimal digits. Sums of integers do not depend on the order of rows.
 """
 
 from __future__ import annotations
@@ -26,41 +29,42 @@ from data_prep.engines.base import Engine
 from data_prep.stats.dense import rate
 from ple_rec.config.schema import Task
 
-_BLOCK_TASKS = 6  # Tasks of one query, which have 4^6 states.
+_BLOCK_TASKS = 6  # Most tasks of one query, since they have 4^6 states.
 _ROUND = 1.5 * 2.0**52  # (y + _ROUND) - _ROUND is y, rounded to an integer.
-_BITS = 24
+_BITS = 24  # Bits of a scaled regression label.
 _SUM = "decimal(38, 0)"  # Type of sums of products, since 64 bits suffice for 2^15 rows only.
-STATE, COUNT = "state__", "count__"
+STATE, COUNT = "state__", "count__"  # Columns with the state, and with the number of rows, of a cell.
 
 
-def blocks(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Return groups of tasks such that any two tasks are together in a group."""
+def task_blocks(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Divide tasks into overlapping blocks of at most 6, such that any two tasks are together in a block."""
     if len(tasks) <= _BLOCK_TASKS:
         return [list(tasks)]
     half = _BLOCK_TASKS // 2
-    parts = [list(tasks[start : start + half]) for start in range(0, len(tasks), half)]
-    return [a + b for a, b in combinations(parts, 2)]
+    halves = [list(tasks[start : start + half]) for start in range(0, len(tasks), half)]
+    return [a + b for a, b in combinations(halves, 2)]
 
 
-def exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str, int]:
-    """Return k of every regression task, from the greatest absolute label."""
+def scale_exponents(tasks: Sequence[Task], greatest: Mapping[str, float]) -> dict[str, int]:
+    """Return the exponent k of every regression task, from its greatest absolute label."""
     return {task.name: _BITS - math.frexp(greatest[task.name])[1] for task in tasks if task.kind == "regression"}
 
 
 def fetch_cells(
     engine: Engine, rows: ir.Table, tasks: Sequence[Task], scale: Mapping[str, int], keys: Sequence[str]
 ) -> pa.Table:
-    """Return the cells of rows: counts and sums by the values of `keys` and by state.
+    """Compute the cells of rows, by the values of `keys` and by state.
 
     Args:
         engine: Engine that counts.
         rows: Rows with the labels and spaces of the tasks.
         tasks: Tasks of one block.
         scale: Exponent k of every regression task.
-        keys: Columns beside the state.
+        keys: Columns by which rows are grouped, in addition to the state.
 
     Returns:
-        Table of the keys, the state, the count, and the sums of q_i (`sum_i`) and q_i q_j (`sum_i_j`) of regressions.
+        Table of the keys, the state, the number of rows, and for regression tasks, with positions i and j in `tasks`,
+        the sums of q_i (`sum_i`) and of q_i q_j (`sum_i_j`).
     """
     columns: dict[str, Any] = {STATE: ibis.literal(0, "int32")}
     for i, task in enumerate(tasks):
@@ -68,16 +72,16 @@ def fetch_cells(
         positive = (rows[task.label] > 0).fill_null(False)
         state = ibis.ifelse(inside, ibis.ifelse(positive, 3, 2), ibis.ifelse(positive, 1, 0))
         columns[STATE] = columns[STATE] + state.cast("int32") * ibis.literal(4**i, "int32")
-    numbers = [i for i, task in enumerate(tasks) if task.kind == "regression"]
-    for i in numbers:
+    regressions = [i for i, task in enumerate(tasks) if task.kind == "regression"]
+    for i in regressions:
         scaled = rows[tasks[i].label].cast("float64") * 2.0 ** scale[tasks[i].name]
-        whole = ((scaled + _ROUND) - _ROUND).cast("int64")
-        columns[f"q{i}"] = ibis.ifelse(_inside(rows, tasks[i]), whole, 0)
+        rounded = ((scaled + _ROUND) - _ROUND).cast("int64")
+        columns[f"q{i}"] = ibis.ifelse(_inside(rows, tasks[i]), rounded, 0)
     states = rows.select(*keys, **columns)
     sums: dict[str, Any] = {COUNT: states.count().cast("int64")}
-    for i in numbers:
+    for i in regressions:
         sums[f"sum_{i}"] = states[f"q{i}"].sum()
-    for i, j in combinations_with_replacement(numbers, 2):
+    for i, j in combinations_with_replacement(regressions, 2):
         sums[f"sum_{i}_{j}"] = (states[f"q{i}"] * states[f"q{j}"]).cast(_SUM).sum()
     return engine.fetch(states.group_by([*keys, STATE]).aggregate(**sums))
 
@@ -88,8 +92,8 @@ def _inside(rows: ir.Table, task: Task) -> ir.BooleanValue:
     return rows[task.space].cast("boolean").fill_null(False)  # The column may also be a label or a number.
 
 
-def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
-    """Return the cells by value of one key, summed over the other keys; for None, all cells under the value None."""
+def sum_by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]]:
+    """Return the cells by value of `key`, summed over all other keys; if `key` is None, all cells are under None."""
     sums = [name for name in cells.column_names if name == COUNT or name.startswith("sum_")]
     keys = [STATE] if key is None else [key, STATE]
     table = cells.group_by(keys).aggregate([(name, "sum") for name in sums])
@@ -103,7 +107,11 @@ def by_value(cells: pa.Table, key: str | None) -> dict[Any, list[dict[str, Any]]
 
 
 class Pair(NamedTuple):
-    """Sums over the rows inside the spaces of two tasks, in units of 2^-k."""
+    """Sums over the rows in the sample spaces of both of two tasks, a and b.
+
+    The sums are those of the labels (`a`, `b`), of their squares (`aa`, `bb`) and of their product (`ab`). Regression
+    labels are summed as the integers q; a binary label is 0 or 1.
+    """
 
     samples: int
     a: int
@@ -115,7 +123,16 @@ class Pair(NamedTuple):
 
 @dataclass
 class Tally:
-    """Sums over cells, by the name of a task or of two tasks."""
+    """Sums over cells, by the name of a task or by the names of two tasks.
+
+    Attributes:
+        samples: Number of rows in the sample space.
+        sums: Sum of the labels in units of 2^-k; k is 0 for a binary task.
+        squares: Sum of the squares of the labels in units of 2^-2k.
+        positives: Number of rows in the sample space whose label is positive.
+        outside: Number of rows outside the sample space, and how many of them have a positive label.
+        pairs: Sums for every two tasks.
+    """
 
     samples: dict[str, int] = field(default_factory=dict)
     sums: dict[str, int] = field(default_factory=dict)
@@ -125,7 +142,10 @@ class Tally:
     pairs: dict[tuple[str, str], Pair] = field(default_factory=dict)
 
     def add(self, tasks: Sequence[Task], cells: Iterable[Mapping[str, Any]]) -> None:
-        """Count the cells of one block of tasks."""
+        """Set the figures of the tasks of one block, and of their pairs, from all its cells.
+
+        A task or a pair in several blocks has the same figures in each.
+        """
         known = list(cells)
         for i, task in enumerate(tasks):
             inside = [cell for cell in known if _state(cell, i) >= 2]
@@ -150,13 +170,13 @@ class Tally:
             )
 
     def mean(self, task: Task, scale: Mapping[str, int]) -> float | None:
-        """Return the mean label inside the space; None without samples."""
+        """Return the mean label in the sample space, from the exponents k by task; None without samples."""
         k = scale.get(task.name, 0)
         total, samples = self.sums[task.name], self.samples[task.name]
         return rate(total, samples << k) if k >= 0 else rate(total << -k, samples)
 
     def std(self, task: Task, scale: Mapping[str, int]) -> float | None:
-        """Return the standard deviation of the label inside the space; None without samples."""
+        """Return the standard deviation of the label in the sample space; None without samples."""
         samples, total, squares = (sums_of[task.name] for sums_of in (self.samples, self.sums, self.squares))
         if not samples:
             return None
@@ -164,6 +184,7 @@ class Tally:
 
 
 def _state(cell: Mapping[str, Any], i: int) -> int:
+    """Return the digit of task i in a cell's state, from 0 to 3."""
     return int(cell[STATE]) >> 2 * i & 3
 
 

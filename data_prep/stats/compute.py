@@ -1,4 +1,4 @@
-"""Computation of `stats.json` from the written parts of a dataset."""
+"""Computation of `stats.json` from the parts (Parquet files) of a dataset; `data_prep.stats` describes its keys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from data_prep.engines.base import Engine
 from data_prep.stats import dense, drift, ids
 from data_prep.stats.extents import Extent, Range, extents
-from data_prep.stats.labels import Labels, default_slices, label_columns, values_to_slice
+from data_prep.stats.labels import LabelStats, default_slices, label_columns, values_to_slice
 from data_prep.stats.together import Parts, raw_values, rows_to_name
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DatasetSchema
@@ -30,27 +30,26 @@ def compute(
     source: Sequence[Mapping[str, Any]] = (),
     progress: Callable[[str], None] | None = None,
     exact_rows: int = dense.EXACT_ROWS,
-    every: int = 1,
+    slice_stride: int = 1,
     groups: drift.Groups | None = None,
 ) -> dict[str, Any]:
-    """Return the statistics of a dataset, as the package describes them.
-
-    They are the same on every engine and for any order of rows.
+    """Return the content of `stats.json`, which is the same on every engine and for any order of rows.
 
     Args:
-        engine: Engine that computes. None of its results has more than about a million rows.
-        files: Written parts by split, with a column `log_day` (days since 1970, local) if rows have a time.
+        engine: Engine that computes. No result that is fetched from it has more than about a million rows.
+        files: Parts by split. If rows have a time, the parts have a column `log_day`: days since 1970, in local time.
         schema: Schema of the dataset.
-        slices: Columns for whose values labels are correlated; None for the first eight single-valued features with
-            tables of at most 64 rows. For a column of more values, the 64 most frequent in train are used.
+        slices: Columns by whose values the rows are sliced for means and correlations of labels; None for the first
+            eight single-valued features with tables of at most 64 rows. For a column of more values, the 64 most
+            frequent in train are used.
         vocabularies: Path of `vocab/<table>.parquet` by table.
-        names: Text for rows of tables without a vocabulary, by table and row, such as the bounds of a bucket.
-        dropped: Entries `{split, rows, reason}` of `dropped`.
-        overflow: Entries `{values, limit, handling}` of `overflow`, by table.
-        source: Entries of `source`.
-        progress: Function that gets the name of the next step.
-        exact_rows: Number of rows in every split up to which dense values are not rounded.
-        every: Distance, in a part, between the rows of train that slices are computed on.
+        names: Texts for rows of tables without a vocabulary, such as the bounds of a bucket, by table and row.
+        dropped: Entries `{split, rows, reason}` for the key `dropped`.
+        overflow: Entries `{values, limit, handling}` for the key `overflow`, by table.
+        source: Entries for the key `source`, one for each raw file.
+        progress: Callback that gets the name of the next step.
+        exact_rows: Dense values are not rounded if no split has more rows than this.
+        slice_stride: Distance between the rows of train that slices are computed on: 3 for every third row of a part.
         groups: Groups of rows that the split assigns as a whole; None if there are none.
     """
     report = progress or (lambda _: None)
@@ -70,25 +69,28 @@ def compute(
     exact = all(extent.rows <= exact_rows for extent in extent_of.values())
     report("dense columns")
     numbers, rows = [number.name for number in schema.dense], sum(extent.rows for extent in extent_of.values())
-    for name, pairs, bits in dense.value_pairs(parts, numbers, rows, exact=exact):
-        columns[name], drifts[name] = _dense(name, pairs, bits, extent_of, groups)
+    for name, column_counts, bits in dense.value_counts(parts, numbers, rows, exact=exact):
+        columns[name], drifts[name] = _dense(name, column_counts, bits, extent_of, groups)
+    # Train shares no value of these columns with valid and test, so their PSI would say nothing.
     for name in groups.columns if groups is not None else ():
         drifts[name] |= {"psi": None, "chance": None}
     report("labels")
     sliced_columns = default_slices(schema) if slices is None else slices
     train = engine.read(files["train"], list(dict.fromkeys([*label_columns(schema.tasks), *sliced_columns])))
-    sample = train if every == 1 else engine.read(files["train"], train.columns, every)
-    labels = Labels(parts, schema, extent_of, values_to_slice(engine, train, schema, sliced_columns, lookups), sample)
-    slice_stats = labels.of_slices()
+    sample = train if slice_stride == 1 else engine.read(files["train"], train.columns, slice_stride)
+    labels = LabelStats(
+        parts, schema, extent_of, values_to_slice(engine, train, schema, sliced_columns, lookups), sample
+    )
+    slice_stats = labels.slice_stats()
     raw = raw_values(vocabularies or {}, rows_to_name(columns, schema, slice_stats))
     named = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
     return {
         "version": STATS_VERSION,
         "rows": {split: extent.rows for split, extent in extent_of.items()},
-        "days": labels.of_days(),
+        "days": labels.day_stats(),
         "columns": columns,
-        "tasks": labels.of_tasks(),
-        "correlation": labels.of_correlation(),
+        "tasks": labels.task_stats(),
+        "correlation": labels.correlation_stats(),
         "slices": slice_stats,
         "drift": drifts,
         "values": raw | named,
@@ -100,19 +102,20 @@ def compute(
 
 def _dense(
     name: str,
-    pairs: Mapping[Split, dense.Pairs],
+    column_counts: Mapping[Split, dense.ColumnCounts],
     bits: int | None,
     extent_of: Mapping[Split, Extent],
     groups: drift.Groups | None,
 ) -> tuple[dict[Split, dict[str, Any]], dict[str, Any]]:
-    """Return the figures of a dense column by split, and its drift."""
+    """Return the statistics of a dense column by split, and its drift."""
     out = {
-        split: dense.describe(pairs[split], extent.rows, extent.ranges.get(name, Range()), bits)
+        split: dense.describe(column_counts[split], extent.rows, extent.ranges.get(name, Range()), bits)
         for split, extent in extent_of.items()
     }
     quantiles = out["train"]["quantiles"]
     step = (len(quantiles) - 1) // drift.BINS if quantiles else 1
+    # Every 100th of the 1,001 quantiles, without the first and the last.
     deciles = quantiles[step:-1:step] if quantiles else None
     nulls = (out["train"]["nulls"], out["valid"]["nulls"] + out["test"]["nulls"])
-    later = dense.together_of(pairs["valid"], pairs["test"])
-    return out, drift.dense_drift(pairs["train"], later, nulls, deciles, groups)
+    later = dense.merge_counts(column_counts["valid"], column_counts["test"])
+    return out, drift.dense_drift(column_counts["train"], later, nulls, deciles, groups)

@@ -12,17 +12,18 @@ from ple_rec.config.schema import Task
 
 # Quantile of the normal distribution for a two-sided 95 % interval.
 Z = 1.959963984540054
-# A slice is compared only if it has so many samples, and so many of either class.
-ENOUGH, ENOUGH_OF_A_CLASS = 200, 20
+# Least numbers of samples, and of samples of either class, with which the correlation of a slice is compared.
+MIN_SAMPLES, MIN_CLASS_SAMPLES = 200, 20
 
 
 def correlations(tally: Tally, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Return the correlation of every two tasks over the rows in both spaces. `r` is None if a label is constant.
+    """Return entries of `correlation` in `stats.json`: r of every two tasks over the rows in both sample spaces.
 
-    `fewest` is the number of samples of the rarest class of the two tasks; for two regressions it equals `samples`.
+    `r` is None if a label is constant. `fewest` is the number of samples of the rarest class of the two tasks; for two
+    regressions it equals `samples`.
     """
     kinds = {task.name: task.kind for task in tasks}
-    order = {task.name: place for place, task in enumerate(tasks)}
+    order = {task.name: index for index, task in enumerate(tasks)}
     out = []
     for (a, b), pair in sorted(tally.pairs.items(), key=lambda item: (order[item[0][0]], order[item[0][1]])):
         counts = [total for name, total in ((a, pair.a), (b, pair.b)) if kinds[name] == "binary"]
@@ -32,7 +33,10 @@ def correlations(tally: Tally, tasks: Sequence[Task]) -> list[dict[str, Any]]:
 
 
 def pearson(pair: Pair) -> float | None:
-    """Return (n ab - a b) / sqrt((n aa - a^2) (n bb - b^2)), with differences of exact integers."""
+    """Return Pearson's r; None if a label is constant.
+
+    r = (n ab - a b) / sqrt((n aa - a^2) (n bb - b^2)), with exact integers in the differences.
+    """
     n = pair.samples
     a, b = n * pair.aa - pair.a**2, n * pair.bb - pair.b**2
     if a <= 0 or b <= 0:
@@ -41,7 +45,9 @@ def pearson(pair: Pair) -> float | None:
 
 
 def fisher(r: float, samples: int, z: float = Z) -> tuple[float, float]:
-    """Return the interval of a correlation by Fisher's transformation, an approximation for labels far from normal.
+    """Return the confidence interval of a correlation by Fisher's transformation.
+
+    The interval is approximate for labels that are far from normally distributed. It is [-1, 1] for 3 samples or fewer.
 
     Args:
         r: Correlation.
@@ -56,45 +62,48 @@ def fisher(r: float, samples: int, z: float = Z) -> tuple[float, float]:
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
-def comparable(entry: Mapping[str, Any]) -> bool:
-    """Return True if a slice has enough samples for a comparison of its correlation."""
-    return entry["r"] is not None and entry["samples"] >= ENOUGH and entry["fewest"] >= ENOUGH_OF_A_CLASS
+def has_enough_samples(entry: Mapping[str, Any]) -> bool:
+    """Return True if the correlation of a slice, an entry of `correlations`, may be compared with others."""
+    return entry["r"] is not None and entry["samples"] >= MIN_SAMPLES and entry["fewest"] >= MIN_CLASS_SAMPLES
 
 
-def shift(values: Sequence[Mapping[str, Any]], a: str, b: str, among: int = 1) -> dict[str, Any] | None:
-    """Return the greatest less the least r of two tasks among the values of a column; None for fewer than two values.
+def shift(values: Sequence[Mapping[str, Any]], a: str, b: str, comparisons: int = 1) -> dict[str, Any] | None:
+    """Return the shift of a correlation: the greatest less the least r of two tasks over the values of a column.
 
-    The interval combines two Fisher intervals (Zou 2007). They are widened (Sidak), since the two values are the
-    extremes of m pairs of values: the quantile is that of (1 + 0.95^(1/m)) / 2 in place of 0.975. If r is the same for
-    all values, the interval lies above 0 for at most about one of twenty columns. If `among` counts several shifts, the
-    surest of them lies above 0 in at most about one of twenty datasets.
+    The confidence interval of the shift combines two Fisher intervals (Zou 2007). They are widened (Sidak), since the
+    two values are the extremes of m pairs of values: the quantile is that of (1 + 0.95^(1/m)) / 2 in place of 0.975. If
+    r is equal for all values, the interval lies above 0 for at most about one of twenty columns. With `comparisons`
+    greater than 1, this holds for the most significant of that many shifts, so for about one of twenty datasets.
 
     Args:
-        values: Values of the column, each with its correlations.
+        values: Entries `values` of a slice in `stats.json`.
         a: Name of a task.
         b: Name of the other task.
-        among: Number of shifts, over columns and pairs of tasks, of which this is the surest.
+        comparisons: Number of shifts, over columns and pairs of tasks, of which this one is the most significant.
+
+    Returns:
+        Entry of `shift` in `stats.json`; None if fewer than two values have enough samples.
     """
     known = []
     for value in values:
         entry = next(e for e in value["correlation"] if (e["a"], e["b"]) == (a, b))
-        if comparable(entry):
+        if has_enough_samples(entry):
             known.append((entry["r"], entry["samples"], value["value"]))
     if len(known) < 2:
         return None
     low, high = min(known, key=lambda k: k[0]), max(known, key=lambda k: k[0])
-    z = NormalDist().inv_cdf((1 + 0.95 ** (1 / (among * math.comb(len(known), 2)))) / 2)
-    (low_l, low_u), (high_l, high_u) = fisher(*low[:2], z), fisher(*high[:2], z)
+    z = NormalDist().inv_cdf((1 + 0.95 ** (1 / (comparisons * math.comb(len(known), 2)))) / 2)
+    (low_lower, low_upper), (high_lower, high_upper) = fisher(*low[:2], z), fisher(*high[:2], z)
     difference = high[0] - low[0]
     interval = [
-        difference - math.hypot(high[0] - high_l, low_u - low[0]),
-        difference + math.hypot(high_u - high[0], low[0] - low_l),
+        difference - math.hypot(high[0] - high_lower, low_upper - low[0]),
+        difference + math.hypot(high_upper - high[0], low[0] - low_lower),
     ]
     return {"a": a, "b": b, "shift": difference, "interval": interval, "low": low[2], "high": high[2]}
 
 
 def wilson(positives: int, samples: int) -> tuple[float, float]:
-    """Return the 95 % interval of a rate by Wilson's score; 0 to 1 without samples."""
+    """Return the 95 % confidence interval of a rate by Wilson's score; 0 to 1 without samples."""
     if not samples:
         return 0.0, 1.0
     p, z2 = positives / samples, Z * Z

@@ -1,18 +1,19 @@
-"""Generated data of any size, for tests of scale and for questions whose answers must be known.
+"""Synthetic datasets of any size, to test large runs, and to compare models with the one that generated the labels.
 
-The modules, from random bits to a dataset directory:
+There are two: `tencent-synthetic`, a feed of short videos like that of the PLE paper, and `mmoe-synthetic`, two
+regressions (Ma et al., KDD 2018). The modules, from random bits to a dataset directory:
 
-    hashing.py    random bits of an index, permutations without a table
-    laws.py       power laws and links in arithmetic that is the same everywhere
-    world.py      number of users, videos and impressions; who meets which video when
-    entities.py   users, videos, contexts, and the recommender that logged the feed
-    outcomes.py   probabilities, labels, and the best metric that any model can reach
-    feed.py       blocks of impressions
+    hashing.py    random bits as a function of an index, random permutations that store no table
+    laws.py       power laws and link functions in arithmetic that is the same on every machine
+    world.py      numbers of users, videos and impressions; user and time of each impression
+    entities.py   features of users, videos and contexts; the recommender that chose the videos
+    outcomes.py   probabilities, labels, and the best metrics that a model can reach
+    feed.py       blocks of impressions with all their columns
     columns.py    blocks as Arrow tables
-    tencent.py    `tencent-synthetic`: parts of a dataset, and raw logs
+    tencent.py    `tencent-synthetic`: the parts of the dataset, and raw logs of the same impressions
     mmoe.py       `mmoe-synthetic`
-    files.py      processes that each generate a share, and the Parquet files that they write
-    prepare.py    `prepare_synthetic`: the dataset directory
+    files.py      worker processes, and the Parquet files that they write
+    prepare.py    `prepare_synthetic`, which writes a dataset directory
 """
 
 from __future__ import annotations

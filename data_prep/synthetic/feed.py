@@ -1,4 +1,7 @@
-"""Blocks of the synthetic feed, each with all columns of some impressions."""
+"""Blocks of the synthetic feed: some impressions with all their columns.
+
+`Feed.block_at` returns impressions in the order of time, `Feed.day_of_users` those of some users on one day.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from data_prep.synthetic.hashing import I64
 from data_prep.synthetic.outcomes import Outcomes, outcomes
 from data_prep.synthetic.world import World
 
-_SCAN_ROWS = 65_536  # Impressions at a time, so that they fit the cache of the processor.
+_SCAN_ROWS = 65_536  # Number of impressions that are searched at a time, so that they fit into the processor's cache.
 
 
 @dataclass(frozen=True)
 class Block:
-    """Columns of some impressions."""
+    """Columns of some impressions, each an array with one entry per impression."""
 
-    impression: I64
-    user: I64
-    video: I64
-    day: I64
+    impression: I64  # Number of the impression; see `world.py`.
+    user: I64  # Rank by activity.
+    video: I64  # Rank by popularity.
+    day: I64  # 0 to 7.
     milliseconds: I64  # Time in milliseconds of the day.
-    explored: NDArray[np.bool_]
-    propensity: NDArray[np.float32]
+    explored: NDArray[np.bool_]  # True if the video was drawn uniformly, to explore.
+    propensity: NDArray[np.float32]  # Probability with which the video was chosen, given `explored`.
     users: Users
     videos: Videos
     contexts: Contexts
@@ -44,28 +47,33 @@ class Feed:
         self.features = FeatureGenerator(world)
         self.policy = Policy(self.features)
 
-    def at(self, places: range) -> Block:
-        """Return the impressions at some places in the order of time, in that order."""
+    def block_at(self, places: range) -> Block:
+        """Return the impressions at consecutive places in the order of time, in this order."""
         place = np.arange(places.start, places.stop, dtype=np.int64)
-        return self._block(self.world.at(place), place)
+        return self._block(self.world.impressions_at(place), place)
 
     def day_of_users(self, impressions: range, day: int) -> Block:
-        """Return those of some impressions that fall on a day from 0 to 7, in the order of user and time."""
+        """Return those of the impressions that lie on one day, in the order of user, then time.
+
+        Args:
+            impressions: Numbers of impressions.
+            day: Number of the day, from 0 to 7.
+        """
         world = self.world
         selected = []
         for start in range(impressions.start, impressions.stop, _SCAN_ROWS):
             candidates = np.arange(start, min(start + _SCAN_ROWS, impressions.stop), dtype=np.int64)
-            places = world.place_of(candidates)
+            places = world.impression_places(candidates)
             inside = (places >= world.day_start(day)) & (places < world.day_start(day + 1))
             selected.append((candidates[inside], places[inside]))
-        impression, place = (np.concatenate(each) for each in zip(*selected, strict=True))
-        order = np.lexsort((place, world.user_of(impression)))
+        impression, place = (np.concatenate(arrays) for arrays in zip(*selected, strict=True))
+        order = np.lexsort((place, world.impression_users(impression)))
         return self._block(impression[order], place[order])
 
     def _block(self, impression: I64, place: I64) -> Block:
         world = self.world
-        day, milliseconds = world.time_of(place)
-        user = world.user_of(impression)
+        day, milliseconds = world.place_times(place)
+        user = world.impression_users(impression)
         users = self.features.users(user)
         video, explored, propensity = self.policy.choose(impression, users.group)
         videos = self.features.videos(video)

@@ -1,4 +1,4 @@
-"""Processes that each work on a share of the tasks, and the Parquet files that they write, table by table."""
+"""Worker processes that divide the generation of files among them, and the writer of the Parquet files."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ R = TypeVar("R")
 def run_shares(
     work: Callable[..., Iterator[R]], fixed: tuple[Any, ...], tasks: Sequence[T], processes: int
 ) -> Iterator[R]:
-    """Yield the results of `work(*fixed, share)` for all shares, in the order in which they arrive.
+    """Divide tasks among worker processes, and yield the results of all workers in the order in which they arrive.
 
-    Task i belongs to share i mod processes. For one process or one task, `work` runs in this process. A child whose
-    parent has ended ends at its next result.
+    Worker i of n runs `work(*fixed, share)`, where its share is a list of the tasks i, i + n, i + 2 n, ... With one
+    process or one task, `work` runs in this process. A worker whose parent has ended ends at its next result.
 
     Args:
-        work: Function at the top level of a module. Its arguments and results are pickled.
+        work: Generator function at the top level of a module. Its arguments and results are pickled.
         fixed: First arguments of the function.
-        tasks: Tasks of all shares.
-        processes: Number of processes, at least 1.
+        tasks: Tasks to divide.
+        processes: Largest number of workers; there are never more than tasks.
 
     Raises:
-        Exception: `work` has raised it in a child.
-        RuntimeError: A child was killed.
+        Exception: `work` has raised it in a worker.
+        RuntimeError: A worker ended without an answer, for example since it was killed.
     """
     count = min(processes, len(tasks))
     if count <= 1:
@@ -56,7 +56,7 @@ def run_shares(
         waiting = {pipe: child for child, pipe in children}
         while waiting:
             for pipe in wait(list(waiting)):
-                assert isinstance(pipe, Connection)
+                assert isinstance(pipe, Connection)  # For the type checker; `wait` also takes sockets.
                 try:
                     kind, value = pipe.recv()
                 except EOFError:
@@ -93,20 +93,21 @@ class ParquetLayout:
 
     Args:
         schema: Columns and types.
-        plain: Columns with too many values for a dictionary.
-        split_bytes: Further such columns, of type `float32`, which compress better as byte streams.
-        metadata: Metadata of the footer.
+        without_dictionary: Columns that are encoded plainly, since they have too many different values for a
+            dictionary.
+        split_bytes: Float32 columns with too many different values, too, which are encoded as BYTE_STREAM_SPLIT.
+        metadata: Key-value metadata of the footer.
     """
 
     schema: pa.Schema
-    plain: tuple[str, ...] = ()
+    without_dictionary: tuple[str, ...] = ()
     split_bytes: tuple[str, ...] = ()
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Written:
-    """File that is complete."""
+class WrittenFile:
+    """Complete Parquet file."""
 
     path: Path
     rows: int
@@ -114,7 +115,9 @@ class Written:
 
 
 class FileWriter:
-    """Writer of a Parquet file, with one row group for each table. It is a context manager.
+    """Context manager that writes a Parquet file, with one row group per table.
+
+    The file has a temporary name until the block ends. If the block raises an error, the file is removed.
 
     Args:
         path: Path of the file. An existing file is replaced.
@@ -123,19 +126,19 @@ class FileWriter:
 
     def __init__(self, path: Path, layout: ParquetLayout) -> None:
         self.path = path
-        # The name has the process id, since a worker that outlives its killed parent may write the same file.
+        # The name has the process id, since a worker that survives its killed parent may be writing the same file.
         self._unfinished = path.with_name(f"{path.stem}.{os.getpid()}{UNFINISHED}")
         self.rows = self.row_groups = 0
-        without_dictionary = {*layout.plain, *layout.split_bytes}
+        no_dictionary = {*layout.without_dictionary, *layout.split_bytes}
         self._file = pq.ParquetWriter(
             self._unfinished,
             layout.schema,
             compression="zstd",
             compression_level=1,
-            use_dictionary=[name for name in layout.schema.names if name not in without_dictionary],
+            use_dictionary=[name for name in layout.schema.names if name not in no_dictionary],
             column_encoding=dict.fromkeys(layout.split_bytes, "BYTE_STREAM_SPLIT") or None,
             write_page_checksum=True,
-            store_schema=False,  # Readers then see words as text, whatever Arrow type they were written from.
+            store_schema=False,  # With the Arrow schema, readers would get texts as dictionaries.
         )
         self._file.add_key_value_metadata(dict(layout.metadata))
 
@@ -143,7 +146,7 @@ class FileWriter:
         return self
 
     def add(self, table: pa.Table) -> None:
-        """Append a row group, unless the table has no rows."""
+        """Append a table as one row group; a table without rows is skipped."""
         if table.num_rows:
             self._file.write_table(table, row_group_size=table.num_rows)
             self.rows += table.num_rows
@@ -159,13 +162,13 @@ class FileWriter:
             self._unfinished.unlink(missing_ok=True)
 
     @property
-    def written(self) -> Written:
-        """The written file, once it is complete."""
-        return Written(self.path, self.rows, self.row_groups)
+    def written(self) -> WrittenFile:
+        """Path and sizes of the file; the file exists only after the block of the context manager."""
+        return WrittenFile(self.path, self.rows, self.row_groups)
 
 
-def write_file(path: Path, tables: Iterable[pa.Table], layout: ParquetLayout) -> Written:
-    """Write a Parquet file with one row group for each table."""
+def write_file(path: Path, tables: Iterable[pa.Table], layout: ParquetLayout) -> WrittenFile:
+    """Write a Parquet file with one row group per table that has rows."""
     with FileWriter(path, layout) as writer:
         for table in tables:
             writer.add(table)

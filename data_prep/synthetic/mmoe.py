@@ -1,12 +1,16 @@
-"""`mmoe-synthetic`: two regressions whose relation is set by one number (Ma et al., KDD 2018, section 3.2).
+"""`mmoe-synthetic`: two regression tasks whose similarity is set by one number (Ma et al., KDD 2018, section 3.2).
 
     w_1 = c u_1,   w_2 = c (p u_1 + sqrt(1 - p^2) u_2),   u_1, u_2 orthogonal unit vectors of R^d
     x ~ N(0, I_d),   y_k = w_k.x + sum_{i=1..m} sin(alpha_i (w_k.x) + beta_i) + eps_k,   eps_k ~ N(0, 0.01)
 
-with c = 1, m = 10, alpha_i, beta_i ~ N(0, 1), and d = 512 as in the PLE paper. p is the cosine of the weights. The
-correlation of the labels follows p, but is not equal to it. The seed determines u, alpha and beta, too.
+with c = 1, m = 10, alpha_i, beta_i ~ N(0, 1), and d = 512 as in the PLE paper. p is the cosine of the angle between the
+weights w_1 and w_2. The correlation of the labels grows with p, but is not equal to it. All random numbers, u_k,
+alpha_i and beta_i included, follow from the seed.
 
-The x and the noise of a block of `BLOCK_ROWS` rows depend on the seed and the number of the block, not on p.
+Rows are generated in blocks. The inputs x and the noise eps of a block depend on the seed, on d and on the number of
+the block, but not on p, so datasets that differ only in p have the same inputs.
+
+Shape suffixes: N rows of a block, D inputs, K tasks.
 """
 
 from __future__ import annotations
@@ -23,16 +27,16 @@ from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
 from data_prep.synthetic.files import ParquetLayout
-from data_prep.synthetic.hashing import F32, F64, key_of
+from data_prep.synthetic.hashing import F32, F64, stream_key
 from ple_rec.config.base import Split
 from ple_rec.config.schema import DenseFeature, Task
 from ple_rec.errors import UserError
 
 NAME = "mmoe-synthetic"
-FORMAT = 4  # Raise this number with each change after which the same arguments give other bytes.
+FORMAT = 4  # Increase this number with each change that alters the bytes of the same arguments.
 PAPER_ROWS = 1_400_000
 MIN_ROWS = 1_000  # Valid and test have a tenth of the rows each.
-PAPER_DIM, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01
+PAPER_DIM, SCALE, WAVES, NOISE_VARIANCE = 512, 1.0, 10, 0.01  # d, c, m, and the variance of eps_k.
 MIN_DIM = 2
 BLOCK_ROWS = 8192
 _PART_BLOCKS = 4
@@ -41,12 +45,12 @@ TASKS = tuple(Task(name=f"task{k}", kind="regression", label=f"y{k}") for k in (
 
 @dataclass(frozen=True)
 class MmoePart:
-    """Part of the dataset: some blocks of a split.
+    """Unit of work: blocks that become one Parquet file of a split.
 
     Args:
-        index: Number of the part in its split.
-        splits: Tuple of the one split.
-        blocks: Number and rows of each block.
+        index: Number of the file in its split.
+        splits: The one split of the file, as a tuple.
+        blocks: Number of each block, and its number of rows.
     """
 
     index: int
@@ -56,11 +60,11 @@ class MmoePart:
 
 @dataclass(frozen=True)
 class Mmoe:
-    """Design of the dataset.
+    """Design of the dataset (`prepare.Design`).
 
     Args:
-        rows: Number of rows: 80 % for train, and 10 % each for valid and test. The rows are independent.
-        correlation: Cosine p of the two weights, in [-1, 1].
+        rows: Number of rows: 80 % for train, and 10 % each for valid and test.
+        correlation: Cosine p of the two weight vectors, in [-1, 1].
         seed: Seed of everything that is random.
         dim: Number of inputs d.
 
@@ -78,19 +82,19 @@ class Mmoe:
             raise UserError(
                 "rows",
                 f"got {self.rows}",
-                f"valid and test get a tenth each, and {MIN_ROWS // 10} rows are the least for either",
-                f"ask for {MIN_ROWS} or more; the paper has {PAPER_ROWS}",
+                f"valid and test have a tenth of the rows each, and need at least {MIN_ROWS // 10}",
+                f"set {MIN_ROWS} or more; the paper has {PAPER_ROWS}",
             )
         if not -1 <= self.correlation <= 1:
             raise UserError(
-                "correlation", f"got {self.correlation}", "it is the cosine of two weights", "give it in [-1, 1]"
+                "correlation", f"got {self.correlation}", "it is a cosine of two weights", "set a number in [-1, 1]"
             )
         if self.dim < MIN_DIM:
             raise UserError(
                 "dim",
                 f"got {self.dim}",
-                f"two weights that are orthogonal need {MIN_DIM} inputs or more",
-                f"ask for {MIN_DIM} or more; the paper has {PAPER_DIM}",
+                f"two orthogonal weights need at least {MIN_DIM} inputs",
+                f"set {MIN_DIM} or more; the paper has {PAPER_DIM}",
             )
 
     @cached_property
@@ -104,7 +108,7 @@ class Mmoe:
         return TASKS
 
     def recipe(self) -> dict[str, Any]:
-        """Return everything that determines the content."""
+        """Return all that determines the content of the dataset."""
         return {"name": NAME, "format": FORMAT} | {
             "rows": self.rows,
             "dim": self.dim,
@@ -112,21 +116,24 @@ class Mmoe:
             "correlation": float(self.correlation),
         }
 
-    def fields(self) -> Mapping[str, Any]:
-        """Return fields of `DatasetSchema`. The inputs need no normaliser, since they are standard normal."""
+    def schema_fields(self) -> Mapping[str, Any]:
+        """Return the fields of `DatasetSchema` that the design determines.
+
+        The inputs need no normaliser, since they are standard normal.
+        """
         dense = tuple(DenseFeature(name=name, normaliser="none") for name in self.features)
         return {"name": NAME, "dense": dense, "tasks": TASKS}
 
-    def slices(self) -> tuple[str, ...]:
-        """Return no columns."""
+    def slice_columns(self) -> tuple[str, ...]:
+        """Return no columns, since there are no categorical features."""
         return ()
 
-    def names(self) -> Mapping[str, Mapping[int, str]]:
-        """Return no names, since there are no tables."""
+    def raw_values(self) -> Mapping[str, Mapping[int, str]]:
+        """Return no raw values, since there are no embedding tables."""
         return {}
 
-    def facts(self) -> Mapping[str, Any]:
-        """Return `process`, the parameters of the equations. No model has an MSE below `noise_variance`."""
+    def extra_statistics(self) -> Mapping[str, Any]:
+        """Return `process`, the parameters of the equations. The MSE of a perfect model is about `noise_variance`."""
         alpha, beta = self.waves
         parameters = {"correlation": float(self.correlation), "seed": self.seed, "dim": self.dim, "scale": SCALE}
         return {"process": parameters | {"noise_variance": NOISE_VARIANCE, "alpha": alpha, "beta": beta}}
@@ -145,6 +152,7 @@ class Mmoe:
         """Return the parts of the dataset, which can be generated in any order."""
         out, number = [], 0
         for split, rows in self.split_rows().items():
+            # Even a small split has 16 blocks or more, that is, row groups for several ranks.
             size = max(1, min(BLOCK_ROWS, rows // 16))
             sizes = [min(size, rows - at) for at in range(0, rows, size)]
             blocks = list(enumerate(sizes, number))
@@ -161,7 +169,12 @@ class Mmoe:
             yield ((part.splits[0], self.table(number, rows)) for number, rows in part.blocks)
 
     def table(self, number: int, rows: int) -> pa.Table:
-        """Return a block: x, the labels y1 and y2, and the labels without noise, truth_task1 and truth_task2."""
+        """Return a block: the inputs, the labels y1 and y2, and the labels without noise (truth_task1, truth_task2).
+
+        Args:
+            number: Number of the block.
+            rows: Number of rows of the block.
+        """
         random = self._random("block", number)
         x_DN = random.standard_normal((self.dim, rows), dtype=np.float32)
         noise_KN = random.standard_normal((2, rows)) * math.sqrt(NOISE_VARIANCE)
@@ -176,7 +189,7 @@ class Mmoe:
 
     @cached_property
     def directions(self) -> tuple[list[float], list[float]]:
-        """The orthogonal unit vectors u_1 and u_2, from normal numbers. Their sums are exactly rounded."""
+        """The orthogonal unit vectors u_1 and u_2. Sums are exactly rounded, so they are the same on every machine."""
         random = self._random("directions", 0)
         first, second = (random.standard_normal(self.dim).tolist() for _ in range(2))
         first = _unit(first)
@@ -192,27 +205,31 @@ class Mmoe:
 
     @cached_property
     def waves(self) -> tuple[list[float], list[float]]:
-        """The numbers alpha and beta."""
+        """The numbers alpha_i and beta_i of the sines, as two lists."""
         random = self._random("waves", 0)
         return random.standard_normal(WAVES).tolist(), random.standard_normal(WAVES).tolist()
 
     def _projections(self, x_DN: F32) -> list[F64]:
-        """Return w_k.x, summed feature by feature, since the order of sums in a matrix product is not defined."""
+        """Return w_k.x of each row, by task.
+
+        It is summed input by input, since the order of summation in a matrix product differs between machines.
+        """
         out = [np.zeros(x_DN.shape[1]) for _ in TASKS]
         for x_N, *weights in zip(x_DN, *self.weights, strict=True):
-            wide = x_N.astype(np.float64)
+            x64_N = x_N.astype(np.float64)
             for total, weight in zip(out, weights, strict=True):
-                total += wide * weight
+                total += x64_N * weight
         return out
 
     def _wave(self, projection: F64) -> F64:
+        """Return y_k without noise, as a function of w_k.x."""
         out = projection.copy()
         for alpha, beta in zip(*self.waves, strict=True):
             out += np.sin(alpha * projection + beta)
         return out
 
     def _random(self, purpose: str, number: int) -> Generator:
-        return Generator(Philox(key=[key_of(NAME, self.seed, purpose), number]))
+        return Generator(Philox(key=[stream_key(NAME, self.seed, purpose), number]))
 
 
 def _unit(vector: list[float]) -> list[float]:

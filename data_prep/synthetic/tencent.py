@@ -1,9 +1,10 @@
-"""`tencent-synthetic`: a feed like that of the paper, generated block by block and never in memory as a whole.
+"""`tencent-synthetic`: a feed of short videos like that of the PLE paper, generated block by block.
 
-It has two forms:
+It has two forms, with the same impressions:
 
-    Tencent           dataset: days 1-7 are train in order of time; day 8 is valid and test by user, in order of users
-    write_raw(...)    raw logs of the same impressions, day by day
+    Tencent           design of a dataset: the first seven days are train, in order of time; the last day is divided by
+                      user into valid and test, in order of users
+    write_raw(...)    raw logs, with one or more files per day
 """
 
 from __future__ import annotations
@@ -33,33 +34,34 @@ from data_prep.synthetic.columns import (
     table_rows,
 )
 from data_prep.synthetic.feed import Feed
-from data_prep.synthetic.files import ParquetLayout, Written, run_shares, write_file
+from data_prep.synthetic.files import ParquetLayout, WrittenFile, run_shares, write_file
 from data_prep.synthetic.world import DAYS, PAPER_ROWS, World
 from ple_rec.config.base import Split
 from ple_rec.config.schema import Table, Task
 from ple_rec.errors import UserError
 
 NAME = "tencent-synthetic"
-FORMAT = 3  # Raise this number with each change after which the same rows and seed give other bytes.
+FORMAT = 3  # Increase this number with each change that alters the bytes of the same rows and seed.
 ROW_GROUP_ROWS = 65_536
-RAW_KEY = b"ple_rec.synthetic"
-RAW_FILE_ROWS = 4_194_304
-_PART_BLOCKS = 16
+RAW_KEY = b"ple_rec.synthetic"  # Key in the footer of a raw log; the value says what the file contains.
+RAW_FILE_ROWS = 4_194_304  # Largest number of rows of a raw log, unless the number of files is given.
+_PART_BLOCKS = 16  # Largest number of blocks of a part.
 _FIRST_DAY = date(2020, 3, 2)
 _TEST_DAY = DAYS - 1
-_PLAIN = ("user_id", "video_id")
-_SPLIT_BYTES = (*TRUTHS, "propensity")
+_WITHOUT_DICTIONARY = ("user_id", "video_id")  # Columns without a dictionary in Parquet.
+_BYTE_STREAM_SPLIT = (*TRUTHS, "propensity")  # Columns with this Parquet encoding.
 
 
 @dataclass(frozen=True)
 class TencentPart:
-    """Part of the dataset: some of its blocks.
+    """Unit of work: blocks of impressions that become one Parquet file in each of its splits.
 
     Args:
-        index: Number among the parts of the same splits.
-        splits: Tuple of `train`, or of `valid` and `test`.
-        blocks: Places in the order of time for train; numbers of impressions of whole users for valid and test. Each
-            block becomes one row group of each split.
+        index: Number among the parts of the same splits, which is also in the name of their files.
+        splits: Splits with a file: `train`, or `valid` and `test`.
+        blocks: Ranges of impressions, each of which becomes one row group of each split. For train, they are ranges of
+            places in the order of time. For valid and test, they are ranges of numbers of impressions, which run user
+            by user: a range covers whole users, and only their impressions of the last day are written.
     """
 
     index: int
@@ -69,25 +71,25 @@ class TencentPart:
 
 @dataclass(frozen=True)
 class Tencent:
-    """Design of the dataset.
+    """Design of the dataset (`prepare.Design`).
 
     Args:
-        world: Sizes and seed.
+        world: Sizes and seed of the feed.
     """
 
     world: World
 
     @property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks of the paper."""
+        """The tasks: vtr, vcr, share, comment and ctr."""
         return TASKS
 
     def recipe(self) -> dict[str, Any]:
-        """Return everything that determines the content."""
+        """Return all that determines the content of the dataset."""
         return {"name": NAME, "format": FORMAT, "rows": self.world.rows, "seed": self.world.seed}
 
-    def fields(self) -> Mapping[str, Any]:
-        """Return fields of `DatasetSchema`."""
+    def schema_fields(self) -> Mapping[str, Any]:
+        """Return the fields of `DatasetSchema` that the design determines."""
         tables = tuple(Table(name=name, rows=rows) for name, rows in table_rows(self.world).items())
         return {
             "name": NAME,
@@ -98,32 +100,35 @@ class Tencent:
             "group": "user_id",
         }
 
-    def slices(self) -> tuple[str, ...]:
-        """Return the columns for whose values the statistics have correlations of the labels, `auto_play` first."""
+    def slice_columns(self) -> tuple[str, ...]:
+        """Return the columns by whose values the statistics slice the rows for correlations between labels."""
         return SLICES
 
-    def names(self) -> Mapping[str, Mapping[int, str]]:
-        """Return the words of a raw log, by table and row."""
+    def raw_values(self) -> Mapping[str, Mapping[int, str]]:
+        """Return the raw values of the features that are words, and of `auto_play`, by table and row."""
         return {name: dict(enumerate(words, 1)) for name, words in WORDS.items()} | {"auto_play": {1: "0", 2: "1"}}
 
-    def facts(self) -> Mapping[str, Any]:
+    def extra_statistics(self) -> Mapping[str, Any]:
         """Return nothing, since the recipe describes the data."""
         return {}
 
     def layout(self) -> ParquetLayout:
         """Return the layout of the parts."""
-        return ParquetLayout(dataset_schema(), _PLAIN, _SPLIT_BYTES)
+        return ParquetLayout(dataset_schema(), _WITHOUT_DICTIONARY, _BYTE_STREAM_SPLIT)
 
     def row_group_rows(self) -> int:
-        """Return the rows of a row group of train: 65,536, or fewer if ranks would get too few row groups."""
+        """Return the largest number of rows of a row group of train: 65,536, but at most 1/64 of all rows.
+
+        So even a small dataset has row groups for many ranks.
+        """
         return min(ROW_GROUP_ROWS, self.world.rows // 64)
 
     def parts(self) -> list[TencentPart]:
         """Return the parts of the dataset, which can be generated in any order."""
         size = self.row_group_rows()
         train = self.world.blocks_of_days(range(_TEST_DAY), size)
-        # A user has 1 of 8 impressions on the last day, and valid and test have half of the users each. So a block of
-        # this size gives both a row group of the usual size. There are at least 16 blocks.
+        # About 1 of 8 impressions is on the last day, and valid and test have half of the users each. So a block of
+        # 2 x 8 x 65,536 impressions gives both a row group of about 65,536 rows. Small datasets have smaller blocks.
         evaluated = list(self.world.blocks_of_users(min(2 * DAYS * ROW_GROUP_ROWS, self.world.rows // 20)))
         splits: tuple[tuple[tuple[Split, ...], list[range]], ...] = (("train",), train), (("valid", "test"), evaluated)
         return [
@@ -141,11 +146,11 @@ class Tencent:
     def _tables(self, feed: Feed, part: TencentPart) -> Iterator[tuple[Split, pa.Table]]:
         for block in part.blocks:
             if part.splits == ("train",):
-                yield "train", dataset_table(feed.at(block))
+                yield "train", dataset_table(feed.block_at(block))
                 continue
             impressions = feed.day_of_users(block, _TEST_DAY)
             table = dataset_table(impressions)
-            valid = pa.array(self.world.is_valid(impressions.user))
+            valid = pa.array(self.world.is_in_valid_split(impressions.user))
             yield "valid", table.filter(valid)
             yield "test", table.filter(pc.invert(valid))
 
@@ -159,17 +164,18 @@ def write_raw(
     processes: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> list[Path]:
-    """Write raw logs: Parquet files by day, rows in order of time, named `YYYY-MM-DD-NNN.parquet`.
+    """Write raw logs as Parquet files by day, named `YYYY-MM-DD-NNN.parquet`, with rows in the order of time.
 
-    A complete file of the same rows, seed and number of files is not written again.
+    Files that an earlier call with the same rows, seed and number of files has completed are not written again. Its
+    unfinished files are removed.
 
     Args:
         out: Folder of the files.
         rows: Number of impressions.
         seed: Seed of everything that is random.
-        files: Number of files, at least 8; None for as many as give a file at most 4.2 M rows.
+        files: Number of files, at least 8; None for the least number with which a file has at most 4.2 M rows.
         processes: Number of processes that write files.
-        progress: Function that gets the rows of each finished file.
+        progress: Function that is called with the number of rows of each complete file, old or new.
 
     Returns:
         Paths of the files, in order of time.
@@ -179,50 +185,50 @@ def write_raw(
     """
     world = World(rows, seed)
     if files is not None and files < DAYS:
-        raise UserError("files", f"got {files}", f"each of the {DAYS} days has a file", "ask for more")
-    todo = _raw_files(out, world, files)
+        raise UserError("files", f"got {files}", f"each of the {DAYS} days has at least one file", "set more")
+    logs = _raw_files(out, world, files)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        for file in todo:
+        for file in logs:
             file.check()
         for unfinished in out.glob(f"*{UNFINISHED}"):
             unfinished.unlink(missing_ok=True)
-        for written in run_shares(_write_raw_files, (world,), todo, processes):
+        for written in run_shares(_write_raw_files, (world,), logs, processes):
             if progress is not None:
                 progress(written.rows)
     except OSError as error:
         raise UserError(
             str(out),
             f"could not be written ({error.strerror or error})",
-            "it needs a writable place with enough room",
+            "the folder must be writable, on a disk with enough free space",
             "free some space and start again: finished files are kept",
         ) from error
-    return [file.path for file in todo]
+    return [file.path for file in logs]
 
 
 @dataclass(frozen=True)
 class _RawLog:
     path: Path
-    places: range
-    label: bytes  # Metadata that a file of another world does not have.
+    places: range  # Positions of the impressions in the order of time.
+    identity: bytes  # Value of RAW_KEY in the footer, by which the content of the file is recognised.
 
     def check(self) -> None:
-        """Refuse to replace a file with other content."""
+        """Raise an error if a file of the same name with other content exists."""
         if self.path.exists() and not self.is_ready():
             raise UserError(
                 str(self.path),
-                "exists and is another file",
-                "raw logs replace nothing",
-                "name another folder, or remove the file",
+                "exists and has other content",
+                "raw logs do not replace other files",
+                "choose another folder, or remove the file",
             )
 
     def is_ready(self) -> bool:
-        """Return True if the file exists and is complete."""
+        """Return True if the file exists, has the identity of this log, and all its rows."""
         try:
             footer = pq.read_metadata(self.path)
         except (OSError, pa.ArrowInvalid):
             return False
-        return (footer.metadata or {}).get(RAW_KEY) == self.label and footer.num_rows == len(self.places)
+        return (footer.metadata or {}).get(RAW_KEY) == self.identity and footer.num_rows == len(self.places)
 
 
 def _raw_files(out: Path, world: World, files: int | None) -> list[_RawLog]:
@@ -232,19 +238,21 @@ def _raw_files(out: Path, world: World, files: int | None) -> list[_RawLog]:
         files_of_day = -(-(end - first) // RAW_FILE_ROWS) if files is None else files // DAYS + (day < files % DAYS)
         for i in range(files_of_day):
             places = range(first + (end - first) * i // files_of_day, first + (end - first) * (i + 1) // files_of_day)
-            label = {"format": FORMAT, "rows": world.rows, "seed": world.seed, "from": places.start, "to": places.stop}
+            value = {"format": FORMAT, "rows": world.rows, "seed": world.seed, "from": places.start, "to": places.stop}
             name = f"{_FIRST_DAY + timedelta(day)}-{i:03d}.parquet"
-            logs.append(_RawLog(out / name, places, json.dumps(label).encode()))
+            logs.append(_RawLog(out / name, places, json.dumps(value).encode()))
     return logs
 
 
-def _write_raw_files(world: World, files: list[_RawLog]) -> Iterator[Written]:
+def _write_raw_files(world: World, files: list[_RawLog]) -> Iterator[WrittenFile]:
     feed = Feed(world)
-    schema = raw_table(world, feed.at(range(1))).schema
+    schema = raw_table(world, feed.block_at(range(1))).schema
     for file in files:
         if file.is_ready():
-            yield Written(file.path, len(file.places), 0)
+            yield WrittenFile(file.path, len(file.places), 0)  # The number of row groups is not needed.
             continue
         blocks = (file.places[i : i + ROW_GROUP_ROWS] for i in range(0, len(file.places), ROW_GROUP_ROWS))
-        tables = (raw_table(world, feed.at(block)) for block in blocks)
-        yield write_file(file.path, tables, ParquetLayout(schema, _PLAIN, _SPLIT_BYTES, {RAW_KEY: file.label}))
+        tables = (raw_table(world, feed.block_at(block)) for block in blocks)
+        yield write_file(
+            file.path, tables, ParquetLayout(schema, _WITHOUT_DICTIONARY, _BYTE_STREAM_SPLIT, {RAW_KEY: file.identity})
+        )

@@ -1,1 +1,1 @@
-"""Derivation of a dataset's columns from raw columns: expressions, rows, splits, features, labels, side tables."""
+"""Derivation of a dataset's columns from the columns of a raw log, as Ibis expressions that an engine computes."""

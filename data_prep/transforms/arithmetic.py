@@ -1,4 +1,7 @@
-"""Arithmetic with equal results on every engine: decisions by a hash, and the day and hour of a row."""
+"""Arithmetic on Ibis columns with the same results on DuckDB and Spark: hashes, integer division, days and hours.
+
+Days are numbers of days since 1970-01-01.
+"""
 
 from __future__ import annotations
 
@@ -10,39 +13,41 @@ import ibis.expr.types as ir
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 
-_DIGITS = 8  # A share is compared with so many hexadecimal digits of the digest, 32 bits.
-_ROW_DIGITS = 7  # With 28 bits of the digest, the choice of a row stays within int64.
-_WIDE = 2**40  # A literal beyond int32.
+_DIGITS = 8  # Number of hexadecimal digits of a digest (32 bits) that are compared with a share.
+_ROW_DIGITS = 7  # Number of digits that choose a hash row. 28 bits keep the arithmetic within int64.
+_INT64_LITERAL = 2**40  # Any number beyond int32, with which `hashed_number` computes in int64.
 _HEX = "0123456789abcdef"
 
 
 def hashed_text(value: ir.Value) -> ir.StringValue:
-    """Return the text of a value that is hashed; a number is written in decimal."""
+    """Return the text by which a value is hashed: a text itself, or a number in decimal."""
     return value.cast("string")
 
 
 def hash_is_below(text: ir.StringValue, share: float) -> ir.BooleanValue:
-    """Return True where the MD5 of a text, as a fraction of its range, is below `share` (to 2 ** -32)."""
+    """Return True where the MD5 of a text, as a fraction in [0, 1), is below `share`, with a precision of 2 ** -32."""
     limit = round(share * 16**_DIGITS)
     if limit >= 16**_DIGITS:
         return ibis.literal(True)
     return text.hexdigest("md5").substr(0, _DIGITS) < f"{limit:0{_DIGITS}x}"
 
 
-def hashed_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValue:
-    """Return the hash row of a value that has no row of its own: capacity - hash_rows + H mod hash_rows.
+def hash_row(value: ir.Value, capacity: int, hash_rows: int) -> ir.IntegerValue:
+    """Return the row of a value outside the vocabulary: capacity - hash_rows + (H mod hash_rows).
 
-    H is the first 7 hexadecimal digits of the MD5 of the value's text.
+    Such values share the last `hash_rows` rows of a table, which has `capacity` rows in all. H is the number whose
+    hexadecimal digits are the first 7 of the MD5 of the value's text, as in `ple_rec.data.lookup`.
     """
     number = hashed_number(hashed_text(value), _ROW_DIGITS)
     return (number % hash_rows + (capacity - hash_rows)).cast("int32")
 
 
 def hashed_number(text: ir.StringValue, digits: int) -> ir.IntegerValue:
-    """Return the first hexadecimal digits of the MD5 of a text as an `int64`, which holds at most 15 digits."""
+    """Return the first `digits` hexadecimal digits, at most 15, of the MD5 of a text as an int64."""
     digest = text.hexdigest("md5")
-    # Spark computes text positions and small literals in int32, whatever Ibis says; a large literal forces int64.
-    values = [ibis.literal(_HEX).find(digest.substr(i, 1)) + _WIDE - _WIDE for i in range(digits)]
+    # Spark computes text positions and small literals in int32, even if Ibis types them as int64. Adding and
+    # subtracting a large literal makes them int64.
+    values = [ibis.literal(_HEX).find(digest.substr(i, 1)) + _INT64_LITERAL - _INT64_LITERAL for i in range(digits)]
     number = values[0]
     for digit in values[1:]:
         number = number * 16 + digit
@@ -63,7 +68,12 @@ def days_since_1970(day: str) -> int:
 
 
 def day_number(day: int | str, day_1: int | None) -> int:
-    """Return the days from 1970-01-01 to a day of the configuration: a date, or a number that counts from day 1."""
+    """Return the days from 1970-01-01 to a day of the configuration.
+
+    Args:
+        day: Date such as `2022-05-08`, or a number, where 1 is day 1.
+        day_1: Days from 1970-01-01 to day 1, from which the configuration counts; needed only for a number.
+    """
     if isinstance(day, str):
         return days_since_1970(day)
     assert day_1 is not None
@@ -75,27 +85,26 @@ def date_text(day: int) -> str:
     return (EPOCH + timedelta(days=day)).isoformat()
 
 
-def day_of(value: ir.Value, place: str, zoned: str = _LOCAL_DATE) -> ir.IntegerValue:
-    """Return the days since 1970-01-01 of a date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD.
+def date_to_day(value: ir.Value, place: str, zoned_fix: str = _LOCAL_DATE) -> ir.IntegerValue:
+    """Return the days since 1970-01-01 of a date, of text that begins with YYYY-MM-DD, or of an integer YYYYMMDD.
 
-    A timestamp without a time zone counts as a date. A timestamp with a zone is a moment, whose date depends on the
-    place: a file keeps it in UTC, where midnight in Shanghai lies on the day before. A text or an integer that is no
-    date of the calendar gives null.
+    A timestamp without a time zone counts as a date. A timestamp with a time zone is refused: it is a point in time,
+    whose date differs between time zones. A value that is no date of the years 1900 to 2999 gives null.
 
     Args:
         value: Column of dates.
         place: Name of the column in messages.
-        zoned: Fix that a message gives for a timestamp with a zone.
+        zoned_fix: Fix in the message for a timestamp with a time zone.
 
     Raises:
-        UserError: `value` has another type.
+        UserError: `value` is a timestamp with a time zone, or has another type.
     """
     if isinstance(value, ir.TimestampValue) and value.type().timezone is not None:
         raise UserError(
             place,
             "a timestamp with a time zone",
-            "it is a moment, whose day depends on the place",
-            zoned,
+            "it is a point in time, whose date depends on the time zone",
+            zoned_fix,
         )
     if isinstance(value, ir.DateValue | ir.TimestampValue):
         return _civil(value.year().cast("int64"), value.month().cast("int64"), value.day().cast("int64"))
@@ -110,23 +119,34 @@ def day_of(value: ir.Value, place: str, zoned: str = _LOCAL_DATE) -> ir.IntegerV
 
 
 def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) -> ir.IntegerValue:
-    """Return the days since 1970-01-01 of a date of the Gregorian calendar; null where the calendar lacks it."""
+    """Return the days since 1970-01-01 of a date of the Gregorian calendar, 1900 to 2999; null if it does not exist.
+
+    The algorithm counts years from March, so that a leap day is the last of its year, and in eras of 400 years, which
+    have 146,097 days each (Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`).
+    """
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    length = ibis.ifelse(month == 2, ibis.ifelse(leap, 29, 28), 30 + (month + quotient(month, 8)) % 2)
-    in_calendar = year.between(1900, 2999) & month.between(1, 12) & (day >= 1) & (day <= length)
+    days_in_month = ibis.ifelse(month == 2, ibis.ifelse(leap, 29, 28), 30 + (month + quotient(month, 8)) % 2)
+    in_calendar = year.between(1900, 2999) & month.between(1, 12) & (day >= 1) & (day <= days_in_month)
     shifted = ibis.ifelse(month <= 2, year - 1, year)
     era = quotient(shifted, 400)
-    of_era = shifted - era * 400
-    of_year = quotient(153 * ibis.ifelse(month > 2, month - 3, month + 9) + 2, 5) + day - 1
-    number = era * 146_097 + of_era * 365 + quotient(of_era, 4) - quotient(of_era, 100) + of_year - 719_468
+    year_of_era = shifted - era * 400
+    day_of_year = quotient(153 * ibis.ifelse(month > 2, month - 3, month + 9) + 2, 5) + day - 1
+    number = (
+        era * 146_097
+        + year_of_era * 365
+        + quotient(year_of_era, 4)
+        - quotient(year_of_era, 100)
+        + day_of_year
+        - 719_468
+    )
     return ibis.ifelse(in_calendar, number, ibis.null("int64")).cast("int64")
 
 
 def quotient(value: ir.IntegerValue, divisor: int) -> ir.IntegerValue:
-    """Return `value // divisor`, exact for an int64 of at least 0 and a positive divisor below 2 ** 53.
+    """Return `value // divisor` for values of at least 0 and a positive divisor.
 
-    Engines divide integers as floats, so the powers of two in the divisor are shifted out first. Then the numerator is
-    below 2 ** 53, and the float64 quotient has the right integer part: consecutive quotients are 1 / odd apart.
+    Engines divide integers as floats, so the factors of two in the divisor are removed first, by a shift of both
+    numbers. The result is exact if the shifted value is below 2 ** 53.
     """
     shift = (divisor & -divisor).bit_length() - 1
     shifted, odd = value >> shift if shift else value, divisor >> shift
@@ -142,13 +162,13 @@ class LocalTime:
         place: Name of the column in messages.
 
     Attributes:
-        count: Units since 1970-01-01 UTC: seconds for a timestamp, days for a date.
-        in_range: True where the day lies in the range of `config`.
+        count: Units since 1970-01-01 UTC: the unit of `config`, or seconds for a timestamp and days for a date.
+        in_range: True where the local day is one of `config.earliest` to `config.latest`.
         day: Days from 1970-01-01 to the local day; null outside the range.
-        hour: Local hour; null outside the range. None if the times are dates.
+        hour: Local hour; null outside the range. None, instead of a column, if the times are dates.
 
     Raises:
-        UserError: `value` has a type that `config.unit` does not fit.
+        UserError: The type of `value` does not match `config.unit`.
     """
 
     def __init__(self, value: ir.Value, config: TimeConfig, place: str) -> None:
@@ -164,7 +184,7 @@ class LocalTime:
         self.hour = None if config.unit == "date" else quotient(local, self._per_day // _HOURS_PER_DAY) % _HOURS_PER_DAY
 
     def day_at(self, count: int) -> int:
-        """Return the `day` of a row in the range whose `count` is this one; both ascend together."""
+        """Return the local day of a time in the range, given as its `count`."""
         return (count + self._offset) // self._per_day
 
 
@@ -174,7 +194,7 @@ def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
 
 
 def _integer_fix(value: ir.Value, text: str) -> str:
-    """Return the fix for a time that is no integer although its unit counts in integers."""
+    """Return the fix for a time that is not an integer although its unit needs integers."""
     if isinstance(value, ir.TimestampValue):
         return 'set time.unit = "timestamp"'
     if isinstance(value, ir.DateValue):
@@ -182,24 +202,24 @@ def _integer_fix(value: ir.Value, text: str) -> str:
     cast_fix = f"write cast({text} as bigint)"
     if isinstance(value, ir.StringValue):
         return f'{cast_fix}, or set time.unit = "date" for text that begins with YYYY-MM-DD'
-    return cast_fix if isinstance(value, ir.FloatingValue) else "name a column of integers"
+    return cast_fix if isinstance(value, ir.FloatingValue) else "use a column of integers"
 
 
 def _units(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.IntegerValue, int]:
-    """Return the units of a time since 1970-01-01, and the units of a day."""
+    """Return the times as numbers of units since 1970-01-01, and the number of units in a day."""
     if config.unit == "date":
-        return day_of(value, place, f'use unit = "timestamp" and utc_offset, or {_LOCAL_DATE}'), 1
+        return date_to_day(value, place, f'use unit = "timestamp" and utc_offset, or {_LOCAL_DATE}'), 1
     if config.unit == "timestamp":
         if not isinstance(value, ir.TimestampValue):
             raise UserError(
                 place,
                 f"type {value.type()}",
                 'unit = "timestamp" needs a timestamp',
-                'write the column as one, as pandas.to_datetime makes it; of integers say the unit: "s", "ms", "us" or '
-                '"ns"; of dates, "date"',
+                'write the column as timestamps, for example by pandas.to_datetime; for integers set time.unit to "s", '
+                '"ms", "us" or "ns", for dates to "date"',
             )
         return value.truncate("s").epoch_seconds().cast("int64"), _SECONDS_PER_DAY
     if not isinstance(value, ir.IntegerValue):
-        rule = f"unit = {config.unit!r} counts from 1970-01-01 in integers"
+        rule = f"unit = {config.unit!r} needs integers, counted from 1970-01-01"
         raise UserError(place, f"type {value.type()}", rule, _integer_fix(value, config.value))
     return value.cast("int64"), PER_SECOND[config.unit] * _SECONDS_PER_DAY

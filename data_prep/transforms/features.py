@@ -1,4 +1,7 @@
-"""Features before encoding: raw values of sparse features, dense numbers, and the rules for both."""
+"""Columns of the features before encoding: raw values of sparse features, dense values, and rules that rows must obey.
+
+A bag is a sparse feature with a list of values per row.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from ple_rec.config.prep import SparseSpec
 
 
 def add_sparse(builder: ColumnBuilder, i: int, feature: SparseSpec) -> None:
-    """Add the column `raw__<feature>`, whose values are encoded by a vocabulary or by edges."""
+    """Add the column `raw__<feature>`, whose values are encoded later, and the rules for it.
+
+    For a weighted bag, add the column `weights__<feature>`, too.
+    """
     key, column = f"sparse[{i}].value", f"raw__{feature.name}"
     if feature.bucketised:
         value = builder.number(key)
         builder.columns[column] = value
-        builder.rule(key, "a number or nothing is needed, no NaN", column, value.isnan().fill_null(False))
+        builder.add_rule(key, "a number or nothing is needed, no NaN", column, value.isnan().fill_null(False))
         return
     if feature.bag:
         _add_bag(builder, i)
@@ -35,9 +41,9 @@ class Bag:
     """Columns of a bag feature.
 
     Args:
-        columns: `raw__<feature>`, cut to `max_length`, and `weights__<feature>` if the bag is weighted.
-        weights: Weights before they are cut; None if the bag is not weighted.
-        rules: Conditions under which the weights break a rule, by the text of the rule.
+        columns: Columns `raw__<feature>` and, for a weighted bag, `weights__<feature>`, truncated to `max_length`.
+        weights: Weights before truncation; None if the bag is not weighted.
+        rules: Conditions under which a row breaks a rule for the weights, by the text of the rule.
     """
 
     columns: Mapping[str, ir.Value]
@@ -45,37 +51,37 @@ class Bag:
     rules: Mapping[str, ir.BooleanValue]
 
 
-def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
+def build_bag(i: int, values: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
     """Return the columns of the bag `sparse[i]`.
 
     Args:
         i: Index of the feature.
-        names: Values that expressions read, by word; those of the log, or of one side table.
+        values: Values that expressions may read, by word: those of the log, or those of one side table.
         resolved: Configuration with its expressions.
 
     Raises:
         UserError: The value is no list of ids, or the weights are no list of numbers.
-        DataError: Likewise, if the expression names a column.
+        DataError: The same, for an expression that is just the name of a column; the error names its file.
     """
     feature, key = resolved.config.sparse[i], f"sparse[{i}].value"
-    value = resolved.build(key, names)
+    value = resolved.build(key, values)
     if not isinstance(value, ir.ArrayValue):
         text = resolved.parsed[key].text
-        fix = "name a column of lists"
+        fix = "use a column of lists"
         if isinstance(value, ir.StringValue):
             fix = f"write split({text}, ',')"
         elif isinstance(value, ir.IntegerValue | ir.BooleanValue):
-            fix = "drop bag = true, max_length and keep"
+            fix = "remove bag = true, max_length and keep"
         raise resolved.wrong_type(key, value, "a bag is a list", fix=fix)
     item = _id_type(resolved, key, value, value.type().value_type)
     columns: dict[str, ir.Value] = {f"raw__{feature.name}": _cut(feature, value).cast(dt.Array(item))}
     if feature.weights is None:
         return Bag(columns, None, {})
     key = f"sparse[{i}].weights"
-    weights = resolved.build(key, names)
+    weights = resolved.build(key, values)
     if not isinstance(weights, ir.ArrayValue) or not isinstance(weights.type().value_type, dt.Numeric):
         rule = "the weights of a bag are a list of numbers"
-        fix = "write such a list where the log is made, or drop `weights`"
+        fix = "write such a list into the log, or remove `weights`"
         raise resolved.wrong_type(key, weights, rule, fix=fix)
     columns[f"weights__{feature.name}"] = _cut(feature, weights).cast("array<float64>").map(as_float32)
     differs = weights.length().fill_null(0) != value.length().fill_null(0)
@@ -88,15 +94,15 @@ def bag_of(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> Bag:
 
 
 def _add_bag(builder: ColumnBuilder, i: int) -> None:
-    """Add a bag and its rules; a bag of a side table was checked there, and its row has the outcome in `BROKEN`."""
-    bag = bag_of(i, builder.names, builder.resolved)
+    """Add a bag and its rules. A bag of a side table was checked per side row; its `BROKEN` column has the result."""
+    bag = build_bag(i, builder.values, builder.resolved)
     builder.columns |= bag.columns
     if bag.weights is None:
         return
     value_column, checked = f"__weights{i}", f"{BROKEN}{i}"
     builder.columns[value_column] = bag.weights
     for number, (rule, broken) in enumerate(bag.rules.items(), 1):
-        builder.rule(
+        builder.add_rule(
             f"sparse[{i}].weights",
             rule,
             value_column,
@@ -105,6 +111,7 @@ def _add_bag(builder: ColumnBuilder, i: int) -> None:
 
 
 def _cut(feature: SparseSpec, value: ir.ArrayValue) -> ir.ArrayValue:
+    """Return lists truncated to the first or last `max_length` items, if the feature has this limit."""
     if feature.max_length is None:
         return value
     length = value.length()
@@ -114,6 +121,7 @@ def _cut(feature: SparseSpec, value: ir.ArrayValue) -> ir.ArrayValue:
 
 
 def _id_type(resolved: Resolved, key: str, value: ir.Value, kind: dt.DataType) -> dt.DataType:
+    """Return the type to which ids of type `kind` are cast, int64 or text; raise an error if they cannot be ids."""
     if isinstance(kind, dt.Integer | dt.Boolean):
         return dt.int64
     if isinstance(kind, dt.String):
@@ -124,16 +132,16 @@ def _id_type(resolved: Resolved, key: str, value: ir.Value, kind: dt.DataType) -
         fix = f"{cast_fix}; give a number edges or quantiles, or make it a dense feature"
     if isinstance(value, ir.ArrayValue):
         numbers = isinstance(value.type().value_type, dt.Floating)
-        fix = "write the items as integers or text where the log is made" if numbers else "set bag = true"
+        fix = "write the items as integers or text into the log" if numbers else "set bag = true"
     raise resolved.wrong_type(key, value, "an id is an integer or text", "id", fix)
 
 
 def add_dense(builder: ColumnBuilder, key: str, name: str) -> None:
-    """Add a dense feature, in float32."""
-    raw, value = builder.names.get(builder.resolved.parsed[key].text), builder.number(key)
+    """Add a dense feature in float32, and the rule that its value is missing or a finite float32."""
+    raw, value = builder.values.get(builder.resolved.parsed[key].text), builder.number(key)
     builder.columns[name] = as_float32(value)
     builder.columns[f"__{name}"] = value
     bad = beyond_float32(value)
     if isinstance(raw, ir.FloatingValue) and raw.type() == dt.float32:
-        bad = (raw - raw).isnan()  # NaN and infinity alone give NaN here, and this is cheaper to compute.
-    builder.rule(key, "a dense value is missing or a finite float32", f"__{name}", bad)
+        bad = (raw - raw).isnan()  # Cheaper, since x - x is NaN only for NaN and infinity.
+    builder.add_rule(key, "a dense value is missing or a finite float32", f"__{name}", bad)

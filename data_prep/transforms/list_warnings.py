@@ -1,4 +1,4 @@
-"""Warnings of lists that are written as text, if nothing cuts them, or `split` cuts them at wrong places."""
+"""Warnings about text columns whose cells are lists, such as "[1, 2]", if a feature does not split them correctly."""
 
 from __future__ import annotations
 
@@ -19,39 +19,44 @@ from ple_rec.config.prep import SparseSpec
 
 logger = logging.getLogger(__name__)
 
-_ODD = r"""^[\[\s"']"""
-_MANY = 0.01  # Up to this share of values may begin so without a warning, since a plain text may, too.
-_CELLS = 1_000  # The first cells of a column show whether they are lists.
+_LIST_START = r"""^[\[\s"']"""
+_MAX_SHARE = 0.01  # No warning up to this share of values with such a start, which usual texts may have, too.
+_CELLS = 1_000  # Number of cells of a column that are inspected.
 
 
 def warn_of_pieces(feature: SparseSpec, values: pa.Array) -> None:
-    """Warn if pieces of a `split` begin with a bracket, a quote or a blank, as those of a list written as text do.
+    """Warn if more than 1 % of the results of `split` begin with a bracket, a quote or a blank.
+
+    Then a list that was written as text, with its brackets and quotes, has probably been split.
 
     Args:
-        feature: Sparse feature; nothing is checked unless it is a bag that `split` cuts.
-        values: Values of the bag, or of its table.
+        feature: Sparse feature; only a bag whose expression calls `split` is checked.
+        values: Ids of the bag, or of its embedding table.
     """
     if not feature.bag or not re.search(r"\bsplit\s*\(", feature.source) or not pt.is_string(values.type):
         return
-    odd = values.filter(pc.match_substring_regex(values, _ODD))
-    if len(odd) > _MANY * len(values):
+    suspicious = values.filter(pc.match_substring_regex(values, _LIST_START))
+    if len(suspicious) > _MAX_SHARE * len(values):
         logger.warning(
             "sparse feature %s: %s of %s values begin with a bracket, a quote or a blank, such as %r, which `%s` makes "
-            "part of an id. Fix: take these out by replace before, see docs/prep.md#files",
+            "part of an id. Fix: remove these by replace first, see docs/prep.md#files",
             feature.name,
-            f"{len(odd):,}",
+            f"{len(suspicious):,}",
             f"{len(values):,}",
-            odd[0].as_py(),
+            suspicious[0].as_py(),
             feature.source,
         )
 
 
 def warn_of_lists(resolved: Resolved) -> None:
-    """Warn of sparse features that take each list, or JSON object, in a text column for one id.
+    """Warn of sparse features that use each cell of a text column as one id although the cells are lists or JSON.
+
+    Only the first cells of the first file with rows are inspected.
 
     Args:
         resolved: Configuration with the files of its tables.
     """
+    # By table and column: index of the first such feature that is the column itself.
     readers: dict[str, dict[str, int]] = {name: {} for name in resolved.tables}
     for i, feature in enumerate(resolved.config.sparse):
         source = None if feature.bag or feature.bucketised else resolved.bare_column(f"sparse[{i}].value")
@@ -66,13 +71,13 @@ def warn_of_lists(resolved: Resolved) -> None:
             if structure is None:
                 continue
             feature = resolved.config.sparse[columns[column]]
-            fix = structure.other_way(feature.source)
+            fix = structure.suggest_rewrite(feature.source)
             if structure.cut is not None:
                 value = json.dumps(structure.cut.expression(feature.source), ensure_ascii=False)
                 fix = f"cut them: value = {value}, with bag = true"
             logger.warning(
-                "%s, column %r: cells such as %s are %s as text, and sparse feature %s takes each for one id. Fix: %s",
-                file.shown,
+                "%s, column %r: cells such as %s are %s as text, and sparse feature %s uses each as one id. Fix: %s",
+                file.display_name,
                 column,
                 shown_value(structure.example),
                 "lists" if structure.kind == "list" else "JSON",

@@ -1,4 +1,10 @@
-"""Expressions of a configuration, parsed, with the columns of each table that they read."""
+"""Parsing of the expressions of a configuration of data preparation, and errors that name the column at fault.
+
+`resolve` parses all expressions and finds out which columns of the log and of the side tables they read. A side table
+is a table of users or items that is joined to the log. In an expression, a word is a name such as `duration`,
+`user.age` (a column of the side table `user`) or `time.day`. A key is the key of an expression in the configuration,
+such as `tasks[0].label`.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +16,20 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.types as pt
 
-from data_prep.expressions import Expression, name_of, parse
+from data_prep.expressions import Expression, parse, word_to_column
 from data_prep.expressions.kinds import kind_of
 from data_prep.expressions.source import AS_TEXT, kind_fix
 from data_prep.expressions.syntax import quoted_name
-from data_prep.sources.columns import Reader
+from data_prep.sources.columns import ColumnUse
 from data_prep.sources.files import RawTable
-from data_prep.sources.table import Want, shown_value
+from data_prep.sources.table import ColumnPurpose, shown_value
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 
-THRESHOLD = "threshold"
+THRESHOLD = "threshold"  # Word by which the expression of a label reads its threshold.
+# Types to declare for a column of a CSV file, by the kind of value that is needed.
 _CSV_TYPE: Mapping[str, str] = {
     "number": '"double"',
     "integer": '"int64"',
@@ -33,17 +40,17 @@ TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 @dataclass(frozen=True)
 class Resolved:
-    """A configuration with its expressions parsed.
+    """Configuration with its expressions parsed.
 
     Args:
-        config: Configuration whose expressions are parsed.
+        config: Configuration of the preparation.
         place: Name of the configuration in messages.
         parsed: Expressions by key of the configuration, such as `tasks[0].label`.
         log_columns: Columns of the log that expressions read.
-        side_columns: Columns that expressions read, by side table.
-        tables: Files of `log` and of each side table, for messages; empty before the files are known.
-        prepared: True for the configuration of an existing dataset, in which a derived column may hide a column of the
-            log.
+        side_columns: Columns that are read by expressions or as join keys, by side table.
+        tables: Files of the log, under the name `log`, and of each side table; empty before the files are known.
+        is_from_dataset: True for the configuration of an existing dataset, in which a derived column may hide a column
+            of the log.
     """
 
     config: PrepConfig
@@ -52,29 +59,36 @@ class Resolved:
     log_columns: tuple[str, ...]
     side_columns: Mapping[str, tuple[str, ...]]
     tables: Mapping[str, RawTable] = field(default_factory=dict)
-    prepared: bool = False
+    is_from_dataset: bool = False
 
-    def build(self, key: str, names: Mapping[str, ir.Value]) -> ir.Value:
+    def build(self, key: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Return the value of the expression at a key of the configuration.
 
+        Args:
+            key: Key of the configuration.
+            values: Values that the expression may read, by word.
+
         Raises:
-            UserError: The expression reads an unknown name.
-            DataError: A column has a type that the expression does not take.
+            DataError: A value has a type that the expression does not accept. The error shows a cell of a column that
+                the expression reads.
+            UserError: The expression reads an unknown name; or it has a value of a wrong type, but reads no column of
+                which a cell could be shown.
         """
         try:
-            return self.parsed[key].build(names)
+            return self.parsed[key].build(values)
         except UserError as error:
             read = self._column_of(key)
-            if read is None or any(name not in names for name in self.parsed[key].columns):
+            if read is None or any(name not in values for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
-            date = next((each for each in self._csv_dates(key) if each[1] in error.value), None)
-            table, column = date or read
-            (place, value), fix = table.example(column), error.fix
-            if date is not None and fix == AS_TEXT:
-                fix = _keep_text(*date)
-            odd = table.misfit(column, "number") if _is_text_of_csv(table, column) else None
-            if odd is not None and odd[1] != value:  # All other cells are numbers, so this one is the cause.
-                (place, value), fix = odd, _mend_cell(table)
+            date_column = next((pair for pair in self._csv_dates(key) if pair[1] in error.value), None)
+            table, column = date_column or read
+            (place, value), fix = table.find_example(column), error.fix
+            if date_column is not None and fix == AS_TEXT:
+                fix = _text_type_fix(*date_column)
+            misfit = table.find_misfit(column, "number") if _is_text_of_csv(table, column) else None
+            # CSV inference makes a column text if one cell is no number, so this cell is the cause.
+            if misfit is not None and misfit[1] != value:
+                (place, value), fix = misfit, _mend_cell_fix(table)
             value = f"{value}, and {error.value}" if value else error.value
             raise DataError(place, value, f"{error.rule} ({self.place}: {key})", fix) from None
 
@@ -87,49 +101,56 @@ class Resolved:
         key: str,
         value: ir.Value,
         rule: str,
-        want: Want | Literal["condition"] | None = None,
+        want: ColumnPurpose | Literal["condition"] | None = None,
         fix: str | None = None,
     ) -> PleRecError:
-        """Return the error of an expression whose type its key does not take; that of a bare column names its file.
+        """Return the error for an expression whose type is wrong for its key.
+
+        If the expression is the name of a column, it is a `DataError` with the file of the column and an example cell.
 
         Args:
             key: Key of the configuration.
             value: Value of the expression at the key.
             rule: Rule that the type breaks.
-            want: Kind of value that is needed.
-            fix: Fix, unless the file of the column suggests one; None for a fix that follows from both kinds.
+            want: Kind of value that is needed; None for any other kind.
+            fix: Fix, unless a better one follows from the column's file; None for a general fix by the types.
         """
         kind = value.type().copy(nullable=True)
         if fix is None:
             fix = kind_fix(kind_of(value), want or "id", self.parsed[key].text)
         if isinstance(value, ir.DateValue | ir.TimestampValue) and want in ("id", "day"):
-            fix = next((_keep_text(*each) for each in self._csv_dates(key)), fix)
+            fix = next((_text_type_fix(*each) for each in self._csv_dates(key)), fix)
         read = self.bare_column(key)
         if read is None:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
-        (place, example), rule = table.example(column), f"{rule} ({self.place}: {key})"
+        (place, example), rule = table.find_example(column), f"{rule} ({self.place}: {key})"
         if want == "condition":
-            want = "number"  # A condition of text may be a column of numbers that CSV inference took for text.
+            want = "number"  # The column may hold numbers, and one odd cell has made CSV inference choose text.
         if want is not None and want in _CSV_TYPE and _is_text_of_csv(table, column):
-            if (odd := table.misfit(column, want)) is not None:
-                return DataError(odd[0], f"{odd[1]}, for which the column is text", rule, _mend_cell(table))
+            if (misfit := table.find_misfit(column, want)) is not None:
+                return DataError(misfit[0], f"{misfit[1]}, which makes the column text", rule, _mend_cell_fix(table))
             fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_CSV_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def bare_column(self, key: str) -> tuple[RawTable, str] | None:
-        """Return the table and the column of an expression that is one column; None for any other expression."""
+        """Return the table and the column of an expression that is one column.
+
+        The result is None for any other expression, and as long as no files are known.
+        """
         return self._column_of(key) if self.parsed[key].is_column else None
 
     def check_columns(self, table: RawTable) -> None:
-        """Check that the files of a table have the columns that are read, and that `[derived]` hides none of the log.
+        """Check that the files of a table have all columns that are read.
+
+        For the log, check also that no derived column hides a column, unless `is_from_dataset` is true.
 
         Raises:
             DataError: Files lack columns; the message names the expressions that read them.
             ConfigError: A derived column has the name of a column of the log.
         """
         if table.name == "log":
-            if not self.prepared:
+            if not self.is_from_dataset:
                 self._check_derived(table)
             words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
             words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
@@ -139,25 +160,27 @@ class Resolved:
             table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
 
     def _check_derived(self, log: RawTable) -> None:
-        """Refuse derived columns that hide a column of the log, since an expression could mean either."""
+        """Raise an error for derived columns that have the name of a column of the log, which would be ambiguous."""
         hidden = [name for name in self.config.derived if name in log.schema.names]
         if hidden:
-            rule = "a derived column has a name that no column of the log has"
+            rule = "a derived column must not have the name of a column of the log"
             problems = [
-                UserError(f"derived.{name}", f"{log.files[0].shown} has a column {name!r}", rule, _other_name(name))
+                UserError(
+                    f"derived.{name}", f"{log.files[0].display_name} has a column {name!r}", rule, _other_name(name)
+                )
                 for name in hidden
             ]
-            raise ConfigError.of(self.place, [str(problem) for problem in problems])
+            raise ConfigError.from_problems(self.place, [str(problem) for problem in problems])
 
-    def _readers(self, table: str) -> dict[str, Reader]:
-        """Return the first reader of each column of a table."""
+    def _readers(self, table: str) -> dict[str, ColumnUse]:
+        """Return the first use of each column of a table: the key and the text of an expression that reads it."""
         keys = self.config.sides[table].on if table in self.config.sides else ()
-        readers = {name: Reader(f"{self.place}: sides.{table}.on", name) for name in keys}
+        readers = {name: ColumnUse(f"{self.place}: sides.{table}.on", name) for name in keys}
         for key, expression in self.parsed.items():
             for word in expression.columns:
-                owner, column = owner_of(key, word, self.config)
+                owner, column = locate_word(key, word, self.config)
                 if owner == table:
-                    readers.setdefault(column, Reader(f"{self.place}: {key}", expression.text))
+                    readers.setdefault(column, ColumnUse(f"{self.place}: {key}", expression.text))
         return readers
 
     def _column_of(self, key: str) -> tuple[RawTable, str] | None:
@@ -166,7 +189,7 @@ class Resolved:
 
     def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
         for word in self.parsed[key].columns:
-            table, column = owner_of(key, word, self.config)
+            table, column = locate_word(key, word, self.config)
             if table is not None and table in self.tables:
                 yield self.tables[table], column
 
@@ -178,7 +201,7 @@ class Resolved:
 
 
 def _csv_key(table: RawTable) -> str:
-    """Return the key of the configuration for the text format of a table; empty for files of another format."""
+    """Return the key of the configuration for the CSV format of a table; empty if its files have another format."""
     text = table.files[0].text
     return "" if text is None else text.key
 
@@ -188,16 +211,19 @@ def _is_text_of_csv(table: RawTable, column: str) -> bool:
     return bool(_csv_key(table)) and column not in table.files[0].partitions and is_text
 
 
-def _keep_text(table: RawTable, column: str) -> str:
+def _text_type_fix(table: RawTable, column: str) -> str:
     return f'set {_csv_key(table)}.types.{toml_key(column)} = "string"'
 
 
-def _mend_cell(table: RawTable) -> str:
-    return f"mend the cell, or add it to {_csv_key(table)}.nulls if it means none"
+def _mend_cell_fix(table: RawTable) -> str:
+    return f"correct the cell, or add it to {_csv_key(table)}.nulls if it means a missing value"
 
 
 def expression_texts(config: PrepConfig) -> dict[str, str]:
-    """Return every expression of a configuration by its key, in the order in which they are computed for a row."""
+    """Return the text of every expression of a configuration by its key.
+
+    A feature or a label without an expression is read from the column of its own name.
+    """
     texts: dict[str, str | None] = {"log.where": config.log.where}
     for name, side in config.sides.items():
         texts |= {f"sides.{name}.on.{column}": text for column, text in side.on.items()}
@@ -231,62 +257,66 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
     return {key: text for key, text in texts.items() if text is not None}
 
 
-def resolve(config: PrepConfig, place: str, *, prepared: bool = False) -> Resolved:
+def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False) -> Resolved:
     """Parse every expression of a configuration.
 
     Args:
         config: Configuration whose expressions are parsed.
         place: Name of the configuration in messages.
-        prepared: True for the configuration of an existing dataset.
+        is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
 
     Raises:
-        ConfigError: Expressions cannot be read; the message lists all problems.
+        ConfigError: Expressions are not valid; the message lists all problems.
     """
     parsed, problems = _parsed(config)
     log: dict[str, None] = {}
     sides: dict[str, dict[str, None]] = {name: dict.fromkeys(side.on) for name, side in config.sides.items()}
     for key, expression in parsed.items():
         for word in expression.columns:
-            table, column = owner_of(key, word, config)
+            table, column = locate_word(key, word, config)
             if table is not None:
                 (log if table == "log" else sides[table]).setdefault(column)
     if problems:
-        raise ConfigError.of(place, problems)
+        raise ConfigError.from_problems(place, problems)
     side_columns = {name: tuple(columns) for name, columns in sides.items()}
-    return Resolved(config, place, parsed, tuple(log), side_columns, prepared=prepared)
+    return Resolved(config, place, parsed, tuple(log), side_columns, is_from_dataset=is_from_dataset)
 
 
 def expression_problems(config: PrepConfig) -> list[str]:
-    """Return the problems of the expressions of a configuration, a line each."""
+    """Return the problems of the expressions of a configuration, one message for each."""
     return _parsed(config)[1]
 
 
 def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
-    """Return the expressions that can be read, by key, and the problems of the others."""
+    """Return the valid expressions by key, and the problems of the others."""
     parsed: dict[str, Expression] = {}
     problems: list[str] = []
     for key, text in expression_texts(config).items():
         try:
-            expression = parse(text, key, tables_of(config))
+            expression = parse(text, key, word_qualifiers(config))
             for word in expression.columns:
-                _check_known(key, text, word, config)
+                _check_order(key, text, word, config)
             parsed[key] = expression
         except UserError as error:
             problems.append(str(error))
     return parsed, problems
 
 
-def tables_of(config: PrepConfig) -> tuple[str, ...]:
-    """Return the names that qualify a word: in `time.day` or `user.age`, the dot is no part of a column's own name."""
+def word_qualifiers(config: PrepConfig) -> tuple[str, ...]:
+    """Return the names that may stand before a dot in a word, as in `time.day` or, for a side table, `user.age`."""
     return ("time", *config.sides)
 
 
-def owner_of(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
-    """Return the table and the column that a word means in the expression at a key; a computed word has table None."""
-    name = name_of(word)
+def locate_word(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
+    """Return the table and the column to which a word in the expression at a key refers.
+
+    The table is None for a value that is computed: a derived column, a part of the time, or a threshold.
+    """
+    name = word_to_column(word)
     if key.startswith("sides.") and key.endswith(".day"):
+        # The day of a side table is computed from its own rows, whose columns have no qualifier there.
         return key.split(".")[1], name
-    if name != word:
+    if name != word:  # A word in double quotes, which always names a column of the log.
         return "log", name
     if word in config.derived or word in TIME_WORDS or (word == THRESHOLD and _may_read_threshold(key, config)):
         return None, word
@@ -294,48 +324,48 @@ def owner_of(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
     return (side, inner) if inner and side in config.sides else ("log", word)
 
 
-def _check_known(key: str, text: str, word: str, config: PrepConfig) -> None:
-    """Refuse a word whose value is computed after the expression at a key.
+def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
+    """Check that the value of a word in an expression is computed before the expression.
 
-    `log.where` and the keys of side tables are computed first, then the time, then derived columns in their order.
+    `log.where` and the join keys of side tables are computed first, then the time, then derived columns in their order.
 
     Raises:
         UserError: The word is computed later, or never.
     """
-    table, _ = owner_of(key, word, config)
-    timeless = config.time is None and table is None and word in TIME_WORDS
-    first = key == "log.where" or _is_key_of_a_side(key, config)
-    dated = key == "time.value" and any(side.day is not None for side in config.sides.values())
+    table, _ = locate_word(key, word, config)
+    lacks_time = config.time is None and table is None and word in TIME_WORDS
+    is_computed_first = key == "log.where" or _is_join_key(key, config)
+    decides_on_side_row = key == "time.value" and any(side.day is not None for side in config.sides.values())
 
     def refuse(rule: str, fix: str) -> None:
         raise UserError(key, f"`{text}` reads {word}", rule, fix)
 
-    if timeless:
-        refuse("times are those of [time], and there is none", "add [time]")
-    elif first and table != "log":
-        fix = "write it over columns of the log alone"
+    if lacks_time:
+        refuse("words such as time.day need the section [time]", "add [time]")
+    elif is_computed_first and table != "log":
+        fix = "use only columns of the log in it"
         if key == "log.where":
-            fix += '; or leave such rows out by a rule of [checks], on_bad_row = "drop" and a max_bad_fraction for them'
+            fix += '; or remove such rows by a rule in [checks], with on_bad_row = "drop" and a max_bad_fraction'
         refuse("it is computed before side tables are joined, and before [time] and [derived]", fix)
-    elif dated and table not in (None, "log"):
-        refuse("dated side tables are joined by the time, which is computed before", "take the time from the log")
+    elif decides_on_side_row and table not in (None, "log"):
+        refuse("dated side tables are joined by the time, so it cannot depend on them", "take the time from the log")
     elif key == "time.value" and table is None:
-        refuse("the time is computed first of all", "write it over columns of the log alone")
+        refuse("the time is computed before all derived columns", "use only columns of the log in it")
     elif key.startswith("derived.") and word in config.derived and table is None:
         name, names = key.removeprefix("derived."), list(config.derived)
-        rule = "a derived column reads columns and the derived columns above it"
+        rule = "a derived column may read columns and the derived columns above it"
         if word == name:
             refuse(f"{rule}, not itself", _other_name(name))
         elif names.index(word) > names.index(name):
             refuse(rule, f"write derived.{word} above derived.{name}")
 
 
-def _is_key_of_a_side(key: str, config: PrepConfig) -> bool:
+def _is_join_key(key: str, config: PrepConfig) -> bool:
     return any(key == f"sides.{name}.on.{column}" for name, side in config.sides.items() for column in side.on)
 
 
 def _other_name(name: str) -> str:
-    return f"choose another name, e.g. derived.{name}_2, and use it where the derived column is meant"
+    return f"choose another name, e.g. derived.{name}_2, and use it wherever the derived column is read"
 
 
 def _may_read_threshold(key: str, config: PrepConfig) -> bool:

@@ -1,15 +1,18 @@
-"""Rows of a log, and the columns of a dataset that are derived from them before encoding, with the rules for rows.
+"""Rows of a log joined with side tables (`LogRows`), and the columns of a dataset derived from them (`derive`).
 
-The passes of a preparation, a dry run and a prediction read the same `LogRows` and `derive` the same columns.
+A preparation, which reads the log in several passes, a dry run and a prediction use the same functions. The columns are
+Ibis expressions, which the engine (DuckDB or Spark) computes when it reads them. Sparse features are not yet encoded.
 
-    expression_scope.py  names that expressions read, builder of columns and rules
+    expression_scope.py  values that expressions read, builder of columns and rules
     features.py          sparse and dense features
-    labels.py            labels, spaces, thresholds
+    labels.py            labels, sample spaces, thresholds
     splits.py            splits and sampling
-    side_tables.py       side tables joined to the log
+    side_tables.py       side tables (such as one of users) joined to the log
 
-Column names inside the pipeline: `POSITION`, `PART`, `SPLIT`, `DAY`, `REASON`; `raw__<feature>` for values that a
-vocabulary or edges encode; all others as in the parts.
+The position of a row is its number in the log. A part is a Parquet file of the dataset. Names of columns during the
+preparation: `POSITION`, `PART`, `SPLIT`, `DAY`, `REASON`; `raw__<feature>` for values that are encoded by a vocabulary
+or by edges; `__<name>` for further columns that the dataset does not have, such as values that only messages show; all
+others as in the dataset's files.
 """
 
 from __future__ import annotations
@@ -31,39 +34,44 @@ from data_prep.transforms.expression_scope import (
     ColumnBuilder,
     Rule,
     beyond_float32,
-    filtered,
-    is_wide,
+    exceeds_int64,
+    filter_log,
+    may_exceed_int64,
     renamed_to_words,
-    too_wide,
 )
 from data_prep.transforms.features import add_dense, add_sparse
 from data_prep.transforms.labels import add_tasks
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.splits import add_sampling, add_split
 
-_FIRST_BROKEN = "__early"
-_GROUP_DIGITS = 15
+_FIRST_BROKEN = "__early"  # Column: number of the first broken rule among `ColumnBuilder.rules`, or 0.
+_GROUP_DIGITS = 15  # Hexadecimal digits of the hash of a group that is a text: as many as fit into int64.
 
 
 @dataclass(frozen=True)
 class Derived:
-    """Rows of a log with every column of the dataset but the ids.
+    """Rows of a log with every column of the dataset, but with raw values instead of ids.
 
     Args:
-        table: Rows, not computed yet.
-        rules: Rules for the rows; a row that breaks `rules[i]` has the `REASON` i + 1.
+        table: Rows, as an Ibis expression that is not computed yet.
+        rules: Rules for the rows. `REASON` is i + 1 in a row whose first broken rule is `rules[i]`, and 0 in good rows.
     """
 
     table: ir.Table
     rules: tuple[Rule, ...]
 
-    def for_parts(self) -> list[str]:
-        """Return the columns that vocabularies and parts are made of: all but those that only messages show."""
+    def part_columns(self) -> list[str]:
+        """Return the columns from which vocabularies and Parquet files are made: all but those for messages."""
         for_messages = {rule.value_column for rule in self.rules if rule.value_column.startswith("__")}
         return [name for name in self.table.columns if name not in for_messages]
 
-    def first_broken(self, engine: Engine, reason: int) -> tuple[Rule, int, Any]:
-        """Return the rule of a `REASON`, and the position and the value of the first row that breaks it."""
+    def find_first_broken(self, engine: Engine, reason: int) -> tuple[Rule, int, Any]:
+        """Return a rule, and the position and the value of the first row whose first broken rule it is.
+
+        Args:
+            engine: Engine that searches for the row.
+            reason: Number of the rule, as in the column `REASON`, from 1.
+        """
         rule, bad = self.rules[reason - 1], self.table.filter(self.table[REASON] == reason)
         first = bad.order_by(POSITION).limit(1).select(position=POSITION, value=rule.value_column)
         (row,) = engine.fetch(first).to_pylist()
@@ -72,14 +80,16 @@ class Derived:
 
 @dataclass(frozen=True)
 class LogRows:
-    """Rows of a log with the columns of their side rows, in tables that are computed when they are read.
+    """Rows of a log with the columns of side tables, as Ibis expressions.
 
     Args:
-        engine: Engine that computes them.
+        engine: Engine that computes the rows.
         resolved: Configuration with the files of the log and of the side tables.
         sides: Side tables by name, each with at most one row per key; see `with_sides`.
-        log: Rows that are read instead of the log's files, such as a sample of them.
-        linked: Rows of the log joined to their side rows; see `linked_once`.
+        log: Rows that are read instead of the log's files, such as a sample of those that fulfil `log.where`; None for
+            the files.
+        linked: Rows of the log joined with the side tables, but without bags; see `materialize_links`. None if they are
+            joined whenever they are read.
     """
 
     engine: Engine
@@ -88,68 +98,76 @@ class LogRows:
     log: ir.Table | None = None
     linked: ir.Table | None = None
 
-    def with_sides(self, *, keep: bool = False) -> LogRows:
-        """Return the rows with side tables, whose keys are checked.
+    def with_sides(self, *, materialize: bool = False) -> LogRows:
+        """Return the rows with side tables, after a check of their keys.
 
         Args:
-            keep: True to compute the side tables once, for rows that are joined a few at a time.
+            materialize: True to compute the side tables once and store them, for logs that are read in many batches.
 
         Raises:
-            DataError: A key stands in several rows, of which the configuration chooses none, or a row has no day.
+            DataError: Several rows of a side table have the same key and `keep` is not set, a row of a dated table has
+                no day, or a number exceeds int64.
         """
         sides = {}
         for name, columns in self.resolved.side_columns.items():
             raw = self.resolved.tables[name]
-            rows = side_tables.one_row_per_key(self.engine, raw, self.engine.scan(raw, columns), name, self.resolved)
-            sides[name] = self.engine.keep(name, rows) if keep else rows
+            rows = side_tables.deduplicate_keys(self.engine, raw, self.engine.scan(raw, columns), name, self.resolved)
+            sides[name] = self.engine.materialize(name, rows) if materialize else rows
         return replace(self, sides=sides)
 
-    def linked_once(self) -> LogRows:
-        """Return the rows joined to their side rows; the join is computed once for all later passes."""
+    def materialize_links(self) -> LogRows:
+        """Return the rows with `linked`, the join with side tables, which is computed here, once for all passes."""
         if not self.sides:
             return self
         return replace(
-            self, linked=self.engine.keep("linked", side_tables.linked(self.scan(), self.sides, self.resolved))
+            self,
+            linked=self.engine.materialize(
+                "linked", side_tables.link_side_rows(self.scan(), self.sides, self.resolved)
+            ),
         )
 
     def scan(self, first: int = 0, last: int | None = None) -> ir.Table:
-        """Return the rows of a range of positions that fulfil `log.where`, without side tables."""
+        """Return the rows at positions first to last - 1 that fulfil `log.where`, without side tables.
+
+        All rows are returned if `last` is None.
+        """
         if self.log is not None:
-            return between(self.log, first, last)
+            return rows_between(self.log, first, last)
         table, columns = self.resolved.tables["log"], self.resolved.log_columns
-        return filtered(renamed_to_words(self.engine.scan(table, columns, first, last)), self.resolved)
+        return filter_log(renamed_to_words(self.engine.scan(table, columns, first, last)), self.resolved)
 
     def joined(self, first: int = 0, last: int | None = None) -> ir.Table:
-        """Return the rows of a range of positions, with the columns of side tables after `with_sides`."""
+        """Return the rows of `scan` with the columns of the side tables, if `with_sides` has been called."""
         if not self.sides:
             return self.scan(first, last)
         if self.linked is None:
-            return side_tables.joined(self.scan(first, last), self.sides, self.resolved)
-        return side_tables.with_side_bags(between(self.linked, first, last), self.sides, self.resolved)
+            return side_tables.join_sides(self.scan(first, last), self.sides, self.resolved)
+        return side_tables.with_side_bags(rows_between(self.linked, first, last), self.sides, self.resolved)
 
 
-def between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
-    """Return the rows whose positions lie in [first, last); all rows if `last` is None."""
+def rows_between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
+    """Return the rows at positions first to last - 1; all rows if `last` is None."""
     return rows if last is None else rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
 
 
 def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, split: bool = True) -> Derived:
-    """Derive every column of a dataset but the ids.
+    """Derive every column of a dataset, with raw values instead of ids.
 
     Args:
-        rows: Rows with the columns of the log, the `side.column` ones, and `POSITION`.
-        resolved: Configuration with its expressions; a label whose threshold is unknown is left out.
-        day_1: Days from 1970-01-01 to day 1; None if the configuration does not count days.
-        split: False for the inputs of a model, which belong to no split.
+        rows: Rows with the columns of the log, those of side tables as `side.column`, and `POSITION`.
+        resolved: Configuration with its expressions. A label whose threshold is not known yet is left out.
+        day_1: Days from 1970-01-01 to day 1, from which a configuration counts days; None if it names dates only.
+        split: False for rows to be predicted, which belong to no split.
 
     Raises:
-        UserError: An expression reads an unknown name, or gives a type that its key does not take.
+        UserError: An expression reads an unknown name, or has a type that its key does not accept.
+        DataError: The same, for an expression that is just the name of a column.
     """
     builder, config = ColumnBuilder(rows, resolved, day_1), resolved.config
     builder.columns[POSITION] = builder.rows[POSITION]
     builder.columns |= {name: builder.rows[name] for name in builder.rows.columns if name.startswith(SIDE_ROW)}
     builder.columns[PART] = quotient(builder.rows[POSITION], config.output.part_rows).cast("int32")
-    _add_wide_rules(builder)
+    _add_int64_rules(builder)
     if config.time is not None:
         _add_time(builder)
     else:
@@ -174,46 +192,50 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, spli
 
 def _with_reasons(builder: ColumnBuilder) -> Derived:
     """Return the derived columns with `REASON`, the number of the first rule that a row breaks, or 0."""
-    builder.columns[_FIRST_BROKEN] = _first_of([condition for _, condition in builder.broken], 1)
+    builder.columns[_FIRST_BROKEN] = _first_of([condition for _, condition in builder.rules], 1)
     table = builder.rows.select(**builder.columns)
-    checks = [check(table) for _, check in builder.checks_on_derived_columns]
-    later = _first_of(checks, len(builder.broken) + 1)
+    checks = [check(table) for _, check in builder.checks_on_computed_columns]
+    later = _first_of(checks, len(builder.rules) + 1)
     table = table.mutate(**{REASON: ibis.ifelse(table[_FIRST_BROKEN] > 0, table[_FIRST_BROKEN], later)})
-    return Derived(table, tuple(rule for rule, _ in (*builder.broken, *builder.checks_on_derived_columns)))
+    return Derived(table, tuple(rule for rule, _ in (*builder.rules, *builder.checks_on_computed_columns)))
 
 
-def _add_wide_rules(builder: ColumnBuilder) -> None:
-    """Add the rules that columns of the log hold no number beyond int64; side tables were checked when keyed."""
+def _add_int64_rules(builder: ColumnBuilder) -> None:
+    """Add the rules that columns of the log have no number beyond int64. `deduplicate_keys` checks side tables."""
     for i, name in enumerate(builder.rows.columns):
-        if name.partition(".")[0] not in builder.config.sides and is_wide(value := builder.rows[name]):
+        if name.partition(".")[0] not in builder.config.sides and may_exceed_int64(value := builder.rows[name]):
             builder.columns[f"__wide{i}"] = value
-            builder.rule(f"column {name!r}", "integers are int64, at most 2^63 - 1", f"__wide{i}", too_wide(value))
+            builder.add_rule(
+                f"column {name!r}", "integers are int64, at most 2^63 - 1", f"__wide{i}", exceeds_int64(value)
+            )
 
 
 def _add_time(builder: ColumnBuilder) -> None:
     config = builder.config.time
     assert config is not None
-    day = builder.names["time.day"]
+    day = builder.values["time.day"]
     builder.columns |= {DAY: day, "__time": builder.build("time.value"), DAY_COLUMN: day.cast("int32")}
     rule = f"as {config.unit} it must lie between {config.earliest} and {config.latest}"
-    builder.rule("time.value", rule, "__time", day.isnull())
+    builder.add_rule("time.value", rule, "__time", day.isnull())
 
 
 def _add_checks(builder: ColumnBuilder) -> None:
     for i, name in enumerate(builder.config.checks):
         value = builder.boolean(f"checks.{name}")
-        read = [word for word in builder.resolved.parsed[f"checks.{name}"].columns if word in builder.names]
+        read = [word for word in builder.resolved.parsed[f"checks.{name}"].columns if word in builder.values]
         column = f"__check{i}"
-        builder.columns[column] = builder.names[read[0]] if read else value
+        builder.columns[column] = builder.values[read[0]] if read else value
         rule = f"it must hold: {builder.config.checks[name]}"
-        builder.rule(f"checks.{name}: {read[0]}" if read else f"checks.{name}", rule, column, ~value.fill_null(True))
+        builder.add_rule(
+            f"checks.{name}: {read[0]}" if read else f"checks.{name}", rule, column, ~value.fill_null(True)
+        )
 
 
 def _add_weight(builder: ColumnBuilder) -> None:
     value = builder.number("weight")
     builder.columns |= {WEIGHT_COLUMN: value, "__weight": value}
     good = (value >= 0) & ~beyond_float32(value)
-    builder.rule("weight", "a sample weight is finite and at least 0", "__weight", ~good.fill_null(False))
+    builder.add_rule("weight", "a sample weight is finite and at least 0", "__weight", ~good.fill_null(False))
 
 
 def _add_group(builder: ColumnBuilder) -> None:
@@ -226,7 +248,7 @@ def _add_group(builder: ColumnBuilder) -> None:
 
 
 def _first_of(conditions: Sequence[ir.BooleanValue], number: int) -> ir.IntegerValue:
-    """Return the number of the first condition that holds, counted from `number`; 0 where none holds."""
+    """Return the number of the first condition that is true, where the first has `number`; 0 where all are false."""
     if not conditions:
         return ibis.literal(0, "int16")
     branches = [(condition, i) for i, condition in enumerate(conditions, number)]

@@ -1,7 +1,8 @@
-"""Bags of side tables, which are computed once per side row instead of once per row of the log.
+"""Bags (features with a list of values) that are read from side tables, computed once per row of the side table.
 
-A row of the log without a side row is joined to the row at `NONE`, whose columns are null. Its bag need not be empty:
-`coalesce(tags, other)` may give items.
+A side table, such as one of items, is joined to the log by a key, so many rows of the log share a side row. A row of
+the log without a side row is joined to an artificial side row at position `NULL_POSITION`, whose columns are null. Its
+bag need not be empty, since an expression such as `coalesce(tags, other)` may give items.
 """
 
 from __future__ import annotations
@@ -13,85 +14,92 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
-from data_prep.engines.look_up import Entries
+from data_prep.engines.look_up import LookupTable
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.columns import TIMES
-from data_prep.transforms.encode import encoded
-from data_prep.transforms.expression_scope import BROKEN, SIDE_ROW, columns_of
-from data_prep.transforms.features import bag_of
+from data_prep.transforms.columns import LOG_ROW_COUNT
+from data_prep.transforms.encode import encode_features
+from data_prep.transforms.expression_scope import BROKEN, SIDE_ROW, readable_columns
+from data_prep.transforms.features import build_bag
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.schema import Table
 
-NONE = -1
-_POSITION = "__position_"  # Before the name of a side table, the name of the column of its rows' positions.
+NULL_POSITION = -1
+_POSITION = "__position_"  # Prefix: `__position_<side>` holds the positions of the rows of a side table.
 
 
 def bag_columns(name: str, table: ir.Table, resolved: Resolved) -> list[str]:
-    """Return the columns of a side table that hold bags: lists, and texts that a bag is cut from."""
+    """Return the columns of a side table that bags are read from.
+
+    They are all lists, and other columns in the `value` of a bag, such as a text that it splits; join keys are left
+    out.
+    """
     keys = [f"sparse[{i}].value" for i, feature in enumerate(resolved.config.sparse) if feature.bag]
-    cut = {column for key in keys for column in resolved.parsed[key].columns}
+    words_of_bags = {column for key in keys for column in resolved.parsed[key].columns}
     return [
         column
         for column in resolved.side_columns[name]
         if column not in resolved.config.sides[name].on
-        and (isinstance(table[column].type(), dt.Array) or f"{name}.{column}" in cut)
+        and (isinstance(table[column].type(), dt.Array) or f"{name}.{column}" in words_of_bags)
     ]
 
 
 def bag_features(name: str, table: ir.Table, resolved: Resolved) -> list[int]:
-    """Return the indices of the sparse features that are bags of a side table: they read only its `bag_columns`."""
-    own = {f"{name}.{column}" for column in bag_columns(name, table, resolved)}
+    """Return the indices of the sparse features that are bags and read only `bag_columns` of one side table."""
+    words = {f"{name}.{column}" for column in bag_columns(name, table, resolved)}
     features = []
     for i, feature in enumerate(resolved.config.sparse):
         if feature.bag:
             keys = [f"sparse[{i}].value"] + ([f"sparse[{i}].weights"] if feature.weights is not None else [])
             read = [set(resolved.parsed[key].columns) for key in keys]
-            if read[0] and all(columns <= own for columns in read):
+            if read[0] and all(columns <= words for columns in read):
                 features.append(i)
     return features
 
 
-def with_none(table: ir.Table) -> ir.Table:
-    """Return a side table with the row at `NONE`, whose columns are null."""
-    none = ibis.literal(NONE, "int64").name(POSITION).as_table()
+def with_null_row(table: ir.Table) -> ir.Table:
+    """Return a side table with one more row, at `NULL_POSITION`, whose columns are null."""
+    row = ibis.literal(NULL_POSITION, "int64").name(POSITION).as_table()
     nulls = {column: ibis.null(kind.copy(nullable=True)) for column, kind in table.schema().items()}
-    return ibis.union(table, none.select(**(nulls | {POSITION: none[POSITION]})).select(table.columns), distinct=False)
+    return ibis.union(table, row.select(**(nulls | {POSITION: row[POSITION]})).select(table.columns), distinct=False)
 
 
-def bags_of(name: str, table: ir.Table, resolved: Resolved) -> ir.Table:
-    """Return the columns of the bag features of a side table, one row for each of its rows."""
-    names = {f"{name}.{column}": value for column, value in columns_of(table).items()}
+def select_bags(name: str, table: ir.Table, resolved: Resolved) -> ir.Table:
+    """Return the positions of a side table's rows with the raw columns of its bag features."""
+    values = {f"{name}.{column}": value for column, value in readable_columns(table).items()}
     columns: dict[str, ir.Value] = {}
     for i in bag_features(name, table, resolved):
-        columns |= bag_of(i, names, resolved).columns
+        columns |= build_bag(i, values, resolved).columns
     return table.select(POSITION, **columns)
 
 
-def broken_of(name: str, table: ir.Table, resolved: Resolved) -> dict[str, tuple[ir.IntegerValue, ir.IntegerValue]]:
-    """Return the rule that the weights of each bag break, counted from 1; 0 if they break none.
+def weight_rule_columns(
+    name: str, table: ir.Table, resolved: Resolved
+) -> dict[str, tuple[ir.IntegerValue, ir.IntegerValue]]:
+    """Return the columns with the number of the rule that the weights of each bag break, from 1; 0 for no rule.
 
     Returns:
-        By name of a `BROKEN` column: the rule on each row of the side table, and the rule on the row at `NONE`.
+        By name of the column, which begins with `BROKEN`: its value for a row of the side table, and its value for a
+        row of the log without a side row.
     """
-    columns = columns_of(table)
-    names = {f"{name}.{column}": value for column, value in columns.items()}
+    columns = readable_columns(table)
+    values = {f"{name}.{column}": value for column, value in columns.items()}
     nulls = {f"{name}.{column}": ibis.null(value.type().copy(nullable=True)) for column, value in columns.items()}
     return {
-        f"{BROKEN}{i}": (_first_broken(i, names, resolved), _first_broken(i, nulls, resolved))
+        f"{BROKEN}{i}": (_first_broken(i, values, resolved), _first_broken(i, nulls, resolved))
         for i in bag_features(name, table, resolved)
         if resolved.config.sparse[i].weights is not None
     }
 
 
-def _first_broken(i: int, names: Mapping[str, ir.Value], resolved: Resolved) -> ir.IntegerValue:
-    rules = bag_of(i, names, resolved).rules.values()
+def _first_broken(i: int, values: Mapping[str, ir.Value], resolved: Resolved) -> ir.IntegerValue:
+    rules = build_bag(i, values, resolved).rules.values()
     return ibis.cases(*((rule, number) for number, rule in enumerate(rules, 1)), else_=0).cast("int8")
 
 
 def training_bags(
     engine: Engine, sides: Mapping[str, ir.Table], train: ir.Table, resolved: Resolved
 ) -> dict[str, ir.Table]:
-    """Return the bags of side tables that training rows have.
+    """Return the bags of side tables that occur in training rows, from which vocabularies are counted.
 
     Args:
         engine: Engine that counts the training rows.
@@ -100,14 +108,17 @@ def training_bags(
         resolved: Configuration with its expressions.
 
     Returns:
-        Rows of `bags_of` by name of the bag feature, with the number of training rows that have the bag in `TIMES`.
+        By name of the bag feature, the rows of `select_bags` of its side table, with the number of training rows that
+        are joined to each in the column `LOG_ROW_COUNT`.
     """
     bags: dict[str, ir.Table] = {}
     for name, table in sides.items():
         if features := bag_features(name, table, resolved):
             by_side_row = train.select(**{POSITION: _side_position(name, train)}).group_by(POSITION)
-            times = engine.keep(f"met_{name}", by_side_row.aggregate(**{TIMES: ibis._.count().cast("int64")}))
-            rows = bags_of(name, with_none(table), resolved).join(times, POSITION)
+            row_counts = engine.materialize(
+                f"met_{name}", by_side_row.aggregate(**{LOG_ROW_COUNT: ibis._.count().cast("int64")})
+            )
+            rows = select_bags(name, with_null_row(table), resolved).join(row_counts, POSITION)
             bags |= dict.fromkeys((resolved.config.sparse[i].name for i in features), rows)
     return bags
 
@@ -115,35 +126,37 @@ def training_bags(
 def encoded_bags(
     engine: Engine,
     sides: Mapping[str, RawTable],
-    vocabularies: Mapping[str, Entries],
+    vocabularies: Mapping[str, LookupTable],
     tables: Mapping[str, Table],
     resolved: Resolved,
-    at_once: int,
+    rows_at_once: int,
 ) -> dict[str, ir.Table]:
-    """Return the bags of side tables as rows of embedding tables.
+    """Return the bags of side tables, encoded as rows of embedding tables.
 
     Args:
-        engine: Engine that encodes them, and keeps them.
-        sides: Side tables by name.
-        vocabularies: Vocabularies by table.
-        tables: Tables by name.
+        engine: Engine that encodes the bags, and stores the results.
+        sides: Files of the side tables by name.
+        vocabularies: Vocabularies by embedding table.
+        tables: Embedding tables by name.
         resolved: Configuration with its expressions.
-        at_once: Rows of a side table that fit in memory.
+        rows_at_once: Number of rows of a side table that are encoded at a time.
 
     Returns:
-        Tables of `POSITION` and the columns of the `bag_features`, by side table that has any.
+        By name of each side table with `bag_features`: a table of `POSITION` and the columns of these features.
     """
     bags: dict[str, ir.Table] = {}
     for name, raw in sides.items():
         encoded_parts = []
-        for first in range(0, max(raw.rows, 1), at_once):
-            table = engine.scan(raw, resolved.side_columns[name], first, first + at_once)
+        for first in range(0, max(raw.rows, 1), rows_at_once):
+            table = engine.scan(raw, resolved.side_columns[name], first, first + rows_at_once)
             features = [resolved.config.sparse[i] for i in bag_features(name, table, resolved)]
             if not features:
                 break
-            rows = bags_of(name, table if first else with_none(table), resolved)
+            rows = select_bags(name, table if first else with_null_row(table), resolved)
             encoded_parts.append(
-                engine.keep(f"bags_{name}_{first}", encoded(engine, rows, features, vocabularies, tables))
+                engine.materialize(
+                    f"bags_{name}_{first}", encode_features(engine, rows, features, vocabularies, tables)
+                )
             )
         if encoded_parts:
             bags[name] = encoded_parts[0] if len(encoded_parts) == 1 else ibis.union(*encoded_parts, distinct=False)
@@ -151,11 +164,11 @@ def encoded_bags(
 
 
 def with_bags(rows: ir.Table, bags: Mapping[str, ir.Table]) -> ir.Table:
-    """Return rows with the encoded instead of the raw bags of their side rows.
+    """Return rows in which the raw bags of side tables are replaced by the encoded ones.
 
     Args:
         rows: Derived rows of the log.
-        bags: Bags of `encoded_bags`, by side table.
+        bags: Result of `encoded_bags`.
     """
     out = rows
     columns: list[str] = []
@@ -163,10 +176,11 @@ def with_bags(rows: ir.Table, bags: Mapping[str, ir.Table]) -> ir.Table:
         side = table.rename({f"{_POSITION}{name}": POSITION})
         out = out.left_join(side, _side_position(name, out) == side[f"{_POSITION}{name}"])
         columns += [column for column in table.columns if column != POSITION]
-    raw = {f"{kind}__{column}" for column in columns for kind in ("raw", "weights")}
+    raw = {f"{prefix}__{column}" for column in columns for prefix in ("raw", "weights")}
     return out.select(*(column for column in rows.columns if column not in raw), *columns) if bags else rows
 
 
 def _side_position(name: str, rows: ir.Table) -> ir.IntegerValue:
-    position: ir.IntegerValue = rows[f"{SIDE_ROW}{name}"].fill_null(NONE)
+    """Return the position of the side row of each row of the log, or `NULL_POSITION` without a side row."""
+    position: ir.IntegerValue = rows[f"{SIDE_ROW}{name}"].fill_null(NULL_POSITION)
     return position

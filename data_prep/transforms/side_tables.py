@@ -1,8 +1,11 @@
-"""Joins of the log's rows with side tables; a dated side table is joined as of the log's day.
+"""Joins of the log with side tables, such as tables of users or items.
 
-`linked` joins every row of the log to its side rows once: it adds their single-valued columns, and for side tables with
-bags the position of the side row. `with_side_bags` adds the bags when a pass reads them, so that a bag is stored once
-instead of once per impression.
+A side table has one row per key. A dated side table has one per key and day; a row of the log is joined with the last
+one whose day is not after its own.
+
+A bag (a column with a list of values per row) would be repeated in every row of the log. So the join is in two steps.
+`link_side_rows` adds the other columns of side tables and, if a side table has bags, the position of its row. Its
+result may be stored. `with_side_bags` then adds the bags by this position, whenever rows are read.
 """
 
 from __future__ import annotations
@@ -15,32 +18,39 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
-from data_prep.expressions import word_of
+from data_prep.expressions import column_to_word
 from data_prep.sources.files import POSITION, RawTable
-from data_prep.transforms.arithmetic import date_text, day_of
-from data_prep.transforms.expression_scope import SIDE_ROW, columns_of, is_wide, local_time, too_wide
+from data_prep.transforms.arithmetic import date_text, date_to_day
+from data_prep.transforms.expression_scope import (
+    SIDE_ROW,
+    exceeds_int64,
+    local_time,
+    may_exceed_int64,
+    readable_columns,
+)
 from data_prep.transforms.resolve import Resolved
-from data_prep.transforms.side_bags import bag_columns, broken_of
+from data_prep.transforms.side_bags import bag_columns, weight_rule_columns
 from ple_rec.config.prep import SideConfig
 from ple_rec.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
+# Names, or beginnings of names, of columns that exist only while side tables are checked and joined.
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
-_CHOSEN = "__kept"
-_POSITION = "__position_"  # Before the name of a side table, the name of the column of its rows' positions.
+_CHOSEN = "__kept"  # Column: position of the row that `keep` chooses among rows with the same key.
+_POSITION = "__position_"  # Prefix: `__position_<side>` holds the positions of the rows of a side table.
 
 
-def joined(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+def join_sides(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
     """Return the log's rows with the columns of every side table as `side.column`, null where no side row matches.
 
-    Args and errors are those of `linked`.
+    Arguments and errors are those of `link_side_rows`.
     """
-    return with_side_bags(linked(rows, sides, resolved), sides, resolved)
+    return with_side_bags(link_side_rows(rows, sides, resolved), sides, resolved)
 
 
 def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """Return rows of `linked` with the bags of their side rows."""
+    """Return the rows of `link_side_rows` with the columns of side tables that bags are read from."""
     out, columns = rows, list(rows.columns)
     for name in resolved.config.sides:
         table = sides[name]
@@ -52,36 +62,38 @@ def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
     return rows if out is rows else out.select(columns)
 
 
-def linked(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
+def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
     """Return the log's rows with the columns of every side table but its bags.
 
-    For each side table with bags, the position of the side row is added, and the rule that the weights break.
+    For each side table with bags, the position of the side row is added (null without one), and for each weighted bag
+    the number of the rule that its weights break (`side_bags.weight_rule_columns`).
 
     Args:
         rows: Rows of the log.
-        sides: Side tables by name; each has at most one row for each key, or for each key and day.
+        sides: Side tables by name, each with at most one row per key, or per key and day.
         resolved: Configuration with its expressions.
 
     Raises:
-        UserError: The days of a side table have a type that is no date, or there is no `[time]` to compare them with.
-        DataError: A key has another type than its column of the side table.
+        UserError: There is a dated side table, but no `[time]`; or the expression of a side table's day gives no date.
+        DataError: The expression of a key and its column in the side table are not both integers or both text; or the
+            column of a side table's day has no dates.
     """
     config = resolved.config
     out, columns = rows, list(rows.columns)
     broken_without_row: dict[str, ir.Value] = {}
     for name, side in config.sides.items():
         table = sides[name]
-        names = columns_of(rows)
-        keys = {f"{_KEY}{i}": _key(resolved, name, column, names, table) for i, column in enumerate(side.on)}
+        values = readable_columns(rows)
+        keys = {f"{_KEY}{i}": _key(resolved, name, column, values, table) for i, column in enumerate(side.on)}
         match: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
         if side.day is not None:
-            match[f"{_LOG_DAY}{name}"] = _log_day(resolved, names)
-        out = out.mutate(**_moved_onto(out, rows, match))
-        bags, broken = bag_columns(name, table, resolved), broken_of(name, table, resolved)
+            match[f"{_LOG_DAY}{name}"] = _log_day(resolved, values)
+        out = out.mutate(**_rebind(out, rows, match))
+        bags, broken = bag_columns(name, table, resolved), weight_rule_columns(name, table, resolved)
         narrow = [column for column in resolved.side_columns[name] if column not in bags]
-        more: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
-        more |= {column: on_row for column, (on_row, _) in broken.items()}
-        side_rows = _renamed(resolved, name, side, table, narrow, more)
+        extra_columns: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
+        extra_columns |= {column: on_row for column, (on_row, _) in broken.items()}
+        side_rows = _select_side_columns(resolved, name, side, table, narrow, extra_columns)
         conditions = [out[f"{_KEY}{name}{i}"] == side_rows[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
         if side.day is not None:
             day = out[f"{_LOG_DAY}{name}"]
@@ -93,17 +105,18 @@ def linked(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) ->
     return out.select(*columns, **rules) if config.sides else rows
 
 
-def _moved_onto(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
-    """Return expressions over `rows` as expressions over `out`, which has the same columns and more."""
+def _rebind(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> dict[str, ir.Value]:
+    """Return expressions on the table `rows` as expressions on `out`, which has all columns of `rows`."""
     if out is rows:
         return dict(values)
     replace = {rows.op(): out.op()}
     return {name: value.op().replace(replace).to_expr() for name, value in values.items()}
 
 
-def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
+def _key(resolved: Resolved, name: str, column: str, values: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
+    """Return the log's value that is compared with a key column of a side table, after a check of both types."""
     key = f"sides.{name}.on.{column}"
-    value, other = resolved.build(key, names), columns_of(table)[column]
+    value, other = resolved.build(key, values), readable_columns(table)[column]
     for kind in (ir.IntegerValue, ir.StringValue):
         if isinstance(value, kind) and isinstance(other, kind):
             return value.cast("int64") if isinstance(value, ir.IntegerValue) else value
@@ -118,44 +131,52 @@ def _key(resolved: Resolved, name: str, column: str, names: Mapping[str, ir.Valu
     raise DataError(
         f"{_first_file(resolved, 'log')} and {_first_file(resolved, name)}, column {column!r}",
         f"`{resolved.parsed[key].text}` is {kinds[0]} and {name}.{column} is {kinds[1]}",
-        f"keys are integers on both sides or text on both sides ({resolved.place}: {key})",
+        f"both must be integers or both text ({resolved.place}: {key})",
         f"{fix}, or declare the type of a CSV column (csv.types)",
     )
 
 
 def _first_file(resolved: Resolved, table: str) -> str:
-    return resolved.tables[table].files[0].shown if table in resolved.tables else table
+    return resolved.tables[table].files[0].display_name if table in resolved.tables else table
 
 
-def _log_day(resolved: Resolved, names: Mapping[str, ir.Value]) -> ir.IntegerValue:
+def _log_day(resolved: Resolved, values: Mapping[str, ir.Value]) -> ir.IntegerValue:
     if resolved.config.time is None:
         raise UserError(
-            resolved.place, "a dated side table and no [time]", "its rows need the log row's day", "add [time]"
+            resolved.place,
+            "a dated side table without [time]",
+            "dated side tables are joined by the day of each row of the log",
+            "add [time]",
         )
-    return local_time(names, resolved).day
+    return local_time(values, resolved).day
 
 
 def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
     """Return the day of each row of a dated side table, in days from 1970-01-01."""
     key = f"sides.{name}.day"
-    value = resolved.build(key, {word_of(column): value for column, value in columns_of(table).items()})
+    value = resolved.build(key, {column_to_word(column): value for column, value in readable_columns(table).items()})
     try:
-        return day_of(value, f"{resolved.place}: {key}")
+        return date_to_day(value, f"{resolved.place}: {key}")
     except UserError as error:
         raise resolved.wrong_type(key, value, error.rule, "day", error.fix) from None
 
 
-def _renamed(
+def _select_side_columns(
     resolved: Resolved,
     name: str,
     side: SideConfig,
     table: ir.Table,
     narrow: Sequence[str],
-    more: Mapping[str, ir.Value],
+    extra_columns: Mapping[str, ir.Value],
 ) -> ir.Table:
-    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in narrow} | dict(more)
+    """Return the columns of a side table that are joined to the log.
+
+    They are the columns `narrow` as `side.column`, the extra columns, the keys and, for a dated table, the days
+    from which (`_FROM`) and before which (`_UNTIL`) a row is valid.
+    """
+    columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in narrow} | dict(extra_columns)
     for i, column in enumerate(side.on):
-        value = columns_of(table)[column]
+        value = readable_columns(table)[column]
         columns[f"{_MATCH}{name}{i}"] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
     if side.day is None:
         return table.select(**columns)
@@ -164,15 +185,16 @@ def _renamed(
     keys = [dated[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
     window = ibis.window(group_by=keys, order_by=dated[f"{_FROM}{name}"])
     following = dated[f"{_FROM}{name}"].lead().over(window)
+    # The last row of a key is valid without end, that is, until a day later than all days.
     return dated.mutate(**{f"{_UNTIL}{name}": following.fill_null(2**31)})
 
 
-def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
-    """Refuse a side table that holds a number beyond int64."""
+def _check_int64(engine: Engine, raw: RawTable, table: ir.Table) -> None:
+    """Raise an error if a side table has a number beyond int64."""
     for column in table.columns:
-        if not is_wide(table[column]):
+        if not may_exceed_int64(table[column]):
             continue
-        bad = table.filter(too_wide(table[column])).select(POSITION, value=table[column])
+        bad = table.filter(exceeds_int64(table[column])).select(POSITION, value=table[column])
         first = engine.fetch(bad.order_by(POSITION).limit(1)).to_pylist()
         if first:
             place = f"{raw.locate(first[0][POSITION])}, column {column!r}"
@@ -181,14 +203,15 @@ def _check_wide(engine: Engine, raw: RawTable, table: ir.Table) -> None:
 
 
 def _warn_of_repeated(engine: Engine, chosen: ir.Table, name: str, side: SideConfig) -> None:
-    """Warn of the keys that stand in several rows, of which `keep` has chosen one."""
+    """Warn of keys that several rows have, of which `keep` has chosen one."""
     repeated = chosen.filter(chosen["__rows"] > 1)
     first = engine.fetch(repeated.order_by(_CHOSEN).limit(1)).to_pylist()
     if not first:
         return
     (total,) = engine.fetch(repeated.aggregate(keys=repeated.count(), rows=repeated["__rows"].sum())).to_pylist()
     logger.warning(
-        'side table %s: %s keys stand in %s rows, and by keep = "%s" one row of each counts; the first: %s',
+        'side table %s: %s keys occur in several rows each, %s in total; keep = "%s" chooses one row per key. The '
+        "first such key: %s",
         name,
         f"{total['keys']:,}",
         f"{total['rows']:,}",
@@ -198,39 +221,40 @@ def _warn_of_repeated(engine: Engine, chosen: ir.Table, name: str, side: SideCon
 
 
 def _key_text(row: Mapping[str, Any], side: SideConfig) -> str:
-    """Return the key of a row of a side table for messages, with the day of a dated one."""
+    """Return the key of a row for messages, with its day if the side table is dated."""
     value = ", ".join(f"{column} = {row[column]!r}" for column in side.on)
     return value if side.day is None else f"{value} on {date_text(row[_FROM])}"
 
 
-def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
-    """Return a side table that has one row for each key, or for each key and day.
+def deduplicate_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
+    """Return a side table with one row per key, or per key and day; without `keep`, only check that it is so.
 
     Args:
-        engine: Engine that looks for repeated keys.
+        engine: Engine that searches for repeated keys.
         raw: Files of the side table.
         table: All rows of the files.
         name: Name of the side table.
-        resolved: Configuration, whose `keep` chooses one of several rows.
+        resolved: Configuration. The key `keep` of the side table chooses the first or the last of several rows.
 
     Raises:
-        DataError: Several rows have the same key although `keep` is not set, or a row has no day.
+        DataError: Several rows have the same key although `keep` is not set, a row has no day, or a number exceeds
+            int64.
     """
     side = resolved.config.sides[name]
-    _check_wide(engine, raw, table)
-    columns: dict[str, ir.Value] = {column: columns_of(table)[column] for column in side.on}
+    _check_int64(engine, raw, table)
+    columns: dict[str, ir.Value] = {column: readable_columns(table)[column] for column in side.on}
     if side.day is not None:
         columns[_FROM] = side_day(resolved, name, table)
     rows = table.select(POSITION, **columns)
     if side.day is not None:
         missing = engine.fetch(rows.filter(rows[_FROM].isnull()).aggregate(first=rows[POSITION].min()))
         if (first_missing := missing["first"][0].as_py()) is not None:
-            rule = "a dated row has a date, text YYYY-MM-DD or an integer YYYYMMDD"
+            rule = "a row of a dated side table has a date, text YYYY-MM-DD or an integer YYYYMMDD"
             raise DataError(f"{raw.locate(first_missing)}, {side.day}", "no day", rule, "correct or remove the row")
     if side.keep is not None:
         position = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()
         grouped = rows.group_by(list(columns)).aggregate(__rows=rows.count(), **{_CHOSEN: position})
-        chosen = engine.keep(f"keyed_{name}", grouped.select(_CHOSEN, "__rows", *columns))
+        chosen = engine.materialize(f"keyed_{name}", grouped.select(_CHOSEN, "__rows", *columns))
         _warn_of_repeated(engine, chosen.drop_null(list(side.on)), name, side)
         return table.semi_join(chosen, table[POSITION] == chosen[_CHOSEN])
     known = rows.drop_null(list(side.on))
@@ -246,10 +270,10 @@ def one_row_per_key(engine: Engine, raw: RawTable, table: ir.Table, name: str, r
         day = f" on {date_text(row[_FROM])}" if side.day is not None else ""
         raise DataError(
             raw.locate(row["__last"]),
-            f"{value} stands {row['__rows']} times{day}, first in {raw.locate(row['__first'])} (keys that repeat: "
+            f"{value} occurs {row['__rows']} times{day}, first in {raw.locate(row['__first'])} (repeated keys: "
             f"{total['keys']:,}, in {total['rows']:,} rows)",
-            f"a key of the side table {name!r} stands once" + (" a day" if side.day is not None else ""),
-            "remove the repeated rows, add what tells them apart to `on`, or say which one counts: "
+            f"a key of the side table {name!r} must occur once" + (" a day" if side.day is not None else ""),
+            "remove the repeated rows, add a column in which they differ to `on`, or choose one of them: "
             f'sides.{name}.keep = "first" or "last"',
         )
     return table

@@ -1,4 +1,9 @@
-"""Assignment of rows to splits, and sampling of the training rows."""
+"""Assignment of rows to the splits train, valid and test, and sampling of the training rows.
+
+A split is by day, by a hash, both ("held out": days, then a hash within them), or by an expression that gives its name.
+A hash puts rows with the same value, for example all rows of a user, into the same split. In a split by day, a hash may
+divide the days of test into valid and test.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +19,17 @@ from data_prep.transforms.resolve import Resolved
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 
-OUTSIDE = -1  # The split of a row that lies in none.
-SAMPLED_OUT = -2  # The split of a training row that sampling leaves out.
-_SAMPLED_BY = "__sampled_by"  # The column holds the first value that sampling hashes, null if all are missing.
+# The column `SPLIT` holds the index of the split in `SPLITS`, or one of these.
+OUTSIDE = -1  # The row is in no split.
+SAMPLED_OUT = -2  # The row is a training row that sampling leaves out.
+_SAMPLED_BY = "__sampled_by"  # The first value that sampling hashes and that is not null; null if all are.
 
 
 def split_key(config: PrepConfig) -> str | None:
-    """Return the key of the expression whose equal values a split keeps together, such as `split.hash` or `group`.
+    """Return the configuration's key of the expression whose value decides on the split, such as `split.hash`.
 
-    None for a split by time, where a value may lie in train and in test, and for a split that the log has already.
+    All rows with the same value are in the same split. The result is None for a split by day or by a column of the log,
+    where this does not hold.
     """
     if isinstance(config.split, HashSplit):
         return "split.value"
@@ -31,16 +38,24 @@ def split_key(config: PrepConfig) -> str | None:
     return None
 
 
-def columns_that_tell(key: str, resolved: Resolved) -> tuple[str, ...]:
-    """Return the features that determine the value of the expression at `key`: equal to it, or to its only column."""
-    config, by = resolved.config, resolved.parsed[key]
+def features_that_determine(key: str, resolved: Resolved) -> tuple[str, ...]:
+    """Return the names of the features that reveal the value of the expression at a key.
+
+    Such a feature, without buckets, is the same expression, or the only column that the expression reads.
+    """
+    config, expression = resolved.config, resolved.parsed[key]
     values = {f.name: resolved.parsed[f"sparse[{i}].value"] for i, f in enumerate(config.sparse) if not f.bucketised}
     values |= {f.name: resolved.parsed[f"dense[{i}].value"] for i, f in enumerate(config.dense)}
-    return tuple(name for name, value in values.items() if value.text == by.text or (value.text,) == by.columns)
+    return tuple(
+        name for name, value in values.items() if value.text == expression.text or (value.text,) == expression.columns
+    )
 
 
 def add_split(builder: ColumnBuilder) -> None:
-    """Add the column `SPLIT`, which is computed from the columns of the day and the group."""
+    """Add the column `SPLIT` and, depending on the kind of split, a column and a rule for the value that decides on it.
+
+    The columns of the day and of the group must have been added before.
+    """
     split = builder.config.split
     if isinstance(split, DaySplit):
         chosen = _by_day(builder, split)
@@ -55,15 +70,15 @@ def add_split(builder: ColumnBuilder) -> None:
             else_=SPLITS.index("train"),
         )
         builder.columns[SPLIT_KEY] = value
-        builder.rule("split.value", "the value that is hashed is there", SPLIT_KEY, value.isnull())
+        builder.add_rule("split.value", "the hashed value is not missing", SPLIT_KEY, value.isnull())
     else:
         value = builder.build("split.value")
         if not isinstance(value, ir.StringValue):
-            rule, fix = "it gives the text train, valid or test", "use case when ... end"
+            rule, fix = "it must be the text train, valid or test", "use case when ... end"
             raise builder.resolved.wrong_type("split.value", value, rule, fix=fix)
         chosen = ibis.cases(*((value == name, i) for i, name in enumerate(SPLITS)), else_=OUTSIDE)
         builder.columns["__split_text"] = value
-        builder.rule("split.value", "it is train, valid or test", "__split_text", chosen == OUTSIDE)
+        builder.add_rule("split.value", "it is train, valid or test", "__split_text", chosen == OUTSIDE)
     builder.columns[SPLIT] = chosen.cast("int8")
 
 
@@ -78,7 +93,7 @@ def _by_day(builder: ColumnBuilder, split: DaySplit) -> ir.IntegerValue:
     if split.valid is not None:
         branches.append((inside(*split.valid), SPLITS.index("valid")))
     elif split.valid_share is not None:
-        text = _text_that_decides(builder, _group_of(builder, split.valid_hash, "split.valid_hash"))
+        text = _split_text(builder, _split_value(builder, split.valid_hash, "split.valid_hash"))
         in_valid = hash_is_below(ibis.literal("valid:").concat(text), split.valid_share)
         branches.append((test & in_valid, SPLITS.index("valid")))
     branches.append((test, SPLITS.index("test")))
@@ -87,8 +102,8 @@ def _by_day(builder: ColumnBuilder, split: DaySplit) -> ir.IntegerValue:
 
 def _held_out(builder: ColumnBuilder, split: HeldOutSplit) -> ir.IntegerValue:
     first, last = (day_number(day, builder.day_1) for day in split.days)
-    builder.columns[SPLIT_KEY] = _group_of(builder, split.hash, "split.hash")
-    text = ibis.literal(f"held out:{split.seed}").concat(_text_that_decides(builder, builder.columns[SPLIT_KEY]))
+    builder.columns[SPLIT_KEY] = _split_value(builder, split.hash, "split.hash")
+    text = ibis.literal(f"held out:{split.seed}").concat(_split_text(builder, builder.columns[SPLIT_KEY]))
     outside = ~builder.columns[DAY].between(first, last).fill_null(False)
     return ibis.cases(
         (outside, OUTSIDE),
@@ -98,22 +113,26 @@ def _held_out(builder: ColumnBuilder, split: HeldOutSplit) -> ir.IntegerValue:
     )
 
 
-def _group_of(builder: ColumnBuilder, expression: str | None, key: str) -> ir.Value:
-    """Return the value whose rows stay together in a split: that of the expression at `key`, or else the group.
+def _split_value(builder: ColumnBuilder, expression: str | None, key: str) -> ir.Value:
+    """Return the value whose rows are put into the same split: that of the expression at `key`, or else the group.
 
-    It is null for a row without one, and for a row of group -1, which readers take for none.
+    It is null for a row without such a value, and for group -1, which means no group.
     """
     return builder.columns[GROUP_COLUMN].nullif(NO_GROUP) if expression is None else builder.hash_input(key)
 
 
-def _text_that_decides(builder: ColumnBuilder, group: ir.Value) -> ir.StringValue:
-    """Return the text whose hash decides on a row: its group, or its position if it has no group."""
+def _split_text(builder: ColumnBuilder, value: ir.Value) -> ir.StringValue:
+    """Return the text whose hash decides on the split of a row: its value, or its position if the value is null."""
     position = ibis.literal("row ").concat(hashed_text(builder.columns[POSITION]))
-    return ibis.coalesce(hashed_text(group), position)
+    return ibis.coalesce(hashed_text(value), position)
 
 
 def add_sampling(builder: ColumnBuilder) -> None:
-    """Move the rows that sampling leaves out to the split `SAMPLED_OUT`, and raise the weights of the sampled rows."""
+    """Sample the training rows that do not fulfil `sampling.keep`, at the rate `sampling.rate`.
+
+    Rows that are left out get the split `SAMPLED_OUT`. The weight of the others is divided by the rate. Rows that
+    fulfil `sampling.keep` stay, with their weight. In any case, the weights become float32.
+    """
     sampling = builder.config.sampling
     if sampling is None:
         if WEIGHT_COLUMN in builder.columns:
@@ -126,9 +145,9 @@ def add_sampling(builder: ColumnBuilder) -> None:
     by_chance = (builder.columns[SPLIT] == 0) & ~builder.boolean("sampling.keep").fill_null(False)
     builder.columns[_SAMPLED_BY] = ibis.coalesce(*values)
     undecided = by_chance & builder.columns[_SAMPLED_BY].isnull()
-    rule = "of a row that may be left out, at least one of the values that are hashed is there"
-    fix = "name one more column in sampling.hash that tells such rows apart, e.g. the time or a request id"
-    builder.rule("sampling.hash", rule, _SAMPLED_BY, undecided, fix)
+    rule = "at least one of the hashed values is not missing in a row that may be left out"
+    fix = "add a column to sampling.hash that differs between such rows, e.g. the time or a request id"
+    builder.add_rule("sampling.hash", rule, _SAMPLED_BY, undecided, fix)
     left_out = by_chance & ~undecided & ~hash_is_below(ibis.literal("sampling:").concat(text), sampling.rate)
     builder.columns[SPLIT] = ibis.ifelse(left_out, SAMPLED_OUT, builder.columns[SPLIT]).cast("int8")
     weight = ibis.ifelse(by_chance, floating(1 / sampling.rate), floating(1.0))

@@ -1,1 +1,1 @@
-"""Vocabularies: from raw values to rows of embedding tables."""
+"""Vocabularies, which map the raw values of a column, such as user ids, to rows of embedding tables."""

@@ -1,7 +1,7 @@
-"""`stats.html`: a page about the content of a dataset, from `stats.json` and the schema alone.
+"""`stats.html`, a page about the content of a dataset, which is made from `stats.json` and the schema.
 
-Each section in `SECTIONS` has a function from `View` to the content of its block in
-`ple_rec/reports/templates/statistics.html.j2`.
+For each section in `SECTIONS` a function turns a `View`, the statistics and the schema, into the values that a block of
+`ple_rec/reports/templates/statistics.html.j2` reads. It returns None to leave the section out.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from data_prep.stats.page.overview import days, drift, dropped, facts, key_figur
 from data_prep.stats.page.tasks import correlation, tasks
 from data_prep.stats.page.view import View
 from ple_rec.config.schema import DatasetSchema
-from ple_rec.reports.page import Part, render, write_document
+from ple_rec.reports.page import Section, render_page, write_document
 
+# Anchor, heading and function of each section, in the order of the page.
 SECTIONS: tuple[tuple[str, str, Callable[[View], object]], ...] = (
     ("tasks", "Tasks", tasks),
     ("correlation", "Correlation of labels", correlation),
@@ -33,21 +34,21 @@ SECTIONS: tuple[tuple[str, str, Callable[[View], object]], ...] = (
 def write_page(
     stats: Mapping[str, Any], schema: DatasetSchema, path: Path, spaces: Mapping[str, str] = MappingProxyType({})
 ) -> None:
-    """Write the page of a dataset; equal arguments give equal bytes.
+    """Write the page of a dataset. Equal arguments give equal bytes.
 
     Args:
         stats: Content of `stats.json` in version 2.
         schema: Schema of the dataset.
         path: Path of the HTML file.
-        spaces: Condition of each column of a sample space, by column. Without it, the page names the column.
+        spaces: Conditions of sample spaces, by column. For a column without a condition, the page shows its name.
 
     Raises:
         UserError: The file cannot be written.
     """
     view = View(stats, schema, spaces)
-    page = render(
+    page = render_page(
         "statistics",
-        [Part(anchor, heading, section(view)) for anchor, heading, section in SECTIONS],
+        [Section(anchor, heading, make_values(view)) for anchor, heading, make_values in SECTIONS],
         name=schema.name,
         facts=facts(view),
         figures=key_figures(view),

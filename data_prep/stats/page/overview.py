@@ -1,4 +1,4 @@
-"""Sections of the statistics page on the dataset as a whole: its head, origin, days, and drift between splits."""
+"""Sections of the statistics page on the dataset as a whole: key figures, days, drift, rows left out, raw files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 from data_prep.stats.correlation import wilson
 from data_prep.stats.drift import LARGE, MODERATE, verdict
-from data_prep.stats.page.columns import over_days, rows_over_days
+from data_prep.stats.page.columns import draw_over_days, draw_rows_over_days
 from data_prep.stats.page.tasks import RARE
-from data_prep.stats.page.view import View, percent
-from data_prep.stats.page.view import figure as number
+from data_prep.stats.page.view import View, figure, percent
 from ple_rec.config.schema import Task
 from ple_rec.reports.cells import DASH
 from ple_rec.reports.drawing import Scale
@@ -19,7 +18,7 @@ from ple_rec.text.units import short_count
 
 
 def facts(view: View) -> list[Fact]:
-    """Return fingerprint and parent, if they are known."""
+    """Return the fingerprints of the dataset and of its parent, if they are known."""
     schema = view.schema
     return [Fact(name, value) for name in ("fingerprint", "parent") if (value := getattr(schema, name))]
 
@@ -35,7 +34,7 @@ def key_figures(view: View) -> list[KeyFigure]:
         span = days[0] if days and days[0] == days[-1] else f"{days[0]} to {days[-1]}" if days else ""
         figures.append(KeyFigure(split.capitalize(), short_count(rows), ", ".join(filter(None, (share, span)))))
     bags = sum(feature.bag for feature in schema.sparse)
-    allocated = sum(table.allocated for table in schema.tables)
+    allocated = sum(table.allocated_rows for table in schema.tables)
     return [
         *figures,
         KeyFigure("Sparse columns", str(len(schema.sparse)), f"{bags} of them bags" if bags else ""),
@@ -44,11 +43,11 @@ def key_figures(view: View) -> list[KeyFigure]:
     ]
 
 
-_MAX_UNFOLDED = 12  # With more files, the page folds their list.
+_MAX_UNFOLDED = 12  # With more files, the page hides their list until a click.
 
 
 def dropped(view: View) -> list[tuple[str, str, str, str]]:
-    """Return reason, split, number and share of rows that were left out, with the largest number first."""
+    """Return reason, split, number and share (of the split, if any) of the rows left out, the largest number first."""
     entries = sorted((entry for entry in view.stats["dropped"] if entry["rows"]), key=lambda entry: -entry["rows"])
     remaining = [view.stats["rows"].get(entry["split"]) for entry in entries]
     return [
@@ -63,7 +62,7 @@ def dropped(view: View) -> list[tuple[str, str, str, str]]:
 
 
 def source(view: View) -> dict[str, Any] | None:
-    """Return the raw files with a total; None if none were read."""
+    """Return the values of the section on raw files; None if no raw files were read."""
     files = view.stats["source"]
     if not files:
         return None
@@ -77,52 +76,60 @@ def source(view: View) -> dict[str, Any] | None:
 
 
 def days(view: View) -> dict[str, Any] | None:
-    """Return rows and labels by day; None if rows have no time."""
+    """Return the values of the section on days; None if the rows have no time."""
     stats_of_days = view.stats["days"]
     if not stats_of_days:
         return None
     names = [day["day"] for day in stats_of_days]
-    panels = [Panel("Rows", "", rows_over_days(names, [day["rows"] for day in stats_of_days], _count, "Rows by day"))]
+    panels = [
+        Panel(
+            "Rows", "", draw_rows_over_days(names, [day["rows"] for day in stats_of_days], _format_count, "Rows by day")
+        )
+    ]
     panels += [_panel(task, names, [day["tasks"][task.name] for day in stats_of_days]) for task in view.schema.tasks]
-    means = [[_mean(task, day["tasks"][task.name]) for task in view.schema.tasks] for day in stats_of_days]
+    means = [[_day_figures(task, day["tasks"][task.name]) for task in view.schema.tasks] for day in stats_of_days]
     tasks = [task.name for task in view.schema.tasks]
     return {"panels": panels, "tasks": tasks, "rare": RARE, "days": list(zip(stats_of_days, means, strict=True))}
 
 
-def _panel(task: Task, names: list[str], each: list[dict[str, Any]]) -> Panel:
+def _panel(task: Task, days: list[str], stats_by_day: list[dict[str, Any]]) -> Panel:
+    """Draw the rate or the mean label of a task over days."""
     binary = task.kind == "binary"
-    intervals = [wilson(e["positives"], e["samples"]) if binary and e["samples"] else None for e in each]
-    least = min(e["samples"] for e in each)
+    intervals = [wilson(e["positives"], e["samples"]) if binary and e["samples"] else None for e in stats_by_day]
+    least = min(e["samples"] for e in stats_by_day)
     note = f"{'rate' if binary else 'mean'}, {short_count(least)} samples a day or more"
-    show = _percent if binary else _plain
-    return Panel(task.name, note, over_days(names, [e["mean"] for e in each], intervals, show, task.name))
+    show = _format_percent if binary else _format_plain
+    return Panel(task.name, note, draw_over_days(days, [e["mean"] for e in stats_by_day], intervals, show, task.name))
 
 
-def _mean(task: Task, each: dict[str, Any]) -> tuple[int, str, int | None]:
-    """Return samples and mean label, and the positives if they are few."""
+def _day_figures(task: Task, stats: dict[str, Any]) -> tuple[int, str, int | None]:
+    """Return the number of samples, the mean label, and the number of positives if they are few, else None."""
     if task.kind != "binary":
-        return each["samples"], number(each["mean"]), None
-    return each["samples"], percent(each["mean"]), each["positives"] if each["positives"] < RARE else None
+        return stats["samples"], figure(stats["mean"]), None
+    return stats["samples"], percent(stats["mean"]), stats["positives"] if stats["positives"] < RARE else None
 
 
-def _count(value: float) -> str:
+def _format_count(value: float) -> str:
     digits, _, unit = short_count(value).partition(" ")
     return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {unit}".strip()
 
 
-def _percent(value: float) -> str:
+def _format_percent(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
-def _plain(value: float) -> str:
+def _format_plain(value: float) -> str:
     return f"{value:.4g}"
 
 
-_MAX_LISTED = 15  # Columns that are not folded.
+_MAX_LISTED = 15  # Columns that the section on drift shows; it hides the others until a click.
 
 
 def drift(view: View) -> dict[str, Any]:
-    """Return the columns by their population stability index, the largest first."""
+    """Return the values of the section on drift: the columns by their population stability index, the largest first.
+
+    Columns whose index is unknown are left out.
+    """
     drifts: Mapping[str, Mapping[str, Any]] = view.stats["drift"]
     known = sorted((name for name in drifts if drifts[name]["psi"] is not None), key=lambda name: -drifts[name]["psi"])
     most = max([1.0, *(drifts[name]["psi"] for name in known)])
@@ -136,20 +143,20 @@ def drift(view: View) -> dict[str, Any]:
         "scale": scale,
         "ticks": ticks if most < 5 else [*ticks, (10.0, "10")],
         "rows": rows[:_MAX_LISTED],
-        "more": rows[_MAX_LISTED:],
+        "hidden_rows": rows[_MAX_LISTED:],
     }
 
 
 def _row(name: str, entry: Mapping[str, Any], scale: Scale) -> dict[str, Any]:
     psi, chance = entry["psi"], entry["chance"]
-    word = verdict(psi, chance)
+    drift_verdict = verdict(psi, chance)
     ks = DASH if entry.get("ks") is None else f"{entry['ks']:.3f}"
     return {
         "name": name,
-        "place": max(psi, scale.low),
+        "shown_psi": max(psi, scale.low),
         "psi": f"{psi:.4f}",
         "chance": f"{chance:.4f}",
-        "verdict": word,
+        "verdict": drift_verdict,
         "ks": ks if "ks" in entry else "",
         "unknown": percent(entry["oov"]) if "oov" in entry else "",
     }
