@@ -1,4 +1,4 @@
-"""Figures of measured results, drawn from docs/results by the code that draws the reports of a run.
+"""Draw the figures of docs/images/paper from the measured results in docs/results.
 
 python -m benchmarks.figures
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.paper import figure7
 from benchmarks.results import REPOSITORY, Results
-from ple_rec.analysis.result import Expert, Gate
+from ple_rec.analysis.result import ExpertWeight, Gate
 from ple_rec.reports.compare.charts import save_utilisation, seesaw_chart
 
 FOLDER = Path("docs", "images", "paper")
@@ -32,6 +32,7 @@ def draw_figures(paper: Mapping[str, Any]) -> dict[str, bytes]:
             chart.save(folder)
         for data in ("census", "kuairand"):
             save_utilisation("ple", _gates(paper[f"utilisation_{data}"]), folder)
+            # `save_utilisation` names the file by the model alone, and the next data set would overwrite it.
             (folder / "utilisation-ple.svg").rename(folder / f"utilisation-{data}-ple.svg")
         return {file.name: file.read_bytes() for file in sorted(folder.glob("*.svg"))}
 
@@ -45,7 +46,7 @@ def _save_seesaw(tasks: Mapping[str, Any], folder: Path) -> None:
 
 
 def _points(points: Sequence[Mapping[str, Any]]) -> list[tuple[float, figure7.Results]]:
-    """Return the points of Fig. 7 in the form of compare.json."""
+    """Return the correlation of the labels of each point of Fig. 7, and its results in the form of compare.json."""
 
     def cell(row: Mapping[str, Any]) -> dict[str, Any]:
         return {"gain": {"mean": row["gain"], "seed_interval": row["over_seeds"]} if "gain" in row else None}
@@ -70,7 +71,7 @@ def _gates(gates: Sequence[Mapping[str, Any]]) -> list[Gate]:
         Gate(
             gate["level"],
             gate["output"],
-            tuple(Expert(shared=expert["name"].startswith("shared."), **expert) for expert in gate["experts"]),
+            tuple(ExpertWeight(shared=expert["name"].startswith("shared."), **expert) for expert in gate["experts"]),
         )
         for gate in gates
     ]

@@ -1,7 +1,9 @@
-"""Race between ways to do the same work: each has processes of its own, and the passes take turns.
+"""Harness of the benchmarks: it measures cases, that is, several ways to do the same work.
 
-Other programs on the machine then slow all ways alike, and the peak memory of each is its own. The first pass of each
-is a warm-up and does not count. A bound of the work, such as a copy of memory, is measured as a way in the same run.
+A pass of a case does the work once, and in a turn each case makes one pass. Each case has processes of its own, which
+wait between its passes. Since the passes of the cases alternate, other programs on the machine slow all of them alike.
+The first turn is a warm-up and does not count. A limit of the machine, such as the rate of a copy of memory, is
+measured as a further case in the same run.
 """
 
 from __future__ import annotations
@@ -27,19 +29,20 @@ import torch.distributed as dist
 
 from ple_rec.errors import PleRecError
 from ple_rec.runtime.host import usable_cores
-from ple_rec.text import aligned
+from ple_rec.text import align_columns
 
-_END_SECONDS = 10.0
+_JOIN_SECONDS = 10.0  # A process that has not ended by itself after this time is killed.
 _PACKAGES = ("torch", "torchrec", "numpy", "pyarrow", "duckdb")
 
 
 class PassResult(NamedTuple):
-    """Work of one pass of one process.
+    """Work that one process did in one pass.
 
     Args:
         amount: Amount of work, in the unit of the benchmark.
-        seconds: Seconds that it took.
-        peak_bytes: Largest resident memory so far of another process that did the work; None: that of this one.
+        seconds: Duration of the work.
+        peak_bytes: Largest resident memory so far of the processes that did the work, added up; None if the process
+            that returns this result did the work itself, so that the harness measures it.
     """
 
     amount: float
@@ -47,34 +50,37 @@ class PassResult(NamedTuple):
     peak_bytes: int | None = None
 
 
+# Function that does the work once.
 Pass = Callable[[], PassResult]
 
 
 @dataclass(frozen=True)
-class Way:
-    """Way to do the work.
+class BenchmarkCase:
+    """Way to do the work of a benchmark.
 
     Args:
-        title: Name of its row in the table.
-        make: Function that returns a context, whose value does one pass; it is pickled and called in each process.
-        ranks: Number of processes; their environment is that of torchrun, so they can form a process group.
-        limit: True for the way by whose rate those of the others are divided, turn by turn.
+        title: Title of its line in the printed table.
+        open_pass: Function whose context manager prepares the work and yields the function that does it. It is pickled,
+            and called in each process.
+        ranks: Number of processes. If there are several, they have the environment of torchrun, so that they can form a
+            process group.
+        is_baseline: True for the case by whose rate the rates of all cases are divided, turn by turn.
     """
 
     title: str
-    make: Callable[[], AbstractContextManager[Pass]]
+    open_pass: Callable[[], AbstractContextManager[Pass]]
     ranks: int = 1
-    limit: bool = False
+    is_baseline: bool = False
 
 
 @dataclass
-class Measured:
-    """Rates of the passes of a way.
+class MeasuredRates:
+    """Rates of the passes of a case.
 
     Args:
-        title: Title of the way.
-        rates: Work per second of every pass, of all ranks together.
-        peak_bytes: Largest resident memory of all its processes together.
+        title: Title of the case.
+        rates: Work per second of each pass that counts, of all ranks together.
+        peak_bytes: Largest resident memory of each process up to the last pass, added up over its processes.
     """
 
     title: str
@@ -87,30 +93,35 @@ class Measured:
         return statistics.median(self.rates)
 
 
-def timed(work: Callable[[], object], amount: float) -> PassResult:
-    """Do some work and time it."""
+def time_work(work: Callable[[], object], amount: float) -> PassResult:
+    """Do some work and time it.
+
+    Args:
+        work: Function that does the work.
+        amount: Amount of the work, in the unit of the benchmark.
+    """
     begun = time.perf_counter()
     work()
     return PassResult(amount, time.perf_counter() - begun)
 
 
-def race(ways: Sequence[Way], repeats: int) -> list[Measured]:
-    """Measure each way `repeats` times, by turns.
+def race(cases: Sequence[BenchmarkCase], repeats: int) -> list[MeasuredRates]:
+    """Measure the cases in turn, each `repeats` times after a warm-up, and return their rates in the order of `cases`.
 
     Raises:
-        PleRecError: A process has raised this error.
-        RuntimeError: A process has raised another error, or has ended.
+        PleRecError: The work of a case has raised this error.
+        RuntimeError: The work of a case has raised another error, or a process has ended.
     """
-    measured = [Measured(way.title) for way in ways]
+    measured = [MeasuredRates(case.title) for case in cases]
     with ExitStack() as stack:
-        processes = [stack.enter_context(_Processes(way)) for way in ways]
+        processes = [stack.enter_context(_Processes(case)) for case in cases]
         for turn in range(repeats + 1):
-            # The order alternates, so that load that grows or falls favours no way.
-            for result, own in list(zip(measured, processes, strict=True))[:: 1 if turn % 2 else -1]:
-                rate, result.peak_bytes = own.run()
+            # The order alternates, so that load that grows or falls favours no case.
+            for result, case_processes in list(zip(measured, processes, strict=True))[:: 1 if turn % 2 else -1]:
+                rate, result.peak_bytes = case_processes.run()
                 if turn:
                     result.rates.append(rate)
-                say(f"{f'turn {turn} of {repeats}' if turn else 'warm-up'}: {result.title} {_number(rate)}/s")
+                say(f"{f'turn {turn} of {repeats}' if turn else 'warm-up'}: {result.title} {_number_text(rate)}/s")
     return measured
 
 
@@ -119,17 +130,26 @@ def say(text: str) -> None:
     sys.stderr.write(f"{text}\n")
 
 
-def report(args: argparse.Namespace, unit: str, ways: Sequence[Way], measured: Sequence[Measured]) -> None:
-    """Print a table, and write every rate to `--json FILE`."""
-    limit = next((result for way, result in zip(ways, measured, strict=True) if way.limit), None)
-    beside = "" if limit is None else f"of {limit.title}"
-    rows: list[tuple[str, ...]] = [("", f"{unit}/s", "min", "max", beside, "MiB peak")]
+def report(
+    args: argparse.Namespace, unit: str, cases: Sequence[BenchmarkCase], measured: Sequence[MeasuredRates]
+) -> None:
+    """Print a table of the rates, and write each rate to the file of `--json`, if it is given.
+
+    Args:
+        args: Arguments of the benchmark.
+        unit: Unit of the work, such as "rows".
+        cases: Cases that were measured.
+        measured: Rates of each case, in the order of `cases`.
+    """
+    baseline = next((result for case, result in zip(cases, measured, strict=True) if case.is_baseline), None)
+    share_heading = "" if baseline is None else f"of {baseline.title}"
+    rows: list[tuple[str, ...]] = [("", f"{unit}/s", "min", "max", share_heading, "MiB peak")]
     for result in measured:
-        shares = [] if limit is None else [a / b for a, b in zip(result.rates, limit.rates, strict=True)]
-        numbers = [_number(value) for value in (result.median, min(result.rates), max(result.rates))]
+        shares = [] if baseline is None else [a / b for a, b in zip(result.rates, baseline.rates, strict=True)]
+        numbers = [_number_text(value) for value in (result.median, min(result.rates), max(result.rates))]
         share = f"{statistics.median(shares):.3f}" if shares else ""
         rows.append((result.title, *numbers, share, f"{result.peak_bytes / 2**20:,.0f}"))
-    sys.stdout.write("\n".join([*aligned(rows), "", *(f"{k}: {v}" for k, v in conditions(args).items())]) + "\n")
+    sys.stdout.write("\n".join([*align_columns(rows), "", *(f"{k}: {v}" for k, v in conditions(args).items())]) + "\n")
     if args.json is not None:
         record = {"unit": unit, "conditions": conditions(args), "measured": [vars(result) for result in measured]}
         args.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -139,13 +159,13 @@ def conditions(args: argparse.Namespace) -> dict[str, Any]:
     """Return the conditions of a measurement: machine, versions, arguments."""
     versions = " ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return {
-        "machine": f"{machine()}, load {os.getloadavg()[0]:.1f}",
+        "machine": f"{describe_machine()}, load {os.getloadavg()[0]:.1f}",
         "versions": f"python {platform.python_version()} {versions}",
         "arguments": " ".join(f"{name}={value}" for name, value in vars(args).items() if name != "json"),
     }
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Return the processor and the number of its cores that this process may use."""
     return f"{_cpu_name()}, {usable_cores()} cores"
 
@@ -154,7 +174,7 @@ def parser(text: str | None, *, repeats: int = 10) -> argparse.ArgumentParser:
     """Return a parser with the options of all benchmarks.
 
     Args:
-        text: Docstring of the module.
+        text: Docstring of the benchmark's module, which is shown as help.
         repeats: Default of `--repeats`.
     """
     arguments = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -165,33 +185,36 @@ def parser(text: str | None, *, repeats: int = 10) -> argparse.ArgumentParser:
     return arguments
 
 
-def scratch() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for datasets and runs, which is removed at the end."""
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a context manager for a folder of datasets and runs, which is removed at its end."""
     return tempfile.TemporaryDirectory(prefix="ple-rec-bench-")
 
 
 class _Processes:
-    """Processes of a way, which wait between its passes."""
+    """Processes of a case, which wait between its passes."""
 
-    def __init__(self, way: Way) -> None:
+    def __init__(self, case: BenchmarkCase) -> None:
         context = multiprocessing.get_context("spawn")
+        # Through this store the ranks form their process group, as they would through the store of torchrun.
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self._pipes: list[Connection] = []
         self._processes = []
-        for rank in range(way.ranks):
-            pipe, far = context.Pipe()
+        for rank in range(case.ranks):
+            pipe, child_pipe = context.Pipe()
             environment = {
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(way.ranks),
-                "LOCAL_WORLD_SIZE": str(way.ranks),
+                "WORLD_SIZE": str(case.ranks),
+                "LOCAL_WORLD_SIZE": str(case.ranks),
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(self._store.port),
                 "TORCHELASTIC_USE_AGENT_STORE": "True",
             }
-            process = context.Process(target=_serve, args=(far, way.make, environment if way.ranks > 1 else {}))
+            process = context.Process(
+                target=_run_passes, args=(child_pipe, case.open_pass, environment if case.ranks > 1 else {})
+            )
             process.start()
-            far.close()
+            child_pipe.close()
             self._pipes.append(pipe)
             self._processes.append(process)
 
@@ -199,11 +222,11 @@ class _Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # A process ends when it waits for its next pass.
+        # A process ends when its pipe is closed while it waits for the next pass.
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
-            process.join(_END_SECONDS)
+            process.join(_JOIN_SECONDS)
             process.kill()
             process.join()
 
@@ -215,12 +238,12 @@ class _Processes:
         # The first error ends the pass, since the other ranks may wait for the one that failed.
         while len(done) < len(self._pipes):
             ready = wait([pipe for rank, pipe in enumerate(self._pipes) if rank not in done])
-            done |= {rank: _received(pipe) for rank, pipe in enumerate(self._pipes) if pipe in ready}
-        rate = sum(each.amount for each in done.values()) / max(each.seconds for each in done.values())
-        return rate, sum(each.peak_bytes or 0 for each in done.values())
+            done |= {rank: _receive(pipe) for rank, pipe in enumerate(self._pipes) if pipe in ready}
+        rate = sum(result.amount for result in done.values()) / max(result.seconds for result in done.values())
+        return rate, sum(result.peak_bytes or 0 for result in done.values())
 
 
-def _received(pipe: Connection) -> PassResult:
+def _receive(pipe: Connection) -> PassResult:
     try:
         answer = pipe.recv()
     except EOFError:
@@ -230,15 +253,16 @@ def _received(pipe: Connection) -> PassResult:
     return PassResult(*answer)
 
 
-def _serve(pipe: Connection, make: Callable[[], AbstractContextManager[Pass]], environment: dict[str, str]) -> None:
+def _run_passes(
+    pipe: Connection, open_pass: Callable[[], AbstractContextManager[Pass]], environment: dict[str, str]
+) -> None:
     os.environ.update(environment)
     try:
-        with make() as once:
+        with open_pass() as run_pass:
             while pipe.recv():
-                done = once()
+                done = run_pass()
                 pipe.send(done._replace(peak_bytes=done.peak_bytes or peak_bytes()))
-    # The race is over.
-    except EOFError:
+    except EOFError:  # The parent has closed the pipe.
         return
     except PleRecError as error:
         pipe.send(error)
@@ -247,7 +271,7 @@ def _serve(pipe: Connection, make: Callable[[], AbstractContextManager[Pass]], e
 
 
 def peak_bytes(process: int | str = "self") -> int:
-    """Return the largest resident memory of a process so far, in bytes."""
+    """Return the largest resident memory so far of a process, given by its id, in bytes; "self" is this process."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -260,5 +284,5 @@ def _cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def _number(value: float) -> str:
+def _number_text(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

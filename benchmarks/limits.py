@@ -1,6 +1,6 @@
-"""Limits of this machine: the fastest matrix product, and a copy of memory.
+"""Limits of this machine, which benchmarks measure beside their own cases: fastest matrix product, copy of memory.
 
-Shape suffixes: M rows, K inner, N columns.
+Shape suffixes: M rows, K inner dimension and N columns of a matrix product.
 """
 
 from __future__ import annotations
@@ -10,37 +10,38 @@ from contextlib import contextmanager
 
 import torch
 
-from benchmarks.harness import Pass, PassResult, timed
+from benchmarks.harness import Pass, PassResult, time_work
 
-# Shapes of the reference workload: all experts of the first level in one matrix, an expert layer, a large square.
+# Two shapes of the reference workload (all experts of the first level in one matrix, and one layer of an expert), and a
+# large square.
 _GEMM_MKN = ((4096, 392, 2560), (1024, 512, 512), (2048, 2048, 2048))
-# The tensor is several times as large as the caches of our processors.
+# Several times the size of a processor's caches.
 _COPY_BYTES = 256 << 20
-_PRODUCTS, _COPIES = 20, 5
+_PRODUCTS, _COPIES = 20, 5  # Number of products of each shape, and of copies, in a pass.
 
 
 @contextmanager
-def gemm(dtype: torch.dtype, threads: int) -> Iterator[Pass]:
-    """Multiply matrices of a few shapes, and return the work of the fastest in GFLOP."""
+def fastest_matrix_product(dtype: torch.dtype, threads: int) -> Iterator[Pass]:
+    """Multiply matrices of a few shapes in each pass; only the fastest shape counts. The amount of work is in GFLOP."""
     torch.set_num_threads(threads)
 
-    def product(rows: int, inner: int, columns: int) -> PassResult:
+    def multiply(rows: int, inner: int, columns: int) -> PassResult:
         a_MK, b_KN = torch.rand(rows, inner).to(dtype), torch.rand(inner, columns).to(dtype)
         c_MN = torch.empty(rows, columns, dtype=dtype)
-        torch.mm(a_MK, b_KN, out=c_MN)
+        torch.mm(a_MK, b_KN, out=c_MN)  # The first product of a shape takes longer.
 
         def work() -> None:
             for _ in range(_PRODUCTS):
                 torch.mm(a_MK, b_KN, out=c_MN)
 
-        return timed(work, 2e-9 * rows * inner * columns * _PRODUCTS)
+        return time_work(work, 2e-9 * rows * inner * columns * _PRODUCTS)
 
-    yield lambda: max((product(*shape) for shape in _GEMM_MKN), key=lambda done: done.amount / done.seconds)
+    yield lambda: max((multiply(*shape) for shape in _GEMM_MKN), key=lambda done: done.amount / done.seconds)
 
 
 @contextmanager
-def copy(threads: int) -> Iterator[Pass]:
-    """Copy a tensor; the work is in GB, and a copied byte counts twice since it is read and written."""
+def memory_copy(threads: int) -> Iterator[Pass]:
+    """Copy a tensor in each pass. The amount is in GB; each byte counts twice, since it is read and written."""
     torch.set_num_threads(threads)
     source, target = torch.ones(_COPY_BYTES, dtype=torch.uint8), torch.empty(_COPY_BYTES, dtype=torch.uint8)
 
@@ -48,4 +49,4 @@ def copy(threads: int) -> Iterator[Pass]:
         for _ in range(_COPIES):
             target.copy_(source)
 
-    yield lambda: timed(work, 2e-9 * _COPY_BYTES * _COPIES)
+    yield lambda: time_work(work, 2e-9 * _COPY_BYTES * _COPIES)

@@ -1,4 +1,4 @@
-"""Clients that send requests to a server over sockets, each one after the other."""
+"""Load on a server: clients that run at the same time, each of which sends one HTTP request after the other."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# A request whose connection broke has this status.
-FAILED = 0
+# Status in `LoadResult` of a request that got no answer, since its connection failed.
+CONNECTION_FAILED = 0
 
 
 @dataclass
 class LoadResult:
-    """Answers to the requests of a load.
+    """Answers of a server to the requests of all clients.
 
     Args:
-        statuses: Status of each request.
-        milliseconds: Milliseconds from each request to its answer.
-        seconds: Seconds until all requests were answered.
+        statuses: HTTP status of the answer to each request, or `CONNECTION_FAILED`.
+        milliseconds: Milliseconds from each request to its answer or failure.
+        seconds: Seconds from the first request to the last answer or failure.
     """
 
     statuses: list[int] = field(default_factory=list)
@@ -30,22 +30,22 @@ class LoadResult:
 
     @property
     def per_second(self) -> float:
-        """Number of requests answered by 200 per second."""
+        """Number of requests per second that were answered with status 200."""
         return self.statuses.count(200) / self.seconds
 
     def quantile(self, q: float) -> float:
-        """Return a quantile of the milliseconds of the requests answered by 200."""
-        served = [ms for status, ms in zip(self.statuses, self.milliseconds, strict=True) if status == 200]
-        return float(np.quantile(served or [float("nan")], q))
+        """Return a quantile of the milliseconds of the requests with status 200; NaN if there are none."""
+        latencies = [ms for status, ms in zip(self.statuses, self.milliseconds, strict=True) if status == 200]
+        return float(np.quantile(latencies or [float("nan")], q))
 
 
-def ask(port: int, path: str, bodies: Sequence[bytes], *, seconds: float, clients: int) -> LoadResult:
-    """Post bodies in turn from several clients at once.
+def post_requests(port: int, path: str, bodies: Sequence[bytes], *, seconds: float, clients: int) -> LoadResult:
+    """Send POST requests from several clients at the same time, each of which waits for the answer to its last one.
 
     Args:
         port: Port of the server on this machine.
         path: Path of every request.
-        bodies: JSON bodies of the requests.
+        bodies: JSON bodies of the requests. Client i of n sends number i, i + n, i + 2 n, ..., modulo their number.
         seconds: Seconds after which no client starts another request.
         clients: Number of clients.
     """
@@ -62,7 +62,7 @@ def ask(port: int, path: str, bodies: Sequence[bytes], *, seconds: float, client
                 status = response.status
             except (OSError, http.client.HTTPException):
                 connection.close()
-                status = FAILED
+                status = CONNECTION_FAILED
             answers.milliseconds.append(1000 * (time.perf_counter() - started))
             answers.statuses.append(status)
             number += clients

@@ -1,8 +1,9 @@
-"""Reading of batches from Parquet on one core: our loader, torch's DataLoader, and pyarrow alone, which only decodes.
+"""Rate of reading batches from Parquet: our loader, torch's DataLoader, and pyarrow alone, which only decodes.
 
-The workers of a DataLoader run on other cores, and the table leaves out their memory.
+Each runs on one core, except a DataLoader with workers: it may use all cores. The peak memory in the table does not
+include the workers.
 
-python -m benchmarks.loader [--data DIR] [--far s3://bucket/DIR]
+    python -m benchmarks.loader [--data DIR] [--far s3://bucket/DIR]
 """
 
 from __future__ import annotations
@@ -22,19 +23,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.feed import write_feed
-from benchmarks.harness import Pass, PassResult, Way, parser, race, report, say, scratch, timed
+from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder, time_work
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.storage import Location, location
 
-_USERS, _SHARDS = 100_000, 16
+_USERS = 100_000  # Rows of the user table of the synthetic dataset.
+_SHARDS = 16  # Virtual shards of our loader.
 
 
 class RowGroups(IterableDataset[dict[str, Tensor]]):
-    """Batches of shuffled row groups in random order, in the usual form for torch's DataLoader.
+    """Batches of the training split for torch's DataLoader, as people usually write them.
 
-    Every worker reads row groups of its own. Only columns of single values are read into tensors.
+    Row groups are read in random order, and the rows are shuffled within each row group. Each worker reads other row
+    groups. Bags (lists of ids) are decoded, but do not become tensors.
     """
 
     def __init__(self, data: Location, batch_size: int) -> None:
@@ -53,6 +56,7 @@ class RowGroups(IterableDataset[dict[str, Tensor]]):
 
 
 def _open(data: Location) -> tuple[Selection, list[str], list[RowGroup]]:
+    """Return the features and tasks of a dataset, the names of their columns, and the row groups of train."""
     dataset = DatasetDirectory(data)
     selection = dataset.select(drop=[], tasks=[])
     names = selection.column_names()
@@ -60,6 +64,11 @@ def _open(data: Location) -> tuple[Selection, list[str], list[RowGroup]]:
 
 
 def _tensors(table: pa.Table, selection: Selection) -> dict[str, Tensor]:
+    """Return the columns of a row group as tensors with a row per sample.
+
+    The columns of "space" are 1 in the rows that have the label of a task.
+    """
+
     def stacked(names: list[str], dtype: torch.dtype) -> Tensor:
         columns = [torch.from_numpy(np.array(table[name].to_numpy())).to(dtype) for name in names]
         return torch.stack(columns, dim=1) if columns else torch.empty(len(table), 0, dtype=dtype)
@@ -73,24 +82,24 @@ def _tensors(table: pa.Table, selection: Selection) -> dict[str, Tensor]:
 
 
 @contextmanager
-def ours(data: Location, batch_size: int) -> Iterator[Pass]:
-    """Read an epoch by the loader of training, shuffled."""
+def ple_rec_loader(data: Location, batch_size: int) -> Iterator[Pass]:
+    """Read a shuffled epoch in each pass, by the loader that training uses."""
     _pin()
     dataset = DatasetDirectory(data)
     selection = dataset.select(drop=[], tasks=[])
     loader = Loader(dataset, "train", selection, batch_size=batch_size, rank=0, world_size=1, virtual_shards=_SHARDS)
     epochs = itertools.count()
-    yield lambda: timed(lambda: sum(batch.rows for batch in loader.epoch(next(epochs))), loader.rows)
+    yield lambda: time_work(lambda: sum(batch.rows for batch in loader.epoch(next(epochs))), loader.rows)
 
 
 @contextmanager
-def dataloader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
-    """Read an epoch by torch's DataLoader."""
+def torch_loader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
+    """Read an epoch in each pass, by torch's DataLoader; with 0 workers, this process reads."""
     if workers == 0:
         _pin()
     loader = DataLoader(RowGroups(data, batch_size), batch_size=None, num_workers=workers)
 
-    def once() -> PassResult:
+    def read_epoch() -> PassResult:
         rows = 0
 
         def read() -> None:
@@ -98,22 +107,22 @@ def dataloader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
             for batch in loader:
                 rows += len(batch["label"])
 
-        return timed(read, 0)._replace(amount=rows)
+        return time_work(read, 0)._replace(amount=rows)
 
-    yield once
+    yield read_epoch
 
 
 @contextmanager
 def pyarrow_alone(data: Location) -> Iterator[Pass]:
-    """Decode every row group."""
+    """Decode all row groups in each pass, without batches."""
     _pin()
     _, names, groups = _open(data)
     rows = sum(group.rows for group in groups)
-    yield lambda: timed(lambda: [read_columns(group, names) for group in groups], rows)
+    yield lambda: time_work(lambda: [read_columns(group, names) for group in groups], rows)
 
 
 def _pin() -> None:
-    """Give this process, with the threads that it starts later, one core."""
+    """Restrict this process, and the threads that it starts later, to one core."""
     torch.set_num_threads(1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
@@ -121,28 +130,35 @@ def _pin() -> None:
 def main() -> None:
     """Measure and print."""
     args = _arguments().parse_args()
-    with scratch() as name:
+    with scratch_folder() as name:
         data: Location | None = args.data
         if data is None:
             data = Path(name, "data")
             say(f"writing {args.rows:,} rows")
             write_feed(data, _USERS, args.rows)
-        ways = [
-            Way("ple-rec loader", partial(ours, data, args.batch_size)),
-            Way("DataLoader, 0 workers", partial(dataloader, data, args.batch_size, 0)),
-            Way("DataLoader, 2 workers", partial(dataloader, data, args.batch_size, 2)),
-            Way("pyarrow alone", partial(pyarrow_alone, data), limit=True),
+        cases = [
+            BenchmarkCase("ple-rec loader", partial(ple_rec_loader, data, args.batch_size)),
+            BenchmarkCase("DataLoader, 0 workers", partial(torch_loader, data, args.batch_size, 0)),
+            BenchmarkCase("DataLoader, 2 workers", partial(torch_loader, data, args.batch_size, 2)),
+            BenchmarkCase("pyarrow alone", partial(pyarrow_alone, data), is_baseline=True),
         ]
         if args.far is not None:
-            ways.insert(1, Way("ple-rec loader, far", partial(ours, args.far, args.batch_size)))
-        report(args, "rows", ways, race(ways, args.repeats))
+            cases.insert(1, BenchmarkCase("ple-rec loader, far", partial(ple_rec_loader, args.far, args.batch_size)))
+        report(args, "rows", cases, race(cases, args.repeats))
 
 
 def _arguments() -> argparse.ArgumentParser:
     arguments = parser(__doc__)
     arguments.add_argument("--data", type=location, metavar="DIR", help="a dataset directory; default: a synthetic one")
-    arguments.add_argument("--far", type=location, metavar="ADDRESS", help="a copy of it in a store, to be read too")
-    arguments.add_argument("--rows", type=int, default=1 << 20, metavar="N", help="of the synthetic one; default 1 M")
+    arguments.add_argument(
+        "--far",
+        type=location,
+        metavar="ADDRESS",
+        help="a copy of the dataset in an object store, which is read as a further case",
+    )
+    arguments.add_argument(
+        "--rows", type=int, default=1 << 20, metavar="N", help="rows of the synthetic data; default 1 M"
+    )
     arguments.add_argument("--batch-size", type=int, default=4096, metavar="N", help="rows of a batch; default 4096")
     return arguments
 

@@ -1,9 +1,12 @@
-"""Usual server of a torch model, to compare with: FastAPI, a pydantic body, one call of the model per request.
+"""A server of a torch model as it is usually written, with which `benchmarks.serve` compares ours.
 
     python -m benchmarks.plain_server VERSION
 
-It has the same weights and fp32 tables. It has no batching and no bound on waiting requests, and computes the user
-features again for each item.
+VERSION is the folder of one version of an exported model. The server is FastAPI with a pydantic body and one call of
+the model per request, with the same weights as ours, all in fp32. It does not batch requests or limit their number, and
+computes the user features again for each item.
+
+Shape suffixes: B items of a request, K tasks.
 """
 
 import socket
@@ -29,16 +32,21 @@ def application(ranker: Ranker) -> FastAPI:
     request = create_model("Request", user=(user, ...), items=(list[item], ...))  # type: ignore[valid-type]  # made at run time
     app = FastAPI()
 
-    # FastAPI reads the annotation when it registers the function, so the annotation has to be the class itself.
+    # FastAPI reads the annotation when it registers the function, so the annotation has to be the class itself. This is
+    # why the module does not import `annotations` from `__future__`.
     def rank(body: request) -> dict[str, Any]:
-        rows = [body.user.model_dump() | each.model_dump() for each in body.items]  # type: ignore[attr-defined]
+        rows = [body.user.model_dump() | entry.model_dump() for entry in body.items]  # type: ignore[attr-defined]
         ids = {
-            each.name: FeatureIds(torch.tensor([row[each.name] for row in rows], dtype=torch.int32).numpy())
-            for each in signature.sparse
+            feature.name: FeatureIds(torch.tensor([row[feature.name] for row in rows], dtype=torch.int32).numpy())
+            for feature in signature.sparse
         }
-        dense = {each.name: torch.tensor([row[each.name] for row in rows]).float().numpy() for each in signature.dense}
+        dense = {
+            feature.name: torch.tensor([row[feature.name] for row in rows]).float().numpy()
+            for feature in signature.dense
+        }
         score = ScoreRequest(rows=len(rows), ids=ids, dense=dense)
         scores_BK = ranker.score_rows([score], grouped=False).scores_BK
+        # The score by which items are ranked is the log of the product of their predictions.
         fused_B = scores_BK.clamp(min=1e-6).log().sum(1)
         names, scores = list(signature.kinds), scores_BK.tolist()
         order = fused_B.argsort(descending=True).tolist()
@@ -51,16 +59,18 @@ def application(ranker: Ranker) -> FastAPI:
 
 
 def _body(owner: str, signature: Signature) -> Any:
-    def kind(each: InputFeature) -> Any:
-        return (float if each.dense else int, ...)
+    """Return the pydantic class of the features of the user, or of an item."""
 
-    fields = {each.name: kind(each) for each in signature.inputs if each.of == owner}
+    def field(feature: InputFeature) -> Any:
+        return (float if feature.dense else int, ...)
+
+    fields = {feature.name: field(feature) for feature in signature.inputs if feature.of == owner}
     return create_model(owner.title(), **fields)
 
 
 def main(version: Path) -> None:
-    """Serve on a free port and print it."""
-    app = application(Ranker(version, dense="fp32"))
+    """Serve on a free port, and print the address."""
+    app = application(Ranker(version, dense_precision="fp32"))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         sys.stdout.write(f"plain at http://127.0.0.1:{listening.getsockname()[1]}\n")
         sys.stdout.flush()

@@ -1,9 +1,10 @@
-"""Rate of preparing raw logs in rows per second, beside the bare DuckDB query that does the same joins.
+"""Rate of `ple-rec prep` in raw rows per second, beside a bare DuckDB query with the same joins.
 
     python -m benchmarks.prep [--rows N] [--memory BYTES]
 
-The bare query counts, numbers and joins the same columns and writes them in any order. It has no checks, no splits and
-no statistics. 60 M rows have as many users and videos as the paper's log; fewer rows have proportionally fewer.
+The query counts and numbers the values of the same columns, joins the numbers, and writes the rows in any order. It has
+no checks, splits or statistics. With 60 M rows the log has as many users and videos as the paper's; with fewer rows it
+has proportionally fewer.
 """
 
 from __future__ import annotations
@@ -18,31 +19,32 @@ from typing import Any
 
 import duckdb
 
-from benchmarks.harness import Pass, PassResult, Way, parser, race, report, say, scratch, timed
-from benchmarks.raw_logs import DENSE_COLUMNS, SMALL_COLUMNS, configuration, write_logs
+from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder, time_work
+from benchmarks.raw_logs import DENSE_COLUMNS, SMALL_COLUMNS, prep_toml, write_logs
 from data_prep.run import Options, prepare
 from ple_rec.runtime.host import usable_cores
 
+# Numbers of users and videos in the paper, which a log of _ROWS rows gets.
 _USERS, _VIDEOS, _ROWS = 46_926_000, 2_682_000, 60_000_000
-# DuckDB may use this share of `--memory`; Python and the writers take the rest.
+# Share of `--memory` that DuckDB may use in the bare query; Python and the writers take the rest.
 _SHARE_OF_DUCKDB = 0.75
 
 
 @contextmanager
 def pipeline(folder: Path, args: argparse.Namespace) -> Iterator[Pass]:
-    """Prepare the logs."""
+    """Prepare the logs in each pass by `data_prep.prepare`."""
     options = Options(source=str(folder / "raw"), memory=args.memory, threads=args.threads)
 
-    def once() -> PassResult:
+    def prepare_once() -> PassResult:
         shutil.rmtree(folder / "prep", ignore_errors=True)
-        return timed(lambda: prepare(str(folder / "feed.toml"), folder / "prep", options), args.rows)
+        return time_work(lambda: prepare(str(folder / "feed.toml"), folder / "prep", options), args.rows)
 
-    yield once
+    yield prepare_once
 
 
 @contextmanager
 def bare_query(folder: Path, args: argparse.Namespace) -> Iterator[Pass]:
-    """Count, number, join and write the same columns by DuckDB alone."""
+    """Count and number the values in each pass, and join and write the same columns, by DuckDB alone."""
     sparse = ["user_id", "video_id", *(f"s{i}" for i in range(SMALL_COLUMNS))]
     log = f"read_parquet('{folder / 'raw'}/*.parquet')"
     columns = [
@@ -74,32 +76,34 @@ def bare_query(folder: Path, args: argparse.Namespace) -> Iterator[Pass]:
                 )
             duck.execute(f"COPY ({query}) TO '{work / 'out.parquet'}' ({layout})")
 
-    def once() -> PassResult:
+    def prepare_once() -> PassResult:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        return timed(run, args.rows)
+        return time_work(run, args.rows)
 
-    yield once
+    yield prepare_once
 
 
 def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__, repeats=3)
     arguments.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="raw rows; default 2 M")
-    arguments.add_argument("--memory", type=int, default=8 << 30, metavar="BYTES", help="of each way; default 8 GiB")
-    arguments.add_argument("--threads", type=int, default=usable_cores(), metavar="N", help="default: one a core")
+    arguments.add_argument(
+        "--memory", type=int, default=8 << 30, metavar="BYTES", help="memory of each case; default 8 GiB"
+    )
+    arguments.add_argument("--threads", type=int, default=usable_cores(), metavar="N", help="default: one per core")
     args = arguments.parse_args()
-    with scratch() as name:
+    with scratch_folder() as name:
         folder = Path(name)
         users, videos = (max(1, round(args.rows * count / _ROWS)) for count in (_USERS, _VIDEOS))
         say(f"writing {args.rows:,} raw rows with {users:,} users and {videos:,} videos")
         write_logs(folder / "raw", args.rows, users, videos)
-        (folder / "feed.toml").write_text(configuration(), encoding="utf-8")
-        ways = [
-            Way("ple-rec prep", partial(pipeline, folder, args)),
-            Way("the bare query", partial(bare_query, folder, args), limit=True),
+        (folder / "feed.toml").write_text(prep_toml(), encoding="utf-8")
+        cases = [
+            BenchmarkCase("ple-rec prep", partial(pipeline, folder, args)),
+            BenchmarkCase("the bare query", partial(bare_query, folder, args), is_baseline=True),
         ]
-        report(args, "rows", ways, race(ways, args.repeats))
+        report(args, "rows", cases, race(cases, args.repeats))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Synthetic feed logs for the benchmark of data preparation, with heavy tails of users and videos."""
+"""Write synthetic feed logs for `benchmarks.prep`, in which few users and videos have most of the rows.
+
+`prep_toml` gives the configuration that prepares them.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +12,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-FILE_ROWS = 2_500_000
+FILE_ROWS = 2_500_000  # Largest number of rows of a file.
 ROW_GROUP_ROWS = 250_000
 DAYS = 8
-# The small columns have this many values, in turn.
-SMALL = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+# Largest values of the small columns, which take them in turn; the least value is 0.
+SMALL_COLUMN_VALUES = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 SMALL_COLUMNS, DENSE_COLUMNS = 22, 8
 _FIRST_MS = 1_649_980_800_000  # 2022-04-15, UTC
 _DAY_MS = 86_400_000
-_SCRAMBLE = np.uint64(0x9E3779B97F4A7C15)
+_SCRAMBLE = np.uint64(0x9E3779B97F4A7C15)  # Odd multiplier that scatters numbers: 2^64 divided by the golden ratio.
 
 
 def write_logs(folder: Path, rows: int, users: int, videos: int, seed: int = 0) -> None:
-    """Write Parquet files of 8 days in order of time.
+    """Write Parquet files of 8 days with equal numbers of rows, in order of time.
 
     Every user and every video occurs. A power law distributes the other rows, so a few of them have most rows.
 
@@ -43,17 +46,17 @@ def write_logs(folder: Path, rows: int, users: int, videos: int, seed: int = 0) 
 def _file(first: int, last: int, rows: int, users: int, videos: int, seed: int) -> pa.Table:
     rng = np.random.default_rng([seed, first])
     count = last - first
-    place = np.arange(first, last, dtype=np.int64)
-    day = place * DAYS // rows
+    positions = np.arange(first, last, dtype=np.int64)
+    day = positions * DAYS // rows
     duration = rng.integers(5_000, 60_000, count)
     click = rng.random(count) < 0.4
     columns: dict[str, NDArray[np.generic]] = {
-        "user_id": _scrambled(_spread(place, rows, users, rng)),
-        "video_id": _scrambled(_spread(place, rows, videos, rng)),
+        "user_id": _scrambled(_values_with_tail(positions, rows, users, rng)),
+        "video_id": _scrambled(_values_with_tail(positions, rows, videos, rng)),
         "time_ms": _FIRST_MS + day * _DAY_MS + np.sort(rng.integers(0, _DAY_MS, count)),
     }
     for i in range(SMALL_COLUMNS):
-        values = SMALL[i % len(SMALL)]
+        values = SMALL_COLUMN_VALUES[i % len(SMALL_COLUMN_VALUES)]
         columns[f"s{i}"] = np.minimum((rng.pareto(1.0, count) * values / 20).astype(np.int64), values)
     for i in range(DENSE_COLUMNS):
         columns[f"d{i}"] = np.round(rng.lognormal(3, 1, count)).astype(np.float32)
@@ -65,19 +68,29 @@ def _file(first: int, last: int, rows: int, users: int, videos: int, seed: int) 
     return pa.table(columns)
 
 
-def _spread(place: NDArray[np.int64], rows: int, values: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return values that each occur at even distances in the log; all other rows follow a power law."""
-    first = (place * values // rows) != ((place + 1) * values // rows)
-    tail = (rng.pareto(1.1, len(place)) * 1_000).astype(np.int64) % values
-    return np.where(first, place * values // rows, tail)
+def _values_with_tail(
+    positions: NDArray[np.int64], rows: int, values: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return a value for each row: every value occurs at least once, and all other rows follow a power law.
+
+    Args:
+        positions: Positions of the rows in the log.
+        rows: Number of rows of the log.
+        values: Number of distinct values, which are 0, 1, ...
+        rng: Generator of random numbers.
+    """
+    first = (positions * values // rows) != ((positions + 1) * values // rows)
+    tail = (rng.pareto(1.1, len(positions)) * 1_000).astype(np.int64) % values
+    return np.where(first, positions * values // rows, tail)
 
 
-def _scrambled(value: NDArray[np.int64]) -> NDArray[np.int64]:
-    return ((value.astype(np.uint64) + np.uint64(1)) * _SCRAMBLE >> np.uint64(2)).astype(np.int64)
+def _scrambled(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return an id of up to 62 bits for each of the values 0, 1, ..., so that ids are neither small nor in order."""
+    return ((values.astype(np.uint64) + np.uint64(1)) * _SCRAMBLE >> np.uint64(2)).astype(np.int64)
 
 
-def configuration() -> str:
-    """Return the TOML that prepares the logs: 24 sparse features, 8 dense features and 4 tasks."""
+def prep_toml() -> str:
+    """Return the prep.toml for the logs: 24 sparse features, 8 dense features and 4 tasks."""
     sparse = ["user_id", "video_id", *(f"s{i}" for i in range(SMALL_COLUMNS))]
     lines = [
         'name = "bench-feed"',

@@ -1,23 +1,25 @@
-"""Measured results: each stands once in docs/results and is rendered into README.md and docs/*.md.
+"""Render measured results, each of which stands once in docs/results, into README.md and docs/*.md.
 
-    python -m benchmarks.results                  # rewrites the pages that show a result
-    python -m benchmarks.results --check          # names the pages that differ from the results, and fails
+    python -m benchmarks.results                  # rewrites the pages that show a result, and then checks them
+    python -m benchmarks.results --check          # only checks: fails if a page differs from the results, and names it
     COMMAND | python -m benchmarks.results --entry COMMAND    # prints what COMMAND printed as a new result
 
-`docs/results/speed.json` holds results by name. A page shows the result `dense` of that file between two comments. The
-command fills in what stands between them, and the conditions of the measurement below it:
+A file such as `docs/results/speed.json` holds results by name. A page shows the result `dense` of that file between two
+comments. The command writes the values between them, and the conditions of the measurement below the values:
 
     <!-- results: speed.dense -->
     <!-- end -->
 
 Values that are a list of records become a table whose headings are the keys of the first record. A list of texts
-becomes a block of output. Any other form is written by a Jinja template, here `docs/results/headline.j2`. Templates see
-the values of the results that the comment names as the list `results`, and all values as `speed.dense`:
+becomes a block of output. For any other form, or for several results, the comment names a Jinja template, here
+`docs/results/headline.j2`. A template sees the values of these results as the list `results`, and those of every other
+result by file and name, as in `speed.dense`:
 
     <!-- results: speed.dense speed.tables as headline -->
     <!-- end -->
 
-`docs/results/sentences.toml` lists templates of sentences that repeat figures, by page. Each has to stand in its page.
+Sentences of a page that repeat figures are in `docs/results/sentences.toml`, as templates by page. They are not written
+into the page, but the check looks for them there.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import Annotated, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter
 
-from ple_rec.text.tables import aligned
+from ple_rec.text.tables import align_columns
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDER = Path("docs", "results")
@@ -46,13 +48,13 @@ class Measurement(BaseModel):
     """Measured result with the conditions of its measurement.
 
     Attributes:
-        command: Command that measures it again; several are separated by newlines.
+        command: Command that repeats the measurement; several are separated by newlines.
         commit: Revision that was measured, such as `ac250bc`; "ac250bc or before" if only the revision that recorded
             the figures is known.
         date: Day of the measurement, such as `2026-11-28`.
         machine: Processor or GPU, and how many cores or devices.
         conditions: Other circumstances that a reader has to know, such as "five turns"; empty if there are none.
-        values: Measured values. Their form is up to the subject.
+        values: Measured values, in any form that JSON can hold.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -96,7 +98,9 @@ def interval(bounds: Sequence[float], spec: str = "+.5f") -> str:
 
 def text_table(records: Sequence[Mapping[str, Any]]) -> str:
     """Return records as columns of plain text below their keys."""
-    return "\n".join(aligned([list(records[0]), *([str(cell) for cell in record.values()] for record in records)]))
+    return "\n".join(
+        align_columns([list(records[0]), *([str(cell) for cell in record.values()] for record in records)])
+    )
 
 
 def markdown_table(records: Sequence[Mapping[str, Any]]) -> str:
@@ -111,14 +115,20 @@ class Results:
 
     Args:
         repository: Folder of README.md and docs.
+
+    Attributes:
+        by_name: Results by file and name in one text, such as `speed.dense`.
+        values: Values of the results, by file and then by name.
+        pages: Paths of the pages that may show results.
+        sentences: Templates of the sentences that repeat figures, by path of the page.
     """
 
     def __init__(self, repository: Path) -> None:
-        folder, subject = repository / FOLDER, TypeAdapter(dict[str, Measurement])
-        subjects = {file.stem: subject.validate_json(file.read_bytes()) for file in sorted(folder.glob("*.json"))}
+        folder, file_type = repository / FOLDER, TypeAdapter(dict[str, Measurement])
+        by_file = {file.stem: file_type.validate_json(file.read_bytes()) for file in sorted(folder.glob("*.json"))}
         self.repository = repository
-        self.by_name = {f"{stem}.{name}": result for stem, named in subjects.items() for name, result in named.items()}
-        self.values = {stem: {name: r.values for name, r in named.items()} for stem, named in subjects.items()}
+        self.by_name = {f"{stem}.{name}": result for stem, named in by_file.items() for name, result in named.items()}
+        self.values = {stem: {name: r.values for name, r in named.items()} for stem, named in by_file.items()}
         self.pages = [repository / "README.md", *sorted((repository / "docs").glob("*.md"))]
         self.sentences: dict[str, list[str]] = tomllib.loads((folder / "sentences.toml").read_text())
         self._environment = Environment(
@@ -150,7 +160,7 @@ class Results:
         return f"{opening}{body}\n\n{captions}\n<!-- end -->"
 
     def problems(self) -> list[str]:
-        """Return what differs between pages and results, a line for each."""
+        """Return a line for each page that differs from the results, and for each sentence that its page lacks."""
         differences = []
         for page in self.pages:
             text, name = page.read_text(), page.relative_to(self.repository).as_posix()
@@ -160,10 +170,10 @@ class Results:
                 )
             elif self.render(text) != text:
                 differences.append(f"{name}: differs from {FOLDER}; run python -m benchmarks.results")
-            words = " ".join(text.split())
+            one_line = " ".join(text.split())
             for template in self.sentences.get(name, []):
                 sentence = " ".join(self._environment.from_string(template).render().split())
-                if sentence not in words:
+                if sentence not in one_line:
                     differences.append(f"{name}: does not say: {sentence}")
         return differences
 
@@ -176,15 +186,17 @@ def new_result(command: str, output: str) -> Measurement:
         output: Text that the command printed; its lines become the values.
 
     Raises:
-        ValueError: The measured code differs from its revision.
+        ValueError: The code has changes that are not committed, so no revision is what was measured.
     """
-    from benchmarks.harness import machine  # Rendering need not load torch.
+    from benchmarks.harness import describe_machine  # It loads torch, which rendering does not need.
 
     if changed := _git("status", "--porcelain", "--", "ple_rec", "data_prep", "launch", "benchmarks"):
         raise ValueError(f"a result names the revision that was measured; commit these first:\n{changed}")
     today = datetime.now(UTC).date().isoformat()
     commit = _git("rev-parse", "--short", "HEAD")
-    return Measurement(command=command, commit=commit, date=today, machine=machine(), values=output.splitlines())
+    return Measurement(
+        command=command, commit=commit, date=today, machine=describe_machine(), values=output.splitlines()
+    )
 
 
 def _git(*arguments: str) -> str:
@@ -193,7 +205,7 @@ def _git(*arguments: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Rewrite the pages, check them, or print a new result; return the exit code."""
+    """Rewrite and check the pages, only check them, or print a new result; return 1 if the check fails, else 0."""
     parser = argparse.ArgumentParser(description="Render the results of docs/results into README.md and docs/*.md.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail where a page differs")
     parser.add_argument("--entry", metavar="COMMAND", help="print a new result: what COMMAND printed, from stdin")

@@ -1,9 +1,9 @@
-"""Structure of the code: sizes of files, circles of imports, and the files that each way through the code crosses.
+"""Measure the structure of the code: sizes of files, import cycles, and the files that typical scenarios run through.
 
-The ways run on the example of docs/examples. A file counts if one of its functions is called, and a call crosses files
-if its caller stands in another file of the project. Imports are not calls.
+The scenarios, such as a training up to its first step, run on the example of docs/examples. A file counts if one of its
+functions is called. A call counts if caller and function are in different files of the project. Imports are not calls.
 
-python -m benchmarks.structure [--root DIR]
+    python -m benchmarks.structure [--root DIR]
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from types import FrameType
 from typing import Any
 
 PACKAGES = ("ple_rec", "data_prep", "launch")
-# A file with fewer lines is small.
-_SMALL = 60
+# Files with fewer lines are counted as small.
+_SMALL_FILE_LINES = 60
 _RUN, _MODEL = "runs/feed", "models/feed"
 _PREP = ("prep", "docs/examples/feed.toml", "--overwrite", "--from", "data/feed-raw", "--out", "data/feed")
 _TRAIN = ("train", "--config", "docs/examples/feed_ple.toml", "--overwrite", "--run-dir", _RUN)
-# Each way: its name, the event at which it ends (None: when the verb has ended), and the verb.
-WAYS = (
+# Name of each scenario, event at which its process ends (None: the end of the command), and subcommand of `ple-rec`.
+# A part is a Parquet file of a dataset. `request` is no subcommand; `trace` sends a request to the exported model.
+SCENARIOS = (
     ("a log to its first part", "part", _PREP),
     ("a log to its dataset", None, _PREP),
     ("a training to its first step", "step", _TRAIN),
@@ -42,10 +43,14 @@ WAYS = (
 
 
 class Tracer:
-    """Counter of the files whose functions are called, and the calls from one file to another.
+    """Function for `sys.setprofile`, which records the files whose functions are called, and calls between files.
 
     Args:
         root: Folder of the project.
+
+    Attributes:
+        files: Paths of the files whose functions have been called.
+        crossings: Number of calls from one file to another.
     """
 
     def __init__(self, root: Path) -> None:
@@ -54,9 +59,9 @@ class Tracer:
         self.crossings = 0
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
-        """Count an event of `sys.setprofile`."""
+        """Record the event "call" of a function of the project; other events and functions are ignored."""
         code = frame.f_code
-        # Modules, classes, lambdas and comprehensions are no functions.
+        # Calls of modules, classes, lambdas and comprehensions do not count.
         is_function = code.co_flags & CO_OPTIMIZED and not code.co_name.startswith("<")
         if event != "call" or not is_function or not code.co_filename.startswith(self._folders):
             return
@@ -66,12 +71,12 @@ class Tracer:
             self.crossings += caller.f_code.co_filename != code.co_filename
 
     def start(self) -> None:
-        """Count from now on, in every thread."""
+        """Record calls from now on, in every thread."""
         threading.setprofile(self)
         sys.setprofile(self)
 
     def end(self) -> None:
-        """Print the counts and end the process."""
+        """Print the numbers of files and of calls between files, and end the process."""
         sys.setprofile(None)
         sys.stdout.write(f"\n{len(self.files)} {self.crossings}\n")
         sys.stdout.flush()
@@ -79,34 +84,43 @@ class Tracer:
 
 
 def _end_at(event: str, tracer: Tracer) -> None:
-    """End the process as soon as a part is written, a step is made or a checkpoint is saved."""
+    """Patch the function that brings the event about, so that the process ends at the event.
 
-    def after(owner: Any, name: str, ends: Callable[[tuple[Any, ...]], bool]) -> None:
-        before = getattr(owner, name)
+    The events are "part" (a Parquet file of the dataset is written), "step" and "checkpoint" (it is saved).
+    """
 
-        def both(*arguments: Any, **named: Any) -> Any:
-            result = before(*arguments, **named)
-            if ends(arguments):
+    def call_after(owner: Any, name: str, is_end: Callable[[tuple[Any, ...]], bool]) -> None:
+        original = getattr(owner, name)
+
+        def original_then_check(*arguments: Any, **named: Any) -> Any:
+            result = original(*arguments, **named)
+            if is_end(arguments):
                 tracer.end()
             return result
 
-        setattr(owner, name, both)
+        setattr(owner, name, original_then_check)
 
     if event == "part":
         splits = ("train", "valid", "test")
-        after(Path, "replace", lambda paths: paths[0].name.startswith("part-") and paths[0].parent.name in splits)
+        call_after(Path, "replace", lambda paths: paths[0].name.startswith("part-") and paths[0].parent.name in splits)
         return
     import torch
     from torch.distributed import checkpoint
 
     if event == "step":
-        after(torch.optim.Adam, "step", lambda _: True)
+        call_after(torch.optim.Adam, "step", lambda _: True)
     else:
-        after(checkpoint, "save", lambda _: True)
+        call_after(checkpoint, "save", lambda _: True)
 
 
 def trace(root: Path, event: str, verb: list[str]) -> None:
-    """Run a verb in this process, and print the counts at its end, or once an event has happened."""
+    """Run a subcommand in this process. At its end, or after an event, print the counts and end the process.
+
+    Args:
+        root: Folder of the project.
+        event: Event at which the process ends: "part", "step" or "checkpoint"; "" for the end of the subcommand.
+        verb: Subcommand of `ple-rec` with its arguments, or `request MODEL` for a request to a model.
+    """
     tracer = Tracer(root)
     if event:
         _end_at(event, tracer)
@@ -125,8 +139,8 @@ def trace(root: Path, event: str, verb: list[str]) -> None:
     tracer.end()
 
 
-def traced(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield the name, the files and the crossing calls of each way, made one after the other in a temporary folder."""
+def trace_scenarios(root: Path) -> Iterator[tuple[str, int, int]]:
+    """Run each scenario in a temporary folder; yield its name and its numbers of files and of calls between files."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "docs").symlink_to(root / "docs")
@@ -140,20 +154,20 @@ def traced(root: Path) -> Iterator[tuple[str, int, int]]:
             return done.stdout
 
         python("docs/examples/feed_logs.py")
-        for way, event, verb in WAYS:
+        for scenario, event, verb in SCENARIOS:
             output = python(str(Path(__file__).resolve()), "--trace", event or "", "--root", str(root), *verb)
             files, crossings = output.split()[-2:]
-            yield way, int(files), int(crossings)
+            yield scenario, int(files), int(crossings)
 
 
-def modules(root: Path) -> dict[str, Path]:
+def module_files(root: Path) -> dict[str, Path]:
     """Return the files of all modules of the project by dotted name."""
     files = [file for name in PACKAGES for file in (root / name).rglob("*.py")]
     return {".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file for file in files}
 
 
-def imports(file: Path, known: dict[str, Path]) -> set[str]:
-    """Return the modules of the project that a file imports when it is imported itself."""
+def imported_modules(file: Path, known: dict[str, Path]) -> set[str]:
+    """Return the modules of the project that a file imports at its top level."""
     names = set()
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):
@@ -163,10 +177,10 @@ def imports(file: Path, known: dict[str, Path]) -> set[str]:
     return {name for name in names if name in known}
 
 
-def in_circles(graph: dict[str, set[str]]) -> list[str]:
-    """Return the modules that reach themselves by imports."""
+def modules_in_cycles(graph: dict[str, set[str]]) -> list[str]:
+    """Return the modules that import themselves, directly or through other modules."""
 
-    def reached(start: str) -> set[str]:
+    def reachable(start: str) -> set[str]:
         seen: set[str] = set()
         waiting = list(graph[start])
         while waiting:
@@ -176,40 +190,43 @@ def in_circles(graph: dict[str, set[str]]) -> list[str]:
                 waiting += graph[name]
         return seen
 
-    return [name for name in graph if name in reached(name)]
+    return [name for name in graph if name in reachable(name)]
 
 
 def main() -> None:
     """Measure and print."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument(
-        "--root", type=Path, default=Path(__file__).resolve().parent.parent, help="folder to look at"
+        "--root",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent,
+        help="folder of the project; default: this one",
     )
     arguments.add_argument("--trace", help=argparse.SUPPRESS)
     arguments.add_argument("verb", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     args = arguments.parse_args()
     root = args.root.resolve()
-    if args.trace is not None:
+    if args.trace is not None:  # `trace_scenarios` has started this process; `trace` ends it.
         trace(root, args.trace, args.verb)
-    known = modules(root)
+    known = module_files(root)
     lines = {name: len(file.read_text(encoding="utf-8").splitlines()) for name, file in known.items()}
     longest = max(lines, key=lambda name: lines[name])
-    loose = [name for name in known if name.count(".") == 1 and known[name].name != "__init__.py"]
-    graph = {name: imports(file, known) for name, file in known.items()}
-    small = sum(count < _SMALL for count in lines.values())
+    root_modules = [name for name in known if name.count(".") == 1 and known[name].name != "__init__.py"]
+    graph = {name: imported_modules(file, known) for name, file in known.items()}
+    small = sum(count < _SMALL_FILE_LINES for count in lines.values())
     rows = [
         ("files", str(len(lines))),
         ("lines", f"{sum(lines.values()):,}"),
         ("median file", f"{statistics.median(lines.values()):.0f} lines"),
-        (f"files below {_SMALL} lines", str(small)),
+        (f"files below {_SMALL_FILE_LINES} lines", str(small)),
         ("longest file", f"{longest}, {lines[longest]} lines"),
-        ("modules at the root of a package", str(len(loose))),
-        ("modules in circles of imports", str(len(in_circles(graph)))),
+        ("modules at the root of a package", str(len(root_modules))),
+        ("modules in circles of imports", str(len(modules_in_cycles(graph)))),
     ]
     for name, value in rows:
         sys.stdout.write(f"{name:<36}{value}\n")
-    for way, files, crossings in traced(root):
-        sys.stdout.write(f"{way:<36}{files} files, {crossings:,} calls from one file to another\n")
+    for scenario, files, crossings in trace_scenarios(root):
+        sys.stdout.write(f"{scenario:<36}{files} files, {crossings:,} calls from one file to another\n")
 
 
 if __name__ == "__main__":

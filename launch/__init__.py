@@ -1,1 +1,1 @@
-"""TorchX components: the same verbs on any scheduler."""
+"""TorchX components, which run subcommands of `ple-rec` on any scheduler of TorchX, such as Slurm or Kubernetes."""

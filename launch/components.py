@@ -1,7 +1,8 @@
 """TorchX components: `torchx run -s SCHEDULER launch/components.py:{prep,plan,train,evaluate,compare,predict} --help`.
 
 A component checks its input and returns a job description; its docstring is its help. `.torchxconfig` holds defaults
-for each scheduler. TorchX executes this file among its own globals, so the file adds few names.
+for each scheduler. TorchX executes this file among its own globals, so the file adds few names. A verb is a subcommand
+of `ple-rec` with its flags.
 """
 
 from typing import Dict, List, Optional
@@ -55,7 +56,8 @@ def train(
         auto_resume: True to resume the run if the run directory holds it, else to start it; always True with
             max_retries, max_restarts or min_nnodes
         overwrite: True to replace an existing run
-        init_from: run to start from, RUN or RUN:CHECKPOINT, on this dataset or on one that it descends from
+        init_from: run whose weights this run starts from, RUN or RUN:CHECKPOINT; it was trained on this dataset, or on
+            one to which this dataset was appended
         plan: plan.json for the sharding of tables (default: planned when the job starts)
         profile: True to time and trace some of the first steps, into profile/ of the run directory
         threads: CPU threads per rank (default: cpu / nproc)
@@ -128,12 +130,12 @@ def plan(
     Args:
         config: TOML file, or name of a recipe such as tencent-ple
         overrides: configuration overrides, e.g. embeddings.dim=64 (after --)
-        hosts: number of hosts of the cluster
+        hosts: number of hosts of the cluster; ignored if find is True
         gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
         device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: device in [topology])
-        out: plan.json to write, or s3://...; its page goes beside it
-        find: True to find the least number of hosts
-        samples_per_second: rate that the hosts of find must reach
+        out: plan.json to write, or s3://...; the same plan as a page, plan.html, is written beside it
+        find: True to find the least number of hosts that suffices
+        samples_per_second: rate that the hosts must reach if find is True
         cpu: cores of the job itself
         memMB: memory of the job itself in MB
         image: container image, or folder on the host (default: this folder)
@@ -251,11 +253,12 @@ def compare(
         overrides: overrides of every run, e.g. train.epochs=2 (after --)
         nnodes: number of hosts; each trains its share of the runs, or of the variants if these are tuned, and the last
             one to finish writes the results of all
-        seeds: seeds of each variant (default: from the comparison)
+        seeds: number of seeds of each variant (default: from the comparison)
         match: cost that is made equal: flops, params or none (default: from the comparison)
-        tune: trials of each variant on the validation split before its runs (default: from the comparison)
+        tune: number of trials that tune each variant on the validation split before its runs (default: from the
+            comparison)
         runs: folder of the comparison, on storage that every host sees (default runs/compare)
-        jobs: concurrent runs on a host (default: one per GPU, or per core)
+        jobs: number of concurrent runs on a host (default: one per GPU, or per core)
         reuse: directories of other comparisons whose finished runs with the same settings are copied, e.g.
             /shared/compare/NAME
         overwrite: True to replace existing runs with other settings
@@ -324,9 +327,10 @@ def predict(
         overrides: configuration overrides, e.g. runtime.device=cpu (after --)
         data: dataset directory or raw logs (default: the run's dataset)
         split: splits of a dataset, e.g. valid,test (default: test)
-        source: folder of side tables' files, for raw logs
+        source: folder of the files of side tables, for raw logs
         checkpoint: best, latest or step-<n>
-        fusion: fusion.toml of the score (default: fusion.toml of the run, else exponents 1)
+        fusion: fusion.toml, the formula that makes one score of the predictions (default: fusion.toml of the run, else
+            exponents 1)
         ids: columns of the input to copy, e.g. group,video_id
         overwrite: True to replace predictions of another input
         cpu: number of cores
@@ -335,7 +339,8 @@ def predict(
         image: container image, or folder on the hosts (default: this folder)
         mounts: mounts of the containers, e.g. type=bind,src=/shared,dst=/shared or type=volume,src=NAME,dst=/shared
         python: Python in which ple-rec is installed (default: this one; in an image, python)
-        max_retries: number of times that a failed job is started again, after its last part
+        max_retries: number of times that a failed job is started again; it goes on after the last output file that it
+            has finished
         check: False to submit without a check, from a machine without the job's files; with an image nothing is checked
         env: further environment variables
     """
@@ -391,12 +396,12 @@ def prep(
         overrides: overrides of the TOML file, e.g. on_bad_row=drop (after --)
         source: folder of the raw files, or s3://... (default: a download, for some data sets)
         overwrite: True to replace an existing dataset
-        append: day to add to the dataset parent, day=9 or day=2022-05-08
-        parent: dataset directory, or s3://..., whose ids are kept
+        append: day to append to the dataset that parent names, day=9 or day=2022-05-08
+        parent: dataset directory, or s3://..., to which the day is appended; the day keeps the ids of that dataset
         engine: duckdb, in the process of the job, or spark
-        master: address of Spark, e.g. spark://host:7077 (default: a local one)
+        master: master of Spark, e.g. spark://host:7077 (default: a local Spark)
         memory: memory for the engine, e.g. 6GiB (default: three quarters of memMB)
-        rows: rows of a synthetic data set (default: the paper's)
+        rows: rows of a synthetic data set (default: as many as in its paper)
         cpu: number of cores
         memMB: memory in MB
         image: container image, or folder on the host (default: this folder)

@@ -2,21 +2,21 @@
 
 The figures are those of AWS's EC2 instances: P4d (8 A100 of 40 GB) and P4de (8 A100 of 80 GB) have 96 vCPU and 1,152
 GiB; P5 (8 H100), P5en (8 H200) and P6-B200 (8 B200) have 192 vCPU and 2 TiB; G6e (8 L40S) has 192 vCPU and 1.5 TiB.
-P4d, P4de and P5 are also TorchX's `aws_p4d.24xlarge`, `aws_p4de.24xlarge` and `aws_p5.48xlarge`. Hosts of other makers
-with these GPUs have similar figures; give `--cpu` and `--memMB` for hosts that have less.
+P4d, P4de and P5 are also TorchX's `aws_p4d.24xlarge`, `aws_p4de.24xlarge` and `aws_p5.48xlarge`. Other hosts with these
+GPUs have similar figures; give `--cpu` and `--memMB` for hosts that have less.
 """
 
 from typing import NamedTuple
 
 import torchx.specs as specs
 
-from launch.submission import refused
+from launch.submission import refusal_error
 
-# Kubernetes and AWS Batch choose hosts by this label.
+# Label by which Kubernetes and AWS Batch choose hosts of an instance type.
 INSTANCE_TYPE = "node.kubernetes.io/instance-type"
-# No scheduler offers a whole host, and a job that asks for one waits for ever. ECS keeps about 4 % of the memory
+# No scheduler offers all of a host, and a job that requests it waits for ever. ECS keeps about 4 % of the memory
 # (TorchX's MEM_TAX), ParallelCluster offers 95 % to Slurm, and Kubernetes' kubelet and the pods of every node need
-# memory and some cores. One core per GPU is left to them, so that ranks share the others evenly.
+# memory and some cores. One core per GPU is left to the host's own services, so that ranks share the others evenly.
 _MEMORY_SHARE = 0.9
 _CORES_LEFT_PER_GPU = 1
 
@@ -28,21 +28,21 @@ class Host(NamedTuple):
         gpus: Number of GPUs.
         cores: Number of cores as schedulers count them, which are hardware threads.
         memory: Memory in MiB.
-        instance: Instance type of AWS to which jobs are restricted; "" for no restriction.
+        instance_type: Instance type of AWS to which jobs are restricted; "" for no restriction.
     """
 
     gpus: int
     cores: int
     memory: int
-    instance: str = ""
+    instance_type: str = ""
 
     def resource(self, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
-        """Return the resource that a job requests; a figure of 0 becomes the most that schedulers offer."""
+        """Return the resource that a job requests; 0 becomes the most that schedulers offer of this host."""
         return specs.Resource(
             cpu=cpu or self.cores - _CORES_LEFT_PER_GPU * self.gpus,
             gpu=gpu or self.gpus,
             memMB=memory or int(self.memory * _MEMORY_SHARE),
-            capabilities={INSTANCE_TYPE: self.instance} if self.instance else {},
+            capabilities={INSTANCE_TYPE: self.instance_type} if self.instance_type else {},
         )
 
 
@@ -59,35 +59,37 @@ HOSTS: dict[str, Host] = {
     "h200": _H200,
     "b200": _B200,
     "l40s": _L40S,
-    "p4d.24xlarge": _A100._replace(instance="p4d.24xlarge"),
-    "p4de.24xlarge": _A100._replace(instance="p4de.24xlarge"),
-    "p5.48xlarge": _H100._replace(instance="p5.48xlarge"),
-    "p5en.48xlarge": _H200._replace(instance="p5en.48xlarge"),
-    "p6-b200.48xlarge": _B200._replace(instance="p6-b200.48xlarge"),
-    "g6e.48xlarge": _L40S._replace(instance="g6e.48xlarge"),
+    "p4d.24xlarge": _A100._replace(instance_type="p4d.24xlarge"),
+    "p4de.24xlarge": _A100._replace(instance_type="p4de.24xlarge"),
+    "p5.48xlarge": _H100._replace(instance_type="p5.48xlarge"),
+    "p5en.48xlarge": _H200._replace(instance_type="p5en.48xlarge"),
+    "p6-b200.48xlarge": _B200._replace(instance_type="p6-b200.48xlarge"),
+    "g6e.48xlarge": _L40S._replace(instance_type="g6e.48xlarge"),
 }
 
-_SMALL = specs.Resource(cpu=2, gpu=0, memMB=8192)  # Default without `--host`.
+_DEFAULT_RESOURCE = specs.Resource(cpu=2, gpu=0, memMB=8192)  # Resource of a job without `--host`.
 
 
-def resource_of(host: str, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
+def host_resource(host: str, *, cpu: int, gpu: int, memory: int) -> specs.Resource:
     """Return the resource that a job requests of each of its hosts.
 
     Args:
-        host: Name in HOSTS, or "" for 2 cores, no GPU and 8 GiB.
-        cpu: Number of cores; 0 for those of the host.
-        gpu: Number of GPUs; 0 for those of the host.
-        memory: Memory in MiB; 0 for that of the host.
+        host: Name in HOSTS; "" for any host, with the defaults of 2 cores, no GPU and 8 GiB.
+        cpu: Number of cores; 0 for the cores of the host that schedulers offer, or the default.
+        gpu: Number of GPUs; 0 for those of the host, or the default.
+        memory: Memory in MiB; 0 for the memory of the host that schedulers offer, or the default.
 
     Raises:
         ComponentValidationException: The host is unknown, or a number is negative.
     """
     for flag, value in {"--cpu": cpu, "--gpu": gpu, "--memMB": memory}.items():
         if value < 0:
-            raise refused(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
+            raise refusal_error(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
     if not host:
-        return specs.Resource(cpu=cpu or _SMALL.cpu, gpu=gpu or _SMALL.gpu, memMB=memory or _SMALL.memMB)
+        return specs.Resource(
+            cpu=cpu or _DEFAULT_RESOURCE.cpu, gpu=gpu or _DEFAULT_RESOURCE.gpu, memMB=memory or _DEFAULT_RESOURCE.memMB
+        )
     if host not in HOSTS:
-        fix = "name one of them, or say --nproc, --gpu, --cpu and --memMB"
-        raise refused(f"--host {host}", f"known are {', '.join(HOSTS)}", fix)
+        fix = "name one of them, or give --nproc, --gpu, --cpu and --memMB"
+        raise refusal_error(f"--host {host}", f"known are {', '.join(HOSTS)}", fix)
     return HOSTS[host].resource(cpu=cpu, gpu=gpu, memory=memory)

@@ -1,4 +1,9 @@
-"""Job descriptions: ranks that torchrun's elastic agent starts on every host, or one process, and their environment."""
+"""Make the TorchX job descriptions (`AppDef`) of `launch.components`.
+
+`ranks_job` is for subcommands of `ple-rec` that run on ranks, which torchrun's elastic agent starts on every host.
+`process_job` is for subcommands that are one process per host. In this folder a subcommand with its flags is called a
+verb, as in `train --config census-ple`.
+"""
 
 import shlex
 import shutil
@@ -8,14 +13,14 @@ from pathlib import Path
 
 import torchx.specs as specs
 
-from launch.hosts import resource_of
-from launch.submission import check_verb, refused
+from launch.hosts import host_resource
+from launch.submission import check_verb, refusal_error
 
 # Slurm's --export takes NAME=VALUE,NAME=VALUE, so it splits values at commas; it also interprets quotes.
 _SPLIT_BY_SLURM = (",", "'", '"', "\n")
 
 
-def environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str] | None) -> dict[str, str]:
+def rank_environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str] | None) -> dict[str, str]:
     """Return the environment variables of every rank.
 
     Args:
@@ -24,11 +29,11 @@ def environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str
         interface: Network interface between the hosts, or "" for the one that NCCL and gloo choose.
         env: Variables of the user, which override the others.
     """
-    # Without a number, OpenMP starts a thread per core in each rank, and the threads of several ranks slow each other
-    # down.
+    # Without OMP_NUM_THREADS, OpenMP starts a thread per core in each rank, and the threads of several ranks slow each
+    # other down.
     variables = {"OMP_NUM_THREADS": str(threads)}
     if gpu:
-        # NCCL says why it fails in warnings, which are off by default; without a fault they are one line.
+        # NCCL gives the reason of a failure in a warning, and warnings are off by default.
         variables["NCCL_DEBUG"] = "WARN"
     if interface:
         # On some hosts, NCCL and gloo choose an interface that reaches no other host (docker0), or a slow one.
@@ -36,26 +41,26 @@ def environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str
     return variables | dict(env or {})
 
 
-def split_environment(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def split_environment_for_slurm(env: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     """Return the variables that every scheduler can pass on, and the beginning of a command that sets the others.
 
-    A component does not know its scheduler, and lists are common (NCCL_IB_HCA=mlx5_0,mlx5_1), so they cannot be
-    refused. The command `env` sets them under every scheduler.
+    Slurm cannot pass on values with commas, such as NCCL_IB_HCA=mlx5_0,mlx5_1. A component does not know its scheduler,
+    so the job itself sets such variables, by the command `env`.
 
     Args:
         env: Environment variables of the job.
 
     Returns:
-        Variables for the job description, and the words `env NAME=VALUE ...`; no words if all variables can be passed
-        on.
+        Variables for the job description, and the words `env NAME=VALUE ...`; no words if the description holds all.
     """
     by_command = {name: value for name, value in env.items() if any(char in value for char in _SPLIT_BY_SLURM)}
     words = ["env", *(f"{name}={value}" for name, value in by_command.items())] if by_command else []
     return {name: value for name, value in env.items() if name not in by_command}, words
 
 
-_THREADS = "runtime.threads"
-_ELASTIC_RESTARTS = 3  # After the loss of a host, a job goes on by a restart of its ranks.
+_THREADS_KEY = "runtime.threads"
+# Default of `--max_restarts` for a job with `--min_nnodes`, since its ranks are restarted after each loss of a host.
+_ELASTIC_RESTARTS = 3
 
 
 def ranks_job(
@@ -80,39 +85,43 @@ def ranks_job(
     check: bool,
     env: Mapping[str, str] | None,
 ) -> specs.AppDef:
-    """Return the job of a verb that runs on ranks. The arguments are those of the components.
+    """Return the job of a verb that runs on ranks.
+
+    Arguments after `verb` are those of the components in `launch.components`; `memory` is their `memMB`.
 
     Raises:
         ComponentValidationException: The job could not run.
     """
-    resource = resource_of(host, cpu=cpu, gpu=gpu, memory=memory)
+    resource = host_resource(host, cpu=cpu, gpu=gpu, memory=memory)
     nproc = nproc or (resource.gpu if host else 1)
     _check_sizes(nproc, nnodes, min_nnodes, resource.gpu)
     for flag, value in {"--max_retries": max_retries, "--max_restarts": max_restarts, "--threads": threads}.items():
         if value < 0:
-            raise refused(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
+            raise refusal_error(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
     resource.cpu = max(resource.cpu, nproc)
     threads_per_rank = threads or max(1, int(resource.cpu) // nproc)
     nodes = f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)
     torchrun_options = ["--nproc-per-node", str(nproc), "--nnodes", nodes]
-    override = next((word for word in verb if word.startswith(f"{_THREADS}=")), None)
+    override = next((word for word in verb if word.startswith(f"{_THREADS_KEY}=")), None)
     if override is not None and threads:
-        raise refused(f"--threads {threads} -- {override}", "both say how many threads a rank has", "give one of them")
-    verb = [*verb, "--set", f"{_THREADS}={threads_per_rank}"] if override is None else verb
-    variables = environment(threads=threads_per_rank, gpu=int(resource.gpu), interface=interface, env=env)
-    role = _role(name, image, python, [], resource, mounts)
+        raise refusal_error(
+            f"--threads {threads} -- {override}", "both set the number of threads of a rank", "give one of them"
+        )
+    verb = [*verb, "--set", f"{_THREADS_KEY}={threads_per_rank}"] if override is None else verb
+    variables = rank_environment(threads=threads_per_rank, gpu=int(resource.gpu), interface=interface, env=env)
+    role = _make_role(name, image, python, [], resource, mounts)
     if check and not image:
         check_verb(role.entrypoint, torchrun_options, verb, env or {})
     max_restarts = max_restarts or (_ELASTIC_RESTARTS if min_nnodes else 0)
     torchrun_options += ["--max-restarts", str(max_restarts)] if max_restarts else []
-    role.env, env_command = split_environment(variables)
+    role.env, env_command = split_environment_for_slurm(variables)
     agent = [*env_command, role.entrypoint, "-m", "ple_rec.agent", *torchrun_options]
     if nnodes == 1:
         role.entrypoint, role.args = agent[0], [*agent[1:], "--standalone", "--", *verb]
     else:
         rendezvous = ["--rdzv-backend", "c10d", "--rdzv-id", specs.macros.app_id]
-        # Schedulers give the first host in a variable, which only a shell on each host can expand. Under some of them
-        # the variable is empty on the first host.
+        # Schedulers put the name of the first host into a variable, which only a shell on each host can expand. Some of
+        # them leave it empty on the first host itself. TorchX turns `$$` into `$`.
         endpoint = f"--rdzv-endpoint $${{{specs.macros.rank0_env}:=localhost}}:{port}"
         command = f"exec {shlex.join([*agent, *rendezvous])} {endpoint} {shlex.join(['--', *verb])}"
         role.entrypoint, role.args = "bash", ["-c", command]
@@ -120,7 +129,7 @@ def ranks_job(
         role.min_replicas = min_nnodes or None
         role.port_map = {"c10d": port}
     role.max_retries = max_retries
-    role.retry_policy = specs.RetryPolicy.APPLICATION
+    role.retry_policy = specs.RetryPolicy.APPLICATION  # A retry starts all hosts again.
     return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
 
 
@@ -141,19 +150,20 @@ def process_job(
 ) -> specs.AppDef:
     """Return the job of a verb that is one process, or one process on each of `shares` hosts.
 
-    The other arguments are those of the components.
+    With several hosts, each runs the verb with `--share I/N`, its part of the work. All other arguments are those of
+    the components in `launch.components`; `memory` is their `memMB`.
 
     Raises:
         ComponentValidationException: The job could not run.
     """
     if shares < 1:
-        raise refused(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
+        raise refusal_error(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
     resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memory)
-    role = _role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
+    role = _make_role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
     role.num_replicas, role.max_retries = shares, max_retries
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
-    role.env, env_command = split_environment(env or {})
+    role.env, env_command = split_environment_for_slurm(env or {})
     if env_command:
         role.entrypoint, role.args = env_command[0], [*env_command[1:], role.entrypoint, *role.args]
     if shares > 1:
@@ -165,65 +175,67 @@ def process_job(
 
 def _check_sizes(nproc: int, nnodes: int, min_nnodes: int, gpu: float) -> None:
     if nproc < 1 or nnodes < 1:
-        raise refused(f"--nproc {nproc} --nnodes {nnodes}", "both are at least 1", "give 1 or more of each")
+        raise refusal_error(f"--nproc {nproc} --nnodes {nnodes}", "both are at least 1", "give 1 or more of each")
     if gpu and nproc > gpu:
         rule = "each rank needs a GPU of its own"
-        raise refused(f"--nproc {nproc} --gpu {gpu}", rule, f"give --nproc {gpu}, or more GPUs")
+        raise refusal_error(f"--nproc {nproc} --gpu {gpu}", rule, f"give --nproc {gpu}, or more GPUs")
     if min_nnodes and not 1 <= min_nnodes < nnodes:
         value = f"--min_nnodes {min_nnodes} --nnodes {nnodes}"
-        raise refused(value, "a job goes on with fewer hosts than it has", "give 1 or more, and below --nnodes")
+        raise refusal_error(value, "--min_nnodes is at least 1 and less than --nnodes", "give a number in between")
 
 
-def _role(
+def _make_role(
     name: str, image: str, python: str, args: list[str], resource: specs.Resource, mounts: Sequence[str] | None
 ) -> specs.Role:
     if python and not image and shutil.which(python) is None:
-        raise refused(f"--python {python}", "no such command on PATH", "activate its environment, or give its path")
+        raise refusal_error(
+            f"--python {python}", "no such command on PATH", "activate its environment, or give its path"
+        )
     return specs.Role(
         name=name,
         image=image or str(Path.cwd()),
         entrypoint=python or ("python" if image else sys.executable),
         args=args,
         resource=resource,
-        mounts=_mounts(mounts),
+        mounts=_parse_mounts(mounts),
         port_map={},
     )
 
 
-def _mounts(words: Sequence[str] | None) -> list[specs.BindMount | specs.VolumeMount | specs.DeviceMount]:
+def _parse_mounts(words: Sequence[str] | None) -> list[specs.BindMount | specs.VolumeMount | specs.DeviceMount]:
     try:
         return list(specs.parse_mounts(list(words or [])))
     except (KeyError, ValueError) as error:
         rule = f"TorchX does not read it ({error.args[0]})"
         fix = "write type=bind,src=/host/folder,dst=/folder[,readonly], or type=volume,src=NAME,dst=/folder"
-        raise refused(f"--mounts {','.join(words or [])}", rule, fix) from error
+        raise refusal_error(f"--mounts {','.join(words or [])}", rule, fix) from error
 
 
 def run_directory_flag(resume: bool, auto_resume: bool, overwrite: bool, restarts: Mapping[str, int]) -> list[str]:
-    """Return the flag of `train` for an existing run in the run directory; none if there is no such flag.
+    """Return the flag of `ple-rec train` for a run that is already in the run directory, as a list of at most one word.
 
     Args:
         resume: True to resume the run in the run directory.
         auto_resume: True to resume the run if the run directory holds one.
         overwrite: True to remove the run in the run directory.
-        restarts: Values of the flags that start ranks again, by flag, such as `--max_retries`.
+        restarts: Values of the flags that restart ranks, by flag, such as `--max_retries`.
 
     Raises:
         ComponentValidationException: The flags exclude each other.
     """
     choices = {"--resume": resume, "--auto_resume": auto_resume, "--overwrite": overwrite}
-    named = [f"{flag} True" for flag, value in choices.items() if value]
-    if len(named) > 1:
+    given_flags = [f"{flag} True" for flag, value in choices.items() if value]
+    if len(given_flags) > 1:
         rule = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it"
-        raise refused(" ".join(named), rule, "choose one")
+        raise refusal_error(" ".join(given_flags), rule, "choose one")
     restart_flags = [f"{flag} {value}" for flag, value in restarts.items() if value > 0]
     if overwrite and restart_flags:
-        rule = "ranks that are started again would remove their own checkpoints"
+        rule = "ranks that are restarted would remove their own checkpoints"
         fix = "give a new --run_dir without --overwrite, or remove the old run by hand"
-        raise refused(f"--overwrite True {restart_flags[0]}", rule, fix)
+        raise refusal_error(f"--overwrite True {restart_flags[0]}", rule, fix)
     if resume and restart_flags:
         rule = "such a job resumes an existing run by itself (--auto-resume)"
-        raise refused(f"--resume True {restart_flags[0]}", rule, "leave out --resume")
+        raise refusal_error(f"--resume True {restart_flags[0]}", rule, "leave out --resume")
     if resume or overwrite:
         return ["--resume"] if resume else ["--overwrite"]
     return ["--auto-resume"] if auto_resume or restart_flags else []

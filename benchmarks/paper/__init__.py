@@ -1,7 +1,6 @@
-"""The paper's tables and figures, made anew: `python -m benchmarks.paper`, that is `make paper`.
+"""Reproduction of the tables and figures of the PLE paper: `python -m benchmarks.paper`, or `make paper`.
 
-parts.py      what there is to be made: datasets and comparisons
-figure7.py    gains over the correlation of two tasks
-
-The page that holds and links what was made is in `benchmarks/paper/page.py`.
+parts.py      datasets and comparisons of each table and figure
+figure7.py    Fig. 7, the gains over the correlation of two tasks
+page.py       paper.html, which shows the results and links the comparisons
 """

@@ -1,4 +1,4 @@
-"""`paper.html`: a section for each part, with its tables, its figures and the comparisons that are missing."""
+"""Write `paper.html`, with a section for each part of the paper: its tables, its figures, and what is missing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 from benchmarks.paper import figure7
 from benchmarks.paper.parts import PaperPart
-from ple_rec.reports.compare.page import PAGE as COMPARISON_PAGE
+from ple_rec.reports.compare.page import PAGE_FILE as COMPARISON_PAGE
 from ple_rec.reports.compare.text import format_results
-from ple_rec.reports.page import Part as Section
-from ple_rec.reports.page import render, write_document
-from ple_rec.runs.layout import writing
+from ple_rec.reports.page import Section, render_page, write_document
+from ple_rec.runs.layout import explain_write_errors
 
 PAGE, FIGURES = "paper.html", "figures"
 
@@ -34,7 +33,7 @@ class FinishedPart:
 
     @property
     def points(self) -> list[tuple[float, Mapping[str, Any]]]:
-        """Correlation and compare.json of each comparison of Fig. 7; empty for another part."""
+        """Correlation and compare.json of each comparison of Fig. 7 that has results; empty for another part."""
         if not self.part.correlations:
             return []
         pairs = zip(self.part.correlations, self.part.comparisons, strict=True)
@@ -47,14 +46,14 @@ def write_paper(parts: Sequence[FinishedPart], root: Path) -> Path:
     Raises:
         UserError: The page or a figure cannot be written.
     """
-    with writing(root / FIGURES):
+    with explain_write_errors(root / FIGURES):
         (root / FIGURES).mkdir(parents=True, exist_ok=True)
         for part in parts:
             for chart in figure7.charts(part.points) if part.points else ():
                 chart.save(root / FIGURES)
     target = root / PAGE
     sections = [Section(part.part.name, part.part.title, _content(part)) for part in parts]
-    page = render(Path(__file__).with_name("paper.html.j2"), sections, name="The paper's tables and figures")
+    page = render_page(Path(__file__).with_name("paper.html.j2"), sections, name="The paper's tables and figures")
     write_document(page, target, "the page is a file in the output folder", "free disk space, or make it writable")
     return target
 
@@ -63,8 +62,8 @@ def _content(part: FinishedPart) -> dict[str, Any]:
     points = part.points
     return {
         "missing": part.missing,
-        "panels": [chart.panel() for chart in figure7.charts(points)] if points else [],
-        "summary": f"{figure7.gain_table(points)}\n\n{figure7.summary(points)}" if points else "",
+        "panels": [chart.to_panel() for chart in figure7.charts(points)] if points else [],
+        "summary": f"{figure7.mse_table(points)}\n\n{figure7.summary(points)}" if points else "",
         "comparisons": [
             (name, f"{name}/{COMPARISON_PAGE}", format_results(results)) for name, results in part.results.items()
         ],

@@ -1,4 +1,4 @@
-"""Tables and figures of the paper as comparisons: their data, variants and seeds."""
+"""Tables and figures of the PLE paper, called its parts, and for each the comparisons that reproduce it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CORRELATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 CENSUS, KUAIRAND, KUAIRAND_WHOLE = Path("data/census"), Path("data/kuairand-six-days"), Path("data/kuairand")
 TENCENT, ALI_CCP = Path("data/tencent-synthetic-1M"), Path("data/ali-ccp")
 _TENCENT_ROWS = 1_000_000
-# Number of samples and of inputs, as in the MMoE paper.
+# Number of samples and of inputs of a dataset of Fig. 7, as in the MMoE paper.
 FIGURE7_SIZE = (1_400_000, 512)
-# The variants of each table of the paper; Table 1 has all ten.
+# Variants in each table of the paper; Table 1 has all ten.
 _TABLE2 = ("single_task", "cross_stitch", "sluice", "mmoe", "ml_mmoe", "cgc", "ple")
 _TABLE4 = ("single_task", "mmoe", "cgc", "ple")
 
@@ -30,8 +30,8 @@ class PaperComparison:
         data: Dataset directory.
         prepare: Arguments of `ple-rec prep` that make the dataset; empty if the user has to make it.
         seeds: Number of seeds of each variant.
-        variants: Names of the recipe's variants that take part; empty: all.
-        match: Cost that is equal, `flops`, `params` or `none`; empty: the recipe's own.
+        variants: Names of the recipe's variants that take part; empty for all.
+        match: Cost that is made equal for all variants, `flops`, `params` or `none`; empty for that of the recipe.
         overrides: Overrides of every run.
         tune: Number of tuning trials of each variant before its runs.
     """
@@ -53,9 +53,9 @@ class PaperPart:
 
     Args:
         name: Name on the command line.
-        title: Title with the table or figure that it reproduces.
+        title: Title, which names the table or figure of the paper.
         comparisons: Comparisons in the order in which they run.
-        correlations: Correlation of each comparison if the part is Fig. 7; else empty.
+        correlations: Correlation of the two tasks in each comparison of Fig. 7; empty for any other part.
     """
 
     name: str
@@ -65,7 +65,7 @@ class PaperPart:
 
 
 def all_parts(figure7_size: tuple[int, int] = FIGURE7_SIZE) -> list[PaperPart]:
-    """Return all parts, as `make paper` makes them.
+    """Return all parts at full size, as `make paper` makes them.
 
     Args:
         figure7_size: Number of samples and of inputs of each dataset of Fig. 7.
@@ -75,24 +75,26 @@ def all_parts(figure7_size: tuple[int, int] = FIGURE7_SIZE) -> list[PaperPart]:
             "table5",
             "Table 5: Census-Income, ten models",
             (
-                _census("table5-as-published", 10, match="none"),
-                _census("table5-equal-flops", 10, match="flops"),
-                _census("table5-tuned", 10, match="flops", tune=20),
+                _census_comparison("table5-as-published", 10, match="none"),
+                _census_comparison("table5-equal-flops", 10, match="flops"),
+                _census_comparison("table5-tuned", 10, match="flops", tune=20),
             ),
         ),
-        _figure7(CORRELATIONS, 3, figure7_size),
-        PaperPart("tables1-4", "Tables 1, 2 and 4 on KuaiRand", _kuairand()),
+        _figure7_part(CORRELATIONS, 3, figure7_size),
+        PaperPart("tables1-4", "Tables 1, 2 and 4 on KuaiRand", _kuairand_comparisons()),
         PaperPart(
             "tencent",
             "Tables 1, 2 and 4 on a synthetic feed whose best reachable metrics are known",
-            _tables("tencent", "tencent-compare", TENCENT, ("vtr", "vcr", "ctr", "share", "comment"), 3, _TENCENT),
+            _table_comparisons(
+                "tencent", "tencent-compare", TENCENT, ("vtr", "vcr", "ctr", "share", "comment"), 3, _PREPARE_TENCENT
+            ),
         ),
         PaperPart(
             "ablation",
             "Sample spaces (Eq. 9) and decaying loss weights (Eq. 10), with and without",
             (
                 PaperComparison(
-                    "ablation", "ablation-compare", TENCENT, _TENCENT, 3, overrides=(f"data.path={TENCENT}",)
+                    "ablation", "ablation-compare", TENCENT, _PREPARE_TENCENT, 3, overrides=(f"data.path={TENCENT}",)
                 ),
             ),
         ),
@@ -105,15 +107,15 @@ def all_parts(figure7_size: tuple[int, int] = FIGURE7_SIZE) -> list[PaperPart]:
 
 
 def quick_parts() -> list[PaperPart]:
-    """Return parts that take a few minutes. They try code and pages; their results mean nothing."""
+    """Return reduced parts that take a few minutes. They test the code and the page; their results mean nothing."""
     four = ("single_task", "mmoe", "cgc", "ple")
     return [
         PaperPart(
             "table5",
             "Table 5: Census-Income, four models",
-            (_census("table5-quick", 2, match="flops", variants=four, overrides=("train.epochs=2",)),),
+            (_census_comparison("table5-quick", 2, match="flops", variants=four, overrides=("train.epochs=2",)),),
         ),
-        _figure7(
+        _figure7_part(
             (0.2, 0.8),
             1,
             (60_000, 64),
@@ -123,10 +125,10 @@ def quick_parts() -> list[PaperPart]:
     ]
 
 
-_TENCENT = ("tencent-synthetic", "--rows", str(_TENCENT_ROWS), "--out", str(TENCENT))
+_PREPARE_TENCENT = ("tencent-synthetic", "--rows", str(_TENCENT_ROWS), "--out", str(TENCENT))
 
 
-def _census(
+def _census_comparison(
     name: str,
     seeds: int,
     match: str,
@@ -139,7 +141,7 @@ def _census(
     return PaperComparison(name, "census-compare", CENSUS, prepare, seeds, tuple(variants), match, settings, tune)
 
 
-def _figure7(
+def _figure7_part(
     correlations: Sequence[float],
     seeds: int,
     rows_dim: tuple[int, int],
@@ -172,15 +174,20 @@ def _figure7(
     )
 
 
-def _kuairand() -> tuple[PaperComparison, ...]:
-    """Use the whole data set if it is prepared. Six days have too few shares and comments to tell models apart."""
+def _kuairand_comparisons() -> tuple[PaperComparison, ...]:
+    """Return the comparisons on the full KuaiRand dataset if it is prepared, else on its six days.
+
+    Six days have too few shares and comments to tell models apart, so these tasks are left out.
+    """
     if (KUAIRAND_WHOLE / SUCCESS_FILE).exists():
         tasks = ("valid_view", "completion", "click", "like", "share", "comment")
-        return _tables("kuairand-whole", "kuairand-compare", KUAIRAND_WHOLE, tasks, 5, ())
-    return _tables("kuairand", "kuairand-compare", KUAIRAND, ("valid_view", "completion", "click", "like"), 5, ())
+        return _table_comparisons("kuairand-whole", "kuairand-compare", KUAIRAND_WHOLE, tasks, 5, ())
+    return _table_comparisons(
+        "kuairand", "kuairand-compare", KUAIRAND, ("valid_view", "completion", "click", "like"), 5, ()
+    )
 
 
-def _tables(
+def _table_comparisons(
     name: str, recipe: str, data: Path, tasks: Sequence[str], seeds: int, prepare: tuple[str, ...]
 ) -> tuple[PaperComparison, ...]:
     """Return the comparisons of Tables 1, 2 and 4.
@@ -191,7 +198,8 @@ def _tables(
         name: Prefix of the names of the comparisons.
         recipe: Recipe of `ple-rec compare`.
         data: Dataset directory.
-        tasks: Names of the tasks view, completion and click, then of those that Table 4 adds one by one and together.
+        tasks: Names of the tasks view, completion and click, in this order, then of the tasks that Table 4 adds, first
+            one at a time and then all together.
         seeds: Number of seeds of each variant.
         prepare: Arguments of `ple-rec prep` that make the dataset; empty if the user has to make it.
     """
@@ -208,8 +216,8 @@ def _tables(
     return tuple(comparison(chosen, variants) for chosen, variants in groups)
 
 
-def some_of(parts: Sequence[PaperPart], names: Sequence[str]) -> list[PaperPart]:
-    """Return the parts that are named; of other parts only the comparisons that are named.
+def select_parts(parts: Sequence[PaperPart], names: Sequence[str]) -> list[PaperPart]:
+    """Return the parts with the given names, and parts that are reduced to the comparisons with the given names.
 
     Args:
         parts: All parts.
@@ -225,8 +233,10 @@ def some_of(parts: Sequence[PaperPart], names: Sequence[str]) -> list[PaperPart]
         )
     chosen = []
     for part in parts:
-        own = [i for i, each in enumerate(part.comparisons) if part.name in names or each.name in names]
-        if own:
-            points = tuple(part.correlations[i] for i in own) if part.correlations else ()
-            chosen.append(replace(part, comparisons=tuple(part.comparisons[i] for i in own), correlations=points))
+        chosen_indices = [i for i, each in enumerate(part.comparisons) if part.name in names or each.name in names]
+        if chosen_indices:
+            points = tuple(part.correlations[i] for i in chosen_indices) if part.correlations else ()
+            chosen.append(
+                replace(part, comparisons=tuple(part.comparisons[i] for i in chosen_indices), correlations=points)
+            )
     return chosen

@@ -1,4 +1,4 @@
-"""Precision of the contenders that are not ours."""
+"""Set the precision of all contenders except ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Process of a contender as the driver sees it: the driver sends orders and receives answers."""
+"""Child process of a contender. The driver sends it commands and receives answers; see `benchmarks.peers.protocol`."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from typing import Any
 
 from ple_rec.errors import PleRecError
 
-_PATIENCE_SECONDS = 20.0
-# An error message shows this many lines of the log.
+_PATIENCE_SECONDS = 20.0  # Time in which a process has to end when its input ends, and again after SIGTERM.
+# Number of lines of the log that an error message shows.
 _LOG_LINES = 8
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Program that trains the workload.
+    """Program that trains the workload: this project, a library, or layers as people usually write them.
 
     Args:
         name: Name on the command line.
         title: Title in the table.
-        command: Command that starts it, without the file of the workload.
-        table_copies: Largest number of copies of the tables in memory: weights, gradients, states, temporaries.
+        command: Command that starts it; the file of the workload is added as an argument.
+        table_copies: Memory for tables as a multiple of the size of their weights: weights, gradients, optimizer states
+            and temporaries.
         library: True for a library that a user may choose instead of ours.
         ours: True for this project.
-        after: Words of its command that follow the file of the workload.
+        extra_arguments: Arguments of its command after the file of the workload.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Contender:
     table_copies: float
     library: bool = False
     ours: bool = False
-    after: Sequence[str] = ()
+    extra_arguments: Sequence[str] = ()
 
 
 class Child:
@@ -56,7 +57,7 @@ class Child:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                [*contender.command, str(workload), *contender.after],
+                [*contender.command, str(workload), *contender.extra_arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
@@ -96,31 +97,31 @@ class Child:
         if "error" in answer or not line:
             raise PleRecError(
                 self.contender.name,
-                answer.get("error") or f"its process ended with {self._process.wait()}\n{self._tail()}",
-                "a contender answers every order",
+                answer.get("error") or f"its process ended with {self._process.wait()}\n{self._log_tail()}",
+                "a contender answers every command",
                 f"look into {self.log}, or leave it out by --contenders",
             )
         return answer
 
-    def run(self, mode: str, steps: int, again: int) -> dict[str, Any]:
+    def run(self, mode: str, steps: int, warm_up_steps: int) -> dict[str, Any]:
         """Run a turn and return its `samples`, `seconds` and `peak_bytes`.
 
         Args:
-            mode: Name of one of its modes.
+            mode: Name of a mode of the contender, such as `step` or `own loop`.
             steps: Number of measured steps.
-            again: Number of steps before them, which are not measured.
+            warm_up_steps: Number of steps before them, which are not measured.
 
         Raises:
             PleRecError: The contender has reported an error or has ended.
         """
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps({"mode": mode, "steps": steps, "again": again}) + "\n")
+            self._process.stdin.write(json.dumps({"mode": mode, "steps": steps, "again": warm_up_steps}) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             # The process has ended; `receive` raises the reason.
             pass
         return self.receive()
 
-    def _tail(self) -> str:
+    def _log_tail(self) -> str:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:])

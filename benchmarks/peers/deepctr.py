@@ -1,10 +1,10 @@
 """DeepCTR-Torch's PLE, trained by its own `fit`.
 
-python -m benchmarks.peers.deepctr WORKLOAD.json
+python -m benchmarks.peers.deepctr WORKLOAD.json [L2]
 
-At import the library asks the network for a newer version of itself; an empty module `requests` keeps it from that.
+On import, the library asks the network for a newer version of itself; an empty module `requests` prevents that.
 
-Shape suffixes: B batch, C columns (sparse, then dense), K tasks, N rows.
+Shape suffixes: B batch, C columns (sparse, then dense), S sparse features, F dense features, K tasks, N rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve
+from benchmarks.peers.protocol import ReadyContender, TurnResult, read_peak_bytes, serve
 from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 _LOSSES = {"binary": "binary_crossentropy", "regression": "mse"}
@@ -29,24 +29,24 @@ _L2 = 1e-5
 
 
 class _Clock:
-    """Clock of an epoch of `fit`. It leaves out the work before the loop, such as joining the arrays."""
+    """Callbacks that time the loop of `fit` over batches, without the work before it, such as joining the arrays."""
 
     seconds = 0.0
     begun = 0.0
 
     def begin(self, epoch: int, logs: object = None) -> None:
-        """Start the clock as `fit` enters its loop."""
+        """Start the clock when `fit` enters its loop."""
         self.begun = time.perf_counter()
 
     def end(self, epoch: int, logs: object = None) -> None:
-        """Stop the clock as `fit` leaves its loop."""
+        """Stop the clock when `fit` leaves its loop."""
         self.seconds = time.perf_counter() - self.begun
 
 
-def make(work: Workload, l2: float = _L2) -> Ready:
+def build_contender(work: Workload, l2: float = _L2) -> ReadyContender:
     """Build and compile the model.
 
-    The mode `step` feeds `fit` from memory; `own loop` feeds it by the library's loader.
+    Both modes run the loop of `fit`: `step` feeds it from memory, `own loop` by the library's loader.
 
     Args:
         work: Workload to train.
@@ -76,7 +76,7 @@ def make(work: Workload, l2: float = _L2) -> Ready:
     )
     use_precision(model, work.precision)
     model.compile("adam", loss=[_LOSSES[kind] for kind in kinds])
-    ready = Cycle([_tensors(batch) for batch in rows.batches(work.batch_size)])
+    memory_batches = Cycle([_tensors(batch) for batch in rows.batches(work.batch_size)])
     own_loader = basemodel.DataLoader
     clock, callback = _Clock(), Callback()
     callback.on_epoch_begin, callback.on_epoch_end = clock.begin, clock.end
@@ -92,23 +92,26 @@ def make(work: Workload, l2: float = _L2) -> Ready:
         return TurnResult(steps * work.batch_size, clock.seconds)
 
     def step(steps: int) -> TurnResult:
-        batches = ready.take(steps)
+        batches = memory_batches.take(steps)
 
-        def in_memory(**_: object) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        def memory_loader(**_: object) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
             return batches
 
-        basemodel.DataLoader = in_memory
-        # `fit` needs rows, but the loader above ignores them.
+        basemodel.DataLoader = memory_loader
+        # `fit` requires rows, which the loader above ignores.
         fit(rows.first(work.batch_size))
         return TurnResult(steps * work.batch_size, clock.seconds)
 
-    return Ready({"step": step, "own loop": own_loop}, ("torch", "deepctr-torch"), peak_bytes_of)
+    return ReadyContender({"step": step, "own loop": own_loop}, ("torch", "deepctr-torch"), read_peak_bytes)
 
 
 def _tensors(rows: TrainingRows) -> tuple[torch.Tensor, torch.Tensor]:
+    # The library takes ids and dense values as one matrix of floats.
     x_BC = torch.from_numpy(np.concatenate([rows.ids_SN.astype(np.float32), rows.dense_FN]).T.copy())
     return x_BC, torch.from_numpy(rows.labels_KN.T.copy())
 
 
 if __name__ == "__main__":
-    sys.exit(serve(lambda: make(Workload.read(Path(sys.argv[1])), *(float(value) for value in sys.argv[2:]))))
+    sys.exit(
+        serve(lambda: build_contender(Workload.read(Path(sys.argv[1])), *(float(value) for value in sys.argv[2:])))
+    )

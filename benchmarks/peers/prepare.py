@@ -1,6 +1,6 @@
-"""Data of one number of users: a dataset directory for our contender, the same rows in one file for the others.
+"""Write the data of a race: a dataset directory for our contender, and the same rows in one file for the others.
 
-Shape suffixes: N rows, S sparse features, F dense features, B batch.
+Shape suffixes: N rows, F dense features, K tasks, B batch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from ple_rec.runtime.host import usable_cores
 from ple_rec.training.prepared import prepare_run
 
 RECIPE = "bench-feed"
-# An epoch of our contender has 128 steps.
+# Number of training rows; an epoch of our contender then has 128 steps.
 WRITTEN_ROWS = 1 << 19
-# The other contenders repeat this many batches from memory, which can only favour them.
+# Number of batches that the other contenders repeat from memory, which can only favour them.
 _MEMORY_BATCHES = 64
 
 
@@ -51,22 +51,22 @@ def prepare(folder: Path, users: int, threads: int | None, precision: str) -> Wo
 
 
 def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
-    """Write the rows of a configuration that all contenders can express, and return its workload.
+    """Write the rows that the other contenders read, and return the workload of a configuration.
 
     Args:
-        config: Configuration of PLE with equal levels, such as `bench-feed`.
+        config: Configuration of a PLE with equal levels, which all contenders can build, such as `bench-feed`.
         folder: Folder of the rows.
         threads: Number of threads of every contender.
     """
     run = prepare_run(config, 1)
     loader, selection = run.training_loader(0), run.selection
     with closing(loader.epoch(0)) as batches:
-        rows = rows_of(islice(batches, _MEMORY_BATCHES), selection)
+        rows = collect_rows(islice(batches, _MEMORY_BATCHES), selection)
     rows.write(folder / "rows.npz")
     model = config.model
     assert model.variant == "ple"
     level = model.levels[0]
-    assert isinstance(level.task_experts, int)
+    assert isinstance(level.task_experts, int)  # The libraries build equally many experts for each task.
     return Workload(
         dataset=str(Path(config.data.path).resolve()),
         rows=str((folder / "rows.npz").resolve()),
@@ -88,8 +88,8 @@ def workload(config: RunConfig, folder: Path, threads: int) -> Workload:
     )
 
 
-def rows_of(batches: Iterator[Batch], selection: Selection) -> TrainingRows:
-    """Return the rows of batches of single-valued features.
+def collect_rows(batches: Iterator[Batch], selection: Selection) -> TrainingRows:
+    """Return the rows of batches, in which every sparse feature has one value per row; see `TrainingRows`.
 
     Args:
         batches: Batches in the memory of the host.

@@ -1,9 +1,10 @@
-"""Protocol of a contender: a process of its own that works when the driver tells it to.
+"""Protocol between the driver of the race and a contender, which is a child process that trains the workload.
 
-The two exchange JSON lines over the standard input and output of the contender. A peer has an environment of its own,
-so this file needs nothing else of this project. The contender writes `{"ready": ...}` once its model is built. It
-answers each `{"mode", "again", "steps"}` by the work that it did, and ends when its input ends. It writes an error as
-`{"error": ...}`.
+They exchange JSON lines over the standard input and output of the contender. It writes `{"ready": ...}` once its model
+is built. For each command `{"mode", "again", "steps"}` it makes `again` steps to warm up and then `steps` measured
+steps, and answers with the samples, the seconds and its peak memory. It reports a failure as `{"error": ...}`, and
+ends when its input ends. The libraries have a virtual environment of their own, so this file imports nothing of this
+project.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ class TurnResult(NamedTuple):
     seconds: float
 
 
-# A turn takes the number of steps that it makes.
+# Function that makes a number of steps.
 Turn = Callable[[int], TurnResult]
 
 
 @dataclass(frozen=True)
-class Ready:
+class ReadyContender:
     """Contender whose model is built.
 
     Args:
-        turns: Turn of each mode, in the order in which they are measured.
+        turns: Function that makes the steps of each mode, in the order in which the modes are measured.
         packages: Names of the packages whose versions are reported.
         peak_bytes: Function that returns the largest resident memory so far.
         close: Function that is called at the end, also after an error.
@@ -48,14 +49,14 @@ class Ready:
     close: Callable[[], None] = lambda: None
 
 
-def timed(steps: int, batch_size: int, work: Callable[[int], None]) -> TurnResult:
+def time_steps(steps: int, batch_size: int, work: Callable[[int], None]) -> TurnResult:
     """Call `work(steps)` and time it."""
     begun = time.perf_counter()
     work(steps)
     return TurnResult(steps * batch_size, time.perf_counter() - begun)
 
 
-def peak_bytes_of(process: int | str = "self") -> int:
+def read_peak_bytes(process: int | str = "self") -> int:
     """Return the largest resident memory of a process so far, in bytes."""
     for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
         if line.startswith("VmHWM:"):
@@ -63,37 +64,37 @@ def peak_bytes_of(process: int | str = "self") -> int:
     raise RuntimeError(f"/proc/{process}/status has no VmHWM")
 
 
-def serve(make: Callable[[], Ready]) -> int:
-    """Run a contender until its input ends; return its exit code."""
+def serve(build: Callable[[], ReadyContender]) -> int:
+    """Build a contender, answer commands until the input ends, and return the exit code of the process."""
     # Libraries print to standard output, which would mix with the messages; it goes to the log instead.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as out:
         os.dup2(2, 1)
         try:
-            ready = make()
+            contender = build()
             try:
-                _answer(ready, out)
+                _answer_commands(contender, out)
             finally:
-                ready.close()
+                contender.close()
         except Exception as error:
             traceback.print_exc()
-            _tell(out, {"error": f"{type(error).__name__}: {error}"})
+            _send(out, {"error": f"{type(error).__name__}: {error}"})
             return 1
     return 0
 
 
-def _answer(ready: Ready, out: TextIO) -> None:
-    versions = {name: importlib.metadata.version(name) for name in ready.packages}
-    _tell(out, {"ready": list(ready.turns), "versions": versions})
+def _answer_commands(contender: ReadyContender, out: TextIO) -> None:
+    versions = {name: importlib.metadata.version(name) for name in contender.packages}
+    _send(out, {"ready": list(contender.turns), "versions": versions})
     for line in sys.stdin:
-        order = json.loads(line)
-        turn = ready.turns[order["mode"]]
-        # The other contenders have thrown its data out of the caches.
-        if order["again"]:
-            turn(order["again"])
-        done = turn(order["steps"])
-        _tell(out, {"samples": done.samples, "seconds": done.seconds, "peak_bytes": ready.peak_bytes()})
+        command = json.loads(line)
+        turn = contender.turns[command["mode"]]
+        # The turns of the other contenders have displaced its data from the caches.
+        if command["again"]:
+            turn(command["again"])
+        done = turn(command["steps"])
+        _send(out, {"samples": done.samples, "seconds": done.seconds, "peak_bytes": contender.peak_bytes()})
 
 
-def _tell(out: TextIO, message: Mapping[str, object]) -> None:
+def _send(out: TextIO, message: Mapping[str, object]) -> None:
     out.write(json.dumps(message) + "\n")
     out.flush()

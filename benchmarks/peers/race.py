@@ -1,4 +1,4 @@
-"""Race of the contenders at one number of users: they take turns, as many in memory at a time as fit."""
+"""Measure the contenders on one workload in turn. If memory does not hold all of them, they run in groups that fit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 from benchmarks.peers.child import Child, Contender
 from benchmarks.peers.workload import Workload
 from ple_rec.errors import PleRecError
-from ple_rec.text.units import gib
+from ple_rec.text.units import gib_text
 
-# A contender takes this much memory besides its tables.
+# Estimated memory of a contender without its tables: 1.5 GiB.
 BASE_BYTES = 3 << 29
-# The contenders in memory may take this share of the available memory.
-_USABLE_SHARE = 0.9
+# Share of the available memory that the contenders of a group may take together.
+_MAX_MEMORY_SHARE = 0.9
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class RacePlan:
     steps: int
     seconds: float
 
-    def steps_of(self, step_seconds: float) -> int:
-        """Return the number of steps of a turn."""
+    def steps_per_turn(self, step_seconds: float) -> int:
+        """Return the number of steps of a turn, for a contender whose step takes `step_seconds`."""
         return max(1, min(self.steps, round(self.seconds / step_seconds)))
 
 
 @dataclass
 class RateSeries:
-    """Rates of one mode of a contender.
+    """Rates of one mode of a contender, that is, of one way to feed it with batches.
 
     Args:
         mode: Name of the mode, such as "own loop".
@@ -82,7 +82,7 @@ class ContenderResult:
 
     @property
     def best(self) -> RateSeries | None:
-        """Rates of the fastest mode, which are compared with the other contenders."""
+        """Rates of the fastest mode, which count for the contender; None if it was not measured."""
         return max(self.series, key=lambda series: series.median, default=None)
 
     def record(self) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def needed_bytes(contender: Contender, work: Workload) -> int:
     return int(contender.table_copies * work.table_bytes) + BASE_BYTES
 
 
-def groups_of(needs: Sequence[int], available: int) -> tuple[list[list[int]], list[int]]:
+def group_by_memory(needs: Sequence[int], available: int) -> tuple[list[list[int]], list[int]]:
     """Group contenders by which of them are in memory together.
 
     Args:
@@ -123,7 +123,7 @@ def groups_of(needs: Sequence[int], available: int) -> tuple[list[list[int]], li
     Returns:
         Indices of the contenders of each group, and those of the contenders that do not fit at all.
     """
-    room = available * _USABLE_SHARE
+    room = available * _MAX_MEMORY_SHARE
     groups: list[list[int]] = []
     for i, need in enumerate(needs):
         if need > room:
@@ -146,15 +146,18 @@ def available_bytes() -> int:
 def race(
     contenders: Sequence[Contender], work: Workload, plan: RacePlan, root: Path, say: Callable[[str], None]
 ) -> list[ContenderResult]:
-    """Measure the contenders that fit into memory; the results of the others hold the reason."""
+    """Measure the contenders, in groups that fit into memory together.
+
+    A contender that does not fit alone, or that fails, has a result with the reason.
+    """
     folder = Path(work.folder)
     work.write(folder / "workload.json")
     available = available_bytes()
     needs = [needed_bytes(contender, work) for contender in contenders]
-    groups, too_large = groups_of(needs, available)
+    groups, too_large = group_by_memory(needs, available)
     results = [ContenderResult(contender) for contender in contenders]
     for i in too_large:
-        results[i].reason = f"needs about {gib(needs[i])}, and {gib(available)} are available"
+        results[i].reason = f"needs about {gib_text(needs[i])}, and {gib_text(available)} are available"
         say(f"  {contenders[i].title}: left out, {results[i].reason}")
     for group in groups:
         if len(groups) > 1:
@@ -169,7 +172,7 @@ def _race_group(
     folder = Path(work.folder)
     with ExitStack() as stack:
         running: list[tuple[ContenderResult, Child]] = []
-        # Contenders start one after the other, since each reads all rows and fills its tables.
+        # Contenders start one after the other, since each is busy with reading its rows and filling its tables.
         for result in results:
             child = Child(
                 result.contender, folder / "workload.json", folder / f"{result.contender.name}.log", work.threads, root
@@ -181,7 +184,7 @@ def _race_group(
                 say(f"  {result.contender.title}: ready, steps a turn: {steps}")
         for turn in range(1, plan.turns + 1):
             for result, child in list(running):
-                if not _attempt(result, partial(_turn, result, child, plan), say):
+                if not _attempt(result, partial(_run_turn, result, child, plan), say):
                     running.remove((result, child))
             rates = [
                 f"{r.contender.name} {'/'.join(f'{series.rates[-1]:,.0f}' for series in r.series)}" for r, _ in running
@@ -190,7 +193,7 @@ def _race_group(
 
 
 def _attempt(result: ContenderResult, attempt: Callable[[], None], say: Callable[[str], None]) -> bool:
-    """Return True if a contender did not fail. Its failure is recorded, and the others go on."""
+    """Run a part of the race of one contender. If it fails, record the failure and return False; the others go on."""
     try:
         attempt()
     except PleRecError as error:
@@ -201,18 +204,19 @@ def _attempt(result: ContenderResult, attempt: Callable[[], None], say: Callable
 
 
 def _warm_up(result: ContenderResult, child: Child, work: Workload, plan: RacePlan) -> None:
-    """Make one step of each mode, then two more whose duration decides the steps of a turn."""
+    """Make one step in each mode, then two more, whose duration determines the number of steps of a turn."""
     ready = child.receive()
     result.versions = ready["versions"]
     for mode in ready["ready"]:
         child.run(mode, 1, 0)
         answer = child.run(mode, 2, 0)
         step_seconds = answer["seconds"] / (answer["samples"] / work.batch_size)
-        result.series.append(RateSeries(mode, steps=plan.steps_of(step_seconds)))
+        result.series.append(RateSeries(mode, steps=plan.steps_per_turn(step_seconds)))
 
 
-def _turn(result: ContenderResult, child: Child, plan: RacePlan) -> None:
+def _run_turn(result: ContenderResult, child: Child, plan: RacePlan) -> None:
     for series in result.series:
+        # A step warms up, unless steps are so slow that a turn has fewer than `plan.steps` of them.
         answer = child.run(series.mode, series.steps, 1 if series.steps == plan.steps else 0)
         series.rates.append(answer["samples"] / answer["seconds"])
         result.peak_bytes = answer["peak_bytes"]

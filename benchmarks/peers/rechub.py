@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers.rechub WORKLOAD.json
 
-Shape suffixes: B batch, K tasks.
+Shape suffixes: B batch, S sparse features, F dense features, K tasks, N rows.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve, timed
+from benchmarks.peers.protocol import ReadyContender, TurnResult, read_peak_bytes, serve, time_steps
 from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 _KINDS = {"binary": "classification", "regression": "regression"}
 
 
-def make(work: Workload) -> Ready:
+def build_contender(work: Workload) -> ReadyContender:
     """Build the model and its trainer with the library's defaults.
 
     The mode `step` feeds batches from memory; `own loop` feeds them by the library's loader.
@@ -47,7 +47,7 @@ def make(work: Workload) -> Ready:
     )
     use_precision(model, work.precision)
     trainer = MTLTrainer(model, kinds)
-    ready = Cycle([_tensors(work, batch) for batch in rows.batches(work.batch_size)])
+    memory_batches = Cycle([_tensors(work, batch) for batch in rows.batches(work.batch_size)])
 
     def own_loop(steps: int) -> TurnResult:
         part = rows.first(steps * work.batch_size)
@@ -60,9 +60,9 @@ def make(work: Workload) -> Ready:
         return TurnResult(part.ids_SN.shape[1], time.perf_counter() - begun)
 
     def step(steps: int) -> TurnResult:
-        return timed(steps, work.batch_size, lambda count: trainer.train_one_epoch(ready.take(count)))
+        return time_steps(steps, work.batch_size, lambda count: trainer.train_one_epoch(memory_batches.take(count)))
 
-    return Ready({"step": step, "own loop": own_loop}, ("torch", "torch-rechub"), peak_bytes_of)
+    return ReadyContender({"step": step, "own loop": own_loop}, ("torch", "torch-rechub"), read_peak_bytes)
 
 
 def _columns(work: Workload, rows: TrainingRows) -> dict[str, Any]:
@@ -77,4 +77,4 @@ def _tensors(work: Workload, rows: TrainingRows) -> tuple[dict[str, torch.Tensor
 
 
 if __name__ == "__main__":
-    sys.exit(serve(lambda: make(Workload.read(Path(sys.argv[1])))))
+    sys.exit(serve(lambda: build_contender(Workload.read(Path(sys.argv[1])))))

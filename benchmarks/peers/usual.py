@@ -2,7 +2,7 @@
 
 python -m benchmarks.peers.usual WORKLOAD.json
 
-Shape suffixes: B batch, D width, E experts of a gate, I ids, K tasks.
+Shape suffixes: B batch, D width, E experts of a gate, F dense features, I ids, S sparse features, K tasks, N rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_training import ComputeDevice
 from torch import Tensor, nn
 
 from benchmarks.peers.autocast import use_precision
-from benchmarks.peers.protocol import Ready, TurnResult, peak_bytes_of, serve, timed
+from benchmarks.peers.protocol import ReadyContender, TurnResult, read_peak_bytes, serve, time_steps
 from benchmarks.peers.workload import Cycle, TrainingRows, Workload
 
 
@@ -34,7 +34,7 @@ def mlp(width: int, hidden: list[int]) -> nn.Sequential:
 
 
 class Level(nn.Module):
-    """Experts and gates of one level; the last one has no shared output."""
+    """Experts and gates of one level of PLE. The last level has no shared output."""
 
     def __init__(self, width: int, work: Workload, *, last: bool) -> None:
         super().__init__()
@@ -47,20 +47,25 @@ class Level(nn.Module):
         self.shared_gate = None if last else nn.Linear(width, tasks * own + shared)
 
     def forward(self, streams: list[Tensor]) -> list[Tensor]:
-        """Return a stream for each task, then the shared one."""
+        """Return the input of the next level for each task, then, except on the last level, the shared one.
+
+        Args:
+            streams: Input of this level for each task, then the shared one.
+        """
         shared = [expert(streams[-1]) for expert in self.shared]
-        every, outputs = [], []
+        task_outputs, outputs = [], []
         for experts, gate, x_BD in zip(self.own, self.gates, streams, strict=False):
             assert isinstance(experts, nn.ModuleList)
             own = [expert(x_BD) for expert in experts]
             outputs.append(_mix(gate(x_BD), own + shared))
-            every += own
+            task_outputs += own
         if self.shared_gate is not None:
-            outputs.append(_mix(self.shared_gate(streams[-1]), every + shared))
+            outputs.append(_mix(self.shared_gate(streams[-1]), task_outputs + shared))
         return outputs
 
 
 def _mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
+    """Return the sum of the experts' outputs, weighted by the softmax of a gate's logits."""
     weights_BE1 = logits_BE.softmax(-1).unsqueeze(-1)
     return (weights_BE1 * torch.stack(experts, dim=1)).sum(1)
 
@@ -86,8 +91,17 @@ class UsualPLE(nn.Module):
         return torch.cat([tower(x) for tower, x in zip(self.towers, streams, strict=True)], dim=1)
 
 
-class Ids(NamedTuple):
-    """Batch as tensors. Each bag has one id, and the ids of a feature follow one another."""
+class TensorBatch(NamedTuple):
+    """Batch as tensors.
+
+    Args:
+        indices_I: Row of the table of each id. The ids, one per feature and sample, are ordered by feature, then by
+            sample.
+        offsets: Index of the first id of each feature and sample, then the number of ids.
+        dense_BF: Dense features.
+        labels_BK: Labels; 0 outside the sample space of the task.
+        in_space_BK: 1.0 for a sample inside the task's sample space, whose loss counts, else 0.0.
+    """
 
     indices_I: Tensor
     offsets: Tensor
@@ -96,12 +110,12 @@ class Ids(NamedTuple):
     in_space_BK: Tensor
 
 
-def make(work: Workload) -> Ready:
+def build_contender(work: Workload) -> ReadyContender:
     """Build the model and its optimizers, and read the batches into memory."""
     torch.set_num_threads(work.threads)
     torch.manual_seed(0)
     batches = [_tensors(rows) for rows in TrainingRows.read(work.rows).batches(work.batch_size)]
-    step = trainer(work)
+    step = make_train_step(work)
     cycle = Cycle(batches)
 
     def run(steps: int) -> None:
@@ -109,13 +123,13 @@ def make(work: Workload) -> Ready:
             step(batch)
 
     def turn(steps: int) -> TurnResult:
-        return timed(steps, work.batch_size, run)
+        return time_steps(steps, work.batch_size, run)
 
-    return Ready({"step": turn}, ("torch", "fbgemm-gpu-cpu"), peak_bytes_of)
+    return ReadyContender({"step": turn}, ("torch", "fbgemm-gpu-cpu"), read_peak_bytes)
 
 
-def trainer(work: Workload) -> Callable[[Ids], Tensor]:
-    """Return a function that makes a training step and returns its loss."""
+def make_train_step(work: Workload) -> Callable[[TensorBatch], Tensor]:
+    """Return a function that makes a training step on a batch and returns the loss."""
     tables = SplitTableBatchedEmbeddingBagsCodegen(
         [(rows, work.dim, EmbeddingLocation.HOST, ComputeDevice.CPU) for rows in work.tables.values()],
         optimizer=EmbOptimType.EXACT_ROWWISE_ADAGRAD,
@@ -129,7 +143,7 @@ def trainer(work: Workload) -> Callable[[Ids], Tensor]:
     optimizer = torch.optim.Adam(model.parameters(), lr=work.learning_rate)
     binary = torch.tensor([kind == "binary" for kind in work.tasks.values()])
 
-    def step(batch: Ids) -> Tensor:
+    def step(batch: TensorBatch) -> Tensor:
         optimizer.zero_grad()
         x_BD = torch.cat([tables(batch.indices_I, batch.offsets), batch.dense_BF], dim=1)
         logits_BK = model(x_BD)
@@ -144,9 +158,9 @@ def trainer(work: Workload) -> Callable[[Ids], Tensor]:
     return step
 
 
-def _tensors(rows: TrainingRows) -> Ids:
+def _tensors(rows: TrainingRows) -> TensorBatch:
     ids = torch.from_numpy(rows.ids_SN).long().flatten()
-    return Ids(
+    return TensorBatch(
         ids,
         torch.arange(len(ids) + 1),
         *(torch.from_numpy(array.T.copy()) for array in (rows.dense_FN, rows.labels_KN, rows.in_space_KN)),
@@ -154,4 +168,4 @@ def _tensors(rows: TrainingRows) -> Ids:
 
 
 if __name__ == "__main__":
-    sys.exit(serve(lambda: make(Workload.read(Path(sys.argv[1])))))
+    sys.exit(serve(lambda: build_contender(Workload.read(Path(sys.argv[1])))))

@@ -1,6 +1,6 @@
-"""Workload that every contender trains: its sizes and rows, in files that can be read without this project.
+"""Workload that every contender trains: sizes and rows, in files. Libraries read them without the rest of this project.
 
-Shape suffixes: N rows, S sparse features, F dense features, K tasks, B batch.
+Shape suffixes: N rows, S sparse features, F dense features, K tasks.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Workload:
         threads: Number of threads of each contender.
         batch_size: Number of samples of a batch.
         precision: Precision of matrix products: `fp32`, `bf16`, or `auto`, which only our contender knows.
-        tables: Number of rows of the table of each sparse feature, by its name.
+        tables: Number of rows of the embedding table of each sparse feature, by name of the feature.
         dense: Names of the dense features.
         tasks: Kind of each task, `binary` or `regression`, by its name.
         dim: Width of every table.
         levels: Number of levels of PLE.
-        task_experts: Number of own experts per task and level.
+        task_experts: Number of experts of each task on a level.
         shared_experts: Number of shared experts per level.
         expert_hidden: Widths of the layers of an expert.
         tower_hidden: Widths of the layers of a tower before its output.
@@ -103,9 +103,9 @@ class TrainingRows(NamedTuple):
 
     def first(self, count: int) -> TrainingRows:
         """Return the first rows, as views."""
-        return self.part(slice(count))
+        return self.slice_rows(slice(count))
 
-    def part(self, rows: slice) -> TrainingRows:
+    def slice_rows(self, rows: slice) -> TrainingRows:
         """Return some of the rows, as views."""
         return TrainingRows(
             self.ids_SN[:, rows], self.dense_FN[:, rows], self.labels_KN[:, rows], self.in_space_KN[:, rows]
@@ -118,11 +118,11 @@ class TrainingRows(NamedTuple):
     def batches(self, batch_size: int) -> list[TrainingRows]:
         """Return all full batches, each a copy."""
         starts = range(0, self.ids_SN.shape[1] - batch_size + 1, batch_size)
-        return [self.part(slice(start, start + batch_size)).copy() for start in starts]
+        return [self.slice_rows(slice(start, start + batch_size)).copy() for start in starts]
 
 
 class Cycle(Generic[T]):
-    """Endless repetition of some batches: `take` goes on after the last batch of the previous call."""
+    """Endless repetition of some batches. Each call of `take` goes on where the previous one ended."""
 
     def __init__(self, batches: list[T]) -> None:
         self._next: Iterator[T] = itertools.cycle(batches)
