@@ -1,4 +1,7 @@
-"""Iterators whose items are computed by other threads, a few items ahead of the consumer."""
+"""Iterators whose items are computed by other threads, a few items ahead of the consumer.
+
+The loader prepares batches by `read_ahead`, and reads row groups from a store by `map_ahead`.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ T = TypeVar("T")
 
 def read_ahead(items: Generator[T], ahead: int) -> Generator[T]:
     """Yield the items of a generator that runs in a thread of its own. Close the iterator to stop the thread early.
+
+    The thread starts when the first item is requested.
 
     Args:
         items: Generator to run. An error that it raises is raised here, in place of the item.
@@ -42,19 +47,21 @@ def read_ahead(items: Generator[T], ahead: int) -> Generator[T]:
 def map_ahead(make: Callable[[K], T], keys: Iterable[K], ahead: int, ready_values: dict[K, T]) -> Generator[T]:
     """Yield the value of each key, in order. Close the iterator to stop its threads early.
 
-    A value is not computed again while it is pending or while the consumer still has a reference to it.
+    If a key occurs again, its value is computed again only if it is not pending and the consumer has dropped it.
 
     Args:
-        make: Function that computes the value of a key. An error that it raises is raised here, in place of the value.
+        make: Function that computes the value of a key, an object that supports weak references. An error that it
+            raises is raised here, in place of the value.
         keys: Keys of the values; a key may occur several times.
-        ahead: Number of different values that threads compute ahead; with 0, each is computed here when it is due.
+        ahead: Number of different values that threads compute ahead; with 0, each is computed in the consumer's thread.
         ready_values: Values that are already computed, by key; each is removed when it is used.
     """
+    # Values that the consumer still holds, by key.
     live_values: WeakValueDictionary[K, T] = WeakValueDictionary()
-    # Futures in `waiting`, by key.
+    # Futures in `waiting`, by key. An entry disappears when its last future leaves `waiting`.
     pending: WeakValueDictionary[K, Future[T]] = WeakValueDictionary()
     waiting: deque[tuple[K, Future[T]]] = deque()
-    # The pool starts a thread only if there is work for it, so none with `ahead` = 0.
+    # A pool starts its threads when work is submitted, so it has no threads if `ahead` is 0.
     pool = ThreadPoolExecutor(max(1, ahead), thread_name_prefix="read ahead")
 
     def begin(key: K) -> None:
@@ -86,7 +93,7 @@ def map_ahead(make: Callable[[K], T], keys: Iterable[K], ahead: int, ready_value
 
 
 class _End:
-    """End of the items, with the error that the generator raised, or None."""
+    """Mark at the end of the items, with the error that the generator raised; None if it raised none."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -101,7 +108,7 @@ def _fill(ready: queue.Queue[T | _End], stop: threading.Event, items: Generator[
                     return
         ready.put(_End())
     except BaseException as error:
-        # The consumer raises the error.
+        # The error is raised in the consumer's thread.
         ready.put(_End(error))
 
 

@@ -1,6 +1,10 @@
-"""`Batch`, the input of the model, which the loader provides.
+"""`Batch`, the input of a model: the samples of one rank in one step. `Loader` (`loader.py`) makes the batches.
 
-Shape suffixes: B batch (with padding), R requests, F dense features, K tasks, C slice columns.
+A task is learned only from the samples of its sample space, the rows that have a label of the task. The samples of one
+request, such as the items that one user sees at a time, share some features (`requests.py`). A slice column is a column
+by which an evaluation divides the samples (`slices.py`).
+
+Shape suffixes: B rows of the batch (with padding), R requests, F dense features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -43,15 +47,16 @@ class Batch:
     """Samples of one rank in one step. A padding row is in no task's sample space, has weight 0 and no sparse ids.
 
     Args:
-        sparse: Table rows of each sparse feature, or None if the model reads none.
+        sparse: Ids of each sparse feature, which are rows of its embedding table; None if the model reads none.
         dense_BF: Raw dense features, with NaN for missing values.
         labels_BK: Labels, with 0 for samples outside the task's sample space.
         in_space_BK: Flag of each sample and task, 1.0 in the task's sample space and 0.0 outside.
-        weight_B: Sample weights, or None if all are 1.
-        group_B: Group of each row for GAUC, with -1 for rows without a group, or None if the run needs no groups.
+        weight_B: Sample weights; None if all are 1.
+        group_B: Group of each row for GAUC (grouped AUC), with -1 for rows without a group; None if the run needs no
+            groups.
         rows: Number of rows that are not padding.
-        slices_BC: Code of each row in each slice column (`ple_rec.data.slices`), or None. It stays on the host, which
-            counts the rows of each value.
+        slices_BC: Code of each row in each slice column; None without slice columns. It stays on the host, which counts
+            the rows of each value.
         requests: Requests of the batch, or None. If present, only the first row of each request has sparse ids of the
             features that its samples share.
     """

@@ -77,6 +77,7 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
 
     tasks = (len(selection.tasks),)
     starts_B = _request_starts(slices, batch_size, rows) if selection.requests else None
+    # With requests, only the tensors that `drop_repeated_ids` returns are copied to a GPU, so only these are pinned.
     sparse = _sparse(slices, selection, batch_size, rows, pin and starts_B is None) if selection.sparse else None
     if sparse is not None and starts_B is not None:
         shared = [feature.name in selection.requests for feature in selection.sparse]
@@ -122,7 +123,7 @@ def _sparse(
     """
     features = len(selection.single)
     weighted = any(feature.weights for feature in selection.bags)
-    pieces = [_Piece.of(part.columns.bags[i], part) for i in range(len(selection.bags)) for part in slices]
+    pieces = [_Piece.cut(part.columns.bags[i], part) for i in range(len(selection.bags)) for part in slices]
     count = features * rows + sum(len(piece.values) for piece in pieces)
     values = torch.empty(count, dtype=torch.int32, pin_memory=pin)
     lengths = torch.empty(len(selection.sparse) * batch_size, dtype=torch.int32, pin_memory=pin)
@@ -137,6 +138,7 @@ def _sparse(
         np.concatenate([part.columns.ids_FN[:, part.start : part.stop] for part in slices], axis=1, out=ids_FR)
     if weights_V is not None:
         weights_V[: features * rows] = 1
+    # `first` is the index in `values` of the piece's first id, `begin` the row of the batch that is its first row.
     first, begin = features * rows, 0
     for i, piece in enumerate(pieces):
         begin = 0 if i % len(slices) == 0 else begin
@@ -164,7 +166,7 @@ class _Piece:
     weights: np.ndarray[Any, np.dtype[np.float32]] | None
 
     @classmethod
-    def of(cls, bag: BagColumn, part: RowSlice) -> _Piece:
+    def cut(cls, bag: BagColumn, part: RowSlice) -> _Piece:
         """Cut the rows of a slice out of a bag column of its row group."""
         offsets = bag.offsets[part.start : part.stop + 1]
         first, last = offsets[0], offsets[-1]

@@ -1,8 +1,13 @@
 """Selection of the columns that a run reads, and the columns of a row group as checked arrays.
 
-The arrays are first in file order (`DecodedRows`) and then in the order and layout of batches (`Columns`).
+`decode` converts a row group from Arrow to `DecodedRows`: one array per column, in file order. `DecodedRows.arrange`
+then stacks the columns as in a batch and puts the rows in the order of the epoch; the result is `Columns`.
 
-Shape suffixes: N rows of a row group, F single-valued features, D dense features, K tasks, C slice columns.
+A bag is a multi-valued feature, with any number of ids in a row. The sample space of a task is the rows that it is
+learned from. A slice column is a column by which an evaluation divides the samples (`slices.py`). A request is
+consecutive rows that are equal in the features that the configuration lists as shared (`requests.py`).
+
+Shape suffixes: N rows, F single-valued features, D dense features, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -24,22 +29,22 @@ from ple_rec.errors import UserError
 from ple_rec.text.suggest import did_you_mean
 
 
-def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-    """Return the selection of the columns that a run reads.
+def select_columns(schema: DatasetSchema, dataset: str, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+    """Return the selection of the columns that a run reads, as yet without slice columns and requests.
 
     Args:
         schema: Schema of the dataset.
-        place: Path of the dataset, for messages.
+        dataset: Path of the dataset, for messages.
         drop: Names of features to leave out.
-        tasks: Names of tasks in the run's order, or none for all tasks.
+        tasks: Names of tasks in the run's order; empty for all tasks.
 
     Raises:
-        UserError: The dataset does not have a name, or no feature is left.
+        UserError: The dataset has no feature or task of a given name, or no feature is left.
     """
     features = [f.name for f in schema.sparse] + [f.name for f in schema.dense]
-    _check_names("data.drop", drop, features, place)
+    _check_names("data.drop", drop, features, dataset)
     tasks_by_name = {task.name: task for task in schema.tasks}
-    _check_names("tasks", tasks, list(tasks_by_name), place)
+    _check_names("tasks", tasks, list(tasks_by_name), dataset)
     sparse = [f for f in schema.sparse if f.name not in drop]
     chosen: tuple[Task, ...] = tuple(tasks_by_name[name] for name in tasks) or schema.tasks
     selection = Selection(
@@ -52,15 +57,17 @@ def select_columns(schema: DatasetSchema, place: str, drop: Sequence[str], tasks
         group=schema.group,
     )
     if not selection.sparse and not selection.dense:
-        raise UserError("data.drop", "names every feature", "a model reads at least one", "drop fewer")
+        raise UserError(
+            "data.drop", "lists all features", "a model needs at least one", "remove a feature from the list"
+        )
     return selection
 
 
-def _check_names(place: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
+def _check_names(key: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
     for name in names:
         if name not in known:
             raise UserError(
-                place,
+                key,
                 f"got {name!r}",
                 f"{dataset} has {', '.join(known)}",
                 did_you_mean(name, known) or "use one of these",
@@ -88,10 +95,11 @@ class BagColumn:
 
 @dataclass(frozen=True)
 class Columns:
-    """Columns of one row group in the order in which a run reads its rows.
+    """Columns of one row group, or of a part of its rows, in the order in which a run reads the rows.
 
-    The fields are those of `ple_rec.data.batch.Batch`. `starts_N` is a flag of each row, True if it begins a request,
-    or None if the run does not use requests.
+    `ids_FN` and `bags` have the ids that a batch has in `sparse`. `in_space_NK` is 1 if the row is in the sample space
+    of the task, else 0. The other fields have the meaning of those of `ple_rec.data.batch.Batch`, without padding.
+    `starts_N` is a flag of each row, True if it begins a request; None if the run does not use requests.
     """
 
     ids_FN: IdArray
@@ -117,10 +125,18 @@ class Columns:
 
 @dataclass(frozen=True)
 class Selection:
-    """Selection of the columns that a run reads.
+    """Columns that a run reads.
 
-    Single-valued features are listed apart from bags, because their ids form one block of a batch. `slices` are columns
-    that evaluation reads besides those of the schema; `requests` are the features that the samples of a request share.
+    Args:
+        single: Single-valued sparse features. They are apart from the bags, since their ids form one block of a batch.
+        bags: Multi-valued sparse features.
+        dense: Dense features.
+        tasks: Tasks, each with the names of its columns.
+        table_rows: Number of rows of each embedding table, by its name.
+        sample_weight: Name of the column of sample weights, or None.
+        group: Name of the column with the groups of grouped AUC, or None.
+        slices: Slice columns, with the codes of their values. They need not be in the schema of the dataset.
+        requests: Names of the features that the samples of a request share; empty if the run does not use requests.
     """
 
     single: tuple[SparseFeature, ...]
@@ -155,9 +171,9 @@ class Selection:
 
 @dataclass(frozen=True)
 class DecodedRows:
-    """Checked columns of a row group, in file order. They share Arrow's memory if no conversion was necessary.
+    """Checked columns of a row group, in file order. An array shares Arrow's memory if it needed no conversion.
 
-    `spaces` are the flags of the rows in the sample space of each task, or None for a task with all rows.
+    `spaces` has, for each task, a flag of each row, True in the task's sample space; None if all rows are in it.
     """
 
     selection: Selection
@@ -176,10 +192,10 @@ class DecodedRows:
         return _request_starts(self.selection, self.ids, self.bags, self.dense, self.rows)
 
     def arrange(self, rows_N: IntArray | None = None) -> Columns:
-        """Return the columns in the layout of batches, that is, stacked, and in the order of a run.
+        """Return the columns in the layout of batches, that is, stacked.
 
         Args:
-            rows_N: Indices of the rows to take, in order, or None for all rows in file order.
+            rows_N: Indices of the rows to take, in this order; None for all rows in file order.
         """
         selection, rows = self.selection, self.rows if rows_N is None else len(rows_N)
         ids_FN = np.empty((len(self.ids), rows), np.int32)
@@ -187,19 +203,19 @@ class DecodedRows:
             if rows_N is None:
                 ids_N[:] = values
             else:
-                # All indices are in range. The default mode would copy through a buffer to check them first.
+                # All indices are in range. With `out`, NumPy's default mode "raise" would use a temporary buffer.
                 values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
         bags = self.bags if rows_N is None else tuple(bag.take(rows_N) for bag in self.bags)
-        dense_ND: FloatArray = _stacked(self.dense, self.rows, rows_N, np.float32)
+        dense_ND: FloatArray = _stack(self.dense, self.rows, rows_N, np.float32)
         return Columns(
             ids_FN=ids_FN,
             bags=bags,
             dense_ND=dense_ND,
-            labels_NK=_stacked(self.labels, self.rows, rows_N, np.float32),
-            in_space_NK=_stacked(self.spaces, self.rows, rows_N, np.float32),
-            weight_N=None if self.weight_N is None else _in_order(self.weight_N, rows_N),
-            group_N=None if self.group_N is None else _in_order(self.group_N, rows_N).astype(np.int64, copy=False),
-            slices_NC=_stacked(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
+            labels_NK=_stack(self.labels, self.rows, rows_N, np.float32),
+            in_space_NK=_stack(self.spaces, self.rows, rows_N, np.float32),
+            weight_N=None if self.weight_N is None else _take_rows(self.weight_N, rows_N),
+            group_N=None if self.group_N is None else _take_rows(self.group_N, rows_N).astype(np.int64, copy=False),
+            slices_NC=_stack(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
             starts_N=_request_starts(selection, ids_FN, bags, dense_ND.T, rows) if selection.requests else None,
         )
 
@@ -213,8 +229,8 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         place: File and row group, for messages.
 
     Raises:
-        DataError: An id is outside its table, a label outside its range, a value is not finite, or a column has the
-            wrong type.
+        DataError: An id is outside its table, a label or sample weight is missing or outside its range, a value is
+            infinite, or a column has the wrong type.
     """
     source = arrow.RowGroupColumns(table, place)
     group, weight, tasks = selection.group, selection.sample_weight, selection.tasks
@@ -233,7 +249,7 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         bags=tuple(_bag(source, feature, selection) for feature in selection.bags),
         dense=tuple(arrow.dense_values(source, feature.name) for feature in selection.dense),
         weight_N=None if weight is None else arrow.sample_weights(source, weight),
-        slices=tuple(slicing.codes_of(table) for slicing in selection.slices),
+        slices=tuple(slicing.row_codes(table) for slicing in selection.slices),
     )
 
 
@@ -242,14 +258,14 @@ def _bag(source: arrow.RowGroupColumns, feature: SparseFeature, selection: Selec
     return BagColumn(offsets, ids, None if feature.weights is None else arrow.bag_weights(source, feature, offsets))
 
 
-def _in_order(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
+def _take_rows(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
     return values if rows_N is None else values.take(rows_N)
 
 
-def _stacked(
+def _stack(
     columns: Sequence[NDArray[Any] | None], rows: int, rows_N: IntArray | None, dtype: type[np.generic]
 ) -> NDArray[Any]:
-    """Stack columns of `rows` rows, with 1 in place of None, and return the rows `rows_N` of the result, or all."""
+    """Stack columns of `rows` rows, with 1 in place of None; return the rows `rows_N` of the result, or all of them."""
     block = np.empty((rows, len(columns)), dtype)
     for i, column in enumerate(columns):
         block[:, i] = 1 if column is None else column
@@ -264,12 +280,15 @@ def _request_starts(
     dense: Iterable[FloatArray],
     rows: int,
 ) -> BoolArray:
-    """Return a flag of each row, True if it differs from the row before in a feature that a request's samples share."""
+    """Return a flag of each row, True if it begins a request, by the features in `selection.requests`."""
 
-    def shared(features: Sequence[SparseFeature | DenseFeature], columns: Iterable[T]) -> list[T]:
+    def select_shared(features: Sequence[SparseFeature | DenseFeature], columns: Iterable[T]) -> list[T]:
         pairs = zip(features, columns, strict=True)
         return [column for feature, column in pairs if feature.name in selection.requests]
 
     return request_starts(
-        shared(selection.single, ids), shared(selection.bags, bags), shared(selection.dense, dense), rows
+        select_shared(selection.single, ids),
+        select_shared(selection.bags, bags),
+        select_shared(selection.dense, dense),
+        rows,
     )

@@ -1,7 +1,10 @@
 """Dataset directory: its schema, its statistics, the footers of its parts, and its row groups.
 
-A parsed footer is about eight times as large as its bytes (half a megabyte for 16 row groups of 37 columns), so only
-the most recently used ones are cached. Parsing a footer takes a twentieth of the time of reading one row group.
+A part is one of the Parquet files of a split (train, valid or test). `DatasetDirectory` opens a dataset and lists the
+row groups of a split; `read_row_group` reads one of them as checked arrays.
+
+A parsed footer takes about eight times the memory of its bytes (half a megabyte for 16 row groups of 37 columns), so
+only the most recently used ones are cached. Parsing a footer takes a twentieth of the time of reading one row group.
 """
 
 from __future__ import annotations
@@ -29,9 +32,9 @@ from ple_rec.storage import Location, explain_errors, location, names_in
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
-# Limit of the footer cache, in bytes of the footers in their files.
+# Limit of the footer cache, in bytes of the footers in their files, that is, before they are parsed.
 MAX_BYTES = 16 << 20
-# Threads that read footers from a store mostly wait, so there may be more of them than cores.
+# Number of threads that read footers. From a store they mostly wait, so there may be more of them than cores.
 _THREADS = 8
 
 
@@ -43,7 +46,7 @@ class PartFooter:
         file: Parquet file.
         rows: Number of rows of each row group.
         names: Names of the columns.
-        schema: Arrow schema; equal parts share one object.
+        schema: Arrow schema. Parts with equal schemas share one object.
     """
 
     file: Location
@@ -53,11 +56,11 @@ class PartFooter:
 
 
 class Footers:
-    """Cache of the footers of a dataset, safe for threads.
+    """Cache of the footers of a dataset, which several threads may use.
 
     Args:
         digests: Digests of the dataset, with which every footer is compared when it is parsed.
-        max_bytes: Limit of the cache, in bytes of the footers in their files.
+        max_bytes: Limit of the cache, in bytes of the footers before they are parsed.
     """
 
     def __init__(self, digests: Digests, max_bytes: int = MAX_BYTES) -> None:
@@ -67,8 +70,8 @@ class Footers:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def of(self, file: Location) -> pq.FileMetaData:
-        """Return the footer of a file, parsed again if it is no longer cached. Errors of reading are passed on."""
+    def get(self, file: Location) -> pq.FileMetaData:
+        """Return the footer of a file. If it is no longer cached, it is parsed again, with the errors of `parse`."""
         with self._lock:
             if (footer := self._footers.get(file)) is not None:
                 self._footers.move_to_end(file)
@@ -79,22 +82,24 @@ class Footers:
         """Parse the footer of a file and cache it.
 
         The schema is taken from the reader and not from the footer. A footer and its own schema refer to each other, so
-        only the garbage collector frees them, and it runs late if there are few objects, however large.
+        only the garbage collector could free them. It runs after a number of new objects, whatever their size, so a few
+        large ones would stay for long.
 
         Returns:
             Footer, and the Arrow schema without its metadata.
 
         Raises:
-            DataError: The footer is not the one that was written.
+            DataError: The footer differs from its digest.
+            OSError, ValueError, pa.ArrowException: The file cannot be read or is not a Parquet file.
         """
         content = read_footer(file)
         self.digests.check_footer(f"{file.parent.name}/{file.name}", content)
         with pq.ParquetFile(pa.BufferReader(content)) as parquet:
-            footer, own = parquet.metadata, parquet.schema_arrow.remove_metadata()
+            footer, parsed_schema = parquet.metadata, parquet.schema_arrow.remove_metadata()
         with self._lock:
-            schema = next((other for other in self._distinct_schemas if other.equals(own)), None)
+            schema = next((other for other in self._distinct_schemas if other.equals(parsed_schema)), None)
             if schema is None:
-                self._distinct_schemas.append(schema := own)
+                self._distinct_schemas.append(schema := parsed_schema)
             if file not in self._footers:
                 self._footers[file] = footer
                 self._bytes += footer.serialized_size
@@ -102,15 +107,15 @@ class Footers:
                 self._bytes -= self._footers.popitem(last=False)[1].serialized_size
         return footer, schema
 
-    def parts(self, files: Sequence[Location], read: Callable[[Location], PartFooter]) -> list[PartFooter]:
-        """Read the footers of several files by threads, and return their contents in the order of the files.
+    def read_parts(self, files: Sequence[Location], read: Callable[[Location], PartFooter]) -> list[PartFooter]:
+        """Call `read` for several files in threads, and return its results in the order of the files.
 
         Args:
             files: Parquet files.
             read: Function that returns the content of a file's footer or raises an error.
 
         Raises:
-            DataError: `read` raised it. Of several errors, that of the first file is raised.
+            Exception: `read` raised it. Of several errors, that of the first file in order is raised.
         """
         pool = ThreadPoolExecutor(min(_THREADS, len(files)), thread_name_prefix="footers")
         try:
@@ -121,7 +126,14 @@ class Footers:
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Row group `index` of a Parquet part."""
+    """Row group of a part.
+
+    Args:
+        file: Parquet file.
+        index: Index of the row group in the file.
+        rows: Number of rows.
+        footers: Cache with the footer of the file.
+    """
 
     file: Location
     index: int
@@ -131,11 +143,11 @@ class RowGroup:
     @property
     def footer(self) -> pq.FileMetaData:
         """Footer of the part."""
-        return self.footers.of(self.file)
+        return self.footers.get(self.file)
 
     @property
     def place(self) -> str:
-        """File and index, for messages."""
+        """File and index of the row group, for messages."""
         return f"{self.file}, row group {self.index}"
 
 
@@ -147,8 +159,9 @@ class DatasetDirectory:
             docs/data.md describes.
 
     Raises:
-        UserError: The directory is missing or unfinished, or its store cannot be reached.
-        DataError: The schema breaks its rules, or parts belong to another dataset.
+        UserError: The directory is missing, or cannot be read.
+        DataError: The dataset is incomplete, `schema.toml` breaks its rules or differs from its digest, or `_SUCCESS`
+            is damaged. The parts are checked when they are read.
     """
 
     def __init__(self, path: str | Location) -> None:
@@ -164,17 +177,17 @@ class DatasetDirectory:
         """Content of `stats.json`, read once. A file that was written by hand may contain any JSON value.
 
         Raises:
-            DataError: The file is not the one that was prepared.
+            DataError: The file differs from its digest.
             OSError, ValueError: The file cannot be read.
         """
         self.digests.check(STATS_FILE)
         return json.loads((self.path / STATS_FILE).read_text(encoding="utf-8"))
 
     def statistics(self) -> dict[str, Any]:
-        """Return the statistics of each column in `stats.json`, by its name.
+        """Return the statistics of the columns, by name and split, as `stats.json` has them under `columns`.
 
         Raises:
-            DataError: The file is not the one that was prepared, cannot be read, or has no columns.
+            DataError: The file differs from its digest, cannot be read, or has no key `columns`.
         """
         file = self.path / STATS_FILE
         try:
@@ -182,11 +195,18 @@ class DatasetDirectory:
         except (OSError, ValueError, KeyError, TypeError) as error:
             value = "no key 'columns'" if isinstance(error, KeyError) else f"unreadable ({error})"
             fix = f"write the statistics of the dense features there, as docs/data.md says, or {_PREPARE_AGAIN}"
-            raise DataError(str(file), value, "normalisation needs it", fix) from error
+            raise DataError(str(file), value, "the normalisation of dense features needs it", fix) from error
         return columns
 
     def label_counts(self, split: Split) -> dict[str, tuple[int, int]]:
-        """Return (samples, positives) of each binary task for which `stats.json` has them."""
+        """Return the numbers of samples and of positives of each binary task, by task name.
+
+        Tasks without one of these numbers are left out. The result is empty if `stats.json` cannot be read, or lacks
+        the split for some task.
+
+        Raises:
+            DataError: `stats.json` differs from its digest.
+        """
         try:
             tasks: dict[str, Any] = self._stats["tasks"]
             statistics = {task: splits[split] for task, splits in tasks.items()}
@@ -195,10 +215,13 @@ class DatasetDirectory:
             return {}
         return {task: count for task, count in counts.items() if all(isinstance(value, int) for value in count)}
 
-    def reachable(self, split: Split) -> dict[str, dict[str, float]]:
-        """Return the metrics of a perfect model of synthetic data, by task, or nothing for other data.
+    def reachable_metrics(self, split: Split) -> dict[str, dict[str, float]]:
+        """Return the best metrics that a model can reach on synthetic data, by task and metric; empty for other data.
 
-        A perfect model predicts the probabilities from which the labels were drawn.
+        They are those of a model that predicts the expected values from which the labels were drawn.
+
+        Raises:
+            DataError: `stats.json` differs from its digest.
         """
         try:
             tasks: dict[str, Any] = self._stats["reachable"][split]
@@ -210,9 +233,12 @@ class DatasetDirectory:
             return {}
 
     def ids_per_sample(self, features: Sequence[SparseFeature]) -> dict[str, float]:
-        """Return the mean number of ids per training sample of each feature: 1 for single values.
+        """Return the mean number of ids per training sample, by feature name.
 
-        Bags whose length is not in `stats.json` are left out.
+        It is 1 for single-valued features. Bags whose mean length is not in `stats.json` are left out.
+
+        Raises:
+            DataError: `stats.json` differs from its digest.
         """
         try:
             columns: Any = self._stats["columns"]
@@ -233,10 +259,10 @@ class DatasetDirectory:
 
         Args:
             drop: Names of features to leave out.
-            tasks: Names of tasks in the run's order, or none for all tasks.
+            tasks: Names of tasks in the run's order; empty for all tasks.
 
         Raises:
-            UserError: The dataset does not have a name, or no feature is left.
+            UserError: The dataset has no feature or task of such a name, or no feature is left.
         """
         return select_columns(self.schema, str(self.path), drop, tasks)
 
@@ -249,10 +275,10 @@ class DatasetDirectory:
 
         Raises:
             UserError: The split has no parts or no rows.
-            DataError: A part is damaged, lacks a column, or belongs to another dataset; or the number of rows differs
-                from `schema.toml`.
+            DataError: A part is damaged, lacks a column, or has the fingerprint of another dataset; or the number of
+                rows differs from `schema.toml`.
         """
-        parts = self._parts_of(split)
+        parts = self._part_footers(split)
         checked: set[tuple[str, ...]] = set()
         for part in parts:
             if part.names not in checked:
@@ -270,29 +296,29 @@ class DatasetDirectory:
             DataError: A part is damaged, or the parts do not belong to the dataset, as in `row_groups`.
         """
         with_rows = {group.file for group in self.row_groups(split, [])}
-        return {part.file: part.schema for part in self._parts_of(split) if part.file in with_rows}
+        return {part.file: part.schema for part in self._part_footers(split) if part.file in with_rows}
 
     def files(self, split: Split) -> list[Location]:
-        """Return the Parquet parts of a split, in order.
+        """Return the parts of a split, which are the files `*.parquet` of its directory, sorted by name.
 
         Raises:
-            UserError: The directory of the split cannot be read.
+            UserError: The directory of the split exists but cannot be read.
         """
         folder = self.path / split
         with explain_errors(folder, "listed", "the parts of a split lie there"):
             return [folder / name for name in names_in(folder) if name.endswith(".parquet")]
 
-    def _parts_of(self, split: Split) -> list[PartFooter]:
+    def _part_footers(self, split: Split) -> list[PartFooter]:
         if (parts := self._parts.get(split)) is not None:
             return parts
         if not (files := self.files(split)):
             raise UserError(
                 str(self.path / split),
                 "no Parquet parts",
-                f"this needs the {split} split",
+                f"the {split} split is needed here",
                 f"write its rows there as *.parquet, or {_PREPARE_AGAIN}",
             )
-        parts = self._parts[split] = self.footers.parts(files, self._read_part)
+        parts = self._parts[split] = self.footers.read_parts(files, self._read_part)
         return parts
 
     def _read_part(self, file: Location) -> PartFooter:
@@ -309,17 +335,17 @@ class DatasetDirectory:
         place = str(self.path / split)
         info = self.schema.splits.get(split)
         if info is None or info.rows != actual:
-            promised = "no such split" if info is None else f"{info.rows} rows"
+            expected = "no such split" if info is None else f"{info.rows} rows"
             raise DataError(
                 place,
                 f"{actual} rows in its parts",
-                f"{self.path / SCHEMA_FILE} says {promised}",
+                f"{self.path / SCHEMA_FILE} says {expected}",
                 f"copy the whole dataset directory; if these are all its rows, write rows = {actual} under "
                 f"[splits.{split}] of {SCHEMA_FILE}",
             )
         if not actual:
             raise UserError(
-                place, "no rows", f"this needs the {split} split", "prepare more data, or split it otherwise"
+                place, "no rows", f"the {split} split is needed here", "prepare more data, or split it differently"
             )
 
     def _check_part(self, file: Location, metadata: pq.FileMetaData) -> None:
@@ -330,19 +356,19 @@ class DatasetDirectory:
             raise DataError(
                 str(file),
                 f"fingerprint {actual or 'missing'}",
-                f"every part carries that of the dataset, {self.schema.fingerprint}",
+                f"every part must have the fingerprint of the dataset, {self.schema.fingerprint}",
                 f"{other if actual else f'write it as Parquet metadata `{key}`'}, or {_PREPARE_AGAIN}",
             )
 
     def _check_columns(self, file: Location, needed: Sequence[str], names: Sequence[str]) -> None:
         if missing := [column for column in needed if column not in names]:
             free = [name for name in names if name not in needed]
-            suggestion = next(filter(None, (did_you_mean(column, free, end=" else ") for column in missing)), "")
+            suggestion = next(filter(None, (did_you_mean(column, free, suffix=" else ") for column in missing)), "")
             raise DataError(
                 str(file),
                 f"no column {', '.join(missing)}",
-                f"{SCHEMA_FILE} names {'it' if len(missing) == 1 else 'them'}",
-                f"{suggestion}write the column, or take it out of {SCHEMA_FILE}",
+                f"{SCHEMA_FILE} lists {'it' if len(missing) == 1 else 'them'}",
+                f"{suggestion}write the column, or remove it from {SCHEMA_FILE}",
             )
 
 
@@ -366,7 +392,7 @@ def read_row_group(group: RowGroup, selection: Selection) -> DecodedRows:
 
 
 def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
-    """Return columns of one row group, without a check of their values.
+    """Return columns of one row group, without checking their values.
 
     Raises:
         DataError: The file is damaged, or was replaced since the dataset was opened.
@@ -382,11 +408,11 @@ def read_columns(group: RowGroup, names: Sequence[str]) -> pa.Table:
             group.place,
             f"{table.num_rows} rows",
             f"it had {group.rows} when the dataset was opened",
-            "prepare a dataset into a directory of its own while a run reads, and start again",
+            "start again, and do not write to a dataset directory while a run reads it",
         )
     return table
 
 
 def _unreadable(place: str, error: Exception, rule: str) -> PleRecError:
-    """Return the error for a part that is damaged or missing, or whose store has failed."""
+    """Return the error for a part that is damaged or missing."""
     return DataError(place, f"unreadable ({error})", rule, _COPY)

@@ -1,15 +1,15 @@
-"""Encoding of raw values of sparse features as rows of tables, for raw logs and for requests.
+"""Encoding of raw values of sparse features as rows of embedding tables, for predictions from raw logs and requests.
 
-It gives the rows that data preparation gave:
+It gives the same rows as the preparation of the dataset:
 
-    a feature with a vocabulary        row of the value (ple_rec.data.lookup)
-    a feature cut into buckets         1 + number of edges that are at most the value
-    a table without a vocabulary       the value itself, which is a row already
+    a feature with a vocabulary        row of the value (`lookup.py`)
+    a feature with edges of buckets    1 + number of edges that are at most the value
+    any other feature                  the value itself, which is already a row; 0 if the table has no such row
 
-A missing value is row 0, and a missing bag is empty. An unknown value is row 0 too, or one of the rows that unknown
-values share; it is never an error.
+Row 0 is for missing values. An unknown value also has row 0, or one of the rows that unknown values share; it is never
+an error. A bag (a feature with a list of values) that is missing is empty.
 
-Shapes: N values, V items of all bags after truncation.
+Shape suffixes: N bags or single values, V items of all bags after truncation.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ RawKind = Literal["int", "text", "number"]
 
 @dataclass(frozen=True)
 class RawFeature:
-    """Sparse feature and the kind of its raw values.
+    """Sparse feature, with the kind of its raw values.
 
     Args:
         feature: Sparse feature of the dataset.
-        kind: Kind of a value, or of the items of a bag; "number" if edges cut it into buckets.
+        kind: Kind of a value, or of the items of a bag: "number" if edges put it into buckets, else that of the
+            vocabulary's values, or "int" without a vocabulary.
         spec: Entry of the feature in `prep.toml`, or None if the dataset has no such file.
         table: Table that the feature reads.
     """
@@ -51,17 +52,17 @@ class RawFeature:
 
 
 class Encoder:
-    """Encoder of some sparse features. Features of one table share its vocabulary.
+    """Encoder of some sparse features of a dataset.
 
     Args:
-        folder: Dataset directory or its address, or an export, which contains `schema.toml`, `prep.toml` and `vocab/`.
+        folder: Dataset directory or its address, or an exported model, with `schema.toml`, `prep.toml` and `vocab/`.
         features: Features to encode.
-        sealed: True if nothing may be written to the folder, as in a version of a model; missing indices of
+        sealed: True if nothing may be written to the folder, as in a version of a model. Missing indices of
             vocabularies are then built in the cache.
 
     Raises:
-        DataError: A vocabulary, `schema.toml` or `prep.toml` is damaged, or is not the one that was prepared.
-        UserError: There is no room for the index of a vocabulary.
+        DataError: A vocabulary, `schema.toml` or `prep.toml` is damaged, or differs from its digest.
+        UserError: The index of a vocabulary cannot be written, or the folder cannot be read.
     """
 
     def __init__(self, folder: Location, features: Sequence[SparseFeature], *, sealed: bool = False) -> None:
@@ -70,7 +71,7 @@ class Encoder:
         for name in (SCHEMA_FILE, PREP_FILE):
             digests.check(name)
         file = folder / PREP_FILE
-        prep = load_config(PrepConfig, file).filled() if file.exists() else None
+        prep = load_config(PrepConfig, file).with_found_values() if file.exists() else None
         specs = {} if prep is None else {spec.name: spec for spec in prep.sparse}
         self._vocabularies: dict[str, VocabularyLookup] = {}
         self.features: dict[str, RawFeature] = {}
@@ -96,11 +97,11 @@ class Encoder:
 
         Args:
             name: Name of the feature.
-            values: Integers, texts or numbers, by the kind in `features`, or lists of them for a bag.
+            values: Integers, texts or numbers, according to the feature's `kind`, or lists of them for a bag.
             place: File and column, for messages.
 
         Returns:
-            int32 without nulls, or for a bag a large list of rows, empty if the bag is missing.
+            Rows as int32 without nulls; for a bag, large lists of them, empty if the bag is missing.
 
         Raises:
             DataError: The values are of another kind.
@@ -112,26 +113,26 @@ class Encoder:
         if pa.types.is_null(array.type):
             return pa.LargeListArray.from_arrays(pa.array(np.zeros(len(array) + 1, np.int64)), _no_rows())
         if not hasattr(array, "value_lengths"):
-            raise DataError(place, f"values of type {array.type}", f"{name} is a bag: lists of values", "give lists")
-        offsets_N, positions_V = truncate_bags(raw.spec, array)
+            raise DataError(place, f"values of type {array.type}", f"{name} needs lists of values", "give lists")
+        offsets, positions_V = truncate_bags(raw.spec, array)
         items = array.flatten()
         rows = self._rows(raw, items if positions_V is None else items.take(pa.array(positions_V)), place)
-        return pa.LargeListArray.from_arrays(pa.array(offsets_N), rows)
+        return pa.LargeListArray.from_arrays(pa.array(offsets), rows)
 
-    def cut(self, name: str, array: pa.Array) -> pa.Array:
-        """Truncate lists as the bags of a feature are, and return their items one after the other.
+    def truncate_items(self, name: str, array: pa.Array) -> pa.Array:
+        """Truncate lists in the same way as the bags of a feature, and return the items of all lists in one array.
 
         Args:
             name: Name of the feature.
-            array: Lists, each as long as the bag of its row, for example weights.
+            array: Lists of the same lengths as the bags, for example their weights.
         """
         _, positions_V = truncate_bags(self.features[name].spec, array)
         return array.flatten() if positions_V is None else array.flatten().take(pa.array(positions_V))
 
-    def values(self, name: str, rows: Sequence[int]) -> list[Any]:
-        """Return, for each row, a raw value whose encoding it is, or None for row 0.
+    def example_values(self, name: str, rows: Sequence[int]) -> list[Any]:
+        """Return, for each row of a table, a raw value that is encoded as this row; None for row 0.
 
-        The value of a row that unknown values share is an invented one.
+        For a row that unknown values share, the value is invented, or None if none was found.
 
         Args:
             name: Name of the feature.
@@ -142,7 +143,7 @@ class Encoder:
             assert raw.spec is not None
             assert raw.spec.edges is not None
             edges = raw.spec.edges
-            # A bucket begins at its lower edge, which belongs to it; the first bucket is below all edges.
+            # The value of a bucket is its lower edge, which belongs to it. The first bucket is below all edges.
             examples = [edges[0] - max(1.0, abs(edges[0])), *edges]
             return [examples[row - 1] if row else None for row in rows]
         if (vocabulary := self._vocabularies.get(raw.table.name)) is not None:
@@ -160,33 +161,33 @@ class Encoder:
 
 
 def truncate_bags(spec: SparseSpec | None, array: pa.Array) -> tuple[np.ndarray, np.ndarray | None]:
-    """Select the first or last `max_length` items of each bag, or all items if it has no limit.
+    """Select the first or last `max_length` items of each bag, or all items if there is no limit.
 
     Args:
         spec: Entry of the bag in `prep.toml`, with `max_length` and `keep`, or None if there is no such file.
         array: Bags as lists, some of which may be null.
 
     Returns:
-        Offsets of the bags after truncation, (N + 1,), and the positions of their items in `array.flatten()`; None
-        instead of positions if all items stay.
+        Offsets of the bags after truncation (N + 1), and the positions of their items in `array.flatten()`; None
+        instead of the positions if all items stay.
     """
     lengths_N = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
-    most = None if spec is None else spec.max_length
-    own_N = lengths_N if most is None else np.minimum(lengths_N, most)
-    offsets_N = np.zeros(len(array) + 1, np.int64)
-    np.cumsum(own_N, out=offsets_N[1:])
-    if spec is None or most is None or int(lengths_N.max(initial=0)) <= most:
-        return offsets_N, None
-    starts_N = np.cumsum(lengths_N) - lengths_N + (lengths_N - own_N if spec.keep == "last" else 0)
-    within_V = np.arange(offsets_N[-1]) - np.repeat(offsets_N[:-1], own_N)
-    return offsets_N, np.repeat(starts_N, own_N) + within_V
+    max_length = None if spec is None else spec.max_length
+    truncated_N = lengths_N if max_length is None else np.minimum(lengths_N, max_length)
+    offsets = np.zeros(len(array) + 1, np.int64)
+    np.cumsum(truncated_N, out=offsets[1:])
+    if spec is None or max_length is None or int(lengths_N.max(initial=0)) <= max_length:
+        return offsets, None
+    starts_N = np.cumsum(lengths_N) - lengths_N + (lengths_N - truncated_N if spec.keep == "last" else 0)
+    index_in_bag_V = np.arange(offsets[-1]) - np.repeat(offsets[:-1], truncated_N)
+    return offsets, np.repeat(starts_N, truncated_N) + index_in_bag_V
 
 
 def _bucket(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
     assert raw.spec is not None
     assert raw.spec.edges is not None
     if not (pa.types.is_integer(array.type) or pa.types.is_floating(array.type) or pa.types.is_decimal(array.type)):
-        rule = f"{raw.feature.name} is cut into buckets by edges"
+        rule = f"{raw.feature.name} is put into buckets by edges"
         raise DataError(place, f"values of type {array.type}", rule, "give numbers")
     x_N = array.cast(pa.float64(), safe=False).fill_null(float("nan")).to_numpy(zero_copy_only=False)
     rows_N = np.searchsorted(np.array(raw.spec.edges), x_N, side="right").astype(np.int32) + np.int32(1)
@@ -196,10 +197,10 @@ def _bucket(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
 
 def _plain_ids(raw: RawFeature, array: pa.Array, place: str) -> pa.Array:
     if not pa.types.is_integer(array.type):
-        rule = f"table {raw.table.name} has no vocabulary, so values of {raw.feature.name} are its rows"
+        rule = f"table {raw.table.name} has no vocabulary, so values of {raw.feature.name} must be rows of it"
         raise DataError(place, f"values of type {array.type}", rule, "give integers")
     x_N = (array.fill_null(0) if array.null_count else array).to_numpy(zero_copy_only=False)
-    return pa.array((x_N * ((x_N > 0) & (x_N < raw.table.allocated))).astype(np.int32))
+    return pa.array((x_N * ((x_N > 0) & (x_N < raw.table.allocated_rows))).astype(np.int32))
 
 
 def _no_rows() -> pa.Array:

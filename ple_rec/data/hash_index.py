@@ -1,14 +1,18 @@
-"""Hash table from keys to rows of an embedding table in memory-mapped arrays, and integer keys of texts.
+"""Hash table with linear probing, from the raw values of a vocabulary to their rows 1 to n in an embedding table.
 
-    slots_M   row of the key in each of the M = 2 n + 1 slots; 0 marks an empty slot
+The hash table consists of two arrays, which may be mapped from files (`vocabulary_index.py`):
+
+    slots_M   row that is stored in each of the M = 2 n + 1 slots; 0 for an empty slot
     keys_R    key of each of the rows 1 .. n; the entry of row 0 is unused
 
-The search for a key starts at slot ((h(key) >> 32) M) >> 32 and goes to the next slot until it meets the key's row or
-an empty slot. Frequent values have low rows, so their keys lie close together, in memory pages that processes share.
+The search for a key starts at slot ((h(key) >> 32) M) >> 32, where h is `mix_bits`. It goes from slot to slot until it
+finds a row with this key or an empty slot. Frequent values have low rows, so their keys lie close together, in few
+pages of memory.
 
-An integer is its own key. Different texts may have the same key, so their table also compares the texts.
+The key of an integer is the integer. The key of a text is a hash of it (`text_keys`). Different texts may have the same
+key, so `find` and `insert` call a function that compares the texts.
 
-Shapes: N keys of one call, M slots, R = n + 1 rows with row 0.
+Shape suffixes: N keys of one call, M slots, R = n + 1 rows with row 0.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ Hashes = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 EqualValues = Callable[[NDArray[np.intp], Rows], NDArray[np.bool_]]
 
-# Keys are looked up in chunks so that the arrays of a chunk stay in the processor's cache.
+# Number of keys that are looked up at a time, so that the intermediate arrays stay in the processor's cache.
 CHUNK = 1 << 16
 SLOTS_PER_KEY = 2
 
@@ -37,13 +41,13 @@ def mix_bits(x: Hashes) -> Hashes:
 
 
 def text_keys(offsets: Keys, text: Bytes) -> Keys:
-    """Return a key for each text: a hash of its length and of its bytes, eight at a time.
+    """Return a key for each text: a hash of its length and its bytes, of which eight at a time are mixed in.
 
     Args:
         offsets: Offsets of the texts; text i is `text[offsets[i]:offsets[i + 1]]`.
         text: Bytes of all texts, one text after the other.
     """
-    # The last eight bytes of a text may reach beyond the end of `text`.
+    # Two words more than whole ones, since the loop reads two words, of which the last may begin after `text`.
     words = np.zeros(len(text) // 8 + 2, np.uint64)
     words.view(np.uint8)[: len(text)] = text
     starts, lengths = offsets[:-1], np.diff(offsets)
@@ -52,31 +56,31 @@ def text_keys(offsets: Keys, text: Bytes) -> Keys:
     done = 0
     while len(active):
         position = starts[active] + done
-        left = lengths[active] - done
+        remaining = lengths[active] - done
         shift = ((position & 7) << 3).astype(np.uint64)
-        # A shift by 64 bits gives 0 in NumPy.
+        # The eight bytes at an unaligned position are parts of two words. In NumPy, a shift by 64 bits gives 0.
         word = words[position >> 3] >> shift | words[(position >> 3) + 1] << (np.uint64(64) - shift)
-        word &= ~np.uint64(0) >> (64 - 8 * np.minimum(left, 8)).astype(np.uint64)
+        word &= ~np.uint64(0) >> (64 - 8 * np.minimum(remaining, 8)).astype(np.uint64)
         keys[active] = mix_bits(keys[active] ^ word)
         done += 8
-        active = active[left > 8]
+        active = active[remaining > 8]
     return keys.view(np.int64)
 
 
-def slots_for(count: int) -> int:
+def slot_count(count: int) -> int:
     """Return the number of slots M of a table of `count` keys."""
     return SLOTS_PER_KEY * count + 1
 
 
 def find(slots_M: Rows, keys_R: Keys, keys_N: Keys, equal_values: EqualValues | None = None) -> Rows:
-    """Return the row of each key, 0 if the table does not contain it.
+    """Return the row of each key, or 0 if the table does not contain it.
 
     Args:
         slots_M: Slots of the table.
         keys_R: Keys of the table.
         keys_N: Keys to look up.
-        equal_values: Function from positions in `keys_N` and rows with the same keys to flags, True if their values are
-            equal too, or None if equal keys mean equal values.
+        equal_values: Function that compares values with equal keys. It is called with positions in `keys_N` and a row
+            for each, and returns a flag for each pair, True if their values are equal. None if keys are unique.
     """
     rows_N = np.empty(len(keys_N), np.int32)
     for begin in range(0, len(keys_N), CHUNK):
@@ -94,36 +98,36 @@ def find(slots_M: Rows, keys_R: Keys, keys_N: Keys, equal_values: EqualValues | 
 
 
 def insert(slots_M: Rows, keys_R: Keys, first: int, count: int, equal_values: EqualValues | None = None) -> int | None:
-    """Insert the rows `first .. first + count - 1` into the table, and stop at a value that it already contains.
+    """Insert the rows first to first + count - 1 into the table, unless two rows have the same value.
 
     Args:
         slots_M: Slots of the table.
         keys_R: Keys of the table, those of the new rows included.
         first: First row to insert.
         count: Number of rows to insert.
-        equal_values: Function from row numbers relative to `first` and rows with the same keys to flags, True if their
-            values are equal too, or None if equal keys mean equal values.
+        equal_values: Function that compares values with equal keys, as in `find`; its positions count from row `first`.
 
     Returns:
-        Row whose value an earlier row has too, or None if all values differ.
+        Row that has the same value as an earlier row; None if all values differ. If a row is returned, the table is
+        incomplete.
     """
-    left = np.arange(count)
+    remaining = np.arange(count)
     slot = _first_slot(keys_R[first : first + count], len(slots_M))
-    while len(left):
-        rows = (first + left).astype(np.int32)
+    while len(remaining):
+        rows = (first + remaining).astype(np.int32)
         occupants = slots_M[slot]
         duplicate = (keys_R[occupants] == keys_R[rows]) & (occupants != 0)
         if equal_values is not None and duplicate.any():
             (same_key,) = duplicate.nonzero()
-            duplicate[same_key] = equal_values(left[same_key], occupants[same_key])
+            duplicate[same_key] = equal_values(remaining[same_key], occupants[same_key])
         if duplicate.any():
             return int(np.maximum(rows, occupants)[duplicate].min())
         free = occupants == 0
-        # If several rows are written to one slot, one of them stays, and the others try again.
+        # If several rows are written to one slot, one of them remains, and the others try the next slot.
         slots_M[slot[free]] = rows[free]
         inserted = slots_M[slot] == rows
         slot[~free] = _next_slot(slot[~free], len(slots_M))
-        left, slot = left[~inserted], slot[~inserted]
+        remaining, slot = remaining[~inserted], slot[~inserted]
     return None
 
 

@@ -5,12 +5,13 @@
     {"recipe": ..., "fingerprint": ..., "files": {"stats.json": {"bytes": 917, "sha256": "..."},
      "train/part-00000.parquet": {"bytes": 61204, "sha256": "...", "footer": "..."}, ...}}
 
-`footer` is the SHA-256 of a Parquet file's footer. A footer has the place and size of every page, and each page has a
-checksum. So a reader that compares the footer, and lets pyarrow verify the pages that it reads, knows that these are
-the pages that were written. It need not read the file a second time.
+`recipe` is a digest of all that determines the dataset's content. `fingerprint` is also in `schema.toml` and in every
+Parquet file. `footer` is the SHA-256 of a Parquet file's footer. The footer has the place and size of every page, and
+each page has a checksum. So a reader that compares the footer, and lets pyarrow verify the checksums of the pages that
+it reads, can be sure of their content without reading the whole file for its SHA-256.
 
-Digests detect damage and files of another dataset. They do not guard against a forged `_SUCCESS`. A directory that was
-written by hand may have no digests; its files are then read without a check.
+Digests detect damage and files of another dataset, but not a forged `_SUCCESS`. A directory that was written by hand
+may have no digests; its files are then read without a check.
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ from ple_rec.storage.cache import local_copy
 _FILES = (SCHEMA_FILE, PREP_FILE, STATS_FILE, STATS_PAGE)
 _KEYS = {"recipe", "fingerprint", "files"}
 _FIX = f"copy the whole dataset directory again, or prepare it again with {Option.OVERWRITE}"
-# Hashing releases the interpreter's lock, so threads hash several files at once.
+# Number of threads that hash files at once, which is useful since hashing releases Python's global interpreter lock.
 _THREADS = 8
-# The last bytes of a file contain most footers as a whole, so that one read is enough.
+# Number of bytes at the end of a Parquet file that are read first. Most footers are shorter, so one read is enough.
 _TAIL = 1 << 16
 
 
@@ -56,7 +57,7 @@ class FileDigest:
     footer: str | None = None
 
     @classmethod
-    def of(cls, file: Location) -> FileDigest:
+    def from_file(cls, file: Location) -> FileDigest:
         """Read a file and return its digest.
 
         Raises:
@@ -73,7 +74,7 @@ def _sha256(file: Location) -> str:
 
 
 def read_footer(file: Location) -> bytes:
-    """Return the footer of a Parquet file: its last bytes, up to and with their length and the mark `PAR1`.
+    """Return the footer of a Parquet file, with the eight bytes after it: its length and the magic number `PAR1`.
 
     If the file is too short or is not a Parquet file, the result is some of its last bytes.
 
@@ -90,14 +91,16 @@ def read_footer(file: Location) -> bytes:
 
 
 def digest_files(folder: Location) -> dict[str, dict[str, Any]]:
-    """Return the digests of all files of a dataset directory except `_SUCCESS`, in the form that `_SUCCESS` has.
+    """Return the digests of all files that belong to a dataset but `_SUCCESS`, as the object "files" of `_SUCCESS`.
+
+    These are schema.toml, prep.toml, the statistics and their page, the vocabularies and the parts of the splits.
 
     Raises:
         OSError: A file cannot be read.
     """
     names = _names(folder)
     with ThreadPoolExecutor(_THREADS) as pool:
-        digests = pool.map(FileDigest.of, (folder / name for name in names))
+        digests = pool.map(FileDigest.from_file, (folder / name for name in names))
         return {
             name: {key: value for key, value in asdict(digest).items() if value is not None}
             for name, digest in zip(names, digests, strict=True)
@@ -109,7 +112,7 @@ class Digests:
 
     Args:
         folder: Dataset directory.
-        files: Digest of each file, by its name relative to the directory. There are none if `_SUCCESS` has none.
+        files: Digest of each file, by its path relative to the directory; empty if `_SUCCESS` has no digests.
     """
 
     def __init__(self, folder: Location, files: Mapping[str, FileDigest]) -> None:
@@ -117,10 +120,10 @@ class Digests:
 
     @classmethod
     def read(cls, folder: Location) -> Digests:
-        """Read the digests in `_SUCCESS`. There are none if it is empty or missing.
+        """Read the digests from `_SUCCESS`. If it is empty or missing, the result has no digests.
 
         Raises:
-            DataError: `_SUCCESS` contains something else.
+            DataError: `_SUCCESS` cannot be read, or has content that is not as the module's docstring says.
         """
         file = folder / SUCCESS_FILE
         try:
@@ -132,7 +135,7 @@ class Digests:
                 raise ValueError(f"unknown key {unknown[0]!r}")
             return cls(folder, {name: _digest(name, each) for name, each in files.items()})
         except (OSError, ValueError, RecursionError) as error:
-            rule = "it is empty, or holds the digests of the files as JSON"
+            rule = "it must be empty, or contain the digests of the files as JSON"
             raise DataError(str(file), f"unreadable ({error})", rule, _FIX) from error
 
     def check(self, name: str) -> None:
@@ -140,6 +143,7 @@ class Digests:
 
         Raises:
             DataError: The file is missing, has changed, or cannot be read.
+            UserError: The store of the file cannot be read.
         """
         if (expected := self.files.get(name)) is None:
             return
@@ -147,12 +151,12 @@ class Digests:
         try:
             size = size_of(file)
             if size != expected.bytes:
-                raise self._changed(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
+                raise self._changed_error(name, f"{size:,} bytes", f"{expected.bytes:,} bytes")
             actual = _sha256(file)
         except OSError as error:
-            raise self._changed(name, f"unreadable ({error.strerror or error})", "it is there") from error
+            raise self._changed_error(name, f"unreadable ({error.strerror or error})", "a file of this name") from error
         if actual != expected.sha256:
-            raise self._changed(name, f"SHA-256 {actual[:16]}...", f"{expected.sha256[:16]}...")
+            raise self._changed_error(name, f"SHA-256 {actual[:16]}...", f"{expected.sha256[:16]}...")
 
     def check_footer(self, name: str, footer: bytes) -> None:
         """Check the footer of a Parquet file against its digest; a file without a digest passes.
@@ -164,7 +168,7 @@ class Digests:
         if expected is None or expected.footer is None:
             return
         if (actual := hashlib.sha256(footer).hexdigest()) != expected.footer:
-            raise self._changed(name, f"SHA-256 {actual[:16]}... of its footer", f"{expected.footer[:16]}...")
+            raise self._changed_error(name, f"SHA-256 {actual[:16]}... of its footer", f"{expected.footer[:16]}...")
 
     def local_copy(self, name: str) -> Path:
         """Return the path of a file of the dataset on this machine, after a check of its digest.
@@ -182,21 +186,24 @@ class Digests:
             self.check(name)
         return copy
 
-    def changes(self) -> Iterator[DataError]:
-        """Read every file, and yield an error for each missing or changed file and for each part without a digest."""
+    def find_changes(self) -> Iterator[DataError]:
+        """Read every file, and yield an error for each missing or changed file and for each part without a digest.
+
+        A part is a Parquet file of a split. Without any digests, no file is read.
+        """
         for name in sorted({*self.files, *_names(self.folder)} if self.files else ()):
             try:
                 self.check(name)
             except DataError as error:
                 yield error
             if name not in self.files and name.startswith(SPLITS):
-                rule = f"{SUCCESS_FILE} lists the parts of the dataset"
-                yield DataError(str(self.folder / name), "is one more", rule, "remove it, or prepare the dataset again")
+                rule = f"{SUCCESS_FILE} lists all Parquet files of the dataset"
+                yield DataError(str(self.folder / name), "not listed", rule, "remove it, or prepare the dataset again")
 
-    def _changed(self, name: str, actual: str, expected: str) -> DataError:
-        rule = f"{SUCCESS_FILE} says {expected}; its bytes are not those that were prepared"
-        own = f'; if you changed it yourself, take "{name}" out of "files" in {SUCCESS_FILE}'
-        return DataError(str(self.folder / name), actual, rule, _FIX + own)
+    def _changed_error(self, name: str, actual: str, expected: str) -> DataError:
+        rule = f"{SUCCESS_FILE} says {expected}, so the file has changed since the dataset was prepared"
+        own_change = f'; if you changed it yourself, remove "{name}" from "files" in {SUCCESS_FILE}'
+        return DataError(str(self.folder / name), actual, rule, _FIX + own_change)
 
 
 def _digest(name: str, content: object) -> FileDigest:
@@ -211,8 +218,8 @@ def _digest(name: str, content: object) -> FileDigest:
 
 
 def _names(folder: Location) -> list[str]:
-    """Return the names of the dataset's files except `_SUCCESS`; other files in the directory do not matter."""
+    """Return the paths, relative to the directory, of all files that belong to the dataset, except `_SUCCESS`."""
     names = list(_FILES)
-    for part in (VOCAB_DIR, *SPLITS):
-        names += [f"{part}/{name}" for name in names_in(folder / part) if name.endswith(".parquet")]
+    for subfolder in (VOCAB_DIR, *SPLITS):
+        names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".parquet")]
     return sorted(name for name in names if (folder / name).is_file())

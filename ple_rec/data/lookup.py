@@ -1,6 +1,9 @@
-"""Look-up of raw values in a vocabulary: rows of an embedding table as data preparation assigned them.
+"""Look-up of raw values in a vocabulary, which gives the row of an embedding table that data preparation gave them.
 
-Shapes: N values, R rows of the vocabulary and row 0.
+A vocabulary lists the raw values that have a row of their own. Row 0 of every table is for missing values, and for
+unknown ones unless the table has `hash_rows`: rows at its end that unknown values share by a hash.
+
+Shape suffixes: N values of one call.
 """
 
 from __future__ import annotations
@@ -19,18 +22,18 @@ from numpy.typing import NDArray
 from ple_rec.config.schema import Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Rows
-from ple_rec.data.vocabulary_index import Kind, binary, buffers, is_text, open_index
+from ple_rec.data.vocabulary_index import Kind, is_text, open_index, text_buffers, to_binary
 from ple_rec.errors import DataError
 
-# Stand-in values are computed for at most this many of the rows that unknown values share.
-_STAND_INS = 1 << 15
+# Eight example values are invented for each hash row of a table, but for at most this number of rows.
+_MAX_EXAMPLE_ROWS = 1 << 15
 
 
 class VocabularyLookup:
-    """Vocabulary of one table. Its index is built on opening if there is none.
+    """Look-up in the vocabulary of one table. Its index on disk is built first if it is missing.
 
         row(x) = 0                                                  x null
-                 the vocabulary's row of x                          x in it
+                 the vocabulary's row of x                          x in the vocabulary
                  capacity - hash_rows + H(x) mod hash_rows          x unknown, hash_rows > 0
                  0                                                  x unknown, hash_rows = 0
 
@@ -39,32 +42,34 @@ class VocabularyLookup:
 
     Args:
         file: Vocabulary as a Parquet file, ordered by row.
-        capacity: Number of allocated rows of the table, which is required with `hash_rows`.
+        capacity: Number of allocated rows of the table; None if it has just row 0, a row per value and the hash rows.
         hash_rows: Number of rows at the end of the table that unknown values share.
-        sealed: True if nothing may be written beside the file, as in a version of a model.
+        sealed: True if nothing may be written beside the file, as in a version of a model. A missing index is then
+            built in the cache.
 
     Raises:
-        DataError: The vocabulary is damaged, has a value twice, or has more rows than the table.
+        DataError: The vocabulary is damaged, has a value twice, or has more values than the table has rows for them.
+        UserError: The index cannot be written.
     """
 
     def __init__(self, file: Path, *, capacity: int | None = None, hash_rows: int = 0, sealed: bool = False) -> None:
         self.file, self.hash_rows = file, hash_rows
         self._index = open_index(file, sealed=sealed)
-        self._longest = self._index.longest_text()
+        self._max_text_bytes = self._index.max_text_bytes()
         rows = len(self._index.keys_R)
-        self.hash_from = (rows + hash_rows if capacity is None else capacity) - hash_rows
-        if self.hash_from < rows:
+        self.first_hash_row = (rows + hash_rows if capacity is None else capacity) - hash_rows
+        if self.first_hash_row < rows:
             raise DataError(
                 str(file),
                 f"{rows - 1} values",
-                f"schema.toml leaves {self.hash_from - 1} rows of its table for them",
-                "put the vocabulary and the schema.toml of one dataset together",
+                f"schema.toml has {self.first_hash_row - 1} rows for them in the table",
+                "use the vocabulary and the schema.toml of the same dataset",
             )
 
     @classmethod
     def of_table(cls, file: Path, table: Table, *, sealed: bool = False) -> VocabularyLookup:
         """Open the vocabulary of a table."""
-        return cls(file, capacity=table.allocated, hash_rows=table.hash_rows, sealed=sealed)
+        return cls(file, capacity=table.allocated_rows, hash_rows=table.hash_rows, sealed=sealed)
 
     def read_into_memory(self) -> None:
         """Copy the index into the memory of this process, so that later changes of the files do not affect it."""
@@ -93,34 +98,34 @@ class VocabularyLookup:
             DataError: The values are of another kind than those of the vocabulary.
         """
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-        kind = array.type
-        if pa.types.is_null(kind):
+        arrow_type = array.type
+        if pa.types.is_null(arrow_type):
             return pa.array(np.zeros(len(array), np.int32))
-        if pa.types.is_dictionary(kind):
+        if pa.types.is_dictionary(arrow_type):
             rows = self.rows(array.dictionary, place)
             return pc.fill_null(rows.take(array.indices), 0)
-        if pa.types.is_nested(kind) and hasattr(array, "value_lengths"):
+        if pa.types.is_nested(arrow_type) and hasattr(array, "value_lengths"):
             lengths = array.value_lengths()
             offsets = np.zeros(len(array) + 1, np.int64)
             np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
             inner = self.rows(array.flatten(), place)
             return pa.LargeListArray.from_arrays(pa.array(offsets), inner, mask=array.is_null())
-        if self._index.kind == "int" and pa.types.is_integer(kind):
+        if self._index.kind == "int" and pa.types.is_integer(arrow_type):
             return pa.array(self._int_rows(array))
-        if self._index.kind == "text" and is_text(kind):
-            return pa.array(self._text_rows(binary(array)))
+        if self._index.kind == "text" and is_text(arrow_type):
+            return pa.array(self._text_rows(to_binary(array)))
         expected = "integers" if self._index.kind == "int" else "text"
         raise DataError(
             place,
-            f"values of type {kind}",
+            f"values of type {arrow_type}",
             f"{self.file} has {expected}",
-            f"give {expected}, as the logs had them from which the dataset was prepared",
+            f"give {expected}, as in the logs from which the dataset was prepared",
         )
 
     def values(self, rows: Sequence[int]) -> list[Any]:
-        """Return a raw value of each row, or None for row 0 and for rows without a known value.
+        """Return a raw value of each row, or None for row 0 and for rows of which no value is known.
 
-        The value of a row that unknown values share is an invented one, such as "unknown-3".
+        A row that unknown values share gets an example that has this row by its hash, such as "unknown-3".
         """
         return [self._value(row) for row in rows]
 
@@ -128,35 +133,41 @@ class VocabularyLookup:
         texts = self._index.texts_R
         if 0 < row < len(self._index.keys_R):
             return int(self._index.keys_R[row]) if texts is None else texts[row].as_py().decode()
-        return self._stand_ins.get(row) if row >= self.hash_from else None
+        return self._unknown_examples.get(row) if row >= self.first_hash_row else None
 
     @cached_property
-    def _stand_ins(self) -> dict[int, Any]:
-        """Invented unknown values by their row. A few values are tried for each row, so some rows may have none."""
-        names: list[Any] = list(range(-1, -1 - 8 * min(self.hash_rows, _STAND_INS), -1))
+    def _unknown_examples(self) -> dict[int, Any]:
+        """Invented values by the hash row that each has.
+
+        There are eight times as many values as rows, but limited by `_MAX_EXAMPLE_ROWS`, so some rows may have none.
+        """
+        values: list[Any] = list(range(-1, -1 - 8 * min(self.hash_rows, _MAX_EXAMPLE_ROWS), -1))
         if self._index.texts_R is not None:
-            names = [f"unknown{name}" for name in names]
-        rows = self.rows(pa.array(names), str(self.file)).to_pylist()
-        return {row: name for row, name in zip(rows, names, strict=True) if row >= self.hash_from}
+            values = [f"unknown{value}" for value in values]
+        rows = self.rows(pa.array(values), str(self.file)).to_pylist()
+        return {row: value for row, value in zip(rows, values, strict=True) if row >= self.first_hash_row}
 
     def _int_rows(self, array: pa.Array) -> Rows:
-        known_N = array.is_valid().to_numpy(zero_copy_only=False)
+        valid_N = array.is_valid().to_numpy(zero_copy_only=False)
         raw_N = (array.fill_null(0) if array.null_count else array).to_numpy()
         rows_N = hash_index.find(self._index.slots_M, self._index.keys_R, raw_N.astype(np.int64, copy=False))
         if raw_N.dtype == np.uint64:
-            # Conversion to int64 turns these values into others.
+            # These values exceed int64, so they are in no vocabulary; their cast above has made other values of them.
             rows_N[raw_N >= 1 << 63] = 0
         if array.null_count:
-            rows_N[~known_N] = 0
-        self._share(rows_N, known_N, lambda positions: [str(value).encode() for value in raw_N[positions].tolist()])
+            rows_N[~valid_N] = 0
+        self._assign_hash_rows(
+            rows_N, valid_N, lambda positions: [str(value).encode() for value in raw_N[positions].tolist()]
+        )
         return rows_N
 
     def _text_rows(self, array: pa.Array) -> Rows:
         vocabulary = self._index.texts_R
-        known_N = array.is_valid().to_numpy(zero_copy_only=False)
+        valid_N = array.is_valid().to_numpy(zero_copy_only=False)
         texts_N = array
-        # A text longer than all of the vocabulary is unknown; a null in its place need not be hashed.
-        if (long_N := np.diff(buffers(array)[0]) > self._longest).any():
+        # A text that is longer than all texts of the vocabulary is unknown. It is replaced by null, so that
+        # it is not hashed.
+        if (long_N := np.diff(text_buffers(array)[0]) > self._max_text_bytes).any():
             texts_N = pc.replace_with_mask(array, pa.array(long_N), pa.scalar(None, array.type))
 
         def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
@@ -164,29 +175,29 @@ class VocabularyLookup:
             equal = pc.equal(texts_N.take(pa.array(positions)), vocabulary.take(pa.array(rows)))
             return equal.fill_null(False).to_numpy(zero_copy_only=False)
 
-        keys_N = hash_index.text_keys(*buffers(texts_N))
+        keys_N = hash_index.text_keys(*text_buffers(texts_N))
         rows_N = hash_index.find(self._index.slots_M, self._index.keys_R, keys_N, equal_values)
-        self._share(rows_N, known_N, lambda positions: array.take(pa.array(positions)).to_pylist())
+        self._assign_hash_rows(rows_N, valid_N, lambda positions: array.take(pa.array(positions)).to_pylist())
         return rows_N
 
-    def _share(
-        self, rows_N: Rows, known_N: NDArray[np.bool_], texts: Callable[[NDArray[np.intp]], list[bytes]]
+    def _assign_hash_rows(
+        self, rows_N: Rows, valid_N: NDArray[np.bool_], get_texts: Callable[[NDArray[np.intp]], list[bytes]]
     ) -> None:
-        """Assign unknown values, in place, to the rows that they share.
+        """Replace row 0 of unknown values, in place, by the rows that they share, if the table has such rows.
 
         Args:
-            rows_N: Row of each value, 0 for unknown values.
-            known_N: Flag of each value, True if it is not null.
-            texts: Function from positions of values to the values as text.
+            rows_N: Row of each value, 0 for unknown and null values.
+            valid_N: Flag of each value, True if it is not null.
+            get_texts: Function from positions of values to the values as text.
         """
         if not self.hash_rows:
             return
-        (unknown,) = ((rows_N == 0) & known_N).nonzero()
-        values = texts(unknown)
-        row = {text: self.hash_from + share_hash(text) % self.hash_rows for text in set(values)}
-        rows_N[unknown] = [row[text] for text in values]
+        (unknown,) = ((rows_N == 0) & valid_N).nonzero()
+        values = get_texts(unknown)
+        row_by_text = {text: self.first_hash_row + hash_unknown(text) % self.hash_rows for text in set(values)}
+        rows_N[unknown] = [row_by_text[text] for text in values]
 
 
-def share_hash(text: bytes) -> int:
-    """Return H(text), which is below 2^28."""
+def hash_unknown(text: bytes) -> int:
+    """Return the hash H (see `VocabularyLookup`) of an unknown value as text. It is below 2^28."""
     return int(hashlib.md5(text, usedforsecurity=False).hexdigest()[:7], 16)

@@ -1,8 +1,11 @@
-"""Order of samples: a function of (seed, epoch) alone, divided into V virtual shards, of which each rank owns V / W.
+"""Order in which training reads the samples of a split: it depends on seed and epoch, but not on the number of ranks.
 
-The row groups of a split are permuted and put in one sequence of N rows. Virtual shard v owns its rows
-[v N / V, (v + 1) N / V). Each row group is also permuted inside, by rows or by requests. A global batch of G samples
-takes G / V rows from every shard, so it has the same samples at every world size W that divides V.
+The row groups of the split are permuted and form one sequence of T rows. The sequence is cut into V virtual shards;
+shard v has the rows [v T / V, (v + 1) T / V). Each of the W ranks reads V / W shards. Within each row group, the rows
+are permuted, too, by rows or by requests (runs of rows that belong together, see `requests.py`). A global batch of G
+samples takes G / V rows from every shard, so it has the same samples at every world size W that divides V.
+
+Shape suffixes: N rows of a row group.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from ple_rec.errors import UserError
 
 @dataclass(frozen=True)
 class Piece:
-    """Positions [start, stop) in the order of a row group."""
+    """Range of rows of a row group: positions start to stop - 1 in the permuted order of its rows."""
 
     row_group: int
     start: int
@@ -27,7 +30,7 @@ class Piece:
 
 
 def row_group_order(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDArray[np.int64]:
-    """Return the indices of the row groups in reading order."""
+    """Return the indices of the row groups in reading order: permuted, or in file order if `shuffle` is false."""
     if not shuffle:
         return np.arange(count)
     return np.random.default_rng([seed, epoch]).permutation(count)
@@ -35,6 +38,7 @@ def row_group_order(count: int, seed: int, epoch: int, *, shuffle: bool) -> NDAr
 
 def row_order(rows: int, row_group: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the permutation of the rows of a row group."""
+    # The sequence [seed, epoch, 0] would give the random numbers of `row_group_order`.
     return np.random.default_rng([seed, epoch, row_group + 1]).permutation(rows)
 
 
@@ -56,7 +60,7 @@ def request_order(starts_N: NDArray[np.bool_], row_group: int, seed: int, epoch:
 def shard_pieces(
     rows: Sequence[int] | NDArray[np.int64], order: NDArray[np.int64], shards: int, shard: int
 ) -> list[Piece]:
-    """Return the pieces of a virtual shard, in reading order.
+    """Return the pieces of which a virtual shard consists, in reading order.
 
     Args:
         rows: Number of rows of every row group, all above 0.
@@ -71,7 +75,7 @@ def shard_pieces(
     i, pieces = int(np.searchsorted(ends, first, side="right")), []
     while first < last:
         row_group, stop = int(order[i]), min(last, int(ends[i]))
-        begin = int(ends[i]) - int(rows[row_group])
+        begin = int(ends[i]) - int(rows[row_group])  # Position of the row group's first row in the sequence.
         pieces.append(Piece(row_group, first - begin, stop - begin))
         first, i = stop, i + 1
     return pieces
@@ -79,13 +83,13 @@ def shard_pieces(
 
 def skip_rows(pieces: Sequence[Piece], rows: int) -> list[Piece]:
     """Return the pieces without their first `rows` rows."""
-    left = []
+    remaining = []
     for piece in pieces:
         skipped = min(rows, piece.stop - piece.start)
         rows -= skipped
         if piece.start + skipped < piece.stop:
-            left.append(Piece(piece.row_group, piece.start + skipped, piece.stop))
-    return left
+            remaining.append(Piece(piece.row_group, piece.start + skipped, piece.stop))
+    return remaining
 
 
 def cut_pieces(pieces: Sequence[Piece], max_rows: int, count_before: int = 0) -> list[Piece]:
@@ -107,24 +111,29 @@ def cut_pieces(pieces: Sequence[Piece], max_rows: int, count_before: int = 0) ->
     return short_pieces
 
 
-def order_of_need(pieces: Sequence[Sequence[Piece]], rows_per_step: int) -> list[Piece]:
-    """Return the pieces of all shards in the order in which the steps need them.
+def reading_order(pieces: Sequence[Sequence[Piece]], rows_per_step: int) -> list[Piece]:
+    """Return the pieces of all shards, in the order in which the steps of training reach their first rows.
 
     Args:
         pieces: Pieces of each shard, in reading order.
-        rows_per_step: Rows that each step takes from each shard, one shard after the other.
+        rows_per_step: Number of rows that each step takes from each shard, one shard after the other.
     """
-    needed: list[tuple[int, int, Piece]] = []
-    for shard, own in enumerate(pieces):
+    first_steps: list[tuple[int, int, Piece]] = []
+    for shard, sequence in enumerate(pieces):
         rows = 0
-        for piece in own:
-            needed.append((rows // rows_per_step, shard, piece))
+        for piece in sequence:
+            first_steps.append((rows // rows_per_step, shard, piece))
             rows += piece.stop - piece.start
-    return [piece for _, _, piece in sorted(needed, key=itemgetter(0, 1))]
+    return [piece for _, _, piece in sorted(first_steps, key=itemgetter(0, 1))]
 
 
 def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int:
-    """Return G / V, the number of rows that each virtual shard gives to a global batch.
+    """Return G / V, the number of rows that a global batch takes from each virtual shard.
+
+    Args:
+        batch_size: Size of the global batch G.
+        virtual_shards: Number of virtual shards V.
+        world_size: Number of ranks W.
 
     Raises:
         UserError: W does not divide V, or V does not divide G.
@@ -133,7 +142,7 @@ def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int
         raise UserError(
             "data.virtual_shards",
             f"got {virtual_shards} with {world_size} ranks",
-            "the number of ranks divides it, so that every rank owns equally many shards",
+            "it must be a multiple of the number of ranks, so that all ranks read equally many shards",
             f"set {_suggest_shards(batch_size, virtual_shards, world_size)}, or use another number of ranks",
         )
     if batch_size % virtual_shards:
@@ -141,17 +150,20 @@ def rows_per_shard(batch_size: int, virtual_shards: int, world_size: int) -> int
         raise UserError(
             "train.batch_size",
             f"got {batch_size} samples over all ranks with data.virtual_shards = {virtual_shards}",
-            "every virtual shard gives equally many samples to each batch, so the shards divide the batch size",
+            "it must be a multiple of the virtual shards, since a batch takes equally many samples from each of them",
             f"use a global batch of {fitting}, or another data.virtual_shards",
         )
     return batch_size // virtual_shards
 
 
 def _suggest_shards(batch_size: int, virtual_shards: int, world_size: int) -> str:
-    """Return the nearest settings that fit this number of ranks: of the shards alone, if possible, or of both sizes."""
-    several = [v for v in range(world_size, batch_size + 1, world_size) if batch_size % v == 0]
-    if several:
-        return f"data.virtual_shards = {min(several, key=lambda v: (abs(v - virtual_shards), -v))}"
+    """Return the nearest settings that are valid for this number of ranks, as text.
+
+    If possible, only the number of virtual shards changes; else the batch size changes, too.
+    """
+    candidates = [v for v in range(world_size, batch_size + 1, world_size) if batch_size % v == 0]
+    if candidates:
+        return f"data.virtual_shards = {min(candidates, key=lambda v: (abs(v - virtual_shards), -v))}"
     shards = virtual_shards + world_size - virtual_shards % world_size
     return f"data.virtual_shards = {shards} and a global batch of {max(shards, batch_size - batch_size % shards)}"
 

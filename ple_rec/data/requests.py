@@ -68,7 +68,7 @@ def request_starts(
 
 
 def _bag_differs(bag: ListColumn) -> BoolArray:
-    """Return a flag for each row but the first, True if its ids or their weights differ from the row before."""
+    """Return a flag for each row but the first, True if it has other ids or other weights than the row before."""
     lengths = np.diff(bag.offsets)
     # Distance in `values` from each id of a row to the id at the same index of the previous row. It is right only if
     # both rows have equally many ids. Rows with other lengths differ anyway, and are found by their lengths below.

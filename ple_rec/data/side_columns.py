@@ -1,7 +1,7 @@
-"""Whole columns of a split that no model reads, such as requests, users and propensities.
+"""Whole columns of a split that a model does not read but an analysis needs, such as requests, users and propensities.
 
-A column need not be in schema.toml. Its values come in the order of the files and their row groups, as the predictions
-of an evaluation in one process do.
+A column need not be in schema.toml. Its values are in the order of the files and their row groups, which is also the
+order of the predictions of an evaluation in one process. A part, below, is a Parquet file of a split.
 
 Shape suffixes: N rows.
 """
@@ -26,7 +26,7 @@ _TYPE_TESTS: dict[Kind, tuple[Callable[[pa.DataType], bool], ...]] = {
     "numbers": (pa.types.is_integer, pa.types.is_floating),
     "flags": (pa.types.is_boolean, pa.types.is_integer),
 }
-_DESCRIPTIONS: dict[Kind, str] = {"integers": "integers", "numbers": "numbers", "flags": "true or false, or 1 and 0"}
+_DESCRIPTIONS: dict[Kind, str] = {"integers": "integers", "numbers": "numbers", "flags": "booleans or integers"}
 
 
 def codes(dataset: DatasetDirectory, split: Split, name: str, place: str) -> IntArray:
@@ -39,7 +39,7 @@ def codes(dataset: DatasetDirectory, split: Split, name: str, place: str) -> Int
         place: Option that names the column, for messages.
 
     Raises:
-        UserError: A part does not have the column, or has it with a type that does not fit.
+        UserError: The split has no rows, a part does not have the column, or its type is not a type of integers.
         DataError: Parts have the column with different types, or a part is damaged.
     """
     column = _column(dataset, split, name, "integers", place)
@@ -52,13 +52,19 @@ def codes(dataset: DatasetDirectory, split: Split, name: str, place: str) -> Int
 def numbers(
     dataset: DatasetDirectory, split: Split, name: str, place: str
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
-    """Return a column of numbers, NaN for null. Arguments and errors: as in `codes`."""
+    """Return a column of integers or floats as float64, with NaN for null.
+
+    Arguments and errors are as in `codes`, but floats are allowed, too.
+    """
     column = _column(dataset, split, name, "numbers", place).cast(pa.float64())
     return np.asarray(column.to_numpy(), np.float64)
 
 
 def flags(dataset: DatasetDirectory, split: Split, name: str, place: str) -> BoolArray:
-    """Return a column of flags: true for numbers other than 0, false for null. Arguments and errors: as in `codes`."""
+    """Return a column of booleans or integers as flags: True for an integer other than 0, False for null.
+
+    Arguments and errors are as in `codes`, but booleans are allowed, too.
+    """
     column = _column(dataset, split, name, "flags", place).cast(pa.bool_())
     return np.asarray(column.fill_null(False).to_numpy(), np.bool_)
 
@@ -67,17 +73,19 @@ def _column(dataset: DatasetDirectory, split: Split, name: str, kind: Kind, plac
     file_of_type: dict[pa.DataType, str] = {}
     for file, schema in dataset.schemas(split).items():
         fitting = [field.name for field in schema if any(test(field.type) for test in _TYPE_TESTS[kind])]
-        fix = did_you_mean(name, fitting, '"') or f"use one of {', '.join(fitting) or 'none: there is none'}"
+        fix = did_you_mean(name, fitting, '"') or (
+            f"use one of {', '.join(fitting)}" if fitting else "add such a column"
+        )
         if name not in schema.names:
             raise UserError(place, f'got "{name}"', f"{file} has no such column", fix)
         if name not in fitting:
-            rule = f"it is {schema.field(name).type} in {file}, and has to hold {_DESCRIPTIONS[kind]}"
+            rule = f"its type is {schema.field(name).type} in {file}, but it must hold {_DESCRIPTIONS[kind]}"
             raise UserError(place, f'got "{name}"', rule, fix)
         file_of_type.setdefault(schema.field(name).type, str(file))
     if len(file_of_type) > 1:
-        (one, first), (other, second) = list(file_of_type.items())[:2]
+        (type_1, file_1), (type_2, file_2) = list(file_of_type.items())[:2]
         raise DataError(
-            second, f"column {name!r} is {other}", f"in {first} it is {one}", "write one type into all parts"
+            file_2, f"column {name!r} is {type_2}", f"in {file_1} it is {type_1}", "write one type into all parts"
         )
     chunks = [
         chunk for group in dataset.row_groups(split, []) for chunk in read_columns(group, [name]).column(name).chunks

@@ -1,4 +1,8 @@
-"""Checks of the columns by which the rows of a split are sliced, from the footers of its parts."""
+"""Checks of the columns by which an evaluation slices the rows of a split, before the run reads any rows.
+
+A slice is the rows with one value of a column (`slices.py`). The checks read the schemas in the footers of the parts,
+which are the Parquet files of the split.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +13,14 @@ import pyarrow as pa
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR, DatasetSchema
 from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.data.slices import SliceColumn, check_vocabulary, kind_of
+from ple_rec.data.slices import SliceColumn, check_vocabulary, comparison_type
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.text.suggest import did_you_mean
 
 KEY = "evaluation.slices"
-_RULE = "a row falls into one slice, so the column holds one integer, bool, date or text a row"
+_RULE = "a row belongs to one slice, so the column must have one integer, bool, date or text per row"
 
 
 def slice_columns(dataset: DatasetDirectory, split: Split, names: Sequence[str]) -> tuple[SliceColumn, ...]:
@@ -28,7 +32,8 @@ def slice_columns(dataset: DatasetDirectory, split: Split, names: Sequence[str])
         names: Names of the columns.
 
     Raises:
-        UserError: The dataset does not have a column, or a column's rows do not have one plain value each.
+        UserError: The dataset does not have a column, or the type of a column is a list, a float or another type that
+            `slices.comparison_type` does not support.
         DataError: A part of the split lacks a column, two parts have it with different types, or a vocabulary is
             damaged.
     """
@@ -36,7 +41,7 @@ def slice_columns(dataset: DatasetDirectory, split: Split, names: Sequence[str])
         return ()
     schemas = dataset.schemas(split)
     types = {field.name: field.type for schema in schemas.values() for field in schema}
-    fitting = [name for name, kind in types.items() if kind_of(kind) is not None]
+    fitting = [name for name, kind in types.items() if comparison_type(kind) is not None]
     choices = _choices(fitting, dataset.schema)
     tables = {feature.name: feature.table for feature in dataset.schema.sparse if not feature.bag}
     columns = []
@@ -46,7 +51,7 @@ def slice_columns(dataset: DatasetDirectory, split: Split, names: Sequence[str])
                 KEY,
                 f"got {name!r}",
                 f"the rows of {dataset.path / split} can be sliced by {choices or 'no column'}",
-                did_you_mean(name, fitting) or ("use one of these" if fitting else "slice by none"),
+                did_you_mean(name, fitting) or ("use one of these" if fitting else "remove it from the list"),
             )
         kind = _common_kind(name, schemas, fitting, choices)
         vocabulary: Location | None = None
@@ -66,17 +71,19 @@ def _vocabulary(dataset: DatasetDirectory, name: str) -> Location:
 
 
 def _choices(names: Sequence[str], schema: DatasetSchema) -> str:
-    """Return names of columns as text, those of sample spaces with their tasks."""
-    tasks = {name: [task.name for task in schema.tasks if task.space == name] for name in names}
-    return ", ".join(f"{name} (sample space of {', '.join(of)})" if (of := tasks[name]) else name for name in names)
+    """Return names of columns as text. A column that marks the sample space of tasks is followed by their names."""
+    tasks_by_column = {name: [task.name for task in schema.tasks if task.space == name] for name in names}
+    return ", ".join(
+        f"{name} (sample space of {', '.join(tasks)})" if (tasks := tasks_by_column[name]) else name for name in names
+    )
 
 
 def _common_kind(name: str, schemas: Mapping[Location, pa.Schema], fitting: Sequence[str], choices: str) -> pa.DataType:
-    """Return the kind (`kind_of`) that a column has in all parts.
+    """Return the type (`slices.comparison_type`) that a column has in all parts; int64 if it has only nulls.
 
     Raises:
-        UserError: The rows of the column do not have one plain value each.
-        DataError: A part lacks the column, or two parts have different kinds.
+        UserError: The type of the column is not supported.
+        DataError: A part lacks the column, or two parts have different types.
     """
     kinds: dict[Location, pa.DataType] = {}
     for file, schema in schemas.items():
@@ -84,14 +91,14 @@ def _common_kind(name: str, schemas: Mapping[Location, pa.Schema], fitting: Sequ
             fix = "write the column into every part of this split, or slice by another one"
             raise DataError(str(file), f"no column {name}", f"{KEY} names it", fix)
         column_type = schema.field(name).type
-        kind = kind_of(column_type)
+        kind = comparison_type(column_type)
         if kind is None:
-            instead = "one of its values" if pa.types.is_nested(column_type) else "its bins, as integers or text,"
-            others = f", or use one of {choices}" if choices else ""
-            near = did_you_mean(name, fitting, end=" else ")
-            fix = f"{near}write {instead} into a column of its own{others}"
+            content = "one of its values" if pa.types.is_nested(column_type) else "its bins, as integers or text,"
+            alternatives = f", or use one of {choices}" if choices else ""
+            suggestion = did_you_mean(name, fitting, suffix=" else ")
+            fix = f"{suggestion}write {content} into another column{alternatives}"
             raise UserError(KEY, f"got {name!r}, which is {column_type} in {file}", _RULE, fix)
-        # A column of type null has only missing values, which fit every kind.
+        # A column of type null has only missing values, which fit every type.
         if not pa.types.is_null(kind):
             kinds[file] = kind
             first, expected = next(iter(kinds.items()))
@@ -102,7 +109,7 @@ def _common_kind(name: str, schemas: Mapping[Location, pa.Schema], fitting: Sequ
 
 
 def _is_in_other_split(dataset: DatasetDirectory, name: str) -> bool:
-    """Return True if the first part of some split has the column, so that its name is no typing error."""
+    """Return True if the first part of some split has the column. Then its name is not misspelt."""
     firsts = [file for split in SPLITS for file in dataset.files(split)[:1]]
     return any(name in _column_names(file) for file in firsts)
 
@@ -112,5 +119,5 @@ def _column_names(file: Location) -> list[str]:
         with open_parquet(file) as parquet:
             return list(parquet.schema_arrow.names)
     except (OSError, ValueError, pa.ArrowException):
-        # The file may belong to a split that the run does not need, so its damage is no error here.
+        # The file may belong to a split that the run does not read, so damage is no error here.
         return []

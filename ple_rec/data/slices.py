@@ -1,6 +1,9 @@
-"""Slices: rows with the same value of a column. The column's V most frequent values get a code each.
+"""Slices, by which an evaluation divides the rows of a split, and the integer codes of their values.
 
-Shapes: N rows, V values with a code.
+A slice is the rows with one value of a column, such as one country. `ValueCounts` counts the values of a column, of
+which the V most frequent get a code each (`Slicing`). All other values share one code, and missing values another.
+
+Shape suffixes: N rows of a row group.
 """
 
 from __future__ import annotations
@@ -21,17 +24,17 @@ from ple_rec.storage.cache import local_copy
 
 CodeArray = NDArray[np.int16]
 
-# Text that stands for row 0 of a table.
+# Name of the slice with id 0, since row 0 of each embedding table is for missing and unknown values.
 ROW_ZERO = "out of vocabulary or missing"
-# Limit of the values that are counted at a time, which bounds the memory.
+# Maximum number of different values that are counted, which bounds the memory.
 MAX_COUNTED = 65_536
 
 
-def kind_of(arrow_type: pa.DataType) -> pa.DataType | None:
-    """Return the type to which columns of this type are converted before a comparison of values.
+def comparison_type(arrow_type: pa.DataType) -> pa.DataType | None:
+    """Return the type to which a column of this type is converted before its values are compared.
 
-    Dates and texts become large strings, and integers int64. The result is None if a row does not have one plain value,
-    as with lists and floats.
+    Dates and texts become large strings, and integers int64. The result is None for a type that cannot define slices,
+    such as lists and floats.
     """
     if pa.types.is_dictionary(arrow_type):
         arrow_type = arrow_type.value_type
@@ -50,17 +53,17 @@ class SliceColumn:
 
     Args:
         name: Name of the column.
-        kind: Arrow type of its values after `kind_of`.
-        vocabulary: File with the raw values of a single-valued sparse feature, whose row 0 counts as missing. The file
-            need not exist. None for other columns.
+        kind: Arrow type to which the values are converted, see `comparison_type`.
+        vocabulary: Vocabulary file of a single-valued sparse feature, with the raw value of each id. Id 0 then counts
+            as missing. The file need not exist. None for other columns.
     """
 
     name: str
     kind: pa.DataType
     vocabulary: Location | None = None
 
-    def plain(self, rows: pa.Table) -> pa.ChunkedArray:
-        """Return the column of a row group with type `kind`, null for missing values."""
+    def read_values(self, rows: pa.Table) -> pa.ChunkedArray:
+        """Return the values of the column in a row group, with type `kind`, and null for missing values."""
         column = rows.column(self.name).cast(self.kind)
         if self.vocabulary is None:
             return column
@@ -69,7 +72,7 @@ class SliceColumn:
 
 @dataclass(frozen=True)
 class Slicing:
-    """Codes of the values of a column: v for value v, V for a missing value, and V + 1 for any other value.
+    """Codes of the values of a column: v for `values[v]`, V for a missing value, and V + 1 for any other value.
 
     Args:
         column: Column whose values get codes.
@@ -80,21 +83,22 @@ class Slicing:
     values: pa.Array
 
     @property
-    def codes(self) -> int:
+    def code_count(self) -> int:
         """Number of codes, V + 2."""
         return len(self.values) + 2
 
-    def codes_of(self, rows: pa.Table) -> CodeArray:
+    def row_codes(self, rows: pa.Table) -> CodeArray:
         """Return the code of each row of a row group."""
-        column = self.column.plain(rows)
+        column = self.column.read_values(rows)
         codes = pc.fill_null(pc.index_in(column, value_set=self.values), len(self.values) + 1)
         codes_N: CodeArray = pc.if_else(pc.is_null(column), len(self.values), codes).to_numpy().astype(np.int16)
         return codes_N
 
     def entries(self) -> list[dict[str, Any]]:
-        """Return a readable entry for each code: its `value`, and the flag `missing` or `other`.
+        """Return a dictionary for each code, in order: its `value`, and the flag `missing` or `other` if it has none.
 
-        Rows of a table are shown as their raw values, or as row numbers if the vocabulary does not have them.
+        An id of a sparse feature is replaced by its raw value, if the vocabulary has it. The missing value of such a
+        feature, id 0, has no flag but the value `ROW_ZERO`.
 
         Raises:
             DataError: The vocabulary is damaged.
@@ -112,8 +116,11 @@ class ValueCounts:
     """Counts of the values of a column.
 
     Up to `MAX_COUNTED` different values, the counts are exact and do not depend on the order of rows and merges. With
-    more values, only the most frequent ones so far are kept, so that memory stays bounded. A value whose rows come late
-    and far between may then be missed or counted too low.
+    more values, the rarest ones so far are dropped after each row group, so that memory stays bounded. Values that were
+    dropped and occur again are then counted too low.
+
+    Attributes:
+        table: Columns `value` and `count`.
     """
 
     def __init__(self, column: SliceColumn) -> None:
@@ -122,26 +129,28 @@ class ValueCounts:
 
     def add(self, rows: pa.Table) -> None:
         """Count the rows of a row group."""
-        values, counts = pc.value_counts(self.column.plain(rows).drop_null()).flatten()
+        values, counts = pc.value_counts(self.column.read_values(rows).drop_null()).flatten()
         self.merge(pa.table({"value": values, "count": counts}))
 
     def merge(self, table: pa.Table) -> None:
-        """Add the `table` of other rows."""
+        """Add the counts of other rows, in the form of the attribute `table`."""
         combined = pa.concat_tables([self.table, table]).group_by("value").aggregate([("count", "sum")])
         merged = combined.select(["value", "count_sum"]).rename_columns(["value", "count"])
-        self.table = self._sorted(merged, MAX_COUNTED) if len(merged) > MAX_COUNTED else merged
+        self.table = self._most_frequent(merged, MAX_COUNTED) if len(merged) > MAX_COUNTED else merged
 
     def slicing(self, limit: int) -> Slicing:
-        """Return codes for the `limit` most frequent values; of equally frequent values, the smaller comes first."""
-        return Slicing(self.column, self._sorted(self.table, limit).column("value").combine_chunks())
+        """Return codes for the `limit` most frequent values; among equally frequent ones, the least first."""
+        return Slicing(self.column, self._most_frequent(self.table, limit).column("value").combine_chunks())
 
     @staticmethod
-    def _sorted(table: pa.Table, limit: int) -> pa.Table:
+    def _most_frequent(table: pa.Table, limit: int) -> pa.Table:
         return table.sort_by([("count", "descending"), ("value", "ascending")]).slice(0, limit)
 
 
 def check_vocabulary(file: Location) -> None:
-    """Check before a run that a vocabulary, if it exists, can be read at the end of the run.
+    """Check that a vocabulary, if it exists, has the columns `raw` and `row`. Its values are not read.
+
+    A run calls this before it begins, since it reads the values only at its end.
 
     Raises:
         DataError: The vocabulary is damaged.
@@ -157,7 +166,11 @@ def check_vocabulary(file: Location) -> None:
 
 
 def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
-    """Return the raw values of table rows, by row. Rows that the vocabulary lacks are left out.
+    """Return the raw values of ids, by id. Ids that the vocabulary does not have are left out.
+
+    Args:
+        file: Vocabulary file, with the columns `raw` and `row`.
+        rows: Ids, that is, rows of the embedding table.
 
     Raises:
         DataError: The vocabulary is damaged.
@@ -176,8 +189,8 @@ def _bad_vocabulary(file: Location, value: str) -> DataError:
     return DataError(
         str(file),
         value,
-        "a vocabulary has the columns raw and row, from which the names of a slice come",
-        "copy it again, or remove it; rows are then named by their numbers",
+        "a vocabulary has the columns raw and row, which give the slices their names",
+        "copy it again, or remove it, so that slices are named by ids",
     )
 
 

@@ -1,4 +1,7 @@
-"""Full check of a dataset directory, down to every byte of its files."""
+"""Full check of a dataset directory: the digest of every file, every row of the Parquet parts, every vocabulary.
+
+A run checks only what it reads. `dataset_problems` reads all files, before a dataset is copied or published.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,10 @@ from ple_rec.storage import Location
 def dataset_problems(path: Location) -> Iterator[PleRecError]:
     """Yield an error for each problem of a dataset directory that training or serving would refuse or misread.
 
-    First, files are compared with their digests in `_SUCCESS`, if it has any. Then every row of every part is checked
-    as in training, and every vocabulary as in serving. A file whose digest differs is not checked further.
+    First, files are compared with their digests in `_SUCCESS`, if it has any. Then every vocabulary is checked as in
+    serving, and every row of every part (a Parquet file of a split) as in training. A file that differs from its digest
+    is not checked further. A row group gives one error at most. If the row groups of a split cannot be listed, none of
+    them is checked. If `_SUCCESS` or `schema.toml` cannot be used, that is the only error.
 
     Raises:
         UserError: There is no such directory.
@@ -26,16 +31,16 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
     except DataError as error:
         yield error
         return
-    bad = set()
-    for change in dataset.digests.changes():
-        bad.add(change.place)
+    changed_files = set()
+    for change in dataset.digests.find_changes():
+        changed_files.add(change.place)
         yield change
     for table in dataset.schema.tables:
         file = dataset.path / VOCAB_DIR / f"{table.name}.parquet"
-        if file.is_file() and str(file) not in bad:
+        if file.is_file() and str(file) not in changed_files:
             yield from _problem_of_vocabulary(file)
     for split in SPLITS:
-        yield from _problems_of_split(dataset, split, bad)
+        yield from _problems_of_split(dataset, split, changed_files)
 
 
 def _problem_of_vocabulary(file: Location) -> Iterator[PleRecError]:
@@ -45,16 +50,16 @@ def _problem_of_vocabulary(file: Location) -> Iterator[PleRecError]:
         yield error
 
 
-def _problems_of_split(dataset: DatasetDirectory, split: Split, bad: set[str]) -> Iterator[PleRecError]:
-    selection = dataset.select(drop=(), tasks=())
+def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: set[str]) -> Iterator[PleRecError]:
+    selection = dataset.select(drop=(), tasks=())  # No names of tasks select all tasks.
     try:
         groups = dataset.row_groups(split, selection.all_column_names())
     except PleRecError as error:
-        if error.place not in bad:
+        if error.place not in changed_files:
             yield error
         return
     for group in groups:
-        if str(group.file) in bad:
+        if str(group.file) in changed_files:
             continue
         try:
             read_row_group(group, selection)

@@ -1,14 +1,16 @@
-"""Memory-mapped index of a vocabulary, built once, beside the vocabulary or in the cache.
+"""Memory-mapped hash index of a vocabulary, which finds the table row of a raw value. It is built once, on disk.
 
-DIR/vocab/<table>.parquet has the columns `raw` (int64 or text) and `row` (1, 2, ...). Its index is a folder of plain
-arrays in DIR/vocab. If nothing may be written there, as in a version of a model, the folder is in `vocab` of the cache
-(`~/.cache/ple_rec`). The index of a vocabulary in a store lies beside the vocabulary's copy in the cache.
+DIR/vocab/<table>.parquet, the vocabulary of a table, has the columns `raw` (integers or text) and `row` (1, 2, ...).
+Row 0 of the table, for missing and unknown values, is not in it. The index is a folder of plain arrays in DIR/vocab. If
+nothing may be written there, as in a version of a model, the folder is in `vocab` of the cache (`~/.cache/ple_rec`).
+The index of a vocabulary in a store lies beside the vocabulary's copy in the cache.
 
     <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8       and for texts  offsets.i8  text.u1
 
-The folder appears whole or not at all. Its name has the digest of the vocabulary, so an index is never stale.
+The folder is renamed to this name when it is complete. The name has the digest of the vocabulary, so an index is never
+stale.
 
-Shapes: M slots, R rows of the vocabulary and row 0.
+Shape suffixes: M slots, R rows of the vocabulary with row 0.
 """
 
 from __future__ import annotations
@@ -38,8 +40,9 @@ from ple_rec.storage.cache import cache_folder
 
 Kind = Literal["int", "text"]
 
-# The version of the index files is part of the digest in the folder's name.
+# Version of the format of the index. It is part of the digest in the folder's name.
 VERSION = b"1"
+# Number of rows of a vocabulary that are read at a time.
 _READ_ROWS = 1 << 20
 _FIX = f"copy the dataset again, or prepare it again with {Option.OVERWRITE}"
 _TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.uint8}
@@ -47,13 +50,13 @@ _TYPES = {"slots": np.int32, "keys": np.int64, "offsets": np.int64, "text": np.u
 
 @dataclass(frozen=True)
 class VocabularyIndex:
-    """Open index of a vocabulary. Its memory is that of the files, which processes share.
+    """Open index of a vocabulary. Its arrays are mapped from the files, so processes share their memory.
 
     Args:
         kind: Kind of the raw values.
-        slots_M: Slots of the hash table (`ple_rec.data.hash_index`).
-        keys_R: Keys of the hash table: the integers themselves, or the keys of the texts.
-        texts_R: Raw texts as binary values, or None for integers.
+        slots_M: Slots of the hash table (`hash_index.py`).
+        keys_R: Key of each row in the hash table: the integer itself, or the hash of the text.
+        texts_R: Raw text of each row as a binary value; None for integers.
     """
 
     kind: Kind
@@ -61,11 +64,11 @@ class VocabularyIndex:
     keys_R: Keys
     texts_R: pa.Array | None
 
-    def longest_text(self) -> int:
-        """Return the number of bytes of the longest raw text, 0 for integers."""
+    def max_text_bytes(self) -> int:
+        """Return the number of bytes of the longest raw text; 0 for integers."""
         if self.texts_R is None:
             return 0
-        offsets = buffers(self.texts_R)[0]
+        offsets = text_buffers(self.texts_R)[0]
         pieces = (offsets[begin : begin + _READ_ROWS + 1] for begin in range(0, len(offsets) - 1, _READ_ROWS))
         return max(int(np.diff(piece).max()) for piece in pieces)
 
@@ -73,23 +76,23 @@ class VocabularyIndex:
         """Return a copy in the memory of this process."""
         texts = self.texts_R
         if texts is not None:
-            parts = [None, *(pa.py_buffer(np.copy(np.frombuffer(part, np.uint8))) for part in texts.buffers()[1:])]
-            texts = pa.LargeBinaryArray.from_buffers(texts.type, len(texts), parts)
+            copies = [None, *(pa.py_buffer(np.copy(np.frombuffer(buffer, np.uint8))) for buffer in texts.buffers()[1:])]
+            texts = pa.LargeBinaryArray.from_buffers(texts.type, len(texts), copies)
         return VocabularyIndex(self.kind, np.copy(self.slots_M), np.copy(self.keys_R), texts)
 
 
-def is_text(kind: pa.DataType) -> bool:
+def is_text(arrow_type: pa.DataType) -> bool:
     """Return True if Arrow values of this type are texts."""
-    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+    return any(test(arrow_type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
-def binary(texts: pa.Array) -> pa.Array:
+def to_binary(texts: pa.Array) -> pa.Array:
     """Return texts as large binary values."""
     return texts.cast(pa.large_string()).cast(pa.large_binary())
 
 
-def buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
-    """Return the offsets, from 0 on, and the bytes of large binary values. The bytes of a null are arbitrary."""
+def text_buffers(texts: pa.Array) -> tuple[Keys, Bytes]:
+    """Return the offsets, beginning with 0, and the bytes of large binary values. The bytes of a null are arbitrary."""
     _, offsets_buffer, text_buffer = texts.buffers()
     if not len(texts):
         return np.zeros(1, np.int64), np.empty(0, np.uint8)
@@ -106,8 +109,8 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
         sealed: True if nothing may be written beside the file, as in a version of a model.
 
     Raises:
-        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a value twice.
-        UserError: There is no room for the index.
+        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., a null, or a value twice.
+        UserError: The index cannot be written.
     """
     with _explain_damage(file):
         kind, count = _read_schema(file)
@@ -119,18 +122,19 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
         if (index := _open_folder(folder / name, kind, count)) is not None:
             return index
     try:
+        # `sealed` leaves out the first folder.
         return _build(file, folders[sealed:], name, kind, count)
     except OSError as error:
         raise UserError(
             f"the index of {file}",
             f"cannot be written ({error})",
-            f"it lies beside the vocabulary, or in {_cache()} if nothing may be written there",
-            "make room there, or set PLE_REC_CACHE to a folder that has some",
+            f"it is written beside the vocabulary, or into {_cache()} if that is not allowed",
+            "free some space there, or set PLE_REC_CACHE to another folder",
         ) from error
 
 
 def raw_ids(dataset: Location, table: Table) -> pa.Array:
-    """Return the raw value of each used row of a table, from row 1 on. Without a vocabulary it is the row's number.
+    """Return the raw value of each used row of a table, from row 1 on. Without a vocabulary, it is the row itself.
 
     Args:
         dataset: Dataset directory.
@@ -147,10 +151,10 @@ def raw_ids(dataset: Location, table: Table) -> pa.Array:
 
 
 def check_vocabulary(file: Location) -> None:
-    """Read a vocabulary and check it as `open_index` does, except for values that occur twice.
+    """Read a vocabulary and check it as `open_index` does, except that a value may occur twice.
 
     Raises:
-        DataError: The vocabulary is damaged, has other columns, or rows that are not 1, 2, ...
+        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a null.
     """
     with _explain_damage(file):
         _read_schema(file)
@@ -176,13 +180,13 @@ def _read_schema(file: Location) -> tuple[Kind, int]:
             raise DataError(str(file), f"no column {column}", "a vocabulary has the columns raw and row", _FIX)
     raw, row = schema.field("raw").type, schema.field("row").type
     if not pa.types.is_integer(row):
-        raise DataError(str(file), f"column 'row' is {row}", "it holds the numbers 1, 2, ...", _FIX)
+        raise DataError(str(file), f"column 'row' is {row}", "it must contain the numbers 1, 2, ...", _FIX)
     if footer.num_rows >= 1 << 31:
-        raise DataError(str(file), f"{footer.num_rows} values", "rows of a table are int32", "keep fewer values")
+        raise DataError(str(file), f"{footer.num_rows} values", "table rows are int32", "prepare with fewer values")
     if is_text(raw):
         return "text", footer.num_rows
     if not pa.types.is_integer(raw) or pa.types.is_uint64(raw):
-        raise DataError(str(file), f"column 'raw' is {raw}", "raw values are int64 or text", _FIX)
+        raise DataError(str(file), f"column 'raw' is {raw}", "raw values must be int64 or text", _FIX)
     return "int", footer.num_rows
 
 
@@ -191,8 +195,8 @@ def _cache() -> Path:
 
 
 def _open_folder(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None:
-    """Return the index in a folder, None if it is missing or incomplete."""
-    sizes: dict[str, int | None] = {"slots": hash_index.slots_for(count), "keys": count + 1}
+    """Return the index in a folder; None if it is missing or incomplete."""
+    sizes: dict[str, int | None] = {"slots": hash_index.slot_count(count), "keys": count + 1}
     if kind == "text":
         sizes |= {"offsets": count + 2, "text": None}
     arrays = {}
@@ -205,8 +209,8 @@ def _open_folder(folder: Path, kind: Kind, count: int) -> VocabularyIndex | None
             return None
     texts = None
     if kind == "text":
-        parts = [None, pa.py_buffer(arrays["offsets"]), pa.py_buffer(arrays["text"])]
-        texts = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count + 1, parts)
+        buffers = [None, pa.py_buffer(arrays["offsets"]), pa.py_buffer(arrays["text"])]
+        texts = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count + 1, buffers)
     return VocabularyIndex(kind, arrays["slots"], arrays["keys"], texts)
 
 
@@ -225,7 +229,7 @@ def _build(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: in
             try:
                 building.rename(target)
             except OSError:
-                # Another process built the index meanwhile, or an incomplete one has this name.
+                # The name exists: another process has built the index meanwhile, or the folder is an incomplete one.
                 if _open_folder(target, kind, count) is None:
                     shutil.rmtree(target)
                     continue
@@ -236,17 +240,17 @@ def _build(file: Path, parents: Sequence[Path], name: str, kind: Kind, count: in
 
 
 def _new_folder(name: str, parents: Sequence[Path]) -> Path:
-    """Create a folder in the first parent in which that is possible.
+    """Create a folder in the first of several parents in which that is possible.
 
     Raises:
-        OSError: It is possible in none of them.
+        OSError: No parent can be written to.
     """
     for parent in parents:
         folder = parent / name
         try:
             folder.mkdir(parents=True)
         except OSError:
-            # The directory of a dataset may be read-only.
+            # The dataset directory, which is the first parent, may be read-only.
             if parent == parents[-1]:
                 raise
         else:
@@ -255,29 +259,29 @@ def _new_folder(name: str, parents: Sequence[Path]) -> Path:
 
 
 def _fill(folder: Path, file: Path, kind: Kind, count: int) -> None:
-    """Write the arrays of the index, one piece of the vocabulary at a time."""
-    slots_M: Rows = _new_array(folder, "slots", hash_index.slots_for(count))
+    """Write the arrays of the index, reading `_READ_ROWS` rows of the vocabulary at a time."""
+    slots_M: Rows = _new_array(folder, "slots", hash_index.slot_count(count))
     keys_R: Keys = _new_array(folder, "keys", count + 1)
     with _TextWriter(folder, count) if kind == "text" else nullcontext() as texts:
         for first, raw in _read_pieces(file):
-            keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, binary(raw))
+            keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, to_binary(raw))
             keys_R[first : first + len(raw)] = keys
             equal_values = None if texts is None else texts.equal_values_from(first)
             if (duplicate := hash_index.insert(slots_M, keys_R, first, len(raw), equal_values)) is not None:
                 place, value = f"{file}, column 'raw', row {duplicate - 1}", raw[duplicate - first].as_py()
-                raise DataError(place, f"{value!r} once more", "a value has one row", _FIX)
+                raise DataError(place, f"{value!r} is repeated", "a value has one row", _FIX)
 
 
 def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
-    """Return an array of zeros mapped from a new file. Its space is reserved now, so that later writes cannot fail."""
-    kind = np.dtype(_TYPES[name])
+    """Return an array of zeros mapped from a new file. Its disk space is allocated now, so later writes cannot fail."""
+    dtype = np.dtype(_TYPES[name])
     with _file(folder, name).open("wb+") as file:
-        os.posix_fallocate(file.fileno(), 0, size * kind.itemsize)
-        return np.asarray(np.memmap(file, kind, "r+", shape=(size,)))
+        os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
+        return np.asarray(np.memmap(file, dtype, "r+", shape=(size,)))
 
 
 def _read_pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
-    """Yield the first row and the raw values of each piece of a vocabulary."""
+    """Read a vocabulary piece by piece; check each piece, and yield its first row and its raw values."""
     first = 1
     with _explain_damage(file), open_parquet(file) as parquet:
         for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
@@ -292,14 +296,14 @@ def _check_piece(file: Location, first: int, raw: pa.Array, row: NDArray[np.int6
     if (bad := row != expected).any():
         i = int(bad.argmax())
         place = f"{file}, column 'row', row {first - 1 + i}"
-        raise DataError(place, f"got {row[i]}", f"rows ascend from 1, so it must be {expected[i]}", _FIX)
+        raise DataError(place, f"got {row[i]}", f"rows are 1, 2, ..., so it must be {expected[i]}", _FIX)
     if raw.null_count:
         place = f"{file}, column 'raw', row {first - 1 + pc.index(raw.is_null(), True).as_py()}"
-        raise DataError(place, "null", "a missing value is row 0 and is in no vocabulary", _FIX)
+        raise DataError(place, "null", "missing values have row 0, which is not in the vocabulary", _FIX)
 
 
 class _TextWriter:
-    """Writer of the texts of an index. The text of row 0 is empty."""
+    """Context manager that writes the texts of an index. The text of row 0 is empty."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self.folder = folder
@@ -310,21 +314,21 @@ class _TextWriter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # An empty file cannot be mapped.
+        # One byte more than the texts, since an empty file cannot be mapped.
         self.file.write(bytes(1))
         self.file.close()
 
     def add(self, first: int, texts: pa.Array) -> Keys:
         """Append the texts of the rows from `first` on, and return their keys."""
-        offsets, text = buffers(texts)
+        offsets, text = text_buffers(texts)
         self.offsets[first + 1 : first + 1 + len(texts)] = self.offsets[first] + offsets[1:]
         self.file.write(text.tobytes())
         return hash_index.text_keys(offsets, text)
 
     def equal_values_from(self, first: int) -> hash_index.EqualValues:
-        """Return the function that compares texts of equal keys, for the rows from `first` on.
+        """Return the function by which `hash_index.insert` compares the texts of rows with equal keys.
 
-        Equal keys are rare, so each text is read from the file.
+        Its positions count from row `first`. Equal keys are rare, so it reads each text from the file.
         """
 
         def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:

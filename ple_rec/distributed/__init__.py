@@ -1,1 +1,1 @@
-"""Process group, planner, sharding and optimizers for any `nn.Module`."""
+"""Training on several ranks: process group, planner and sharding of embedding tables, optimizers, watchdog."""

@@ -1,4 +1,8 @@
-"""Actions of rank 0 whose outcome all ranks learn, so that none waits for a peer that has failed."""
+"""Collectives for what rank 0 alone knows or does.
+
+`broadcast` gives a value of rank 0 to every rank. `run_on_rank_zero` runs an action there, and tells every rank whether
+the action failed, so that no rank waits for rank 0 in vain.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ T = TypeVar("T")
 
 
 class PeerError(Exception):
-    """Error on the ranks that wait while rank 0 fails; rank 0 raises and prints the cause."""
+    """Error that the other ranks raise if an action fails on rank 0. Rank 0 itself raises the error of the action."""
 
     def __init__(self, exit_code: int) -> None:
         super().__init__(f"rank 0 failed with exit code {exit_code}")
@@ -19,7 +23,7 @@ class PeerError(Exception):
 
 
 def broadcast(value: T, group: dist.ProcessGroup | None = None) -> T:
-    """Return the value of rank 0 on every rank (a collective)."""
+    """Return on every rank the `value` that rank 0 passes (a collective). The value is pickled."""
     values = [value]
     dist.broadcast_object_list(values, src=0, group=group)
     return values[0]
@@ -34,13 +38,14 @@ def run_on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None = 
 
     Raises:
         PeerError: The action failed on rank 0, and this is another rank.
+        Exception: The action raised it, and this is rank 0.
     """
     failure: Exception | None = None
     result: T | None = None
     if dist.get_rank() == 0:
         try:
             result = action()
-        # The error is raised once the other ranks know of it.
+        # Raised only after the broadcast below, since the other ranks would wait in it.
         except Exception as error:
             failure = error
     code = getattr(failure, "exit_code", 1) if failure is not None else 0

@@ -1,4 +1,9 @@
-"""Layouts that the planner may choose for a table, and the partitioner that puts shards on ranks."""
+"""Layouts that the planner may choose for each embedding table, and the partitioner that puts shards on ranks.
+
+A layout is a sharding (how a table is cut into shards) and a kernel (in which memory the weights of the table lie). The
+planner (`planner.py`) passes `table_constraints` and `HostPartitioner` to TorchRec's planner; `TableSharder` is used
+both there and to shard the model.
+"""
 
 from __future__ import annotations
 
@@ -17,111 +22,134 @@ from ple_rec.config.plan_table import Kernel, Sharding
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.errors import UserError
 
+# Kernels whose tables lie in host memory, where the GPU reads them (CUDA's unified virtual memory).
 UVM: tuple[Kernel, ...] = ("fused_uvm", "fused_uvm_caching")
+# On more ranks than this, the first search space of GPUs excludes row-wise sharding, see `search_spaces`.
 MANY_RANKS = 64
 # FBGEMM needs a multiple of this number of columns in a shard.
-_NARROWEST = 4
+_COLUMN_MULTIPLE = 4
 
 
 class TableSharder(EmbeddingBagCollectionSharder):
-    """TorchRec's sharder with the layouts under which the optimizer does not depend on the plan.
+    """TorchRec's sharder, restricted to sharding types for which training computes the same under every plan.
 
-    These layouts are table-wise, row-wise and table-row-wise. Row-wise works on CPUs though the stock sharder does not
-    offer it there. Data-parallel would move small tables into the dense optimizer, so that mathematics and checkpoint
-    keys would depend on the plan. Column-wise needs a request: with row-wise Adagrad each column shard has a state of
-    its own, which is another optimizer.
+    These types are table-wise, row-wise and, on GPUs, table-row-wise. TorchRec's own sharder does not offer row-wise on
+    CPUs. Two types are not offered by default:
+
+    - Data-parallel would move small tables into the dense optimizer, so the update rule and the checkpoint keys would
+      depend on the plan.
+    - Column-wise changes row-wise Adagrad, since each column shard has its own state. The user has to ask for it.
 
     Args:
-        more_types: Sharding types to allow beside the usual ones.
-        codecs: Codecs of the exchanges (`qcomms.codecs_of`); the planner's cost model reads their widths.
-        prefetched: True if rows are fetched into caches while the previous step computes.
+        extra_types: Sharding types to allow in addition.
+        codecs: Codecs of the exchanges (`qcomms.qcomm_codecs`); the planner's cost model reads their widths.
+        prefetched: True if the rows of the next step are fetched into the GPU's caches during the current step.
     """
 
-    def __init__(self, more_types: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False) -> None:
+    def __init__(
+        self, extra_types: set[str], codecs: dict[str, Any] | None = None, *, prefetched: bool = False
+    ) -> None:
         super().__init__({"prefetch_pipeline": True} if prefetched else None, qcomm_codecs_registry=codecs)
-        self._more_types = more_types
+        self._extra_types = extra_types
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """Return the sharding types that the planner may choose from."""
         types = [ShardingType.TABLE_WISE.value, ShardingType.ROW_WISE.value]
         if compute_device_type == "cuda":
             types.append(ShardingType.TABLE_ROW_WISE.value)
-        return types + sorted(self._more_types - set(types))
+        return types + sorted(self._extra_types - set(types))
 
 
 class SearchSpace(NamedTuple):
-    """Layouts that the planner may try beside the usual ones. A larger space costs it more time.
+    """Layouts that the planner may try in addition to those that are always allowed. A larger space takes longer.
 
     Args:
-        wide: True if a table that could lie on one host may be split over more than `MANY_RANKS` ranks.
-        uvm: True if the planner may put tables into the host's memory.
+        allows_row_wise: True if row-wise sharding (over all ranks) is allowed even for a table that can be
+            table-row-wise (over the ranks of one host).
+        uvm: True if the kernels with the table in host memory (`UVM`) are allowed, too.
     """
 
-    wide: bool
+    allows_row_wise: bool
     uvm: bool
 
 
 def search_spaces(cluster: Cluster) -> tuple[SearchSpace, ...]:
     """Return the search spaces to try in turn until a plan fits.
 
-    On more than 64 ranks a row-wise table has so many shards that the planner takes minutes. The same table on the
-    ranks of one host exchanges as much with fewer shards, so it is split over all ranks only if no host has room.
+    On more than `MANY_RANKS` GPUs, row-wise sharding makes so many shards that the planner takes minutes.
+    Table-row-wise sharding exchanges as many bytes with fewer shards. So the first space excludes row-wise for tables
+    that can be table-row-wise; it is tried only if no plan in the first space fits. Kernels with tables in host memory
+    come last, and only on GPUs.
     """
-    narrow = (SearchSpace(wide=False, uvm=False),) if cluster.cuda and cluster.world_size > MANY_RANKS else ()
-    wide = (SearchSpace(wide=True, uvm=False), *((SearchSpace(wide=True, uvm=True),) if cluster.cuda else ()))
-    return (*narrow, *wide)
+    without_row_wise = (
+        (SearchSpace(allows_row_wise=False, uvm=False),) if cluster.cuda and cluster.world_size > MANY_RANKS else ()
+    )
+    with_row_wise = (
+        SearchSpace(allows_row_wise=True, uvm=False),
+        *((SearchSpace(allows_row_wise=True, uvm=True),) if cluster.cuda else ()),
+    )
+    return (*without_row_wise, *with_row_wise)
 
 
-def shardings_of(
-    config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster, *, wide: bool = True
+def allowed_shardings(
+    config: EmbeddingsConfig, table: str, rows: int, cluster: Cluster, *, allows_row_wise: bool = True
 ) -> tuple[Sharding, ...]:
-    """Return the sharding that the user forces, or the usual ones that leave no rank without a row.
+    """Return the shardings that the planner may choose for a table.
 
-    A rank without a row would take part in the table's exchanges for nothing. FBGEMM's CPU kernels may read past their
-    tables on such a rank, and then end the backward pass with "more than 2B rows".
+    These are the first of the following that there are:
+
+    1. The sharding that the configuration of the table forces; it is an error if it leaves an empty shard.
+    2. That of all tables (`embeddings.sharding`), or else the default ones, without those that leave an empty shard.
+       Row-wise is no default for a table with `hosts`, nor, if `allows_row_wise` is false, for one that can be
+       table-row-wise.
+    3. Table-wise.
+
+    A rank with an empty shard would take part in the table's exchanges for nothing. On such a rank, FBGEMM's CPU
+    kernels may read beyond their tables, and the backward pass then fails with "more than 2B rows".
 
     Raises:
-        UserError: The forced sharding leaves a rank without a row, or contradicts the table's `hosts`.
+        UserError: The sharding that the table forces leaves an empty shard; or the configuration sets row-wise for a
+            table with `hosts`.
     """
-    own = config.tables.get(table, TableConfig())
+    table_config = config.tables.get(table, TableConfig())
     place = f"embeddings.tables.{table}.sharding"
-    if own.sharding is not None:
-        _check_forced(place, own, table, rows, cluster)
-        return (own.sharding,)
-    usual: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
-    candidates = (config.sharding,) if config.sharding else usual
-    if config.sharding == "row_wise" and own.hosts is not None:
-        raise _hosts_of_row_wise(table, own.hosts, f"embeddings.tables.{table}.hosts")
-    fitting = tuple(s for s in candidates if not _leaves_a_rank_out(s, rows, cluster))
-    if own.hosts is not None or (not wide and "table_row_wise" in fitting):
+    if table_config.sharding is not None:
+        _check_forced_sharding(place, table_config, table, rows, cluster)
+        return (table_config.sharding,)
+    default: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
+    candidates = (config.sharding,) if config.sharding else default
+    if config.sharding == "row_wise" and table_config.hosts is not None:
+        raise _row_wise_hosts_error(table, table_config.hosts, f"embeddings.tables.{table}.hosts")
+    fitting = tuple(s for s in candidates if not _leaves_empty_shard(s, rows, cluster))
+    if table_config.hosts is not None or (not allows_row_wise and "table_row_wise" in fitting):
         fitting = tuple(s for s in fitting if s != "row_wise")
     return fitting or ("table_wise",)
 
 
-def kernels_of(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: bool) -> tuple[Kernel, ...]:
-    """Return the kernel that the user forces, or the fused one and, if `uvm` is true, those of the host's memory.
+def allowed_kernels(config: EmbeddingsConfig, table: str, cluster: Cluster, *, uvm: bool) -> tuple[Kernel, ...]:
+    """Return the kernel that the configuration forces, or else "fused" and, if `uvm` is true, the kernels of `UVM`.
 
     Raises:
         UserError: A UVM kernel is forced on CPU hosts.
     """
-    own = config.tables.get(table, TableConfig())
-    forced = own.kernel or config.kernel
+    table_config = config.tables.get(table, TableConfig())
+    forced = table_config.kernel or config.kernel
     if forced in UVM and not cluster.cuda:
         raise UserError(
-            f"embeddings.tables.{table}.kernel" if own.kernel else "embeddings.kernel",
+            f"embeddings.tables.{table}.kernel" if table_config.kernel else "embeddings.kernel",
             f'got "{forced}" on CPU hosts',
-            "UVM kernels let a GPU read its host's memory; without a GPU a table lies there anyway",
-            'remove it, or set "fused"',
+            "UVM kernels let a GPU read host memory; on CPU hosts, all tables lie in host memory",
+            'remove the key, or set it to "fused"',
         )
     return (forced,) if forced else ("fused", *(UVM if uvm else ()))
 
 
-def constraints_of(
+def table_constraints(
     config: EmbeddingsConfig,
     table: str,
     rows: int,
     dim: int,
-    ids: tuple[float, ...],
+    ids_per_sample: tuple[float, ...],
     cluster: Cluster,
     space: SearchSpace,
 ) -> ParameterConstraints:
@@ -132,50 +160,50 @@ def constraints_of(
         table: Name of the table.
         rows: Number of rows of the table.
         dim: Number of columns of the table.
-        ids: Mean number of ids that a sample has, for each feature that reads the table.
-        cluster: Cluster that is planned for.
+        ids_per_sample: Mean number of ids in a sample, for each feature that reads the table.
+        cluster: Cluster for which the plan is made.
         space: Layouts that the planner may try.
 
     Raises:
-        UserError: The configuration forces a layout that cannot be.
+        UserError: The configuration forces a layout that the cluster cannot have.
     """
-    own = config.tables.get(table)
-    hosts = own.hosts if own is not None else None
+    table_config = config.tables.get(table)
+    hosts = table_config.hosts if table_config is not None else None
     return ParameterConstraints(
-        sharding_types=list(shardings_of(config, table, rows, cluster, wide=space.wide)),
-        compute_kernels=list(kernels_of(config, table, cluster, uvm=space.uvm)),
+        sharding_types=list(allowed_shardings(config, table, rows, cluster, allows_row_wise=space.allows_row_wise)),
+        compute_kernels=list(allowed_kernels(config, table, cluster, uvm=space.uvm)),
         min_partition=_column_width(dim, cluster.ranks_per_host * len(hosts) if hosts else cluster.world_size),
-        pooling_factors=list(ids),
+        pooling_factors=list(ids_per_sample),
         cache_params=CacheParams(load_factor=config.cache_load_factor) if cluster.cuda else None,
     )
 
 
 def _column_width(dim: int, ranks: int) -> int:
-    """Return the columns of a column-wise shard: the narrowest that needs no more shards than there are ranks."""
-    return min((dim // shards for shards in range(1, ranks + 1) if dim % (_NARROWEST * shards) == 0), default=dim)
+    """Return the number of columns of a column-wise shard: the least one for which there is a rank for each shard."""
+    return min((dim // shards for shards in range(1, ranks + 1) if dim % (_COLUMN_MULTIPLE * shards) == 0), default=dim)
 
 
-def _leaves_a_rank_out(sharding: Sharding, rows: int, cluster: Cluster) -> bool:
-    over = {"row_wise": cluster.world_size, "table_row_wise": cluster.ranks_per_host}.get(sharding, 1)
-    return -(-rows // over) * (over - 1) >= rows
+def _leaves_empty_shard(sharding: Sharding, rows: int, cluster: Cluster) -> bool:
+    shard_count = {"row_wise": cluster.world_size, "table_row_wise": cluster.ranks_per_host}.get(sharding, 1)
+    return -(-rows // shard_count) * (shard_count - 1) >= rows
 
 
-def _check_forced(place: str, own: TableConfig, table: str, rows: int, cluster: Cluster) -> None:
-    assert own.sharding is not None
-    if own.sharding == "row_wise" and own.hosts is not None:
-        raise _hosts_of_row_wise(table, own.hosts, place)
-    if _leaves_a_rank_out(own.sharding, rows, cluster):
-        over = cluster.world_size if own.sharding == "row_wise" else cluster.ranks_per_host
+def _check_forced_sharding(place: str, table_config: TableConfig, table: str, rows: int, cluster: Cluster) -> None:
+    assert table_config.sharding is not None
+    if table_config.sharding == "row_wise" and table_config.hosts is not None:
+        raise _row_wise_hosts_error(table, table_config.hosts, place)
+    if _leaves_empty_shard(table_config.sharding, rows, cluster):
+        shard_count = cluster.world_size if table_config.sharding == "row_wise" else cluster.ranks_per_host
         raise UserError(
             place,
-            f"got {own.sharding} for {rows} row(s) on {over} ranks",
-            f"shards of {-(-rows // over)} row(s) leave the last rank without one, which FBGEMM's CPU kernels do not "
-            "survive and GPUs pay for in every exchange",
-            "leave the choice to the planner, or set table_wise",
+            f"got {table_config.sharding} for {rows} row(s) on {shard_count} ranks",
+            f"shards of {-(-rows // shard_count)} row(s) leave the last rank without rows; FBGEMM's CPU kernels may "
+            "crash on such a rank, and GPUs exchange data with it for nothing",
+            "remove the key, so that the planner chooses, or set table_wise",
         )
 
 
-def _hosts_of_row_wise(table: str, hosts: tuple[int, ...], place: str) -> UserError:
+def _row_wise_hosts_error(table: str, hosts: tuple[int, ...], place: str) -> UserError:
     return UserError(
         place,
         f"got row_wise with hosts = {list(hosts)}",
@@ -184,50 +212,57 @@ def _hosts_of_row_wise(table: str, hosts: tuple[int, ...], place: str) -> UserEr
     )
 
 
-def check_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:
-    """Refuse `hosts` that the cluster does not have.
+def check_table_hosts(config: EmbeddingsConfig, cluster: Cluster) -> None:
+    """Raise an error if the configuration puts a table on a host that the cluster does not have.
 
     Raises:
-        UserError: The `hosts` of a table name a host beyond the last one.
+        UserError: The key `hosts` of a table has a number that is too large.
     """
-    for name, own in config.tables.items():
-        if beyond := [host for host in own.hosts or () if host >= cluster.hosts]:
+    for name, table_config in config.tables.items():
+        if beyond := [host for host in table_config.hosts or () if host >= cluster.hosts]:
             raise UserError(
                 f"embeddings.tables.{name}.hosts",
                 f"names host {beyond[0]}",
                 f"the hosts of {cluster.describe()} are 0 to {cluster.hosts - 1}",
-                "name hosts of the cluster, or remove the key",
+                "list hosts of the cluster, or remove the key",
             )
 
 
-# A function that is called with the number of proposals that the planner has tried.
-Watch = Callable[[int], None]
+# Function that is called with the number of proposals that the planner has tried so far.
+ProposalCallback = Callable[[int], None]
 
 
 class HostPartitioner(GreedyPerfPartitioner):
-    """Partitioner that puts a shard on the least busy rank, or host, among those that its table allows.
+    """TorchRec's greedy partitioner, which puts a shard on the least busy rank or host, restricted to allowed hosts.
 
     Args:
-        hosts: Hosts that a table may be on, by table name; a table without an entry may be on any host.
-        ranks_per_host: Ranks of a host, L.
-        watch: Function that is called with the number of proposals so far, at each of them.
+        hosts: Hosts on which a table may lie, by table name; a table without an entry may lie on any host.
+        ranks_per_host: Number of ranks of each host.
+        on_proposal: Function that is called at each proposal with the number of proposals so far.
     """
 
-    def __init__(self, hosts: Mapping[str, Sequence[int]], ranks_per_host: int, watch: Watch | None = None) -> None:
+    def __init__(
+        self, hosts: Mapping[str, Sequence[int]], ranks_per_host: int, on_proposal: ProposalCallback | None = None
+    ) -> None:
         super().__init__()
-        self._hosts, self._ranks_per_host, self._watch = hosts, ranks_per_host, watch
+        self._hosts, self._ranks_per_host, self._on_proposal = hosts, ranks_per_host, on_proposal
         self._tried = 0
 
     def partition(
         self, proposal: list[ShardingOption], storage_constraint: Topology, hbm_per_device: int | None = None
     ) -> list[ShardingOption]:
-        """Give every shard of the proposal a rank; raise TorchRec's PlannerError if one fits nowhere."""
+        """Give every shard of the proposal a rank.
+
+        Raises:
+            PlannerError: A shard fits on none of its ranks.
+        """
         self._tried += 1
-        if self._watch is not None:
-            self._watch(self._tried)
+        if self._on_proposal is not None:
+            self._on_proposal(self._tried)
         return super().partition(proposal, storage_constraint, hbm_per_device)
 
     def _allowed(self, option: ShardingOption, device: DeviceHardware) -> bool:
+        """Return True if a table that is listed in `hosts` may lie on the host of a device."""
         return device.rank // self._ranks_per_host in self._hosts[option.name]
 
     def _device_partition(
@@ -242,7 +277,7 @@ class HostPartitioner(GreedyPerfPartitioner):
         allowed = [ordered for ordered in minheap_devices if self._allowed(sharding_option, ordered.device)]
         heapq.heapify(allowed)
         super()._device_partition(sharding_option, allowed, bulk_heapify_threshold)
-        # Both heaps share their devices, of which some are busier now.
+        # The call has added load to devices that are also in `minheap_devices`, so its order has to be restored.
         heapq.heapify(minheap_devices)
 
     def _cohost_partition(

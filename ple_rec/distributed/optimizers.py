@@ -19,12 +19,17 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ple_rec.config.run import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
-from ple_rec.distributed.planner import collections
+from ple_rec.distributed.planner import embedding_collections
 from ple_rec.errors import UserError
 
 
 def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, device: torch.device) -> None:
-    """Attach to the tables, before they are sharded, the optimizer that their kernels run in the backward pass.
+    """Attach to the tables the optimizer that their kernels run in the backward pass. Call this before sharding.
+
+    Args:
+        module: Model with unsharded tables.
+        config: Configuration of the optimizer of the tables.
+        device: Device of the rank.
 
     Raises:
         UserError: The optimizer is Adam and the device a CPU, or the optimizer's kernel would silently ignore the
@@ -34,14 +39,14 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
         raise UserError(
             "table_optimizer.kind",
             'got "adam" on a CPU',
-            "FBGEMM's CPU kernels know sgd, adagrad and rowwise_adagrad",
+            "FBGEMM's CPU kernels support only sgd, adagrad and rowwise_adagrad",
             'set table_optimizer.kind = "rowwise_adagrad"',
         )
     if config.weight_decay and config.kind != "adam":
         raise UserError(
             "table_optimizer.weight_decay",
             f"got {config.weight_decay} with {config.kind}",
-            "among FBGEMM's kernels only adam applies it; the others would ignore it silently",
+            "of FBGEMM's kernels, only adam applies weight decay; the others would ignore it silently",
             "set table_optimizer.weight_decay = 0",
         )
     classes = {
@@ -53,7 +58,7 @@ def attach_table_optimizer(module: nn.Module, config: TableOptimizerConfig, devi
     arguments: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.kind != "sgd":
         arguments["eps"] = config.eps
-    for collection in collections(module).values():
+    for collection in embedding_collections(module).values():
         apply_optimizer_in_backward(classes[config.kind], collection.parameters(), arguments)
 
 
@@ -67,6 +72,11 @@ class Optimizers:
         schedule: Schedule of the factor by which both learning rates are multiplied.
         total_steps: Number of steps of the run; the decay of the factor ends at the last one.
         undecayed: Dense parameters that get no weight decay, whatever `dense.weight_decay` is.
+
+    Attributes:
+        dense_parameters: All parameters outside the tables.
+        clip_norm: Limit of the norm of the gradients of `dense_parameters`; None for no limit.
+        combined: Both optimizers as one, whose state a checkpoint holds.
     """
 
     def __init__(
@@ -81,7 +91,7 @@ class Optimizers:
         parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         self.dense_parameters = list(parameters.values())
         self.clip_norm = dense.clip_norm
-        self._base = (dense.learning_rate, tables.learning_rate)
+        self._base_rates = (dense.learning_rate, tables.learning_rate)
         self._schedule, self._total_steps = schedule, total_steps
         undecayed_ids = {id(parameter) for parameter in undecayed}
         self._dense = KeyedOptimizerWrapper(
@@ -111,22 +121,23 @@ class Optimizers:
     def prepare(self, step: int) -> float:
         """Set the learning rates of a step, clear the gradients and return the schedule's factor.
 
-        This has to be called before the backward pass, since the kernels of the tables read their learning rate there.
+        Call this method before the backward pass, in which the kernels of the tables read their learning rate.
 
         Args:
             step: Number of the step, from 0.
         """
         factor = schedule_factor(self._schedule, step, self._total_steps)
-        for optimizer, base in ((self._dense, self._base[0]), (self._tables, self._base[1])):
+        for optimizer, base in ((self._dense, self._base_rates[0]), (self._tables, self._base_rates[1])):
             for group in optimizer.param_groups:
                 group["lr"] = base * factor
         self.combined.zero_grad()
         return factor
 
     def step(self) -> torch.Tensor:
-        """Clip the dense gradients, update the dense parameters and return the norm of the gradients before clipping.
+        """Update the dense parameters, and return the norm of their gradients before clipping.
 
-        The norm is a tensor on the device, so the host does not wait for it.
+        The gradients are clipped first if `clip_norm` is not None. The norm is a tensor on the device, so the host does
+        not wait for it.
         """
         gradients = [p.grad for p in self.dense_parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -145,7 +156,8 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
         with decay "cosine"           final + (1 - final) (1 + cos(pi p)) / 2
 
     p = (step - warmup_steps) / (total_steps - 1 - warmup_steps) rises from 0 at the first step after the warm-up to 1
-    at the last step of the run. There the factor is `final`, unless the decay is "none".
+    at the last step of the run. There the factor is `final`, unless the decay is "none" or the warm-up leaves no second
+    step.
 
     Args:
         schedule: Schedule with `warmup_steps`, `decay` and `final`.
@@ -164,7 +176,7 @@ def schedule_factor(schedule: ScheduleConfig, step: int, total_steps: int) -> fl
 
 
 def _decay_groups(parameters: Iterable[torch.Tensor], undecayed_ids: set[int]) -> list[dict[str, Any]]:
-    """Return all parameters in one group, or in two groups if some of them get no weight decay."""
+    """Return the parameter groups of a PyTorch optimizer: one, or two if some parameters get no weight decay."""
     decayed = [p for p in parameters if id(p) not in undecayed_ids]
     undecayed = [p for p in parameters if id(p) in undecayed_ids]
     return [{"params": decayed}, *([{"params": undecayed, "weight_decay": 0.0}] if undecayed else [])]

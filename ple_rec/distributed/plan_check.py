@@ -1,4 +1,8 @@
-"""Comparison of a saved plan with the model and ranks of a run that is to use it."""
+"""Check whether a saved sharding plan fits the tables, the batch size and the ranks of a run.
+
+`ple_rec/distributed/sharding.py` calls `fitting_plan` before a model is sharded. `ple_rec/training/preflight.py` calls
+`check_tables` before any rank starts, to find those errors that can be found without the model.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,15 @@ from typing import NamedTuple
 from torch import nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from ple_rec.config.plan import PlanFile, column_wise_remarks, reserved_of
+from ple_rec.config.plan import PlanFile, column_wise_remarks, reserved_memory
 from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.distributed.capacity import gib
-from ple_rec.distributed.planner import PlanningInputs, collections, dtype_of
+from ple_rec.distributed.planner import PlanningInputs, dtype_of, embedding_collections
 from ple_rec.errors import UserError
 
-# A refusal names this many differences.
-_SHOWN = 5
+# An error names at most this many differences.
+_MAX_LISTED = 5
 
 
 class SavedPlan(NamedTuple):
@@ -25,7 +29,8 @@ class SavedPlan(NamedTuple):
     Args:
         plan: Plan as it was read.
         place: File of the plan, for messages.
-        strict: True to refuse a plan that does not fit. The plan of a resumed run is used if it fits, else replaced.
+        strict: True if a plan that does not fit is an error; False if a new one may replace it, as when a run is
+            resumed on other ranks. A plan with a column-wise table is never replaced.
     """
 
     plan: PlanFile
@@ -34,7 +39,7 @@ class SavedPlan(NamedTuple):
 
 
 def fitting_plan(saved_plan: SavedPlan, module: nn.Module, inputs: PlanningInputs) -> PlanFile | None:
-    """Return the plan if it fits this run, or None if it does not and may be replaced.
+    """Return the plan if it fits this run, or None if it does not fit and a new plan may replace it.
 
     Args:
         saved_plan: Plan that was read from a file.
@@ -42,24 +47,25 @@ def fitting_plan(saved_plan: SavedPlan, module: nn.Module, inputs: PlanningInput
         inputs: Cluster, batch and constraints of this run.
 
     Raises:
-        UserError: The plan was made for another configuration or cluster; the message names the differences.
+        UserError: The plan does not fit and may not be replaced, since it is strict or has a column-wise table. The
+            message lists the differences.
     """
     differences = list(_differences(saved_plan.plan, module, inputs))
     if not differences:
         return saved_plan.plan
-    # A plan by columns means another optimizer, whose checkpoints load into no other plan. Other plans may be replaced.
+    # Column-wise sharding changes the optimizer, so the checkpoints of such a plan do not load into other plans.
     if not saved_plan.strict and not column_wise_remarks(saved_plan.plan):
         return None
     raise _refusal(saved_plan, differences)
 
 
 def _refusal(saved_plan: SavedPlan, differences: Sequence[str]) -> UserError:
-    more = f"; and {len(differences) - _SHOWN} more" if len(differences) > _SHOWN else ""
+    more = f"; and {len(differences) - _MAX_LISTED} more" if len(differences) > _MAX_LISTED else ""
     return UserError(
         saved_plan.place,
-        "; ".join(differences[:_SHOWN]) + more,
-        "a plan fits only its own tables, constraints, batch size and cluster",
-        "plan again with this configuration and cluster, or change them back",
+        "; ".join(differences[:_MAX_LISTED]) + more,
+        "a plan can be used only with the tables, constraints, batch size and cluster that it was made for",
+        "make a new plan with this configuration and cluster, or change them back",
     )
 
 
@@ -72,7 +78,7 @@ def _differences(plan: PlanFile, module: nn.Module, inputs: PlanningInputs) -> I
     )
     if not same_ranks:
         yield f"planned for {before.describe()}, {before.world_size} rank(s); this run has {cluster.describe()}"
-    tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
+    tables = [c for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
     yield from table_differences(plan, tables, inputs.embeddings, inputs.optimizer, inputs.batch_size_per_rank)
     if same_ranks:
         yield from _too_large(plan, inputs)
@@ -86,10 +92,10 @@ def check_tables(
     batch_size_per_rank: int,
     world_size: int,
 ) -> None:
-    """Refuse a plan of other tables, another batch or another number of ranks, before any rank is started.
+    """Raise an error if a plan has other tables, another batch size or another number of ranks than a run.
 
     Raises:
-        UserError: The plan does not fit; the message names the differences.
+        UserError: The plan does not fit; the message lists the differences.
     """
     differences = []
     if world_size != saved_plan.plan.cluster.world_size:
@@ -126,41 +132,44 @@ def table_differences(
         if was != size:
             yield f"table {name} was {was}, is {size}"
         if len(config.feature_names) != len(table.ids_per_sample):
-            yield f"table {name} was read by {len(table.ids_per_sample)} feature(s), is by {len(config.feature_names)}"
+            yield f"table {name} was read by {len(table.ids_per_sample)} feature(s), now by {len(config.feature_names)}"
         yield from _broken_constraints(table, embeddings, plan)
 
 
 def _broken_constraints(table: TablePlan, embeddings: EmbeddingsConfig, plan: PlanFile) -> Iterator[str]:
-    """Yield the settings of the configuration that the plan of a table does not follow."""
-    name, own = table.table, embeddings.tables.get(table.table, TableConfig())
+    """Yield the settings of the configuration that a table's entry in the plan contradicts."""
+    name, table_config = table.table, embeddings.tables.get(table.table, TableConfig())
     for key, planned in (("sharding", table.sharding), ("kernel", table.kernel)):
-        forced = getattr(own, key)
+        forced = getattr(table_config, key)
         if forced is not None and forced != planned:
             yield f"embeddings.tables.{name}.{key} is {forced}, the plan has {planned}"
     kernel, factor = embeddings.kernel, table.cache_load_factor
-    if own.kernel is None and kernel is not None and kernel != table.kernel:
+    if table_config.kernel is None and kernel is not None and kernel != table.kernel:
         yield f"embeddings.kernel is {kernel}, the plan has {table.kernel} for table {name}"
     if factor is not None and factor != embeddings.cache_load_factor:
         yield f"embeddings.cache_load_factor is {embeddings.cache_load_factor}, the plan has {factor} for table {name}"
-    if own.ids_per_sample is not None and set(table.ids_per_sample) != {own.ids_per_sample}:
-        yield f"embeddings.tables.{name}.ids_per_sample is {own.ids_per_sample}, the plan has {table.ids_per_sample}"
-    if table.sharding == "column_wise" and "column_wise" not in (own.sharding, embeddings.sharding):
+    if table_config.ids_per_sample is not None and set(table.ids_per_sample) != {table_config.ids_per_sample}:
         yield (
-            f"the plan cuts table {name} by columns, which is another optimizer; the configuration does not ask for it "
-            f"(embeddings.tables.{name}.sharding)"
+            f"embeddings.tables.{name}.ids_per_sample is {table_config.ids_per_sample}, the plan has "
+            f"{table.ids_per_sample}"
         )
-    hosts = plan.cluster.hosts_of(plan.ranks_of(table))
-    if own.hosts is not None and not set(hosts) <= set(own.hosts):
-        yield f"embeddings.tables.{name}.hosts is {list(own.hosts)}, the plan has hosts {list(hosts)}"
+    if table.sharding == "column_wise" and "column_wise" not in (table_config.sharding, embeddings.sharding):
+        yield (
+            f"the plan shards table {name} column-wise, which changes its optimizer, but the configuration does not "
+            f"ask for it (embeddings.tables.{name}.sharding)"
+        )
+    hosts = plan.cluster.hosts_of_ranks(plan.ranks_of(table))
+    if table_config.hosts is not None and not set(hosts) <= set(table_config.hosts):
+        yield f"embeddings.tables.{name}.hosts is {list(table_config.hosts)}, the plan has hosts {list(hosts)}"
 
 
 def _too_large(plan: PlanFile, inputs: PlanningInputs) -> Iterator[str]:
-    """Yield the kinds of memory of which the plan takes more than a rank of this cluster may use."""
-    reserved = reserved_of(inputs.cluster, plan.reserved.dense_bytes)
+    """Yield a message for each kind of memory of which the plan needs more than a rank of this cluster may use."""
+    reserved = reserved_memory(inputs.cluster, plan.reserved.dense_bytes)
     on_cluster = plan.model_copy(update={"cluster": inputs.cluster, "reserved": reserved})
     for memory, allowed, needed in (
         ("HBM", on_cluster.allowed_hbm, max(rank.hbm for rank in plan.memory)),
         ("host memory", on_cluster.allowed_host, max(rank.host for rank in plan.memory)),
     ):
         if needed > allowed:
-            yield f"a rank of the plan takes {gib(needed)} of {memory}; here {gib(allowed)} are allowed"
+            yield f"a rank of the plan takes {gib(needed)} of {memory}; on this cluster, {gib(allowed)} are allowed"

@@ -35,20 +35,20 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.plan import PLAN_VERSION, PlanFile, reserved_of
+from ple_rec.config.plan import PLAN_VERSION, PlanFile, reserved_memory
 from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, placement_keys, shard_memory
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.distributed.capacity import DoesNotFitError, LeastMemory, MemoryShortfall
 from ple_rec.distributed.layouts import (
     HostPartitioner,
+    ProposalCallback,
     SearchSpace,
     TableSharder,
-    Watch,
-    check_hosts,
-    constraints_of,
+    check_table_hosts,
     search_spaces,
+    table_constraints,
 )
-from ple_rec.distributed.qcomms import codecs_of
+from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.distributed.topology import torchrec_topology
 
 # For each parameter outside the tables, a rank stores five fp32 values of four bytes: the weight, the gradient, the
@@ -63,7 +63,7 @@ _COMBINATIONS = 20_000
 
 @dataclass(frozen=True)
 class PlanningInputs:
-    """Inputs of the planner besides the model.
+    """All inputs of the planner but the model.
 
     Args:
         embeddings: Section `embeddings` of the configuration, which may constrain the layouts of the tables.
@@ -79,13 +79,13 @@ class PlanningInputs:
     batch_size_per_rank: int
     ids_per_sample: Mapping[str, float]
 
-    def ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
+    def mean_ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
         """Return the mean number of ids in a sample for each feature that reads the table.
 
         A number in the configuration of the table takes precedence over `ids_per_sample`.
         """
-        own = self.embeddings.tables.get(table.name)
-        configured = own.ids_per_sample if own is not None else None
+        table_config = self.embeddings.tables.get(table.name)
+        configured = table_config.ids_per_sample if table_config is not None else None
         return tuple(configured or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
@@ -102,49 +102,50 @@ class ModelSizes:
     dense_parameters: int
 
 
-def collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
+def embedding_collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
     """Return the unsharded embedding collections in `module`, by dotted name."""
     return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
 
 
 def dense_bytes(module: nn.Module) -> int:
     """Return the bytes that the parameters outside the tables take on each rank, with gradients and optimizer."""
-    tables = {id(p) for collection in collections(module).values() for p in collection.parameters()}
+    tables = {id(p) for collection in embedding_collections(module).values() for p in collection.parameters()}
     return _BYTES_PER_DENSE * sum(p.numel() for p in module.parameters() if id(p) not in tables)
 
 
-def make_plan(module: nn.Module, inputs: PlanningInputs, watch: Watch | None = None) -> PlanFile:
+def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCallback | None = None) -> PlanFile:
     """Make a plan, which gives every table of `module` a sharding, a kernel and ranks.
 
     Args:
         module: Model whose embedding collection is on the meta device.
         inputs: Cluster, batch and constraints to plan for.
-        watch: Function that is called during the search with the number of proposals tried so far; None to call none.
+        on_proposal: Function that is called during the search with the number of proposals tried so far, or None.
 
     Returns:
-        The best plan among the proposals that were tried: its busiest rank has the smallest estimated time.
+        The best plan of the first search space in which a tried one fits: its busiest rank has the smallest estimated
+        time. For a model without tables, an empty plan.
 
     Raises:
-        DoesNotFitError: Every plan that was tried exceeds the memory of some rank.
+        DoesNotFitError: No plan can fit, or every plan that was tried exceeds the memory of some rank.
         UserError: The configuration forces a layout that the cluster cannot have.
     """
-    check_hosts(inputs.embeddings, inputs.cluster)
-    tables = [c for m in collections(module).values() for c in m.embedding_bag_configs()]
-    empty = _without_tables(inputs, dense_bytes(module))
+    check_table_hosts(inputs.embeddings, inputs.cluster)
+    tables = [c for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
+    empty_plan = _plan_without_tables(inputs, dense_bytes(module))
     if not tables:
-        return empty
+        return empty_plan
     shortfall = None
     for space in search_spaces(inputs.cluster):
         constraints = _constraints(tables, inputs, space)
-        memory = _least_memory(empty, tables, constraints)
+        memory = _least_memory(empty_plan, tables, constraints)
         shortfall = memory.certain_shortfall()
         if shortfall is not None:
             continue
-        if (options := _search(module, empty, inputs, constraints, watch)) is not None:
-            return _plan_from(empty, tables, {option.name: option for option in options}, inputs)
+        if (options := _search(module, empty_plan, inputs, constraints, on_proposal)) is not None:
+            return _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
         shortfall = memory.unplaced_shortfall()
-    assert shortfall is not None
-    raise DoesNotFitError.of(shortfall)
+    assert shortfall is not None  # There is at least one search space.
+    raise DoesNotFitError.from_shortfall(shortfall)
 
 
 def check_sizes(sizes: ModelSizes, inputs: PlanningInputs) -> None:
@@ -161,31 +162,31 @@ def check_sizes(sizes: ModelSizes, inputs: PlanningInputs) -> None:
         DoesNotFitError: The tables or the layers outside them exceed the memory of the ranks.
         UserError: The configuration forces a layout that the cluster cannot have.
     """
-    check_hosts(inputs.embeddings, inputs.cluster)
-    empty = _without_tables(inputs, _BYTES_PER_DENSE * sizes.dense_parameters)
+    check_table_hosts(inputs.embeddings, inputs.cluster)
+    empty_plan = _plan_without_tables(inputs, _BYTES_PER_DENSE * sizes.dense_parameters)
     if not sizes.tables:
         cuda = inputs.cluster.cuda
-        if (empty.allowed_hbm if cuda else empty.allowed_host) > 0:
+        if (empty_plan.allowed_hbm if cuda else empty_plan.allowed_host) > 0:
             return
-        raise DoesNotFitError.of(
+        raise DoesNotFitError.from_shortfall(
             MemoryShortfall(
                 table="",
                 layout="",
-                alone=False,
+                is_single_table=False,
                 memory="HBM" if cuda else "host memory",
-                needed=empty.reserved.dense_bytes,
+                needed=empty_plan.reserved.dense_bytes,
                 allowed=0,
-                plan=empty,
+                plan=empty_plan,
             )
         )
     shortfall = None
     for space in search_spaces(inputs.cluster):
         constraints = _constraints(sizes.tables, inputs, space)
-        shortfall = _least_memory(empty, sizes.tables, constraints).certain_shortfall()
+        shortfall = _least_memory(empty_plan, sizes.tables, constraints).certain_shortfall()
         if shortfall is None:
             return
     assert shortfall is not None
-    raise DoesNotFitError.of(shortfall)
+    raise DoesNotFitError.from_shortfall(shortfall)
 
 
 def is_hopeless(sizes: ModelSizes, inputs: PlanningInputs) -> bool:
@@ -205,14 +206,14 @@ def is_hopeless(sizes: ModelSizes, inputs: PlanningInputs) -> bool:
     return False
 
 
-def _without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
+def _plan_without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
     """Return a plan without tables, which holds the cluster and the memory that tables cannot use."""
     return PlanFile(
         version=PLAN_VERSION,
         cluster=inputs.cluster,
         batch_size_per_rank=inputs.batch_size_per_rank,
         optimizer=inputs.optimizer,
-        reserved=reserved_of(inputs.cluster, dense_bytes),
+        reserved=reserved_memory(inputs.cluster, dense_bytes),
         tables=(),
     )
 
@@ -220,20 +221,20 @@ def _without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
 def _constraints(
     tables: Sequence[EmbeddingBagConfig], inputs: PlanningInputs, space: SearchSpace
 ) -> dict[str, ParameterConstraints]:
-    """Return the layouts that each table may have in a search space, by table name."""
+    """Return TorchRec's constraints by table name: the layouts that each table may have in a search space."""
     return {
-        t.name: constraints_of(
-            inputs.embeddings, t.name, t.num_embeddings, t.embedding_dim, inputs.ids(t), inputs.cluster, space
+        t.name: table_constraints(
+            inputs.embeddings, t.name, t.num_embeddings, t.embedding_dim, inputs.mean_ids(t), inputs.cluster, space
         )
         for t in tables
     }
 
 
 def _least_memory(
-    empty: PlanFile, tables: Sequence[EmbeddingBagConfig], constraints: Mapping[str, ParameterConstraints]
+    empty_plan: PlanFile, tables: Sequence[EmbeddingBagConfig], constraints: Mapping[str, ParameterConstraints]
 ) -> LeastMemory:
     """Return the least memory that the tables take under their constraints."""
-    return LeastMemory(empty, tables, constraints, {t.name: dtype_of(t) for t in tables})
+    return LeastMemory(empty_plan, tables, constraints, {t.name: dtype_of(t) for t in tables})
 
 
 def dtype_of(table: EmbeddingBagConfig) -> Dtype:
@@ -243,33 +244,35 @@ def dtype_of(table: EmbeddingBagConfig) -> Dtype:
 
 def _search(
     module: nn.Module,
-    empty: PlanFile,
+    empty_plan: PlanFile,
     inputs: PlanningInputs,
     constraints: Mapping[str, ParameterConstraints],
-    watch: Watch | None,
+    on_proposal: ProposalCallback | None,
 ) -> list[ShardingOption] | None:
     """Run TorchRec's planner.
 
     Args:
         module: Model whose embedding collection is on the meta device.
-        empty: Plan without tables, which tells the memory that tables may use.
+        empty_plan: Plan without tables, which says how much memory tables may use.
         inputs: Cluster, batch and constraints to plan for.
         constraints: Layouts that each table may have, by table name.
-        watch: Function that is called with the number of proposals tried so far.
+        on_proposal: Function that is called with the number of proposals tried so far.
 
     Returns:
         Sharding option of each table in the best plan, with estimates of time and memory; None if no plan fits.
     """
-    topology = torchrec_topology(inputs.cluster, empty.allowed_hbm, empty.allowed_host)
-    limits = dict(constraints)
-    dtypes = {c.name: dtype_of(c) for m in collections(module).values() for c in m.embedding_bag_configs()}
-    hosts = {name: own.hosts for name, own in inputs.embeddings.tables.items() if own.hosts is not None}
+    topology = torchrec_topology(inputs.cluster, empty_plan.allowed_hbm, empty_plan.allowed_host)
+    constraint_dict = dict(constraints)
+    dtypes = {c.name: dtype_of(c) for m in embedding_collections(module).values() for c in m.embedding_bag_configs()}
+    hosts = {name: config.hosts for name, config in inputs.embeddings.tables.items() if config.hosts is not None}
     enumerator = EmbeddingEnumerator(
         topology=topology,
         batch_size=inputs.batch_size_per_rank,
-        constraints=limits,
+        constraints=constraint_dict,
         estimator=[
-            EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=limits),
+            EmbeddingPerfEstimatorFactory.create(
+                DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraint_dict
+            ),
             _ShardStorage(topology, inputs, dtypes),
         ],
     )
@@ -280,26 +283,28 @@ def _search(
         # The memory in the topology is already without the reserved memory, so TorchRec need not reserve any.
         storage_reservation=FixedPercentageStorageReservation(0.0),
         proposer=_proposers(inputs.cluster),
-        partitioner=HostPartitioner(hosts, inputs.cluster.ranks_per_host, watch),
-        constraints=limits,
+        partitioner=HostPartitioner(hosts, inputs.cluster.ranks_per_host, on_proposal),
+        constraints=constraint_dict,
         stats=[],
         debug=False,
     )
-    sharding_types = {sharding for limit in limits.values() for sharding in limit.sharding_types or ()}
-    dims = [c.embedding_dim for m in collections(module).values() for c in m.embedding_bag_configs()]
-    codecs = codecs_of(inputs.embeddings.qcomms, inputs.batch_size_per_rank, dims, inputs.cluster.world_size)
+    sharding_types = {
+        sharding for constraint in constraint_dict.values() for sharding in constraint.sharding_types or ()
+    }
+    dims = [c.embedding_dim for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
+    codecs = qcomm_codecs(inputs.embeddings.qcomms, inputs.batch_size_per_rank, dims, inputs.cluster.world_size)
     try:
         planner.plan(module, [TableSharder(sharding_types, codecs)])
     except PlannerError:
         return None
     # The return value of `planner.plan` has no estimates of time, but the private attribute has them.
     best = planner._best_plan
-    assert best is not None
+    assert best is not None  # `plan` has raised no error.
     return best
 
 
 def _proposers(cluster: Cluster) -> list[Proposer]:
-    """Return TorchRec's default proposers, but limit the grid search so that it takes only seconds."""
+    """Return TorchRec's default proposers, with a limit on the grid search, so that it takes only seconds."""
     return [
         GridSearchProposer(max_proposals=_COMBINATIONS // cluster.world_size),
         GreedyProposer(),
@@ -319,7 +324,7 @@ class _ShardStorage(EmbeddingStorageEstimator):
 
     def __init__(self, topology: Topology, inputs: PlanningInputs, dtypes: Mapping[str, Dtype]) -> None:
         super().__init__(topology=topology)
-        self._request, self._dtypes = inputs, dtypes
+        self._inputs, self._dtypes = inputs, dtypes
 
     def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
         """Set the storage of every shard of every option."""
@@ -334,15 +339,15 @@ class _ShardStorage(EmbeddingStorageEstimator):
                     sharding=option.sharding_type,
                     kernel=option.compute_kernel,
                     cache_load_factor=option.cache_load_factor,
-                    optimizer=self._request.optimizer,
-                    cluster=self._request.cluster,
-                    batch_size_per_rank=self._request.batch_size_per_rank,
+                    optimizer=self._inputs.optimizer,
+                    cluster=self._inputs.cluster,
+                    batch_size_per_rank=self._inputs.batch_size_per_rank,
                 )
                 shard.storage = Storage(hbm=memory.hbm, ddr=memory.host, ssd=0)
 
 
 def _plan_from(
-    empty: PlanFile,
+    empty_plan: PlanFile,
     tables: Sequence[EmbeddingBagConfig],
     options: Mapping[str, ShardingOption],
     inputs: PlanningInputs,
@@ -350,14 +355,14 @@ def _plan_from(
     """Return the plan in which each table has the sharding option that TorchRec has chosen.
 
     Args:
-        empty: Plan without tables.
+        empty_plan: Plan without tables.
         tables: Configurations of all embedding tables.
         options: Chosen sharding options by table name.
         inputs: Inputs of the planner.
     """
     placed = [_table_plan(t, options[t.name], inputs) for t in sorted(tables, key=lambda t: t.name)]
     # `model_copy(update=...)` would add the tables without validating them.
-    plan = PlanFile.model_validate({**dict(empty), "tables": tuple(placed)})
+    plan = PlanFile.model_validate({**dict(empty_plan), "tables": tuple(placed)})
     _check_shards(plan, options)
     return plan
 
@@ -371,7 +376,7 @@ def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, inputs: Plann
         "rows": table.num_embeddings,
         "dim": table.embedding_dim,
         "dtype": dtype_of(table),
-        "ids_per_sample": inputs.ids(table),
+        "ids_per_sample": inputs.mean_ids(table),
         "sharding": option.sharding_type,
         **placement_keys(option.sharding_type, ranks, inputs.cluster.ranks_per_host),
         "kernel": option.compute_kernel,

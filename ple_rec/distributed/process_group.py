@@ -1,9 +1,9 @@
 """Membership of this process in the torch process group of a run, with its device, CPU threads and stall watch.
 
-A rank is one process of a run. `process_group` joins the group and yields a `Ranks`, which says what this rank has. The
-stall watch (`watchdog.py`) ends a job that hangs. Before each operation that may block, such as a collective, a rank
-makes a mark (`StallWatch.mark`): it records what it is about to do. If the ranks make no progress for the time-out
-after a mark, the watch ends the job and names the rank that the others wait for.
+A rank is one process of a run. `process_group` joins the group and yields a `Ranks`: the number of this rank, its
+device and its threads. The stall watch (`watchdog.py`) ends a job that hangs. Before each operation that may block,
+such as a collective, a rank makes a mark (`StallWatch.mark`): it records what it is about to do. If the ranks make no
+progress for the time-out after a mark, the watch ends the job and names the rank that the others wait for.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """True on rank 0, the only rank that prints and writes files of the run."""
+        """True on rank 0, which alone prints and writes files of the run, except that all ranks write checkpoints."""
         return self.rank == 0
 
 
@@ -75,8 +75,8 @@ def _device(kind: str, local_rank: int) -> torch.device:
         UserError: The value is "cuda", but torch or FBGEMM cannot use a GPU; or the host has fewer GPUs than ranks.
     """
     # Only FBGEMM's CUDA wheel has the GPU kernels that look up rows of embedding tables.
-    kernels = installed_version(CUDA_WHEEL) is not None
-    if kind == "cpu" or (kind == "auto" and not (kernels and torch.cuda.is_available())):
+    has_gpu_kernels = installed_version(CUDA_WHEEL) is not None
+    if kind == "cpu" or (kind == "auto" and not (has_gpu_kernels and torch.cuda.is_available())):
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise UserError(
@@ -85,7 +85,7 @@ def _device(kind: str, local_rank: int) -> torch.device:
             "it needs a GPU, its driver and a CUDA build of torch",
             "run `ple-rec doctor`, or set runtime.device = cpu",
         )
-    if not kernels:
+    if not has_gpu_kernels:
         stack = nearest_stack(installed_versions(), cuda=True)
         raise UserError(
             "runtime.device",
@@ -128,7 +128,8 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         config: Device, threads and time-out of the run.
 
     Raises:
-        UserError: The configured device is missing, or the installed FBGEMM cannot use it.
+        UserError: The configured device is missing, the installed FBGEMM cannot use it, a host has fewer GPUs than
+            ranks, or hosts have different numbers of ranks.
     """
     silence_libraries()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
@@ -148,7 +149,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     watch = StallWatch(dist.get_rank(), dist.get_world_size(), config.timeout_seconds)
     try:
-        _check_hosts(local_world_size)
+        _check_ranks_per_host(local_world_size)
         with closing(watch):
             watch.start()
             yield Ranks(dist.get_rank(), dist.get_world_size(), local_world_size, device, threads, watch)
@@ -158,18 +159,15 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _check_hosts(local_world_size: int) -> None:
-    """Refuse a run whose hosts have different numbers of ranks.
-
-    All ranks must call it, since it is a collective, and all of them raise the error.
-    """
+def _check_ranks_per_host(local_world_size: int) -> None:
+    """Raise a UserError on all ranks if hosts have different numbers of ranks (a collective)."""
     counts: list[int] = [0] * dist.get_world_size()
     dist.all_gather_object(counts, local_world_size)
     if len(set(counts)) > 1:
         raise UserError(
             "ranks",
-            f"{dist.get_world_size()} in all, on hosts with {' and '.join(map(str, sorted(set(counts))))} of them",
-            "every host has as many ranks as the others, since tables are placed by host",
+            f"{dist.get_world_size()} in total, on hosts with {' and '.join(map(str, sorted(set(counts))))} ranks",
+            "every host must have the same number of ranks, since tables are placed by host",
             "start the same number of ranks on each host",
         )
 
@@ -187,7 +185,7 @@ def _leave_after_error(backend: str) -> None:
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Return True if a collective raised the error because another rank has ended."""
+    """Return True if an error of a collective probably means that another rank has ended, by its type or its text."""
     if isinstance(error, dist.DistBackendError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST_CONNECTION_TEXTS)

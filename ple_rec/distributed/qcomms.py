@@ -1,4 +1,4 @@
-"""Precision of the values that ranks exchange for their tables: TorchRec's quantised communication (`qcomms`).
+"""Codecs for the values that ranks exchange for their embedding tables: TorchRec's quantised communication (`qcomms`).
 
 A rank sends its pooled rows to the others in the forward pass and receives their gradients in the backward pass. A
 codec encodes fp32 values in fewer bytes for the exchange. Weights and optimizer state keep their type.
@@ -16,14 +16,14 @@ from torchrec.distributed.types import CommOp
 from ple_rec.config.run import ExchangePrecision, QcommsConfig
 from ple_rec.errors import UserError
 
-# This many values share a scale in FBGEMM's int8 codec.
+# Number of values that share a scale in FBGEMM's int8 codec.
 _INT8_ROW = 32
 # A collective that sums over ranks cannot add int8 values with different scales. In such sums TorchRec itself replaces
 # fp8 by these types, but lets int8 fail.
 _PRECISION_OF_SUMS: dict[str, ExchangePrecision] = {"forward": "fp16", "backward": "bf16"}
 
 
-def codecs_of(
+def qcomm_codecs(
     config: QcommsConfig, batch_size_per_rank: int, dims: Iterable[int], world_size: int
 ) -> dict[str, Any] | None:
     """Return the codecs by name of the collective, for TorchRec's sharders and planner; None if all values stay fp32.
@@ -32,12 +32,13 @@ def codecs_of(
 
     Args:
         config: Precision of the exchanges of the run.
-        batch_size_per_rank: Samples of a rank and step, B.
+        batch_size_per_rank: Number of samples per rank and step, B.
         dims: Number of columns of each table.
         world_size: Number of ranks, W.
 
     Raises:
-        UserError: The precision is int8, and a batch does not fill whole rows of its codec.
+        UserError: The precision is int8, there are several ranks, and B * dim of some table is not a multiple of 32,
+            the number of values in a row of the int8 codec.
     """
     forward, backward = config.forward_precision, config.backward_precision
     if forward == backward == "fp32":
@@ -47,7 +48,7 @@ def codecs_of(
         raise UserError(
             "embeddings.qcomms",
             f"got int8 with {batch_size_per_rank} samples per rank and step",
-            f"its codec takes rows of {_INT8_ROW} values, which multiples of {multiple} samples fill",
+            f"the codec needs whole rows of {_INT8_ROW} values, so the batch size must be a multiple of {multiple}",
             f"set train.batch_size_per_rank to a multiple of {multiple}, or use fp16 or bf16",
         )
     summed = {

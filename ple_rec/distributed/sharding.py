@@ -1,4 +1,10 @@
-"""Sharding of a model by a plan, and the table shards of this rank."""
+"""Sharding of a model's embedding tables over the ranks by a plan, with initial values that do not depend on the plan.
+
+A run calls `agreed_plan`, by which all ranks get the same plan, and then `shard`. `local_shards` finds the shards of
+this rank in a sharded model.
+
+Shape suffixes: R rows and D columns of a shard.
+"""
 
 from __future__ import annotations
 
@@ -27,24 +33,27 @@ from ple_rec.config.run import QcommsConfig
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.distributed.layouts import TableSharder
 from ple_rec.distributed.plan_check import SavedPlan, fitting_plan
-from ple_rec.distributed.planner import PlanningInputs, collections, make_plan
+from ple_rec.distributed.planner import PlanningInputs, embedding_collections, make_plan
 from ple_rec.distributed.process_group import Ranks
-from ple_rec.distributed.qcomms import codecs_of
+from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.distributed.table_init import initial_bound, uniform_rows_
 
-FP32 = QcommsConfig()
+FP32 = QcommsConfig()  # Default precision of the exchanges.
 
 
 def agreed_plan(module: nn.Module, inputs: PlanningInputs, saved_plan: SavedPlan | None = None) -> PlanFile:
-    """Return the plan of rank 0 on every rank (a collective): the saved one if it fits this run, else a new one.
+    """Return the same plan on every rank (a collective): the saved plan if it fits this run, or else a new one.
+
+    Rank 0 decides, so `inputs` and `saved_plan` of the other ranks are ignored.
 
     Args:
         module: Model with the embedding collection that is to be sharded.
-        inputs: Cluster, batch and constraints to plan for; those of rank 0 count.
-        saved_plan: Plan that was read from a file, if there is one; that of rank 0 counts.
+        inputs: Cluster, batch and constraints to plan for.
+        saved_plan: Plan that was read from a file; None if there is none.
 
     Raises:
-        UserError: No plan fits, or the saved one must fit and does not. The other ranks raise PeerError.
+        UserError: On rank 0, if no plan fits, or if the saved plan does not fit and may not be replaced.
+        PeerError: On the other ranks, if rank 0 fails.
     """
 
     def decide() -> PlanFile:
@@ -52,19 +61,19 @@ def agreed_plan(module: nn.Module, inputs: PlanningInputs, saved_plan: SavedPlan
         return plan or make_plan(module, inputs)
 
     plan = broadcast(run_on_rank_zero(decide))
-    assert plan is not None
+    assert plan is not None  # `broadcast` returns the value of rank 0, where `decide` was run.
     return plan
 
 
 def sharding_plan(module: nn.Module, plan: PlanFile) -> ShardingPlan:
-    """Return the plan in TorchRec's form: a sharding for each table, below the path of its collection."""
+    """Return the plan in TorchRec's form: the sharding of each table, by path of its collection and table name."""
     tables = {table.table: table for table in plan.tables}
-    plan_of: dict[str, EmbeddingModuleShardingPlan] = {}
-    for path, collection in collections(module).items():
-        plan_of[path] = EmbeddingModuleShardingPlan()
+    plan_by_path: dict[str, EmbeddingModuleShardingPlan] = {}
+    for path, collection in embedding_collections(module).items():
+        plan_by_path[path] = EmbeddingModuleShardingPlan()
         for table in collection.embedding_bag_configs():
-            plan_of[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
-    return ShardingPlan(plan_of)
+            plan_by_path[path][table.name] = _parameter_sharding(tables[table.name], plan.cluster)
+    return ShardingPlan(plan_by_path)
 
 
 def _parameter_sharding(table: TablePlan, cluster: Cluster) -> ParameterSharding:
@@ -102,25 +111,25 @@ def shard(
     Args:
         module: Model whose embedding collection is on the meta device and has its optimizer attached.
         plan: Plan of the tables for these ranks.
-        ranks: Place of this process among the ranks.
+        ranks: This process among the ranks of the run.
         init_scale: Scale of the initial rows; see `table_init.initial_bound`.
         seed: Seed of the run.
         qcomms: Precision of the exchanges.
-        prefetched: True if rows are fetched ahead of their step into the caches of the tables that have one.
+        prefetched: True if the rows of the next step are fetched into the GPU's caches during the current step.
 
     Raises:
-        UserError: The precision is int8, and a batch does not fill whole rows of its codec.
+        UserError: The exchange precision is int8, and the batch size per rank is not a multiple that its codec needs.
     """
     rows = {table.table: table.rows for table in plan.tables}
-    codecs = codecs_of(qcomms, plan.batch_size_per_rank, [table.dim for table in plan.tables], ranks.world_size)
+    codecs = qcomm_codecs(qcomms, plan.batch_size_per_rank, [table.dim for table in plan.tables], ranks.world_size)
     with _SkipUniform():
         model = DistributedModelParallel(
             module,
             device=ranks.device,
             plan=sharding_plan(module, plan),
             sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
-            # Every rank runs the same graph in each step, even without a sample of some task. But evaluation has no
-            # backward pass, which a static graph would expect.
+            # The graph is the same in each step, even if a batch has no sample of some task. But DDP's static graph
+            # would expect a backward pass after each forward pass, which an evaluation does not have.
             data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
         )
     initialise_tables(model, rows, init_scale, seed)
@@ -128,10 +137,10 @@ def shard(
 
 
 class _SkipUniform(TorchFunctionMode):
-    """Mode in which `Tensor.uniform_` does nothing, since `initialise_tables` overwrites every row.
+    """Mode in which `Tensor.uniform_` does nothing, since `initialise_tables` overwrites every row afterwards.
 
-    TorchRec's fused kernels draw random rows whatever `init_fn` a table has. That takes about as long as
-    `initialise_tables` itself.
+    TorchRec's fused kernels draw random rows even if a table has an `init_fn` of its own. This would take about as long
+    as `initialise_tables` itself.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -139,7 +148,10 @@ class _SkipUniform(TorchFunctionMode):
 
 
 def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int, int]]:
-    """Yield (table, local storage, first row, first column, dim) of every table shard of this rank."""
+    """Yield each table shard of this rank: table name, values, first row, first column, columns of the whole table.
+
+    The values share the memory of the model, so writing to them changes the model.
+    """
     for key, value in model.state_dict().items():
         if isinstance(value, ShardedTensor):
             for piece in value.local_shards():
@@ -148,7 +160,16 @@ def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int
 
 
 def initialise_tables(model: nn.Module, rows: Mapping[str, int], scale: float, seed: int) -> None:
-    """Fill every table with U(-scale/sqrt(rows), scale/sqrt(rows)); world size and plan do not change the values."""
+    """Fill the shards of this rank with initial values, uniform on [-b, b) with b = scale / sqrt(rows of the table).
+
+    The values depend on neither the number of ranks nor the plan.
+
+    Args:
+        model: Sharded model.
+        rows: Number of rows allocated for each table, by its name.
+        scale: Configured factor of the bound.
+        seed: Seed of the run.
+    """
     with torch.no_grad():
         for table, shard_RD, row, column, dim in local_shards(model):
             bound = initial_bound(rows[table], scale)

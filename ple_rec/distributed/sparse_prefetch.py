@@ -6,8 +6,8 @@ The forward pass of TorchRec's `ShardedEmbeddingBagCollection` does this in
     compute_and_output_dist(context, input_dist(context, ids).wait().wait())
 
 Here `input_dist` starts to exchange the counts of ids, the first `wait` starts to exchange the ids themselves, and the
-second waits for them. `compute_and_output_dist` looks up the rows and returns the results to the ranks that asked. It
-alone reads the weights, so all calls before it can run one step early, before the weights are updated. The class
+second waits for these ids. `compute_and_output_dist` looks up the rows and returns the results to the ranks that asked.
+It alone reads the weights, so all calls before it can run one step early, before the weights are updated. The class
 `Exchange` makes these calls one by one. TorchRec's `TrainPipelineSparseDist` does the same, but it finds the ids by
 tracing the model with torch.fx. The models of this project have control flow that depends on the batch, which torch.fx
 cannot trace.
@@ -55,12 +55,12 @@ class CudaStreams:
         self.prefetch = torch.cuda.Stream(device) if cuda else None
 
 
-def on(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
-    """Return a context in which CUDA work is queued on a stream; with None, it goes where it would go anyway."""
+def on_stream(stream: torch.cuda.Stream | None) -> AbstractContextManager[Any]:
+    """Return a context in which CUDA work is queued on a stream; None, as on a CPU, leaves the current stream."""
     return nullcontext() if stream is None else torch.cuda.stream(stream)
 
 
-def hand_over(stream: torch.cuda.Stream | None, *tensors: Any) -> None:
+def wait_for_stream(stream: torch.cuda.Stream | None, *tensors: Any) -> None:
     """Make tensors of one stream safe to use on the current stream.
 
     The current stream waits for all work that `stream` has been given so far, and the allocator does not reuse the
@@ -80,16 +80,17 @@ def hand_over(stream: torch.cuda.Stream | None, *tensors: Any) -> None:
 
 def sharded_collection(model: DistributedModelParallel) -> Any | None:
     """Return the sharded collection that holds the embedding tables of a model; None if the model has none."""
-    collections = [module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection)]
-    assert len(collections) <= 1
-    return collections[0] if collections else None
+    sharded_collections = [module for module in model.modules() if isinstance(module, ShardedEmbeddingBagCollection)]
+    assert len(sharded_collections) <= 1  # All tables of a model are in one collection.
+    return sharded_collections[0] if sharded_collections else None
 
 
 class Exchange:
     """Exchange of the ids of one batch: each rank sends its ids to the ranks that hold their rows.
 
     The constructor starts to exchange the counts. Call `send` next, then `prefetch` if tables have a cache, and run the
-    forward pass of the batch in the block of `used`. All ranks make the same calls, since these are collectives.
+    forward pass of the batch in the block of `replaced_forward`. All ranks must make the same calls, since these are
+    collectives.
 
     Args:
         collection: Sharded collection with the tables of the model.
@@ -101,14 +102,14 @@ class Exchange:
         self._collection, self._streams = collection, streams
         self._context = collection.create_context()
         self._prefetched: Any = None
-        with on(streams.exchange):
-            hand_over(streams.copy, ids)
+        with on_stream(streams.exchange):
+            wait_for_stream(streams.copy, ids)
             # Before the ids, each rank tells each other rank how many ids it will send.
             self._counts = collection.input_dist(self._context, ids)
 
     def send(self) -> None:
         """Wait for the counts of ids, and start to send the ids. On a GPU, the host blocks until the counts arrive."""
-        with on(self._streams.exchange):
+        with on_stream(self._streams.exchange):
             self._ids = self._counts.wait()
 
     def prefetch(self) -> None:
@@ -118,10 +119,10 @@ class Exchange:
         """
         stream = self._streams.prefetch
         forward = None if stream is None else torch.cuda.current_stream(stream.device)
-        with on(self._streams.exchange):
+        with on_stream(self._streams.exchange):
             received = self._ids.wait()
-        with on(stream):
-            hand_over(self._streams.exchange, received, self._context)
+        with on_stream(stream):
+            wait_for_stream(self._streams.exchange, received, self._context)
             self._collection.prefetch(ctx=self._context, dist_input=received, forward_stream=forward)
         self._prefetched = received
 
@@ -131,11 +132,11 @@ class Exchange:
         return self._prefetched is not None
 
     @contextmanager
-    def used(self) -> Iterator[None]:
-        """Make the sharded collection use the ids of this exchange in one forward pass of the model in the block.
+    def replaced_forward(self) -> Iterator[None]:
+        """Return a context in which the sharded collection takes its ids from this exchange, for one forward pass.
 
-        The collection ignores the ids that the model passes to it, so the model must be run on the batch of this
-        exchange.
+        In the block, the collection ignores the ids that the model passes to it, so the model must be run on the batch
+        of this exchange.
         """
         # `nn.Module` calls `self.forward`, so this attribute of the instance replaces the method of the class.
         self._collection.forward = self._forward
@@ -145,14 +146,17 @@ class Exchange:
             del self._collection.forward
 
     def _forward(self, _: KeyedJaggedTensor) -> Any:
-        """Do the rest of the collection's forward pass: wait for the ids of this exchange and look up their rows."""
+        """Do the rest of the collection's forward pass: wait for the ids of this exchange and look up their rows.
+
+        The argument, the ids that the model passes, is ignored.
+        """
         if self._prefetched is None:
-            with on(self._streams.exchange):
+            with on_stream(self._streams.exchange):
                 received = self._ids.wait()
-            hand_over(self._streams.exchange, received, self._context)
+            wait_for_stream(self._streams.exchange, received, self._context)
         else:
             received = self._prefetched
-            hand_over(self._streams.prefetch, received, self._context)
+            wait_for_stream(self._streams.prefetch, received, self._context)
         return self._collection.compute_and_output_dist(self._context, received)
 
 
@@ -167,15 +171,15 @@ def unlock_caches(collection: Any, streams: CudaStreams) -> None:
         collection: Sharded collection with the tables of the model.
         streams: CUDA streams of the rank.
     """
-    with on(streams.prefetch):
+    with on_stream(streams.prefetch):
         # The default stream may still be computing an evaluation that reads the lines, so wait for it.
         if streams.prefetch is not None:
-            hand_over(torch.cuda.default_stream(streams.prefetch.device))
+            wait_for_stream(torch.cuda.default_stream(streams.prefetch.device))
         for kernel in cached_kernels(collection):
             kernel.lxu_cache_locking_counter.zero_()
 
 
-def lookups_of(collection: Any) -> list[nn.Module]:
+def lookup_modules(collection: Any) -> list[nn.Module]:
     """Return TorchRec's lookup modules of a sharded collection, in which the modules of FBGEMM lie.
 
     The method `modules` of the collection does not return them.
@@ -185,5 +189,5 @@ def lookups_of(collection: Any) -> list[nn.Module]:
 
 def cached_kernels(collection: Any) -> list[Any]:
     """Return the FBGEMM modules whose tables lie in the host's memory and have a cache on the GPU."""
-    modules = [module for lookup in lookups_of(collection) for module in lookup.modules()]
+    modules = [module for lookup in lookup_modules(collection) for module in lookup.modules()]
     return [module for module in modules if getattr(module, "lxu_cache_weights", torch.empty(0)).numel()]

@@ -1,7 +1,8 @@
 """Initial values of embedding tables, which do not depend on how the tables are sharded.
 
-Each value is a hash of the seed, the name of the table, and the row and column in the whole table. So a rank can fill
-its shard alone, and the tables of a run are equal for every number of ranks and every sharding plan.
+Each value comes from a hash of the seed, the name of the table, and the row and column in the whole table. So a rank
+can fill its shard without the other ranks, and the initial tables are the same for every number of ranks and sharding
+plan.
 
 Shape suffixes: R rows of a shard or of a chunk of it, D columns of a shard.
 """
@@ -13,14 +14,14 @@ import hashlib
 import torch
 from torch import Tensor
 
-from ple_rec.runtime.threads import threads_of_one
+from ple_rec.runtime.threads import single_threaded_pool
 
-# Numbers of values that are hashed at a time on a CPU and on a GPU. A hash takes dozens of passes over the values. On a
+# Number of values that are hashed at a time on a CPU and on a GPU. A hash takes dozens of passes over the values. On a
 # CPU, a chunk has to be small for the passes to stay in its cache, but not so small that the threads often wait for
 # Python's global interpreter lock between passes. A GPU needs larger chunks to be busy.
 _CHUNK, _CUDA_CHUNK = 1 << 18, 1 << 22
 # A shard with fewer values than this is filled by one thread, since starting more would take longer.
-_WORTH_THREADS = 1 << 20
+_MIN_THREADED_VALUES = 1 << 20
 
 
 def _signed(value: int) -> int:
@@ -28,9 +29,9 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-def _shifted(x: Tensor, bits: int, out: Tensor) -> Tensor:
-    """Write the logical right shift of an int64 tensor by `bits` into `out`, and return `out`."""
-    return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_((1 << (64 - bits)) - 1)
+def _shifted(x: Tensor, distance: int, out: Tensor) -> Tensor:
+    """Write the logical right shift of an int64 tensor by `distance` bits into `out`, and return `out`."""
+    return torch.bitwise_right_shift(x, distance, out=out).bitwise_and_((1 << (64 - distance)) - 1)
 
 
 def _splitmix64_(x: Tensor, scratch: Tensor) -> Tensor:
@@ -49,7 +50,7 @@ def _splitmix64_(x: Tensor, scratch: Tensor) -> Tensor:
 
 
 def initial_bound(rows: int, scale: float) -> float:
-    """Return the bound b = scale / sqrt(rows) of a table, whose initial values are uniform on (-b, b).
+    """Return the bound b = scale / sqrt(rows) of a table, whose initial values are uniform on [-b, b).
 
     Args:
         rows: Number of rows allocated for the table, including those that no id uses yet. So the bound stays the same
@@ -62,7 +63,7 @@ def initial_bound(rows: int, scale: float) -> float:
 def uniform_rows_(
     shard_RD: Tensor, bound: float, *, seed: int, table: str, first_row: int, first_column: int, dim: int
 ) -> None:
-    """Fill a shard in place with its initial values, which are uniform on (-bound, bound).
+    """Fill a shard in place with its initial values, which are uniform on [-bound, bound).
 
     Args:
         shard_RD: Weights of the shard, of any floating type and on any device.
@@ -83,12 +84,12 @@ def uniform_rows_(
             _fill(shard_RD[start:stop], column_D, first_row + start, dim, key, bound)
 
     rows = len(shard_RD)
-    threads = torch.get_num_threads() if not shard_RD.is_cuda and shard_RD.numel() >= _WORTH_THREADS else 1
+    threads = torch.get_num_threads() if not shard_RD.is_cuda and shard_RD.numel() >= _MIN_THREADED_VALUES else 1
     if threads == 1:
         fill(0, rows)
         return
     edges = [rows * i // threads for i in range(threads + 1)]
-    with threads_of_one(threads, "rows") as pool:
+    with single_threaded_pool(threads, "rows") as pool:  # `threads` threads, each of which runs torch on one thread.
         # `map` raises the error of a thread only when its results are read, as `list` does.
         list(pool.map(fill, edges[:-1], edges[1:]))
 
@@ -98,7 +99,7 @@ def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int
 
     Args:
         shard_RD: Rows to fill.
-        column_D: Columns of the whole table that the columns of `shard_RD` are.
+        column_D: Index in the whole table of each column of `shard_RD`.
         first_row: Row of the whole table that is row 0 of `shard_RD`.
         dim: Number of columns of the whole table.
         key: Hash of the seed and the name of the table.
@@ -107,15 +108,15 @@ def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int
     rows, columns = shard_RD.shape
     step = max(1, min(rows, (_CUDA_CHUNK if shard_RD.is_cuda else _CHUNK) // max(1, columns)))
     # All chunks share these buffers, since the first use of newly allocated memory would take longer than the hash.
-    # `place_RD` is the number of each value of a chunk, counted row by row from the first row of the chunk.
-    place_RD = torch.arange(step, device=shard_RD.device)[:, None] * dim + column_D
-    bits_RD, scratch_RD = torch.empty_like(place_RD), torch.empty_like(place_RD)
-    unit_RD = torch.empty_like(place_RD, dtype=torch.float32)
+    # `offset_RD` is the row-major position of each value in the whole table, minus that of the chunk's first row.
+    offset_RD = torch.arange(step, device=shard_RD.device)[:, None] * dim + column_D
+    hash_RD, scratch_RD = torch.empty_like(offset_RD), torch.empty_like(offset_RD)
+    unit_RD = torch.empty_like(offset_RD, dtype=torch.float32)
     for start in range(0, rows, step):
         part_RD = shard_RD[start : start + step]
-        place, bits, scratch, unit = (x[: len(part_RD)] for x in (place_RD, bits_RD, scratch_RD, unit_RD))
-        torch.add(place, (first_row + start) * dim, out=bits)
-        _splitmix64_(_splitmix64_(bits, scratch).bitwise_xor_(key), scratch)
+        offset, hashes, scratch, unit = (x[: len(part_RD)] for x in (offset_RD, hash_RD, scratch_RD, unit_RD))
+        torch.add(offset, (first_row + start) * dim, out=hashes)
+        _splitmix64_(_splitmix64_(hashes, scratch).bitwise_xor_(key), scratch)
         # The upper 24 bits of a hash become a number in [0, 1), since float32 has an exact value for each of them.
-        unit.copy_(_shifted(bits, 40, scratch)).mul_(2.0**-24)
+        unit.copy_(_shifted(hashes, 40, scratch)).mul_(2.0**-24)
         part_RD.copy_(unit.mul_(2).sub_(1).mul_(bound))

@@ -1,4 +1,8 @@
-"""Cluster of a run, and TorchRec's topology of a cluster."""
+"""Hosts, memory and bandwidths of the cluster that a run is on, and their form in TorchRec's planner.
+
+`detect_cluster` describes the running ranks, with the bandwidths of a preset for their GPU. `torchrec_topology`
+converts any cluster, even one that does not exist yet.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,15 @@ from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import GIB, PRESETS, Cluster, Hardware, TopologyConfig
 from ple_rec.config.words import toml_value
 from ple_rec.distributed.process_group import Ranks
-from ple_rec.errors import UserError, settings
+from ple_rec.errors import UserError, overrides_text
 from ple_rec.runtime.host import usable_memory_bytes
 
 # A bandwidth of 1 GB/s moves this many bytes in a millisecond.
 _BYTES_PER_MS = 1e6
 
-# Every supported GPU stands here by its CUDA name without "NVIDIA". Other boards of these GPUs (H100 PCIe, H200 NVL,
-# GB200, MIG slices) have other figures. PCIe boards reach each other by PCIe, since a bridge joins at most two of them.
+# Presets by the name of a GPU in CUDA without "NVIDIA". Other boards with the same chip (H100 PCIe, H200 NVL, GB200,
+# MIG slices) have other bandwidths, so they have no entry. PCIe boards communicate over PCIe, since an NVLink bridge
+# would connect only two of them.
 GPUS: Mapping[str, Hardware] = {
     "A100-SXM4-40GB": PRESETS["a100-40"],
     "A100-PCIE-40GB": PRESETS["a100-40"].model_copy(update={"intra_host_gb_per_s": 32.0}),
@@ -31,7 +36,7 @@ GPUS: Mapping[str, Hardware] = {
     "L40S": PRESETS["l40s"],
     "B200": PRESETS["b200"],
 }
-# `[topology]` must set these keys for an unknown GPU.
+# Keys that `[topology]` must set for a GPU without a preset.
 _DATA_SHEET = (
     "hbm_gb_per_s",
     "hbm_to_host_gb_per_s",
@@ -42,23 +47,24 @@ _DATA_SHEET = (
 )
 
 
-def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
-    """Return the cluster of these ranks, with the memory of this host and the bandwidths of a preset.
+def detect_cluster(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
+    """Return the cluster that the ranks are on, with the memory of this host and the bandwidths of a preset.
 
     Args:
-        ranks: Ranks of the run; every host has the same number.
-        config: `[topology]`, whose preset and figures take precedence.
+        ranks: Ranks of the run; every host has the same number of them.
+        config: Section `[topology]` of the configuration, whose values take precedence.
 
     Raises:
-        UserError: `topology.device` names a GPU and the run is on CPUs, or the reverse, or the GPU has no preset.
+        UserError: `topology.device` names a GPU but the run is on CPUs, or vice versa; or the GPU has no preset and
+            `topology.device` is missing.
     """
     config = config or TopologyConfig()
     if config.device is not None and (config.device == "cpu") != (ranks.device.type == "cpu"):
         raise UserError(
             "topology.device",
-            f'got "{config.device}"; the ranks run on {ranks.device.type}',
-            "the tables of a run are planned for its own devices",
-            "remove [topology], or set runtime.device",
+            f'got "{config.device}", but the ranks run on {ranks.device.type}',
+            "a run's tables must be planned for the devices that it runs on",
+            "remove [topology], or change runtime.device",
         )
     memory = {"host_memory_gib": usable_memory_bytes() / GIB}
     if ranks.device.type == "cpu":
@@ -75,15 +81,15 @@ def cluster_of(ranks: Ranks, config: TopologyConfig | None = None) -> Cluster:
 
 
 def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware:
-    """Return the preset that `[topology]` names, or else that of the GPU.
+    """Return the preset that `topology.device` names, or else the preset of the GPU.
 
     Args:
         name: Name of the GPU in CUDA, such as "NVIDIA H200".
         memory_gib: Memory of the GPU in GiB.
-        config: `[topology]` of the run.
+        config: Section `[topology]` of the configuration.
 
     Raises:
-        UserError: `[topology]` names no preset, and the GPU has none.
+        UserError: `topology.device` is missing, and the GPU has no preset.
     """
     if config.device is not None:
         return PRESETS[config.device]
@@ -94,13 +100,17 @@ def gpu_preset(name: str, memory_gib: float, config: TopologyConfig) -> Hardware
             f"missing; the GPU is {name} with {memory_gib:.2f} GiB",
             f"presets exist for {', '.join(GPUS)}",
             "put this in place of any [topology] in the configuration, with the figures of the GPU's data sheet (or "
-            f"set each by {settings('topology.KEY=VALUE')}):\n{_topology_lines(memory_gib, config)}",
+            f"set each by {overrides_text('topology.KEY=VALUE')}):\n{_topology_lines(memory_gib, config)}",
         )
     return preset
 
 
 def _topology_lines(memory_gib: float, config: TopologyConfig) -> str:
-    """Return a `[topology]` for an unknown GPU: the user's figures, the memory, and a preset's figures to edit."""
+    """Return lines for the section `[topology]` of a GPU without a preset.
+
+    They hold the user's values, the memory of the GPU, and for all other keys the values of the preset with the nearest
+    memory size, which the user is to edit.
+    """
     gpus = [device for device in DEVICES if device != "cpu"]
     nearest = PRESETS[min(gpus, key=lambda device: abs(PRESETS[device].hbm_gib - memory_gib))]
     user_figures = config.model_dump(exclude_none=True)
@@ -119,7 +129,7 @@ def torchrec_topology(cluster: Cluster, allowed_hbm: int, allowed_host: int) -> 
     """Return TorchRec's topology of a cluster.
 
     Args:
-        cluster: Hosts and ranks.
+        cluster: Cluster to convert.
         allowed_hbm: Bytes of HBM that tables may take on a rank.
         allowed_host: Bytes of host memory that tables may take on a rank.
     """

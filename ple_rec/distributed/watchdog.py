@@ -1,10 +1,14 @@
-"""Watchdog that ends a job whose ranks stand still, and names the rank that the others wait for.
+"""Watchdog that ends a job whose ranks make no progress, and names the rank that the others wait for.
 
 A collective waits for all its ranks, so one rank that is stuck (in a read, a kernel, a debugger, a stopped process)
-stops all of them silently. Before each thing that may block, a rank calls `mark`. A thread of each rank publishes its
-marks in the process group's store. All ranks make the same marks. If no rank has made progress for the time-out, the
-culprit is a rank that is behind the others, or whose thread publishes nothing more. One rank compares all ranks and
-publishes a diagnosis; the others print it, too, and end.
+blocks all of them silently. Before each operation that may block, a rank calls `StallWatch.mark`, which counts the
+operations; all ranks run the same ones in the same order. A thread of each rank regularly publishes this count and the
+name of the operation in the store of the process group.
+
+If a rank makes no progress for the time-out, its thread asks for a diagnosis. Ranks with the same count share one,
+which the first of them that asks makes. It reads the status of all ranks twice, and finds the culprits, whose count is
+behind the others' or whose thread has stopped publishing. It then publishes the diagnosis. If no rank at all makes
+progress, every rank prints a diagnosis and exits. A rank past its time-out also exits if the store does not answer.
 """
 
 from __future__ import annotations
@@ -27,28 +31,30 @@ from ple_rec.runtime.exits import AGENT_FOLDER, STALLED
 
 T = TypeVar("T")
 
+# A tick is the interval at which the thread of a rank publishes its status: a fraction of the time-out, within a limit.
 _LONGEST_TICK_SECONDS = 5.0
 _TICKS_PER_TIMEOUT = 8
-# The rank that diagnoses reads the status of all ranks twice, this many ticks apart.
+# The rank that makes the diagnosis reads the status of all ranks twice, this many ticks apart. It also waits this many
+# ticks before it exits, so that the other ranks can read the diagnosis.
 _COMPARISON_TICKS = 2
-# The others wait this many ticks for the diagnosis.
+# The other ranks wait at most this many ticks for the diagnosis, and then make it themselves.
 _PATIENCE_TICKS = 6
 _EXIT_CODE = 1
-# A message names this many ranks.
-_SHOWN = 5
+# A message names at most this many ranks.
+_MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
 class RankStatus:
-    """Status that a rank publishes.
+    """Status that a rank publishes in the store.
 
     Args:
         rank: Rank of the process.
         host: Name of its host.
-        count: Number of its marks so far.
-        beat: Number of times that its thread has published.
+        count: Number of calls of `mark` and `suspend` so far.
+        beat: Number of times that the thread of the rank has published a status.
         activity: Activity that the last mark names, such as "reading the batch of step 3".
-        seconds: Seconds since its last mark or touch; None if it is at rest.
+        seconds: Seconds since the last call of `mark` or `touch`; None while the time-out is suspended.
     """
 
     rank: int
@@ -61,44 +67,48 @@ class RankStatus:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Answer to the question why this rank makes no progress.
+    """Reason why a rank makes no progress.
 
     Args:
-        text: Cause in words; empty if another rank still makes progress.
+        text: Cause in words; empty if the job is not stalled, since another rank still makes progress, or if the watch
+            was closed before a diagnosis was made.
         culprits: Ranks that the others wait for.
-        moved: Seconds since the most recent progress of any rank, if one still makes progress.
+        seconds_since_progress: Seconds since the most recent progress of any rank if `text` is empty; else 0.
     """
 
     text: str
     culprits: tuple[int, ...] = ()
-    moved: float = 0.0
+    seconds_since_progress: float = 0.0
 
 
 class StallWatch:
-    """Watchdog of one rank. It does nothing before `start`, nor at a world size of 1.
+    """Watchdog of one rank. It does nothing before `start`, or if the world size is 1.
+
+    The time-out runs from the first call of `mark`. `suspend` stops it until the next one.
 
     Args:
         rank: Rank of this process.
         world_size: Number of ranks of the job.
-        timeout_seconds: Seconds without a mark or a touch of any rank after which the job ends.
+        timeout_seconds: Seconds without a call of `mark` or `touch` on any rank after which the job ends.
     """
 
     def __init__(self, rank: int = 0, world_size: int = 1, timeout_seconds: float = 600.0) -> None:
         self.rank, self.world_size, self.timeout_seconds = rank, world_size, timeout_seconds
         self._tick = min(_LONGEST_TICK_SECONDS, timeout_seconds / _TICKS_PER_TIMEOUT)
         self._count, self._beat, self._activity = 0, 0, "its start"
-        # Time of the last mark or touch; None at rest.
+        # Time of the last call of `mark` or `touch`; None while the time-out is suspended.
         self._progress_time: float | None = None
+        # Number of diagnoses that this rank has asked for.
         self._rounds = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._store: Any = None
 
     def start(self) -> None:
-        """Begin to watch."""
+        """Publish the first status, and start the thread that publishes further ones and looks for a stall."""
         if self.world_size == 1:
             return
-        # The main thread may be waiting on its own connection, so the watch has another.
+        # A connection serves one call at a time, and the main thread may be blocked in a call, so this is another one.
         self._store = dist.distributed_c10d._get_default_store().clone()  # type: ignore[attr-defined]  # torch's stub lacks it
         self._store.set_timeout(timedelta(seconds=max(1.0, self._tick)))
         self._publish()
@@ -106,14 +116,15 @@ class StallWatch:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop the thread, so that this rank no longer ends the job."""
         self._stop.set()
         if self._thread is not None:
-            # The thread may be waiting for a store that is gone, so it is not waited for any longer.
+            # If the process of the store has ended, the thread may wait for it for long. It is a daemon thread, so it
+            # does not keep this process alive.
             self._thread.join(1.0)
 
     def mark(self, activity: str) -> None:
-        """Record what this rank is about to do. All ranks make the same marks in the same order."""
+        """Record what this rank is about to do. All ranks must make the same marks in the same order."""
         self._count, self._activity, self._progress_time = self._count + 1, activity, time.monotonic()
 
     def touch(self) -> None:
@@ -121,19 +132,19 @@ class StallWatch:
         if self._progress_time is not None:
             self._progress_time = time.monotonic()
 
-    def rest(self) -> None:
+    def suspend(self) -> None:
         """Suspend the time-out until the next mark."""
         self._count, self._progress_time = self._count + 1, None
 
-    def each(self, items: Iterable[T], activity: str) -> Iterator[T]:
-        """Yield the items, with a mark before each of them and a rest after the last."""
+    def mark_each(self, items: Iterable[T], activity: str) -> Iterator[T]:
+        """Yield the items; mark the activity before each item is produced, and suspend the time-out after the last."""
         iterator = iter(items)
         while True:
             self.mark(activity)
             try:
                 item = next(iterator)
             except StopIteration:
-                self.rest()
+                self.suspend()
                 return
             yield item
 
@@ -141,23 +152,24 @@ class StallWatch:
         while self._wait_tick():
             try:
                 self._publish()
-                if self._is_stalled():
+                if self._has_timed_out():
                     self._act_on(self._diagnosis())
             except Exception as error:
-                if self._is_stalled():
+                if self._has_timed_out():
                     text = " ".join(str(error).split())[:100]
                     self._end(Diagnosis(f"the store, on the host of rank 0, does not answer ({text})"))
 
     def _wait_tick(self) -> bool:
-        """Wait for a tick; return False once the watch is closed."""
+        """Wait for one tick, and restart the time-out if the wait took far longer. Return False after `close`."""
         start = time.monotonic()
         closed = self._stop.wait(self._tick)
-        # After such a long wait this process was stopped or got no processor, so its clock proves no stall.
+        # If the wait took much longer than a tick, this process itself was stopped or had no CPU, so the time that has
+        # passed is no evidence that the other ranks stall.
         if time.monotonic() - start > 2 * self._tick + 1 and self._progress_time is not None:
             self._progress_time = time.monotonic()
         return not closed
 
-    def _is_stalled(self) -> bool:
+    def _has_timed_out(self) -> bool:
         return self._progress_time is not None and time.monotonic() - self._progress_time > self.timeout_seconds
 
     def _publish(self) -> None:
@@ -167,10 +179,10 @@ class StallWatch:
         self._call_store(lambda: self._store.set(f"stall/{self.rank}", status))
 
     def _call_store(self, call: Callable[[], T]) -> T:
-        """Run a call to the store on a thread, since torch never returns if the store's process is stopped.
+        """Run a call to the store on another thread, since the call never returns if the store's process is stopped.
 
         Raises:
-            TimeoutError: The store does not answer within about two ticks.
+            TimeoutError: The store has not answered within about two ticks.
         """
         answers: list[T] = []
         failures: list[Exception] = []
@@ -187,18 +199,22 @@ class StallWatch:
         if failures:
             raise failures[0]
         if not answers:
-            raise TimeoutError("it is silent")
+            raise TimeoutError("no answer in time")
         return answers[0]
 
     def _diagnosis(self) -> Diagnosis:
-        """Return the diagnosis of the rank that asks first; if that rank does not answer, diagnose here."""
+        """Return the diagnosis of the rank that asked first; make it here if this is that rank, or that rank is slow.
+
+        After `close`, the diagnosis is empty.
+        """
+        # Ranks with the same count and round share a diagnosis. A later request has a new round, and so a new key.
         self._rounds += 1
         key = f"stall/{self._count}/{self._rounds}"
-        judge = self._call_store(lambda: self._store.compare_set(f"{key}/judge", "", str(self.rank))).decode()
-        for _ in range(_PATIENCE_TICKS if judge != str(self.rank) else 0):
+        diagnosing_rank = self._call_store(lambda: self._store.compare_set(f"{key}/judge", "", str(self.rank))).decode()
+        for _ in range(_PATIENCE_TICKS if diagnosing_rank != str(self.rank) else 0):
             if self._call_store(lambda: self._store.check([key])):
-                text, culprits, moved = json.loads(self._call_store(lambda: self._store.get(key)))
-                return Diagnosis(text, tuple(culprits), moved)
+                text, culprits, seconds_since_progress = json.loads(self._call_store(lambda: self._store.get(key)))
+                return Diagnosis(text, tuple(culprits), seconds_since_progress)
             if not self._wait_tick():
                 return Diagnosis("")
             self._publish()
@@ -209,10 +225,12 @@ class StallWatch:
             self._publish()
         diagnosis = diagnose(before, self._statuses(), self.rank, self.timeout_seconds)
         self._call_store(
-            lambda: self._store.set(key, json.dumps([diagnosis.text, diagnosis.culprits, diagnosis.moved]))
+            lambda: self._store.set(
+                key, json.dumps([diagnosis.text, diagnosis.culprits, diagnosis.seconds_since_progress])
+            )
         )
         if diagnosis.text:
-            # The store may be in this process, and the others need time to read the diagnosis before it ends.
+            # The store may be in this process, so give the other ranks time to read the diagnosis before it exits.
             self._stop.wait(_COMPARISON_TICKS * self._tick)
         return diagnosis
 
@@ -224,58 +242,65 @@ class StallWatch:
     def _act_on(self, diagnosis: Diagnosis) -> None:
         if diagnosis.text:
             self._end(diagnosis)
-        elif self._is_stalled():
-            # Other ranks make progress, so this one has waited no longer than they have.
-            self._progress_time = time.monotonic() - min(diagnosis.moved, self.timeout_seconds / 2)
+        elif self._has_timed_out():
+            # Another rank makes progress, so restart the time-out of this rank from that progress.
+            self._progress_time = time.monotonic() - min(diagnosis.seconds_since_progress, self.timeout_seconds / 2)
 
     def _end(self, diagnosis: Diagnosis) -> None:
-        # The rank may have made progress, or the watch may be closed, since the diagnosis began.
-        if self._stop.is_set() or not self._is_stalled():
+        # A diagnosis takes several ticks, in which this rank may have made progress or closed the watch.
+        if self._stop.is_set() or not self._has_timed_out():
             return
         self._report_and_exit(diagnosis)
 
     def _report_and_exit(self, diagnosis: Diagnosis) -> NoReturn:
         head = f"ple-rec: rank {self.rank}: "
-        sys.stderr.write(f"{head}stops, since nothing has moved for {self.timeout_seconds:g} s: {diagnosis.text}\n")
+        sys.stderr.write(f"{head}exits, since no rank made progress for {self.timeout_seconds:g} s: {diagnosis.text}\n")
         if self.rank in diagnosis.culprits:
-            sys.stderr.write(f"{head}the stacks of its threads are:\n")
+            sys.stderr.write(f"{head}stacks of its threads:\n")
             sys.stderr.flush()
             faulthandler.dump_traceback(sys.stderr)
         sys.stderr.flush()
         if folder := os.environ.get(AGENT_FOLDER):
+            # Tells the agent that started this rank that the reason for the exit has been printed.
             (Path(folder) / STALLED).touch()
         # The main thread waits in a collective, so an exception would not end the process.
         os._exit(_EXIT_CODE)
 
 
-def diagnose(before: Sequence[RankStatus], now: Sequence[RankStatus], own: int, timeout_seconds: float) -> Diagnosis:
-    """Return the ranks that the others wait for, from two readings of all ranks' statuses.
+def diagnose(
+    before: Sequence[RankStatus], now: Sequence[RankStatus], own_rank: int, timeout_seconds: float
+) -> Diagnosis:
+    """Return the diagnosis that follows from two readings of the status of all ranks.
+
+    A rank is silent if it published nothing between the readings, and behind if another rank has a larger count. The
+    culprits are the silent ranks that are behind, or else all silent ranks, or else all ranks that are behind. A rank
+    whose time-out is suspended counts as making progress.
 
     Args:
         before: Status of every rank at the first reading.
-        now: Status of every rank some ticks later.
-        own: Rank that reads.
+        now: Status of every rank at the second reading, some ticks later.
+        own_rank: Rank that makes the diagnosis, which is never silent.
         timeout_seconds: Seconds without progress of any rank that count as a stall.
     """
-    silent = [b for a, b in zip(before, now, strict=True) if a.beat == b.beat and b.rank != own]
+    silent = [b for a, b in zip(before, now, strict=True) if a.beat == b.beat and b.rank != own_rank]
     alive = [status for status in now if status not in silent]
-    moved = min(0.0 if status.seconds is None else status.seconds for status in alive)
-    if moved < timeout_seconds:
-        return Diagnosis("", moved=moved)
-    first = max(status.count for status in now)
-    behind = [status for status in now if status.count < first]
+    seconds_since_progress = min(0.0 if status.seconds is None else status.seconds for status in alive)
+    if seconds_since_progress < timeout_seconds:
+        return Diagnosis("", seconds_since_progress=seconds_since_progress)
+    max_count = max(status.count for status in now)
+    behind = [status for status in now if status.count < max_count]
     culprits = [status for status in silent if status in behind] or silent or behind
     if not culprits:
-        activity = now[own].activity
-        return Diagnosis(f"no rank is behind, all are in {activity}; a link or a device that they wait for has failed")
+        activity = now[own_rank].activity
+        return Diagnosis(f"all ranks are in the same operation, {activity}; a network link or a device may have failed")
     texts = [
         f"rank {s.rank} on {s.host} "
         + (
-            f"gives no sign of life, last in {s.activity}"
+            f"does not respond; its last operation was {s.activity}"
             if s in silent
-            else f"is behind, for {s.seconds:.0f} s in {s.activity}"
+            else f"is behind the others: it has been in {s.activity} for {s.seconds:.0f} s"
         )
-        for s in culprits[:_SHOWN]
+        for s in culprits[:_MAX_LISTED]
     ]
-    more = f"; and {len(culprits) - _SHOWN} more" if len(culprits) > _SHOWN else ""
+    more = f"; and {len(culprits) - _MAX_LISTED} more" if len(culprits) > _MAX_LISTED else ""
     return Diagnosis("; ".join(texts) + more, tuple(status.rank for status in culprits))

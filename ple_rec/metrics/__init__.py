@@ -1,4 +1,4 @@
-"""Evaluation metrics over all ranks in bounded memory: AUC, GAUC, NE, log loss and calibration; MSE, RMSE and MAE."""
+"""Evaluation metrics over all ranks in bounded memory: AUC, GAUC, NE, log loss, calibration, MSE, RMSE, MAE and R^2."""
 
 from ple_rec.metrics.accumulator import Result, State, TaskCurves
 from ple_rec.metrics.collection import MetricCollection

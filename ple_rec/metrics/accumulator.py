@@ -1,9 +1,11 @@
 """Sums of metrics: computed on the device, added over ranks by one all-reduce, and saved as state.
 
-Ranks exchange values by all-reduces only, each rank's values at its own place among zeros. Unlike a gather, that needs
-no padding if ranks have unequal numbers of rows, and it gives every rank the same bits.
+Ranks exchange values by all-reduces only: each rank writes its values at its own index into a tensor of zeros. Unlike a
+gather, that needs no padding if ranks have unequal numbers of rows, and it gives every rank the same bits.
 
-Shapes: W ranks, N rows of this rank, B batch, K tasks, T sums of a task.
+A row counts for a task if it is in the task's sample space, for example only clicked impressions for a conversion rate.
+
+Shapes: W ranks, N rows of this rank, B rows of a batch, K tasks, T sums of a task.
 """
 
 from __future__ import annotations
@@ -21,21 +23,21 @@ from ple_rec.errors import DivergedError, UserError
 
 
 def rank_and_world(group: ProcessGroup | None) -> tuple[int, int]:
-    """Return this rank and the number of ranks of `group`, or 0 and 1 without a process group."""
+    """Return this rank and the number of ranks of `group` (None: the default group); 0 and 1 if there is no group."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(group), dist.get_world_size(group)
 
 
 def all_reduce(tensor: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Return the sum of `tensor`, which is overwritten, over the ranks, or `tensor` itself without a process group."""
+    """Overwrite `tensor` by its sum over the ranks, and return it; with a single rank, it stays as it is."""
     if rank_and_world(group)[1] > 1:
         dist.all_reduce(tensor, group=group)
     return tensor
 
 
 def at_own_rank(own: Tensor, group: ProcessGroup | None) -> Tensor:
-    """Return (W, ...) with this rank's value at its index and zeros at the others, so that the sum has all values."""
+    """Return (W, ...) with this rank's value at its index and zeros elsewhere; the sum over ranks has all values."""
     rank, world = rank_and_world(group)
     all_W = own.new_zeros(world, *own.shape)
     all_W[rank] = own
@@ -59,9 +61,9 @@ def join_rows(own_N: Tensor, rows_W: Sequence[int], group: ProcessGroup | None) 
     if world == 1:
         return own_N
     start = sum(rows_W[:rank])
-    whole = own_N.new_zeros(sum(rows_W), *own_N.shape[1:])
-    whole[start : start + len(own_N)] = own_N
-    return all_reduce(whole, group)
+    all_rows = own_N.new_zeros(sum(rows_W), *own_N.shape[1:])
+    all_rows[start : start + len(own_N)] = own_N
+    return all_reduce(all_rows, group)
 
 
 Result = dict[str, float | int | None]
@@ -69,14 +71,17 @@ State = dict[str, Tensor | int]
 
 
 class TaskCurves(TypedDict):
-    """Curves of one task: calibration bins, and for a binary task ROC points `[fpr, tpr]`."""
+    """Curves of one task: bins of `scores.calibration_bins`, and for a binary task ROC points `[fpr, tpr]`."""
 
     calibration: list[dict[str, float]]
     roc: NotRequired[list[list[float]]]
 
 
 class ScoredRows(NamedTuple):
-    """Rows of a batch, (B, K) each, in float64. Rows that do not count have score, label and weight 0."""
+    """Rows of a batch, (B, K) each, in float64. A score is a logit or a prediction.
+
+    Rows that are invalid or outside the sample space have score, label and weight 0.
+    """
 
     score: Tensor
     label: Tensor
@@ -86,8 +91,13 @@ class ScoredRows(NamedTuple):
 class Accumulator(ABC):
     """Sums over the samples of K tasks of one kind, on the device in float64.
 
-    Subclasses name their sums in `SUMS`. The first two are `samples` and `refused`: rows of the sample space with a
-    score, label or weight that is not finite, or a negative weight. `compute` raises an error if there are any.
+    Subclasses name their sums in `SUMS`. The first two are `samples`, the number of rows in the sample space, and
+    `invalid`, the number of those with a score, label or weight that is not finite, or a negative weight. `compute`
+    raises an error if there are invalid rows.
+
+    Args:
+        names: Names of the K tasks.
+        device: Device of the sums.
     """
 
     SUMS: ClassVar[tuple[str, ...]]
@@ -95,7 +105,7 @@ class Accumulator(ABC):
     def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
         self.names = tuple(names)
         self.device = torch.device(device)
-        # All rows of this rank count, also those outside the sample space: their number is known without the device.
+        # All rows of this rank, those outside the sample space too; counting only the others would wait for the device.
         self.rows = 0
         self._sums_TK = self._zeros(len(self.SUMS), len(self.names), dtype=torch.float64)
 
@@ -131,7 +141,7 @@ class Accumulator(ABC):
         rows = ScoredRows(*(torch.nan_to_num(x, 0, 0, 0) * counted_BK for x in (score_BK, label_BK, weight_B1)))
         terms = [space_BK, space_BK - counted_BK, *self._terms(rows)]
         self._sums_TK += torch.stack([term_BK.sum(0) for term_BK in terms])
-        self._keep(rows)
+        self._store_rows(rows)
         self.rows += shape[0]
 
     @abstractmethod
@@ -139,7 +149,7 @@ class Accumulator(ABC):
         """Return the terms (B, K) of each of `SUMS[2:]`."""
 
     @abstractmethod
-    def _keep(self, rows: ScoredRows) -> None:
+    def _store_rows(self, rows: ScoredRows) -> None:
         """Add the batch to the buffer or the histogram."""
 
     def buffered_rows(self) -> int:
@@ -181,13 +191,13 @@ class Accumulator(ABC):
         Raises:
             UserError: The state belongs to other tasks or to another version.
         """
-        self.check(state)
+        self.check_state(state)
         self._sums_TK += tensor_of(state, "sums").to(self.device)
         self.rows += int(state["rows"])
 
-    def check(self, state: Mapping[str, Tensor | int]) -> None:
-        """Raise the error of `merge_state_dict` if a state does not fit."""
-        for key, own in self._shapes().items():
+    def check_state(self, state: Mapping[str, Tensor | int]) -> None:
+        """Raise a UserError if a state belongs to other tasks or to another version."""
+        for key, own in self._state_shapes().items():
             value = state.get(key)
             shape = None if value is None else tuple(value.shape) if isinstance(value, Tensor) else ()
             if shape is None or shape[-len(own) :] != own:
@@ -201,11 +211,11 @@ class Accumulator(ABC):
             raise UserError(
                 "metric state, rows",
                 repr(state.get("rows")),
-                "must be the number of rows, an int",
+                "it is the number of rows, an int",
                 "load a state that state_dict() returned",
             )
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the last dimensions of every tensor in the state."""
         return {"sums": tuple(self._sums_TK.shape)}
 
@@ -221,7 +231,8 @@ def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> 
     One all-reduce adds the sums of all accumulators; an accumulator may need a second one for its AUC.
 
     Raises:
-        DivergedError: A row of a sample space has a value that is not finite. Every rank raises the error.
+        DivergedError: A row of a sample space has a value that is not finite, or a negative weight. Every rank raises
+            the error.
     """
     parts = []
     for accumulator in accumulators:
@@ -235,11 +246,11 @@ def compute(accumulators: Sequence[Accumulator], group: ProcessGroup | None) -> 
         sums = {name: [next(received) for _ in accumulator.names] for name in accumulator.SUMS}
         reduced.append((accumulator, sums, buffered_W))
     for accumulator, sums, _ in reduced:
-        for name, refused, samples in zip(accumulator.names, sums["refused"], sums["samples"], strict=True):
-            if refused:
+        for name, invalid, samples in zip(accumulator.names, sums["invalid"], sums["samples"], strict=True):
+            if invalid:
                 raise DivergedError(
                     f"metrics of {name}",
-                    f"{int(refused)} of {int(samples)} rows of its sample space hold a prediction, label or weight "
+                    f"{int(invalid)} of {int(samples)} rows of its sample space hold a prediction, label or weight "
                     "that is not finite, or a negative weight",
                     "a metric over them would mean nothing",
                     "lower the learning rate or clip gradients; if it happens at the first step, check the data",

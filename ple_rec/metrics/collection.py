@@ -1,6 +1,6 @@
 """Metrics of all tasks of a model, updated and reduced together.
 
-Shapes: B batch, K tasks.
+Shapes: B rows of a batch, K tasks.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from ple_rec.metrics.regression import R2Accumulator, RegressionAccumulator
 class MetricCollection:
     """Metrics of every task. All tasks of one kind share their tensor operations.
 
-    `compute` takes one all-reduce of the sums of all tasks, a second one of the buffers or histograms if there are
-    binary tasks, and with `gauc` those of `GroupAuc`. `curves` takes one.
+    A row counts for a task if it is in the task's sample space, for example only clicked impressions for a conversion
+    rate. `compute` takes one all-reduce of the sums of all tasks, a second one of the buffers or histograms if there
+    are binary tasks, and with `gauc` those of `GroupAuc`. `curves` takes one.
 
     Args:
         tasks: Tasks in the order of the columns of a batch's labels, at least one and with different names.
         device: Device of the batches; the process group must be able to reduce tensors on it.
-        exact_limit: Number of rows up to which AUC is exact; with 0, AUC comes from a histogram, in constant memory.
+        exact_limit: Number of rows over all ranks up to which AUC is exact; with 0, AUC comes from a histogram, in
+            constant memory.
         gauc: True to compute the GAUC of binary tasks, if batches have groups. All ranks pass the same value.
         r2: True to compute the R^2 of regression tasks, for which the state has one more sum.
     """
@@ -46,18 +48,18 @@ class MetricCollection:
     ) -> None:
         self._names = [task.name for task in tasks]
         self._gauc: GroupAuc | None = None
-        self._kinds: dict[TaskKind, tuple[Tensor | None, Accumulator]] = {}
+        self._columns_and_accumulators: dict[TaskKind, tuple[Tensor | None, Accumulator]] = {}
         columns = {kind: [k for k, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
         if columns["binary"]:
             names = [self._names[k] for k in columns["binary"]]
             binary = BinaryAccumulator(names, device, exact_limit=exact_limit)
-            self._kinds["binary"] = self._column_index(columns["binary"], device), binary
+            self._columns_and_accumulators["binary"] = self._column_index(columns["binary"], device), binary
             if gauc:
                 self._gauc = GroupAuc(len(names), device)
         if columns["regression"]:
             names = [self._names[k] for k in columns["regression"]]
             regression = (R2Accumulator if r2 else RegressionAccumulator)(names, device)
-            self._kinds["regression"] = self._column_index(columns["regression"], device), regression
+            self._columns_and_accumulators["regression"] = self._column_index(columns["regression"], device), regression
 
     def _column_index(self, columns: list[int], device: torch.device | str) -> Tensor | None:
         """Return the columns of one kind as an index on the device, or None for all columns."""
@@ -90,7 +92,7 @@ class MetricCollection:
                     f"{name}: got shape {tuple(tensor.shape)}; expected (batch, {len(self._names)}), one column for "
                     f"each of the tasks {self._names}"
                 )
-        for kind, (columns, each) in self._kinds.items():
+        for kind, (columns, each) in self._columns_and_accumulators.items():
             logits, labels, in_space = (
                 x if columns is None else x.index_select(1, columns) for x in (logits_BK, labels_BK, in_space_BK)
             )
@@ -105,11 +107,12 @@ class MetricCollection:
         absent if no rank had groups.
 
         Raises:
-            DivergedError: A row of a sample space has a value that is not finite. Every rank raises the error.
+            DivergedError: A row of a sample space has a value that is not finite, or a negative weight. Every rank
+                raises the error.
         """
         results: dict[str, dict[str, Any]] = {**accumulator.compute(self._accumulators(), group)}
         if self._gauc is not None and (group_results := self._gauc.compute(group)):
-            for name, result in zip(self._kinds["binary"][1].names, group_results, strict=True):
+            for name, result in zip(self._columns_and_accumulators["binary"][1].names, group_results, strict=True):
                 results[name] |= result
         return {name: results[name] for name in self._names}
 
@@ -134,20 +137,21 @@ class MetricCollection:
         self._check_mergeable()
         return {
             f"{kind}.{key}": value
-            for kind, (_, each) in self._kinds.items()
+            for kind, (_, each) in self._columns_and_accumulators.items()
             for key, value in each.state_dict().items()
         }
 
     def merge_state_dict(self, state: Mapping[str, Tensor | int]) -> None:
-        """Add another rank's state, as if its samples had been added here. So a run can go on with fewer ranks.
+        """Add another rank's state, as if its samples had been added here, so that a run can go on with fewer ranks.
 
         Raises:
-            UserError: The state belongs to other tasks; this collection is then unchanged.
+            UserError: The state belongs to other tasks or to another version; this collection is then unchanged.
+            ValueError: The collection computes GAUC.
         """
         self._check_mergeable()
-        for kind, (_, each) in self._kinds.items():
-            each.check(_state_of_kind(state, kind))
-        for kind, (_, each) in self._kinds.items():
+        for kind, (_, each) in self._columns_and_accumulators.items():
+            each.check_state(_state_of_kind(state, kind))
+        for kind, (_, each) in self._columns_and_accumulators.items():
             each.merge_state_dict(_state_of_kind(state, kind))
 
     def _check_mergeable(self) -> None:
@@ -155,7 +159,7 @@ class MetricCollection:
             raise ValueError(f"gauc of the tasks {self._names} has no state to save: it depends on the order of rows")
 
     def _accumulators(self) -> list[Accumulator]:
-        return [each for _, each in self._kinds.values()]
+        return [each for _, each in self._columns_and_accumulators.values()]
 
 
 def _state_of_kind(state: Mapping[str, Tensor | int], kind: str) -> State:

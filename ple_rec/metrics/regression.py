@@ -1,6 +1,8 @@
-"""MSE, RMSE, MAE and calibration of regression tasks.
+"""MSE, RMSE, MAE, R^2 and calibration of regression tasks.
 
-Shapes: B batch, K tasks, H histogram bins.
+A row counts for a task if it is in the task's sample space, for example only clicked impressions for a watch time.
+
+Shapes: B rows of a batch, K tasks, H histogram bins.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch.distributed import ProcessGroup
 from ple_rec.metrics import accumulator, scores
 from ple_rec.metrics.accumulator import Accumulator, Result, ScoredRows, State, TaskCurves
 
-# A variation of less than this share of the sum of squares counts as a rounding error.
+# Labels count as equal if their variation is less than this share of their sum of squares, a rounding error.
 _ROUNDING = 1e-9
 # A bin is given by the leading 16 bits of a float32: sign, exponent and 7 bits of the mantissa.
 BINS = 1 << 16
@@ -31,16 +33,16 @@ class RegressionAccumulator(Accumulator):
         calibration = sum w p / sum w y
 
     Results are `samples` (rows in the sample space), `mse`, `rmse`, `mae`, `calibration`, `mean_label` and
-    `mean_prediction`. A value is None if it is undefined: all of them without weight, `calibration` if the mean label
-    is 0.
+    `mean_prediction`. A value is None if it is undefined: all but `samples` if the sum of weights is 0, `calibration`
+    if the mean label is 0.
 
     The calibration curve comes from a histogram of 1.5 MiB a task. A prediction's bin is the leading half of its
-    float32, mapped to ascending order: 128 bins an octave over all finite values, so that no range has to be guessed
-    and nothing is clipped. A bin has the sums of weight, prediction and label, so means over bins are exact. Only the
-    edges of bins are rounded, to 2^-7 relative.
+    float32, mapped to ascending order: 128 bins an octave over all finite values, so no range has to be chosen and
+    nothing is clipped. A bin has the sums of weight, prediction and label, so means over bins are exact; only which
+    predictions share a bin depends on rounding, to 2^-7 relative.
     """
 
-    SUMS: ClassVar[tuple[str, ...]] = ("samples", "refused", "weight", "label", "prediction", "squared", "absolute")
+    SUMS: ClassVar[tuple[str, ...]] = ("samples", "invalid", "weight", "label", "prediction", "squared", "absolute")
 
     def __init__(self, names: Sequence[str], device: torch.device | str) -> None:
         super().__init__(names, device)
@@ -64,7 +66,7 @@ class RegressionAccumulator(Accumulator):
             weighted_BK.abs(),
         ]
 
-    def _keep(self, rows: ScoredRows) -> None:
+    def _store_rows(self, rows: ScoredRows) -> None:
         prediction_BK, label_BK, weight_BK = rows
         bits_BK = prediction_BK.float().view(torch.int32)
         # As integers, negative floats descend. With their lower bits flipped, all ascend, from -2^15 as 16-bit numbers.
@@ -101,12 +103,12 @@ class RegressionAccumulator(Accumulator):
         super().merge_state_dict(state)
         self._histogram += accumulator.tensor_of(state, "histogram").to(self.device)
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return super()._shapes() | {"histogram": tuple(self._histogram.shape)}
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return super()._state_shapes() | {"histogram": tuple(self._histogram.shape)}
 
 
 class R2Accumulator(RegressionAccumulator):
-    """Regression metrics with R^2, for evaluations. Checkpoints contain the sums of `RegressionAccumulator` only."""
+    """Regression metrics with R^2, `r2`, for evaluations. Checkpoints have the sums of `RegressionAccumulator` only."""
 
     SUMS = (*RegressionAccumulator.SUMS, "squared_label")
 

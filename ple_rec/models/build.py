@@ -1,4 +1,7 @@
-"""Construction of a run's model from its configuration and its dataset."""
+"""Construction of a run's unsharded model from its configuration and the features of its dataset.
+
+`build_model` returns it for training and planning (`ple_rec.training.model`) and for exported models.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,21 @@ from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DenseFeature, SparseFeature
 from ple_rec.errors import DataError
-from ple_rec.models.embeddings import embedding_collection, mean_bags
+from ple_rec.models.embeddings import embedding_collection, mean_pooled_features
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
 
-_STATISTICS: dict[str, tuple[str, ...]] = {
+# Names in `stats.json` of the statistics that each normaliser needs.
+_STATISTICS_BY_NORMALISER: dict[str, tuple[str, ...]] = {
     "none": (),
     "standard": ("mean", "std"),
     "log": ("log_mean", "log_std"),
     "quantile": ("quantiles",),
 }
-# `prep` writes the same number of quantiles, so that those of a checkpoint have the same size.
-_QUANTILES = 1001
+# Number of quantiles that `ple-rec prep` writes. A feature without values gets as many, so that the shapes of the
+# buffers, which a checkpoint must match, do not depend on the data.
+_QUANTILE_COUNT = 1001
 
 
 def build_model(
@@ -39,7 +44,7 @@ def build_model(
     table_device: torch.device,
     precision: UsedPrecision | None = None,
 ) -> MultiTaskModel:
-    """Return the unsharded model with dense layers initialised from the run's seed.
+    """Return the unsharded model of a run, with dense layers initialised from the run's seed.
 
     Args:
         config: Configuration of the run.
@@ -51,7 +56,7 @@ def build_model(
         statistics: Statistics of each column in `stats.json`, by name.
         device: Device of the dense layers.
         table_device: Device of the tables, or "meta" if they are to be sharded.
-        precision: Precision of the matrix products, or None for the configured one, in which "auto" means fp32.
+        precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
         UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
@@ -59,25 +64,33 @@ def build_model(
     """
     embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
-    # The seed is set after the tables, which draw random numbers unless they are on the meta device.
+    # The seed is set after the tables are built, because they draw random numbers unless they are on the meta device.
     torch.manual_seed(config.seed)
-    bags_to_average = mean_bags(config.embeddings, sparse)
+    mean_features = mean_pooled_features(config.embeddings, sparse)
     weighting = WEIGHTINGS[config.train.loss_weighting](losses)
-    used = precision or config.train.precision
-    shared = config.data.request_features
-    request_dense = [i for i, feature in enumerate(dense) if feature.name in shared]
+    matmul_precision = precision or config.train.precision
+    request_features = config.data.request_features
+    request_dense = [i for i, feature in enumerate(dense) if feature.name in request_features]
     model = MultiTaskModel(
-        config.model, tasks, embeddings, normalisers, used, bags_to_average, weighting, shared, request_dense
+        config.model,
+        tasks,
+        embeddings,
+        normalisers,
+        matmul_precision,
+        mean_features,
+        weighting,
+        request_features,
+        request_dense,
     )
     for module in (model.normalise, model.extraction, model.towers, model.weighting):
         module.to(device)
     return model
 
 
-def check_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -> None:
-    """Check that every dense feature that is normalised has a value in the training split.
+def check_dense_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -> None:
+    """Check that every dense feature that is normalised has at least one value in the training split.
 
-    Only a run that starts with random weights needs the values; other models take the statistics of their checkpoint.
+    Only a run that starts with random weights needs this check; other runs take the statistics of their checkpoint.
 
     Args:
         dense: Dense features of the run.
@@ -87,38 +100,38 @@ def check_values(dense: Sequence[DenseFeature], statistics: Mapping[str, Any]) -
         DataError: A feature has no value, or statistics are missing.
     """
     for feature in dense:
-        if None in _values(feature, statistics):
+        if None in _read_statistics(feature, statistics):
             raise DataError(
                 "stats.json",
                 f"dense feature {feature.name!r} has no value in the training split",
-                f"its normaliser {feature.normaliser!r} needs some",
+                f"its normaliser {feature.normaliser!r} needs at least one value",
                 f'add "{feature.name}" to data.drop',
             )
 
 
 def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> DenseStatistics:
     """Return the statistics of a feature, or those of a constant feature if the training split has no value of it."""
-    values = _values(feature, statistics)
+    values = _read_statistics(feature, statistics)
     if None in values:
-        return DenseStatistics(feature.normaliser, std=0.0, quantiles=(0.0,) * _QUANTILES)
+        return DenseStatistics(feature.normaliser, std=0.0, quantiles=(0.0,) * _QUANTILE_COUNT)
     if feature.normaliser == "quantile":
         return DenseStatistics("quantile", quantiles=values[0])
     return DenseStatistics(feature.normaliser, *values)
 
 
-def _values(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
+def _read_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
     """Return the statistics that the normaliser of a feature needs; they are None if the feature has no value.
 
     Raises:
         DataError: `stats.json` lacks one of the statistics.
     """
-    names = _STATISTICS[feature.normaliser]
+    names = _STATISTICS_BY_NORMALISER[feature.normaliser]
     train = statistics.get(feature.name, {}).get("train", {}) if names else {}
     if missing := [f"columns.{feature.name}.train.{name}" for name in names if name not in train]:
         raise DataError(
             "stats.json",
             f"no {', '.join(missing)}",
             f"normaliser {feature.normaliser!r} of dense feature {feature.name!r} needs it",
-            "write it there, of the training split, or prepare the dataset again",
+            "add the statistic of the training split to stats.json, or prepare the dataset again",
         )
     return [train[name] for name in names]

@@ -3,11 +3,13 @@
     sum       x = sum_i w_i r_i                        r_i the rows of the bag, w_i their weights (1 without weights)
     mean      x = sum_i w_i r_i / sum_i w_i            without weights: sum_i r_i / n
 
-A mean is 0 if sum_i w_i = 0, and so for an empty bag. TorchRec only sums, and the model divides the sums itself: the
-divisor of TorchRec depends on the sharding of a table, and a plan with several shardings would divide twice.
+A bag is the list of ids of one feature of one sample. A mean is 0 if sum_i w_i = 0, for example for an empty bag.
+TorchRec gets every table with sum pooling, and the model divides the sums itself. In TorchRec's own mean pooling,
+the place of the division depends on how a table is sharded, so a plan with several kinds of sharding would divide
+twice.
 
-Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of every feature,
-R rows of a table or of its shard, H columns of one feature.
+Shape suffixes: B batch (with padding), F features in the order of the batch's keys, D pooled columns of all features
+(in `shard_RD`, of a table), R rows of a shard of a table, H columns of one feature, 1 a single column.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def bag_totals(sparse: KeyedJaggedTensor) -> Tensor:
     """Return sum_i w_i of each bag, in fp32, or the number of its ids if there are no weights.
 
     Args:
-        sparse: Ids of this rank's samples.
+        sparse: Ids of this rank's samples, with weights if there are any.
 
     Returns:
         totals_FB, without a gradient and with 0 for padding rows.
@@ -45,30 +47,30 @@ def bag_totals(sparse: KeyedJaggedTensor) -> Tensor:
 
 
 def divide_bags(
-    summed_BD: Tensor, widths: Mapping[str, int], sparse: KeyedJaggedTensor, mean_bags: Collection[str]
+    summed_BD: Tensor, widths: Mapping[str, int], sparse: KeyedJaggedTensor, mean_features: Collection[str]
 ) -> Tensor:
-    """Return pooled columns in which the sums of some features are replaced by means.
+    """Replace the sums of some features by means.
 
     Args:
         summed_BD: Sums sum_i w_i r_i of all features side by side.
         widths: Number of columns of each feature, by name, in the order of `summed_BD`.
-        sparse: Ids of this rank's samples, which were summed.
-        mean_bags: Names of the features that are averaged.
+        sparse: Ids of this rank's samples, whose rows were summed, with weights if there are any.
+        mean_features: Names of the features that are averaged.
 
     Returns:
-        x_BD. If a divisor is 0, x and its gradient are 0.
+        x_BD. If the divisor of a bag is 0, the bag's columns of x, and their gradient, are 0.
     """
-    if not mean_bags:
+    if not mean_features:
         return summed_BD
     totals = dict(zip(sparse.keys(), bag_totals(sparse), strict=True))
     blocks = zip(widths, summed_BD.split(list(widths.values()), dim=1), strict=True)
     return torch.cat(
-        [quotient(block, totals[name][:, None]) if name in mean_bags else block for name, block in blocks], dim=1
+        [quotient(block, totals[name][:, None]) if name in mean_features else block for name, block in blocks], dim=1
     )
 
 
 def quotient(summed_BH: Tensor, total_B1: Tensor) -> Tensor:
-    """Return the mean of each bag from its sum and its total weight, or 0 if the total is 0."""
+    """Return the mean of each bag from its sum and its total weight; 0 if the total is 0."""
     is_zero_B1 = total_B1 == 0
     return (summed_BH / total_B1.masked_fill(is_zero_B1, 1)).masked_fill(is_zero_B1, 0)
 
@@ -84,7 +86,7 @@ def table_configs(
     Every table pools by sum; `divide_bags` turns the sums into means if the table is to pool by mean.
 
     Args:
-        config: Dimension and type of the rows, with exceptions for single tables.
+        config: Type of all tables, and their dimension and pooling, with exceptions for single tables.
         features: Features that the model reads.
         rows: Number of rows of every table of the dataset, by name.
         initialise: True if TorchRec draws the initial rows, False if `ple_rec.distributed` writes them after sharding.
@@ -97,13 +99,13 @@ def table_configs(
         raise UserError(
             "embeddings.tables",
             f"no feature of this run reads table {', '.join(unknown)}",
-            f"it names tables of the dataset; {suggestion(unknown[0], names) if names else 'there are none'}",
+            f"it names tables that the run reads; {suggestion(unknown[0], names) if names else 'there are none'}",
             "correct or remove the entry",
         )
     tables = []
     for name in names:
-        own = config.tables.get(name)
-        dim = own.dim if own is not None and own.dim is not None else config.dim
+        table_config = config.tables.get(name)
+        dim = table_config.dim if table_config is not None and table_config.dim is not None else config.dim
         tables.append(
             EmbeddingBagConfig(
                 name=name,
@@ -119,16 +121,19 @@ def table_configs(
 
 
 def _leave_rows(shard_RD: torch.Tensor) -> torch.Tensor:
-    """Do not initialise the rows of a shard; they are written once, after sharding."""
+    """Leave the rows of a shard as they are, since `ple_rec.distributed` writes them after sharding."""
     return shard_RD
 
 
-def mean_bags(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
-    """Return the features that are averaged: the bags of tables that pool by mean. A single value is its own mean."""
+def mean_pooled_features(config: EmbeddingsConfig, features: Sequence[SparseFeature]) -> tuple[str, ...]:
+    """Return the names of the features that are averaged: those with lists of ids, of tables that pool by mean.
+
+    A feature with a single id per sample needs no division.
+    """
 
     def pooling(table: str) -> Pooling:
-        own = config.tables.get(table)
-        return own.pooling if own is not None and own.pooling is not None else config.pooling
+        table_config = config.tables.get(table)
+        return table_config.pooling if table_config is not None and table_config.pooling is not None else config.pooling
 
     return tuple(feature.name for feature in features if feature.bag and pooling(feature.table) == "mean")
 
@@ -137,7 +142,7 @@ def embedding_collection(
     config: EmbeddingsConfig, features: Sequence[SparseFeature], rows: dict[str, int], device: torch.device
 ) -> EmbeddingBagCollection | None:
     """Return the tables on `device` ("meta" if they are to be sharded), or None if there is no sparse feature."""
-    # TorchRec builds an empty collection under its model wrapper, and then fails.
+    # `DistributedModelParallel` fails on a collection without tables.
     if not features:
         return None
     tables = table_configs(config, features, rows, initialise=device.type != "meta")

@@ -1,6 +1,12 @@
 """Multi-task model: tables and normalised dense features, the extraction network, and one tower per task.
 
-Shape suffixes: B batch, F dense features, O outputs, E experts, K tasks, D width of x, H width of an output.
+On a CPU, the network is computed in blocks of rows of the batch, on several threads (`ple_rec.models.cpu.blocks`).
+
+The samples of a batch may be grouped by requests, whose samples have equal values in some features. Grouped inputs
+x_BD hold the columns of these features once per request.
+
+Shape suffixes: B batch, R requests, F dense features, O outputs, E experts, K tasks, D width of x, H width of an
+output.
 """
 
 from __future__ import annotations
@@ -16,7 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import ModelConfig
 from ple_rec.data.batch import Batch
-from ple_rec.models.cpu.blocks import MIN_ROWS_FOR_THREADS, ROWS, Blocks
+from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
 from ple_rec.models.embeddings import divide_bags
 from ple_rec.models.losses import StepLoss
@@ -24,23 +30,23 @@ from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
 from ple_rec.modules.experts import ExpertBank, Mlp
 from ple_rec.modules.extraction import ExtractionNetwork
-from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns, parts_of, with_parts
+from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns, input_tensors, replace_tensors
 from ple_rec.modules.mixing import SoftmaxGates
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 
 
 class MultiTaskModel(nn.Module):
-    """Model of all tasks: `x = [pooled embeddings, normalised dense]`, `y_k` = extraction(x), `logit_k = t_k(y_k)`.
+    """Model of all tasks: `x = [pooled embeddings, normalised dense]`, `y = extraction(x)`, `logit_k = tower_k(y_k)`.
 
     Args:
         config: Variant and sizes of the network.
         tasks: Names of the tasks, in the order of the logits.
-        embeddings: Embedding tables, or None without sparse features.
+        embeddings: Embedding tables; None without sparse features.
         dense: Statistics of each dense feature.
         precision: Precision of the matrix products; "bf16" means autocast to bfloat16, with softmax, losses and weights
             in fp32.
-        mean_bags: Names of the features whose bags are averaged instead of summed.
-        weighting: Weighting of the tasks' losses, or None for the schedule alone.
+        mean_features: Names of the features whose bags are averaged instead of summed.
+        weighting: Weighting of the tasks' losses; None for `Scheduled`, the scheduled weights alone.
         request_features: Names of the sparse features that the samples of a request share, if batches have requests.
         request_dense: Indices of the dense features that the samples of a request share.
     """
@@ -52,7 +58,7 @@ class MultiTaskModel(nn.Module):
         embeddings: EmbeddingBagCollection | None,
         dense: Sequence[DenseStatistics],
         precision: str = "fp32",
-        mean_bags: Collection[str] = (),
+        mean_features: Collection[str] = (),
         weighting: Weighting | None = None,
         request_features: Collection[str] = (),
         request_dense: Collection[int] = (),
@@ -62,105 +68,108 @@ class MultiTaskModel(nn.Module):
         self.embeddings = embeddings
         self.normalise = DenseNormaliser(dense)
         tables = [] if embeddings is None else embeddings.embedding_bag_configs()
-        self.columns = {name: table.embedding_dim for table in tables for name in table.feature_names}
-        self.mean_bags = frozenset(mean_bags)
-        embedded = sum(self.columns.values())
-        shared = [(name in request_features, width) for name, width in self.columns.items()]
+        self.widths_by_feature = {name: table.embedding_dim for table in tables for name in table.feature_names}
+        self.mean_features = frozenset(mean_features)
+        embedding_width = sum(self.widths_by_feature.values())
+        shared = [(name in request_features, width) for name, width in self.widths_by_feature.items()]
         self.shared_columns = SharedColumns([*shared, *((i in request_dense, 1) for i in range(len(dense)))])
         routings = VARIANTS[config.variant](config, tasks)
+        # On other devices than CPUs, `CpuExpertBank` computes as `ExpertBank` does.
         self.extraction = ExtractionNetwork(
-            routings, embedded + len(dense), config.activation, config.dropout, CpuExpertBank
+            routings, embedding_width + len(dense), config.activation, config.dropout, CpuExpertBank
         )
         tower = config.tower
         self.weighting = Scheduled([]) if weighting is None else weighting
         self.towers = nn.ModuleList(
             Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
         )
-        self.block_rows = ROWS
+        self.block_rows = BLOCK_ROWS
         self._blocks: Blocks | None = None
+        # Key of measured times: models with an equal `architecture` have the same layers, so they take the same time.
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         self.autocast = precision == "bf16"
-        # Weights are converted to bfloat16 once; autocast, in contrast, converts them at every call.
-        self.converted = False
+        # True if the weights are stored in bfloat16; autocast, in contrast, converts them at every call.
+        self.is_bfloat16 = False
         self.input_dropout = config.input_dropout
-        # True if training draws random numbers.
-        self.draws = max(config.input_dropout, config.dropout, tower.dropout) > 0
+        self.has_dropout = max(config.input_dropout, config.dropout, tower.dropout) > 0
 
     def inputs(self, batch: Batch) -> Tensor:
         """Return x_BD of a batch."""
         x_BD = self.grouped_inputs(batch)
-        return x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
+        return x_BD if isinstance(x_BD, Tensor) else x_BD.ungroup()
 
     def grouped_inputs(self, batch: Batch) -> Inputs:
-        """Return x_BD of a batch, grouped by request if that saves products."""
+        """Return x_BD of a batch, grouped by request if that makes the first matrix products cheaper."""
         parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
         if self.embeddings is not None:
             parts.insert(0, self._pooled(batch))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        # An output layer keeps the model's type even after `convert_to_bfloat16`, so its type is the one of x.
         x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
         if batch.requests is None:
             return x_BD
-        grouped = Grouped.of(x_BD, batch.requests.request_B, batch.requests.first_R, self.shared_columns)
-        return grouped if grouped.saves_products() else grouped.whole()
+        grouped = GroupedInputs.from_tensor(x_BD, batch.requests.request_B, batch.requests.first_R, self.shared_columns)
+        return grouped if grouped.saves_products() else grouped.ungroup()
 
     def _pooled(self, batch: Batch) -> Tensor:
-        """Return the pooled rows of all features side by side, in the order of the tables, with any sharding plan."""
+        """Return the pooled rows of all features side by side, in the order of the tables."""
         assert self.embeddings is not None
         assert batch.sparse is not None
         pooled = self.embeddings(batch.sparse)
-        names = list(self.columns)
+        names = list(self.widths_by_feature)
         if pooled.keys() == names:
             values: Tensor = pooled.values()
         else:
-            # A sharded collection returns features in the order of its plan, for example row-wise tables together.
+            # A sharded collection returns features in the order of its sharding plan, such as row-wise tables first.
             (values,) = KeyedTensor.regroup([pooled], [names])
-        return divide_bags(values, self.columns, batch.sparse, self.mean_bags)
+        return divide_bags(values, self.widths_by_feature, batch.sparse, self.mean_features)
 
     def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:
-        """Return logits_BK and A_BOE of every level, or in training logits_BK and sums_K.
+        """Return logits_BK and the gates A_BOE of every level; with `loss`, return logits_BK and sums_K.
 
-        The prediction of a regression task is its logit.
+        `extraction.gate_labels` names the outputs and experts of each A_BOE. sums_K has the sum of each task's losses
+        over the batch. The prediction of a regression task is its logit.
 
         Args:
             batch: Batch of this rank.
-            loss: Loss of a training step. If present, the sums_K of the loss are returned instead of A_BOE, and
-                logits_BK has no gradient.
+            loss: Loss of a training step, whose sums_K are returned instead of A_BOE; logits_BK then has no gradient.
+                None in an evaluation.
         """
         x_BD = self.grouped_inputs(batch)
         return self.score(x_BD) if loss is None else self.train_score(x_BD, loss)
 
     def score(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
         """Return logits_BK and A_BOE of every level from x, the output of tables and normalisation."""
-        if torch.is_grad_enabled() or not self._in_blocks(x_BD):
+        if torch.is_grad_enabled() or not self._runs_in_blocks(x_BD):
             return self.logits(x_BD)
         return self.blocks().score(x_BD)
 
     def train_score(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
         """Return logits_BK and sums_K of a training step from x, the output of tables and normalisation."""
-        if self._in_blocks(x_BD):
+        if self._runs_in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
         logits_BK, _ = self.logits(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
 
     def logits(self, x_BD: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """Return logits_BK and A_BOE of every level without blocks: `y_k` = extraction(x), `logit_k = t_k(y_k)`."""
+        """Return logits_BK and A_BOE of every level from x, computed for all rows at once."""
         if self.input_dropout and self.training:
-            # Dropout is drawn for each sample, also if samples share columns.
-            whole_BD = x_BD if isinstance(x_BD, Tensor) else x_BD.whole()
-            x_BD = F.dropout(whole_BD, self.input_dropout)
-        if self.converted:
-            x_BD = with_parts(x_BD, [part.bfloat16() for part in parts_of(x_BD)])
+            # Dropout is drawn separately for each sample, even in columns that samples share.
+            ungrouped_BD = x_BD if isinstance(x_BD, Tensor) else x_BD.ungroup()
+            x_BD = F.dropout(ungrouped_BD, self.input_dropout)
+        if self.is_bfloat16:
+            x_BD = replace_tensors(x_BD, [part.bfloat16() for part in input_tensors(x_BD)])
         with torch.autocast(x_BD.device.type, dtype=torch.bfloat16, enabled=self.autocast):
             outputs, gates = self.extraction(x_BD)
             logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
         return logits_BK.float() if self.autocast else logits_BK, gates
 
     def network_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that `logits` uses: those of experts, mixings and towers."""
+        """Return the parameters that `logits` uses: those of experts, gates (or other mixings) and towers."""
         return [*self.extraction.parameters(), *self.towers.parameters()]
 
     def run_in_blocks(self, threads: int) -> None:
-        """Use this number of threads for blocks, independently of the number of threads of the process."""
+        """Compute blocks of rows on `threads` threads from now on, whatever the process's number of threads is."""
         self._blocks = Blocks(self, self.block_rows, threads)
 
     def without_autocast(self) -> None:
@@ -168,13 +177,13 @@ class MultiTaskModel(nn.Module):
         self.autocast = False
 
     def convert_to_bfloat16(self) -> None:
-        """Convert the weights of matrix products to bfloat16, for prediction only."""
-        self.autocast, self.converted = False, True
+        """Convert weights of matrix products to bfloat16, except in output layers of towers; for prediction only."""
+        self.autocast, self.is_bfloat16 = False, True
         for module in (*self.extraction.modules(), *self.towers.modules()):
             if isinstance(module, ExpertBank | SoftmaxGates):
                 weights = [*module.parameters()]
             elif isinstance(module, Mlp):
-                # The output layer stays in fp32, as under autocast.
+                # The output layer stays in fp32. `Mlp` computes it in that precision, too.
                 weights = [*module.layers[:-1].parameters()]
             else:
                 continue
@@ -182,14 +191,14 @@ class MultiTaskModel(nn.Module):
                 weight.data = weight.data.bfloat16()
 
     def blocks(self) -> Blocks:
-        """Return the blocks, which the first call creates for the process's current number of threads."""
+        """Return the computation by blocks, which the first call creates for the process's number of threads."""
         if self._blocks is None:
             self._blocks = Blocks(self, self.block_rows, torch.get_num_threads())
         return self._blocks
 
-    def _in_blocks(self, x_BD: Inputs) -> bool:
+    def _runs_in_blocks(self, x_BD: Inputs) -> bool:
         # Dropout draws from one generator, and the order of draws would depend on the timing of threads.
-        draws_now = self.draws and self.training
+        draws_now = self.has_dropout and self.training
         return x_BD.device.type == "cpu" and len(x_BD) >= MIN_ROWS_FOR_THREADS and not draws_now
 
     def flops_per_sample(self) -> int:

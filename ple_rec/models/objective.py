@@ -1,6 +1,9 @@
 """Objective that a training step minimises: the weighted losses of the tasks, and the penalty of the model.
 
-    L = weighting(L_1 .. L_K) + penalty
+    L = weighting(L_1 .. L_K) + penalty        L_k = sum_i s_i d_ik loss_k(i) / sum_i s_i d_ik
+
+s_i is the weight of sample i of the batch of all ranks; d_ik is 1 if the sample is in the sample space of task k, else
+0. loss_k(i) is the loss of task k on the sample.
 
 Shape suffixes: K tasks.
 """
@@ -17,14 +20,15 @@ TINY = 1e-12
 
 
 def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled_K: Tensor, ranks: int = 1) -> Tensor:
-    """Return L, or the part of L that one rank backpropagates; the mean of the parts over the ranks is L.
+    """Return L, or one rank's contribution, which it backpropagates; the mean of the contributions over ranks is L.
 
     Args:
         model: Model with the weighting and the penalty.
-        sums_K: `loss_sums_K` of this rank, or of all ranks with `ranks = 1`.
+        sums_K: Sums sum_i s_i d_ik loss_k(i) of this rank; those over all ranks if `ranks` is 1.
         counts_K: Counts sum_i s_i d_ik over all ranks.
         scheduled_K: Scheduled weights w_k(t).
-        ranks: Number of ranks W if the sums are those of one rank; DDP and TorchRec average gradients over ranks.
+        ranks: Number of ranks W if the sums are those of one rank; else 1. The contribution of a rank is multiplied by
+            W, since DDP and TorchRec average gradients over ranks.
     """
     losses_K = ranks * sums_K / counts_K.clamp(min=TINY)
     total: Tensor = model.weighting(losses_K, scheduled_K, counts_K > 0)
@@ -33,13 +37,15 @@ def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled
 
 
 def loss_factors_K(model: MultiTaskModel, counts_K: Tensor, scheduled_K: Tensor, ranks: int = 1) -> Tensor:
-    """Return dL/dsums_K with the same bits as by `objective`. L is linear in the sums, so it does not depend on them.
+    """Return dL/dsums_K, the same bits that the backward pass of `objective` computes.
+
+    L is affine in the sums, so its derivative does not depend on them and can be computed before the forward pass ends.
 
     Args:
         model: Model with the weighting.
         counts_K: Counts sum_i s_i d_ik over all ranks.
         scheduled_K: Scheduled weights w_k(t).
-        ranks: Number of ranks W if the sums are those of one rank.
+        ranks: Number of ranks W if the sums are those of one rank; else 1.
     """
     with torch.enable_grad():
         sums_K = torch.zeros_like(counts_K, requires_grad=True)

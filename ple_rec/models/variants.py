@@ -1,4 +1,11 @@
-"""Every model of the paper's Fig. 1 as routings of the extraction network, one for each level."""
+"""Every model of Fig. 1 of the PLE paper (Tang et al., 2020) as routings of the extraction network, one for each level.
+
+Equation numbers are those of the paper.
+
+`VARIANTS` has a function for each value of `model.variant`. It takes the configuration of the variant and the names of
+the tasks, and returns a `Routing` for each level. The owner of an expert is a task, or "shared"; a stream is an input
+of a level, that is x on the first level, else an output of the level below.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +27,28 @@ from ple_rec.config.model import (
     SluiceConfig,
 )
 from ple_rec.errors import UserError
-from ple_rec.modules.routing import Routing, X
+from ple_rec.modules.routing import SELECT_BY_X, Routing
 
 SHARED = "shared"
 Tasks = Sequence[str]
 
 
 def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> Routing:
-    """Return a level of own and shared experts (Eq. 2-7).
+    """Return a level of task-specific and shared experts (Eq. 2-7).
 
-    Output o reads expert e if they have the same owner or one of them is shared.
+    The output of a task reads the task's own experts and the shared experts. The shared output reads all experts.
 
     Args:
         tasks: Names of the tasks, in the order of the outputs.
         level: Numbers and sizes of the experts.
         first: True if the level reads x as its only stream, False if it reads one stream per task and a shared one.
-        last: True if the level has no shared output.
+        last: True if no level follows, so that the level has no shared output.
 
     Raises:
         UserError: A task has the name of the shared experts.
     """
     _check_names(tasks)
-    owners = [owner for owner in (*tasks, SHARED) for _ in range(_count(level, owner))]
+    owners = [owner for owner in (*tasks, SHARED) for _ in range(_count_experts(level, owner))]
     outputs = [*tasks] if last else [*tasks, SHARED]
     streams = {owner: 0 if first else i for i, owner in enumerate((*tasks, SHARED))}
     return Routing(
@@ -55,7 +62,7 @@ def cgc_level(tasks: Tasks, level: LevelConfig, *, first: bool, last: bool) -> R
 
 
 def ple(config: PleConfig, tasks: Tasks) -> list[Routing]:
-    """Return progressive layered extraction: CGC levels, in which a higher gate selects by its own stream (Eq. 7)."""
+    """Return progressive layered extraction: CGC levels; above the first, a gate reads its output's stream (Eq. 7)."""
     last = len(config.levels) - 1
     return [cgc_level(tasks, level, first=i == 0, last=i == last) for i, level in enumerate(config.levels)]
 
@@ -66,7 +73,7 @@ def cgc(config: CgcConfig, tasks: Tasks) -> list[Routing]:
 
 
 def mmoe(config: MmoeConfig, tasks: Tasks) -> list[Routing]:
-    """Return the multi-gate mixture of experts, which is CGC without own experts."""
+    """Return the multi-gate mixture of experts, which is CGC without task-specific experts."""
     level = LevelConfig(task_experts=0, shared_experts=config.experts, expert_hidden=config.expert_hidden)
     return [cgc_level(tasks, level, first=True, last=True)]
 
@@ -78,42 +85,45 @@ def hard_sharing(config: HardSharingConfig, tasks: Tasks) -> list[Routing]:
 
 
 def single_task(config: SingleTaskConfig, tasks: Tasks) -> list[Routing]:
-    """Return single-task models: one own expert per task, which no other task reads."""
+    """Return single-task models: one expert per task, which no other task reads."""
     level = LevelConfig(task_experts=1, shared_experts=0, expert_hidden=config.bottom)
     return [cgc_level(tasks, level, first=True, last=True)]
 
 
 def asymmetric(config: AsymmetricConfig, tasks: Tasks) -> list[Routing]:
     """Return asymmetric sharing: a task reads its own expert and those of its donors, combined without gates."""
-    own = _own_experts(tasks, config.bottom, first=True)
-    reads = [[e == o or e in config.donors.get(o, ()) for e in tasks] for o in tasks]
-    return [replace(own, edges_OE=tuple(map(tuple, reads)), mixing=config.combine)]
+    routing = _one_expert_per_task(tasks, config.bottom, first=True)
+    edges_OE = [[e == o or e in config.donors.get(o, ()) for e in tasks] for o in tasks]
+    return [replace(routing, edges_OE=tuple(map(tuple, edges_OE)), mixing=config.combine)]
 
 
 def customized(config: CustomizedConfig, tasks: Tasks) -> list[Routing]:
-    """Return customized sharing: CGC of one own and one shared expert, concatenated instead of gated."""
+    """Return customized sharing: CGC of one task-specific and one shared expert, concatenated instead of gated."""
     level = LevelConfig(task_experts=1, shared_experts=1, expert_hidden=config.bottom)
     return [replace(cgc_level(tasks, level, first=True, last=True), mixing="concat")]
 
 
 def cross_stitch(config: CrossStitchConfig, tasks: Tasks) -> list[Routing]:
-    """Return cross-stitch: one expert per task, which all tasks read, with A learned and equal for all samples."""
+    """Return cross-stitch: one expert per task, which all tasks read, by learned weights equal for all samples."""
     mixing = "stitch_channels" if config.per_channel else "stitch"
     return [
-        replace(_read_all(_own_experts(tasks, level.expert_hidden, first=i == 0)), mixing=mixing)
+        replace(_with_all_edges(_one_expert_per_task(tasks, level.expert_hidden, first=i == 0)), mixing=mixing)
         for i, level in enumerate(config.levels)
     ]
 
 
 def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
-    """Return sluice networks: cross-stitch between subspaces, with towers that read a mix of the levels."""
+    """Return sluice networks: cross-stitch between subspaces of experts; with several levels, towers read a mix of all.
+
+    The weights of the subspaces have a penalty, see `ExpertBank.orthogonality`.
+    """
     last = len(config.levels) - 1
     return [
         replace(
-            _read_all(_own_experts(tasks, level.expert_hidden, first=i == 0)),
+            _with_all_edges(_one_expert_per_task(tasks, level.expert_hidden, first=i == 0)),
             mixing="subspaces",
             subspaces=config.subspaces,
-            orthogonality=config.penalty,
+            orthogonality=config.penalty_weight,
             mix_levels=0 < i == last,
         )
         for i, level in enumerate(config.levels)
@@ -121,7 +131,7 @@ def sluice(config: SluiceConfig, tasks: Tasks) -> list[Routing]:
 
 
 def ml_mmoe(config: MlMmoeConfig, tasks: Tasks) -> list[Routing]:
-    """Return multi-level MMoE: one gate per expert of the next level, or per task on the last. Gates select by x."""
+    """Return multi-level MMoE: one gate per expert of the next level, or per task on the last. All gates read x."""
     _check_names(tasks)
     names = [_name_experts([SHARED] * level.experts) for level in config.levels]
     routings = []
@@ -134,7 +144,7 @@ def ml_mmoe(config: MlMmoeConfig, tasks: Tasks) -> list[Routing]:
                 source_E=tuple(range(len(experts))) if i else (0,) * len(experts),
                 outputs=outputs,
                 edges_OE=((True,) * len(experts),) * len(outputs),
-                selector_O=(X,) * len(outputs),
+                selector_O=(SELECT_BY_X,) * len(outputs),
                 hidden=level.expert_hidden,
             )
         )
@@ -155,8 +165,8 @@ VARIANTS: dict[str, Callable[[Any, Tasks], list[Routing]]] = {
 }
 
 
-def _own_experts(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
-    """Return a level of one own expert per task, which only its task reads."""
+def _one_expert_per_task(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing:
+    """Return a level of one expert per task, which only the output of its task reads."""
     k = len(tasks)
     return Routing(
         experts=_name_experts(tasks),
@@ -168,7 +178,7 @@ def _own_experts(tasks: Tasks, hidden: Sequence[int], *, first: bool) -> Routing
     )
 
 
-def _read_all(routing: Routing) -> Routing:
+def _with_all_edges(routing: Routing) -> Routing:
     """Return the routing with an edge from every expert to every output."""
     return replace(routing, edges_OE=((True,) * len(routing.experts),) * len(routing.outputs))
 
@@ -178,13 +188,13 @@ def _check_names(tasks: Tasks) -> None:
         raise UserError(
             "tasks",
             f"a task is named {SHARED!r}",
-            "experts are named after their owner, and the shared ones have that name",
+            "experts are named after their task, and shared experts have this name",
             "rename the task in the dataset's recipe",
         )
 
 
-def _count(level: LevelConfig, owner: str) -> int:
-    return level.shared_experts if owner == SHARED else level.own(owner)
+def _count_experts(level: LevelConfig, owner: str) -> int:
+    return level.shared_experts if owner == SHARED else level.own_experts(owner)
 
 
 def _name_experts(owners: Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.losses import FACTORS
+from ple_rec.models.losses import UNCERTAINTY_FACTORS
 
 
 class Weighting(nn.Module):
@@ -20,23 +20,29 @@ class Weighting(nn.Module):
 
     @abstractmethod
     def weights(self, scheduled_K: Tensor) -> Tensor:
-        """Return dL/dL_k, the current weight of each task's loss, for logs."""
+        """Return the current weight dL/dL_k of each task's loss, for logs."""
 
     @abstractmethod
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
         """Return L.
 
         Args:
-            losses_K: Losses L_k. Each of W ranks passes W times its part. L is linear in L_k, so the mean over ranks,
-                which data parallelism computes, is the L of the global batch.
-            scheduled_K: Scheduled weights w_k(t) of Eq. 10.
-            present_K: Flag of each task, True if the global batch has a sample in its sample space; a task without one
-                adds exactly 0.
+            losses_K: Losses L_k of the global batch; in training, W times this rank's part of each L_k, for W ranks.
+                Their mean over ranks is L_k. L is affine in L_k, so the mean of L over ranks, which data parallelism
+                computes, is the L of the batch.
+            scheduled_K: Scheduled weights w_k(t), see `task_weights`.
+            present_K: True for each task with a sample of the global batch in its sample space. L_k of the others is 0;
+                terms without L_k must leave these tasks out, so that they add 0 to L.
         """
 
 
 def task_weights(tasks: Sequence[TaskConfig], t: int) -> list[float]:
-    """Return w_k(t) = w_k0 gamma_k^t of each task (Eq. 10)."""
+    """Return w_k(t) = w_k0 gamma_k^t of each task (Eq. 10 of the PLE paper).
+
+    Args:
+        tasks: Tasks with their initial weights w_k0 and their decays gamma_k.
+        t: Number of steps done, or of epochs if `train.weight_schedule` says so.
+    """
     return [task.weight * task.decay**t for task in tasks]
 
 
@@ -79,7 +85,7 @@ class Uncertainty(Weighting):
     def __init__(self, losses: Sequence[str]) -> None:
         super().__init__()
         self.log_variance_K = nn.Parameter(torch.zeros(len(losses)))
-        self.register_buffer("factor_K", torch.tensor([FACTORS[name] for name in losses]), persistent=False)
+        self.register_buffer("factor_K", torch.tensor([UNCERTAINTY_FACTORS[name] for name in losses]), persistent=False)
 
     def weights(self, scheduled_K: Tensor) -> Tensor:
         """Return w_k(t) c_k exp(-s_k)."""
@@ -87,8 +93,8 @@ class Uncertainty(Weighting):
 
     def forward(self, losses_K: Tensor, scheduled_K: Tensor, present_K: Tensor) -> Tensor:
         """Return L as described in `Weighting.forward`."""
-        priors_K = scheduled_K * present_K * self.log_variance_K / 2
-        return (self.weights(scheduled_K) * losses_K + priors_K).sum()
+        log_sigmas_K = scheduled_K * present_K * self.log_variance_K / 2
+        return (self.weights(scheduled_K) * losses_K + log_sigmas_K).sum()
 
 
 # Constructors of weightings by name; each takes the names of the tasks' losses.

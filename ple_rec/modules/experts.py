@@ -1,6 +1,9 @@
 """Multi-layer perceptrons, and expert banks, which compute the experts of a level together.
 
-Shape suffixes: B batch, S streams, E experts, I width in, H width out, N outputs of several experts side by side.
+A stream is an input of a level: x of the network, or an output of the level below.
+
+Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side; of an `Mlp`, D
+width in.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch.nn import functional as F
 from ple_rec.modules.grouped import Inputs, linear
 from ple_rec.modules.routing import Routing
 
+# Activation functions by their names in the configuration.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "gelu": nn.functional.gelu,
@@ -69,6 +73,8 @@ def _uniform_(parameter: Tensor, fan_in: int) -> Tensor:
 class ExpertBank(nn.Module):
     """Experts of one level. Expert e is the MLP `h_e = act(W_L ... act(W_1 x_source(e) + b_1) ... + b_L)`.
 
+    The first layers of the experts of one stream are one matrix; the deeper layers of all experts are stacked.
+
     Args:
         routing: Routing of the level, with the stream of each expert and the layer sizes.
         widths: Width of each input stream.
@@ -78,7 +84,7 @@ class ExpertBank(nn.Module):
 
     def __init__(self, routing: Routing, widths: Sequence[int], activation: str, dropout: float) -> None:
         super().__init__()
-        self.counts = [routing.experts_of_stream(stream) for stream in range(len(widths))]
+        self.counts = [routing.count_experts_reading(stream) for stream in range(len(widths))]
         self.hidden = routing.hidden
         self.activation = ACTIVATIONS[activation]
         self.dropout = dropout
@@ -93,19 +99,19 @@ class ExpertBank(nn.Module):
             for count, width in zip(self.counts, widths, strict=True)
             if count
         )
-        steps = list(pairwise(routing.hidden))
-        self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in steps)
-        self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in steps)
+        sizes = list(pairwise(routing.hidden))
+        self.deep_weights = nn.ParameterList(_uniform_(torch.empty(experts, out, width), width) for width, out in sizes)
+        self.deep_biases = nn.ParameterList(_uniform_(torch.empty(experts, out), width) for width, out in sizes)
 
     def _activate(self, x: Tensor) -> Tensor:
         return F.dropout(self.activation(x), self.dropout, self.training)
 
     def forward(self, streams: Sequence[Inputs]) -> Tensor:
-        """Return h_BEH, with the experts in the routing's order, from S streams (B, width_s)."""
-        read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
+        """Return h_BEH, with the experts in the routing's order, from the streams s, (B, width_s) each."""
+        read_streams = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
         pieces = [
             linear(x_BI, weight_NI, bias_N)
-            for x_BI, weight_NI, bias_N in zip(read, self.first_weights, self.first_biases, strict=True)
+            for x_BI, weight_NI, bias_N in zip(read_streams, self.first_weights, self.first_biases, strict=True)
         ]
         joined_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         h_BEH: Tensor = self._activate(joined_BN).view(-1, sum(self.counts), self.hidden[0])
@@ -116,8 +122,8 @@ class ExpertBank(nn.Module):
     def orthogonality(self, subspaces: int) -> Tensor:
         """Return `sum_e sum_(a < b) ||W_ea^T W_eb||_F^2`, the redundancy of subspaces (Ruder et al., 2019).
 
-        W_ea is the part of the last layer of expert e, inputs x (H / G), that computes subspace a of G. Biases are left
-        out.
+        W_ea, of shape (I, H / G), are the columns of the last layer of expert e that compute subspace a of G. Biases do
+        not count.
 
         Args:
             subspaces: Number of subspaces G.
@@ -138,7 +144,7 @@ class ExpertBank(nn.Module):
 
 
 def _stacked_linear(x_BEI: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
-    """Apply one linear layer per expert: (B, E, I) -> (B, E, H)."""
+    """Apply the linear layer of each expert: (B, E, I) -> (B, E, H)."""
     if x_BEI.is_cuda:
         return torch.baddbmm(bias_EH.unsqueeze(1), x_BEI.transpose(0, 1), weight_EHI.transpose(1, 2)).transpose(0, 1)
     # On a CPU, the backward pass of a batched product is several times slower than that of one product per expert.

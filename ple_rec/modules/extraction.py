@@ -1,9 +1,13 @@
-"""Extraction network of every model: levels of experts and mixings. A level computes two lines.
+"""Extraction network of every model: levels of experts, whose outputs are mixed into the inputs of the next level.
+
+A level has experts e, each of which reads one of the level's input streams, and outputs o:
 
     h_e = f_e(x_source(e))
-    y_o = sum_e A_oe h_e
+    y_o = sum_e A_oe h_e          the gate weights A are computed by the level's mixing, for example a softmax
 
-Shape suffixes: B batch, E experts, O outputs, D width in, H width out.
+The input streams are the input x of the network on the first level, and the outputs of the level below on the others.
+
+Shape suffixes: B batch, E experts, O outputs, D width of x, H width of an expert's output, L levels.
 """
 
 from __future__ import annotations
@@ -22,15 +26,15 @@ from ple_rec.modules.routing import GateLabels, Routing
 
 
 class ExtractionLevel(nn.Module):
-    """One level, whose outputs are the input streams of the next.
+    """One level, whose outputs are the input streams of the next level.
 
     Args:
         routing: Routing of the level.
         widths: Width of each input stream.
-        width: Width D of x.
+        width: Width D of the network's input x, which a gate may read at any level.
         activation: Activation of the experts.
         dropout: Dropout of the experts.
-        bank: Class of the experts.
+        bank: Class that computes the experts.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class ExtractionLevel(nn.Module):
         self.mixing = MIXINGS[routing.mixing](routing, [*widths, width])
 
     def forward(self, streams: Sequence[Inputs], x_BD: Inputs) -> tuple[list[Tensor], Tensor]:
-        """Return the outputs (B, width_o), one for each output of the routing, and A_BOE.
+        """Return y_o, (B, width_o), for each output o of the routing, and A_BOE.
 
         Args:
             streams: Input streams, (B, width_s) each.
@@ -59,24 +63,30 @@ class ExtractionLevel(nn.Module):
         return y, a_BOE
 
     def penalty(self) -> Tensor | None:
-        """Return the penalty that the level adds to the loss, or None if there is none."""
+        """Return the penalty that the level adds to the loss; None if it has none."""
         if not self.routing.orthogonality:
             return None
         return self.routing.orthogonality * self.experts.orthogonality(self.routing.subspaces)
 
 
 class ExtractionNetwork(nn.Module):
-    """All levels, one after the other. The first reads x as its only stream.
+    """Levels of extraction, one after another. The first level reads x as its only stream.
 
     Args:
         routings: Routing of each level, bottom first.
         width: Width D of x.
         activation: Activation of the experts.
         dropout: Dropout of the experts.
-        bank: Class of the experts.
+        bank: Class that computes the experts.
+
+    Attributes:
+        widths: Width of each output of the last level.
+        level_mixing: Mixing of all levels for the towers; None if the towers read the last level.
+        gate_labels: Names of the outputs and experts of each level, and of `level_mixing` last.
 
     Raises:
-        ValueError: Levels are to be mixed, but their outputs differ in names or widths.
+        ValueError: A routing has `mix_levels`, but it is not that of the last level, or the levels differ in outputs or
+            width.
     """
 
     def __init__(
@@ -103,10 +113,7 @@ class ExtractionNetwork(nn.Module):
         self.gate_labels: tuple[GateLabels, ...] = tuple(gate_labels)
 
     def forward(self, x_BD: Inputs) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the inputs of the towers, (B, width_o) each, and an A_BOE for each of `gate_labels`.
-
-        The A_BOE are the expert utilisation.
-        """
+        """Return the inputs of the towers, (B, width_o) each, and the gate weights A_BOE for each of `gate_labels`."""
         streams: list[Any] = [x_BD]
         gates, outputs = [], []
         for level in self.levels:
@@ -119,7 +126,7 @@ class ExtractionNetwork(nn.Module):
         return streams, gates
 
     def penalty(self) -> Tensor | None:
-        """Return the penalty that the levels add to the loss, or None if there is none."""
+        """Return the penalty that the levels add to the loss; None if they have none."""
         terms = [level.penalty() for level in self.levels]  # type: ignore[operator]
         penalties = [term for term in terms if term is not None]
         return torch.stack(penalties).sum() if penalties else None

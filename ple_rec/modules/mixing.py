@@ -1,7 +1,11 @@
-"""Mixings of experts: the weights with which each output of a level reads the experts of that level.
+"""Mixings of experts: the weights A_oe with which output o of a level of the network mixes the experts e of the level.
 
-Shape suffixes: B batch, S streams, E experts, O outputs, D width in, H width of an expert's output. Gates have G gated
-outputs, and N edges of gated outputs. Subspaces: G subspaces of an expert, of width V = H / G.
+A level reads input streams. x is the input of the whole network. An edge is a pair of an output and an expert that it
+reads.
+
+Shape suffixes: B batch, E experts, O outputs, H width of an expert's output. `SoftmaxGates`: G gated outputs, N edges
+of gated outputs. `SubspaceMixing`: E and O number the subspaces of all experts and outputs, V width of a subspace.
+`LevelMixing`: L levels.
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ class Mixing(nn.Module):
 
     Args:
         routing: Routing of the level.
-        widths: Width of each output.
+        output_widths: Width of each output.
     """
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, output_widths: Sequence[int]) -> None:
         super().__init__()
-        self.widths = list(widths)
+        self.widths = list(output_widths)
         self.gate_labels = GateLabels(routing.mixing, routing.outputs, routing.experts, routing.edges_OE)
 
     @abstractmethod
@@ -36,7 +40,7 @@ class Mixing(nn.Module):
 
         Args:
             h_BEH: Outputs of the experts.
-            streams: The S input streams of the level, (B, width_s) each, and x last.
+            streams: Input streams s of the level, (B, width_s) each, and x last.
 
         Returns:
             O outputs, (B, width_o) each, and A_BOE, whose rows and columns are named in `gate_labels`.
@@ -57,7 +61,7 @@ class SumMixing(Mixing):
 
     edges_OE: Tensor
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, stream_widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
         self.register_buffer("edges_OE", torch.tensor(routing.edges_OE).float(), persistent=False)
         self.flops = 2 * self.edges_OE.numel() * routing.width
@@ -72,7 +76,7 @@ class SumMixing(Mixing):
         return list(y_BOH.unbind(1)), expand_to_batch(a_OE, h_BEH)
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
         return self.flops
 
 
@@ -80,28 +84,28 @@ class MeanMixing(SumMixing):
     """Mean of the n_o experts that output o reads: `A_oe = 1 / n_o` for each of them."""
 
     def _a_OE(self) -> Tensor:
-        # The buffer has whole numbers, so that a model converted to fp64 computes 1 / n_o in fp64.
+        # The buffer has 0 and 1 rather than 1 / n_o, so that a model converted to fp64 computes 1 / n_o in fp64.
         return self.edges_OE / self.edges_OE.sum(1, keepdim=True)
 
 
 class ConcatMixing(Mixing):
     """Concatenation of the n_o experts that output o reads, in their order on the level.
 
-    A_oe is the (n_o H) x H matrix that puts h_e in its place, and an output has the width n_o H. In A_BOE, such a
-    matrix is represented by 1.
+    An output has the width n_o H. In `y_o = sum_e A_oe h_e`, A_oe is the (n_o H) x H matrix that copies h_e to its
+    columns of the output; the returned A_BOE has 1 for this matrix.
     """
 
     a_OE: Tensor
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, stream_widths: Sequence[int]) -> None:
         super().__init__(routing, [sum(row) * routing.width for row in routing.edges_OE])
-        self.reads = [[e for e, read in enumerate(row) if read] for row in routing.edges_OE]
+        self.experts_by_output = [[e for e, read in enumerate(row) if read] for row in routing.edges_OE]
         self.register_buffer("a_OE", torch.tensor(routing.edges_OE).float(), persistent=False)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`."""
         h = h_BEH.unbind(1)
-        y = [torch.cat([h[e] for e in row], dim=1) if len(row) > 1 else h[row[0]] for row in self.reads]
+        y = [torch.cat([h[e] for e in row], dim=1) if len(row) > 1 else h[row[0]] for row in self.experts_by_output]
         return y, expand_to_batch(self.a_OE, h_BEH)
 
     def flops_per_sample(self) -> int:
@@ -110,41 +114,47 @@ class ConcatMixing(Mixing):
 
 
 class SoftmaxGates(Mixing):
-    """Softmax gates (Eq. 2-4, 7): `A_o = softmax(W_o x_selector(o))` over the experts that output o reads, no bias.
+    """Softmax gates: `A_o = softmax(W_o x_selector(o))` over the experts that output o reads, without a bias.
 
-    An output that reads a single expert passes it on (A = 1) and has no gate, because the parameters of a softmax over
-    one value have no effect. The gates of one selector stream are rows of one matrix. The softmax is computed in fp32
-    even if the products run in a lower precision.
+    The equations are 2 to 4 and 7 of the PLE paper (Tang et al., 2020).
+
+    An output that reads a single expert returns the expert's value (A = 1) and has no gate, because the parameters of a
+    softmax over one value have no effect. A selector stream is an input stream from which gates are computed; the gates
+    of one such stream are rows of one matrix. The softmax is computed in fp32 even if the products run in a lower
+    precision.
 
     Args:
         routing: Routing of the level.
-        widths: Width of each input stream, and of x last.
+        stream_widths: Width of each input stream, and of x last, at the index `SELECT_BY_X`, -1.
     """
 
     edges: Tensor
     gated: Tensor
     constant_OE: Tensor
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, stream_widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
         self.outputs, self.experts = len(routing.outputs), len(routing.experts)
         reads = [[e for e, read in enumerate(row) if read] for row in routing.edges_OE]
-        self.single = {o: row[0] for o, row in enumerate(reads) if len(row) == 1}
+        self.single_expert_by_output = {o: row[0] for o, row in enumerate(reads) if len(row) == 1}
         # Gated outputs in the order of their selector streams, so that each stream's gates are consecutive rows.
         gated = sorted((o for o, row in enumerate(reads) if len(row) > 1), key=lambda o: routing.selector_O[o])
-        self.slot = {o: slot for slot, o in enumerate(gated)}
-        self.in_order = gated == list(range(self.outputs))
-        self.full = all(len(reads[o]) == self.experts for o in gated)
+        self.gate_by_output = {o: gate for gate, o in enumerate(gated)}
+        self.is_in_output_order = gated == list(range(self.outputs))
+        self.has_all_edges = all(len(reads[o]) == self.experts for o in gated)
         self.selectors = sorted({routing.selector_O[o] for o in gated})
         self.weights = nn.ParameterList()
         for stream in self.selectors:
             rows = sum(len(reads[o]) for o in gated if routing.selector_O[o] == stream)
-            limit = widths[stream] ** -0.5
-            self.weights.append(nn.init.uniform_(torch.empty(rows, widths[stream]), -limit, limit))
-        edges = [slot * self.experts + e for slot, o in enumerate(gated) for e in reads[o]]
+            limit = stream_widths[stream] ** -0.5
+            self.weights.append(nn.init.uniform_(torch.empty(rows, stream_widths[stream]), -limit, limit))
+        # Position of each logit in the flattened matrix (G, E) of gated outputs and experts.
+        edges = [gate * self.experts + e for gate, o in enumerate(gated) for e in reads[o]]
         self.register_buffer("edges", torch.tensor(edges, dtype=torch.long), persistent=False)
         self.register_buffer("gated", torch.tensor(gated, dtype=torch.long), persistent=False)
-        constant = [[float(self.single.get(o) == e) for e in range(self.experts)] for o in range(self.outputs)]
+        constant = [
+            [float(self.single_expert_by_output.get(o) == e) for e in range(self.experts)] for o in range(self.outputs)
+        ]
         self.register_buffer("constant_OE", torch.tensor(constant), persistent=False)
         self.width = routing.width
 
@@ -153,43 +163,43 @@ class SoftmaxGates(Mixing):
         logits_BN = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=1)
         if logits_BN.dtype in (torch.bfloat16, torch.float16):
             logits_BN = logits_BN.float()
-        if not self.full:
-            masked_BN = logits_BN.new_full((logits_BN.shape[0], len(self.slot) * self.experts), float("-inf"))
+        if not self.has_all_edges:
+            masked_BN = logits_BN.new_full((logits_BN.shape[0], len(self.gate_by_output) * self.experts), float("-inf"))
             logits_BN = masked_BN.index_copy(1, self.edges, logits_BN)
-        logits_BGE = logits_BN.view(-1, len(self.slot), self.experts)
+        logits_BGE = logits_BN.view(-1, len(self.gate_by_output), self.experts)
         return torch.softmax(logits_BGE, dim=-1)
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:
         """See `Mixing.forward`; A_BOE has the precision of the softmax."""
         constant_BOE = self.constant_OE.expand(h_BEH.shape[0], -1, -1)
-        if not self.slot:
-            return [h_BEH[:, e] for e in self.single.values()], constant_BOE
+        if not self.gate_by_output:
+            return [h_BEH[:, e] for e in self.single_expert_by_output.values()], constant_BOE
         a_BGE = self._weights_BGE(streams)
         mixed = torch.bmm(a_BGE.to(h_BEH.dtype), h_BEH).unbind(1)
-        y = [mixed[self.slot[o]] if o in self.slot else h_BEH[:, self.single[o]] for o in range(self.outputs)]
-        if self.in_order:
+        y = [
+            mixed[self.gate_by_output[o]] if o in self.gate_by_output else h_BEH[:, self.single_expert_by_output[o]]
+            for o in range(self.outputs)
+        ]
+        if self.is_in_output_order:
             return y, a_BGE
         return y, constant_BOE.to(a_BGE.dtype).index_copy(1, self.gated, a_BGE)
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
-        mixing = 2 * len(self.slot) * self.experts * self.width
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
+        mixing = 2 * len(self.gate_by_output) * self.experts * self.width
         gates: int = sum(2 * weight.numel() for weight in self.weights)
         return mixing + gates
 
 
-# At the start of training, cross-stitch weighs the task's own expert with 0.9, and the others with 0.1 together.
-_OWN = 0.9
+# Initial weight of a task's own expert in cross-stitch; the other experts have the remaining 0.1 together.
+_OWN_EXPERT_WEIGHT = 0.9
 
 
-def _mostly_own(size: int) -> Tensor:
-    """Return a (size, size) matrix with `_OWN` on the diagonal and 1 - `_OWN` spread over the rest of each row.
-
-    With size 1, the only entry is 1.
-    """
+def _initial_matrix(size: int) -> Tensor:
+    """Return a (size, size) matrix with 0.9 on the diagonal and 0.1 spread over the rest of each row; 1 for size 1."""
     if size == 1:
         return torch.ones(1, 1)
-    return torch.full((size, size), (1 - _OWN) / (size - 1)).fill_diagonal_(_OWN)
+    return torch.full((size, size), (1 - _OWN_EXPERT_WEIGHT) / (size - 1)).fill_diagonal_(_OWN_EXPERT_WEIGHT)
 
 
 class SubspaceMixing(Mixing):
@@ -197,19 +207,20 @@ class SubspaceMixing(Mixing):
 
         y_(o,a) = sum_e sum_b A_(o,a),(e,b) h_(e,b)        h_e = [h_(e,1), .., h_(e,G)]
 
-    A is (O G) x (E G). At the start of training it has .9 on the diagonal and .1 spread over the rest of each row. With
-    G = 1 this is the cross-stitch unit (Misra et al., 2016).
+    With G subspaces of each of the experts, A is a square matrix of G rows for each output and G columns for each
+    expert. At the start of training it has 0.9 on the diagonal and 0.1 spread over the rest of each row. With G = 1
+    this is the cross-stitch unit (Misra et al., 2016).
 
     Raises:
         ValueError: There is not one output per expert, an output does not read all experts, or G does not divide H.
     """
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, stream_widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
         _check_routing(routing)
         self.subspaces = routing.subspaces
         self.width = routing.width
-        self.weight = nn.Parameter(_mostly_own(len(routing.experts) * routing.subspaces))
+        self.weight = nn.Parameter(_initial_matrix(len(routing.experts) * routing.subspaces))
         outputs, experts = (_subspace_names(names, routing.subspaces) for names in (routing.outputs, routing.experts))
         self.gate_labels = GateLabels(routing.mixing, outputs, experts, ((True,) * len(experts),) * len(outputs))
 
@@ -221,20 +232,21 @@ class SubspaceMixing(Mixing):
         return list(y_BOH.unbind(1)), expand_to_batch(self.weight, h_BEH)
 
     def flops_per_sample(self) -> int:
-        """Forward FLOPs of the matrix products, two per multiply-add."""
+        """Return the forward FLOPs of the matrix products for one sample, two per multiply-add."""
         return 2 * self.weight.numel() * self.width // self.subspaces
 
 
 class ChannelStitch(Mixing):
     """Cross-stitch with a scalar per channel: `y_o = sum_e a_oe * h_e`, a_oe a learned vector of H values.
 
-    A_BOE has the mean of a_oe over its channels. Initial values and errors are those of `SubspaceMixing`.
+    The returned A_BOE has the mean of a_oe over its channels. All channels begin with the value that A_oe has in
+    `SubspaceMixing` with G = 1. The errors are those of `SubspaceMixing`.
     """
 
-    def __init__(self, routing: Routing, widths: Sequence[int]) -> None:
+    def __init__(self, routing: Routing, stream_widths: Sequence[int]) -> None:
         super().__init__(routing, [routing.width] * len(routing.outputs))
         _check_routing(routing)
-        start_OE = _mostly_own(len(routing.experts))
+        start_OE = _initial_matrix(len(routing.experts))
         self.weight = nn.Parameter(start_OE.unsqueeze(2).repeat(1, 1, routing.width))
 
     def forward(self, h_BEH: Tensor, streams: Sequence[Inputs]) -> tuple[list[Tensor], Tensor]:

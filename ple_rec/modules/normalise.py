@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 KINDS = ("none", "standard", "log", "quantile")
-# A standard deviation below this share of the mean is a rounding error, and all values are equal.
+# If the standard deviation is at most this share of the mean, it is a rounding error, and all values are equal.
 _CONSTANT = 1e-12
 
 
@@ -24,7 +24,8 @@ class DenseStatistics:
     Args:
         kind: Kind of the normaliser, one of `KINDS`.
         mean: Mean of x, or for "log" of sign(x) log(1 + |x|).
-        std: Standard deviation of the same; a constant feature has 0, and is normalised to 0.
+        std: Standard deviation of the values of which `mean` is the mean; a constant feature has 0, and is normalised
+            to 0.
         quantiles: Quantiles of x for "quantile", ascending.
     """
 
@@ -35,12 +36,12 @@ class DenseStatistics:
 
 
 class DenseNormaliser(nn.Module):
-    """Normaliser of all dense features. A missing value (NaN) becomes 0.
+    """Normaliser of all dense features x, by the kind of each. A missing value (NaN) becomes 0.
 
         none      x
         standard  (x - mean) / std
         log       (sign(x) log(1 + |x|) - mean) / std
-        quantile  sqrt(2) erfinv(2 u - 1), u the piecewise-linear empirical CDF, clipped
+        quantile  sqrt(2) erfinv(2 u - 1), u the piecewise-linear empirical CDF of x, clipped to [0.001, 0.999]
 
     Args:
         statistics: Statistics of each dense feature, in the order of the batch's columns.
@@ -70,9 +71,9 @@ class DenseNormaliser(nn.Module):
         scales = [1.0 / stat.std if stat.std > _CONSTANT * abs(stat.mean) else 0.0 for stat in affine]
         self.register_buffer("scale_F", torch.tensor(scales, dtype=torch.float32))
         self.register_buffer("is_log_F", torch.tensor([stat.kind == "log" for stat in affine], dtype=torch.bool))
-        ranked = [f for f, stat in enumerate(statistics) if stat.kind == "quantile"]
-        self.register_buffer("quantile_G", torch.tensor(ranked, dtype=torch.long), persistent=False)
-        knots_GQ, levels_GQ = _knots([statistics[f].quantiles for f in ranked])
+        quantile_features = [f for f, stat in enumerate(statistics) if stat.kind == "quantile"]
+        self.register_buffer("quantile_G", torch.tensor(quantile_features, dtype=torch.long), persistent=False)
+        knots_GQ, levels_GQ = _knots([statistics[f].quantiles for f in quantile_features])
         self.register_buffer("knots_GQ", knots_GQ)
         self.register_buffer("levels_GQ", levels_GQ)
 
@@ -91,6 +92,7 @@ class DenseNormaliser(nn.Module):
 
 
 def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tensor:
+    """Return the values of the normaliser "quantile": the quantiles of the normal distribution at the CDF of x."""
     # u is clipped to [edge, 1 - edge], and so the output to +-3.09.
     edge = 1e-3
     right_GB = torch.searchsorted(knots_GQ, x_GB).clamp(1, knots_GQ.shape[1] - 1)
@@ -106,8 +108,9 @@ def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tens
 def _knots(quantiles: Sequence[Sequence[float]]) -> tuple[Tensor, Tensor]:
     """Return the knots of the empirical CDFs: the quantiles of every feature in fp32, and their levels u.
 
-    The last knot is repeated until all features have the same number. Equal quantiles get the level in the middle of
-    theirs. They are not merged, so the sizes in a checkpoint depend on the number of quantiles and not on the data.
+    The last knot is repeated until all features have the same number of knots. Equal quantiles all get the mean of
+    their levels. They are not merged, so the shapes in a checkpoint depend on the number of quantiles and not on the
+    data.
     """
     length = max(map(len, quantiles), default=2)
     knots, levels = torch.empty(len(quantiles), length), torch.empty(len(quantiles), length)

@@ -1,17 +1,21 @@
 """Routing of one level of the extraction network as plain data: the experts, and which output reads which expert.
 
     h_e = f_e(x_source(e))                experts
-    y_o = sum_e A_oe h_e                  A_oe = 0 unless reads[o][e]
+    y_o = sum_e A_oe h_e                  outputs; A_oe = 0 unless edges_OE[o][e]
 
-A variant of the model is a `Routing` for each level, which also names the way to compute A (`ple_rec.modules.mixing`).
+A variant of the model is a list of `Routing`, one for each level (`ple_rec.models.variants`). A level reads input
+streams: the network's input x on the first level, the outputs of the level below on the others. `Routing.mixing` names
+the way to compute A (`ple_rec.modules.mixing`).
+
+Shape suffixes: E experts, O outputs.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# This value of `selector_O` selects by x itself, at any level.
-X = -1
+# Value of `selector_O` for a gate that is computed from x itself, at any level.
+SELECT_BY_X = -1
 
 
 @dataclass(frozen=True)
@@ -19,17 +23,17 @@ class Routing:
     """Experts, outputs and edges of one level.
 
     Args:
-        experts: Name of each expert, `owner.index`.
+        experts: Name of each expert, `owner.index`, where the owner is a task or "shared".
         source_E: Input stream that each expert reads, ascending, so that the first layers of the experts of one stream
             are one matrix.
         outputs: Name of each output; the outputs of a level are the input streams of the next.
         edges_OE: Edges of the level: `edges_OE[o][e]` is True if output o mixes expert e.
-        selector_O: Input stream from which the gate of each output is computed, or `X`.
+        selector_O: Input stream from which the gate of each output is computed, or `SELECT_BY_X`.
         hidden: Layer sizes of every expert; the last is the width of its output.
         mixing: Key of `ple_rec.modules.mixing.MIXINGS`, which says how A is computed.
-        subspaces: Number of subspaces G of an expert's output, which the mixing `subspaces` mixes one by one.
+        subspaces: Number of subspaces G of an expert's output, which the mixing "subspaces" mixes separately.
         orthogonality: Factor lambda of the penalty on the weights of subspaces; see `ExpertBank.orthogonality`.
-        mix_levels: True on the last level to mix, for each output, the outputs of its name on all levels.
+        mix_levels: True on the last level if a tower reads a mix of its output on all levels.
 
     Raises:
         ValueError: Lengths differ, an output reads no expert, or the experts are not in the order of their streams.
@@ -63,7 +67,7 @@ class Routing:
         """Width H of every expert's output."""
         return self.hidden[-1]
 
-    def experts_of_stream(self, stream: int) -> int:
+    def count_experts_reading(self, stream: int) -> int:
         """Return the number of experts that read `stream`."""
         return sum(source == stream for source in self.source_E)
 
@@ -76,8 +80,8 @@ class GateLabels:
         mixing: Key of `MIXINGS` that says how A is computed, or `levels`.
         outputs: Name of each row.
         experts: Name of each column.
-        edges_OE: Flags of the entries of A that are not 0 by construction.
-        level: Number of the level, from 1, or None if A mixes levels.
+        edges_OE: False for the entries of A that are always 0, because the output does not read the expert.
+        level: Number of the level, from 1; None if A mixes levels.
     """
 
     mixing: str

@@ -1,1 +1,1 @@
-"""The loop, evaluation, and the report of a run."""
+"""Training of a run: checks, loop, evaluations, profile, loggers and results; and the opening of trained runs."""

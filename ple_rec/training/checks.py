@@ -1,4 +1,8 @@
-"""Checks that a configuration fits its dataset, made before the model is built."""
+"""Checks that a configuration fits its dataset, made before the model is built.
+
+Training, evaluation and planning use them to select the columns, tasks and losses of a run; a plan may be made from the
+description of a dataset that does not exist yet.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ple_rec.config.metrics import choosing_metrics, needs_both_classes
+from ple_rec.config.metrics import needs_both_classes, selection_metrics
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
-from ple_rec.models.losses import KINDS
+from ple_rec.models.losses import TASK_KINDS_BY_LOSS
 from ple_rec.text.suggest import did_you_mean
 
 # e^60 is far below the largest fp32 number (e^88), and far above any useful weight.
@@ -21,7 +25,7 @@ _LARGEST_LOG_WEIGHT = 60.0
 
 
 def chosen_tasks(config: RunConfig, selection: Selection) -> tuple[TaskConfig, ...]:
-    """Return the tasks of a run in the order of the logits; without `tasks`, all of the selection with weight 1."""
+    """Return the tasks of a run in the order of the logits; without `tasks`, all tasks of the dataset with weight 1."""
     return config.tasks or tuple(TaskConfig(name=task.name) for task in selection.tasks)
 
 
@@ -32,15 +36,16 @@ class Selectable(Protocol):
         """Return the columns that remain without the features of `drop`, for these tasks (all if empty)."""
 
 
-def select(config: RunConfig, dataset: Selectable) -> Selection:
-    """Return the columns that a run reads of its dataset.
+def select_run_columns(config: RunConfig, dataset: Selectable) -> Selection:
+    """Return the columns that a run reads of its dataset, and refuse names of the configuration that do not fit them.
 
     Args:
         config: Configuration of the run.
         dataset: Dataset of the run, or its description.
 
     Raises:
-        UserError: The configuration names a feature, task, expert owner or metric that the dataset lacks.
+        UserError: The configuration names a feature, task or metric that the run does not have, or counts experts for
+            other tasks than those of the run.
     """
     selection = dataset.select(drop=config.data.drop, tasks=[task.name for task in config.tasks])
     selection = replace(selection, requests=_request_features(config, selection))
@@ -52,8 +57,8 @@ def select(config: RunConfig, dataset: Selectable) -> Selection:
             raise UserError(
                 f"model.levels[{i}].task_experts" if hasattr(config.model, "levels") else "model.task_experts",
                 f"got counts for {', '.join(counts)}",
-                f"it has one count for each task of the run: {', '.join(names)}",
-                "name every task once, or give one number for all",
+                f"it needs one count for each task of the run: {', '.join(names)}",
+                "name every task once, or give one number for all tasks",
             )
     _check_donors(config, names)
     _check_metric("train.best_metric", config.train.best_metric, selection)
@@ -71,7 +76,9 @@ def _request_features(config: RunConfig, selection: Selection) -> tuple[str, ...
                 "data.request_features",
                 f'got "{name}"',
                 "data.drop names it too" if dropped else f"it is no feature of the run; {suggestion(name, features)}",
-                "take it out of one of them" if dropped else "name features of the dataset that the model reads",
+                "remove it from one of the two keys"
+                if dropped
+                else "name features of the dataset that the model reads",
             )
     return config.data.request_features
 
@@ -84,15 +91,15 @@ def _check_donors(config: RunConfig, tasks: Sequence[str]) -> None:
                     f"model.donors.{task}",
                     f'got "{name}"',
                     f"it is no task of the run; {suggestion(name, tasks)}",
-                    "name tasks of the run, or add the task to it",
+                    "name tasks of the run, or add this task to `tasks`",
                 )
 
 
 def _check_metric(place: str, metric: str, selection: Selection) -> None:
     task, _, name = metric.rpartition(".")
     kinds = {dataset_task.name: dataset_task.kind for dataset_task in selection.tasks}
-    known = [f"{key}.{value}" for key, kind in kinds.items() for value in choosing_metrics(kind)]
-    metrics = dict.fromkeys(value for kind in kinds.values() for value in choosing_metrics(kind))
+    known = [f"{key}.{value}" for key, kind in kinds.items() for value in selection_metrics(kind)]
+    metrics = dict.fromkeys(value for kind in kinds.values() for value in selection_metrics(kind))
     known += [f"mean.{value}" for value in metrics]
     if selection.group is None and name == "gauc" and metric in known:
         raise UserError(
@@ -112,8 +119,8 @@ def _check_metric(place: str, metric: str, selection: Selection) -> None:
         )
 
 
-def check_defined(config: RunConfig, dataset: DatasetDirectory, selection: Selection) -> None:
-    """Refuse to choose checkpoints by a metric that is undefined on the validation split.
+def check_metrics_defined(config: RunConfig, dataset: DatasetDirectory, selection: Selection) -> None:
+    """Refuse to choose the best checkpoint, or to stop early, by a metric that is undefined on the validation split.
 
     Args:
         config: Configuration of the run.
@@ -131,6 +138,7 @@ def check_defined(config: RunConfig, dataset: DatasetDirectory, selection: Selec
     ):
         task, _, name = (metric or "").rpartition(".")
         for dataset_task in selection.tasks if needs_both_classes(name) else ():
+            # Without counts in `stats.json` a metric is not refused; None is neither 0 nor the number of samples.
             samples, positives = counts.get(dataset_task.name, (1, None))
             if task in (dataset_task.name, "mean") and positives in (0, samples):
                 raise UserError(
@@ -138,12 +146,12 @@ def check_defined(config: RunConfig, dataset: DatasetDirectory, selection: Selec
                     f"got {metric!r}",
                     f"it needs positives and negatives, and of the {samples:,} samples of {dataset_task.name} in the "
                     f"validation split {positives:,} are positive",
-                    "use another metric, such as loss, or split the dataset otherwise",
+                    "use another metric, such as loss, or split the dataset differently",
                 )
 
 
 def loss_names(config: RunConfig, selection: Selection, tasks: Sequence[TaskConfig]) -> tuple[str, ...]:
-    """Return the name of the loss of each task.
+    """Return the name of the loss of each task; the default is the first loss for the kind of the task.
 
     Args:
         config: Configuration of the run.
@@ -151,17 +159,17 @@ def loss_names(config: RunConfig, selection: Selection, tasks: Sequence[TaskConf
         tasks: Tasks of the run, in the order of the selection.
 
     Raises:
-        UserError: A loss is not for the kind of its task.
+        UserError: A loss does not suit the kind of its task.
     """
     names = []
     for task, dataset_task in zip(tasks, selection.tasks, strict=True):
-        known = [name for name, kinds in KINDS.items() if dataset_task.kind in kinds]
+        known = [name for name, kinds in TASK_KINDS_BY_LOSS.items() if dataset_task.kind in kinds]
         name = task.loss or known[0]
         if name not in known:
             raise UserError(
                 f"tasks.{task.name}.loss",
                 f'got "{name}" on a {dataset_task.kind} task',
-                f"{name} is for {' and '.join(KINDS[name])} tasks",
+                f"{name} is for {' and '.join(TASK_KINDS_BY_LOSS[name])} tasks",
                 f"use {' or '.join(known)}",
             )
         names.append(name)
@@ -177,7 +185,7 @@ def global_batch_size(config: RunConfig, world_size: int) -> int:
 
 
 def check_loss_weights(config: RunConfig, tasks: Sequence[TaskConfig], steps: int, epochs: int) -> None:
-    """Refuse loss weights w_k0 gamma_k^t that would overflow before the run ends.
+    """Refuse loss weights w_k0 gamma_k^t (task k at step or epoch t) that would exceed e^60 before the run ends.
 
     Args:
         config: Configuration of the run.

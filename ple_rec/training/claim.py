@@ -1,4 +1,8 @@
-"""The run directory of a training, held by rank 0 while the training lasts."""
+"""Lock of a run directory, and the decision whether a training begins, resumes or has already finished there.
+
+`ple_rec.training.run.train` calls `lock_run_directory` before it opens the dataset or builds the model. Rank 0 holds
+the lock while the training lasts, and sends its decision to the other ranks.
+"""
 
 from __future__ import annotations
 
@@ -9,42 +13,45 @@ from typing import Any
 
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
-from ple_rec.runs.checkpoints import checkpoint_place, restore_head
+from ple_rec.runs.checkpoints import checkpoint_place, restore_run_files
 from ple_rec.runs.directory import RunDirectory, directory_of_other_rank, hold_run
-from ple_rec.runs.state import Action, Resume, decide, inspect
+from ple_rec.runs.state import Action, Resume, decide_action, inspect_directory
 from ple_rec.storage import Location
 from ple_rec.training.loggers import check_reachable
 from ple_rec.training.prepared import PreparedRun
-from ple_rec.training.warm_start import Start, recorded_start, starting_point
+from ple_rec.training.warm_start import WarmStart, read_warm_start, resolve_warm_start
 
-# A rank of the job's last attempt may still be ending on another host, and hold the lock until then.
+# After a restart, a rank of the previous attempt may still be ending on another host, and hold the lock until then.
 _LOCK_WAIT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
-class Claim:
-    """State of a run directory that rank 0 holds, known to all ranks.
+class StartDecision:
+    """Decision of rank 0 how a training starts in its run directory, the same on all ranks.
 
     Args:
         action: "begin", "resume" or "finished".
-        start: Checkpoint of another run with the first weights; None for random ones.
-        newest: Newest checkpoint of a run that resumes, whose manifest can be read; None if there is none.
-        written_by: Description of the run in that manifest, for example its number of ranks.
+        warm_start: Checkpoint of another run with the first weights; None for random weights. For a run that resumes or
+            has finished, the one with which it began.
+        newest_checkpoint: Newest checkpoint of the run whose manifest can be read; None if there is none, or if the run
+            does not resume.
+        written_by: Description of the run in the manifest of `newest_checkpoint`, for example its number of ranks;
+            empty if that is None.
     """
 
     action: Action
-    start: Start | None
-    newest: Location | None
+    warm_start: WarmStart | None
+    newest_checkpoint: Location | None
     written_by: Mapping[str, Any]
 
     @property
-    def resuming(self) -> bool:
+    def is_resuming(self) -> bool:
         """True if the run resumes."""
         return self.action == "resume"
 
 
 @contextmanager
-def claim_run(
+def lock_run_directory(
     config: RunConfig,
     run_dir: Location,
     prepare: Callable[[], PreparedRun],
@@ -52,49 +59,59 @@ def claim_run(
     resume: Resume,
     overwrite: bool,
     init_from: tuple[Location, str] | None,
-) -> Iterator[tuple[RunDirectory, Claim]]:
-    """Hold the run directory on rank 0, and tell every rank the state of the directory (a collective).
+) -> Iterator[tuple[RunDirectory, StartDecision]]:
+    """Lock the run directory on rank 0, decide how the training starts, and tell every rank (a collective).
 
-    Rank 0 decides under the lock, at every start of the ranks; with `resume="auto"` each start may decide otherwise.
+    Rank 0 decides while it holds the lock, so no other process changes the directory in between. The ranks of a job may
+    be started several times. With `resume="auto"`, a later start may resume what an earlier start began. If the run
+    directory or its configuration is lost, rank 0 first restores its files from the newest checkpoint.
 
     Args:
         config: Configuration of the run.
         run_dir: Directory of the run.
-        prepare: Function that returns the prepared run; it is called if the run begins.
-        resume: True to resume the run of the directory; "auto" to resume a run if the directory has one.
+        prepare: Function that opens the dataset and returns the prepared run; it is called only if the run begins.
+        resume: True to resume the run of the directory. "auto" to resume it if there is one, and to wait up to 30 s for
+            another process to release the lock.
         overwrite: True to replace the run of the directory.
-        init_from: Run and checkpoint that a run starts from when it begins.
+        init_from: Directory and checkpoint of another run, whose weights a run that begins takes; None for random
+            weights.
 
     Yields:
-        The run directory, whose lock rank 0 alone holds, and its state.
+        The run directory, which is locked on rank 0, and the decision.
 
     Raises:
-        UserError: Another process holds the directory, it has another run, or the run cannot start from `init_from`.
+        UserError: Another process has locked the directory, the directory has a run that may be neither resumed nor
+            replaced, the run cannot start from `init_from`, or its MLflow server does not answer.
         DataError: The run to start from, or to resume, is damaged.
+        PeerError: One of these errors, on the ranks other than 0.
     """
     directories: list[RunDirectory] = []
 
-    def claim() -> Claim:
-        # A refusal comes before the lock makes a file there.
-        decide(inspect(config, run_dir), config, resume=resume, overwrite=overwrite)
+    def decide_start() -> StartDecision:
+        # The first decision is made without the lock and only refuses, so that a refused training leaves no lock file
+        # in the directory.
+        decide_action(inspect_directory(config, run_dir), config, resume=resume, overwrite=overwrite)
         wait = _LOCK_WAIT_SECONDS if resume == "auto" else 0.0
         directories.append(stack.enter_context(hold_run(run_dir, checkpoint_place(config, run_dir), wait)))
-        # Another process may have begun or ended a run there before the lock was free.
-        state = inspect(config, run_dir)
-        action = decide(state, config, resume=resume, overwrite=overwrite)
+        # Another process may have begun or ended a run there while this one waited for the lock.
+        state = inspect_directory(config, run_dir)
+        action = decide_action(state, config, resume=resume, overwrite=overwrite)
+        # The run has checkpoints, but not its directory or its configuration. Its newest checkpoint has copies of them.
         if action != "begin" and state.is_lost:
-            restore_head(state.newest_path, directories[0])
-            state = inspect(config, run_dir)
-            action = decide(state, config, resume=resume, overwrite=overwrite)
+            restore_run_files(state.newest_path, directories[0])
+            state = inspect_directory(config, run_dir)
+            action = decide_action(state, config, resume=resume, overwrite=overwrite)
         if action != "finished":
             check_reachable(config.watch)
-        start = starting_point(prepare(), run_dir, init_from) if action == "begin" else recorded_start(run_dir)
+        warm_start = (
+            resolve_warm_start(prepare(), run_dir, init_from) if action == "begin" else read_warm_start(run_dir)
+        )
         if state.newest is None or action != "resume":
-            return Claim(action, start, None, {})
+            return StartDecision(action, warm_start, None, {})
         path, manifest = state.newest
-        return Claim(action, start, path, manifest.written_by)
+        return StartDecision(action, warm_start, path, manifest.written_by)
 
     with ExitStack() as stack:
-        state = broadcast(run_on_rank_zero(claim))
-        assert state is not None
-        yield directories[0] if directories else directory_of_other_rank(run_dir), state
+        decision = broadcast(run_on_rank_zero(decide_start))
+        assert decision is not None
+        yield directories[0] if directories else directory_of_other_rank(run_dir), decision

@@ -1,4 +1,8 @@
-"""Context of a run on one rank: dataset, loaders, sharded model and optimizers."""
+"""Context of a run on one rank: dataset, loaders, sharded model and optimizers.
+
+`build_evaluation_context` and `build_train_context` return it for an evaluation and for a training. They are
+collectives, because the ranks agree on a sharding plan of the embedding tables.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +22,47 @@ from ple_rec.distributed.plan_check import SavedPlan
 from ple_rec.distributed.planner import PlanningInputs, check_sizes
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import agreed_plan, shard
-from ple_rec.distributed.topology import cluster_of
+from ple_rec.distributed.topology import detect_cluster
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import GateLabels
 from ple_rec.training.batch_feeder import check_pipeline
-from ple_rec.training.model import first_layer, model_of, sizes_of
+from ple_rec.training.model import build_unsharded_model, first_layer_shape, model_sizes
 from ple_rec.training.precision import Precision, choose_precision
 from ple_rec.training.prepared import PreparedRun, prepare_run
 
 
 @dataclass(frozen=True)
 class EvaluationContext(PreparedRun):
-    """Dataset and sharded model of an evaluation, on one rank.
+    """Fields of `PreparedRun`, and the sharded model of an evaluation on one rank.
 
     Args:
         ranks: Place of this process among the ranks.
         model: Sharded model.
-        bare: Module that `model` wraps.
-        plan: Plan of the tables.
+        unwrapped_model: Module that `model` wraps.
+        plan: Sharding plan of the embedding tables.
         precision: Precision of the dense layers' matrix products.
     """
 
     ranks: Ranks
     model: DistributedModelParallel
-    bare: MultiTaskModel
+    unwrapped_model: MultiTaskModel
     plan: PlanFile
     precision: Precision
 
     @property
     def gate_labels(self) -> tuple[GateLabels, ...]:
-        """Labels of the weights of each gate, in the order of the model's output."""
-        return self.bare.extraction.gate_labels
+        """Names of outputs and experts of each gate, in the order of the gates that the model returns."""
+        return self.unwrapped_model.extraction.gate_labels
 
     def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
         """Return the batches of a split in file order, every row once.
 
         Args:
             split: Split to read.
-            slices: Columns whose codes the batches have, for metrics by slice.
+            slices: Columns by whose values metrics are sliced; the batches also hold the codes of their values.
         """
         world_size = self.world_size
+        # A loader needs a batch size that the number of ranks divides, so the batch size of the run is rounded up.
         return Loader(
             self.dataset,
             split,
@@ -75,10 +80,10 @@ class EvaluationContext(PreparedRun):
 
 @dataclass(frozen=True)
 class TrainContext(EvaluationContext):
-    """Dataset, sharded model and optimizers of a training, on one rank.
+    """Fields of `EvaluationContext`, and the training batches and optimizers on one rank.
 
     Args:
-        loader: Batches of the training split.
+        loader: Batches of the training split, for this rank.
         total_steps: Number of steps of the run.
         optimizers: Optimizers of the tables and of the dense layers.
     """
@@ -88,89 +93,93 @@ class TrainContext(EvaluationContext):
     optimizers: Optimizers
 
 
-def build_evaluation(
+def build_evaluation_context(
     config: RunConfig,
     ranks: Ranks,
-    given_plan: SavedPlan | None = None,
-    initial: Precision | None = None,
-    prepared: PreparedRun | None = None,
+    saved_plan: SavedPlan | None = None,
+    initial_precision: Precision | None = None,
+    prepared_run: PreparedRun | None = None,
     *,
     prefetched: bool = False,
 ) -> EvaluationContext:
-    """Open the dataset and shard the model (a collective); the training split is not read.
+    """Build the context of an evaluation: open the dataset and shard the model (a collective).
 
     Args:
         config: Configuration of the run.
         ranks: Place of this process among the ranks.
-        given_plan: Plan of the tables; None to plan them now.
-        initial: Precision that the run began with; None if it begins now, or its checkpoint records none.
-        prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
-        prefetched: True if a pipeline fetches rows into the GPU's cache.
+        saved_plan: Sharding plan of the tables; None to plan them now.
+        initial_precision: Precision that the run began with; None if it begins now, or its checkpoint records none.
+        prepared_run: The run with its open dataset, if this process has prepared it; None to prepare it now.
+        prefetched: True if `train.pipeline` is "prefetch", which fetches rows into the GPU's cache one step ahead.
 
     Raises:
         UserError: The configuration does not fit the dataset or the cluster.
         DataError: The dataset is damaged.
     """
-    run = prepare_run(config, ranks.world_size) if prepared is None else prepared
-    selection = run.selection
-    request = PlanningInputs(
+    prepared_run = prepare_run(config, ranks.world_size) if prepared_run is None else prepared_run
+    selection = prepared_run.selection
+    planning_inputs = PlanningInputs(
         config.embeddings,
         config.table_optimizer.kind,
-        cluster_of(ranks, config.topology),
-        run.batch_size_per_rank,
-        run.dataset.ids_per_sample(selection.sparse),
+        detect_cluster(ranks, config.topology),
+        prepared_run.batch_size_per_rank,
+        prepared_run.dataset.ids_per_sample(selection.sparse),
     )
-    run_on_rank_zero(lambda: check_sizes(sizes_of(config, selection), request))
-    precision = choose_precision(config, ranks, (run.batch_size_per_rank, *first_layer(config, selection)), initial)
-    statistics = run.dataset.statistics() if selection.dense else {}
-    bare = model_of(config, selection, statistics, ranks.device, precision.used)
-    attach_table_optimizer(bare, config.table_optimizer, ranks.device)
-    plan = agreed_plan(bare, request, given_plan)
-    tables = config.embeddings
+    run_on_rank_zero(lambda: check_sizes(model_sizes(config, selection), planning_inputs))
+    precision = choose_precision(
+        config, ranks, (prepared_run.batch_size_per_rank, *first_layer_shape(config, selection)), initial_precision
+    )
+    statistics = prepared_run.dataset.statistics() if selection.dense else {}
+    unwrapped_model = build_unsharded_model(config, selection, statistics, ranks.device, precision.name)
+    attach_table_optimizer(unwrapped_model, config.table_optimizer, ranks.device)
+    plan = agreed_plan(unwrapped_model, planning_inputs, saved_plan)
+    embeddings = config.embeddings
     model = shard(
-        bare,
+        unwrapped_model,
         plan,
         ranks,
-        init_scale=tables.init_scale,
+        init_scale=embeddings.init_scale,
         seed=config.seed,
-        qcomms=tables.qcomms,
+        qcomms=embeddings.qcomms,
         prefetched=prefetched,
     )
-    return EvaluationContext(**vars(run), ranks=ranks, model=model, bare=bare, plan=plan, precision=precision)
+    return EvaluationContext(
+        **vars(prepared_run), ranks=ranks, model=model, unwrapped_model=unwrapped_model, plan=plan, precision=precision
+    )
 
 
-def build_context(
+def build_train_context(
     config: RunConfig,
     ranks: Ranks,
-    given_plan: SavedPlan | None = None,
-    initial: Precision | None = None,
-    prepared: PreparedRun | None = None,
+    saved_plan: SavedPlan | None = None,
+    initial_precision: Precision | None = None,
+    prepared_run: PreparedRun | None = None,
 ) -> TrainContext:
-    """Build the evaluation's context, and add the training batches and the optimizers (a collective).
+    """Build the context of a training: that of an evaluation, the training batches and the optimizers (a collective).
 
     Args:
         config: Configuration of the run.
         ranks: Place of this process among the ranks.
-        given_plan: Plan of the tables; None to plan them now.
-        initial: Precision that the run began with; None if it begins now, or its checkpoint records none.
-        prepared: The run as `preflight.check` has prepared it for this process; None to prepare it now.
+        saved_plan: Sharding plan of the tables; None to plan them now.
+        initial_precision: Precision that the run began with; None if it begins now, or its checkpoint records none.
+        prepared_run: The run with its open dataset, if this process has prepared it; None to prepare it now.
 
     Raises:
         UserError: The configuration does not fit the dataset or the cluster.
         DataError: The dataset is damaged.
     """
     check_pipeline(config.train.pipeline, ranks.device)
-    base = build_evaluation(
-        config, ranks, given_plan, initial, prepared, prefetched=config.train.pipeline == "prefetch"
+    evaluation_context = build_evaluation_context(
+        config, ranks, saved_plan, initial_precision, prepared_run, prefetched=config.train.pipeline == "prefetch"
     )
-    loader = base.training_loader(ranks.rank)
+    loader = evaluation_context.training_loader(ranks.rank)
     loader.pin = ranks.device.type == "cuda"
-    steps = base.steps_of(loader)
+    steps = evaluation_context.count_steps(loader)
     # Weight decay would pull the learned log-variances towards 0.
-    undecayed = base.bare.weighting.parameters()
+    undecayed = evaluation_context.unwrapped_model.weighting.parameters()
     optimizers = Optimizers(
-        base.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, undecayed
+        evaluation_context.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, undecayed
     )
-    # The model is initialised by now with one seed for all ranks; dropout needs a seed for each.
+    # The model has been initialised with the same seed on all ranks; dropout needs a different seed on each rank.
     torch.manual_seed(config.seed + 1 + ranks.rank)
-    return TrainContext(**vars(base), loader=loader, total_steps=steps, optimizers=optimizers)
+    return TrainContext(**vars(evaluation_context), loader=loader, total_steps=steps, optimizers=optimizers)

@@ -22,14 +22,15 @@ class EarlyStopping:
     Args:
         score: Score of the last evaluation that was an improvement; minus infinity before the first.
         step: Number of steps done at that evaluation.
-        stale: Number of evaluations since then. Evaluations in which the metric is undefined do not count.
+        stale: Number of evaluations without improvement since then; those in which the metric is undefined do not
+            count.
     """
 
     score: float = -math.inf
     step: int = 0
     stale: int = 0
 
-    def judge(self, score: float, step: int, min_delta: float) -> None:
+    def update(self, score: float, step: int, min_delta: float) -> None:
         """Update the best score, or count the evaluation as stale if its score is no improvement.
 
         Args:
@@ -43,19 +44,19 @@ class EarlyStopping:
             self.stale += 1
 
     def is_exhausted(self, config: EarlyStoppingConfig) -> bool:
-        """Return True if the run has to end, since `patience` evaluations in a row were no improvement."""
+        """Return True if `patience` evaluations in a row were no improvement, so that the run has to end."""
         return self.stale >= config.patience
 
 
 def stopping_metric(config: RunConfig) -> str | None:
-    """Return the name of the metric, for example `ctr.auc`; None if the run has no early stopping."""
+    """Return the metric that early stopping watches, for example `ctr.auc`; None if the run has no early stopping."""
     if config.early_stopping is None:
         return None
     return config.early_stopping.metric or config.train.best_metric
 
 
 def broadcast_score(score: float, device: torch.device) -> float:
-    """Return the score of rank 0 on every rank; every rank has to call this.
+    """Return the score of rank 0 on every rank (a collective).
 
     The scores of the ranks may differ in the last bit, and all ranks have to take the same decision.
     """

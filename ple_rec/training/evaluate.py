@@ -1,5 +1,9 @@
 """Evaluation of a model over a split: metrics, curves and expert utilisation.
 
+In a level of the network, output o mixes the outputs of the experts e with the gate weights A_oe. A model returns one
+tensor of gate weights, A_BOE, for each level, and one more if its towers mix levels; these tensors are called gates
+below. The mean of A_oe over the samples shows how much output o uses expert e, the expert utilisation.
+
 Shape suffixes: B batch, O outputs, E experts, K tasks.
 """
 
@@ -20,10 +24,10 @@ from ple_rec.training.slices import SliceMetrics
 
 
 class GateStatistics:
-    """Mean and standard deviation of each gate weight A_oe over the samples (the paper's Fig. 8).
+    """Mean and standard deviation of each gate weight A_oe over the samples (Fig. 8 of the PLE paper).
 
     Args:
-        gate_labels: Labels of the weights of each gate.
+        gate_labels: Names of the outputs and experts of each gate.
         device: Device of the gates.
     """
 
@@ -37,7 +41,7 @@ class GateStatistics:
         """Add the gate weights of a batch.
 
         Args:
-            gates: A_BOE of each gate.
+            gates: Gate weights A_BOE, one tensor for each entry of `gate_labels`.
             rows: Number of rows before the padding.
         """
         for sums, a_BOE in zip(self.sums, gates, strict=True):
@@ -49,7 +53,7 @@ class GateStatistics:
     def compute(self) -> list[dict[str, Any]]:
         """Return level, mixing, outputs, experts, mean and std of each gate over all ranks (a collective).
 
-        The mean and the std of an expert that an output does not read are None.
+        Mean and std are lists of rows, (O, E), with None where an output does not read an expert.
         """
         for tensor in (self.rows, *self.sums):
             dist.all_reduce(tensor)
@@ -63,14 +67,14 @@ class GateStatistics:
                     "mixing": labels.mixing,
                     "outputs": list(labels.outputs),
                     "experts": list(labels.experts),
-                    "mean": _without_unread(mean, labels),
-                    "std": _without_unread(std, labels),
+                    "mean": _mask_unread(mean, labels),
+                    "std": _mask_unread(std, labels),
                 }
             )
         return levels
 
 
-def _without_unread(values_OE: Tensor, labels: GateLabels) -> list[list[float | None]]:
+def _mask_unread(values_OE: Tensor, labels: GateLabels) -> list[list[float | None]]:
     return [
         [value if read else None for value, read in zip(row, reads, strict=True)]
         for row, reads in zip(values_OE.tolist(), labels.edges_OE, strict=True)
@@ -81,10 +85,10 @@ def _without_unread(values_OE: Tensor, labels: GateLabels) -> list[list[float | 
 def score_batches(
     model: nn.Module, batches: Iterable[Batch], device: torch.device
 ) -> Generator[tuple[Batch, Tensor, Sequence[Tensor]]]:
-    """Yield each batch on the device of the model, with its logits_BK and its gates A_BOE in evaluation mode.
+    """Yield each batch on the device of the model, with logits_BK and the gates, computed in eval mode.
 
     Args:
-        model: Model that returns both.
+        model: Model that returns (logits_BK, gates).
         batches: Batches; every rank has the same number.
         device: Device of the model.
     """
@@ -117,7 +121,7 @@ def evaluate(
         tasks: Tasks in the order of the logits.
         device: Device of the model.
         exact_limit: Number of samples up to which AUC is exact.
-        gate_labels: Labels of the weights of each gate; None for a result without curves and gates.
+        gate_labels: Names of the outputs and experts of each gate; None for a result without curves and gates.
         slices: Metrics by slice to update; None for a result without slices.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Facts of a run that its checkpoints record and that a resumed run needs before its model is built."""
+"""Use of an interrupted run's newest checkpoint: its number of CPU threads, and a message how to resume from it."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ple_rec.storage import Location
 logger = logging.getLogger(__name__)
 
 
-def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], ranks: Ranks) -> Ranks:
-    """Take as many CPU threads as the run had, since another number changes the last bits of sums.
+def use_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], ranks: Ranks) -> Ranks:
+    """Use as many CPU threads as the run had before, since another number changes the last bits of sums.
 
-    The number stays as it is if `runtime.threads` sets it, or if the number of ranks has changed, since other ranks
-    change the sums anyway.
+    The number is not changed if `runtime.threads` sets it, if the checkpoint records none, or if the number of ranks
+    differs, which changes the sums anyway.
 
     Args:
         config: Configuration of the run that resumes.
-        written_by: Description of the run in the manifest of its newest checkpoint.
+        written_by: Description of the run in the manifest of its newest checkpoint; empty without a checkpoint.
         ranks: Place of this process among the ranks, with its own number of threads.
 
     Returns:
-        `ranks` with the number of threads of the run.
+        `ranks` with the number of threads that this process now uses.
     """
     threads = written_by.get("threads")
     same_ranks = written_by.get("ranks") == ranks.world_size
@@ -38,13 +38,15 @@ def with_recorded_threads(config: RunConfig, written_by: Mapping[str, Any], rank
         return ranks
     torch.set_num_threads(threads)
     if ranks.is_main:
-        own = f"here a rank would take {ranks.threads}; runtime.threads changes them, and the last bits of sums"
-        logger.info(f"{threads} thread(s) a rank, as the run began with ({own})")
+        own = f"the default here is {ranks.threads}; set runtime.threads to use it, which changes the last bits of sums"
+        logger.info(f"{threads} thread(s) a rank, as at the start of the run ({own})")
     return replace(ranks, threads=threads)
 
 
-def describe_interrupted(config: RunConfig, run_dir: Location, ranks: int) -> str:
-    """Return the newest checkpoint of an interrupted run, and the command line that resumes from it, as a message.
+def describe_interrupted_run(config: RunConfig, run_dir: Location, ranks: int) -> str:
+    """Return a message with the newest checkpoint of an interrupted run and the command line that resumes from it.
+
+    Without a checkpoint, the message says that there is none.
 
     Args:
         config: Configuration of the run.

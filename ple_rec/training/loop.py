@@ -1,9 +1,10 @@
 """Training loop of a run: it trains step by step, and reports, evaluates and saves checkpoints in between.
 
-`train_steps` is the entry point, and `Trainer` has the loop. Every rank runs the same loop. A report is a record of
-metrics in `train.jsonl`. An evaluation computes metrics on the validation split, and chooses the best weights so far. A
-checkpoint is planned if it follows from the step number alone, as after an evaluation, or timed if it is due after some
-minutes.
+`ple_rec.training.run.train` calls `train_steps`, which runs the loop of `Trainer` on every rank and returns the final
+progress. A report is a record of `train.jsonl` with the losses, metrics and speed of the steps since the last report;
+this sequence of steps is the report window. An evaluation computes metrics on the validation split, and decides whether
+the current weights are the best so far. A checkpoint is planned if the step number alone determines it, for example
+after an evaluation. It is timed if it is due because `checkpoint.every_minutes` have passed.
 
 Shape suffixes: B samples in the batch of a rank, K tasks.
 """
@@ -37,14 +38,14 @@ from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
 from ple_rec.training.loggers import Loggers
 from ple_rec.training.non_finite_guard import NonFiniteGuard
-from ple_rec.training.preemption import Preemption, StopRequested, preempted
+from ple_rec.training.preemption import Preemption, StopRequested, preempted_error
 from ple_rec.training.profiler.session import NO_PROFILE, NoProfile
-from ple_rec.training.progress import TrainingProgress, Window
-from ple_rec.training.restore import restore, state_dict, texts, written_by
+from ple_rec.training.progress import ReportWindow, TrainingProgress
+from ple_rec.training.restore import config_and_plan_texts, describe_run_state, restore, state_dict
 from ple_rec.training.state import TrainState, initial_state
 from ple_rec.training.step import train_step
 from ple_rec.training.validation import record_evaluation, validate
-from ple_rec.training.warm_start import Start, load_start
+from ple_rec.training.warm_start import WarmStart, load_warm_start
 
 logger = logging.getLogger(__name__)
 
@@ -53,34 +54,35 @@ ExtraMetrics = Callable[[TrainContext], Mapping[str, Any]]
 
 
 class LoopClock:
-    """Clock that measures the training time of laps, without the time of evaluations and checkpoints.
-
-    A lap is a sequence of steps, from one call of `lap` to the next.
+    """Clock that measures the time of training steps, without the time of evaluations and checkpoints.
 
     Args:
         step: Number of steps done when the clock starts.
     """
 
     def __init__(self, step: int) -> None:
-        self._lap_started, self._step = time.perf_counter(), step
+        self._started, self._step = time.perf_counter(), step
 
-    def lap(self, step: int) -> tuple[float, float]:
-        """End the lap at a step and begin a new lap; return the seconds of the lap and its mean seconds per step."""
+    def restart(self, step: int) -> tuple[float, float]:
+        """Return the seconds and the mean seconds per step since the last restart, and restart the clock at this step.
+
+        Excluded seconds do not count.
+        """
         now = time.perf_counter()
-        seconds, pace = now - self._lap_started, (now - self._lap_started) / max(1, step - self._step)
-        self._lap_started, self._step = now, step
-        return seconds, pace
+        seconds, seconds_per_step = now - self._started, (now - self._started) / max(1, step - self._step)
+        self._started, self._step = now, step
+        return seconds, seconds_per_step
 
     def exclude(self, seconds: float) -> None:
-        """Subtract time that was not spent on training, in seconds, from the current lap."""
-        self._lap_started += seconds
+        """Leave seconds that were not spent on training out of the current measurement."""
+        self._started += seconds
 
 
 class Trainer:
     """Training loop of one run, on one rank.
 
-    The constructor restores the newest checkpoint or loads the first weights, and `run` trains. Arguments and errors
-    are those of `train_steps`.
+    The constructor restores the newest checkpoint if the run resumes from one, or else loads the weights of the warm
+    start if there is one. `run` trains. Arguments and errors are those of `train_steps`.
 
     Attributes:
         state: Progress of the run: number of steps done, seconds of training, best step, early stopping.
@@ -93,32 +95,38 @@ class Trainer:
         *,
         resume: bool,
         loggers: Loggers | None,
-        start: Start | None,
+        warm_start: WarmStart | None,
         profile: NoProfile,
         extra_metrics: ExtraMetrics | None,
         preemption: Preemption | None,
     ) -> None:
-        self._context, self._run, self._start, self._profile = context, run, start, profile
+        self._context, self._run, self._warm_start, self._profile = context, run, warm_start, profile
         self._extra_metrics = extra_metrics
-        # The loaders are made now, so that a split with fewer row groups than ranks is refused before the first step.
+        # The loaders of all splits are created here, so that a split with fewer row groups than ranks is refused before
+        # the first step. `splits` begins with the validation split, the only one that this loop reads.
         self._valid, *_ = [context.evaluation_loader(split) for split in context.config.evaluation.splits]
         self._store = checkpoint_store(context, run)
-        self._window = Window(context.selection.tasks, context.ranks.device)
-        path = self._store.newest_good() if resume else None
+        self._window = ReportWindow(context.selection.tasks, context.ranks.device)
+        path = self._store.newest_undamaged() if resume else None
         if resume:
             self._say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
-        self._begins_from = start if path is None else None
+        self._warm_start_to_load = warm_start if path is None else None
         self.state = initial_state(context) if path is None else self._restore(path)
-        if self._begins_from is not None:
-            load_start(context, self._begins_from)
-            self._say(f"starts from {self._begins_from.path}, trained on dataset {self._begins_from.dataset[:12]}")
+        if self._warm_start_to_load is not None:
+            load_warm_start(context, self._warm_start_to_load)
+            self._say(
+                f"starts from {self._warm_start_to_load.path}, "
+                f"trained on dataset {self._warm_start_to_load.dataset[:12]}"
+            )
         self._guard = NonFiniteGuard([task.name for task in context.selection.tasks], context.ranks.device)
         self._feeder = make_feeder(context.config.train.pipeline, context.model, context.ranks, profile.regions)
         context.model.train()
-        evaluated = not self.state.evaluation_pending
+        keep_evaluation = not self.state.evaluation_pending
         log, step = run.folder / LOG, self.state.step
-        self._progress = TrainingProgress(context.ranks, log, step, context.total_steps, loggers, evaluated=evaluated)
-        # A `preemption` of the caller is already entered, so this class must not enter it again.
+        self._progress = TrainingProgress(
+            context.ranks, log, step, context.total_steps, loggers, keep_evaluation=keep_evaluation
+        )
+        # The caller has already entered the context of its `preemption`, so this class must not enter it again.
         self._preemption_context: AbstractContextManager[Preemption] = (
             Preemption(context.config.checkpoint.grace_seconds) if preemption is None else nullcontext(preemption)
         )
@@ -130,44 +138,43 @@ class Trainer:
             self._preemption_context as self._preemption,
             closing(self._store),
             closing(self._profile),
-            self._saved_on_stop(),
+            self._save_on_stop(),
         ):
             self._evaluate_before_first_step()
             self._begin()
-            while not self._is_over():
+            while not self._is_finished():
                 self._train_epoch()
             self._end()
         return self.state
 
     def _restore(self, path: Location) -> TrainState:
-        """Restore the run from a checkpoint, and return its progress."""
+        """Restore the run from a checkpoint, and return its progress.
+
+        If the best checkpoint is damaged or missing, the restored one counts as the best until the next evaluation.
+        """
         state = restore(self._context, path, self._window)
         self._store.saved_step = state.step
         if state.step > self._context.total_steps:
             done = f"{state.step} steps are done, more than the {self._context.total_steps} of this configuration"
             self._say(f"{done}: none is left")
-        if state.best_step and self._store.mend_best(state.step):
+        if state.best_step and self._store.replace_damaged_best(state.step):
             state.best_step, state.best_score = state.step, -math.inf
         return state
 
     def _evaluate_before_first_step(self) -> None:
-        """Make the evaluations that are due before the first step.
-
-        If the run begins with the weights of another run, these weights are evaluated. If the run was stopped during an
-        evaluation, that evaluation is made now.
-        """
-        if self._begins_from is not None:
+        """Evaluate the weights of a warm start, and repeat an evaluation that a stop signal interrupted."""
+        if self._warm_start_to_load is not None:
             evaluation = validate(self._context, self._valid, self._preemption)
-            self._progress.record(self._head("valid") | evaluation | {"best": False})
+            self._progress.record(self._common_fields("valid") | evaluation | {"best": False})
         if self.state.evaluation_pending:
-            # The record of an evaluation shows the learning rates of the step before it.
+            # The record of an evaluation has the learning rates of the last step, which are set again here.
             self._context.optimizers.prepare(self.state.step - 1)
             if self._evaluate():
                 self._store.mark_best(self.state.step)
 
     def _begin(self) -> None:
-        """Start the profile and the clocks, right before the first step."""
-        self._profile.begin(self.state.step, self._context.total_steps - self.state.step, self._saves_after)
+        """Start the profile and the clocks immediately before the first step."""
+        self._profile.begin(self.state.step, self._context.total_steps - self.state.step, self._has_planned_save)
         self._clock = LoopClock(self.state.step)
         self._window.started = time.perf_counter()
         self._timer = CheckpointTimer(self._context.config.checkpoint.every_minutes)
@@ -181,18 +188,25 @@ class Trainer:
             self._feeder.begin(batches, count)
             for _ in range(count):
                 self._step(epoch)
-                if self._is_over():
+                if self._is_finished():
                     return
 
     def _step(self, epoch: int) -> None:
-        """Train one step, then make the report, the evaluation and the checkpoint that are due after it."""
+        """Train one step, then make the report, the evaluation and the checkpoint that are due after it.
+
+        Raises:
+            StopRequested: A rank received a stop signal before this step, which is then not trained, or during the
+                evaluation after it.
+        """
         context, state, regions = self._context, self.state, self._profile.regions
         if self._guard.wants_to_stop():
-            state.seconds += self._clock.lap(state.step)[0]
+            state.seconds += self._clock.restart(state.step)[0]
             raise StopRequested
-        planned = self._saves_after(state.step + 1)
-        saving = self._guard.take_save_request() or planned
-        batch, wait_seconds = self._feeder.next(state.step + 1, pause=saving)
+        is_save_planned = self._has_planned_save(state.step + 1)
+        should_save = self._guard.take_save_request() or is_save_planned
+        # An evaluation or a save reads the tables after this step, so no rows are fetched into the GPU's cache for the
+        # next one.
+        batch, wait_seconds = self._feeder.next(state.step + 1, pause=should_save)
         by_epoch = context.config.train.weight_schedule == "epoch"
         weights_K = task_weights(context.tasks, epoch if by_epoch else state.step)
         logits_BK, sums_K, counts_K = train_step(
@@ -201,8 +215,10 @@ class Trainer:
             batch,
             state.step,
             weights_K,
-            stop=self._preemption.received,
-            save=context.ranks.is_main and self._timer.is_due() and not saving and not self._store.writing,
+            stop=self._preemption.is_stop_requested,
+            # Only the timer of rank 0 counts, since timers differ. Its request reaches all ranks during this step, and
+            # they save after the next step.
+            save=context.ranks.is_main and self._timer.is_due() and not should_save and not self._store.writing,
             forward=self._feeder.forward,
             regions=regions,
         )
@@ -212,12 +228,12 @@ class Trainer:
         self._progress.advance()
         # Every planned checkpoint comes with a report, so that a resumed run has the same reports as an uninterrupted
         # run. A timed checkpoint comes without a report, and saves the sums since the last report instead.
-        reporting = planned or state.step % context.config.train.report_every == 0
-        if saving or reporting:
+        should_report = is_save_planned or state.step % context.config.train.report_every == 0
+        if should_save or should_report:
             with regions("logging"):
-                self._report(weights_K, record=reporting)
+                self._report(weights_K, record=should_report)
         excluded_seconds = self._profile.step(batch)
-        if saving:
+        if should_save:
             with regions.paused():
                 excluded_seconds += self._evaluate_and_save()
         self._clock.exclude(excluded_seconds)
@@ -228,17 +244,27 @@ class Trainer:
 
         Args:
             weights_K: Weights of the tasks' losses.
-            record: True to write the record; False to only check the step and to count its time.
+            record: True to write the record; False to check the last step and to update `state.seconds` only.
         """
         self._guard.synchronize()
-        seconds, pace = self._clock.lap(self.state.step)
+        seconds, seconds_per_step = self._clock.restart(self.state.step)
         self.state.seconds += seconds
         if record:
-            head = self._head("train") | self._window.report(self._context.bare, weights_K)
-            self._progress.record(head | {"eta_seconds": pace * (self._context.total_steps - self.state.step)})
+            fields = self._common_fields("train") | self._window.report(self._context.unwrapped_model, weights_K)
+            self._progress.record(
+                fields | {"eta_seconds": seconds_per_step * (self._context.total_steps - self.state.step)}
+            )
 
     def _evaluate_and_save(self) -> float:
-        """Evaluate if an evaluation is due, save a checkpoint, and return the seconds that both took."""
+        """Check that all weights are finite, evaluate if an evaluation is due, and save a checkpoint.
+
+        Returns:
+            Seconds that all this took.
+
+        Raises:
+            StopRequested: A rank received a stop signal during the evaluation.
+            DivergedError: A weight or a value of the optimizer state is not finite.
+        """
         started = time.perf_counter()
         check_finite(self._context, self.state.step)
         self._save(best=self._is_due(self.state.step, self._context.config.train.evaluate_every) and self._evaluate())
@@ -246,47 +272,47 @@ class Trainer:
         return time.perf_counter() - started
 
     def _evaluate(self) -> bool:
-        """Evaluate on the validation split, and return True if the current weights are the best so far.
-
-        This is a collective: every rank calls it at the same step.
+        """Evaluate on the validation split, and return True if the current weights are the best so far (a collective).
 
         Raises:
-            StopRequested: A rank received a stop signal. The evaluation is made when the run is resumed.
+            StopRequested: A rank received a stop signal. The evaluation is repeated when the run is resumed.
         """
         self.state.evaluation_pending = True
         evaluation = validate(self._context, self._valid, self._preemption)
         best, note = record_evaluation(self._context, self.state, evaluation)
         extra = {} if self._extra_metrics is None else self._extra_metrics(self._context)
-        self._progress.record(self._head("valid") | evaluation | {"best": best, **extra}, note)
+        self._progress.record(self._common_fields("valid") | evaluation | {"best": best, **extra}, note)
         self.state.evaluation_pending = False
         return best
 
     def _save(self, *, best: bool) -> None:
         """Save a checkpoint of the current step (a collective)."""
-        save_checkpoint(self._context, self._store, self.state, self._window, self._start, best=best)
+        save_checkpoint(self._context, self._store, self.state, self._window, self._warm_start, best=best)
 
     def _end(self) -> None:
-        """Wait for the last save, and log how long the saves took and, if the run stopped early, the reason."""
+        """Wait for the last save, log how long the saves took, and log the reason if the run stopped early."""
         watch, state = self._context.ranks.watch, self.state
         watch.mark(f"the end of the save of step {state.step}")
         self._store.wait()
         # The watchdog ends a run whose steps make no progress. After the loop there are no more steps to watch.
-        watch.rest()
-        if self._store.saves:
+        watch.suspend()
+        if self._store.save_count:
             self._progress.say(describe_saves(self._store))
         if state.stopping is not None and state.step < self._context.total_steps:
             self._progress.say(describe_stop(self._context.config, state.stopping, state.step))
 
     @contextmanager
-    def _saved_on_stop(self) -> Iterator[None]:
-        """If the block raises `StopRequested`, save the last finished step if the time suffices, and raise an error.
+    def _save_on_stop(self) -> Iterator[None]:
+        """If the block raises `StopRequested`, save the last finished step if there is time, and raise an error.
 
-        The grace period is the time between a stop signal and the end of the process. The step is saved if what is left
-        of the period is longer than the previous save took, or if there was no save yet.
+        The scheduler ends the process `checkpoint.grace_seconds` after the stop signal. There is time for a save if the
+        remaining seconds exceed the duration of the last save, or if this process has made no save yet. A step that has
+        a checkpoint already is not saved again.
 
         Raises:
             PreemptedError: The block raised `StopRequested`. The error names the newest checkpoint.
-            DivergedError: The block raised `StopRequested`, and the last step was not finite.
+            DivergedError: The block raised `StopRequested`, and a loss, a gradient or a weight of the last finished
+                step is not finite, so the step is not saved.
         """
         try:
             yield
@@ -299,44 +325,46 @@ class Trainer:
             # An asynchronous save that is still running may become the newest checkpoint, so it must be completed.
             store.wait()
         except (UserError, PeerError) as error:
-            self._say(f"the save before failed: {error}")
-        save_seconds = store.seconds
-        left = torch.tensor(self._preemption.seconds_left(), dtype=torch.float64, device=self._context.ranks.device)
-        # A save is a collective, so all ranks must decide alike; the rank with the least time decides.
-        dist.all_reduce(left, dist.ReduceOp.MIN)
-        fits = save_seconds is None or save_seconds < left.item()
-        if fits and step and store.saved_step != step:
+            self._say(f"the previous save failed: {error}")
+        save_seconds = store.last_save_seconds
+        seconds_left = torch.tensor(
+            self._preemption.seconds_left(), dtype=torch.float64, device=self._context.ranks.device
+        )
+        # A save is a collective, so all ranks must take the same decision; the rank with the least time left decides.
+        dist.all_reduce(seconds_left, dist.ReduceOp.MIN)
+        can_save = save_seconds is None or save_seconds < seconds_left.item()
+        if can_save and step and store.saved_step != step:
             self._guard.synchronize()
             check_finite(self._context, step)
             self._save(best=False)
             store.wait()
         newest = store.latest()
-        spans = "" if fits else f"a save took {save_seconds:.1f} s, and {left.item():.1f} s are left"
-        why_not = f"too late to save it: {spans}" if spans else ""
-        raise preempted(str(self._run), step, self._context.total_steps, newest.name if newest else None, why_not)
+        durations = "" if can_save else f"a save took {save_seconds:.1f} s, and {seconds_left.item():.1f} s are left"
+        reason = f"too late to save it: {durations}" if durations else ""
+        raise preempted_error(str(self._run), step, self._context.total_steps, newest.name if newest else None, reason)
 
-    def _is_over(self) -> bool:
+    def _is_finished(self) -> bool:
         """Return True if all steps are done, or if early stopping has ended the run."""
         early, stopping = self._context.config.early_stopping, self.state.stopping
         stopped = early is not None and stopping is not None and stopping.is_exhausted(early)
         return stopped or self.state.step >= self._context.total_steps
 
     def _is_due(self, step: int, every: int | None) -> bool:
-        """Return True if the step is the last step or a multiple of `every`.
+        """Return True if `step` is the last step of the run or a multiple of `every`.
 
         Args:
             step: Number of steps done.
-            every: Number of steps; None for the steps of an epoch.
+            every: Interval in steps; None for one epoch.
         """
         return step % (every or self._context.loader.steps) == 0 or step == self._context.total_steps
 
-    def _saves_after(self, step: int) -> bool:
-        """Return True if a planned checkpoint is saved after the step, with or without an evaluation."""
+    def _has_planned_save(self, step: int) -> bool:
+        """Return True if a checkpoint is planned after `step` steps, with or without an evaluation."""
         config = self._context.config
         every = config.checkpoint.every or self._context.total_steps
         return self._is_due(step, config.train.evaluate_every) or self._is_due(step, every)
 
-    def _head(self, split: str) -> dict[str, Any]:
+    def _common_fields(self, split: str) -> dict[str, Any]:
         """Return the fields that are common to all records of `train.jsonl`.
 
         Args:
@@ -366,30 +394,30 @@ def train_steps(
     *,
     resume: bool,
     loggers: Loggers | None = None,
-    start: Start | None = None,
+    warm_start: WarmStart | None = None,
     profile: NoProfile = NO_PROFILE,
     extra_metrics: ExtraMetrics | None = None,
     preemption: Preemption | None = None,
 ) -> TrainState:
-    """Train a run to its last step, or until early stopping ends it, with reports, evaluations and checkpoints.
+    """Train a run to its last step, or until early stopping ends it, and return its progress (a collective).
 
     Args:
         context: Model, data, optimizers, ranks and configuration of the run.
         run: Directory of the run.
         resume: True to go on from the newest checkpoint that is not damaged, if the run has one.
         loggers: Loggers that also receive every record; None for the log file and the terminal alone.
-        start: Checkpoint of another run, whose weights are the first weights of this run; None to start with random
-            weights. It is not used if the run goes on from a checkpoint of its own. The weights are evaluated before
-            the first step, but this evaluation does not count as a best score.
-        profile: Session of the profiler, which traces some steps.
-        extra_metrics: Function that is called at every evaluation and returns more fields for the record; None to add
-            no fields.
-        preemption: Receiver of stop signals, a context manager that the caller has already entered; None to receive
-            stop signals during this call alone.
+        warm_start: Checkpoint of another run, whose weights are the first weights of this run; None to start with
+            random weights. It is not used if the run goes on from a checkpoint of its own. The weights are evaluated
+            before the first step, but this evaluation does not count as a best score.
+        profile: Profile of the run, which times and traces some steps; `NO_PROFILE` for none.
+        extra_metrics: Function that is called at every evaluation but that of a warm start's weights, and returns more
+            fields for the record; None to add no fields.
+        preemption: Receiver of stop signals, whose context the caller has already entered; None to receive stop
+            signals during this call only.
 
     Raises:
-        DivergedError: A loss or the dense gradients are not finite.
-        DataError: A batch breaks a rule of the dataset.
+        DivergedError: A loss, a dense gradient, a weight or a value of the optimizer state is not finite.
+        DataError: A batch breaks a rule of the dataset, or the checkpoint to start from is damaged.
         UserError: The disk is full, a split has fewer row groups than ranks, the checkpoint does not fit the
             configuration, or the run has too few steps for a profile.
         PreemptedError: A rank received a stop signal. The last finished step is saved if `checkpoint.grace_seconds` is
@@ -400,7 +428,7 @@ def train_steps(
         run,
         resume=resume,
         loggers=loggers,
-        start=start,
+        warm_start=warm_start,
         profile=profile,
         extra_metrics=extra_metrics,
         preemption=preemption,
@@ -409,17 +437,17 @@ def train_steps(
 
 
 def checkpoint_store(context: TrainContext, run: RunDirectory) -> CheckpointStore:
-    """Return the store of a run's checkpoints. Before each change it checks that this process still holds the run."""
+    """Return the store of a run's checkpoints, which checks before each change that this process still has the lock."""
     config = context.config.checkpoint
     return CheckpointStore(
         checkpoint_place(context.config, run.address),
         config.keep,
         keep_every=config.keep_every,
         asynchronous=config.asynchronous,
-        wrote=context.ranks.watch.touch,
-        check=run.check,
-        committing=run.push,
-        committed=partial(run.write_bytes, SAVED, b""),
+        on_write=context.ranks.watch.touch,
+        check_may_write=run.check,
+        before_commit=run.push,
+        after_commit=partial(run.write_bytes, SAVED, b""),
         timeout_seconds=context.config.runtime.timeout_seconds + AFTER_WATCH_SECONDS,
     )
 
@@ -428,8 +456,8 @@ def save_checkpoint(
     context: TrainContext,
     store: CheckpointStore,
     state: TrainState,
-    window: Window,
-    start: Start | None = None,
+    window: ReportWindow,
+    warm_start: WarmStart | None = None,
     *,
     best: bool,
 ) -> None:
@@ -440,7 +468,7 @@ def save_checkpoint(
         store: Checkpoints of the run.
         state: Progress of the run.
         window: Sums since the last report.
-        start: Checkpoint of another run whose weights this run began with; None if it began with random weights.
+        warm_start: Checkpoint of another run whose weights this run began with; None if it began with random weights.
         best: True if the current weights are the best so far.
 
     Raises:
@@ -448,18 +476,22 @@ def save_checkpoint(
     """
     context.ranks.watch.mark(f"the save of step {state.step}")
     tensors = state_dict(context, state, window)
-    description = written_by(context, state, window)
-    files = texts(context) | ({} if start is None else {INIT: json.dumps(vars(start), indent=1)})
-    store.save(state.step, tensors, best=best, written_by=description, texts=files)
+    description = describe_run_state(context, state, window)
+    files = config_and_plan_texts(context) | (
+        {} if warm_start is None else {INIT: json.dumps(vars(warm_start), indent=1)}
+    )
+    store.save(state.step, tensors, best=best, written_by=description, file_texts=files)
 
 
 def describe_saves(store: CheckpointStore) -> str:
-    """Return a sentence on the saves of this process.
+    """Return a line that says how long training waited for a save on average.
 
-    It says how long training stood still for a checkpoint on average and, if saves are asynchronous, how long the
-    writing took.
+    If saves are asynchronous, it also says how long a save was written while training went on.
     """
-    blocked = f"{store.saves} checkpoint(s): training stood still for {store.blocked_seconds / store.saves:.2f} s each"
+    blocked = (
+        f"{store.save_count} checkpoint(s): training stood still for "
+        f"{store.blocked_seconds / store.save_count:.2f} s each"
+    )
     if not store.asynchronous:
         return blocked
-    return f"{blocked}, and went on beside {store.total_seconds / store.saves:.2f} s of writing"
+    return f"{blocked}, and went on during {store.total_save_seconds / store.save_count:.2f} s of writing"

@@ -1,8 +1,9 @@
 """Build the model of a run from its configuration, or compute sizes of that model without building it.
 
-A model consists of embedding tables and dense layers. The dense layers are levels of experts (small networks that read
-the output of the level before) and one tower for each task. A routing describes one level: its experts, and which
-inputs they read.
+A model consists of embedding tables and dense layers. The dense layers are levels of experts and one tower for each
+task. An expert is a small network. On the first level, it reads the input of the dense layers: the pooled embeddings
+and the dense features. On the other levels, it reads an output of the level before. A `Routing` describes one level:
+its experts, their layer sizes, and what they read; a function of `VARIANTS` returns the routings of all levels.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from ple_rec.models.variants import VARIANTS
 from ple_rec.training.checks import chosen_tasks, loss_names
 
 
-def model_of(
+def build_unsharded_model(
     config: RunConfig,
     selection: Selection,
     statistics: Mapping[str, Any],
@@ -37,12 +38,13 @@ def model_of(
     Args:
         config: Configuration of the run.
         selection: Features and tasks that the run reads.
-        statistics: Statistics of the dense features, as in `stats.json`.
+        statistics: Statistics of each column in `stats.json`, by name.
         device: Device of the dense layers.
         precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
-        UserError: A loss does not suit the kind of its task, or `embeddings.tables` names an unknown table.
+        UserError: A loss does not suit the kind of its task, a task has a reserved name, or `embeddings.tables` names
+            an unknown table.
         DataError: The statistics of a dense feature are missing.
     """
     tasks = chosen_tasks(config, selection)
@@ -60,24 +62,24 @@ def model_of(
     )
 
 
-def first_layer(config: RunConfig, selection: Selection) -> tuple[int, int]:
-    """Return the shape of the weights of the first dense layer.
+def first_layer_shape(config: RunConfig, selection: Selection) -> tuple[int, int]:
+    """Return the input width and the output width of the first dense layer.
 
-    These are the input width of the first level, and the summed output width of the first layers of its experts.
+    All experts of the first level read the same input, so their first layers are computed as one layer.
 
     Args:
         config: Configuration of the run.
         selection: Features and tasks that the run reads.
 
     Raises:
-        UserError: The configuration's `embeddings.tables` names an unknown table.
+        UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
     """
     routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
-    embedded = sum(table.embedding_dim * len(table.feature_names) for table in _tables(config, selection))
+    embedded = sum(table.embedding_dim * len(table.feature_names) for table in _table_configs(config, selection))
     return embedded + len(selection.dense), len(routing.experts) * routing.hidden[0]
 
 
-def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
+def model_sizes(config: RunConfig, selection: Selection) -> ModelSizes:
     """Return the sizes that determine the memory of the model: its tables, and a lower bound for its dense weights.
 
     Args:
@@ -85,14 +87,14 @@ def sizes_of(config: RunConfig, selection: Selection) -> ModelSizes:
         selection: Features and tasks that the run reads.
 
     Raises:
-        UserError: The configuration's `embeddings.tables` names an unknown table.
+        UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
     """
-    width, _ = first_layer(config, selection)
+    width, _ = first_layer_shape(config, selection)
     names = [task.name for task in chosen_tasks(config, selection)]
-    return ModelSizes(_tables(config, selection), least_dense_parameters(config, names, width))
+    return ModelSizes(_table_configs(config, selection), min_dense_parameters(config, names, width))
 
 
-def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
+def min_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) -> int:
     """Return a lower bound for the number of weights of the dense layers.
 
     The bound counts only the weights of experts and towers, which have nearly all weights. It assumes that each tower,
@@ -102,15 +104,18 @@ def least_dense_parameters(config: RunConfig, tasks: Sequence[str], width: int) 
         config: Configuration of the run.
         tasks: Names of the tasks of the run.
         width: Input width of the first level.
+
+    Raises:
+        UserError: A task has a reserved name.
     """
     count = 0
     for routing in VARIANTS[config.model.variant](config.model, tasks):
-        count += len(routing.experts) * _weights([width, *routing.hidden])
+        count += len(routing.experts) * _count_weights([width, *routing.hidden])
         width = routing.hidden[-1]
-    return count + len(tasks) * _weights([width, *config.model.tower.hidden, 1])
+    return count + len(tasks) * _count_weights([width, *config.model.tower.hidden, 1])
 
 
-def _weights(sizes: Sequence[int]) -> int:
+def _count_weights(sizes: Sequence[int]) -> int:
     """Return the number of weights, without biases, of a stack of linear layers.
 
     Args:
@@ -119,6 +124,6 @@ def _weights(sizes: Sequence[int]) -> int:
     return sum(inputs * outputs for inputs, outputs in pairwise(sizes))
 
 
-def _tables(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
-    """Return the configuration of each embedding table, without a function that fills it with random values."""
+def _table_configs(config: RunConfig, selection: Selection) -> list[EmbeddingBagConfig]:
+    """Return the configuration of each embedding table that the run reads, of which only the sizes are used here."""
     return table_configs(config.embeddings, selection.sparse, selection.table_rows, initialise=False)

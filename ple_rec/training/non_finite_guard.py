@@ -1,7 +1,9 @@
-"""Guard against non-finite losses, which shares one all-reduce a step with the counts of the loss and with requests.
+"""Guard that stops a training on all ranks if a loss or a gradient is not finite.
 
-On a GPU the host reads the flags of a step from pinned memory at the next step, so it waits at most for work that was
-queued a whole step before.
+The guard needs one all-reduce a step. The same all-reduce sums counts_K over the ranks: the total weight of the samples
+in each task's loss, by which the loss is divided. It also tells all ranks if a rank requests a stop or a checkpoint. On
+a GPU, the host reads the result of a step from pinned memory at the next step, so that it does not wait for the work of
+the current step.
 
 Shape suffixes: K tasks.
 """
@@ -18,30 +20,32 @@ from ple_rec.errors import DivergedError
 
 
 class NonFiniteGuard:
-    """Owner of one all-reduce a step: counts_K of this step, non-finite flags of the previous step, and requests.
+    """All-reduce of each step, with counts_K of this step, non-finite flags of the previous step, and requests.
 
-    A fused table is already updated when the backward pass ends, so the flags cannot undo a step. They stop the run one
-    step later, on every rank at once, and `synchronize` checks the last step before a checkpoint is written. A request
-    of one rank is known to all ranks one step later.
+    A step calls `start`, then `counts_K` once the counts are needed, and `record` after its backward pass. The flags
+    come one step late, since the all-reduce begins before the losses of its step are known. They could not prevent the
+    update of that step anyway, because the tables are updated during the backward pass. A flag stops all ranks at the
+    next step; `synchronize` checks the last step before a checkpoint is written. A request of one rank is known to all
+    ranks one step later.
 
     Args:
         tasks: Names of the tasks.
-        device: Device of the counts.
+        device: Device of the model.
     """
 
     def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
         self.tasks = tuple(tasks)
         self.device = device
-        # Flags of this rank for the last recorded step.
+        # Flags of this rank for the last recorded step: one for each task's loss, and one for the dense gradients.
         self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)
         self._flags_step = -1
         self._stop = self._save = False
-        # Flags and requests of all ranks, which a GPU may still be copying to the host.
+        # Reduced flags and requests of all ranks, which a GPU may still be copying to the host.
         self._reduced: Tensor | None = None
         self._reduced_step = -1
-        self._copied: torch.cuda.Event | None = None
-        # A copy to unpinned memory would make the host wait. `_read` empties the buffer before the next copy.
-        self._host = torch.zeros(len(tasks) + 3, dtype=torch.float64, pin_memory=device.type == "cuda")
+        self._copy_event: torch.cuda.Event | None = None
+        # A copy to unpinned memory would make the host wait. `_read` evaluates the buffer before the next copy.
+        self._host_buffer = torch.zeros(len(tasks) + 3, dtype=torch.float64, pin_memory=device.type == "cuda")
 
     def wants_to_stop(self) -> bool:
         """Return True if a rank has requested a stop; the result is the same on every rank.
@@ -66,7 +70,7 @@ class NonFiniteGuard:
         """Begin the all-reduce of this step.
 
         Args:
-            counts_K: Local counts of this step.
+            counts_K: Sums of the sample weights in each task's loss, on this rank.
             stop: Stop request of this rank.
             save: Save request of this rank.
 
@@ -85,23 +89,23 @@ class NonFiniteGuard:
     def counts_K(self) -> Tensor:
         """Wait for the all-reduce of this step, and return the counts over all ranks."""
         self._work.wait()
-        tasks = len(self.tasks)
-        flags = self._packed[tasks:]
+        task_count = len(self.tasks)
+        flags = self._packed[task_count:]
         self._reduced_step = self._packed_step
         if self.device.type == "cuda":
-            self._reduced = self._host.copy_(flags, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
+            self._reduced = self._host_buffer.copy_(flags, non_blocking=True)
+            self._copy_event = torch.cuda.Event()
+            self._copy_event.record()
         else:
             self._reduced = flags
-        return self._packed[:tasks].float()
+        return self._packed[:task_count].float()
 
     def record(self, step: int, sums_K: Tensor, gradient_norm: Tensor) -> None:
         """Record whether the losses and the dense gradients of a step are finite; the next all-reduce sends the flags.
 
         Args:
-            step: Global step that has just finished.
-            sums_K: Sums of the losses of this rank.
+            step: Number of the step, from 1.
+            sums_K: Sum of each task's losses on this rank.
             gradient_norm: Norm of the dense gradients.
         """
         self._flags = torch.cat([~torch.isfinite(sums_K.detach()), ~torch.isfinite(gradient_norm).reshape(1)]).double()
@@ -116,14 +120,15 @@ class NonFiniteGuard:
         self._read()
         flags = self._flags.clone()
         dist.all_reduce(flags)
-        self._reduced, self._reduced_step, self._copied = flags.cpu(), self._flags_step, None
+        self._reduced, self._reduced_step, self._copy_event = flags.cpu(), self._flags_step, None
         self._read()
 
     def _read(self) -> None:
+        """Take the requests and flags of the last all-reduce, once; raise a DivergedError if a flag is set."""
         if self._reduced is None:
             return
-        if self._copied is not None:
-            self._copied.synchronize()
+        if self._copy_event is not None:
+            self._copy_event.synchronize()
         flags, requests = self._reduced[: len(self.tasks) + 1], self._reduced[len(self.tasks) + 1 :].tolist()
         # `synchronize` reduces the flags alone.
         if requests:
@@ -138,6 +143,6 @@ class NonFiniteGuard:
         raise DivergedError(
             f"step {self._reduced_step}",
             f"{subject} {'is' if len(names) <= 1 and names else 'are'} not finite",
-            "training stops, since the step has already reached the tables",
+            "training stops, since this step has already updated the tables",
             "train again with a smaller learning rate, a warm-up or dense_optimizer.clip_norm, and look at the inputs",
         )

@@ -11,24 +11,25 @@ from typing import Any
 
 from ple_rec.errors import Option, PreemptedError
 
-# Schedulers send SIGTERM when the time is over; Slurm can be configured to send SIGUSR1 some time earlier.
+# Schedulers send SIGTERM at the end of a job's time; Slurm can be configured to send SIGUSR1 some time earlier.
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-# A signal within so many seconds after the first one repeats it.
+# A signal within this time after the first one counts as its repetition.
 _REPEAT_SECONDS = 5.0
 
 
 class StopRequested(Exception):  # noqa: N818 - a request is no error
-    """Exception on every rank, at the same step or batch of an evaluation, after one rank received a stop signal."""
+    """Raised on every rank at the same step, or batch of an evaluation, after a rank has received a stop signal."""
 
 
 class Preemption:
     """Context in which SIGTERM and SIGUSR1 are recorded instead of ending the process.
 
-    A second signal ends the process, unless it repeats the first: Slurm signals every process of a job, and the agent
-    sends its own signal on to the ranks.
+    A signal within 5 s of the first one is ignored as its repetition: Slurm signals every process of a job, and
+    torchrun's agent passes the signal that it gets on to the ranks. A later signal ends the process. In a thread other
+    than the main thread, the context changes nothing.
 
     Args:
-        grace_seconds: Seconds from the signal to the end of the process by force.
+        grace_seconds: Seconds from the signal until the scheduler kills the process.
     """
 
     def __init__(self, grace_seconds: float) -> None:
@@ -56,16 +57,16 @@ class Preemption:
             os.kill(os.getpid(), number)
 
     @property
-    def received(self) -> bool:
-        """True once this rank has received a stop signal."""
+    def is_stop_requested(self) -> bool:
+        """True if this rank has received a stop signal."""
         return self.signal is not None
 
     def seconds_left(self) -> float:
-        """Return the seconds left of the grace period; all of them if another rank has received the signal."""
-        return self.grace_seconds - (time.monotonic() - self._received_at if self.received else 0.0)
+        """Return the seconds left until the process is killed; `grace_seconds` if this rank has received no signal."""
+        return self.grace_seconds - (time.monotonic() - self._received_at if self.is_stop_requested else 0.0)
 
 
-def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not: str) -> PreemptedError:
+def preempted_error(name: str, step: int, total_steps: int, saved: str | None, reason: str) -> PreemptedError:
     """Return the error that ends a run after a stop signal.
 
     Args:
@@ -73,12 +74,12 @@ def preempted(name: str, step: int, total_steps: int, saved: str | None, why_not
         step: Number of steps done.
         total_steps: Number of steps of the run.
         saved: Name of the newest checkpoint; None if there is none.
-        why_not: Reason that the last step is not saved; empty if it is saved.
+        reason: Reason that the last step could not be saved; empty if it could.
     """
     checkpoint = "no checkpoint is saved" if saved is None else f"{saved} is saved"
     return PreemptedError(
         name,
-        f"asked to stop at step {step:,} of {total_steps:,}" + (f", {why_not}" if why_not else ""),
+        f"asked to stop at step {step:,} of {total_steps:,}" + (f", {reason}" if reason else ""),
         checkpoint,
         f"run it again with {Option.RESUME}" if saved is not None else "run it again",
     )

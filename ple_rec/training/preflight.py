@@ -1,11 +1,15 @@
-"""Checks of a training or an evaluation before it starts: configuration, dataset and run directory."""
+"""Checks of a training or an evaluation before it starts: configuration, dataset and run directory.
+
+The command line calls `check_training` or `check_evaluation` in one process, before any rank starts and any model is
+built, so that a wrong configuration is refused within seconds.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ple_rec.config.base import Split
-from ple_rec.config.diff import changed_beyond
+from ple_rec.config.diff import disallowed_differences
 from ple_rec.config.load import load_config
 from ple_rec.config.plan import load_plan
 from ple_rec.config.run import RunConfig
@@ -17,16 +21,16 @@ from ple_rec.distributed.plan_check import SavedPlan, check_tables
 from ple_rec.errors import Option, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.runs.layout import CONFIG
-from ple_rec.runs.state import Resume, decide, inspect
+from ple_rec.runs.state import Resume, decide_action, inspect_directory
 from ple_rec.storage import Location
-from ple_rec.training.checks import check_defined, check_loss_weights
+from ple_rec.training.checks import check_loss_weights, check_metrics_defined
 from ple_rec.training.loggers import check_installed
 from ple_rec.training.prepared import PreparedRun, prepare_run
 from ple_rec.training.profiler.schedule import check_steps
-from ple_rec.training.trained import trained_checkpoint
-from ple_rec.training.warm_start import recorded_start, starting_point
+from ple_rec.training.trained import find_trained_checkpoint
+from ple_rec.training.warm_start import read_warm_start, resolve_warm_start
 
-# An evaluation may use other data, other metrics by slice and other hosts.
+# Keys that may differ from the training in an evaluation, which may use other data, slices and hosts.
 _MAY_DIFFER = (
     "data.path",
     "data.prefetch",
@@ -45,7 +49,7 @@ _MAY_DIFFER = (
 )
 
 
-def check(
+def check_training(
     config: RunConfig,
     run_dir: Location,
     *,
@@ -56,7 +60,7 @@ def check(
     plan: Location | None = None,
     profile: bool = False,
 ) -> PreparedRun:
-    """Refuse a training that cannot succeed before any rank starts, and return the prepared run.
+    """Check, before any rank starts, that a training can succeed, and return the prepared run.
 
     Args:
         config: Configuration of the run.
@@ -64,40 +68,40 @@ def check(
         resume: True to resume the run of the directory; "auto" to resume a run if the directory has one.
         overwrite: True to replace the run of the directory.
         world_size: Number of ranks.
-        init_from: Run and checkpoint to start from.
-        plan: File of a plan to use; None to plan at the start of the run.
+        init_from: Run and checkpoint to start from; None for random weights.
+        plan: File of a sharding plan to use; None for the plan of a resumed run, or for a new plan.
         profile: True to profile some steps.
 
     Raises:
-        UserError: The run directory, the configuration, the plan or the run to start from is refused, or a package
-            that the run needs is missing.
+        UserError: The run directory, the configuration, the plan or the run to start from is refused, a package that
+            the run needs is missing, or the run has too few steps for a profile.
         DataError: The dataset, or the run to resume or to start from, is damaged.
     """
     check_installed(config.watch)
-    run = prepare_run(config, world_size)
-    check_defined(config, run.dataset, run.selection)
-    loader = run.training_loader(0)
-    steps = run.steps_of(loader)
+    prepared_run = prepare_run(config, world_size)
+    check_metrics_defined(config, prepared_run.dataset, prepared_run.selection)
+    loader = prepared_run.training_loader(0)
+    steps = prepared_run.count_steps(loader)
     if profile:
         check_steps(steps)
-    check_loss_weights(config, run.tasks, steps, -(-steps // loader.steps))
+    check_loss_weights(config, prepared_run.tasks, steps, -(-steps // loader.steps))
     for split in config.evaluation.splits:
-        check_split(run.dataset, split, run.selection, world_size)
-        slice_columns(run.dataset, split, config.evaluation.slices)
+        check_split(prepared_run.dataset, split, prepared_run.selection, world_size)
+        slice_columns(prepared_run.dataset, split, config.evaluation.slices)
     if plan is not None:
-        given_plan = SavedPlan(load_plan(plan), str(plan), strict=True)
-        tables = table_configs(config.embeddings, run.selection.sparse, run.selection.table_rows)
+        saved_plan = SavedPlan(load_plan(plan), str(plan), strict=True)
+        tables = table_configs(config.embeddings, prepared_run.selection.sparse, prepared_run.selection.table_rows)
         kind = config.table_optimizer.kind
-        check_tables(given_plan, tables, config.embeddings, kind, run.batch_size_per_rank, world_size)
-    if decide(inspect(config, run_dir), config, resume=resume, overwrite=overwrite) == "begin":
-        starting_point(run, run_dir, init_from)
+        check_tables(saved_plan, tables, config.embeddings, kind, prepared_run.batch_size_per_rank, world_size)
+    if decide_action(inspect_directory(config, run_dir), config, resume=resume, overwrite=overwrite) == "begin":
+        resolve_warm_start(prepared_run, run_dir, init_from)
     else:
-        recorded_start(run_dir)
-    return run
+        read_warm_start(run_dir)
+    return prepared_run
 
 
 def check_split(dataset: DatasetDirectory, split: Split, selection: Selection, world_size: int) -> None:
-    """Refuse a split that cannot be evaluated on so many ranks.
+    """Refuse a split that cannot be evaluated on `world_size` ranks.
 
     Args:
         dataset: Dataset of the run.
@@ -109,11 +113,12 @@ def check_split(dataset: DatasetDirectory, split: Split, selection: Selection, w
         UserError: The split has fewer row groups than ranks.
         DataError: The split is damaged.
     """
+    # The loader makes the check when it is created. Any batch size that the number of ranks divides will do.
     Loader(dataset, split, selection, batch_size=world_size, rank=0, world_size=world_size, virtual_shards=world_size)
 
 
-def check_run(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the configuration of a run that exists.
+def load_run_config(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the configuration of an existing run, with overrides.
 
     Args:
         run_dir: Directory of the run.
@@ -125,12 +130,12 @@ def check_run(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
     if not (run_dir / CONFIG).is_file():
         raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
     config = load_config(RunConfig, run_dir / CONFIG, overrides)
-    if changed := changed_beyond(load_config(RunConfig, run_dir / CONFIG), config, _MAY_DIFFER):
+    if changed := disallowed_differences(load_config(RunConfig, run_dir / CONFIG), config, _MAY_DIFFER):
         key, before, now = changed[0]
         raise UserError(
             f"{Option.OVERRIDES} {key}",
             f"was {before!r}, is {now!r}",
-            f"an evaluation is of the run as it was trained; only {', '.join(_MAY_DIFFER)} may change",
+            f"a run is evaluated as it was trained; only {', '.join(_MAY_DIFFER)} may change",
             "leave it out, or train another run",
         )
     return config
@@ -139,7 +144,7 @@ def check_run(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
 def check_evaluation(
     run_dir: Location, splits: Sequence[Split], checkpoint: str, overrides: Sequence[str] = ()
 ) -> tuple[RunConfig, DatasetDirectory]:
-    """Refuse an evaluation before any process starts and any model is built.
+    """Check, before any process starts and any model is built, that an evaluation can succeed.
 
     Args:
         run_dir: Directory of the run.
@@ -151,13 +156,15 @@ def check_evaluation(
         Configuration and dataset of the evaluation.
 
     Raises:
-        UserError: There is no such run or checkpoint, the dataset is not that of the run, or a column to slice by is
-            missing.
+        UserError: There is no such run or checkpoint, the checkpoint was trained neither on the dataset nor on an
+            ancestor of it, or a column to slice by is missing.
+        DataError: The dataset or the checkpoint's manifest is damaged.
     """
-    config = check_run(run_dir, overrides)
+    config = load_run_config(run_dir, overrides)
     dataset = DatasetDirectory(config.data.path)
-    # Another dataset would lack columns, too; the error says that it is another one.
-    trained_checkpoint(config, run_dir, checkpoint, dataset)
+    # The dataset is checked before its columns, since the error of a missing column would not say that the whole
+    # dataset is the wrong one.
+    find_trained_checkpoint(config, run_dir, checkpoint, dataset)
     for split in splits:
         slice_columns(dataset, split, config.evaluation.slices)
     return config, dataset

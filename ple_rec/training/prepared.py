@@ -1,4 +1,7 @@
-"""Run before its model is built: configuration, dataset, columns, tasks, losses and batch size, resolved once."""
+"""Description of a run before its model is built: configuration, dataset, columns, tasks, losses and batch size.
+
+`prepare_run` opens the dataset once and returns a `PreparedRun`, which checks, training and evaluation share.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,21 @@ from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.models.losses import LOSSES, Loss
-from ple_rec.training.checks import chosen_tasks, global_batch_size, loss_names, select
+from ple_rec.training.checks import chosen_tasks, global_batch_size, loss_names, select_run_columns
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A run whose configuration fits its dataset and its number of ranks.
+    """Run whose configuration fits its dataset, before its model is built.
 
     Args:
         config: Configuration of the run.
-        dataset: Dataset that it reads.
-        selection: Columns of the dataset that it reads.
-        tasks: Tasks with their weights, in the order of the logits.
-        losses: Losses of the tasks.
+        dataset: Dataset that the run reads.
+        selection: Columns of the dataset that the run reads.
+        tasks: Tasks with the weights of their losses, in the order of the logits.
+        losses: Loss function of each task.
         world_size: Number of ranks.
-        batch_size: Samples of a step over all ranks.
+        batch_size: Number of samples of a step over all ranks.
     """
 
     config: RunConfig
@@ -36,23 +39,26 @@ class PreparedRun:
 
     @property
     def batch_size_per_rank(self) -> int:
-        """Largest number of samples of a step on one rank."""
+        """Number of samples of a step on one rank, rounded up."""
         return -(-self.batch_size // self.world_size)
 
     def training_loader(self, rank: int) -> Loader:
-        """Return the batches of the training split in the order of the seed.
+        """Return the loader of the training split, whose order depends on the run's seed.
 
-        A task with `samples = "all"` is trained on all rows, so its sample space is left out.
+        A task with `samples = "all"` is trained on all rows, so the loader does not restrict it to its sample space.
 
         Args:
             rank: Rank that reads the batches.
 
         Raises:
-            UserError: There are more ranks than row groups, or batch size, virtual shards and ranks do not divide.
+            UserError: There are more ranks than row groups, or the batch size is not a multiple of the virtual shards,
+                or these are not a multiple of the ranks.
         """
         config = self.config
-        without_space = {task.name for task in config.tasks if task.samples == "all"}
-        tasks = (t.model_copy(update={"space": None}) if t.name in without_space else t for t in self.selection.tasks)
+        tasks_on_all_rows = {task.name for task in config.tasks if task.samples == "all"}
+        tasks = (
+            t.model_copy(update={"space": None}) if t.name in tasks_on_all_rows else t for t in self.selection.tasks
+        )
         return Loader(
             self.dataset,
             "train",
@@ -67,8 +73,8 @@ class PreparedRun:
             buffer_bytes=config.data.buffer_mib << 20,
         )
 
-    def steps_of(self, loader: Loader) -> int:
-        """Return the number of steps of the run.
+    def count_steps(self, loader: Loader) -> int:
+        """Return the number of steps of the run: `train.steps`, or else the steps of `train.epochs` (default 1).
 
         Args:
             loader: Batches of the training split.
@@ -89,7 +95,7 @@ def prepare_run(config: RunConfig, world_size: int, dataset: DatasetDirectory | 
         DataError: The dataset is damaged.
     """
     dataset = dataset or DatasetDirectory(config.data.path)
-    selection = select(config, dataset)
+    selection = select_run_columns(config, dataset)
     tasks = chosen_tasks(config, selection)
     names = loss_names(config, selection, tasks)
     losses = tuple(LOSSES[name](task) for name, task in zip(names, tasks, strict=True))

@@ -1,23 +1,24 @@
 """Progress of a training: a printed line for each report, a bar on a terminal, and the log `train.jsonl`.
 
-A report covers the steps since the last report, which this module calls the window. Each report and each evaluation is
-a record of the log. Only rank 0 prints and writes.
+`ReportWindow` collects losses, metrics and speed of the steps since the last report, which are called the window below.
+`TrainingProgress` writes reports and evaluations as records of the log. Only rank 0 prints and writes.
 
 Every record of `train.jsonl` has `split`, `step` (number of steps done), `total_steps` (of the run), `epoch` (from 0),
-`samples` (since the start of the run), `seconds` (in the training loop, without evaluations and checkpoints),
+`samples` and `seconds` (both since the start of the run; `seconds` without evaluations and checkpoints),
 `learning_rate`, `table_learning_rate` (null without tables), `loss` and `tasks`.
 
-A record of split "train" is a report. Its `loss` is the objective of the window: sum_k w_k L_k, where L_k is the mean
-loss of task k and w_k its scheduled weight, plus penalties of the model and of its loss weighting. Each task has `loss`
-(L_k), `weight` (the factor of L_k in the objective: w_k of the last step, times a learned factor if the loss weighting
-has one), and the metrics `ne` (normalised entropy) and `auc`, or `mse`, if they are defined. The record also has
-`steps` (number of steps of the window), `samples_per_second`, `data_wait` (share of the time in which the training
-waited for the loader, on the rank that waited longest), `peak_bytes` (peak memory of the rank with the largest peak)
-and `eta_seconds` (remaining time at the speed of the window).
+A record of split "train" is a report. Its `loss` is the objective of the window: sum_k w_k L_k, plus penalties of the
+model and of its loss weighting. L_k is the mean loss of task k; w_k is its scheduled weight at the last step, times a
+learned factor if the loss weighting has one. Each task has `loss` (L_k), `weight` (w_k), and the metrics
+`ne` (normalised entropy) and `auc`, or `mse`, if they are defined. The record also has `steps` (number of steps of the
+window), `samples_per_second`, `data_wait` (share of the time in which the training waited for the loader, on the rank
+that waited longest), `peak_bytes` (peak memory of the rank with the largest peak) and `eta_seconds` (remaining time at
+the speed of the window).
 
-A record of split "valid" is an evaluation. Each task has the metrics of the evaluation, and `best` is true if the
-checkpoint is the best so far. The caller of `train` may add metrics by `extra_metrics`. A run that starts from the
-weights of another run evaluates them first, so its log has a record of split "valid" at step 0.
+A record of split "valid" is an evaluation. Each task has the metrics of the evaluation. `loss` is sum_k w_k L_k over
+the split, with the weights w_k of the first step, and L_k the log loss or the MSE. `best` is true if the weights are
+the best so far. The result of the argument `extra_metrics` of `train` is added to the record. A run that starts from
+the weights of another run evaluates them first, so its log has a record of split "valid" at step 0.
 
 Every rank has to call a method that is marked as a collective.
 
@@ -46,25 +47,25 @@ from ple_rec.distributed.process_group import Ranks
 from ple_rec.metrics import MetricCollection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import TINY, objective
-from ple_rec.runs.layout import write_text, writing
+from ple_rec.runs.layout import explain_write_errors, write_text
 from ple_rec.runs.warnings import SlowdownMonitor, dominance_warning
-from ple_rec.text.progress import bar
-from ple_rec.text.units import clock, gib, short_count
+from ple_rec.text.progress import create_bar
+from ple_rec.text.units import clock_text, gib_text, short_count
 from ple_rec.training.loggers import Loggers
 
 logger = logging.getLogger(__name__)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the peak memory of this rank in bytes: GPU memory on a GPU, else the memory of the process."""
+    """Return the peak memory of this process so far in bytes: that of tensors on a GPU, else its resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     # Linux reports `ru_maxrss` in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-class Window:
-    """Sums over the steps of one rank since the last report.
+class ReportWindow:
+    """Losses, metrics and waiting times of one rank, summed over its steps since the last report.
 
     Args:
         tasks: Tasks in the order of the logits.
@@ -74,7 +75,7 @@ class Window:
     def __init__(self, tasks: Sequence[Task], device: torch.device) -> None:
         self.tasks = tuple(tasks)
         self.metrics = MetricCollection(tasks, device, exact_limit=0)
-        # Row 0 has the sum of each task's losses, row 1 the sum of its loss weights.
+        # sums[0]: sum of each task's losses, weighted by the samples' weights; sums[1]: sum of these weights.
         self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
         self.device = device
         self.steps = 0
@@ -88,8 +89,8 @@ class Window:
         Args:
             batch: Batch of the step.
             logits_BK: Logits of the batch.
-            sums_K: Weighted sum of each task's losses over the batch.
-            counts_K: Sum of the sample weights in each task's sample space.
+            sums_K: Sum of each task's losses over the batch, weighted by the samples' weights.
+            counts_K: Sum of the sample weights in each task's sample space, the samples from which the task learns.
             wait_seconds: Seconds for which the step waited for the loader.
         """
         self.metrics.update(logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B)
@@ -103,31 +104,35 @@ class Window:
         return {"metrics": self.metrics.state_dict(), "sums": self.sums.clone(), "steps": self.steps}
 
     def merge_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Add the sums that one rank saved in a checkpoint, so that the next report also covers the steps before it.
+        """Add the sums that one rank saved in a checkpoint, so that the next report also covers steps before a restart.
 
-        Numbers of samples and waiting times are not saved: the speed in that report covers only steps of this process.
+        After a restart on another number of ranks, rank 0 adds those of all earlier ranks, since `report` adds up the
+        sums of all ranks. Numbers of samples and waiting times are not saved, so the speed in that report covers only
+        steps of this process.
         """
         self.metrics.merge_state_dict(state["metrics"])
         self.sums += state["sums"]
-        # All ranks trained the same steps, so the numbers of their steps must not be added.
+        # All ranks make the same steps, so the numbers of several ranks must not be added.
         self.steps = max(self.steps, state["steps"])
 
     @torch.no_grad()
     def report(self, model: MultiTaskModel, weights_K: Sequence[float]) -> dict[str, Any]:
-        """Return losses, metrics and speed of the window, the same on every rank, and empty the window (a collective).
+        """Return losses, metrics and speed of the window over all ranks, and empty the window (a collective).
+
+        The time is that of this rank's clock, so speed and waiting share differ slightly between ranks.
 
         Args:
-            model: Model whose objective is minimised.
+            model: Unwrapped model that is trained.
             weights_K: Scheduled weight of each task's loss at the last step.
         """
         now = time.perf_counter()
         seconds = now - self.started
-        own = torch.tensor(
+        rank_values = torch.tensor(
             [self.samples, self.wait_seconds, peak_bytes(self.device)], dtype=torch.float64, device=self.device
         )
-        total = own.clone()
+        total = rank_values.clone()
         dist.all_reduce(total)
-        dist.all_reduce(own, dist.ReduceOp.MAX)
+        dist.all_reduce(rank_values, dist.ReduceOp.MAX)
         dist.all_reduce(self.sums)
         loss_K = (self.sums[0] / self.sums[1].clamp(min=TINY)).tolist()
         scheduled_K = torch.tensor(weights_K, dtype=torch.float64, device=self.device)
@@ -143,8 +148,8 @@ class Window:
             "tasks": tasks,
             "steps": self.steps,
             "samples_per_second": total[0].item() / max(seconds, 1e-9),
-            "data_wait": own[1].item() / max(seconds, 1e-9),
-            "peak_bytes": int(own[2].item()),
+            "data_wait": rank_values[1].item() / max(seconds, 1e-9),
+            "peak_bytes": int(rank_values[2].item()),
         }
         self.metrics.reset()
         self.sums.zero_()
@@ -153,12 +158,14 @@ class Window:
 
 
 def _window_metrics(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of a task's metrics that a report has, if they are defined."""
+    """Return the metrics of a task that a report contains, without undefined ones."""
     return {key: values[key] for key in ("ne", "auc", "mse") if values.get(key) is not None}
 
 
 class TrainingProgress:
-    """Writer of the log, the lines and the bar on rank 0; on other ranks its methods write nothing.
+    """Writer of the log `train.jsonl`, which also prints a line for each record and a progress bar, on rank 0.
+
+    On the other ranks, its methods write and print nothing.
 
     Args:
         ranks: Place of this process among the ranks.
@@ -166,8 +173,9 @@ class TrainingProgress:
             and this process repeats their steps.
         step: Number of steps of the run that were done before this process.
         total_steps: Number of steps of the run.
-        loggers: Loggers that get every record of the log.
-        evaluated: True to keep the log's evaluation of `step`; False to remove it, since it will be repeated.
+        loggers: Loggers that get every record of the log; None for no loggers.
+        keep_evaluation: True to keep the log's evaluation at `step`; False to remove it, since it will be repeated. If
+            `step` is 0, the log begins empty in any case.
 
     Raises:
         UserError: The log cannot be written. Ranks other than 0 raise a PeerError instead.
@@ -181,7 +189,7 @@ class TrainingProgress:
         total_steps: int,
         loggers: Loggers | None = None,
         *,
-        evaluated: bool = True,
+        keep_evaluation: bool = True,
     ) -> None:
         self.main = ranks.is_main
         self.total_steps = total_steps
@@ -190,8 +198,8 @@ class TrainingProgress:
         self._slowdown, self._is_first_report = SlowdownMonitor(ranks.threads), True
         # Number of steps of the longest report so far.
         self._longest_window = 0
-        self.file: TextIO | None = run_on_rank_zero(lambda: self._open(step, evaluated))
-        self.bar = bar(total_steps, done=step, unit="step", show=self.main)
+        self.file: TextIO | None = run_on_rank_zero(lambda: self._open(step, keep_evaluation))
+        self.bar = create_bar(total_steps, done=step, unit="step", show=self.main)
 
     def say(self, text: str) -> None:
         """Print a line on rank 0."""
@@ -220,7 +228,7 @@ class TrainingProgress:
 
     def _short_window(self, record: Mapping[str, Any]) -> str:
         """Return "over N steps" for a report of less than half as many steps as the longest one; else an empty text."""
-        # The record of an evaluation has no `steps`; with this default it gets no note.
+        # The record of an evaluation has no `steps`; this default gives an empty text.
         steps = record.get("steps", self._longest_window)
         self._longest_window = max(self._longest_window, steps)
         return f"over {steps} step{'s' * (steps != 1)}" if 2 * steps < self._longest_window else ""
@@ -235,23 +243,23 @@ class TrainingProgress:
             if warning is not None:
                 self.say(warning)
 
-    def _open(self, step: int, evaluated: bool) -> TextIO:
-        """Remove records of steps that will be repeated, pass the others to the loggers and open the log."""
-        # A run that starts again at step 0 repeats the evaluation of its first weights, so no record stays.
-        with writing(self.log):
-            lines = _lines_up_to(self.log, step, evaluated) if step else []
+    def _open(self, step: int, keep_evaluation: bool) -> TextIO:
+        """Remove records of steps that will be repeated, pass the other records to the loggers, and open the log."""
+        # A run that starts again at step 0 also repeats the evaluation of its first weights, so no record is kept.
+        with explain_write_errors(self.log):
+            lines = _lines_up_to(self.log, step, keep_evaluation) if step else []
         if lines and (before := json.loads(lines[-1]).get("total_steps")) not in (None, self.total_steps):
             self.say(
-                f"this run was of {before:,} steps, it is of {self.total_steps:,} now: its configuration is another one"
+                f"this run had {before:,} steps and now has {self.total_steps:,}, since its configuration has changed"
             )
         write_text(self.log, "".join(f"{line}\n" for line in lines))
         self.loggers.begin(step, [json.loads(line) for line in lines])
-        with writing(self.log):
+        with explain_write_errors(self.log):
             return self.log.open("a")
 
     def _append(self, text: str) -> None:
         assert self.file is not None
-        with writing(self.log):
+        with explain_write_errors(self.log):
             self.file.write(text + "\n")
             self.file.flush()
 
@@ -259,27 +267,27 @@ class TrainingProgress:
         """Close the log and the bar."""
         self.bar.close()
         if self.file is not None:
-            # On a full disk this fails like the last `_append`, which has already raised the error.
+            # On a full disk this fails too, but the last `_append` has already raised the error.
             with suppress(OSError):
                 self.file.close()
 
 
-def _lines_up_to(log: Path, step: int, evaluated: bool) -> list[str]:
-    """Return the lines of the log that stay when a run goes on after `step`.
+def _lines_up_to(log: Path, step: int, keep_evaluation: bool) -> list[str]:
+    """Return the lines of the log that are kept when a run goes on after `step`; damaged lines are left out.
 
     Args:
         log: File `train.jsonl`, which need not exist.
         step: Number of steps done; records of later steps are left out.
-        evaluated: True to include the evaluation of `step`.
+        keep_evaluation: True to include the evaluation at `step`.
     """
     lines = []
     for line in log.read_text().splitlines() if log.exists() else []:
         try:
             record = json.loads(line)
-            if record["step"] < step or (record["step"] == step and (evaluated or record["split"] != "valid")):
+            if record["step"] < step or (record["step"] == step and (keep_evaluation or record["split"] != "valid")):
                 lines.append(line)
         except (ValueError, LookupError, TypeError, RecursionError):
-            # The process was killed while it wrote this line, so the line is left out.
+            # The process was killed while it wrote this line, so the line is dropped.
             continue
     return lines
 
@@ -288,14 +296,14 @@ def _line(record: Mapping[str, Any], total_steps: int) -> str:
     """Return the line that is printed for a record."""
     width = len(str(total_steps))
     parts = [f"step {record['step']:>{width}}/{total_steps}"]
-    train = record["split"] == "train"
-    parts.append(f"loss {record['loss']:.4f}" if train else f"{record['split']} loss {record['loss']:.4f}")
+    is_training = record["split"] == "train"
+    parts.append(f"loss {record['loss']:.4f}" if is_training else f"{record['split']} loss {record['loss']:.4f}")
     for name, values in record["tasks"].items():
         metrics = [f"{key} {values[key]:.4f}" for key in ("ne", "auc", "mse") if values.get(key) is not None]
         parts.append(f"{name} {' '.join(metrics) or '-'}")
-    if train:
+    if is_training:
         parts.append(f"{short_count(round(record['samples_per_second']))} samples/s")
         parts.append(f"data {100 * record['data_wait']:.0f} %")
-        parts.append(f"peak {gib(record['peak_bytes'])}")
-        parts.append(f"ETA {clock(record['eta_seconds'])}")
+        parts.append(f"peak {gib_text(record['peak_bytes'])}")
+        parts.append(f"ETA {clock_text(record['eta_seconds'])}")
     return "  ".join(parts)

@@ -1,4 +1,8 @@
-"""State of a run in a checkpoint, and its restoration on the same or another number of ranks."""
+"""State of a run in a checkpoint, and its restoration on the same or another number of ranks.
+
+`state_dict`, `describe_run_state` and `config_and_plan_texts` return what a checkpoint holds; `check_resumable` and
+`restore` read it. The training loop and `ple_rec.training.run` call them.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,17 @@ from typing import Any
 
 import torch
 
-from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.load import load_state
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.config.load import dump_toml
 from ple_rec.config.plan import column_wise_remarks, dump_plan
-from ple_rec.errors import DataError, Option, UserError, settings
+from ple_rec.errors import DataError, Option, UserError, overrides_text
 from ple_rec.runs.layout import CONFIG, PLAN
-from ple_rec.runs.lineage import check_trained_with, describe_data, describe_differences
-from ple_rec.storage import Location, short
+from ple_rec.runs.lineage import check_checkpoint_config, describe_data, describe_differences
+from ple_rec.storage import Location, short_message
 from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import stopping_metric
-from ple_rec.training.progress import Window
+from ple_rec.training.progress import ReportWindow
 from ple_rec.training.state import TrainState, initial_state
 
 logger = logging.getLogger(__name__)
@@ -29,7 +33,7 @@ logger = logging.getLogger(__name__)
 _CPU = "cpu"
 
 
-def state_dict(context: TrainContext, state: TrainState, window: Window) -> dict[str, Any]:
+def state_dict(context: TrainContext, state: TrainState, window: ReportWindow) -> dict[str, Any]:
     """Return the state from which a resumed run computes the same bits as an uninterrupted one.
 
     Args:
@@ -56,7 +60,7 @@ def _random_state(context: TrainContext) -> dict[str, Any]:
     return {f"rng.{rank}": torch.get_rng_state()} | ({f"cuda_rng.{rank}": torch.cuda.get_rng_state()} if cuda else {})
 
 
-def written_by(context: TrainContext, state: TrainState, window: Window) -> dict[str, Any]:
+def describe_run_state(context: TrainContext, state: TrainState, window: ReportWindow) -> dict[str, Any]:
     """Return the description of the run in the manifest of a checkpoint, which is read before the tensors are loaded.
 
     Args:
@@ -65,18 +69,21 @@ def written_by(context: TrainContext, state: TrainState, window: Window) -> dict
         window: Sums since the last report.
     """
     return (
-        _written_by(context)
+        _describe_run(context)
         | ({"unreported_steps": window.steps} if window.steps else {})
         | ({"evaluation_pending": True} if state.evaluation_pending else {})
     )
 
 
-def texts(context: TrainContext) -> dict[str, str]:
-    """Return configuration and plan as files beside the tensors, for a checkpoint that is copied without its run."""
+def config_and_plan_texts(context: TrainContext) -> dict[str, str]:
+    """Return the texts of configuration and plan by file name.
+
+    They are saved with each checkpoint, so that a copy of the checkpoint can be used without the run directory.
+    """
     return {CONFIG: dump_toml(context.config).rstrip("\n"), PLAN: dump_plan(context.plan).rstrip("\n")}
 
 
-def _written_by(context: TrainContext) -> dict[str, Any]:
+def _describe_run(context: TrainContext) -> dict[str, Any]:
     return {
         "ranks": context.ranks.world_size,
         "threads": context.ranks.threads,
@@ -84,15 +91,15 @@ def _written_by(context: TrainContext) -> dict[str, Any]:
         "precision": context.precision.saved(),
         **describe_data(context.dataset.schema, context.selection),
         **({} if context.ranks.device.type == _CPU else {"device": context.ranks.device.type}),
-        **({"columns": cuts} if (cuts := column_cuts(context)) else {}),
+        **({"columns": widths} if (widths := column_shard_widths(context)) else {}),
         **({} if (metric := stopping_metric(context.config)) is None else {"early_stopping": metric}),
     }
 
 
-def column_cuts(context: TrainContext) -> dict[str, list[int]]:
-    """Return the shards' numbers of columns of each table that is cut by columns, if its optimizer depends on the cut.
+def column_shard_widths(context: TrainContext) -> dict[str, list[int]]:
+    """Return the numbers of columns of the shards of each column-wise table, if its optimizer state depends on them.
 
-    Row-wise Adagrad has one state for each shard of a row; with other optimizers the result is empty.
+    Row-wise Adagrad has one state value for each shard of a row; with other optimizers the result is empty.
     """
     if not column_wise_remarks(context.plan):
         return {}
@@ -104,9 +111,9 @@ def column_cuts(context: TrainContext) -> dict[str, list[int]]:
 
 
 def check_resumable(context: TrainContext, run_dir: Location, path: Location) -> None:
-    """Refuse to resume a run with another dataset, batch size, cut by columns or configuration.
+    """Refuse to resume a run with another dataset, batch size, column-wise sharding or configuration.
 
-    The check is made before a file of the run is replaced.
+    Rank 0 calls this before it replaces any file of the run. A damaged manifest is not refused here.
 
     Args:
         context: Context of the run that resumes.
@@ -116,33 +123,33 @@ def check_resumable(context: TrainContext, run_dir: Location, path: Location) ->
     Raises:
         UserError: The checkpoint was written by a run that differs in one of these.
     """
-    # A damaged checkpoint is no reason to refuse: `restore` is called with an earlier one.
+    # If this checkpoint is damaged, `restore` will be called with an earlier one, so the run is not refused here.
     with suppress(DataError):
         manifest = read_manifest(path)
-        _check_same(context, path, manifest.written_by)
-        check_trained_with(context.config, run_dir, path, manifest)
+        _check_same_run(context, path, manifest.written_by)
+        check_checkpoint_config(context.config, run_dir, path, manifest)
 
 
-def _check_same(context: TrainContext, path: Location, before: Mapping[str, Any]) -> None:
-    now = _written_by(context)
+def _check_same_run(context: TrainContext, path: Location, before: Mapping[str, Any]) -> None:
+    now = _describe_run(context)
     place = str(path)
     if before.get("dataset") != now["dataset"]:
         raise UserError(
             place,
             f"was trained on dataset {before.get('dataset')}, {context.dataset.path} is {now['dataset']}: "
             + describe_differences(before, context.selection),
-            "a run goes on with the same dataset, since in another one its ids mean something else",
-            "resume with data.path as it was, or start another run; on a dataset that was prepared from this one by "
-            f"`ple-rec prep --append`, with {Option.INIT_FROM}",
+            "a run goes on with the same dataset, since ids of another dataset mean something else",
+            "resume with data.path as it was, or start a new run; on a dataset that was prepared from this one by "
+            f"`ple-rec prep --append`, start it with {Option.INIT_FROM}",
         )
     ranks, batch = before.get("ranks"), before.get("batch_size")
-    # Old checkpoints record no batch size.
+    # Checkpoints of old versions record no batch size.
     if batch is None and ranks != now["ranks"]:
         raise UserError(
             place,
             f"was written by a run with ranks = {ranks}; this one has ranks = {now['ranks']}",
-            "it does not say its global batch size, so it goes on with the same number of ranks",
-            f"resume with ranks = {ranks}, or start another {Option.RUN_DIR}",
+            "the checkpoint does not record its global batch size, so it goes on with the same number of ranks",
+            f"resume with ranks = {ranks}, or start a new run with another {Option.RUN_DIR}",
         )
     if batch is not None and batch != now["batch_size"]:
         raise UserError(
@@ -150,37 +157,37 @@ def _check_same(context: TrainContext, path: Location, before: Mapping[str, Any]
             f"was written by a run of {batch} samples a step on {ranks} rank(s); this one has {now['batch_size']} on "
             f"{now['ranks']}",
             "a run goes on with the same steps, on any number of ranks",
-            f"resume with {settings(f'train.batch_size={batch}', 'train.batch_size_per_rank=')}",
+            f"resume with {overrides_text(f'train.batch_size={batch}', 'train.batch_size_per_rank=')}",
         )
     if before.get("columns") != now.get("columns"):
-        was, cut = (value or "none" for value in (before.get("columns"), now.get("columns")))
+        old, new = (value or "none" for value in (before.get("columns"), now.get("columns")))
         raise UserError(
             place,
-            f"its tables are cut by columns as {was}, this run's as {cut}",
-            "column_wise with row-wise Adagrad keeps the optimizer's state once for every shard of a row, so another "
-            "cut is another optimizer",
+            f"its column_wise shards are {old}, this run's are {new}",
+            "row-wise Adagrad keeps one state for each shard of a row, so shards of other widths need another state",
             "resume with the same embeddings.sharding and number of ranks",
         )
 
 
-def restore(context: TrainContext, path: Location, window: Window) -> TrainState:
+def restore(context: TrainContext, path: Location, window: ReportWindow) -> TrainState:
     """Restore a run from a checkpoint, and return its progress (a collective).
 
-    Model, optimizers, random state and window are filled. On another number of ranks or another kind of device, the
-    random state is seeded by the seed of the run, the step and the rank.
+    Model, optimizers and random state are overwritten. On another number of ranks or another kind of device, the random
+    generators are instead seeded from the seed of the run, the step, the number of ranks and the rank. The count of
+    early stopping begins anew if the configuration now watches another metric.
 
     Args:
         context: Context of the run.
-        path: Directory of a checkpoint whose checksums `CheckpointStore.newest_good` has verified.
-        window: Window of the loop, which gets the sums that were not reported yet.
+        path: Directory of a checkpoint whose checksums `CheckpointStore.newest_undamaged` has verified.
+        window: Empty window of the training loop, to which the checkpoint's sums since the last report are added.
 
     Raises:
-        UserError: The checkpoint was written with another dataset, batch size or cut by columns.
+        UserError: The checkpoint was written with another dataset, batch size or column-wise sharding.
         DataError: The checkpoint does not fit the run, or holds values that no run can have.
     """
     manifest = read_manifest(path)
     before = manifest.written_by
-    _check_same(context, path, before)
+    _check_same_run(context, path, before)
     context.optimizers.init_state()
     initial = initial_state(context)
     same_metric = before.get("early_stopping") == stopping_metric(context.config)
@@ -190,7 +197,7 @@ def restore(context: TrainContext, path: Location, window: Window) -> TrainState
     tensors |= _random_state(context) if same_ranks else {}
     windows = _empty_windows(context, before) if before.get("unreported_steps") else {}
     tensors |= windows
-    load(path, tensors, verified=True)
+    load_state(path, tensors, verified=True)
     for key in windows:
         window.merge_state_dict(tensors[key])
     context.model.load_state_dict(tensors["model"])
@@ -211,7 +218,7 @@ def restore(context: TrainContext, path: Location, window: Window) -> TrainState
             on_old, on_new = ("", "") if old_device == device else (f" on {old_device}", f" on {device}")
             logger.info(
                 f"{path.name} was written by {before.get('ranks')} rank(s){on_old}: the same samples and weights on "
-                f"{context.ranks.world_size}{on_new}; dropout draws anew"
+                f"{context.ranks.world_size}{on_new}; dropout draws other random numbers"
             )
     if not same_metric and initial.stopping is not None:
         state.stopping = initial.stopping
@@ -221,20 +228,20 @@ def restore(context: TrainContext, path: Location, window: Window) -> TrainState
 
 
 @contextmanager
-def _explain_damage(path: Location, part: str) -> Iterator[None]:
-    """Raise a DataError that names a part of the checkpoint if the block refuses its values."""
+def _explain_damage(path: Location, entry: str) -> Iterator[None]:
+    """Raise a DataError that names an entry of the checkpoint, if the block refuses the entry's values."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        rule = "a checkpoint holds what a run was at its step"
-        raise DataError(f"{path}, {part}", short(error), rule, "use another checkpoint of the run") from error
+        rule = "a checkpoint holds the state of a run at its step"
+        raise DataError(f"{path}, {entry}", short_message(error), rule, "use another checkpoint of the run") from error
 
 
 def _empty_windows(context: TrainContext, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Return windows to load into: that of this rank, or on another number of ranks, all of them on rank 0."""
+    """Return empty windows to load into: this rank's window, or on another number of ranks, all windows on rank 0."""
     old_ranks, rank = int(before["ranks"]), context.ranks.rank
     ranks = [rank] if old_ranks == context.ranks.world_size else range(old_ranks) if rank == 0 else []
-    return {f"window.{r}": Window(context.selection.tasks, context.ranks.device).state_dict() for r in ranks}
+    return {f"window.{r}": ReportWindow(context.selection.tasks, context.ranks.device).state_dict() for r in ranks}
 
 
 def _seed(context: TrainContext, step: int) -> int:

@@ -1,6 +1,11 @@
 """Metrics by slice: metrics of every task over the rows that share one value of a column.
 
-Shape suffixes: B batch, K tasks, C slice columns, V codes of a column (frequent values, missing, any other).
+`find_slicings` chooses the values of a column that get a slice of their own: its most frequent ones. All other values
+share one slice, and missing values another. Values of a sparse feature that are not in its vocabulary belong to the
+missing ones. A code is the number of a slice within its column. `SliceMetrics` computes the metrics of all slices in
+one pass over a split.
+
+Shape suffixes: B batch, K tasks, C slice columns, V codes of a column.
 """
 
 from __future__ import annotations
@@ -22,7 +27,8 @@ from ple_rec.data.slices import CodeArray, Slicing, ValueCounts
 from ple_rec.metrics import MetricCollection
 from ple_rec.metrics.accumulator import all_reduce, rank_and_world
 
-# Rows are grouped by code once so many are pending; more are needed for columns with many codes.
+# Rows of batches are collected until there are `_ROWS_AT_ONCE` of them, or `_ROWS_OF_A_CODE` for each code of the
+# column with the most codes if that is more. Then they are sorted by code.
 _ROWS_AT_ONCE = 1 << 16
 _ROWS_OF_A_CODE = 1 << 12
 
@@ -30,7 +36,9 @@ _ROWS_OF_A_CODE = 1 << 12
 def find_slicings(
     dataset: DatasetDirectory, split: Split, names: Sequence[str], most_values: int
 ) -> tuple[Slicing, ...]:
-    """Return the most frequent values of each column over a split; every rank counts its share (a collective).
+    """Return the slicing of each column by its most frequent values in a split (a collective).
+
+    Each rank counts the values of some row groups.
 
     Args:
         dataset: Dataset to read.
@@ -40,7 +48,7 @@ def find_slicings(
 
     Returns:
         One slicing for each column, the same on every rank. The smaller of two equally frequent values comes first. The
-        number of ranks does not matter for a column of up to `MOST_COUNTED` values (65,536). With more values, each
+        number of ranks does not matter for a column of up to `MAX_COUNTED` values (65,536). With more values, each
         rank forgets its rarest ones, so the number of ranks may decide between values whose counts are close.
 
     Raises:
@@ -82,16 +90,17 @@ class _PendingRows(NamedTuple):
 class SliceMetrics:
     """Metrics of K tasks over the rows of each code of each slice column.
 
-    Rows are sorted by their codes and split, so each slice gets its own rows alone. The arithmetic on rows is therefore
-    that of the whole split's metrics, whatever the number of values. Each code also costs some calls a sort; rows are
-    sorted in groups of 65,536, and of at least 4,096 for each code of the largest column, to share these calls.
-    Measured on a CPU with two binary tasks, a column of 12 values takes 1.3 times the time of the whole split's
-    metrics, and one of 64 values 1.7 times. The codes are on the host, so nothing waits for the device.
+    Rows are sorted by their codes and split, so that the metrics of a slice read only its own rows. The arithmetic for
+    a column is then that of the metrics of the whole split, for any number of values. Each sort also makes some calls
+    for each code. To make few of these calls, rows are sorted in groups of 65,536, or of 4,096 for each code of the
+    column with the most codes if that is more. Measured on a CPU with two binary tasks, a column of 12 values takes 1.3
+    times as long as the metrics of the whole split, and one of 64 values 1.7 times. The codes are on the host, so the
+    host does not wait for the device.
 
-    Each rank keeps on the device at most 270,336 rows and a batch that are not yet sorted. For each column it also
-    keeps, if the split is small enough for an exact AUC, 8 to 16 bytes for each of its rows and each binary task. For a
-    larger split it keeps a histogram of 1 MiB for each code and each binary task. A regression takes 1.5 MiB a code.
-    There are at most `evaluation.slice_values` + 2 codes.
+    A column has at most `evaluation.slice_values` + 2 codes, which is at most 66. Each rank needs memory on the device
+    for the rows that are not yet sorted: a batch, and at most 4,096 * 66 = 270,336 rows. For each column, it also needs
+    8 to 16 bytes for each row and binary task if the split is small enough for an exact AUC, else a histogram of 1 MiB
+    for each code and binary task. A regression task takes 1.5 MiB for each code.
 
     Args:
         slicings: Slicings of the columns of a batch's `slices_BC`, in their order.
@@ -112,12 +121,12 @@ class SliceMetrics:
         self.names = [slicing.column.name for slicing in slicings]
         self.entries = [slicing.entries() for slicing in slicings]
         self.metrics = [
-            [MetricCollection(tasks, device, exact_limit=exact_limit) for _ in range(slicing.codes)]
+            [MetricCollection(tasks, device, exact_limit=exact_limit) for _ in range(slicing.code_count)]
             for slicing in slicings
         ]
-        self.rows = [np.zeros(slicing.codes, np.int64) for slicing in slicings]
+        self.rows = [np.zeros(slicing.code_count, np.int64) for slicing in slicings]
         self._pending: list[_PendingRows] = []
-        self._rows_at_once = max(_ROWS_AT_ONCE, _ROWS_OF_A_CODE * max(slicing.codes for slicing in slicings))
+        self._rows_at_once = max(_ROWS_AT_ONCE, _ROWS_OF_A_CODE * max(slicing.code_count for slicing in slicings))
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
         """Add a batch without waiting for the device.
@@ -145,13 +154,18 @@ class SliceMetrics:
         weight_B = None if weights[0] is None else torch.cat(weights)
         self._pending = []
         for rows_V, metrics_V, codes_B in zip(self.rows, self.metrics, np.concatenate(codes).T, strict=True):
-            own_V = np.bincount(codes_B, minlength=len(rows_V))
-            rows_V += own_V
-            order_B, sizes = self._to_device(torch.from_numpy(np.argsort(codes_B, kind="stable"))), own_V.tolist()
-            parts = [tensor.index_select(0, order_B).split(sizes) for tensor in joined]
+            counts_V = np.bincount(codes_B, minlength=len(rows_V))
+            rows_V += counts_V
+            order_B, sizes = self._to_device(torch.from_numpy(np.argsort(codes_B, kind="stable"))), counts_V.tolist()
+            tensors_by_code = [tensor.index_select(0, order_B).split(sizes) for tensor in joined]
             weight = None if weight_B is None else weight_B.index_select(0, order_B).split(sizes)
-            for v in own_V.nonzero()[0].tolist():
-                metrics_V[v].update(parts[0][v], parts[1][v], parts[2][v], None if weight is None else weight[v])
+            for v in counts_V.nonzero()[0].tolist():
+                metrics_V[v].update(
+                    tensors_by_code[0][v],
+                    tensors_by_code[1][v],
+                    tensors_by_code[2][v],
+                    None if weight is None else weight[v],
+                )
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
@@ -161,9 +175,10 @@ class SliceMetrics:
 
         Returns:
             `[{"column": .., "values": [{"value": .., "samples": .., "tasks": {task: metrics}}, ...]}, ...]`: the
-            frequent values by descending frequency, then missing values (`"missing": True`), then all others
-            (`"other": True`). Slices without rows are left out. `samples` counts rows inside and outside of a task's
-            space. A metric that is undefined on a slice is None.
+            frequent values by descending frequency, then missing values (`"missing": True`, or for a sparse feature
+            the value "out of vocabulary or missing"), then all others (`"other": True`). Slices without rows are left
+            out. `samples` counts all rows of a slice, also those outside of a task's sample space. A metric that is
+            undefined on a slice is None.
         """
         self._flush()
         local = torch.from_numpy(np.concatenate(self.rows)).to(self.device)

@@ -17,10 +17,10 @@ class TrainState:
 
     Args:
         step: Number of steps done.
-        best_score: Score of the best evaluation; higher is better.
-        best_step: Step of the best evaluation.
-        seconds: Seconds in the loop, without evaluations and checkpoints.
-        stopping: Count of early stopping; None for a run without early stopping.
+        best_score: Score of the best evaluation; higher is better. Minus infinity before the first score.
+        best_step: Number of steps done at the best evaluation; 0 before the first.
+        seconds: Seconds in the training loop, without evaluations and checkpoints.
+        stopping: Best score and count of early stopping; None for a run without early stopping.
         evaluation_pending: True if a stop signal interrupted the evaluation of `step`.
     """
 
@@ -32,24 +32,24 @@ class TrainState:
     evaluation_pending: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values that a checkpoint holds; the flag `evaluation_pending` stands in its manifest."""
+        """Return the values for the tensors of a checkpoint, without `evaluation_pending`, which its manifest holds."""
         plain = {key: value for key, value in vars(self).items() if key not in ("stopping", "evaluation_pending")}
         return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
 
     @classmethod
     def from_state_dict(cls, values: Mapping[str, Any]) -> TrainState:
-        """Return the progress that a checkpoint holds.
+        """Return the progress that a checkpoint holds, with `evaluation_pending` False.
 
         Args:
             values: Result of `state_dict`.
 
         Raises:
-            ValueError: No run can have these values.
+            ValueError: No run can have these values, for example a best step after the last one.
         """
         stopping = values.get("stopping")
         state = cls(**{**values, "stopping": None if stopping is None else EarlyStopping(**stopping)})
         early = state.stopping or EarlyStopping()
-        # There is at most one evaluation a step, so `stale` is no larger than the number of steps.
+        # There is at most one evaluation for each step, so `stale` cannot exceed the number of steps.
         steps = (state.best_step, early.step, early.stale)
         scores = (state.best_score, early.score)
         possible = all(0 <= step <= state.step for step in steps) and not any(map(math.isnan, scores))

@@ -21,35 +21,35 @@ from ple_rec.runs.layout import PROBE, write_text
 # A network file system may show a file of another host only after some seconds.
 _WAIT_SECONDS = 10.0
 _POLL_SECONDS = 0.2
-# Number of hosts that a message names.
+# Largest number of hosts that a message names.
 _MOST_SHOWN = 5
 
 
 @dataclass(frozen=True)
 class _HostView:
-    """Storage as the first rank of a host sees it.
+    """Directories and dataset as the first rank of a host sees them.
 
     Args:
         host: Name of the host.
-        missing: Directories in which the host does not see rank 0's file.
+        missing: Directories in which the host does not see the file of rank 0.
         dataset: Fingerprint of the dataset; None if it cannot be read.
-        why_not: Reason that the dataset cannot be read; empty if it can.
+        dataset_error: Reason that the dataset cannot be read; empty if it can.
     """
 
     host: str
     missing: tuple[str, ...]
     dataset: str | None
-    why_not: str
+    dataset_error: str
 
 
 def check_storage(directories: Sequence[Path], data: str, ranks: Ranks, wait_seconds: float = _WAIT_SECONDS) -> None:
     """Refuse hosts that do not share a directory or do not have the same dataset (a collective).
 
-    Rank 0 writes a random token, and the first rank of every host reads it. A single host is not checked.
+    Rank 0 writes a file with a random token, the probe, into each directory, and the first rank of every host reads it.
+    Then the hosts compare the fingerprints of the dataset. Nothing is checked if all ranks are on one host.
 
     Args:
-        directories: Directories that all ranks write to: that of the run, which rank 0 holds, and that of its
-            checkpoints.
+        directories: Directories that all ranks write to: the run directory and the directory of its checkpoints.
         data: Path of the dataset on each host, or its address.
         ranks: Place of this process among the ranks.
         wait_seconds: Seconds within which every host must see the file of rank 0.
@@ -62,11 +62,11 @@ def check_storage(directories: Sequence[Path], data: str, ranks: Ranks, wait_sec
     probes, token = [directory / PROBE for directory in directories], [token_hex(8)]
     run_on_rank_zero(lambda: _write_probes(probes, token[0]))
     try:
-        # A network file system remembers for a while that a file was missing, so no host looks before it exists.
+        # A network file system caches for a while that a file is missing, so no host looks for it before it exists.
         dist.broadcast_object_list(token, src=0)
-        first = ranks.rank % ranks.local_world_size == 0
+        is_first = ranks.rank % ranks.local_world_size == 0
         views: list[_HostView | None] = [None] * ranks.world_size
-        dist.all_gather_object(views, _view(probes, token[0], data, wait_seconds) if first else None)
+        dist.all_gather_object(views, _view_of_this_host(probes, token[0], data, wait_seconds) if is_first else None)
     finally:
         if ranks.is_main:
             for probe in probes:
@@ -80,15 +80,15 @@ def _write_probes(probes: Sequence[Path], token: str) -> None:
         write_text(probe, token)
 
 
-def _view(probes: Sequence[Path], token: str, data: str, wait_seconds: float) -> _HostView:
+def _view_of_this_host(probes: Sequence[Path], token: str, data: str, wait_seconds: float) -> _HostView:
     end = time.monotonic() + wait_seconds
     while (missing := [probe for probe in probes if not _has_token(probe, token)]) and time.monotonic() < end:
         time.sleep(_POLL_SECONDS)
     try:
-        fingerprint, why_not = load_schema(data).fingerprint, ""
+        fingerprint, dataset_error = load_schema(data).fingerprint, ""
     except PleRecError as error:
-        fingerprint, why_not = None, error.value
-    return _HostView(socket.gethostname(), tuple(str(probe.parent) for probe in missing), fingerprint, why_not)
+        fingerprint, dataset_error = None, error.value
+    return _HostView(socket.gethostname(), tuple(str(probe.parent) for probe in missing), fingerprint, dataset_error)
 
 
 def _has_token(probe: Path, token: str) -> bool:
@@ -105,16 +105,18 @@ def _check_views(data: str, views: Sequence[_HostView], wait_seconds: float) -> 
         hosts = _abbreviate([view.host for view in incomplete])
         raise UserError(
             incomplete[0].missing[0],
-            f"what rank 0 writes there on {main.host} is not seen on {hosts} after {wait_seconds:g} s",
+            f"a file that rank 0 writes there on {main.host} is not seen on {hosts} after {wait_seconds:g} s",
             "all hosts of a job share its run directory and its checkpoints",
             f"give a {Option.RUN_DIR}, and checkpoint.path, on storage that every host mounts",
         )
-    if others := [f"{s.host} ({s.dataset or s.why_not})" for s in views if s.dataset != main.dataset]:
+    if differing := [
+        f"{view.host} ({view.dataset or view.dataset_error})" for view in views if view.dataset != main.dataset
+    ]:
         raise UserError(
             f"data.path {data}",
-            f"is {main.dataset or main.why_not} on {main.host}, but not on {_abbreviate(others)}",
-            "all hosts of a job read the same dataset, by its fingerprint",
-            "put it on storage that every host mounts, or copy it to each",
+            f"is {main.dataset or main.dataset_error} on {main.host}, but not on {_abbreviate(differing)}",
+            "all hosts of a job read the same dataset, with the same fingerprint",
+            "put it on storage that every host mounts, or copy it to each host",
         )
 
 

@@ -1,4 +1,7 @@
-"""Health of the embedding tables: rows that training never touched, norms of rows, concentration of lookups.
+"""Health of the embedding tables: rows that training never changed, norms of rows, concentration of lookups.
+
+Row 0 of a table is shared by all ids that are not in the vocabulary and by missing values. Free rows are those that
+have no id yet; they are kept for ids of later days.
 
 Shape suffixes: N rows of a table, R rows of a block, H histogram bins.
 """
@@ -22,91 +25,96 @@ from ple_rec.distributed.table_rows import RowBlock, TableOrigin, TableRows
 from ple_rec.storage import Location, StoreError
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.context import EvaluationContext
-from ple_rec.training.warm_start import Start
+from ple_rec.training.warm_start import WarmStart
 
 logger = logging.getLogger(__name__)
 
+# Quantiles of the norms that are reported, in percent.
 PERCENTS = (0, 1, 10, 50, 90, 99, 100)
-# Norms of tables up to this size are gathered, which takes 4 MiB on each rank; larger tables get a histogram.
+# Up to this number of rows, all norms of a table are gathered, which takes 4 MiB on each rank; larger tables get a
+# histogram.
 EXACT_ROWS = 1 << 20
-# One bin for each value of the leading 16 bits of a float32 that is not negative: exponent and 7 bits of mantissa.
+# One bin for each value of the leading 16 bits of a non-negative float32: 8 bits of exponent and 7 bits of mantissa.
 BINS = 1 << 15
-# `top_share` is that of one row in so many.
-_TOP = 100
-# Number of rows of a vocabulary that are read at a time.
-_BATCH = 1 << 16
+# `top_share` counts the lookups of the most frequent rows, which are one row in this many.
+_ROWS_PER_TOP_ROW = 100
+# Number of rows of a vocabulary that are read at once.
+_VOCABULARY_BATCH = 1 << 16
 
 
-def table_health(context: EvaluationContext, start: Start | None = None) -> list[dict[str, Any]]:
-    """Return the health of every table with the current weights of the model, for `metrics.json`.
+def table_health(context: EvaluationContext, warm_start: WarmStart | None = None) -> list[dict[str, Any]]:
+    """Return the health of every table with the current weights of the model, for `metrics.json` (a collective).
 
-    A collective; the result is the same on every rank. The entries of a table:
+    The result is the same on every rank. The entries of a table:
 
-        rows           rows in use
-        free           rows without a value, if there are any; the other entries leave them out
-        never_touched  rows but row 0 that still have their initial bits. Rows whose updates were all zero, or were
-                       rounded away, count too.
+        table, dim     name of the table, and its number of columns
+        rows           number of rows that are not free
+        free           number of free rows, if there are any; the other entries leave these rows out
+        never_touched  number of rows, without row 0, that still have their initial bits. Rows whose updates were all
+                       zero, or were rounded away, count too.
         norms          quantiles of ||w_r|| over all rows, linear between order statistics; null if a norm is not
                        finite. They are exact up to 2^20 rows. For more rows, minimum and maximum are exact, and the
                        other quantiles are within 2^-8 of their value, the same at every number of ranks.
-        lookups        lookups of the training split, without row 0, by the counts of `vocab/<table>.parquet`; null
-                       without this file
-        top_share      share of the lookups that falls on the ceil((rows - 1) / 100) most frequent rows; null without
-                       the file
+        lookups        number of lookups of the training split, without row 0, from the counts in
+                       `vocab/<table>.parquet`; null if this file is missing or damaged
+        top_share      share of these lookups in the ceil((rows - 1) / 100) most frequent rows; null if there are none,
+                       or if the file is missing or damaged
 
     Args:
         context: Context of the run.
-        start: Checkpoint of another run with the first weights, whose chain of runs determines the initial values;
-            None for random ones.
+        warm_start: Checkpoint of another run with the first weights, which records how the tables were initialised;
+            None for random weights.
     """
     tables = context.plan.tables
     if not tables:
         return []
     seed, scale = context.config.seed, context.config.embeddings.init_scale
-    if start is not None:
-        seed, scale = start.seed, start.init_scale
-    free = {table.name: table.free for table in context.dataset.schema.tables}
-    used = {t.table: t.rows - len(free[t.table]) for t in tables}
+    if warm_start is not None:
+        seed, scale = warm_start.seed, warm_start.init_scale
+    free_rows = {table.name: table.free_rows for table in context.dataset.schema.tables}
+    rows_in_use = {t.table: t.rows - len(free_rows[t.table]) for t in tables}
     origins = {t.table: TableOrigin(t.table, t.rows, t.dim, seed, scale) for t in tables}
     reader = TableRows(context.model, origins, context.ranks.device)
-    shares = [
-        run_on_rank_zero(lambda: [_lookup_counts(context.dataset.path, table, rows) for table, rows in used.items()])
+    lookup_counts = [
+        run_on_rank_zero(
+            lambda: [_lookup_counts(context.dataset.path, table, rows) for table, rows in rows_in_use.items()]
+        )
     ]
-    dist.broadcast_object_list(shares, src=0)
-    assert shares[0] is not None
+    dist.broadcast_object_list(lookup_counts, src=0)
+    assert lookup_counts[0] is not None
     return [
-        {"table": name, "rows": used[name], "dim": origin.dim}
-        | ({"free": len(free[name])} if free[name] else {})
-        | row_health(_in_use(reader.blocks(name), free[name]), used[name], context.ranks.device)
+        {"table": name, "rows": rows_in_use[name], "dim": origin.dim}
+        | ({"free": len(free_rows[name])} if free_rows[name] else {})
+        | row_health(_without_free_rows(reader.blocks(name), free_rows[name]), rows_in_use[name], context.ranks.device)
         | share
-        for (name, origin), share in zip(origins.items(), shares[0], strict=True)
+        for (name, origin), share in zip(origins.items(), lookup_counts[0], strict=True)
     ]
 
 
-def _in_use(blocks: Iterable[RowBlock], free: range) -> Iterator[RowBlock]:
-    """Yield the blocks without the free rows; later rows are renumbered."""
-    for first_row, square_R, moved_R in blocks:
-        before = min(max(free.start - first_row, 0), len(square_R))
-        after = min(max(free.stop - first_row, before), len(square_R))
+def _without_free_rows(blocks: Iterable[RowBlock], free_rows: range) -> Iterator[RowBlock]:
+    """Yield the blocks without the free rows; the rows after the free ones get lower numbers."""
+    for first_row, square_R, changed_R in blocks:
+        before = min(max(free_rows.start - first_row, 0), len(square_R))
+        after = min(max(free_rows.stop - first_row, before), len(square_R))
         if before:
-            yield RowBlock(first_row, square_R[:before], moved_R[:before])
+            yield RowBlock(first_row, square_R[:before], changed_R[:before])
         if after < len(square_R):
-            yield RowBlock(first_row + after - len(free), square_R[after:], moved_R[after:])
+            yield RowBlock(first_row + after - len(free_rows), square_R[after:], changed_R[after:])
 
 
 def row_health(blocks: Iterable[RowBlock], rows: int, device: torch.device) -> dict[str, Any]:
     """Return `never_touched` and `norms` of a table from the blocks of all ranks (a collective).
 
     Args:
-        blocks: Blocks of rows on this rank.
-        rows: Number of rows of the table over all ranks.
+        blocks: Blocks of rows of the table on this rank.
+        rows: Number of rows of the table in the blocks of all ranks.
         device: Device of the blocks.
     """
     norms: _AllNorms | _NormHistogram = _AllNorms(rows, device) if rows <= EXACT_ROWS else _NormHistogram(device)
     untouched = torch.zeros((), dtype=torch.int64, device=device)
-    for first_row, square_R, moved_R in blocks:
+    for first_row, square_R, changed_R in blocks:
         norms.add(first_row, square_R.sqrt().float().nan_to_num_(nan=math.inf, posinf=math.inf))
-        untouched += (~moved_R[1 if first_row == 0 else 0 :]).sum()
+        untouched += (~changed_R[1 if first_row == 0 else 0 :]).sum()
     dist.all_reduce(untouched)
     norm_at = norms.order_statistics()
     return {
@@ -116,7 +124,7 @@ def row_health(blocks: Iterable[RowBlock], rows: int, device: torch.device) -> d
 
 
 class _AllNorms:
-    """Norms of all rows; infinity stands for NaN, too, and sorts last."""
+    """Norms of all rows, for small tables; a norm that is not finite is stored as infinity, which sorts last."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self._norm_N = torch.zeros(rows, device=device)
@@ -125,19 +133,19 @@ class _AllNorms:
         self._norm_N[first_row : first_row + len(norm_R)] = norm_R
 
     def order_statistics(self) -> Callable[[int], float]:
-        """Return a function from the index in ascending order to the norm (a collective)."""
-        # Each row is on one rank, and the other ranks have 0 for it.
+        """Return a function that returns the i-th smallest norm (a collective)."""
+        # Each row is on one rank; the other ranks have 0 for it, so the sum is its norm.
         dist.all_reduce(self._norm_N)
         sorted_N = self._norm_N.sort().values.cpu()
         return lambda index: float(sorted_N[index])
 
 
 class _NormHistogram:
-    """Histogram of norms by the leading half of their float32, with 128 bins an octave, and their extremes."""
+    """Histogram of norms by the leading 16 bits of their float32, 128 bins for each power of 2, and their extremes."""
 
     def __init__(self, device: torch.device) -> None:
         self._count_H = torch.zeros(BINS, dtype=torch.int64, device=device)
-        # Maxima of -norm and of norm, which one all-reduce combines.
+        # Maxima of -norm and of norm, so that one all-reduce combines both.
         self._extremes = torch.tensor([-math.inf, -math.inf], device=device)
 
     def add(self, first_row: int, norm_R: Tensor) -> None:
@@ -145,9 +153,9 @@ class _NormHistogram:
         self._extremes = torch.maximum(self._extremes, torch.stack([-norm_R.min(), norm_R.max()]))
 
     def order_statistics(self) -> Callable[[int], float]:
-        """Return a function from the index in ascending order to the middle of its bin (a collective).
+        """Return a function that returns the i-th smallest norm, rounded to the middle of its bin (a collective).
 
-        The middle is clamped to the smallest and the largest norm.
+        The first and the last norm are exact, and the others are clamped to them.
         """
         dist.all_reduce(self._count_H)
         dist.all_reduce(self._extremes, op=dist.ReduceOp.MAX)
@@ -177,24 +185,22 @@ def _quantile(norm_at: Callable[[int], float], rows: int, percent: int) -> float
 
 
 def _lookup_counts(dataset: Location, table: str, rows: int) -> dict[str, Any]:
-    """Return `top_share` and `lookups` of a table; None for both without a vocabulary or with a damaged one."""
+    """Return `top_share` and `lookups` of a table; both None if its vocabulary is missing or damaged."""
     file = dataset / VOCAB_DIR / f"{table}.parquet"
     unknown = {"top_share": None, "lookups": None}
     if not file.is_file():
         return unknown
     try:
-        top, total = concentration(file, -(-(rows - 1) // _TOP))
+        top, total = concentration(file, -(-(rows - 1) // _ROWS_PER_TOP_ROW))
     except (OSError, StoreError, ValueError, pa.ArrowException) as error:
         # A long run must not fail because of these two numbers, so a damaged vocabulary is only logged.
-        logger.info(
-            f"table {table}: {file} does not tell how often rows are looked up ({' '.join(str(error).split())})"
-        )
+        logger.info(f"table {table}: the counts of lookups in {file} cannot be read ({' '.join(str(error).split())})")
         return unknown
     return {"top_share": top / total if total else None, "lookups": total}
 
 
 def concentration(file: Location, top: int) -> tuple[int, int]:
-    """Return the lookups of the most frequent rows and the lookups of all rows, by the column `count` of a vocabulary.
+    """Return the numbers of lookups of the `top` most frequent rows and of all rows, from the counts in a vocabulary.
 
     Args:
         file: File of the vocabulary.
@@ -210,11 +216,11 @@ def concentration(file: Location, top: int) -> tuple[int, int]:
     with open_parquet(file) as vocabulary:
         if "count" not in vocabulary.schema_arrow.names:
             raise ValueError(f"its columns are {', '.join(vocabulary.schema_arrow.names)}; there is no 'count'")
-        for batch in vocabulary.iter_batches(_BATCH, columns=["count"]):
+        for batch in vocabulary.iter_batches(_VOCABULARY_BATCH, columns=["count"]):
             count_N = batch.column(0).cast(pa.int64()).fill_null(0).to_numpy()
             total += int(count_N.sum())
             if 0 < top == len(largest_N):
-                # Data preparation writes counts in descending order, so few batches have any larger ones.
+                # Data preparation writes counts in descending order, so most batches have no larger counts.
                 count_N = count_N[count_N > largest_N[0]]
             if len(count_N):
                 merged_N = np.sort(np.concatenate([largest_N, count_N]))

@@ -1,4 +1,10 @@
-"""Opening of a trained run: its model, and the weights of one of its checkpoints."""
+"""Opening of a trained run: its dataset and model, and the weights of one of its checkpoints.
+
+Evaluation, prediction, export and analysis use `open_trained_run` and then `load_trained_weights`. `load_table_rows`
+reads a single embedding table without a model.
+
+Shape suffixes: R rows and D columns of a table.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.checkpoint.listing import find_checkpoint, require_checkpoint
-from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.load import load_state
 from ple_rec.checkpoint.manifest import explain_removal, read_manifest
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
@@ -22,10 +28,10 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.models.embeddings import table_configs
 from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.runs.layout import CONFIG
-from ple_rec.runs.lineage import check_trained_with, describe_differences
+from ple_rec.runs.lineage import check_checkpoint_config, describe_differences
 from ple_rec.storage import Location
-from ple_rec.training.checks import global_batch_size, select
-from ple_rec.training.context import EvaluationContext, build_evaluation
+from ple_rec.training.checks import global_batch_size, select_run_columns
+from ple_rec.training.context import EvaluationContext, build_evaluation_context
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.prepared import prepare_run
 
@@ -47,23 +53,26 @@ def open_trained_run(
         DataError: The dataset is damaged.
     """
     with process_group(config.runtime) as ranks:
-        written_by = broadcast(run_on_rank_zero(lambda: _written_by(config, run_dir, checkpoint))) or {}
+        written_by = broadcast(run_on_rank_zero(lambda: _read_written_by(config, run_dir, checkpoint))) or {}
         prepared = prepare_run(_without_table_placement(config), ranks.world_size, dataset)
-        yield build_evaluation(prepared.config, ranks, None, saved_precision(written_by), prepared)
+        yield build_evaluation_context(prepared.config, ranks, None, saved_precision(written_by), prepared)
 
 
-def _written_by(config: RunConfig, run_dir: Location, checkpoint: str) -> Mapping[str, Any]:
-    # `load_checkpoint` raises the error of a damaged checkpoint.
+def _read_written_by(config: RunConfig, run_dir: Location, checkpoint: str) -> Mapping[str, Any]:
+    # `load_trained_weights` raises the error of a damaged checkpoint.
     with suppress(DataError):
         path = find_checkpoint(checkpoint_place(config, run_dir), checkpoint)
         return {} if path is None else read_manifest(path).written_by
     return {}
 
 
-def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, dataset: DatasetDirectory) -> Location:
-    """Return a checkpoint of the run, and refuse a dataset in which its ids mean something else.
+def find_trained_checkpoint(
+    config: RunConfig, run_dir: Location, checkpoint: str, dataset: DatasetDirectory
+) -> Location:
+    """Return the directory of a checkpoint of the run, and refuse a dataset in which ids mean something else.
 
-    It is called before columns are selected: an unrelated dataset lacks columns too, but that error would mislead.
+    It is called before columns are selected, because the error of a missing column would not say that the whole dataset
+    is the wrong one.
 
     Args:
         config: Configuration of the run, with the overrides of an evaluation.
@@ -77,10 +86,10 @@ def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, da
         DataError: The manifest or the configuration is damaged.
     """
     path = require_checkpoint(checkpoint_place(config, run_dir), checkpoint)
-    own = load_config(RunConfig, run_dir / CONFIG)
+    run_config = load_config(RunConfig, run_dir / CONFIG)
     with explain_removal(path):
         manifest = read_manifest(path)
-        check_trained_with(own, run_dir, path, manifest)
+        check_checkpoint_config(run_config, run_dir, path, manifest)
     written_by, schema = manifest.written_by, dataset.schema
     if written_by.get("dataset") not in schema.lineage():
         features = [feature.name for feature in schema.sparse] + [feature.name for feature in schema.dense]
@@ -90,14 +99,14 @@ def trained_checkpoint(config: RunConfig, run_dir: Location, checkpoint: str, da
         raise UserError(
             str(dataset.path),
             f"is dataset {schema.fingerprint}",
-            f"{path} was trained on {own.data.path}, dataset {written_by.get('dataset')} ({differences}); other "
+            f"{path} was trained on {run_config.data.path}, dataset {written_by.get('dataset')} ({differences}); other "
             "vocabularies would make its ids mean something else",
             "give the dataset that it was trained on, or one that `ple-rec prep --append` made from it",
         )
     return path
 
 
-def load_checkpoint(context: EvaluationContext, run_dir: Location, checkpoint: str) -> Location:
+def load_trained_weights(context: EvaluationContext, run_dir: Location, checkpoint: str) -> Location:
     """Load the weights of a checkpoint into the model, and return the directory of the checkpoint (a collective).
 
     Args:
@@ -106,17 +115,17 @@ def load_checkpoint(context: EvaluationContext, run_dir: Location, checkpoint: s
         checkpoint: `best`, `latest` or `step-<n>`.
 
     Raises:
-        UserError: There is no such checkpoint, or the dataset is not the one that it was trained on.
+        UserError: As in `find_trained_checkpoint`.
         DataError: The checkpoint is damaged, or of another model.
     """
-    path = trained_checkpoint(context.config, run_dir, checkpoint, context.dataset)
+    path = find_trained_checkpoint(context.config, run_dir, checkpoint, context.dataset)
     state = {"model": context.model.state_dict()}
-    load(path, state)
+    load_state(path, state)
     context.model.load_state_dict(state["model"])
     return path
 
 
-def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str) -> Tensor:
+def load_table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str) -> Tensor:
     """Return the rows of one embedding table of a checkpoint, in fp32 and in the memory of this process.
 
     Args:
@@ -126,30 +135,30 @@ def table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str
         table: Name of the table.
 
     Returns:
-        Tensor of shape (allocated rows, D).
+        Tensor of shape (number of rows allocated for the table, embedding dimension).
 
     Raises:
-        UserError: The run has no such table or checkpoint, or the dataset is not the one that it was trained on.
+        UserError: The run has no such table, or as in `find_trained_checkpoint`.
         DataError: The checkpoint is damaged, or of another model.
     """
     dataset = DatasetDirectory(config.data.path)
-    path = trained_checkpoint(config, run_dir, checkpoint, dataset)
-    selection = select(config, dataset)
-    tables = {each.name: each for each in table_configs(config.embeddings, selection.sparse, selection.table_rows)}
+    path = find_trained_checkpoint(config, run_dir, checkpoint, dataset)
+    selection = select_run_columns(config, dataset)
+    tables = {t.name: t for t in table_configs(config.embeddings, selection.sparse, selection.table_rows)}
     if table not in tables:
         raise UserError("table", f'got "{table}"', suggestion(table, list(tables)), "name a table that the run reads")
     rows_RD = torch.empty(tables[table].num_embeddings, tables[table].embedding_dim)
     with process_group(config.runtime):
-        load(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
+        load_state(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
     return rows_RD
 
 
 def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration for one process, whose batch is that of all ranks of the run together.
+    """Return the configuration for one process, which has the global batch size of the run.
 
     Args:
         config: Configuration of the run.
-        metrics: Content of its `metrics.json`, with the number of ranks.
+        metrics: Content of its `metrics.json`, with the number of ranks; one rank is assumed if it lacks this number.
     """
     ranks = metrics.get("world_size")
     size = global_batch_size(config, ranks if isinstance(ranks, int) else 1)
@@ -158,7 +167,7 @@ def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunC
 
 
 def _without_table_placement(config: RunConfig) -> RunConfig:
-    """Return the configuration without the placement of single tables, which suits the hosts of the training."""
+    """Return the configuration without the placement of single tables, which is meant for the hosts of the training."""
     unplaced = {"sharding": None, "kernel": None, "hosts": None}
     tables = {name: table.model_copy(update=unplaced) for name, table in config.embeddings.tables.items()}
     return config.model_copy(update={"embeddings": config.embeddings.model_copy(update={"tables": tables})})

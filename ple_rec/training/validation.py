@@ -1,4 +1,7 @@
-"""Evaluations of the validation split during training, and the choice of the best checkpoint by them."""
+"""Evaluations of the validation split during training, and the choice of the best checkpoint.
+
+The training loop calls `validate` for the metrics, and `record_evaluation` to compare them with the best ones so far.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from ple_rec.training.preemption import Preemption, StopRequested
 from ple_rec.training.state import TrainState
 
 
-def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.device) -> Generator[Batch]:
+def batches_until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.device) -> Generator[Batch]:
     """Yield batches until a rank receives a stop signal; every rank then raises at the same batch (a collective).
 
     Args:
@@ -37,14 +40,14 @@ def until_stop(batches: Iterable[Batch], preemption: Preemption, device: torch.d
     for batch in batches:
         if guard.wants_to_stop():
             raise StopRequested
-        guard.start(torch.zeros(0, device=device), stop=preemption.received)
-        # The counts are empty; the call completes the all-reduce.
+        guard.start(torch.zeros(0, device=device), stop=preemption.is_stop_requested)
+        # There are no counts here; the call waits for the all-reduce of the stop signals.
         guard.counts_K()
         yield batch
 
 
 def validate(context: TrainContext, valid: Loader, preemption: Preemption) -> dict[str, Any]:
-    """Return `loss` and `tasks` of the validation split (a collective).
+    """Evaluate the validation split, and return `loss` and `tasks`, the metrics by task (a collective).
 
     Args:
         context: Context of the run.
@@ -56,7 +59,7 @@ def validate(context: TrainContext, valid: Loader, preemption: Preemption) -> di
     """
     exact, device = context.config.train.exact_auc_limit, context.ranks.device
     with closing(valid.epoch(0)) as batches:
-        stoppable = until_stop(context.ranks.watch.each(batches, "an evaluation"), preemption, device)
+        stoppable = batches_until_stop(context.ranks.watch.mark_each(batches, "an evaluation"), preemption, device)
         tasks = evaluate(context.model, stoppable, context.selection.tasks, device, exact_limit=exact)["tasks"]
     return {"loss": validation_loss(tasks, task_weights(context.tasks, 0)), "tasks": tasks}
 
@@ -73,7 +76,7 @@ def record_evaluation(context: TrainContext, state: TrainState, evaluation: Mapp
         evaluation: Entries `loss` and `tasks` of the validation split.
 
     Returns:
-        True if this step is the best so far, equal on all ranks; and a note for the line of the log.
+        True if this step is the best so far, equal on all ranks; and a note for the line of the log, or an empty text.
     """
     metric, stopping = context.config.train.best_metric, stopping_metric(context.config)
     scores = {name: _score_of_rank_0(context, name, evaluation) for name in {metric, stopping or metric}}
@@ -88,7 +91,7 @@ def record_evaluation(context: TrainContext, state: TrainState, evaluation: Mapp
     if early is not None and stopping is not None and state.stopping is not None:
         stopping_score = scores[stopping]
         if stopping_score is not None:
-            state.stopping.judge(stopping_score, state.step, early.min_delta)
+            state.stopping.update(stopping_score, state.step, early.min_delta)
     notes = [f"best {metric} {abs(score):.4f}"] if best and score is not None else []
     for name in sorted(name for name, value in scores.items() if value is None):
         on_best = "the newest checkpoint counts as the best" if never_defined else "the best checkpoint stays"
@@ -99,21 +102,27 @@ def record_evaluation(context: TrainContext, state: TrainState, evaluation: Mapp
 
 def _score_of_rank_0(context: TrainContext, metric: str, evaluation: Mapping[str, Any]) -> float | None:
     """Return rank 0's score; ranks may differ in its last bit, but agree on whether it is undefined."""
-    score = best_score(metric, evaluation["tasks"], evaluation["loss"])
+    score = checkpoint_score(metric, evaluation["tasks"], evaluation["loss"])
     return None if score is None else broadcast_score(score, context.ranks.device)
 
 
 def validation_loss(tasks: Mapping[str, Mapping[str, Any]], weights: list[float]) -> float:
-    """Return sum_k w_k0 L_k, L_k being the log loss or the MSE of a task; a task without samples adds 0."""
+    """Return sum_k w_k L_k, where L_k is the log loss or the MSE of task k; a task without samples adds 0.
+
+    Args:
+        tasks: Metrics of every task, from an evaluation.
+        weights: Weight w_k of each task at the first step.
+    """
     losses = [values.get("logloss", values.get("mse")) for values in tasks.values()]
     return float(sum(weight * loss for weight, loss in zip(weights, losses, strict=True) if loss is not None))
 
 
-def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float) -> float | None:
-    """Return the score that the best checkpoint maximises; None if the metric is undefined.
+def checkpoint_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float) -> float | None:
+    """Return the score that the best checkpoint maximises; None if the metric is undefined for one of its tasks.
 
     Args:
-        metric: `loss`, `TASK.METRIC` or `mean.METRIC`; the score of an error is negative.
+        metric: `loss`, `TASK.METRIC` or `mean.METRIC`, the mean over the tasks that have the metric. The score is the
+            negative value if lower is better.
         tasks: Metrics of every task, from an evaluation.
         loss: Validation loss of the same evaluation.
     """
@@ -128,16 +137,16 @@ def best_score(metric: str, tasks: Mapping[str, Mapping[str, Any]], loss: float)
     return mean if is_higher_better(name) else -mean
 
 
-def no_better_than_start(metric: str, log: RunLog, state: TrainState) -> str:
-    """Return a warning if no evaluation was better than that of the first weights, taken from another run; else "".
+def warm_start_warning(metric: str, log: RunLog, state: TrainState) -> str:
+    """Return a warning if no evaluation was better than that of the weights of a warm start; else an empty text.
 
     Args:
         metric: `train.best_metric`, for example `ctr.auc`.
-        log: Log of the run; its evaluation at step 0, if any, is that of the first weights.
+        log: Log of the run; its evaluation at step 0, if any, is that of the warm start's weights.
         state: Progress of the run at its end.
     """
     start = next((record for record in log.splits.get("valid", []) if record["step"] == 0), None)
-    score = None if start is None else best_score(metric, start["tasks"], start["loss"])
+    score = None if start is None else checkpoint_score(metric, start["tasks"], start["loss"])
     if score is None or not -math.inf < state.best_score <= score:
         return ""
     return (

@@ -2,7 +2,8 @@
 
 The new run takes tables, dense parameters, statistics of the normalisers and the state of both optimizers from the
 checkpoint. Steps, learning-rate schedule, position in the data, random state, best score and the count of early
-stopping start at zero. Free rows of tables, which have no value yet, are in the checkpoint with their initial weights.
+stopping begin anew. Ids that are new in the dataset take free rows of the tables. These rows are in the checkpoint with
+their initial weights, drawn with the seed and scale of the first run of a series of warm starts.
 """
 
 from __future__ import annotations
@@ -13,31 +14,32 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.load import load_state
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
-from ple_rec.config.diff import changed_beyond
+from ple_rec.config.diff import disallowed_differences
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.models.build import check_values
-from ple_rec.runs.checkpoints import identity
-from ple_rec.runs.layout import CONFIG, INIT, METRICS, checkpoints_of
-from ple_rec.runs.lineage import check_trained_with, input_changes
+from ple_rec.models.build import check_dense_values
+from ple_rec.runs.checkpoints import full_address
+from ple_rec.runs.layout import CONFIG, INIT, METRICS, configured_checkpoint_place
+from ple_rec.runs.lineage import check_checkpoint_config, input_changes
 from ple_rec.runs.read import RunFiles
-from ple_rec.storage import Location, location, short
+from ple_rec.storage import Location, location, short_message
 from ple_rec.training.context import TrainContext
 from ple_rec.training.prepared import PreparedRun
-from ple_rec.training.restore import column_cuts
+from ple_rec.training.restore import column_shard_widths
 
 # Number of differences that a refusal names.
 _MOST_SHOWN = 5
 
-# These keys change neither the shape or the meaning of a parameter nor the state of its optimizer. Tasks and features
-# are compared by the columns that the two runs read, in `changed`.
+# Keys in which the two runs may differ, because they change neither the shape or the meaning of a parameter nor the
+# state of its optimizer. Tasks and features are compared by the columns that the two runs read (`input_changes`).
+# `_check_fits` allows further keys.
 _MAY_DIFFER = (
     "name",
     "seed",
@@ -75,15 +77,16 @@ _MAY_DIFFER = (
 
 
 @dataclass(frozen=True)
-class Start:
+class WarmStart:
     """Checkpoint of another run that a run takes its first weights from; the content of `init_from.json`.
 
     Args:
         run: Directory of the other run.
         checkpoint: Name of its checkpoint, `step-<n>`.
         dataset: Fingerprint of the dataset that it was trained on.
-        seed: Seed of the initial rows of the tables, in the first run of a chain of warm starts.
-        init_scale: Scale of these initial rows.
+        seed: Seed of the initial weights of the tables. Like `init_scale`, it is that of the first run if warm starts
+            follow one another.
+        init_scale: Scale of the initial weights of the tables.
     """
 
     run: str
@@ -95,7 +98,7 @@ class Start:
     @property
     def path(self) -> Location:
         """Directory of the checkpoint."""
-        return checkpoints_of(self.run_dir) / self.checkpoint
+        return configured_checkpoint_place(self.run_dir) / self.checkpoint
 
     @property
     def run_dir(self) -> Location:
@@ -103,39 +106,41 @@ class Start:
         return location(self.run)
 
 
-def starting_point(prepared: PreparedRun, run_dir: Location, init_from: tuple[Location, str] | None) -> Start | None:
+def resolve_warm_start(
+    prepared_run: PreparedRun, run_dir: Location, init_from: tuple[Location, str] | None
+) -> WarmStart | None:
     """Return the checkpoint that a new run takes its first weights from; None for random weights.
 
     Args:
-        prepared: Run that begins.
+        prepared_run: Run that begins.
         run_dir: Directory of the run.
         init_from: Directory of another run and its checkpoint (`best`, `latest` or `step-<n>`); None for random
             weights.
 
     Raises:
-        UserError: There is no such run or checkpoint, the run did not finish, its dataset is no ancestor of this one's,
-            or its parameters or optimizer state would not fit.
-        DataError: A file of the other run is damaged. With random weights: a dense feature has no value to normalise
-            by.
+        UserError: There is no such run or checkpoint, the run did not finish, its dataset is not an ancestor of this
+            run's dataset, or its parameters or optimizer state would not fit.
+        DataError: A file of the other run is damaged; or, with random weights, a dense feature has no value to
+            normalise by.
     """
     if init_from is None:
-        dense = prepared.selection.dense
-        check_values(dense, prepared.dataset.statistics() if dense else {})
+        dense = prepared_run.selection.dense
+        check_dense_values(dense, prepared_run.dataset.statistics() if dense else {})
         return None
     run, checkpoint = init_from
-    if identity(run) == identity(run_dir):
+    if full_address(run) == full_address(run_dir):
         raise UserError(
             f"{Option.INIT_FROM} {run}",
             "is the run directory itself",
             "a run starts from another run",
             f"give another {Option.RUN_DIR} or name, or go on with the run by {Option.RESUME}",
         )
-    start = _start_from_finished(run, checkpoint)
-    _check_fits(start, prepared)
-    return start
+    warm_start = _warm_start_of_finished_run(run, checkpoint)
+    _check_fits(warm_start, prepared_run)
+    return warm_start
 
 
-def recorded_start(run_dir: Location) -> Start | None:
+def read_warm_start(run_dir: Location) -> WarmStart | None:
     """Return the checkpoint that a run took its first weights from; None if they were random.
 
     Raises:
@@ -145,63 +150,66 @@ def recorded_start(run_dir: Location) -> Start | None:
     if not file.is_file():
         return None
     try:
-        return TypeAdapter(Start).validate_json(file.read_text(), strict=True)
+        return TypeAdapter(WarmStart).validate_json(file.read_text(), strict=True)
     except (OSError, ValueError) as error:
         raise DataError(
             str(file),
-            f"unreadable ({short(error)})",
-            "it says where the run has started",
+            f"unreadable ({short_message(error)})",
+            "it names the checkpoint that the run started from",
             "copy the run directory again",
         ) from error
 
 
-def load_start(context: TrainContext, start: Start) -> None:
-    """Fill the model and both optimizers from the checkpoint (a collective); any number of ranks may have written it.
+def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
+    """Load the model and both optimizers from the checkpoint (a collective).
+
+    Any number of ranks may have written it, as long as column-wise tables have shards of the same widths.
 
     Raises:
-        UserError: The checkpoint is gone, or its tables are cut by columns in another way.
+        UserError: The checkpoint is gone, or its column-wise tables have shards of other widths.
         DataError: The checkpoint is damaged, or does not fit.
     """
-    run_on_rank_zero(lambda: _check_columns(context, start))
+    run_on_rank_zero(lambda: _check_shard_widths(context, warm_start))
     context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
-    load(start.path, state)
+    load_state(warm_start.path, state)
     context.model.load_state_dict(state["model"])
     context.optimizers.combined.load_state_dict(state["optimizer"])
 
 
-def _start_from_finished(run: Location, checkpoint: str) -> Start:
+def _warm_start_of_finished_run(run: Location, checkpoint: str) -> WarmStart:
     if not (run / CONFIG).is_file():
         raise UserError(f"{Option.INIT_FROM} {run}", f"no {CONFIG}", "a run directory has one", "name a trained run")
-    store = CheckpointStore(checkpoints_of(run))
+    store = CheckpointStore(configured_checkpoint_place(run))
     files, latest = RunFiles(run), store.find("latest")
     steps = files.metrics.get("steps")
     if damage := files.damage.get(METRICS):
-        rule, fix = "it tells what the run was", "copy the run directory again"
+        rule, fix = "it says whether the run has finished", "copy the run directory again"
         raise DataError(str(run / METRICS), f"unreadable ({damage})", rule, fix)
     if latest is None or read_manifest(latest).step != steps:
         raise UserError(
             f"{Option.INIT_FROM} {run}",
             "the run has not finished",
-            "a run starts from one that has trained to its end and was evaluated",
+            "a run starts from another run that has been trained to its end and evaluated",
             f"finish it: ple-rec train --run-dir {run} --resume",
         )
     path = store.require(checkpoint)
-    config, first = load_config(RunConfig, run / CONFIG), recorded_start(run)
-    seed, scale = (config.seed, config.embeddings.init_scale) if first is None else (first.seed, first.init_scale)
-    return Start(str(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
+    config, earlier = load_config(RunConfig, run / CONFIG), read_warm_start(run)
+    seed, scale = (config.seed, config.embeddings.init_scale) if earlier is None else (earlier.seed, earlier.init_scale)
+    return WarmStart(str(run), path.name, str(_written_by(path).get("dataset")), seed, scale)
 
 
-def _check_fits(start: Start, prepared: PreparedRun) -> None:
-    config, dataset, selection = prepared.config, prepared.dataset, prepared.selection
-    _check_descent(start, dataset.path, dataset.schema)
-    before = load_config(RunConfig, start.run_dir / CONFIG)
-    manifest = read_manifest(start.path)
-    check_trained_with(before, start.run_dir, start.path, manifest)
+def _check_fits(warm_start: WarmStart, prepared_run: PreparedRun) -> None:
+    config, dataset, selection = prepared_run.config, prepared_run.dataset, prepared_run.selection
+    _check_descent(warm_start, dataset.path, dataset.schema)
+    before = load_config(RunConfig, warm_start.run_dir / CONFIG)
+    manifest = read_manifest(warm_start.path)
+    check_checkpoint_config(before, warm_start.run_dir, warm_start.path, manifest)
     recorded = manifest.written_by
+    # `input_changes` compares the tasks, and `load_warm_start` the shards, since the model is not sharded before.
     differences = [
         f"{key} was {old!r}, is {new!r}"
-        for key, old, new in changed_beyond(before, config, _MAY_DIFFER)
+        for key, old, new in disallowed_differences(before, config, _MAY_DIFFER)
         if not key.startswith("tasks[") and not (key.startswith("embeddings.") and key.endswith(".sharding"))
     ]
     differences += input_changes(recorded, selection)
@@ -209,28 +217,29 @@ def _check_fits(start: Start, prepared: PreparedRun) -> None:
     if differences:
         more = f"; and {len(differences) - _MOST_SHOWN} more" if len(differences) > _MOST_SHOWN else ""
         raise UserError(
-            f"{Option.INIT_FROM} {start.run}",
+            f"{Option.INIT_FROM} {warm_start.run}",
             "; ".join(differences[:_MOST_SHOWN]) + more,
             "the weights fit the same model, tasks, features, tables and kinds of optimizers only",
-            f"train with {Option.CONFIG.to(f'{start.run}/{CONFIG}')} and change what may differ by {Option.OVERRIDES}, "
-            f"or leave out {Option.INIT_FROM}",
+            f"train with {Option.CONFIG.with_value(f'{warm_start.run}/{CONFIG}')} and change what may differ by "
+            f"{Option.OVERRIDES}, or leave out {Option.INIT_FROM}",
         )
 
 
-def _check_descent(start: Start, path: Location, schema: DatasetSchema) -> None:
-    if start.dataset in schema.lineage():
+def _check_descent(warm_start: WarmStart, path: Location, schema: DatasetSchema) -> None:
+    if warm_start.dataset in schema.lineage():
         return
     descent = f"{len(schema.lineage()) - 1} ancestor(s)" if len(schema.lineage()) > 1 else "no ancestors"
     raise UserError(
-        f"{Option.INIT_FROM} {start.run}",
-        f"was trained on dataset {start.dataset}",
-        f"{path} is {schema.fingerprint} with {descent}, none of them that; its ids would mean something else",
+        f"{Option.INIT_FROM} {warm_start.run}",
+        f"was trained on dataset {warm_start.dataset}",
+        f"{path} is {schema.fingerprint} with {descent}; a run starts only from the same dataset or an ancestor, since "
+        "ids of other datasets mean something else",
         "train on that dataset, or on one prepared from it by `ple-rec prep --append`",
     )
 
 
 def _resized(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
-    """Return a line for each table of the run whose number of rows differs; widths are keys of the configuration."""
+    """Return a line for each table of the run whose number of rows differs."""
     before, now = recorded.get("table_rows", {}), selection.table_rows
     tables = dict.fromkeys(feature.table for feature in selection.sparse)
     return [
@@ -240,15 +249,15 @@ def _resized(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
     ]
 
 
-def _check_columns(context: TrainContext, start: Start) -> None:
-    """Refuse another cut by columns, since a row-wise optimizer has one state for each shard of a row."""
-    path = CheckpointStore(start.path.parent).require(start.checkpoint)
-    before, now = _written_by(path).get("columns", {}), column_cuts(context)
+def _check_shard_widths(context: TrainContext, warm_start: WarmStart) -> None:
+    """Refuse other widths of column-wise shards, since a row-wise optimizer has one state for each shard of a row."""
+    path = CheckpointStore(warm_start.path.parent).require(warm_start.checkpoint)
+    before, now = _written_by(path).get("columns", {}), column_shard_widths(context)
     if before != now:
         raise UserError(
-            f"{Option.INIT_FROM} {start.run}",
-            f"its tables are cut by columns as {before or 'none'}, this run's as {now or 'none'}",
-            "the optimizer's state of a table that is cut by columns fits the same cut only",
+            f"{Option.INIT_FROM} {warm_start.run}",
+            f"its column_wise shards are {before or 'none'}, this run's are {now or 'none'}",
+            "row-wise Adagrad keeps one state for each shard of a row, so shards of other widths need another state",
             f"train with the same embeddings.sharding and number of ranks, or leave out {Option.INIT_FROM}",
         )
 

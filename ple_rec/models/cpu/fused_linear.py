@@ -1,10 +1,11 @@
 """`relu(x W^T + b)` in bfloat16 on a CPU as one operation of oneDNN, which rounds once and reads the product once.
 
-The operators are those that torch's compiler calls. They are private (`torch.ops.mkldnn`). If a version of torch or a
-processor lacks them, the steps are computed one by one. The layers of all experts are computed as a 1 x 1 convolution
-whose groups are the experts: it reads and writes them side by side, while a batched product needs copies.
+The operators (`torch.ops.mkldnn`) are private; torch's compiler calls them too. `is_fused` tells if this version of
+torch and this processor have them; without them, `CpuExpertBank` computes product, bias and ReLU one by one.
+`stacked_linear_relu` computes the layers of all experts as one 1 x 1 convolution whose groups are the experts. It reads
+and writes the experts side by side, while a batched product would need copies.
 
-Shape suffixes: B batch, E experts, I width in, H width out, N outputs of several experts side by side.
+Shape suffixes: B batch, E experts, I width in, H width out, N values of several experts side by side.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def stacked_linear_relu(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Te
 
 
 def is_fused(dtype: torch.dtype) -> bool:
-    """Return True if both operations work for this type on this machine, and are faster than their separate steps."""
+    """Return True if both operations are to be used for this type: if it is bfloat16, and they work on this machine."""
     return dtype == torch.bfloat16 and _works_in_bfloat16()
 
 

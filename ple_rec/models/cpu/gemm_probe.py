@@ -1,4 +1,6 @@
-"""Measurement of the speed of matrix products in a precision, which a CPU's flags do not tell.
+"""Measurement of the speed of matrix products in fp32, bf16 or fp16, which the feature flags of a CPU do not reveal.
+
+`ple-rec doctor` measures one large product; `train.precision = "auto"` measures the first layer of the model.
 
 Shape suffixes: M rows, K inner, N columns. A linear layer has B samples, D width in, N width out.
 """
@@ -10,10 +12,11 @@ import time
 import torch
 from torch.nn import functional as F
 
-# M rows, K inner, N columns: the size of an expert layer on a CPU, large enough to fill an accelerator elsewhere.
+# (M, K, N): on a CPU the size of an expert layer; on an accelerator large enough to use all of it.
 _CPU_MKN = (1024, 512, 512)
 _ACCELERATOR_MKN = (4096, 4096, 4096)
-# The probe of a layer begins with few rows and narrow layers, because a slow precision would take minutes for a batch.
+# A layer is measured with few rows first, and on a CPU with a limited width, because in a precision without hardware
+# support a whole batch would take minutes.
 _FIRST_ROWS, _GROWTH = 64, 4
 _CPU_MAX_WIDTH = 1024
 

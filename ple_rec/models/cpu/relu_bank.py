@@ -3,8 +3,8 @@
     h_l = relu(W_l h_(l-1) + b_l)          l = 1 .. L, experts side by side in the columns of h_l
     g_l = dL/dh_l * [h_l > 0]              dL/dW_l = g_l^T h_(l-1),   dL/dh_(l-1) = g_l W_l
 
-The plain `ExpertBank` joins and splits tensors between its products. This one avoids the copies and every second
-buffer, so that little more than the matrix products remains.
+The plain `ExpertBank` joins and splits tensors between its products. `CpuExpertBank` avoids these copies and half of
+the buffers, so that the matrix products take most of the time.
 
 Shape suffixes: B batch, R requests, E experts, I width in, H width out, N outputs of several experts side by side.
 """
@@ -21,8 +21,9 @@ from torch.compiler import is_exporting
 
 from ple_rec.models.cpu.fused_linear import is_fused, linear_relu, stacked_linear_relu
 from ple_rec.modules.experts import ExpertBank
-from ple_rec.modules.grouped import Grouped, Inputs, parts_of, sum_requests
+from ple_rec.modules.grouped import GroupedInputs, Inputs, input_tensors, sum_requests
 
+# Gradient of ReLU by its output h: the gradient of h where h > 0, else 0.
 _threshold = torch.ops.aten.threshold_backward
 
 
@@ -30,16 +31,16 @@ class CpuExpertBank(ExpertBank):
     """Expert bank with a fast path for ReLU on a CPU without dropout. Exports use the plain path."""
 
     def forward(self, streams: Sequence[Inputs]) -> Tensor:
-        """Return h_BEH, with the experts in the routing's order, from S streams (B, width_s)."""
-        read = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
-        drops = self.dropout > 0 and self.training
-        if read[0].device.type != "cpu" or self.activation is not torch.relu or drops or is_exporting():
+        """Return h_BEH, with the experts in the routing's order, from the streams s, (B, width_s) each."""
+        read_streams = [x_BI for x_BI, count in zip(streams, self.counts, strict=True) if count]
+        has_dropout = self.dropout > 0 and self.training
+        if read_streams[0].device.type != "cpu" or self.activation is not torch.relu or has_dropout or is_exporting():
             return super().forward(streams)
         first_weights, requests = list(self.first_weights), None
-        if isinstance(x := read[0], Grouped):
+        if isinstance(x := read_streams[0], GroupedInputs):
             # Only the first level reads grouped inputs, and x is its only stream.
-            first_weights, requests = list(x.columns.parts(first_weights[0])), (x.request_B, x.first_R)
-        xs = [part for x in read for part in parts_of(x)]
+            first_weights, requests = list(x.columns.split(first_weights[0])), (x.request_B, x.first_R)
+        xs = [part for x in read_streams for part in input_tensors(x)]
         tensors = [*xs, *first_weights, *self.first_biases, *self.deep_weights, *self.deep_biases]
         if torch.is_autocast_enabled("cpu"):
             tensors = [tensor.to(torch.get_autocast_dtype("cpu")) for tensor in tensors]
@@ -118,7 +119,7 @@ def _first_layer(
 
 
 def _deep_layer(h_BN: Tensor, weight_EHI: Tensor, bias_EH: Tensor) -> Tensor:
-    """Return the next layer of all experts, each of which reads its own part of the columns."""
+    """Return the next layer of all experts, each of which reads the columns of its own outputs in the layer below."""
     if is_fused(h_BN.dtype):
         return stacked_linear_relu(h_BN, weight_EHI, bias_EH)
     return _side_by_side(h_BN.split(weight_EHI.shape[2], dim=1), weight_EHI.unbind(0), bias_EH.flatten())

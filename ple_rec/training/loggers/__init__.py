@@ -1,7 +1,7 @@
 """Loggers of a run, TensorBoard and MLflow, which receive the same records as the log `train.jsonl`.
 
-Each logger is a module of this package. A `BackgroundLogger` calls it on a thread, so a slow or broken logger never
-delays or ends the training. Only rank 0 has loggers.
+Each logger is a module of this package. A `BackgroundLogger` calls it on a thread, so once a run has begun,
+a slow or broken logger never delays or ends its steps. Only rank 0 has loggers.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from ple_rec.training.loggers.base import Ending, Record, RunLogger
 
 __all__ = ["Loggers", "RunLogger", "check_installed", "check_reachable", "open_loggers"]
 
-# Number of seconds for which `end` waits until all records are sent: after a finished run, and after any other run.
+# Seconds that `end` waits at most until all records are sent: after a finished run, and after any other run.
 _FINISHED_SECONDS, _FAILED_SECONDS = 30.0, 2.0
 
 
 def check_installed(config: WatchConfig) -> None:
     """Refuse a required logger whose package is not installed, without a connection to any server.
+
+    TensorBoard is required if `tensorboard` is true, MLflow if it is configured.
 
     Raises:
         UserError: A package is not installed.
@@ -53,29 +55,29 @@ class Loggers:
 
     Args:
         loggers: Loggers of rank 0; empty on the other ranks.
-        absent: Names of loggers that are left out because their packages are not installed.
+        not_installed: Names of loggers that are left out because their packages are not installed.
     """
 
-    def __init__(self, loggers: Sequence[RunLogger] = (), absent: Sequence[str] = ()) -> None:
-        self.absent = tuple(absent)
+    def __init__(self, loggers: Sequence[RunLogger] = (), not_installed: Sequence[str] = ()) -> None:
+        self.not_installed = tuple(not_installed)
         self._loggers = [BackgroundLogger(run_logger) for run_logger in loggers]
         self._ended = False
 
     def describe(self) -> str:
         """Return a line with the name of each logger and the folder or page of its values."""
         parts = [f"{background.run_logger.name} {background.run_logger.place}" for background in self._loggers]
-        parts += [f"{name} not installed" for name in self.absent]
+        parts += [f"{name} not installed" for name in self.not_installed]
         return f"watched by: {', '.join(parts) or 'none'}"
 
-    def begin(self, step: int, past: Sequence[Record]) -> None:
+    def begin(self, step: int, past_records: Sequence[Record]) -> None:
         """Tell the loggers that the run begins, or that it goes on after some steps.
 
         Args:
             step: Number of steps done before.
-            past: Records of `train.jsonl` up to that step.
+            past_records: Records of `train.jsonl` up to that step.
         """
         for background in self._loggers:
-            background.begin(step, past)
+            background.begin(step, past_records)
 
     def log(self, record: Record) -> None:
         """Pass a record of `train.jsonl` to the loggers."""
@@ -100,7 +102,7 @@ class Loggers:
             background.wait(deadline - time.monotonic())
 
     def finish(self, metrics: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Tell the loggers that the run has finished; otherwise like `end`.
+        """Tell the loggers that the run has finished, with its results, and wait as `end` does.
 
         Args:
             metrics: Content of `metrics.json`.
@@ -121,22 +123,25 @@ def make_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Logge
         UserError: A package is not installed, or the MLflow server does not answer or refuses the run.
     """
     check_installed(config.watch)
-    chosen: list[RunLogger] = []
-    absent = []
+    run_loggers: list[RunLogger] = []
+    not_installed = []
     # Unless the configuration says true or false, TensorBoard is used if it is installed.
     if config.watch.tensorboard is not False:
         if tensorboard.is_installed():
-            chosen.append(tensorboard.TensorBoard(run.folder / TENSORBOARD, config, str(run / TENSORBOARD)))
+            run_loggers.append(tensorboard.TensorBoard(run.folder / TENSORBOARD, config, str(run / TENSORBOARD)))
         else:
-            absent.append("tensorboard")
+            not_installed.append("tensorboard")
     if config.watch.mlflow is not None:
-        chosen.append(mlflow.Mlflow(config, run, resume=resume))
-    return Loggers(chosen, absent)
+        run_loggers.append(mlflow.Mlflow(config, run, resume=resume))
+    return Loggers(run_loggers, not_installed)
 
 
 @contextmanager
 def open_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Iterator[Loggers]:
     """Yield the loggers of a run, and tell them how the run ended; every rank has to call this.
+
+    The block calls `Loggers.finish` if the run has finished. Without this call, the run counts as preempted after a
+    PreemptedError, as stopped after KeyboardInterrupt or SystemExit, and else as failed.
 
     Args:
         config: Configuration of the run.
@@ -147,15 +152,15 @@ def open_loggers(config: RunConfig, run: RunDirectory, *, resume: bool) -> Itera
         UserError: A package is not installed, or the MLflow server does not answer or refuses the run. Ranks other than
             0 raise a PeerError instead.
     """
-    chosen = run_on_rank_zero(lambda: make_loggers(config, run, resume=resume)) or Loggers()
+    loggers = run_on_rank_zero(lambda: make_loggers(config, run, resume=resume)) or Loggers()
     try:
-        yield chosen
+        yield loggers
     except PreemptedError:
-        chosen.end(Ending(time.time(), "preempted"))
+        loggers.end(Ending(time.time(), "preempted"))
         raise
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt | SystemExit)
-        chosen.end(Ending(time.time(), "stopped" if stopped else "failed"))
+        loggers.end(Ending(time.time(), "stopped" if stopped else "failed"))
         raise
-    # `finish` has already ended the loggers of a finished run, so this call does nothing then.
-    chosen.end(Ending(time.time(), "failed"))
+    # A run whose block did not call `finish` has failed. After `finish`, this call does nothing.
+    loggers.end(Ending(time.time(), "failed"))

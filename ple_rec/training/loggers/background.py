@@ -14,7 +14,7 @@ from ple_rec.training.loggers.base import Ending, LoggerUnavailableError, Record
 
 logger = logging.getLogger(__name__)
 
-# A call hands over up to so many records, so that a slow server catches up.
+# Number of records that one call hands over at most; several records a call let a slow server catch up.
 _BATCH = 100
 # Number of characters of an error that a log line repeats.
 _MOST_SHOWN = 200
@@ -23,8 +23,8 @@ _MOST_SHOWN = 200
 class BackgroundLogger:
     """Thread that hands records to a logger in order, and logs its first error.
 
-    Records stay in the queue and are sent again while the logger is unavailable. Records that it refuses by another
-    error, and records that come while the queue is full, are dropped and counted.
+    Records stay in the queue and are sent again while the logger is unavailable. Records that the logger refuses by
+    another error, and records that come while the queue is full, are dropped and counted.
 
     Args:
         run_logger: Logger, called by the thread alone from now on.
@@ -42,14 +42,14 @@ class BackgroundLogger:
         self._error_logged = self._started = self._done = False
         self._thread = threading.Thread(target=self._run, name=f"watch-{run_logger.name}", daemon=True)
 
-    def begin(self, step: int, past: Sequence[Record]) -> None:
-        """Begin with a run that has done `step` steps, and return at once.
+    def begin(self, step: int, past_records: Sequence[Record]) -> None:
+        """Start the thread, which first calls the logger's `begin` with these arguments, and return at once.
 
         Args:
             step: Number of steps done.
-            past: Records of `train.jsonl` up to that step.
+            past_records: Records of `train.jsonl` up to that step.
         """
-        self._begin = partial(self.run_logger.begin, step, past)
+        self._begin = partial(self.run_logger.begin, step, past_records)
         self._start()
 
     def log(self, record: Record) -> None:
@@ -62,14 +62,14 @@ class BackgroundLogger:
             self._changed.notify()
 
     def end(self, ending: Ending) -> None:
-        """End with the run, and return at once."""
+        """Let the thread send the remaining records and then call the logger's `end`, and return at once."""
         with self._changed:
             self._ending = ending
             self._changed.notify()
         self._start()
 
     def wait(self, seconds: float) -> None:
-        """Wait until the logger has taken all records, and log how many are lost.
+        """Wait until the logger has received all records, and log how many are lost.
 
         Args:
             seconds: Largest number of seconds to wait.
@@ -79,7 +79,7 @@ class BackgroundLogger:
             records = self._lost + len(self._queue)
             missing = [f"{records:,} record(s)"] * (records > 0) + ["the end of the run"] * (not self._done)
         if missing:
-            logger.info(f"{self.run_logger.name}: did not get {' and '.join(missing)}; {self.run_logger.recovery}")
+            logger.info(f"{self.run_logger.name}: did not receive {' and '.join(missing)}; {self.run_logger.recovery}")
 
     def _start(self) -> None:
         if not self._started:
@@ -119,13 +119,13 @@ class BackgroundLogger:
             try:
                 call()
             except LoggerUnavailableError as error:
-                self._log_error(error, "what it misses is sent once it answers")
+                self._log_error(error, "and the missing records are sent once it answers")
                 if is_last:
                     raise
                 with self._changed:
                     self._changed.wait_for(lambda: self._ending is not None, self.retry_seconds)
             except Exception as error:  # No error of a logger may stop a training.
-                self._log_error(error, "it may lack a part")
+                self._log_error(error, "but some records may be missing there")
                 return False
             else:
                 return True

@@ -1,4 +1,4 @@
-"""Interface of a logger, and records, metrics and configurations flattened to names and plain values."""
+"""Interface of a logger, and functions that flatten records, metrics and configurations to plain values by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from ple_rec.config.base import SPLITS
 from ple_rec.config.diff import leaves
 from ple_rec.config.run import RunConfig
 
+# First part of the tags of the final results, where the tags of a record have its split.
 FINAL = "final"
 
 
-def scalars(record: Mapping[str, Any]) -> dict[str, float]:
+def record_scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a record by tag, for example `train/loss`, `valid/income/auc` and `train/learning_rate`.
 
-    Values that are null or not finite are left out. So are learning rates, samples and seconds of a validation record,
-    since the training record of the same step has them.
+    Values that are no finite numbers are left out, and so are `step` and `total_steps`. A validation record gives only
+    its loss and the metrics of its tasks; the training record of the same step has learning rates, samples and seconds.
     """
     split = record["split"]
     keys = record.keys() - {"step", "total_steps"} if split == "train" else {"loss"}
@@ -27,14 +28,14 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
 
 
 def final_scalars(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of `metrics.json` by tag: `final/test/income/auc`, `final/samples_per_second`."""
+    """Return the numbers of `metrics.json` by tag, for example `final/test/income/auc` and `final/best_step`."""
     numbers = _numbers(FINAL, metrics)
     for split in SPLITS:
         numbers |= _task_numbers(f"{FINAL}/{split}", metrics.get(split, {}).get("tasks", {}))
     return numbers
 
 
-def flat(config: RunConfig) -> dict[str, bool | int | float | str]:
+def flatten_config(config: RunConfig) -> dict[str, bool | int | float | str]:
     """Return the values of the configuration by flat key, for example `model.levels[0].task_experts`.
 
     Keys without a value are left out; a list is given as JSON text.
@@ -105,14 +106,14 @@ class RunLogger(Protocol):
 
     @property
     def recovery(self) -> str:
-        """Text that says where missing records are found, or how the logger gets them."""
+        """Text that says where the user finds records that the logger lacks, or how the logger can receive them."""
 
     @property
     def place(self) -> str:
         """Folder or page of the logged values."""
 
-    def begin(self, step: int, past: Sequence[Record]) -> None:
-        """Begin with a run that has done `step` steps, whose records are `past`."""
+    def begin(self, step: int, past_records: Sequence[Record]) -> None:
+        """Begin to log a run that has done `step` steps, with the records `past_records`."""
 
     def log(self, records: Sequence[TimedRecord]) -> None:
         """Log new records, the oldest first."""

@@ -27,12 +27,12 @@ from ple_rec.training.loggers.base import (
     Record,
     TimedRecord,
     final_scalars,
-    flat,
-    scalars,
+    flatten_config,
+    record_scalars,
 )
 
 # Limits of MLflow's REST interface: characters of a value, entries of a request.
-_VALUE, _PARAMS, _METRICS = 6000, 100, 1000
+_MAX_VALUE_LENGTH, _MAX_PARAMS, _MAX_METRICS = 6000, 100, 1000
 # A preempted run will be resumed, so it stays RUNNING on the server.
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 # Requests time out soon and are not retried, since `BackgroundLogger` retries. The client must send no telemetry and
@@ -49,7 +49,9 @@ _MOST_SHOWN = 300
 
 
 def check_installed() -> None:
-    """Refuse `[watch.mlflow]` without MLflow's client.
+    """Refuse `[watch.mlflow]` without MLflow's client, and set the environment variables that the client reads.
+
+    Variables that the user has set are kept.
 
     Raises:
         UserError: The client cannot be imported.
@@ -61,9 +63,9 @@ def check_installed() -> None:
     except Exception as error:  # A broken installation may raise more than ImportError.
         raise UserError(
             "watch.mlflow",
-            f"mlflow cannot be imported ({_short(error)})",
-            "it speaks to the server",
-            "install it (pip install mlflow-skinny), or leave the section out",
+            f"mlflow cannot be imported ({_short_message(error)})",
+            "it sends the metrics to the server",
+            "install it (pip install mlflow-skinny), or leave out the section [watch.mlflow]",
         ) from error
 
 
@@ -85,16 +87,16 @@ def connect(config: MlflowConfig) -> Any:
         outcome = "whose server refuses" if 400 <= status < 500 else "where no MLflow server answers"
         raise UserError(
             _KEY,
-            f"got {config.tracking_uri!r}, {outcome} ({_short(error)})",
-            "it answers before a run that it is to watch starts",
-            "start the server, correct the address or the credentials, or leave the section [watch.mlflow] out",
+            f"got {config.tracking_uri!r}, {outcome} ({_short_message(error)})",
+            "the server must answer before the run starts",
+            "start the server, correct the address or the credentials, or leave out the section [watch.mlflow]",
         ) from error
     if experiment is not None and experiment.lifecycle_stage != "active":
         raise UserError(
             "watch.mlflow.experiment",
             f"got {config.experiment!r}, which has been deleted on the server",
-            "an experiment that takes a run is not deleted",
-            "restore it there, or name another",
+            "a deleted experiment takes no runs",
+            "restore it on the server, or name another experiment",
         )
     return client
 
@@ -112,7 +114,7 @@ class Mlflow:
     """
 
     name = "mlflow"
-    recovery = "train.jsonl and metrics.json have it all, and --resume sends it"
+    recovery = "train.jsonl and metrics.json hold all records, and --resume sends the missing ones"
 
     def __init__(self, config: RunConfig, run: RunDirectory, *, resume: bool) -> None:
         assert config.watch.mlflow is not None
@@ -124,15 +126,15 @@ class Mlflow:
         except Exception as error:  # Errors are of many classes, as in `connect`.
             raise UserError(
                 _KEY,
-                f"got {self.server.tracking_uri!r}, which refuses the run ({_short(error)})",
-                "the run is made there before it starts",
-                "correct what the server names, or leave the section [watch.mlflow] out",
+                f"got {self.server.tracking_uri!r}, which refuses the run ({_short_message(error)})",
+                "the run is created on the server before it starts",
+                "correct what the server names, or leave out the section [watch.mlflow]",
             ) from error
         self.run_id, self.experiment_id = info.run_id, info.experiment_id
         saved = {**self.server.model_dump(), "experiment_id": self.experiment_id, "run_id": self.run_id}
         run.write_json(MLFLOW, saved)
         self._resumed = earlier is not None
-        # (split, step) of the records that the server has.
+        # (split, step) of the records that the server already has.
         self._sent: set[tuple[str, int]] = set()
 
     @property
@@ -141,14 +143,14 @@ class Mlflow:
         uri = self.server.tracking_uri.rstrip("/")
         return f"{uri}/#/experiments/{self.experiment_id}/runs/{self.run_id}"
 
-    def begin(self, step: int, past: Sequence[Record]) -> None:
+    def begin(self, step: int, past_records: Sequence[Record]) -> None:
         """Send the configuration, and the past records that the server lacks."""
         with _raise_unavailable():
-            if self._resumed or past:
+            if self._resumed or past_records:
                 for split, key in (("train", "train/loss"), ("valid", "valid/loss"), (FINAL, f"{FINAL}/steps")):
                     self._sent |= {(split, m.step) for m in self.client.get_metric_history(self.run_id, key)}
         now = time.time()
-        self.log([TimedRecord(now, record) for record in past])
+        self.log([TimedRecord(now, record) for record in past_records])
         with _raise_unavailable():
             self._send_params()
             self.client.log_text(self.run_id, dump_toml(self.config), CONFIG)
@@ -156,12 +158,12 @@ class Mlflow:
     def log(self, records: Sequence[TimedRecord]) -> None:
         """Send the records that the server lacks."""
         new = [(t, r) for t, r in records if (r["split"], r["step"]) not in self._sent]
-        self._send_metrics([(scalars(record), record["step"], moment) for moment, record in new])
+        self._send_metrics([(record_scalars(record), record["step"], moment) for moment, record in new])
 
     def end(self, ending: Ending) -> None:
-        """Send results and files, and close the run unless it is preempted.
+        """Send results and files, and close the run on the server, even if the files cannot be sent.
 
-        The run is closed even if the files cannot be sent.
+        A preempted run is not closed, because it will be resumed.
         """
         with _raise_unavailable():
             if ending.metrics and (FINAL, ending.metrics["steps"]) not in self._sent:
@@ -181,23 +183,25 @@ class Mlflow:
         return self.client.create_run(experiment_id, run_name=self.config.name, tags=tags)
 
     def _send_params(self) -> None:
-        """Send the configuration as parameters; values that a resumed run changed become tags.
+        """Send the configuration as parameters; up to 100 values that a resumed run changed become tags.
 
         A server refuses to change parameters.
         """
         from mlflow.entities import Param, RunTag
 
-        values = {_key(key): str(value)[:_VALUE] for key, value in flat(self.config).items()}
+        values = {_param_key(key): str(value)[:_MAX_VALUE_LENGTH] for key, value in flatten_config(self.config).items()}
         old: Mapping[str, str] = self.client.get_run(self.run_id).data.params if self._resumed else {}
         new = [Param(key, value) for key, value in values.items() if key not in old]
         changed = [RunTag(f"resumed.{key}", value) for key, value in values.items() if old.get(key, value) != value]
-        for first in range(0, len(new), _PARAMS):
-            self.client.log_batch(self.run_id, params=new[first : first + _PARAMS], synchronous=True)
+        for first in range(0, len(new), _MAX_PARAMS):
+            self.client.log_batch(self.run_id, params=new[first : first + _MAX_PARAMS], synchronous=True)
         if changed:
-            self.client.log_batch(self.run_id, tags=changed[:_PARAMS], synchronous=True)
+            self.client.log_batch(self.run_id, tags=changed[:_MAX_PARAMS], synchronous=True)
 
     def _send_metrics(self, points: Sequence[tuple[dict[str, float], int, float]]) -> None:
-        """Send the metrics of some steps, those of a step always in one request, so that the server has all or none.
+        """Send the metrics of several records.
+
+        Up to 1,000 metrics of one record are sent in one request, so the server has all or none of them.
 
         Args:
             points: Numbers by tag, step, and time in seconds since 1970, for each record.
@@ -207,7 +211,7 @@ class Mlflow:
         batch: list[Any] = []
         for values, step, moment in points:
             point = [Metric(key, value, int(moment * 1000), step) for key, value in values.items()]
-            if len(batch) + len(point) > _METRICS:
+            if len(batch) + len(point) > _MAX_METRICS:
                 self._log(batch)
                 batch = []
             batch += point
@@ -215,12 +219,16 @@ class Mlflow:
 
     def _log(self, metrics: Sequence[Any]) -> None:
         with _raise_unavailable():
-            for first in range(0, len(metrics), _METRICS):
-                self.client.log_batch(self.run_id, metrics=metrics[first : first + _METRICS], synchronous=True)
+            for first in range(0, len(metrics), _MAX_METRICS):
+                self.client.log_batch(self.run_id, metrics=metrics[first : first + _MAX_METRICS], synchronous=True)
 
 
 def _resumed_run(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
-    """Return the run that `mlflow.json` names, after setting it to RUNNING; None if the server has no such run."""
+    """Return the run that `mlflow.json` names, after setting it to RUNNING.
+
+    None if the file is missing or damaged or names another server or experiment, or if the server has no such run or
+    has deleted it.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
@@ -243,7 +251,7 @@ def _resumed_run(client: Any, server: MlflowConfig, run_dir: Location) -> Any:
 
 @contextmanager
 def _raise_unavailable() -> Iterator[None]:
-    """Raise `LoggerUnavailableError` if the block fails in a way that a later attempt may not.
+    """Raise `LoggerUnavailableError` if the block fails with an error that a later attempt may not have.
 
     Raises:
         LoggerUnavailableError: The server cannot be reached, does not answer in time or is overloaded.
@@ -255,17 +263,17 @@ def _raise_unavailable() -> Iterator[None]:
     except MlflowException as error:
         status = error.get_http_status_code()
         if status >= 500 or status == 429:
-            raise LoggerUnavailableError(_short(error)) from error
+            raise LoggerUnavailableError(_short_message(error)) from error
         raise
 
 
-def _key(key: str) -> str:
+def _param_key(key: str) -> str:
     """Return a key without brackets, which the server refuses: `tasks[0].weight` becomes `tasks.0.weight`."""
     return key.replace("[", ".").replace("]", "")
 
 
-def _short(error: BaseException) -> str:
-    """Return the cause of an error, without the attempts that the HTTP library lists."""
+def _short_message(error: BaseException) -> str:
+    """Return the cause of a lost connection, without the attempts that the HTTP library lists, or else the message."""
     text = " ".join(str(error).split())
     causes = [cause for cause in ("Connection refused", "timed out", "Name or service not known") if cause in text]
     return causes[0].lower() if causes else text[:_MOST_SHOWN]

@@ -1,7 +1,7 @@
 """Logger to event files of TensorBoard, in `tensorboard/` of the run directory.
 
-Scalars have the tags of `scalars`. The page "custom scalars" shows training and validation of a metric in one chart,
-the page "text" has the configuration, and the page "hparams" has the final metrics of the run.
+Scalars have the tags of `record_scalars`. The page "custom scalars" shows training and validation of a metric in one
+chart, the page "text" has the configuration, and the page "hparams" has the final metrics of the run.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import RunConfig
-from ple_rec.errors import UserError, settings
-from ple_rec.training.loggers.base import Ending, Record, TimedRecord, final_scalars, flat, scalars
+from ple_rec.errors import UserError, overrides_text
+from ple_rec.training.loggers.base import Ending, Record, TimedRecord, final_scalars, flatten_config, record_scalars
 
 _PREFIX = "events.out.tfevents."
 
@@ -46,13 +46,13 @@ def check_installed(required: bool | None) -> None:
         raise UserError(
             "watch.tensorboard",
             "got true, but tensorboard cannot be imported",
-            "it writes the event files",
-            f"install it (pip install tensorboard), or take the key back by {settings('watch.tensorboard=')}",
+            "tensorboard writes the event files",
+            f"install it (pip install tensorboard), or unset the key by {overrides_text('watch.tensorboard=')}",
         )
 
 
 class TensorBoard:
-    """Writer of one event file for each start of the run; none if it ends before its first record.
+    """Writer of one event file for each start of the run; it writes none if the run ends before its first record.
 
     It uses tensorboard's record writer. Torch's `SummaryWriter` would start a second thread, which prints a traceback
     if the disk is full.
@@ -60,11 +60,11 @@ class TensorBoard:
     Args:
         directory: Folder of the files.
         config: Configuration of the run.
-        place: Path or address of the folder in messages; the folder of a run in a store is pushed to an address.
+        place: Path of the folder in messages; or the address in an object store to which the folder is copied.
     """
 
     name = "tensorboard"
-    recovery = "train.jsonl and metrics.json have it all"
+    recovery = "train.jsonl and metrics.json hold all records"
 
     def __init__(self, directory: Path, config: RunConfig, place: str) -> None:
         self.directory, self.config, self.place = directory, config, place
@@ -74,12 +74,12 @@ class TensorBoard:
         self._tags: set[str] = set()
         self._has_layout = False
 
-    def begin(self, step: int, past: Sequence[Record]) -> None:
-        """Begin with a run that has done `step` steps; later steps of earlier files are superseded."""
-        self._step, self._past = step, past
+    def begin(self, step: int, past_records: Sequence[Record]) -> None:
+        """Keep the number of steps done and the past records of the run until the first new record is written."""
+        self._step, self._past = step, past_records
 
     def _start(self) -> None:
-        """Open a new file if none is open."""
+        """Open a new file if none is open, and write the configuration; the run's first file also gets past records."""
         if self._writer is not None:
             return
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -91,6 +91,7 @@ class TensorBoard:
         now = time.time()
         self._write(Event(file_version="brain.Event:2"), now)
         if earlier:
+            # This event makes TensorBoard ignore the later steps of earlier files.
             self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)), now)
         # Indented lines are code in Markdown.
         text = "\n".join(f"    {line}" for line in dump_toml(self.config).splitlines())
@@ -101,7 +102,7 @@ class TensorBoard:
         """Write the records and flush the file, so that a killed run loses none of them."""
         self._start()
         for moment, record in records:
-            values = scalars(record)
+            values = record_scalars(record)
             self._write_scalars(values, record["step"], moment)
             self._tags |= values.keys()
             if record["split"] == "valid" and not self._has_layout:
@@ -116,9 +117,10 @@ class TensorBoard:
         if ending.metrics:
             self._start()
             values = final_scalars(ending.metrics)
-            # A run that is resumed at the last step supersedes the next step, so the results stand there.
+            # If the finished run is resumed, its new file supersedes all steps after the last one. The results stand at
+            # the step after the last, so that they are superseded, too, and not shown twice.
             step = ending.metrics["steps"] + 1
-            for part in summary.hparams(flat(self.config), values):
+            for part in summary.hparams(flatten_config(self.config), values):
                 self._write(Event(step=step, summary=part), ending.time)
             self._write_scalars(values, step, ending.time)
         if self._writer is not None:
@@ -160,5 +162,6 @@ def _open(directory: Path, earlier: Sequence[str]) -> Any:
 
 
 def _seconds(name: str) -> int:
+    """Return the time in the name of an event file, in seconds since 1970; 0 if it has none."""
     digits = name.removeprefix(_PREFIX).partition(".")[0]
     return int(digits) if digits.isdigit() else 0

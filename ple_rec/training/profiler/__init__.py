@@ -1,4 +1,5 @@
-"""Profiler of training steps: `ple-rec train --profile`.
+"""Profiler of training steps, for `ple-rec train --profile`.
 
-The loop marks the regions of a step through `Regions`. Without a `StepProfile`, a mark costs a function call.
+The training loop marks the regions of a step, for example "data wait" or "dense forward", through `Regions`. Without a
+`StepProfile`, each mark only costs a function call.
 """

@@ -1,7 +1,8 @@
-"""Regions of a step, and the hooks that mark regions inside the sharded tables.
+"""Regions of a training step, and the hooks that open and close regions inside the sharded tables.
 
-A region that opens inside another one stops the clock of the outer one until it closes. Each moment therefore belongs
-to exactly one region, and the times add up to the whole. A region may open any number of times in a step.
+A region is a kind of work in a step, for example "data wait" or "lookup". A region that opens inside another one stops
+the clock of the outer region until it closes. Each moment therefore belongs to exactly one region, and the times of the
+regions add up to the time of the step. A region may open any number of times in a step.
 
 The tables have three regions in the forward pass: input distribution, lookup, and output distribution, which ends when
 its result has arrived. They have two in the backward pass. Gradient exchange covers the gradients of pooled rows and
@@ -20,7 +21,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import LazyAwaitable
 
-from ple_rec.distributed.sparse_prefetch import lookups_of, sharded_collection
+from ple_rec.distributed.sparse_prefetch import lookup_modules, sharded_collection
 
 Region = Literal[
     "data wait",
@@ -43,7 +44,10 @@ _EMPTY_CONTEXT: AbstractContextManager[None] = nullcontext()
 
 
 class Regions:
-    """Marks without clocks: each costs a function call and never touches the device."""
+    """Regions of a run that is not profiled; also the interface of `RegionClocks`.
+
+    Opening a region only costs a function call, and never waits for the device.
+    """
 
     def __call__(self, region: Region) -> AbstractContextManager[None]:
         """Return a context whose content belongs to a region of the step."""
@@ -54,20 +58,24 @@ class Regions:
         return _EMPTY_CONTEXT
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """Count seconds for another region, whose work alternates with that of the first inside one context."""
+        """Move seconds from a region to another one, whose work ran inside the context of the first."""
 
 
-OFF = Regions()
+NO_REGIONS = Regions()
 
 
 class RegionClocks(Regions):
-    """Marks that are timed by clocks or named in a trace.
+    """Regions that are timed by clocks or named in a trace.
 
-    The breakdown uses clocks rather than the trace, since a trace cannot show a region that one thread opens and
-    another closes, and the profiler slows small operators most.
+    The breakdown of a step uses clocks rather than the trace, since a trace cannot show a region that one thread opens
+    and another closes, and the profiler slows small operators most.
 
     Args:
-        device: Device whose work is timed. Each mark waits for a GPU while the clocks run.
+        device: Device whose work is timed. While the clocks run, opening or closing a region waits for a GPU.
+
+    Attributes:
+        paused_seconds: Seconds spent in `paused` so far.
+        seconds: Seconds of each region since `begin`.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -78,7 +86,7 @@ class RegionClocks(Regions):
         self.begin(None)
 
     def begin(self, mode: Literal["timed", "traced"] | None) -> None:
-        """Set the clocks to 0, and start a mode.
+        """Set the clocks to 0, close all regions, and start timing or tracing, or stop both.
 
         Args:
             mode: "timed" to time the regions, "traced" to name them in the profiler's trace, None for neither.
@@ -89,14 +97,14 @@ class RegionClocks(Regions):
         self._since = self.now() if self._mode == "timed" else 0.0
 
     def now(self) -> float:
-        """Return the time once the device has done all the work in its queue."""
+        """Wait until the device has finished its queued work, and return the time."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
     def end(self) -> dict[Region, float]:
         """Stop the clocks, and return the seconds of each region since `begin`."""
-        self._account()
+        self._add_elapsed()
         seconds = self.seconds
         self.begin(None)
         return seconds
@@ -106,16 +114,16 @@ class RegionClocks(Regions):
         return _EMPTY_CONTEXT if self._mode == "off" else self._within(region)
 
     def move(self, region: Region, other: Region, seconds: float) -> None:
-        """Count seconds for another region, whose work alternates with that of the first inside one context."""
+        """Move seconds from a region to another one, whose work ran inside the context of the first."""
         if self._mode == "timed":
             self.seconds[region] -= seconds
             self.seconds[other] += seconds
 
     def push(self, region: Region) -> None:
-        """Open a region from a hook, which cannot keep a context open."""
+        """Open a region without a context, from a hook."""
         if self._mode == "off":
             return
-        self._account()
+        self._add_elapsed()
         record = None
         if self._mode == "traced":
             record = torch.profiler.record_function(region)
@@ -123,12 +131,12 @@ class RegionClocks(Regions):
         self._open.append((region, record))
 
     def push_untraced(self, region: Region) -> None:
-        """Open a region that another thread may close, for the clocks alone, since a trace cannot show it."""
+        """Open a region for the clocks only, since a trace cannot show a region that another thread may close."""
         if self._mode == "timed":
             self.push(region)
 
     def pop(self, region: Region) -> None:
-        """Close the innermost region, if it is this one."""
+        """Close the innermost region if it is `region`."""
         if self._open and self._open[-1][0] == region:
             self._close_to(len(self._open) - 1)
 
@@ -144,8 +152,8 @@ class RegionClocks(Regions):
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Return a context whose content, for example an evaluation, belongs to no step."""
-        self._account()
+        """Return a context whose content, for example an evaluation, belongs to no step; its time is counted apart."""
+        self._add_elapsed()
         mode, self._mode = self._mode, "off"
         started = time.perf_counter()
         try:
@@ -156,21 +164,21 @@ class RegionClocks(Regions):
 
     def _close_to(self, depth: int) -> None:
         if len(self._open) > depth:
-            self._account()
+            self._add_elapsed()
         while len(self._open) > depth:
             _, record = self._open.pop()
             if record is not None:
                 record.__exit__(None, None, None)
 
-    def _account(self) -> None:
-        """Give the time since the last mark to the innermost region."""
+    def _add_elapsed(self) -> None:
+        """Add the time since the last change of region to the innermost region."""
         if self._mode == "timed":
             now = self.now()
             self.seconds[self._open[-1][0] if self._open else "other"] += now - self._since
             self._since = now
 
 
-class TableMarks:
+class TableRegionHooks:
     """Hooks on the sharded tables of a model that open and close regions.
 
     Args:
@@ -188,7 +196,7 @@ class TableMarks:
             collection.register_forward_pre_hook(self._before_collection),
             collection.register_forward_hook(self._after_collection),
         ]
-        for lookup in lookups_of(collection):
+        for lookup in lookup_modules(collection):
             self._handles.append(lookup.register_forward_pre_hook(self._before_lookup))
             self._handles.append(lookup.register_forward_hook(self._after_lookup))
 
@@ -220,7 +228,8 @@ class TableMarks:
             self._clocks.pop("output distribution")
             values = pooled.values()
             if values.requires_grad:
-                # After these gradients, the backward pass exchanges them, updates the tables and waits for DDP.
+                # Once these gradients are computed, the backward pass exchanges them, updates the tables and waits for
+                # DDP.
                 values.register_hook(lambda _: self._clocks.push_untraced("gradient exchange"))
             return pooled
 
@@ -231,7 +240,7 @@ class TableMarks:
 
 
 def _lookup_nodes(node: Any) -> Iterator[Any]:
-    """Yield FBGEMM's nodes in the autograd graph of an output, which may concatenate the outputs of several nodes."""
+    """Yield FBGEMM's lookups in the autograd graph of an output, which may concatenate the results of several."""
     if node is None:
         return
     if "Lookup" in node.name():

@@ -1,4 +1,4 @@
-"""Profile of a training run: measurements of where the time of a step goes, made in a few steps of the training.
+"""Profile of a training run: measurements of what takes the time of a step, made in a few steps of the training.
 
 The time of a step is divided into regions, for example "data wait", "lookup" or "dense backward"; the module `regions`
 lists them. After some steps to warm up, clocks time the regions of about 20 steps. Then `torch.profiler` traces 3
@@ -28,38 +28,39 @@ from ple_rec.data.batch import Batch
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import PROFILE, write_bytes, write_json, write_text, writing
+from ple_rec.runs.layout import PROFILE, explain_write_errors, write_bytes, write_json, write_text
 from ple_rec.storage import Location, make_directory
 from ple_rec.training.context import TrainContext
 from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
-from ple_rec.training.profiler.regions import OFF, RegionClocks, Regions, TableMarks
-from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
+from ple_rec.training.profiler.regions import NO_REGIONS, RegionClocks, Regions, TableRegionHooks
+from ple_rec.training.profiler.schedule import Schedule, check_steps, choose_steps
 
 # Number of operators that the summary lists.
 _OPERATORS = 5
-# On a CPU the dense layers are one operator that waits for other threads. The operators on those threads are listed, so
-# this one would count their time twice.
+# Autograd function of the dense layers on a CPU, which waits for other threads. It is not listed, because the operators
+# on those threads are, and their time would count twice.
 _BLOCKS = "_Blocked"
 
 
 class NoProfile:
     """Profile that does nothing, for a run that is not profiled; also the interface of a profile."""
 
-    regions: Regions = OFF
+    regions: Regions = NO_REGIONS
 
-    def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
+    def begin(self, steps_done: int, remaining_steps: int, is_interrupted_after: Callable[[int], bool]) -> None:
         """Choose the steps to profile, when the training loop begins (a collective).
 
         Args:
-            done: Number of steps done before the loop begins.
-            left: Number of steps that the loop will train.
-            pauses: Function of the number of steps done, which returns True if an evaluation or a checkpoint follows.
+            steps_done: Number of steps done before the loop begins.
+            remaining_steps: Number of steps that the loop will train.
+            is_interrupted_after: Function of the number of steps done, which returns True if an evaluation or a
+                checkpoint follows.
         """
 
     def step(self, batch: Batch) -> float:
-        """Count a step after it has been done and reported, and return the seconds that this call took (a collective).
+        """Count a step after it has been trained and reported, and return the seconds of this call (a collective).
 
-        The training loop leaves these seconds out of its speed.
+        The training loop does not count these seconds as training time.
         """
         return 0.0
 
@@ -71,7 +72,7 @@ NO_PROFILE = NoProfile()
 
 
 class _Stopwatch:
-    """Counter of steps, samples and seconds since its creation, without pauses for evaluations and checkpoints.
+    """Counter of steps, samples and seconds since its creation, without the time of evaluations and checkpoints.
 
     Args:
         clocks: Clocks of the regions, which also count the seconds of the pauses.
@@ -114,35 +115,36 @@ class StepProfile(NoProfile):
         self._context, self._say, self._strict = context, say, strict
         self._run, self._dir = run, run / PROFILE
         self._schedule: Schedule | None = None
-        self._marks: TableMarks | None = None
+        self._hooks: TableRegionHooks | None = None
         self._profiler: Any = None
         self._finished = False
 
-    def begin(self, done: int, left: int, pauses: Callable[[int], bool]) -> None:
-        """Choose the steps to profile, when the training loop begins (a collective).
+    def begin(self, steps_done: int, remaining_steps: int, is_interrupted_after: Callable[[int], bool]) -> None:
+        """Choose the steps to profile, when the training loop begins, and empty the folder `profile/` (a collective).
 
         Raises:
             UserError: There are too few steps and `strict` is True, or the folder of the profile cannot be written.
         """
         try:
-            check_steps(left)
+            check_steps(remaining_steps)
         except UserError as error:
             if self._strict:
                 raise
             self._print(f"no profile: {error.value}; {error.rule}")
             return
-        run_on_rank_zero(self._make_room)
-        self._schedule = schedule(done, left, pauses)
+        run_on_rank_zero(self._replace_folder)
+        self._schedule = choose_steps(steps_done, remaining_steps, is_interrupted_after)
         if self._schedule.is_short:
             self._print(
-                f"profile: {left} step(s) are too few for a good one: {self._schedule.timed - done} to warm up, "
-                f"{self._schedule.traced - self._schedule.timed} timed, {self._schedule.end - self._schedule.traced} "
-                "traced"
+                f"profile: {remaining_steps} step(s) are too few for a full profile: "
+                f"{self._schedule.timed_start - steps_done} to warm up, "
+                f"{self._schedule.traced_start - self._schedule.timed_start} timed, "
+                f"{self._schedule.end - self._schedule.traced_start} traced"
             )
-        self._done, self._stopwatch = done, _Stopwatch(self.regions)
+        self._done, self._stopwatch = steps_done, _Stopwatch(self.regions)
 
     def step(self, batch: Batch) -> float:
-        """Count a step and start or end a part of the profile; return the seconds that this took (a collective)."""
+        """Count a step, start or end a phase of the profile, and return the seconds of this call (a collective)."""
         if self._schedule is None or self._finished:
             return 0.0
         started = time.perf_counter()
@@ -151,14 +153,14 @@ class StepProfile(NoProfile):
         if self._profiler is not None:
             self._profiler.step()
         # The speed without any profiling is measured in the second half of the warm-up.
-        if self._done == self._schedule.pace:
+        if self._done == self._schedule.baseline:
             self._stopwatch = _Stopwatch(self.regions)
-        if self._done == self._schedule.timed:
+        if self._done == self._schedule.timed_start:
             self._before = self._stopwatch.span()
-            self._marks = TableMarks(self._context.model, self.regions)
+            self._hooks = TableRegionHooks(self._context.model, self.regions)
             self._stopwatch = _Stopwatch(self.regions)
             self.regions.begin("timed")
-        elif self._done == self._schedule.traced:
+        elif self._done == self._schedule.traced_start:
             self._cpu_seconds, self._timed = self._stopwatch.cpu_seconds(), self._stopwatch.span()
             self._seconds = self.regions.end()
             self._start_profiler()
@@ -174,7 +176,7 @@ class StepProfile(NoProfile):
         self._stop()
         if self._schedule is not None and not self._finished:
             self._print(
-                f"no profile: training ended at step {self._done:,}, and it would have been whole at step "
+                f"no profile: training ended at step {self._done:,}, before the profile's last step, "
                 f"{self._schedule.end:,}"
             )
 
@@ -182,10 +184,10 @@ class StepProfile(NoProfile):
         if self._context.ranks.is_main:
             self._say(text)
 
-    def _make_room(self) -> None:
-        # An earlier profile of this run may have traces of more ranks, which would stay beside the new ones.
+    def _replace_folder(self) -> None:
+        # An earlier profile of this run may have traces of more ranks, which must not be mixed with the new ones.
         self._run.remove([PROFILE])
-        with writing(self._dir):
+        with explain_write_errors(self._dir):
             make_directory(self._dir)
 
     def _start_profiler(self) -> None:
@@ -227,17 +229,17 @@ class StepProfile(NoProfile):
             self._report([rank_profile for rank_profile, _ in gathered], [error for _, error in gathered if error])
 
     def _stop(self) -> None:
-        if self._marks is not None:
-            self._marks.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
         if self._profiler is not None:
             self._profiler.stop()
-        self._marks = self._profiler = None
+        self._hooks = self._profiler = None
 
     def _trace(self, rank: int) -> Location:
         return self._dir / f"trace-rank{rank}.json.gz"
 
     def _write_trace(self, profiler: Any) -> str | None:
-        """Write the trace of this rank; return the error if it cannot be written."""
+        """Write the trace of this rank; return the text of the error if it cannot be written, else None."""
         try:
             with tempfile.TemporaryDirectory() as folder:
                 plain = Path(folder) / "trace.json"
@@ -260,8 +262,8 @@ class StepProfile(NoProfile):
         context, cuda = self._context, self._context.ranks.device.type == "cuda"
         summary = breakdown(ranks)
         summary |= {
-            "first_step": self._schedule.timed + 1,
-            "traced_steps": self._schedule.end - self._schedule.traced,
+            "first_step": self._schedule.timed_start + 1,
+            "traced_steps": self._schedule.end - self._schedule.traced_start,
             "device": context.ranks.device.type,
             "threads": context.ranks.threads,
             "clock": "device-synchronised" if cuda else "host",
@@ -278,31 +280,37 @@ class StepProfile(NoProfile):
         except UserError as error:
             errors.append(str(error))
         for error_text in errors:
-            self._say(f"the profile is not whole, training goes on: {error_text}")
+            self._say(f"a file of the profile is missing, training goes on: {error_text}")
 
     def _notes(self, *, cuda: bool) -> list[str]:
-        """Return notes that a reader needs to understand the times."""
+        """Return notes on how the times of this profile differ from those of other steps."""
         assert self._schedule is not None
         notes = []
         if cuda:
             notes.append(
-                "times are device-synchronised: the device is waited for where a region begins and ends, so that what "
-                "overlaps in other steps, exchanges and copies above all, stands in full length here"
+                "times are device-synchronised: the host waits for the device where a region begins and ends, so "
+                "exchanges and copies, which overlap with other work in normal steps, count in full here"
             )
         every = self._context.config.train.report_every
-        reports = sum(step % every == 0 for step in range(self._schedule.timed + 1, self._schedule.traced + 1))
-        steps = self._schedule.traced - self._schedule.timed
-        # With no report in the timed steps, or with many, the time of logging differs from its average over the run.
+        reports = sum(
+            step % every == 0 for step in range(self._schedule.timed_start + 1, self._schedule.traced_start + 1)
+        )
+        steps = self._schedule.traced_start - self._schedule.timed_start
+        # With no report in the timed steps, or with more than twice as many as on average, the time of logging differs
+        # from its average over the run. With fewer than one report in 1,000 steps, that average is negligible.
         if reports * every > 2 * steps or (reports == 0 and every <= 1000):
             notes.append(
-                f"logging is that of {reports} report(s) in {steps} steps; the run has one in {every} "
-                "(train.report_every), and one at each checkpoint"
+                f"the time of logging is that of {reports} report(s) in {steps} steps; the run has one report in "
+                f"{every} steps (train.report_every), and one at each checkpoint"
             )
         return notes
 
 
 def _operators(profiler: Any, *, cuda: bool) -> tuple[tuple[Operator, ...], float]:
-    """Return the operators that took most time, and the seconds of all operators; 1 second if none took any."""
+    """Return the operators that took most time, and the seconds of all operators, by which shares are computed.
+
+    These seconds are never 0: if no operator took any time, they are 1.
+    """
 
     def seconds(event: Any) -> float:
         return 1e-6 * float(event.self_device_time_total if cuda else event.self_cpu_time_total)
