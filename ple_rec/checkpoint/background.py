@@ -1,6 +1,6 @@
 """Asynchronous saving of checkpoints: training stops only while the state is copied to host memory.
 
-`Stager` makes the copy, and `Background` runs the function that writes the copy in a thread while training goes on.
+`Stager` makes the copy. `BackgroundRunner` runs the function that writes the copy in a thread, while training goes on.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Stager:
         return buffer.copy_(value.detach(), non_blocking=True)
 
 
-class Background:
-    """Runner of one function at a time in a background thread.
+class BackgroundRunner:
+    """Runner of one function at a time, which writes a checkpoint, in a background thread.
 
     The constructor is a collective: every rank must call it, since it creates a process group with the gloo backend.
     The function in the thread uses this group, so its collectives cannot be confused with those of the training step.
@@ -104,17 +104,13 @@ class Background:
         """True while the thread is running."""
         return self._thread is not None and self._thread.is_alive()
 
-    def start(self, work: Callable[[], None]) -> None:
-        """Run a function in a new thread.
-
-        Args:
-            work: Function to run. `wait` must have been called after the previous function.
-        """
+    def start(self, function: Callable[[], None]) -> None:
+        """Run a function in a new thread. `wait` must have been called after the previous function."""
         assert self._thread is None
 
         def run() -> None:
             try:
-                work()
+                function()
             except BaseException as error:
                 # `wait` raises the error in the thread that calls it.
                 self._error = error
@@ -123,7 +119,7 @@ class Background:
         self._thread.start()
 
     def wait(self) -> None:
-        """Wait until the function has returned; raise its error if it raised one."""
+        """Wait until the function has returned, if one was started; raise its error if it raised one."""
         if self._thread is None:
             return
         self._thread.join()

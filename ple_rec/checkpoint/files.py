@@ -2,7 +2,8 @@
 
 DCP writes one file of tensors for each rank, and `.metadata`, which says where each tensor lies. The writer computes
 the checksum of each file while it writes the file. The caller puts the checksums into the manifest, a file that lists
-all files of the checkpoint, and the reader compares `.metadata` with the manifest.
+all files of the checkpoint. The reader verifies only `.metadata` by the manifest; `ple_rec.checkpoint.load` verifies
+the other files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem as LocalFiles
 from torch.distributed.checkpoint.filesystem import FileSystemBase
 from torch.distributed.checkpoint.metadata import Metadata
 
-from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, read_manifest
+from ple_rec.checkpoint.manifest import MANIFEST, FileInfo, check_content, read_manifest
 from ple_rec.checkpoint.metadata import METADATA, parse_metadata
 from ple_rec.errors import DataError
 from ple_rec.storage import Location, atomic_write, is_remote, location, names_in
@@ -31,11 +32,11 @@ class _ChecksumStream(io.RawIOBase):
 
     Args:
         stream: Stream that receives the content; its owner closes it.
-        wrote: Function that is called after each written block.
+        on_write: Function that is called after each written block.
     """
 
-    def __init__(self, stream: Any, wrote: Callable[[], None]) -> None:
-        self.stream, self.wrote = stream, wrote
+    def __init__(self, stream: Any, on_write: Callable[[], None]) -> None:
+        self.stream, self.on_write = stream, on_write
         self.crc, self.size = 0, 0
 
     def writable(self) -> bool:
@@ -45,7 +46,7 @@ class _ChecksumStream(io.RawIOBase):
         block = memoryview(data).cast("B")
         self.stream.write(block)
         self.crc, self.size = zlib.crc32(block, self.crc), self.size + len(block)
-        self.wrote()
+        self.on_write()
         return len(block)
 
     def tell(self) -> int:
@@ -75,7 +76,7 @@ class _RemoteFiles(FileSystemBase):
         return f"{path}/{suffix}"
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        """Copy an object to the new name and remove the old one. DCP renames only `.metadata`, which is small."""
+        """Copy an object to the new name and remove the old one. DCP renames only `.metadata`, so the copy is small."""
         old = location(str(path))
         with atomic_write(location(str(new_path))) as stream:
             stream.write(old.read_bytes())
@@ -100,56 +101,56 @@ class _RemoteFiles(FileSystemBase):
 
 
 class _ChecksumFiles(FileSystemBase):
-    """Files of a local directory or of an object store, which records the checksum of each file that it writes.
+    """Files of a local directory or of an object store, with a record of the checksum of each file that is written.
 
     Args:
         directory: Directory of the checkpoint, or the prefix of its objects in a store.
-        wrote: Function that is called after each written block.
+        on_write: Function that is called after each written block.
 
     Attributes:
-        sums: Size and checksum of each written file, by file name.
+        written_files: Size and checksum of each written file, by file name.
     """
 
-    def __init__(self, directory: Location, wrote: Callable[[], None]) -> None:
-        self.base: Any = _RemoteFiles() if is_remote(directory) else LocalFiles()
-        self.wrote = wrote
-        self.sums: dict[str, File] = {}
+    def __init__(self, directory: Location, on_write: Callable[[], None]) -> None:
+        self.inner: Any = _RemoteFiles() if is_remote(directory) else LocalFiles()
+        self.on_write = on_write
+        self.written_files: dict[str, FileInfo] = {}
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Generator[io.IOBase, None, None]:
-        with self.base.create_stream(path, mode) as stream:
+        with self.inner.create_stream(path, mode) as stream:
             if "r" in mode:
                 yield stream
                 return
-            summed = _ChecksumStream(stream, self.wrote)
-            yield summed
-        self.sums[_name(path)] = File(summed.size, f"{summed.crc:08x}")
+            checksum_stream = _ChecksumStream(stream, self.on_write)
+            yield checksum_stream
+        self.written_files[_file_name(path)] = FileInfo(checksum_stream.size, f"{checksum_stream.crc:08x}")
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        self.base.rename(path, new_path)
-        self.sums[_name(new_path)] = self.sums.pop(_name(path))
+        self.inner.rename(path, new_path)
+        self.written_files[_file_name(new_path)] = self.written_files.pop(_file_name(path))
 
     def concat_path(self, path: str | os.PathLike[str], suffix: str) -> str | os.PathLike[str]:
-        return cast(str, self.base.concat_path(path, suffix))
+        return cast(str, self.inner.concat_path(path, suffix))
 
     def init_path(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
         return path
 
     def mkdir(self, path: str | os.PathLike[str]) -> None:
-        self.base.mkdir(path)
+        self.inner.mkdir(path)
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         return True
 
     def exists(self, path: str | os.PathLike[str]) -> bool:
-        return bool(self.base.exists(path))
+        return bool(self.inner.exists(path))
 
     def rm_file(self, path: str | os.PathLike[str]) -> None:
-        self.base.rm_file(path)
+        self.inner.rm_file(path)
 
 
-def _name(path: str | os.PathLike[str]) -> str:
+def _file_name(path: str | os.PathLike[str]) -> str:
     """Return the last component of a path or address."""
     return os.fspath(path).rpartition("/")[2]
 
@@ -159,20 +160,21 @@ class ChecksumWriter(FileSystemWriter):
 
     Args:
         directory: Directory of the checkpoint, or the prefix of its objects in a store; it must not contain files yet.
-        wrote: Function that is called after each written block, so that the watchdog sees progress.
+        on_write: Function that is called after each written block, so that a watchdog can see progress.
     """
 
-    def __init__(self, directory: Location, wrote: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, directory: Location, on_write: Callable[[], None] = lambda: None) -> None:
+        # The base class would turn an address into a local path, so `path` is set below.
         super().__init__(".", sync_files=not is_remote(directory))
-        self._files = _ChecksumFiles(directory, wrote)
-        # The base class declares `fs` as torch's class of local files, but it calls only the methods of FileSystemBase.
+        self._files = _ChecksumFiles(directory, on_write)
+        # The base class declares `fs` with torch's class of local files, but calls only the methods of FileSystemBase.
         self.fs = self._files  # type: ignore[assignment]
-        self.path = _path(directory)
+        self.path = _dcp_path(directory)
 
     @property
-    def sums(self) -> dict[str, File]:
+    def written_files(self) -> dict[str, FileInfo]:
         """Size and checksum of every file that this rank wrote, by file name."""
-        return self._files.sums
+        return self._files.written_files
 
 
 class CheckpointReader(FileSystemReader):
@@ -183,10 +185,11 @@ class CheckpointReader(FileSystemReader):
     """
 
     def __init__(self, directory: Location) -> None:
+        # The base class would turn an address into a local path, so `path` is set below.
         super().__init__(".")
-        # The base class declares `fs` as torch's class of local files, but it calls only the methods of FileSystemBase.
+        # The base class declares `fs` with torch's class of local files, but calls only the methods of FileSystemBase.
         self.fs = _ChecksumFiles(directory, lambda: None)  # type: ignore[assignment]
-        self.path = _path(directory)
+        self.path = _dcp_path(directory)
         self._directory = directory
         self._metadata: Metadata | None = None
 
@@ -213,6 +216,6 @@ class CheckpointReader(FileSystemReader):
         return self._metadata
 
 
-def _path(directory: Location) -> str | Path:
+def _dcp_path(directory: Location) -> str | Path:
     """Return a local directory as a Path and an address as a text, as DCP's writer and reader expect them."""
     return directory if isinstance(directory, Path) else str(directory)

@@ -1,4 +1,7 @@
-"""Checkpoints of a run, read by one process: list them, find damage, and list their content."""
+"""Functions behind `ple-rec checkpoint`: list the checkpoints of a run, find damaged files, and list the content.
+
+One process reads a checkpoint here, whatever the number of ranks that wrote it.
+"""
 
 from __future__ import annotations
 
@@ -22,33 +25,34 @@ from ple_rec.storage import Location, explain_errors, modified_at
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """Finished checkpoint.
+    """Finished checkpoint, that is, one with a manifest.
 
     Args:
         path: Directory of the checkpoint.
         manifest: Manifest of the checkpoint, or None if it cannot be read.
-        names: Pointers to this checkpoint: `latest`, `best`, both or none.
-        written: Time at which the manifest was written, or None if the store has no times.
+        pointers: Pointers to this checkpoint: `latest`, `best`, both or none.
+        written_at: Time at which the manifest was written, or None if the store has no times.
     """
 
     path: Location
     manifest: Manifest | None
-    names: tuple[str, ...]
-    written: datetime | None
+    pointers: tuple[str, ...]
+    written_at: datetime | None
 
     @property
     def bytes(self) -> int | None:
-        """Total size of the files in bytes, by the manifest, or None if that cannot be read."""
+        """Total size of the files in bytes, according to the manifest; None if the manifest cannot be read."""
         return None if self.manifest is None else sum(file.bytes for file in self.manifest.files.values())
 
 
-def entries(directory: Location) -> list[CheckpointEntry]:
-    """Return the finished checkpoints, that is, those with a manifest, in order of their steps.
+def finished_checkpoints(directory: Location) -> list[CheckpointEntry]:
+    """Return the finished checkpoints in a directory, in order of their steps; a damaged manifest becomes None.
 
     Raises:
         DataError: `latest` or `best` does not contain the name of a checkpoint.
+        UserError: The store cannot be read.
     """
-    pointers = {name: pointer_target(directory, name) for name in ("latest", "best")}
+    targets = {name: pointer_target(directory, name) for name in ("latest", "best")}
     checkpoints = []
     for step in finished_steps(directory):
         path = directory / f"step-{step}"
@@ -58,17 +62,19 @@ def entries(directory: Location) -> list[CheckpointEntry]:
             manifest = None
         with explain_errors(path):
             try:
-                written = modified_at(path / MANIFEST)
+                written_at = modified_at(path / MANIFEST)
             except FileNotFoundError:
                 # The run has removed the checkpoint meanwhile.
                 continue
-        names = tuple(name for name, target in pointers.items() if target == path.name)
-        checkpoints.append(CheckpointEntry(path, manifest, names, written))
+        pointers = tuple(name for name, target in targets.items() if target == path.name)
+        checkpoints.append(CheckpointEntry(path, manifest, pointers, written_at))
     return checkpoints
 
 
-def damages(path: Location) -> list[DataError] | None:
+def find_damages(path: Location) -> list[DataError] | None:
     """Return an error for each missing, truncated or changed file of a checkpoint, or None if its run has removed it.
+
+    If the manifest cannot be read, its error is the only one.
 
     Raises:
         UserError: The store cannot be read.
@@ -99,7 +105,8 @@ class Item:
         shape: Shape of the whole tensor, or None for a plain value.
         dtype: Name of the tensor's type, for example "float32", or "" for a plain value.
         bytes: Size of the whole tensor in bytes, or 0 for a plain value.
-        pieces: Number of pieces in which it was written.
+        pieces: Number of pieces (DCP's chunks) in which it was written, such as one for each shard of a table; 1 for a
+            plain value.
     """
 
     key: str
@@ -109,14 +116,15 @@ class Item:
     pieces: int
 
 
-def items(path: Location) -> list[Item]:
+def read_items(path: Location) -> list[Item]:
     """Return all tensors and plain values of a checkpoint, in order of their keys.
 
     Args:
         path: Directory of the checkpoint.
 
     Raises:
-        DataError: A file is missing or truncated, or `.metadata` is damaged or names something that no checkpoint has.
+        DataError: The manifest is damaged, a file is missing or has another size, or `.metadata` is damaged or has
+            an object of a type that no checkpoint has.
         UserError: The store cannot be read, or the run has removed the checkpoint.
     """
     from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -127,12 +135,12 @@ def items(path: Location) -> list[Item]:
         for name, file in read_manifest(path).files.items():
             check_size(path, name, file)
         metadata = CheckpointReader(path).read_metadata()
-    content = []
+    items = []
     for key, value in sorted(metadata.state_dict_metadata.items()):
         if isinstance(value, TensorStorageMetadata):
             size, dtype = tuple(value.size), value.properties.dtype
-            count = math.prod(size) * dtype.itemsize
-            content.append(Item(key, size, str(dtype).removeprefix("torch."), count, len(value.chunks)))
+            byte_count = math.prod(size) * dtype.itemsize
+            items.append(Item(key, size, str(dtype).removeprefix("torch."), byte_count, len(value.chunks)))
         else:
-            content.append(Item(key, None, "", 0, 1))
-    return content
+            items.append(Item(key, None, "", 0, 1))
+    return items

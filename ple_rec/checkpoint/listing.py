@@ -1,4 +1,4 @@
-"""Names and directories of the checkpoints of a run. The module does not import torch."""
+"""Names and directories of the checkpoints of a run: find, list and remove them, without importing torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ple_rec.storage import Location, explain_errors, names_in, remove_tree, unl
 _STEP = re.compile("step-(0|[1-9][0-9]*)")
 
 
-def is_step(name: str) -> bool:
-    """Return True if this is the name of a checkpoint's directory, finished or not."""
+def is_checkpoint_name(name: str) -> bool:
+    """Return True if a name has the form of a checkpoint's directory, `step-<n>`."""
     return _STEP.fullmatch(name) is not None
 
 
@@ -27,27 +27,28 @@ def finished_steps(directory: Location) -> list[int]:
         return sorted(
             int(name.removeprefix("step-"))
             for name in names_in(directory)
-            if is_step(name) and (directory / name / MANIFEST).is_file()
+            if is_checkpoint_name(name) and (directory / name / MANIFEST).is_file()
         )
 
 
-def remove_checkpoint(path: Location, check: Callable[[], None]) -> None:
+def remove_checkpoint(path: Location, check_may_write: Callable[[], None]) -> None:
     """Remove a checkpoint, finished or not. The manifest goes first, so that a half-removed checkpoint does not count.
 
     Args:
         path: Directory of the checkpoint.
-        check: Function that is called before each change, and raises if this process may no longer write there.
+        check_may_write: Function that is called before the manifest and before the other files are removed; it raises
+            if this process may no longer write.
 
     Raises:
-        OSError, StoreError: The checkpoint cannot be removed.
+        OSError, StoreError: The checkpoint cannot be removed. An error of `check_may_write` is raised unchanged.
     """
-    unlink_checked(path / MANIFEST, check)
-    check()
+    unlink_checked(path / MANIFEST, check_may_write)
+    check_may_write()
     remove_tree(path)
 
 
 def pointer_target(directory: Location, name: str) -> str | None:
-    """Return the checkpoint name in the file `latest` or `best`, or None if the file does not exist.
+    """Return the checkpoint name in the file `latest` or `best`, finished or not; None if the file does not exist.
 
     Raises:
         DataError: The file does not contain the name of a checkpoint.
@@ -58,7 +59,7 @@ def pointer_target(directory: Location, name: str) -> str | None:
         if not file.is_file():
             return None
         target = file.read_bytes().decode(errors="replace").strip()
-    if not is_step(target):
+    if not is_checkpoint_name(target):
         finished = ", ".join(f"step-{step}" for step in finished_steps(directory))
         raise DataError(
             str(file),
@@ -70,13 +71,13 @@ def pointer_target(directory: Location, name: str) -> str | None:
 
 
 def find_checkpoint(directory: Location, name: str) -> Location | None:
-    """Return the directory of the finished checkpoint that `latest`, `best` or `step-<n>` names, or None.
+    """Return the directory of the finished checkpoint that `latest`, `best` or `step-<n>` names; None if there is none.
 
     Raises:
         DataError: `latest` or `best` does not contain the name of a checkpoint.
         UserError: The directory cannot be read.
     """
-    target = name if is_step(name) else pointer_target(directory, name)
+    target = name if is_checkpoint_name(name) else pointer_target(directory, name)
     if target is None:
         return None
     path = directory / target
@@ -93,7 +94,7 @@ def require_checkpoint(directory: Location, name: str) -> Location:
     """
     path = find_checkpoint(directory, name)
     if path is None:
-        known = [each for each in ("best", "latest") if find_checkpoint(directory, each)]
+        known = [pointer for pointer in ("best", "latest") if find_checkpoint(directory, pointer)]
         known += [f"step-{step}" for step in finished_steps(directory)]
         raise UserError(
             str(directory),

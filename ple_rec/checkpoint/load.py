@@ -1,4 +1,4 @@
-"""Loading of a checkpoint into a state: bytes are verified, tensors filled in place, and no code in it is run."""
+"""Loading of a checkpoint into a state, safely: its bytes are verified first, and no code that it names is run."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.planner import ReadItem
 
 from ple_rec.checkpoint.files import CheckpointReader
-from ple_rec.checkpoint.manifest import File, check_content, check_size, explain_removal, read_manifest
+from ple_rec.checkpoint.manifest import FileInfo, check_content, check_size, explain_removal, read_manifest
 from ple_rec.checkpoint.metadata import foreign_name_error
 from ple_rec.errors import DataError, UserError
-from ple_rec.storage import Location, StoreError, explain_errors, short
+from ple_rec.storage import Location, StoreError, explain_errors, short_message
 
 
-def damage_of(path: Location) -> DataError | None:
-    """Return the first error in the bytes of a checkpoint, or None. This is a collective: each rank reads some files.
+def find_damage(path: Location) -> DataError | None:
+    """Return an error for a damaged file of a checkpoint, or None. This is a collective: each rank reads some files.
+
+    If several files are damaged, all ranks return the same one of the errors.
 
     Raises:
         UserError: The files cannot be read. Every rank raises the error.
@@ -32,18 +34,20 @@ def damage_of(path: Location) -> DataError | None:
     return _common_error(path, lambda: _check_share(path, check_content))
 
 
-def _check_share(path: Location, check: Callable[[Location, str, File], None]) -> None:
-    """Run `check` on this rank's share of the files of a checkpoint."""
+def _check_share(path: Location, check: Callable[[Location, str, FileInfo], None]) -> None:
+    """Run `check` on this rank's share of the files of a checkpoint: of W ranks, each checks every W-th file."""
     files = list(read_manifest(path).files.items())
     for name, file in files[dist.get_rank() :: dist.get_world_size()]:
         check(path, name, file)
 
 
 def _common_error(path: Location, check: Callable[[], object]) -> DataError | None:
-    """Return the DataError of the first rank whose `check` raised one, equal on every rank. This is a collective.
+    """Run `check`, and return the DataError of the lowest rank on which it raised one, or None. This is a collective.
+
+    All ranks return the same error.
 
     Raises:
-        UserError: `check` raised it on some rank.
+        UserError: `check` raised it on some rank. Every rank raises it.
     """
     own_error: DataError | UserError | None = None
     try:
@@ -59,15 +63,16 @@ def _common_error(path: Location, check: Callable[[], object]) -> DataError | No
     return next((each for each in errors if each is not None), None)
 
 
-def load(path: Location, state: dict[str, Any], *, verified: bool = False) -> None:
+def load_state(path: Location, state: dict[str, Any], *, verified: bool = False) -> None:
     """Load a checkpoint into `state`: fill tensors in place and replace plain values. This is a collective.
 
-    Files are compared with the manifest before they are parsed, and functions that they name are never run.
+    Files are compared with the manifest before they are parsed, and no function that a pickle in them names is run.
 
     Args:
         path: Directory or prefix of the checkpoint.
         state: Nested tensors and plain values under the checkpoint's keys.
-        verified: True if all bytes have just been verified; only the sizes of files are then checked again.
+        verified: True if all bytes have just been verified. Then only `.metadata` is verified again, and of the other
+            files the sizes.
 
     Raises:
         DataError: The checkpoint lacks a key, has another shape, is damaged, or contains something else than tensors
@@ -101,7 +106,7 @@ def _load(path: Location, state: dict[str, Any], verified: bool) -> None:
                 raise cause from error
         raise DataError(
             str(path),
-            f"it does not fit this model ({short(cause)})",
+            f"it does not fit this model ({short_message(cause)})",
             "model, tables and optimizers are those of the run that wrote it",
             "use the configuration saved in the run's config.toml",
         ) from error
@@ -111,20 +116,20 @@ class _LoadPlanner(dcp.DefaultLoadPlanner):
     """Load planner of torch with three changes.
 
     First, it does not support the key names of torch 2.3. The planner of torch assumes them as soon as a rank does not
-    have every key of the checkpoint, which is the rule if a table is on one rank, and then reports the wrong key as
+    have every key of the checkpoint, which is usual if a table is on one rank, and then reports the wrong key as
     missing. Second, it unpickles plain values with `weights_only=True`, as torch does for tensors; the planner of torch
-    runs functions that a pickle names. Third, a tensor is only loaded into a tensor, and a plain value into one of its
-    type. The planner of torch keeps the old tensor if the checkpoint has a plain value instead, and drops the imaginary
-    part of complex numbers.
+    runs functions that a pickle names. Third, a tensor is only loaded into a tensor of the same `_kind`, and a plain
+    value into one of its type. The planner of torch keeps the old tensor if the checkpoint has a plain value instead,
+    and drops the imaginary part of complex numbers.
     """
 
     def create_local_plan(self) -> dcp.LoadPlan:
         """Return the plan of the items that this rank reads.
 
         Raises:
-            ValueError: The checkpoint has another kind of item under a key than the state.
+            ValueError: The checkpoint has an item of another `_kind` under a key than the state.
         """
-        assert self.metadata is not None
+        assert self.metadata is not None  # DCP sets it before it asks for the plan.
         for key, own_value in self.state_dict.items():
             saved = self.metadata.state_dict_metadata.get(key)
             if saved is not None and _kind(saved) != _kind(own_value):
@@ -135,7 +140,7 @@ class _LoadPlanner(dcp.DefaultLoadPlanner):
         """Put a plain value into the state.
 
         Raises:
-            ValueError: The value has another type than the one that it replaces.
+            ValueError: The value has another type than the one that it replaces; an int may replace a float.
         """
         name = read_item.dest_index.fqn
         own_value, loaded = self.state_dict[name], torch.load(value, weights_only=True)
@@ -145,7 +150,7 @@ class _LoadPlanner(dcp.DefaultLoadPlanner):
 
 
 def _kind(item: object) -> str:
-    """Return the kind of an item of a state or of a checkpoint's metadata, in words for messages."""
+    """Return the kind of an item of a state or of a checkpoint's metadata, such as `a tensor of whole numbers`."""
     described = item.properties if isinstance(item, TensorStorageMetadata) else item
     dtype = getattr(described, "dtype", None)
     if not isinstance(dtype, torch.dtype):

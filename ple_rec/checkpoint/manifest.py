@@ -2,7 +2,7 @@
 
 A checksum is CRC-32 (zlib) as 8 hexadecimal digits. It detects damage, at 4 GB/s, but does not guard against forgery.
 Each rank computes the checksums of its files while it writes them. When a checkpoint is loaded, each rank verifies a
-share of the files. Manifests of version 1 have only sizes.
+share of the files. Manifests of version 1 have sizes and no checksums.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from ple_rec.text import printable
 
 MANIFEST = "manifest.json"
 VERSION = 2
-_BLOCK = 1 << 22
-# Limit of the characters of a parser's message that an error shows.
-_MAX_MESSAGE_LENGTH = 300
+_BLOCK_BYTES = 1 << 22  # Bytes that are read at a time to compute a checksum.
+_MAX_MESSAGE_LENGTH = 300  # Characters of a parser's message that an error shows.
 _USE_ANOTHER = "use another checkpoint of the run (`latest`, `best` and `step-*` beside it)"
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 _PositiveCount = Annotated[int, Field(ge=1, lt=1 << 31)]
+# A name without a slash, and neither `.` nor `..`, so that a manifest cannot name a file outside of its directory.
 _FileName = Annotated[str, Field(pattern="^[A-Za-z0-9_.-]*[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=255)]
 
 
 @dataclass(frozen=True)
-class File:
-    """Size and checksum of a file of a checkpoint.
+class FileInfo:
+    """Size and checksum of one file of a checkpoint, as its manifest lists them.
 
     Args:
         bytes: Size of the file in bytes.
@@ -48,7 +48,7 @@ class File:
     crc32: Annotated[str, Field(pattern="^[0-9a-f]{8}$")] | None
 
     @classmethod
-    def of_text(cls, text: str) -> File:
+    def from_text(cls, text: str) -> FileInfo:
         """Return size and checksum of a file with this content."""
         content = text.encode()
         return cls(len(content), f"{zlib.crc32(content):08x}")
@@ -60,15 +60,15 @@ class Manifest:
 
     Args:
         step: Step of the checkpoint.
-        written_by: Facts about the run that a reader checks before it loads, such as its tasks and columns.
+        written_by: Properties of the run that readers check before they load, such as its tasks and columns.
         files: Size and checksum of each file, by name.
     """
 
     step: int
     written_by: Mapping[str, Any]
-    files: Mapping[str, File]
+    files: Mapping[str, FileInfo]
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         """Return the manifest as JSON."""
         files = {name: vars(file) for name, file in self.files.items()}
         raw = {"version": VERSION, "step": self.step, "written_by": dict(self.written_by), "files": files}
@@ -76,7 +76,10 @@ class Manifest:
 
 
 class _WrittenByKeys(TypedDict, total=False):
-    """Keys of `written_by` whose types its readers rely on. Other keys are allowed."""
+    """Keys of `written_by` whose types its readers rely on. Other keys are allowed.
+
+    `columns` holds the number of columns of each shard of a column-wise table, by table.
+    """
 
     # mypy allows only annotations in a TypedDict, but pydantic reads its configuration from here.
     __pydantic_config__ = ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
@@ -95,71 +98,72 @@ class _WrittenByKeys(TypedDict, total=False):
     evaluation_pending: bool
 
 
-class _Head(BaseModel):
+class _CommonKeys(BaseModel):
     model_config = ConfigDict(strict=True)
 
     step: _Count
     written_by: _WrittenByKeys = {}
 
 
-class _Version1(_Head):
+class _Version1(_CommonKeys):
     version: Literal[1]
     files: dict[_FileName, _Count]
 
 
-class _Version2(_Head):
+class _Version2(_CommonKeys):
     version: Literal[2]
-    files: dict[_FileName, File]
+    files: dict[_FileName, FileInfo]
 
 
-_CONTENT: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
+_ADAPTER: TypeAdapter[_Version1 | _Version2] = TypeAdapter(
     Annotated[_Version1 | _Version2, Field(discriminator="version")]
 )
 
 
-def checksum(file: Location) -> File:
+def read_file_info(file: Location) -> FileInfo:
     """Read a file block by block, and return its size and CRC-32."""
     crc, size = 0, 0
     with file.open("rb") as stream:
-        while block := stream.read(_BLOCK):
+        while block := stream.read(_BLOCK_BYTES):
             crc, size = zlib.crc32(block, crc), size + len(block)
-    return File(size, f"{crc:08x}")
+    return FileInfo(size, f"{crc:08x}")
 
 
 def read_manifest(path: Location) -> Manifest:
     """Read the manifest of the checkpoint in the directory `path`, which is named after its step.
 
     Raises:
-        DataError: The manifest is damaged, has another version, or belongs to another step.
+        DataError: The manifest is missing, damaged, of another version than 1 and 2, or of another step; or it lists
+            fewer files than ranks.
         UserError: The store cannot be read.
     """
     file = path / MANIFEST
     try:
-        content = _CONTENT.validate_json(file.read_bytes())
+        content = _ADAPTER.validate_json(file.read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        # The first part of the location is the version.
-        key = ".".join(str(part) for part in first["loc"][1:])
-        raise _unreadable(file, f"{key}: {first['msg']}" if key else first["msg"]) from None
+        # The first segment of the location is the version, by which pydantic selects the class.
+        key = ".".join(str(segment) for segment in first["loc"][1:])
+        raise _unreadable_error(file, f"{key}: {first['msg']}" if key else first["msg"]) from None
     except OSError as error:
-        raise _unreadable(file, str(error)) from error
+        raise _unreadable_error(file, str(error)) from error
     if path.name != f"step-{content.step}":
-        raise _unreadable(file, f"it is of step {content.step}")
+        raise _unreadable_error(file, f"its step is {content.step}")
     # Each rank writes at least one file.
     if content.written_by.get("ranks", 0) > len(content.files):
-        raise _unreadable(file, f"{len(content.files)} files of {content.written_by['ranks']} ranks")
-    files = {name: each if isinstance(each, File) else File(each, None) for name, each in content.files.items()}
+        raise _unreadable_error(file, f"{len(content.files)} files of {content.written_by['ranks']} ranks")
+    files = {name: info if isinstance(info, FileInfo) else FileInfo(info, None) for name, info in content.files.items()}
     return Manifest(content.step, dict(content.written_by), files)
 
 
-def _unreadable(file: Location, why: str) -> DataError:
-    value = f"unreadable ({printable(why)[:_MAX_MESSAGE_LENGTH]})"
-    return DataError(str(file), value, "it lists the files of a checkpoint", _USE_ANOTHER)
+def _unreadable_error(file: Location, reason: str) -> DataError:
+    value = f"unreadable ({printable(reason)[:_MAX_MESSAGE_LENGTH]})"
+    return DataError(str(file), value, "it must list the files of the checkpoint", _USE_ANOTHER)
 
 
 @contextmanager
 def explain_removal(path: Location) -> Iterator[None]:
-    """Replace an error of the block by `removal_error` if the run has removed the checkpoint meanwhile.
+    """Replace a DataError or UserError of the block by `removal_error` if the run has removed the checkpoint meanwhile.
 
     Args:
         path: Directory of the checkpoint.
@@ -176,7 +180,10 @@ def explain_removal(path: Location) -> Iterator[None]:
 
 
 def is_removed(path: Location) -> bool:
-    """Return True if the checkpoint in the directory `path`, which existed before, exists no longer.
+    """Return True if a checkpoint that the caller has found before exists no longer, that is, has no manifest.
+
+    Args:
+        path: Directory of the checkpoint.
 
     Raises:
         UserError: The store cannot be read.
@@ -191,7 +198,7 @@ def removal_error(path: Location) -> UserError:
         str(path),
         "was removed while it was read",
         "a run that trains keeps its newest checkpoints (checkpoint.keep) and the best",
-        "ask again",
+        "run the command again",
     )
 
 
@@ -203,8 +210,8 @@ def _size_of(file: Location) -> int | None:
         return None
 
 
-def check_size(path: Location, name: str, expected: File) -> None:
-    """Check that a file exists and has the size that the manifest says.
+def check_size(path: Location, name: str, expected: FileInfo) -> None:
+    """Check that a file exists and has the size that the manifest lists.
 
     Raises:
         DataError: The file is missing or has another size.
@@ -215,7 +222,7 @@ def check_size(path: Location, name: str, expected: File) -> None:
         raise DataError(str(path / name), value, f"the manifest says {expected.bytes} bytes", _USE_ANOTHER)
 
 
-def check_content(path: Location, name: str, expected: File) -> None:
+def check_content(path: Location, name: str, expected: FileInfo) -> None:
     """Check the size and, if the manifest has one, the checksum of a file.
 
     Raises:
@@ -224,10 +231,10 @@ def check_content(path: Location, name: str, expected: File) -> None:
     """
     check_size(path, name, expected)
     try:
-        actual = checksum(path / name)
+        actual = read_file_info(path / name)
     except OSError as error:
         raise DataError(
-            str(path / name), f"unreadable ({error})", "a checkpoint is read whole", _USE_ANOTHER
+            str(path / name), f"unreadable ({error})", "every file of a checkpoint is read", _USE_ANOTHER
         ) from error
     if expected.crc32 is not None and actual.crc32 != expected.crc32:
         raise DataError(

@@ -1,4 +1,9 @@
-"""Place of the checkpoints of a run: its directory, or `checkpoint.path`, which then belongs to this run alone."""
+"""Place of the checkpoints of a run, its owner, and the timer of checkpoints.
+
+The place is the folder `checkpoints` of the run directory, or the directory or store that `checkpoint.path` names. A
+run owns such an outside place alone: its file run.json has the address of the run directory, and other runs are
+refused.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +11,19 @@ import json
 import time
 from pathlib import Path
 
-from ple_rec.checkpoint.listing import is_step, remove_checkpoint
+from ple_rec.checkpoint.listing import is_checkpoint_name, remove_checkpoint
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import CHECKPOINTS, CONFIG, INIT, OF_RUN, PLAN, REPLACED, resolve_checkpoint_path
+from ple_rec.runs.layout import CHECKPOINTS, CONFIG, INIT, NAMES_OF_RUN, PLAN, REPLACED, resolve_checkpoint_path
 from ple_rec.storage import Location, create_text, explain_errors, make_directory, names_in, unlink_checked
 
-# This file, in a place of checkpoints outside of the run directory, names the run that owns the place.
-OWNER = "run.json"
+# In a place of checkpoints outside of the run directory, this file has the address of the owner's run directory.
+OWNER_FILE = "run.json"
 
 
 class CheckpointTimer:
-    """Timer for checkpoints by time.
+    """Timer that says when the next checkpoint is due.
 
     Args:
         minutes: Largest number of minutes between checkpoints.
@@ -29,7 +34,7 @@ class CheckpointTimer:
         self.restart()
 
     def restart(self) -> None:
-        """Start again from zero."""
+        """Count the time anew, after a checkpoint."""
         self._since = time.monotonic()
 
     def is_due(self) -> bool:
@@ -41,19 +46,19 @@ def checkpoint_place(config: RunConfig, run_dir: Location) -> Location:
     """Return the place of the checkpoints of a run; `{run}` in it stands for the name of the run directory.
 
     Raises:
-        UserError: The scheme of the address is unknown.
+        UserError: The address is not valid.
     """
     return resolve_checkpoint_path(config.checkpoint.path, run_dir)
 
 
-def directories_of(config: RunConfig, run_dir: Location) -> list[Path]:
-    """Return the directories of a run that its hosts must share; places in an object store are left out."""
+def shared_directories(config: RunConfig, run_dir: Location) -> list[Path]:
+    """Return the directories on disk that all hosts of a run must share: the run directory and that of checkpoints."""
     places = [run_dir] if config.checkpoint.path is None else [run_dir, checkpoint_place(config, run_dir)]
     return [place for place in places if isinstance(place, Path)]
 
 
-def restore_head(checkpoint: Location, run: RunDirectory) -> None:
-    """Restore start, plan and configuration of a run whose directory is lost, from one of its checkpoints.
+def restore_run_files(checkpoint: Location, run: RunDirectory) -> None:
+    """Restore `init_from.json`, plan and configuration of a run whose directory is lost, from one of its checkpoints.
 
     Args:
         checkpoint: Directory of the checkpoint.
@@ -63,41 +68,42 @@ def restore_head(checkpoint: Location, run: RunDirectory) -> None:
         UserError: A file cannot be read or written.
     """
     with explain_errors(checkpoint):
-        # The configuration makes a folder a run directory, so it is written last.
+        # A folder with a configuration counts as a run directory, so the configuration is written last.
         names = [INIT] * (checkpoint / INIT).is_file() + [PLAN, CONFIG]
         texts = {name: (checkpoint / name).read_text() for name in names}
     for name, text in texts.items():
         run.write_text(name, text)
 
 
-def claim_checkpoints(config: RunConfig, run: RunDirectory) -> None:
-    """Make this run the owner of the directory that `checkpoint.path` names.
+def own_checkpoint_place(config: RunConfig, run: RunDirectory) -> None:
+    """Make this run the owner of the place that `checkpoint.path` names, if it names one.
 
     Args:
         config: Configuration of the run.
         run: Directory of the run.
 
     Raises:
-        UserError: Another run owns the directory, or it cannot be read or written.
+        UserError: Another run owns the place, or it cannot be read or written.
     """
     if config.checkpoint.path is None:
         return
-    where, owned = checkpoint_place(config, run.address), json.dumps({"run": identity(run.address)})
+    place, content = checkpoint_place(config, run.address), json.dumps({"run": full_address(run.address)})
     run.check()
-    with explain_errors(where, "written"):
-        make_directory(where)
+    with explain_errors(place, "written"):
+        make_directory(place)
         try:
-            create_text(where / OWNER, owned)
+            # This fails if the file exists, so that only one of several runs becomes the owner.
+            create_text(place / OWNER_FILE, content)
         except OSError:
-            if (owner := owner_of(where)) is None:
+            if (owner := read_owner(place)) is None:
                 raise
-            refuse_others(where, owner, run.address)
+            check_owner(place, owner, run.address)
 
 
 def prepare_directory(config: RunConfig, run: RunDirectory, *, resuming: bool) -> None:
     """Make this run the owner of its place of checkpoints, and remove the files of an earlier run unless it is resumed.
 
-    The function is called after all checks, since it removes files.
+    The caller has made all checks before, since this function removes files.
 
     Args:
         config: Configuration of the run.
@@ -107,63 +113,65 @@ def prepare_directory(config: RunConfig, run: RunDirectory, *, resuming: bool) -
     Raises:
         UserError: Another run owns the place of checkpoints, or a directory cannot be read or written.
     """
-    # This call may refuse the run, so it precedes all removals.
-    claim_checkpoints(config, run)
+    # This call may refuse the run, so it comes before all removals.
+    own_checkpoint_place(config, run)
     if resuming:
         return
-    # If this process is killed during the removal, the file keeps others from resuming the earlier run.
+    # If this process is killed during the removal, this file prevents that the earlier run is resumed.
     run.write_bytes(REPLACED, b"")
-    # Results go before checkpoints, since results without checkpoints would look like a finished run.
-    run.remove(OF_RUN)
-    where = checkpoint_place(config, run.address)
+    # Results are removed before checkpoints, since results without checkpoints would look like a finished run.
+    run.remove(NAMES_OF_RUN)
+    place = checkpoint_place(config, run.address)
     # A symbolic link may lead to files that belong to others.
-    if not (isinstance(where, Path) and where.is_symlink()):
-        with explain_errors(where, "removed"):
-            for name in names_in(where):
-                if is_step(name):
-                    remove_checkpoint(where / name, run.check)
+    if not (isinstance(place, Path) and place.is_symlink()):
+        with explain_errors(place, "removed"):
+            for name in names_in(place):
+                if is_checkpoint_name(name):
+                    remove_checkpoint(place / name, run.check)
                 elif name in ("latest", "best"):
-                    unlink_checked(where / name, run.check)
+                    unlink_checked(place / name, run.check)
     run.remove([CHECKPOINTS, REPLACED] if config.checkpoint.path is None else [REPLACED])
 
 
-def identity(run_dir: Location) -> str:
-    """Return the run directory as it stands in the file `OWNER`."""
+def full_address(run_dir: Location) -> str:
+    """Return the absolute path of a run directory, or its address in a store, as the file `OWNER_FILE` has it."""
     return str(run_dir.resolve()) if isinstance(run_dir, Path) else str(run_dir)
 
 
-def refuse_others(where: Location, owner: str, run_dir: Location) -> None:
-    """Refuse a place of checkpoints whose owner is another run.
+def check_owner(place: Location, owner: str, run_dir: Location) -> None:
+    """Refuse a place of checkpoints that another run owns.
 
     Args:
-        where: Place of the checkpoints.
+        place: Place of the checkpoints.
         owner: Run directory that owns the place.
         run_dir: Directory of this run.
 
     Raises:
         UserError: The owner is another run.
     """
-    if owner != identity(run_dir):
+    if owner != full_address(run_dir):
         raise UserError(
-            str(where),
+            str(place),
             f"holds the checkpoints of {owner}",
-            "a run's checkpoints lie apart from those of others",
-            f"give another checkpoint.path, or remove {where}/{OWNER} if that run is no more",
+            "each run needs its own place of checkpoints",
+            f"give another checkpoint.path, or remove {place}/{OWNER_FILE} if that run no longer exists",
         )
 
 
-def owner_of(where: Location) -> str | None:
-    """Return the run directory that owns a place of checkpoints; None if it has no owner.
+def read_owner(place: Location) -> str | None:
+    """Return the run directory that owns a place of checkpoints, by its file `OWNER_FILE`; None without this file.
+
+    If the file is damaged, "an unknown run" is returned.
 
     Raises:
         UserError: The place cannot be read.
     """
-    with explain_errors(where):
-        file = where / OWNER
+    with explain_errors(place):
+        file = place / OWNER_FILE
         if not file.is_file():
             return None
         text = file.read_text()
     try:
         return str(json.loads(text)["run"])
     except (ValueError, LookupError, TypeError):
-        return "a run that cannot be told"
+        return "an unknown run"

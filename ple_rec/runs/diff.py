@@ -1,4 +1,8 @@
-"""`ple-rec diff`: differences of two runs in configuration, environment and metrics. This module imports no torch."""
+"""Differences of two runs in configuration, environment and metrics, for `ple-rec diff`.
+
+`compare_runs` returns a `RunDiff`, which `format_diff` and `diff_json` turn into text. The module does not import
+torch, so the command starts fast.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,16 @@ from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.config.run import RunConfig
 from ple_rec.config.words import toml_value
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.runs.layout import CONFIG, checkpoints_of
+from ple_rec.runs.layout import CONFIG, configured_checkpoint_place
 from ple_rec.runs.read import RunFiles
 from ple_rec.runs.record import RunRecord, TaskMetrics
 from ple_rec.runs.results import MISSING
-from ple_rec.text import fitted, printable
-from ple_rec.text.json_values import mapping, number
-from ple_rec.text.plain import json_text, wrapped
+from ple_rec.text import fit_table, printable
+from ple_rec.text.json_values import as_mapping, as_number
+from ple_rec.text.plain import json_text, wrap_text
 from ple_rec.text.units import short_count
 
+# Heading of each size or speed that is compared, by its key in the JSON text.
 SIZES = {
     "dense_parameters": "dense parameters",
     "table_parameters": "table parameters",
@@ -39,9 +44,10 @@ class MetricDifference(NamedTuple):
     Args:
         a: Value of run a; None if the run lacks it.
         b: Value of run b; None if the run lacks it.
-        bound: Largest error of `b - a`, from an AUC of a histogram or a GAUC of a sample; 0 if both are exact,
-            infinite if the error is unknown.
-        better: Better run; None if the values are equal, differ within the bound, or one is missing.
+        bound: Largest error of `b - a`, from an AUC of a histogram or a GAUC of a sample; 0 for exact values and for
+            metrics without a recorded error, infinite if the error is unknown.
+        better: Better run; None if the values are equal or differ within the bound, one is missing, the metric has no
+            better direction, or the runs were evaluated on different datasets.
     """
 
     a: float | None
@@ -52,7 +58,7 @@ class MetricDifference(NamedTuple):
     @property
     def difference(self) -> float | None:
         """Value of `b - a`; None if a value is missing or the difference is not finite."""
-        return None if self.a is None or self.b is None else number(self.b - self.a)
+        return None if self.a is None or self.b is None else as_number(self.b - self.a)
 
     @property
     def within_bound(self) -> bool:
@@ -84,7 +90,7 @@ class RunDiff:
     notes: list[str]
 
     def verdict(self) -> str | None:
-        """Return one sentence for configurations that are equal but for name or seed; None for others."""
+        """Return a sentence if the configurations differ in nothing but name and seed; None if not, or if unknown."""
         if self.configuration is None:
             return None
         other = [key for key, _, _ in self.configuration if key != "name"]
@@ -104,7 +110,8 @@ def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
     Args:
         a: First run.
         b: Second run.
-        split: Split whose final metrics are compared; the validation split replaces it if a run has none on it.
+        split: Split whose final metrics are compared. If a run has none on it, the validation split replaces it, with
+            the last validation record of a run that has no final metrics there either.
     """
     notes: list[str] = []
     configuration = _configuration(a, b, notes)
@@ -117,7 +124,7 @@ def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
     ]
     same_dataset = all(key != "dataset_fingerprint" for key, _, _ in environment)
     tasks = {t: _compare(left.get(t, {}), right.get(t, {}), judge=same_dataset) for t in dict.fromkeys([*left, *right])}
-    sizes = {key: pair for key in SIZES if any(pair := (_size(a, key), _size(b, key)))}
+    sizes = {key: pair for key in SIZES if any(pair := (_size_value(a, key), _size_value(b, key)))}
     for letter, run in (("a", a), ("b", b)):
         if run.damaged:
             notes.append(f"{letter}: damaged, and left out: {', '.join(run.damaged)}")
@@ -129,6 +136,7 @@ def compare_runs(a: RunRecord, b: RunRecord, split: str = "test") -> RunDiff:
 
 
 def _configuration(a: RunRecord, b: RunRecord, notes: list[str]) -> list[Difference] | None:
+    """Return the differing keys; None, with a remark appended to `notes`, if a configuration cannot be read."""
     configs = []
     for letter, run in (("a", a), ("b", b)):
         try:
@@ -140,7 +148,7 @@ def _configuration(a: RunRecord, b: RunRecord, notes: list[str]) -> list[Differe
 
 
 def _metrics(a: RunRecord, b: RunRecord, split: str, notes: list[str]) -> tuple[str, TaskMetrics, TaskMetrics]:
-    """Return the split that is compared, the metrics of run a and those of run b."""
+    """Return the split that is compared, the metrics of run a and those of run b; append remarks to `notes`."""
     if a.tasks(split) and b.tasks(split):
         return split, a.tasks(split), b.tasks(split)
     metrics = []
@@ -180,42 +188,47 @@ def _error_bound(metric: str, a: Mapping[str, float | None], b: Mapping[str, flo
 def _better(metric: Metric, a: float | None, b: float | None) -> Literal["a", "b"] | None:
     if a is None or b is None:
         return None
-    rank_a, rank_b = metric.rank_key(a), metric.rank_key(b)
-    if rank_a is None or rank_b is None or rank_a == rank_b:
+    key_a, key_b = metric.rank_key(a), metric.rank_key(b)
+    if key_a is None or key_b is None or key_a == key_b:
         return None
-    return "a" if rank_a < rank_b else "b"
+    # The better value has the smaller key.
+    return "a" if key_a < key_b else "b"
 
 
 def _environment(run: RunRecord) -> dict[str, Any]:
-    """Return dataset, world size, precision, first weights and versions, for an unfinished run from its checkpoint."""
+    """Return dataset, world size, precision, first weights and versions of a run.
+
+    Dataset, world size and precision come from the results of a finished run, and from the latest checkpoint of another
+    one. The first weights come from `init_from.json`. Only results have versions. Unknown values are left out.
+    """
     metrics, start = run.metrics, RunFiles(run.path).start
     written_by = {} if metrics else _written_by(run)
-    precision = mapping(metrics.get("precision", written_by.get("precision")))
+    precision = as_mapping(metrics.get("precision", written_by.get("precision")))
     environment = {
         "dataset_fingerprint": metrics.get("dataset_fingerprint", written_by.get("dataset")),
         "world_size": metrics.get("world_size", written_by.get("ranks")),
         # With "auto", each machine decides on the precision.
         "precision": precision.get("used"),
         "init_from": f"{start.get('run')}:{start.get('checkpoint')}" if start else "random weights",
-        **{f"versions.{name}": value for name, value in mapping(metrics.get("versions")).items()},
+        **{f"versions.{name}": value for name, value in as_mapping(metrics.get("versions")).items()},
     }
     return {key: value for key, value in environment.items() if isinstance(value, str | int | float)}
 
 
 def _written_by(run: RunRecord) -> Mapping[str, Any]:
-    """Return the description of the run in its latest checkpoint; an empty one if it cannot be read."""
+    """Return `written_by` of the latest checkpoint: dataset, ranks and precision; empty if it cannot be read."""
     with suppress(PleRecError):
-        latest = find_checkpoint(checkpoints_of(run.path), "latest")
+        latest = find_checkpoint(configured_checkpoint_place(run.path), "latest")
         return {} if latest is None else read_manifest(latest).written_by
     return {}
 
 
-def _size(run: RunRecord, key: str) -> float | None:
+def _size_value(run: RunRecord, key: str) -> float | None:
     if key == "samples_per_second":
         return run.samples_per_second
     if key == "flops_per_sample":
-        return number(run.metrics.get(key))
-    return number(mapping(run.metrics.get("parameters")).get("dense" if key == "dense_parameters" else "tables"))
+        return as_number(run.metrics.get(key))
+    return as_number(as_mapping(run.metrics.get("parameters")).get("dense" if key == "dense_parameters" else "tables"))
 
 
 def format_diff(diff: RunDiff, width: int) -> str:
@@ -226,20 +239,20 @@ def format_diff(diff: RunDiff, width: int) -> str:
         width: Largest number of characters of a line; longer lines are wrapped, and names of tasks are cut.
     """
     heads = [_head(letter, run) for letter, run in zip("ab", diff.runs, strict=True)]
-    blocks = ["\n".join(wrapped(printable(head), width, "   ") for head in heads)]
+    blocks = ["\n".join(wrap_text(printable(head), width, "   ") for head in heads)]
     if verdict := diff.verdict():
-        blocks.append(wrapped(verdict, width))
+        blocks.append(wrap_text(verdict, width))
     if diff.configuration:
-        blocks.append(_changes("configuration", diff.configuration, toml_value, width))
+        blocks.append(_change_lines("configuration", diff.configuration, toml_value, width))
     if diff.environment:
-        blocks.append(_changes("environment", diff.environment, str, width))
+        blocks.append(_change_lines("environment", diff.environment, str, width))
     if diff.notes:
-        blocks.append("\n".join(wrapped(printable(note), width) for note in diff.notes))
+        blocks.append("\n".join(wrap_text(printable(note), width) for note in diff.notes))
     if diff.tasks:
-        blocks.append(fitted(_metric_rows(diff), width))
+        blocks.append(fit_table(_metric_rows(diff), width))
     if diff.sizes:
         rows = [_size_row(heading, *diff.sizes[key]) for key, heading in SIZES.items() if key in diff.sizes]
-        blocks.append(fitted([["size and speed", "a", "b", "b / a"], *rows], width))
+        blocks.append(fit_table([["size and speed", "a", "b", "b / a"], *rows], width))
     return "\n\n".join(blocks)
 
 
@@ -275,17 +288,17 @@ def diff_json(diff: RunDiff) -> str:
 
 
 def _head(letter: str, run: RunRecord) -> str:
-    of = f" of {run.total_steps:,}" if run.total_steps not in (None, run.step) else ""
-    step = f", step {run.step:,}{of}" if run.step is not None else ""
+    total = f" of {run.total_steps:,}" if run.total_steps not in (None, run.step) else ""
+    step = f", step {run.step:,}{total}" if run.step is not None else ""
     best = f", best {run.best_step:,}" if run.best_step not in (None, run.step) else ""
     return f"{letter}  {run.path}: {run.variant or 'variant unknown'}, {run.status}{step}{best}"
 
 
-def _changes(heading: str, changes: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
+def _change_lines(heading: str, changes: Sequence[Difference], text: Callable[[Any], str], width: int) -> str:
     """Return a line `key: value in a -> value in b` for each difference; long lines are wrapped."""
     texts = ([key, *(MISSING if value is None else text(value) for value in pair)] for key, *pair in changes)
     lines = (printable(f"{key}: {a} -> {b}") for key, a, b in texts)
-    return "\n".join([f"{heading}, a -> b", *(wrapped(f"  {line}", width, "      ") for line in lines)])
+    return "\n".join([f"{heading}, a -> b", *(wrap_text(f"  {line}", width, "      ") for line in lines)])
 
 
 def _metric_rows(diff: RunDiff) -> list[list[str]]:
@@ -295,8 +308,8 @@ def _metric_rows(diff: RunDiff) -> list[list[str]]:
             metric = metrics.get(column.key)
             if metric is None or (column.key == "samples" and not metric.difference):
                 continue
-            values = [MISSING if value is None else column.text(value) for value in (metric.a, metric.b)]
-            difference = _signed(metric.difference, column.text)
+            values = [MISSING if value is None else column.format_value(value) for value in (metric.a, metric.b)]
+            difference = _signed(metric.difference, column.format_value)
             rows.append([f"{task} {column.heading}", *values, difference, _better_text(metric)])
     return rows
 
@@ -322,7 +335,7 @@ def _size_row(heading: str, a: float | None, b: float | None) -> list[str]:
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
-    return number(b / a) if a and b is not None else None
+    return as_number(b / a) if a and b is not None else None
 
 
 def _keyed(changes: Sequence[Difference]) -> list[dict[str, Any]]:

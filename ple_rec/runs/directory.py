@@ -20,17 +20,17 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import UserError
-from ple_rec.runs.layout import LOCK, LOG, TENSORBOARD, claimed, remove_names
+from ple_rec.runs.layout import LOCK, LOG, TENSORBOARD, hold_lock, remove_names
 from ple_rec.storage import Location, Remote, StoreError, explain_errors, names_in, write_checked
 from ple_rec.storage.cache import cache_folder
-from ple_rec.storage.lease import Holder, Lease, in_use
+from ple_rec.storage.lease import Holder, Lease, in_use_error
 from ple_rec.storage.locks import open_locked, take_lock
 
-_WHY = "a run lies there"
+_RULE = "it is the directory of a run"
 
 
 def growing_files(folder: Path) -> list[str]:
-    """Return the names of the files of a run that grow line by line.
+    """Return the names of the existing files of a run that grow line by line.
 
     Args:
         folder: Folder of this machine that has the files.
@@ -45,9 +45,9 @@ class RunDirectory:
     Args:
         address: Directory of the run, on a disk or in a store.
         folder: Folder of this machine for files that grow line by line; the run directory itself if it is on a disk.
-        leases: Leases that this process holds, of the directory and of its checkpoints in a store. Empty on a disk, and
-            in a process that does not hold the directory itself.
-        pushed: Function that returns the names of the files to push, given `folder`.
+        leases: Leases that this process holds: of a directory in a store, and of an outside place of checkpoints in a
+            store. Empty if both are on a disk, and in a process that does not hold the directory itself.
+        list_files: Function that returns the names of the files to push, given `folder`.
     """
 
     def __init__(
@@ -55,9 +55,9 @@ class RunDirectory:
         address: Location,
         folder: Path,
         leases: Sequence[Lease] = (),
-        pushed: Callable[[Path], list[str]] = growing_files,
+        list_files: Callable[[Path], list[str]] = growing_files,
     ) -> None:
-        self.address, self.folder, self._leases, self._files = address, folder, leases, pushed
+        self.address, self.folder, self._leases, self._list_files = address, folder, leases, list_files
         # The files that are in the folder now were downloaded from the store, so they need no push.
         self._pushed = self._stamps()
 
@@ -96,7 +96,7 @@ class RunDirectory:
     def remove(self, names: Sequence[str]) -> None:
         """Remove files and folders of the run if they exist; raises as `write_text` does."""
         self.check()
-        with explain_errors(self.address, "written", _WHY):
+        with explain_errors(self.address, "written", _RULE):
             remove_names(self.address, names)
 
     def push(self) -> None:
@@ -107,7 +107,9 @@ class RunDirectory:
         """
         if isinstance(self.address, Path) or not self._leases:
             return
-        with explain_errors(self.folder, "read", f"what {self.address} is to hold is written there first"):
+        with explain_errors(
+            self.folder, "read", f"files for {self.address} are written there before they are uploaded"
+        ):
             # This raises an error if somebody has removed the folder. Without it, an empty list of files would look as
             # if nothing had changed, and the push would seem to succeed.
             self.folder.stat()
@@ -120,7 +122,7 @@ class RunDirectory:
         """Return size and modification time of each file to push, by name; empty if this process pushes no files."""
         if isinstance(self.address, Path) or not self._leases:
             return {}
-        statuses = {name: (self.folder / name).stat() for name in self._files(self.folder)}
+        statuses = {name: (self.folder / name).stat() for name in self._list_files(self.folder)}
         return {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
 
 
@@ -131,7 +133,7 @@ def hold_run(where: Location, checkpoints: Location, wait: float = 0.0) -> Itera
     Checkpoints in a store may lie outside the run directory; they are held by a second lease.
 
     Args:
-        where: Directory of the run, created if it is missing.
+        where: Directory of the run, created on a disk if it is missing.
         checkpoints: Directory or prefix of its checkpoints. Another run may be configured to use the same one.
         wait: Seconds to wait for another process to release the directory.
 
@@ -141,7 +143,7 @@ def hold_run(where: Location, checkpoints: Location, wait: float = 0.0) -> Itera
     with ExitStack() as stack:
         leases = []
         if isinstance(where, Path):
-            stack.enter_context(claimed(where, wait=wait))
+            stack.enter_context(hold_lock(where, wait=wait))
             folder = where
         else:
             leases.append(stack.enter_context(hold_prefix(where, wait)))
@@ -180,7 +182,7 @@ def hold_prefix(prefix: Remote, wait: float = 0.0) -> Iterator[Lease]:
     """
     lease = Lease.acquire(prefix, f"{os.getpid()} on {socket.gethostname()}", wait)
     if isinstance(lease, Holder):
-        raise in_use(prefix, lease)
+        raise in_use_error(prefix, lease)
     try:
         yield lease
     finally:
@@ -199,7 +201,7 @@ def _working_folder(where: Remote) -> Iterator[Path]:
     # Some systems clear /tmp during a long run, so the folder is made in the cache folder of ple-rec.
     parent = cache_folder() / "runs"
     with ExitStack() as stack:
-        with explain_errors(parent, "written", f"files of {where} that grow are written there first"):
+        with explain_errors(parent, "written", f"files for {where} are written there before they are uploaded"):
             parent.mkdir(parents=True, exist_ok=True)
             with (parent / LOCK).open("w") as lock:
                 take_lock(lock, wait=math.inf)
@@ -209,6 +211,7 @@ def _working_folder(where: Remote) -> Iterator[Path]:
                         shutil.rmtree(other, ignore_errors=True)
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=parent, ignore_cleanup_errors=True)))
                 own = open_locked(folder / LOCK)
+                # No other process can have locked the new folder, since this one holds the lock of `parent`.
                 assert own is not None
                 stack.enter_context(own)
             events = [f"{TENSORBOARD}/{name}" for name in names_in(where / TENSORBOARD)]

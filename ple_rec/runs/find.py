@@ -10,35 +10,36 @@ from ple_rec.checkpoint.manifest import MANIFEST
 from ple_rec.config.choices import recipe_names
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import CHECKPOINTS, CONFIG, LEASE, LOCK, LOG, METRICS, PLAN
-from ple_rec.runs.record import locked
+from ple_rec.runs.record import is_locked
 from ple_rec.storage import Location, Remote, is_address, location, names_in
 from ple_rec.text import printable
 from ple_rec.text.suggest import did_you_mean
 
 RUNS = Path("runs")
-# Number of levels that are searched; runs/repeat/<name>/seed-<n> is three levels below runs/.
+# Number of levels of folders that are searched; runs/repeat/<name>/seed-<n> is three levels below runs/.
 DEPTH = 4
 
 
 def is_run(path: Location) -> bool:
-    """Return True for a run directory, which has a configuration and another file of a run.
+    """Return True for a run directory: it has a configuration and another file of a run.
 
-    The directory of a run that has just begun, which has only a lock or a lease, is one too.
+    The directory of a run that has just begun has only a lock or a lease, and counts if a process holds it.
 
     Raises:
         StoreError: The store cannot be read.
     """
+    # A folder that cannot be read counts as empty.
     return _is_run(path, set(_entries(path, []) if isinstance(path, Path) else names_in(path)))
 
 
 def find_runs(directory: Location, unreadable: list[Path] | None = None) -> list[Location]:
-    """Return the run directories at most `DEPTH` levels below a directory, itself included, by name.
+    """Return the run directories at most `DEPTH` levels below a directory, itself included, sorted by name.
 
     Hidden folders and folders inside a run are not searched. A symbolic link is followed only to a run directory.
 
     Args:
         directory: Directory to search.
-        unreadable: List that folders that cannot be read are appended to; None to ignore them.
+        unreadable: List to which folders are appended that cannot be read; None to ignore them.
 
     Raises:
         StoreError: The store cannot be read.
@@ -62,7 +63,7 @@ def find_runs(directory: Location, unreadable: list[Path] | None = None) -> list
 
 
 def _runs_in_store(directory: Remote) -> list[Location]:
-    """Return the runs at or below a prefix, by one listing of all its objects."""
+    """Return the runs at or below a prefix of a store, from a single listing of its objects."""
     from ple_rec.storage.store import objects_at
 
     children: dict[str, set[str]] = {"": set()}
@@ -94,13 +95,13 @@ def path_exists(path: Location) -> bool:
     return os.path.exists(path) if isinstance(path, Path) else path.exists()  # noqa: PTH110 - Path.exists raises there
 
 
-def named_run(text: str) -> Location:
+def find_run(text: str) -> Location:
     """Return the run directory of a text: a path, an address in a store, or a name under `runs/`.
 
     Raises:
         UserError: There is no such run, or its store cannot be read.
     """
-    places = places_of(text)
+    places = possible_places(text)
     for path in places:
         if is_run(path):
             return path
@@ -111,8 +112,8 @@ def named_run(text: str) -> Location:
     raise UserError(printable(text), value, rule, _fix_of_missing_run(text.removeprefix(f"{RUNS}/")))
 
 
-def places_of(text: str) -> tuple[Location, ...]:
-    """Return the possible places of a run, or of a folder of runs: the path and a path below `runs/`, or the address.
+def possible_places(text: str) -> tuple[Location, ...]:
+    """Return where a run, or a folder of runs, may be: at the path or at the name under `runs/`, or at the address.
 
     Raises:
         UserError: The address cannot be used.
@@ -120,16 +121,17 @@ def places_of(text: str) -> tuple[Location, ...]:
     return (location(text),) if is_address(text) else (Path(text), RUNS / text)
 
 
-def named_checkpoint(text: str) -> tuple[Location, str]:
+def find_run_and_checkpoint(text: str) -> tuple[Location, str]:
     """Return the run directory and the checkpoint of a text `RUN[:CHECKPOINT]`; without a checkpoint, `best`.
 
     Raises:
         UserError: There is no such run.
     """
     run, colon, checkpoint = text.rpartition(":")
+    # The colon of an address such as `s3://...` names no checkpoint, and the name of a folder may have a colon.
     if not colon or checkpoint.startswith("/") or is_folder(Path(text)):
         run, checkpoint = text, "best"
-    return named_run(run), checkpoint
+    return find_run(run), checkpoint
 
 
 def _fix_of_missing_run(name: str) -> str:
@@ -138,17 +140,17 @@ def _fix_of_missing_run(name: str) -> str:
     known = [str(path).removeprefix(f"{RUNS}/") for path in find_runs(RUNS)]
     if not known:
         return "no run is there; give the directory of one, or call it from the folder that holds runs/"
-    hint = did_you_mean(name, known, '"', end=" ")
+    hint = did_you_mean(name, known, '"', suffix=" ")
     return f"{hint}`ple-rec runs` lists them"
 
 
 def _is_run(path: Location, names: set[str]) -> bool:
-    # A checkpoint has a copy of the run's configuration, but is no run.
+    # A checkpoint has a copy of the configuration of its run, but is not a run directory.
     if MANIFEST in names:
         return False
     if CONFIG in names:
         return bool(names & {LOG, CHECKPOINTS, METRICS, PLAN, LOCK})
-    return names in ({LOCK}, {LEASE}) and locked(path)
+    return names in ({LOCK}, {LEASE}) and is_locked(path)
 
 
 def _entries(folder: Path, unreadable: list[Path]) -> dict[str, os.DirEntry[str]]:
@@ -166,5 +168,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        # A link may lead to itself, or to a folder that this user may not read.
+        # A symbolic link may lead to itself, or to a folder that this user may not read.
         return False

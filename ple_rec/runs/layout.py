@@ -1,4 +1,9 @@
-"""Files of a run directory, and its lock, which one process at a time holds."""
+"""Names of the files of a run directory, functions that write them, and the lock of the directory.
+
+All names here are relative to the run directory, which is on a disk or in an object store. The checkpoints may be
+elsewhere, if `checkpoint.path` names another place. A process holds the lock while it trains in the directory; in a
+store, where files cannot be locked, `storage/lease.py` replaces the lock.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +31,7 @@ CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, REPLACED, LOCK, TE
     "metrics.json",
     "report.html",
     "checkpoints",
-    # This file exists once the run has a checkpoint. If it exists without checkpoints, these have been moved away.
+    # This file exists since the first checkpoint. If it exists without checkpoints, somebody has moved them away.
     ".saved",
     # This file exists while the run is being removed and replaced.
     ".replaced",
@@ -37,14 +42,16 @@ CONFIG, INIT, PLAN, LOG, METRICS, REPORT, CHECKPOINTS, SAVED, REPLACED, LOCK, TE
 )
 # In a store, this folder replaces the lock (storage/lease.py).
 LEASE = ".lease"
-# This file exists for seconds, while hosts check that all of them see it.
+# Rank 0 writes this file for some seconds. If all hosts see it, they share the directory.
 PROBE = ".shared"
+# Suffix of a file that is being written.
 _PARTIAL = ".partial"
 TEST_ROWS, ANALYSIS, ANALYSIS_PAGE, FUSION = "test_rows.npz", "analysis.json", "analysis.html", "fusion"
-# Analyses of a finished run.
+# Files with analyses of a finished run.
 _ANALYSIS = {TEST_ROWS, ANALYSIS, ANALYSIS_PAGE}
-# These files are out of date once the run has been resumed.
-OF_RESULTS = (*sorted(_ANALYSIS), REPORT)
+# Files that describe the results in metrics.json. At its end, a run removes old ones before it writes new results.
+NAMES_OF_RESULTS = (*sorted(_ANALYSIS), REPORT)
+# Files and folders that training writes.
 _OWN = {
     CONFIG,
     INIT,
@@ -63,10 +70,10 @@ _OWN = {
     PROBE,
 }
 _KNOWN = _OWN | _ANALYSIS | {FUSION}
-# A new run in the directory removes these files and folders.
-OF_RUN = tuple(sorted(_KNOWN - {REPLACED, LOCK, LEASE, CHECKPOINTS}))
-# Patterns of the names in the folders of a run.
-_IN_FOLDERS = {
+# Files and folders that a new run in the directory removes; it removes checkpoints and REPLACED separately.
+NAMES_OF_RUN = tuple(sorted(_KNOWN - {REPLACED, LOCK, LEASE, CHECKPOINTS}))
+# Patterns of the names in the folders of a run, by folder.
+_FOLDER_PATTERNS = {
     CHECKPOINTS: r"step-(0|[1-9][0-9]*)|latest|best",
     TENSORBOARD: r"events\.out\.tfevents\..*",
     PROFILE: r"step\.(json|txt)|trace-rank[0-9]+\.json\.gz",
@@ -75,29 +82,29 @@ _IN_FOLDERS = {
 
 
 def holds_run(path: Location) -> bool:
-    """Return True if a run has results or a complete checkpoint, or has had one that was moved away.
+    """Return True if the run of a directory has results or a complete checkpoint, or has had a checkpoint.
 
     Raises:
         UserError: The checkpoints are in a store that cannot be read.
     """
     try:
-        where = checkpoints_of(path)
+        where = configured_checkpoint_place(path)
     except DataError:
-        # A damaged configuration names no other place.
+        # The configuration is damaged, so checkpoints can only be found in the run directory.
         where = path / CHECKPOINTS
     return has_saved(path) or bool(finished_steps(where))
 
 
 def has_saved(path: Location) -> bool:
-    """Return True if a run has had a complete checkpoint, wherever it is now."""
+    """Return True if a run has results, or has had a complete checkpoint, even if it is no longer there."""
     return any((path / name).is_file() for name in (SAVED, METRICS))
 
 
-def checkpoints_of(run_dir: Location) -> Location:
-    """Return the place of the checkpoints of a run by its configuration.
+def configured_checkpoint_place(run_dir: Location) -> Location:
+    """Return the place of the checkpoints of a run by its `config.toml`; without one, the default in the directory.
 
     Raises:
-        UserError: The scheme of the address is unknown.
+        UserError: The address of the place is not valid.
         DataError: The configuration is damaged.
     """
     file = run_dir / CONFIG
@@ -113,25 +120,31 @@ def resolve_checkpoint_path(path: str | None, run_dir: Location) -> Location:
     """Return the place of the checkpoints of a run.
 
     Args:
-        path: `checkpoint.path`, in which `{run}` stands for the name of the run; None for the run directory.
+        path: `checkpoint.path`, in which `{run}` stands for the name of the run directory; None for the folder
+            `checkpoints` in that directory.
         run_dir: Directory of the run.
+
+    Raises:
+        UserError: The address is not valid.
     """
     if path is None:
         return run_dir / CHECKPOINTS
     return location(path.replace("{run}", run_dir.resolve().name if isinstance(run_dir, Path) else run_dir.name))
 
 
-def strangers_in(path: Location) -> list[str]:
+def foreign_names(path: Location) -> list[str]:
     """Return the names in a run directory and in its folders that no run writes."""
-    strangers = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
-    for folder, known in _IN_FOLDERS.items():
+    names_of_others = [name for name in names_in(path) if name.removesuffix(_PARTIAL) not in _KNOWN]
+    for folder, known in _FOLDER_PATTERNS.items():
         names = names_in(path / folder)
-        strangers += [f"{folder}/{name}" for name in names if not re.fullmatch(known, name.removesuffix(_PARTIAL))]
-    return sorted(strangers)
+        names_of_others += [
+            f"{folder}/{name}" for name in names if not re.fullmatch(known, name.removesuffix(_PARTIAL))
+        ]
+    return sorted(names_of_others)
 
 
 @contextmanager
-def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
+def hold_lock(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a run directory, which is created if it is missing.
 
     Args:
@@ -143,11 +156,14 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        # The content of the lock is replaced, so it must not be a link to another file.
+        # The content of the lock file is overwritten, so the file must not be a link to another one.
         lock = os.fdopen(os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
     except OSError as error:
         raise UserError(
-            str(path), f"cannot be made ({error.strerror})", "a run writes there", f"give another {Option.RUN_DIR}"
+            str(path),
+            f"cannot be created ({error.strerror})",
+            "a run writes its files there",
+            f"give another {Option.RUN_DIR}",
         ) from error
     with lock:
         try:
@@ -175,7 +191,7 @@ def claimed(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
 
 def remove_names(where: Location, names: Iterable[str]) -> None:
-    """Remove files and folders of a run directory if they exist, and their drafts.
+    """Remove files and folders of a run directory if they exist; on a disk, also what was only partly written of them.
 
     Args:
         where: Run directory.
@@ -196,8 +212,8 @@ def remove_names(where: Location, names: Iterable[str]) -> None:
 
 
 @contextmanager
-def writing(path: Location) -> Iterator[None]:
-    """Turn an error of the file system in the block into a UserError about `path`."""
+def explain_write_errors(path: Location) -> Iterator[None]:
+    """Turn an OSError inside the block into a UserError which says that `path` cannot be written."""
     try:
         yield
     except OSError as error:
@@ -210,7 +226,7 @@ def writing(path: Location) -> Iterator[None]:
 
 
 def write_text(path: Location, text: str) -> None:
-    """Write a file whole or not at all.
+    """Write a file, which appears under its name only when complete.
 
     Raises:
         UserError: The disk is full or not writable, or the store cannot be written.
@@ -219,16 +235,16 @@ def write_text(path: Location, text: str) -> None:
 
 
 def write_bytes(path: Location, content: bytes) -> None:
-    """Write a file whole or not at all; raises as `write_text` does."""
+    """Write a file of bytes; raises as `write_text` does."""
     write_stream(path, lambda file: file.write(content))
 
 
 def write_stream(path: Location, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file by a function, which appears under its name only when complete; raises as `write_text` does."""
-    with writing(path), atomic_write(path) as file:
+    """Write a file by a function, which gets the open file; raises as `write_text` does."""
+    with explain_write_errors(path), atomic_write(path) as file:
         write(file)
 
 
 def write_json(path: Location, value: Any) -> None:
-    """Write a JSON file whole or not at all; raises as `write_text` does."""
+    """Write a JSON file; raises as `write_text` does."""
     write_text(path, json.dumps(value, indent=1) + "\n")

@@ -1,4 +1,8 @@
-"""Data and configuration that a checkpoint was trained with, by its manifest, and how the present ones differ."""
+"""Checks that a run goes on with the configuration and the data that its checkpoints were trained with.
+
+The manifest of a checkpoint records them. The functions here compare the present ones with the record, and describe
+differences for messages.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.checkpoint.manifest import Manifest, check_content
-from ple_rec.config.diff import changed_beyond
+from ple_rec.config.diff import disallowed_differences
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
@@ -16,11 +20,12 @@ from ple_rec.errors import UserError
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, explain_errors
 
-# Number of names of each kind that a message lists.
+# Largest number of names of each kind in a message.
 _MOST_SHOWN = 4
 
-# A resumed run may have another length, other reports and other hosts.
-_MAY_CHANGE = (
+# Keys and tables of the configuration that may change when a run is resumed, since they do not change the meaning of
+# what it has learned: its length, reports, checkpoints and hosts, and the place of its data.
+_CHANGEABLE = (
     "name",
     "data.path",
     "data.prefetch",
@@ -29,7 +34,7 @@ _MAY_CHANGE = (
     "topology",
     "embeddings.tables.*.hosts",
     "embeddings.tables.*.ids_per_sample",
-    # `check_resumable` refuses another number of samples a step over all ranks.
+    # `training/restore.py` refuses another number of samples a step over all ranks.
     "train.batch_size",
     "train.batch_size_per_rank",
     "train.epochs",
@@ -52,19 +57,20 @@ _MAY_CHANGE = (
 )
 
 
-def may_change(config: RunConfig) -> list[str]:
+def changeable_keys(config: RunConfig) -> list[str]:
     """Return the keys and tables of the configuration that may change when a run is resumed.
 
-    The length may change only without a decay, which ends at the last step: another length is another schedule.
+    The length of a run may change only if the learning rate has no decay, since a decay ends at the last step.
     """
     length = () if config.schedule.decay == "none" else ("train.epochs", "train.steps")
-    return [key for key in _MAY_CHANGE if key not in length]
+    return [key for key in _CHANGEABLE if key not in length]
 
 
-def check_trained_with(config: RunConfig, run_dir: Location, path: Location, manifest: Manifest) -> None:
+def check_checkpoint_config(config: RunConfig, run_dir: Location, path: Location, manifest: Manifest) -> None:
     """Refuse a run whose `config.toml` differs from the configuration that a checkpoint of it was trained with.
 
-    Checkpoints of early versions have no configuration, and one of another version may not be readable; both pass.
+    A checkpoint of an early version has no configuration, and that of another version may not be readable. Both are
+    accepted without a check.
 
     Args:
         config: Configuration in the run directory.
@@ -86,13 +92,13 @@ def check_trained_with(config: RunConfig, run_dir: Location, path: Location, man
     except (ValueError, TypeError, RecursionError):
         return
     # A moved directory of checkpoints has another path.
-    if changes := changed_beyond(before, config, [*may_change(before), "checkpoint.path"]):
+    if changes := disallowed_differences(before, config, [*changeable_keys(before), "checkpoint.path"]):
         listed = "; ".join(f"{key} was {old!r}, is {new!r}" for key, old, new in changes[:_MOST_SHOWN])
         raise UserError(
             str(run_dir / CONFIG),
             listed + (f"; and {len(changes) - _MOST_SHOWN} more" if len(changes) > _MOST_SHOWN else ""),
-            f"{path} was trained with what it was, and means something else under what it is",
-            f"copy {path / CONFIG} there, or train another run",
+            f"{path} was trained with the old values, and the new ones would change its meaning",
+            f"copy {path / CONFIG} to this file, or train another run",
         )
 
 
@@ -112,12 +118,16 @@ def describe_data(schema: DatasetSchema, selection: Selection) -> dict[str, Any]
 
 
 def input_changes(recorded: Mapping[str, Any], selection: Selection) -> list[str]:
-    """Return a text for tasks and one for inputs if they differ from those of a manifest that records them."""
-    return [text for kind, now in describe_inputs(selection).items() for text in _names(kind, recorded.get(kind), now)]
+    """Return a text about the tasks and one about the inputs, each only if a manifest records different ones."""
+    return [
+        text
+        for kind, now in describe_inputs(selection).items()
+        for text in _describe_change(kind, recorded.get(kind), now)
+    ]
 
 
 def describe_differences(recorded: Mapping[str, Any], selection: Selection) -> str:
-    """Return a short text about the differences of a dataset from that of a manifest; their fingerprints differ."""
+    """Return a short text on how a dataset differs from that of a manifest with another fingerprint."""
     before, now = recorded.get("table_rows"), selection.table_rows
     differences = input_changes(recorded, selection)
     # Removed and new tables are listed with the inputs that read them.
@@ -131,7 +141,7 @@ def describe_differences(recorded: Mapping[str, Any], selection: Selection) -> s
     return "; ".join(differences) or "tasks, features and tables are alike, rows and vocabularies are not"
 
 
-def _names(kind: str, before: object, now: Sequence[str]) -> list[str]:
+def _describe_change(kind: str, before: object, now: Sequence[str]) -> list[str]:
     if not isinstance(before, list) or before == now:
         return []
     gone, new = [name for name in before if name not in now], [name for name in now if name not in before]

@@ -1,4 +1,8 @@
-"""`ple-rec runs`: table of the runs below a folder, in order. This module imports no torch."""
+"""Table of the runs below a folder, for `ple-rec runs`.
+
+`list_runs` finds, reads and sorts the runs; `format_runs` and `runs_json` turn them into text. The module does not
+import torch, so the command starts fast.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,24 @@ from typing import Any
 
 from ple_rec.config.metrics import METRICS, Metric
 from ple_rec.errors import UserError
-from ple_rec.runs.find import RUNS, find_runs, is_folder, path_exists, places_of
+from ple_rec.runs.find import RUNS, find_runs, is_folder, path_exists, possible_places
 from ple_rec.runs.metrics import split_tasks
 from ple_rec.runs.record import RunRecord, TaskMetrics, read_record
 from ple_rec.runs.results import MISSING
-from ple_rec.storage import Location, at_once, is_remote
-from ple_rec.text import cut, fitted, printable
-from ple_rec.text.json_values import mapping
-from ple_rec.text.plain import json_text, some_of, wrapped
+from ple_rec.storage import Location, is_remote, map_concurrently
+from ple_rec.text import cut_middle, fit_table, printable
+from ple_rec.text.json_values import as_mapping
+from ple_rec.text.plain import first_names_text, json_text, wrap_text
 from ple_rec.text.units import short_count
 
+# Key of the column by which runs are sorted if no other one is named.
 NEWEST = "age"
-# Mark of the metrics of a run that has not finished.
+# Sign before a metric of the last validation record, for a run without final metrics on the split.
 NOT_FINAL = "*"
 # The table has columns for these metrics; `--sort` takes all metrics.
 _DEFAULT_METRICS = ("auc", "gauc", "rmse")
-_SPANS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+# Seconds and name of each unit of an age.
+_TIME_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Listing:
         return str(run.path).removeprefix(f"{self.directory}/")
 
     def tasks(self, run: RunRecord) -> TaskMetrics:
-        """Return the final metrics of a run, or those of its last validation record if it has none."""
+        """Return the final metrics of a run on the split, or those of its last validation record if it has none."""
         return run.tasks(self.split) or run.last_validation
 
 
@@ -69,14 +75,14 @@ class ListingColumn:
         key: Key for `--sort`.
         heading: Heading of the column.
         cell: Function that returns the text of a run.
-        order: Function that returns the sort value of a run; smaller values come first, and None comes last.
+        sort_value: Function that returns the value by which a run is sorted: smaller ones first, None last.
         task: Task of a metric, written above the headings of its columns; empty for other columns.
     """
 
     key: str
     heading: str
     cell: Callable[[RunRecord], str]
-    order: Callable[[RunRecord], Any]
+    sort_value: Callable[[RunRecord], Any]
     task: str = ""
 
 
@@ -86,54 +92,55 @@ def list_runs(directory: str, *, text: str = "", sort: str = NEWEST, split: str 
     Args:
         directory: Path or name under `runs/` of the folder to search, or of a run.
         text: Text that the name, variant or status of a run must contain; empty for all runs.
-        sort: Key of a column, or `TASK.METRIC` of any recorded metric; the best or newest run comes first. With a
-            metric, runs without final metrics on the split come after the others.
-        split: Split whose metrics are shown.
+        sort: Key of a column, or `TASK.METRIC` of any recorded metric. Texts are sorted alphabetically; otherwise the
+            newest run, the best metric or the largest number comes first. With a metric, runs without final metrics on
+            the split come after the others.
+        split: Split whose final metrics are shown.
         now: Present time, in seconds since the epoch.
 
     Raises:
-        UserError: There is no such directory, or no such key.
+        UserError: There is no such directory or key, or its store cannot be read.
     """
-    folder, unreadable = _folder(directory), list[Path]()
+    folder, unreadable = _find_folder(directory), list[Path]()
     paths = find_runs(folder, unreadable)
-    records = at_once(read_record, paths) if is_remote(folder) else list(map(read_record, paths))
+    records = map_concurrently(read_record, paths) if is_remote(folder) else list(map(read_record, paths))
     records.sort(key=lambda run: -run.changed)
     listing = Listing(folder, tuple(records), split, sort, now, text, tuple(unreadable))
     if not records:
         return listing
-    columns = {column.key: column for column in [*columns_of(listing), *metric_columns(listing)]}
+    columns = {column.key: column for column in [*listing_columns(listing), *metric_columns(listing)]}
     if sort not in columns:
         raise _unknown_key(sort, listing, list(columns))
     matching = [run for run in records if text.lower() in f"{listing.name(run)} {run.variant} {run.status}".lower()]
-    places = [(columns[sort].order(run), run) for run in matching]
+    sort_values = [(columns[sort].sort_value(run), run) for run in matching]
     # Sorting is stable, so runs with equal values stay in the order of their age.
-    known = sorted((pair for pair in places if pair[0] is not None), key=lambda pair: pair[0])
-    ordered = (*(run for _, run in known), *(run for place, run in places if place is None))
+    known = sorted((pair for pair in sort_values if pair[0] is not None), key=lambda pair: pair[0])
+    ordered = (*(run for _, run in known), *(run for value, run in sort_values if value is None))
     return replace(listing, runs=ordered)
 
 
-def columns_of(listing: Listing) -> list[ListingColumn]:
-    """Return the columns from left to right; a narrow terminal leaves out the last ones first."""
+def listing_columns(listing: Listing) -> list[ListingColumn]:
+    """Return the columns from left to right; in a narrow terminal, the table omits those that do not fit."""
     first = [
         ListingColumn("run", "run", listing.name, listing.name),
         ListingColumn("status", "status", lambda run: run.status, lambda run: run.status),
     ]
     others = [
         ListingColumn("variant", "variant", lambda run: run.variant or MISSING, lambda run: run.variant),
-        ListingColumn("step", "step", _progress, lambda run: _falling(run.step)),
+        ListingColumn("step", "step", _progress, lambda run: _negated(run.step)),
         ListingColumn("age", "age", lambda run: _age(listing.now - run.changed), lambda run: -run.changed),
         *(column for column in metric_columns(listing) if _is_shown(column, listing)),
-        ListingColumn("samples/s", "samples/s", _speed, lambda run: _falling(run.samples_per_second)),
-        ListingColumn("best", "best", lambda run: _count(run.best_step), lambda run: _falling(run.best_step)),
+        ListingColumn("samples/s", "samples/s", _speed, lambda run: _negated(run.samples_per_second)),
+        ListingColumn("best", "best", lambda run: _count(run.best_step), lambda run: _negated(run.best_step)),
     ]
-    # The column that the runs are sorted by must not be left out.
+    # The table begins with the column that the runs are sorted by, after name and status, and never omits it.
     if listing.sort != NEWEST:
         others.sort(key=lambda column: column.key != listing.sort)
     return [*first, *others]
 
 
 def metric_columns(listing: Listing) -> list[ListingColumn]:
-    """Return a column for each metric that at least one run has recorded."""
+    """Return a column for each metric that `Listing.tasks` has for at least one run."""
     recorded: dict[str, set[str]] = {}
     for run in listing.runs:
         for task, values in listing.tasks(run).items():
@@ -154,17 +161,17 @@ def _metric_column(listing: Listing, task: str, metric: Metric) -> ListingColumn
         number = value(run)
         if number is None:
             return MISSING
-        return ("" if run.tasks(listing.split) else NOT_FINAL) + metric.text(number)
+        return ("" if run.tasks(listing.split) else NOT_FINAL) + metric.format_value(number)
 
-    def order(run: RunRecord) -> tuple[bool, float] | None:
+    def sort_value(run: RunRecord) -> tuple[bool, float] | None:
         number = value(run)
         if number is None:
             return None
-        rank = metric.rank_key(number)
-        # Metrics of an unfinished run are of the validation split, so they are not comparable with final ones.
-        return not run.tasks(listing.split), -number if rank is None else rank
+        key = metric.rank_key(number)
+        # Metrics that are not final are of the validation split, so these runs come after the others.
+        return not run.tasks(listing.split), -number if key is None else key
 
-    return ListingColumn(f"{task}.{metric.key}", metric.heading, cell, order, task)
+    return ListingColumn(f"{task}.{metric.key}", metric.heading, cell, sort_value, task)
 
 
 def runs_json(listing: Listing) -> str:
@@ -173,10 +180,10 @@ def runs_json(listing: Listing) -> str:
     `[{"run", "path", "name", "variant", "seed", "status", "step", "total_steps", "best_step", "samples_per_second",
     "changed", "splits": {split: {task: {metric: value}}}, "last_validation": {task: {metric: value}}, "damaged"}, ..]`
     """
-    return json_text([_content(listing, run) for run in listing.runs])
+    return json_text([_run_content(listing, run) for run in listing.runs])
 
 
-def _content(listing: Listing, run: RunRecord) -> dict[str, Any]:
+def _run_content(listing: Listing, run: RunRecord) -> dict[str, Any]:
     return {
         "run": listing.name(run),
         "path": str(run.path),
@@ -190,13 +197,13 @@ def _content(listing: Listing, run: RunRecord) -> dict[str, Any]:
         "samples_per_second": run.samples_per_second,
         "changed": datetime.fromtimestamp(int(run.changed), tz=UTC).isoformat(),
         "splits": {split: tasks for split in ("valid", "test") if (tasks := split_tasks(run.metrics, split))},
-        "last_validation": mapping(run.valid.get("tasks")),
+        "last_validation": as_mapping(run.valid.get("tasks")),
         "damaged": list(run.damaged),
     }
 
 
-def _folder(text: str) -> Location:
-    for path in places_of(text):
+def _find_folder(text: str) -> Location:
+    for path in possible_places(text):
         if is_folder(path):
             return path
     raise UserError(
@@ -208,10 +215,10 @@ def _folder(text: str) -> Location:
 
 
 def _unknown_key(sort: str, listing: Listing, keys: list[str]) -> UserError:
-    # This module imports pydantic, which takes long.
+    # This import loads pydantic, which takes long.
     from ple_rec.config.words import spelling_hint
 
-    known = f"known: {', '.join(column.key for column in columns_of(listing))}"
+    known = f"known: {', '.join(column.key for column in listing_columns(listing))}"
     suggestion = spelling_hint(sort, keys)
     return UserError(
         "--sort",
@@ -235,31 +242,31 @@ def _count(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}"
 
 
-def _falling(value: float | None) -> float | None:
+def _negated(value: float | None) -> float | None:
     return None if value is None else -value
 
 
 def _age(seconds: float) -> str:
     """Return a time span in its largest unit: `5 min`, `3 h`, `2 d`."""
-    size, unit = next(((size, unit) for size, unit in _SPANS if seconds >= size), _SPANS[-1])
+    size, unit = next(((size, unit) for size, unit in _TIME_UNITS if seconds >= size), _TIME_UNITS[-1])
     return f"{max(int(seconds // size), 0)} {unit}"
 
 
-# These columns are aligned to the left.
-_WORDS = ("run", "status", "variant")
+# Columns that are aligned to the left; others are aligned to the right.
+_LEFT_ALIGNED = ("run", "status", "variant")
 # Largest number of characters of a cell other than the name of the run.
-_LONGEST = 24
+_MAX_CELL_LENGTH = 24
 # Number of characters between columns.
 _GAP = 2
 
 
 def format_runs(listing: Listing, width: int) -> str:
-    """Return the table of the runs, with footnotes on omitted columns and damaged files.
+    """Return the table of the runs, with footnotes on metrics that are not final, omitted columns and unreadable files.
 
     Args:
         listing: Runs in the order of the table.
-        width: Largest number of characters of a line. Columns that do not fit are omitted and named; if that is not
-            enough, names are cut.
+        width: Largest number of characters of a line. Long cells are cut, and columns that do not fit are omitted and
+            named in a footnote; if that is not enough, the names of the runs are cut further.
 
     Returns:
         Text without a trailing newline; one sentence if there are no runs.
@@ -270,15 +277,15 @@ def format_runs(listing: Listing, width: int) -> str:
         if any(f" {NOT_FINAL}" in line for line in lines):
             notes.append(f"{NOT_FINAL} last validation record of a run without final metrics on {listing.split}")
         if left_out:
-            notes.append(f"left out, beyond {width} characters: {some_of(left_out, width)}; --json has all")
+            notes.append(f"left out, beyond {width} characters: {first_names_text(left_out, width)}; --json has all")
     else:
         place, text = printable(str(listing.directory)), printable(listing.text)
         notes.append(f'no run in {place} contains "{text}"' if text else f"no runs in {place}")
     if damaged := [f"{listing.name(run)}/{name}" for run in listing.runs for name in run.damaged]:
-        notes.append(f"damaged, and left out: {some_of(damaged, width)}")
+        notes.append(f"damaged, and left out: {first_names_text(damaged, width)}")
     if listing.unreadable:
-        notes.append(f"not readable, and left out: {some_of(list(map(str, listing.unreadable)), width)}")
-    return "\n".join([*lines, *(wrapped(note, width) for note in notes)])
+        notes.append(f"not readable, and left out: {first_names_text(list(map(str, listing.unreadable)), width)}")
+    return "\n".join([*lines, *(wrap_text(note, width) for note in notes)])
 
 
 def _table(listing: Listing, width: int) -> tuple[list[str], list[str]]:
@@ -287,11 +294,13 @@ def _table(listing: Listing, width: int) -> tuple[list[str], list[str]]:
     columns: list[ListingColumn] = []
     texts: list[list[str]] = []
     left_out, used = [], -_GAP
-    for column in columns_of(listing):
+    for column in listing_columns(listing):
         # The name of a task is written above the first of its columns.
-        task = "" if columns and columns[-1].task == column.task else cut(printable(column.task), _LONGEST)
-        most = width // 2 if column.key == "run" else _LONGEST
-        cells = [task, column.heading, *(cut(printable(column.cell(run)), most) for run in listing.runs)]
+        task = (
+            "" if columns and columns[-1].task == column.task else cut_middle(printable(column.task), _MAX_CELL_LENGTH)
+        )
+        longest = width // 2 if column.key == "run" else _MAX_CELL_LENGTH
+        cells = [task, column.heading, *(cut_middle(printable(column.cell(run)), longest) for run in listing.runs)]
         needed = _GAP + max(map(len, cells))
         if column.key in always or used + needed <= width:
             columns.append(column)
@@ -299,6 +308,7 @@ def _table(listing: Listing, width: int) -> tuple[list[str], list[str]]:
             used += needed
         else:
             left_out.append(column.key)
+    # The heading line with the names of the tasks begins with the split of their metrics.
     texts[0][0] = listing.split
-    left = [i for i, column in enumerate(columns) if column.key in _WORDS]
-    return fitted(list(zip(*texts, strict=True)), width, left).split("\n"), left_out
+    left = [i for i, column in enumerate(columns) if column.key in _LEFT_ALIGNED]
+    return fit_table(list(zip(*texts, strict=True)), width, left).split("\n"), left_out

@@ -1,4 +1,4 @@
-"""Records of a run's `train.jsonl` by split, and quantities over steps."""
+"""Records of `train.jsonl`, the log of a run, by split, and series of their values over steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.text.json_values import mapping, number
+from ple_rec.text.json_values import as_mapping, as_number
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Series:
         return bool(np.isfinite(self.values).any())
 
     def at(self, step: float | None) -> float | None:
-        """Return the value at exactly this step; None if there is none, or if it is undefined."""
+        """Return the value at exactly this step; None if it is undefined, the step has none, or `step` is None."""
         hits = self.values[self.steps == step] if step is not None else self.values[:0]
         return float(hits[-1]) if hits.size and np.isfinite(hits[-1]) else None
 
@@ -41,7 +41,7 @@ class RunLog:
 
     Args:
         splits: Records of each split, ascending in step.
-        rewinds: Steps at which a resumed run replaced records of an earlier attempt.
+        rewinds: Step of the first training record of each resumed run that replaced records of an earlier attempt.
     """
 
     splits: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
@@ -50,15 +50,16 @@ class RunLog:
     def add(self, record: Mapping[str, Any]) -> None:
         """Add one record, in the order of the file.
 
-        A training record whose step is not beyond the last one comes from a resumed run. It replaces all records of the
-        earlier attempt from that step on. An evaluation replaces an earlier one of the same split and step.
+        A training record whose step is not beyond the last one comes from a resumed run. It replaces the records of
+        all splits of the earlier attempt from that step on. An evaluation replaces an earlier one of the same split and
+        step.
         """
         step, split = record["step"], record["split"]
         records = self.splits.setdefault(split, [])
         if split == "train" and records and step <= records[-1]["step"]:
             self.rewinds.append(step)
-            for rows in self.splits.values():
-                del rows[bisect.bisect_left(rows, step, key=_step) :]
+            for split_records in self.splits.values():
+                del split_records[bisect.bisect_left(split_records, step, key=_step) :]
         place = bisect.bisect_left(records, step, key=_step)
         if place < len(records) and records[place]["step"] == step:
             del records[place]
@@ -76,9 +77,9 @@ class RunLog:
         for record in records:
             value: object = record
             for key in path:
-                value = mapping(value).get(key)
-            finite = number(value)
-            values.append(np.nan if finite is None else finite)
+                value = as_mapping(value).get(key)
+            number = as_number(value)
+            values.append(np.nan if number is None else number)
         return Series(np.array([record["step"] for record in records], dtype=float), np.array(values, dtype=float))
 
     def last(self, split: str) -> Mapping[str, Any]:
@@ -88,7 +89,9 @@ class RunLog:
 
     def tasks(self) -> list[str]:
         """Return every task that a record names, in order of appearance."""
-        names = (name for rows in self.splits.values() for record in rows for name in mapping(record.get("tasks")))
+        names = (
+            name for records in self.splits.values() for record in records for name in as_mapping(record.get("tasks"))
+        )
         return list(dict.fromkeys(names))
 
 

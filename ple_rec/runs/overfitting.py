@@ -6,33 +6,34 @@ import numpy as np
 
 from ple_rec.runs.log import Series
 
-# With fewer evaluations, half of them show no trend.
-_EVALUATIONS = 4
-# A rise by a smaller share of the lowest validation loss may be chance.
-_RISE = 0.01
+# Fewer evaluations do not show a trend.
+_MIN_EVALUATIONS = 4
+# A rise by less than this share of the lowest validation loss may be chance.
+_MIN_RISE = 0.01
 
 
 def overfitting_warning(train: Series, valid: Series, *, stops_early: bool) -> str | None:
-    """Return a warning if the training loss has fallen while the validation loss rose for half of the evaluations.
+    """Return a warning if the training loss has fallen while the validation loss has risen; None otherwise.
 
-    The warning needs three conditions. The lowest validation loss is in the first half of the evaluations, the last one
-    is more than 1 % above it, and the mean training loss after that step is below the training loss at that step.
+    Four conditions must hold. There are at least four evaluations. The lowest validation loss is in the first half of
+    them. The last validation loss is more than 1 % above the lowest. The mean training loss after the step of the
+    lowest validation loss is below the training loss at that step.
 
     Args:
         train: Loss of the training records.
-        valid: Loss of the evaluations; that at step 0, of the weights of another run, does not count.
-        stops_early: True for a run with early stopping, which the warning then does not suggest.
+        valid: Loss of the evaluations. A loss at step 0 is ignored, since another run has trained these weights.
+        stops_early: True if the run has early stopping; otherwise the warning suggests it.
     """
     known = np.isfinite(valid.values) & (valid.steps > 0)
     steps, losses = valid.steps[known], valid.values[known]
-    if len(losses) < _EVALUATIONS:
+    if len(losses) < _MIN_EVALUATIONS:
         return None
     lowest = int(losses.argmin())
     known = np.isfinite(train.values)
     before = train.values[known & (train.steps <= steps[lowest])]
     after = train.values[known & (train.steps > steps[lowest])]
-    rose = 2 * (lowest + 1) <= len(losses) and losses[-1] > (1 + _RISE) * losses[lowest]
-    if not rose or not before.size or not after.size or after.mean() >= before[-1]:
+    has_risen = 2 * (lowest + 1) <= len(losses) and losses[-1] > (1 + _MIN_RISE) * losses[lowest]
+    if not has_risen or not before.size or not after.size or after.mean() >= before[-1]:
         return None
     rise = f"from {losses[lowest]:.4f} at step {steps[lowest]:.0f} to {losses[-1]:.4f}"
     earlier = "" if stops_early else "end the run earlier (early_stopping.patience), or "

@@ -1,4 +1,4 @@
-"""Final metrics of a run as a table of plain text."""
+"""Final metrics of a run as tables of plain text, and the limits below which a metric is unreliable."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.config.metrics import METRICS, SAMPLES, Metric
-from ple_rec.runs.metrics import by_kind, paper_sources, present, split_tasks
-from ple_rec.runs.warnings import SCALE, Dominant
-from ple_rec.text import aligned, cut, printable
-from ple_rec.text.json_values import mapping, number
+from ple_rec.runs.metrics import group_by_kind, paper_sources, present_columns, split_tasks
+from ple_rec.runs.warnings import LABEL_SCALE_FIX, Dominant
+from ple_rec.text import align_columns, cut_middle, printable
+from ple_rec.text.json_values import as_mapping, as_number
 from ple_rec.text.units import metric_text
 
+# Text of a missing value.
 MISSING = "-"
-# With fewer samples, the metrics of a slice are too uncertain.
-FEW = 100
+# With fewer samples, the metrics of a task are too uncertain, on a split or on a slice of it.
+FEW_SAMPLES = 100
 # With fewer positives or negatives, AUC is too uncertain.
 FEW_OF_A_CLASS = 20
 # With fewer groups, GAUC is too uncertain.
 FEW_GROUPS = 30
-# A task is warned of if its loss is so many times that of a constant prediction.
-_WORSE = 1.01
-# Largest number of characters of a name.
+# A task gets a warning if its loss is more than this many times that of the best constant prediction.
+_WORSE_RATIO = 1.01
+# Largest number of characters of a name; a longer one is cut.
 LONGEST_NAME = 40
-_BETTER = (
+_ADVICE = (
     "look at its curves in report.html: where valid rises while train falls, stop earlier (early_stopping) or take a "
     "smaller embeddings.dim; where both still fall, train longer; where it jumps, lower the learning rates"
 )
@@ -37,7 +38,8 @@ def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Do
         paper: PLE, Table 5
 
     Binary tasks and regressions have separate blocks. An undefined metric is `-`, for example AUC of a single class.
-    The paper's figure is in the column after its metric. Slices follow, a block for each column.
+    The paper's figure is in the column after its metric. Notes follow, and metrics of slices, which are the rows with
+    one value of a column: a block for each column.
 
     Args:
         metrics: Content of `metrics.json`; any part may be missing.
@@ -51,27 +53,34 @@ def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Do
     if not tasks:
         return f"{split}: no metrics"
     # The paper reports figures on test data only.
-    paper = {name: mapping(entry) for name, entry in mapping(metrics.get("paper")).items() if split == "test"}
+    paper = {name: as_mapping(entry) for name, entry in as_mapping(metrics.get("paper")).items() if split == "test"}
     blocks = []
-    for group in by_kind(tasks):
+    for group in group_by_kind(tasks):
         rows = [tasks[name] for name in group]
         papers = [paper.get(name, {}) for name in group]
         cells = [[split], *([plain_name(name)] for name in group)]
-        for column in present(METRICS, rows):
-            _append(cells, column.heading, column, rows)
+        for column in present_columns(METRICS, rows):
+            _append_column(cells, column.heading, column, rows)
             if any(column.key in paper for paper in papers):
-                _append(cells, "paper", column, papers)
-        blocks.append("\n".join(aligned(cells)))
-    slices = [f"\n{_slice_block(mapping(entry), tasks)}" for entry in mapping(metrics.get(split)).get("slices") or []]
-    notes = [*_footnotes(paper, tasks), *few_samples(tasks), *slices, *_worse_than_constant(tasks, split, dominant)]
+                _append_column(cells, "paper", column, papers)
+        blocks.append("\n".join(align_columns(cells)))
+    slices = [
+        f"\n{_slice_block(as_mapping(entry), tasks)}" for entry in as_mapping(metrics.get(split)).get("slices") or []
+    ]
+    notes = [
+        *_footnotes(paper, tasks),
+        *few_sample_notes(tasks),
+        *slices,
+        *_worse_than_constant(tasks, split, dominant),
+    ]
     return "\n".join(["\n\n".join(blocks), *notes])
 
 
-def few_samples(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a line for each task with too few samples or groups for reliable metrics."""
+def few_sample_notes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a note for each task whose metrics are unreliable, or whose GAUC has too few groups."""
     lines = []
     for name, values in tasks.items():
-        groups = number(values.get("gauc_groups")) if number(values.get("gauc")) is not None else None
+        groups = as_number(values.get("gauc_groups")) if as_number(values.get("gauc")) is not None else None
         if reason := caution(values):
             lines.append(f"{plain_name(name)}: {reason}; its figures say little")
         elif groups is not None and groups < FEW_GROUPS:
@@ -85,18 +94,18 @@ def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str, dom
     If one task is nearly the whole loss, the others hardly learn, so the warning suggests another scale of its label.
     Only final results are checked, since early in training the loss of a rare task is far above that of a constant.
     """
-    fix = _BETTER
+    fix = _ADVICE
     if dominant is not None:
-        fix = f"{plain_name(dominant.name)} is {dominant.share:.2%} of the loss: {SCALE}"
+        fix = f"{plain_name(dominant.name)} is {dominant.share:.2%} of the loss: {LABEL_SCALE_FIX}"
     warnings = []
     for name, values in tasks.items():
         if "mse" in values:
-            metric, loss, constant, r2 = "MSE", number(values["mse"]), "mean", number(values.get("r2"))
+            metric, loss, constant, r2 = "MSE", as_number(values["mse"]), "mean", as_number(values.get("r2"))
             ratio = None if r2 is None else 1 - r2
         else:
-            metric, loss, constant = "log loss", number(values.get("logloss")), "rate"
-            ratio = number(values.get("ne"))
-        if ratio is not None and loss is not None and ratio > _WORSE:
+            metric, loss, constant = "log loss", as_number(values.get("logloss")), "rate"
+            ratio = as_number(values.get("ne"))
+        if ratio is not None and loss is not None and ratio > _WORSE_RATIO:
             own, best = metric_text(loss), metric_text(loss / ratio)
             warnings.append(
                 f"warning: {plain_name(name)}: {metric} {own} on {split} is above the {best} of always predicting its "
@@ -107,7 +116,7 @@ def _worse_than_constant(tasks: Mapping[str, Mapping[str, Any]], split: str, dom
 
 def plain_name(name: object) -> str:
     """Return a name from data as printable text of at most `LONGEST_NAME` characters."""
-    return cut(printable(str(name)), LONGEST_NAME)
+    return cut_middle(printable(str(name)), LONGEST_NAME)
 
 
 _NO_VALUE = {"missing": "(missing)", "other": "(other)", "null": "(no value)", "empty": "(empty text)"}
@@ -116,7 +125,7 @@ _NO_VALUE = {"missing": "(missing)", "other": "(other)", "null": "(no value)", "
 def slice_name(entry: Mapping[str, Any]) -> str:
     """Return the text of a slice's value: `(missing)`, `(other)`, `(no value)`, `(empty text)` or its `plain_name`.
 
-    A value that looks like one of these texts is put in quotes.
+    A value that equals one of these texts, or begins with a quote, is put in quotes.
     """
     for flag in ("missing", "other"):
         if entry.get(flag):
@@ -129,35 +138,38 @@ def slice_name(entry: Mapping[str, Any]) -> str:
 
 
 def _slice_block(slices: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the first metric of every task by the values of one column, headed `by sex  samples  income AUC`."""
-    values = [mapping(entry) for entry in slices.get("values") or []]
+    """Return a table, such as `by sex  samples  income AUC`: a row for each value of a column of the dataset.
+
+    A row has the number of samples and the first metric of every task. A star marks an unreliable metric.
+    """
+    values = [as_mapping(entry) for entry in slices.get("values") or []]
     cells = [[f"by {plain_name(slices.get('column'))}"], *([slice_name(entry)] for entry in values)]
-    _append(cells, "samples", SAMPLES, values)
-    for name, whole in tasks.items():
-        for column in present(METRICS, [whole])[:1]:
-            rows = [mapping(mapping(entry.get("tasks")).get(name)) for entry in values]
-            _append(cells, f"{plain_name(name)} {column.heading}", column, rows)
+    _append_column(cells, "samples", SAMPLES, values)
+    for name, task_metrics in tasks.items():
+        for column in present_columns(METRICS, [task_metrics])[:1]:
+            rows = [as_mapping(as_mapping(entry.get("tasks")).get(name)) for entry in values]
+            _append_column(cells, f"{plain_name(name)} {column.heading}", column, rows)
             marks = [
                 "*" if line[-1] != MISSING and caution(row) else "" for line, row in zip(cells[1:], rows, strict=True)
             ]
             for line, mark in zip(cells[1:], marks, strict=True):
                 line[-1] += mark or " " * any(marks)
-    lines = aligned(cells)
+    lines = align_columns(cells)
     if any("*" in cell for line in cells[1:] for cell in line[2:]):
-        lines.append(f"* fewer than {FEW} samples, or than {FEW_OF_A_CLASS} of a class: says little")
+        lines.append(f"* fewer than {FEW_SAMPLES} samples, or than {FEW_OF_A_CLASS} of a class: says little")
     return "\n".join(lines)
 
 
 def caution(values: Mapping[str, Any]) -> str:
-    """Return the reason that a task's metrics on a slice are unreliable; empty if they are reliable."""
-    samples, positives = number(values.get("samples")), number(values.get("positives"))
+    """Return the reason why the metrics of a task are unreliable; empty if they are reliable."""
+    samples, positives = as_number(values.get("samples")), as_number(values.get("positives"))
     if samples == 0:
         return "no samples"
     if positives is not None and positives in (0, samples):
         return "one class only"
-    if "auc" in values and number(values["auc"]) is None:
+    if "auc" in values and as_number(values["auc"]) is None:
         return "AUC undefined"
-    if samples is not None and samples < FEW:
+    if samples is not None and samples < FEW_SAMPLES:
         return "few samples"
     if samples is not None and positives is not None and min(positives, samples - positives) < FEW_OF_A_CLASS:
         rare, name = min((positives, "positive"), (samples - positives, "negative"))
@@ -165,11 +177,11 @@ def caution(values: Mapping[str, Any]) -> str:
     return ""
 
 
-def _append(cells: list[list[str]], heading: str, column: Metric, rows: Sequence[Mapping[str, Any]]) -> None:
+def _append_column(cells: list[list[str]], heading: str, column: Metric, rows: Sequence[Mapping[str, Any]]) -> None:
     cells[0].append(heading)
     for line, row in zip(cells[1:], rows, strict=True):
-        value = number(row.get(column.key))
-        line.append(MISSING if value is None else column.text(value))
+        value = as_number(row.get(column.key))
+        line.append(MISSING if value is None else column.format_value(value))
 
 
 def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -178,7 +190,7 @@ def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]])
         f"paper: {printable(source)}" + (f" ({', '.join(map(plain_name, names))})" if len(sources) > 1 else "")
         for source, names in sources.items()
     ]
-    errors = {name: number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
+    errors = {name: as_number(values.get("auc_error_bound")) or 0.0 for name, values in tasks.items()}
     inexact = [f"{plain_name(name)} +-{error:.1e}" for name, error in errors.items() if error > 0]
     if inexact:
         notes.append(f"AUC from a histogram, error at most: {', '.join(inexact)}")
@@ -196,7 +208,9 @@ def _groups(values: Mapping[str, Any]) -> str:
         ("gauc_oversized_groups", "too large for the sample"),
         ("gauc_ungrouped", "rows of no group"),
     )
-    left_out = [f"{number(values.get(key)):,.0f} {reason}" for key, reason in reasons if number(values.get(key))]
-    text = f"{number(values['gauc_groups']) or 0:,.0f}" + (f" (without {' and '.join(left_out)})" if left_out else "")
+    left_out = [f"{as_number(values.get(key)):,.0f} {reason}" for key, reason in reasons if as_number(values.get(key))]
+    text = f"{as_number(values['gauc_groups']) or 0:,.0f}" + (
+        f" (without {' and '.join(left_out)})" if left_out else ""
+    )
     span = values.get("gauc_interval")
     return text + (f", within {metric_text(span[0])} to {metric_text(span[1])}" if span else "")

@@ -1,7 +1,10 @@
 """Checks of `ple-rec doctor`: installed packages, their versions, and the devices and speed of this machine.
 
-Every check is a small function that returns findings. torch is imported inside the checks that need it, so that the
-report also works if torch is absent or broken.
+`run` prints the report and returns an exit code. Every check is a small function that returns findings. torch is
+imported inside the checks that need it, so that the report also works if torch is absent or broken. A parameter `cuda`
+is True if the machine has a CUDA driver. A parameter `versions` has the version of each installed package by name. A
+`Stack` is a set of versions of torch, TorchRec and FBGEMM that load together; packages are compared with the stack to
+which most of them belong (`nearest_stack`).
 """
 
 from __future__ import annotations
@@ -25,25 +28,25 @@ from ple_rec.runtime.versions import (
     CPU_WHEEL,
     CUDA_WHEEL,
     Stack,
+    find_spark_problem,
     installed_versions,
     java_version,
-    minor,
+    minor_version,
     nearest_stack,
-    pip,
-    public,
+    pip_command,
+    public_version,
     pyspark_version,
     reinstall_fbgemm,
-    spark_lacks,
 )
-from ple_rec.text.units import gib
+from ple_rec.text.units import gib_text
 
 if TYPE_CHECKING:
     import torch
 
 TORCHX = "0.7.0"
-PYTHONS = ((3, 11), (3, 13))
-# Two threads that reach less than this share of one thread's speed fight over cores.
-COLLAPSE = 0.5
+SUPPORTED_PYTHONS = ((3, 11), (3, 13))
+# If two threads together reach less than this share of one thread's speed, they wait for each other.
+MIN_TWO_THREAD_SPEED = 0.5
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,10 @@ class Finding:
 
 
 def cpu_extra(stack: Stack) -> list[str]:
-    """Return the requirements of the extra `cpu`, without TorchRec, which would pull in the CUDA wheel."""
+    """Return the requirements of the extra `cpu`, without TorchRec, which would pull in FBGEMM's CUDA wheel.
+
+    TorchRec's other requirements are listed instead, since TorchRec is installed without any (`install_command`).
+    """
     fbgemm, torch = f"{CPU_WHEEL}=={stack.fbgemm}", f"torch=={stack.torch}"
     return [torch, fbgemm, "pyre-extensions", "tensorboard", "tensordict", "torchmetrics==1.0.3"]
 
@@ -67,11 +73,14 @@ def cuda_extra(stack: Stack) -> list[str]:
     return [f"torch=={stack.torch}", f"{CUDA_WHEEL}=={stack.fbgemm}", f"torchrec=={stack.torchrec}", "tensorboard"]
 
 
-def install_all(cuda: bool, stack: Stack) -> str:
-    """Return the command that installs a whole stack."""
+def install_command(cuda: bool, stack: Stack) -> str:
+    """Return the command that installs torch, FBGEMM and TorchRec together."""
     if cuda:
-        return f"{pip()} install {' '.join(cuda_extra(stack))}"
-    return f"{pip()} install {' '.join(cpu_extra(stack))} && {pip()} install --no-deps torchrec=={stack.torchrec}"
+        return f"{pip_command()} install {' '.join(cuda_extra(stack))}"
+    return (
+        f"{pip_command()} install {' '.join(cpu_extra(stack))} && "
+        f"{pip_command()} install --no-deps torchrec=={stack.torchrec}"
+    )
 
 
 def has_cuda_driver() -> bool:
@@ -85,7 +94,7 @@ def has_cuda_driver() -> bool:
 
 def check_python(version: tuple[int, ...]) -> Finding:
     """Check that the pinned packages have wheels for this version of Python."""
-    low, high = PYTHONS
+    low, high = SUPPORTED_PYTHONS
     value = f"{'.'.join(map(str, version))} ({sys.executable})"
     if low <= version[:2] <= high:
         return Finding("python", value)
@@ -95,14 +104,14 @@ def check_python(version: tuple[int, ...]) -> Finding:
 
 
 def check_torch(versions: Mapping[str, str], cuda: bool) -> Finding:
-    """Check that torch has the minor version against which FBGEMM is built."""
+    """Check that torch is installed, in the minor version that FBGEMM is built against."""
     version, stack = versions.get("torch"), nearest_stack(versions, cuda)
     if version is None:
-        return Finding("torch", "not installed; training needs it", False, install_all(cuda, stack))
-    if minor(version) == stack.torch_minor:
+        return Finding("torch", "not installed; training needs it", False, install_command(cuda, stack))
+    if minor_version(version) == stack.torch_minor:
         return Finding("torch", version)
     rule = f"FBGEMM {stack.fbgemm} and torchrec {stack.torchrec} need torch {stack.torch_minor}"
-    return Finding("torch", f"{version} does not fit: {rule}", False, f"{pip()} install torch=={stack.torch}")
+    return Finding("torch", f"{version} does not fit: {rule}", False, f"{pip_command()} install torch=={stack.torch}")
 
 
 def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
@@ -111,9 +120,9 @@ def check_torchrec(versions: Mapping[str, str], cuda: bool) -> Finding:
     if version == stack.torchrec:
         return Finding("torchrec", version)
     if version is None:
-        return Finding("torchrec", "not installed; training needs it", False, install_all(cuda, stack))
+        return Finding("torchrec", "not installed; training needs it", False, install_command(cuda, stack))
     value = f"{version} does not fit: torch {stack.torch_minor} needs torchrec {stack.torchrec}"
-    return Finding("torchrec", value, False, f"{pip()} install --no-deps torchrec=={stack.torchrec}")
+    return Finding("torchrec", value, False, f"{pip_command()} install --no-deps torchrec=={stack.torchrec}")
 
 
 def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
@@ -122,11 +131,11 @@ def check_fbgemm(versions: Mapping[str, str], cuda: bool) -> Finding:
     wheels = [name for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
     value = ", ".join(f"{name} {versions[name]}" for name in wheels)
     if not wheels:
-        return Finding("fbgemm", "not installed; training needs it", False, install_all(cuda, stack))
+        return Finding("fbgemm", "not installed; training needs it", False, install_command(cuda, stack))
     if len(wheels) == 2:
         rule = "both wheels own the folder fbgemm_gpu and overwrite each other"
         return Finding("fbgemm", f"{value}; {rule}", False, reinstall_fbgemm(cuda, stack))
-    if public(versions[wheels[0]]) != stack.fbgemm:
+    if public_version(versions[wheels[0]]) != stack.fbgemm:
         rule = f"does not fit: torch {stack.torch_minor} needs {stack.fbgemm}"
         return Finding("fbgemm", f"{value} {rule}", False, reinstall_fbgemm(cuda, stack))
     if wheels == [CUDA_WHEEL] and not cuda:
@@ -141,7 +150,7 @@ def check_torchx(versions: Mapping[str, str]) -> Finding:
     version = versions.get("torchx")
     if version != TORCHX:
         value = f"{version or 'not installed'}; the components are written for {TORCHX}"
-        return Finding("torchx", value, False, f"{pip()} install torchx=={TORCHX}")
+        return Finding("torchx", value, False, f"{pip_command()} install torchx=={TORCHX}")
     if shutil.which("torchrun") is None:
         folder = shlex.quote(str(Path(sys.executable).parent))
         return Finding("torchx", f"{version} (before `torchx run -s local_cwd`: export PATH={folder}:$PATH)")
@@ -149,16 +158,16 @@ def check_torchx(versions: Mapping[str, str]) -> Finding:
 
 
 def check_spark() -> Finding:
-    """Report if `prep --engine spark` can run here. The finding is always ok, since nothing else needs Spark."""
-    lacks = spark_lacks()
-    if lacks is None:
+    """Report whether `prep --engine spark` can run here. The finding is always ok, since nothing else needs Spark."""
+    problem = find_spark_problem()
+    if problem is None:
         return Finding("spark", f"PySpark {pyspark_version()}, Java {java_version()}")
-    cause, fix = lacks
+    cause, fix = problem
     return Finding("spark", f"{cause}, which only `ple-rec prep --engine spark` needs; to have it: {fix}")
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_libraries() -> Iterator[None]:
     """Keep the libraries' own warnings and log lines out of the report."""
     logging.disable(logging.CRITICAL)
     try:
@@ -177,11 +186,11 @@ def _first_line(error: BaseException) -> str:
 def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
     """Check that torch, FBGEMM and torchrec import, and that an operator of FBGEMM computes the right result."""
     stack = nearest_stack(versions, cuda)
-    fix_all, fix_fbgemm = install_all(cuda, stack), reinstall_fbgemm(cuda, stack)
+    fix_all, fix_fbgemm = install_command(cuda, stack), reinstall_fbgemm(cuda, stack)
     fixes = {"torch": fix_all, "fbgemm_gpu": fix_fbgemm, "torchrec": fix_all}
     for module, fix in fixes.items():
         try:
-            with _quiet():
+            with _silence_libraries():
                 importlib.import_module(module)
         # A broken wheel may raise anything.
         except Exception as error:
@@ -189,12 +198,12 @@ def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
     import torch
 
     try:
-        ends = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
+        offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
     except Exception as error:
         value = f"FBGEMM does not run: {_first_line(error)}"
         return Finding("operators", value, False, fix_fbgemm)
-    if ends != [0, 1, 3, 6]:
-        value = f"FBGEMM's cumulative sum of 1, 2, 3 is {ends}; it must be [0, 1, 3, 6]"
+    if offsets != [0, 1, 3, 6]:
+        value = f"FBGEMM's cumulative sum of 1, 2, 3 is {offsets}; it must be [0, 1, 3, 6]"
         return Finding("operators", value, False, fix_fbgemm)
     return Finding("operators", "torch, FBGEMM and torchrec load; an FBGEMM operator computes")
 
@@ -203,13 +212,13 @@ def check_machine(folder: Path) -> list[Finding]:
     """Return cores, memory and disk as findings that are always ok."""
     free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
     total, usable = physical_memory_bytes(), usable_memory_bytes()
-    note = "" if usable == total else f", this container's limit {gib(usable)}"
+    note = "" if usable == total else f", this container's limit {gib_text(usable)}"
     threads = os.environ.get("OMP_NUM_THREADS", "unset")
     disk = shutil.disk_usage(folder).free
     return [
         Finding("cores", f"{usable_cores()} usable of {os.cpu_count()}; OMP_NUM_THREADS {threads}"),
-        Finding("memory", f"{gib(free)} free of {gib(total)}{note}"),
-        Finding("disk", f"{gib(disk)} free in {folder}"),
+        Finding("memory", f"{gib_text(free)} free of {gib_text(total)}{note}"),
+        Finding("disk", f"{gib_text(disk)} free in {folder}"),
     ]
 
 
@@ -221,7 +230,7 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
     stack = nearest_stack(versions, cuda)
     if torch.cuda.is_available():
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        device = ", ".join(f"{p.name} ({gib(p.total_memory, 0)})" for p in properties)
+        device = ", ".join(f"{p.name} ({gib_text(p.total_memory, 0)})" for p in properties)
         if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
             change = f"to train on the GPU: {reinstall_fbgemm(True, stack)}"
             device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"
@@ -231,7 +240,7 @@ def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
         device = "cpu"
     available = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
     backends = [name for name, is_available in available.items() if is_available]
-    fix = "" if backends else install_all(cuda, stack)
+    fix = "" if backends else install_command(cuda, stack)
     return [
         Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
         Finding("backends", ", ".join(backends) or "none", bool(backends), fix),
@@ -268,7 +277,7 @@ def measure_speed(device: torch.device) -> dict[str, float | None]:
 
 
 def measure_threads(threads: int) -> float:
-    """Return the GFLOP/s of a matrix product in fp32 on the CPU with a number of threads; restore the number then."""
+    """Return the GFLOP/s of a matrix product in fp32 on the CPU with `threads` threads."""
     import torch
 
     from ple_rec.models.cpu.gemm_probe import gemm_gflops
@@ -284,51 +293,52 @@ def measure_threads(threads: int) -> float:
 def check_threads(cores: int, load: float, measure: Callable[[int], float]) -> Finding:
     """Check that two threads are not much slower than one, as they are if a CPU quota makes them wait for each other.
 
-    Both are measured twice before they count as slower.
+    If two threads are much slower, both speeds are measured a second time before they count.
 
     Args:
         cores: Number of cores that this process may use.
-        load: Number of runnable processes on the machine, from `os.getloadavg`.
+        load: Mean number of runnable processes on the machine over the last minute, from `os.getloadavg`. If it exceeds
+            half of the cores, other processes may be the cause, so the finding is no problem.
         measure: Function that returns GFLOP/s for a number of threads.
     """
     if cores < 2:
         return Finding("threads", "one core; one thread")
     for _ in range(2):
         one, two = measure(1), measure(2)
-        if two >= COLLAPSE * one:
+        if two >= MIN_TWO_THREAD_SPEED * one:
             break
     value = f"fp32 {one:.0f} GFLOP/s with 1 thread, {two:.0f} with 2"
-    if two >= COLLAPSE * one:
+    if two >= MIN_TWO_THREAD_SPEED * one:
         return Finding("threads", value)
     if load > cores / 2:
-        busy = f"other work uses the cores (load {load:.1f}): ask again when it is done, or export OMP_NUM_THREADS=1"
+        busy = f"other processes use the cores (load {load:.1f}): check again later, or export OMP_NUM_THREADS=1"
         return Finding("threads", f"{value}; {busy}")
     fix = "export OMP_NUM_THREADS=1   (or raise the container's CPU limit)"
     return Finding("threads", f"{value}; threads wait for each other", False, fix)
 
 
-def examine() -> list[Finding]:
+def collect_findings() -> list[Finding]:
     """Return all findings in the order of the report, without those that need torch if it does not load."""
-    # The probes below would add to the load.
+    # The load is read first, because the measurements below would add to it.
     load = os.getloadavg()[0]
     cuda, versions = has_cuda_driver(), installed_versions()
-    fitting = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
-    findings = [check_python(sys.version_info[:3]), *fitting, check_torchx(versions), check_spark()]
+    package_findings = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
+    findings = [check_python(sys.version_info[:3]), *package_findings, check_torchx(versions), check_spark()]
     if "torch" in versions:
         operators = check_operators(versions, cuda)
-        if not operators.ok and not all(finding.ok for finding in fitting):
-            operators = replace(operators, fix="first mend the versions above")
+        if not operators.ok and not all(finding.ok for finding in package_findings):
+            operators = replace(operators, fix="first correct the versions above")
         findings.append(operators)
     findings += check_machine(Path.cwd())
     try:
-        with _quiet():
+        with _silence_libraries():
             import torch
 
             device = torch.device("cuda" if torch.cuda.is_available() and CUDA_WHEEL in versions else "cpu")
-    # `check_torch` or `check_operators` has reported the cause.
+    # Torch does not load; `check_torch` or `check_operators` has reported the cause.
     except Exception:
         return findings
-    with _quiet():
+    with _silence_libraries():
         findings += check_devices(versions, cuda)
         findings.append(describe_speed(measure_speed(device)))
         findings.append(check_threads(usable_cores(), load, measure_threads))
@@ -350,6 +360,6 @@ def render(findings: list[Finding]) -> str:
 
 def run() -> int:
     """Print the report and return the exit code: 0 without problems, else 2."""
-    findings = examine()
+    findings = collect_findings()
     print(render(findings))
     return 0 if all(finding.ok for finding in findings) else 2

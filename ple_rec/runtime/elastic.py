@@ -1,8 +1,10 @@
 """Torchrun's elastic agent, changed so that a rank's exit code decides whether the ranks are started again.
 
-A rank that ends with code 2, 3, 4 or 75 has printed why, and would end so again, so its job ends. Ranks that crash or
-lose a peer are started again. Torchrun itself handles a host that vanishes: its rendezvous expects a sign of life from
-each host, and the watchdog of the ranks (`ple_rec/distributed/watchdog.py`) ends those that wait for it.
+An agent is the process on each host that starts its ranks and watches them; the rendezvous is the store by which the
+agents of a job find each other. A rank that ends with code 2, 3 or 4 has printed the reason, and would fail again; one
+that ends with 75 has received a stop signal. Both end the job. Ranks that crash or lose a peer are started again, up to
+`--max-restarts` times. Torchrun itself handles a host that vanishes: its rendezvous expects a heartbeat of each host,
+and the watchdog of the ranks (`ple_rec/distributed/watchdog.py`) ends ranks that wait for that host.
 """
 
 from __future__ import annotations
@@ -28,16 +30,18 @@ from torch.distributed.launcher import api as launcher
 from torch.distributed.run import parse_min_max_nnodes
 
 from ple_rec.errors import Option, PleRecError
-from ple_rec.runtime.exits import AGENT_FOLDER, FINAL_CODES, PREEMPTED, RESTARTS, STALLED, reap, say_killed
+from ple_rec.runtime.exits import AGENT_FOLDER, FINAL_CODES, PREEMPTED, RESTARTS, STALLED, print_killed_ranks, reap
 
 # This file in the agent's folder means that the ranks of this host have been started.
 STARTED = "started"
 # Torchrun uses this port if the address of the rendezvous has none.
 _DEFAULT_PORT = 29400
+# Seconds between two attempts to connect to the rendezvous, and seconds that an attempt may take.
 _POLL_SECONDS = 2.0
 _CONNECT_SECONDS = 5.0
+# Seconds since the last connection after which the rendezvous counts as lost.
 _STORE_LOST_SECONDS = 12.0
-# The rendezvous shows a change of another host up to 1 s late.
+# The rendezvous may show a change of another host up to 1 s late; this is a little longer.
 _CACHE_SECONDS = 1.5
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -48,20 +52,20 @@ def may_restart(args: Namespace) -> bool:
     return bool(low < high or args.max_restarts > 0)
 
 
-def prepare(args: Namespace) -> None:
+def set_rendezvous_defaults(args: Namespace) -> None:
     """Set options that torchrun needs for several hosts or for restarts, unless the user has set them."""
-    several = args.rdzv_backend == "c10d" and parse_min_max_nnodes(args.nnodes)[1] > 1
-    if several or may_restart(args):
-        # If the agents share their store, restarted ranks find the addresses of the ranks before them, which refuse the
-        # connection, and a host that comes back waits for a rank 0 that is gone.
+    has_several_hosts = args.rdzv_backend == "c10d" and parse_min_max_nnodes(args.nnodes)[1] > 1
+    if has_several_hosts or may_restart(args):
+        # If ranks shared the store of the agents, restarted ranks would find in it the addresses of the previous ranks,
+        # which refuse connections, and a host that comes back would wait for a rank 0 that has ended.
         os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
-    if several and may_restart(args) and "last_call_timeout" not in args.rdzv_conf:
-        # The remaining hosts wait this long for further ones. Torch's own 30 s would pass at every restart.
+    if has_several_hosts and may_restart(args) and "last_call_timeout" not in args.rdzv_conf:
+        # Seconds that the remaining hosts wait for further hosts. Torch's default, 30 s, would pass at every restart.
         args.rdzv_conf = ",".join(filter(None, (args.rdzv_conf, "last_call_timeout=3")))
 
 
 class Agent(LocalElasticAgent):
-    """Agent that restarts ranks only if their exit codes allow it, and prints that it does.
+    """Agent that restarts ranks only if their exit codes allow it, and prints a line when it does.
 
     Args:
         args: Positional arguments of torchrun's agent.
@@ -75,7 +79,7 @@ class Agent(LocalElasticAgent):
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
         folder = Path(os.environ[AGENT_FOLDER])
-        # The previous ranks may have left marks.
+        # The previous ranks may have left marker files.
         for file in folder.iterdir():
             file.unlink()
         (folder / STARTED).touch()
@@ -85,11 +89,11 @@ class Agent(LocalElasticAgent):
         if worker_group.state == WorkerState.HEALTHY:
             # The ranks learn from this file that the agent stops them only to start them again.
             (Path(os.environ[AGENT_FOLDER]) / RESTARTS).touch()
-            why = "hosts have come"
+            reason = "hosts have joined"
         else:
             done = worker_group.spec.max_restarts - self._remaining_restarts
-            why = f"restart {done} of {worker_group.spec.max_restarts}"
-        _say(f"starts the ranks of this host anew ({why})")
+            reason = f"restart {done} of {worker_group.spec.max_restarts}"
+        _say(f"starts the ranks of this host anew ({reason})")
         super()._restart_workers(worker_group)
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
@@ -97,17 +101,17 @@ class Agent(LocalElasticAgent):
         if result.state != WorkerState.FAILED:
             return result
         codes = {rank: failure.exitcode for rank, failure in result.failures.items()}
-        if PREEMPTED in codes.values() and self._hosts_wait(worker_group):
-            # The agent of another host has stopped all ranks so that the waiting hosts can join.
+        if PREEMPTED in codes.values() and self._has_waiting_hosts(worker_group):
+            # The agent of another host has stopped all ranks so that a waiting host can join.
             return RunResult(state=WorkerState.HEALTHY)
         if not FINAL_CODES.isdisjoint(codes.values()):
             self._remaining_restarts = 0
         elif self._remaining_restarts > 0 and not (Path(os.environ[AGENT_FOLDER]) / STALLED).exists():
-            say_killed({rank: code for rank, code in codes.items() if code != -signal.SIGTERM})
+            print_killed_ranks({rank: code for rank, code in codes.items() if code != -signal.SIGTERM})
         return result
 
-    def _hosts_wait(self, worker_group: WorkerGroup) -> bool:
-        """Return True if a host waits to join."""
+    def _has_waiting_hosts(self, worker_group: WorkerGroup) -> bool:
+        """Return True if the job may have more hosts and one waits to join, which may show up to 1.5 s late."""
         end = time.monotonic() + _CACHE_SECONDS
         while (worker_group.group_world_size or 0) < self._most_hosts and time.monotonic() < end:
             if worker_group.spec.rdzv_handler.num_nodes_waiting() > 0:
@@ -116,7 +120,8 @@ class Agent(LocalElasticAgent):
         return False
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = 30) -> None:
-        # A scheduler may send the same signal to each process of a job, so an agent that stops already ignores it.
+        # A scheduler may send the same signal to each process of a job, so an agent that is already stopping ignores
+        # it.
         before = {number: signal.signal(number, signal.SIG_IGN) for number in _STOP_SIGNALS}
         try:
             super()._shutdown(death_sig, timeout)
@@ -125,12 +130,12 @@ class Agent(LocalElasticAgent):
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
-def store_lost(endpoint: str) -> PleRecError:
+def store_lost_error(endpoint: str) -> PleRecError:
     """Return the error of a job that has lost its rendezvous at `endpoint`."""
     return PleRecError(
         f"rendezvous at {endpoint}",
         "lost: its host has ended, or cannot be reached",
-        "the hosts of a job find each other by it, so the job ends without it",
+        "the hosts of a job find each other by the rendezvous, so the job ends without it",
         f"look at the output of that host, then run the same command again; {Option.AUTO_RESUME} goes on",
     )
 
@@ -151,16 +156,19 @@ class StoreWatch(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """Try to connect every 2 s until `stop`."""
-        reached: float | None = None
+        """Try to connect every 2 s until `stop`.
+
+        If the last success is more than 12 s ago, the agent and its ranks end. Before the first success, they do not.
+        """
+        last_success: float | None = None
         while not self._stopped.wait(_POLL_SECONDS):
             start = time.monotonic()
             if self._can_connect():
-                reached = time.monotonic()
-            elif reached is not None and start - reached > _STORE_LOST_SECONDS:
+                last_success = time.monotonic()
+            elif last_success is not None and start - last_success > _STORE_LOST_SECONDS:
                 break
         if not self._stopped.is_set():
-            _say(str(store_lost(self._endpoint)))
+            _say(str(store_lost_error(self._endpoint)))
             reap(self._agent_folder)
             shutil.rmtree(self._agent_folder, ignore_errors=True)
             os._exit(1)
@@ -176,8 +184,8 @@ class StoreWatch(threading.Thread):
 
 
 @contextmanager
-def agent_of_this_job(args: Namespace) -> Iterator[None]:
-    """Let torchrun use `Agent` in the block, and watch the store of the rendezvous if that has an address."""
+def use_agent(args: Namespace) -> Iterator[None]:
+    """Make torchrun use `Agent` in the block, and watch the store of the rendezvous if it has an address."""
     watch = StoreWatch(args.rdzv_endpoint) if args.rdzv_backend == "c10d" and args.rdzv_endpoint else None
     if watch is not None:
         watch.start()

@@ -1,7 +1,8 @@
-"""Cores and memory that this process may use under affinity and container limits, without torch.
+"""Cores and memory that this process may use, and `keep_pages`, by which it keeps the memory that it frees.
 
-A control group's limit holds for every group below it, so the smallest limit from the process's own group up to the
-root counts. Inside a container the root is often its own group, and the path of the process does not exist there.
+CPU affinity and the limits of a container restrict them. The limit of a control group (cgroup) holds for all groups
+below it, so the smallest limit from the process's own group up to the root counts. Inside a container, the container's
+group is often mounted as the root, and the path of the process's group does not exist there.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ def usable_cores(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> int:
         membership: File with the control groups of this process, a line `id:controllers:path` each.
     """
     cores = float(len(os.sched_getaffinity(0)))
-    for folder in _folders(mount, membership, "cpu"):
-        limit = _words(folder / "cpu.max") or _words(folder / "cpu.cfs_quota_us") + _words(folder / "cpu.cfs_period_us")
+    for folder in _limit_folders(mount, membership, "cpu"):
+        limit = _read_words(folder / "cpu.max") or _read_words(folder / "cpu.cfs_quota_us") + _read_words(
+            folder / "cpu.cfs_period_us"
+        )
         # Without a quota the limit is "max", or -1 in version 1.
         if len(limit) == 2 and limit[0].isdecimal() and float(limit[1]) > 0:
             cores = min(cores, float(limit[0]) / float(limit[1]))
@@ -38,7 +41,7 @@ def default_threads(processes: int = 1) -> int:
     Args:
         processes: Number of processes on this host that share its cores.
     """
-    # The variable may be a list with a number for each nesting level; the first one counts.
+    # The variable may be a list with a number for each level of nested parallelism; the first one counts.
     configured = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(configured) if configured.isdecimal() and int(configured) else max(1, usable_cores() // processes)
 
@@ -56,16 +59,19 @@ def usable_memory_bytes(mount: Path = MOUNT, membership: Path = MEMBERSHIP) -> i
         membership: File with the control groups of this process, a line `id:controllers:path` each.
     """
     memory = physical_memory_bytes()
-    for folder in _folders(mount, membership, "memory"):
-        limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
+    for folder in _limit_folders(mount, membership, "memory"):
+        limit = _read_words(folder / "memory.max") or _read_words(folder / "memory.limit_in_bytes")
         # Without a limit the value is "max", or a huge number in version 1.
         if limit and limit[0].isdecimal():
             memory = min(memory, int(limit[0]))
     return memory
 
 
-def _folders(mount: Path, membership: Path, controller: str) -> Iterator[Path]:
-    """Yield folders that may hold this process's limits: those of its group and all above it, in either version."""
+def _limit_folders(mount: Path, membership: Path, controller: str) -> Iterator[Path]:
+    """Yield folders that may hold limits of this process: those of its group and of all groups above it.
+
+    Control groups of version 1 and 2 have different folders; a folder may not exist.
+    """
     yield from (mount, mount / controller)
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
@@ -75,32 +81,37 @@ def _folders(mount: Path, membership: Path, controller: str) -> Iterator[Path]:
         _, names, path = line.split(":", 2)
         root = mount if not names else mount / controller if controller in names.split(",") else None
         parts = PurePosixPath(path.lstrip("/"))
-        # A path with ".." is a group that the container cannot see.
+        # A path with ".." belongs to a group outside of the container, which is not mounted.
         if root is not None and ".." not in parts.parts:
             yield from (root / part for part in (parts, *parts.parents))
 
 
-def _words(file: Path) -> list[str]:
-    """Return the words of a control file, or none if it cannot be read."""
+def _read_words(file: Path) -> list[str]:
+    """Return the words of a control file; an empty list if it cannot be read."""
     try:
         return file.read_text(encoding="ascii").split()
     except OSError:
         return []
 
 
-# These are parameters of mallopt(3).
+# Parameters of mallopt(3), whose values below are in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _SETTINGS = (
-    # This is the largest threshold that glibc accepts. Larger allocations, such as tables, still return their pages.
+    # Allocations above this size, such as tables, still return their pages; glibc accepts no larger threshold.
     (_MMAP_THRESHOLD, 32 << 20),
-    # So many free bytes at the end of the heap are kept.
+    # Free bytes at the end of the heap up to this size are kept.
     (_TRIM_THRESHOLD, 1 << 30),
+    # The heap grows by this number of bytes more than is asked for.
     (_TOP_PAD, 64 << 20),
 )
 
 
 def keep_pages() -> bool:
-    """Let this process keep the memory pages that it frees; return False if its C library cannot, as musl."""
+    """Make this process keep the memory pages that it frees, so that the next step reuses them.
+
+    Returns:
+        False if the C library has no such setting, for example musl, or refuses a value.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False

@@ -1,4 +1,8 @@
-"""Start of a verb's ranks on this host by torchrun's elastic agent, and the exit code that follows from theirs."""
+"""Start of ranks on this host by torchrun's elastic agent, and the exit code that follows from those of the ranks.
+
+A verb is a subcommand of `ple-rec`, such as `train`; each rank is a process that runs it. The agent is the process that
+starts and watches the ranks of a host.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.errors import PleRecError, UserError
-from ple_rec.runtime.exits import AGENT_FOLDER, FINAL_CODES, STALLED, marked_end, reap, say_killed
+from ple_rec.runtime.exits import AGENT_FOLDER, FINAL_CODES, STALLED, print_killed_ranks, reap, recorded_exit_code
 from ple_rec.runtime.host import default_threads
 
-# Torchrun handles all but the last. Slurm sends SIGUSR1 before the end of a job if it was asked to (--signal=USR1@60).
+# By default, torchrun handles all but the last. Slurm sends SIGUSR1 before the end of a job if it was asked to
+# (--signal=USR1@60).
 _SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
 
 
-def world_sizes_of(options: Sequence[str]) -> list[int]:
-    """Return the numbers of ranks that these options of torchrun allow, the largest first; several if it is elastic."""
+def possible_world_sizes(options: Sequence[str]) -> list[int]:
+    """Return the numbers of ranks of a job that these options of torchrun allow, the largest first.
+
+    There are several if `--nnodes` is a range of hosts.
+    """
     from torch.distributed.run import determine_local_world_size, parse_args, parse_min_max_nnodes
 
     args = parse_args([*options, "-m", "ple_rec"])
@@ -30,7 +38,11 @@ def world_sizes_of(options: Sequence[str]) -> list[int]:
 
 
 def check_restarts(options: Sequence[str], verb: Sequence[str]) -> None:
-    """Refuse training that may be restarted but would then begin anew.
+    """Refuse a training whose ranks may be restarted, but would then begin from the start.
+
+    Args:
+        options: Options of torchrun.
+        verb: Verb of `ple-rec` with its flags.
 
     Raises:
         UserError: The verb is `train` without `--auto-resume`, and the ranks may be restarted.
@@ -57,11 +69,12 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
         verb: Verb of `ple-rec` with its flags; a rank ignores `--ranks`.
 
     Returns:
-        0 if all ranks succeed; 2, 3 or 4 if a rank ends with that code; 75 if the ranks were asked to stop and did;
-        128 + s if signal s stopped this process; else 1. No process that a rank has started is left.
+        0 if all ranks succeed; 2, 3 or 4 if a rank ends with this code; 75 if the ranks have received a stop signal and
+        stopped; 128 + s if signal s stopped this process; else 1. All ranks and their children have ended, or have been
+        killed, when it returns.
 
     Raises:
-        PleRecError: The hosts do not find each other, or lose each other.
+        PleRecError: The hosts of the job do not find each other at its start, or lose each other later.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import (
@@ -71,34 +84,34 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     )
     from torch.distributed.run import determine_local_world_size, parse_args, run
 
-    from ple_rec.runtime.elastic import STARTED, agent_of_this_job, prepare, store_lost
+    from ple_rec.runtime.elastic import STARTED, set_rendezvous_defaults, store_lost_error, use_agent
 
     # The agent's own report of a failure repeats the message of the rank at length.
     for name in ("torch.distributed.elastic", "torch.distributed.elastic.agent.server.api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.run").setLevel(logging.ERROR)
     args = parse_args(["--signals-to-handle", _SIGNALS, *options, "-m", "ple_rec", *verb])
-    prepare(args)
-    # Torchrun would set the number of threads to 1, which a rank would take for the user's choice, so the number that a
-    # rank chooses by itself is set here.
+    set_rendezvous_defaults(args)
+    # Torchrun would set OMP_NUM_THREADS to 1, which a rank would take for the user's choice. So the default number of
+    # threads of a rank is set here.
     ranks_on_host = determine_local_world_size(args.nproc_per_node)
     os.environ.setdefault("OMP_NUM_THREADS", str(default_threads(ranks_on_host)))
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as agent_folder:
         # The ranks inherit the environment.
         os.environ[AGENT_FOLDER] = agent_folder
         try:
-            with agent_of_this_job(args):
+            with use_agent(args):
                 run(args)
         except ChildFailedError as error:
             codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
             return _exit_code(codes, stalled=(Path(agent_folder) / STALLED).exists())
         except RendezvousError as error:
-            # The cause of the job's end on another host, and of the end of its rendezvous, is that of a rank here, too.
-            if (code := marked_end(agent_folder)) is not None:
+            # A rank of this host may have ended the job, so that the rendezvous was closed; then its exit code counts.
+            if (code := recorded_exit_code(agent_folder)) is not None:
                 return code
             started = (Path(agent_folder) / STARTED).exists()
             if started and isinstance(error, RendezvousConnectionError):
-                raise store_lost(args.rdzv_endpoint) from error
+                raise store_lost_error(args.rdzv_endpoint) from error
             if started and isinstance(error, RendezvousClosedError):
                 raise PleRecError(
                     "the job",
@@ -109,15 +122,15 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
             raise PleRecError(
                 f"rendezvous at {args.rdzv_endpoint}",
                 f"failed ({' '.join(str(error).split())})",
-                f"all {args.nnodes} hosts must come and reach that address",
-                "look whether every host has started, and whether its network lets it connect there",
+                f"all {args.nnodes} hosts must start and reach this address",
+                "check that every host has started, and that its network lets it connect to the address",
             ) from error
         except Exception as error:
-            signal_number = _signal_of(error)
+            signal_number = _find_signal(error)
             if signal_number is None:
                 raise
-            # A rank has printed how far it came, or why it had ended before.
-            if (code := marked_end(agent_folder)) is not None:
+            # A rank that has recorded an exit code has printed the last saved step, or the reason of an earlier end.
+            if (code := recorded_exit_code(agent_folder)) is not None:
                 return code
             print(f"ple-rec: stopped by {signal_number.name}", file=sys.stderr, flush=True)
             return 128 + int(signal_number)
@@ -127,8 +140,8 @@ def run_ranks(options: Sequence[str], verb: Sequence[str]) -> int:
     return 0
 
 
-def _signal_of(error: BaseException | None) -> signal.Signals | None:
-    """Return the signal that torch's agent has raised, also if a later error hides it; None if there was no signal."""
+def _find_signal(error: BaseException | None) -> signal.Signals | None:
+    """Return the signal whose exception is among the causes of an error; None if there is none."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
     while error is not None:
@@ -143,11 +156,11 @@ def _exit_code(codes: Mapping[Any, int], *, stalled: bool = False) -> int:
 
     Args:
         codes: Exit code of each rank that failed, by rank.
-        stalled: True if a rank has named one that stands still, which the agent has then killed.
+        stalled: True if a rank has already printed which rank makes no progress; the agent has killed that rank.
     """
     # The agent stops all other ranks by SIGTERM once one has failed.
     own = {rank: code for rank, code in codes.items() if code != -signal.SIGTERM} or codes
-    say_killed({} if stalled else own)
+    print_killed_ranks({} if stalled else own)
     return next((code for code in own.values() if code in FINAL_CODES), 1)
 
 

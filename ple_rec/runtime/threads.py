@@ -1,7 +1,7 @@
-"""Pools of threads that run each operation of torch on one thread.
+"""Pools of threads, each of which runs its operations of torch on one thread.
 
-`torch.set_num_threads` sets the number of threads for the calling thread, and the default that every other thread takes
-over at its first operation. Setting and restoring the number may therefore change other threads, so this happens only
+`torch.set_num_threads` sets the number for the calling thread, and the default that every other thread uses from its
+first operation on. Changing the number for a moment may therefore affect other threads, so the number is changed only
 while a pool is created.
 """
 
@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 
-def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
-    """Return a pool whose threads have all started, and each run an operation of torch alone.
+def single_threaded_pool(count: int, name: str) -> ThreadPoolExecutor:
+    """Return a pool of started threads, each of which runs its operations of torch on one thread.
 
     The calling thread keeps its number of threads for torch.
 
@@ -23,15 +23,15 @@ def threads_of_one(count: int, name: str) -> ThreadPoolExecutor:
         name: Prefix of the names of the threads.
     """
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(count, name, _set_one)
+    pool = ThreadPoolExecutor(count, name, _use_one_thread)
     started = threading.Barrier(count)
     list(pool.map(lambda _: started.wait(), range(count)))
-    # The threads of the pool have made 1 the default.
+    # The threads of the pool have set the default to 1, so it is restored here.
     torch.set_num_threads(before)
     return pool
 
 
-def _set_one() -> None:
-    # The thread takes over the default here, so that it does not do so later and overwrite the 1.
+def _use_one_thread() -> None:
+    # This call makes the thread read the default now, so that it does not later overwrite the 1.
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -1,4 +1,7 @@
-"""Installed versions of torch, TorchRec, FBGEMM, PySpark and Java, and the versions that fit together."""
+"""Installed versions of torch, TorchRec, FBGEMM, PySpark and Java, and the versions that fit together.
+
+`import_torch` imports torch and TorchRec, and says what to do if they do not load.
+"""
 
 from __future__ import annotations
 
@@ -40,35 +43,38 @@ class Stack:
     @property
     def torch_minor(self) -> str:
         """Minor version of torch, such as 2.13."""
-        return minor(self.torch)
+        return minor_version(self.torch)
 
-    def matches(self, versions: Mapping[str, str]) -> int:
-        """Return the number of installed packages that belong to this stack."""
+    def count_matches(self, versions: Mapping[str, str]) -> int:
+        """Return how many of torch, TorchRec and FBGEMM are installed in the versions of this stack."""
         wheels = [versions[name] for name in (CPU_WHEEL, CUDA_WHEEL) if name in versions]
         return (
-            (minor(versions.get("torch", "")) == self.torch_minor)
+            (minor_version(versions.get("torch", "")) == self.torch_minor)
             + (versions.get("torchrec") == self.torchrec)
-            + any(public(version) == self.fbgemm for version in wheels)
+            + any(public_version(version) == self.fbgemm for version in wheels)
         )
 
 
-# `make setup` installs one of these. The artefacts and figures of this repository were made with the first.
+# `make setup` installs one of these. The artefacts and figures of this repository were made with the CPU stack.
 CPU_STACK = Stack(torch="2.13.0", torchrec="1.8.0", fbgemm="1.8.0")
 CUDA_STACK = Stack(torch="2.14.1", torchrec="1.9.2", fbgemm="1.9.0")
 
 
-def public(version: str) -> str:
+def public_version(version: str) -> str:
     """Return a version without its build, such as 2.13.0 for 2.13.0+cpu."""
     return version.partition("+")[0]
 
 
-def minor(version: str) -> str:
+def minor_version(version: str) -> str:
     """Return the minor version, such as 2.13 for 2.13.0+cpu."""
-    return ".".join(public(version).split(".")[:2])
+    return ".".join(public_version(version).split(".")[:2])
 
 
 def installed_version(distribution: str) -> str | None:
-    """Return the version of an installed distribution, without importing it; None if it is absent or half removed."""
+    """Return the version of an installed distribution, without importing it.
+
+    None if it is not installed, or has no version because it was removed incompletely.
+    """
     try:
         return importlib.metadata.version(distribution) or None
     except importlib.metadata.PackageNotFoundError:
@@ -82,37 +88,45 @@ def installed_versions() -> dict[str, str]:
 
 
 def nearest_stack(versions: Mapping[str, str], cuda: bool) -> Stack:
-    """Return the stack to which most of the installed packages belong; in a tie, the stack of the device."""
+    """Return the stack to which most of the installed packages belong.
+
+    Args:
+        versions: Versions of the installed packages by name.
+        cuda: True to prefer the CUDA stack to the CPU stack in a tie.
+    """
     stacks = (CUDA_STACK, CPU_STACK) if cuda else (CPU_STACK, CUDA_STACK)
-    return max(stacks, key=lambda stack: stack.matches(versions))
+    return max(stacks, key=lambda stack: stack.count_matches(versions))
 
 
-def pip() -> str:
+def pip_command() -> str:
     """Return the shell command of this interpreter's pip."""
     return f"{shlex.quote(sys.executable)} -m pip"
 
 
 def reinstall_fbgemm(cuda: bool, stack: Stack) -> str:
-    """Return the command that removes both FBGEMM wheels, which own one folder, and installs the right one."""
+    """Return the command that removes both FBGEMM wheels, which share a folder, and installs the CUDA or CPU wheel."""
     wheel = CUDA_WHEEL if cuda else CPU_WHEEL
-    return f"{pip()} uninstall -y {CUDA_WHEEL} {CPU_WHEEL} && {pip()} install --no-deps {wheel}=={stack.fbgemm}"
+    return (
+        f"{pip_command()} uninstall -y {CUDA_WHEEL} {CPU_WHEEL} && "
+        f"{pip_command()} install --no-deps {wheel}=={stack.fbgemm}"
+    )
 
 
 @contextmanager
-def large_imports() -> Iterator[None]:
+def suspend_garbage_collection() -> Iterator[None]:
     """Suspend garbage collection in a block of imports, and exclude the objects of the block from later collections.
 
-    Torch and torchrec make some 300,000 objects that are never freed. The collector would walk through them again and
-    again, which takes a sixth of the time of the imports. Each later full collection would walk through them once more,
-    on each rank at another time, while the other ranks wait.
+    Importing torch and torchrec creates about 300,000 objects that are never freed. During the imports, the collector
+    would scan them repeatedly, which takes a sixth of the time of the imports. In training, each full collection would
+    scan them again, on each rank at another time, while the other ranks wait.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         gc.freeze()
-        if collects:
+        if was_enabled:
             gc.enable()
 
 
@@ -120,8 +134,8 @@ def import_torch(*, own_process: bool) -> None:
     """Import torch and torchrec.
 
     Args:
-        own_process: True if this program owns the process, so that the objects of the import may be excluded from
-            garbage collection. In another program's process, its garbage of that moment would never be freed.
+        own_process: True if `ple-rec` is the program of this process, so that all existing objects may be excluded
+            from garbage collection. In the process of another program, its garbage would then never be freed.
 
     Raises:
         UserError: The packages are missing, or do not fit each other.
@@ -129,7 +143,7 @@ def import_torch(*, own_process: bool) -> None:
     if sys.modules.get("torchrec") is not None:
         return
     try:
-        with large_imports() if own_process else nullcontext():
+        with suspend_garbage_collection() if own_process else nullcontext():
             import torch  # noqa: F401
             import torchrec  # noqa: F401
     except (ImportError, OSError) as error:
@@ -142,13 +156,13 @@ def import_torch(*, own_process: bool) -> None:
 
 
 # Spark 4 needs at least this version of Java.
-JAVA = 17
+MIN_JAVA = 17
 PYSPARK = "pyspark>=4,<5"
-_SECONDS = 20
+_JAVA_TIMEOUT_SECONDS = 20
 
 
 def java_command() -> str | None:
-    """Return the path of the Java that Spark would start, from `JAVA_HOME` or else PATH; None if there is none."""
+    """Return the path of the Java command that Spark would start, by `JAVA_HOME` or else PATH; None without Java."""
     home = os.environ.get("JAVA_HOME")
     return shutil.which("java" if not home else str(Path(home, "bin", "java")))
 
@@ -159,7 +173,9 @@ def java_version() -> int | None:
     if command is None:
         return None
     try:
-        result = subprocess.run([command, "-version"], capture_output=True, text=True, timeout=_SECONDS, check=False)
+        result = subprocess.run(
+            [command, "-version"], capture_output=True, text=True, timeout=_JAVA_TIMEOUT_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = re.search(r'version "(?:1\.)?(\d+)', result.stderr + result.stdout)
@@ -174,16 +190,16 @@ def pyspark_version() -> str | None:
         return None
 
 
-def spark_lacks() -> tuple[str, str] | None:
-    """Return what Spark lacks on this machine, and the fix; None if it lacks nothing."""
+def find_spark_problem() -> tuple[str, str] | None:
+    """Return what Spark needs and this machine lacks, and the fix; None if nothing is missing."""
     if pyspark_version() is None:
         return "PySpark is not installed", f"pip install '{PYSPARK}'"
     java = java_version()
     if java is None:
         return (
             "no Java answers",
-            f"install Java {JAVA} or newer (Debian: apt install default-jre-headless), or set JAVA_HOME",
+            f"install Java {MIN_JAVA} or newer (Debian: apt install default-jre-headless), or set JAVA_HOME",
         )
-    if java < JAVA:
-        return f"Java is {java} ({java_command()})", f"install Java {JAVA} or newer, or set JAVA_HOME to it"
+    if java < MIN_JAVA:
+        return f"Java is {java} ({java_command()})", f"install Java {MIN_JAVA} or newer, or set JAVA_HOME to it"
     return None

@@ -1,25 +1,27 @@
 """Files that a user names, on this machine or in an object store. Only this package opens objects of a store.
 
     location.py      paths and addresses
-    files.py         operations on files and objects alike
+    files.py         operations that are the same for files and objects
+    locks.py         locks on files of this machine
     store_errors.py  errors of stores
-    store.py         requests to stores: list, inspect, write under a condition
+    store.py         requests to stores: list, inspect, write on a condition
     client.py        options and clients of S3
     handler.py       iopath's handlers of stores; imported at the first use of a store
     lease.py         exclusive ownership of a prefix
-    cache.py         copies of objects on this machine, by digest
-    arrow.py         objects as files of pyarrow
+    cache.py         copies of objects on this machine
+    arrow.py         files and objects as files of pyarrow
     fsspec_files.py  objects as files of fsspec, for DuckDB
 
-Every address goes through iopath's `PathManager`, which knows the handler of each scheme.
+Objects are opened, listed and removed by iopath's `PathManager`, which knows the handler of each scheme. Requests that
+its handlers do not offer, such as conditional writes and byte ranges of S3, go to the clients of fsspec and pyarrow.
 """
 
 from ple_rec.storage.files import (
-    at_once,
     atomic_write,
     create_text,
     free_bytes,
     make_directory,
+    map_concurrently,
     modified_at,
     names_in,
     put_file,
@@ -33,13 +35,12 @@ from ple_rec.storage.files import (
     write_text,
 )
 from ple_rec.storage.location import Location, Remote, explain_errors, is_address, is_remote, location
-from ple_rec.storage.store_errors import StoreError, short
+from ple_rec.storage.store_errors import StoreError, short_message
 
 __all__ = [
     "Location",
     "Remote",
     "StoreError",
-    "at_once",
     "atomic_write",
     "create_text",
     "explain_errors",
@@ -48,11 +49,12 @@ __all__ = [
     "is_remote",
     "location",
     "make_directory",
+    "map_concurrently",
     "modified_at",
     "names_in",
     "put_file",
     "remove_tree",
-    "short",
+    "short_message",
     "size_of",
     "sizes_in",
     "stamp_of",

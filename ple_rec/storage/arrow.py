@@ -1,4 +1,7 @@
-"""Objects as files of pyarrow, which reads several ranges of a Parquet file at once, without the interpreter's lock."""
+"""Parquet files, local ones and those of object stores, opened by pyarrow.
+
+pyarrow's own client of S3 reads several ranges of an object at once, without Python's global lock (the GIL).
+"""
 
 from __future__ import annotations
 
@@ -15,20 +18,22 @@ from ple_rec.storage.store_errors import StoreError, request
 
 
 def s3_key(address: str) -> str:
-    """Return `bucket/key` of `s3://bucket/key`, as pyarrow names it."""
+    """Return `bucket/key` for `s3://bucket/key`, which is how pyarrow names the object."""
     return address.removeprefix(S3).strip("/")
 
 
 def open_ranges(file: Location) -> pa.NativeFile:
-    """Open a file for reading by ranges: an object of S3 by pyarrow's own client, another through its handler.
+    """Open a file for reading by ranges.
+
+    pyarrow opens a local file, and an object of S3 by its own client. It reads any other object through `Remote.open`.
 
     Raises:
-        OSError: The file does not exist, or is no regular file.
+        OSError: The file does not exist, or is not a regular file.
         StoreError: The store cannot be read.
     """
     if isinstance(file, Path):
         if file.exists() and not file.is_file():  # Opening a FIFO would wait for a writer.
-            raise OSError("is no regular file")
+            raise OSError("is not a regular file")
         return pa.OSFile(str(file))
     if file.address.startswith(S3):
         return request(file.address, lambda: arrow_client().open_input_file(s3_key(file.address)))
@@ -37,7 +42,7 @@ def open_ranges(file: Location) -> pa.NativeFile:
 
 @contextmanager
 def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Iterator[pq.ParquetFile]:
-    """Open a Parquet file; each page is verified against its checksum when it is read.
+    """Open a Parquet file; each page that has a checksum is verified when it is read.
 
     A file of this machine is mapped into memory. For an object, columns of a row group that lie next to each other are
     fetched in one request.
@@ -47,8 +52,8 @@ def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Itera
         footer: Footer of the file; None to read it.
 
     Raises:
-        OSError, StoreError: As `open_ranges` does. In the block, OSError, ValueError and ArrowException mean a damaged
-            file, and StoreError means a store that cannot be read.
+        OSError, ValueError, ArrowException: The file is missing or damaged; reads in the block raise these, too.
+        StoreError: The store cannot be read, when the file is opened or in the block.
     """
     if isinstance(file, Path):
         with pq.ParquetFile(file, metadata=footer, memory_map=True, page_checksum_verification=True) as parquet:
@@ -60,9 +65,10 @@ def open_parquet(file: Location, footer: pq.FileMetaData | None = None) -> Itera
 
 @contextmanager
 def translate_arrow_errors(file: Location) -> Iterator[None]:
-    """Translate an error of pyarrow's client in the block into a StoreError.
+    """Translate an OSError that the store has caused in the block into a StoreError.
 
     pyarrow raises OSError for a store that fails and for a damaged file alike; the text of the error tells them apart.
+    Other errors, and those about files of this machine, are raised unchanged.
     """
     try:
         yield

@@ -12,8 +12,8 @@ from ple_rec.storage.files import atomic_write
 from ple_rec.storage.location import Location, Remote, explain_errors
 from ple_rec.storage.locks import take_lock
 
-CACHE = "PLE_REC_CACHE"  # Environment variable of the folder.
-_PIECE = 8 << 20  # Bytes of one read.
+CACHE_VARIABLE = "PLE_REC_CACHE"  # Environment variable with the folder for copies.
+_CHUNK_BYTES = 8 << 20  # Number of bytes that are read at a time.
 
 
 def cache_folder() -> Path:
@@ -24,27 +24,30 @@ def cache_folder() -> Path:
     Raises:
         UserError: Neither variable is set, and the home directory is unknown.
     """
-    if own := os.environ.get(CACHE):
-        return Path(own)
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "ple_rec"
     try:
         return Path.home() / ".cache" / "ple_rec"
     except RuntimeError as error:
         rule = "copies of files in stores are kept in a folder of this machine"
-        raise UserError(CACHE, "is not set, and neither is HOME", rule, f"set {CACHE} to a folder") from error
+        raise UserError(
+            CACHE_VARIABLE, "is not set, and neither is HOME", rule, f"set {CACHE_VARIABLE} to a folder"
+        ) from error
 
 
 def local_copy(file: Location, digest: str | None = None) -> Path:
-    """Return a path with the content of a file: the file itself, or a copy of an object, fetched at the first call.
+    """Return a path with the content of a file: a file of this machine itself, unverified, or a copy of an object.
 
-    The name of a copy depends on its content, so a copy is never stale. If the digest is known, the copy is verified at
-    each call, and fetched again if it is damaged. If several processes need a copy at once, one of them fetches it.
+    An object is fetched at the first call. The path of the copy depends on the content, so a copy is never stale. If
+    the digest is known, the copy is verified at each call, and fetched again if it is damaged. If several processes
+    need a copy at the same time, one of them fetches it.
 
     Args:
         file: File to copy.
-        digest: Hexadecimal SHA-256 of its content; None if it is not known. The copy is then named by the address and
-            the tag of the object.
+        digest: Hexadecimal SHA-256 of the content, which names the folder of the copy; None if it is not known. Then a
+            hash of the address and of the tag of the object (such as its ETag) names it.
 
     Raises:
         UserError: The object cannot be read, or the copy cannot be written.
@@ -58,19 +61,21 @@ def local_copy(file: Location, digest: str | None = None) -> Path:
     with explain_errors(file):
         name = digest or hashlib.sha256(f"{file} {tag_of(file)}".encode()).hexdigest()
     copy = folder / "files" / name / file.name
-    with explain_errors(folder, "written", f"copies of files in stores are kept there; {CACHE} names another folder"):
-        if _is_whole(copy, digest):
+    with explain_errors(
+        folder, "written", f"copies of files in stores are kept there; {CACHE_VARIABLE} names another folder"
+    ):
+        if _is_valid_copy(copy, digest):
             return copy
         copy.parent.mkdir(parents=True, exist_ok=True)
         with (copy.parent / "lock").open("w") as lock:
             take_lock(lock, wait=math.inf)
-            if not _is_whole(copy, digest):  # Another process may have made it meanwhile.
+            if not _is_valid_copy(copy, digest):  # Another process may have fetched it while this one waited.
                 download(file, copy, digest)
     return copy
 
 
 def download(file: Remote, copy: Path, digest: str | None) -> None:
-    """Copy an object to a file of this machine, which appears once it is complete.
+    """Copy an object to a file of this machine, which appears when it is complete.
 
     Args:
         file: Object to copy.
@@ -83,24 +88,24 @@ def download(file: Remote, copy: Path, digest: str | None) -> None:
         StoreError: The object cannot be read.
         DataError: The object has another content than the digest says.
     """
-    content = hashlib.sha256()
+    sha256 = hashlib.sha256()
     with explain_errors(file, "copied"):
         stream = file.open()
     with stream as source, atomic_write(copy) as out:
-        while piece := source.read(_PIECE):
-            content.update(piece)
-            out.write(piece)
-        if digest is not None and content.hexdigest() != digest:
+        while chunk := source.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            out.write(chunk)
+        if digest is not None and sha256.hexdigest() != digest:
             raise DataError(
                 str(file),
-                f"SHA-256 {content.hexdigest()[:16]}...",
-                f"it was written with {digest[:16]}...",
-                "write it again from where it came",
+                f"SHA-256 {sha256.hexdigest()[:16]}...",
+                f"the file that was written has {digest[:16]}...",
+                "write the object again from its source",
             )
 
 
-def _is_whole(copy: Path, digest: str | None) -> bool:
-    """Return True if a copy exists and has the digest, if there is one."""
+def _is_valid_copy(copy: Path, digest: str | None) -> bool:
+    """Return True if a copy exists and, if the digest is known, has that digest."""
     if digest is None or not copy.is_file():
         return copy.is_file()
     with copy.open("rb") as stream:

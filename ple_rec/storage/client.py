@@ -1,4 +1,7 @@
-"""Clients of S3: one set of options for fsspec's, which lists and writes, and pyarrow's, which reads by ranges."""
+"""Options and clients of S3.
+
+fsspec's client lists and writes objects, and pyarrow's client reads ranges of them. Both get the same options.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,8 @@ from pyarrow import fs
 
 from ple_rec.errors import UserError
 
-SECONDS = 15  # Timeout of a connection, and of each part of an answer.
-ATTEMPTS = 4  # A store that takes connections and does not answer is given up after a minute.
+TIMEOUT_SECONDS = 15  # Timeout of a connection, and of each read of an answer.
+DEFAULT_ATTEMPTS = 4  # With the timeout, a store that accepts connections but does not answer fails after a minute.
 _URL = re.compile(r"https?://[^/\s]+/?")
 _ATTEMPTS_NAME = "AWS_MAX_ATTEMPTS"
 
@@ -25,7 +28,7 @@ class S3Options:
     Args:
         endpoint: URL of a store other than Amazon's; None for Amazon's.
         region: Region; None for the default of the store.
-        attempts: Number of times that a request is sent before its failure counts.
+        attempts: Largest number of attempts of a request, the first one included.
     """
 
     endpoint: str | None
@@ -34,25 +37,26 @@ class S3Options:
 
 
 def s3_options() -> S3Options:
-    """Return the options that the environment and the AWS profile set.
+    """Return the endpoint, region and number of attempts that the environment and the AWS profile set.
 
-    `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN`, `AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`,
-    `AWS_ENDPOINT_URL_S3`, `endpoint_url` of a profile and the like have their usual meaning.
+    `AWS_REGION`, `AWS_PROFILE`, `AWS_ENDPOINT_URL`, `AWS_ENDPOINT_URL_S3`, `AWS_MAX_ATTEMPTS`, `endpoint_url` of a
+    profile and the like have their usual meaning. The clients read credentials (`AWS_ACCESS_KEY_ID` and others)
+    themselves.
 
     Raises:
         UserError: The endpoint is no URL, or the number of attempts is no positive integer.
     """
-    return _options_of(tuple(sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))))
+    return _read_options(tuple(sorted(each for each in os.environ.items() if each[0].startswith("AWS_"))))
 
 
 @lru_cache(maxsize=4)
-def _options_of(environment: tuple[tuple[str, str], ...]) -> S3Options:
-    """Return the options that the present environment sets.
+def _read_options(environment: tuple[tuple[str, str], ...]) -> S3Options:
+    """Read the options that the environment sets.
 
-    Reading them takes 10 ms, too long for each request, so the result is cached by the variables.
+    This takes 10 ms, too long for each request, so the result is cached as long as the variables stay the same.
 
     Args:
-        environment: Present variables whose names begin with `AWS_`, the key of the cache.
+        environment: Variables of the process whose names begin with `AWS_`, as the key of the cache.
     """
     from botocore.configprovider import ConfiguredEndpointProvider
     from botocore.session import Session
@@ -70,18 +74,18 @@ def _options_of(environment: tuple[tuple[str, str], ...]) -> S3Options:
     region = region or session.get_config_variable("region")
     if endpoint is not None and region is None:
         region = "us-east-1"  # Stores other than Amazon's accept this region.
-    attempts = os.environ.get(_ATTEMPTS_NAME) or str(ATTEMPTS)
+    attempts = os.environ.get(_ATTEMPTS_NAME) or str(DEFAULT_ATTEMPTS)
     if not attempts.isdecimal() or int(attempts) < 1:
         raise UserError(
-            _ATTEMPTS_NAME, f"got {attempts}", "it is how often a request is sent, at least once", "give 1 or more"
+            _ATTEMPTS_NAME, f"got {attempts}", "it is the number of attempts of a request", "give 1 or more"
         )
     return S3Options(endpoint, region, int(attempts))
 
 
 def fsspec_options(options: S3Options) -> dict[str, Any]:
-    """Return options as arguments of fsspec's file system."""
+    """Return options as arguments of s3fs, the file system of fsspec for S3."""
     retries = {"mode": "standard", "total_max_attempts": options.attempts}
-    config = {"connect_timeout": SECONDS, "read_timeout": SECONDS, "retries": retries}
+    config = {"connect_timeout": TIMEOUT_SECONDS, "read_timeout": TIMEOUT_SECONDS, "retries": retries}
     region = {} if options.region is None else {"region_name": options.region}
     return {"endpoint_url": options.endpoint, "client_kwargs": region, "config_kwargs": config}
 
@@ -98,17 +102,17 @@ def _arrow_client(options: S3Options) -> fs.S3FileSystem:
         endpoint_override=host or None,
         scheme=scheme or None,
         region=options.region,
-        connect_timeout=SECONDS,
-        request_timeout=SECONDS,
+        connect_timeout=TIMEOUT_SECONDS,
+        request_timeout=TIMEOUT_SECONDS,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=options.attempts),
     )
 
 
 def forget_clients() -> None:
-    """Drop cached clients, so that the next request reads options and credentials again."""
+    """Drop cached options, and clients of all stores, so that the next request reads options and credentials again."""
     import fsspec
 
-    _options_of.cache_clear()
+    _read_options.cache_clear()
     _arrow_client.cache_clear()
     for kind in fsspec.registry.values():
         kind.clear_instance_cache()

@@ -1,4 +1,9 @@
-"""Operations on files of this machine and objects of stores alike: list, measure, write atomically, remove."""
+"""Operations on files that are the same for this machine and for object stores: list, measure, write, remove.
+
+Writes that replace a file are atomic: a reader sees the old content or the new one. There is one exception: on a disk,
+`create_text` and `atomic_write(file, "xb")` write under the name of the file from the start. This keeps other writers
+away, but a reader may see an incomplete file.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +23,18 @@ from ple_rec.storage.store_errors import StoreError, request
 
 _T = TypeVar("_T")
 _U = TypeVar("_U")
-_PIECE = 8 << 20  # Bytes of one read.
-_AT_ONCE = 16  # Concurrent requests to a store.
+_CHUNK_BYTES = 8 << 20  # Number of bytes that are read at a time.
+_CONCURRENT_REQUESTS = 16
 
 
 def names_in(directory: Location) -> list[str]:
-    """Return the sorted names of the entries of a directory or a prefix; none if it does not exist.
+    """Return the sorted names of the entries of a directory or a prefix; empty if it does not exist or is a file.
+
+    In a store, names that no file on a disk could have, such as `..`, are left out.
 
     Raises:
         OSError: The directory cannot be read.
+        StoreError: The store cannot be read.
     """
     try:
         if isinstance(directory, Path):
@@ -66,10 +74,11 @@ def modified_at(file: Location) -> datetime | None:
 
 
 def stamp_of(file: Location) -> str:
-    """Return a text that changes when the file is written: its times on a disk, a digest of its content in a store.
+    """Return a text that changes when a file is written: on a disk its times, in a store a digest of its content.
 
     Raises:
         OSError: The file does not exist, or cannot be read.
+        StoreError: The store cannot be read.
     """
     if isinstance(file, Path):
         status = file.stat()
@@ -78,10 +87,10 @@ def stamp_of(file: Location) -> str:
 
 
 def sizes_in(directory: Location) -> dict[str, int]:
-    """Return the sizes in bytes of the files directly in a directory or below a prefix, by name.
+    """Return the sizes in bytes of the files in a directory or prefix, by name; those in folders below it are left out.
 
     Raises:
-        OSError: The directory cannot be read.
+        OSError: The directory does not exist or cannot be read; a prefix without objects is empty instead.
         StoreError: The store cannot be read.
     """
     if isinstance(directory, Path):
@@ -93,41 +102,45 @@ def sizes_in(directory: Location) -> dict[str, int]:
 
 @contextmanager
 def atomic_write(file: Location, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a file for a block that writes it. If the block raises, the file stays as it was.
+    """Yield a stream for the new content of a file; if the block raises an error, the file stays as it was.
 
     Args:
-        file: File to write. On a disk it is synced before it takes its place.
+        file: File to write. On a disk, its new content is synced before it replaces the old one.
         mode: `wb`, or `xb` to create a file; if several writers create it at once, one succeeds.
 
     Raises:
-        OSError: The file cannot be written, or exists already.
+        OSError: The file cannot be written, or the mode is `xb` and it exists.
+        StoreError: The store cannot be written.
     """
     if isinstance(file, Remote):
         with _upload(file, mode) as stream:
             yield stream
         return
     exclusive = mode == "xb"
-    partial = file if exclusive else file.with_name(file.name + ".partial")
+    written_file = file if exclusive else file.with_name(file.name + ".partial")
     if not exclusive:
-        partial.unlink(missing_ok=True)  # Writing would follow a link.
-    with partial.open(mode) as stream:
+        written_file.unlink(missing_ok=True)  # Writing would follow a symbolic link of that name.
+    with written_file.open(mode) as stream:
         try:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
             if not exclusive:
-                partial.replace(file)
-        except BaseException:  # On a full disk, the next attempt must not find half of the file.
-            partial.unlink()
+                written_file.replace(file)
+        except BaseException:  # If the disk is full, half of the file must not remain.
+            written_file.unlink()
             raise
 
 
 @contextmanager
 def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
+    """Yield a stream to a new object; if the block raises, nothing is stored."""
     stream: Any = file.open(mode)
     try:
         yield stream
-    except BaseException:  # Closing the stream would make an object of the bytes written so far.
+    except BaseException:
+        # Closing the stream would store the bytes written so far as an object. So the stream is not closed here, and if
+        # the client can discard the bytes, it is marked as closed, so that its destructor does not close it either.
         if hasattr(stream.stream, "discard"):
             stream.discard()
             stream.stream.closed = True
@@ -141,16 +154,17 @@ def _upload(file: Remote, mode: str) -> Iterator[IO[Any]]:
 
 
 def put_file(file: Path, target: Location) -> None:
-    """Move a complete file of this machine to its place, by a rename on a disk or a copy into a store.
+    """Move a complete file of this machine to a path on the same disk, by a rename, or to a store, by a copy.
 
     Raises:
         OSError: The target cannot be written.
+        StoreError: The store cannot be written.
     """
     if isinstance(target, Path):
         file.replace(target)
         return
     with file.open("rb") as source, atomic_write(target) as out:
-        shutil.copyfileobj(source, out, _PIECE)
+        shutil.copyfileobj(source, out, _CHUNK_BYTES)
     file.unlink()
 
 
@@ -171,7 +185,7 @@ def write_text(file: Location, text: str) -> None:
 
 
 def create_text(file: Location, text: str) -> None:
-    """Create a file of a text and a line feed; if several writers create it at once, one succeeds.
+    """Create a file with a text and a line feed; if several writers create it at once, one succeeds.
 
     Raises:
         OSError: The file exists, or cannot be written.
@@ -188,11 +202,11 @@ def create_text(file: Location, text: str) -> None:
 
 
 def write_checked(file: Location, content: bytes, check: Callable[[], None]) -> None:
-    """Write a file atomically if a check passes; an object only if nobody has changed it since the check.
+    """Write a file atomically if a check passes; write an object only if nobody has changed it since the check.
 
     Args:
         file: File to write.
-        content: Whole content of the file.
+        content: Content of the file.
         check: Function that raises if this process may not write there, such as `Lease.check`.
 
     Raises:
@@ -203,18 +217,18 @@ def write_checked(file: Location, content: bytes, check: Callable[[], None]) -> 
         check()
         write_bytes(file, content)
         return
-    from ple_rec.storage.store import changed, put, tag_or_none
+    from ple_rec.storage.store import changed_error, put, tag_or_none
 
     tag = tag_or_none(file)
     check()
     try:
         put(file, content, tag=tag, create=tag is None)
     except FileExistsError as error:
-        raise changed(file) from error
+        raise changed_error(file) from error
 
 
 def unlink_checked(file: Location, check: Callable[[], None]) -> None:
-    """Remove a file, if it exists, if a check passes; raises as `write_checked` does."""
+    """Remove a file if it exists and a check passes; raises as `write_checked` does."""
     if isinstance(file, Path):
         check()
         file.unlink(missing_ok=True)
@@ -226,44 +240,48 @@ def unlink_checked(file: Location, check: Callable[[], None]) -> None:
         delete(file, tag)
 
 
-def make_directory(where: Location) -> None:
+def make_directory(directory: Location) -> None:
     """Make a directory and its parents; do nothing in an object store, which has no directories."""
-    if isinstance(where, Path):
-        where.mkdir(parents=True, exist_ok=True)
+    if isinstance(directory, Path):
+        directory.mkdir(parents=True, exist_ok=True)
 
 
-def remove_tree(where: Location) -> None:
+def remove_tree(directory: Location) -> None:
     """Remove a directory, or all objects below a prefix, if it exists.
 
     Raises:
         OSError: The directory cannot be removed.
         StoreError: The store cannot be read, or an object cannot be removed.
     """
-    if isinstance(where, Path):
+    if isinstance(directory, Path):
         with suppress(FileNotFoundError):
-            shutil.rmtree(where)
+            shutil.rmtree(directory)
         return
 
     from ple_rec.storage.store import objects_at
 
-    at_once(lambda name: (where / name).unlink(missing_ok=True), [item.name for item in objects_at(where)])
+    map_concurrently(
+        lambda name: (directory / name).unlink(missing_ok=True), [item.name for item in objects_at(directory)]
+    )
 
 
-def free_bytes(where: Location) -> int | None:
+def free_bytes(directory: Location) -> int | None:
     """Return the free bytes of a directory's file system; None for an object store, or if they are unknown."""
     try:
-        return shutil.disk_usage(where).free if isinstance(where, Path) else None
+        return shutil.disk_usage(directory).free if isinstance(directory, Path) else None
     except OSError:
         return None
 
 
-def at_once(call: Callable[[_T], _U], arguments: Iterable[_T], threads: int = _AT_ONCE) -> list[_U]:
-    """Return the results of concurrent calls that wait for a store, in the order of the arguments.
+def map_concurrently(
+    call: Callable[[_T], _U], arguments: Iterable[_T], threads: int = _CONCURRENT_REQUESTS
+) -> list[_U]:
+    """Call a function in threads, and return the results in the order of the arguments.
 
     Args:
         call: Function to call.
         arguments: Argument of each call.
-        threads: Most calls at the same time; few if each holds much memory.
+        threads: Largest number of calls at the same time.
     """
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, arguments))

@@ -18,9 +18,9 @@ from ple_rec.storage.store import object_at
 
 
 class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has no type hints
-    """Read-only file system of the objects under all registered schemes.
+    """Read-only file system of the objects of all registered schemes.
 
-    A path is the address of one object. It is never read as a pattern, so a `*` in it stands for itself.
+    A path is the address of one object. It is never read as a pattern, so a `*` in it means the character itself.
 
     Attributes:
         protocol: Names of the registered schemes, such as `s3`.
@@ -39,13 +39,13 @@ class AddressFileSystem(AbstractFileSystem):  # type: ignore[misc]  # fsspec has
         return open_ranges(Remote(path))
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
-        """Return name, size in bytes and type of an object; the store is asked for the size only once."""
+        """Return name, size in bytes and type of an object; an instance asks the store for each size only once."""
         if path not in self._sizes:
             self._sizes[path] = object_at(Remote(path)).size
         return {"name": path, "size": self._sizes[path], "type": "file"}
 
     def glob(self, path: str, **_: Any) -> list[str]:
-        """Return the address as the only match, since it is not a pattern."""
+        """Return the given address as the only match, since an address is never a pattern here."""
         return [path]
 
     def modified(self, path: str) -> datetime:

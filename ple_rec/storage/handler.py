@@ -1,4 +1,8 @@
-"""The path handler of iopath that serves the stores of fsspec, and the registry of all handlers."""
+"""Handlers of iopath for object stores, and the registry of all handlers by scheme.
+
+iopath's `PathManager` sends each address to the handler of its scheme. `FsspecHandler` serves the stores of fsspec;
+installed packages may add handlers.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,9 @@ ENTRY_POINTS = "ple_rec.path_handlers"
 class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hints
     """Path handler of iopath for the stores that fsspec serves.
 
-    It offers only the operations of an object store: an object appears once it is complete, and there are no
-    directories to make. It raises the errors of fsspec and of its clients. Some clients' `exists` takes "denied" for
-    "absent"; this handler does not.
+    It offers only the operations of an object store: an object appears when it is complete, and directories do not
+    exist. It raises the errors of fsspec and of its clients. Some clients' `exists` returns False if access is denied;
+    this handler raises an error.
     """
 
     schemes = SCHEMES
@@ -42,7 +46,7 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
         # Other processes write to the store too, so listings are not cached.
         filesystem = fsspec.filesystem(scheme, use_listings_cache=False, **options)
         if scheme == "s3":
-            filesystem.retries = 1  # Retries on top of those of botocore would wait for minutes.
+            filesystem.retries = 1  # s3fs would repeat requests that botocore has already repeated, for minutes.
         return filesystem
 
     def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
@@ -69,7 +73,7 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
     def _ls(self, path: str, **kwargs: Any) -> list[str]:
         store = self.filesystem(path)
-        folder = store._strip_protocol(path).rstrip("/")  # Consoles of stores show a folder by an empty object.
+        folder = store._strip_protocol(path).rstrip("/")  # Web consoles of stores create an empty object for a folder.
         names = [name.rstrip("/") for name in store.ls(path, detail=False)]
         return [name.rpartition("/")[2] for name in names if name != folder]
 
@@ -82,15 +86,17 @@ class FsspecHandler(PathHandler):  # type: ignore[misc]  # iopath has no type hi
 
 @cache
 def handlers() -> dict[str, PathHandler]:
-    """Return the handler of each prefix, such as `s3://`: that of fsspec's stores, and those of installed packages.
+    """Return the handlers by prefix, such as `s3://`: `FsspecHandler`, and those of installed packages.
 
     A package adds a handler by an entry point of the group `ple_rec.path_handlers`, which names a subclass of
-    `iopath.common.file_io.PathHandler` with `_open`, `_isfile`, `_ls` and `_rm`. If both serve a prefix, the package's
-    handler wins.
+    `iopath.common.file_io.PathHandler` with `_open`, `_isfile`, `_ls` and `_rm`. It replaces `FsspecHandler` for the
+    prefixes that both serve.
     """
-    of_packages = [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
+    package_handlers = [entry.load()() for entry in entry_points(group=ENTRY_POINTS)]
     return {
-        prefix: handler for handler in (FsspecHandler(), *of_packages) for prefix in handler._get_supported_prefixes()
+        prefix: handler
+        for handler in (FsspecHandler(), *package_handlers)
+        for prefix in handler._get_supported_prefixes()
     }
 
 
@@ -101,9 +107,9 @@ def handler_of(address: str) -> PathHandler | None:
 
 @cache
 def manager() -> PathManager:
-    """Return iopath's manager of these handlers.
+    """Return iopath's manager with all handlers.
 
-    It would take an address of any other scheme for a local path, so `ple_rec.storage.location` refuses those first.
+    It takes an address of an unknown scheme for a local path, so `ple_rec.storage.location` refuses these before.
     """
     path_manager = PathManager()
     for handler in handlers().values():

@@ -1,7 +1,8 @@
-"""Places of files that a user names: a path on this machine, or an address in an object store (`s3://bucket/key`).
+"""Locations of files that a user names: a path on this machine, or an address in an object store (`s3://bucket/key`).
 
-A store has neither renames nor directories, and an object appears once it is complete; this module relies on no more.
-Credentials and endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
+`location` turns a text into a `Path` or a `Remote`, which have the same methods for reading. All that this module needs
+of a store is that an object appears when it is complete; a store has neither renames nor directories. Credentials and
+endpoint of S3 come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, ...).
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ple_rec.errors import UnavailableError, UserError
-from ple_rec.storage.store_errors import StoreStream, request, short
+from ple_rec.storage.store_errors import StoreStream, request, short_message
 
 SCHEMES = ("s3", "gs", "gcs", "abfs", "abfss", "az", "hdfs", "memory")  # Stores that fsspec serves.
 S3 = "s3://"
+# An address that `pathlib.Path` or a typing error has shortened to one slash, such as `s3:/bucket`.
 _ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
-_PATTERN = set("*?[]")
+_WILDCARDS = set("*?[]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Remote:
 
     @property
     def parent(self) -> Remote:
-        """The prefix above; a bucket is its own parent."""
+        """The prefix without the last part of the key; a bucket is its own parent."""
         above = self.address.rpartition("/")[0]
         return self if above.endswith("/") else Remote(above)
 
@@ -72,11 +74,11 @@ class Remote:
         return cast("IO[Any]", stream)
 
     def read_bytes(self) -> bytes:
-        """Return the content of the object at one moment; raises as `open` does."""
+        """Return the content of the object; on the stores of fsspec, of a single version. Raises as `open` does."""
         from ple_rec.storage.handler import FsspecHandler, handler_of
 
         handler = handler_of(self.address)
-        if isinstance(handler, FsspecHandler):  # One request reads one version of the object.
+        if isinstance(handler, FsspecHandler):  # A single request cannot mix two versions of the object.
             return request(self.address, lambda: bytes(handler.filesystem(self.address).cat_file(self.address)))
         with self.open() as stream:
             return bytes(stream.read())
@@ -96,13 +98,13 @@ class Remote:
         return request(self.address, lambda: bool(manager().isfile(self.address)))
 
     def is_dir(self) -> bool:
-        """Return True if objects lie below the prefix; raises as `is_file` does."""
+        """Return True if the store has objects below the prefix; raises as `is_file` does."""
         from ple_rec.storage.handler import manager
 
         return request(self.address, lambda: bool(manager().isdir(self.address)))
 
     def exists(self) -> bool:
-        """Return True if the object exists, or objects lie below it as a prefix; raises as `is_file` does."""
+        """Return True if the object exists, or objects below the address as a prefix; raises as `is_file` does."""
         from ple_rec.storage.handler import manager
 
         return request(self.address, lambda: bool(manager().exists(self.address)))
@@ -116,7 +118,7 @@ class Remote:
         return True
 
     def glob(self, pattern: str) -> Iterator[Remote]:
-        """Yield the objects directly below the prefix whose names match a pattern, sorted by name.
+        """Yield the objects and prefixes directly below this prefix whose names match a pattern, sorted by name.
 
         Raises:
             StoreError: The store cannot be read.
@@ -145,48 +147,54 @@ Location = Path | Remote
 
 
 def location(address: str | Path | Remote) -> Location:
-    """Return the path or address that a text names, without a look at the place itself.
+    """Return the path or address that a text names, without access to the file or the store.
+
+    A `Path` or `Remote` is returned as it is, and a text `file://PATH` gives the path.
 
     Raises:
-        UserError: No handler serves the scheme, the package that it needs is not installed, the address has one slash
-            behind its scheme, or it has characters that some stores take for a pattern.
+        UserError: The text is empty, no handler serves the scheme, the package that the scheme needs is not installed,
+            or the address is malformed: one slash after its scheme, no bucket, a part `.` or `..`, or characters that
+            some stores take for a pattern. Also if the environment sets invalid options of S3.
     """
     if isinstance(address, Path | Remote):
         return address
     if not address:
-        raise UserError("''", "an empty text", "a place is a path or an address", "name one")
+        raise UserError("''", "is empty", "a location is a path or an address", "name one")
     if not is_address(address):
         return Path(address.removeprefix("file://"))
-    if one := _ONE_SLASH.match(address):
-        rule, fix = f"an address reads {one[1]}://bucket/key", f"write {one[1]}://{address[one.end() :]}"
-        raise UserError(address, "one slash", rule, fix)
+    if match := _ONE_SLASH.match(address):
+        rule, fix = f"an address has the form {match[1]}://bucket/key", f"write {match[1]}://{address[match.end() :]}"
+        raise UserError(address, "has only one slash after the scheme", rule, fix)
     from ple_rec.storage.handler import FsspecHandler, handler_of, handlers
 
     scheme, _, rest = address.partition("://")
     handler = handler_of(address)
     if handler is None:
         known = ", ".join(sorted(handlers()))
-        raise UserError(address, f"unknown scheme {scheme}://", f"it is a path, or one of {known}", "use s3://")
+        raise UserError(address, f"has the unknown scheme {scheme}://", f"known schemes are {known}", "use s3://")
     if not rest.strip("/") or not {".", ".."}.isdisjoint(rest.split("/")):
         raise UserError(
             address,
             "has no bucket, or a part that is . or ..",
-            "a store takes a key as it stands",
+            "a store does not resolve . and .. in a key",
             f"write {scheme}://bucket/key",
         )
-    if strange := sorted(set(rest) & _PATTERN):
+    if wildcards := sorted(set(rest) & _WILDCARDS):
         raise UserError(
             address,
-            f"has {' '.join(strange)}",
-            "a store may take it for a pattern of several addresses",
-            "name it by letters, digits, - _ . and /",
+            f"has {' '.join(wildcards)}",
+            "a store may take the address for a pattern",
+            "use letters, digits, - _ . and /",
         )
     if isinstance(handler, FsspecHandler):
         try:
             handler.filesystem(address)
         except ImportError as error:
             raise UserError(
-                address, f"{scheme}:// cannot be used here ({error})", "a package serves it", "pip install '.[s3]'"
+                address,
+                f"{scheme}:// cannot be used ({error})",
+                "the scheme needs a package that is not installed",
+                "pip install '.[s3]'",
             ) from error
     return Remote(address.rstrip("/"))
 
@@ -194,29 +202,29 @@ def location(address: str | Path | Remote) -> Location:
 def is_address(text: str) -> bool:
     """Return True if a text is an address of a store, and False for a path of this machine.
 
-    `s3:/bucket`, which `pathlib.Path` makes of an address, counts as one, and `location` refuses it.
+    `s3:/bucket` counts as an address, which `location` then refuses: `pathlib.Path` turns `s3://bucket` into it.
     """
     return ("://" in text and not text.startswith("file://")) or _ONE_SLASH.match(text) is not None
 
 
-def is_remote(where: Location) -> bool:
-    """Return True if a place lies in an object store."""
-    return isinstance(where, Remote)
+def is_remote(place: Location) -> bool:
+    """Return True if a location is in an object store."""
+    return isinstance(place, Remote)
 
 
 @contextmanager
 def explain_errors(
-    where: Location, action: str = "read", why: str = "ple-rec reads and writes there"
+    place: Location, action: str = "read", why: str = "ple-rec reads and writes there"
 ) -> Iterator[None]:
     """Turn an OSError in the block into an UnavailableError; a StoreError is one already.
 
     Args:
-        where: Place that the block reads or writes.
+        place: Location that the block reads or writes.
         action: Past participle for the message "cannot be ...", such as `read`.
-        why: Clause for the message that says why the place is used.
+        why: Clause for the message that says why the location is used.
     """
     try:
         yield
     except OSError as error:
         fix = "correct the path or the permission, or free space"
-        raise UnavailableError(str(where), f"cannot be {action} ({short(error)})", why, fix) from error
+        raise UnavailableError(str(place), f"cannot be {action} ({short_message(error)})", why, fix) from error

@@ -1,6 +1,6 @@
-"""Locks on files. A lock ends with the process that holds it, however the process ends.
+"""Locks on files of this machine (`flock`). A lock ends with the process that holds it, even if the process is killed.
 
-A file with a process id would not do: containers number their processes alike, so on a shared volume an id does not
+A file with a process id could not replace a lock: containers on a shared volume use the same ids, so an id does not
 tell whether its process is alive.
 """
 
@@ -22,12 +22,12 @@ def take_lock(file: IO[str] | IO[bytes], *, shared: bool = False, wait: float = 
     """Lock an open file until it is closed.
 
     Args:
-        file: File to lock. For an exclusive lock it is open for writing.
+        file: File to lock; for an exclusive lock it must be open for writing.
         shared: True for a lock that others may share; False for an exclusive one.
         wait: Seconds to wait for another process to release the file; `math.inf` to wait without a limit.
 
     Returns:
-        False if another process still holds the lock.
+        True if the file is locked, False if another process still holds a lock.
 
     Raises:
         NoLocksError: The file system has no locks.
@@ -50,8 +50,10 @@ def take_lock(file: IO[str] | IO[bytes], *, shared: bool = False, wait: float = 
 def open_locked(path: Path) -> TextIO | None:
     """Open a file, created if needed, and lock it until it is closed.
 
+    If the former holder removes the file before it is locked here, the file is created and locked anew.
+
     Returns:
-        None if another process holds the lock.
+        Open and locked file; None if another process holds the lock.
 
     Raises:
         NoLocksError: The file system has no locks.
@@ -61,7 +63,7 @@ def open_locked(path: Path) -> TextIO | None:
         file = path.open("a+")
         try:
             locked = take_lock(file)
-            if locked and _is_at(file, path):
+            if locked and _is_file_at(file, path):
                 return file
         except OSError:
             file.close()
@@ -71,8 +73,8 @@ def open_locked(path: Path) -> TextIO | None:
             return None
 
 
-def _is_at(file: TextIO, path: Path) -> bool:
-    """Return True if a path still names an open file; a process that held the lock may have removed the file."""
+def _is_file_at(file: TextIO, path: Path) -> bool:
+    """Return True if a path still names the open file; the former holder of the lock may have removed it."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
