@@ -1,1 +1,1 @@
-"""From a trained run to answers: export, batch prediction, the model that a server holds, and the server."""
+"""Inference with a trained run: export, batch prediction, and the exported model that a server answers with."""

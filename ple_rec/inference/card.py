@@ -1,4 +1,8 @@
-"""Text of `MODEL_CARD.md`, the description of an exported model for people."""
+"""Text of `MODEL_CARD.md`, the description of an exported model for people.
+
+`export` writes it from `model.json`. It has sizes and precisions, source of the fusion, metrics of the run, differences
+between the export and the trained model, and the input features.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from ple_rec.config.metrics import METRICS
 from ple_rec.inference.signature import InputFeature, Signature
 
 # These metrics come first, in this order.
-_MAIN = [metric.key for metric in METRICS]
+_FIRST_METRICS = [metric.key for metric in METRICS]
 
 
 def card_text(description: Mapping[str, Any], signature: Signature) -> str:
@@ -22,19 +26,19 @@ def card_text(description: Mapping[str, Any], signature: Signature) -> str:
     card, check = description["card"], description["card"]["check"]
     tables = description["tables"]
     precision = tables[0]["precision"] if tables else "none"
-    size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
-    of_fp32 = f" ({size / exact:.3f} of fp32)" if exact else ""
+    size, fp32_size = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
+    size_ratio = f" ({size / fp32_size:.3f} of fp32)" if fp32_size else ""
     lines = [
         f"# {description['name']}",
         "",
         f"- Model: {card['model']['variant']}, {card['model']['dense_parameters']:,} dense parameters, "
         f"{card['model']['flops_per_sample']:,} FLOPs a sample forward",
-        f"- Tables: {len(tables)} in {precision}, {size:,} bytes{of_fp32}",
+        f"- Tables: {len(tables)} in {precision}, {size:,} bytes{size_ratio}",
         f"- Matrix products in {dense_text(description['dense'])}",
         f"- Data: {card['dataset']['name']}, fingerprint {card['dataset']['fingerprint'][:16]}",
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
-        f"- Examples: {_examples(card['examples'])}",
+        f"- Examples: {_examples_text(card['examples'])}",
         f"- Licence: {card['licence'] or 'not stated'}",
         f"- Made: {card['created']} by {description['made_by']}",
         "",
@@ -45,7 +49,9 @@ def card_text(description: Mapping[str, Any], signature: Signature) -> str:
     ]
     for split, metrics in card["metrics"].items():
         for task, values in metrics.get("tasks", {}).items():
-            for metric in sorted(values, key=lambda each: _MAIN.index(each) if each in _MAIN else len(_MAIN)):
+            for metric in sorted(
+                values, key=lambda each: _FIRST_METRICS.index(each) if each in _FIRST_METRICS else len(_FIRST_METRICS)
+            ):
                 if isinstance(value := values[metric], int | float):
                     lines.append(f"| {split} | {task} | {metric} | {value:,.6g} |")
     lines += [
@@ -54,25 +60,25 @@ def card_text(description: Mapping[str, Any], signature: Signature) -> str:
         "",
         f"{check['rows']:,} rows of {check['split']}, products in {check['dense']}; "
         f"a score may differ by {check['tolerance']:g}, and {check['auc_loss']:g} of AUC may be lost. "
-        "Differences of a regression are in standard deviations of its label.",
+        "Differences of a regression's prediction are in standard deviations of its label.",
         "",
         "| task | largest difference | mean difference | AUC | AUC lost |",
         "|---|---|---|---|---|",
     ]
     for name, task in check["tasks"].items():
         lines.append(
-            f"| {name} | {task['largest']:.2g} | {task['mean']:.2g} | {_number(task['auc'], '.6f')} | "
-            f"{_number(task['auc_loss'], '.2g')} |"
+            f"| {name} | {task['largest']:.2g} | {task['mean']:.2g} | {_format_number(task['auc'], '.6f')} | "
+            f"{_format_number(task['auc_loss'], '.2g')} |"
         )
-    if exact := check.get("fp32"):
-        largest = max(task["largest"] for task in exact["tasks"].values())
+    if fp32_check := check.get("fp32"):
+        largest = max(task["largest"] for task in fp32_check["tasks"].values())
         lines += [
             "",
-            f"In fp32 a score may differ by {exact['tolerance']:g}, and the largest difference is {largest:.2g}.",
+            f"In fp32 a score may differ by {fp32_check['tolerance']:g}, and the largest difference is {largest:.2g}.",
         ]
     lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
-    for title, inputs in (("Of the user", signature.of("user")), ("Of an item", signature.of("item"))):
-        lines.append(f"- {title}: {', '.join(map(_input, inputs)) or 'none'}")
+    for title, inputs in (("Of the user", signature.inputs_of("user")), ("Of an item", signature.inputs_of("item"))):
+        lines.append(f"- {title}: {', '.join(map(_format_input, inputs)) or 'none'}")
     return "\n".join(lines) + "\n"
 
 
@@ -83,25 +89,23 @@ def dense_text(dense: Mapping[str, Any]) -> str:
         dense: Value of `dense` in `model.json`.
     """
     if "refused" in dense:
-        bounds = "--tolerance and --auc-loss let more through"
-        return f"fp32, though bf16 was to be allowed (auto): {dense['refused']} ({bounds})"
+        bounds = "--tolerance and --auc-loss allow more"
+        return f"fp32; auto would allow bf16, but its check failed: {dense['refused']} ({bounds})"
     precision: str = dense["precision"]
-    return (
-        "bf16 where the serving machine is clearly faster in it, else fp32 (auto)" if precision == "auto" else precision
-    )
+    return "bf16 if the serving machine is clearly faster in it, else fp32 (auto)" if precision == "auto" else precision
 
 
-def _examples(examples: Mapping[str, int]) -> str:
+def _examples_text(examples: Mapping[str, int]) -> str:
     if not examples["lists"]:
-        return "this folder holds no rows of users"
+        return "none; this folder has no rows of users"
     rows = f"{examples['rows']:,} held-out rows of real users"
-    return f"examples.json holds {rows}, asked for by --examples {examples['lists']}"
+    return f"examples.json has {rows} (--examples {examples['lists']})"
 
 
-def _input(feature: InputFeature) -> str:
+def _format_input(feature: InputFeature) -> str:
     weighted = " with weights" if feature.weighted else ""
     return f"`{feature.name}` ({'list of ' if feature.bag else ''}{feature.type}{weighted})"
 
 
-def _number(value: float | None, form: str) -> str:
+def _format_number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

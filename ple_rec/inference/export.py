@@ -1,11 +1,21 @@
-"""Export of a trained run to a version of a model, which serves without the run.
+"""Export of a trained run to a version of a model, a folder that a server can use without the run and its dataset.
 
-versions/v<N>/
-model.json       name, signature, tables, card          MODEL_CARD.md   the card for people
-dense.pt2        the dense program (and dense.onnx)     tables/<table>.<precision>
-config.toml      configuration of the run               schema.toml  prep.toml  stats.json   of its dataset
-vocab/           raw value -> row, with its index       fusion.toml     Eq. 1
-examples.json    held-out users (--examples)            manifest.json   checksums, written last
+`export` is called by `ple-rec export` and `Run.export`. It writes these files, and compares the scores of the version
+with those of the trained model before it publishes the version:
+
+    versions/v<N>/
+      model.json        name, signature (inputs and tasks), tables, precision of matrix products, and the model card
+      MODEL_CARD.md     the card as text for people: metrics, fusion, and differences to the trained model
+      dense.pt2         the dense layers as a program of torch.export; with --onnx also dense.onnx
+      tables/           a file <table>.<precision> for each embedding table
+      config.toml       configuration of the run
+      schema.toml, prep.toml, stats.json, vocab/    files of the dataset that map raw values to table rows and numbers
+      _SUCCESS          empty; readers of a dataset expect it
+      fusion.toml       formula that combines the predictions of all tasks to one score
+      examples.json     requests of held-out users (--examples)
+      manifest.json     sizes and checksums of the other files, written last
+
+Shape suffixes: R rows and D columns of a table, B scored rows, K tasks.
 """
 
 from __future__ import annotations
@@ -36,27 +46,34 @@ from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.card import card_text
-from ple_rec.inference.export_check import ErrorBounds, TaskCheck, compare_scores, refuse_losses, to_record, units
+from ple_rec.inference.export_check import (
+    ErrorBounds,
+    TaskCheck,
+    check_bounds,
+    compare_scores,
+    difference_units,
+    to_record,
+)
 from ple_rec.inference.export_options import ExportOptions
-from ple_rec.inference.fusion_lookup import dropped_fusion, fusion_of
-from ple_rec.inference.held_out import HeldOutRows, RawHeldOutRows, examples_of, read_held_out
+from ple_rec.inference.fusion_lookup import dropped_fusion_warning, find_fusion
+from ple_rec.inference.held_out import HeldOutRows, RawHeldOutRows, build_examples, read_held_out
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
 from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.inference.read_back import check_requests
-from ple_rec.inference.signature import signature_of
+from ple_rec.inference.signature import build_signature
 from ple_rec.inference.tables import check_dim, row_bytes, write_table
 from ple_rec.ranking.fusion import exponents_text
-from ple_rec.ranking.losses import losses_of
+from ple_rec.ranking.losses import read_worsened_metrics
 from ple_rec.storage import Location
 from ple_rec.training.context import EvaluationContext
-from ple_rec.training.trained import load_checkpoint, open_trained_run
+from ple_rec.training.trained import load_trained_weights, open_trained_run
 
 logger = logging.getLogger(__name__)
 
-# Number of users whose lists are scored both with the user's columns multiplied once and with them multiplied for
-# every item.
-_CHECKED_LISTS = 4
+# A server multiplies the inputs that belong to the user by the first layer only once for all items (shared product).
+# This is the number of example requests that are scored with and without a shared product, to measure the difference.
+_COMPARED_REQUESTS = 4
 
 
 @dataclass(frozen=True)
@@ -82,7 +99,7 @@ def export(
     """Write a version, check it against the trained model, and write its name into `latest`.
 
     Args:
-        config: Configuration of a finished run, with its batches in one process.
+        config: Configuration of a finished run, changed to compute its batches in one process.
         metrics: Results of the run.
         run_dir: Directory of the run.
         model_dir: Folder of the model.
@@ -96,34 +113,36 @@ def export(
     with (
         _without_tf32(),
         new_version(model_dir, options.version) as folder,
-        open_trained_run(_without_requests(config), run_dir, options.checkpoint) as context,
+        open_trained_run(_without_request_grouping(config), run_dir, options.checkpoint) as context,
     ):
-        checkpoint = load_checkpoint(context, run_dir, options.checkpoint)
+        checkpoint = load_trained_weights(context, run_dir, options.checkpoint)
         if options.onnx:
             check_onnx(context.selection.dense)
-        shared = _user_features(context, options)
-        logger.info(f"checkpoint {checkpoint.name}; held-out rows by the trained model")
-        # The scores to compare with are computed in fp32, whatever the precision of the training.
-        context.bare.without_autocast()
+        user_features = _user_features(context, options, config.data.request_features)
+        logger.info(f"checkpoint {checkpoint.name}; the trained model scores held-out rows")
+        # The scores that the export is compared with are computed in fp32, whatever precision the training used.
+        context.unwrapped_model.without_autocast()
         rows = read_held_out(context, "test", options.check_rows)
-        _copy(folder, context)
+        _copy_dataset_files(folder, context)
         encoder = Encoder(folder, context.selection.sparse)
         kinds = {task.name: task.kind for task in context.selection.tasks}
-        if shared is None:
-            shared = rows.constant_within_groups()
-        signature = signature_of(context.bare.columns, encoder.features, context.selection.dense, kinds, shared)
-        fusion, file = fusion_of(run_dir, options.fusion, context.selection)
-        warning = dropped_fusion(model_dir) if file is None else ""
+        if user_features is None:
+            user_features = rows.constant_within_groups()
+        signature = build_signature(
+            context.unwrapped_model.widths_by_feature, encoder.features, context.selection.dense, kinds, user_features
+        )
+        fusion, file = find_fusion(run_dir, options.fusion, context.selection)
+        warning = dropped_fusion_warning(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
         (folder / CONFIG).write_text(dump_toml(config), encoding="utf-8")
-        logger.info(f"tables in {options.precision}")
+        logger.info(f"writing tables in {options.precision}")
         tables = _write_tables(context, folder / TABLES, options.precision)
-        logger.info("dense program")
-        write_program(context.bare, signature, folder, onnx=options.onnx)
+        logger.info("writing the dense program")
+        write_program(context.unwrapped_model, signature, folder, onnx=options.onnx)
         raw = RawHeldOutRows(rows, signature, context.dataset.path, encoder)
-        examples = examples_of(raw, signature, max(options.examples, _CHECKED_LISTS))
-        if written := examples[: options.examples]:
-            (folder / EXAMPLES).write_text(json.dumps(written) + "\n", encoding="utf-8")
+        examples = build_examples(raw, signature, max(options.examples, _COMPARED_REQUESTS))
+        if saved_examples := examples[: options.examples]:
+            (folder / EXAMPLES).write_text(json.dumps(saved_examples) + "\n", encoding="utf-8")
         description: dict[str, Any] = {
             "name": config.name,
             "made_by": f"ple_rec {__version__}",
@@ -132,23 +151,23 @@ def export(
             "dense": {"precision": options.dense},
         }
         write_description(folder, description)
-        logger.info(f"check on {len(rows):,} rows of {rows.split}")
-        ranker = Ranker(folder, checked=True, dense="bf16" if options.dense == "bf16" else "fp32")
+        logger.info(f"comparing scores of {len(rows):,} rows of {rows.split}")
+        ranker = Ranker(folder, checked=True, dense_precision="bf16" if options.dense == "bf16" else "fp32")
         check_requests(raw, ranker.read_score)
-        check = _check(ranker, options, rows, examples)
-        check.refuse_losses()
-        # Check in fp32, if the card has one beside that in bf16.
-        in_fp32: _Check | None = None
+        check = _check_scores(ranker, options, rows, examples)
+        check.check_bounds()
+        # With "auto", bf16 is checked too. If it passes, `check` becomes that in bf16, and the card has both checks.
+        fp32_check: _Check | None = None
         if options.dense == "auto":
-            logger.info("check in bf16")
-            in_bf16 = _check(Ranker(folder, checked=True, dense="bf16"), options, rows, examples)
+            logger.info("comparing scores in bf16")
+            bf16_check = _check_scores(Ranker(folder, checked=True, dense_precision="bf16"), options, rows, examples)
             try:
-                in_bf16.refuse_losses()
+                bf16_check.check_bounds()
             except UserError as error:
                 why = f"{error.place}: {error.value}; {error.rule}"
                 description["dense"] = {"precision": "fp32", "asked": "auto", "refused": why}
             else:
-                check, in_fp32 = in_bf16, check
+                check, fp32_check = bf16_check, check
         description["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": options.licence,
@@ -156,15 +175,15 @@ def export(
             "dataset": {"name": context.dataset.schema.name, "fingerprint": context.dataset.schema.fingerprint},
             "model": {
                 "variant": config.model.variant,
-                "dense_parameters": context.bare.dense_parameters(),
-                "flops_per_sample": context.bare.flops_per_sample(),
+                "dense_parameters": context.unwrapped_model.dense_parameters(),
+                "flops_per_sample": context.unwrapped_model.flops_per_sample(),
             },
-            "fusion": _source(fusion, file, options, context.selection.group),
-            "examples": {"lists": len(written), "rows": sum(len(each["labels"]) for each in written)},
+            "fusion": _fusion_text(fusion, file, options, context.selection.group),
+            "examples": {"lists": len(saved_examples), "rows": sum(len(each["labels"]) for each in saved_examples)},
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows)}
             | check.to_record()
-            | ({} if in_fp32 is None else {"fp32": in_fp32.to_record()}),
+            | ({} if fp32_check is None else {"fp32": fp32_check.to_record()}),
             "bytes": {
                 "tables": sum(table["bytes"] for table in tables),
                 "tables_fp32": sum(table["rows"] * row_bytes(table["dim"], "fp32") for table in tables),
@@ -179,24 +198,25 @@ def export(
 
 @dataclass(frozen=True)
 class _Check:
-    """Check of an export whose matrix products are in one precision.
+    """Comparison of the export's scores with the trained model's, for one precision of matrix products.
 
     Args:
         tables: Precision of the tables.
         dense: Precision of the matrix products.
         bounds: Largest differences that are allowed.
         tasks: Differences by task.
-        user_once: Largest difference that multiplying the user's columns once makes; None without lists.
+        sharing_error: Largest difference that the shared product makes to a score, in the units of `difference_units`;
+            None if there were no example requests.
     """
 
     tables: TablePrecision
     dense: UsedPrecision
     bounds: ErrorBounds
     tasks: Mapping[str, TaskCheck]
-    user_once: float | None
+    sharing_error: float | None
 
-    def refuse_losses(self) -> None:
-        refuse_losses(self.tasks, self.tables, self.dense, self.bounds)
+    def check_bounds(self) -> None:
+        check_bounds(self.tasks, self.tables, self.dense, self.bounds)
 
     def to_record(self) -> dict[str, Any]:
         return {
@@ -204,20 +224,23 @@ class _Check:
             "tolerance": self.bounds.tolerance,
             "auc_loss": self.bounds.auc_loss,
             "tasks": to_record(self.tasks),
-            "user_once": self.user_once,
+            "user_once": self.sharing_error,
         }
 
 
-def _check(ranker: Ranker, options: ExportOptions, rows: HeldOutRows, examples: Sequence[Mapping[str, Any]]) -> _Check:
-    dense, kinds = ranker.dense, ranker.signature.kinds
-    checks = compare_scores(rows, _scores(ranker, rows), kinds)
-    once_K = _user_once(ranker, examples) / np.array(units(rows, kinds))
-    # In bf16, multiplying the user's columns once rounds a sum once more; in fp32 only the order of a sum changes.
+def _check_scores(
+    ranker: Ranker, options: ExportOptions, rows: HeldOutRows, examples: Sequence[Mapping[str, Any]]
+) -> _Check:
+    """Compare the scores of `ranker` with those of the trained model in `rows`."""
+    dense, kinds = ranker.dense_precision, ranker.signature.kinds
+    checks = compare_scores(rows, _score_held_out(ranker, rows), kinds)
+    sharing_error_K = _sharing_errors(ranker, examples) / np.array(difference_units(rows, kinds))
+    # In bf16, the shared product rounds a sum once more, so its difference is added; in fp32 it only reorders a sum.
     if dense == "bf16":
-        once = dict(zip(checks, once_K.tolist(), strict=True))
-        checks = {name: replace(task, largest=task.largest + once[name]) for name, task in checks.items()}
-    bounds = ErrorBounds.of(options.precision, dense, options.tolerance, options.auc_loss)
-    return _Check(options.precision, dense, bounds, checks, float(once_K.max()) if examples else None)
+        errors = dict(zip(checks, sharing_error_K.tolist(), strict=True))
+        checks = {name: replace(task, largest=task.largest + errors[name]) for name, task in checks.items()}
+    bounds = ErrorBounds.from_options(options.precision, dense, options.tolerance, options.auc_loss)
+    return _Check(options.precision, dense, bounds, checks, float(sharing_error_K.max()) if examples else None)
 
 
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:
@@ -236,13 +259,13 @@ def _without_tf32() -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _without_requests(config: RunConfig) -> RunConfig:
+def _without_request_grouping(config: RunConfig) -> RunConfig:
     """Return the configuration with batches of rows that are not grouped by request."""
     data = config.data.model_copy(update={"request_features": (), "shuffle": "rows"})
     return config.model_copy(update={"data": data})
 
 
-def _copy(folder: Path, context: EvaluationContext) -> None:
+def _copy_dataset_files(folder: Path, context: EvaluationContext) -> None:
     """Copy the files of the dataset that turn raw values into inputs of the model.
 
     Raises:
@@ -265,15 +288,24 @@ def _copy(folder: Path, context: EvaluationContext) -> None:
             shutil.copyfile(dataset.digests.local_copy(name), folder / name)
 
 
-def _user_features(context: EvaluationContext, options: ExportOptions) -> tuple[str, ...] | None:
-    """Return the features of the user that the options or the configuration name; None if neither names any.
+def _user_features(
+    context: EvaluationContext, options: ExportOptions, request_features: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    """Return the names of the user's features from the options, else from the configuration; None if neither has any.
+
+    An empty list in the options means that the user has no features.
+
+    Args:
+        context: Opened run.
+        options: Options of the export.
+        request_features: `data.request_features` of the run; `context` has none, since it reads rows one by one.
 
     Raises:
         UserError: The model has no such feature.
     """
-    names = [*context.bare.columns, *(feature.name for feature in context.selection.dense)]
+    names = [*context.unwrapped_model.widths_by_feature, *(feature.name for feature in context.selection.dense)]
     if options.user_features is None:
-        return tuple(context.config.data.request_features) or None
+        return request_features or None
     if unknown := [name for name in options.user_features if name not in names]:
         rule = f"features of the model: {', '.join(names)}"
         raise UserError(
@@ -282,57 +314,72 @@ def _user_features(context: EvaluationContext, options: ExportOptions) -> tuple[
     return tuple(options.user_features)
 
 
-def _source(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:
-    """Return a text about a fusion for the card: its source, its exponents and the losses of its order."""
+def _fusion_text(fusion: FusionConfig, file: Location | None, options: ExportOptions, group: str | None) -> str:
+    """Return a text about a fusion for the card: its source, its exponents and the metrics that it makes worse.
+
+    Args:
+        fusion: Fusion of the version.
+        file: File that the fusion was read from; None if every exponent is 1.
+        options: Options of the export.
+        group: Column of the dataset that names each row's group; None if the dataset has no such column.
+    """
     if file is None and group is None:
         return "every exponent 1: `ple-rec fuse` needs lists (--by COLUMN), as the dataset has no group column"
     if file is None:
         return "every exponent 1: the run has no fusion (`ple-rec fuse` searches for one)"
     source = "searched by `ple-rec fuse`" if options.fusion is None else f"given: {file.name}"
     source += f"; exponents {exponents_text(fusion)}"
-    losses = losses_of(fusion, file)
-    return f"{source}; a loss: {', '.join(losses)}" if losses else source
+    losses = read_worsened_metrics(fusion, file)
+    return f"{source}; worse than before: {', '.join(losses)}" if losses else source
 
 
 def _write_tables(context: EvaluationContext, folder: Path, precision: TablePrecision) -> list[dict[str, Any]]:
-    """Write a file for each table, whose shards are all in this process."""
+    """Write a file for each table, and return the entries of `model.json` about them.
+
+    The run is loaded in one process, so all shards of a table are local.
+    """
     folder.mkdir()
     tables = []
     for key, value in context.model.state_dict().items():
         if ".embedding_bags." not in key:
             continue
         table = key.split(".")[-2]
-        pieces = _pieces(key, value)
-        rows, dim = sum(len(piece) for piece in pieces), pieces[0].shape[1]
+        shards_RD = _row_shards(key, value)
+        rows, dim = sum(len(shard_RD) for shard_RD in shards_RD), shards_RD[0].shape[1]
         check_dim(table, dim, precision)
         file = f"{table}.{precision}"
         with (folder / file).open("wb") as stream:
-            for piece_RD in pieces:
-                write_table(stream, piece_RD.detach().cpu(), precision)
+            for shard_RD in shards_RD:
+                write_table(stream, shard_RD.detach().cpu(), precision)
         size = (folder / file).stat().st_size
         tables.append({"name": table, "file": file, "rows": rows, "dim": dim, "precision": precision, "bytes": size})
     return tables
 
 
-def _pieces(key: str, value: Any) -> list[torch.Tensor]:
-    """Return the pieces of a table, which are consecutive whole rows."""
+def _row_shards(key: str, value: Any) -> list[torch.Tensor]:
+    """Return the local shards of a table in the order of its rows; each shard has whole rows."""
     if not isinstance(value, ShardedTensor):
         return [value]
     shards = sorted(value.local_shards(), key=lambda shard: shard.metadata.shard_offsets)
     columns = {tuple(shard.metadata.shard_offsets)[1] for shard in shards}
     if columns != {0} or sum(len(shard.tensor) for shard in shards) != value.size(0):
-        raise DataError(key, f"shards at columns {sorted(columns)}", "one process holds whole rows", "this is a bug")
+        raise DataError(
+            key,
+            f"shards at columns {sorted(columns)}",
+            "in one process, shards have whole rows",
+            "report this as a bug",
+        )
     return [shard.tensor for shard in shards]
 
 
-def _scores(ranker: Ranker, rows: HeldOutRows) -> NDArray[np.float32]:
+def _score_held_out(ranker: Ranker, rows: HeldOutRows) -> NDArray[np.float32]:
     return np.concatenate([ranker.score_rows([each], grouped=False).scores_BK.numpy() for each in rows.requests()])
 
 
-def _user_once(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return the largest difference that multiplying the user's columns once makes to a score of each task."""
-    requests = [ranker.read_rank(example["request"]) for example in examples[:_CHECKED_LISTS]]
+def _sharing_errors(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the largest difference that the shared product makes to a score of each task, (K,); 0 without examples."""
+    requests = [ranker.read_rank(example["request"]) for example in examples[:_COMPARED_REQUESTS]]
     if not requests:
         return np.zeros(len(ranker.signature.tasks))
-    once_BK, whole_BK = (ranker.score_rows(requests, grouped=grouped).scores_BK for grouped in (True, False))
-    return (once_BK - whole_BK).double().abs().amax(0).numpy()
+    shared_BK, separate_BK = (ranker.score_rows(requests, grouped=grouped).scores_BK for grouped in (True, False))
+    return (shared_BK - separate_BK).double().abs().amax(0).numpy()

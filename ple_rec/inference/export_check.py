@@ -1,5 +1,7 @@
 """Comparison of the scores of an export with those of the trained model, and the bounds of their differences.
 
+`export` refuses to publish a version if `check_bounds` raises an error.
+
 Shape suffixes: N rows, K tasks.
 """
 
@@ -19,16 +21,18 @@ from ple_rec.errors import Option, UserError
 from ple_rec.inference.held_out import HeldOutRows
 from ple_rec.metrics import scores
 
-# The score of a row may differ by this much: a probability in absolute terms, a regression's prediction in standard
-# deviations of its label.
+# Largest difference of a row's score by precision of the tables: of a probability in absolute terms, of a regression's
+# prediction in standard deviations of its label.
 TOLERANCE: Mapping[TablePrecision, float] = {"fp32": 1e-5, "fp16": 5e-3, "int8": 3e-2, "int4": 0.3}
-# In fp32, another order of a sum may change a regression's prediction by this part of max(1, |prediction|). Such a
-# change does not count as a difference.
+# A change of a regression's prediction up to this share of max(1, |prediction|) does not count as a difference, since
+# fp32 sums in another order may cause it.
 _ROUNDING = 1e-5
+# Largest loss of a task's AUC, by precision of the tables.
 AUC_LOSS: Mapping[TablePrecision, float] = {"fp32": 1e-6, "fp16": 1e-5, "int8": 1e-4, "int4": 5e-3}
-# Matrix products in bfloat16, which has 8 significant bits, may add these to the bounds.
+# Matrix products in bfloat16, which has 8 significant bits, widen the bounds by these.
 BF16_TOLERANCE, BF16_AUC_LOSS = 5e-2, 1e-4
-_PAIRS = 10
+# Number of pairs of a positive and a negative whose order may change in any case (`ErrorBounds.pairs`).
+_MIN_PAIRS = 10
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,13 @@ class TaskCheck:
     """Differences of one task's scores.
 
     Args:
-        largest: Largest difference of a score; for a regression without the rounding of fp32, in standard deviations
-            of its label.
+        largest: Largest difference of a score; for a regression, in standard deviations of its label and less the
+            rounding of fp32.
         mean: Mean difference of the scores, in the same unit.
-        auc: AUC of the trained model's scores, in the task's sample space and without sample weights; None for a
-            regression, or if the rows are of one class.
-        auc_loss: AUC of the trained model minus that of the export.
-        auc_step: AUC that one pair of a positive and a negative contributes.
+        auc: AUC of the trained model's scores over the rows of the task's sample space, those that count in its loss,
+            without sample weights; None for a regression, or if the rows are of one class.
+        auc_loss: AUC of the trained model minus that of the export; None if there is no AUC.
+        auc_step: Change of AUC if one pair of a positive and a negative changes its order; None if there is no AUC.
     """
 
     largest: float
@@ -61,7 +65,7 @@ def compare_scores(rows: HeldOutRows, scores_NK: NDArray[np.float32], kinds: Map
         kinds: Kind of each task, in the order of the columns.
     """
     checks = {}
-    for k, ((name, kind), unit) in enumerate(zip(kinds.items(), units(rows, kinds), strict=True)):
+    for k, ((name, kind), unit) in enumerate(zip(kinds.items(), difference_units(rows, kinds), strict=True)):
         difference_N = np.abs(scores_NK[:, k].astype(np.float64) - rows.scores_NK[:, k])
         in_space_N = rows.in_space_NK[:, k]
         label_N = rows.labels_NK[in_space_N, k] > 0
@@ -76,7 +80,7 @@ def compare_scores(rows: HeldOutRows, scores_NK: NDArray[np.float32], kinds: Map
     return checks
 
 
-def units(rows: HeldOutRows, kinds: Mapping[str, str]) -> list[float]:
+def difference_units(rows: HeldOutRows, kinds: Mapping[str, str]) -> list[float]:
     """Return the unit of each task's differences: 1, or the standard deviation of a regression's label.
 
     Args:
@@ -93,7 +97,7 @@ def units(rows: HeldOutRows, kinds: Mapping[str, str]) -> list[float]:
 
 
 def auc(score_N: NDArray[Any], label_N: NDArray[np.bool_]) -> float | None:
-    """Return P(a positive is above a negative) + P(they are equal) / 2; None if one of the classes is missing."""
+    """Return the AUC, P(a positive is above a negative) + P(they are equal) / 2; None if a class is missing."""
     signed_N = torch.where(torch.from_numpy(label_N), 1.0, -1.0).double()
     area = scores.auc(*scores.tie_groups(torch.from_numpy(score_N), signed_N))
     return None if area is None else area[0]
@@ -107,7 +111,7 @@ class ErrorBounds:
         tolerance: Largest difference of a score, in the units of `TaskCheck`.
         auc_loss: Largest loss of AUC of any task.
         pairs: Number of pairs of a positive and a negative whose order may change in any case; with few rows, one such
-            pair changes AUC by more than `auc_loss`.
+            pair changes AUC by more than `auc_loss`. 0 if the user has chosen `auc_loss`.
     """
 
     tolerance: float
@@ -115,7 +119,7 @@ class ErrorBounds:
     pairs: int = 0
 
     @classmethod
-    def of(
+    def from_options(
         cls, precision: TablePrecision, dense: UsedPrecision, tolerance: float | None, auc_loss: float | None
     ) -> ErrorBounds:
         """Return the bounds of an export, from its options or else from its precisions.
@@ -123,17 +127,17 @@ class ErrorBounds:
         Args:
             precision: Precision of the tables.
             dense: Precision of the matrix products.
-            tolerance: Largest difference of a score; None for that of the precisions.
-            auc_loss: Largest loss of AUC; None for that of the precisions.
+            tolerance: Largest difference of a score that the user allows; None for the default of the precisions.
+            auc_loss: Largest loss of AUC that the user allows; None for the default of the precisions.
         """
         if tolerance is None:
             tolerance = TOLERANCE[precision] + (BF16_TOLERANCE if dense == "bf16" else 0.0)
         if auc_loss is not None:
             return cls(tolerance, auc_loss)
-        return cls(tolerance, AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0), _PAIRS)
+        return cls(tolerance, AUC_LOSS[precision] + (BF16_AUC_LOSS if dense == "bf16" else 0.0), _MIN_PAIRS)
 
 
-def refuse_losses(
+def check_bounds(
     checks: Mapping[str, TaskCheck], precision: TablePrecision, dense: UsedPrecision, bounds: ErrorBounds
 ) -> None:
     """Refuse an export whose scores differ too much.
@@ -153,26 +157,30 @@ def refuse_losses(
             raise UserError(
                 f"{place}, task {name}",
                 f"a score differs by {task.largest:.2g} from the trained model's",
-                f"at most {bounds.tolerance:g} is let through",
-                _fix(precision, dense, Option.TOLERANCE, task.largest),
+                f"a difference of at most {bounds.tolerance:g} is allowed",
+                _suggest_fix(precision, dense, Option.TOLERANCE, task.largest),
             )
         allowed = max(bounds.auc_loss, bounds.pairs * (task.auc_step or 0.0))
         if task.auc_loss is not None and not task.auc_loss <= allowed:
             raise UserError(
                 f"{place}, task {name}",
                 f"{task.auc_loss:.2g} of AUC is lost",
-                f"at most {allowed:.2g} is let through",
-                _fix(precision, dense, Option.AUC_LOSS, task.auc_loss),
+                f"a loss of at most {allowed:.2g} is allowed",
+                _suggest_fix(precision, dense, Option.AUC_LOSS, task.auc_loss),
             )
 
 
-def _fix(precision: TablePrecision, dense: UsedPrecision, option: Option, loss: float) -> str:
+def _suggest_fix(precision: TablePrecision, dense: UsedPrecision, option: Option, loss: float) -> str:
     if not math.isfinite(loss):
-        return "look for what is not finite in the model"
-    finer = "export again, and report it if it comes again: fp32 rounds by less"
+        return "find the weights of the model that are not finite"
+    finer = "export again, and report a bug if the error repeats: rounding in fp32 makes smaller differences"
     if precision != "fp32" or dense != "fp32":
-        finer = f"choose a finer {Option.PRECISION}" if precision != "fp32" else f"leave {Option.DENSE.to('bf16')} out"
-    return f"{finer}, or let it through by {option.to(float(f'{loss * 1.1:.2g}'))}"
+        finer = (
+            f"choose a finer {Option.PRECISION}"
+            if precision != "fp32"
+            else f"leave {Option.DENSE.with_value('bf16')} out"
+        )
+    return f"{finer}, or allow it by {option.with_value(float(f'{loss * 1.1:.2g}'))}"
 
 
 def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:

@@ -23,12 +23,12 @@ class ExportOptions:
             the groups of the held-out rows if the configuration names none.
         checkpoint: `best`, `latest` or `step-<n>`.
         version: Name of the version; None for the next one.
-        licence: Licence, a line of the model card.
+        licence: Licence of the model, for the model card; None if it is not stated.
         onnx: True to write `dense.onnx` too.
         check_rows: Approximate number of held-out rows on which the export is checked.
-        tolerance: Largest difference of a score; None for that of the precisions.
-        auc_loss: Largest loss of AUC; None for that of the precisions.
-        examples: Number of held-out users whose rows are written to `examples.json`; 0 for no such file.
+        tolerance: Largest difference of a score; None for the default of the precisions (`export_check`).
+        auc_loss: Largest loss of AUC; None for the default of the precisions.
+        examples: Largest number of held-out users whose rows are written to `examples.json`; 0 for no such file.
     """
 
     precision: TablePrecision = "fp32"

@@ -10,8 +10,8 @@ A null is a missing value, and a value that is not in the feature's vocabulary i
 integers and dense features, true counts as 1 and false as 0. A client may send an integer as text, since JavaScript
 cannot represent all integers above 2^53 - 1.
 
-Shape suffixes: N values that are parsed together, which are the rows of the column; V ids in all rows together (V = N
-for a feature without bags).
+Shape suffixes: N values that are parsed together, which are the rows of the column (`offsets_N` has N + 1 entries);
+V ids in all rows together (V = N for a feature without bags).
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from ple_rec.inference.signature import InputFeature
 
 # Largest number of values that one bag may have.
 MAX_BAG = 1000
-# Largest number of values that all bags of a request may have together. The parsers check it for one feature, and
-# `ple_rec/inference/request.py` for all features.
+# Largest number of values that all bags of a request may have together. A parser checks it for its feature, and
+# `RequestReader` for all features together.
 MAX_VALUES = 20_000
 # Pattern of a text that represents an integer. A JSON parser may round a number, but never a text.
 _DECIMAL = "-?(0|[1-9][0-9]{0,39})"
 _LARGEST = float(np.finfo(np.float32).max)
 _NULL: Final = type(None)
-_decimal = re.compile(_DECIMAL).fullmatch
+_match_decimal = re.compile(_DECIMAL).fullmatch
 Schema = dict[str, Any]
 # Function that takes the index of a row and returns the path of the row's value in the request, for error messages.
 FieldOf = Callable[[int], str]
@@ -111,12 +111,12 @@ class FeatureParser(ABC):
         """
 
 
-def parser_of(feature: InputFeature, encoder: Encoder) -> FeatureParser:
+def make_parser(feature: InputFeature, encoder: Encoder) -> FeatureParser:
     """Return the parser of a feature.
 
     Args:
         feature: Input feature of the model.
-        encoder: Encoder that maps the raw values of sparse features to ids by their vocabularies.
+        encoder: Encoder that maps the raw values of sparse features to ids.
     """
     if feature.dense:
         return DenseParser(feature)
@@ -154,16 +154,18 @@ class IdParser(FeatureParser):
 
     Args:
         feature: Input feature of the model.
-        encoder: Encoder that maps the raw values of the feature to ids by its vocabulary.
+        encoder: Encoder that maps the raw values of the feature to ids.
 
     Raises:
-        ValueError: The values of the vocabulary do not have the type of the feature.
+        ValueError: The encoder expects values of another type than the feature's.
     """
 
     def __init__(self, feature: InputFeature, encoder: Encoder) -> None:
         super().__init__(feature)
         if (kind := encoder.features[feature.name].kind) != feature.type:
-            raise ValueError(f"values of {feature.name} are of type {feature.type}, those of its vocabulary of {kind}")
+            raise ValueError(
+                f"{feature.name} has the type {feature.type}, but its vocabulary has values of type {kind}"
+            )
         self._encoder, self._type = encoder, _RAW_TYPES[feature.type]
 
     @property
@@ -175,7 +177,7 @@ class IdParser(FeatureParser):
         """Return the ids of the values."""
         name = self.feature.name
         return FeatureIds(
-            self._encoder.rows(name, self._type.array(values, field_of), name).to_numpy(zero_copy_only=False)
+            self._encoder.rows(name, self._type.to_array(values, field_of), name).to_numpy(zero_copy_only=False)
         )
 
 
@@ -189,12 +191,12 @@ class BagParser(IdParser):
         return {"type": ["array", "null"], "items": self._type.schema, **limits}
 
     def parse(self, values: Sequence[Any], field_of: FieldOf) -> FeatureIds:
-        """Return the ids of all bags. A null is an empty bag."""
+        """Return the ids of all bags. A null is an empty bag; the encoder truncates bags as data preparation does."""
         lengths: list[int] = []
         flat: list[Any] = []
         for i, bag in enumerate(values):
             if bag is not None and not isinstance(bag, list):
-                raise RequestError(field_of(i), bag, f"a list, each of it {self._type.rule}")
+                raise RequestError(field_of(i), bag, f"a list, with each value {self._type.rule}")
             if bag is not None and len(bag) > MAX_BAG:
                 count = f"{len(bag):,} values"
                 raise RequestError(field_of(i), bag, f"at most {MAX_BAG:,} values", counted=count)
@@ -209,7 +211,7 @@ class BagParser(IdParser):
             i = int(np.searchsorted(offsets_N, v, side="right")) - 1
             return f"{field_of(i)}[{v - offsets_N[i]}]"
 
-        raw = pa.LargeListArray.from_arrays(pa.array(offsets_N, pa.int64()), self._type.array(flat, field_in_bag))
+        raw = pa.LargeListArray.from_arrays(pa.array(offsets_N, pa.int64()), self._type.to_array(flat, field_in_bag))
         rows = self._encoder.rows(self.feature.name, raw, self.feature.name)
         return FeatureIds(rows.flatten().to_numpy(zero_copy_only=False), rows.offsets.to_numpy(zero_copy_only=False))
 
@@ -231,8 +233,10 @@ class WeightedBagParser(BagParser):
         total = 0
         for i, value in enumerate(values):
             field = field_of(i)
-            both = require_object({} if value is None else value, field, ("values", "weights"))
-            bag, bag_weights = ([] if both.get(key) is None else both[key] for key in ("values", "weights"))
+            weighted_bag = require_object({} if value is None else value, field, ("values", "weights"))
+            bag, bag_weights = (
+                [] if weighted_bag.get(key) is None else weighted_bag[key] for key in ("values", "weights")
+            )
             if not isinstance(bag, list) or not isinstance(bag_weights, list) or len(bag) != len(bag_weights):
                 raise RequestError(field, value, '{"values": [...], "weights": [...]}, as many weights as values')
             total += len(bag_weights)
@@ -245,7 +249,8 @@ class WeightedBagParser(BagParser):
             # The weights become floats here, since Arrow refuses to convert integers above 2^24 to fp32.
             weights.append(list(map(float, bag_weights)))
         ids = super().parse(bags, lambda i: f"{field_of(i)}.values")
-        weights_V = self._encoder.cut(self.feature.name, pa.array(weights, pa.list_(pa.float32())))
+        # The encoder has truncated long bags, so their weights are truncated in the same way.
+        weights_V = self._encoder.truncate_items(self.feature.name, pa.array(weights, pa.list_(pa.float32())))
         return replace(ids, weights_V=weights_V.to_numpy(zero_copy_only=False))
 
 
@@ -256,24 +261,24 @@ class _RawType:
     Args:
         rule: Description of a valid value, for error messages.
         schema: JSON schema of a value.
-        array: Function that converts values to an Arrow array. It raises a RequestError if a value has another type.
+        to_array: Function that converts values to an Arrow array. It raises a RequestError if a value has another type.
     """
 
     rule: str
     schema: Schema
-    array: Callable[[Sequence[Any], FieldOf], pa.Array]
+    to_array: Callable[[Sequence[Any], FieldOf], pa.Array]
 
 
-def _integers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
+def _integer_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
     """Convert integers, booleans and texts of integers to an Arrow array."""
-    # If all values are 64-bit integers or booleans, this takes half the time of Arrow's own conversion. Any other value
-    # raises an error, and the slower code below converts or refuses it.
+    # If all values are 64-bit integers or booleans, this takes half the time of Arrow's own conversion. Another value
+    # raises an error here, and the code below converts or refuses it.
     with suppress(TypeError, OverflowError):
         return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(int_array("q", values))])
     if not set(map(type, values)) <= {int, _NULL}:
-        whole = list(map(_integer, values))
-        _check_raw("int", whole, {int, _NULL}, field_of)
-        values = whole
+        converted = list(map(_to_integer, values))
+        _check_raw("int", converted, {int, _NULL}, field_of)
+        values = converted
     try:
         return pa.array(values, pa.int64())
     except (pa.ArrowException, OverflowError):
@@ -281,7 +286,7 @@ def _integers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
         return pa.array([v if v is not None and -(2**63) <= v < 2**63 else None for v in values], pa.int64())
 
 
-def _texts(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
+def _text_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
     """Convert texts to an Arrow array."""
     _check_raw("text", values, {str, _NULL}, field_of)
     try:
@@ -293,14 +298,14 @@ def _texts(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
         raise RequestError(field_of(i), ascii(error.object), "a text of whole characters") from None
 
 
-def _numbers(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
+def _number_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
     """Convert integers and floats to an Arrow array of float64."""
     _check_raw("number", values, {int, float, _NULL}, field_of)
     try:
         return pa.array(values, pa.float64())
     except (pa.ArrowException, OverflowError):
         # Arrow refuses integers that float64 cannot represent exactly; Python rounds them.
-        return pa.array([None if value is None else _double(value) for value in values], pa.float64())
+        return pa.array([None if value is None else _to_float64(value) for value in values], pa.float64())
 
 
 _RAW_TYPES: dict[RawKind, _RawType] = {
@@ -309,12 +314,12 @@ _RAW_TYPES: dict[RawKind, _RawType] = {
         {
             "type": ["integer", "string", "boolean", "null"],
             "pattern": f"^{_DECIMAL}$",
-            "description": "true is 1; text, where a client's numbers have 53 bits",
+            "description": "true is 1; send an integer as text if the client's numbers have 53 bits",
         },
-        _integers,
+        _integer_array,
     ),
-    "text": _RawType("a text", {"type": ["string", "null"]}, _texts),
-    "number": _RawType("a number", {"type": ["number", "null"]}, _numbers),
+    "text": _RawType("a text", {"type": ["string", "null"]}, _text_array),
+    "number": _RawType("a number", {"type": ["number", "null"]}, _number_array),
 }
 
 
@@ -339,14 +344,14 @@ def _check_types(values: Sequence[Any], types: set[type], permitted: set[type], 
         raise RequestError(field_of(i), values[i], rule)
 
 
-def _integer(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     """Return the integer that a text, boolean or whole float represents; return any other value unchanged."""
     if isinstance(value, str):
-        return int(value) if _decimal(value) else value
+        return int(value) if _match_decimal(value) else value
     return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
 
 
-def _double(value: float) -> float:
+def _to_float64(value: float) -> float:
     """Return the nearest float64, or an infinity if the value is beyond its range."""
     try:
         return float(value)
@@ -361,7 +366,9 @@ def too_many_values(count: int, field: str) -> RequestError:
         count: Number of values in the bags so far, including the bag with which the limit was exceeded.
         field: Path of that bag in the request.
     """
-    rule = f"the bags of a request hold at most {MAX_VALUES:,} values; what the user has counts for every item"
+    rule = (
+        f"the bags of a request have at most {MAX_VALUES:,} values; a bag in `user` counts once per item that gets it"
+    )
     return RequestError(field, None, rule, counted=f"{count:,} values up to here")
 
 

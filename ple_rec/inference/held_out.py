@@ -1,5 +1,7 @@
 """Rows of a held-out split, against which an exported model is checked: as table rows, raw values and requests.
 
+`export` reads them by `read_held_out`; `build_examples` makes requests for the page of the server from them.
+
 A raw value is the value of a sparse feature in the logs and in requests. Its table row is the index of its embedding in
 the feature's table; the dataset stores this index instead of the raw value. Row 0 stands for missing values and, in
 some tables, for unknown values, which are raw values without a row of their own. Other tables have further rows that
@@ -37,7 +39,7 @@ from ple_rec.inference.signature import Signature
 from ple_rec.storage import Location
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.context import EvaluationContext
-from ple_rec.training.scores import binary_of, scores_of
+from ple_rec.training.scores import binary_mask, scores_from_logits
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,10 @@ class HeldOutRows:
         dense: Numbers of each dense feature, by its name; NaN stands for a missing number.
         batch_rows: Number of rows of each batch that the trained model scored; the last batch may have fewer.
         scores_NK: Scores of the trained model: probabilities of binary tasks, predictions of regressions.
-        labels_NK: Labels; 0 if the row is outside of the task's sample space, whose rows alone count in its loss.
-        in_space_NK: True if the row is in the task's sample space.
-        group_N: Number of each row's group, which is usually a user; -1 for a row without a group. Rows of a group
-            follow one another. None for a dataset without groups.
+        labels_NK: Labels; 0 if the row is outside of the task's sample space.
+        in_space_NK: True if the row is in the task's sample space, the rows that count in its loss.
+        group_N: Id of each row's group, which is usually a user; -1 for a row without a group. Rows of a group follow
+            one another. None for a dataset without groups.
     """
 
     split: Split
@@ -74,66 +76,75 @@ class HeldOutRows:
 
         Scores in fp32 may depend on the batch size in their last bits, so the batches have to be the same.
         """
-        for places_N in np.split(np.arange(len(self)), range(self.batch_rows, len(self), self.batch_rows)):
-            ids = {name: each.take(places_N) for name, each in self.ids.items()}
-            dense = {name: x_N[places_N] for name, x_N in self.dense.items()}
-            yield ScoreRequest(rows=len(places_N), ids=ids, dense=dense)
+        for index_B in np.split(np.arange(len(self)), range(self.batch_rows, len(self), self.batch_rows)):
+            ids = {name: each.take(index_B) for name, each in self.ids.items()}
+            dense = {name: x_N[index_B] for name, x_N in self.dense.items()}
+            yield ScoreRequest(rows=len(index_B), ids=ids, dense=dense)
 
     def constant_within_groups(self) -> tuple[str, ...]:
-        """Return the names of the features that never change within a group; empty if no group has two rows."""
+        """Return the names of the features that never change within a group.
+
+        The result is empty if the dataset has no groups, or no group has two rows to compare.
+        """
         if self.group_N is None:
             return ()
         # Rows of a group follow one another, so it is enough to compare each row with the one before it.
         same_N = (self.group_N[1:] == self.group_N[:-1]) & (self.group_N[1:] >= 0)
         if not same_N.any():
             return ()
-        return tuple(name for name, x_N in self.comparable().items() if (x_N[1:] == x_N[:-1])[same_N].all())
+        return tuple(name for name, x_N in self.comparison_keys().items() if (x_N[1:] == x_N[:-1])[same_N].all())
 
-    def comparable(self) -> dict[str, NDArray[Any]]:
-        """Return one array for each feature, by name; two entries are equal if and only if the rows' values are."""
-        sparse = {name: ids.values_V if ids.offsets_N is None else _bags(ids) for name, ids in self.ids.items()}
+    def comparison_keys(self) -> dict[str, NDArray[Any]]:
+        """Return an array for each feature, by name, in which two rows' entries are equal if their values are."""
+        sparse = {name: ids.values_V if ids.offsets_N is None else _bag_keys(ids) for name, ids in self.ids.items()}
         # NaN differs from itself, so infinity stands for a missing number.
         return sparse | {name: np.where(np.isnan(x_N), np.float32(np.inf), x_N) for name, x_N in self.dense.items()}
 
 
 @torch.no_grad()
-def read_held_out(context: EvaluationContext, split: Split, most: int) -> HeldOutRows:
+def read_held_out(context: EvaluationContext, split: Split, wanted_rows: int) -> HeldOutRows:
     """Return the first rows of a split with the scores of the trained model.
 
     Args:
         context: Context of an evaluation with loaded weights. Its batches are not grouped by request, so each sparse
             feature has one entry for each row.
         split: Name of the split.
-        most: Number of rows to read, rounded up to whole batches; a split with fewer rows is read whole.
+        wanted_rows: Number of rows to read, rounded up to whole batches; a split with fewer rows is read completely.
     """
-    binary_K = binary_of(context.selection.tasks)
-    parts, scores, labels, spaces, groups, count = [], [], [], [], [], 0
+    binary_K = binary_mask(context.selection.tasks)
+    columns_by_batch, scores, labels, in_space, groups, count = [], [], [], [], [], 0
     context.model.eval()
     with closing(context.evaluation_loader(split).epoch(0)) as batches:
         for batch in batches:
             logits_BK = context.model(batch.to(context.ranks.device))[0][: batch.rows]
-            parts.append(_columns_of(batch, context.selection))
-            scores.append(scores_of(logits_BK, binary_K).numpy())
+            columns_by_batch.append(_read_columns(batch, context.selection))
+            scores.append(scores_from_logits(logits_BK, binary_K).numpy())
             labels.append(batch.labels_BK[: batch.rows].numpy().copy())
-            spaces.append(batch.in_space_BK[: batch.rows].numpy() > 0)
+            in_space.append(batch.in_space_BK[: batch.rows].numpy() > 0)
             if batch.group_B is not None:
                 groups.append(batch.group_B[: batch.rows].numpy().copy())
             count += batch.rows
-            if count >= most:
+            if count >= wanted_rows:
                 break
     return HeldOutRows(
         split,
-        {each.name: _joined([ids[each.name] for ids, _ in parts]) for each in context.selection.sparse},
-        {each.name: np.concatenate([dense[each.name] for _, dense in parts]) for each in context.selection.dense},
+        {
+            each.name: _concatenate_ids([ids[each.name] for ids, _ in columns_by_batch])
+            for each in context.selection.sparse
+        },
+        {
+            each.name: np.concatenate([dense[each.name] for _, dense in columns_by_batch])
+            for each in context.selection.dense
+        },
         len(scores[0]),
         np.concatenate(scores),
         np.concatenate(labels),
-        np.concatenate(spaces),
+        np.concatenate(in_space),
         np.concatenate(groups) if groups else None,
     )
 
 
-def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
+def _read_columns(batch: Batch, selection: Selection) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
     """Return the sparse and the dense features of a batch by name, without the rows that only pad the batch."""
     ids = {}
     columns = {} if batch.sparse is None else batch.sparse.to_dict()
@@ -149,7 +160,7 @@ def _columns_of(batch: Batch, selection: Selection) -> tuple[dict[str, FeatureId
     return ids, {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
 
 
-def _joined(parts: Sequence[FeatureIds]) -> FeatureIds:
+def _concatenate_ids(parts: Sequence[FeatureIds]) -> FeatureIds:
     """Concatenate the rows of one sparse feature from several batches."""
     offsets = [part.offsets_N for part in parts if part.offsets_N is not None]
     weights = [part.weights_V for part in parts if part.weights_V is not None]
@@ -161,8 +172,8 @@ def _joined(parts: Sequence[FeatureIds]) -> FeatureIds:
     )
 
 
-def _bags(ids: FeatureIds) -> NDArray[Any]:
-    """Return one tuple for each bag: its values, followed by the tuple of its weights or by None without weights."""
+def _bag_keys(ids: FeatureIds) -> NDArray[Any]:
+    """Return a tuple for each bag of a column of bags: its values, followed by the tuple of its weights, or by None."""
     assert ids.offsets_N is not None
     values = ids.values_V.tolist()
     weights = None if ids.weights_V is None else ids.weights_V.tolist()
@@ -183,25 +194,26 @@ class RawValues:
     """
 
     def __init__(self, ids: FeatureIds, dataset: Location, raw: RawFeature, encoder: Encoder) -> None:
-        rows_U, place_V = np.unique(ids.values_V, return_inverse=True)
-        self._places = replace(ids, values_V=place_V.astype(np.int32))
-        values = _values_of(raw, dataset, rows_U)
+        rows_U, index_V = np.unique(ids.values_V, return_inverse=True)
+        # The same bags, with an index of `_raw_U` in place of each table row.
+        self._value_indices = replace(ids, values_V=index_V.astype(np.int32))
+        values = _read_raw_values(raw, dataset, rows_U)
         # Unknown values share the table rows, other than row 0, for which the dataset has no raw value.
         shared = [u for u, row in enumerate(rows_U.tolist()) if row and values[u] is None]
-        for u, value in zip(shared, encoder.values(raw.feature.name, rows_U[shared].tolist()), strict=True):
+        for u, value in zip(shared, encoder.example_values(raw.feature.name, rows_U[shared].tolist()), strict=True):
             values[u] = value
         self._raw_U = np.empty(len(rows_U), object)
         self._raw_U[:] = values
 
-    def of_rows(self, rows_N: NDArray[np.int64]) -> NDArray[np.object_]:
+    def flat_values(self, rows_N: NDArray[np.int64]) -> NDArray[np.object_]:
         """Return the raw values of some held-out rows in one array, bag after bag.
 
-        A value is None if its table row is 0, or if no raw value is known for it and none could be invented.
+        A value is None if its table row is 0, or if the dataset has no raw value for the row and none was invented.
 
         Args:
             rows_N: Indices of the held-out rows.
         """
-        return self._raw_U[self._places.take(rows_N).values_V]
+        return self._raw_U[self._value_indices.take(rows_N).values_V]
 
     def column(self, rows_N: NDArray[np.int64]) -> list[Any]:
         """Return the raw values of some held-out rows in the form of a request, one entry for each row.
@@ -209,8 +221,8 @@ class RawValues:
         Args:
             rows_N: Indices of the held-out rows.
         """
-        flat: list[Any] = self.of_rows(rows_N).tolist()
-        ids = self._places.take(rows_N)
+        flat: list[Any] = self.flat_values(rows_N).tolist()
+        ids = self._value_indices.take(rows_N)
         if ids.offsets_N is None:
             return flat
         spans = [slice(begin, end) for begin, end in pairwise(ids.offsets_N.tolist())]
@@ -220,14 +232,14 @@ class RawValues:
         return [{"values": flat[span], "weights": weights[span]} for span in spans]
 
     def first_rows(self, rows_N: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return, for each distinct value in some held-out rows, the first of these rows that has it.
+        """Return the index of the first row that has a value, for each distinct value in some held-out rows.
 
-        A row appears more than once if its bag has several new values.
+        The result has a row several times if several values of its bag occur there first.
 
         Args:
             rows_N: Indices of the held-out rows.
         """
-        ids = self._places.take(rows_N)
+        ids = self._value_indices.take(rows_N)
         _, first_V = np.unique(ids.values_V, return_index=True)
         return rows_N[first_V if ids.offsets_N is None else np.searchsorted(ids.offsets_N, first_V, side="right") - 1]
 
@@ -261,7 +273,7 @@ class RawHeldOutRows:
         return columns
 
 
-def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) -> list[Any]:
+def _read_raw_values(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) -> list[Any]:
     """Return a raw value for each table row; None for row 0 and for rows without a raw value in the dataset.
 
     Args:
@@ -271,7 +283,7 @@ def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) ->
     """
     file = dataset / VOCAB_DIR / f"{raw.table.name}.parquet"
     if raw.kind == "number" or not file.exists():
-        return Encoder(dataset, [raw.feature]).values(raw.feature.name, rows_U.tolist())
+        return Encoder(dataset, [raw.feature]).example_values(raw.feature.name, rows_U.tolist())
     # The vocabulary file has no entry for row 0: its first entry is the value of row 1.
     values: list[Any] = [None] * int(np.searchsorted(rows_U, 1))
     first = 1
@@ -283,14 +295,14 @@ def _values_of(raw: RawFeature, dataset: Location, rows_U: NDArray[np.int32]) ->
     return values + [None] * (len(rows_U) - len(values))
 
 
-# An example has the rows of one user. Users with `_FEWEST` to `_MOST` rows are taken. If there are none, the users with
-# the most rows are taken instead, and each of these examples has at most the first `_MOST` rows of its user.
-_FEWEST, _MOST = 5, 60
-# Number of rows of an example if rows cannot be assigned to users, for lack of groups and of user features.
-_UNGROUPED = 40
+# An example has the rows of one user. Users with `_MIN_ROWS` to `_MAX_ROWS` rows are taken. If there are none, the
+# users with the most rows are taken, and each of their examples has at most the first `_MAX_ROWS` rows.
+_MIN_ROWS, _MAX_ROWS = 5, 60
+# Number of rows of an example if rows cannot be assigned to users, as there are neither groups nor user features.
+_UNGROUPED_ROWS = 40
 
 
-def examples_of(raw: RawHeldOutRows, signature: Signature, most: int) -> list[dict[str, Any]]:
+def build_examples(raw: RawHeldOutRows, signature: Signature, max_examples: int) -> list[dict[str, Any]]:
     """Return examples of requests for a ranking: a user of the split with the items that the user saw.
 
     If rows cannot be assigned to users, an example is made of consecutive rows.
@@ -298,24 +310,24 @@ def examples_of(raw: RawHeldOutRows, signature: Signature, most: int) -> list[di
     Args:
         raw: Rows of the split.
         signature: Inputs and tasks of the exported model.
-        most: Maximum number of examples.
+        max_examples: Maximum number of examples.
 
     Returns:
-        Examples with `name`, `request` and `labels`. Each item has one label for each task, by the task's name, which
-        is None outside of the task's sample space.
+        Examples with `name`, `request` (a body of `/v1/rank`) and `labels`: for each item a mapping from each task's
+        name to the label, which is None outside of the task's sample space.
     """
     rows = raw.rows
-    users = rows.group_N is not None or bool(signature.of("user"))
-    lists = _rows_by_user(rows, signature) if users else _equal_parts(rows)
-    fitting = [rows_N for rows_N in lists if _FEWEST <= len(rows_N) <= _MOST]
+    has_users = rows.group_N is not None or bool(signature.inputs_of("user"))
+    lists = _rows_by_user(rows, signature) if has_users else _consecutive_rows(rows)
+    fitting = [rows_N for rows_N in lists if _MIN_ROWS <= len(rows_N) <= _MAX_ROWS]
     candidates = fitting or sorted(lists, key=len, reverse=True)
     examples = []
-    for n, candidate_N in enumerate(candidates[:most], 1):
-        rows_N = candidate_N[:_MOST]
+    for n, candidate_N in enumerate(candidates[:max_examples], 1):
+        rows_N = candidate_N[:_MAX_ROWS]
         columns = raw.columns(rows_N)
-        user = {each.name: columns[each.name][0] for each in signature.of("user")}
-        items = [{each.name: columns[each.name][i] for each in signature.of("item")} for i in range(len(rows_N))]
-        name = f"{rows.split} user {n}" if users else f"rows {rows_N[0]:,} to {rows_N[-1]:,}"
+        user = {each.name: columns[each.name][0] for each in signature.inputs_of("user")}
+        items = [{each.name: columns[each.name][i] for each in signature.inputs_of("item")} for i in range(len(rows_N))]
+        name = f"{rows.split} user {n}" if has_users else f"rows {rows_N[0]:,} to {rows_N[-1]:,}"
         user_id = next((user[key] for key in ("user_id", "user") if user.get(key) is not None), None)
         labels = [
             {
@@ -338,13 +350,13 @@ def _rows_by_user(rows: HeldOutRows, signature: Signature) -> list[NDArray[np.in
         cuts = np.flatnonzero(rows.group_N[1:] != rows.group_N[:-1]) + 1
         spans = np.split(np.arange(len(rows.group_N)), cuts)
         return [rows_N for rows_N in spans if len(rows_N) and rows.group_N[rows_N[0]] >= 0]
-    values = rows.comparable()
+    values = rows.comparison_keys()
     lists: dict[tuple[Any, ...], list[int]] = {}
-    for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.of("user")), strict=True)):
+    for row, user in enumerate(zip(*(values[each.name].tolist() for each in signature.inputs_of("user")), strict=True)):
         lists.setdefault(user, []).append(row)
     return [np.array(indices) for indices in lists.values()]
 
 
-def _equal_parts(rows: HeldOutRows) -> list[NDArray[np.int64]]:
-    """Return the indices of the rows in consecutive parts of `_UNGROUPED` rows; the last part may have fewer."""
-    return np.split(np.arange(len(rows)), range(_UNGROUPED, len(rows), _UNGROUPED)) if len(rows) else []
+def _consecutive_rows(rows: HeldOutRows) -> list[NDArray[np.int64]]:
+    """Return the indices of the rows in consecutive parts of `_UNGROUPED_ROWS` rows; the last part may have fewer."""
+    return np.split(np.arange(len(rows)), range(_UNGROUPED_ROWS, len(rows), _UNGROUPED_ROWS)) if len(rows) else []

@@ -1,4 +1,8 @@
-"""Manifest of a version of a model: size and SHA-256 of every other file, written last."""
+"""Manifest of a version of an exported model: `manifest.json` with size and SHA-256 of every other file.
+
+An export writes it last (`write_manifest`), so a version without it is incomplete. A reader compares the files with it
+(`check_version`) before it uses them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,7 @@ from ple_rec.storage import Location, Remote, explain_errors
 
 MANIFEST = "manifest.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
-EXPORT_AGAIN = "export the run again; versions that are damaged can be removed"
+EXPORT_AGAIN = "export the run again; a damaged version can be removed"
 
 
 class ManifestEntry(NamedTuple):
@@ -31,8 +35,8 @@ class ManifestEntry(NamedTuple):
     digest: str
 
 
-def seal(version: Path) -> None:
-    """Write `manifest.json`, after every other file is on the disk."""
+def write_manifest(version: Path) -> None:
+    """Write `manifest.json` after all other files of a version, and flush them all to the disk."""
     files = {}
     for path in sorted(path for path in version.rglob("*") if path.is_file() and path.name != MANIFEST):
         with path.open("rb") as file:
@@ -42,7 +46,7 @@ def seal(version: Path) -> None:
         file.write(json.dumps({"files": files}, indent=1) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    synchronise(version)
+    fsync_folder(version)
 
 
 def check_version(version: Path) -> None:
@@ -51,13 +55,13 @@ def check_version(version: Path) -> None:
     Raises:
         DataError: A file is missing, has changed, is not in the manifest, or may not be read by this user.
     """
-    with readable(version):
+    with explain_unreadable(version):
         _check_files(version)
 
 
 @contextmanager
-def readable(folder: Location) -> Iterator[None]:
-    """Explain errors of reading in the block: files that this user may not read, and stores that do not answer.
+def explain_unreadable(folder: Location) -> Iterator[None]:
+    """Turn denied permissions on this machine, and all errors of a store, in the block into errors for the user.
 
     Args:
         folder: Folder of a model, or of a version of one.
@@ -67,15 +71,15 @@ def readable(folder: Location) -> Iterator[None]:
         UnavailableError: The store cannot be read.
     """
     if isinstance(folder, Remote):
-        with explain_errors(folder, "read", "a model lies there"):
+        with explain_errors(folder, "read", "the model is stored there"):
             yield
         return
     try:
         yield
     except PermissionError as error:
-        rule = "every file of a model is read"
-        fix = f"chmod -R a+rX {folder}, or go on as the user that exported it"
-        raise DataError(str(error.filename or folder), "cannot be read by this user", rule, fix) from error
+        rule = "every file of a model must be readable"
+        fix = f"chmod -R a+rX {folder}, or run it as the user that exported the model"
+        raise DataError(str(error.filename or folder), "this user may not read it", rule, fix) from error
 
 
 def read_manifest(version: Location) -> bytes:
@@ -91,7 +95,7 @@ def read_manifest(version: Location) -> bytes:
         raise _unreadable(version, error) from error
 
 
-def files_of(version: Location, manifest: bytes) -> dict[str, ManifestEntry]:
+def parse_manifest(version: Location, manifest: bytes) -> dict[str, ManifestEntry]:
     """Return the entries of a manifest, by path from the folder of the version.
 
     Args:
@@ -113,17 +117,17 @@ def files_of(version: Location, manifest: bytes) -> dict[str, ManifestEntry]:
 
 
 def _unreadable(version: Location, error: Exception) -> DataError:
-    rule = "it lists the files of a version that is whole"
+    rule = "it lists the files of a complete version"
     return DataError(str(version / MANIFEST), f"unreadable ({error})", rule, EXPORT_AGAIN)
 
 
 def _check_files(version: Path) -> None:
-    expected = files_of(version, read_manifest(version))
+    expected = parse_manifest(version, read_manifest(version))
     existing = _files(version) - {MANIFEST}
     if missing := sorted(expected.keys() - existing):
         raise DataError(str(version / missing[0]), "is missing", f"{MANIFEST} lists it", EXPORT_AGAIN)
     if surplus := sorted(existing - expected.keys()):
-        raise DataError(str(version / surplus[0]), "was put there", f"{MANIFEST} does not list it", "remove the file")
+        raise DataError(str(version / surplus[0]), "was added", f"{MANIFEST} does not list it", "remove the file")
     for name, (size, digest) in expected.items():
         path = version / name
         actual_size = path.stat().st_size
@@ -150,8 +154,8 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def synchronise(folder: Path) -> None:
-    """Write the names in a folder through to the disk."""
+def fsync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, so that a file created or renamed in it outlasts a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

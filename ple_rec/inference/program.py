@@ -1,19 +1,21 @@
-"""Dense part of a model as a program of its own, and the precision that it is served in.
+"""Dense layers of a model as a program of torch.export, and the precision in which a server runs them.
 
-    embedded_BE, dense_BF -> scores_BK, gates
+    embedded_BE, dense_BF -> scores_BK, gate weights of every level
 
 `embedded_BE` has the pooled rows of all sparse features side by side, and `dense_BF` the raw dense features, with NaN
 for missing ones; both are in the order of the signature. An argument has no columns if the model has no such features.
 A score is the probability of a binary task or the prediction of a regression. Normalisation is part of the program.
 
 `dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server reads its
-weights from the same file. `dense.onnx` is the same program without the gates.
+weights from the same file. `dense.onnx` is the same program without the gate weights.
 
-With `dense = "auto"` the model itself is timed in fp32 and bf16, since the gain of bf16 depends on the layers as much
-as on the processor: small layers lose more by casts than they gain. Each architecture is measured once in a process, so
-all its versions get the same precision.
+If the export names the precision "auto" or "bf16", the model is timed in fp32 and bf16 when it is loaded. For "auto"
+the times decide, since the gain of bf16 depends on the layers as much as on the processor: small layers lose more by
+casts than they gain. For "bf16" they are only reported. Each architecture is timed once in a process, so all its
+versions get the same precision.
 
-Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, O outputs, D width of x.
+Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, D width of the input x of the layers,
+H width of a tower's input.
 """
 
 from __future__ import annotations
@@ -39,16 +41,16 @@ from ple_rec.config.schema import DenseFeature
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.signature import Signature
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped
-from ple_rec.runtime.threads import threads_of_one
-from ple_rec.training.scores import scores_of
+from ple_rec.modules.grouped import GroupedInputs
+from ple_rec.runtime.threads import single_threaded_pool
+from ple_rec.training.scores import scores_from_logits
 
 Milliseconds = Mapping[UsedPrecision, float]
 # Number of items of the request that is timed.
-_ITEMS = 500
+_TIMED_ITEMS = 500
 # Smallest duration and number of rounds of the timing.
-_SECONDS, _ROUNDS = 0.3, 3
-_MEASURED: dict[Hashable, Milliseconds] = {}
+_MIN_SECONDS, _MIN_ROUNDS = 0.3, 3
+_TIMES_BY_ARCHITECTURE: dict[Hashable, Milliseconds] = {}
 
 
 class ServedModel(NamedTuple):
@@ -57,7 +59,8 @@ class ServedModel(NamedTuple):
     Args:
         precision: Precision of matrix products.
         model: Model in that precision.
-        milliseconds: Time of a request in both precisions; empty if the export names fp32.
+        milliseconds: Time of a request in each precision; empty if none was measured, because the export names fp32 or
+            the caller chose the precision.
     """
 
     precision: UsedPrecision
@@ -76,28 +79,30 @@ def choose_model(exported_precision: AskedPrecision, build: Callable[[UsedPrecis
         return ServedModel("fp32", build("fp32"), {})
     models: dict[UsedPrecision, MultiTaskModel] = {"bf16": build("bf16")}
     key = models["bf16"].architecture
-    if key not in _MEASURED:
+    if key not in _TIMES_BY_ARCHITECTURE:
         models["fp32"] = build("fp32")
-        with threads_of_one(1, "timing") as pool:
-            _MEASURED[key] = pool.submit(_time_requests, models).result()
-    milliseconds = _MEASURED[key]
-    used = (
+        with single_threaded_pool(1, "timing") as pool:
+            _TIMES_BY_ARCHITECTURE[key] = pool.submit(_time_requests, models).result()
+    milliseconds = _TIMES_BY_ARCHITECTURE[key]
+    precision = (
         faster_precision(1 / milliseconds["fp32"], 1 / milliseconds["bf16"])
         if exported_precision == "auto"
         else exported_precision
     )
-    return ServedModel(used, models[used] if used in models else build(used), milliseconds)
+    return ServedModel(precision, models[precision] if precision in models else build(precision), milliseconds)
 
 
 def _time_requests(models: Mapping[UsedPrecision, MultiTaskModel]) -> Milliseconds:
-    """Return the shortest of many alternating times of a request in each precision, since other work only slows one."""
+    """Return the shortest of many times of a request in each precision, as other work on the machine only adds time."""
     columns = models["bf16"].shared_columns
-    x_BD = torch.rand(_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
-    x = Grouped.of(x_BD, torch.zeros(_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns)
+    x_BD = torch.rand(_TIMED_ITEMS, columns.width, generator=torch.Generator().manual_seed(0))
+    x = GroupedInputs.from_tensor(
+        x_BD, torch.zeros(_TIMED_ITEMS, dtype=torch.long), torch.zeros(1, dtype=torch.long), columns
+    )
     best: dict[UsedPrecision, float] = dict.fromkeys(models, math.inf)
-    end, rounds = time.perf_counter() + _SECONDS, 0
+    end, rounds = time.perf_counter() + _MIN_SECONDS, 0
     with torch.no_grad():
-        while rounds < _ROUNDS or time.perf_counter() < end:
+        while rounds < _MIN_ROUNDS or time.perf_counter() < end:
             rounds += 1
             for precision, model in models.items():
                 started = time.perf_counter()
@@ -108,6 +113,7 @@ def _time_requests(models: Mapping[UsedPrecision, MultiTaskModel]) -> Millisecon
 
 PROGRAM = "dense.pt2"
 ONNX = "dense.onnx"
+# Number of rows of the inputs with which the program is traced. torch.export would take a size of 1 for a constant.
 _TRACED_ROWS = 3
 # Types of weights by their number in the archive.
 _DTYPES = {5: torch.int64, 7: torch.float32, 12: torch.bool}
@@ -119,58 +125,64 @@ class DenseProgram(nn.Module):
     Args:
         model: Trained model on any device; its parameters are copied to the CPU under the same names.
         signature: Signature of the model.
-        gates: True to return the gates too.
+        gates: True to return the gate weights too.
     """
 
     binary_K: Tensor
 
     def __init__(self, model: MultiTaskModel, signature: Signature, *, gates: bool = True) -> None:
         super().__init__()
-        self.normalise, self.extraction, self.towers = map(_on_cpu, (model.normalise, model.extraction, model.towers))
-        self.embedded, self.numbers, self.gates = sum(model.columns.values()), len(signature.dense), gates
+        self.normalise, self.extraction, self.towers = map(
+            _copy_to_cpu, (model.normalise, model.extraction, model.towers)
+        )
+        self.embedding_width, self.dense_width, self.gates = (
+            sum(model.widths_by_feature.values()),
+            len(signature.dense),
+            gates,
+        )
         binary = torch.tensor([task.kind == "binary" for task in signature.tasks])
         self.register_buffer("binary_K", binary, persistent=False)
 
     def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
-        """Return the scores, and the gates of every level if `gates` is True."""
-        parts = [embedded_BE] if self.embedded else []
-        if self.numbers:
+        """Return the scores, and the gate weights of every level if `gates` is True."""
+        parts = [embedded_BE] if self.embedding_width else []
+        if self.dense_width:
             parts.append(self.normalise(dense_BF))
         outputs, gates = self.extraction(torch.cat(parts, dim=1))
         logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
-        scores_BK = scores_of(logits_BK, self.binary_K)
+        scores_BK = scores_from_logits(logits_BK, self.binary_K)
         return (scores_BK, gates) if self.gates else scores_BK
 
-    def example(self) -> tuple[Tensor, Tensor]:
-        """Return arguments with some random rows."""
-        return torch.rand(_TRACED_ROWS, self.embedded), torch.rand(_TRACED_ROWS, self.numbers)
+    def example_inputs(self) -> tuple[Tensor, Tensor]:
+        """Return arguments of `forward` with random rows, to trace the program."""
+        return torch.rand(_TRACED_ROWS, self.embedding_width), torch.rand(_TRACED_ROWS, self.dense_width)
 
 
-def _on_cpu(part: nn.Module) -> Any:
-    """Return a copy of a part of a model with its values on the CPU, like the arguments of a program."""
+def _copy_to_cpu(part: nn.Module) -> Any:
+    """Return a copy of a module with its parameters and buffers on the CPU."""
     moved: dict[int, Any] = {id(p): nn.Parameter(p.detach().cpu()) for p in part.parameters()}
     return copy.deepcopy(part, moved | {id(buffer): buffer.cpu() for buffer in part.buffers()})
 
 
 def check_onnx(dense: Sequence[DenseFeature]) -> None:
-    """Refuse a model whose dense program ONNX cannot hold, before anything is written.
+    """Refuse a model that cannot be written as ONNX, before anything is written.
 
     Args:
         dense: Dense features of the model.
 
     Raises:
-        UserError: onnx or onnxscript is not installed, or a normaliser has no operation there.
+        UserError: onnx or onnxscript is not installed, or ONNX has no operation for a normaliser.
     """
     for module in ("onnx", "onnxscript"):
         if importlib.util.find_spec(module) is None:
             fix = "pip install '.[onnx]', or leave it out"
-            raise UserError(Option.ONNX, f"{module} is not installed", "it writes ONNX", fix)
-    if ranked := [feature.name for feature in dense if feature.normaliser == "quantile"]:
+            raise UserError(Option.ONNX, f"{module} is not installed", "the file is written by this package", fix)
+    if unsupported := [feature.name for feature in dense if feature.normaliser == "quantile"]:
         raise UserError(
             Option.ONNX,
-            f'dense feature {ranked[0]} has the normaliser "quantile"',
-            "ONNX has no inverse of the error function, which that is made of",
-            f"leave {Option.ONNX} out ({PROGRAM} holds all of it), or train with another normaliser",
+            f'dense feature {unsupported[0]} has the normaliser "quantile"',
+            "ONNX has no inverse of the error function, which this normaliser needs",
+            f"leave {Option.ONNX} out ({PROGRAM} has every normaliser), or train with another normaliser",
         )
 
 
@@ -186,12 +198,12 @@ def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, 
     """
     program = DenseProgram(model, signature).eval()
     batch = torch.export.Dim("batch", min=1, max=1 << 24)
-    exported = torch.export.export(program, program.example(), dynamic_shapes=({0: batch}, {0: batch}))
+    exported = torch.export.export(program, program.example_inputs(), dynamic_shapes=({0: batch}, {0: batch}))
     for graph in (part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
         for node in graph.nodes:
-            # Stack traces have paths of this installation.
+            # Stack traces contain paths of this installation.
             node.meta.pop("stack_trace", None)
-    # Torch aborts the process if it writes to a full disk, so it writes to memory.
+    # Torch aborts the process if the disk is full, so it writes to memory first.
     archive = io.BytesIO()
     torch.export.save(exported, archive)
     (folder / PROGRAM).write_bytes(archive.getbuffer())
@@ -207,7 +219,7 @@ def _write_onnx(program: DenseProgram, file: Path) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
         torch.onnx.export(
             program,
-            program.example(),
+            program.example_inputs(),
             str(file),
             input_names=["embedded", "dense"],
             output_names=["scores"],
@@ -231,16 +243,16 @@ def read_weights(folder: Path) -> Mapping[str, Tensor]:
             weights = f"{archive.namelist()[0].split('/')[0]}/data/weights"
             config = json.loads(archive.read(f"{weights}/model_weights_config.json"))["config"]
             return {
-                name: _weight(each["tensor_meta"], archive.read(f"{weights}/{each['path_name']}"))
+                name: _read_tensor(each["tensor_meta"], archive.read(f"{weights}/{each['path_name']}"))
                 for name, each in config.items()
             }
     except (OSError, LookupError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile) as error:
         raise DataError(
-            str(folder / PROGRAM), f"unreadable ({error})", "it is a program of torch.export", "export the run again"
+            str(folder / PROGRAM), f"unreadable ({error})", "it is an archive of torch.export", "export the run again"
         ) from error
 
 
-def _weight(description: Mapping[str, Any], stored: bytes) -> Tensor:
+def _read_tensor(description: Mapping[str, Any], stored: bytes) -> Tensor:
     sizes, strides = ([each["as_int"] for each in description[key]] for key in ("sizes", "strides"))
     dtype = _DTYPES[description["dtype"]]
     storage = torch.frombuffer(bytearray(stored), dtype=dtype) if stored else torch.empty(0, dtype=dtype)

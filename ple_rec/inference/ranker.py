@@ -1,8 +1,11 @@
-"""Exported version in memory, which answers the requests of the server and of the Python API.
+"""Exported version of a model in memory, which answers the requests of the server and of the Python API.
 
-Requests of one kind are scored together, by the layers and the threads of an evaluation.
+`Ranker` makes a request from a parsed body (`read_rank`, `read_score`), and answers several requests at once
+(`answer_each`). Requests of one class are scored together, by the same layers as in an evaluation. The score of a row
+combines the predictions of all tasks by a fusion: a product of factors with exponents (`ple_rec.ranking.fusion`).
 
-Shape suffixes: B rows of all requests, O outputs, E experts, K tasks or factors.
+Shape suffixes: B rows of all requests, N rows of one request, D columns of the input x, O outputs, E experts, K tasks
+or factors.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from ple_rec.config.schema import STATS_FILE
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
-from ple_rec.inference.model_dir import latest
+from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.program import ServedModel, choose_model, read_weights
 from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
 from ple_rec.inference.request_error import RequestError
@@ -35,12 +38,12 @@ from ple_rec.inference.signature import Signature
 from ple_rec.inference.tables import RequestLookups, StoredTable
 from ple_rec.models.build import build_model
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.modules.grouped import Grouped
-from ple_rec.ranking.fusion import LENGTH, check_fusion, exponents_of, factors_of
-from ple_rec.runtime.threads import threads_of_one
-from ple_rec.training.scores import scores_of
+from ple_rec.modules.grouped import GroupedInputs
+from ple_rec.ranking.fusion import LENGTH_FACTOR, check_fusion, compute_factors, exponent_array
+from ple_rec.runtime.threads import single_threaded_pool
+from ple_rec.training.scores import scores_from_logits
 
-__all__ = ["ModelRequest", "Ranker", "RequestError", "latest"]
+__all__ = ["ModelRequest", "Ranker", "RequestError", "latest_version"]
 
 MODEL_FILE, FUSION_FILE, EXAMPLES, TABLES, CONFIG = (
     "model.json",
@@ -70,20 +73,27 @@ class Ranker:
     Args:
         version: Folder of the version.
         threads: Number of threads that compute blocks of rows, and of calls that are scored at the same time; None for
-            the number of the process. A call with few rows runs in one thread, since threads that synchronise after
+            torch's number of threads. A call with few rows runs in one thread, since threads that synchronise after
             every operation cost more than they gain.
-        checked: True if the files have been compared with the manifest.
-        dense: Precision of matrix products; None for that of the export, which `choose_model` chooses for "auto".
+        checked: True if the files have been compared with the manifest; else they are compared now.
+        dense_precision: Precision of matrix products; None for that of the export, or the choice of `choose_model` if
+            the export names "auto".
 
     Raises:
+        UserError: The fusion does not fit the model, or a configuration is wrong.
         DataError: A file is damaged or missing.
     """
 
     def __init__(
-        self, version: Path, threads: int | None = None, *, checked: bool = False, dense: UsedPrecision | None = None
+        self,
+        version: Path,
+        threads: int | None = None,
+        *,
+        checked: bool = False,
+        dense_precision: UsedPrecision | None = None,
     ) -> None:
         threads = threads or torch.get_num_threads()
-        self._pool = threads_of_one(threads, "scoring")
+        self._pool = single_threaded_pool(threads, "scoring")
         if not checked:
             check_version(version)
         self.version = version.name
@@ -96,19 +106,23 @@ class Ranker:
         # An export has examples only if `--examples` was given.
         examples = version / EXAMPLES
         self.examples: list[dict[str, Any]] = _read_json(examples) if examples.exists() else []
-        self.listed_examples = [{"name": each["name"], "rows": len(each["request"]["items"])} for each in self.examples]
-        # Old exports record no precision.
+        self.example_summaries = [
+            {"name": each["name"], "rows": len(each["request"]["items"])} for each in self.examples
+        ]
+        # Exports from before the option `--dense` record no precision; they are in fp32.
         self.exported_precision: AskedPrecision = self.description.get("dense", {"precision": "fp32"})["precision"]
 
         def build(precision: UsedPrecision) -> MultiTaskModel:
-            model = _model(version, self.signature, precision)
+            model = _load_dense_model(version, self.signature, precision)
             if precision == "bf16":
                 model.convert_to_bfloat16()
             model.run_in_blocks(threads)
             return model
 
-        self.dense, self._model, self.dense_milliseconds = (
-            choose_model(self.exported_precision, build) if dense is None else ServedModel(dense, build(dense), {})
+        self.dense_precision, self._model, self.dense_milliseconds = (
+            choose_model(self.exported_precision, build)
+            if dense_precision is None
+            else ServedModel(dense_precision, build(dense_precision), {})
         )
         self._binary_K = torch.tensor([task.kind == "binary" for task in self.signature.tasks])
         features = {feature.name: feature for feature in load_schema(version).sparse}
@@ -122,9 +136,9 @@ class Ranker:
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
         self._lookups = RequestLookups(
-            self.signature, tables, self._model.normalise, self._model.mean_bags, self._model.shared_columns
+            self.signature, tables, self._model.normalise, self._model.mean_features, self._model.shared_columns
         )
-        self.factors = [*self.fusion.tasks, *([LENGTH] if self.fusion.length else [])]
+        self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
         self._reader = RequestReader(self.signature, encoder, self.factors)
 
     def read_rank(self, document: object) -> RankRequest:
@@ -144,31 +158,31 @@ class Ranker:
         return self._reader.read_score(document)
 
     def answer(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any]]:
-        """Return the answers of some requests.
+        """Return the answers to some requests.
 
         Raises:
-            RequestError: The model's prediction for a row is not finite.
+            RequestError: A prediction for a row is not finite.
         """
         answers = list[dict[str, Any]]()
-        for each in self.answers(requests):
+        for each in self.answer_each(requests):
             if isinstance(each, RequestError):
                 raise each
             answers.append(each)
         return answers
 
-    def answers(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any] | RequestError]:
-        """Return the answers of some requests; all requests of one class share one pass of the model.
+    def answer_each(self, requests: Sequence[ModelRequest]) -> list[dict[str, Any] | RequestError]:
+        """Return the answers to some requests, of which all of one class share one pass of the model.
 
-        The answer of a request whose prediction is not finite is the error.
+        If a prediction for a request is not finite, the result has a RequestError in place of its answer.
         """
         answers: list[dict[str, Any] | RequestError] = [{}] * len(requests)
-        for kind in (RankRequest, ScoreRequest):
-            if places := [i for i, each in enumerate(requests) if isinstance(each, kind)]:
-                row_scores, begin = self.score_rows([requests[i] for i in places]), 0
-                for i in places:
+        for request_class in (RankRequest, ScoreRequest):
+            if indices := [i for i, each in enumerate(requests) if isinstance(each, request_class)]:
+                row_scores, begin = self.score_rows([requests[i] for i in indices]), 0
+                for i in indices:
                     rows = slice(begin, begin + requests[i].rows)
                     gates = [a[rows] for a in row_scores.gates]
-                    answers[i] = self._answer_of(requests[i], row_scores.scores_BK[rows].numpy(), gates)
+                    answers[i] = self._build_answer(requests[i], row_scores.scores_BK[rows].numpy(), gates)
                     begin = rows.stop
         return answers
 
@@ -177,33 +191,45 @@ class Ranker:
 
         Args:
             requests: Requests of one class.
-            grouped: True to multiply columns that the rows of a request share only once.
+            grouped: True to multiply the user's columns of x by the first layer only once for all items of a ranking,
+                if that saves work. It does not matter for a `ScoreRequest`, whose rows have all features.
         """
         return self._pool.submit(self._score_rows, requests, grouped=grouped).result()
 
     def _score_rows(self, requests: Sequence[ModelRequest], *, grouped: bool) -> RowScores:
         with torch.no_grad():
             x_BD = self._lookups.inputs(requests)
-            if isinstance(x_BD, Grouped) and not grouped:
-                x_BD = x_BD.whole()
+            if isinstance(x_BD, GroupedInputs) and not grouped:
+                x_BD = x_BD.ungroup()
             logits_BK, gates = self._model.score(x_BD)
-            return RowScores(scores_of(logits_BK, self._binary_K), gates)
+            return RowScores(scores_from_logits(logits_BK, self._binary_K), gates)
 
-    def _answer_of(
-        self, request: ModelRequest, scores_BK: NDArray[np.float32], gates: Sequence[Tensor]
+    def _build_answer(
+        self, request: ModelRequest, scores_NK: NDArray[np.float32], gates: Sequence[Tensor]
     ) -> dict[str, Any] | RequestError:
+        """Return the answer to a request, or the error if a prediction is not finite.
+
+        Args:
+            request: Request of N rows.
+            scores_NK: Scores of its rows.
+            gates: Gate weights of its rows at every level; an explanation has those of the first row of the answer.
+        """
         key = "items" if isinstance(request, RankRequest) else "rows"
         names = list(self.signature.kinds)
-        if not (finite_BK := np.isfinite(scores_BK)).all():
-            row, k = map(int, np.argwhere(~finite_BK)[0])
-            value = f"{names[k]} = {scores_BK[row, k]}"
-            return RequestError(f"{key}[{row}]", None, "no finite prediction; a value is too large", counted=value)
-        predictions = {name: scores_BK[:, k].astype(np.float64) for k, name in enumerate(names)}
+        if not (finite_NK := np.isfinite(scores_NK)).all():
+            row, k = map(int, np.argwhere(~finite_NK)[0])
+            value = f"{names[k]} = {scores_NK[row, k]}"
+            return RequestError(
+                f"{key}[{row}]", None, "the prediction is not finite; a value is too large", counted=value
+            )
+        predictions = {name: scores_NK[:, k].astype(np.float64) for k, name in enumerate(names)}
         length_N = None
         if self.fusion.length is not None:
             length_N = np.broadcast_to(request.dense[self.fusion.length.feature].astype(np.float64), request.rows)
-        factors = factors_of(self.fusion, self.signature.kinds, predictions, length_N)
-        exponents = dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True)) | dict(request.exponents)
+        factors = compute_factors(self.fusion, self.signature.kinds, predictions, length_N)
+        exponents = dict(zip(factors.names, exponent_array(self.fusion).tolist(), strict=True)) | dict(
+            request.exponents
+        )
         score_N = factors.log_NK @ np.array([exponents[name] for name in factors.names])
         chosen = np.arange(request.rows)
         columns: dict[str, Any] = {}
@@ -211,11 +237,11 @@ class Ranker:
             chosen = np.argsort(-score_N, kind="stable")[: request.top]
             columns["index"] = chosen.tolist()
         columns["score"] = score_N[chosen].tolist()
-        named: dict[str, tuple[Sequence[str], NDArray[Any]]] = {"predictions": (names, scores_BK[chosen])}
+        matrices: dict[str, tuple[Sequence[str], NDArray[Any]]] = {"predictions": (names, scores_NK[chosen])}
         if request.explain:
-            named["factors"] = (factors.names, factors.log_NK[chosen])
+            matrices["factors"] = (factors.names, factors.log_NK[chosen])
         answer: dict[str, Any] = {"model": self.name, "version": self.version}
-        answer[key] = format_rows(columns, named, request.form)
+        answer[key] = format_rows(columns, matrices, request.form)
         if request.missing:
             answer["missing"] = list(request.missing)
         if request.explain:
@@ -243,11 +269,14 @@ def _read_json(file: Path) -> Any:
     return value
 
 
-def _model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
-    """Return the dense layers with the weights of the program, without tables."""
+def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
+    """Return the model with the weights of the dense program.
+
+    Its embedding tables are on the device "meta", so they have no weights and take no memory; `StoredTable` reads them.
+    """
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
-    data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.of("user"))})
+    data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.inputs_of("user"))})
     # The program has no weights of a learned loss weighting, which only training uses.
     train = config.train.model_copy(update={"loss_weighting": "schedule"})
     model = build_model(
@@ -266,5 +295,5 @@ def _model(version: Path, signature: Signature, precision: UsedPrecision) -> Mul
     if unexpected or any(name.startswith(("normalise.", "extraction.", "towers.")) for name in missing):
         wrong = ", ".join([*unexpected, *missing][:3])
         rule = f"the weights are those of the model that {CONFIG} describes"
-        raise DataError(str(version), f"{wrong} do not fit", rule, "export the run again")
+        raise DataError(str(version), f"weights {wrong} do not fit", rule, "export the run again")
     return model.eval()

@@ -1,9 +1,10 @@
-"""Check that an export maps raw values to the same table rows as the dataset.
+"""Check that an export reads raw values as the dataset has them: as the same table rows and numbers.
 
-Held-out rows become requests of raw values. The server's own reader and encoder read these, and the resulting table
-rows are compared with those of the dataset.
+`export` calls `check_requests` before it publishes a version. Held-out rows become requests of raw values, as clients
+send them. The server's reader and encoder read these requests, and the resulting table rows (indices of embeddings) and
+numbers are compared with those of the dataset.
 
-Shape suffixes: N rows, V values of a feature in these rows.
+Shape suffixes: N rows, V values of a feature in these rows. `offsets_N` has N + 1 entries.
 """
 
 from __future__ import annotations
@@ -20,60 +21,68 @@ from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_rows import MAX_ITEMS
 
 
-def check_requests(raw: RawHeldOutRows, read: Callable[[object], ModelRequest]) -> None:
+def check_requests(raw: RawHeldOutRows, read_score_request: Callable[[object], ModelRequest]) -> None:
     """Refuse an export that maps a raw value to another table row or number than the dataset.
 
-    Each distinct value is checked once, and so is one number of each dense feature. Rows whose bags are too long for a
-    request are left out.
+    Each distinct value of a sparse feature in the held-out rows is checked, and at least one number of each dense
+    feature that has one. Rows whose bags are too long for a request are left out.
 
     Args:
         raw: Held-out rows as raw values.
-        read: Reader of the bodies of `/v1/score`.
+        read_score_request: Function that reads the body of a request to `/v1/score`.
 
     Raises:
         DataError: A value, a list or a number is read differently.
     """
-    for rows_N in _requests(raw):
-        request = read({"rows": raw.columns(rows_N)})
+    for rows_N in _split_into_requests(raw):
+        request = read_score_request({"rows": raw.columns(rows_N)})
         for name, values in raw.sparse.items():
-            _check_ids(name, values.of_rows(rows_N), raw.rows.ids[name].take(rows_N), request.ids[name])
+            _check_ids(name, values.flat_values(rows_N), raw.rows.ids[name].take(rows_N), request.ids[name])
         for name, x_N in request.dense.items():
             if not np.array_equal(raw.rows.dense[name][rows_N], x_N, equal_nan=True):
-                raise _misread(name, "its numbers are read as others", "a number is read as it is")
+                raise _misread(name, "its numbers are read as other numbers", "a number is read as it was sent")
 
 
-def _requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
-    """Yield for each request its rows: those that have a value for the first time, within the limits of a request."""
+def _split_into_requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of the rows of each request.
+
+    Together, the rows have every distinct value of each sparse feature and a number of each dense feature, as far as
+    rows within the limits of a request have them. A request keeps the limits of items and of values in bags.
+    """
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():
         if ids.offsets_N is not None:
             length_N = np.diff(ids.offsets_N)
             total_N, longest_N = total_N + length_N, np.maximum(longest_N, length_N)
     fit_N = np.flatnonzero((longest_N <= MAX_BAG) & (total_N <= MAX_VALUES))
-    new = [values.first_rows(fit_N) for values in raw.sparse.values()]
-    new += [fit_N[~np.isnan(x_N[fit_N])][:1] for x_N in raw.rows.dense.values()]
-    rows_N = np.unique(np.concatenate([fit_N[:1], *new]))
-    begin, values = 0, 0
+    first_rows = [values.first_rows(fit_N) for values in raw.sparse.values()]
+    first_rows += [fit_N[~np.isnan(x_N[fit_N])][:1] for x_N in raw.rows.dense.values()]
+    rows_N = np.unique(np.concatenate([fit_N[:1], *first_rows]))
+    begin, values_in_bags = 0, 0
     for i, count in enumerate(total_N[rows_N].tolist()):
-        if i - begin == MAX_ITEMS or values + count > MAX_VALUES:
+        if i - begin == MAX_ITEMS or values_in_bags + count > MAX_VALUES:
             yield rows_N[begin:i]
-            begin, values = i, 0
-        values += count
+            begin, values_in_bags = i, 0
+        values_in_bags += count
     if begin < len(rows_N):
         yield rows_N[begin:]
 
 
-def _check_ids(name: str, raw_V: NDArray[np.object_], expected: FeatureIds, answer: FeatureIds) -> None:
-    """Compare table rows of the dataset with those that the export read; values without a raw value are skipped."""
-    for own, other in ((expected.offsets_N, answer.offsets_N), (expected.weights_V, answer.weights_V)):
-        if own is not None and (other is None or not np.array_equal(own, other)):
-            raise _misread(name, "its lists are read as others", "a list is read as it is")
-    known_V = (expected.values_V == 0) | np.array([raw is not None for raw in raw_V], np.bool_)
-    if (wrong_V := (expected.values_V != answer.values_V) & known_V).any():
+def _check_ids(name: str, raw_V: NDArray[np.object_], expected: FeatureIds, actual: FeatureIds) -> None:
+    """Compare the table rows of the dataset (`expected`) with those that the export reads (`actual`).
+
+    Null is read as table row 0. If the dataset has another row, but its raw value is not known, null was sent in its
+    place, so the row is not compared.
+    """
+    for expected_x, actual_x in ((expected.offsets_N, actual.offsets_N), (expected.weights_V, actual.weights_V)):
+        if expected_x is not None and (actual_x is None or not np.array_equal(expected_x, actual_x)):
+            raise _misread(name, "its lists are read with other lengths or weights", "a list is read as it was sent")
+    is_compared_V = (expected.values_V == 0) | np.array([raw is not None for raw in raw_V], np.bool_)
+    if (wrong_V := (expected.values_V != actual.values_V) & is_compared_V).any():
         v = int(wrong_V.argmax())
-        value = f"the raw value {raw_V[v]!r} is read as row {answer.values_V[v]} of its table"
+        value = f"the raw value {raw_V[v]!r} is read as row {actual.values_V[v]} of its table"
         raise _misread(name, value, f"the dataset has it in row {expected.values_V[v]}")
 
 
 def _misread(name: str, value: str, rule: str) -> DataError:
-    return DataError(f"export, feature {name}", value, rule, "export again; where it comes again, it is a bug")
+    return DataError(f"export, feature {name}", value, rule, "export again; if the error repeats, report it as a bug")

@@ -1,4 +1,4 @@
-"""Requests of a model, read from the JSON of their bodies, and the JSON schemas of these bodies.
+"""Requests to a model, read from their JSON bodies by `RequestReader`, and the JSON schemas of these bodies.
 
     rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
     score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
@@ -6,10 +6,14 @@
 Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.inference.request_rows`).
 
 A feature that is left out is a missing value, as null is (`ple_rec.inference.feature_parsing`). A name that is no
-feature is an error, since it is probably misspelt. The server's JSON parser refuses NaN and half of a surrogate pair.
+feature is an error, since it is probably misspelt. `user` may also have features of items: their values hold for all
+items that have none of their own. The server's JSON parser refuses NaN and half of a surrogate pair.
 
-A short request must not cost much time, so features of the user are encoded once for all items, and the bags of a
-request have at most `MAX_VALUES` values in all.
+`exponents` replace those of the model's fusion, which combines factors (the predictions of the tasks, and the length of
+the item if the fusion uses it) to one score.
+
+A short body must not cost much time, so a value in `user` is encoded once for all items, and the bags of a request have
+at most `MAX_VALUES` values in all.
 
 Shapes: N items or rows.
 """
@@ -34,8 +38,8 @@ from ple_rec.inference.feature_parsing import (
     FeatureParser,
     IdParser,
     Schema,
+    make_parser,
     object_schema,
-    parser_of,
     too_many_values,
 )
 from ple_rec.inference.request_error import RequestError, require_object, shorten
@@ -44,7 +48,7 @@ from ple_rec.inference.signature import OWNERS, Owner, Signature
 
 _MAX_EXPONENT = 1000
 # Number of parsed values of users' features in the cache, and the largest number of characters of such a value.
-_CACHED, _MOST_CHARACTERS = 4096, 64
+_CACHE_SIZE, _MAX_CACHED_CHARACTERS = 4096, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class ModelRequest:
         ids: Table rows of every sparse feature.
         dense: Numbers of every dense feature, with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
-        explain: True to answer factors and gates too.
+        explain: True to return the factors of the score and the gate weights too.
         missing: Features that no part of the request has, not even as null.
         form: Form of the rows in the body.
     """
@@ -97,10 +101,12 @@ class RequestReader:
 
     def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
         self._factors = tuple(factors)
-        self._parsers = {feature.name: parser_of(feature, encoder) for feature in signature.inputs}
-        self._names: dict[Owner, list[str]] = {owner: [each.name for each in signature.of(owner)] for owner in OWNERS}
-        # Many requests have the same few ages and cities. The cache is typed, since true and 1 may differ.
-        self._parse_cached = lru_cache(_CACHED, typed=True)(_parse_one)
+        self._parsers = {feature.name: make_parser(feature, encoder) for feature in signature.inputs}
+        self._names: dict[Owner, list[str]] = {
+            owner: [each.name for each in signature.inputs_of(owner)] for owner in OWNERS
+        }
+        # Many users have the same ages and cities. The cache is typed, since true and 1 may have different ids.
+        self._parse_cached = lru_cache(_CACHE_SIZE, typed=True)(_parse_one)
 
     def read_rank(self, document: object) -> RankRequest:
         """Return a request for a ranking.
@@ -161,15 +167,19 @@ class RequestReader:
     def schemas(self) -> dict[str, Schema]:
         """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest"."""
         features = {name: self._parsers[name].schema for owner in OWNERS for name in self._names[owner]}
-        user = {"type": ["object", "null"], "description": "may hold what all items share"}
+        user = {"type": ["object", "null"], "description": "may also have features of items, for items without them"}
         number = {"type": "number", "minimum": -_MAX_EXPONENT, "maximum": _MAX_EXPONENT}
         exponents = object_schema(dict.fromkeys(self._factors, number)) | {"type": ["object", "null"]}
-        explain = {"type": "boolean", "default": False, "description": "tell factors, exponents and expert gates too"}
+        explain = {"type": "boolean", "default": False, "description": "return factors, exponents and gate weights too"}
         rank = {
             "user": object_schema(features) | user,
             "items": rows_schema({name: features[name] for name in self._names["item"]}),
             "exponents": exponents,
-            "top": {"type": ["integer", "null"], "minimum": 1, "description": "how many are wanted; default: all"},
+            "top": {
+                "type": ["integer", "null"],
+                "minimum": 1,
+                "description": "number of items in the answer; default: all",
+            },
             "explain": explain,
         }
         score = {"rows": rows_schema(features), "exponents": exponents, "explain": explain}
@@ -181,7 +191,12 @@ class RequestReader:
     def _read_features(
         self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
-        """Return the columns of all sparse features, and those of all dense features."""
+        """Return the columns of all sparse features, and those of all dense features.
+
+        Args:
+            parse: Function that returns the column of a parser's feature.
+            fields: Field of the body with the features of each owner, for messages.
+        """
         ids: dict[str, FeatureIds] = {}
         dense: dict[str, NDArray[np.float32]] = {}
         values_in_bags = 0
@@ -199,25 +214,26 @@ class RequestReader:
 
     def _parse_user(self, parser: FeatureParser, value: object) -> Column:
         """Return the column, with one row, of the user's value of a feature."""
-        is_short = len(value) <= _MOST_CHARACTERS if isinstance(value, str) else isinstance(value, int | NoneType)
+        is_short = len(value) <= _MAX_CACHED_CHARACTERS if isinstance(value, str) else isinstance(value, int | NoneType)
         if type(parser) is IdParser and is_short:
             return self._parse_cached(parser, value)
         return _parse_one(parser, value)
 
-    def _parse_items(self, parser: FeatureParser, items: RequestRows, shared: object) -> Column:
-        """Return the column of a feature of the items; items without it share the value that `user` has for them."""
-        if shared is None:
+    def _parse_items(self, parser: FeatureParser, items: RequestRows, user_value: object) -> Column:
+        """Return the column of a feature of the items; an item that lacks it gets `user_value`, unless that is None."""
+        if user_value is None:
             return _parse_rows(parser, items)
         name = parser.feature.name
-        if places := items.places(name):
+        if indices := items.rows_with(name):
             item_values = items.columns[name]
-            values = [shared, *(item_values[i] for i in places)]
-            column = parser.parse(values, lambda k: items.field(name, places[k - 1]) if k else f"user.{name}")
+            values = [user_value, *(item_values[i] for i in indices)]
+            column = parser.parse(values, lambda k: items.field(name, indices[k - 1]) if k else f"user.{name}")
         else:
-            column = self._parse_user(parser, shared)
+            column = self._parse_user(parser, user_value)
         index_N = np.zeros(items.count, np.int64)
-        index_N[places] = np.arange(1, len(places) + 1)
+        index_N[indices] = np.arange(1, len(indices) + 1)
         if isinstance(column, FeatureIds) and column.offsets_N is not None:
+            # The bag of the user counts once for each item that gets it.
             count = int(np.diff(column.offsets_N)[index_N].sum())
             if count > MAX_VALUES:
                 raise too_many_values(count, f"user.{name}")
@@ -232,18 +248,18 @@ class RequestReader:
         if values.keys() <= permitted:
             return
         name = next(name for name in values if name not in permitted)
-        suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"features: {_abbreviate(permitted)}"
+        suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"features: {_join_names(permitted)}"
         rule = f"no feature of the model; {suggestion}"
         if name in self._names["user"]:
-            rule = "a feature of the user stands in `user`"
+            rule = "it is a feature of the user, and belongs in `user`"
         raise RequestError(f"{place}.{shorten(name)}", values[name], rule)
 
     def _read_exponents(self, body: Mapping[str, Any]) -> dict[str, float]:
         exponents = require_object({} if body.get("exponents") is None else body["exponents"], "exponents")
         for name, value in exponents.items():
             if name not in self._factors:
-                near = f"{spelling_hint(shorten(name), self._factors)} ".lstrip()
-                raise RequestError(f"exponents.{shorten(name)}", value, f"{near}factors: {', '.join(self._factors)}")
+                hint = f"{spelling_hint(shorten(name), self._factors)} ".lstrip()
+                raise RequestError(f"exponents.{shorten(name)}", value, f"{hint}factors: {', '.join(self._factors)}")
             if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _MAX_EXPONENT:
                 rule = f"a number from -{_MAX_EXPONENT} to {_MAX_EXPONENT}"
                 raise RequestError(f"exponents.{name}", value, rule)
@@ -261,10 +277,10 @@ def _read_top(body: Mapping[str, Any]) -> int | None:
     top = body.get("top")
     if top is None:
         return None
-    # JSON does not tell 5 from 5.0.
-    integral = isinstance(top, float) and top.is_integer()
-    if isinstance(top, bool) or not (integral or isinstance(top, int)) or top < 1:
-        raise RequestError("top", top, "the number of items that are wanted, 1 or more")
+    # A client may write 5 as 5.0.
+    is_integral = isinstance(top, float) and top.is_integer()
+    if isinstance(top, bool) or not (is_integral or isinstance(top, int)) or top < 1:
+        raise RequestError("top", top, "the number of items in the answer, 1 or more")
     return int(top)
 
 
@@ -278,6 +294,6 @@ def _parse_rows(parser: FeatureParser, rows: RequestRows) -> Column:
     return parser.parse(values, lambda i: rows.field(name, i))
 
 
-def _abbreviate(names: Set[str]) -> str:
+def _join_names(names: Set[str]) -> str:
     listed = sorted(names)
     return ", ".join(listed[:12]) + (f" and {len(listed) - 12} more" if len(listed) > 12 else "")

@@ -1,11 +1,11 @@
-"""Rows of a request as columns, from either form of JSON; an answer has the form of its request.
+"""Rows of a request, read from either of two JSON forms; an answer has the form of its request.
 
     rows       [{"video_id": 7, "seconds": 12.5}, {"video_id": 9, "seconds": 30.0}]
     columns    {"video_id": [7, 9], "seconds": [12.5, 30.0]}
 
-Columns name each feature once, so such a request is much smaller, and its rows need not be transposed.
+In the form of columns each feature is named only once, so such a request is much smaller; nor need it be transposed.
 
-Shapes: N rows, M named values of each row.
+Shapes: N rows, M values of each row, such as the predictions of M tasks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ple_rec.inference.signature import Signature
 
 MAX_ITEMS = 2000
 Form = Literal["rows", "columns"]
-# Function that refuses an object with a wrong name, given the object and its place.
+# Function that raises a RequestError if an object has a wrong key, given the object and its path in the body.
 CheckNames = Callable[[Mapping[str, Any], str], None]
 _RULE = f"a list of 1 to {MAX_ITEMS:,} objects, feature: value; or one object, feature: list, all of one length"
 
@@ -38,23 +38,23 @@ class RequestRows:
         form: Form of the rows in the body.
         count: Number of rows, N.
         columns: Values of all rows for each feature that some row has, with None for rows without it.
-        uneven: Rows of the body if they do not all have the same features; else empty.
+        uneven_rows: Rows of the body if some of them lack a feature that others have; else empty.
     """
 
     key: str
     form: Form
     count: int
     columns: Mapping[str, Sequence[Any]]
-    uneven: Sequence[Mapping[str, Any]] = ()
+    uneven_rows: Sequence[Mapping[str, Any]] = ()
 
-    def places(self, name: str) -> Sequence[int]:
-        """Return the indices of the rows that have a feature, null included."""
-        if self.uneven:
-            return [i for i, row in enumerate(self.uneven) if name in row]
+    def rows_with(self, name: str) -> Sequence[int]:
+        """Return the indices of the rows that have a value of a feature, null included."""
+        if self.uneven_rows:
+            return [i for i, row in enumerate(self.uneven_rows) if name in row]
         return range(self.count if name in self.columns else 0)
 
     def field(self, name: str, i: int) -> str:
-        """Return the field of a row's value, for messages."""
+        """Return the path of a row's value in the body, for messages."""
         return f"{self.key}.{name}[{i}]" if self.form == "columns" else f"{self.key}[{i}].{name}"
 
 
@@ -65,31 +65,31 @@ def read_rows(body: Mapping[str, Any], key: str, names: Set[str], check_names: C
         body: Body of the request.
         key: Key of the rows in it.
         names: Features that a row may have.
-        check_names: Function that refuses an object with another name, given the object and its place.
+        check_names: Function that raises an error if an object has another key, given the object and its path.
 
     Raises:
-        RequestError: The rows are invalid; values of features are not checked yet.
+        RequestError: The rows are invalid; the values of features are only checked later, by their parsers.
     """
     if key not in body:
-        raise RequestError(key, None, f"it is missing; {_RULE}")
+        raise RequestError(key, None, f"the key is missing; {_RULE}")
     value = body[key]
     if isinstance(value, dict):
-        return _of_columns(value, key, check_names)
+        return _read_columns(value, key, check_names)
     if not isinstance(value, list):
         raise RequestError(key, value, _RULE)
     if not 1 <= len(value) <= MAX_ITEMS:
         raise RequestError(key, value, _RULE, counted=f"{len(value):,} objects")
-    return _of_rows(value, key, names, check_names)
+    return _read_row_objects(value, key, names, check_names)
 
 
-def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -> RequestRows:
+def _read_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -> RequestRows:
     """Return the rows of a request in the form of columns."""
     if not columns:
         raise RequestError(key, columns, _RULE)
     check_names(columns, key)
     for name, values in columns.items():
         if not isinstance(values, list):
-            raise RequestError(f"{key}.{name}", values, f"a list, the {name} of all {key}")
+            raise RequestError(f"{key}.{name}", values, f"a list with the {name} of all {key}")
     first = next(iter(columns))
     count = len(columns[first])
     if not 1 <= count <= MAX_ITEMS:
@@ -101,12 +101,12 @@ def _of_columns(columns: Mapping[str, Any], key: str, check_names: CheckNames) -
     return RequestRows(key, "columns", count, columns)
 
 
-def _of_rows(rows: Sequence[Any], key: str, names: Set[str], check_names: CheckNames) -> RequestRows:
+def _read_row_objects(rows: Sequence[Any], key: str, names: Set[str], check_names: CheckNames) -> RequestRows:
     """Return the rows of a request in the form of rows, transposed to columns."""
     first = rows[0]
     if set(map(type, rows)) == {dict} and set(map(len, rows)) == {len(first)}:
         check_names(first, f"{key}[0]")
-        # Rows with as many but other names raise a KeyError.
+        # A row with equally many but other keys raises a KeyError; the code below then reads the rows.
         with suppress(KeyError):
             return RequestRows(key, "rows", len(rows), {name: [row[name] for row in rows] for name in first})
     for i, row in enumerate(rows):
@@ -127,24 +127,24 @@ def rows_schema(features: Mapping[str, Schema]) -> Schema:
     bounds = {"minItems": 1, "maxItems": MAX_ITEMS}
     rows = {"type": "array", "items": object_schema(dict(features)), **bounds}
     columns = object_schema({name: {"type": "array", "items": value, **bounds} for name, value in features.items()})
-    columns |= {"minProperties": 1, "description": "lists of one length, a value of each row"}
+    columns |= {"minProperties": 1, "description": "lists of equal length, with a value for each row"}
     return {"oneOf": [rows, columns]}
 
 
 def format_rows(
-    columns: Mapping[str, list[Any]], named: Mapping[str, tuple[Sequence[str], NDArray[Any]]], form: Form
+    columns: Mapping[str, list[Any]], matrices: Mapping[str, tuple[Sequence[str], NDArray[Any]]], form: Form
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """Return columns in the form of an answer.
+    """Return the rows of an answer in the form of its request.
 
     Args:
-        columns: Values of N rows, by name.
-        named: Names of M values and the (N, M) values themselves, by their key in the answer.
+        columns: Values of N rows, by key in the answer.
+        matrices: Names of M columns and an (N, M) matrix, by key in the answer: each row gets an object of M values.
         form: Form of the request.
     """
     if form == "columns":
-        return {**columns, **{key: dict(zip(names, x.T.tolist(), strict=True)) for key, (names, x) in named.items()}}
-    by_row = [map(dict, map(zip, repeat(names), x.tolist())) for names, x in named.values()]
-    keys = (*columns, *named)
+        return {**columns, **{key: dict(zip(names, x.T.tolist(), strict=True)) for key, (names, x) in matrices.items()}}
+    by_row = [map(dict, map(zip, repeat(names), x.tolist())) for names, x in matrices.values()]
+    keys = (*columns, *matrices)
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns.values(), *by_row, strict=True)]
 
 
@@ -153,7 +153,7 @@ def answer_schemas(signature: Signature, factors: Sequence[str]) -> dict[str, Sc
 
     Args:
         signature: Signature of the model.
-        factors: Names of the factors of the fusion, which have exponents.
+        factors: Names of the factors of the fusion, whose score is their product, each to the power of an exponent.
     """
     kinds = {"binary": "probability", "regression": "prediction"}
     tasks = {task.name: {"type": "number", "description": kinds[task.kind]} for task in signature.tasks}
@@ -162,34 +162,37 @@ def answer_schemas(signature: Signature, factors: Sequence[str]) -> dict[str, Sc
         "predictions": object_schema(tasks) | {"required": list(tasks)},
         "factors": {"type": "object", "additionalProperties": {"type": "number"}},
     }
-    index = {"index": {"type": "integer", "description": "place in the request's items"}}
+    index = {"index": {"type": "integer", "description": "index in the request's items"}}
     required = ["score", "predictions"]
     return {
-        "Ranked": _answer(factors, "items", index | row, ["index", *required]),
-        "Scored": _answer(factors, "rows", row, required),
+        "Ranked": _answer_schema(factors, "items", index | row, ["index", *required]),
+        "Scored": _answer_schema(factors, "rows", row, required),
     }
 
 
-def _answer(factors: Sequence[str], key: str, row: dict[str, Schema], required: list[str]) -> Schema:
+def _answer_schema(factors: Sequence[str], key: str, row: dict[str, Schema], required: list[str]) -> Schema:
     """Return the schema of an answer whose rows are under a key, as rows or as columns."""
     row_schema = {"type": "object", "properties": row, "required": required}
-    lists = {name: _of_all_rows(value) for name, value in row.items()}
-    columns = {"type": "object", "properties": lists, "required": required, "description": "of a request of columns"}
+    lists = {name: _column_schema(value) for name, value in row.items()}
+    columns = {"type": "object", "properties": lists, "required": required, "description": "for a request of columns"}
     properties = {
         "model": {"type": "string"},
         "version": {"type": "string"},
         "missing": {"type": "array", "items": {"type": "string"}, "description": "features that the request lacks"},
         "exponents": object_schema({name: {"type": "number"} for name in factors}),
-        "gates": {"type": "array", "items": {"type": "object"}, "description": "of the first row"},
+        "gates": {"type": "array", "items": {"type": "object"}, "description": "gate weights of the first row"},
         key: {"oneOf": [{"type": "array", "items": row_schema}, columns]},
     }
     return {"type": "object", "properties": properties, "required": ["model", "version", key]}
 
 
-def _of_all_rows(value: Schema) -> Schema:
-    """Return the schema of the values of all rows from the schema of the value of one row."""
+def _column_schema(value: Schema) -> Schema:
+    """Return the schema of the values of all rows from the schema of the value of one row.
+
+    An object becomes an object of lists.
+    """
     if value.get("type") != "object":
         return {"type": "array", "items": value}
-    properties = {name: _of_all_rows(each) for name, each in value.get("properties", {}).items()}
+    properties = {name: _column_schema(each) for name, each in value.get("properties", {}).items()}
     others = value["additionalProperties"]
-    return value | {"properties": properties, "additionalProperties": _of_all_rows(others) if others else False}
+    return value | {"properties": properties, "additionalProperties": _column_schema(others) if others else False}

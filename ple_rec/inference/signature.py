@@ -1,4 +1,7 @@
-"""Signature of an exported model: its input features with their owners, and its tasks."""
+"""Signature of an exported model: its input features and its tasks, as they are stored in `model.json`.
+
+A feature belongs to the user or to an item, its owner: one request ranks many items for one user.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ class InputFeature(Config):
     Args:
         name: Name of the feature.
         type: Type of a raw value: "int", "text", or "number".
-        of: Owner of the feature: all items of a request share a value of the "user"; each "item" has its own.
+        of: Owner of the feature: "user" if all items of a request share its value, "item" if each has its own.
         dense: True if the model reads the number itself; False if it reads a table row.
         bag: True if a value is a list.
         weighted: True if the values of a bag have weights.
@@ -34,7 +37,7 @@ class InputFeature(Config):
 
 
 class AnsweredTask(Config):
-    """Task of a model; the answer for a "binary" task is a probability, that for a "regression" its prediction."""
+    """Task for which an answer has a number: a probability if its kind is "binary", a prediction if "regression"."""
 
     name: Name
     kind: TaskKind
@@ -44,15 +47,15 @@ class Signature(Config):
     """Input features and tasks of a model.
 
     Args:
-        inputs: Sparse features in the order of x, then the dense ones.
+        inputs: Sparse features in the order of the columns of the network's input x, then the dense ones.
         tasks: Tasks in the order of the logits.
     """
 
     inputs: tuple[InputFeature, ...]
     tasks: tuple[AnsweredTask, ...]
 
-    def of(self, owner: Owner) -> tuple[InputFeature, ...]:
-        """Return the inputs of an owner."""
+    def inputs_of(self, owner: Owner) -> tuple[InputFeature, ...]:
+        """Return the inputs that belong to an owner."""
         return tuple(each for each in self.inputs if each.of == owner)
 
     @property
@@ -70,51 +73,51 @@ class Signature(Config):
         """Kind of each task, by name."""
         return {task.name: task.kind for task in self.tasks}
 
-    def by_owner(self, rows: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
-        """Return the inputs of the user and of an item as plain values, for a person.
+    def describe_inputs(self, table_rows: Mapping[str, int]) -> dict[str, list[dict[str, Any]]]:
+        """Return the inputs as JSON values, `{"user": [...], "items": [...]}`, for `/v1/model`.
 
         Args:
-            rows: Number of rows of the table of each sparse feature.
+            table_rows: Number of rows of each sparse feature's table, by the feature's name.
         """
         return {
             f"{owner}s" if owner == "item" else owner: [
                 each.model_dump(exclude={"of"}, exclude_defaults=True)
-                | ({} if each.dense else {"rows": rows[each.name]})
-                for each in self.of(owner)
+                | ({} if each.dense else {"rows": table_rows[each.name]})
+                for each in self.inputs_of(owner)
             ]
             for owner in OWNERS
         }
 
 
-def signature_of(
-    columns: Collection[str],
-    raw: Mapping[str, RawFeature],
+def build_signature(
+    sparse_names: Collection[str],
+    raw_features: Mapping[str, RawFeature],
     dense: Collection[DenseFeature],
     tasks: Mapping[str, TaskKind],
-    shared: Collection[str],
+    user_features: Collection[str],
 ) -> Signature:
     """Return the signature of a model.
 
     Args:
-        columns: Names of its sparse features, in the order of x.
-        raw: Sparse features with the types of their raw values, by name.
+        sparse_names: Names of the sparse features, in the order of their columns in the network's input x.
+        raw_features: Sparse features with the types of their raw values, by name.
         dense: Dense features of the model.
         tasks: Kind of each task, in the order of the logits.
-        shared: Names of the features of the user.
+        user_features: Names of the features that belong to the user.
     """
 
     def owner(name: str) -> Owner:
-        return "user" if name in shared else "item"
+        return "user" if name in user_features else "item"
 
     sparse = [
         InputFeature(
             name=name,
-            type=raw[name].kind,
+            type=raw_features[name].kind,
             of=owner(name),
-            bag=raw[name].feature.bag,
-            weighted=raw[name].feature.weights is not None,
+            bag=raw_features[name].feature.bag,
+            weighted=raw_features[name].feature.weights is not None,
         )
-        for name in columns
+        for name in sparse_names
     ]
     numbers = [InputFeature(name=each.name, type="number", of=owner(each.name), dense=True) for each in dense]
     answered_tasks = tuple(AnsweredTask(name=name, kind=kind) for name, kind in tasks.items())

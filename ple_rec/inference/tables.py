@@ -1,17 +1,25 @@
 """Embedding tables of an export, one file each, in four precisions, and the lookups of requests.
 
-A request for a ranking has one user. Its features are looked up, and multiplied by the first layer, once for all items
-(`ple_rec.modules.grouped`), which changes nothing but the order of a sum.
+`export` writes the files by `write_table`. A server reads them as `StoredTable`, and `RequestLookups` computes the
+input x of the dense layers: the pooled rows of all sparse features and the normalised dense features, side by side.
 
-    fp32   4 D bytes a row
-    fp16   2 D
-    int8   D + 8           codes, scale and bias of the row in fp32       x = scale code + bias
-    int4   ceil(D / 2) + 4 codes, scale and bias of the row in fp16
+A request for a ranking has one user. The user's features are looked up only once for all items. If that saves work,
+they are also multiplied by the first layer only once (`ple_rec.modules.grouped`); compared with one product for each
+item, only the order of a sum changes.
+
+    precision   bytes of a row
+    fp32        4 D
+    fp16        2 D
+    int8        D + 8             codes of one byte; scale and bias of the row in fp32
+    int4        ceil(D / 2) + 4   codes of half a byte; scale and bias of the row in fp16
+
+    value = scale * code + bias
 
 int8 and int4 are FBGEMM's row-wise quantisation, by operators of torch, so fbgemm_gpu is not needed.
 
-Shape suffixes of tables: R rows of the table, V ids, B bags, D columns, P bytes of a row. Shape suffixes of lookups: B
-rows of all requests, R requests, N rows of one owner's features, F dense features.
+Shape suffixes of tables: R rows of the table, V ids, B bags (`offsets_B1` has B + 1 entries), D columns, P bytes of a
+row. Shape suffixes of `RequestLookups`: B rows of all requests, R requests, N rows of the features of the user or of
+the items, F dense features, D columns of x or of a table.
 """
 
 from __future__ import annotations
@@ -31,19 +39,19 @@ from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.request import ModelRequest, ScoreRequest
 from ple_rec.inference.signature import InputFeature, Owner, Signature
 from ple_rec.models.embeddings import quotient
-from ple_rec.modules.grouped import Grouped, Inputs, SharedColumns
+from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
 
 
 class RequestLookups:
-    """Lookups of requests, which give the input x of the dense layers.
+    """Lookups of the features of requests, which compute the input x of the dense layers.
 
     Args:
         signature: Signature of the model.
         tables: Table of each sparse feature.
         normaliser: Normaliser of the dense features.
-        mean_bags: Features whose bags are pooled by their mean instead of their sum.
-        columns: Columns of x; those of a user are marked as shared.
+        mean_bags: Names of the features whose bags are pooled by their mean instead of their sum.
+        columns: Columns of x, with flags of those that belong to the user.
     """
 
     def __init__(
@@ -61,35 +69,46 @@ class RequestLookups:
         """Return x for the rows of all requests, in their order.
 
         Args:
-            requests: Requests of one class.
+            requests: Requests that are all `ScoreRequest` or all `RankRequest`.
+
+        Returns:
+            Tensor (B, D); for rankings, `GroupedInputs` if these save products of the first layer.
         """
         if isinstance(requests[0], ScoreRequest):
-            return self._columns.join(self._of("user", requests), self._of("item", requests))
+            return self._columns.join(self._owner_columns("user", requests), self._owner_columns("item", requests))
         counts_R = torch.tensor([request.rows for request in requests])
-        of_B = torch.arange(len(requests)).repeat_interleave(counts_R)
+        request_B = torch.arange(len(requests)).repeat_interleave(counts_R)
         first_R = counts_R.cumsum(0) - counts_R
-        x_BD = Grouped(self._of("user", requests), self._of("item", requests), of_B, first_R, self._columns)
-        return x_BD if x_BD.saves_products() else x_BD.whole()
+        x_BD = GroupedInputs(
+            self._owner_columns("user", requests),
+            self._owner_columns("item", requests),
+            request_B,
+            first_R,
+            self._columns,
+        )
+        return x_BD if x_BD.saves_products() else x_BD.ungroup()
 
-    def _of(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
-        """Return the columns of one owner's features, in their order in x."""
-        parts = [self._pooled_ND(feature, requests) for feature in self._signature.sparse if feature.of == owner]
+    def _owner_columns(self, owner: Owner, requests: Sequence[ModelRequest]) -> Tensor:
+        """Return the columns of the features of the user or of the items, (N, columns), in their order in x."""
+        parts = [self._pool_feature(feature, requests) for feature in self._signature.sparse if feature.of == owner]
         dense = self._signature.dense
         indices = [i for i, feature in enumerate(dense) if feature.of == owner]
-        once = owner == "user" and not isinstance(requests[0], ScoreRequest)
-        rows = len(requests) if once else sum(each.rows for each in requests)
+        # In a request for a ranking, the features of the user have one row.
+        has_one_row = owner == "user" and not isinstance(requests[0], ScoreRequest)
+        rows = len(requests) if has_one_row else sum(each.rows for each in requests)
+        # The normaliser takes all dense features; those of the other owner stay NaN here and are dropped below.
         raw_NF = torch.full((rows, len(dense)), torch.nan)
         for i in indices:
             numbers_N = np.concatenate([request.dense[dense[i].name] for request in requests])
             raw_NF[:, i] = torch.from_numpy(numbers_N)
         return torch.cat([*parts, self._normaliser(raw_NF)[:, indices]], dim=1)
 
-    def _pooled_ND(self, feature: InputFeature, requests: Sequence[ModelRequest]) -> Tensor:
-        """Return the rows of a feature of single values, or the pooled rows of a bag."""
+    def _pool_feature(self, feature: InputFeature, requests: Sequence[ModelRequest]) -> Tensor:
+        """Return the table rows of a feature in all requests, (N, D): one for each value, or pooled for each bag."""
         ids = [request.ids[feature.name] for request in requests]
         table, values_V = self._tables[feature.name], torch.from_numpy(np.concatenate([each.values_V for each in ids]))
         if not feature.bag:
-            return table.pooled(values_V)
+            return table.pool(values_V)
         lengths = [np.diff(each.offsets_N) for each in ids if each.offsets_N is not None]
         lengths_N = torch.from_numpy(np.concatenate(lengths))
         offsets = torch.zeros(len(lengths_N) + 1, dtype=torch.int32)
@@ -97,7 +116,7 @@ class RequestLookups:
         weights_V = None
         if feature.weighted:
             weights_V = torch.from_numpy(np.concatenate([each.weights_V for each in ids if each.weights_V is not None]))
-        summed_ND = table.pooled(values_V, offsets, weights_V)
+        summed_ND = table.pool(values_V, offsets, weights_V)
         if feature.name not in self._mean_bags:
             return summed_ND
         totals_N = lengths_N.float()
@@ -106,8 +125,8 @@ class RequestLookups:
         return quotient(summed_ND, totals_N[:, None])
 
 
-# Number of rows that are written at a time.
-_ROWS = 1 << 18
+# Number of rows that are converted and written at a time.
+_CHUNK_ROWS = 1 << 18
 _quantised = torch.ops.quantized
 
 
@@ -122,7 +141,7 @@ def row_bytes(dim: int, precision: TablePrecision) -> int:
 
 
 def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
-    """Refuse a table that a precision cannot hold.
+    """Refuse a table that cannot be stored in a precision.
 
     Raises:
         UserError: The precision is int4, and D is odd.
@@ -131,8 +150,8 @@ def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
         raise UserError(
             f"{Option.PRECISION} {precision}",
             f"table {table} has {dim} columns",
-            "two columns share a byte",
-            f"export with {Option.PRECISION.to('int8')}, or train with an even embeddings.dim",
+            "two columns share a byte, so their number is even",
+            f"export with {Option.PRECISION.with_value('int8')}, or train with an even embeddings.dim",
         )
 
 
@@ -147,31 +166,31 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
     Raises:
         UserError: A value is not finite, or beyond the range of fp16 in a file of fp16.
     """
-    for begin in range(0, len(weight_RD), _ROWS):
-        piece_RD = weight_RD[begin : begin + _ROWS].float()
-        stored = piece_RD.half() if precision == "fp16" else piece_RD
+    for begin in range(0, len(weight_RD), _CHUNK_ROWS):
+        chunk_RD = weight_RD[begin : begin + _CHUNK_ROWS].float()
+        stored = chunk_RD.half() if precision == "fp16" else chunk_RD
         if not stored.isfinite().all():
-            row = begin + int(stored.isfinite().all(1).int().argmin())
+            row = file.tell() // row_bytes(weight_RD.shape[1], precision) + int(stored.isfinite().all(1).int().argmin())
             raise UserError(
                 f"{Path(file.name).name}, row {row}",
                 "a value that is not finite",
-                f"a table of {precision} holds finite values",
+                f"a table in {precision} has finite values",
                 "train again from an earlier checkpoint"
                 if precision != "fp16"
-                else f"export with {Option.PRECISION.to('fp32')}",
+                else f"export with {Option.PRECISION.with_value('fp32')}",
             )
         if precision == "int8":
-            stored = _quantised.embedding_bag_byte_prepack(piece_RD.contiguous())
+            stored = _quantised.embedding_bag_byte_prepack(chunk_RD.contiguous())
         elif precision == "int4":
-            stored = _quantised.embedding_bag_4bit_prepack(piece_RD.contiguous())
+            stored = _quantised.embedding_bag_4bit_prepack(chunk_RD.contiguous())
         file.write(stored.contiguous().view(torch.uint8).numpy().data)
 
 
 class StoredTable:
     """Table that is read into memory from its file.
 
-    A memory-mapped file would be shared by processes. However, shortening it in place (`rsync --inplace`) would end
-    them by SIGBUS, and changing it would change their scores.
+    The file is not memory-mapped, although processes could then share it: shortening it in place (`rsync --inplace`)
+    would end them by SIGBUS, and changing it would change their scores.
 
     Args:
         file: File that `write_table` wrote.
@@ -180,26 +199,26 @@ class StoredTable:
         precision: Precision of the file.
 
     Raises:
-        DataError: The file has another size.
+        DataError: The file does not have the size of such a table.
     """
 
     def __init__(self, file: Path, rows: int, dim: int, precision: TablePrecision) -> None:
         self.rows, self.dim, self.precision = rows, dim, precision
         width = row_bytes(dim, precision)
         if (size := file.stat().st_size) != rows * width:
-            rule = f"{rows} rows of {dim} columns in {precision} are {rows * width}"
-            raise DataError(str(file), f"{size} bytes", rule, "export the run again")
+            rule = f"{rows} rows of {dim} columns in {precision} take {rows * width}"
+            raise DataError(str(file), f"has {size} bytes", rule, "export the run again")
         bytes_RP = torch.from_numpy(_read(file, rows * width)).view(rows, width)
         dtype = {"fp32": torch.float32, "fp16": torch.float16}.get(precision)
         self._stored = bytes_RP if dtype is None else bytes_RP.view(dtype)
 
-    def pooled(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
+    def pool(self, ids_V: Tensor, offsets_B1: Tensor | None = None, weights_V: Tensor | None = None) -> Tensor:
         """Return the (weighted) sum of the rows of each bag, (B, D) in fp32.
 
         Args:
             ids_V: Rows of the table, int32.
-            offsets_B1: Begin of each bag, and the end of the last; None if every id is a bag of its own.
-            weights_V: Weights of the ids; None for weight 1.
+            offsets_B1: Index of each bag's first id, and the end of the last bag; None if every id is a bag of its own.
+            weights_V: Weights of the ids, which need `offsets_B1`; None if all are 1.
         """
         if self.precision in ("fp32", "fp16"):
             rows_VD = self._stored.index_select(0, ids_V).float()
@@ -229,5 +248,10 @@ def _read(file: Path, size: int) -> NDArray[np.uint8]:
         while count := stream.readinto(content[read:].data):
             read += count
     if read < size:
-        raise DataError(str(file), f"{read} bytes", f"it had {size} a moment ago", "let nobody write to a version")
+        raise DataError(
+            str(file),
+            f"has {read} bytes",
+            f"it had {size} when it was opened, and the files of a version never change",
+            "stop the process that writes to the version",
+        )
     return content

@@ -1,1 +1,1 @@
-"""The server of an exported model, and its page."""
+"""HTTP server of an exported model (`http`), and its page (`page`)."""

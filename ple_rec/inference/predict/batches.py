@@ -1,7 +1,8 @@
 """Batches of one size from chunks of any size, with the id columns of their rows.
 
-The batches of a section begin at its first row and have `size` rows each, except for the last, as the batches of an
-evaluation do. The bounds of chunks and of output parts therefore do not change the batch of a row, nor the bits of its
+An input has one or more sections, such as the splits of a dataset, and a section is read in chunks (`inputs.py`). The
+batches of a section begin at its first row and have `size` rows each, except for the last, as the batches of an
+evaluation do. The bounds of chunks and of output files therefore do not change the batch of a row, nor the bits of its
 prediction.
 
 Shape suffixes: N rows of a chunk.
@@ -19,7 +20,7 @@ from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Selection
 from ple_rec.inference.predict.inputs import Chunk
 
-# Rows [start, stop) of a chunk.
+# Chunk, start and stop: rows [start, stop) of the chunk.
 Piece = tuple[Chunk, int, int]
 
 
@@ -36,18 +37,18 @@ class InputBatch:
     pieces: tuple[Piece, ...]
 
     @property
-    def next(self) -> int:
-        """Position of the input after the batch; 0 for a batch without rows."""
+    def next_position(self) -> int:
+        """Position of the first row of the input after the batch; 0 for a batch without rows."""
         chunk, _, stop = self.pieces[-1]
         return int(chunk.next_N[stop - 1]) if stop else 0
 
-    def ids(self) -> pa.Table:
-        """Return the id columns of the rows; if files differ in a column's type, with the wider type."""
+    def id_columns(self) -> pa.Table:
+        """Return the id columns of the rows; of the types that a column has in the files, the widest is taken."""
         parts = [chunk.ids.slice(start, stop - start) for chunk, start, stop in self.pieces]
         return pa.concat_tables(parts, promote_options="permissive")
 
     def place(self, row: int) -> str:
-        """Return the place of a row in the input, for messages."""
+        """Return a text that names the place of a row in the input, for messages."""
         for chunk, start, stop in self.pieces:
             if row < stop - start:
                 return chunk.place(start + row)
@@ -55,8 +56,10 @@ class InputBatch:
         raise IndexError(row)
 
 
-def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin: bool = False) -> Generator[InputBatch]:
-    """Yield the batches of a section; a single batch without rows if its chunks have none.
+def make_batches(
+    chunks: Iterable[Chunk], selection: Selection, size: int, *, pin: bool = False
+) -> Generator[InputBatch]:
+    """Yield the batches of a section; if its chunks have no rows, yield a single batch without rows.
 
     Args:
         chunks: Chunks of the section.
@@ -66,10 +69,10 @@ def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin:
     """
     pieces: list[Piece] = []
     count = 0
-    empty = None
+    empty_chunk = None
     for chunk in chunks:
         if not len(chunk.next_N):
-            empty = chunk
+            empty_chunk = chunk
             continue
         start = 0
         while start < len(chunk.next_N):
@@ -78,14 +81,14 @@ def batches_of(chunks: Iterable[Chunk], selection: Selection, size: int, *, pin:
             count += stop - start
             start = stop
             if count == size:
-                yield _batch(pieces, selection, size, pin)
+                yield _collate_pieces(pieces, selection, size, pin)
                 pieces, count = [], 0
     if pieces:
-        yield _batch(pieces, selection, size, pin)
-    elif empty is not None:
-        yield _batch([(empty, 0, 0)], selection, size, pin)
+        yield _collate_pieces(pieces, selection, size, pin)
+    elif empty_chunk is not None:
+        yield _collate_pieces([(empty_chunk, 0, 0)], selection, size, pin)
 
 
-def _batch(pieces: list[Piece], selection: Selection, size: int, pin: bool) -> InputBatch:
+def _collate_pieces(pieces: list[Piece], selection: Selection, size: int, pin: bool) -> InputBatch:
     slices = [RowSlice(chunk.columns, start, stop) for chunk, start, stop in pieces]
     return InputBatch(collate(slices, selection, size, pin=pin), tuple(pieces))

@@ -1,5 +1,8 @@
 """Inputs of a prediction: splits of a dataset, or raw logs, as chunks of rows in the order of the input.
 
+A position numbers the rows of the input from 0, so that a later call can continue where an earlier one ended. Rows of
+logs that are left out have positions too. A section is a part of the input that batches do not cross, such as a split.
+
 Shape suffixes: N rows of a chunk.
 """
 
@@ -22,6 +25,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.counts import Missing
 
+# Names of features, alone or followed by "_id", that are copied to the output by default (`default_ids`).
 _IDS = ("user", "video", "item", "photo", "ad", "request")
 
 
@@ -32,9 +36,9 @@ class Chunk:
     Args:
         columns: Columns that the model reads.
         ids: Id columns, which are copied to the output; N rows.
-        next_N: Position of the input after each row.
-        place: Function that returns the place of a row, for messages.
-        missing: Flags of missing values; None if the input cannot tell them from unknown ones.
+        next_N: Position of the row that follows each row.
+        place: Function that returns a text with the place of a row, for messages.
+        missing: Flags of missing values; None if the input cannot tell missing values from unknown ones.
     """
 
     columns: Columns
@@ -52,9 +56,10 @@ class PredictionInput(Protocol):
         """Number of positions."""
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """Yield sections of chunks from a position on; there is at least one section with one chunk.
+        """Yield sections of chunks from a position on.
 
-        A batch never spans two sections.
+        A batch never spans two sections. An input without rows yields one chunk without rows; so may a position after
+        the last row, or it yields no section.
 
         Args:
             first: Position of the first row.
@@ -64,7 +69,7 @@ class PredictionInput(Protocol):
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return values that differ from those of any other input."""
+        """Return JSON values that identify the input; those of any other input differ."""
 
     def check_unchanged(self) -> None:
         """Refuse an input that was replaced while it was read.
@@ -75,7 +80,7 @@ class PredictionInput(Protocol):
 
 
 def features_only(selection: Selection) -> Selection:
-    """Return the features of a selection without tasks, weights and groups, since predictions need no labels."""
+    """Return the features of a selection without tasks, sample weights, groups and slices, as predictions need none."""
     return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
 
 
@@ -99,8 +104,8 @@ class DatasetInput:
         ids: Columns to copy to the output; with several splits, a column `split` is added.
 
     Raises:
-        UserError: A split has no rows, or a column is missing.
-        DataError: A part is damaged.
+        UserError: A split has no rows, a column is missing, or `ids` has the name `split` and there are several splits.
+        DataError: A Parquet file of the dataset is damaged.
     """
 
     def __init__(
@@ -108,20 +113,20 @@ class DatasetInput:
     ) -> None:
         self.dataset, self.selection, self.splits, self.ids = dataset, selection, tuple(splits), tuple(ids)
         if len(self.splits) > 1 and SPLIT in self.ids:
-            rule = "of several splits, a column of that name says which a row is of"
+            rule = "the output of several splits has a column of that name, with the split of each row"
             raise UserError(Option.IDS, f'got "{SPLIT}"', rule, "leave it out")
         needed = [*selection.column_names(), *self.ids]
         self._groups: dict[Split, list[RowGroup]] = {}
         for split in self.splits:
             existing = dataset.row_groups(split, selection.column_names())[0].footer.schema.to_arrow_schema().names
             if unknown := [name for name in self.ids if name not in existing]:
-                fix = "name columns of the parts"
+                fix = "name columns of the dataset's Parquet files"
                 raise UserError(Option.IDS, f'got "{unknown[0]}"', suggestion(unknown[0], existing), fix)
             self._groups[split] = dataset.row_groups(split, needed)
         self.rows = sum(group.rows for groups in self._groups.values() for group in groups)
 
     def sections(self, first: int) -> Generator[Generator[Chunk]]:
-        """Yield a section for each split."""
+        """Yield a section for each split that has rows from a position on."""
         start = 0
         for split, groups in self._groups.items():
             rows = sum(group.rows for group in groups)
@@ -146,20 +151,25 @@ class DatasetInput:
         return Chunk(columns, ids, next_N, lambda row: f"{group.place}, row {skip + row}")
 
     def identity(self) -> dict[str, Any]:
-        """Return the fingerprint of the dataset and the splits."""
+        """Return the fingerprint of the dataset, the names of the splits and their number of rows."""
         return {"dataset": self.dataset.schema.fingerprint, "splits": list(self.splits), "rows": self.rows}
 
     def check_unchanged(self) -> None:
-        """Do nothing, since reading compares every row group with its footer."""
+        """Do nothing, since each row group is compared with its file's footer when it is read."""
 
 
+# Name of a column, and prefixes of names of columns, in the tables of `RawRows`.
 POSITION, RAW, WEIGHTS, ID = "__position", "raw__", "weights__", "id__"
 
 
 class RawRows(Protocol):
-    """Rows of raw logs from data preparation: tables of `POSITION`, raw values, weights, numbers and ids."""
+    """Rows of raw logs, which data preparation reads.
 
-    rows: int
+    Its tables have the position of each row in `POSITION`, the dense features by their names, and for sparse features
+    and id columns the name with a prefix: `RAW` for raw values, `WEIGHTS` for the weights of bags, `ID` for ids.
+    """
+
+    rows: int  # Number of rows.
 
     def batches(self, first: int) -> Generator[pa.Table]:
         """Yield tables of the rows from a position on."""
@@ -167,11 +177,11 @@ class RawRows(Protocol):
     def locate(self, position: int) -> str:
         """Return the file and line of a row, for messages; this may read the file up to the row."""
 
-    def file_of(self, position: int) -> str:
+    def file_name_at(self, position: int) -> str:
         """Return the file of a row, for messages."""
 
-    def stamps(self) -> list[dict[str, object]]:
-        """Return values that differ from those of any other files."""
+    def file_records(self) -> list[dict[str, object]]:
+        """Return JSON values that identify the files, such as their sizes and times."""
 
     def check_unchanged(self) -> None:
         """Raise a DataError if a file was replaced while it was read."""
@@ -210,7 +220,7 @@ class RawInput:
         def place(row: int) -> str:
             return self.raw.locate(int(position_N[row]))
 
-        place_of_chunk = self.raw.file_of(int(position_N[0])) if len(table) else "the log"
+        place_of_chunk = self.raw.file_name_at(int(position_N[0])) if len(table) else "the log"
         arrays: dict[str, pa.Array] = {}
         missing: dict[str, BoolArray] = {}
         for feature in self.selection.sparse:
@@ -234,11 +244,11 @@ class RawInput:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return values that differ from those of any other files of the log and its side tables."""
-        return {"files": self.raw.stamps()}
+        """Return JSON values that identify the files of the log and of the tables that are joined to it."""
+        return {"files": self.raw.file_records()}
 
     def check_unchanged(self) -> None:
-        """Refuse logs of which a file was replaced while it was read.
+        """Refuse logs if one of their files was replaced while it was read.
 
         Raises:
             DataError: A file has been replaced.

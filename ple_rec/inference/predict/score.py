@@ -1,6 +1,9 @@
-"""Columns of the output from the logits of a batch: a prediction for every task, and one fused score.
+"""Columns of the output from the logits of a batch: a prediction for every task, and one score that combines them.
 
-Shape suffixes: B batch, N its rows, K tasks.
+The score is the logarithm of a product of factors with exponents, Eq. 1 (`ple_rec.ranking.fusion`); a factor is a
+prediction, or the length of the item.
+
+Shape suffixes: B rows of a batch with its padding, N rows without padding, K tasks, F factors.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.schema import Task
 from ple_rec.errors import DataError, UserError
 from ple_rec.inference.predict.batches import InputBatch
-from ple_rec.ranking.fusion import exponents_of, factors_of
-from ple_rec.training.scores import binary_of, scores_of
+from ple_rec.ranking.fusion import compute_factors, exponent_array
+from ple_rec.training.scores import binary_mask, scores_from_logits
 
 SCORE = "score"
 
@@ -37,38 +40,40 @@ class PredictionColumns:
     def __init__(self, tasks: Sequence[Task], dense: Sequence[str], fusion: FusionConfig) -> None:
         self.names = [task.name for task in tasks]
         if SCORE in self.names:
-            rule = f"the fused score stands in a column `{SCORE}`"
-            raise UserError(f"task {SCORE}", "has the name of the score's column", rule, "name the task otherwise")
+            rule = f"the output has the score in a column `{SCORE}`"
+            raise UserError(f"task {SCORE}", "has the name of the score's column", rule, "rename the task")
         self._kinds: dict[str, TaskKind] = {task.name: task.kind for task in tasks}
-        self._binary_K, self._fusion = binary_of(tasks), fusion
-        self._exponents_1F = exponents_of(fusion)[None]
+        self._binary_K, self._fusion = binary_mask(tasks), fusion
+        self._exponents_1F = exponent_array(fusion)[None]
         self._length = None if fusion.length is None else list(dense).index(fusion.length.feature)
 
-    def of_batch(self, rows: InputBatch, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
-        """Return the columns of a batch, and the number of values at a bound for each factor of the score.
+    def from_logits(self, input_batch: InputBatch, logits_BK: Tensor) -> tuple[dict[str, pa.Array], dict[str, int]]:
+        """Return the columns of a batch, and for each factor of the score the number of rows in which it is at a bound.
+
+        Factors whose exponent is 0 are left out.
 
         Args:
-            rows: Batch with the places of its rows.
-            logits_BK: Logits of its rows and of its padding.
+            input_batch: Batch with the places of its rows.
+            logits_BK: Logits of the rows, followed by those of the padding.
 
         Raises:
             DataError: A prediction is not finite.
         """
-        n = rows.batch.rows
-        scores_NK = scores_of(logits_BK[:n], self._binary_K).numpy()
+        n = input_batch.batch.rows
+        scores_NK = scores_from_logits(logits_BK[:n], self._binary_K).numpy()
         if not (finite_NK := np.isfinite(scores_NK)).all():
             row, k = (int(i) for i in np.argwhere(~finite_NK)[0])
             raise DataError(
-                rows.place(row),
+                input_batch.place(row),
                 f"the prediction of {self.names[k]} is {scores_NK[row, k]}",
-                "predictions are finite; the model's weights, or the row's features, are not",
+                "a prediction is finite; here the model's weights or the row's features are not",
                 "look for values that training has never seen, or predict with another checkpoint",
             )
         predictions = {name: scores_NK[:, k].astype(np.float64) for k, name in enumerate(self.names)}
         length_N = None
         if self._length is not None:
-            length_N = rows.batch.dense_BF[:n, self._length].double().cpu().numpy()
-        factors = factors_of(self._fusion, self._kinds, predictions, length_N)
+            length_N = input_batch.batch.dense_BF[:n, self._length].double().cpu().numpy()
+        factors = compute_factors(self._fusion, self._kinds, predictions, length_N)
         columns = {name: pa.array(np.ascontiguousarray(scores_NK[:, k])) for k, name in enumerate(self.names)}
         columns[SCORE] = pa.array(factors.scores(self._exponents_1F)[0])
         used = [name for name, exponent in zip(factors.names, self._exponents_1F[0], strict=True) if exponent != 0]

@@ -1,4 +1,5 @@
 """HTTP server of an exported model: admission, micro-batches, reload, metrics.
 
-A request passes `access` (Host, token), `app` (routes), `admission` (limits, body) and `batching` (the model).
+A request passes the modules `access` (Host and token), `app` (routes), `admission` (limits; the body is read) and
+`batching` (the model answers). `reload` replaces the model by a new version.
 """

@@ -1,4 +1,7 @@
-"""Middleware before the routes, which checks Host or token of every request, and counts and logs its answer."""
+"""Middleware before the routes: it checks the Host and the token of a request, and counts and logs the answer.
+
+The token is checked if the server has one, and the Host if it has none and was not started with --no-token.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from ple_rec.serving.http.options import ServerOptions
 # These paths, and those below `FREE_FOLDER`, need no token.
 FREE_PATHS: Final = ("/healthz", "/readyz", "/")
 FREE_FOLDER: Final = "/static/"
-# Status that is recorded, and not sent, if the client has closed the connection; nginx introduced it.
+# Status that is recorded, but not sent, if the client has closed the connection; nginx uses the same number.
 CLIENT_CLOSED_REQUEST: Final = 499
 _KNOWN_PATHS = ("/v1/rank", "/v1/score", *FREE_PATHS, "/metrics", "/openapi.json", "/v1/model", "/v1/examples")
 # Name or address, with an optional port.
@@ -26,7 +29,7 @@ _HOST = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*))(?::[0-9]*)?")
 
 
 class AccessMiddleware:
-    """Outermost ASGI application, which refuses requests with a wrong Host or token.
+    """Outermost ASGI application, which refuses requests with a wrong Host or token and records every answer.
 
     Args:
         app: Application with the routes.
@@ -71,28 +74,31 @@ class AccessMiddleware:
                 await internal_error().response()(scope, receive, send_and_record)
         self._record(scope, path_label(path), status, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, place: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, label: str, status: int, seconds: float) -> None:
         if status == CLIENT_CLOSED_REQUEST:
             self._metrics.disconnected.inc()
         else:
-            self._metrics.requests.labels(place, str(status)).inc()
+            self._metrics.requests.labels(label, str(status)).inc()
         if status == 200:
-            self._metrics.seconds.labels(place).observe(seconds)
+            self._metrics.seconds.labels(label).observe(seconds)
         if self._options.access_log:
             client = scope["client"][0] if scope.get("client") else "-"
             fields = {"method": scope["method"], "path": scope["path"], "status": status, "ms": 1000 * seconds}
             log_info("request", client=client, **fields)
 
     def _check_host(self, scope: Scope) -> None:
-        """Refuse a Host that is no name of this machine; a request without a Host is from no browser."""
+        """Refuse a Host other than localhost, a loopback address or the server's address, if the Host is checked.
+
+        A request without a Host is not from a browser, and passes.
+        """
         if not self._options.checks_host or (header := _header(scope, b"host")) is None:
             return
         host = header.decode("latin-1").strip().lower()
         match = _HOST.fullmatch(host)
         name = "" if match is None else match[1] or match[2] or ""
         if name not in ("localhost", self._options.host.lower()) and not _is_loopback(name):
-            rule = "without a token only localhost, loopback addresses and --host's own value are answered"
-            fix = "ask by one of these, or start the server with --token-file FILE or --no-token"
+            rule = "without a token, the Host must be localhost, a loopback address or the value of --host"
+            fix = "send the request to one of these, or start the server with --token-file FILE or --no-token"
             raise RefusedError(421, "Host", host, f"{rule}; {fix}", reason="host")
 
     def _check_token(self, scope: Scope, path: str) -> None:
@@ -101,10 +107,10 @@ class AccessMiddleware:
         header = _header(scope, b"authorization")
         scheme, _, token = (header or b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(token.strip(), self._token):
-            value = "none" if header is None else "another"
+            value = "none" if header is None else "a wrong token"
             headers = {"WWW-Authenticate": "Bearer"}
             raise RefusedError(
-                401, "Authorization", value, "it has to be Bearer and the token", reason="token", headers=headers
+                401, "Authorization", value, "it must be `Bearer TOKEN`", reason="token", headers=headers
             )
 
 

@@ -1,4 +1,7 @@
-"""Routes of the server."""
+"""Routes of the server: rankings and scores, the model's description, health probes, metrics, OpenAPI and the page.
+
+`application` returns the ASGI application that `server.py` runs.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from starlette.types import ASGIApp
 
 from ple_rec.config.words import spelling_hint
 from ple_rec.inference.ranker import Ranker
-from ple_rec.ranking.fusion import exponents_of
+from ple_rec.ranking.fusion import exponent_array
 from ple_rec.serving.http.access import AccessMiddleware, unsent_response
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.batching import Batcher, Kind
@@ -24,7 +27,7 @@ from ple_rec.serving.http.errors import RefusedError, internal_error
 from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.openapi import (
     ExampleList,
-    admission_responses,
+    access_responses,
     error_responses,
     model_route,
     openapi_document,
@@ -32,9 +35,8 @@ from ple_rec.serving.http.openapi import (
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.pages import page_files
 
-# Number.MAX_SAFE_INTEGER of JavaScript.
-_EXACT = 2**53 - 1
-_NO_EXAMPLES = "this model came without rows of users; `ple-rec export --examples N` adds those of N held-out ones"
+_MAX_SAFE_INTEGER = 2**53 - 1  # Number.MAX_SAFE_INTEGER of JavaScript.
+_NO_EXAMPLES = "this model has no examples; `ple-rec export --examples N` adds the rows of N held-out users"
 # Number of characters of an unknown path that are compared with the known paths.
 _LONGEST_PATH = 80
 _TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -45,7 +47,7 @@ def application(batcher: Batcher, admission: Admission, options: ServerOptions, 
 
     Args:
         batcher: Batcher with the model.
-        admission: Admission of requests of the model.
+        admission: Admission of requests to the model.
         options: Options of the server.
         metrics: Metrics that count every request.
     """
@@ -54,7 +56,7 @@ def application(batcher: Batcher, admission: Admission, options: ServerOptions, 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=admission_responses(options),
+        responses=access_responses(options),
     )
     metrics.set_sources(lambda: admission.admitted, lambda: float(not admission.stopping))
     _add_requests(app, batcher, admission)
@@ -66,8 +68,8 @@ def application(batcher: Batcher, admission: Admission, options: ServerOptions, 
 
 
 def _add_requests(app: FastAPI, batcher: Batcher, admission: Admission) -> None:
-    ranked = "The candidates by fused score, best first."
-    scored = "Predictions and fused score of each row, in the order given."
+    ranked = "The candidates in the order of their scores, best first."
+    scored = "Predictions and score of each row, in the order of the request."
 
     @app.post("/v1/rank", summary="Rank candidates for a user", **model_route("RankRequest", "Ranked", ranked))
     async def rank(request: Request) -> Response:
@@ -79,7 +81,7 @@ def _add_requests(app: FastAPI, batcher: Batcher, admission: Admission) -> None:
 
 
 async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: Request) -> Response:
-    """Admit a request of the model, read its body, and return its answer, unless the client disconnects before."""
+    """Admit a request to the model, read its body, and return the answer; stop if the client disconnects before."""
     try:
         async with admission.admit(request) as body:
             answer = asyncio.ensure_future(batcher.answer(kind, body))
@@ -98,11 +100,12 @@ async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: R
 
 
 def _add_model(app: FastAPI, batcher: Batcher) -> None:
-    """Add the routes of the model's description and of held-out users as examples."""
+    """Add the routes of the model's description and of its examples, which are requests of held-out users."""
     described = (
-        "Name, version, features, tasks, exponents, card; and of `dense` layers the precision, as asked and as used."
+        "Name, version, features, tasks, exponents, model card, and the precision of the dense layers: that of the "
+        "export (`asked`) and that of this server (`used`)."
     )
-    listed = "Users of the logs that were not trained on, each a request to try."
+    listed = "Users whose rows were not trained on; each is an example of a request."
     held_out = "A request of /v1/rank and the labels of its items."
 
     @app.get("/v1/model", summary="The model", response_description=described, response_model=dict[str, Any])
@@ -112,7 +115,7 @@ def _add_model(app: FastAPI, batcher: Batcher) -> None:
     @app.get("/v1/examples", summary="Held-out users", response_description=listed, response_model=ExampleList)
     async def examples() -> Response:
         ranker = batcher.ranker
-        return _json({"version": ranker.version, "examples": ranker.listed_examples})
+        return _json({"version": ranker.version, "examples": ranker.example_summaries})
 
     @app.get(
         "/v1/examples/{i}",
@@ -124,25 +127,32 @@ def _add_model(app: FastAPI, batcher: Batcher) -> None:
     async def example(i: int) -> Response:
         users = batcher.ranker.examples
         if not 0 <= i < len(users):
-            raise RefusedError(404, "i", i, f"there are examples 0 to {len(users) - 1}" if users else _NO_EXAMPLES)
-        return _json(_exact(users[i]))
+            raise RefusedError(404, "i", i, f"examples are 0 to {len(users) - 1}" if users else _NO_EXAMPLES)
+        return _json(_large_integers_as_text(users[i]))
 
 
 def _add_probes(app: FastAPI, admission: Admission, metrics: ServerMetrics) -> None:
-    @app.get("/healthz", summary="The process lives", response_description="It does.", response_model=dict[str, str])
+    """Add the health probes, and the metrics in the text format of Prometheus."""
+
+    @app.get(
+        "/healthz",
+        summary="Liveness probe",
+        response_description="The process is alive.",
+        response_model=dict[str, str],
+    )
     async def healthz() -> Response:
         return _json({"status": "alive"})
 
     @app.get(
         "/readyz",
-        summary="Requests are answered",
-        response_description="They are.",
+        summary="Readiness probe",
+        response_description="The server admits requests.",
         response_model=dict[str, str],
         responses=error_responses(503),
     )
     async def readyz() -> Response:
         if admission.stopping:
-            raise RefusedError(503, "server", "stopping", "it takes no more requests", headers={"Retry-After": "1"})
+            raise RefusedError(503, "server", "stopping", "it admits no more requests", headers={"Retry-After": "1"})
         return _json({"status": "ready"})
 
     text = {"description": "The text format of Prometheus.", "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -176,7 +186,7 @@ def _add_pages(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
 
 
 def _add_errors(app: FastAPI, metrics: ServerMetrics) -> None:
-    """Add handlers that give every error the same form of body."""
+    """Add handlers that answer every error with the same form of body, `{"error": {...}}`."""
     paths = [route.path for route in app.routes if isinstance(route, Route)]
 
     @app.exception_handler(HTTPException)
@@ -205,32 +215,32 @@ def _add_errors(app: FastAPI, metrics: ServerMetrics) -> None:
             metrics.refused.labels(error.reason).inc()
         return error.response()
 
-    # FastAPI raises the error again after this answer, and the middleware logs it.
+    # FastAPI raises the error again after this answer, so that the middleware logs it.
     @app.exception_handler(Exception)
     async def answer_bug(request: Request, error: Exception) -> Response:
         return internal_error().response()
 
 
 def _describe(ranker: Ranker) -> dict[str, Any]:
-    """Return the description of a model for clients, with its card."""
+    """Return the body of `/v1/model`."""
     tasks = [task.model_dump() for task in ranker.signature.tasks]
     return {
         "name": ranker.name,
         "version": ranker.version,
-        "signature": ranker.signature.by_owner(ranker.table_rows) | {"tasks": tasks},
-        "dense": {"asked": ranker.exported_precision, "used": ranker.dense},
-        "exponents": dict(zip(ranker.factors, exponents_of(ranker.fusion).tolist(), strict=True)),
+        "signature": ranker.signature.describe_inputs(ranker.table_rows) | {"tasks": tasks},
+        "dense": {"asked": ranker.exported_precision, "used": ranker.dense_precision},
+        "exponents": dict(zip(ranker.factors, exponent_array(ranker.fusion).tolist(), strict=True)),
         "card": ranker.description.get("card", {}),
     }
 
 
-def _exact(value: Any) -> Any:
-    """Return a document whose integers are texts if JavaScript would round them."""
+def _large_integers_as_text(value: Any) -> Any:
+    """Return a JSON value in which integers that JavaScript would round are texts."""
     if isinstance(value, dict):
-        return {name: _exact(each) for name, each in value.items()}
+        return {name: _large_integers_as_text(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_exact(each) for each in value]
-    return str(value) if isinstance(value, int) and abs(value) > _EXACT else value
+        return [_large_integers_as_text(each) for each in value]
+    return str(value) if isinstance(value, int) and abs(value) > _MAX_SAFE_INTEGER else value
 
 
 def _json(document: object) -> Response:

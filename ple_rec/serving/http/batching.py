@@ -3,12 +3,11 @@
     read      JSON -> table rows and numbers
     score     all requests that are ready, up to a number of rows -> one call of the model -> JSON
 
-Under a light load, each request is scored alone at once; under a heavy load, a call has several. Requests wait in the
-event loop. If a client disconnects or the time limit passes, its request is cancelled, and not scored unless its call
-has begun.
+Under a light load, each request is scored alone and at once; under a heavy load, a call has several requests. If a
+client disconnects or the time limit passes, its request is cancelled; it is then scored only if its call has begun.
 
-The values of a body are counted before it is parsed, by its commas and brackets. Each value becomes a Python object, so
-the time of parsing depends on the number of values, not on the number of bytes.
+The size of a parsed body is limited by the number of its values, which is estimated by its commas and brackets before
+it is parsed: each value becomes a Python object, so the number of values determines the time of parsing.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from ple_rec.inference.request_error import RequestError, shorten
 from ple_rec.serving.http.errors import RefusedError, error_body, internal_error
 from ple_rec.serving.http.metrics import ServerMetrics, log_error
 
-# Largest number of commas and opening brackets; 2,000 items of 64 features have about as many.
-MAX_PIECES = 1 << 17
+# Largest number of commas and opening brackets of a body; 2,000 items of 64 features have about as many.
+MAX_SEPARATORS = 1 << 17
 _NUMBER = re.compile(r"[-+.0-9eE]{1,100}")
 
 
@@ -39,25 +38,25 @@ def parse(body: bytes) -> object:
     """Return the document of a JSON body.
 
     Raises:
-        RefusedError: The body has too many values (413), is no JSON, or has a number beyond the range of doubles (400).
+        RefusedError: The body has too many values (413), is not JSON, or has a number beyond float64 (400).
     """
-    pieces = sum(map(body.count, (b",", b"[", b"{")))
-    if pieces > MAX_PIECES:
-        rule = f"at most {MAX_PIECES:,}, within texts too; send fewer items at a time"
-        raise RefusedError(413, "body", f"{pieces:,} commas and opening brackets", rule, reason="size")
+    separators = sum(map(body.count, (b",", b"[", b"{")))
+    if separators > MAX_SEPARATORS:
+        rule = f"at most {MAX_SEPARATORS:,} are allowed, those in texts included; send fewer items at a time"
+        raise RefusedError(413, "body", f"{separators:,} commas and opening brackets", rule, reason="size")
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}"
         if "infinity" in error.msg and (number := _NUMBER.match(error.doc, error.pos)) is not None:
-            rule = f"a number is at most 1.8e308 ({place}); an integer may stand as text"
+            rule = f"a number is at most 1.8e308 ({place}); a larger integer can be sent as text"
             raise RefusedError(400, "body", shorten(number[0]), rule) from error
-        raise RefusedError(400, "body", place, f"it is no JSON: {error.msg}") from error
+        raise RefusedError(400, "body", place, f"it is not JSON: {error.msg}") from error
 
 
 Kind = Literal["rank", "score"]
 # Weight of the last call in the moving mean of the seconds of a request.
-_RECENT = 0.1
+_LAST_CALL_WEIGHT = 0.1
 
 
 class Answer(NamedTuple):
@@ -72,11 +71,11 @@ class PendingRequest:
     """Request that has been read and waits for its call of the model.
 
     Args:
-        ranker: Model that has read the request, and has to answer it.
+        ranker: Model that has read the request, and must answer it, as another version may have other features.
         request: Request as the model has read it.
         seconds: Seconds that reading it took.
         answer: Future of the answer; it is cancelled if the client has gone.
-        alone: True to give the request a call of its own, since a call with others has failed.
+        alone: True to score the request in a call of its own, because a call with other requests has failed.
     """
 
     ranker: Ranker
@@ -107,14 +106,14 @@ class Batcher:
         self._calls: asyncio.Task[None] | None = None
 
     async def answer(self, kind: Kind, body: bytes) -> Answer:
-        """Read a body, wait for its call of the model, and return the answer.
+        """Read a body, wait for its call of the model, and return the answer; status 422 if a field is wrong.
 
         Args:
             kind: Route of the request.
             body: Bytes of the body.
 
         Raises:
-            RefusedError: The body is no JSON, or too large.
+            RefusedError: The body is not JSON, has too many values, or has a number beyond float64.
         """
         ranker, loop = self.ranker, asyncio.get_running_loop()
         try:
@@ -124,14 +123,14 @@ class Batcher:
         pending = PendingRequest(ranker, request, seconds, loop.create_future())
         self._pending.append(pending)
         if self._calls is None:
-            self._calls = asyncio.create_task(self._call())
+            self._calls = asyncio.create_task(self._run_calls())
         return await pending.answer
 
-    async def _call(self) -> None:
-        """Call the model until no request waits; an unexpected error fails only the requests of its call."""
+    async def _run_calls(self) -> None:
+        """Call the model until no request waits; after an unexpected error, the requests of its call get status 500."""
         while batch := self._next_batch():
             try:
-                await self._answer(batch)
+                await self._answer_batch(batch)
             except Exception as error:
                 log_error("call_failed", error)
                 for pending in batch:
@@ -154,8 +153,11 @@ class Batcher:
                 break
         return batch
 
-    async def _answer(self, batch: Sequence[PendingRequest]) -> None:
-        """Set the answers of a batch; if the call fails, queue each request alone, so that others are not affected."""
+    async def _answer_batch(self, batch: Sequence[PendingRequest]) -> None:
+        """Set the answers of a batch; if the call fails, queue its requests again, each for a call of its own.
+
+        If the batch has a single request, the error of the call is raised.
+        """
         loop, requests = asyncio.get_running_loop(), [pending.request for pending in batch]
         started = time.perf_counter()
         try:
@@ -182,7 +184,9 @@ class Batcher:
         self._metrics.rows.inc(rows)
         # One thread reads while another scores, so the slower of the two determines the rate.
         mean = max(seconds, sum(pending.seconds for pending in batch)) / len(batch)
-        self.seconds_per_request += (_RECENT if self.seconds_per_request else 1.0) * (mean - self.seconds_per_request)
+        self.seconds_per_request += (_LAST_CALL_WEIGHT if self.seconds_per_request else 1.0) * (
+            mean - self.seconds_per_request
+        )
 
 
 def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[ModelRequest, float]:
@@ -193,7 +197,7 @@ def _read(kind: Kind, body: bytes, ranker: Ranker) -> tuple[ModelRequest, float]
 
 
 def _score(ranker: Ranker, requests: Sequence[ModelRequest]) -> list[Answer]:
-    return [_to_answer(answer) for answer in ranker.answers(requests)]
+    return [_to_answer(answer) for answer in ranker.answer_each(requests)]
 
 
 def _to_answer(answer: object) -> Answer:

@@ -11,14 +11,14 @@ BACKLOG = 1024
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a socket that is bound and does not listen yet, so early connections are refused and do not wait.
+    """Return a socket that is bound but does not listen yet, so that connections are refused until the model is loaded.
 
     Args:
         host: Address of this machine.
         port: Port; 0 for any free port.
 
     Raises:
-        UserError: The address is in use, or is no address of this machine.
+        UserError: The address is in use, or is not an address of this machine.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
@@ -27,7 +27,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         listener.close()
-        raise _unbound(f"{host}:{port}", error) from error
+        raise _binding_error(f"{host}:{port}", error) from error
     return listener
 
 
@@ -41,10 +41,10 @@ def listen(listener: socket.socket) -> None:
         listener.listen(BACKLOG)
     except OSError as error:
         host, port = listener.getsockname()[:2]
-        raise _unbound(f"{host}:{port}", error) from error
+        raise _binding_error(f"{host}:{port}", error) from error
 
 
-def _unbound(address: str, error: Exception) -> UserError:
-    fix = "choose another port, 0 for any that is free"
+def _binding_error(address: str, error: Exception) -> UserError:
+    fix = "choose another port, or 0 for any free port"
     value = f"{address} cannot be bound ({error})"
-    return UserError("--host, --port", value, "an address of this machine that is free", fix)
+    return UserError("--host, --port", value, "the server needs a free address of this machine", fix)

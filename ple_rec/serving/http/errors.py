@@ -14,8 +14,8 @@ class FieldError(BaseModel):
     """Error of one field of a request."""
 
     field: str = Field(description="e.g. items[3].video_id, items.video_id[3], or a header")
-    value: str = Field(description="what was found there")
-    message: str = Field(description="what is allowed")
+    value: str = Field(description="value of the field, shortened")
+    message: str = Field(description="rule that the value breaks")
 
 
 class Error(BaseModel):
@@ -32,7 +32,7 @@ class RefusedError(Exception):
         field: Field of the body, header or other part of the request that is wrong.
         value: Value of that field.
         message: Rule that the value breaks.
-        reason: Label of the metric that counts refusals; None if this one does not count.
+        reason: Label of the metric that counts refusals; None if this refusal is not counted.
         headers: Headers of the answer.
     """
 
@@ -66,5 +66,5 @@ def error_body(field: str, value: object, message: str) -> bytes:
 
 
 def internal_error() -> RefusedError:
-    """Return the answer to a request that failed by a bug."""
-    return RefusedError(500, "server", "", "an internal error, which the server's log tells of")
+    """Return the error for a request that failed because of a bug."""
+    return RefusedError(500, "server", "", "an internal error; the server's log has its traceback")

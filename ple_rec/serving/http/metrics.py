@@ -20,10 +20,11 @@ from prometheus_client import (
 )
 
 _LOGGER = logging.getLogger("ple_rec.serving.http")
-_PLAIN = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:+%")
+# Characters of values that the log writes without quotes.
+_UNQUOTED = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:+%")
 
 
-class OneLine(logging.Formatter):
+class OneLineFormatter(logging.Formatter):
     """Formatter that writes a record as one line of fields; the traceback of an exception is the last field."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -31,16 +32,20 @@ class OneLine(logging.Formatter):
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields: dict[str, object] = getattr(record, "fields", {"text": record.getMessage().strip()})
         event = record.msg if hasattr(record, "fields") else record.name
-        whole = {"time": f"{stamp}.{record.msecs:03.0f}Z", "level": record.levelname.lower(), "event": event} | fields
+        all_fields = {
+            "time": f"{stamp}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "event": event,
+        } | fields
         if record.exc_info:
-            whole["trace"] = "".join(traceback.format_exception(*record.exc_info))
-        return " ".join(f"{name}={_word(value)}" for name, value in whole.items())
+            all_fields["trace"] = "".join(traceback.format_exception(*record.exc_info))
+        return " ".join(f"{name}={_field_text(value)}" for name, value in all_fields.items())
 
 
 def configure_log() -> None:
     """Write the events of this server and the errors of uvicorn to standard error."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(OneLine())
+    handler.setFormatter(OneLineFormatter())
     for name, level in {"ple_rec.serving.http": logging.INFO, "uvicorn.error": logging.ERROR}.items():
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
@@ -62,11 +67,12 @@ def log_error(event: str, error: BaseException, **fields: object) -> None:
     _LOGGER.error(event, extra={"fields": fields}, exc_info=error)
 
 
-def _word(value: object) -> str:
+def _field_text(value: object) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    return text if text and set(text) <= _PLAIN else json.dumps(text)
+    return text if text and set(text) <= _UNQUOTED else json.dumps(text)
 
 
+# Upper bounds of the buckets of the histograms below.
 _SECONDS = (0.002, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.15, 0.25, 0.5, 1, 2, 5)
 _ROWS = (1, 10, 50, 100, 250, 500, 1000, 2000, 4000)
 _REQUESTS = (1, 2, 4, 8, 16, 32, 64)
@@ -76,7 +82,7 @@ class ServerMetrics:
     """Metrics of a server."""
 
     def __init__(self) -> None:
-        # The client would add a series with the time of creation for each counter.
+        # Otherwise prometheus_client adds a series with the time of creation for each counter.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
@@ -85,20 +91,22 @@ class ServerMetrics:
         )
         self.seconds = Histogram(
             "ple_rec_request_seconds",
-            "From a request's head to its answer, of what was served",
+            "Seconds from a request's head to its answer, for answers with status 200",
             ["path"],
             buckets=_SECONDS,
             registry=registry,
         )
         self.refused = Counter(
             "ple_rec_refused",
-            "Requests refused, by what was wrong",
+            "Requests refused, by reason",
             ["reason"],
             registry=registry,
         )
-        self.disconnected = Counter("ple_rec_clients_gone", "Requests whose client did not wait", registry=registry)
+        self.disconnected = Counter(
+            "ple_rec_clients_gone", "Requests whose client disconnected before the answer", registry=registry
+        )
         self.admitted = Gauge(
-            "ple_rec_taken_requests", "Requests that are read, wait or are computed", registry=registry
+            "ple_rec_taken_requests", "Requests that are being read, wait or are being scored", registry=registry
         )
         self.batch_rows = Histogram(
             "ple_rec_batch_rows", "Rows of a call of the model", buckets=_ROWS, registry=registry
@@ -108,14 +116,18 @@ class ServerMetrics:
         )
         self.batch_seconds = Histogram(
             "ple_rec_batch_seconds",
-            "Of a call of the model, with writing JSON",
+            "Seconds of a call of the model, with writing JSON",
             buckets=_SECONDS,
             registry=registry,
         )
         self.rows = Counter("ple_rec_rows", "Rows scored", registry=registry)
-        self.model = Gauge("ple_rec_model_info", "The version that answers", ["name", "version"], registry=registry)
-        self.reloads = Counter("ple_rec_reloads", "New versions: loaded, refused", ["outcome"], registry=registry)
-        self.ready = Gauge("ple_rec_ready", "1 while requests are taken", registry=registry)
+        self.model = Gauge(
+            "ple_rec_model_info", "Version that answers requests", ["name", "version"], registry=registry
+        )
+        self.reloads = Counter(
+            "ple_rec_reloads", "New versions, by outcome: loaded or refused", ["outcome"], registry=registry
+        )
+        self.ready = Gauge("ple_rec_ready", "1 while the server admits requests", registry=registry)
         for outcome in ("loaded", "refused"):
             self.reloads.labels(outcome)
         for reason in ("queue", "stopping", "time", "size", "token", "host"):

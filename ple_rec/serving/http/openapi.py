@@ -1,4 +1,7 @@
-"""OpenAPI document, which FastAPI writes from the routes, with the bodies and answers of the served model."""
+"""OpenAPI document: FastAPI derives it from the routes, and this module adds the schemas of the served model.
+
+The schemas of the bodies and answers of `/v1/rank` and `/v1/score` depend on the model's features and tasks.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +15,22 @@ from ple_rec.serving.http.errors import Error
 from ple_rec.serving.http.options import ServerOptions
 
 _ERRORS = {
-    400: "the body is no JSON; NaN and Infinity are none",
-    401: "the token is missing or another",
-    404: "there is no such example",
+    400: "the body is not JSON; NaN and Infinity are not JSON either",
+    401: "the token is missing or wrong",
+    404: "the example does not exist",
     408: "the body did not arrive in time",
     413: "the body is too large, or has too many values",
     415: "the body is not application/json, or compressed",
-    421: "the Host is no name of this machine, and there is no token",
-    422: "a field has a value that it cannot have, or is not one of the model's",
-    500: "a bug, which the server's log tells of",
-    503: "too many requests wait, or the server stops; Retry-After says when to try again",
+    421: "the Host is not a name of this machine, and the server has no token",
+    422: "a field has a wrong value, or is not a field of this model",
+    500: "an internal error; the server's log has its traceback",
+    503: "too many requests wait, or the server stops; the header Retry-After has the seconds until the next attempt",
     504: "the time limit passed",
 }
 
 
 class ExampleSummary(BaseModel):
-    """A held-out user, or some held-out rows."""
+    """A request of the model's examples: the rows of a held-out user, or some held-out rows."""
 
     name: str
     rows: int
@@ -36,7 +39,7 @@ class ExampleSummary(BaseModel):
 class ExampleList(BaseModel):
     """Body of the answer of /v1/examples."""
 
-    version: str = Field(description="of the model that they came with")
+    version: str = Field(description="version of the model that has these examples")
     examples: list[ExampleSummary]
 
 
@@ -49,8 +52,10 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
-def admission_responses(options: ServerOptions) -> dict[int | str, dict[str, Any]]:
-    """Return the entries of FastAPI's `responses` for requests that the middleware refuses on every route.
+def access_responses(options: ServerOptions) -> dict[int | str, dict[str, Any]]:
+    """Return the entries of FastAPI's `responses` for requests that the middleware refuses before they reach a route.
+
+    It refuses a wrong token if the server has one, else a wrong Host if the server checks it.
 
     Args:
         options: Options of the server.
@@ -61,7 +66,7 @@ def admission_responses(options: ServerOptions) -> dict[int | str, dict[str, Any
 
 
 def model_route(body: str, answer: str, description: str) -> dict[str, Any]:
-    """Return the keyword arguments of a route whose body and answer have schemas of the model.
+    """Return FastAPI's keyword arguments for a route whose body and answer have schemas of the model.
 
     Args:
         body: Name of the body's schema.
@@ -88,7 +93,7 @@ def openapi_document(app: FastAPI, ranker: Ranker, options: ServerOptions) -> di
         "title": f"ple-rec serve: {ranker.name}",
         "version": ranker.version,
         "description": f"Ranks candidates by {ranker.name} {ranker.version}. Missing features may be left out or null; "
-        "ids that the model does not know are no error.",
+        "ids that the model does not know are allowed.",
     }
     for operations in document["paths"].values():
         for operation in operations.values():

@@ -1,4 +1,4 @@
-"""Reload of the model: a new version is loaded while the old one answers."""
+"""Reload of the model: a thread loads a new version while the old one answers requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Self
 
 from ple_rec.errors import PleRecError, UnavailableError
 from ple_rec.inference.load_version import load_ranker
-from ple_rec.inference.manifest import MANIFEST, readable
-from ple_rec.inference.model_dir import latest, latest_name
+from ple_rec.inference.manifest import MANIFEST, explain_unreadable
+from ple_rec.inference.model_dir import latest_version, read_latest
 from ple_rec.inference.ranker import Ranker
 from ple_rec.serving.http.batching import Batcher
 from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info, log_warning
@@ -20,11 +20,11 @@ from ple_rec.storage import Location, stamp_of
 
 @dataclass(frozen=True)
 class VersionStamp:
-    """Identity of a version in its folder; another version copied to the same folder differs.
+    """Identity of a version: its folder, and the stamp of its manifest, which another version in that folder changes.
 
     Args:
         path: Folder of the version.
-        written: Stamp of its manifest; None if there is no manifest.
+        written: Stamp of the manifest; None if there is no manifest.
     """
 
     path: Location
@@ -32,15 +32,15 @@ class VersionStamp:
 
     @classmethod
     def of_latest(cls, model_dir: Location) -> Self:
-        """Return the version that `latest` names now.
+        """Return the identity of the version that `latest` names now.
 
         Raises:
             UserError: The folder has no exported model.
-            DataError: The file `latest` names no version, or this user may not read it.
+            DataError: The file `latest` is damaged or names no version, or this user may not read it.
             UnavailableError: The model is in a store that cannot be read.
         """
-        path = latest(model_dir)
-        with readable(path):
+        path = latest_version(model_dir)
+        with explain_unreadable(path):
             try:
                 return cls(path, stamp_of(path / MANIFEST))
             except FileNotFoundError:
@@ -51,12 +51,13 @@ class VersionStamp:
 class VersionWatcher:
     """Thread that checks `MODEL_DIR/latest`, loads a new version and hands it to the batcher.
 
-    The batcher takes it between two calls, so every request is answered by the version that has read it. A refused
-    version (a wrong checksum, a missing file) or an unreadable store is logged once, and the old version still answers.
+    The batcher changes the version between two calls, so every request is answered by the version that has read it. If
+    a new version is refused (a wrong checksum, a missing file) or a store cannot be read, this is logged once, and the
+    old version continues to answer.
 
     Args:
         model_dir: Folder with `latest`.
-        version: Identity of the batcher's version, taken before it was loaded.
+        version: Identity of the version in the batcher, read before that version was loaded.
         batcher: Batcher with the model.
         threads: Number of threads of the model.
         seconds: Seconds between two checks.
@@ -75,7 +76,7 @@ class VersionWatcher:
         self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
         self._metrics = metrics
         self._current = version
-        # Refused version, or the reason that there is no version to load.
+        # Last refusal, so that it is logged once: the version; without one, the kind of the refusal or its reason.
         self._refused: VersionStamp | str | None = None
         self._wake, self._stop = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="reload", daemon=True)
@@ -90,7 +91,7 @@ class VersionWatcher:
         self._stop = True
         self._wake.set()
 
-    def look_now(self) -> None:
+    def check_now(self) -> None:
         """Check at once, and retry a refused version (SIGHUP)."""
         self._refused = None
         self._wake.set()
@@ -130,12 +131,12 @@ class VersionWatcher:
                 log_warning("signature_differs", version=ranker.version, lost=",".join(lost), new=",".join(new))
 
     def _refuse(self, version: VersionStamp | None, why: str, kind: str | None = None) -> None:
-        """Log a refusal, unless it repeats the last one.
+        """Log a refusal, unless it is the same as the last one.
 
         Args:
             version: Refused version; None if there is none.
             why: Reason of the refusal, for the log.
-            kind: Word by which refusals without a version are compared; None to compare their reasons.
+            kind: Name of the refusal: without a version, two refusals of one kind are the same. None to compare `why`.
         """
         refused = version or kind or why
         if refused == self._refused:
@@ -143,14 +144,14 @@ class VersionWatcher:
         self._refused = refused
         self._metrics.reloads.labels("refused").inc()
         name = ""
-        # If `latest` cannot be read, `why` says so.
+        # If `latest` cannot be read, the log line has no name, and `why` has the reason.
         with suppress(PleRecError, OSError):
-            name = version.path.name if version else latest_name(self._model_dir)
+            name = version.path.name if version else read_latest(self._model_dir)
         log_warning("reload_refused", version=name, why=why, kept=self._batcher.ranker.version)
 
 
 def load(version: Location, threads: int) -> Ranker:
-    """Load a version, and log the precision of its matrix products.
+    """Load a version, and log its precision if the server chose it, or if bf16 is slow on this machine.
 
     Args:
         version: Folder of the version.
@@ -158,7 +159,7 @@ def load(version: Location, threads: int) -> Ranker:
 
     Raises:
         UserError: The fusion does not fit the model, or a configuration is wrong.
-        DataError: A file has changed since the export, or the files do not fit each other.
+        DataError: A file is missing or has changed since the export, or the files do not fit each other.
         UnavailableError: The version is in a store that cannot be read.
     """
     ranker = load_ranker(version, threads)
@@ -167,11 +168,11 @@ def load(version: Location, threads: int) -> Ranker:
 
 
 def _log_precision(ranker: Ranker) -> None:
-    """Log the precision that "auto" has chosen, or a warning if an export with bf16 is slower in it on this machine."""
+    """Log the precision that "auto" has chosen, or a warning if the export names bf16 but fp32 is faster here."""
     milliseconds = ranker.dense_milliseconds
     fields = {f"{name}_ms": value for name, value in milliseconds.items()}
     if ranker.exported_precision == "auto":
-        log_info("dense", version=ranker.version, used=ranker.dense, **fields)
+        log_info("dense", version=ranker.version, used=ranker.dense_precision, **fields)
     elif milliseconds and milliseconds["bf16"] > milliseconds["fp32"]:
         log_warning("bf16_is_slow", version=ranker.version, **fields)
 

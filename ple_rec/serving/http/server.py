@@ -1,4 +1,7 @@
-"""Process of a server: it loads the model, listens, and answers until a signal stops it."""
+"""Process of a server: it loads the model, listens, and answers until a signal stops it.
+
+`ple-rec serve` calls `serve` with a socket that `bind` has bound; it returns the exit code.
+"""
 
 from __future__ import annotations
 
@@ -25,41 +28,42 @@ from ple_rec.serving.http.metrics import ServerMetrics, configure_log, log_info
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
 
+# Time between two checks of a stopping server whether all admitted requests have an answer.
 _POLL_SECONDS = 0.02
-# A connection may stay open this long between two requests.
+# Time after which an open connection without requests is closed.
 _IDLE_SECONDS = 10
-# A stopping server waits this long for clients that read their answers slowly.
+# Time for which a stopping server waits for clients that read their answers slowly.
 _LINGER_SECONDS = 5
-# The thread of the model may keep the interpreter's lock this long while the event loop waits for it.
+# Time for which the thread of the model may keep the interpreter's lock while the event loop waits for it.
 _SWITCH_SECONDS = 0.001
 
 
 def serve(options: ServerOptions, listener: socket.socket) -> int:
-    """Answer requests until SIGTERM or SIGINT, and return the exit code.
+    """Load the model, answer requests until SIGTERM or SIGINT, and return the exit code 0.
 
     Args:
         options: Options of the server.
         listener: Socket that is bound to the address; it listens once the model is loaded.
 
     Raises:
-        UserError: There is no model, or another process listens at the address.
-        DataError: A file of the model has changed since the export.
+        UserError: There is no model, it cannot be read, or another process listens at the address.
+        DataError: A file of the model has changed since the export, or its files do not fit each other.
     """
     configure_log()
     _allow_open_files()
     sys.setswitchinterval(_SWITCH_SECONDS)
     keep_pages()
     threads = options.threads or default_threads()
-    # The stamp is taken before loading, so the watcher notices a change of `latest` in the meantime.
+    # The stamp is read before the version is loaded, so that the watcher notices if `latest` changes meanwhile.
     version = VersionStamp.of_latest(options.model_dir)
     ranker = load(version.path, threads)
-    # A full garbage collection would visit all objects of the imports, and delay a request by hundreds of milliseconds.
+    # Otherwise a garbage collection would visit all objects of the imports, and delay a request by hundreds of ms.
     gc.freeze()
     metrics = ServerMetrics()
     batcher = Batcher(ranker, options.max_batch_rows, metrics)
     watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
     admission = Admission(options, lambda: batcher.seconds_per_request)
-    server = Server(application(batcher, admission, options, metrics), admission, options, watcher.look_now)
+    server = Server(application(batcher, admission, options, metrics), admission, options, watcher.check_now)
     listen(listener)
     watcher.start()
     host, port = listener.getsockname()[:2]
@@ -78,20 +82,20 @@ def _allow_open_files() -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn server that handles signals in its own way.
+    """Uvicorn server that answers all admitted requests before it stops at SIGTERM or SIGINT, and reloads at SIGHUP.
 
     Args:
         app: ASGI application of the server.
-        admission: Admission of requests of the model, which refuses them all once the server stops.
+        admission: Admission of requests to the model, which refuses all of them if the server stops.
         options: Options of the server.
-        reload: Function that is called at SIGHUP.
+        reload: Function that is called at SIGHUP; it checks for a new version of the model.
     """
 
     def __init__(self, app: ASGIApp, admission: Admission, options: ServerOptions, reload: Callable[[], None]) -> None:
         config = uvicorn.Config(
             app,
             loop="uvloop",
-            # h11 ignores offers of another protocol (h2c), and limits the size of a head.
+            # h11 ignores upgrades to another protocol (h2c), and limits the size of a request's head.
             http="h11",
             ws="none",
             lifespan="off",
@@ -108,23 +112,23 @@ class Server(uvicorn.Server):
         self._finishing: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start to answer."""
+        """Start to answer requests, and handle SIGHUP."""
         self._loop = asyncio.get_running_loop()
-        signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGHUP, self._handle_hang_up)
         await super().startup(sockets)
-        # A stop signal may have come before the event loop existed.
+        # A signal may have stopped the server before the event loop existed.
         if self._admission.stopping:
             self._finish()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Finish admitted requests and stop; at a second signal, end the process at once."""
+        """Admit no more requests, answer the admitted ones and stop; at a second signal, end the process at once."""
         if self._admission.stopping:
-            _end(sig)
+            _exit_at_once(sig)
         self._admission.stopping = True
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._finish)
 
-    def _hang_up(self, sig: int, frame: FrameType | None) -> None:
+    def _handle_hang_up(self, sig: int, frame: FrameType | None) -> None:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._reload)
 
@@ -135,12 +139,13 @@ class Server(uvicorn.Server):
         self._finishing = asyncio.ensure_future(self._until_finished())
 
     async def _until_finished(self) -> None:
+        # For `drain` seconds new requests still get status 503, so that a load balancer can remove the server.
         await asyncio.sleep(self._drain)
         while self._admission.admitted:
             await asyncio.sleep(_POLL_SECONDS)
         self.should_exit = True
 
 
-def _end(sig: int) -> NoReturn:
-    # Other threads may be in the middle of a call, so a normal exit could wait for them.
+def _exit_at_once(sig: int) -> NoReturn:
+    # A normal exit could wait for threads that are in a call of the model.
     os._exit(128 + sig)

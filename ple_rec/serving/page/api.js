@@ -1,10 +1,10 @@
-// Client of the server's API, and the errors of its requests.
+// Client of the server's API. A request that has no valid answer throws an ApiError.
 
 let token = "";
 
 /** Error of a request that has no valid answer. */
 export class ApiError extends Error {
-  /** kind: "down", "token", "busy" or "wrong"; after: seconds of the header Retry-After. */
+  /** kind: "down" (no answer), "token" (status 401), "busy" (503) or "wrong" (any other); field: field of the request that is wrong; after: seconds of the header Retry-After. */
   constructor(kind, message, { field = "", after = null, status = 0 } = {}) {
     super(message);
     Object.assign(this, { kind, field, after, status });
@@ -16,7 +16,7 @@ export function useToken(text) {
   token = text;
 }
 
-/** Return true if the server needs a token. */
+/** Return true if the user has given a token, which the server then needs. */
 export function secured() {
   return token !== "";
 }
@@ -40,7 +40,7 @@ async function ask(path, options) {
   try {
     document_ = JSON.parse(text);
   } catch {
-    throw new ApiError("wrong", `The server's answer is no JSON (status ${response.status}).`, { status: response.status });
+    throw new ApiError("wrong", `The server's answer is not JSON (status ${response.status}).`, { status: response.status });
   }
   if (response.ok) return document_;
   const { field = "", value = "", message = response.statusText } = document_.error ?? {};

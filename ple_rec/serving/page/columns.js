@@ -1,4 +1,4 @@
-// Choice of the features of an item that the feed shows: by the user for this model, or automatic.
+// Choice of the features of an item that the feed shows. It is automatic until the user chooses; the browser stores a choice for each model.
 
 import { make } from "./dom.js";
 import { idOf, telling } from "./items.js";
@@ -22,7 +22,7 @@ export class Columns {
   build(model, features) {
     const names = features.map(({ name }) => name);
     Object.assign(this, { key: `ple-rec.columns:${model}`, id: idOf(features) });
-    this.title.replaceChildren(...names.map((name) => make("option", { value: name, text: name })), make("option", { value: "", text: "its place in the request" }));
+    this.title.replaceChildren(...names.map((name) => make("option", { value: name, text: name })), make("option", { value: "", text: "its index in the request" }));
     this.boxes.replaceChildren(...names.map((name) => make("label", {}, make("input", { type: "checkbox", value: name }), make("span", { text: name }))));
     const { title, details } = stored(this.key) ?? {};
     this.choice = Array.isArray(details)
@@ -30,7 +30,7 @@ export class Columns {
       : null;
   }
 
-  /** Return {title, details}: names of the features to show of some items; a title of "" is the index in the request. */
+  /** Return {title, details}, the names of the features to show of some items, and set the controls to them; a title of "" stands for the item's index in the request. */
   of(items) {
     const found = this.choice ?? { title: this.id, details: telling(items, this.id) };
     this.title.value = found.title;

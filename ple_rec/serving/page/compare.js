@@ -95,6 +95,7 @@ export class Compare {
   }
 }
 
+/** Return the CSS class of a move by a number of places; a positive number is a move up. */
 function direction(places) {
   return places > 0 ? "up" : places < 0 ? "down" : "same";
 }

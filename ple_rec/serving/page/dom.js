@@ -1,11 +1,11 @@
-// Elements created without HTML strings, so text of a server or a log is never parsed as HTML.
+// Creation and change of elements without HTML strings, so that text from a server or a log is never parsed as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Return the element of an id. */
 export const at = (id) => document.getElementById(id);
 
-/** Return a new element; `attributes` may have `text` and custom properties (`--w`), which the content policy permits by script. */
+/** Return a new element; `attributes` may have `text` for its content and custom properties such as `--w`, which the page's content policy allows only from scripts. */
 export function make(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
 }
@@ -31,7 +31,7 @@ export function pairs(rows) {
   return make("dl", { class: "pairs" }, ...cells);
 }
 
-/** Set the text of a text node if it differs. */
+/** Set the text of a text node, unless it has that text already. */
 export function say(node, text) {
   if (node.data !== text) node.data = text;
 }
@@ -70,7 +70,7 @@ export function stop(list) {
 
 let waiting = 0;
 
-/** Announce a text to screen readers once nothing has changed for a moment. */
+/** Announce a text to screen readers when no other text has followed for `wait` milliseconds. */
 export function announce(text, wait = 500) {
   clearTimeout(waiting);
   waiting = setTimeout(() => { at("said").textContent = text; }, wait);

@@ -3,7 +3,7 @@
 import { current, make, say, stop, walk } from "./dom.js";
 import { decimal, detailOf, shown, titleOf } from "./items.js";
 
-// Number of rows that are created at once.
+// Number of rows that are shown first, and that the button below the list adds.
 const PART = 200;
 const MILLISECONDS = 220;
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
@@ -24,7 +24,7 @@ export class Feed {
     });
   }
 
-  /** Show another request, or other columns: {items, requested, labels, tasks, columns, ofUser}, all by index. */
+  /** Show another request, or other columns. `items` of the answer, `requested` features and `labels` are arrays in one order; `ofUser` is true if the request has features of a user. */
   show(feed) {
     Object.assign(this, { feed, rows: new Map(), order: [], limit: PART, current: -1 });
     const { items, tasks } = feed;
@@ -41,7 +41,7 @@ export class Feed {
     this.current = item;
   }
 
-  /** Put the rows in an order; `from` has the ranks that moves are counted from, and `sums` the scores. */
+  /** Put the rows in an order; `from` has the rank of each item in the order that moves are counted from, and `sums` its score. */
   arrange(order, from, sums) {
     const before = new Map(this.order.slice(0, this.limit).map((item, rank) => [item, rank]));
     const seen = this.#seen(before.size);
@@ -73,7 +73,7 @@ export class Feed {
     if (this.height) this.list.style.setProperty("--row", `${this.height}px`);
   }
 
-  /** Return the height of a row and a test of which ranks are on the screen; equal heights save measuring each row. */
+  /** Return {height, has}: the height of every row, and a function that tells if a rank is on the screen; null if rows need not be animated. */
   #seen(count) {
     if (!count || !this.height || calm.matches || this.list.offsetParent === null) return null;
     const { top } = this.list.getBoundingClientRect(), height = this.height;
@@ -124,16 +124,16 @@ export function moveText(places) {
   return places > 0 ? `\u25b2${places}` : places < 0 ? `\u25bc${-places}` : "=";
 }
 
-/** Return words for a binary label: "did" or "did not", or "label 1" for lists without a user. */
+/** Return words for a binary label: "did" or "did not" for a user, "label 1" or "label 0" for lists without a user. */
 export function labelWords(did, ofUser) {
   return ofUser ? (did ? "did" : "did not") : `label ${did ? 1 : 0}`;
 }
 
-/** Return a mark for the user's real action or the label, with words for screen readers. */
+/** Return a mark for the label of an item, with words for screen readers; an empty mark if the request has no labels. */
 function labelMark(kind, label, ofUser) {
   if (label === undefined) return make("span", { class: "label" });
   if (label === null) return make("span", { class: "label none", title: "outside of the task's sample space" }, "\u00b7", make("span", { class: "hidden", text: " no label" }));
-  if (kind !== "binary") return make("span", { class: "label number", title: "what it really was" }, make("span", { class: "hidden", text: "really " }), decimal(label));
+  if (kind !== "binary") return make("span", { class: "label number", title: "label: the real value" }, make("span", { class: "hidden", text: "label " }), decimal(label));
   const did = label > 0, words = labelWords(did, ofUser);
   return make("span", { class: did ? "label did" : "label", title: ofUser ? `the user ${words}` : words }, did ? "\u25cf" : "\u25cb", make("span", { class: "hidden", text: ` ${words}` }));
 }

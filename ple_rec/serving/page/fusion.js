@@ -1,4 +1,4 @@
-// Score fusion by the server's formula (the paper's Eq. 1, in logarithms), and comparisons of two orders.
+// Scores of items by the server's formula, which combines the predictions of all tasks (the paper's Eq. 1, in logarithms), and comparisons of two orders.
 //
 //     score_i = sum_k exponent_k * factor_ik
 //
@@ -36,7 +36,7 @@ export function ranksOf(order) {
   return ranks;
 }
 
-/** Return the number of items whose rank differs. */
+/** Return the number of items whose ranks in two orders differ. */
 export function moved(ranksA, ranksB) {
   let count = 0;
   for (let i = 0; i < ranksA.length; i++) count += ranksA[i] !== ranksB[i];
@@ -53,7 +53,7 @@ export function same(names, a, b) {
   return names.every((name) => a[name] === b[name]);
 }
 
-/** Return TASK.mean@depth as `ple-rec fuse` defines it: the mean label of the first items, 0 outside of the task's sample space. */
+/** Return TASK.mean@depth as `ple-rec fuse` defines it: the mean label of the first items; a row that does not count for the task (outside of its sample space) has label 0. */
 export function meanAt(order, labels, task, depth) {
   const top = order.slice(0, depth);
   return top.reduce((sum, item) => sum + (labels[item]?.[task] ?? 0), 0) / top.length;

@@ -1,11 +1,11 @@
-// Gate weights A_oe of every level for one item, in the form of the analysis pages: a column for each output.
+// Tables of one item: its gate weights at every level of the network, the factors of its score, and its features.
 
 import { make, pairs } from "./dom.js";
 import { decimal, shown } from "./items.js";
 
-/** Return tables of all levels, or a sentence if the model has no gates. */
+/** Return a table of gate weights for each level, or a sentence if the model has no gates. A gate mixes the experts for an output: a column for each output, a row for each expert. */
 export function gateTables(gates) {
-  if (!gates?.length) return [make("p", { class: "facts", text: "This model has no gates: who reads whom does not depend on the item." })];
+  if (!gates?.length) return [make("p", { class: "facts", text: "This model has no gates: which experts an output reads does not depend on the item." })];
   return gates.flatMap((gate) => [make("h3", { text: `Level ${gate.level}: weights of the experts` }), make("div", { class: "scroll" }, heat(gate))]);
 }
 
@@ -25,7 +25,7 @@ function cell(weight, largest) {
   return make("td", { class: weight < 0 ? "negative" : false, "--w": share, text: weight.toFixed(2) });
 }
 
-/** Return the factors that an item's score consists of. */
+/** Return the terms of an item's score: exponent times logarithm of the factor. */
 export function factorPairs(item, exponents) {
   const factors = Object.entries(item.factors).map(([name, log]) => {
     const power = exponents[name] ?? 0;

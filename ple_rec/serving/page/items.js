@@ -1,5 +1,6 @@
-// Texts of an item: its raw id, and the features that distinguish items of a feed, familiar kinds first.
+// Texts of an item: its name, and the features that distinguish the items of a feed.
 
+// Features with these names are shown first, in this order.
 const TELLING = [/author|seller|artist/, /second|duration|length/, /categor|tag|genre|topic|title|name/, /age|plays|fans|price/];
 const SHOWN = 3;
 
@@ -9,7 +10,7 @@ export function idOf(features) {
   return single.reduce((best, each) => (each.rows > best.rows ? each : best), single[0])?.name ?? "";
 }
 
-/** Return the names of features that vary in the feed, without that of the title. */
+/** Return the names of up to three features that vary in the feed, other than the one that names the items. */
 export function telling(items, title) {
   const names = [...new Set(items.flatMap(Object.keys))];
   const distinct = new Map(names.map((name) => [name, new Set(items.map((item) => JSON.stringify(item[name]))).size]));
@@ -48,7 +49,7 @@ export function shortTitleOf(item, index, title) {
 
 const named = (item, title) => title !== "" && (item[title] ?? "") !== "";
 
-/** Return a feature and its value as text; its name is shortened by a common beginning with the title and by "_id". */
+/** Return a feature and its value as text; from its name, a beginning in common with the title and "_id" are removed. */
 export function detailOf(item, name, title) {
   const owner = name.startsWith(`${brief(title)}_`) ? name.slice(brief(title).length + 1) : name;
   return `${brief(owner)} ${shown(item[name])}`;

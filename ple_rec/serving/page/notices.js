@@ -17,7 +17,7 @@ export function tell(error, again) {
   clear();
   if (error.kind === "token") return askToken(again);
   if (error.kind === "busy") return wait(error, again);
-  const title = error.kind === "down" ? error.message : `The server refused that${error.status ? ` (${error.status})` : ""}.`;
+  const title = error.kind === "down" ? error.message : `The server refused the request${error.status ? ` (${error.status})` : ""}.`;
   const retry = make("button", { type: "button", text: "Try again" });
   retry.addEventListener("click", () => { clear(); again(); });
   show(title, error.kind === "down" ? [retry] : [make("span", { text: `${error.message} ` }), retry]);
@@ -40,11 +40,11 @@ function wait(error, again) {
   const retry = make("button", { type: "button", text: "Try now" });
   const go = () => { clear(); again(); };
   const tick = () => {
-    count.textContent = `It is asked again in ${left} s. `;
+    count.textContent = `The request is repeated in ${left} s. `;
     if (left-- <= 0) go();
   };
   retry.addEventListener("click", go);
-  show("The server is busy, or stops.", [count, retry]);
+  show("The server is busy or is being stopped.", [count, retry]);
   tick();
   timer = setInterval(tick, 1000);
 }
@@ -58,6 +58,6 @@ function askToken(again) {
     clear();
     again();
   });
-  show(secured() ? "That is another token than the server's." : "The server asks for its token.", [form]);
+  show(secured() ? "That is not the server's token." : "The server asks for its token.", [form]);
   field.focus();
 }

@@ -1,4 +1,5 @@
-// The page requests a user's feed once, and orders it here while exponents are dragged.
+// Main script of the page: it requests the ranked items of a user once, and orders them here while the exponents of the score are changed.
+// Order A is that of the deployed exponents, or of those that the user has kept; order B is that of the sliders.
 
 import { ApiError, get, post, secured } from "./api.js";
 import { Columns } from "./columns.js";
@@ -12,7 +13,7 @@ import * as notices from "./notices.js";
 import { parsed, skeleton } from "./pasted.js";
 import { Sliders } from "./sliders.js";
 
-// Number of items whose labels are averaged.
+// Number of first items of an order whose mean labels are shown.
 const TOP = 10;
 const feed = new Feed(at("feed"), at("more"), (item) => choose(item, true));
 const compare = new Compare(
@@ -51,7 +52,7 @@ async function attempt(action) {
   }
 }
 
-/** Request the served version, and show it if it is another one than before, since it has other examples. */
+/** Request the description and the examples of the served version, and show them if the version has changed. */
 async function refresh(signal) {
   const [model, listed] = await Promise.all([get("/v1/model", signal), get("/v1/examples", signal)]);
   if (listed.version !== model.version) return refresh(signal); // A reload came between the two requests.
@@ -60,12 +61,12 @@ async function refresh(signal) {
   Object.assign(state, { model, examples: listed.examples });
   showModel();
   const options = state.examples.map(({ name, rows }, i) => make("option", { value: i, text: `${name}, ${rows} items` }));
-  at("example").replaceChildren(...(options.length ? options : [make("option", { text: "none came with the model" })]));
+  at("example").replaceChildren(...(options.length ? options : [make("option", { text: "the model has no examples" })]));
   at("example").disabled = !options.length;
   mark(chosen);
 }
 
-/** Mark an example, or the last one if there are fewer, as the open one, and return its index. */
+/** Mark an example as the open one, or the last example if the index is too large, and return its index. */
 function mark(i) {
   const last = Math.max(0, state.examples.length - 1), place = Math.min(i, last);
   at("example").selectedIndex = place;
@@ -88,7 +89,7 @@ function invite() {
   at("body").focus();
 }
 
-/** Request a ranking with all values that are needed to order it here by other exponents. */
+/** Request a ranking of all items with their factors, which are needed to order them here by other exponents. */
 async function rank(request, labels, signal) {
   const { top: _, exponents = {}, explain: __, ...rest } = request;
   const answer = await post("/v1/rank", { ...rest, explain: true }, signal);
@@ -136,7 +137,7 @@ function showRequest() {
   compare.show(answer.items.map(({ index }, i) => shortTitleOf(requested[i], index, shown.title)));
 }
 
-/** Return the order of some exponents; for the deployed ones, that of the server, whatever rounding would do here. */
+/** Return the order of some exponents; for the deployed ones it is the order of the answer, since rounding here may differ from the server's. */
 function order(exponents, sums = null) {
   if (same(state.table.names, exponents, state.answer.exponents)) return state.answer.items.map((_, i) => i);
   return orderOf(sums ?? scores(state.table, exponents), state.table.indices);
@@ -163,7 +164,7 @@ function reorder() {
 function tellOrder(count, orderB) {
   const { table, a, b, kept } = state, name = kept ? "A, which you kept" : "A, the deployed exponents";
   const edited = !same(table.names, a, b);
-  const text = edited ? `${count} of ${orderB.length} items stand elsewhere than with ${name}` : `As with ${name}`;
+  const text = edited ? `${count} of ${orderB.length} items stand elsewhere than with ${name}` : `The same order as with ${name}`;
   at("weighting").textContent = text;
   at("title-a").textContent = kept ? "A: kept" : "A: deployed";
   at("title-b").textContent = edited ? "B: dragged" : "B: the same";
@@ -178,12 +179,12 @@ function showGot(orderA, orderB) {
   const row = (name, items) => make("tr", {}, make("th", { scope: "row", text: name }), ...tasks.map((task) => make("td", { text: decimal(meanAt(items, labels, task.name, depth)) })));
   const heads = tasks.map((task) => make("th", { scope: "col", text: task.name }));
   at("got").replaceChildren(make("table", { class: "got" },
-    make("caption", { text: `mean@${depth}: what the first ${depth} really got` }),
+    make("caption", { text: `mean@${depth}: mean label of the first ${depth} items` }),
     make("thead", {}, make("tr", {}, make("td"), ...heads)),
     make("tbody", {}, row("A", orderA), row("B", orderB))));
 }
 
-/** Show an item's factors and gates; on a narrow screen, the user opens the sheet with them. */
+/** Show an item's factors and gates; on a narrow screen they open only if the user has chosen the item (`byHand`). */
 async function choose(item, byHand) {
   state.chosen = item;
   feed.mark(item);
@@ -194,7 +195,7 @@ async function choose(item, byHand) {
   showFactors();
   const { gates, request, answer } = state;
   if (!gates.has(item)) {
-    at("gates").replaceChildren(make("p", { class: "facts", text: "asking for its gates" }));
+    at("gates").replaceChildren(make("p", { class: "facts", text: "asking for the item's gates" }));
     try {
       const alone = { ...request, items: [request.items[answer.items[item].index]], explain: true };
       gates.set(item, (await post("/v1/rank", alone)).gates);
@@ -223,7 +224,7 @@ async function copy(button, title, text) {
     button.textContent = "Copied";
     setTimeout(() => { button.textContent = said; }, 1200);
   } catch {
-    at("copied-title").textContent = title; // Without permission or a secure origin, the user copies the text.
+    at("copied-title").textContent = title; // Without permission or a secure origin, the page cannot copy; it shows the text for the user to copy.
     at("copied-text").value = text;
     at("copied").showModal();
     at("copied-text").select();
@@ -241,9 +242,9 @@ function own() {
   try {
     request = parsed(at("body").value, state.model?.signature);
   } catch (error) {
-    return notices.note("That is no JSON.", error.message);
+    return notices.note("The text is no JSON.", error.message);
   }
-  if (!Array.isArray(request?.items)) return notices.note("The request has no items.", '"items" is a list of objects, feature: value, or one object, feature: list, all of one length');
+  if (!Array.isArray(request?.items)) return notices.note("The request has no items.", '"items" is a list of objects {feature: value, ...}, or one object {feature: list, ...} with lists of equal length');
   attempt((signal) => rank(request, null, signal));
 }
 

@@ -1,8 +1,8 @@
-// Requests that users paste.
+// Requests that users paste into the page as JSON.
 
 const TOKEN = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?/g;
 
-/** Return the request of a text, with its items as rows; throws as JSON.parse does. Ids that rounding would change become texts, which the server accepts. */
+/** Return the request of a JSON text, with its items as rows; throws as JSON.parse does. Integer ids that JavaScript would round become texts, which the server accepts. */
 export function parsed(text, signature) {
   const request = inRows(JSON.parse(text)), exact = rowsOf(inRows(JSON.parse(text.replace(TOKEN, whole))));
   const { user = [], items = [] } = signature ?? {};
@@ -13,13 +13,13 @@ export function parsed(text, signature) {
   return request;
 }
 
-/** Return a request of one item without any value, as text, to show the form of a request of this model. */
+/** Return, as text, a request of one item whose values are all null, to show the form of a request to this model. */
 export function skeleton({ user, items }) {
   const values = (features) => Object.fromEntries(features.map(({ name }) => [name, null]));
   return JSON.stringify({ user: values(user), items: [values(items)] });
 }
 
-/** Return columns of equal length as rows, and anything else unchanged. */
+/** Return the request with its items as rows if they are columns of equal length; otherwise return it unchanged. */
 function inRows(request) {
   const items = request?.items;
   if (Array.isArray(items)) return request;
@@ -29,10 +29,12 @@ function inRows(request) {
   return { ...request, items: rows };
 }
 
+/** Return a token of JSON, with quotes added if it is an integer that JavaScript would round. */
 function whole(token) {
   return /^-?\d+$/.test(token) && !Number.isSafeInteger(Number(token)) ? `"${token}"` : token;
 }
 
+/** Return the user and the items of a request as one list of objects. */
 function rowsOf(request) {
   return [request?.user, ...(Array.isArray(request?.items) ? request.items : [])].map((row) => Object(row));
 }

@@ -1,9 +1,9 @@
-// Exponents: a slider and a field for an exact number for each factor.
+// Exponents of the score: for each factor a slider, and a field for an exact number.
 
 import { make } from "./dom.js";
 
 const STEP = 0.05, LEAST = 2, LARGEST = 1000;
-// Number of significant digits of a deployed exponent that are shown; requests send all.
+// Number of significant digits of a deployed exponent that are shown; requests send all digits.
 const SHOWN = 4;
 
 /** Sliders of all factors; `changed(name, value)` is called while one is dragged. */
