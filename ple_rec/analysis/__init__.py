@@ -1,1 +1,4 @@
-"""Analysis of finished runs: one by itself, several seeds, comparisons of variants, and the search of a fusion."""
+"""Analyses of training runs: one run (`analyze`), several seeds (`repeat`), variants (`compare`), fusion (`fuse`).
+
+A run is one training with its directory. A fusion combines the predictions of all tasks to one ranking score.
+"""

@@ -1,15 +1,15 @@
-"""Gradient conflict: whether two tasks pull the same weights, and the same inputs, in opposite directions.
+"""Gradient conflict: whether the losses of two tasks change shared weights and inputs in opposite directions.
 
     cosine(g_a, g_b) = g_a . g_b / (|g_a| |g_b|)        g_k = dL_k/d theta, or dL_k/dx
 
-L_k is task k's loss over a batch, theta the dense parameters, and x the inputs of the extraction network: pooled rows
-of the tables beside normalised dense features. A cosine is taken over the elements that both gradients reach. The
-experts and gates of one task, and samples outside of a task's sample space, get exactly zero from the other task, and
-would only lengthen one of the vectors. If the cosine is below 0, a step against one task's loss raises the other's.
-Unrelated tasks have 0.
+L_k is the loss of task k over a batch, theta the dense parameters, and x the inputs of the extraction network: pooled
+embeddings and normalised dense features. A cosine is taken over the elements in which neither gradient is exactly 0.
+The other elements belong to one task alone: its experts and gates, and samples outside of the other task's sample
+space, on which that task has no label. These elements would only lengthen one of the vectors. If the cosine is below 0,
+a gradient step for one task raises the loss of the other. It is about 0 for unrelated tasks.
 
-The model is in evaluation mode: no dropout. Gradients come from `autograd.grad`, with the tables read but not part of
-the graph. A `backward()` per task would step the tables, whose optimizer is fused into their backward pass.
+The model is in evaluation mode, without dropout. Gradients come from `autograd.grad`, and the embedding tables are not
+part of the graph: a `backward()` would update them, since their optimizer is fused into their backward pass.
 
 Shape suffixes: B batch, D width of x, K tasks, P elements of a gradient.
 """
@@ -29,42 +29,43 @@ from torch import Tensor
 from ple_rec.analysis.result import Conflict, Cosines
 from ple_rec.config.base import Split
 from ple_rec.data.batch import Batch
-from ple_rec.models.losses import Loss, loss_sums_K, weight_BK
+from ple_rec.models.losses import Loss, loss_sums_K, loss_weights_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training.context import EvaluationContext
 
 Gradients = Sequence[Tensor | None]
-# So many elements of each gradient fit in a processor's cache in float64.
+# Number of elements of each gradient that are processed at a time, so that they fit in the cache of a processor.
 _ELEMENTS = 1 << 16
 
 
-def conflicts(job: EvaluationContext, batches: Sequence[Batch]) -> tuple[Conflict, ...]:
-    """Return the conflict of every pair of tasks at the weights that the model has; nothing of the model changes.
+def measure_conflicts(job: EvaluationContext, batches: Sequence[Batch]) -> tuple[Conflict, ...]:
+    """Return the gradient conflict of every pair of tasks at the current weights. The model does not change.
 
     Args:
-        job: Evaluation of one rank.
-        batches: Batches on which gradients are taken, each on its own.
+        job: Evaluation with one rank.
+        batches: Batches; gradients are taken on each of them separately.
     """
     assert job.ranks.world_size == 1, "a rank alone does not have the gradients of the whole batch"
     losses, training = job.losses, job.model.training
     job.model.eval()
     inputs, parameters = [], []
     for batch in batches:
-        gradients = task_gradients(job.bare, losses, batch.to(job.ranks.device))
-        inputs.append(cosines([gradient[:1] for gradient in gradients]))
-        parameters.append(cosines([gradient[1:] for gradient in gradients]))
+        gradients = task_gradients(job.unwrapped_model, losses, batch.to(job.ranks.device))
+        # The first tensor of a gradient belongs to the inputs, the others to the parameters.
+        inputs.append(pairwise_cosines([gradient[:1] for gradient in gradients]))
+        parameters.append(pairwise_cosines([gradient[1:] for gradient in gradients]))
     job.model.train(training)
     return tuple(
-        Conflict((one.name, other.name), _over_batches(parameters, a, b), _over_batches(inputs, a, b))
+        Conflict((one.name, other.name), _pair_cosines(parameters, a, b), _pair_cosines(inputs, a, b))
         for (a, one), (b, other) in combinations(enumerate(job.tasks), 2)
     )
 
 
 class ConflictInTraining:
-    """Conflict at every evaluation of a run of one rank, always on the first batches of training.
+    """Callable for `train(extra_metrics=...)` that measures gradient conflict at every evaluation of a run of one rank.
 
-    The result stands in the evaluation's record of `train.jsonl`, so that it is known for steps whose checkpoints are
-    not kept. The run itself does not change. The batches stay in memory.
+    The batches are always the first ones of the training, and stay in memory. `train` adds the result to the record of
+    the evaluation in `train.jsonl`, so that it exists for steps without a checkpoint, too. Training is not affected.
 
     Args:
         batches: Number of batches on which gradients are taken.
@@ -75,11 +76,11 @@ class ConflictInTraining:
         self._batches: list[Batch] = []
 
     def __call__(self, job: EvaluationContext) -> dict[str, Any]:
-        """Return `{"gradient_conflict": [pairs]}`, or an empty dict for a single task."""
+        """Return `{"gradient_conflict": [Conflict.record() of each pair]}`, or an empty dict for a single task."""
         if len(job.tasks) < 2:
             return {}
         self._batches = self._batches or gradient_batches(job, "train", self._count)
-        return {"gradient_conflict": [pair.record() for pair in conflicts(job, self._batches)]}
+        return {"gradient_conflict": [pair.record() for pair in measure_conflicts(job, self._batches)]}
 
 
 def task_gradients(model: MultiTaskModel, losses: Sequence[Loss], batch: Batch) -> list[Gradients]:
@@ -89,7 +90,7 @@ def task_gradients(model: MultiTaskModel, losses: Sequence[Loss], batch: Batch) 
     and the towers.
 
     Args:
-        model: Model without its wrappers for several ranks.
+        model: Model without the wrappers of distributed training.
         losses: Loss of each task.
         batch: Batch on the device of the model.
     """
@@ -99,7 +100,7 @@ def task_gradients(model: MultiTaskModel, losses: Sequence[Loss], batch: Batch) 
     with torch.enable_grad():
         x_BD.requires_grad_()
         logits_BK, _ = model.score(x_BD)
-        weights_BK = weight_BK(batch.in_space_BK, batch.weight_B)
+        weights_BK = loss_weights_BK(batch.in_space_BK, batch.weight_B)
         losses_K = loss_sums_K(losses, logits_BK, batch.labels_BK, weights_BK) / weights_BK.sum(0).clamp(min=1e-12)
         return [
             torch.autograd.grad(loss, [x_BD, *parameters], retain_graph=True, allow_unused=True) for loss in losses_K
@@ -107,10 +108,10 @@ def task_gradients(model: MultiTaskModel, losses: Sequence[Loss], batch: Batch) 
 
 
 def gradient_batches(job: EvaluationContext, split: Split, count: int) -> list[Batch]:
-    """Return the first batches of training in its order, or batches that are spread evenly over another split.
+    """Return the first batches of the training, or for another split, batches that are spread evenly over it.
 
     Args:
-        job: Evaluation of one rank.
+        job: Evaluation with one rank.
         split: Split of the batches.
         count: Largest number of batches.
     """
@@ -124,6 +125,7 @@ def _batches(job: EvaluationContext, split: Split, count: int) -> Iterator[Batch
             yield from batches
         return
     loader = job.evaluation_loader(split)
+    # Each epoch below is closed after its first batch.
     loader.prefetch = 1
     count = min(count, loader.steps)
     # A file is often sorted, so its first rows are not like the rest.
@@ -132,7 +134,7 @@ def _batches(job: EvaluationContext, split: Split, count: int) -> Iterator[Batch
             yield next(batches)
 
 
-def cosines(gradients: Sequence[Gradients]) -> tuple[Tensor, Tensor]:
+def pairwise_cosines(gradients: Sequence[Gradients]) -> tuple[Tensor, Tensor]:
     """Return the cosines of all pairs of gradients, and the number of elements that each is taken over.
 
     An element counts for a pair if neither gradient is exactly 0 there. With G (K, P) the gradients and M = (G != 0),
@@ -142,7 +144,7 @@ def cosines(gradients: Sequence[Gradients]) -> tuple[Tensor, Tensor]:
         gradients: Gradients of each task by the same tensors; None if a task does not depend on a tensor.
 
     Returns:
-        Cosines and counts, (K, K) each, float64, on the CPU. A cosine is NaN if the two share no element.
+        Cosines and counts, (K, K) each, float64, on the CPU. A cosine is NaN if the count is 0.
     """
     sums = torch.zeros(3, len(gradients), len(gradients), dtype=torch.float64)
     for by_tensor in zip(*gradients, strict=True):
@@ -160,7 +162,7 @@ def cosines(gradients: Sequence[Gradients]) -> tuple[Tensor, Tensor]:
     return (dot_KK / (square_KK * square_KK.T).sqrt()).clamp(-1.0, 1.0), count_KK
 
 
-def _over_batches(matrices: Sequence[tuple[Tensor, Tensor]], a: int, b: int) -> Cosines:
+def _pair_cosines(matrices: Sequence[tuple[Tensor, Tensor]], a: int, b: int) -> Cosines:
     values = [float(cosine_KK[a, b]) for cosine_KK, _ in matrices]
     counts = [float(count_KK[a, b]) for _, count_KK in matrices]
     return Cosines(tuple(value for value in values if not isnan(value)), fmean(counts) if counts else 0.0)

@@ -1,6 +1,7 @@
-"""Pearson's correlation of the labels of two tasks on the test split; for binary labels it is phi.
+"""Pearson's correlation of the labels of two tasks on the test split (for binary labels, the phi coefficient).
 
-It is taken over the rows in both sample spaces. Each row counts once, whatever its sample weight.
+It is computed over the rows on which both labels exist, which are in the sample spaces of both tasks. Each row counts
+once, whatever its sample weight.
 
 Shape suffixes: N rows, K tasks.
 """
@@ -20,7 +21,7 @@ from ple_rec.analysis.result import Correlation
 def label_correlations(
     tasks: Sequence[str], labels_NK: NDArray[Any], weights_NK: NDArray[Any]
 ) -> tuple[Correlation, ...]:
-    """Return the correlation of the labels of every pair of tasks.
+    """Return the correlation of the labels of every pair of tasks; its value is None if one of the labels is constant.
 
     Args:
         tasks: Names of the tasks.

@@ -1,7 +1,7 @@
 """Reader of the configuration and the results of a finished run, for an analysis of the run.
 
 A run is one training. Its directory has `metrics.json` once the run has finished and its model has been evaluated.
-Any other run cannot be analysed, and the error says why.
+A run without this file cannot be analysed, and the error says why.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.errors import DataError, UserError, settings
+from ple_rec.errors import DataError, UserError, overrides_text
 from ple_rec.runs.layout import METRICS
 from ple_rec.runs.record import read_record
 from ple_rec.storage import Location
-from ple_rec.training.preflight import check_run
+from ple_rec.training.preflight import load_run_config
 
-_RESULTS = "only a run that has finished and been evaluated can be analysed"
+_FINISHED_RULE = "only a run that has finished and been evaluated can be analysed"
 
 
-def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunConfig, Mapping[str, Any]]:
+def load_finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunConfig, Mapping[str, Any]]:
     """Return the configuration of a finished run and the content of its `metrics.json`.
 
     Args:
@@ -33,15 +33,15 @@ def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunC
             one on which the run was evaluated.
         DataError: The run's `metrics.json` is damaged.
     """
-    config = check_run(run_dir, overrides)
+    config = load_run_config(run_dir, overrides)
     record = read_record(run_dir)
     if record.status != "finished":
-        at = "" if record.step is None else f" at step {record.step:,}"
+        step_text = "" if record.step is None else f" at step {record.step:,}"
         fix = "wait for its end" if record.status == "running" else f"`ple-rec train --resume --run-dir {run_dir}`"
-        raise UserError(str(run_dir), f"{record.status}{at}", _RESULTS, fix)
+        raise UserError(str(run_dir), f"{record.status}{step_text}", _FINISHED_RULE, fix)
     if not record.metrics:
         fix = f"`ple-rec train --resume --run-dir {run_dir}` evaluates it again"
-        raise DataError(str(run_dir / METRICS), "damaged", _RESULTS, fix)
+        raise DataError(str(run_dir / METRICS), "damaged", _FINISHED_RULE, fix)
     evaluated, current = (
         record.metrics.get("dataset_fingerprint"),
         DatasetDirectory(config.data.path).schema.fingerprint,
@@ -52,6 +52,6 @@ def finished_run(run_dir: Location, overrides: Sequence[str] = ()) -> tuple[RunC
             config.data.path,
             f"fingerprint {current}",
             f"the results of {run_dir} are of dataset {evaluated}, and an analysis of them needs the same one",
-            f"give the dataset of the run by {settings('data.path=...')}; `ple-rec evaluate` takes others",
+            f"give the dataset of the run by {overrides_text('data.path=...')}; `ple-rec evaluate` takes others",
         )
     return config, record.metrics

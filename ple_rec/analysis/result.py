@@ -1,4 +1,9 @@
-"""The result of an analysis: the values that `analysis.json`, its page and its tables show."""
+"""Result of the analysis of a run: dataclasses with the values of `analysis.json`, its page and its tables.
+
+`ple_rec.analysis.analyze` computes the values, and `ple_rec.reports` shows them. The experts of one level of the model
+belong to a task or are shared. An output of a level is a task, the shared experts of the next level, or a single expert
+of the next level. A gate is a softmax over the experts that one output reads.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,14 @@ from ple_rec.config.base import Split
 
 
 @dataclass(frozen=True)
-class Expert:
-    """An expert as one gate sees it.
+class ExpertWeight:
+    """Weight of an expert in one gate.
 
     Args:
-        name: Name of the expert, `owner.index`.
-        shared: True if it belongs to no task.
-        mean: Mean of its weight over the samples.
-        std: Standard deviation of its weight over the samples.
+        name: Name of the expert, `owner.index`, where the owner is a task or `shared`.
+        shared: True if the expert belongs to no task.
+        mean: Mean of the weight over the samples of a split.
+        std: Standard deviation of the weight over these samples.
     """
 
     name: str
@@ -32,14 +37,14 @@ class Gate:
     """A gate over two experts or more.
 
     Args:
-        level: Number of its level, from 1.
-        output: Owner of the gate: a task, `shared`, or an expert of the next level.
-        experts: Experts that the gate reads.
+        level: Number of the level, from 1.
+        output: Output of the level that has the gate: a task, `shared`, or an expert of the next level.
+        experts: Weight of each expert that the gate reads.
     """
 
     level: int
     output: str
-    experts: tuple[Expert, ...]
+    experts: tuple[ExpertWeight, ...]
 
     @property
     def of_shared(self) -> float:
@@ -48,15 +53,17 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Distance between the uses that two tasks make of one level's experts.
+class GateDifference:
+    """Distances between the gates of two tasks on one level (`utilisation.py` has the equations).
 
     Args:
         level: Number of the level, from 1.
         tasks: Names of the two tasks.
-        shared: Names of the experts that both read.
-        among_shared: Distance between their weights over these; None for a single one.
-        shared_and_own: Distance in which all experts that are not shared count as one more expert.
+        shared: Names of the experts that both gates read.
+        among_shared: Distance between the weights of the shared experts; None if there is only one such expert, or if a
+            gate gives them no weight.
+        shared_and_own: Distance between all weights, where the experts that are not shared count as one more expert;
+            None if a gate has no weight at all.
     """
 
     level: int
@@ -68,10 +75,10 @@ class Difference:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """Every gate of a model, bottom level first, and the differences between its tasks; empty without gates."""
+    """Gates of a model, bottom level first, and the differences between tasks; both empty without gates."""
 
     gates: tuple[Gate, ...]
-    differences: tuple[Difference, ...]
+    differences: tuple[GateDifference, ...]
 
     def record(self) -> dict[str, Any]:
         """Return the utilisation as `analysis.json` holds it."""
@@ -79,21 +86,22 @@ class Utilisation:
         return {"gates": gates, "differences": [asdict(difference) for difference in self.differences]}
 
 
-def gates_of(record: Mapping[str, Any]) -> list[Gate]:
-    """Return the gates of a record that `Utilisation.record` made."""
+def parse_gates(record: Mapping[str, Any]) -> list[Gate]:
+    """Return the gates from the output of `Utilisation.record`; none if it has no key `gates`."""
     return [
-        Gate(gate["level"], gate["output"], tuple(Expert(**expert) for expert in gate["experts"]))
+        Gate(gate["level"], gate["output"], tuple(ExpertWeight(**expert) for expert in gate["experts"]))
         for gate in record.get("gates", ())
     ]
 
 
 @dataclass(frozen=True)
 class Cosines:
-    """One cosine for each batch in which both gradients reach a common element.
+    """Cosines between the gradients of two tasks, one for each batch.
 
     Args:
-        values: Cosine of each of these batches.
-        reached: Number of elements that both gradients reach, on average over all batches.
+        values: Cosine of each batch. A batch in which every element is 0 in one gradient or the other has no cosine.
+        reached: Number of elements in which neither gradient is 0, averaged over all batches, also those without a
+            cosine.
     """
 
     values: tuple[float, ...]
@@ -106,16 +114,16 @@ class Cosines:
 
     @property
     def sd(self) -> float | None:
-        """Sample standard deviation over batches; None for fewer than two."""
+        """Sample standard deviation over batches; None for fewer than two cosines."""
         return stdev(self.values) if len(self.values) > 1 else None
 
     @property
     def negative(self) -> float | None:
-        """Share of batches below 0; None if no batch has a cosine."""
+        """Share of batches with a cosine below 0; None if no batch has a cosine."""
         return sum(value < 0 for value in self.values) / len(self.values) if self.values else None
 
     def record(self) -> dict[str, Any]:
-        """Return the summary that `train.jsonl` and `analysis.json` hold."""
+        """Return the summary that `train.jsonl` and `analysis.json` hold; `batches` counts those with a cosine."""
         return {
             "mean": self.mean,
             "sd": self.sd,
@@ -131,7 +139,7 @@ class Conflict:
 
     Args:
         tasks: Names of the two tasks.
-        parameters: Cosines on the dense parameters that they share.
+        parameters: Cosines on the dense parameters that the tasks share.
         inputs: Cosines on the inputs of the extraction network.
     """
 
@@ -149,12 +157,12 @@ class Conflict:
 
 
 @dataclass(frozen=True)
-class AtStep:
+class CheckpointConflicts:
     """Gradient conflict at one checkpoint.
 
     Args:
         step: Step of the checkpoint.
-        best: True if it is the best one of the run.
+        best: True for the best checkpoint of the run.
         conflicts: Conflict of every pair of tasks.
     """
 
@@ -169,8 +177,8 @@ class Correlation:
 
     Args:
         tasks: Names of the two tasks.
-        rows: Number of rows in both sample spaces.
-        value: The correlation; None if one of the labels is the same on all of these rows.
+        rows: Number of rows that are in the sample spaces of both tasks.
+        value: Correlation on these rows; None if one of the labels is the same on all of them.
     """
 
     tasks: tuple[str, str]
@@ -179,16 +187,16 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class Reaction:
-    """One gate over the rows of one value.
+class GateForValue:
+    """Mean weights of one gate over the rows with one value of a column.
 
     Args:
-        level: Number of its level, from 1.
-        output: Owner of the gate.
-        experts: Names of the experts that it reads.
-        mean: Mean weight of each expert over the rows of the value.
+        level: Number of the level, from 1.
+        output: Output of the level that has the gate: a task, `shared`, or an expert of the next level.
+        experts: Names of the experts that the gate reads.
+        mean: Mean weight of each expert over the rows with the value.
         whole: Mean weight of each expert over all rows.
-        distance: Distance between the two.
+        distance: Jensen-Shannon distance between `mean` and `whole`; None if all weights of one of them are 0.
     """
 
     level: int
@@ -200,26 +208,26 @@ class Reaction:
 
 
 @dataclass(frozen=True)
-class Value:
-    """Rows that share one value of a column.
+class SubPopulation:
+    """Rows with the same value of a column, and the gates over them.
 
     Args:
-        entry: The value as slices of an evaluation have it: `value`, and `missing` or `other`.
+        entry: The value in the form of `Slicing.entries`: `value`, or the flag `missing` or `other` if it has none.
         rows: Number of rows.
         gates: Gates of the model over these rows, bottom level first.
     """
 
     entry: dict[str, Any]
     rows: int
-    gates: tuple[Reaction, ...]
+    gates: tuple[GateForValue, ...]
 
 
 @dataclass(frozen=True)
 class SubPopulations:
-    """The values of one column, as `evaluation.slices` tells them apart."""
+    """The values of one column that occur in the split, and the gates for each of them."""
 
     column: str
-    values: tuple[Value, ...]
+    values: tuple[SubPopulation, ...]
 
 
 @dataclass(frozen=True)
@@ -227,16 +235,16 @@ class Analysis:
     """The result of `ple-rec analyze`.
 
     Args:
-        name: Name of the run.
-        variant: Variant of its model.
+        name: Name of the run's configuration.
+        variant: Variant of the model, such as `ple`.
         tasks: Names of the tasks.
         checkpoint: Name of the best checkpoint, `step-<n>`.
-        utilisation: Utilisation of its experts; empty if the model has no gates.
+        utilisation: Weights of the experts in the gates; empty if the model has no gates.
         correlations: Correlation of the labels of every pair of tasks.
         gradient_split: Split of the batches on which gradients were taken.
-        gradient_batches: Number of these batches.
-        steps: Conflict at every checkpoint, ascending.
-        sub_populations: Gates by the values of each column that was asked for.
+        gradient_batches: Number of these batches; 0 for a single task.
+        steps: Conflict at every checkpoint that the run has kept, ascending by step; empty for a single task.
+        sub_populations: Gates for each value of the columns of `evaluation.slices` and of `--by`.
     """
 
     name: str
@@ -247,11 +255,11 @@ class Analysis:
     correlations: tuple[Correlation, ...]
     gradient_split: Split
     gradient_batches: int
-    steps: tuple[AtStep, ...]
+    steps: tuple[CheckpointConflicts, ...]
     sub_populations: tuple[SubPopulations, ...]
 
     @property
-    def at_best(self) -> AtStep | None:
+    def best_checkpoint(self) -> CheckpointConflicts | None:
         """Conflict at the best checkpoint; None for a single task."""
         return next((conflict for conflict in self.steps if conflict.best), None)
 

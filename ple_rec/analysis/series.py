@@ -1,4 +1,8 @@
-"""Runs of a series: configurations with several seeds each, and the state of their directories."""
+"""Runs of a series, which trains configurations with several seeds each: their directories and their state.
+
+`ple-rec repeat` and `ple-rec compare` train such series. `inspect_run` says whether a run has finished, and whether its
+directory holds a run of another configuration or dataset.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,11 @@ from ple_rec.runs.layout import CONFIG, holds_run
 from ple_rec.runs.read import RunFiles
 
 
-def config_of_run(config: RunConfig, seed: int) -> RunConfig:
-    """Return the configuration of one run: with its seed, and with `<name>-seed-<n>` for `{run}` in `checkpoint.path`.
+def with_seed(config: RunConfig, seed: int) -> RunConfig:
+    """Return the configuration of the run with one seed.
 
-    Every configuration has a directory `seed-<n>`, so the name of the directory does not tell its runs apart.
+    A placeholder `{run}` in `checkpoint.path` becomes `<name>-seed-<n>`. The name of the run directory, `seed-<n>`,
+    would not do, since it is the same for all configurations.
 
     Args:
         config: Configuration of all seeds, whose name is unique in the series.
@@ -31,13 +36,13 @@ def config_of_run(config: RunConfig, seed: int) -> RunConfig:
 
 
 def check_checkpoints_apart(runs: Iterable[RunConfig]) -> None:
-    """Refuse runs that would keep their checkpoints in one place.
+    """Raise an error if two runs would keep their checkpoints in one place.
 
     Args:
-        runs: Configuration of every run, as `config_of_run` returns it.
+        runs: Configuration of every run, as `with_seed` returns it.
 
     Raises:
-        UserError: two runs have the same `checkpoint.path`.
+        UserError: Two runs have the same `checkpoint.path`.
     """
     seen: dict[str, str] = {}
     for run in runs:
@@ -56,19 +61,21 @@ def check_checkpoints_apart(runs: Iterable[RunConfig]) -> None:
 
 # A file with this suffix beside a run's directory says why the run failed.
 FAILED = ".failed"
+# A message lists this many of the configuration's keys that differ.
 _LISTED_KEYS = 5
 
 
 @dataclass(frozen=True)
 class SeriesRun:
-    """State of a run of one configuration and dataset.
+    """State of a run of one configuration on one dataset.
 
     Args:
         directory: Directory of the run.
-        kind: `finished`; `unfinished` if it may go on; `failed` if a file beside it says why; `foreign` if the
-            directory holds a run of another configuration or dataset; `absent` if there is nothing to lose.
-        metrics: Content of `metrics.json` of a finished run.
-        reason: Reason of a failure, or description of the foreign run.
+        kind: `finished` if it has metrics and the other files that `inspect_run` asks for; `failed` if a file beside
+            the directory gives the reason; `unfinished` if the directory holds any other run of the configuration;
+            `foreign` if it holds a run of another configuration or dataset; `absent` if it holds no run.
+        metrics: Content of `metrics.json` of a finished run; empty for any other.
+        reason: Reason of a failure, or text that says how a foreign run differs; else empty.
     """
 
     directory: Path
@@ -77,23 +84,23 @@ class SeriesRun:
     reason: str = ""
 
     def refuse_foreign(self) -> None:
-        """Refuse to replace a run of other settings.
+        """Raise an error if the directory holds a run of another configuration or dataset.
 
         Raises:
-            UserError: The directory holds one.
+            UserError: The state is `foreign`.
         """
         if self.kind == "foreign":
             raise UserError(
                 str(self.directory),
                 f"holds {self.reason}",
                 "a run is never overwritten unasked",
-                f"call with its settings again, give another {Option.RUNS.to('DIR')}, or replace such runs with "
-                f"{Option.OVERWRITE}",
+                f"call with its settings again, give another {Option.RUNS.with_value('DIR')}, or replace such runs "
+                f"with {Option.OVERWRITE}",
             )
 
 
 def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[str] = ()) -> SeriesRun:
-    """Return the state of a configuration's run on a dataset, from its directory.
+    """Return the state of the run of a configuration on a dataset, read from its directory.
 
     Args:
         run_dir: Directory of the run.
@@ -106,7 +113,7 @@ def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[
     """
     metrics = RunFiles(run_dir).metrics
     exists = bool(metrics) or holds_run(run_dir)
-    if exists and (difference := _other_settings(run_dir, metrics, config, dataset)):
+    if exists and (difference := _settings_difference(run_dir, metrics, config, dataset)):
         return SeriesRun(run_dir, "foreign", reason=f"{'a finished' if metrics else 'an unfinished'} run {difference}")
     if metrics and all((run_dir / name).is_file() for name in files):
         return SeriesRun(run_dir, "finished", dict(metrics))
@@ -116,8 +123,11 @@ def inspect_run(run_dir: Path, config: RunConfig, dataset: str, files: Sequence[
     return SeriesRun(run_dir, "unfinished" if exists else "absent")
 
 
-def _other_settings(run_dir: Path, metrics: Mapping[str, Any], config: RunConfig, dataset: str) -> str:
-    """Return how the run in a directory differs from a configuration and dataset; empty if it does not."""
+def _settings_difference(run_dir: Path, metrics: Mapping[str, Any], config: RunConfig, dataset: str) -> str:
+    """Return a text that says how the run in a directory differs from a configuration and dataset; empty if equal.
+
+    Only a finished run, whose metrics name its dataset, is compared with the dataset.
+    """
     stored = _config(run_dir / CONFIG)
     config_fingerprint = metrics.get("config_fingerprint") or (stored and fingerprint(stored))
     if config_fingerprint != fingerprint(config):

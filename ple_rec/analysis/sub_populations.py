@@ -1,9 +1,12 @@
-"""Gates by the values of a column: whether a gate weights experts otherwise for, say, auto-play than for clicks.
+"""Gate weights for each value of a column: do they differ between, for example, auto-played and clicked videos?
 
-At the best checkpoint, every A_oe is averaged over the rows of each value in the test split. `jensen_shannon` is the
-distance of these means from the means over all rows.
+A_oe is the weight that the gate of output o (a task, or experts of the next level) gives expert e for a sample. A is
+averaged over the rows with each value, in the test split at the best checkpoint. The result has these means, and their
+Jensen-Shannon distance from the means over all rows. A mixing is one of the matrices A of the model; in a mixing
+without a softmax, A is the same for all samples.
 
-Shape suffixes: B batch, O outputs, E experts, V codes of a column (shown values, missing, any other).
+Shape suffixes: B batch, C columns of `Batch.slices_BC`, O outputs, E experts, V codes of a column (the listed values,
+missing, any other).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ple_rec.analysis.result import Reaction, SubPopulations, Value
+from ple_rec.analysis.result import GateForValue, SubPopulation, SubPopulations
 from ple_rec.analysis.utilisation import GATED, jensen_shannon
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
@@ -24,24 +27,30 @@ class GatesByValue:
     """Sums of the gates over the rows of each value of each column.
 
     Args:
-        labels: Labels of each A that the model returns; those without gates are left out.
-        slicings: Slicing of each column of a batch's `slices_BC`.
+        labels: Names of the outputs and experts of each mixing that the model returns. Mixings without a softmax are
+            ignored.
+        slicings: Values of each column of a batch's `slices_BC`, and their codes.
     """
 
     def __init__(self, labels: Sequence[GateLabels], slicings: Sequence[Slicing]) -> None:
-        self._labels = {i: each for i, each in enumerate(labels) if each.mixing == GATED}
+        self._labels = {i: gate_labels for i, gate_labels in enumerate(labels) if gate_labels.mixing == GATED}
         self._slicings = list(slicings)
-        self._rows = [torch.zeros(slicing.codes, dtype=torch.int64) for slicing in slicings]
+        self._rows = [torch.zeros(slicing.code_count, dtype=torch.int64) for slicing in slicings]
         self._sums = [
             {
-                i: torch.zeros(slicing.codes, len(each.outputs), len(each.experts), dtype=torch.float64)
+                i: torch.zeros(slicing.code_count, len(each.outputs), len(each.experts), dtype=torch.float64)
                 for i, each in self._labels.items()
             }
             for slicing in slicings
         ]
 
     def update(self, batch: Batch, gates: Sequence[Tensor]) -> None:
-        """Add the A_BOE of a batch, one for each of the labels, without its padding."""
+        """Add the samples of a batch without its padding. A batch without codes adds nothing.
+
+        Args:
+            batch: Batch with the codes of the columns.
+            gates: Weights (B, O, E) of each mixing, in the order of the labels.
+        """
         if batch.slices_BC is None:
             return
         n = batch.rows
@@ -53,10 +62,10 @@ class GatesByValue:
                 sums_VOE.index_add_(0, codes_B, real[i])
 
     def compute(self) -> tuple[SubPopulations, ...]:
-        """Return, for each column, its values that have rows.
+        """Return the mean gates for each value with rows, column by column.
 
         Raises:
-            DataError: A vocabulary is damaged, from which the names of values come.
+            DataError: A vocabulary, from which the names of values are read, is damaged.
         """
         return tuple(self._column(column) for column in range(len(self._slicings)))
 
@@ -68,22 +77,22 @@ class GatesByValue:
             rows = int(rows_V[v])
             if not rows:
                 continue
-            gates: list[Reaction] = []
+            gates: list[GateForValue] = []
             for i, sums_VOE in sums.items():
-                gates += _reactions(self._labels[i], sums_VOE[v] / rows, sums_VOE.sum(0) / total)
-            values.append(Value(entry, rows, tuple(gates)))
+                gates += _gates_for_value(self._labels[i], sums_VOE[v] / rows, sums_VOE.sum(0) / total)
+            values.append(SubPopulation(entry, rows, tuple(gates)))
         return SubPopulations(slicing.column.name, tuple(values))
 
 
-def _reactions(labels: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[Reaction]:
-    reactions = []
+def _gates_for_value(labels: GateLabels, mean_OE: Tensor, whole_OE: Tensor) -> list[GateForValue]:
+    gates = []
     for o, (output, reads_E) in enumerate(zip(labels.outputs, labels.edges_OE, strict=True)):
         inputs = [e for e, reads in enumerate(reads_E) if reads]
-        # A single expert is passed on without a gate.
+        # An output that reads a single expert has no gate.
         if len(inputs) < 2:
             continue
         mean, whole = (tuple(weights_OE[o, inputs].tolist()) for weights_OE in (mean_OE, whole_OE))
         experts = tuple(labels.experts[e] for e in inputs)
-        assert labels.level is not None, "gates stand on a level"
-        reactions.append(Reaction(labels.level, output, experts, mean, whole, jensen_shannon(mean, whole)))
-    return reactions
+        assert labels.level is not None, "only a mixing without a softmax can combine several levels"
+        gates.append(GateForValue(labels.level, output, experts, mean, whole, jensen_shannon(mean, whole)))
+    return gates

@@ -1,12 +1,17 @@
-"""`test_rows.npz`: scores of a finished run's best checkpoint on every row of the test split, for statistics over rows.
+"""`test_rows.npz`: labels, and scores of a finished run's best checkpoint, for every row of the test split.
+
+Statistics over rows, such as a bootstrap, need them. A task's sample space is the set of rows that count for it. This
+module can also score another split, whose arrays `ple-rec fuse` uses in memory.
 
     labels   (N, K) float32   0 outside of a task's sample space
-    weights  (N, K) float32   s_i d_ik: the sample weight, 0 outside of the task's sample space
+    weights  (N, K) float32   weight of the sample, 0 outside of the task's sample space
     scores   (N, K) float32   probability of a binary task, prediction of a regression
     group    (N,)   int64     value of the dataset's group column, -1 if it is null; absent without such a column
     tasks    (K,)   str       names of the tasks, in the order of the columns
 
-Rows stand in the order of the dataset's test split. Shape suffixes: N rows, B batch, K tasks.
+Rows stand in the order of the split.
+
+Shape suffixes: N rows, B batch, K tasks, C columns, O outputs and E experts of a gate matrix.
 """
 
 from __future__ import annotations
@@ -24,24 +29,26 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.data.slices import Slicing
-from ple_rec.models.losses import weight_BK
+from ple_rec.models.losses import loss_weights_BK
 from ple_rec.runs.directory import hold_to_add
 from ple_rec.runs.layout import TEST_ROWS, write_stream
 from ple_rec.storage import Location
 from ple_rec.training.context import EvaluationContext
 from ple_rec.training.evaluate import score_batches
-from ple_rec.training.scores import binary_of, scores_of
+from ple_rec.training.scores import binary_mask, scores_from_logits
 
 
 def score_split(
     job: EvaluationContext, split: Split, slicings: tuple[Slicing, ...] = ()
 ) -> Generator[tuple[Batch, Tensor, Sequence[Tensor]]]:
-    """Yield each batch of a split in the order of its rows, as `score_batches` does; the caller closes the generator.
+    """Yield each batch of a split, its logits_BK, and A_BOE of each mixing of experts, in the order of the rows.
+
+    The caller closes the generator.
 
     Args:
-        job: Evaluation of one rank.
+        job: Evaluation with one rank.
         split: Split to read.
-        slicings: Columns whose codes the batches hold.
+        slicings: Columns whose values the batches hold as codes (`Batch.slices_BC`).
 
     Raises:
         DataError: The dataset is damaged.
@@ -51,7 +58,7 @@ def score_split(
 
 
 class RunScores:
-    """Labels, weights and scores of rows in memory: 12 bytes for each row and task, and 8 for its group.
+    """Labels, weights and scores of rows in memory: 12 bytes for each row and task, and 8 for the group of a row.
 
     Args:
         tasks: Tasks in the order of the logits.
@@ -59,14 +66,14 @@ class RunScores:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = list(tasks)
-        self._binary_K = binary_of(tasks)
+        self._binary_K = binary_mask(tasks)
         self._parts: dict[str, list[NDArray[np.generic]]] = {"labels": [], "weights": [], "scores": [], "group": []}
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
         """Add a batch without its padding."""
         n = batch.rows
-        scores = scores_of(logits_BK[:n], self._binary_K)
-        weights = weight_BK(batch.in_space_BK, batch.weight_B)[:n]
+        scores = scores_from_logits(logits_BK[:n], self._binary_K)
+        weights = loss_weights_BK(batch.in_space_BK, batch.weight_B)[:n]
         for name, values in (("labels", batch.labels_BK[:n]), ("weights", weights), ("scores", scores)):
             self._parts[name].append(values.float().cpu().numpy().copy())
         if batch.group_B is not None:
@@ -78,10 +85,10 @@ class RunScores:
         return arrays | {"tasks": np.array([task.name for task in self._tasks])}
 
     def write(self, run_dir: Location) -> Location:
-        """Write `test_rows.npz` whole or not at all.
+        """Write `test_rows.npz` whole or not at all, and return its path.
 
         Raises:
-            UserError: The disk is full or not writable.
+            UserError: The file cannot be written, or the run is in a store and a process trains it.
         """
         path, arrays = run_dir / TEST_ROWS, self.arrays()
         with hold_to_add(run_dir):
@@ -90,11 +97,11 @@ class RunScores:
 
 
 def read_rows(run_dir: Location, tasks: Sequence[str]) -> dict[str, NDArray[Any]] | None:
-    """Return the arrays of a run's `test_rows.npz`; None if the file is missing or damaged.
+    """Return the arrays of a run's `test_rows.npz`; None if the file is missing or damaged, or lacks a task.
 
     Args:
         run_dir: Directory of the run.
-        tasks: Names of the tasks, in the order that the columns get.
+        tasks: Names of the tasks, in the order that the columns of the arrays will have.
     """
     try:
         with (run_dir / TEST_ROWS).open("rb") as file, np.load(file) as arrays:

@@ -1,4 +1,4 @@
-"""Hosts and output file of a plan, checked before torch is loaded."""
+"""Cluster and output file of a plan, from options of the command line, checked before torch is loaded."""
 
 from __future__ import annotations
 
@@ -8,39 +8,40 @@ from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
 from ple_rec.config.plan import load_plan
 from ple_rec.config.run import RunConfig
-from ple_rec.config.words import either
-from ple_rec.errors import Option, UserError, settings
+from ple_rec.config.words import join_or
+from ple_rec.errors import Option, UserError, overrides_text
 from ple_rec.storage import Location, explain_errors
 
-# A host has this many GPUs unless the user says otherwise.
+# Number of GPUs of a host if the user does not give one.
 _GPUS_PER_HOST = 8
 
 
 def cluster_from(
     config: RunConfig, source: str, hosts: int, ranks_per_host: int | None, preset: Device | None
 ) -> Cluster:
-    """Return the hosts of a plan.
+    """Return the cluster that is planned for.
 
     Args:
         config: Configuration of the run, whose `[topology]`, if any, takes precedence over the preset.
         source: Name of the configuration in messages.
         hosts: Number of hosts.
-        ranks_per_host: Number of ranks of a host; None for 8, one for each GPU, or for 1 on CPUs.
+        ranks_per_host: Number of ranks of a host; None for 8, one for each GPU, or 1 on CPUs.
         preset: Kind of the hosts; None for that of `[topology]`.
 
     Raises:
-        UserError: There is no device, or there are two that differ, or there are too many ranks.
+        UserError: Neither `preset` nor configuration names the device, they name different ones, or there are too many
+            ranks.
     """
-    own = config.topology
-    device = preset or (own.device if own is not None else None)
+    topology = config.topology
+    device = preset or (topology.device if topology is not None else None)
     if device is None:
-        raise UserError(Option.DEVICE, "missing", "a plan needs the kind of its hosts", f"give {either(DEVICES)}")
-    if own is not None and own.device is not None and own.device != device:
+        raise UserError(Option.DEVICE, "missing", "a plan needs the kind of its hosts", f"give {join_or(DEVICES)}")
+    if topology is not None and topology.device is not None and topology.device != device:
         raise UserError(
             Option.DEVICE,
-            f"got {device}; [topology] of {source} says {own.device}",
+            f"got {device}; [topology] of {source} says {topology.device}",
             "the figures of [topology] are those of that device",
-            f"leave out {Option.DEVICE}, or {settings(f'topology.device={device}')}",
+            f"leave out {Option.DEVICE}, or {overrides_text(f'topology.device={device}')}",
         )
     ranks = ranks_per_host or (1 if device == "cpu" else _GPUS_PER_HOST)
     if (world := hosts * ranks) > MAX_RANKS:
@@ -50,15 +51,16 @@ def cluster_from(
             f"up to {MAX_RANKS:,} ranks are planned for",
             "give fewer hosts, or fewer ranks on each",
         )
-    hardware = PRESETS[device] if own is None else own.apply_to(PRESETS[device])
+    hardware = PRESETS[device] if topology is None else topology.apply_to(PRESETS[device])
     return Cluster(hosts=hosts, ranks_per_host=ranks, hardware=hardware)
 
 
-def check_out(out: Location) -> None:
-    """Refuse an output file that exists and is no plan.
+def check_output(out: Location) -> None:
+    """Check that a plan and its page may be written: only a plan and the page beside it are overwritten.
 
     Raises:
-        UserError: The file exists and is no plan, its folder does not exist, or a store cannot be read.
+        UserError: The file exists and is no plan, or only its page exists, the suffix is not .json, the folder does not
+            exist, or the store cannot be read.
     """
     if isinstance(out, Path) and not out.parent.is_dir():
         raise UserError(
@@ -78,12 +80,12 @@ def check_out(out: Location) -> None:
         try:
             load_plan(out)
         except UserError as error:
-            value = f"is there, and is no plan ({error.value})"
-            raise UserError(str(out), value, "only a plan is written over", f"give another {Option.OUT}") from error
+            value = f"exists and is no plan ({error.value})"
+            raise UserError(str(out), value, "only a plan is overwritten", f"give another {Option.OUT}") from error
     elif page_exists:
         raise UserError(
             str(page),
-            "is there without its plan",
-            "a plan's page is written over with its plan alone",
+            "exists without its plan",
+            "a page is only overwritten together with its plan",
             f"give another {Option.OUT}",
         )

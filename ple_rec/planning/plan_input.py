@@ -1,4 +1,7 @@
-"""Inputs of a plan: the dataset's schema, which may exist without the dataset, and the model on the meta device."""
+"""Plan of a run on a cluster, and its inputs: the dataset's schema, and the model on the meta device.
+
+The schema may exist without the dataset. `plan_run` returns the plan.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,24 @@ import torch
 
 from ple_rec.config.choices import faster_precision
 from ple_rec.config.cluster import Cluster
-from ple_rec.config.load import described_schema
+from ple_rec.config.load import load_described_schema
 from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection, select_columns
 from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.distributed.layouts import Watch
+from ple_rec.distributed.layouts import ProposalCallback
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.distributed.planner import PlanningInputs, check_sizes, make_plan
 from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
-from ple_rec.planning.estimate import DenseWork, estimate
+from ple_rec.planning.estimate import DenseWork, estimate_step
 from ple_rec.storage import explain_errors, location
-from ple_rec.training.checks import global_batch_size, select
-from ple_rec.training.model import model_of, sizes_of
+from ple_rec.training.checks import global_batch_size, select_run_columns
+from ple_rec.training.model import build_unsharded_model, model_sizes
 
-# Sizes of a model do not depend on the statistics of a dense feature, so these stand for all of them.
+# The sizes of a model do not depend on the statistics of its dense features, so all features get these.
 _STATISTICS = {"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0, "quantiles": [0.0, 1.0]}
 
 
@@ -37,7 +40,7 @@ class DatasetDescription:
     Args:
         schema: Tables, features, tasks and splits of the dataset.
         ids_per_sample: Mean number of ids of a sample by feature name, for the features whose number is known.
-        place: Source of the schema, for messages.
+        place: Description of where the schema comes from, for messages.
     """
 
     schema: DatasetSchema
@@ -45,18 +48,26 @@ class DatasetDescription:
     place: str
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """Return the columns that a run reads; raise UserError for a name that the dataset does not have."""
+        """Return the columns that a run reads.
+
+        Args:
+            drop: Names of features to leave out.
+            tasks: Names of tasks in the run's order; empty for all tasks.
+
+        Raises:
+            UserError: A name in `drop` or `tasks` is not in the dataset, or no feature is left.
+        """
         return select_columns(self.schema, self.place, drop, tasks)
 
     def with_sizes(self, rows: Mapping[str, int], samples: int | None) -> DatasetDescription:
         """Return the description of a dataset with other sizes.
 
         Args:
-            rows: Number of rows of a table, by table name; the other tables keep theirs.
-            samples: Number of samples of the training split; None for as many as now.
+            rows: New numbers of rows by table name; other tables keep their number.
+            samples: New number of samples of the training split; None to keep it.
 
         Raises:
-            UserError: The dataset has no table of such a name.
+            UserError: `rows` names a table that the dataset does not have.
         """
         schema, known = self.schema, self.schema.table_rows()
         for name in rows:
@@ -74,7 +85,7 @@ class DatasetDescription:
         return replace(self, schema=schema.model_copy(update={"tables": tables, "splits": splits}), place=place)
 
 
-def describe(config: RunConfig, schema: str | None = None) -> DatasetDescription:
+def describe_dataset(config: RunConfig, schema: str | None = None) -> DatasetDescription:
     """Return the description of a run's dataset.
 
     It comes from `schema` if that is not None, else from the dataset directory if it exists, else from the schema that
@@ -82,16 +93,16 @@ def describe(config: RunConfig, schema: str | None = None) -> DatasetDescription
 
     Args:
         config: Configuration of the run.
-        schema: Path of a `schema.toml`, or name of a schema that comes with the package.
+        schema: Path of a `schema.toml`, or name of a schema that comes with the package; None for that of the run.
 
     Raises:
-        UserError: There is neither a dataset nor a schema.
-        DataError: The schema breaks its rules.
+        UserError: There is neither a dataset nor a schema, or one cannot be read.
+        DataError: The dataset is damaged, or the schema breaks its rules.
     """
     if schema is not None:
-        return DatasetDescription(described_schema(schema), {}, f"the schema {schema}")
+        return DatasetDescription(load_described_schema(schema), {}, f"the schema {schema}")
     folder = location(config.data.path)
-    with explain_errors(folder, "read", "a plan follows from the rows of its tables"):
+    with explain_errors(folder, "read", "a plan needs the number of rows of each table"):
         exists = folder.is_dir()
     if exists:
         dataset = DatasetDirectory(folder)
@@ -100,15 +111,15 @@ def describe(config: RunConfig, schema: str | None = None) -> DatasetDescription
         raise UserError(
             "data.path",
             f"no dataset directory {config.data.path}",
-            "a plan follows from the rows of its tables",
+            "a plan needs the number of rows of each table",
             "prepare it with `ple-rec prep`, or name a schema.toml by data.described_by",
         )
     place = f"the schema {config.data.described_by} ({config.data.path} is not there)"
-    return DatasetDescription(described_schema(config.data.described_by), {}, place)
+    return DatasetDescription(load_described_schema(config.data.described_by), {}, place)
 
 
 def plan_run(
-    config: RunConfig, described: DatasetDescription, cluster: Cluster, watch: Watch | None = None
+    config: RunConfig, described: DatasetDescription, cluster: Cluster, watch: ProposalCallback | None = None
 ) -> PlanFile:
     """Return the plan of a run on a cluster, with its estimate.
 
@@ -116,17 +127,17 @@ def plan_run(
         config: Configuration of the run.
         described: Dataset of the run.
         cluster: Hosts that are planned for.
-        watch: Called at every proposal that the planner tries.
+        watch: Function, if any, that is called with the number of proposals that the planner has tried.
 
     Raises:
         DoesNotFitError: No plan keeps every rank below its memory.
         UserError: Configuration, dataset and cluster do not fit each other.
     """
     inputs = planning_inputs(config, described, cluster)
-    check_sizes(sizes_of(config, select(config, described)), inputs)
+    check_sizes(model_sizes(config, select_run_columns(config, described)), inputs)
     model = meta_model(config, described, cuda=cluster.cuda)
     plan = make_plan(model, inputs, watch)
-    step = estimate(plan, work_of(config, described, model, cluster))
+    step = estimate_step(plan, dense_work(config, described, model, cluster))
     return plan.model_copy(update={"estimate": step, "rows_of": described.place})
 
 
@@ -142,16 +153,21 @@ def planning_inputs(config: RunConfig, described: DatasetDescription, cluster: C
         raise UserError(
             "train.batch_size",
             f"got {batch} on {world} ranks",
-            "every rank has a sample a step",
+            "every rank needs a sample in each step",
             "give train.batch_size_per_rank, or fewer ranks",
         )
+    # A batch that the ranks do not divide is rounded up.
     return PlanningInputs(
         config.embeddings, config.table_optimizer.kind, cluster, -(-batch // world), described.ids_per_sample
     )
 
 
-def work_of(config: RunConfig, described: DatasetDescription, model: MultiTaskModel, cluster: Cluster) -> DenseWork:
-    """Return the work of the dense layers; `precision = "auto"` is the one in which the hardware is faster."""
+def dense_work(config: RunConfig, described: DatasetDescription, model: MultiTaskModel, cluster: Cluster) -> DenseWork:
+    """Return the inputs of the step estimate for the dense layers.
+
+    With `train.precision = "auto"`, the precision is the faster one of the hardware. `epoch_samples` is 1 if the
+    training split is missing or empty, since the estimate needs a positive number.
+    """
     splits, precision, hardware = described.schema.splits, config.train.precision, cluster.hardware
     faster = faster_precision(hardware.fp32_tflops, hardware.bf16_tflops)
     return DenseWork(
@@ -168,10 +184,10 @@ def meta_model(config: RunConfig, described: DatasetDescription, *, cuda: bool) 
     Raises:
         UserError: The configuration names a column that the dataset lacks, or an optimizer that the device lacks.
     """
-    selection = select(config, described)
+    selection = select_run_columns(config, described)
     statistics = {feature.name: {"train": _STATISTICS} for feature in selection.dense}
     # On the meta device no initial values are drawn, which would take long for large dense layers.
     with torch.device("meta"):
-        model = model_of(config, selection, statistics, torch.device("meta"))
+        model = build_unsharded_model(config, selection, statistics, torch.device("meta"))
     attach_table_optimizer(model, config.table_optimizer, torch.device("cuda" if cuda else "cpu"))
     return model

@@ -1,4 +1,8 @@
-"""Plans of a run on its hosts, or on the fewest hosts that are enough, and their files."""
+"""Plans of a run on given hosts, or on the fewest hosts that are enough, and their files.
+
+`ple-rec plan` calls `plan_hosts` or, with `--find`, `find_hosts`, and then `write_plan`. `ple_rec.plan` calls
+`plan_hosts`.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +14,22 @@ from contextlib import contextmanager
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
-from ple_rec.config.plan import FEWEST_SAMPLES, PlanFile, dump_plan
+from ple_rec.config.plan import MIN_SAMPLES_PER_RANK, PlanFile, dump_plan
 from ple_rec.config.run import RunConfig
-from ple_rec.distributed.layouts import Watch
+from ple_rec.distributed.layouts import ProposalCallback
 from ple_rec.distributed.process_group import silence_libraries
 from ple_rec.errors import Option, UserError
 from ple_rec.planning.plan_input import DatasetDescription, plan_run
-from ple_rec.planning.smallest import most_hosts, smallest_hosts
+from ple_rec.planning.smallest import max_hosts, plan_fewest_hosts
 from ple_rec.planning.text import rate_text, tables_in_uvm_by_planner, uvm_text
 from ple_rec.reports.page import write_document
 from ple_rec.reports.plan.page import write_page
 from ple_rec.storage import Location
-from ple_rec.text.progress import LINE_SECONDS, bar, print_line
+from ple_rec.text.progress import LINE_SECONDS, create_bar, print_line
 
 logger = logging.getLogger(__name__)
 
-# The planner's progress is shown for more ranks than these.
+# The planner's progress is shown only for more ranks.
 _MANY_RANKS = 64
 
 
@@ -52,7 +56,7 @@ def find_hosts(config: RunConfig, described: DatasetDescription, cluster: Cluste
     Args:
         config: Configuration of the run.
         described: Dataset of the run.
-        cluster: Cluster of such hosts, whose number does not matter.
+        cluster: Cluster with the kind of the hosts; their number does not matter.
         rate: Samples a second that the hosts have to reach; None for any rate.
 
     Raises:
@@ -61,22 +65,22 @@ def find_hosts(config: RunConfig, described: DatasetDescription, cluster: Cluste
     silence_libraries()
     _check_rate(config, cluster, rate)
     with watch_planner(cluster) as watch:
-        plan = smallest_hosts(config, described, cluster, rate, watch)
+        plan = plan_fewest_hosts(config, described, cluster, rate, watch)
         if plan is None:
-            raise _no_hosts(config, cluster, rate)
+            raise _no_hosts_error(config, cluster, rate)
         _compare_with_hbm(config, described, cluster, rate, plan, watch)
     return plan
 
 
 def _check_rate(config: RunConfig, cluster: Cluster, rate: float | None) -> None:
-    """Refuse a rate if each rank has too few samples a step for an estimate."""
+    """Refuse a rate if each rank has too few samples a step for an estimate, even on a single host."""
     train, ranks = config.train, cluster.ranks_per_host
     samples = train.batch_size_per_rank or (None if train.batch_size is None else train.batch_size // ranks)
-    if rate is not None and samples is not None and samples < FEWEST_SAMPLES:
+    if rate is not None and samples is not None and samples < MIN_SAMPLES_PER_RANK:
         raise UserError(
             "--samples-per-second",
             f"asked of {samples} samples a rank",
-            f"below {FEWEST_SAMPLES} most of a step is latency, which no estimate counts",
+            f"below {MIN_SAMPLES_PER_RANK} most of a step is latency, which no estimate counts",
             "raise the batch size, or ask without a rate",
         )
 
@@ -87,35 +91,35 @@ def _compare_with_hbm(
     cluster: Cluster,
     rate: float | None,
     plan: PlanFile,
-    watch: Watch | None,
+    watch: ProposalCallback | None,
 ) -> None:
-    """Log how much the planner puts into the hosts' memory by itself, and the fewest hosts with all tables in HBM."""
+    """If the planner has put tables into the hosts' memory, log which, and the fewest hosts with all tables in HBM."""
     in_uvm = tables_in_uvm_by_planner(plan, config.embeddings)
     if not in_uvm:
         return
     fused = with_values(config, {"embeddings.kernel": "fused"})
-    logger.info("the same with every table in HBM:")
-    in_hbm = smallest_hosts(fused, described, cluster, rate, watch)
-    logger.info(f"\n{_hosts(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
+    logger.info("fewest hosts with every table in HBM:")
+    in_hbm = plan_fewest_hosts(fused, described, cluster, rate, watch)
+    logger.info(f"\n{_hosts_text(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
     logger.info(
-        f"with every table in HBM none is enough of {_considered(config, cluster, rate)}"
+        f"with every table in HBM, {_considered_text(config, cluster, rate)} are not enough"
         if in_hbm is None
-        else f"{_hosts(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
+        else f"{_hosts_text(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
     )
 
 
-def _hosts(plan: PlanFile) -> str:
+def _hosts_text(plan: PlanFile) -> str:
     hosts = plan.cluster.hosts
     return f"{hosts} host{'s' if hosts > 1 else ''}"
 
 
 def write_plan(plan: PlanFile, name: str, out: Location) -> Location:
-    """Write a plan and its page; return the page.
+    """Write a plan and its page, and return the path of the page.
 
     Args:
         plan: Plan with its estimate.
         name: Name of the configuration that was planned.
-        out: File of the plan, which `check_out` has accepted.
+        out: File of the plan, which `check_output` has accepted.
 
     Raises:
         UserError: The plan or its page cannot be written.
@@ -127,19 +131,19 @@ def write_plan(plan: PlanFile, name: str, out: Location) -> Location:
     return page
 
 
-def _no_hosts(config: RunConfig, cluster: Cluster, rate: float | None) -> UserError:
+def _no_hosts_error(config: RunConfig, cluster: Cluster, rate: float | None) -> UserError:
     at_rate = "" if rate is None else f" at {rate:,.0f} samples/s"
     return UserError(
         "--find",
         f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{at_rate}",
-        f"{_considered(config, cluster, rate)} were considered",
+        f"{_considered_text(config, cluster, rate)} were considered",
         f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
     )
 
 
-def _considered(config: RunConfig, cluster: Cluster, rate: float | None) -> str:
-    """Return the hosts that are considered, and why there are no more: `up to 4 hosts (32 ranks)`."""
-    most = most_hosts(config, cluster, rate)
+def _considered_text(config: RunConfig, cluster: Cluster, rate: float | None) -> str:
+    """Return the largest number of hosts that is considered, as text: `up to 4 hosts (32 ranks)`."""
+    most = max_hosts(config, cluster, rate)
     ranks = most * cluster.ranks_per_host
     batch = config.train.batch_size
     each = "" if batch is None else f", each with {batch // ranks:,} of the {batch:,} samples of a step"
@@ -148,7 +152,7 @@ def _considered(config: RunConfig, cluster: Cluster, rate: float | None) -> str:
 
 @contextmanager
 def watch_planner(cluster: Cluster) -> Iterator[Callable[[int], None] | None]:
-    """Yield a function that shows how many plans were tried: on a terminal at once, elsewhere every 10 seconds.
+    """Yield a function that shows how many plans were tried: on a terminal at once, elsewhere every `LINE_SECONDS`.
 
     For few ranks, whose plan takes a moment, this yields None.
     """
@@ -157,7 +161,7 @@ def watch_planner(cluster: Cluster) -> Iterator[Callable[[int], None] | None]:
         return
     start = last_line = time.monotonic()
     title = f"planning {cluster.world_size} ranks"
-    with bar(unit=" plans", title=title) as progress:
+    with create_bar(unit=" plans", title=title) as progress:
 
         def advance(plans: int) -> None:
             nonlocal last_line

@@ -1,4 +1,4 @@
-"""A plan on a terminal. docs/planning.md explains every column."""
+"""Text of a plan on a terminal: its tables, ranks, estimate and remarks. docs/planning.md explains every column."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ import statistics
 from collections.abc import Sequence
 
 from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan import PARTS, PlanFile, StepEstimate, column_wise_remarks
+from ple_rec.config.plan import STEP_PARTS, PlanFile, StepEstimate, column_wise_remarks
 from ple_rec.config.plan_table import Costs, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
 from ple_rec.errors import UserError
-from ple_rec.text import aligned
-from ple_rec.text.units import joined_spans, short_bytes, short_count, short_duration
+from ple_rec.text import align_columns
+from ple_rec.text.units import join_spans, short_bytes, short_count, short_duration
 
+# With more ranks, only the fullest, the busiest and the median are listed.
 _MANY_RANKS = 16
+# Of more tables, the largest ones are listed.
 _MANY_TABLES = 40
+# A list of ranks with more characters is replaced by their number.
 _RANKS_WIDTH = 24
-# Remarks mention an imbalance from this one on.
-_UNEVEN = 1.5
-# Remarks list this many names.
-_NAMES = 4
-# Ids are int32, so larger tables cannot be trained.
-_MOST_ROWS = 1 << 31
-# What the estimate leaves out takes longer than what it counts if a step is shorter than this.
-_SHORTEST_MS = 0.5
+# If the busiest rank takes this many times the mean or longer, a remark names the small tables that are the cause.
+_MIN_IMBALANCE = 1.5
+# Largest number of names in a remark.
+_MAX_NAMES = 4
+# Ids are int32, so tables with more rows cannot be trained.
+_MAX_ROWS = 1 << 31
+# In a shorter step, the latencies, which the estimate leaves out, take longer than all that it counts.
+_LATENCY_MS = 0.5
 
 
-def format_plan(plan: PlanFile, config: RunConfig, *, everything: bool = False) -> str:
+def format_plan(plan: PlanFile, config: RunConfig, *, show_all: bool = False) -> str:
     """Return a plan as text: its tables, ranks, estimate, and remarks.
 
     Args:
-        plan: Plan with its estimate.
+        plan: Plan, with or without an estimate.
         config: Configuration that was planned.
-        everything: True to list every table and every rank, however many there are.
+        show_all: True to list every table and every rank, however many there are.
     """
-    parts = [_head(plan, config.name), _tables(plan, everything), _ranks(plan, everything)]
+    parts = [_head(plan, config.name), _table_list(plan, show_all), _rank_list(plan, show_all)]
     if plan.estimate is not None:
         parts.append(format_estimate(plan, plan.estimate))
     return "\n\n".join([*parts, *_remarks(plan, config)])
@@ -50,19 +53,21 @@ def _head(plan: PlanFile, title: str) -> str:
     )
 
 
-def _tables(plan: PlanFile, everything: bool) -> str:
+def _table_list(plan: PlanFile, show_all: bool) -> str:
     ordered = sorted(plan.tables, key=lambda table: -table.bytes)
-    shown = ordered if everything else ordered[:_MANY_TABLES]
+    listed_tables = ordered if show_all else ordered[:_MANY_TABLES]
     head = ["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "weights", "optimizer", "batch", "ms"]
-    lines = [head, *(_table_line(plan, table) for table in shown)]
-    more = [f"and {len(ordered) - len(shown)} smaller tables (--all)"] if len(shown) < len(ordered) else []
-    return "\n".join([*aligned(lines, left=(0, 4, 5, 6)), *more])
+    lines = [head, *(_table_line(plan, table) for table in listed_tables)]
+    more = (
+        [f"and {len(ordered) - len(listed_tables)} smaller tables (--all)"] if len(listed_tables) < len(ordered) else []
+    )
+    return "\n".join([*align_columns(lines, left_columns=(0, 4, 5, 6)), *more])
 
 
 def _table_line(plan: PlanFile, table: TablePlan) -> list[str]:
     memory = plan.memory_of_table(table)
     ranks = plan.ranks_of(table)
-    spans = joined_spans(ranks)
+    spans = join_spans(ranks)
     return [
         table.table,
         f"{table.rows:,}",
@@ -76,7 +81,7 @@ def _table_line(plan: PlanFile, table: TablePlan) -> list[str]:
     ]
 
 
-def _ranks(plan: PlanFile, everything: bool) -> str:
+def _rank_list(plan: PlanFile, show_all: bool) -> str:
     world, memory, costs = plan.cluster.world_size, plan.memory, plan.costs
     head = ["rank", *(["HBM", "of allowed"] if plan.cluster.cuda else []), "host memory", "of allowed"]
     head += ["lookup ms", "communication ms", "total ms"]
@@ -88,9 +93,9 @@ def _ranks(plan: PlanFile, everything: bool) -> str:
 
     def values(rank: int) -> tuple[float, float, float, float, float]:
         c = costs[rank]
-        return memory[rank].hbm, memory[rank].host, c.lookup_ms(), c.communication_ms(), c.total()
+        return memory[rank].hbm, memory[rank].host, c.lookup_part_ms(), c.communication_part_ms(), c.total()
 
-    if everything or world <= _MANY_RANKS:
+    if show_all or world <= _MANY_RANKS:
         lines = [line(str(rank), *values(rank)) for rank in range(world)]
     else:
         fullest = max(range(world), key=lambda rank: (memory[rank].hbm, memory[rank].host))
@@ -102,12 +107,12 @@ def _ranks(plan: PlanFile, everything: bool) -> str:
             line("median of all", middle[0], middle[1], middle[2], middle[3], middle[4]),
         ]
     return "\n".join(
-        [*aligned([head, *lines]), f"imbalance {imbalance(costs):.2f} (time of the busiest rank over the mean)"]
+        [*align_columns([head, *lines]), f"imbalance {imbalance(costs):.2f} (time of the busiest rank over the mean)"]
     )
 
 
 def ms_text(value: float) -> str:
-    """Return milliseconds with three decimals, or with three digits if below .1: `12.346`, `0.0123`."""
+    """Return milliseconds without the unit, with three decimals, or three digits if below .1: `12.346`, `0.0123`."""
     return f"{value:.3g}" if 0 < value < 0.1 else f"{value:.3f}"
 
 
@@ -123,34 +128,35 @@ def _share(value: float, allowed: int) -> str:
 
 
 def format_estimate(plan: PlanFile, estimate: StepEstimate) -> str:
-    """Return the parts of a step, what bounds it, and the rate that follows.
+    """Return the time of a step and of its parts, the part that bounds it, and the rate, or why it is not known.
 
     Args:
         plan: Plan of the run.
         estimate: Estimate of the plan.
     """
-    parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in PARTS)
-    few = f"{plan.batch_size_per_rank:,} samples a rank are few; raise the batch size"
+    parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in STEP_PARTS)
+    advice = f"{plan.batch_size_per_rank:,} samples a rank are few; raise the batch size"
     lines = [
-        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_BOUNDS[estimate.bound]})",
+        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_PART_MEANINGS[estimate.bound]})",
         f"  ms: {parts} (overlaps)",
     ]
     if plan.rate is None:
-        lines.append(f"no samples/s: most of a step would be latency, which is not counted, since {few}")
+        lines.append(f"no samples/s: most of a step would be latency, which is not counted, since {advice}")
     else:
         epoch = f"an epoch of {estimate.epoch_samples:,} samples takes {short_duration(estimate.epoch_seconds)}"
         lines.append(f"{short_count(plan.rate)} samples/s; {epoch}")
-        if estimate.step_ms < _SHORTEST_MS:
-            lines.append(f"  an upper bound: no latency is counted, and {few}")
+        if estimate.step_ms < _LATENCY_MS:
+            lines.append(f"  an upper bound: no latency is counted, and {advice}")
     return "\n".join(lines)
 
 
 def rate_text(plan: PlanFile) -> str:
-    """Return the estimated rate, or the batch of a rank if that is too small for an estimate of the rate."""
+    """Return the estimated rate, or the number of samples of a rank if it is too small for an estimate."""
     return f"{plan.batch_size_per_rank:,} samples a rank" if plan.rate is None else f"{plan.rate:,.0f} samples/s"
 
 
-_BOUNDS = {
+# Work in each part of a step.
+_PART_MEANINGS = {
     "lookup": "looking up and updating rows",
     "communication": "exchanging ids, pooled rows and their gradients",
     "dense": "the dense layers",
@@ -160,6 +166,7 @@ _BOUNDS = {
 
 
 def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
+    """Return all remarks on a plan as one text with a line for each; an empty list without remarks."""
     embeddings = config.embeddings
     remarks = column_wise_remarks(plan)
     by_planner = tables_in_uvm_by_planner(plan, embeddings)
@@ -167,25 +174,28 @@ def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
     for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
         if tables:
             remarks.append(f"{uvm_text(tables)}, {why}")
+    # Tables that the planner has sharded in another way than `embeddings.sharding` asks for.
     too_small = [
-        t.table for t in plan.tables if embeddings.sharding not in (None, t.sharding) and _free(embeddings, t.table)
+        t.table
+        for t in plan.tables
+        if embeddings.sharding not in (None, t.sharding) and _has_free_sharding(embeddings, t.table)
     ]
     if too_small:
         names = _first_names(too_small)
         remarks.append(f"not {embeddings.sharding}, since that would leave a rank without a row: {names}")
     remarks += [
-        f"train will refuse table {table.table}: {table.rows:,} rows; ids are int32, so it has at most {_MOST_ROWS:,}"
+        f"train will refuse table {table.table}: {table.rows:,} rows; ids are int32, so it has at most {_MAX_ROWS:,}"
         for table in plan.tables
-        if table.rows > _MOST_ROWS
+        if table.rows > _MAX_ROWS
     ]
-    remarks += _small_tables(plan) + _shards_of_data(plan, config)
+    remarks += _small_table_remarks(plan) + _data_shard_remarks(plan, config)
     if plan.cluster.hardware == PRESETS["cpu"]:
         remarks.append("the hosts are a guess at a common CPU server: give the figures of yours in [topology]")
     return ["\n".join(remarks)] if remarks else []
 
 
 def tables_in_uvm_by_planner(plan: PlanFile, embeddings: EmbeddingsConfig) -> list[TablePlan]:
-    """Return the tables that the planner, not the configuration, has put into the hosts' memory.
+    """Return the tables that the planner, not the configuration, has put into the hosts' memory (UVM).
 
     Args:
         plan: Plan of the tables.
@@ -207,14 +217,14 @@ def uvm_text(tables: Sequence[TablePlan]) -> str:
     return f"{size} in the hosts' memory (UVM): {_first_names([table.table for table in tables])}"
 
 
-def _free(embeddings: EmbeddingsConfig, table: str) -> bool:
-    """Return True if the configuration does not force the sharding of this very table."""
+def _has_free_sharding(embeddings: EmbeddingsConfig, table: str) -> bool:
+    """Return True if the configuration does not fix the sharding of this table by name."""
     own = embeddings.tables.get(table)
     return own is None or own.sharding is None
 
 
-def _shards_of_data(plan: PlanFile, config: RunConfig) -> list[str]:
-    """Return a remark if training would refuse to read its data on so many ranks."""
+def _data_shard_remarks(plan: PlanFile, config: RunConfig) -> list[str]:
+    """Return a remark if the rows of the dataset cannot be divided among the ranks, which training would refuse."""
     world = plan.cluster.world_size
     try:
         rows_per_shard(plan.batch_size_per_rank * world, config.data.virtual_shards, world)
@@ -223,18 +233,21 @@ def _shards_of_data(plan: PlanFile, config: RunConfig) -> list[str]:
     return []
 
 
-def _small_tables(plan: PlanFile) -> list[str]:
-    """Return a remark if the busiest rank has tables that cannot be split, since they have fewer rows than ranks."""
+def _small_table_remarks(plan: PlanFile) -> list[str]:
+    """Return a remark if ranks are imbalanced and the busiest one has tables with fewer rows than there are ranks.
+
+    Such a table cannot be split over all ranks, so it lies on one of them.
+    """
     world = plan.cluster.world_size
     totals = [costs.total() for costs in plan.costs]
     idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
     small = [t.table for t in plan.tables if t.rows < world and plan.ranks_of(t) == (busiest,)]
-    if imbalance(plan.costs) < _UNEVEN or not small:
+    if imbalance(plan.costs) < _MIN_IMBALANCE or not small:
         return []
     idle_ranks = f"; {idle} of {world} ranks hold no table" if idle else ""
     return [f"the busiest rank has {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
 
 
 def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return ", ".join(names[:_NAMES]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more

@@ -1,4 +1,4 @@
-"""Work that a sample means for a rank, in ids, values and FLOPs: the input of the roofline."""
+"""Work of one sample, in ids, values and FLOPs, from which `roofline.py` computes the least time of a step."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.experts import Mlp
 from ple_rec.modules.extraction import ExtractionLevel
 from ple_rec.planning.estimate import DenseWork
-from ple_rec.planning.plan_input import DatasetDescription, meta_model, work_of
-from ple_rec.training.checks import select
+from ple_rec.planning.plan_input import DatasetDescription, dense_work, meta_model
+from ple_rec.training.checks import select_run_columns
 
 
 @dataclass(frozen=True)
 class FeatureLoad:
-    """Sizes of a sparse feature.
+    """Sizes of a sparse feature and of its embedding table.
 
     Args:
-        ids: Mean number of ids of a sample.
-        dim: Number of values of a row of its table.
-        rows: Number of rows of its table.
+        ids: Mean number of ids in a sample.
+        dim: Number of values in a row of the table.
+        rows: Number of rows of the table.
     """
 
     ids: float
@@ -40,8 +40,8 @@ class SampleWork:
         dense_features: Number of dense features.
         tasks: Number of tasks, K.
         has_group: True if a batch has a group column (for GAUC).
-        values: Number of values between the matrix products of the dense layers; see `values_per_sample`.
-        work: FLOPs and parameters of the dense layers.
+        values: Number of activations between the matrix products of the dense layers; see `values_per_sample`.
+        work: FLOPs, parameters and precision of the dense layers.
         table_optimizer: Optimizer of the tables.
         dense_optimizer: Optimizer of the dense layers.
     """
@@ -62,7 +62,7 @@ class SampleWork:
         return self.embeddings.qcomms.forward_precision, self.embeddings.qcomms.backward_precision
 
 
-def workload_of(config: RunConfig, described: DatasetDescription, cluster: Cluster) -> SampleWork:
+def sample_work(config: RunConfig, described: DatasetDescription, cluster: Cluster) -> SampleWork:
     """Return the work of a sample of a run on GPUs.
 
     Args:
@@ -73,12 +73,15 @@ def workload_of(config: RunConfig, described: DatasetDescription, cluster: Clust
     Raises:
         UserError: Configuration and dataset do not fit each other.
     """
-    model, selection = meta_model(config, described, cuda=True), select(config, described)
+    model, selection = meta_model(config, described, cuda=True), select_run_columns(config, described)
     tables = [] if model.embeddings is None else model.embeddings.embedding_bag_configs()
 
+    # Mean number of ids of a sample: that of the configuration, or else that of the dataset, or else 1.
     def ids(table: str, feature: str) -> float:
-        own = config.embeddings.tables.get(table)
-        return (own.ids_per_sample if own is not None else None) or described.ids_per_sample.get(feature, 1.0)
+        table_config = config.embeddings.tables.get(table)
+        return (table_config.ids_per_sample if table_config is not None else None) or described.ids_per_sample.get(
+            feature, 1.0
+        )
 
     return SampleWork(
         features=tuple(
@@ -91,7 +94,7 @@ def workload_of(config: RunConfig, described: DatasetDescription, cluster: Clust
         tasks=len(model.tasks),
         has_group=selection.group is not None,
         values=values_per_sample(model),
-        work=work_of(config, described, model, cluster),
+        work=dense_work(config, described, model, cluster),
         table_optimizer=config.table_optimizer.kind,
         dense_optimizer=config.dense_optimizer.kind,
     )
@@ -102,10 +105,10 @@ def values_per_sample(model: MultiTaskModel) -> int:
 
     V = D + sum over levels (E sum(hidden) + sum_o H_o + edges) + sum over towers (sum(hidden) + 1)
 
-    D is the number of inputs. A level has E experts with hidden layers, outputs of width H_o, and one edge for each
-    weight A_oe that a gate computes.
+    D is the number of inputs. A level has E experts, each with hidden layers of the widths `hidden`, outputs of width
+    H_o, and an edge for each weight that a gate computes; a tower ends in one value.
     """
-    total: int = sum(model.columns.values()) + model.normalise.mean_F.numel()
+    total: int = sum(model.widths_by_feature.values()) + model.normalise.mean_F.numel()
     for level in model.extraction.levels:
         assert isinstance(level, ExtractionLevel)
         routing = level.routing

@@ -1,13 +1,15 @@
-"""Calibration of a binary task's probabilities to frequencies, before they are raised to an exponent.
+"""Calibration of a binary task's probabilities to observed frequencies, before they become factors of a ranking score.
+
+A fusion computes this score: the product of the predictions of several tasks, each raised to an exponent.
 
     platt               p' = sigmoid(a logit(p) + b)        a, b by maximum likelihood (Platt, 1999)
     isotonic            p' non-decreasing in p              least squares (pool adjacent violators)
     negative_sampling   p' = p / (p + (1 - p) / kept)       exact if the model was trained on a random share `kept` of
                                                             the negatives (He et al., ADKDD 2014)
 
-Calibration keeps the order of one task's predictions, apart from ties, which isotonic makes. It changes the product of
-several tasks: unless the error of a prediction is a constant factor, an exponent has its meaning only for calibrated
-probabilities.
+Calibration keeps the order of one task's predictions, except that isotonic can make some equal. It changes the order of
+rows by the product of several tasks, unless it multiplies the probabilities of each task by a constant. So exponents
+that were found for calibrated probabilities do not suit uncalibrated ones.
 
 Shape suffixes: N rows.
 """
@@ -25,13 +27,13 @@ from ple_rec.errors import UserError
 Floats = NDArray[np.float64]
 # Probabilities are kept this far from 0 and 1, so that their logits are finite.
 _EPS = 1e-12
-# Newton's method ends after so many steps, or once a step is as small as this.
+# Newton's method ends after _STEPS steps, or once a step changes both parameters by less than _CLOSE.
 _STEPS, _CLOSE = 100, 1e-10
-# An isotonic curve has at most so many knots.
+# Largest number of knots of an isotonic curve.
 _KNOTS = 1_000
 
 
-def calibrated(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfig, p_N: Floats) -> Floats:
+def calibrate(calibration: PlattConfig | IsotonicConfig | NegativeSamplingConfig, p_N: Floats) -> Floats:
     """Return the calibrated probabilities."""
     match calibration:
         case PlattConfig():
@@ -52,7 +54,7 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
         weight_N: Weights of the rows; a row with weight 0 is left out.
 
     Raises:
-        UserError: There is only one class, or greater predictions go with fewer positives.
+        UserError: There is only one class, or the slope is not above 0: greater predictions go with fewer positives.
     """
     p_N, label_N, weight_N = _weighted_rows(task, p_N, label_N, weight_N)
     logit_N = _logit(p_N)
@@ -66,6 +68,7 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
         hessian = np.array([[curve_N @ (logit_N * logit_N), cross], [cross, curve_N.sum()]])
         # If all predictions are equal, the Hessian is singular, and least squares picks a slope.
         step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+        # A step of at most 2 does not overshoot where the likelihood is almost flat.
         step *= min(1.0, 2.0 / max(1e-300, float(np.abs(step).max())))
         slope, intercept = slope - float(step[0]), intercept - float(step[1])
         if np.abs(step).max() < _CLOSE:
@@ -74,8 +77,8 @@ def fit_platt(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> Plat
         raise UserError(
             f"calibration of {task}",
             f"slope {slope:.3g}",
-            "Platt's slope is positive: greater predictions go with more positives",
-            "look at the task's AUC, which is below one half; do not fuse it as it is",
+            "the slope has to be positive: greater predictions go with more positives",
+            "look at the task's AUC, which is about one half or less; do not fuse its predictions as they are",
         )
     return PlattConfig(kind="platt", slope=slope, intercept=intercept)
 
@@ -98,6 +101,7 @@ def fit_isotonic(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) -> I
     means = np.bincount(group_N, weight_N * label_N) / weights
     fitted = np.asarray(isotonic_regression(means, weights=weights).x)
     if len(scores) > _KNOTS:
+        # The knots that stay have about the same weight of rows between them.
         mass = np.cumsum(weights) / weights.sum()
         knots = np.unique(np.searchsorted(mass, np.linspace(0.0, 1.0, _KNOTS)).clip(max=len(scores) - 1))
         scores, fitted = scores[knots], fitted[knots]
@@ -113,7 +117,7 @@ def _weighted_rows(task: str, p_N: Floats, label_N: Floats, weight_N: Floats) ->
         raise UserError(
             f"calibration of {task}",
             f"{positives:,} positives in {len(label_N):,} rows",
-            "a calibration is fitted to both classes",
+            "a calibration needs rows of both classes",
             "fit it on more rows, or leave the task uncalibrated",
         )
     return p_N, label_N, weight_N

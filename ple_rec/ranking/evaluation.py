@@ -1,9 +1,11 @@
-"""Metrics of fusions on held-out lists, for many settings of the exponents at once, with confidence intervals.
+"""Metrics of fusions on held-out lists: for many settings of the exponents at once, or for one with intervals.
 
-Intervals come from resamples of users. The lists of one user, such as his requests, are alike, so resamples of lists
-would treat dependent lists as independent, and the intervals would be too narrow.
+A fusion computes one score for each row, a product of factors that are raised to exponents. A setting is one choice of
+the exponents. Confidence intervals come from a bootstrap over users. The lists of one user, such as the user's
+requests, are not independent, so a bootstrap over lists would give intervals that are too narrow.
 
-Shape suffixes: K factors, L lists, U users, N rows of lists, W settings, R resamples, S sums.
+Shape suffixes: K factors, L lists (of a metric: those on which it is defined), U users, N rows of all lists, W
+settings, R resamples, S sums (the numerators and denominators of a metric).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from ple_rec.ranking.fusion import Factors
 from ple_rec.ranking.lists import CandidateLists, Floats, Ints, Order
 from ple_rec.ranking.metrics import ListMetric, MetricName
 
+# Number of bootstrap resamples.
 RESAMPLES = 1_000
 _LOW_PERCENTILE, _HIGH_PERCENTILE = 2.5, 97.5
 Interval = tuple[float, float]
@@ -35,9 +38,9 @@ class MetricValue:
         interval: 95 % interval over resamples of the users.
         lists: Number of lists on which the metric is defined.
         users: Number of users with such a list.
-        weighted_rows: Number of rows that the metric weights; None if it has no weights.
-        effective_rows: Kish's effective number of the weighted rows; None if the metric has no weights.
-        gain: Difference to the other fusion; None if there is no other fusion.
+        weighted_rows: Number of rows that the metric weights by inverse propensity; None for other metrics.
+        effective_rows: Kish's effective number of these rows; None for other metrics.
+        gain: Difference from the value of the baseline; None if there is no baseline.
         gain_interval: 95 % interval of the gain over the same resamples.
     """
 
@@ -56,9 +59,9 @@ class Evaluation:
 
     Args:
         lists: Lists of candidates.
-        factors: Factors of all rows, in the order of the log.
+        factors: Factors of all rows of the impression log, in its order.
         metrics: Metrics to evaluate, by name.
-        threads: Number of threads that order lists in parallel.
+        threads: Number of threads, each of which evaluates some settings of a call on all lists.
         user_L: User of each list; None if each list has a user of its own.
     """
 
@@ -72,10 +75,12 @@ class Evaluation:
     ) -> None:
         self.lists, self.metrics, self.threads = lists, dict(metrics), threads
         self.user_L = np.arange(len(lists.size_L)) if user_L is None else user_L
+        # A score is a matrix product of exponents and logarithms; the logarithm does not change the order of rows.
         self._log_KN = np.ascontiguousarray(factors.log_NK[lists.row_N].T, np.float32)
 
     def __call__(self, exponents_WK: Floats) -> dict[MetricName, Floats]:
         """Return every metric of every setting, as an array of shape (W,) for each metric."""
+        # Each chunk is a slice of the settings.
         chunks = list(self.lists.chunks(len(exponents_WK)))
 
         def means(chunk: slice) -> list[Floats]:
@@ -98,25 +103,26 @@ class Evaluation:
         Args:
             exponents_K: Exponents of the setting.
             baseline_K: Exponents of the baseline; None for no gains.
-            seed: Seed of the resamples, which are the same for both settings and for metrics with equally many users.
+            seed: Seed of the resamples. The setting and the baseline have the same resamples, and all metrics with
+                the same number of users have the same draws.
         """
         orders = [self._order(exponents_K[None])]
         if baseline_K is not None:
             orders.append(self._order(baseline_K[None]))
         values = {}
         for name, metric in self.metrics.items():
-            # Rows of sums alternate: numerator and denominator of the setting, then those of the baseline.
-            sums_SL = np.concatenate([row for order in orders for row in metric.sums(order)])
-            sums_US = _sums_of_users(sums_SL, self.user_L[metric.defined_L])
+            # The S sums are the numerator and denominator of the setting, then those of the baseline.
+            terms_SL = np.concatenate([terms_1L for order in orders for terms_1L in metric.list_terms(order)])
+            sums_US = _sum_by_user(terms_SL, self.user_L[metric.defined_L])
             resampled_RS = _resample(sums_US, seed)
             ratios = resampled_RS[:, ::2] / resampled_RS[:, 1::2]
-            totals_S = sums_SL.sum(axis=1)
+            totals_S = terms_SL.sum(axis=1)
             means = (totals_S[::2] / totals_S[1::2]).tolist()
-            effective = metric.effective(orders[0])
+            effective = metric.effective_rows(orders[0])
             values[name] = MetricValue(
                 value=means[0],
                 interval=_interval(ratios[:, 0]),
-                lists=sums_SL.shape[1],
+                lists=terms_SL.shape[1],
                 users=len(sums_US),
                 weighted_rows=metric.weighted_rows,
                 effective_rows=None if effective is None else float(effective[0]),
@@ -126,8 +132,9 @@ class Evaluation:
         return values
 
     def constant_K(self) -> NDArray[np.bool_]:
-        """Return for each factor if it is the same in all rows of each list, so that its exponent moves no row."""
+        """Return a flag (K,) for each factor: True if it is equal in all rows of each list, and so changes no order."""
         differs_KN = np.diff(self._log_KN, axis=1, prepend=0.0) != 0
+        # The row before the first one of a list belongs to another list.
         differs_KN[:, self.lists.start_L] = False
         return np.asarray(~differs_KN.any(axis=1))
 
@@ -137,7 +144,8 @@ class Evaluation:
         Args:
             exponents_K: Exponents of the setting.
             baseline_K: Exponents of the baseline.
-            places: Number of places that are the top; only lists with more rows count.
+            places: Number of rows that count as the top of a list. Lists with no more rows than this are left out; if
+                all are, the share is 1.
         """
         lists = self.lists
         longer_L = lists.size_L > places
@@ -162,15 +170,17 @@ class Evaluation:
         return self(exponents_WK)
 
     def _order(self, exponents_WK: Floats) -> Order:
-        return self.lists.ordered(exponents_WK.astype(np.float32) @ self._log_KN)
+        return self.lists.order_rows(exponents_WK.astype(np.float32) @ self._log_KN)
 
 
 @dataclass(frozen=True)
 class Evaluations:
-    """Evaluations of the same fusions on several kinds of lists, with the methods of one evaluation.
+    """Several `Evaluation`s with different metrics and lists, behind the methods of one except `constant_K`.
+
+    For example, value@k is evaluated only on lists of rows that were shown at random.
 
     Args:
-        parts: Evaluations with different metrics; `kept_at_top` compares the lists of the first.
+        parts: Evaluations. `kept_at_top` compares the lists of the first one, which may have no metrics.
     """
 
     parts: Sequence[Evaluation]
@@ -197,17 +207,17 @@ class Evaluations:
         return {name: value for part in self.parts if part.metrics for name, value in evaluate(part).items()}
 
 
-def _sums_of_users(sums_SL: Floats, user_L: Ints) -> Floats:
-    """Return the sums over the lists of each user, with users in the order of their first lists."""
+def _sum_by_user(terms_SL: Floats, user_L: Ints) -> Floats:
+    """Return the sums (U, S) of terms over the lists of each user, with users in the order of their first lists."""
     _, first_U, number_L = np.unique(user_L, return_index=True, return_inverse=True)
-    rank_U = np.argsort(np.argsort(first_U))
-    sums_US = np.zeros((len(first_U), len(sums_SL)))
-    np.add.at(sums_US, rank_U[number_L], sums_SL.T)
+    position_U = np.argsort(np.argsort(first_U))
+    sums_US = np.zeros((len(first_U), len(terms_SL)))
+    np.add.at(sums_US, position_U[number_L], terms_SL.T)
     return sums_US
 
 
 def _resample(sums_US: Floats, seed: int) -> Floats:
-    """Return sums over equally many users, drawn with replacement, as an array of shape (R, S)."""
+    """Return the sums over each bootstrap resample of the users, with shape (R, S)."""
     random, users = np.random.default_rng(seed), len(sums_US)
     sums_RS = np.empty((RESAMPLES, sums_US.shape[1]))
     for r in range(RESAMPLES):

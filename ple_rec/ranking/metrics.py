@@ -2,7 +2,7 @@
 
 A list holds the candidates of one request or one user; each row is one candidate. The predictions of several tasks are
 fused into one score per row, and each prediction is raised to an exponent first. A setting is one choice of these
-exponents. It orders every list by descending score, and all metrics are computed for many settings at once.
+exponents. Its scores order every list, the highest first. All metrics are computed for many settings at once.
 
 A place is the index of a row in its ordered list, from 0, and y_r is the label of the row at place r. A user sees the
 rows at the first k places, the seen places; in a list with fewer than k rows, all places are seen. A positive is a row
@@ -17,8 +17,8 @@ These metrics have a value for each list, and the metric is the mean of these va
     mean@k    (1 / min(k, rows)) sum_{r<k} y_r, the mean label of the seen rows
 
 The mean for gauc weights each list by its number of rows; the other means weight all lists equally. A mean leaves out
-the lists on which the metric is undefined: gauc needs a positive and a negative; ndcg, map and hit need a positive;
-mean is defined on every list. The order of a list with k rows or fewer changes neither hit@k nor mean@k.
+the lists on which the metric is undefined: gauc needs a positive and a negative; ndcg@k, map@k and hit@k need a
+positive; mean@k is defined on every list. The order of a list with k rows or fewer changes neither hit@k nor mean@k.
 
 value@k is no mean over lists. It is one ratio of sums over the seen rows of all lists:
 
@@ -30,7 +30,7 @@ Rows of a list with equal scores are tied. gauc counts one half for a tied pair.
 random order, which is the same for every setting (`lists.py`). gauc, map and hit need labels of 0 and 1, and ndcg needs
 labels of 0 or more.
 
-Shape suffixes: N rows, L lists, W settings, P seen places of all lists.
+Shape suffixes: N rows, L lists, M lists on which the metric is defined, W settings, P seen places of all lists.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from ple_rec.ranking.lists import CandidateLists, Floats, Order
 KINDS = ("gauc", "ndcg", "map", "hit", "mean", "value")
 # These kinds need labels of 0 and 1.
 _BINARY_KINDS = ("gauc", "map", "hit")
-_NAME = re.compile(r"(?P<task>[A-Za-z_][A-Za-z0-9_]*)\.(?P<kind>[a-z]+)(@(?P<places>[0-9]+))?")
+_NAME_PATTERN = re.compile(r"(?P<task>[A-Za-z_][A-Za-z0-9_]*)\.(?P<kind>[a-z]+)(@(?P<places>[0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -68,29 +68,29 @@ class MetricName:
     places: int
 
     @classmethod
-    def parse(cls, text: str, tasks: dict[str, str], place: str) -> MetricName:
+    def parse(cls, text: str, tasks: dict[str, str], source: str) -> MetricName:
         """Parse the text of a name, such as `like.ndcg@10`.
 
         Args:
             text: Text of the name.
             tasks: Kind of each task, such as "binary", by task name.
-            place: Option or file in which the user wrote the text, for messages.
+            source: Option or file in which the user wrote the text, for messages.
 
         Raises:
             UserError: The text names no metric, or the metric needs labels of 0 and 1 and the task is not binary.
         """
-        match = _NAME.fullmatch(text)
+        match = _NAME_PATTERN.fullmatch(text)
         rule = "it is TASK.gauc, TASK.ndcg@K, TASK.map@K, TASK.hit@K, TASK.mean@K or TASK.value@K"
         if match is None or match["kind"] not in KINDS or (match["kind"] == "gauc") != (match["places"] is None):
-            raise UserError(place, f'got "{text}"', rule, _suggested(text, tasks))
+            raise UserError(source, f'got "{text}"', rule, _suggestion(text, tasks))
         task, kind, places = match["task"], match["kind"], int(match["places"] or 0)
         if task not in tasks:
-            raise UserError(place, f'got "{text}"', f"the tasks are {', '.join(tasks)}", _suggested(text, tasks))
+            raise UserError(source, f'got "{text}"', f"the tasks are {', '.join(tasks)}", _suggestion(text, tasks))
         if match["places"] is not None and places == 0:
-            raise UserError(place, f'got "{text}"', "K places are seen, one or more", f"for example {task}.{kind}@10")
+            raise UserError(source, f'got "{text}"', "K places are seen, one or more", f"for example {task}.{kind}@10")
         if tasks[task] != "binary" and kind in _BINARY_KINDS:
             raise UserError(
-                place, f'got "{text}"', f"{kind} needs labels of 0 and 1", f"use {task}.ndcg@10 or {task}.mean@10"
+                source, f'got "{text}"', f"{kind} needs labels of 0 and 1", f"use {task}.ndcg@10 or {task}.mean@10"
             )
         return cls(task, kind, places)
 
@@ -98,7 +98,7 @@ class MetricName:
         return f"{self.task}.{self.kind}" + (f"@{self.places}" if self.places else "")
 
 
-def _suggested(text: str, tasks: dict[str, str]) -> str:
+def _suggestion(text: str, tasks: dict[str, str]) -> str:
     """Return a fix for a message: the metric's name that is most similar to the text, or else an example of a name."""
     places = text.partition("@")[2]
     seen = places if places.isdecimal() and int(places) else "10"
@@ -115,15 +115,18 @@ class ListMetric(ABC):
 
     Attributes:
         defined_L: Flag of each list, True if the metric is defined on it.
-        weighted_rows: Number of rows that the metric weights by inverse propensity; None if the metric does not.
+        weighted_rows: Number of rows that the metric weights by inverse propensity; None for a metric without these
+            weights.
     """
 
     defined_L: NDArray[np.bool_]
     weighted_rows: int | None = None
 
     @abstractmethod
-    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
-        """Return the terms of the numerator and those of the denominator, each with shape (W, lists with the metric).
+    def list_terms(self, ordered: Order) -> tuple[Floats, Floats]:
+        """Return the terms of the numerator and those of the denominator, one of each per list.
+
+        The shape of either is (W, M).
 
         Args:
             ordered: Order of the rows under each setting.
@@ -131,12 +134,12 @@ class ListMetric(ABC):
 
     @abstractmethod
     def mean(self, ordered: Order) -> Floats:
-        """Return the metric under each setting, the ratio of the two sums, with shape (W,)."""
+        """Return the metric under each setting, the ratio of the sums of these terms, with shape (W,)."""
 
-    def effective(self, ordered: Order) -> Floats | None:
-        """Return Kish's effective number of rows, (sum w)^2 / sum w^2, under each setting, with shape (W,).
+    def effective_rows(self, ordered: Order) -> Floats | None:
+        """Return Kish's effective number of the weighted rows, (sum w)^2 / sum w^2, under each setting, (W,).
 
-        A metric without inverse propensities returns None.
+        A metric that weights no rows by inverse propensity returns None.
         """
         return None
 
@@ -145,128 +148,129 @@ class _Mean(ListMetric):
     """Weighted mean of one value per list.
 
     Attributes:
-        weight_L: Weights of the lists on which the metric is defined, without the other lists.
+        weight_M: Weights of the lists on which the metric is defined.
     """
 
-    weight_L: Floats
+    weight_M: Floats
 
     @abstractmethod
     def per_list(self, ordered: Order) -> Floats:
-        """Return the value of every list on which the metric is defined, with shape (W, lists with the metric)."""
+        """Return the value of every list on which the metric is defined, with shape (W, M)."""
 
-    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
-        value_WL = self.per_list(ordered) * self.weight_L
-        return value_WL, np.broadcast_to(self.weight_L, value_WL.shape)
+    def list_terms(self, ordered: Order) -> tuple[Floats, Floats]:
+        value_WM = self.per_list(ordered) * self.weight_M
+        return value_WM, np.broadcast_to(self.weight_M, value_WM.shape)
 
     def mean(self, ordered: Order) -> Floats:
-        return np.asarray(self.per_list(ordered) @ (self.weight_L / self.weight_L.sum()))
+        return np.asarray(self.per_list(ordered) @ (self.weight_M / self.weight_M.sum()))
 
 
-class _Places:
+class _SeenPlaces:
     """Seen places of all lists, list by list.
+
+    Lists are sorted by length, shortest first, so the lists that have a place r are the last ones.
 
     Args:
         lists: Lists of candidates.
         places: Number k of seen places of a list.
 
     Attributes:
-        top_P: Index of each seen place in an array of all rows, list by list, such as a row of `Order.row_WN`.
-        place_P: Place in its list, 0 to k - 1.
+        seen_P: Index of each seen place in the second dimension of `Order.row_WN`, the places of all lists.
+        place_P: Place within its list, 0 to k - 1.
         seen_L: Number of seen places of each list.
         begin_L: Index of each list's first seen place among all P.
-        by_place: Pair for each place r that some list has, below k. It holds the index of the first list with a row at
-            place r, and the index of place r of this list and of each later list in an array of all rows.
+        by_place: Pair `(begin, place_index)` for each place r < k that a list has. The lists `begin:` have a place r,
+            and `place_index` has, for each of them, the index of its place r in the second dimension of `Order.row_WN`.
     """
 
     def __init__(self, lists: CandidateLists, places: int) -> None:
-        self.top_P = np.flatnonzero(lists.place_N < places)
-        self.place_P = lists.place_N[self.top_P]
+        self.seen_P = np.flatnonzero(lists.place_N < places)
+        self.place_P = lists.place_N[self.seen_P]
         self.seen_L = np.minimum(lists.size_L, places)
         self.begin_L = np.cumsum(self.seen_L) - self.seen_L
-        # Lists are sorted by length, shortest first. So if list `begin` is the first with a row at some place, all
-        # lists after it have a row there, too.
         first = np.searchsorted(lists.size_L, np.arange(self.seen_L[-1]), side="right").tolist()
         self.by_place = [(begin, lists.start_L[begin:] + place) for place, begin in enumerate(first)]
 
-    def of(self, values_N: Floats, ordered: Order) -> Floats:
+    def values_at(self, values_N: Floats, ordered: Order) -> Floats:
         """Return the values of the rows that each setting puts at the seen places, with shape (W, P).
 
         Args:
             values_N: Value of each row, in the order of `CandidateLists.row_N`.
             ordered: Order of the rows under each setting.
         """
-        return np.asarray(values_N.take(ordered.row_WN.take(self.top_P, axis=1)))
+        return np.asarray(values_N.take(ordered.row_WN.take(self.seen_P, axis=1)))
 
     def sums_WL(self, values_WP: Floats) -> Floats:
         """Return the sums of values over the seen places of each list."""
         return np.asarray(np.add.reduceat(values_WP, self.begin_L, axis=1))
 
 
-class _Seen(_Mean):
+class _SeenMean(_Mean):
     """Mean, over equally weighted lists, of a function of the labels at the seen places."""
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
-        self.label_N, self.places = label_N, _Places(lists, places)
+        self.label_N, self.seen = label_N, _SeenPlaces(lists, places)
         self.positives_L = np.add.reduceat(label_N > 0, lists.start_L, dtype=np.int64)
 
     def define_on(self, defined_L: NDArray[np.bool_]) -> None:
         """Set the lists on which the metric is defined, each with weight 1."""
         self.defined_L = defined_L
-        self.weight_L = np.ones(int(defined_L.sum()))
+        self.weight_M = np.ones(int(defined_L.sum()))
 
 
-class _Linear(_Seen):
+class _Linear(_SeenMean):
     """Metric whose value for a list is a sum of the labels at its seen places, each times a factor.
 
     Attributes:
-        gain_P: Factor of the label at each seen place. It depends on the place and the list, not on the order.
+        factor_P: Factor of the label at each seen place. It depends on the place and the list, not on the order, and is
+            0 in lists on which the metric is undefined, since `mean` sums over all lists.
     """
 
-    gain_P: Floats
+    factor_P: Floats
 
     def per_list(self, ordered: Order) -> Floats:
-        gain_WP = self.places.of(self.label_N, ordered) * self.gain_P
-        return self.places.sums_WL(gain_WP)[:, self.defined_L]
+        product_WP = self.seen.values_at(self.label_N, ordered) * self.factor_P
+        return self.seen.sums_WL(product_WP)[:, self.defined_L]
 
     def mean(self, ordered: Order) -> Floats:
         """Return the mean over lists from one matrix product, which is faster than a value for each list."""
-        return np.asarray(self.places.of(self.label_N, ordered) @ (self.gain_P / len(self.weight_L)))
+        return np.asarray(self.seen.values_at(self.label_N, ordered) @ (self.factor_P / len(self.weight_M)))
 
 
 class _Ndcg(_Linear):
-    """ndcg@k. The factor of a label is the discount of its place, divided by the largest value of its list."""
+    """ndcg@k. The factor of a label is the discount of its place, divided by the best discounted sum of its list."""
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
         super().__init__(lists, label_N, places)
-        seen, discount_P = self.places, 1.0 / np.log2(self.places.place_P + 2.0)
-        best_L = seen.sums_WL(seen.of(label_N, lists.ordered(label_N[None, :])) * discount_P)[0]
+        seen, discount_P = self.seen, 1.0 / np.log2(self.seen.place_P + 2.0)
+        best_L = seen.sums_WL(seen.values_at(label_N, lists.order_rows(label_N[None, :])) * discount_P)[0]
         self.define_on(best_L > 0)
         scale_L = np.divide(1.0, best_L, out=np.zeros_like(best_L), where=self.defined_L)
-        self.gain_P = discount_P * np.repeat(scale_L, seen.seen_L)
+        self.factor_P = discount_P * np.repeat(scale_L, seen.seen_L)
 
 
-class _Map(_Seen):
-    """map@k. `most_L` is min(k, positives) of each list on which it is defined."""
+class _Map(_SeenMean):
+    """map@k. `most_M` is min(k, positives) of each list on which the metric is defined."""
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
         super().__init__(lists, label_N, places)
         self.define_on(self.positives_L > 0)
-        self.most_L = np.minimum(self.positives_L, places)[self.defined_L]
+        self.most_M = np.minimum(self.positives_L, places)[self.defined_L]
 
     def per_list(self, ordered: Order) -> Floats:
         # A loop over the places, each for all lists at once, is faster than a cumulative sum within each list.
         positives_WL = np.zeros((len(ordered.row_WN), len(self.defined_L)))
-        precision_WL = np.zeros_like(positives_WL)
-        for place, (begin, row_L) in enumerate(self.places.by_place):
-            label_WL = self.label_N.take(ordered.row_WN.take(row_L, axis=1))
+        precision_sum_WL = np.zeros_like(positives_WL)
+        for place, (begin, place_index) in enumerate(self.seen.by_place):
+            label_WL = self.label_N.take(ordered.row_WN.take(place_index, axis=1))
             positives_WL[:, begin:] += label_WL
             label_WL *= positives_WL[:, begin:]
             label_WL /= place + 1
-            precision_WL[:, begin:] += label_WL
-        return np.asarray(precision_WL[:, self.defined_L] / self.most_L)
+            precision_sum_WL[:, begin:] += label_WL
+        return np.asarray(precision_sum_WL[:, self.defined_L] / self.most_M)
 
 
-class _Hit(_Seen):
+class _Hit(_SeenMean):
     """hit@k."""
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
@@ -274,8 +278,8 @@ class _Hit(_Seen):
         self.define_on(self.positives_L > 0)
 
     def per_list(self, ordered: Order) -> Floats:
-        labels_WP = self.places.of(self.label_N, ordered)
-        return (self.places.sums_WL(labels_WP)[:, self.defined_L] > 0).astype(np.float64)
+        labels_WP = self.seen.values_at(self.label_N, ordered)
+        return (self.seen.sums_WL(labels_WP)[:, self.defined_L] > 0).astype(np.float64)
 
 
 class _MeanLabel(_Linear):
@@ -284,40 +288,45 @@ class _MeanLabel(_Linear):
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
         super().__init__(lists, label_N, places)
         self.define_on(np.ones(len(lists.size_L), bool))
-        self.gain_P = 1.0 / np.repeat(self.places.seen_L, self.places.seen_L)
+        self.factor_P = 1.0 / np.repeat(self.seen.seen_L, self.seen.seen_L)
 
 
 class _Value(ListMetric):
-    """value@k: mean of the labels of all seen rows, weighted by inverse propensity (`counterfactual.py`)."""
+    """value@k: mean of the labels of all seen rows, weighted by inverse propensity (`counterfactual.py`).
+
+    Attributes:
+        weight_N: Weight of each row.
+        weighted_N: Product of the weight and the label of each row.
+    """
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int, weight_N: Floats) -> None:
-        self.places, self.weight_N, self.weighted_N = _Places(lists, places), weight_N, weight_N * label_N
-        self.defined_L, self.weighted_rows = np.ones(len(lists.size_L), bool), len(self.places.top_P)
+        self.seen, self.weight_N, self.weighted_N = _SeenPlaces(lists, places), weight_N, weight_N * label_N
+        self.defined_L, self.weighted_rows = np.ones(len(lists.size_L), bool), len(self.seen.seen_P)
 
-    def sums(self, ordered: Order) -> tuple[Floats, Floats]:
-        weighted, weight = (self.places.of(values_N, ordered) for values_N in (self.weighted_N, self.weight_N))
-        return self.places.sums_WL(weighted), self.places.sums_WL(weight)
+    def list_terms(self, ordered: Order) -> tuple[Floats, Floats]:
+        weighted, weight = (self.seen.values_at(values_N, ordered) for values_N in (self.weighted_N, self.weight_N))
+        return self.seen.sums_WL(weighted), self.seen.sums_WL(weight)
 
     def mean(self, ordered: Order) -> Floats:
-        row_WP = ordered.row_WN.take(self.places.top_P, axis=1)
+        row_WP = ordered.row_WN.take(self.seen.seen_P, axis=1)
         return np.asarray(self.weighted_N.take(row_WP).sum(axis=1) / self.weight_N.take(row_WP).sum(axis=1))
 
-    def effective(self, ordered: Order) -> Floats:
-        weight_WP = self.places.of(self.weight_N, ordered)
+    def effective_rows(self, ordered: Order) -> Floats:
+        weight_WP = self.seen.values_at(self.weight_N, ordered)
         return np.asarray(weight_WP.sum(axis=1) ** 2 / (weight_WP**2).sum(axis=1))
 
 
 class _Gauc(_Mean):
-    """GAUC: share of a list's (positive, negative) pairs in the right order, averaged over lists by their rows.
+    """GAUC: share of a list's (positive, negative) pairs in the right order. A list has its number of rows as weight.
 
     The number of rows below each positive, summed over the positives of a list, counts the pairs in the right order and
     also every pair of two positives. A list with p positives has p (p - 1) / 2 pairs of positives in any order, so this
     constant is subtracted.
 
     Attributes:
-        gain_N: Number of rows below each place of each list, divided by the list's (positive, negative) pairs.
-        positive_pairs_L: Number p (p - 1) / 2 with the same divisor, for the lists on which gauc is defined.
-        weighted_gain_N: Product of `gain_N` and the number of rows of the list.
+        below_N: Number of rows below each place of each list, divided by the list's (positive, negative) pairs.
+        positive_pairs_M: p (p - 1) / 2 with the same divisor, for the lists on which gauc is defined.
+        weighted_below_N: Product of `below_N` and the number of rows of the list.
     """
 
     def __init__(self, lists: CandidateLists, label_N: Floats, places: int) -> None:
@@ -325,27 +334,27 @@ class _Gauc(_Mean):
         positives_L = np.add.reduceat(self.positive_N, lists.start_L)
         pairs_L = positives_L * (lists.size_L - positives_L)
         self.defined_L = pairs_L > 0
-        self.weight_L = lists.size_L[self.defined_L].astype(np.float64)
+        self.weight_M = lists.size_L[self.defined_L].astype(np.float64)
         scale_L = np.divide(1.0, pairs_L, out=np.zeros_like(pairs_L), where=self.defined_L)
-        self.positive_pairs_L = (positives_L * (positives_L - 1) / 2 * scale_L)[self.defined_L]
-        self.gain_N = (np.repeat(lists.size_L, lists.size_L) - 1 - lists.place_N) * np.repeat(scale_L, lists.size_L)
-        self.weighted_gain_N = self.gain_N * np.repeat(lists.size_L, lists.size_L)
+        self.positive_pairs_M = (positives_L * (positives_L - 1) / 2 * scale_L)[self.defined_L]
+        self.below_N = (np.repeat(lists.size_L, lists.size_L) - 1 - lists.place_N) * np.repeat(scale_L, lists.size_L)
+        self.weighted_below_N = self.below_N * np.repeat(lists.size_L, lists.size_L)
 
     def per_list(self, ordered: Order) -> Floats:
-        pairs_WL = np.add.reduceat(self._labels(ordered) * self.gain_N, self.start_L, axis=1)
-        return np.asarray(pairs_WL[:, self.defined_L] - self.positive_pairs_L)
+        pairs_WL = np.add.reduceat(self._labels(ordered) * self.below_N, self.start_L, axis=1)
+        return np.asarray(pairs_WL[:, self.defined_L] - self.positive_pairs_M)
 
     def mean(self, ordered: Order) -> Floats:
         """Return the mean over lists from one matrix product, which is faster than a value for each list."""
-        pairs_W = self._labels(ordered) @ self.weighted_gain_N - self.positive_pairs_L @ self.weight_L
-        return np.asarray(pairs_W / self.weight_L.sum())
+        pairs_W = self._labels(ordered) @ self.weighted_below_N - self.positive_pairs_M @ self.weight_M
+        return np.asarray(pairs_W / self.weight_M.sum())
 
     def _labels(self, ordered: Order) -> Floats:
-        """Return the labels in this order, where each tied row gets the mean label of its tie.
+        """Return the labels in the order of each setting, where each tied row gets the mean label of its tie.
 
         The pairs of a tie then count one half each.
         """
-        return ordered.averaged(self.positive_N.take(ordered.row_WN))
+        return ordered.average_ties(self.positive_N.take(ordered.row_WN))
 
 
 _METRICS: dict[str, Callable[[CandidateLists, Floats, int], ListMetric]] = {
@@ -357,7 +366,9 @@ _METRICS: dict[str, Callable[[CandidateLists, Floats, int], ListMetric]] = {
 }
 
 
-def metric_of(name: MetricName, lists: CandidateLists, label_N: Floats, weight_N: Floats | None = None) -> ListMetric:
+def build_metric(
+    name: MetricName, lists: CandidateLists, label_N: Floats, weight_N: Floats | None = None
+) -> ListMetric:
     """Build the metric that a name stands for.
 
     Args:
@@ -379,6 +390,6 @@ def metric_of(name: MetricName, lists: CandidateLists, label_N: Floats, weight_N
     if not metric.defined_L.any():
         need = "a positive and a negative" if name.kind == "gauc" else "a label above 0"
         raise UserError(
-            str(name), "no list has one", f"it needs lists with {need}", "measure another task, or more rows"
+            str(name), "is defined on no list", f"it needs lists with {need}", "measure another task, or more rows"
         )
     return metric

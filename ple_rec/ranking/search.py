@@ -1,12 +1,13 @@
-"""Search for exponents: many random settings, then Optuna's TPE (or NSGA-II for several targets).
+"""Search for the exponents of a score fusion: many random settings, then Optuna's TPE (or NSGA-II for several targets).
 
-All settings of a batch are evaluated together. The first batch is a scrambled Sobol sequence (Owen's scrambling,
-seeded), which covers the ranges more evenly than independent draws. TPE learns from all its results. NSGA-II takes the
-best of them, front by front, as its first generation, which are the parents of its first batch. All further batches
-have one size, so that the result depends on the seed alone.
+A setting is one choice of all exponents. The settings of a batch are evaluated together. The first batch is the start
+setting and a scrambled Sobol sequence (Owen's scrambling, seeded), which covers the ranges more evenly than independent
+draws. TPE learns from all results of this batch. NSGA-II takes the best of them, Pareto front by Pareto front, as its
+first generation, the parents of its first proposals. The later batches have a fixed size, so that the result depends on
+the seed alone.
 
-A setting that breaks a constraint ranks below every setting that keeps all of them. Settings that break constraints are
-ranked by the sum of their violations, each in units of its bound.
+A setting that breaks a constraint ranks below every setting that keeps all constraints. Settings that break constraints
+are ranked by the sum of their violations, each divided by the absolute value of its bound.
 
 Shape suffixes: K factors, W settings, T targets.
 """
@@ -25,6 +26,7 @@ from ple_rec.ranking.metrics import MetricName
 
 Floats = NDArray[np.float64]
 Evaluate = Callable[[Floats], Mapping[MetricName, Floats]]
+# Number of settings that the sampler proposes at a time.
 _BATCH = 16
 # The score of a setting that breaks a constraint is this number, which is below any metric, minus the violation.
 _BROKEN = -1e9
@@ -45,7 +47,10 @@ class ExponentRange:
     high: float
 
     def neutral(self) -> ExponentRange:
-        """Return the factor's range with a fixed exponent: 0, or the value of the range that is nearest to 0."""
+        """Return a range of one fixed exponent, the one of this range that is nearest to 0.
+
+        A factor that changes no order gets this range, since its exponent has no effect.
+        """
         exponent = min(max(0.0, self.low), self.high)
         return ExponentRange(self.name, exponent, exponent)
 
@@ -54,7 +59,7 @@ class ExponentRange:
         """Return the range of a text `NAME=LOW:HIGH` or `NAME=VALUE`.
 
         Raises:
-            UserError: The text has neither form, or no factor has the name.
+            UserError: The text has neither form, a value is not finite, LOW is above HIGH, or no factor has the name.
         """
         name, _, span = text.partition("=")
         low, _, high = span.partition(":")
@@ -76,12 +81,12 @@ class Constraint:
 
     Args:
         metric: Name of the metric.
-        at_least: True for a lower bound, False for an upper one.
+        is_lower_bound: True for a lower bound, False for an upper one.
         bound: Value of the bound.
     """
 
     metric: MetricName
-    at_least: bool
+    is_lower_bound: bool
     bound: float
 
     @classmethod
@@ -89,7 +94,7 @@ class Constraint:
         """Return the constraint of a text `METRIC>=VALUE` or `METRIC<=VALUE`.
 
         Raises:
-            UserError: The text has neither form, or the value is not finite.
+            UserError: The text has neither form, METRIC names no metric, or the value is not finite.
         """
         for relation in (">=", "<="):
             name, separator, value = text.partition(relation)
@@ -105,12 +110,12 @@ class Constraint:
         raise UserError("--subject-to", f'got "{text}"', rule, "for example --subject-to 'share.mean@5>=0.02'")
 
     def violation(self, value_W: Floats) -> Floats:
-        """Return how far each value is beyond the bound, in units of the bound; 0 for a value that keeps it."""
-        excess_W = self.bound - value_W if self.at_least else value_W - self.bound
+        """Return how far each value is beyond the bound, divided by the bound's absolute value; 0 if it is not."""
+        excess_W = self.bound - value_W if self.is_lower_bound else value_W - self.bound
         return np.asarray(np.maximum(excess_W, 0.0) / max(abs(self.bound), 1e-12))
 
     def __str__(self) -> str:
-        return f"{self.metric} {'>=' if self.at_least else '<='} {self.bound:g}"
+        return f"{self.metric} {'>=' if self.is_lower_bound else '<='} {self.bound:g}"
 
 
 @dataclass(frozen=True)
@@ -119,11 +124,12 @@ class SearchResult:
 
     Args:
         exponents_WK: Exponents of every setting, in the order of the search.
-        values: Values of all settings, (W,), by name of the metric.
+        values: Value of the metric for every setting, (W,), by name of the metric.
         violation_W: Sum of a setting's violations; 0 if it keeps all constraints.
-        best: Index of the best setting; with several targets, that of the front with the best first target.
-        front: Indices of the settings that no other one beats in all targets, ascending by the first target; `best`
-            alone if there is one target.
+        best: Index of the best setting; with several targets, that of the setting on the front with the best first
+            target.
+        front: Indices of the settings on the Pareto front of the targets, ascending by the first target. With one
+            target, this is `best` alone.
     """
 
     exponents_WK: Floats
@@ -149,12 +155,12 @@ def search(
     Args:
         evaluate: Function that returns the metrics of targets and constraints for settings (W, K).
         ranges: Range of each of the K exponents.
-        targets: Metrics to maximise; the front has the trade-offs between several.
+        targets: Metrics to maximise. With several ones, the result is the Pareto front.
         constraints: Bounds of metrics.
         start_K: First setting, which is clipped to the ranges.
-        grid: Number of random settings.
-        trials: Number of settings that the sampler proposes afterwards.
-        seed: Seed of the random settings and of the sampler.
+        grid: Number of settings of the Sobol sequence.
+        trials: Number of settings that the sampler proposes afterwards; without a range to search, it proposes none.
+        seed: Seed of the Sobol sequence and of the sampler.
 
     Raises:
         UserError: No setting keeps all constraints.
@@ -204,11 +210,11 @@ def _score(
 
 
 def _front(score_WT: Floats, violation_W: Floats) -> list[int]:
-    """Return the settings that keep the constraints and that no other beats, ascending by the first target."""
+    """Return the indices of the settings on the Pareto front that keep the constraints, by ascending first target."""
     valid = np.flatnonzero(violation_W <= 0)
     order = valid[np.lexsort((valid, *(-score_WT[valid, t] for t in reversed(range(score_WT.shape[1])))))]
     front: list[int] = []
-    # The first target falls from one setting to the next.
+    # The first target falls along `order`, so a setting can only be dominated by one that came before it.
     for i in order.tolist():
         if not any((score_WT[j] >= score_WT[i]).all() for j in front):
             front.append(i)
@@ -221,14 +227,14 @@ def _sobol(low_K: Floats, high_K: Floats, count: int, seed: int) -> Floats:
     if not count:
         return np.empty((0, len(low_K)))
     with warnings.catch_warnings():
-        # A count that is no power of two costs some balance, of which scipy warns.
+        # scipy warns if the count is no power of two, with which a Sobol sequence is less even.
         warnings.simplefilter("ignore", UserWarning)
         points_WK = qmc.Sobol(len(low_K), seed=seed).random(count)
     return np.asarray(low_K + points_WK * (high_K - low_K))
 
 
 def _best_of_fronts(score_WT: Floats, count: int) -> list[int]:
-    """Return up to `count` settings front by front; those of the last front are spread over it."""
+    """Return the indices of up to `count` settings, front by front; those of the last front are spread over it."""
     selection: list[int] = []
     rest = np.arange(len(score_WT))
     while len(selection) < count and len(rest):
@@ -241,7 +247,7 @@ def _best_of_fronts(score_WT: Floats, count: int) -> list[int]:
 
 
 class _Sampler:
-    """Sampler of Optuna that proposes settings in batches.
+    """Optuna's TPE, or NSGA-II for several targets, which proposes settings in batches.
 
     Args:
         ranges: Range of each exponent.
@@ -275,7 +281,7 @@ class _Sampler:
             for row in exponents_WK[first].tolist():
                 self._study.enqueue_trial(self._params(row))
             self.ask(len(first))
-            # This call sets the generation of a trial. The sampler would ignore a trial without one.
+            # This call sets the generation of a trial. The sampler would ignore a trial without a generation.
             for trial in self._study.get_trials(deepcopy=False):
                 genetic.get_trial_generation(self._study, trial)
             self.tell(score_WT[first])
@@ -286,7 +292,7 @@ class _Sampler:
         return np.array([[t.params.get(r.name, r.low) for r in self._ranges] for t in self._trials])
 
     def tell(self, score_WT: Floats) -> None:
-        """Record the scores of the settings that `ask` has returned last."""
+        """Record the scores of the settings that the last call of `ask` has returned."""
         for trial, scores in zip(self._trials, score_WT.tolist(), strict=True):
             self._study.tell(trial, scores)
 

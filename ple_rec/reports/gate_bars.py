@@ -1,4 +1,4 @@
-"""Expert utilisation as a figure, like the paper's Fig. 8: a panel for each gate, a bar for each of its experts."""
+"""Expert utilisation as in Fig. 8 of the PLE paper: a panel for each gate, with a bar for each of its experts."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from ple_rec.analysis.result import Gate
-from ple_rec.reports.svg import INK, PAGE, TRAIN, VALID, panel, render
-from ple_rec.text import cut
+from ple_rec.reports.svg import INK, PAGE, TRAIN, VALID, panel_axes, render_svg
+from ple_rec.text import cut_middle
 
 # Colour-blind readers can distinguish blue and orange; in grey print, shared experts are hatched.
 OWN, SHARED = TRAIN, VALID
-# Lengths are CSS pixels. A bar has its gap; the frame is the part below the bars.
+# Lengths are CSS pixels: width of a panel, height of a bar with its gap, and height below the bars.
 WIDTH = 300
-_BAR, _FRAME = 19, 34
-_NAME_LETTERS = 18
-# Bars of more experts are thinner.
-_MANY = 24
+_BAR_HEIGHT, _FRAME_HEIGHT = 19, 34
+# Largest number of characters in the name of an expert.
+_MAX_NAME_LENGTH = 18
+# With more experts, bars and their labels are smaller.
+_MANY_EXPERTS = 24
 
 
 def bars_height(count: int) -> int:
-    """Return the height of a panel with a number of experts, in CSS pixels."""
-    bar = _BAR if count <= _MANY else _BAR * _MANY / count
-    return round(_FRAME + bar * max(count, 2))
+    """Return the height of a panel, in CSS pixels, for `count` experts."""
+    bar = _BAR_HEIGHT if count <= _MANY_EXPERTS else _BAR_HEIGHT * _MANY_EXPERTS / count
+    return round(_FRAME_HEIGHT + bar * max(count, 2))
 
 
 def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str]) -> None:
@@ -50,10 +51,10 @@ def draw_gate(axes: Axes, gate: Gate, limit: float, paint: Callable[[str], str])
         )
         low, high = max(0.0, expert.mean - expert.std), min(1.0, expert.mean + expert.std)
         axes.plot([low, high], [place, place], color=paint(INK), linewidth=1.4, solid_capstyle="butt")
-    axes.set_yticks(range(count), [cut(expert.name, _NAME_LETTERS) for expert in gate.experts])
+    axes.set_yticks(range(count), [cut_middle(expert.name, _MAX_NAME_LENGTH) for expert in gate.experts])
     axes.set(xlim=(0, limit), ylim=(count - 0.4, -0.6))
-    if count > _MANY:
-        axes.tick_params(axis="y", labelsize=max(5.0, 11 * _MANY / count))
+    if count > _MANY_EXPERTS:
+        axes.tick_params(axis="y", labelsize=max(5.0, 11 * _MANY_EXPERTS / count))
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
@@ -66,7 +67,7 @@ def gate_bars(key: str, gate: Gate, limit: float) -> Markup:
         gate: Gate to draw.
         limit: Right end of the axis.
     """
-    with panel(bars_height(len(gate.experts)), WIDTH) as axes:
+    with panel_axes(bars_height(len(gate.experts)), WIDTH) as axes:
         draw_gate(axes, gate, limit, lambda colour: colour)
         words = "; ".join(f"{e.name} {e.mean:.3f} \u00b1 {e.std:.3f}" for e in gate.experts)
-        return render(axes, key, f"Level {gate.level}, gate of {gate.output}: {words}")
+        return render_svg(axes, key, f"Level {gate.level}, gate of {gate.output}: {words}")

@@ -1,7 +1,8 @@
-"""Charts whose lines and points have their names beside them.
+"""Lines and points of charts with their names beside them instead of a legend.
 
-A name has the text colour of the page, so that it can be read in light, dark and print. A leader in the style of the
-line joins name and line. A variant has the same style in every chart whose curves are in the same order.
+A name has the text colour of the page, so that it can be read in light, dark and print. A thin leader in the style of
+the line joins name and line. Styles follow the order of the curves, so a variant has the same style in all charts that
+have the variants in the same order.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ Curves = Mapping[str, Curve]
 # Most are colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLOURS = (TRAIN, VALID, TEST, "#cc79a7", "#b8860b", BEST, "#7f7f7f", INK)
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-# The points of a line with at most so many are marked.
-_FEW = 12
-_NAME_POINTS = 10.5
+# A line with at most this many points has a dot at each of them.
+_FEW_POINTS = 12
+# Size of a name in points, and height of its line as a multiple of the size.
+_LINE_FONT_SIZE = 10.5
 _LINE_HEIGHT = 1.25
 
 
@@ -58,68 +60,77 @@ def draw_lines(axes: Axes, paint: Paint, curves: Curves, *, from_zero: bool = Fa
     ends = []
     for (name, (x, y)), style in zip(curves.items(), line_styles(), strict=False):
         if len(x):
-            marker = "o" if len(x) <= _FEW else ""
+            marker = "o" if len(x) <= _FEW_POINTS else ""
             axes.plot(x, y, color=paint(style.colour), linestyle=style.dashes, marker=marker, markersize=3.5)
             ends.append((float(x[-1]), float(y[-1]), name, style))
     if from_zero and ends:
         axes.set_xlim(0, 1.03 * max(x for x, *_ in ends))
-    _label(axes, paint, sorted(ends, key=lambda end: end[1]))
+    _label_lines(axes, paint, sorted(ends, key=lambda end: end[1]))
 
 
-def _label(axes: Axes, paint: Paint, ends: Sequence[tuple[float, float, str, LineStyle]]) -> None:
-    """Write names in a column right of the axes, around where the lines end, from the lowest end up."""
+def _label_lines(axes: Axes, paint: Paint, ends: Sequence[tuple[float, float, str, LineStyle]]) -> None:
+    """Write the names of lines in a column right of the axes, each near the end of its line.
+
+    Args:
+        axes: Axes with the lines.
+        paint: Function from a placeholder to a colour.
+        ends: Last x, last y, name and style of each line, with y ascending.
+    """
     if not ends:
         return
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     figure = axes.figure
-    tall = 72 * figure.get_figure(root=True).get_figheight() * axes.get_position().height
-    at = spread([y for _, y, _, _ in ends], (high - low) * _LINE_HEIGHT * _NAME_POINTS / tall)
+    axes_height = 72 * figure.get_figure(root=True).get_figheight() * axes.get_position().height
+    name_places = spread_apart([y for _, y, _, _ in ends], (high - low) * _LINE_HEIGHT * _LINE_FONT_SIZE / axes_height)
     column = right + 0.03 * (right - left)
-    for place, (x, y, name, style) in zip(at, ends, strict=True):
+    for place, (x, y, name, style) in zip(name_places, ends, strict=True):
         axes.plot(
             [x, column], [y, place], color=paint(style.colour), linestyle=style.dashes, linewidth=0.7, clip_on=False
         )
-        axes.text(column, place, f" {name}", color=paint(INK), fontsize=_NAME_POINTS, va="center", clip_on=False)
+        axes.text(column, place, f" {name}", color=paint(INK), fontsize=_LINE_FONT_SIZE, va="center", clip_on=False)
     axes.set(xlim=(left, right), ylim=(low, high))
 
 
-def spread(ascending: Sequence[float], apart: float) -> list[float]:
-    """Return the places that are nearest to some values by least squares, with neighbours a least distance apart.
+def spread_apart(ascending: Sequence[float], distance: float) -> list[float]:
+    """Move values so that neighbours are at least a distance apart, with the least sum of squared moves.
 
-    After `apart` times the rank is subtracted, places only have to ascend. Neighbours that do not are replaced by their
-    mean, again and again (isotonic regression by pooling adjacent violators).
+    Once `distance` times its position is subtracted, a value only has to be at least as large as the one before.
+    Neighbours for which that does not hold are replaced by their mean (isotonic regression by pooling adjacent
+    violators).
 
     Args:
         ascending: Values in ascending order.
-        apart: Least distance of neighbours.
+        distance: Least distance of neighbours.
     """
     # Each pool has a mean and a size.
     pools: list[tuple[float, int]] = []
-    for rank, value in enumerate(ascending):
-        mean, size = value - rank * apart, 1
+    for position, value in enumerate(ascending):
+        mean, size = value - position * distance, 1
         while pools and pools[-1][0] > mean:
             before, others = pools.pop()
             mean, size = (before * others + mean * size) / (others + size), others + size
         pools.append((mean, size))
     flat = [mean for mean, size in pools for _ in range(size)]
-    return [mean + rank * apart for rank, mean in enumerate(flat)]
+    return [mean + position * distance for position, mean in enumerate(flat)]
 
 
-# Lengths are points of 1/72 inch; the width of a letter is a share of its size.
-_NAME, _LETTER_WIDTH = 10.0, 0.6
+# Lengths are points of 1/72 inch; the width of a letter is a share of the font size.
+_POINT_FONT_SIZE, _LETTER_WIDTH = 10.0, 0.6
 # Half the width of a dot.
 _DOT = 4.0
-# Another dot is at least this much further from a name than its own.
-_CLEAR = 3.0
-# Side of a name, and lines by which it is raised; the first places are the best.
+# A name should be nearer to its own dot than to every other dot, by at least this length.
+_CLEARANCE = 3.0
+# Possible places of a name, the best ones first: side of the dot (1 is right), and number of lines above it.
 _PLACES = [*product((1, -1), (0.0, -1.1, 0.9, -2.0, 1.8))]
 
-# Left, bottom, right and top.
+# Left, bottom, right and top of a rectangle.
 Box = tuple[float, float, float, float]
 
 
 def name_points(axes: Axes, paint: Paint, points: Mapping[str, tuple[float, float]]) -> None:
-    """Write the names of points beside them. The caller has set limits, labels and titles, which change the width.
+    """Write the names of points beside them, where they overlap least with one another and with the points.
+
+    The caller has to set limits, labels and titles of the axes before, since they change the size of the plot.
 
     Args:
         axes: Axes that hold the points.
@@ -130,21 +141,24 @@ def name_points(axes: Axes, paint: Paint, points: Mapping[str, tuple[float, floa
     # The layout places the axes only when the figure is drawn.
     figure.draw_without_rendering()
     (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
-    wide, tall = (72 * size for size in figure.get_size_inches() * axes.get_position().size)
-    inside = (0.0, 0.0, wide, tall)
-    at = {
-        name: (wide * (x - left) / (right - left), tall * (y - low) / (high - low)) for name, (x, y) in points.items()
+    width, height = (72 * size for size in figure.get_size_inches() * axes.get_position().size)
+    inside = (0.0, 0.0, width, height)
+    dots = {
+        name: (width * (x - left) / (right - left), height * (y - low) / (high - low))
+        for name, (x, y) in points.items()
     }
-    occupied: list[Box] = [(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in at.values()]
-    for name, (x, y) in at.items():
+    occupied: list[Box] = [(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in dots.values()]
+    for name, (x, y) in dots.items():
         boxes = [_box(name, x, y, side, lines) for side, lines in _PLACES]
-        others = [other for other in at.values() if other != (x, y)]
-        # A place costs the area that overlaps, that lies outside, or that is nearer to another dot.
+        others = [other for other in dots.values() if other != (x, y)]
+        # The cost of a place is the area that overlaps other boxes, or is outside the plot, and the whole area if the
+        # name could be read as that of another dot.
         costs = [
-            sum(_common(box, other) for other in occupied)
-            + _area(box) * any(_gap(box, *other) < _gap(box, x, y) + _CLEAR for other in others)
+            sum(_overlap(box, other) for other in occupied)
             + _area(box)
-            - _common(box, inside)
+            * any(_distance_to_box(box, *other) < _distance_to_box(box, x, y) + _CLEARANCE for other in others)
+            + _area(box)
+            - _overlap(box, inside)
             for box in boxes
         ]
         best = costs.index(min(costs))
@@ -153,26 +167,27 @@ def name_points(axes: Axes, paint: Paint, points: Mapping[str, tuple[float, floa
         axes.annotate(
             name,
             points[name],
-            (side * (_DOT + 2), (lines + 0.4) * _NAME),
+            (side * (_DOT + 2), (lines + 0.4) * _POINT_FONT_SIZE),
             textcoords="offset points",
             color=paint(INK),
-            fontsize=_NAME,
+            fontsize=_POINT_FONT_SIZE,
             ha="left" if side > 0 else "right",
         )
 
 
 def _box(name: str, x: float, y: float, side: int, lines: float) -> Box:
-    width, bottom = _NAME * _LETTER_WIDTH * len(name), y + (lines + 0.3) * _NAME
+    width, bottom = _POINT_FONT_SIZE * _LETTER_WIDTH * len(name), y + (lines + 0.3) * _POINT_FONT_SIZE
     start = x + side * (_DOT + 2)
-    return min(start, start + side * width), bottom, max(start, start + side * width), bottom + 1.1 * _NAME
+    return min(start, start + side * width), bottom, max(start, start + side * width), bottom + 1.1 * _POINT_FONT_SIZE
 
 
-def _common(a: Box, b: Box) -> float:
+def _overlap(a: Box, b: Box) -> float:
+    """Return the area that two boxes have in common."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
 
 
-def _gap(box: Box, x: float, y: float) -> float:
+def _distance_to_box(box: Box, x: float, y: float) -> float:
     """Return the distance from a point to a box."""
     return math.hypot(max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3]))
 

@@ -1,4 +1,7 @@
-"""Pages from templates: each is one HTML file that loads no other, with a section for each part that has a view."""
+"""HTML pages from templates: `render_page` fills a template, and `write_document` writes the page.
+
+A page is one file that loads no other file. It has a section for each `Section` with a view.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ple_rec.errors import UserError
-from ple_rec.storage import Location, short, write_bytes
+from ple_rec.storage import Location, short_message, write_bytes
 from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -16,11 +19,11 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 
-class Part(NamedTuple):
+class Section(NamedTuple):
     """One section of a page.
 
-    The template has a block for it, whose name is the anchor with `_` for `-`; the view is the variable of that name. A
-    template reads `view.key` if the view is a dict, so no key may be the name of a method of dict.
+    The template has a block for the section, and reads the view from a variable; both have the name `name`. A template
+    writes `view.key` for an item of a dict, so no key of a view may be the name of a method of dict.
 
     Args:
         anchor: Id of the section in the page.
@@ -34,7 +37,7 @@ class Part(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the block and of its variable."""
+        """Name of the block and of the variable: the anchor with `_` instead of `-`."""
         return self.anchor.replace("-", "_")
 
 
@@ -61,21 +64,21 @@ class Panel(NamedTuple):
     svg: Markup
 
 
-def render(template: str | Path, parts: Iterable[Part], **values: Any) -> str:
-    """Return a whole page.
+def render_page(template: str | Path, sections: Iterable[Section], **values: Any) -> str:
+    """Return a page as HTML.
 
     Args:
-        template: Name of a template of this package, without its suffix, or the file of another one.
-        parts: Sections in order.
+        template: Name of a template in `templates/`, without its suffix, or the path of another template.
+        sections: Sections in the order of the page.
         values: Further variables of the template.
     """
-    shown = [part for part in parts if part.view is not None]
-    views = {part.name: part.view for part in shown}
+    shown_sections = [section for section in sections if section.view is not None]
+    views = {section.name: section.view for section in shown_sections}
     if isinstance(template, Path):
         compiled = _environment().from_string(template.read_text(encoding="utf-8"))
     else:
         compiled = _environment().get_template(f"{template}.html.j2")
-    return compiled.render(sections=shown, **views, **values)
+    return compiled.render(sections=shown_sections, **views, **values)
 
 
 @cache
@@ -85,7 +88,7 @@ def _environment() -> Environment:
 
     from ple_rec.reports.drawing import STRIPS
 
-    # `select_autoescape` would not recognise `*.html.j2`, and leave `<script>` unescaped.
+    # `select_autoescape` does not recognise the suffix `.html.j2`, and would leave `<script>` in values unescaped.
     environment = Environment(
         loader=PackageLoader("ple_rec.reports"),
         autoescape=True,
@@ -99,13 +102,13 @@ def _environment() -> Environment:
 
 
 def write_document(page: str, target: Location, rule: str, fix: str) -> None:
-    """Write a page; it appears under its name only when complete. Equal pages give equal bytes.
+    """Write a page or another text file, which appears under its name only when complete.
 
     Args:
-        page: The whole page.
+        page: Content of the file.
         target: File to write.
-        rule: Rule of the error.
-        fix: Fix of the error.
+        rule: Rule in the message of the error.
+        fix: Fix in the message of the error.
 
     Raises:
         UserError: The file cannot be written.
@@ -113,4 +116,6 @@ def write_document(page: str, target: Location, rule: str, fix: str) -> None:
     try:
         write_bytes(target, page.encode("utf-8", "replace"))
     except OSError as error:
-        raise UserError(str(target), f"cannot be written ({error.strerror or short(error)})", rule, fix) from error
+        raise UserError(
+            str(target), f"cannot be written ({error.strerror or short_message(error)})", rule, fix
+        ) from error

@@ -3,8 +3,8 @@
 A figure is drawn in placeholder colours, each of which becomes a CSS variable in the SVG text. One SVG therefore serves
 light, dark and print. Text stays text.
 
-A chart is a function that draws on axes. It passes its colours through a function that keeps the placeholders for a
-page, and replaces them by colours for paper.
+A chart is drawn by a function that takes axes and a function `paint`, through which it passes all colours. For a page,
+`paint` keeps the placeholders; for a file of its own, it replaces them by the colours of `LIGHT`.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from ple_rec.reports.page import Panel
 
 # Function from a placeholder colour to the colour that is drawn.
 Paint = Callable[[str], str]
+# Function that draws a chart on axes, in colours that it passes through the second argument.
 Draw = Callable[[Axes, Paint], None]
 
+# Placeholder colours: text, secondary text, lines of axes and grids, background; then four colours of data.
 INK, MUTED, RULE, PAGE = "#010203", "#020304", "#030405", "#040506"
 TRAIN, VALID, TEST, BEST = "#050607", "#060708", "#070809", "#08090a"
 _VARIABLES = {
@@ -51,7 +53,7 @@ LIGHT = {
     TEST: "#00805c",
     BEST: "#8a3d78",
 }
-# CSS pixels; the width is that of one column of the page.
+# Size of a panel in CSS pixels; the width is that of one column of the page.
 _WIDTH, _HEIGHT = 340, 208
 _STYLE: dict[Any, object] = {
     "svg.fonttype": "none",
@@ -88,39 +90,40 @@ _STYLE: dict[Any, object] = {
 
 
 @contextmanager
-def themed(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
+def themed_figure(height: int, width: int, colours: Mapping[str, str] | None = None) -> Iterator[Figure]:
     """Yield an empty figure, which is drawn and saved inside the block.
 
     Args:
         height: Height in CSS pixels.
         width: Width in CSS pixels.
-        colours: Colours for the placeholders, such as `LIGHT`; None for a figure that `render` turns into SVG.
+        colours: Colours for the placeholders, such as `LIGHT`; None for a figure that `render_svg` turns into SVG.
     """
     palette = {} if colours is None else dict(colours)
     with mpl.rc_context():
         # A user's matplotlibrc must not change a report.
         mpl.rcdefaults()
         mpl.rcParams.update({key: palette.get(str(value), value) for key, value in _STYLE.items()})
+        # The SVG of matplotlib has 72 units an inch, so that a unit is a CSS pixel.
         yield Figure(figsize=(width / 72, height / 72), layout="constrained")
 
 
 @contextmanager
-def panel(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
-    """Yield the axes of a figure with one panel; the arguments are those of `themed`."""
-    with themed(height, width, colours) as figure:
+def panel_axes(height: int = _HEIGHT, width: int = _WIDTH, colours: Mapping[str, str] | None = None) -> Iterator[Axes]:
+    """Yield the axes of a figure with one panel; the arguments are those of `themed_figure`."""
+    with themed_figure(height, width, colours) as figure:
         yield figure.add_subplot()
 
 
-def render(axes: Axes, key: str, title: str) -> Markup:
+def render_svg(axes: Axes, key: str, title: str) -> Markup:
     """Return the figure of `axes` as an `<svg>` element.
 
     Args:
-        axes: Axes of a `panel`.
+        axes: Axes from `panel_axes`.
         key: Prefix of every id in the SVG; unique in the page, of letters, digits and dashes.
         title: Text for screen readers and the tooltip.
     """
     figure = axes.figure
-    assert isinstance(figure, Figure), "axes come from `panel`"
+    assert isinstance(figure, Figure), "axes come from `panel_axes`"
     width, height = figure.get_size_inches() * 72
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
@@ -154,15 +157,16 @@ def _font(match: re.Match[str]) -> str:
     return f" font-size: {size.group(1)}px;" if size else ""
 
 
+# Resolution of PNG files: two dots for each CSS pixel.
 _DOTS_PER_INCH = 144
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure.
+    """A figure of one panel, for a page and for files.
 
     Args:
-        key: Name of its files, and prefix of its ids.
+        key: Name of its files, and prefix of the ids in its SVG.
         caption: Line above it.
         note: Lighter text beside the caption.
         draw: Function that draws it.
@@ -175,18 +179,19 @@ class Chart:
     draw: Draw
     size: tuple[int, int]
 
-    def panel(self) -> Panel:
-        """Return the figure for a page."""
+    def to_panel(self) -> Panel:
+        """Draw the figure for a page."""
         width, height = self.size
-        with panel(height, width) as axes:
+        with panel_axes(height, width) as axes:
             self.draw(axes, lambda colour: colour)
-            return Panel(self.caption, self.note, render(axes, self.key, self.caption))
+            return Panel(self.caption, self.note, render_svg(axes, self.key, self.caption))
 
     def save(self, folder: Path) -> None:
         """Write `<key>.svg` and `<key>.png`, on white."""
         width, height = self.size
-        with panel(height, width, LIGHT) as axes:
+        with panel_axes(height, width, LIGHT) as axes:
             figure = axes.figure
+            # `panel_axes` adds its axes to a figure, not to a subfigure.
             assert isinstance(figure, Figure)
             # A title of the axes would overlap text that the chart writes above them.
             figure.suptitle(self.caption, fontsize=11, x=0.01, ha="left")

@@ -1,12 +1,12 @@
-"""MTL gain (the paper's Eq. 11), paired by seed, and the interval of its mean over seeds.
+"""MTL gain paired by seed (Eq. 11 of the PLE paper, Tang et al., 2020), and the interval of its mean over seeds.
 
     binary      gain = AUC - AUC of the baseline
     regression  gain = MSE of the baseline - MSE
 
-A higher gain is better. A task's metric is AUC or MSE, whatever else a run reports.
+A gain compares two runs with the same seed. A higher gain is better.
 
-The gains of S seeds are S independent draws of the chance in training, on one test split, so their mean has S - 1
-degrees of freedom. `resampling` estimates the chance in the choice of the test split.
+Training is random: the gains of S seeds are S independent samples on one test split, and the interval of their mean is
+Student's t with S - 1 degrees of freedom. `resampling` estimates how much gains depend on the choice of the test split.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ple_rec.config.base import TaskKind
 
 Interval = tuple[float, float]
 
+# Confidence level of all intervals.
 LEVEL = 0.95
 
 
@@ -39,22 +40,23 @@ def seed_interval(gains: Sequence[float]) -> Interval | None:
     return mean - half, mean + half
 
 
+# Metric from which gains are computed, by kind of task.
 METRICS: dict[TaskKind, str] = {"binary": "auc", "regression": "mse"}
 
 
 def gain(metric: str, value: float, baseline: float) -> float:
-    """Return the gain of one run over another, in the unit of the metric; more is better."""
+    """Return the gain of one run over another, in the unit of the metric; higher is better."""
     return value - baseline if metric == "auc" else baseline - value
 
 
 def paired_gains(
     metric: str, values: Mapping[str, float | None], baseline: Mapping[str, float | None]
 ) -> dict[str, float]:
-    """Return the gain of every seed that has a value on both sides.
+    """Return the gain of every seed for which both the variant and the baseline have a value.
 
     Args:
         metric: "auc" or "mse".
-        values: Metric of the variant by seed; None for an AUC of one class. A failed run is missing.
+        values: Metric of the variant by seed; None for an undefined AUC (one class). Seeds of failed runs are missing.
         baseline: Metric of the baseline by seed.
     """
     pairs = {seed: (value, baseline.get(seed)) for seed, value in values.items()}
@@ -77,7 +79,7 @@ def gain_entry(
 
     Returns:
         `{"values": {seed: gain}, "mean", "sd", "seed_interval", "row_interval"}`; mean is None if no seed has both
-        values, sd and seed_interval are None if fewer than two have.
+        values; sd and seed_interval are None if fewer than two seeds have both.
     """
     gains = paired_gains(metric, values, baseline)
     return {
@@ -89,7 +91,7 @@ def gain_entry(
 
 
 def mean_sd(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and sample standard deviation (n - 1); None for too few values."""
+    """Return mean and sample standard deviation (n - 1); the mean is None without a value, sd for fewer than two."""
     return {
         "mean": statistics.fmean(values) if values else None,
         "sd": statistics.stdev(values) if len(values) > 1 else None,

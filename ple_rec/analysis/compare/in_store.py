@@ -1,8 +1,9 @@
-"""Directory in which a comparison trains its runs, if the comparison's own directory is in an object store.
+"""Directory in which a comparison trains its runs: its own directory on a disk, or a copy if that is in a store.
 
-A comparison trains several runs and compares their metrics. Its runs cannot train in a store, so they train in a
-temporary folder of this machine. When the comparison ends without an error, the new files are copied to the store.
-Checkpoints and runs that have not finished are not copied, so they are lost when the temporary folder is removed.
+A comparison trains several runs and compares their metrics. The runs of a comparison in an object store train in a
+temporary folder of this machine. New files are copied to the store after each run, and when the comparison ends without
+an error. Checkpoints and runs that have not finished are not copied, so they are lost when the temporary folder is
+removed.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ from pathlib import Path
 from ple_rec.errors import PleRecError
 from ple_rec.runs.directory import RunDirectory, hold_prefix
 from ple_rec.runs.layout import CHECKPOINTS, CONFIG, LOCK, METRICS
-from ple_rec.storage import Location, Remote, at_once, explain_errors
+from ple_rec.storage import Location, Remote, explain_errors, map_concurrently
 from ple_rec.storage.lease import LEASE
-from ple_rec.storage.store import Object, objects_at
+from ple_rec.storage.store import StoredObject, objects_at
 
 
 @contextmanager
 def hold_comparison(where: Location, *, read_only: bool = False) -> Iterator[RunDirectory]:
-    """Yield the directory in which a comparison trains its runs, and copy new files to the store at the end.
+    """Yield the directory in which a comparison trains its runs, and copy new files to the store after the block.
 
-    For a comparison in a store, this is a temporary folder with the files that the store already has. Other processes
+    For a comparison in a store, this is a temporary folder with the files that the store already has. The caller may
+    copy new files earlier by `RunDirectory.push`; if the block raises an error, no others are copied. Other processes
     cannot change the comparison in the store meanwhile. Error messages name the address in the store instead of the
     temporary folder. For a comparison on a disk, this is its own directory, and each run is locked by itself.
 
@@ -61,7 +63,7 @@ def _fetch(where: Remote, folder: Path) -> None:
     """
     folder.mkdir(parents=True)
 
-    def copy(stored: Object) -> None:
+    def copy(stored: StoredObject) -> None:
         file = folder / stored.name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes((where / stored.name).read_bytes())
@@ -69,7 +71,9 @@ def _fetch(where: Remote, folder: Path) -> None:
         if stored.modified is not None:
             os.utime(file, (stored.modified.timestamp(), stored.modified.timestamp()))
 
-    at_once(copy, [file for file in objects_at(where) if not {CHECKPOINTS, LOCK, LEASE} & set(file.name.split("/"))])
+    map_concurrently(
+        copy, [file for file in objects_at(where) if not {CHECKPOINTS, LOCK, LEASE} & set(file.name.split("/"))]
+    )
 
 
 def _finished_files(folder: Path, above: str = "") -> list[str]:
@@ -82,12 +86,12 @@ def _finished_files(folder: Path, above: str = "") -> list[str]:
     Returns:
         Paths relative to the directory of the comparison.
     """
-    names = {path.name: path.is_dir() for path in sorted(folder.iterdir())}
+    is_folder_by_name = {path.name: path.is_dir() for path in sorted(folder.iterdir())}
     # A folder with a configuration is a run, which gets its metrics when it has finished.
-    if CONFIG in names and METRICS not in names:
+    if CONFIG in is_folder_by_name and METRICS not in is_folder_by_name:
         return []
     files = []
-    for name, is_folder in names.items():
+    for name, is_folder in is_folder_by_name.items():
         if name not in (CHECKPOINTS, LOCK):
             files += _finished_files(folder / name, f"{above}{name}/") if is_folder else [f"{above}{name}"]
     return files

@@ -1,4 +1,8 @@
-"""Training and analysis of one run of a comparison, which keeps its rows of the test split."""
+"""Training and analysis of one run of a comparison, in the process of a worker (`ple_rec/cli/comparison_worker.py`).
+
+Such a run gets more files than any other: those of `ple-rec analyze`, and `test_rows.npz` with the scores on the test
+split, from which the comparison computes bootstrap intervals.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +20,35 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError
 from ple_rec.runs.checkpoints import checkpoint_place
 from ple_rec.runs.directory import hold_run
-from ple_rec.runs.layout import OF_RUN, TEST_ROWS
-from ple_rec.runs.state import inspect
+from ple_rec.runs.layout import NAMES_OF_RUN, TEST_ROWS
+from ple_rec.runs.state import inspect_directory
 from ple_rec.training.run import train
 
 
 def train_one(config: RunConfig, run_dir: Path, write_analysis: Callable[[Analysis, Path], object]) -> None:
-    """Train a run, with the conflict of its tasks at every evaluation, and analyse it as `ple-rec analyze` does.
+    """Train a run, measure the gradient conflict of its tasks at every evaluation, and analyse it.
 
-    Intervals over resamples need the rows of the test split, so a run without them counts as failed. A run without the
-    rest of its analysis lacks a page, and its log says so. A trial is not evaluated on that split, so it is trained
-    alone.
+    If no `test_rows.npz` can be written, the error is raised and the run counts as failed, since intervals cannot be
+    computed. If the rest of the analysis fails, a message goes to stderr and the run counts as finished. A trial, which
+    is not evaluated on the test split, is trained without conflict and analysis.
 
     Args:
         config: Configuration of the run.
-        run_dir: Directory of the run, new or not.
+        run_dir: Directory of the run. An existing run there is resumed.
         write_analysis: Function that writes the files of the analysis into the directory.
 
     Raises:
-        UserError, DataError, DivergedError: `train` raises it, or `analyze` does before it has written the rows.
+        UserError, DataError, DivergedError: The training failed, or the analysis failed before it had written the rows.
     """
     if torch.cuda.is_available():
-        # The process may have trained another run before.
+        # The same process may have trained another run before, whose peak memory does not count for this one.
         torch.cuda.reset_peak_memory_stats()
-    _drop_other_start(config, run_dir)
+    _remove_files_of_other_settings(config, run_dir)
     if config.evaluation.test is False:
         train(config, run_dir, resume="auto")
         return
     train(config, run_dir, resume="auto", extra_metrics=ConflictInTraining(CONFLICT_BATCHES))
+    # An earlier call has finished the run and written its rows.
     if (run_dir / TEST_ROWS).is_file():
         return
     try:
@@ -54,15 +59,16 @@ def train_one(config: RunConfig, run_dir: Path, write_analysis: Callable[[Analys
         sys.stderr.write(f"ple-rec: no analysis of this run: {error}\n")
 
 
-def _drop_other_start(config: RunConfig, run_dir: Path) -> None:
-    """Remove the files of a start with other settings that wrote no checkpoint, such as one that diverged at once.
+def _remove_files_of_other_settings(config: RunConfig, run_dir: Path) -> None:
+    """Remove what an earlier training with other settings left behind if it wrote no checkpoint.
 
-    Training could not continue from it, and nothing is lost.
+    For example, that training may have diverged at once. Its files hold no result, but would be refused as those of
+    another run.
 
     Raises:
         UserError: Another process trains in the directory.
     """
-    state = inspect(config, run_dir)
+    state = inspect_directory(config, run_dir)
     if state.changes and not state.holds_run:
         with hold_run(run_dir, checkpoint_place(config, run_dir)) as run:
-            run.remove(OF_RUN)
+            run.remove(NAMES_OF_RUN)

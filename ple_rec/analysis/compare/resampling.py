@@ -1,11 +1,12 @@
 """Bootstrap over the groups of the test split: how much a gain depends on the users that happened to be in it.
 
-A resample draws as many groups as there are, with replacement. A group comes with all its rows, since the rows of one
-user are alike and not independent. Rows without a group, and all rows of a dataset without groups, are groups of one.
-The resamples follow from the numbers of groups and resamples alone. They are the same for every run of a dataset, so
-the difference of two runs is paired.
+A group is all rows of one user or request. A resample draws as many groups as there are, with replacement, since the
+rows of one user are not independent. A row without a group, and every row of a dataset without groups, is a group by
+itself. The random draws depend only on the numbers of groups and resamples. So all runs on a dataset have the same
+resamples, and the difference of two runs is paired.
 
-Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples at a time, P positives, M negatives.
+Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples of one chunk, P positives, M negatives; 1 and 2 are
+sizes.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ from numpy.typing import NDArray
 from ple_rec.analysis.compare.gain import LEVEL, Interval
 
 RESAMPLES = 1000
+# With fewer groups, no interval over rows is computed.
 FEWEST_GROUPS = 10
-_AT_A_TIME = 16
+# Number of resamples whose metrics are computed at a time.
+_CHUNK = 16
 # At most this share of the resamples may lack a class of a task.
 _MOST_UNDEFINED = 0.05
 
@@ -28,29 +31,29 @@ Floats = NDArray[np.float64]
 Counts = NDArray[np.uint8]
 
 
-def draws(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
-    """Yield how often each resample holds each group, (G, C) counts at a time; equal arguments yield equal counts."""
+def draw_counts(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
+    """Yield how often each resample contains each group, in chunks of shape (G, C), the same ones on every call."""
     random = np.random.default_rng(0)
-    for start in range(0, resamples, _AT_A_TIME):
-        size = min(_AT_A_TIME, resamples - start)
+    for start in range(0, resamples, _CHUNK):
+        size = min(_CHUNK, resamples - start)
         slot = random.integers(0, groups, (groups, size)) * size + np.arange(size)
         yield np.bincount(slot.ravel(), minlength=groups * size).astype(np.uint8).reshape(groups, size)
 
 
 def resampled_metrics(rows: Mapping[str, NDArray[Any]], metrics: Sequence[str], resamples: int = RESAMPLES) -> Floats:
-    """Return every task's metric on every resample, (K, R); NaN if the resample lacks a class or has no weight.
+    """Return every task's metric on every resample, (K, R); NaN if a resample lacks a class or has no weight.
 
     Args:
         rows: Arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` (N,) if it exists.
         metrics: "auc" or "mse" of each task.
         resamples: Number of resamples R.
     """
-    group_N, groups = _numbered(rows.get("group"), len(rows["labels"]))
+    group_N, groups = _number_groups(rows.get("group"), len(rows["labels"]))
     tasks = [
         _METRICS[metric](*(np.asarray(rows[name])[:, k] for name in ("labels", "weights", "scores")), group_N, groups)
         for k, metric in enumerate(metrics)
     ]
-    chunks = [[task(counts_GC) for task in tasks] for counts_GC in draws(groups, resamples)]
+    chunks = [[task(counts_GC) for task in tasks] for counts_GC in draw_counts(groups, resamples)]
     return np.concatenate([np.stack(chunk) for chunk in chunks], axis=1)
 
 
@@ -66,11 +69,11 @@ def row_interval(
         metric: "auc" or "mse" of the task.
         runs: Metric of the task on the R resamples, for each run of the variant.
         baselines: Metric of the task on the R resamples, for the baseline's runs with the same seeds.
-        groups: Number of groups of the test split that have rows of the task (`groups_of`).
+        groups: Number of groups of the test split that have rows of the task (`count_groups`).
 
     Returns:
-        The interval, or None without a seed, for fewer than 10 groups, or if more than one resample in 20 lacks a
-        class.
+        The interval; or None without a seed, for fewer than 10 groups, or if the gain is undefined on more than one
+        resample in 20.
     """
     if not runs or groups < FEWEST_GROUPS:
         return None
@@ -83,14 +86,22 @@ def row_interval(
     return float(low), float(high)
 
 
-def groups_of(rows: Mapping[str, NDArray[Any]], task: int) -> int:
-    """Return the number of groups that have rows of the task with an index."""
-    group_N, _ = _numbered(rows.get("group"), len(rows["labels"]))
+def count_groups(rows: Mapping[str, NDArray[Any]], task: int) -> int:
+    """Return the number of groups with rows of a task.
+
+    Args:
+        rows: Arrays of a run's `test_rows.npz`.
+        task: Index of the task.
+    """
+    group_N, _ = _number_groups(rows.get("group"), len(rows["labels"]))
     return len(np.unique(group_N[np.asarray(rows["weights"])[:, task] > 0]))
 
 
-def _numbered(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64], int]:
-    """Return the number of every row's group, from 0, and the number of groups."""
+def _number_groups(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64], int]:
+    """Return an index from 0 for the group of every row, and the number of groups.
+
+    Every row is a group by itself if `group_N` is None, and a row with the value -1 (no group) always is.
+    """
     if group_N is None:
         return np.arange(rows), rows
     number_N = np.unique(group_N, return_inverse=True)[1].astype(np.int64)
@@ -101,10 +112,14 @@ def _numbered(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64
     return number_N, int(number_N.max(initial=-1)) + 1
 
 
-class _Area:
-    """Weighted AUC with ties 1/2, exact on every resample: rows are sorted once, and only their weights change.
+class _ResampledAuc:
+    """Exact weighted AUC on every resample, where a tie counts 1/2. Rows are sorted once; only their weights change.
 
-    AUC = sum_p w_p (N_<(p) + N_<=(p)) / 2 / (P N)        N_<(p): weight of the negatives that score less than p
+        AUC = sum_p w_p (below(p) + upto(p)) / 2 / (W_P W_M)
+
+    The sum is over positives p with weight w_p. below(p) is the weight of the negatives with a lower score than p,
+    upto(p) the weight of the negatives with the same or a lower score. W_P and W_M are the weights of all positives and
+    negatives.
     """
 
     def __init__(
@@ -119,30 +134,31 @@ class _Area:
         order_M = np.argsort(score_N[negative_N], kind="stable")
         score_M = score_N[negative_N][order_M]
         score_P = score_N[positive_N]
-        # Positives are sorted too, so that neighbours read neighbouring sums.
+        # With sorted positives, the look-ups in the sums of negatives go through memory in order.
         order_P = np.argsort(score_P, kind="stable")
         below_P, upto_P = (np.searchsorted(score_M, score_P[order_P], side=side) for side in ("left", "right"))
-        self.below_P, self.tied_P = below_P, upto_P if (below_P != upto_P).any() else None
+        # Without ties, below(p) and upto(p) are equal, and one look-up is enough.
+        self.below_P, self.upto_P = below_P, upto_P if (below_P != upto_P).any() else None
         self.group_M, self.group_P = group_N[negative_N][order_M], group_N[positive_N][order_P]
-        self.weight_M1 = _factor(weight_N[negative_N][order_M])
-        self.weight_P1 = _factor(weight_N[positive_N][order_P])
+        self.weight_M1 = _weight_column(weight_N[negative_N][order_M])
+        self.weight_P1 = _weight_column(weight_N[positive_N][order_P])
 
     def __call__(self, counts_GC: Counts) -> Floats:
         """Return the AUC of C resamples from (G, C) counts."""
         sums_MC = np.zeros((len(self.group_M) + 1, counts_GC.shape[1]))
-        np.cumsum(_weighted(counts_GC, self.group_M, self.weight_M1), axis=0, out=sums_MC[1:], dtype=np.float64)
-        weight_PC = _weighted(counts_GC, self.group_P, self.weight_P1)
+        np.cumsum(_weigh_counts(counts_GC, self.group_M, self.weight_M1), axis=0, out=sums_MC[1:], dtype=np.float64)
+        weight_PC = _weigh_counts(counts_GC, self.group_P, self.weight_P1)
         below_PC = sums_MC[self.below_P]
-        if self.tied_P is not None:
-            below_PC = (below_PC + sums_MC[self.tied_P]) / 2
+        if self.upto_P is not None:
+            below_PC = (below_PC + sums_MC[self.upto_P]) / 2
         pairs_C = weight_PC.sum(axis=0, dtype=np.float64) * sums_MC[-1]
         with np.errstate(invalid="ignore"):
             area_C: Floats = (weight_PC * below_PC).sum(axis=0) / pairs_C
         return area_C
 
 
-class _SquaredError:
-    """Weighted MSE on every resample, from two sums of each group."""
+class _ResampledMse:
+    """Weighted MSE on every resample, from the sums of weighted squared errors and of weights in each group."""
 
     def __init__(
         self,
@@ -152,9 +168,12 @@ class _SquaredError:
         group_N: NDArray[np.int64],
         groups: int,
     ) -> None:
-        used_N = weight_N > 0
-        weight_N, error_N = weight_N[used_N].astype(np.float64), score_N[used_N].astype(np.float64) - label_N[used_N]
-        sums = [np.bincount(group_N[used_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
+        weighted_N = weight_N > 0
+        weight_N, error_N = (
+            weight_N[weighted_N].astype(np.float64),
+            score_N[weighted_N].astype(np.float64) - label_N[weighted_N],
+        )
+        sums = [np.bincount(group_N[weighted_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
         self.sums_2G = np.stack(sums)
 
     def __call__(self, counts_GC: Counts) -> Floats:
@@ -165,16 +184,16 @@ class _SquaredError:
         return mse_C
 
 
-_METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {"auc": _Area, "mse": _SquaredError}
+_METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {"auc": _ResampledAuc, "mse": _ResampledMse}
 
 
-def _factor(weight_N: Floats) -> Floats | None:
+def _weight_column(weight_N: Floats) -> Floats | None:
     """Return the weights as (N, 1); None if all are equal, since an equal factor cancels out of AUC."""
     if (weight_N == weight_N[:1]).all():
         return None
     return weight_N.astype(np.float64)[:, None]
 
 
-def _weighted(counts_GC: Counts, group_N: NDArray[np.int64], weight_N1: Floats | None) -> Floats | Counts:
+def _weigh_counts(counts_GC: Counts, group_N: NDArray[np.int64], weight_N1: Floats | None) -> Floats | Counts:
     counts_NC = counts_GC[group_N]
     return counts_NC if weight_N1 is None else counts_NC * weight_N1

@@ -1,15 +1,20 @@
 """`compare.json`: results of the finished runs of a comparison, per variant and task, in numbers and sentences.
 
-The rule (`RULE`): each task's gain is judged by its 95 % intervals, over seeds and over the rows of the test split. It
-is *better* if all its intervals lie above 0, *worse* if all lie below 0, else *noise*; without any interval it is *not
-judged*. A variant is then
+A variant is one model configuration. The gain of a variant on a task is the difference of its metric to that of the
+baseline at the same seed (gain.py).
 
-    better        every task better                             beats the baseline on all tasks
-    seesaw        one task better, another worse                one task gains at the cost of another
-    negative      some task worse, none better                  negative transfer; a seesaw is one too
-    some          some task better, none worse
-    noise         no task better or worse
-    not judged    a task has no interval, and the others show neither seesaw nor negative transfer
+The rule (`RULE`): each task's gain is judged by its 95 % intervals, over seeds and over the rows of the test split. The
+gain is *better* if all its intervals lie above 0, *worse* if all lie below 0, else *noise*. A gain without any interval
+is *not judged*. The verdict on a variant follows from its tasks:
+
+    better        every task is better: the variant beats the baseline
+    seesaw        one task is better, another worse: one task gains at the cost of another
+    negative      some task is worse, none better: negative transfer (a seesaw has negative transfer, too)
+    some          some task is better, none worse, none not judged, and not all are better
+    noise         every task is noise
+    not judged    some task is not judged, and none is worse
+
+`compare.json` is:
 
     {"format": 1, "name", "data", "dataset_fingerprint", "match", "reference", "baseline", "seeds", "missing",
      "remarks", "tasks": {task: {"kind", "metric", "reachable"}}, "label_correlations": [{"tasks", "rows", "value"}],
@@ -17,10 +22,12 @@ judged*. A variant is then
          "tasks": {task: {"values": {seed: value}, "mean", "sd", "gap", "gain"}}}},
      "pairs": {"a over b": {task: gain}}, "verdict"}
 
-`reachable` is the metric of the probabilities from which labels were drawn, known for synthetic data alone, and `gap`
-the distance of the mean from it. `gain` is None for the baseline and if no seed has both values, else {"values",
-"mean", "sd", "seed_interval", "row_interval"}. `gates` are the expert weights of the first finished seed on the test
-split. task_relations.py describes `conflict`, `sharing` and `label_correlations`.
+`reachable` is the metric of the probabilities from which the labels were drawn, which is known only for synthetic data.
+`gap` is the distance of the mean from `reachable`. `gain` is None for the baseline, and if the variant and the baseline
+have values for no common seed; else it is {"values", "mean", "sd", "seed_interval", "row_interval"}. `gates` are the
+expert weights of the first finished seed on the test split. `missing` is the number of runs that have neither finished
+nor failed, and `pairs` has the pairs about which the PLE paper makes a claim. task_relations.py describes `conflict`,
+`sharing` and `label_correlations`.
 """
 
 from __future__ import annotations
@@ -32,19 +39,19 @@ from typing import Any
 
 import numpy as np
 
-from ple_rec.analysis.compare.equal_cost import sizes_of
+from ple_rec.analysis.compare.equal_cost import layer_sizes
 from ple_rec.analysis.compare.gain import METRICS, Interval, gain, gain_entry, mean_sd
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.compare.resampling import Floats, groups_of, resampled_metrics, row_interval
+from ple_rec.analysis.compare.resampling import Floats, count_groups, resampled_metrics, row_interval
 from ple_rec.analysis.compare.runs import RunOutcomes
-from ple_rec.analysis.compare.task_relations import conflict_of, correlations_of, sharing_of
+from ple_rec.analysis.compare.task_relations import average_conflict, average_sharing, compute_label_correlations
 from ple_rec.analysis.test_rows import read_rows
-from ple_rec.analysis.utilisation import recorded_gates, utilisation
+from ple_rec.analysis.utilisation import compute_utilisation, read_gate_levels
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.runs.metrics import split_tasks
 from ple_rec.runs.read import RunFiles
-from ple_rec.text.json_values import number
+from ple_rec.text.json_values import as_number
 
 RULE = (
     "A gain is the metric's difference to {baseline} at the same seed, positive where better (AUC up, MSE down). It "
@@ -52,38 +59,40 @@ RULE = (
     "split's groups (bootstrap), lies above, or below, 0; else it is noise. Beats {baseline}: every task better. "
     "Negative transfer: some task worse. Seesaw: one task better and another worse."
 )
-# The paper claims that each of these models is better than the ones beside it.
-_OVER = {"ple": ("mmoe", "ml_mmoe"), "cgc": ("mmoe",)}
+# The PLE paper (Tang et al., RecSys 2020) claims that the model in the key is better than each model in the value.
+_CLAIMED_WORSE = {"ple": ("mmoe", "ml_mmoe"), "cgc": ("mmoe",)}
 
+# Content of compare.json.
 Document = Mapping[str, Any]
 
 
-def pairs_of(document: Document) -> list[tuple[str, str]]:
-    """Return the pairs of variants of which the paper claims that the first is better than the second."""
+def claimed_pairs(document: Document) -> list[tuple[str, str]]:
+    """Return the pairs of variants of which the PLE paper claims that the first is better than the second."""
     models = {name: variant["model"] for name, variant in document["variants"].items()}
-    return [(a, b) for a in models for b in models if models[b] in _OVER.get(models[a], ())]
+    return [(a, b) for a in models for b in models if models[b] in _CLAIMED_WORSE.get(models[a], ())]
 
 
 def pair_key(a: str, b: str) -> str:
-    """Return the key of a pair of variants in `pairs`."""
+    """Return the key of a pair of variants in the object `pairs` of compare.json."""
     return f"{a} over {b}"
 
 
-def verdict_of(document: Document) -> dict[str, Any]:
+def judge_comparison(document: Document) -> dict[str, Any]:
     """Return the verdict on every variant and pair.
 
     Args:
-        document: Content of `compare.json` without `verdict`. Its `pairs` hold the gain of every task by `pair_key`; a
-            pair that is missing is computed from the seeds' values, without row intervals.
+        document: Content of `compare.json` without `verdict`. Its `pairs` hold the gain of every task by `pair_key`.
+            The gains of a missing pair are computed from the values of the seeds, without intervals over rows.
 
     Returns:
-        `{"rule", "variants": {name: judgement}, "pairs": {key: judgement}, "sentences": [..]}`; a judgement is
-        `{"verdict": one of the words above, "tasks": {task: "better" | "worse" | "noise" | "not judged"}, "beats":
-        bool, "negative_transfer": [tasks], "seesaw": bool, "sentence"}`. The baseline is not among the variants.
+        `{"rule", "variants": {name: judgement}, "pairs": {key: judgement}, "sentences": [..]}`. A judgement is
+        `{"verdict", "tasks": {task: "better" | "worse" | "noise" | "not judged"}, "beats": bool, "negative_transfer":
+        [tasks], "seesaw": bool, "sentence"}`; the docstring of the module lists the verdicts. The baseline is not among
+        the variants.
     """
     baseline, metrics = document["baseline"], {task: entry["metric"] for task, entry in document["tasks"].items()}
     variants = {
-        name: _judgement(
+        name: _judge_variant(
             name, baseline, {task: variant["tasks"].get(task, {}).get("gain") for task in metrics}, metrics
         )
         for name, variant in document["variants"].items()
@@ -94,20 +103,22 @@ def verdict_of(document: Document) -> dict[str, Any]:
             seeds = ", ".join(variant["failed"])
             variants[name]["sentence"] += f" Failed and left out: seed {seeds}."
     pairs = {}
-    for a, b in pairs_of(document):
+    for a, b in claimed_pairs(document):
         gains = document.get("pairs", {}).get(pair_key(a, b)) or _pair_gains(document, a, b)
-        # A task without a gain cannot be judged, but it is listed.
+        # A task without a gain is listed as "not judged".
         entries = {task: gains.get(task) for task in metrics}
-        pairs[pair_key(a, b)] = _judgement(a, b, entries, metrics)
+        pairs[pair_key(a, b)] = _judge_variant(a, b, entries, metrics)
     sentences = [judgement["sentence"] for judgement in (*variants.values(), *pairs.values())]
-    number = sum(word != "not judged" for judgement in variants.values() for word in judgement["tasks"].values())
+    number = sum(verdict != "not judged" for judged in variants.values() for verdict in judged["tasks"].values())
     if number:
         sentences.append(
-            f"{number} gains over {baseline} were judged, each by itself at 95 %: were there no differences at all, up "
-            f"to about {number / 20:.1f} of them would still pass for one."
+            f"{number} gains over {baseline} were judged, each by itself at 95 %: if there were no differences at all, "
+            f"up to about {number / 20:.1f} of them would still look like one."
         )
     if failed := document["variants"].get(baseline, {}).get("failed"):
-        sentences.append(f"{baseline}, the baseline, failed with seed {', '.join(failed)}: no gain has those seeds.")
+        sentences.append(
+            f"{baseline}, the baseline, failed with seed {', '.join(failed)}: gains leave these seeds out."
+        )
     return {"rule": RULE.format(baseline=baseline), "variants": variants, "pairs": pairs, "sentences": sentences}
 
 
@@ -119,8 +130,12 @@ def _pair_gains(document: Document, a: str, b: str) -> dict[str, Any]:
     }
 
 
-def judged_task(entry: Mapping[str, Any] | None) -> str:
-    """Return "better", "worse", "noise" or "not judged", by all intervals of a gain."""
+def judge_task(entry: Mapping[str, Any] | None) -> str:
+    """Return the verdict on a gain by all of its intervals: "better", "worse", "noise" or "not judged".
+
+    Args:
+        entry: Gain of a task as `compare.json` has it; None if the task has no gain.
+    """
     intervals = [entry[key] for key in ("seed_interval", "row_interval") if entry and entry.get(key) is not None]
     if not intervals:
         return "not judged"
@@ -129,62 +144,70 @@ def judged_task(entry: Mapping[str, Any] | None) -> str:
     return "worse" if all(high < 0 for _, high in intervals) else "noise"
 
 
-def _judgement(
+def _judge_variant(
     name: str, other: str, entries: Mapping[str, Mapping[str, Any] | None], metrics: Mapping[str, str]
 ) -> dict[str, Any]:
-    tasks = {task: judged_task(entry) for task, entry in entries.items()}
-    words = set(tasks.values())
-    verdict = _word(words)
+    tasks = {task: judge_task(entry) for task, entry in entries.items()}
+    task_verdicts = set(tasks.values())
+    verdict = _variant_verdict(task_verdicts)
     statement = {
         "better": f"{name} beats {other} on all tasks",
-        "seesaw": f"{name} shows the seesaw against {other}: better on {_named(tasks, 'better')}, worse on "
-        f"{_named(tasks, 'worse')}",
-        "negative": f"{name} shows negative transfer against {other}: worse on {_named(tasks, 'worse')}, better on "
+        "seesaw": f"{name} shows the seesaw against {other}: better on {_task_list(tasks, 'better')}, worse on "
+        f"{_task_list(tasks, 'worse')}",
+        "negative": f"{name} shows negative transfer against {other}: worse on {_task_list(tasks, 'worse')}, better on "
         "none",
-        "some": f"{name} is better than {other} on {_named(tasks, 'better')}, and within noise on "
-        f"{_named(tasks, 'noise')}",
+        "some": f"{name} is better than {other} on {_task_list(tasks, 'better')}, and within noise on "
+        f"{_task_list(tasks, 'noise')}",
         "noise": f"{name} is within noise of {other} on all tasks",
-        "not judged": f"{name} cannot be judged against {other} on {_named(tasks, 'not judged')}",
+        "not judged": f"{name} cannot be judged against {other} on {_task_list(tasks, 'not judged')}",
     }[verdict]
-    numbers = "; ".join(_numbers(task, entries[task], metrics[task]) for task in tasks)
+    numbers = "; ".join(_gain_text(task, entries[task], metrics[task]) for task in tasks)
     return {
         "verdict": verdict,
         "tasks": tasks,
         "beats": verdict == "better",
-        "negative_transfer": [task for task, word in tasks.items() if word == "worse"],
+        "negative_transfer": [task for task, task_verdict in tasks.items() if task_verdict == "worse"],
         "seesaw": verdict == "seesaw",
         "sentence": f"{statement}: {numbers}.",
     }
 
 
-def _word(words: set[str]) -> str:
-    if "worse" in words:
-        return "seesaw" if "better" in words else "negative"
-    if "not judged" in words or not words:
+def _variant_verdict(task_verdicts: set[str]) -> str:
+    if "worse" in task_verdicts:
+        return "seesaw" if "better" in task_verdicts else "negative"
+    if "not judged" in task_verdicts or not task_verdicts:
         return "not judged"
-    if words == {"better"}:
+    if task_verdicts == {"better"}:
         return "better"
-    return "some" if "better" in words else "noise"
+    return "some" if "better" in task_verdicts else "noise"
 
 
-def _named(tasks: Mapping[str, str], word: str) -> str:
-    names = [task for task, judgement in tasks.items() if judgement == word]
+def _task_list(tasks: Mapping[str, str], verdict: str) -> str:
+    names = [task for task, own_verdict in tasks.items() if own_verdict == verdict]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
-def _numbers(task: str, entry: Mapping[str, Any] | None, metric: str) -> str:
-    """Return `income +0.0021 AUC (+0.001 to +0.0032 over 10 seeds, +0.0004 to +0.0038 over test rows)`."""
+def _gain_text(task: str, entry: Mapping[str, Any] | None, metric: str) -> str:
+    """Return a gain as text: `income +0.0021 AUC (+0.001 to +0.0032 over 10 seeds, +0.0004 to +0.0038 over test rows)`.
+
+    Args:
+        task: Name of the task.
+        entry: Gain of the task as `compare.json` has it; None if there is none.
+        metric: "auc" or "mse".
+    """
     if not entry or entry["mean"] is None:
         return f"{task} no {metric.upper()} gain (no seed has the metric on both sides)"
     seeds = len(entry["values"])
-    over = [
-        _range(entry["seed_interval"], f"over {seeds} seeds") if entry["seed_interval"] else "one seed: no interval",
-        *([_range(entry["row_interval"], "over test rows")] if entry.get("row_interval") else []),
+    intervals = [
+        _interval_text(entry["seed_interval"], f"over {seeds} seeds")
+        if entry["seed_interval"]
+        else "one seed: no interval",
+        *([_interval_text(entry["row_interval"], "over test rows")] if entry.get("row_interval") else []),
     ]
-    return f"{task} {_signed(entry['mean'])} {metric.upper()} ({', '.join(over)})"
+    return f"{task} {_signed(entry['mean'])} {metric.upper()} ({', '.join(intervals)})"
 
 
-def _range(interval: Sequence[float], over: str) -> str:
+def _interval_text(interval: Sequence[float], over: str) -> str:
     return f"{_signed(interval[0])} to {_signed(interval[1])} {over}"
 
 
@@ -194,47 +217,47 @@ def _signed(value: float) -> str:
 
 _FORMAT = 1
 # Content of `metrics.json` by seed.
-Metrics = Mapping[int, Mapping[str, Any]]
+MetricsBySeed = Mapping[int, Mapping[str, Any]]
 
 
-def results_of(matrix: Matrix, outcomes: RunOutcomes, root: Path) -> dict[str, Any]:
+def compute_results(matrix: Matrix, outcomes: RunOutcomes, root: Path) -> dict[str, Any]:
     """Return the content of compare.json.
 
     Args:
-        matrix: The comparison.
+        matrix: Variants, seeds and tasks of the comparison.
         outcomes: Outcomes of its runs.
         root: Directory of the comparison.
     """
-    resampled = _Resampled(matrix, root)
+    resampled = _ResampledMetrics(matrix, root)
     results: dict[str, Any] = {
         "format": _FORMAT,
         "name": matrix.name,
         "data": matrix.variants[matrix.baseline].config.data.path,
-        "dataset_fingerprint": matrix.dataset,
+        "dataset_fingerprint": matrix.dataset_fingerprint,
         "match": matrix.match,
         "reference": matrix.reference,
         "baseline": matrix.baseline,
         "seeds": list(matrix.seeds),
         "missing": outcomes.missing,
         "remarks": list(matrix.remarks),
-        "tasks": _tasks(matrix),
-        "label_correlations": correlations_of(
+        "tasks": _task_entries(matrix),
+        "label_correlations": compute_label_correlations(
             (root / name / f"seed-{seed}" for name, seeds in outcomes.metrics.items() for seed in seeds),
             [task.name for task in matrix.tasks],
         ),
         "variants": {
-            name: _variant(matrix, variant, outcomes, root / name, resampled)
+            name: _variant_entry(matrix, variant, outcomes, root / name, resampled)
             for name, variant in matrix.variants.items()
         },
     }
     _add_gaps(results)
-    results["pairs"] = {pair_key(a, b): _gains(matrix, outcomes, a, b, resampled) for a, b in pairs_of(results)}
-    return results | {"verdict": verdict_of(results)}
+    results["pairs"] = {pair_key(a, b): _gains(matrix, outcomes, a, b, resampled) for a, b in claimed_pairs(results)}
+    return results | {"verdict": judge_comparison(results)}
 
 
-def _tasks(matrix: Matrix) -> dict[str, dict[str, Any]]:
-    """Return kind and metric of each task, and the best reachable value on the test split if it is known."""
-    best = DatasetDirectory(matrix.variants[matrix.baseline].config.data.path).reachable("test")
+def _task_entries(matrix: Matrix) -> dict[str, dict[str, Any]]:
+    """Return the kind and metric of each task, and the best reachable value on the test split if it is known."""
+    best = DatasetDirectory(matrix.variants[matrix.baseline].config.data.path).reachable_metrics("test")
     return {
         task.name: {
             "kind": task.kind,
@@ -245,8 +268,8 @@ def _tasks(matrix: Matrix) -> dict[str, dict[str, Any]]:
     }
 
 
-class _Resampled:
-    """Metrics of runs on the resamples of the test split, each computed once.
+class _ResampledMetrics:
+    """Metrics of runs on the bootstrap resamples of the test split. The metrics of a run are computed once.
 
     Args:
         matrix: The comparison.
@@ -260,8 +283,11 @@ class _Resampled:
         self._cache: dict[tuple[str, int], tuple[Floats, list[int]] | None] = {}
 
     def interval(self, task: str, variant: str, baseline: str, seeds: Iterable[int]) -> Interval | None:
-        """Return the interval over test rows of a variant's gain over another on a task; None if a run has no rows."""
-        pairs = [(self._of(variant, seed), self._of(baseline, seed)) for seed in seeds]
+        """Return the interval over test rows of a variant's gain on a task.
+
+        It is None if the rows of a run are missing, or if `row_interval` returns None.
+        """
+        pairs = [(self._run_metrics(variant, seed), self._run_metrics(baseline, seed)) for seed in seeds]
         both = [(run, base) for run, base in pairs if run is not None and base is not None]
         if not both or len(both) < len(pairs):
             return None
@@ -270,8 +296,8 @@ class _Resampled:
         (_, groups), _ = both[0]
         return row_interval(self._metrics[k], runs, baselines, groups[k])
 
-    def _of(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
-        """Return metrics (K, R) of a run, and the number of groups of each task."""
+    def _run_metrics(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
+        """Return metrics (tasks, resamples) of a run, and the number of groups of rows for each task."""
         if (variant, seed) not in self._cache:
             self._cache[variant, seed] = self._read(self._root / variant / f"seed-{seed}")
         return self._cache[variant, seed]
@@ -280,36 +306,36 @@ class _Resampled:
         rows = read_rows(run, self._names)
         if rows is None:
             return None
-        return resampled_metrics(rows, self._metrics), [groups_of(rows, k) for k in range(len(self._names))]
+        return resampled_metrics(rows, self._metrics), [count_groups(rows, k) for k in range(len(self._names))]
 
 
-def _variant(
-    matrix: Matrix, variant: Variant, outcomes: RunOutcomes, own: Path, resampled: _Resampled
+def _variant_entry(
+    matrix: Matrix, variant: Variant, outcomes: RunOutcomes, variant_folder: Path, resampled: _ResampledMetrics
 ) -> dict[str, Any]:
-    runs: Metrics = outcomes.metrics.get(variant.name, {})
+    runs: MetricsBySeed = outcomes.metrics.get(variant.name, {})
     names = [task.name for task in matrix.tasks]
     first = next(iter(runs.values()), {})
-    alone = variant.name == matrix.baseline
-    gains = {} if alone else _gains(matrix, outcomes, variant.name, matrix.baseline, resampled)
+    is_baseline = variant.name == matrix.baseline
+    gains = {} if is_baseline else _gains(matrix, outcomes, variant.name, matrix.baseline, resampled)
     tasks = {}
     for task in matrix.tasks:
-        if values := _values(task, runs):
+        if values := _metric_by_seed(task, runs):
             summary = {"values": values, **mean_sd(list(values.values()))}
             tasks[task.name] = summary | {"gain": gains.get(task.name)}
     return {
         "model": variant.config.model.variant,
-        "sizes": {key: list(sizes) for key, sizes in sizes_of(variant.config).items()},
+        "sizes": {key: list(sizes) for key, sizes in layer_sizes(variant.config).items()},
         "cost": {
             "flops_per_sample": variant.cost.flops_per_sample,
             "dense_parameters": variant.cost.dense_parameters,
-            "samples_per_second": _rate(runs),
-            "peak_bytes": _peak(own, runs),
+            "samples_per_second": _mean_samples_per_second(runs),
+            "peak_bytes": _peak_bytes(variant_folder, runs),
         },
         "seeds": list(runs),
         "failed": {str(seed): message for seed, message in outcomes.failed.get(variant.name, {}).items()},
-        "gates": utilisation(recorded_gates(first), names).record() if first else None,
-        "conflict": conflict_of([own / f"seed-{seed}" for seed in runs]),
-        "sharing": sharing_of(runs.values(), names),
+        "gates": compute_utilisation(read_gate_levels(first), names).record() if first else None,
+        "conflict": average_conflict([variant_folder / f"seed-{seed}" for seed in runs]),
+        "sharing": average_sharing(runs.values(), names),
         "tasks": tasks,
     }
 
@@ -323,36 +349,36 @@ def _add_gaps(results: dict[str, Any]) -> None:
 
 
 def _gains(
-    matrix: Matrix, outcomes: RunOutcomes, name: str, other: str, resampled: _Resampled
+    matrix: Matrix, outcomes: RunOutcomes, name: str, other: str, resampled: _ResampledMetrics
 ) -> dict[str, dict[str, Any]]:
-    """Return the gains of a variant over another, for the tasks on which a seed has both values."""
+    """Return the gains of a variant over another, for the tasks on which some seed has a value of both variants."""
     gains = {}
     for task in matrix.tasks:
-        values, others = (_values(task, outcomes.metrics.get(which, {})) for which in (name, other))
+        values, others = (_metric_by_seed(task, outcomes.metrics.get(which, {})) for which in (name, other))
         if both := [seed for seed in values if seed in others]:
-            over_rows = resampled.interval(task.name, name, other, map(int, both))
-            gains[task.name] = gain_entry(METRICS[task.kind], values, others, over_rows)
+            interval = resampled.interval(task.name, name, other, map(int, both))
+            gains[task.name] = gain_entry(METRICS[task.kind], values, others, interval)
     return gains
 
 
-def _values(task: Task, runs: Metrics) -> dict[str, float]:
+def _metric_by_seed(task: Task, runs: MetricsBySeed) -> dict[str, float]:
     """Return the task's metric by seed, whose keys are text as in JSON."""
     metric = METRICS[task.kind]
     by_seed = {seed: split_tasks(metrics, "test").get(task.name, {}) for seed, metrics in runs.items()}
-    numbers = {seed: number(values.get(metric)) for seed, values in by_seed.items()}
+    numbers = {seed: as_number(values.get(metric)) for seed, values in by_seed.items()}
     return {str(seed): value for seed, value in numbers.items() if value is not None}
 
 
-def _rate(runs: Metrics) -> float | None:
+def _mean_samples_per_second(runs: MetricsBySeed) -> float | None:
     """Return the mean samples per second over seeds."""
-    rates = [rate for metrics in runs.values() if (rate := number(metrics.get("samples_per_second"))) is not None]
+    rates = [rate for metrics in runs.values() if (rate := as_number(metrics.get("samples_per_second"))) is not None]
     return statistics.fmean(rates) if rates else None
 
 
-def _peak(own: Path, runs: Metrics) -> int | None:
-    """Return the largest resident memory of any run, from its log."""
+def _peak_bytes(variant_folder: Path, runs: MetricsBySeed) -> int | None:
+    """Return the largest memory in bytes that the training logs of the runs have recorded; None without a record."""
     peaks = []
     for seed in runs:
-        series = RunFiles(own / f"seed-{seed}").log.series("train", "peak_bytes")
+        series = RunFiles(variant_folder / f"seed-{seed}").log.series("train", "peak_bytes")
         peaks += [float(value) for value in series.values if np.isfinite(value)]
     return int(max(peaks)) if peaks else None

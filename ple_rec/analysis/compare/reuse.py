@@ -1,7 +1,7 @@
-"""Reuse of finished runs of other comparisons, which are copied so that they need not be trained again.
+"""Reuse of finished runs of other comparisons, which are copied instead of trained again (`ple-rec compare --reuse`).
 
-A run follows from its configuration, its seed and its data, and `ple_rec.analysis.series` compares these. If tuning
-finds nothing better than the written values, all runs of a variant are those of the comparison without tuning.
+A run is reused if its configuration, its seed and its dataset are the same, which `ple_rec.analysis.series` compares.
+So a tuned comparison can reuse the runs of an untuned one where tuning has found no better values.
 """
 
 from __future__ import annotations
@@ -12,98 +12,103 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ple_rec.analysis.compare.runs import COMPARISON, VariantRun, state_of
+from ple_rec.analysis.compare.runs import COMPARISON_FILE, VariantRun, inspect_variant_run
 from ple_rec.analysis.compare.work import Work
 from ple_rec.analysis.series import FAILED
 from ple_rec.errors import Option, UserError
-from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, claimed
+from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, hold_lock
 
 logger = logging.getLogger(__name__)
 
 
 def check_comparisons(directories: Sequence[Path]) -> None:
-    """Refuse directories that hold no comparison.
+    """Raise an error if one of some directories holds no comparison.
 
     Raises:
         UserError: A directory lacks `compare.toml`.
     """
     for directory in directories:
-        if not (directory / COMPARISON).is_file():
+        if not (directory / COMPARISON_FILE).is_file():
             raise UserError(
                 Option.REUSE,
-                f"{directory} holds no {COMPARISON}",
-                "runs are taken over from the directory of a comparison",
-                "give one that `ple-rec compare` wrote, as runs/compare/NAME",
+                f"{directory} holds no {COMPARISON_FILE}",
+                "finished runs are copied from the directory of another comparison",
+                "give a directory that `ple-rec compare` wrote, such as runs/compare/NAME",
             )
 
 
-def reusable(work: Work, others: Sequence[Path]) -> dict[Path, list[VariantRun]]:
-    """Return the runs that other comparisons have finished, by the directory of the comparison.
+def find_reusable_runs(work: Work, others: Sequence[Path]) -> dict[Path, list[VariantRun]]:
+    """Return the runs of this host that another comparison has finished already, by the directory of that comparison.
 
-    Only runs are returned that are left for this host and wait for no trials.
+    Runs whose variant has unfinished trials are left out, since their values are not known yet.
 
     Args:
-        work: Runs and trials of a comparison that are left.
-        others: Directories of other comparisons, in order of preference; runs of variants of the same name are reused.
+        work: Unfinished runs and trials of this comparison.
+        others: Directories of other comparisons, in order of preference. A run is looked up there by the name of its
+            variant and its seed.
     """
     runs: dict[Path, list[VariantRun]] = {other: [] for other in others}
-    for run in work.ready:
+    for run in work.ready_runs:
         for other in others:
-            directory = _within(other, run)
-            # The page of the analysis is the last file of a run.
+            directory = _run_dir_in(other, run)
+            # A run writes the page of its analysis last.
             complete = (directory / ANALYSIS_PAGE).is_file()
-            if complete and state_of(work.matrix, replace(run, directory=directory)).kind == "finished":
+            if complete and inspect_variant_run(work.matrix, replace(run, directory=directory)).kind == "finished":
                 runs[other].append(run)
                 break
     return runs
 
 
 def without_runs(work: Work, reused: Mapping[Path, Sequence[VariantRun]]) -> Work:
-    """Return the work without the runs that are reused."""
-    gone = [run for runs in reused.values() for run in runs]
-    return replace(work, left=[run for run in work.left if run not in gone])
+    """Return the work without the reused runs."""
+    reused_runs = [run for runs in reused.values() for run in runs]
+    return replace(work, unfinished_runs=[run for run in work.unfinished_runs if run not in reused_runs])
 
 
 def copy_runs(reused: Mapping[Path, Sequence[VariantRun]]) -> dict[Path, list[VariantRun]]:
-    """Copy runs of other comparisons, each in full or not at all.
+    """Copy runs of other comparisons. A run that cannot be copied in full is not copied, and the log says why.
 
     Args:
-        reused: Runs by the directory of the other comparison, from `reusable`.
+        reused: Runs by the directory of the other comparison, as `find_reusable_runs` returns them.
 
     Returns:
-        Runs that were copied, by the same directories.
+        Runs that were copied, by the directory of the other comparison.
     """
     copied: dict[Path, list[VariantRun]] = {}
     for other, runs in reused.items():
         for run in runs:
             try:
-                # The claim fails if another process trains the run.
-                with claimed(run.directory):
-                    _copy(_within(other, run), run)
+                # Locking fails if another process trains the run.
+                with hold_lock(run.directory):
+                    _copy(_run_dir_in(other, run), run)
             except (OSError, UserError) as error:
-                logger.info(f"{_within(other, run)} is not copied, and trained here instead: {_reason(error)}")
+                logger.info(f"{_run_dir_in(other, run)} is not copied but trained again: {_reason(error)}")
             else:
                 copied.setdefault(other, []).append(run)
     return copied
 
 
-def _within(other: Path, run: VariantRun) -> Path:
+def _run_dir_in(other: Path, run: VariantRun) -> Path:
     return other / run.variant / run.directory.name
 
 
 def _copy(source: Path, run: VariantRun) -> None:
-    part = run.directory.with_name(f".{run.directory.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    """Copy the run directory `source` of another comparison to that of `run`, and the configuration and log beside it.
+
+    The directory is copied under another name first, so that an incomplete copy does not look like a run.
+    """
+    draft = run.directory.with_name(f".{run.directory.name}.part")
+    shutil.rmtree(draft, ignore_errors=True)
     try:
-        shutil.copytree(source, part, ignore=shutil.ignore_patterns(LOCK))
+        shutil.copytree(source, draft, ignore=shutil.ignore_patterns(LOCK))
         for suffix in (".toml", ".log"):
             if source.with_name(source.name + suffix).is_file():
-                shutil.copy(source.with_name(source.name + suffix), run.beside(suffix))
-        run.beside(FAILED).unlink(missing_ok=True)
+                shutil.copy(source.with_name(source.name + suffix), run.sibling_file(suffix))
+        run.sibling_file(FAILED).unlink(missing_ok=True)
         shutil.rmtree(run.directory)
-        part.rename(run.directory)
+        draft.rename(run.directory)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _reason(error: OSError | UserError) -> str:

@@ -1,7 +1,9 @@
-"""Runs of a comparison and their outcomes.
+"""Runs of a comparison, their directories and their outcomes.
 
-`<root>/<variant>/seed-<n>` is a run's directory, `seed-<n>.toml` its configuration, `seed-<n>.log` its output, and
-`seed-<n>.failed` the reason of its last failure. A run that was interrupted goes on from its last checkpoint.
+A variant is one model configuration, and a run is one training of a variant with one seed. Its directory is
+`<root>/<variant>/seed-<n>`. Beside it lie its configuration `seed-<n>.toml`, its output `seed-<n>.log`, and the reason
+of its last failure, `seed-<n>.failed`. The caller resumes an interrupted run from its last checkpoint. A foreign run is
+one of another configuration or dataset in such a directory.
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.series import SeriesRun, config_of_run, inspect_run
+from ple_rec.analysis.series import SeriesRun, inspect_run, with_seed
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.checkpoints import checkpoint_place, prepare_directory
 from ple_rec.runs.directory import hold_run
-from ple_rec.runs.layout import TEST_ROWS, writing
-from ple_rec.runs.state import check_place, inspect
+from ple_rec.runs.layout import TEST_ROWS, explain_write_errors
+from ple_rec.runs.state import check_checkpoint_place, inspect_directory
 
-# A comparison's directory has its configuration, with all overrides, in this file.
-COMPARISON = "compare.toml"
+# File that holds the configuration of a comparison and all overrides, in the comparison's directory.
+COMPARISON_FILE = "compare.toml"
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class VariantRun:
     config: RunConfig
     directory: Path
 
-    def beside(self, suffix: str) -> Path:
-        """Return the path of the file beside the run's directory that has its name and a suffix."""
+    def sibling_file(self, suffix: str) -> Path:
+        """Return the path of the file beside the run's directory, such as `seed-0.log` for the suffix ".log"."""
         return self.directory.with_name(f"{self.directory.name}{suffix}")
 
 
@@ -60,50 +62,53 @@ class RunOutcomes:
     missing: int = 0
 
 
-def runs_of(matrix: Matrix, root: Path) -> list[VariantRun]:
+def list_runs(matrix: Matrix, root: Path) -> list[VariantRun]:
     """Return every run of a comparison, in the order of `Matrix.runs`."""
 
     def run(variant: Variant, seed: int) -> VariantRun:
-        return VariantRun(variant.name, seed, config_of_run(variant.config, seed), root / variant.name / f"seed-{seed}")
+        return VariantRun(variant.name, seed, with_seed(variant.config, seed), root / variant.name / f"seed-{seed}")
 
     return [run(variant, seed) for variant, seed in matrix.runs]
 
 
-def left_of(matrix: Matrix, runs: Sequence[VariantRun], *, overwrite: bool, remove: bool = False) -> list[VariantRun]:
-    """Return the runs that have not finished.
+def unfinished_runs(
+    matrix: Matrix, runs: Sequence[VariantRun], *, overwrite: bool, remove: bool = False
+) -> list[VariantRun]:
+    """Return the runs that have not finished, the failed ones included.
 
     Args:
         matrix: The comparison.
         runs: Runs of the comparison.
-        overwrite: True to return runs whose directories hold a run of another configuration or dataset, too.
+        overwrite: True to count a run as unfinished if its directory holds a foreign run.
         remove: True to remove these foreign runs.
 
     Raises:
-        UserError: A directory holds a foreign run without `overwrite`, or the checkpoints of a run to be removed lie in
-            a place that another run has.
+        UserError: A directory holds a foreign run and `overwrite` is False, or the checkpoints of a run to be removed
+            lie where those of another run do.
     """
     left = []
     for run in runs:
-        state = state_of(matrix, run)
+        state = inspect_variant_run(matrix, run)
         if not overwrite:
             state.refuse_foreign()
         if state.kind == "foreign" and remove:
-            # Its checkpoints may lie elsewhere; if they stayed, training would continue from them.
-            check_place(inspect(run.config, run.directory), resuming=False, overwrite=True)
+            # `prepare_directory` removes the checkpoints, which may lie outside the directory, at the place that
+            # `run.config` names. If they stayed, training would continue from them.
+            check_checkpoint_place(inspect_directory(run.config, run.directory), resuming=False, overwrite=True)
             with hold_run(run.directory, checkpoint_place(run.config, run.directory)) as directory:
                 prepare_directory(run.config, directory, resuming=False)
-            with writing(run.directory):
+            with explain_write_errors(run.directory):
                 shutil.rmtree(run.directory)
         if state.kind != "finished":
             left.append(run)
     return left
 
 
-def outcomes_of(matrix: Matrix, runs: Sequence[VariantRun]) -> RunOutcomes:
-    """Return the outcomes of runs; a run whose directory holds a run of other settings is missing."""
+def read_outcomes(matrix: Matrix, runs: Sequence[VariantRun]) -> RunOutcomes:
+    """Return the outcomes of runs. A run whose directory holds a foreign run counts as missing."""
     outcomes = RunOutcomes()
     for run in runs:
-        state = state_of(matrix, run)
+        state = inspect_variant_run(matrix, run)
         if state.kind == "finished":
             outcomes.metrics.setdefault(run.variant, {})[run.seed] = state.metrics
         elif state.kind == "failed":
@@ -113,6 +118,6 @@ def outcomes_of(matrix: Matrix, runs: Sequence[VariantRun]) -> RunOutcomes:
     return outcomes
 
 
-def state_of(matrix: Matrix, run: VariantRun) -> SeriesRun:
-    """Return the state of a run; it has finished only if it has its rows of the test split."""
-    return inspect_run(run.directory, run.config, matrix.dataset, [TEST_ROWS])
+def inspect_variant_run(matrix: Matrix, run: VariantRun) -> SeriesRun:
+    """Return the state of a run, which counts as finished only if its scores on the test split (`TEST_ROWS`) exist."""
+    return inspect_run(run.directory, run.config, matrix.dataset_fingerprint, [TEST_ROWS])

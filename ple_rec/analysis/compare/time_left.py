@@ -1,4 +1,4 @@
-"""Estimate how long the remaining training runs of a comparison will take, from the runs that have finished.
+"""Estimate of the time until all training runs of a comparison have ended, from the runs that have finished.
 
 A comparison trains runs of several variants (configurations of a model), a fixed number of them at the same time.
 """
@@ -20,8 +20,9 @@ from ple_rec.text.units import short_duration
 class TimeLeft:
     """Estimate of the time until the last run has ended.
 
-    A run is expected to take the mean time of the finished runs of its variant. If no run of its variant has finished,
-    it is expected to take the mean time of all finished runs. Runs start in the order in which they were submitted.
+    A run is expected to take the mean time of the runs of its variant that have finished without a failure. If there is
+    none, it is expected to take the mean time of all runs that have. Runs start in the order in which
+    they were submitted.
 
     Args:
         jobs: Greatest number of runs that train at the same time.
@@ -32,15 +33,15 @@ class TimeLeft:
         self._seconds: dict[str, list[float]] = {}
         self._begun: dict[Future[Any], float] = {}
 
-    def note_running(self, waiting: Iterable[Future[Any]]) -> None:
+    def note_running(self, unfinished: Iterable[Future[Any]]) -> None:
         """Record the current time as the start of each run that has just started.
 
         Runs start in order, so the first `jobs` runs that have not ended are the ones that are training.
 
         Args:
-            waiting: Runs that have not ended, in the order in which they were submitted.
+            unfinished: Runs that have not ended, in the order in which they were submitted.
         """
-        for future in islice(waiting, self._jobs):
+        for future in islice(unfinished, self._jobs):
             self._begun.setdefault(future, time.monotonic())
 
     def note_ended(self, variant: str, outcome: Outcome) -> None:
@@ -48,36 +49,37 @@ class TimeLeft:
         if not outcome.code:
             self._seconds.setdefault(variant, []).append(outcome.seconds)
 
-    def text(self, waiting: Mapping[Future[Any], str], later: Sequence[str] = ()) -> str:
+    def text(self, unfinished: Mapping[Future[Any], str], variants_to_come: Sequence[str] = ()) -> str:
         """Return the estimate as text, such as ` (about 3 min 20 s to go)`.
 
-        The text is empty if no run is left, or if no run has finished without a failure.
+        The text is empty if no run is left, or if no run has finished without a failure. The method also records the
+        runs that have just started, as `note_running` does.
 
         Args:
-            waiting: Variant of each run that was submitted and has not ended, in the order of submission.
-            later: Variant of each run that has not been submitted yet.
+            unfinished: Variant of each run that was submitted and has not ended, in the order of submission.
+            variants_to_come: Variant of each run that has not been submitted yet.
         """
-        self.note_running(waiting)
-        every = [seconds for of_variant in self._seconds.values() for seconds in of_variant]
-        if not every or not (waiting or later):
+        self.note_running(unfinished)
+        all_seconds = [seconds for variant_seconds in self._seconds.values() for seconds in variant_seconds]
+        if not all_seconds or not (unfinished or variants_to_come):
             return ""
         now = time.monotonic()
-        left = [
-            max(0.0, fmean(self._seconds.get(variant, every)) - (now - self._begun.get(future, now)))
-            for future, variant in waiting.items()
+        seconds_left = [
+            max(0.0, fmean(self._seconds.get(variant, all_seconds)) - (now - self._begun.get(future, now)))
+            for future, variant in unfinished.items()
         ]
-        left += [fmean(self._seconds.get(variant, every)) for variant in later]
-        return f" (about {short_duration(side_by_side(left, self._jobs))} to go)"
+        seconds_left += [fmean(self._seconds.get(variant, all_seconds)) for variant in variants_to_come]
+        return f" (about {short_duration(makespan(seconds_left, self._jobs))} to go)"
 
 
-def side_by_side(seconds: Iterable[float], jobs: int) -> float:
-    """Return the seconds until all runs have ended. Each starts, in order, as soon as fewer than `jobs` are training.
+def makespan(seconds: Iterable[float], jobs: int) -> float:
+    """Return the seconds until all runs have ended, if they start in order and at most `jobs` of them at a time.
 
     Args:
         seconds: Time that each run takes.
         jobs: Greatest number of runs that train at the same time.
     """
-    free = [0.0] * jobs
+    free_at = [0.0] * jobs
     for each in seconds:
-        heapreplace(free, free[0] + each)
-    return max(free)
+        heapreplace(free_at, free_at[0] + each)
+    return max(free_at)

@@ -103,6 +103,7 @@ class Worker:
                 if self._stopped:
                     self._process.terminate()
         process = self._process
+        # They are pipes, so neither is None.
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError):
@@ -128,13 +129,13 @@ class Worker:
             if self._process is not None:
                 self._process.terminate()
 
-    def wait(self, until: float) -> None:
-        """Wait for the process to end, and kill it if it is still running at the time `until` (`time.monotonic`)."""
+    def wait(self, deadline: float) -> None:
+        """Wait for the process to end, and kill it if it is still running at the time `deadline` (`time.monotonic`)."""
         process = self._process
         if process is None:
             return
         try:
-            process.wait(max(0.0, until - time.monotonic()))
+            process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -159,39 +160,39 @@ class Workers:
 
     Args:
         workers: Workers, each of which trains one run at a time.
-        keep: Function without arguments that the scheduler calls after it has recorded the outcome of a run, for
+        save_files: Function without arguments that the scheduler calls after it has recorded the outcome of a run, for
             example to upload the run's files to an object store.
     """
 
-    def __init__(self, workers: Sequence[Worker], keep: Callable[[], None] = lambda: None) -> None:
-        self._workers, self.keep = list(workers), keep
+    def __init__(self, workers: Sequence[Worker], save_files: Callable[[], None] = lambda: None) -> None:
+        self._workers, self.save_files = list(workers), save_files
         self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
         self._pool = ThreadPoolExecutor(len(self._workers), "runs")
 
     @property
-    def jobs(self) -> int:
+    def parallel_runs(self) -> int:
         """Number of runs that are trained in parallel."""
         return len(self._workers)
 
-    def submit(self, config: Path, run_dir: Path, log: Path, until: float | None = None) -> Future[Outcome | None]:
+    def submit(self, config: Path, run_dir: Path, log: Path, deadline: float | None = None) -> Future[Outcome | None]:
         """Queue a run, which is trained as soon as a worker is free.
 
         Args:
             config: Configuration file of the run.
             run_dir: Directory of the run.
             log: File for the output of the run.
-            until: Time (`time.monotonic`) after which the run is not started; None for no limit.
+            deadline: Time (`time.monotonic`) after which the run is not started; None for no limit.
 
         Returns:
-            Future of the outcome. The outcome is None if no worker was free before `until`.
+            Future of the outcome. The outcome is None if no worker was free before `deadline`.
         """
 
         def run() -> Outcome | None:
             worker = self._free.get()
             try:
-                late = until is not None and time.monotonic() >= until
+                late = deadline is not None and time.monotonic() >= deadline
                 return None if late else worker.run(config, run_dir, log)
             finally:
                 self._free.put(worker)
@@ -201,13 +202,15 @@ class Workers:
     def __enter__(self) -> Workers:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
-        until = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + _GRACE_SECONDS
         for worker in self._workers:
-            worker.wait(until)
+            worker.wait(deadline)
         self._pool.shutdown()
         for worker in self._workers:
             worker.close()

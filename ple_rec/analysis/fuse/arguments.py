@@ -1,4 +1,11 @@
-"""Values of options of `ple-rec fuse`: `--length FEATURE[:F]`, `--scale TASK=VALUE`, `--value NAME=TASK*FEATURE`."""
+"""Values of options of `ple-rec fuse`: `--length FEATURE[:F]`, `--scale TASK=VALUE`, `--value NAME=TASK*FEATURE`.
+
+A fusion computes one score for each row, the product of its predictions and of f(length), each raised to an exponent.
+`--length` names the length of the video and its transform f. `--scale` gives the value by which the prediction of a
+regression is divided before it is clipped to 1. `--value` defines a further label for metrics, such as watch time.
+
+Shape suffixes: N rows, K factors of the score.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +29,19 @@ from ple_rec.config.fusion import (
 from ple_rec.data import side_columns
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
-from ple_rec.ranking.fusion import FULL, Factors
+from ple_rec.ranking.fusion import FULL_FACTOR, Factors
 
+# Transforms f that `--length` can name.
 KINDS = ("identity", "log", "power", "quantiles")
-# `power` clips lengths to these quantiles.
-_ENDS = (0.01, 0.99)
+# The transform `power` clips lengths to these quantiles.
+_POWER_QUANTILES = (0.01, 0.99)
 
 
-def feature_of(text: str) -> str:
+def parse_length_feature(text: str) -> str:
     """Return FEATURE of `--length FEATURE[:F]`.
 
     Raises:
-        UserError: F is no transform.
+        UserError: F is not the name of a transform.
     """
     feature, _, kind = text.partition(":")
     if kind and kind not in KINDS:
@@ -44,27 +52,27 @@ def feature_of(text: str) -> str:
     return feature
 
 
-def length_of(text: str, length_N: Floats, missing: float) -> LengthConfig:
-    """Return the length factor of a fusion, with exponent 1 and the transform that fits the lengths.
+def fit_length(text: str, length_N: Floats, missing: float) -> LengthConfig:
+    """Return the length factor of a fusion, with exponent 1 and a transform whose parameters are fitted to the lengths.
 
     Args:
-        text: FEATURE[:F], which `feature_of` has accepted.
-        length_N: Lengths of the rows of the search, NaN if missing.
-        missing: Length that stands in for a missing one.
+        text: Value FEATURE[:F] of the option, which `parse_length_feature` has accepted; F is `log` if it is left out.
+        length_N: Lengths in the rows of the search, NaN if missing.
+        missing: Length for rows without one.
 
     Raises:
         UserError: The transform cannot be fitted to the lengths.
     """
     feature, _, kind = text.partition(":")
     known_N = length_N[np.isfinite(length_N)]
-    low, high = (float(end) for end in np.quantile(known_N, _ENDS)) if len(known_N) else (0.0, 0.0)
+    low, high = (float(end) for end in np.quantile(known_N, _POWER_QUANTILES)) if len(known_N) else (0.0, 0.0)
     transform: Transform
     if kind in ("", "log"):
         transform = LogTransform(kind="log")
     elif kind == "identity":
         transform = IdentityTransform(kind="identity")
     elif low >= high or (kind == "power" and low <= 0):
-        rule = "power needs lengths above 0 that differ, quantiles lengths that differ"
+        rule = "power needs different lengths above 0, and quantiles needs different lengths"
         raise UserError("--length", f"{feature} is {low:g} to {high:g}", rule, "use log, or another feature")
     elif kind == "power":
         transform = PowerTransform(kind="power", power=1.0, low=low, high=high)
@@ -75,19 +83,19 @@ def length_of(text: str, length_N: Floats, missing: float) -> LengthConfig:
     return LengthConfig(feature=feature, transform=transform, missing=missing)
 
 
-# With this quantile of the predictions as the scale, so many rows stay below the bound of `clip`.
-_HIGH = 0.95
+# The proposed scale is this quantile of the predictions, so that this share of the rows is not clipped.
+_SCALE_QUANTILE = 0.95
 
 
-def scales_of(texts: Sequence[str], regressions: Sequence[str]) -> dict[str, float]:
-    """Return scales by task; if a task has two, the later one counts.
+def parse_scales(texts: Sequence[str], regressions: Sequence[str]) -> dict[str, float]:
+    """Return scales by task; if a task is given twice, the later scale counts.
 
     Args:
-        texts: Values of `--scale`, TASK=VALUE each.
-        regressions: Names of the regressions that are fused.
+        texts: Values of `--scale`, each TASK=VALUE.
+        regressions: Names of the regression tasks in the fusion.
 
     Raises:
-        UserError: A text is no scale, or names no regression that is fused.
+        UserError: A text is no scale, or its task is none of the regressions.
     """
     scales = {}
     for text in texts:
@@ -100,7 +108,7 @@ def scales_of(texts: Sequence[str], regressions: Sequence[str]) -> dict[str, flo
             rule = "a scale is TASK=VALUE, a number above 0 in the label's unit"
             raise UserError("--scale", f'got "{text}"', rule, "for example --scale watch_seconds=600")
         if name not in regressions:
-            rule = f"a scale is of a regression that is fused: {', '.join(regressions) or 'there is none'}"
+            rule = f"only a regression in the fusion has a scale: {', '.join(regressions) or 'there is none'}"
             raise UserError("--scale", f'got "{name}"', rule, "name one of them" if regressions else "leave it out")
         scales[name] = value
     return scales
@@ -119,36 +127,38 @@ def needed_scales(
     factors: Factors,
     searched: Collection[str],
 ) -> dict[str, float]:
-    """Return a greater scale for each regression that is at its upper bound in most rows.
+    """Return a greater scale for each searched regression whose factor is at its upper bound in half of the rows.
+
+    Such a factor hardly orders the rows. A regression is left out if the scale would not be greater than now.
 
     Args:
         fusion: Fusion with the scales and links of the factors.
         kinds: Kind of each task.
         predictions: Predictions (N,) of the regressions, by task.
         factors: Factors of the same rows.
-        searched: Names of the factors whose exponents are searched.
+        searched: Names of the factors with an exponent that need not be 0.
     """
     scales = {}
     for name, task in fusion.tasks.items():
         log_N = factors.log_NK[:, factors.names.index(name)]
-        if name in searched and kinds[name] == "regression" and np.median(log_N) >= np.log(FULL):
-            scale = float(f"{np.quantile(predictions[name], _HIGH):.3g}")
+        if name in searched and kinds[name] == "regression" and np.median(log_N) >= np.log(FULL_FACTOR):
+            scale = float(f"{np.quantile(predictions[name], _SCALE_QUANTILE):.3g}")
             if scale > (task.scale or 1.0):
                 scales[name] = scale
     return scales
 
 
-_TEXT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([A-Za-z_][A-Za-z0-9_]*)\*(\w+)")
+_VALUE_PATTERN = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([A-Za-z_][A-Za-z0-9_]*)\*(\w+)")
 
 
 @dataclass(frozen=True)
 class RowValue:
-    """Value of a row as the product of a task's label and a feature.
+    """Label for metrics that is the product of a task's label and a feature, such as watch time.
 
     Args:
-        name: Name of the value in metrics, in the place of a task's.
+        name: Name of the label, used in names of metrics like the name of a task.
         task: Name of a task of the run.
-        feature: Dense feature of the run; a missing value counts as the median in train.
+        feature: Dense feature of the run. A missing value counts as the median of the training split.
     """
 
     name: str
@@ -160,14 +170,14 @@ class RowValue:
         """Return the value that `NAME=TASK*FEATURE` describes.
 
         Args:
-            text: Value of the option.
+            text: Text of this form.
             tasks: Names of the run's tasks.
             dense: Names of the run's dense features.
 
         Raises:
-            UserError: The text has another form, names no task or feature of the run, or takes the name of a task.
+            UserError: The text has another form, names no task or feature of the run, or NAME is a task of the run.
         """
-        match = _TEXT.fullmatch(text)
+        match = _VALUE_PATTERN.fullmatch(text)
         if match is None:
             rule = "it is NAME=TASK*FEATURE"
             raise UserError("--value", f'got "{text}"', rule, "for example watch_time=vcr*video_seconds")
@@ -183,7 +193,7 @@ class RowValue:
 
     @classmethod
     def parse_all(cls, texts: Sequence[str], tasks: Collection[str], dense: Collection[str]) -> list[RowValue]:
-        """Return the values that several texts describe.
+        """Return the values that several texts describe, each of the form `NAME=TASK*FEATURE`.
 
         Args:
             texts: Values of the option.
@@ -196,24 +206,29 @@ class RowValue:
         values = [cls.parse(text, tasks, dense) for text in dict.fromkeys(texts)]
         names = [value.name for value in values]
         if duplicates := [name for name in names if names.count(name) > 1]:
-            rule = "metrics tell values apart by their names"
-            raise UserError("--value", f"two of the name {duplicates[0]}", rule, "rename one")
+            rule = "each value has a name of its own, by which metrics refer to it"
+            raise UserError("--value", f"two values are named {duplicates[0]}", rule, "rename one")
         return values
 
-    def factor(self, run: FusibleRun, split: Split) -> Floats:
-        """Return the feature of every row of a split, (N,).
+    def read_feature(self, run: FusibleRun, split: Split) -> Floats:
+        """Return the feature of every row of a split, (N,), with the median in place of a missing value.
 
         Raises:
             UserError: The feature has no median in `stats.json`.
             DataError: The dataset is damaged.
         """
-        factor_N = side_columns.numbers(DatasetDirectory(run.config.data.path), split, self.feature, "--value")
-        missing_N = np.isnan(factor_N)
+        feature_N = side_columns.numbers(DatasetDirectory(run.config.data.path), split, self.feature, "--value")
+        missing_N = np.isnan(feature_N)
         if missing_N.any():
-            factor_N = np.where(missing_N, run.median(self.feature), factor_N)
-        return factor_N
+            feature_N = np.where(missing_N, run.median(self.feature), feature_N)
+        return feature_N
 
 
-def with_values(labels: Mapping[str, Floats], factors: Mapping[RowValue, Floats]) -> dict[str, Floats]:
-    """Return the labels by task and, beside them, the values of `--value` by their names, (N,) each."""
-    return {**labels, **{value.name: labels[value.task] * factor_N for value, factor_N in factors.items()}}
+def with_row_values(labels: Mapping[str, Floats], features: Mapping[RowValue, Floats]) -> dict[str, Floats]:
+    """Return the labels by task, and with them the products of `--value` by their names, each of shape (N,).
+
+    Args:
+        labels: Labels (N,) by task.
+        features: Feature (N,) of each product.
+    """
+    return {**labels, **{value.name: labels[value.task] * feature_N for value, feature_N in features.items()}}

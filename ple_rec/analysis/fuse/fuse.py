@@ -1,4 +1,11 @@
-"""Search for the fusion of a run on one split, and its metrics on another split that the search has not seen."""
+"""Search for the exponents of a run's fusion on one split, and metrics of the result on another split.
+
+A fusion computes one score for each candidate, the product of the predictions of all tasks, each raised to an exponent.
+The score orders the lists of candidates in the log. `ple-rec fuse` calls `search_fusion`, and writes its result to
+`fusion.toml` and `fusion.json`.
+
+Shape suffixes: N rows, K factors of the score.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +17,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ple_rec.analysis.fuse.arguments import RowValue, needed_scales, with_values
-from ple_rec.analysis.fuse.rows import Floats, FusionRows, LogColumns, RunPredictions, SplitLog, users_of
+from ple_rec.analysis.fuse.arguments import RowValue, needed_scales, with_row_values
+from ple_rec.analysis.fuse.rows import Floats, FusionRows, LogColumns, RunPredictions, SplitLog, users_by_list
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig, LengthConfig, TaskFusionConfig
 from ple_rec.errors import UserError
 from ple_rec.ranking.calibration import fit_isotonic, fit_platt
-from ple_rec.ranking.counterfactual import weights_of
+from ple_rec.ranking.counterfactual import propensity_weights
 from ple_rec.ranking.evaluation import Evaluation, Evaluations, MetricValue
-from ple_rec.ranking.fusion import Factors, exponents_of, factors_of, with_exponents
+from ple_rec.ranking.fusion import Factors, compute_factors, exponent_array, with_exponents
 from ple_rec.ranking.lists import CandidateLists
 from ple_rec.ranking.losses import FUSION_FILE, RECORD_FILE
-from ple_rec.ranking.metrics import MetricName, metric_of
+from ple_rec.ranking.metrics import MetricName, build_metric
 from ple_rec.ranking.search import Constraint, ExponentRange, SearchResult, search
 from ple_rec.runtime.host import usable_cores
 from ple_rec.storage import Location
@@ -29,22 +36,25 @@ from ple_rec.storage import Location
 logger = logging.getLogger(__name__)
 
 Calibrate = Literal["none", "platt", "isotonic"]
+# Largest numbers of settings of the Pareto front, and of exponents on each sensitivity curve, in `fusion.json`; and
+# largest number of places for which it has the share of rows that stay at the top.
 _FRONT_POINTS, _SENSITIVITY_POINTS, _TOP_PLACES = 200, 21, 10
 
 
 @dataclass(frozen=True)
 class FusionSearch:
-    """Space, targets and constraints of a search.
+    """Ranges, targets and constraints of a search. A setting is one choice of all exponents.
 
     Args:
-        start: Fusion whose exponents, moved into the ranges, begin the search; gains are over them as they are.
+        start: Fusion that the search starts from, with its exponents clipped to the ranges. It is also the baseline of
+            all gains, with its exponents as they are.
         ranges: Range of every factor's exponent.
         targets: Metrics to maximise.
         constraints: Bounds of metrics.
-        also: Further metrics to report.
-        grid: Number of settings that are drawn at random.
-        trials: Number of settings that the sampler proposes after these.
-        seed: Seed of the draws and the sampler.
+        further_metrics: Metrics to report, beside those of targets and constraints.
+        grid: Number of settings that are drawn at random, by a Sobol sequence.
+        trials: Number of settings that the sampler proposes after the random ones.
+        seed: Seed of the random settings, of the sampler, and of the resamples of confidence intervals.
         options: Options of the command, for `fusion.json`.
     """
 
@@ -52,7 +62,7 @@ class FusionSearch:
     ranges: Sequence[ExponentRange]
     targets: Sequence[MetricName]
     constraints: Sequence[Constraint]
-    also: Sequence[MetricName]
+    further_metrics: Sequence[MetricName]
     grid: int
     trials: int
     seed: int
@@ -61,17 +71,17 @@ class FusionSearch:
 
 @dataclass(frozen=True)
 class FusionLogs:
-    """Columns of the dataset's parts that a fusion needs and the model does not read.
+    """Columns of the dataset's Parquet files that metrics of a fusion need beside the predictions.
 
     Args:
         columns: Names of the columns.
         logs: Lists, users and propensities of the rows, by split.
-        factors: Feature (N,) of each product of `--value`, by split and product.
+        features: Feature (N,) of each product TASK*FEATURE of `--value`, by split and product.
     """
 
     columns: LogColumns
     logs: Mapping[Split, SplitLog]
-    factors: Mapping[Split, Mapping[RowValue, Floats]]
+    features: Mapping[Split, Mapping[RowValue, Floats]]
 
 
 @dataclass(frozen=True)
@@ -88,9 +98,9 @@ class FusionResult:
 
     @property
     def shows_gain(self) -> bool:
-        """True if the exponents are better than the start on rows that the search has not seen.
+        """True if the exponents are better than those of the start on the split of the results.
 
-        They are if the whole interval of a target's gain is above 0, or if the start breaks a constraint.
+        This is so if the whole interval of the gain of some target is above 0, or if the start breaks a constraint.
         """
         gains = [self.record["metrics"][target]["gain_interval"] for target in self.record["targets"]]
         return bool(self.record["start_breaks"]) or any(low > 0 for low, _ in gains)
@@ -103,13 +113,13 @@ def initial_fusion(
     calibrate: Calibrate,
     rows: FusionRows,
 ) -> FusionConfig:
-    """Return a fusion whose exponents are 1, with calibrations that are fitted to rows.
+    """Return a fusion with exponent 1 for every task, and with calibrations that are fitted to rows.
 
     Args:
         predictions: Predictions of the run.
         tasks: Names of the tasks to fuse.
-        length: Factor of the video's length; None for none.
-        calibrate: Calibration of the binary tasks.
+        length: Factor of the video's length, with its exponent; None to fuse without a length.
+        calibrate: Kind of the calibration of all binary tasks; "none" to use their probabilities as they are.
         rows: Rows to which calibrations are fitted.
 
     Raises:
@@ -127,32 +137,33 @@ def initial_fusion(
 
 
 def search_fusion(
-    predictions: RunPredictions, logs: FusionLogs, plan: FusionSearch, on: Split, report_on: Split
+    predictions: RunPredictions, logs: FusionLogs, plan: FusionSearch, search_split: Split, report_split: Split
 ) -> FusionResult:
     """Search on one split, and compute the metrics of the result on another.
 
     Args:
         predictions: Predictions on both splits.
-        logs: Columns of both splits that the model does not read.
-        plan: Space, targets and constraints of the search.
-        on: Split of the search.
-        report_on: Split of the results; if it is the same one, `fusion.json` shows that.
+        logs: Lists, users, propensities and features of the rows of both splits.
+        plan: Ranges, targets and constraints of the search.
+        search_split: Split of the search.
+        report_split: Split of the results. If it is the split of the search, the results are too optimistic.
 
     Raises:
-        UserError: No list defines one of the metrics, or no setting keeps the constraints.
+        UserError: A metric is defined on no list, or no setting keeps the constraints.
     """
-    metrics = list(dict.fromkeys([*plan.targets, *(c.metric for c in plan.constraints), *plan.also]))
-    searched, factors, clipped = _evaluation(predictions, logs, plan.start, metrics, on)
-    lists, constant_K = searched.parts[0].lists, searched.parts[0].constant_K()
-    ranges = [own.neutral() if constant else own for own, constant in zip(plan.ranges, constant_K, strict=True)]
+    metrics = list(dict.fromkeys([*plan.targets, *(c.metric for c in plan.constraints), *plan.further_metrics]))
+    search_evaluation, factors, clipped = _evaluate_split(predictions, logs, plan.start, metrics, search_split)
+    lists, constant_K = search_evaluation.parts[0].lists, search_evaluation.parts[0].constant_K()
+    # The exponent of a factor that is constant in every list changes no order, so it is not searched.
+    ranges = [span.neutral() if constant else span for span, constant in zip(plan.ranges, constant_K, strict=True)]
     logger.info(
-        f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {on}; "
+        f"{len(lists.size_L):,} lists of 2 rows or more with {len(lists.row_N):,} rows in {search_split}; "
         f"{plan.grid:,} settings at random, then {plan.trials:,} by the sampler"
     )
-    start_K = exponents_of(plan.start)
-    used = [own.name for own in plan.ranges if own.low != 0 or own.high != 0]
+    start_K = exponent_array(plan.start)
+    searched_factors = [span.name for span in plan.ranges if span.low != 0 or span.high != 0]
     result = search(
-        searched,
+        search_evaluation,
         ranges,
         plan.targets,
         plan.constraints,
@@ -162,28 +173,35 @@ def search_fusion(
         seed=plan.seed,
     )
     best_K = result.exponents_WK[result.best]
-    reported = searched
-    if report_on != on:
-        reported, _, clipped = _evaluation(predictions, logs, plan.start, metrics, report_on)
-    values = reported.values(best_K, start_K, plan.seed)
+    report_evaluation = search_evaluation
+    if report_split != search_split:
+        report_evaluation, _, clipped = _evaluate_split(predictions, logs, plan.start, metrics, report_split)
+    values = report_evaluation.values(best_K, start_K, plan.seed)
+    # The gain of a metric is its difference from the start.
     start_values = {metric: np.array(value.value - (value.gain or 0.0)) for metric, value in values.items()}
     record = {
         "format": 1,
         "run": predictions.run.config.name,
         "options": dict(plan.options),
         "checkpoint": predictions.checkpoint,
-        "searched_on": on,
-        "told_on": report_on,
+        "searched_on": search_split,
+        "told_on": report_split,
         "factors": list(factors.names),
         "clipped": dict(factors.clipped),
         "scales_needed": needed_scales(
-            plan.start, predictions.run.kinds, predictions.rows[on].predictions, factors, searched=used
+            plan.start,
+            predictions.run.kinds,
+            predictions.rows[search_split].predictions,
+            factors,
+            searched=searched_factors,
         ),
-        "constant": [name for name, same in zip(factors.names, constant_K, strict=True) if same and name in used],
+        "constant": [
+            name for name, same in zip(factors.names, constant_K, strict=True) if same and name in searched_factors
+        ],
         "settings": len(result.exponents_WK),
         "listed_by": logs.columns.by or predictions.run.group,
         "resampled": logs.columns.users or predictions.run.group or logs.columns.by,
-        "values": {value.name: f"{value.task} * {value.feature}" for value in logs.factors[on]},
+        "values": {value.name: f"{value.task} * {value.feature}" for value in logs.features[search_split]},
         "counterfactual": _counterfactual(logs.columns, clipped),
         "targets": [str(target) for target in plan.targets],
         "constraints": [str(constraint) for constraint in plan.constraints],
@@ -191,45 +209,56 @@ def search_fusion(
         "not_kept": [str(c) for c in plan.constraints if c.violation(np.array(values[c.metric].value)) > 0],
         "start": dict(zip(factors.names, start_K.tolist(), strict=True)),
         "exponents": dict(zip(factors.names, best_K.tolist(), strict=True)),
-        "metrics": {str(metric): _value(value) for metric, value in values.items()},
-        "kept_at_top": {str(k): reported.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP_PLACES)},
-        "front": _front(result, factors.names, metrics),
-        "sensitivity": _sensitivity(reported, ranges, best_K),
+        "metrics": {str(metric): _metric_entry(value) for metric, value in values.items()},
+        "kept_at_top": {str(k): report_evaluation.kept_at_top(best_K, start_K, k) for k in (1, 3, _TOP_PLACES)},
+        "front": _front_points(result, factors.names, metrics),
+        "sensitivity": _sensitivity(report_evaluation, ranges, best_K),
     }
     return FusionResult(with_exponents(plan.start, best_K), record)
 
 
-def _evaluation(
+def _evaluate_split(
     predictions: RunPredictions, logs: FusionLogs, fusion: FusionConfig, metrics: Sequence[MetricName], split: Split
 ) -> tuple[Evaluations, Factors, float]:
-    """Return the evaluation of metrics on a split, its factors, and the share of the rows whose weight was clipped."""
+    """Prepare the evaluation of metrics on the lists of a split.
+
+    Returns:
+        The evaluation, the factors of the rows, and the share of the rows whose inverse propensity was clipped; the
+        share is 0 without a metric value@K.
+    """
     rows, log = predictions.rows[split], logs.logs[split]
-    labels = with_values(rows.labels, logs.factors[split])
-    factors = factors_of(fusion, predictions.run.kinds, rows.predictions, rows.length_N)
+    labels = with_row_values(rows.labels, logs.features[split])
+    factors = compute_factors(fusion, predictions.run.kinds, rows.predictions, rows.length_N)
     list_N, user_N = (rows.group_N if x_N is None else x_N for x_N in (log.list_N, log.user_N))
     assert list_N is not None, "a run without a group column is refused if no column is named"
+    # A `SplitLog` has both lists and users, or neither. Without them, the group column gives both.
     assert user_N is not None
     clipped = 0.0
 
     def evaluation(lists: CandidateLists, names: Sequence[MetricName], weight_N: Floats | None = None) -> Evaluation:
-        by_name = {m: metric_of(m, lists, labels[m.task][lists.row_N], weight_N) for m in names}
-        return Evaluation(lists, factors, by_name, threads=usable_cores(), user_L=users_of(lists, user_N))
+        by_name = {m: build_metric(m, lists, labels[m.task][lists.row_N], weight_N) for m in names}
+        return Evaluation(lists, factors, by_name, threads=usable_cores(), user_L=users_by_list(lists, user_N))
 
     place = f"{predictions.run.config.data.path}/{split}, lists by {logs.columns.by or predictions.run.group}"
-    lists, values = CandidateLists.of(list_N, place), [metric for metric in metrics if metric.kind == "value"]
+    lists, values = CandidateLists.from_groups(list_N, place), [metric for metric in metrics if metric.kind == "value"]
     parts = [evaluation(lists, [metric for metric in metrics if metric.kind != "value"])]
     if values:
         if log.random_N is not None:
-            lists = CandidateLists.of(np.where(log.random_N, list_N, -1), place)
+            lists = CandidateLists.from_groups(np.where(log.random_N, list_N, -1), place)
         propensity_N = np.ones(len(list_N)) if log.propensity_N is None else log.propensity_N
-        weights = weights_of(propensity_N[lists.row_N], logs.columns.clip)
+        weights = propensity_weights(propensity_N[lists.row_N], logs.columns.clip)
         clipped = weights.clipped
         parts.append(evaluation(lists, values, weights.weight_N))
     return Evaluations(parts), factors, clipped
 
 
 def _counterfactual(columns: LogColumns, clipped: float) -> dict[str, Any] | None:
-    """Return a description of the estimator of value@K; None if no value@K is computed."""
+    """Return a description of the estimator of value@K; None if no value@K is computed.
+
+    Args:
+        columns: Columns of propensities and of rows shown at random; one of them is named if a value@K is computed.
+        clipped: Share of the rows whose inverse propensity was clipped.
+    """
     if columns.propensity is None and columns.random is None:
         return None
     name, weight = ("self-normalised inverse propensity", "1 / propensity") if columns.propensity else ("replay", "1")
@@ -243,7 +272,7 @@ def _counterfactual(columns: LogColumns, clipped: float) -> dict[str, Any] | Non
     }
 
 
-def _value(value: MetricValue) -> dict[str, Any]:
+def _metric_entry(value: MetricValue) -> dict[str, Any]:
     return {
         "value": value.value,
         "interval": value.interval,
@@ -256,8 +285,8 @@ def _value(value: MetricValue) -> dict[str, Any]:
     }
 
 
-def _front(result: SearchResult, names: Sequence[str], metrics: Sequence[MetricName]) -> list[dict[str, Any]]:
-    """Return the points of the front, or some that are spread over it if there are many."""
+def _front_points(result: SearchResult, names: Sequence[str], metrics: Sequence[MetricName]) -> list[dict[str, Any]]:
+    """Return the settings on the Pareto front; if there are very many, some that are spread over it."""
     count = min(_FRONT_POINTS, len(result.front))
     places = np.unique(np.linspace(0, len(result.front) - 1, count).round().astype(int))
     return [
@@ -269,26 +298,28 @@ def _front(result: SearchResult, names: Sequence[str], metrics: Sequence[MetricN
     ]
 
 
-def _sensitivity(results: Evaluations, ranges: Sequence[ExponentRange], best_K: Floats) -> dict[str, Mapping[str, Any]]:
+def _sensitivity(
+    evaluation: Evaluations, ranges: Sequence[ExponentRange], best_K: Floats
+) -> dict[str, Mapping[str, Any]]:
     by_factor: dict[str, Mapping[str, Any]] = {}
-    for k, own in enumerate(ranges):
-        if own.low < own.high:
-            exponents = np.linspace(own.low, own.high, _SENSITIVITY_POINTS)
-            curves = results.sensitivity(best_K, k, exponents)
+    for k, span in enumerate(ranges):
+        if span.low < span.high:
+            exponents = np.linspace(span.low, span.high, _SENSITIVITY_POINTS)
+            curves = evaluation.sensitivity(best_K, k, exponents)
             metrics = {str(metric): values.tolist() for metric, values in curves.items()}
-            by_factor[own.name] = {"exponent": exponents.tolist(), "metrics": metrics}
+            by_factor[span.name] = {"exponent": exponents.tolist(), "metrics": metrics}
     return by_factor
 
 
-def check_out(out: Location, options: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds the fusion of other options.
+def check_output_folder(out: Location, options: Mapping[str, Any]) -> None:
+    """Refuse a folder with a fusion that was searched with other options, since it would be replaced.
 
     Args:
-        out: Folder of the files.
+        out: Folder for `fusion.toml` and `fusion.json`.
         options: Options of the fusion to be written, as `fusion.json` will have them.
 
     Raises:
-        UserError: The folder holds the fusion of other options.
+        UserError: The folder holds a fusion that was searched with other options.
     """
     if not (out / FUSION_FILE).exists():
         return
@@ -296,9 +327,9 @@ def check_out(out: Location, options: Mapping[str, Any]) -> None:
         before = json.loads((out / RECORD_FILE).read_text(encoding="utf-8"))["options"]
     except (OSError, ValueError, LookupError, TypeError):
         before = None
-    # An option that an earlier version did not have is None.
+    # An option that an earlier version did not have is missing in its record, and counts as None.
     changed = [key for key in options if before is None or before.get(key) != options[key]]
     if changed:
         difference = "unknown options" if before is None else f"another {', '.join(changed)}"
-        rule = "a fusion is replaced unasked by one of the same options alone"
-        raise UserError(str(out), f"holds a fusion of {difference}", rule, "pass --overwrite, or give another --out")
+        rule = "only a fusion with the same options is replaced unasked"
+        raise UserError(str(out), f"holds a fusion with {difference}", rule, "pass --overwrite, or give another --out")

@@ -1,4 +1,4 @@
-"""Read the rows on which `ple-rec fuse` searches a fusion: predictions of a finished run on held-out rows, and logs.
+"""Rows on which `ple-rec fuse` searches a fusion: predictions of a finished run on held-out rows, and columns of logs.
 
 A fusion computes one score for each video from the predictions of all tasks and the length of the video. The score
 orders lists of candidates, such as the videos that one request has shown. Metrics of that order are named
@@ -6,8 +6,7 @@ orders lists of candidates, such as the videos that one request has shown. Metri
 these places as if videos had been shown evenly at random: it weights each row by 1 / propensity, the inverse of the
 probability with which the row was shown, or uses only rows that were shown at random.
 
-Options such as `--by` are those of `ple-rec fuse`; `--tell` adds a metric to its report. A part, in messages, is one
-Parquet file of a split.
+Options such as `--by` are those of `ple-rec fuse`; `--tell` adds a metric to its report.
 
 Shape suffixes: N rows of a split, K tasks, L lists, B rows of a batch, F dense features.
 """
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ple_rec.analysis.finished import finished_run
+from ple_rec.analysis.finished import load_finished_run
 from ple_rec.analysis.test_rows import RunScores, score_split
 from ple_rec.config.base import Split, TaskKind
 from ple_rec.config.run import RunConfig
@@ -31,21 +30,22 @@ from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
 from ple_rec.ranking.lists import CandidateLists, Ints
 from ple_rec.storage import Location
-from ple_rec.training.checks import select
+from ple_rec.training.checks import select_run_columns
 from ple_rec.training.context import EvaluationContext
-from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
+from ple_rec.training.trained import load_trained_weights, open_trained_run, single_process_config
 
 
 @dataclass(frozen=True)
 class LogColumns:
-    """Options of `ple-rec fuse` that name columns of the dataset's Parquet files, and its bound for weights.
+    """Options of `ple-rec fuse` that name columns of the dataset's Parquet files, and the bound of weights.
 
     Args:
         by: Column of lists: rows with equal values form one list. None for the dataset's group column.
-        users: Column of users, which confidence intervals resample. None for the dataset's group column, or for `by` if
-            the dataset has no group column.
+        users: Column of users, whom a bootstrap resamples for confidence intervals. None for the dataset's group
+            column, or for `by` if the dataset has no group column.
         propensity: Column with the probability that a row was shown; None if it is the same for all rows.
-        random: Column that is 1 for rows shown at random, so that value@K uses them alone; None to use all rows.
+        random: Column that is not 0 for rows shown at random (null counts as 0), so that value@K uses them alone; None
+            to use all rows.
         clip: Greatest weight of a row in value@K, in units of the mean weight; None for no limit.
     """
 
@@ -55,23 +55,23 @@ class LogColumns:
     random: str | None = None
     clip: float | None = None
 
-    def check(self, values: bool) -> None:
+    def check(self, has_value_metric: bool) -> None:
         """Refuse options that contradict each other.
 
         Args:
-            values: True if a metric value@K is computed.
+            has_value_metric: True if a metric value@K is computed.
 
         Raises:
             UserError: A value@K is computed and neither `propensity` nor `random` is named; or one of these is named
                 and no value@K is computed; or `clip` is set without `propensity`.
         """
         column = self.propensity or self.random
-        if values and not column:
-            rule = "it has to be known how rows were shown: with which propensity, or which ones at random"
-            raise UserError("value@K", "neither --propensity nor --random", rule, "name the dataset's column by one")
+        if has_value_metric and not column:
+            rule = "it needs to know with which propensity rows were shown, or which rows were shown at random"
+            raise UserError("value@K", "neither --propensity nor --random", rule, "name a column by one of them")
         if self.clip is not None and self.propensity is None:
             raise UserError("--clip", "given without --propensity", "it bounds weights 1 / propensity", "leave it out")
-        if column and not values:
+        if column and not has_value_metric:
             flag = "--propensity" if self.propensity else "--random"
             raise UserError(flag, f'got "{column}"', "only value@K uses it", "add --tell TASK.value@K, or leave it out")
 
@@ -83,7 +83,8 @@ class SplitLog:
     If both `list_N` and `user_N` are None, the dataset's group column, which the predictions have, takes their place.
 
     Args:
-        list_N: Number of the list of each row, -1 for a row without a list; or None.
+        list_N: Number of the list of each row, -1 for a row without a list; None if the options name no column of
+            lists, of users or of rows shown at random.
         user_N: Number of the user of each row, -1 if unknown; None if `list_N` is None.
         propensity_N: Probability in (0, 1] that the row was shown; None if it is the same for all rows.
         random_N: True for rows that were shown at random; None if no column tells that.
@@ -115,9 +116,10 @@ def read_log(dataset: DatasetDirectory, split: Split, columns: LogColumns) -> Sp
         assert by is not None, "a run without a group column is refused if no column is named"
         list_N = side_columns.codes(dataset, split, by, "--by")
         user_N = side_columns.codes(dataset, split, columns.users or dataset.schema.group or by, "--users")
-        users_of(CandidateLists.of(list_N, f"{place}, lists by {by}"), user_N)
+        users_by_list(CandidateLists.from_groups(list_N, f"{place}, lists by {by}"), user_N)
     if columns.random is not None:
         random_N = side_columns.flags(dataset, split, columns.random, "--random")
+        # `random` is named, so the lists have been read above.
         assert list_N is not None
         if np.bincount(list_N[random_N & (list_N >= 0)]).max(initial=0) < 2:
             raise UserError(
@@ -142,7 +144,7 @@ def read_log(dataset: DatasetDirectory, split: Split, columns: LogColumns) -> Sp
     return SplitLog(list_N, user_N, propensity_N, random_N)
 
 
-def users_of(lists: CandidateLists, user_N: Ints) -> Ints:
+def users_by_list(lists: CandidateLists, user_N: Ints) -> Ints:
     """Return the number of the user of each list, (L,). A list of an unknown user gets a number that no other list has.
 
     Args:
@@ -160,7 +162,7 @@ def users_of(lists: CandidateLists, user_N: Ints) -> Ints:
             "--users",
             f"{mixed_L.sum():,} of {len(user_L):,} lists have rows of several users",
             "intervals resample users with all of their lists",
-            "name by --users the column that says whose a list is; it may be that of --by",
+            "name by --users the column with the user of each list; it may be the column of --by",
         )
     unknown_L = user_L < 0
     return np.where(unknown_L, user_L.max(initial=0) + 1 + np.arange(len(user_L)), user_L)
@@ -244,7 +246,7 @@ class FusibleRun:
                 self.config.data.path,
                 "has no group column",
                 "a fusion orders lists: the impressions of a request or a user",
-                "name a column of its parts by --by, or one for all by `group` in its schema.toml",
+                "name a column of its Parquet files by --by, or a group column for all uses by `group` in schema.toml",
             )
 
 
@@ -259,8 +261,8 @@ def load_fusible_run(run_dir: Location, overrides: Sequence[str] = ()) -> Fusibl
         UserError: The directory has no finished run.
         DataError: The dataset is damaged.
     """
-    config, metrics = finished_run(run_dir, overrides)
-    selection = select(config, DatasetDirectory(config.data.path))
+    config, metrics = load_finished_run(run_dir, overrides)
+    selection = select_run_columns(config, DatasetDirectory(config.data.path))
     kinds = {task.name: task.kind for task in selection.tasks}
     dense = tuple(feature.name for feature in selection.dense)
     return FusibleRun(run_dir, single_process_config(config, metrics), kinds, dense, selection.group)
@@ -293,18 +295,18 @@ def predict_splits(run: FusibleRun, splits: Sequence[Split], length: str | None)
         DataError: The checkpoint or the dataset is damaged.
     """
     with open_trained_run(run.config, run.run_dir, "best") as job:
-        path = load_checkpoint(job, run.run_dir, "best")
+        path = load_trained_weights(job, run.run_dir, "best")
         column = None if length is None else run.dense.index(length)
-        return RunPredictions(run, path.name, {split: _rows(job, split, column) for split in splits})
+        return RunPredictions(run, path.name, {split: _predict_split(job, split, column) for split in splits})
 
 
-def _rows(job: EvaluationContext, split: Split, column: int | None) -> FusionRows:
+def _predict_split(job: EvaluationContext, split: Split, column: int | None) -> FusionRows:
     """Predict the rows of a split.
 
     Args:
         job: Model, dataset and settings of the evaluation.
         split: Split to predict.
-        column: Place of the video's length among the dense features; None to read no length.
+        column: Index of the video's length among the dense features; None to read no length.
     """
     rows, lengths = RunScores(job.selection.tasks), []
     with closing(score_split(job, split)) as scored:

@@ -1,6 +1,8 @@
 """Charts of a comparison: gains, seesaw, learning curves, relations of tasks, and use of experts.
 
-The name of a variant stands beside its mark, so that colour alone never distinguishes two variants.
+A comparison trains variants of a model with several seeds. The MTL gain of a variant on a task is the improvement of
+the metric over a baseline, so that a positive gain is better for every metric. The name of a variant stands beside its
+mark, so that colour alone never distinguishes two variants.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from matplotlib.axes import Axes
 from ple_rec.analysis.result import Gate
 from ple_rec.errors import UserError
 from ple_rec.reports.gate_bars import WIDTH, bars_height, draw_gate
-from ple_rec.reports.lines import Curve, Curves, draw_lines, name_points, spread
-from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, Paint, save_figure, themed
+from ple_rec.reports.lines import Curve, Curves, draw_lines, name_points, spread_apart
+from ple_rec.reports.svg import INK, LIGHT, MUTED, RULE, TRAIN, VALID, Chart, Paint, save_figure, themed_figure
 from ple_rec.runs.read import read_run
 
-# Heights in CSS pixels.
-_ROW, _FRAME = 20, 56
+# Heights in CSS pixels: of the row of a variant, and of all that surrounds the rows.
+_ROW_HEIGHT, _FRAME_HEIGHT = 20, 56
 
 
 def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Mapping[str, Any] | None]) -> Chart | None:
@@ -31,7 +33,7 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
         task: Name of the task.
         metric: Metric of the gain.
         baseline: Name of the baseline.
-        variants: `gain` of compare.json by the variant's name.
+        variants: `gain` of compare.json by the variant's name; None for a variant without one, which is left out.
     """
     known = [(name, gain) for name, gain in variants.items() if gain is not None]
     if not known:
@@ -42,7 +44,7 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
         for y, (_, gain) in enumerate(known):
             if (interval := gain["seed_interval"]) is not None:
                 axes.plot(interval, [y, y], color=paint(TRAIN), linewidth=2.4, solid_capstyle="butt")
-            # Strokes are higher than the bar of the interval, so they stay visible on it.
+            # The strokes of the seeds are higher than the bar of the interval, so they stay visible on it.
             seeds = list(gain["values"].values())
             axes.plot(seeds, [y] * len(seeds), "|", color=paint(INK), markersize=9, markeredgewidth=1, zorder=3)
             axes.plot([gain["mean"]], [y], "o", color=paint(TRAIN), markersize=6, zorder=4)
@@ -54,17 +56,19 @@ def gain_chart(task: str, metric: str, baseline: str, variants: Mapping[str, Map
         axes.grid(visible=False, axis="y")
 
     note = "mean and 95 % over seeds, a stroke each"
-    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME + _ROW * len(known)))
+    return Chart(f"gain-{task}", f"MTL gain on {task}", note, draw, (420, _FRAME_HEIGHT + _ROW_HEIGHT * len(known)))
 
 
 def seesaw_chart(first: str, second: str, baseline: str, gains: Mapping[str, tuple[float, float]]) -> Chart | None:
-    """Draw gain on one task against gain on another, quadrants named (as Fig. 5 and 6); None without a gain on both.
+    """Draw the gain on one task against that on another, as Fig. 5 and 6 of the PLE paper; None without a gain on both.
+
+    The four quadrants are named. In two of them the seesaw phenomenon shows: one task gains and the other one loses.
 
     Args:
         first: Task of the x axis.
         second: Task of the y axis.
         baseline: Name of the baseline.
-        gains: Both gains by variant.
+        gains: Mean gains on the first and the second task, by variant.
     """
     if not gains:
         return None
@@ -103,7 +107,7 @@ def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
     Args:
         task: Name of the task.
         metric: Name of the metric.
-        curves: Steps and mean values over seeds of every variant; empty if it has none.
+        curves: Steps and mean values over seeds of each variant; both are empty for a variant without values.
     """
     if not any(len(steps) for steps, _ in curves.values()):
         return None
@@ -116,19 +120,21 @@ def curve_chart(task: str, metric: str, curves: Curves) -> Chart | None:
     return Chart(f"curve-{task}", f"{task} on the validation split", "mean over seeds", draw, (460, 280))
 
 
-ON = {"inputs": "inputs", "parameters": "shared weights"}
-_PAIR_POINTS = 8.0
-# Names of pairs are at least this share of the width apart.
-_NARROW = 0.05
+# Label of each kind of gradients in `conflict` of compare.json: what the gradients are taken with respect to.
+GRADIENT_LABELS = {"inputs": "inputs", "parameters": "shared weights"}
+# Size of the names of pairs in points.
+_PAIR_FONT_SIZE = 8.0
+# Names of pairs are at least this share of the axis apart.
+_NAME_DISTANCE = 0.05
 
 
 def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequence[str]) -> Chart | None:
     """Draw the cosine of two tasks' gradients over training, with a line for each variant; None without values.
 
     Args:
-        kind: Gradients of the cosine, a key of `ON`.
+        kind: Kind of the gradients, a key of `GRADIENT_LABELS`.
         tasks: Names of the two tasks.
-        curves: Steps and mean cosines over seeds of every variant; empty if it has none.
+        curves: Steps and mean cosines over seeds of each variant; both are empty for a variant without cosines.
         absent: Variants without a line, since these tasks share no expert there.
     """
     if not any(len(steps) for steps, _ in curves.values()):
@@ -137,23 +143,28 @@ def conflict_chart(kind: str, tasks: Sequence[str], curves: Curves, absent: Sequ
     def draw(axes: Axes, paint: Paint) -> None:
         axes.axhline(0, color=paint(MUTED), linewidth=1)
         draw_lines(axes, paint, curves, from_zero=True)
-        axes.set(xlabel="step", ylabel=f"cosine on the {ON[kind]}")
+        axes.set(xlabel="step", ylabel=f"cosine on the {GRADIENT_LABELS[kind]}")
 
     first, second = tasks
     note = "mean over seeds" + (f"; none in {', '.join(absent)}" if absent else "")
-    return Chart(f"conflict-{kind}-{first}-{second}", f"{first} / {second}, {ON[kind]}", note, draw, (460, 260))
+    return Chart(
+        f"conflict-{kind}-{first}-{second}", f"{first} / {second}, {GRADIENT_LABELS[kind]}", note, draw, (460, 260)
+    )
 
 
 def correlation_chart(
     metric: str, baseline: str, pairs: Mapping[str, float], gains: Mapping[str, Mapping[str, float]]
 ) -> Chart | None:
-    """Draw the mean MTL gain of two tasks against the correlation of their labels; None without gains.
+    """Draw the mean MTL gain of two tasks against the correlation of their labels, with a line for each variant.
 
     Args:
         metric: Metric of all tasks in the chart, so that gains can be averaged.
         baseline: Name of the baseline.
-        pairs: Correlation by the pair's name.
+        pairs: Correlation of the labels, by the pair's name.
         gains: Gains of every variant, by pair.
+
+    Returns:
+        The chart; None if no variant has a gain.
     """
     names = sorted(pairs, key=pairs.__getitem__)
     curves: dict[str, Curve] = {}
@@ -164,11 +175,11 @@ def correlation_chart(
         return None
 
     def draw(axes: Axes, paint: Paint) -> None:
-        middle, half = _range(list(pairs.values()))
+        middle, half = _middle_and_half_width(list(pairs.values()))
         axes.set_xlim(middle - half, middle + half)
         axes.axhline(0, color=paint(MUTED), linewidth=1)
         draw_lines(axes, paint, curves)
-        places = spread([pairs[pair] for pair in names], 2 * half * _NARROW)
+        places = spread_apart([pairs[pair] for pair in names], 2 * half * _NAME_DISTANCE)
         for pair, place in zip(names, places, strict=True):
             axes.axvline(pairs[pair], color=paint(MUTED), linewidth=0.6, linestyle=(0, (1, 3)), zorder=0)
             axes.annotate(
@@ -181,7 +192,7 @@ def correlation_chart(
                 ha="center",
                 va="bottom",
                 color=paint(MUTED),
-                fontsize=_PAIR_POINTS,
+                fontsize=_PAIR_FONT_SIZE,
             )
         axes.set(xlabel="correlation of the labels", ylabel=f"mean gain in {metric.upper()} over {baseline}")
 
@@ -191,34 +202,35 @@ def correlation_chart(
     )
 
 
-def _range(values: Sequence[float]) -> tuple[float, float]:
-    """Return the middle and half the width of an axis that holds the values, with room at its ends."""
+def _middle_and_half_width(values: Sequence[float]) -> tuple[float, float]:
+    """Return the middle and half the width of an axis that contains the values, with a margin at both ends."""
     low, high = min(values), max(values)
     return (low + high) / 2, max(0.6 * (high - low), 0.05)
 
 
+# Largest number of panels side by side.
 _PANELS_ACROSS = 3
-# Heights in CSS pixels above all panels, and above each of them.
-_HEAD, _TITLE = 64, 30
+# Heights in CSS pixels of the title of the figure with the line below it, and of the title of a panel.
+_FIGURE_TITLE_HEIGHT, _PANEL_TITLE_HEIGHT = 64, 30
 
 
 def axis_limit(gates: Sequence[Gate]) -> float:
-    """Return the common right end of the axes of gates."""
+    """Return the right end of the axis that all gates of a figure share."""
     return 1.05 * max(min(1.0, expert.mean + expert.std) for gate in gates for expert in gate.experts)
 
 
 def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
-    """Write `utilisation-<variant>.svg` and `.png`.
+    """Draw the mean weights of the experts in every gate of a variant, as `utilisation-<variant>.svg` and `.png`.
 
     Args:
         variant: Name of the variant.
         gates: Gates of the variant, one at least.
         folder: Folder of the files.
     """
-    rows = rows_of(gates)
-    heights = [_TITLE + max(bars_height(len(gate.experts)) for gate in row) for row in rows]
+    rows = panel_rows(gates)
+    heights = [_PANEL_TITLE_HEIGHT + max(bars_height(len(gate.experts)) for gate in row) for row in rows]
     across = max(len(row) for row in rows)
-    with themed(_HEAD + sum(heights), WIDTH * across, LIGHT) as figure:
+    with themed_figure(_FIGURE_TITLE_HEIGHT + sum(heights), WIDTH * across, LIGHT) as figure:
         grid = figure.add_gridspec(len(rows), across, height_ratios=heights)
         for r, row in enumerate(rows):
             for c, gate in enumerate(row):
@@ -231,8 +243,8 @@ def save_utilisation(variant: str, gates: Sequence[Gate], folder: Path) -> None:
         save_figure(figure, folder, f"utilisation-{variant}")
 
 
-def rows_of(gates: Sequence[Gate]) -> list[list[Gate]]:
-    """Return the rows of gates in a figure: each level begins a row, and so does a gate after a full one."""
+def panel_rows(gates: Sequence[Gate]) -> list[list[Gate]]:
+    """Return the gates of each row of panels in a figure; each level begins a new row, and a large one has several."""
     rows = []
     for _, level_gates in groupby(gates, key=lambda gate: gate.level):
         level = list(level_gates)
@@ -240,30 +252,31 @@ def rows_of(gates: Sequence[Gate]) -> list[list[Gate]]:
     return rows
 
 
+# Content of compare.json.
 Results = Mapping[str, Any]
 
-# At most so many pairs of tasks get charts of their own.
-_PAIRS = 6
+# Only the first pairs of tasks, in the order of the tasks, have charts of their own.
+_MAX_PAIRS = 6
 
 
-def charts_of(results: Results, root: Path) -> dict[str, list[Chart]]:
-    """Return the charts of a comparison by section of the page.
+def charts_by_section(results: Results, root: Path) -> dict[str, list[Chart]]:
+    """Return the charts of a comparison, by the section of the page that shows them.
 
     Args:
         results: Content of compare.json.
         root: Directory of the comparison, whose runs have the learning curves.
     """
     charts = {
-        "gains": _gains(results),
-        "seesaw": _seesaws(results),
-        "curves": _curves(results, root),
-        "conflict": _conflicts(results),
-        "correlation": _correlations(results),
+        "gains": _gain_charts(results),
+        "seesaw": _seesaw_charts(results),
+        "curves": _curve_charts(results, root),
+        "conflict": _conflict_charts(results),
+        "correlation": _correlation_charts(results),
     }
-    return {section: [chart for chart in of_section if chart is not None] for section, of_section in charts.items()}
+    return {section: [chart for chart in group if chart is not None] for section, group in charts.items()}
 
 
-def _gains(results: Results) -> list[Chart | None]:
+def _gain_charts(results: Results) -> list[Chart | None]:
     charts = []
     for task, facts in results["tasks"].items():
         entries = {name: variant["tasks"].get(task) for name, variant in results["variants"].items()}
@@ -272,27 +285,27 @@ def _gains(results: Results) -> list[Chart | None]:
     return charts
 
 
-def _gain(variant: Mapping[str, Any], task: str) -> float | None:
+def _mean_gain(variant: Mapping[str, Any], task: str) -> float | None:
     entry = variant["tasks"].get(task)
     return None if entry is None or entry["gain"] is None else float(entry["gain"]["mean"])
 
 
 def _both_gains(results: Results, first: str, second: str) -> dict[str, tuple[float, float]]:
-    """Return both gains of the variants that have a gain on each of two tasks."""
+    """Return the gains on two tasks by variant; variants without a gain on both are left out."""
     gains = {}
     for name, variant in results["variants"].items():
-        x, y = _gain(variant, first), _gain(variant, second)
+        x, y = _mean_gain(variant, first), _mean_gain(variant, second)
         if x is not None and y is not None:
             gains[name] = (x, y)
     return gains
 
 
-def _seesaws(results: Results) -> list[Chart | None]:
-    pairs = list(combinations(results["tasks"], 2))[:_PAIRS]
+def _seesaw_charts(results: Results) -> list[Chart | None]:
+    pairs = list(combinations(results["tasks"], 2))[:_MAX_PAIRS]
     return [seesaw_chart(a, b, results["baseline"], _both_gains(results, a, b)) for a, b in pairs]
 
 
-def _curves(results: Results, root: Path) -> list[Chart | None]:
+def _curve_charts(results: Results, root: Path) -> list[Chart | None]:
     charts = []
     for task, facts in results["tasks"].items():
         curves = {}
@@ -304,7 +317,7 @@ def _curves(results: Results, root: Path) -> list[Chart | None]:
 
 
 def _mean_curve(runs: list[Path], task: str, metric: str) -> Curve:
-    """Return the mean over seeds at the steps at which all of them were evaluated."""
+    """Return the mean of a metric over the runs of all seeds, at the steps at which each of them was evaluated."""
     series = []
     for run in runs:
         try:
@@ -325,27 +338,29 @@ def _mean_curve(runs: list[Path], task: str, metric: str) -> Curve:
     return steps[known], values[known].mean(axis=1)
 
 
-def _conflicts(results: Results) -> list[Chart | None]:
-    """Draw, for each pair of tasks, a chart for the inputs and one for the shared weights."""
+def _conflict_charts(results: Results) -> list[Chart | None]:
+    """Draw, for each of the first pairs of tasks, a chart for the inputs and one for the shared weights."""
     charts = []
-    for tasks in list(combinations(results["tasks"], 2))[:_PAIRS]:
-        for kind in ON:
+    for tasks in list(combinations(results["tasks"], 2))[:_MAX_PAIRS]:
+        for kind in GRADIENT_LABELS:
             curves, absent = {}, []
             for name, variant in results["variants"].items():
                 conflict = next((pair for pair in variant["conflict"] if set(pair["tasks"]) == set(tasks)), None)
-                curves[name] = _known([], []) if conflict is None else _known(conflict["step"], conflict[kind])
+                curves[name] = (
+                    _known_points([], []) if conflict is None else _known_points(conflict["step"], conflict[kind])
+                )
                 if conflict is not None and not len(curves[name][0]):
                     absent.append(name)
             charts.append(conflict_chart(kind, tasks, curves, absent))
     return charts
 
 
-def _known(steps: Sequence[int], values: Sequence[float | None]) -> Curve:
+def _known_points(steps: Sequence[int], values: Sequence[float | None]) -> Curve:
     points = [(step, value) for step, value in zip(steps, values, strict=True) if value is not None]
     return np.array([step for step, _ in points], dtype=float), np.array([value for _, value in points], dtype=float)
 
 
-def _correlations(results: Results) -> list[Chart | None]:
+def _correlation_charts(results: Results) -> list[Chart | None]:
     """Draw a chart for each metric, over the pairs of tasks that both have it."""
     charts = []
     for metric in dict.fromkeys(facts["metric"] for facts in results["tasks"].values()):

@@ -18,20 +18,20 @@ from typing import Any
 
 from ple_rec.config.compare import MATCHES
 from ple_rec.config.words import toml_value
-from ple_rec.reports.cells import mean_text
+from ple_rec.reports.cells import mean_with_sd
 from ple_rec.runs.results import MISSING
-from ple_rec.text import aligned
+from ple_rec.text import align_columns
 from ple_rec.text.units import mean_sd_text, metric_text, short_bytes, short_count
 
 # Parsed content of compare.json.
 Results = Mapping[str, Any]
 
 GAIN_HEADS = ("MTL gain", "95 % over seeds", "95 % over rows")
-# Head of the column of gaps, for synthetic data only.
-GAP = "short of the best"
-# Keys of `conflict`: gradients of the tasks on the parameters that they share, or on the inputs of the model.
-KINDS = ("parameters", "inputs")
-OPTIMISTIC = (
+# Heading of the column of gaps to the best reachable metric, for synthetic data only.
+GAP_HEAD = "short of the best"
+# Keys of `conflict`: gradients of the losses by the parameters that the tasks share, and by the inputs of the model.
+GRADIENT_KINDS = ("parameters", "inputs")
+TUNING_CAUTION = (
     "This metric chose the best of several trials, so it is too good for that trial. Compare tuned models on the test "
     "split, on which no trial was evaluated."
 )
@@ -47,7 +47,7 @@ def format_results(results: Results) -> str:
 def _task_table(results: Results, task: str) -> str:
     """Return the table of a task, with a row for each variant."""
     heads = [f"{task}, {results['tasks'][task]['metric'].upper()}", "seeds", "mean +- sd", *GAIN_HEADS]
-    return "\n".join(aligned([heads + [GAP] * gap_known(results, task), *task_rows(results, task)]))
+    return "\n".join(align_columns([heads + [GAP_HEAD] * has_gap(results, task), *task_rows(results, task)]))
 
 
 def task_rows(results: Results, task: str) -> list[list[str]]:
@@ -56,7 +56,7 @@ def task_rows(results: Results, task: str) -> list[list[str]]:
     A row has the name of the variant, the number of its seeds, mean and standard deviation of the metric, the gain and
     its two intervals, and the gap if the best reachable metric is known.
     """
-    known = gap_known(results, task)
+    known = has_gap(results, task)
     rows = []
     for name, variant in results["variants"].items():
         entry = variant["tasks"].get(task)
@@ -78,7 +78,7 @@ def task_rows(results: Results, task: str) -> list[list[str]]:
     return rows
 
 
-def gap_known(results: Results, task: str) -> bool:
+def has_gap(results: Results, task: str) -> bool:
     """Return whether the best metric that a model can reach on a task is known, as it is for synthetic data."""
     return results["tasks"][task].get("reachable") is not None
 
@@ -86,7 +86,9 @@ def gap_known(results: Results, task: str) -> bool:
 def _cost_table(results: Results) -> str:
     """Return the table of costs, and the sentence that says how the costs of the variants were made equal."""
     heads = ["cost", "FLOPs/sample", "dense parameters", "samples/s", "peak memory"]
-    return "\n".join([*aligned([heads, *cost_rows(results)]), MATCHES[results["match"]].format(results["reference"])])
+    return "\n".join(
+        [*align_columns([heads, *cost_rows(results)]), MATCHES[results["match"]].format(results["reference"])]
+    )
 
 
 def cost_rows(results: Results) -> list[list[str]]:
@@ -128,13 +130,13 @@ def relations_table(results: Results) -> str:
         pairs = dict.fromkeys(tuple(each["tasks"]) for each in (*variant["conflict"], *variant["sharing"]))
         if not pairs:
             continue
-        cosines = ((at_end(variant, pair, "inputs")["mean"], pair) for pair in pairs)
+        cosines = ((last_cosine(variant, pair, "inputs")["mean"], pair) for pair in pairs)
         _, pair = min((math.inf if cosine is None else cosine, pair) for cosine, pair in cosines)
         lines.append(
             [
                 name,
                 " / ".join(pair),
-                *(mean_text(**at_end(variant, pair, kind)) for kind in KINDS),
+                *(mean_with_sd(**last_cosine(variant, pair, kind)) for kind in GRADIENT_KINDS),
                 distances_text(variant, pair, "shared_and_own"),
             ]
         )
@@ -145,19 +147,19 @@ def relations_table(results: Results) -> str:
         "training; JS: Jensen-Shannon\ndistance of their mean gate weights, shared experts and all others as one, "
         "0 alike to 1 disjoint"
     )
-    return "\n".join([*aligned(lines, left=(0, 1)), note])
+    return "\n".join([*align_columns(lines, left_columns=(0, 1)), note])
 
 
-def at_end(variant: Mapping[str, Any], pair: Sequence[str], kind: str) -> dict[str, float | None]:
+def last_cosine(variant: Mapping[str, Any], pair: Sequence[str], kind: str) -> dict[str, float | None]:
     """Return the cosine of two tasks' gradients at the last recorded step: mean and standard deviation over seeds.
 
     Args:
         variant: Entry of a variant in compare.json.
         pair: Names of the two tasks.
-        kind: Kind of the gradients, one of `KINDS`.
+        kind: Kind of the gradients, one of `GRADIENT_KINDS`.
 
     Returns:
-        Keys `mean` and `sd`; both values are None if no gradients of the pair were recorded.
+        Keys `mean` and `sd`; a value that was not recorded is None.
     """
     conflict = next((each for each in variant["conflict"] if tuple(each["tasks"]) == tuple(pair)), None)
     if conflict is None or not conflict["step"]:
@@ -165,7 +167,7 @@ def at_end(variant: Mapping[str, Any], pair: Sequence[str], kind: str) -> dict[s
     return {"mean": conflict[kind][-1], "sd": conflict[f"{kind}_sd"][-1]}
 
 
-def distances_text(variant: Mapping[str, Any], pair: Sequence[str], reading: str) -> str:
+def distances_text(variant: Mapping[str, Any], pair: Sequence[str], distance_key: str) -> str:
     """Return the distances between two tasks in their use of experts: a number for each level, first level first.
 
     Each task has a gate that weights the experts of a level. The distance is the Jensen-Shannon distance of two tasks'
@@ -174,11 +176,11 @@ def distances_text(variant: Mapping[str, Any], pair: Sequence[str], reading: str
     Args:
         variant: Entry of a variant in compare.json.
         pair: Names of the two tasks.
-        reading: Key of the distance: `among_shared` compares the weights of the shared experts alone, `shared_and_own`
-            counts all other experts as one more expert.
+        distance_key: Key of the distance: `among_shared` compares the weights of the shared experts alone,
+            `shared_and_own` counts all other experts as one more expert.
     """
-    means = [each[reading]["mean"] for each in variant["sharing"] if tuple(each["tasks"]) == tuple(pair)]
-    return ", ".join(map(mean_text, means)) or MISSING
+    means = [each[distance_key]["mean"] for each in variant["sharing"] if tuple(each["tasks"]) == tuple(pair)]
+    return ", ".join(map(mean_with_sd, means)) or MISSING
 
 
 def tuning_text(results: Results) -> str:
@@ -186,7 +188,7 @@ def tuning_text(results: Results) -> str:
     if "tune" not in results:
         return ""
     head, rows = tuning_table(results)
-    return "\n".join([*aligned([head, *rows]), OPTIMISTIC])
+    return "\n".join([*align_columns([head, *rows]), TUNING_CAUTION])
 
 
 def tuning_table(results: Results) -> tuple[list[str], list[list[str]]]:

@@ -1,6 +1,6 @@
-"""Page of a sharding plan, `plan.html`: placement of tables, memory of ranks, and time of a step.
+"""Page of a sharding plan, `plan.html`: memory of ranks, placement of tables, time of a step, and assumptions.
 
-Each section in `SECTIONS` has a function that turns a `Plan` into a view, and a block of its name in
+Each section in `SECTIONS` has a function that turns a `PlanFile` into a view, and a block of its name in
 `templates/plan.html.j2`. Equal plans give equal bytes.
 """
 
@@ -14,14 +14,23 @@ from ple_rec.config.cluster import Hardware
 from ple_rec.config.plan import PlanFile, StepEstimate
 from ple_rec.config.plan_table import Costs, Memory
 from ple_rec.errors import Option
-from ple_rec.reports.page import Fact, KeyFigure, Part, render, write_document
-from ple_rec.reports.plan.sections import by_size, memories_in_use, memory, percent, placement, ranks_of, short_ms, step
+from ple_rec.reports.page import Fact, KeyFigure, Section, render_page, write_document
+from ple_rec.reports.plan.sections import (
+    memories_in_use,
+    memory,
+    percent,
+    placement,
+    ranks_with_rows,
+    short_ms,
+    step,
+    tables_by_size,
+)
 from ple_rec.storage import Location
-from ple_rec.text.units import joined_spans, short_bytes, short_count, short_duration
+from ple_rec.text.units import join_spans, short_bytes, short_count, short_duration
 
 
 def facts(plan: PlanFile) -> list[Fact]:
-    """Return cluster, tables with their rows and bytes, batch and optimizer."""
+    """Return cluster, number of tables with their rows and bytes, batch, optimizer, and where the rows come from."""
     rows, size = (sum(getattr(entry, name) for entry in plan.tables) for name in ("rows", "bytes"))
     tables = len(plan.tables)
     return [
@@ -36,11 +45,15 @@ def facts(plan: PlanFile) -> list[Fact]:
 
 
 def key_figures(plan: PlanFile) -> list[KeyFigure]:
-    """Return figures of the step and its bound, the speed, the fullest rank and the busiest rank."""
-    return [*(_estimated(plan, plan.estimate) if plan.estimate else ()), *_memory(plan), *_imbalance(plan)]
+    """Return estimated time, rate and bound of a step, memory of the fullest rank, and imbalance, each if known."""
+    return [
+        *(_estimate_figures(plan, plan.estimate) if plan.estimate else ()),
+        *_memory_figures(plan),
+        *_imbalance_figures(plan),
+    ]
 
 
-def _estimated(plan: PlanFile, estimate: StepEstimate) -> list[KeyFigure]:
+def _estimate_figures(plan: PlanFile, estimate: StepEstimate) -> list[KeyFigure]:
     """Return the figures of a step; the rate and the epoch are left out if the plan has no rate."""
     step = KeyFigure("Step", short_ms(estimate.step_ms), "estimated")
     largest = f"{short_ms(estimate.part_ms(estimate.bound))} of {short_ms(estimate.step_ms)}"
@@ -52,15 +65,15 @@ def _estimated(plan: PlanFile, estimate: StepEstimate) -> list[KeyFigure]:
     return [step, rate, epoch, bound]
 
 
-def _memory(plan: PlanFile) -> list[KeyFigure]:
+def _memory_figures(plan: PlanFile) -> list[KeyFigure]:
     figures = []
-    for room in memories_in_use(plan):
-        most = max(room.used)
-        share = f", {percent(most / room.allowed)}" if room.allowed else ""
-        note = f"rank {room.used.index(most)}; {short_bytes(room.allowed)} allowed{share}"
+    for use in memories_in_use(plan):
+        most = max(use.used)
+        share = f", {percent(most / use.allowed)}" if use.allowed else ""
+        note = f"rank {use.used.index(most)}; {short_bytes(use.allowed)} allowed{share}"
         figures.append(
             KeyFigure(
-                f"Peak {room.name[0].lower() if room.name != 'HBM' else 'H'}{room.name[1:]} of a rank",
+                f"Peak {use.name[0].lower() if use.name != 'HBM' else 'H'}{use.name[1:]} of a rank",
                 short_bytes(most),
                 note,
             )
@@ -68,7 +81,7 @@ def _memory(plan: PlanFile) -> list[KeyFigure]:
     return figures
 
 
-def _imbalance(plan: PlanFile) -> list[KeyFigure]:
+def _imbalance_figures(plan: PlanFile) -> list[KeyFigure]:
     times = [Costs.total(costs) for costs in plan.costs]
     mean, most = fmean(times), max(times)
     if not mean:
@@ -78,12 +91,12 @@ def _imbalance(plan: PlanFile) -> list[KeyFigure]:
 
 
 # More tables than this are folded away.
-_MANY = 60
+_MANY_TABLES = 60
 
 
 def tables(plan: PlanFile) -> dict[str, Any]:
     """Return the tables, the largest first, with a total; bytes are the sum over all shards."""
-    entries = [(entry, plan.memory_of_table(entry)) for entry in by_size(plan)]
+    entries = [(entry, plan.memory_of_table(entry)) for entry in tables_by_size(plan)]
     kinds = {"weights": "weights", "optimizer state": "optimizer", "cache": "hbm_cache", "batch": "batch"}
     if not any(usage.hbm_cache for _, usage in entries):
         del kinds["cache"]
@@ -96,7 +109,7 @@ def tables(plan: PlanFile) -> dict[str, Any]:
             {
                 "plan": entry,
                 "sizes": [getattr(usage, kind) for kind in kinds.values()],
-                "ranks": joined_spans(ranks_of(plan, entry)),
+                "ranks": join_spans(ranks_with_rows(plan, entry)),
                 "ms": short_ms(entry.costs_ms.total()).removesuffix(" ms"),
             }
             for entry, usage in entries
@@ -104,7 +117,7 @@ def tables(plan: PlanFile) -> dict[str, Any]:
         "total": "1 table" if len(entries) == 1 else f"{len(entries)} tables",
         "rows": sum(entry.rows for entry, _ in entries),
         "sizes": [getattr(total, kind) for kind in kinds.values()],
-        "folded": len(entries) > _MANY,
+        "folded": len(entries) > _MANY_TABLES,
     }
 
 
@@ -115,8 +128,8 @@ def plan_page(plan: PlanFile, title: str) -> str:
         plan: Plan with or without an estimate.
         title: Name of the plan's dataset or configuration; any text.
     """
-    parts = [Part(anchor, heading, view(plan)) for anchor, heading, view in SECTIONS]
-    return render("plan", parts, name=title, facts=facts(plan), figures=key_figures(plan))
+    sections = [Section(anchor, heading, view(plan)) for anchor, heading, view in SECTIONS]
+    return render_page("plan", sections, name=title, facts=facts(plan), figures=key_figures(plan))
 
 
 def write_page(path: Location, plan: PlanFile, title: str) -> None:
@@ -137,14 +150,14 @@ def write_page(path: Location, plan: PlanFile, title: str) -> None:
 
 
 def _assumptions(plan: PlanFile) -> dict[str, object]:
-    """Return every figure of the cluster's hardware, by its key in `[topology]`."""
+    """Return the cluster, and for each figure of its hardware that is not 0: key in `[topology]`, value and meaning."""
     hardware = plan.cluster.hardware
-    shown = [
+    figures = [
         (name, f"{value:,.12g}" if isinstance(value, float) else value, field.description)
         for name, field in Hardware.model_fields.items()
         if (value := getattr(hardware, name)) != 0
     ]
-    return {"cluster": plan.cluster.describe(), "figures": shown}
+    return {"cluster": plan.cluster.describe(), "figures": figures}
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[PlanFile], object]], ...] = (

@@ -1,4 +1,8 @@
-"""Sections of the page of a plan: memory of ranks, placement of tables, and the time of a step."""
+"""Sections of the page of a plan: memory of ranks, placement of tables, and the time of a step.
+
+Each of `memory`, `placement` and `step` returns the view of its section: the values that `templates/plan.html.j2`
+shows.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,67 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from ple_rec.config.plan import PARTS, SEQUENTIAL_PARTS, PlanFile, StepEstimate
+from ple_rec.config.plan import SEQUENTIAL_PARTS, STEP_PARTS, PlanFile, StepEstimate
 from ple_rec.config.plan_table import Memory, TablePlan
-from ple_rec.reports.plan.bars import RULER, BarStyle, Layer, Mark, RankAxis, equal_neighbours, rank_bars, ticks
-from ple_rec.text.units import joined_spans, short_bytes
+from ple_rec.reports.plan.bars import (
+    RULER,
+    BarStyle,
+    Layer,
+    RankAxis,
+    ReferenceLine,
+    equal_neighbours,
+    rank_bars,
+    ticks,
+)
+from ple_rec.text.units import join_spans, short_bytes
 
 
 def short_ms(value: float) -> str:
-    """Return milliseconds in three digits: `13.6 ms`, `0.0297 ms`, `1,240 ms`."""
+    """Return milliseconds with three digits, or an integer from 100 on: `0.0297 ms`, `13.6 ms`, `1,240 ms`."""
     if value >= 99.95:
         return f"{value:,.0f} ms"
     return f"{value:.3g} ms" if value >= 1e-3 else "0 ms" if value == 0 else "< 0.001 ms"
 
 
 def percent(share: float) -> str:
-    """Return a share of 1 in three digits: `12.5 %`, `0.0977 %`, `< 0.001 %`."""
+    """Return a share of 1 in percent with three digits: `12.5 %`, `0.0977 %`, `< 0.001 %`."""
     hundredths = 100 * share
     if 0 < hundredths < 1e-3:
         return "< 0.001 %"
     return f"{hundredths:.0f} %" if hundredths >= 99.95 else f"{hundredths:.3g} %"
 
 
-def span(first: int, last: int) -> str:
-    """Return `rank 3`, `ranks 0-7`."""
+def rank_text(first: int, last: int) -> str:
+    """Return the ranks of a span as text: `rank 3`, `ranks 0-7`."""
     return f"rank {first}" if first == last else f"ranks {first}-{last}"
 
 
-# A limit of more than so many times the fullest rank is written and not drawn, since bars would be too low to read.
-_HIDDEN = 5.0
-# Up to so many ranks, figures stand beside their chart.
-_FEW = 4
+# If the allowed memory is more than this many times what tables use on the fullest rank, the lines of the allowed
+# and of the total memory are left out, since the bars would be too low to read. A label at the upper edge has the
+# number.
+_MAX_DRAWN_LIMIT = 5.0
+# Up to this many ranks, the table of numbers is beside the chart.
+_FEW_RANKS = 4
+# Units of the memory axis, the largest first: bytes and name.
 _UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "B"))
+# What tables store in a memory. Each kind is a layer of the stacked bars, and the end of a field name of `Memory`, such
+# as `hbm_weights`; not every memory has every kind.
 _KINDS = ("weights", "optimizer", "cache", "batch")
+# Names that differ from the kind.
 _NAMES = {"optimizer": "optimizer state"}
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Use of one of the two memories of a rank, in bytes.
+    """Use of one of the two memories of a rank, HBM or host memory, in bytes.
 
     Args:
         name: Name of the memory.
-        layers: Bytes of every rank for weights, optimizer state, cache and batch, without layers that are empty.
-        allowed: Bytes that tables may take on a rank.
-        total: Bytes of the memory.
-        reserve: Bytes that the plan keeps free.
-        dense: Bytes of the dense layers.
+        layers: Bytes on every rank of weights, optimizer state, cache and batch, each only if a rank has any.
+        allowed: Bytes that tables may take on a rank: `total` without `reserve` and `dense`, at least 0.
+        total: Size of the memory of a rank.
+        reserve: Bytes of a rank that the plan keeps free of tables and dense layers.
+        dense: Bytes of the dense layers; 0 in host memory if the ranks have GPUs.
     """
 
     name: str
@@ -99,69 +118,77 @@ def _layer(memory: Sequence[Memory], prefix: str, kind: str) -> Layer:
 
 def memory(plan: PlanFile) -> list[dict[str, Any]]:
     """Return a chart and a summary for each of the two memories that tables use."""
-    return [_view(plan, room) for room in memories_in_use(plan)]
+    return [_memory_view(plan, use) for use in memories_in_use(plan)]
 
 
-def _view(plan: PlanFile, room: MemoryUse) -> dict[str, Any]:
-    """Return the chart, and the least, median and greatest bytes of a rank for each layer and for all together."""
-    used = room.used
-    parts = [(layer.name, layer.values) for layer in room.layers] + [("together", used)]
+def _memory_view(plan: PlanFile, use: MemoryUse) -> dict[str, Any]:
+    """Return the view of a memory.
+
+    It has the chart, the least, median and greatest bytes of a rank for each layer and for all together, the same of
+    all together as shares of the allowed bytes, and the number of ranks above these.
+    """
+    used = use.used
+    parts = [(layer.name, layer.values) for layer in use.layers] + [("together", used)]
     return {
-        "room": room,
-        "over": sum(each > room.allowed for each in used),
-        "few": plan.cluster.world_size <= _FEW,
-        "layers": room.layers,
-        "chart": _chart(plan, room),
-        "rows": [(name, [each(values) for each in (min, median, max)]) for name, values in parts],
-        "shares": [percent(each(used) / room.allowed) for each in (min, median, max)] if room.allowed else [],
+        "use": use,
+        "ranks_above_allowed": sum(bytes_of_rank > use.allowed for bytes_of_rank in used),
+        "has_few_ranks": plan.cluster.world_size <= _FEW_RANKS,
+        "layers": use.layers,
+        "chart": _memory_chart(plan, use),
+        "sizes_by_layer": [(name, [statistic(values) for statistic in (min, median, max)]) for name, values in parts],
+        "shares_of_allowed": [percent(statistic(used) / use.allowed) for statistic in (min, median, max)]
+        if use.allowed
+        else [],
     }
 
 
-def _chart(plan: PlanFile, room: MemoryUse) -> Markup:
-    used = room.used
+def _memory_chart(plan: PlanFile, use: MemoryUse) -> Markup:
+    used = use.used
     most, world = max(used), plan.cluster.world_size
-    visible = room.allowed <= _HIDDEN * most
-    ends = [most, room.total if visible else 0, room.allowed if visible else 0]
-    times = room.allowed / most
+    visible = use.allowed <= _MAX_DRAWN_LIMIT * most
+    ends = [most, use.total if visible else 0, use.allowed if visible else 0]
+    times = use.allowed / most
     limit = (
-        f"{short_bytes(room.allowed)} allowed: {f'{times:.3g}' if times < 100 else f'{times:,.0f}'} x the fullest rank"
+        f"{short_bytes(use.allowed)} allowed: {f'{times:.3g}' if times < 100 else f'{times:,.0f}'} x the fullest rank"
     )
     style = BarStyle(
-        f"{room.name} of {world} ranks: {_between(used)} of {short_bytes(room.allowed)} allowed",
-        short_bytes,
-        next(unit for unit in _UNITS if unit[0] * 0.9995 <= max(ends)),
-        max(ends) * (1.02 if visible else 1.1),
-        "" if visible else limit,
-        (room.total - room.reserve, room.total) if visible and room.reserve else None,
+        name=f"{use.name} of {world} ranks: {_range_text(used)} of {short_bytes(use.allowed)} allowed",
+        format_value=short_bytes,
+        # As in `short_bytes`, a size that rounds to 1 GiB is shown in GiB.
+        unit=next(unit for unit in _UNITS if unit[0] * 0.9995 <= max(ends)),
+        axis_end=max(ends) * (1.02 if visible else 1.1),
+        upper_edge_label="" if visible else limit,
+        hatched=(use.total - use.reserve, use.total) if visible and use.reserve else None,
     )
-    marks = []
+    lines = []
     if visible:
-        marks.append(Mark(room.allowed, f"{short_bytes(room.allowed)} allowed", "cap"))
-        marks.append(Mark(room.total, f"{short_bytes(room.total)} in all", "whole"))
-    return rank_bars(plan.cluster, room.layers, marks, style)
+        lines.append(ReferenceLine(use.allowed, f"{short_bytes(use.allowed)} allowed", kind="cap"))
+        lines.append(ReferenceLine(use.total, f"{short_bytes(use.total)} in all", kind="whole"))
+    return rank_bars(plan.cluster, use.layers, lines, style)
 
 
-def _between(used: Sequence[int]) -> str:
+def _range_text(used: Sequence[int]) -> str:
     low, high = short_bytes(min(used)), short_bytes(max(used))
     return low if low == high else f"{low} to {high}"
 
 
-SHOWN = 60
+# The largest tables are drawn, and further ones are listed.
+MAX_DRAWN_TABLES = 60
 # Lengths are CSS pixels.
 _WIDTH, _HEIGHT = 560.0, 22.0
-# A run is drawn at least so wide that one rank of many can be seen; a wider one has room for a label.
+# Least width of a span of ranks, so that one rank of many can be seen, and least width of a span with a label.
 _LEAST_WIDTH, _LABELLED_WIDTH = 2.5, 76.0
-# Edges of hosts would change the colour of thinner runs, so they do not cross these.
+# Lines between hosts would hide most of a span that is narrower than this, so it is painted over them.
 _EDGED_WIDTH = 12.0
-# More runs than this have no tooltips, and are drawn as one path for each colour.
-_MOST_TOOLTIPS = 1200
-# A colour stands for the shares up to its bound.
+# More spans than this have no tooltips, and are drawn as one path for each colour.
+_MAX_TOOLTIPS = 1200
+# Colour i is for shares up to bound i.
 _BOUNDS = (0.002, 0.01, 0.05, 0.2, 0.5, 1.0)
-# If rows do not divide by the ranks, shares lie just above a bound.
+# A share may exceed its bound by this factor: if ranks do not divide the rows evenly, some shards are slightly larger.
 _SLACK = 1.02
 
 
-class RankRun(NamedTuple):
+class RankSpan(NamedTuple):
     """Neighbouring ranks, each of which holds the same share of a table."""
 
     first: int
@@ -169,54 +196,55 @@ class RankRun(NamedTuple):
     share: float
 
 
-def ranks_of(plan: PlanFile, entry: TablePlan) -> list[int]:
+def ranks_with_rows(plan: PlanFile, entry: TablePlan) -> list[int]:
     """Return the ranks that hold rows of a table."""
     return sorted({shard.rank for shard in entry.shards(plan.cluster) if shard.rows})
 
 
-def runs_of(plan: PlanFile, entry: TablePlan) -> list[RankRun]:
-    """Return the share of a table on each rank that has rows of it; the shares of all ranks add up to 1."""
+def rank_spans(plan: PlanFile, entry: TablePlan) -> list[RankSpan]:
+    """Return the share of a table on each rank that holds rows of it, in spans of neighbours with equal shares."""
     values = [0] * plan.cluster.world_size
     for shard in entry.shards(plan.cluster):
         values[shard.rank] += shard.rows * shard.columns
     whole = entry.rows * entry.dim
-    return [RankRun(first, last, value / whole) for first, last, value in equal_neighbours(values) if value]
+    return [RankSpan(first, last, value / whole) for first, last, value in equal_neighbours(values) if value]
 
 
-def by_size(plan: PlanFile) -> list[TablePlan]:
+def tables_by_size(plan: PlanFile) -> list[TablePlan]:
     """Return the tables, the largest first."""
     return sorted(plan.tables, key=lambda entry: (-entry.bytes, entry.table))
 
 
 def placement(plan: PlanFile) -> dict[str, Any]:
-    """Draw the map of the largest tables, and list the others."""
-    entries = by_size(plan)
+    """Draw a strip for each of the largest tables, coloured by the share of each rank, and list the other tables."""
+    entries = tables_by_size(plan)
     axis = RankAxis(plan.cluster, 0.0, _WIDTH / plan.cluster.world_size)
-    runs_by_table = [(entry, runs_of(plan, entry)) for entry in entries[:SHOWN]]
-    tooltips = sum(len(each) for _, each in runs_by_table) <= _MOST_TOOLTIPS
-    rest = entries[SHOWN:]
+    spans_by_table = [(entry, rank_spans(plan, entry)) for entry in entries[:MAX_DRAWN_TABLES]]
+    tooltips = sum(len(spans) for _, spans in spans_by_table) <= _MAX_TOOLTIPS
+    rest = entries[MAX_DRAWN_TABLES:]
     return {
-        # Every strip refers to these edges of hosts.
-        "edges": "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.edges()),
+        # Lines between hosts, which the page defines once and every strip refers to.
+        "edges": "".join(f"M{x:.1f} 0V{_HEIGHT:.0f}" for x in axis.band_edges()),
         "bounds": [f"{100 * bound:g} %" for bound in _BOUNDS],
-        "height": f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
+        "ruler_height": f"{RULER if plan.cluster.hosts > 1 else 16.0:.0f}",
         "ruler": axis.ruler(0),
         "tables": [
-            (entry, _strip(axis, ranks_of(plan, entry), each, tooltips=tooltips)) for entry, each in runs_by_table
+            (entry, _strip(axis, ranks_with_rows(plan, entry), spans, tooltips=tooltips))
+            for entry, spans in spans_by_table
         ],
-        "rest": [(entry, joined_spans(ranks_of(plan, entry))) for entry in rest],
+        "rest": [(entry, join_spans(ranks_with_rows(plan, entry))) for entry in rest],
         "rest_bytes": sum(entry.bytes for entry in rest),
         "rest_rows": sum(entry.rows for entry in rest),
     }
 
 
-def _strip(axis: RankAxis, ranks: list[int], rank_runs: list[RankRun], *, tooltips: bool) -> Markup:
-    name = escape(f"{span_words(ranks)}: {_shares(rank_runs)}")
+def _strip(axis: RankAxis, ranks: list[int], spans: list[RankSpan], *, tooltips: bool) -> Markup:
+    name = escape(f"{ranks_text(ranks)}: {_shares_text(spans)}")
     draw = _rects if tooltips else _paths
-    wide = [run for run in rank_runs if _extent(axis, run)[1] >= _EDGED_WIDTH]
-    thin = [run for run in rank_runs if _extent(axis, run)[1] < _EDGED_WIDTH]
-    edges = '<use href="#edges"/>' if axis.edges() else ""
-    labels = "".join(_label(axis, run) for run in rank_runs)
+    wide = [span for span in spans if _extent(axis, span)[1] >= _EDGED_WIDTH]
+    thin = [span for span in spans if _extent(axis, span)[1] < _EDGED_WIDTH]
+    edges = '<use href="#edges"/>' if axis.band_edges() else ""
+    labels = "".join(_label(axis, span) for span in spans)
     elements = draw(axis, wide) + edges + draw(axis, thin) + labels
     return Markup(
         f'<svg viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{name}">'
@@ -224,59 +252,61 @@ def _strip(axis: RankAxis, ranks: list[int], rank_runs: list[RankRun], *, toolti
     )
 
 
-def span_words(ranks: list[int]) -> str:
-    """Return `rank 3`, `ranks 0-7, 12`."""
-    return f"rank{'s' * (len(ranks) > 1)} {joined_spans(ranks)}"
+def ranks_text(ranks: list[int]) -> str:
+    """Return a list of ranks as text: `rank 3`, `ranks 0-7, 12`."""
+    return f"rank{'s' * (len(ranks) > 1)} {join_spans(ranks)}"
 
 
-def _shares(rank_runs: list[RankRun]) -> str:
-    low, high = (percent(each(run.share for run in rank_runs)) for each in (min, max))
+def _shares_text(spans: list[RankSpan]) -> str:
+    low, high = (percent(end(span.share for span in spans)) for end in (min, max))
     return f"{low} each" if low == high else f"{low} to {high} each"
 
 
-def _rects(axis: RankAxis, rank_runs: list[RankRun]) -> str:
+def _rects(axis: RankAxis, spans: list[RankSpan]) -> str:
     parts = []
-    for run in rank_runs:
-        x, width = _extent(axis, run)
+    for span in spans:
+        x, width = _extent(axis, span)
         parts.append(
-            f'<rect class="s{_colour(run.share)}" x="{x:.1f}" width="{width:.1f}" height="{_HEIGHT:.0f}">'
-            f"<title>{span(run.first, run.last)}: {escape(_words(run))}</title></rect>"
+            f'<rect class="s{_colour(span.share)}" x="{x:.1f}" width="{width:.1f}" height="{_HEIGHT:.0f}">'
+            f"<title>{rank_text(span.first, span.last)}: {escape(_share_text(span))}</title></rect>"
         )
     return "".join(parts)
 
 
-def _label(axis: RankAxis, run: RankRun) -> str:
-    x, width = _extent(axis, run)
+def _label(axis: RankAxis, span: RankSpan) -> str:
+    x, width = _extent(axis, span)
     if width < _LABELLED_WIDTH:
         return ""
     place = f'x="{x + width / 2:.1f}" y="15" text-anchor="middle"'
-    return f'<text class="s{_colour(run.share)}" {place}>{escape(_words(run))}</text>'
+    return f'<text class="s{_colour(span.share)}" {place}>{escape(_share_text(span))}</text>'
 
 
-def _words(run: RankRun) -> str:
-    return percent(run.share) + " each" * (run.last > run.first)
+def _share_text(span: RankSpan) -> str:
+    return percent(span.share) + " each" * (span.last > span.first)
 
 
-def _paths(axis: RankAxis, rank_runs: list[RankRun]) -> str:
+def _paths(axis: RankAxis, spans: list[RankSpan]) -> str:
     pieces: dict[int, list[str]] = {}
-    for run in rank_runs:
-        x, width = _extent(axis, run)
-        pieces.setdefault(_colour(run.share), []).append(f"M{x:.1f} 0h{width:.1f}v{_HEIGHT:.0f}h-{width:.1f}z")
-    return "".join(f'<path class="s{colour}" d="{"".join(each)}"/>' for colour, each in sorted(pieces.items()))
+    for span in spans:
+        x, width = _extent(axis, span)
+        pieces.setdefault(_colour(span.share), []).append(f"M{x:.1f} 0h{width:.1f}v{_HEIGHT:.0f}h-{width:.1f}z")
+    return "".join(f'<path class="s{colour}" d="{"".join(paths)}"/>' for colour, paths in sorted(pieces.items()))
 
 
-def _extent(axis: RankAxis, run: RankRun) -> tuple[float, float]:
-    """Return start and width of a run, which is wide enough to see and lies inside the strip."""
-    width = max(axis.pitch * (run.last - run.first + 1), _LEAST_WIDTH)
-    return min(axis.place(run.first), _WIDTH - width), width
+def _extent(axis: RankAxis, span: RankSpan) -> tuple[float, float]:
+    """Return left end and width of a span, at least wide enough to see and inside the strip."""
+    width = max(axis.pitch * (span.last - span.first + 1), _LEAST_WIDTH)
+    return min(axis.place(span.first), _WIDTH - width), width
 
 
 def _colour(share: float) -> int:
     return min(bisect_left(_BOUNDS, share / _SLACK), len(_BOUNDS) - 1)
 
 
-# Lengths are CSS pixels.
+# Lengths are CSS pixels: width of the chart of a step, its left and right margin, height of the bar of the parts that
+# run one after another, and height of the loader's thin bar.
 _STEP_WIDTH, _LEFT, _RIGHT, _BAR, _THIN = 1072.0, 72.0, 2.0, 34.0, 12.0
+# A text is drawn in a bar that has this width for each of its letters.
 _LETTER_WIDTH = 8.0
 
 
@@ -286,27 +316,27 @@ def step(plan: PlanFile) -> dict[str, Any]:
 
 
 def _breakdown(estimate: StepEstimate) -> dict[str, Any]:
-    times = {name: estimate.part_ms(name) for name in PARTS}
+    times = {name: estimate.part_ms(name) for name in STEP_PARTS}
     return {
         "step": short_ms(estimate.step_ms),
         "bound": estimate.bound,
-        "largest": short_ms(times[estimate.bound]),
+        "bound_time": short_ms(times[estimate.bound]),
         "layers": [Layer(name, name, [ms]) for name, ms in times.items()],
-        "chart": _bars(estimate),
+        "chart": _step_chart(estimate),
         "parts": [
             {
                 "name": name,
                 "ms": short_ms(ms).removesuffix(" ms"),
                 "share": percent(ms / estimate.step_ms) if estimate.step_ms else "",
-                "what": StepEstimate.model_fields[f"{name}_ms"].description,
+                "meaning": StepEstimate.model_fields[f"{name}_ms"].description,
             }
             for name, ms in times.items()
         ],
     }
 
 
-def _bars(estimate: StepEstimate) -> Markup:
-    """Draw the parts that follow each other above, the loader below, on one axis in milliseconds."""
+def _step_chart(estimate: StepEstimate) -> Markup:
+    """Draw the parts of a step that run one after another as one bar, and the loader, which overlaps them, below it."""
     high = max(estimate.step_ms, estimate.loader_ms, 1e-6) * 1.0001
     scale = (_STEP_WIDTH - _LEFT - _RIGHT) / high
     x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
@@ -314,22 +344,22 @@ def _bars(estimate: StepEstimate) -> Markup:
     for name in SEQUENTIAL_PARTS:
         value = estimate.part_ms(name)
         width = value * scale
-        elements.append(_piece(name, x, top, width, _BAR, value) if value else "")
+        elements.append(_part_bar(name, x, top, width, _BAR, value) if value else "")
         x += width
-    elements.append(_waiting(estimate, x, _LEFT + estimate.loader_ms * scale - x, top))
-    elements.append(_piece("loader", _LEFT, thin, estimate.loader_ms * scale, _THIN, estimate.loader_ms))
+    elements.append(_waiting_bar(estimate, x, _LEFT + estimate.loader_ms * scale - x, top))
+    elements.append(_part_bar("loader", _LEFT, thin, estimate.loader_ms * scale, _THIN, estimate.loader_ms))
     foot = thin + _THIN + 5
     elements.append(f'<line class="base" x1="{_LEFT}" x2="{_STEP_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
     for value in ticks(high, 1.0):
-        at, anchor = _LEFT + value * scale, "middle"
-        if at > _STEP_WIDTH - 24:
-            at, anchor = _STEP_WIDTH - _RIGHT, "end"
+        label_x, anchor = _LEFT + value * scale, "middle"
+        if label_x > _STEP_WIDTH - 24:
+            label_x, anchor = _STEP_WIDTH - _RIGHT, "end"
         elements.append(
-            f'<text x="{at:.1f}" y="{foot + 15}" text-anchor="{anchor}">{f"{value:g} ms" if value else "0"}</text>'
+            f'<text x="{label_x:.1f}" y="{foot + 15}" text-anchor="{anchor}">{f"{value:g} ms" if value else "0"}</text>'
         )
     for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
         elements.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
-    words = ", ".join(f"{name} {short_ms(estimate.part_ms(name))}" for name in PARTS)
+    words = ", ".join(f"{name} {short_ms(estimate.part_ms(name))}" for name in STEP_PARTS)
     title = escape(f"A step of {short_ms(estimate.step_ms)}: {words}; bound by {estimate.bound}")
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_STEP_WIDTH:.0f} {foot + 20:.0f}" role="img" '
@@ -337,8 +367,8 @@ def _bars(estimate: StepEstimate) -> Markup:
     )
 
 
-def _waiting(estimate: StepEstimate, x: float, width: float, top: float) -> str:
-    """Draw the time that a step waits for the loader, if this takes longer than all other parts."""
+def _waiting_bar(estimate: StepEstimate, x: float, width: float, top: float) -> str:
+    """Draw the time that a step waits for the loader, if the loader takes longer than all other parts together."""
     rest = estimate.loader_ms - sum(estimate.part_ms(name) for name in SEQUENTIAL_PARTS)
     if rest <= 0:
         return ""
@@ -351,7 +381,7 @@ def _waiting(estimate: StepEstimate, x: float, width: float, top: float) -> str:
     return f'{rect}<text class="boxed" {middle}>{words}</text>'
 
 
-def _piece(name: str, x: float, y: float, width: float, height: float, value: float) -> str:
+def _part_bar(name: str, x: float, y: float, width: float, height: float, value: float) -> str:
     words = f"{name} {short_ms(value)}"
     rect = (
         f'<rect class="layer {name}" x="{x:.1f}" y="{y}" width="{max(width, 0.5):.1f}" height="{height}">'
@@ -365,19 +395,20 @@ def _piece(name: str, x: float, y: float, width: float, height: float, value: fl
 
 def _over_ranks(plan: PlanFile) -> dict[str, Any] | None:
     layers = [
-        Layer("lookup", "lookup", [costs.lookup_ms() for costs in plan.costs]),
-        Layer("communication", "communication", [costs.communication_ms() for costs in plan.costs]),
+        Layer("lookup", "lookup", [costs.lookup_part_ms() for costs in plan.costs]),
+        Layer("communication", "communication", [costs.communication_part_ms() for costs in plan.costs]),
     ]
     times = [a + b for a, b in zip(*(layer.values for layer in layers), strict=True)]
     most, mean = max(times), fmean(times)
     if not most:
         return None
     style = BarStyle(
-        f"Time of the tables on {len(times)} ranks: {short_ms(min(times))} to {short_ms(most)}, mean {short_ms(mean)}",
-        short_ms,
-        (1.0, "ms"),
-        most * 1.1,
+        name=f"Time of the tables on {len(times)} ranks: {short_ms(min(times))} to {short_ms(most)}, "
+        f"mean {short_ms(mean)}",
+        format_value=short_ms,
+        unit=(1.0, "ms"),
+        axis_end=most * 1.1,
     )
-    chart = rank_bars(plan.cluster, layers, [Mark(mean, f"{short_ms(mean)} mean", "cap")], style)
+    chart = rank_bars(plan.cluster, layers, [ReferenceLine(mean, f"{short_ms(mean)} mean", kind="cap")], style)
     note = f"busiest rank {times.index(most)}: {short_ms(most)}, {most / mean:.2f} x the mean"
     return {"note": note, "layers": layers, "chart": chart}

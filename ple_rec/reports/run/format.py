@@ -6,16 +6,17 @@ from collections.abc import Mapping
 
 from ple_rec.config.metrics import METRICS
 from ple_rec.reports.cells import DASH
-from ple_rec.text.json_values import number
+from ple_rec.text.json_values import as_number
 
 
-def count(value: object) -> str:
-    """Return a whole number with separators of thousands; a dash if `value` is no number."""
-    known = number(value)
+def count_text(value: object) -> str:
+    """Return a number, rounded to an integer, with separators of thousands; a dash if `value` is not a number."""
+    known = as_number(value)
     return DASH if known is None else f"{known:,.0f}"
 
 
-_OTHERS = {
+# Meanings of the numbers beside the metrics, by key in `metrics.json`.
+_OTHER_MEANINGS = {
     "loss": "loss that training minimises for the task, before its weight; on the validation split, the log loss.",
     "positives": "rows with label 1; if they are few, the other figures are uncertain.",
     "mean_label": "mean of the labels.",
@@ -28,10 +29,10 @@ _OTHERS = {
 
 
 def meanings(headings: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return heading and sentence of each metric that has one.
+    """Return the heading of each metric and a sentence about its meaning; metrics without such a sentence are left out.
 
     Args:
         headings: Heading of each metric that is shown, by its key in `metrics.json`.
     """
-    known = {metric.key: metric.meaning for metric in METRICS} | _OTHERS
+    known = {metric.key: metric.meaning for metric in METRICS} | _OTHER_MEANINGS
     return [(heading, known[key]) for key, heading in headings.items() if key in known]
