@@ -3,7 +3,8 @@
     run = ple_rec.train("census-ple", run_dir="runs/first")
     run.predict()
 
-docs/api.md shows the rest.
+docs/api.md describes the whole API. The module of a name is imported when the name is first used, so that
+`import ple_rec` is fast.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.3.0"
 
-_MODULES = {  # Module of each name of the API.
+_MODULES = {  # Module that defines each name of the API.
     "Comparison": "api.comparisons",
     "DataError": "errors",
     "Dataset": "api.datasets",
@@ -61,13 +62,14 @@ _MODULES = {  # Module of each name of the API.
 __all__ = list(_MODULES)
 
 # Threads of OpenMP spin while they wait for one another. If another program is busy too, they take the core from the
-# thread for which they wait. libgomp reads the variable when torch is imported (measured in docs/training.md#threads).
+# thread for which they wait, so they may spin 1000 times only (measured in docs/training.md#threads). libgomp reads the
+# variable when torch is imported.
 if not os.environ.keys() & {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}:
     os.environ["GOMP_SPINCOUNT"] = "1000"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the API at its first use."""
+    """Return a name of the API, whose module is imported if it has not been."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"ple_rec.{_MODULES[name]}"), name)

@@ -1,8 +1,8 @@
 """Errors that a user can meet, each with an exit code and a message of four parts: place, value, rule, fix.
 
 The command line and the Python API name an option by different words (`--run-dir`, `run_dir`), and the code that raises
-an error does not know which of them its caller has used. So a message holds both words; `as_flags` and `as_arguments`
-pick one.
+an error does not know which of them the user has written. So a message holds both words, between null characters;
+`as_flags` and `as_arguments` pick one.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ _BOTH_WORDS = re.compile("\0(--[^\0]+)\0([^\0]+)\0")
 
 
 def as_flags(text: str) -> str:
-    """Return a message whose options are flags of the command line: `pass --overwrite`."""
-    return _without_nulls(_BOTH_WORDS.sub(r"\1", text))
+    """Return a message in which each option is a flag of the command line: `pass --overwrite`."""
+    return _escape_nulls(_BOTH_WORDS.sub(r"\1", text))
 
 
 def as_arguments(text: str) -> str:
-    """Return a message whose options are arguments of the API: `pass overwrite=True`."""
-    return _without_nulls(_BOTH_WORDS.sub(r"\2", text))
+    """Return a message in which each option is an argument of the API: `pass overwrite=True`."""
+    return _escape_nulls(_BOTH_WORDS.sub(r"\2", text))
 
 
-def _without_nulls(text: str) -> str:
-    """Return a text with an escape for each null character, since a path or a name may hold one."""
+def _escape_nulls(text: str) -> str:
+    """Return a text with an escape for each null character, so that one in a path does not pass for an option."""
     return text.replace("\0", r"\x00")
 
 
@@ -73,27 +73,27 @@ class Option(Enum):
         flag, argument = self.value
         return f"\0{flag}\0{argument}\0"
 
-    def to(self, value: str | float, *, quoted: bool = False) -> str:
-        """Return the option with a value for a message: `--append day=9` or `append="day=9"`.
+    def with_value(self, value: str | float, *, quoted: bool = False) -> str:
+        """Return text for a message, which reads `--append day=9` as a flag and `append="day=9"` as an argument.
 
         Args:
             value: Value of the option.
             quoted: True to quote the value on the command line too, because it may hold spaces.
         """
         flag, argument = self.value
-        text = _without_nulls(value) if isinstance(value, str) else f"{value:g}"
+        text = _escape_nulls(value) if isinstance(value, str) else f"{value:g}"
         literal = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else text
         return f"\0{flag} {literal if quoted else text}\0{argument}={literal}\0"
 
 
-def settings(*changes: str) -> str:
-    """Return overrides of a configuration for a message: `--set a=1 --set b=` or `overrides=["a=1", "b="]`."""
-    flags = " ".join(f"--set {_without_nulls(change)}" for change in changes)
+def overrides_text(*changes: str) -> str:
+    """Return text for a message, which reads `--set a=1` as flags and `overrides=["a=1"]` as an argument."""
+    flags = " ".join(f"--set {_escape_nulls(change)}" for change in changes)
     return f"\0{flags}\0overrides={json.dumps(changes, ensure_ascii=False)}\0"
 
 
 class PleRecError(Exception):
-    """Error whose cause lies outside the program, printed without a traceback.
+    """Error whose cause lies outside the program. `ple-rec` prints it without a traceback and ends with `exit_code`.
 
     The message reads `place: value; rule. Fix: fix`, for example
     `data/census: no _SUCCESS file; a dataset directory without it is incomplete. Fix: run ...`. `str` names options by
@@ -109,14 +109,14 @@ class PleRecError(Exception):
     exit_code = 1
 
     def __init__(self, place: str | Option, value: str, rule: str, fix: str) -> None:
-        super().__init__(str(place), value, rule, fix)  # Pickling passes these to a parent process.
+        super().__init__(str(place), value, rule, fix)  # Unpickling, as in another process, calls it with these.
         self.place, self.value, self.rule, self.fix = str(place), value, rule, fix
 
     def __str__(self) -> str:
         return as_flags(f"{self.place}: {self.value}; {self.rule}. Fix: {self.fix}")
 
     def reworded(self, change: Callable[[str], str]) -> Self:
-        """Return the error with each of its four parts changed, to be raised instead of this one.
+        """Return a copy of the error, with its traceback, in which `change` has rewritten each of the four parts.
 
         Args:
             change: Function from the text of a part to its new text.
@@ -132,7 +132,7 @@ class UserError(PleRecError):
 
 
 class UnavailableError(UserError):
-    """A file or an object store that cannot be read or written now; later it may."""
+    """A file or an object store cannot be read or written now; a later attempt may succeed."""
 
 
 class DataError(PleRecError):
@@ -142,12 +142,12 @@ class DataError(PleRecError):
 
 
 class PreemptedError(PleRecError):
-    """End of a run that was asked to stop; the same command resumes it."""
+    """A run was asked to stop, and has saved its state if there was time; the same command resumes it."""
 
     exit_code = 75
 
 
 class DivergedError(PleRecError):
-    """Loss or gradient that is not finite."""
+    """The loss or a gradient of a run is not finite."""
 
     exit_code = 4

@@ -1,6 +1,6 @@
-"""Python interface of the package, which `import ple_rec` offers. docs/api.md shows it.
+"""Python interface of the package, which `import ple_rec` offers; docs/api.md describes it.
 
-The names of `ple_rec.__all__`, their arguments and the public attributes of their objects are a promise, whose terms
-are in docs/api.md. Everything else in the package may change with any version. Only the functions that need torch
-import it.
+The names in `ple_rec.__all__`, their arguments and the public attributes of their objects are stable, as docs/api.md
+says. Everything else in the package may change with any version. A function that does not need torch does not import
+it.
 """

@@ -1,4 +1,8 @@
-"""Checks and conversions of the API's arguments, and errors that name arguments instead of flags."""
+"""Checks and conversions of the arguments of the Python API, and errors that name arguments instead of flags.
+
+The functions of `ple_rec.api` share them. Each check returns the value in the type that the rest of the package takes,
+or raises a `UserError` with the name of the argument.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, SupportsFloat, SupportsIndex, TypeVar
 
 from ple_rec.config.base import Config
-from ple_rec.config.choices import RUNS, ConfigKind
+from ple_rec.config.choices import RUN_CONFIGS, ConfigKind
 from ple_rec.config.load import load_config, with_overrides
-from ple_rec.config.words import dotted, shortened, suggestion, toml_value
+from ple_rec.config.words import dotted_path, short_value, suggestion, toml_value
 from ple_rec.errors import PleRecError, UserError, as_arguments
 from ple_rec.storage import Location, Remote, is_address, location
 from ple_rec.text.escapes import printable_lines
@@ -27,50 +31,53 @@ Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def errors_name_arguments(call: Callable[P, T]) -> Callable[P, T]:
-    """Wrap a function of the API, so that its errors name arguments in place of flags of the command line."""
+    """Decorate a function of the API, so that its errors name arguments in place of command line flags."""
 
     @wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return call(*args, **kwargs)
         except PleRecError as error:
-            raise error.reworded(_for_callers) from error.__cause__
+            raise error.reworded(_in_python_terms) from error.__cause__
 
     return wrapped
 
 
-def _for_callers(part: str) -> str:
+def _in_python_terms(part: str) -> str:
     """Return a part of an error with arguments in place of flags, and with control characters escaped."""
     return printable_lines(as_arguments(part))
 
 
-def config_of(cls: type[C], config: object, overrides: Overrides = (), kind: ConfigKind = RUNS, **more: Any) -> C:
-    """Return the configuration of an argument.
+def resolve_config(
+    cls: type[C], config: object, overrides: Overrides = (), kind: ConfigKind = RUN_CONFIGS, **more: Any
+) -> C:
+    """Return the configuration that an argument of the API stands for, with overrides.
 
     Args:
         cls: Class of the configuration.
         config: Name of a recipe, path of a TOML file, its content as a mapping, or an object of the class.
         overrides: Changes of the configuration.
         kind: Kind of the configuration, which decides on its recipes.
-        more: Further arguments of `load_config`.
+        more: Further arguments of `load_config`, which a configuration object does not need.
 
     Raises:
         UserError: The argument is none of these, or the configuration is invalid.
     """
-    texts = [*_unset(config), *override_texts(overrides)]
+    texts = [*_removals(config), *override_texts(overrides)]
     if isinstance(config, cls):
         return with_overrides(config, texts, "overrides") if texts else config
-    return load_config(cls, source_of(config, cls, kind), texts, recipes=kind, **more)
+    return load_config(cls, config_source(config, cls, kind), texts, kind=kind, **more)
 
 
-def source_of(config: object, cls: type[Config], kind: ConfigKind) -> str | Path | dict[str, Any]:
-    """Return a configuration in a form that `load_config` takes.
+def config_source(config: object, cls: type[Config], kind: ConfigKind) -> str | Path | dict[str, Any]:
+    """Return the argument for a configuration in a form that `load_config` takes.
 
     Raises:
         UserError: The argument is neither text, nor a path, nor a mapping.
     """
     if isinstance(config, Mapping):
         plain = _plain(config, "config")
+        # `_plain` makes a dict of every mapping.
         assert isinstance(plain, dict)
         return plain
     if isinstance(config, str):
@@ -78,7 +85,9 @@ def source_of(config: object, cls: type[Config], kind: ConfigKind) -> str | Path
     if isinstance(config, os.PathLike):
         return Path(config)
     rule = f"it is the name of a recipe, the path of a TOML file, a dict of its content, or a {cls.__name__}"
-    raise UserError("config", f"got {_shown(config)}", rule, f"give one, as `ple-rec {kind.verb} --config` takes it")
+    raise UserError(
+        "config", f"got {_value_text(config)}", rule, f"give one, as `ple-rec {kind.verb} --config` takes it"
+    )
 
 
 def override_texts(overrides: Overrides) -> list[str]:
@@ -87,15 +96,15 @@ def override_texts(overrides: Overrides) -> list[str]:
     Raises:
         UserError: The argument is neither a list of texts nor a mapping, or a value cannot be written in TOML.
     """
-    rule = 'they are texts "key=value", or a dict of keys and values'
+    rule = 'it is a list of texts "key=value", or a dict of keys and values'
     if isinstance(overrides, Mapping):
         plain = {key: None if value is None else _plain(value, str(key)) for key, value in overrides.items()}
         return [f"{key}={'' if value is None else toml_value(value)}" for key, value in plain.items()]
     if isinstance(overrides, str) or not isinstance(overrides, Sequence):
         fix = 'write overrides={"train.epochs": 2} or overrides=["train.epochs=2"]'
-        raise UserError("overrides", f"got {_shown(overrides)}", rule, fix)
+        raise UserError("overrides", f"got {_value_text(overrides)}", rule, fix)
     if odd := [each for each in overrides if not isinstance(each, str)]:
-        raise UserError("overrides", f"got {_shown(odd[0])}", rule, 'write for example "train.epochs=2"')
+        raise UserError("overrides", f"got {_value_text(odd[0])}", rule, 'write for example "train.epochs=2"')
     return list(overrides)
 
 
@@ -109,7 +118,7 @@ def check_choice(name: str, value: T, known: Collection[T]) -> T:
     if not any(isinstance(value, type(each)) and value == each for each in known):
         choices = [str(each) for each in known]
         rule = suggestion(value, choices) if isinstance(value, str) else f"known: {', '.join(choices)}"
-        raise UserError(name, f"got {_shown(value)}", rule, f"give {' or '.join(map(repr, known))}")
+        raise UserError(name, f"got {_value_text(value)}", rule, f"give {' or '.join(map(repr, known))}")
     return value
 
 
@@ -127,7 +136,7 @@ def check_count(name: str, value: object, least: int = 1) -> int:
     whole = operator.index(value) if isinstance(value, SupportsIndex) and _is_single(value) else least - 1
     if whole < least:
         rule = f"it is a whole number from {least} on"
-        raise UserError(name, f"got {_shown(value)}", rule, "give for example 2")
+        raise UserError(name, f"got {_value_text(value)}", rule, "give for example 2")
     return whole
 
 
@@ -139,7 +148,7 @@ def check_number(name: str, value: object) -> float:
     """
     number = float(value) if isinstance(value, SupportsFloat) and _is_single(value) else math.nan
     if not 0 <= number < math.inf:
-        raise UserError(name, f"got {_shown(value)}", "it is a number from 0 on", "give for example 0.001")
+        raise UserError(name, f"got {_value_text(value)}", "it is a number from 0 on", "give for example 0.001")
     return number
 
 
@@ -150,7 +159,7 @@ def check_text(name: str, value: str) -> str:
         UserError: The value is no text, or is empty.
     """
     if not isinstance(value, str) or not value:
-        raise UserError(name, f"got {_shown(value)}", "it is text", "write it in quotes")
+        raise UserError(name, f"got {_value_text(value)}", "it is text", "write it in quotes")
     return value
 
 
@@ -158,14 +167,14 @@ def check_list(name: str, value: Sequence[T]) -> list[T]:
     """Return texts or paths as a list.
 
     Raises:
-        UserError: The value is no list, or an entry is neither text nor a path.
+        UserError: The value is a single text or path, a mapping or no iterable, or an entry is neither text nor a path.
     """
     if isinstance(value, str | os.PathLike | Mapping) or not isinstance(value, Iterable):
         one = repr(os.fspath(value)) if isinstance(value, str | os.PathLike) else '"one", "two"'
-        raise UserError(name, f"got {_shown(value)}", "it is a list", f"give {name}=[{one}]")
+        raise UserError(name, f"got {_value_text(value)}", "it is a list", f"give {name}=[{one}]")
     parts = list(value)
     if odd := [part for part in parts if not isinstance(part, str | os.PathLike)]:
-        raise UserError(name, f"holds {_shown(odd[0])}", "it is a list of texts", "write each in quotes")
+        raise UserError(name, f"holds {_value_text(odd[0])}", "it is a list of texts", "write each in quotes")
     return parts
 
 
@@ -176,38 +185,46 @@ def check_dict(name: str, value: object) -> Mapping[Any, Any]:
         UserError: The value is no dict.
     """
     if not isinstance(value, Mapping):
-        raise UserError(name, f"got {_shown(value)}", "it is a dict", 'give for example {"name": 2}')
+        raise UserError(name, f"got {_value_text(value)}", "it is a dict", 'give for example {"name": 2}')
     return value
 
 
-def path_of(name: str, value: PathLike) -> Path:
+def check_path(name: str, value: PathLike) -> Path:
     """Return a path on this machine.
 
     Raises:
-        UserError: The value is neither text nor a path, is empty, or is an address.
+        UserError: The value is neither text nor a path, is empty, has a null character, or is an address.
     """
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
         rule = "it is a path, as text or as a pathlib.Path"
-        raise UserError(name, f"got {_shown(value)}", rule, 'give for example "runs/first"')
+        raise UserError(name, f"got {_value_text(value)}", rule, 'give for example "runs/first"')
     if is_address(text := _without_null(name, os.fspath(value))):
         raise UserError(name, f"got the address {text}", "it is a path of this machine", "give a folder or a file")
     return Path(value)
 
 
-def place_of(name: str, value: PathLike) -> Location:
-    """Return a path, or an address of a store; raise the errors of `path_of` and `location`."""
+def check_location(name: str, value: PathLike) -> Location:
+    """Return a path on this machine, or an address in an object store.
+
+    Raises:
+        UserError: The value is neither, is empty, has a null character, or is an address that `pathlib` has changed.
+    """
     if isinstance(value, Remote):
         return value
     if isinstance(value, Path) and value.parts and value.parts[0].endswith(":"):
         raise UserError(name, f"got {value}", "pathlib makes s3:/ of s3://", "give an address as text")
     if isinstance(value, str) and is_address(value):
         return location(_without_null(name, value))
-    return path_of(name, value)
+    return check_path(name, value)
 
 
-def source_of_logs(name: str, value: PathLike) -> str:
-    """Return the folder or the address of raw files as text; raise the errors of `place_of`."""
-    return _without_null(name, value) if isinstance(value, str) else str(place_of(name, value))
+def check_log_source(name: str, value: PathLike) -> str:
+    """Return the folder of raw log files, a path or an address, as text.
+
+    Raises:
+        UserError: The value is neither text, nor a path, nor an address, or has a null character.
+    """
+    return _without_null(name, value) if isinstance(value, str) else str(check_location(name, value))
 
 
 def _without_null(name: str, text: str) -> str:
@@ -217,29 +234,37 @@ def _without_null(name: str, text: str) -> str:
         UserError: The text has a null character, which no file system and no store accepts.
     """
     if "\0" in text:
-        raise UserError(name, f"got {_shown(text)}", "a path has no null character", "take it out")
+        raise UserError(name, f"got {_value_text(text)}", "a path has no null character", "take it out")
     return text
 
 
-def _unset(config: object, *path: str) -> list[str]:
-    """Return overrides that remove each key which a dict sets to None, since its base may have the key."""
+def _removals(config: object, *path: str) -> list[str]:
+    """Return an override `key=` for each key that a dict sets to None.
+
+    The override removes the key from the result, since a configuration on which the dict is based may set the key.
+    """
     if not isinstance(config, Mapping):
-        return [] if config is not None or not path else [f"{dotted(path)}="]
-    return [text for key, value in config.items() for text in _unset(value, *path, str(key))]
+        return [] if config is not None or not path else [f"{dotted_path(path)}="]
+    return [text for key, value in config.items() for text in _removals(value, *path, str(key))]
 
 
 def _is_single(value: object) -> bool:
-    """Return True if a number is neither a truth value nor an array."""
+    """Return True if a value is neither a bool nor an array."""
     return not isinstance(value, bool) and not getattr(value, "shape", ())
 
 
-def _shown(value: object) -> str:
+def _value_text(value: object) -> str:
     kind = type(value).__name__
-    return f"{shortened(value)} ({kind})" if isinstance(value, str | int | float) else f"a {kind}"
+    return f"{short_value(value)} ({kind})" if isinstance(value, str | int | float) else f"a {kind}"
 
 
 def _plain(value: object, place: str) -> object:
-    """Return a value as types that TOML has: dicts, lists, texts and numbers, without the keys whose value is None."""
+    """Return a value converted to types that TOML has; keys with the value None are left out, since TOML has no null.
+
+    Args:
+        value: Value of any type, such as a NumPy array in a dict.
+        place: Argument or key of the value, for messages.
+    """
     if isinstance(value, Config):
         return value.model_dump(mode="json", exclude_none=True, round_trip=True)
     if isinstance(value, Mapping):
@@ -254,4 +279,4 @@ def _plain(value: object, place: str) -> object:
     if isinstance(value, str | int | float) or hasattr(value, "isoformat"):
         return value
     rule = "a configuration holds texts, numbers, true, false, lists and dicts"
-    raise UserError(place, f"got {_shown(value)}", rule, "write it as one of these")
+    raise UserError(place, f"got {_value_text(value)}", rule, "write it as one of these")

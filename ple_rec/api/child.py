@@ -1,4 +1,7 @@
-"""Process that starts the ranks of `ple_rec.api.ranks`: `ple-rec`, which stops once its parent is gone."""
+"""Main module of the process in which `ple_rec.api.ranks` runs the command line `ple-rec train --ranks N`.
+
+The process ends when its parent has died, so that no ranks outlive a killed notebook.
+"""
 
 from __future__ import annotations
 

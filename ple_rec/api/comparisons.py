@@ -1,4 +1,4 @@
-"""Comparison of several models at equal cost: `compare` and `Comparison`."""
+"""Comparison of several models, trained with several seeds and usually at equal cost: `compare` and `Comparison`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ple_rec.api.arguments import (
     check_choice,
     check_count,
     check_list,
+    check_location,
+    check_path,
+    config_source,
     errors_name_arguments,
     override_texts,
-    path_of,
-    place_of,
-    source_of,
 )
-from ple_rec.api.html import Page, block, line, shown_path, table
-from ple_rec.api.torch_state import torch_undisturbed
-from ple_rec.config.choices import COMPARISONS, Match
+from ple_rec.api.html import Page, block, display_path, line, table
+from ple_rec.api.torch_state import preserve_torch_state
+from ple_rec.config.choices import COMPARISON_CONFIGS, Match
 from ple_rec.config.compare import CompareConfig
 from ple_rec.storage import Location
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,7 +36,8 @@ class Comparison:
         path: Directory of the comparison, with a run directory for each variant and seed.
         results: Content of `compare.json`.
         failed: Runs that failed, as "<variant> seed <n>"; the same call tries them again.
-        stopped: Trials and runs that SIGTERM stopped, as "<variant>, seed <n>"; the same call resumes them.
+        stopped: Trials and runs that SIGTERM stopped, as "<variant>, trial <n>" or "<variant>, seed <n>"; the same call
+            resumes them.
     """
 
     path: Location
@@ -52,26 +53,27 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Verdict in sentences: the variants that gain over the baseline, those that lose, and the noise."""
+        """Verdict in sentences: which variants are better than the baseline, worse, or not distinguishable from it."""
         return "\n".join(self.results["verdict"]["sentences"])
 
     def table(self) -> pa.Table:
         """Return a row for each task and variant.
 
-        Its columns are `task`, `variant`, `metric` (AUC, or MSE of a regression), `seeds`, `mean` and `sd` over the
-        seeds, `gain` over the baseline (above 0 is better; null for the baseline), and the 95 % intervals of the gain
-        over seeds and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
+        Its columns are `task`, `variant`, `metric` ("auc", or "mse" of a regression), `seeds` (their number), `mean`
+        and `sd` over the seeds, `gain` over the baseline (above 0 is better; null for the baseline), and the 95 %
+        intervals of the gain over seeds and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
         """
         import pyarrow as pa
 
         names = ("task", "variant", "metric", "seeds", "mean", "sd", "gain")
         rows = []
         for task, about in self.results["tasks"].items():
-            for variant, result in self._of(task).items():
+            for variant, result in self._results_by_variant(task).items():
                 gain = result["gain"] or {}
                 ends = [end for key in ("seed", "row") for end in gain.get(f"{key}_interval") or (None, None)]
                 values = [task, variant, about["metric"], len(result["values"]), result["mean"], result["sd"]]
                 rows.append([*values, gain.get("mean"), *ends])
+        # Without rows, each of the 11 columns (7 names and 4 ends of intervals) is empty.
         columns = zip(*rows, strict=True) if rows else [()] * 11
         heads = (*names, "seed_low", "seed_high", "row_low", "row_high")
         return pa.table({head: pa.array(column) for head, column in zip(heads, columns, strict=True)})
@@ -80,14 +82,14 @@ class Comparison:
         """Return the page of the comparison, `compare.html`."""
         return Page(self.path / "compare.html")
 
-    def _of(self, task: str) -> dict[str, Mapping[str, Any]]:
+    def _results_by_variant(self, task: str) -> dict[str, Mapping[str, Any]]:
         """Return the results of a task, by variant."""
         variants = self.results["variants"].items()
         return {name: variant["tasks"][task] for name, variant in variants if task in variant["tasks"]}
 
     def __repr__(self) -> str:
         """Return the path and the verdict."""
-        return f"Comparison({shown_path(self.path)!r})\n{self.verdict}"
+        return f"Comparison({display_path(self.path)!r})\n{self.verdict}"
 
     def _repr_html_(self) -> str:
         from ple_rec.reports.compare.text import interval_text, signed_text
@@ -98,12 +100,12 @@ class Comparison:
             rows = [
                 [name, mean_sd_text(result["mean"], result["sd"], "±"), signed_text((result["gain"] or {}).get("mean"))]
                 + [interval_text((result["gain"] or {}).get(key)) for key in ("seed_interval", "row_interval")]
-                for name, result in self._of(task).items()
+                for name, result in self._results_by_variant(task).items()
             ]
             heads = ["", "mean ± sd", "gain", "95 % over seeds", "95 % over rows"]
             tables.append(table(heads, rows, f"{task}, {about['metric'].upper()}"))
         sentences = [line("", sentence) for sentence in self.results["verdict"]["sentences"]]
-        head = line(self.results["name"], f"{len(self.results['seeds'])} seeds", shown_path(self.path))
+        head = line(self.results["name"], f"{len(self.results['seeds'])} seeds", display_path(self.path))
         return block(head, *tables, *sentences)
 
 
@@ -134,7 +136,7 @@ def compare(
         match: Cost that all variants share, "flops", "params" or "none"; None for that of the comparison.
         trials: Number of tuning trials for each variant; None for that of the comparison.
         variants: Names of the variants to train beside the baseline; None for all.
-        jobs: Number of parallel runs; None for one on each GPU, or on each core.
+        jobs: Number of parallel runs; None for one per GPU, or on a CPU for as many as its cores allow.
         reuse: Directories of other comparisons, whose finished runs with the same settings are reused.
         overwrite: True to remove existing runs with other settings.
 
@@ -149,9 +151,9 @@ def compare(
     if trials is not None:
         trials = check_count("trials", trials, 0)
     names = None if variants is None else check_list("variants", variants)
-    others = [path_of("reuse", each) for each in check_list("reuse", reuse)]
+    others = [check_path("reuse", each) for each in check_list("reuse", reuse)]
     texts = override_texts(overrides)
-    with torch_undisturbed(with_group=False), messages():
+    with preserve_torch_state(with_group=False), print_messages():
         from ple_rec.analysis.compare.compare import run_comparison
         from ple_rec.analysis.compare.in_store import hold_comparison
         from ple_rec.analysis.compare.load import load_comparison
@@ -160,21 +162,21 @@ def compare(
 
         check_comparisons(others)
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, CompareConfig) else config
-        source = source_of(content, CompareConfig, COMPARISONS)
-        chosen, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=names)
-        where = place_of("runs", runs) / chosen.name
+        source = config_source(content, CompareConfig, COMPARISON_CONFIGS)
+        compare_config, folder = load_comparison(source, seeds=seeds, match=match, trials=trials, variants=names)
+        where = check_location("runs", runs) / compare_config.name
         with hold_comparison(where) as directory:
-            done = run_comparison(
-                chosen,
+            outcome = run_comparison(
+                compare_config,
                 folder,
                 texts,
                 directory,
                 report=report_comparison,
                 jobs=jobs,
                 overwrite=overwrite,
-                only=names,
+                trained_variants=names,
                 reuse=others,
             )
     # Only a dry run returns None.
-    assert done is not None
-    return Comparison(where, json.loads(done.json), done.failed, done.stopped)
+    assert outcome is not None
+    return Comparison(where, json.loads(outcome.json), outcome.failed, outcome.stopped)

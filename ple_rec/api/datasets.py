@@ -12,18 +12,18 @@ from ple_rec.api.arguments import (
     check_choice,
     check_count,
     check_list,
+    check_location,
+    check_log_source,
     check_text,
-    config_of,
     errors_name_arguments,
     override_texts,
-    place_of,
-    source_of_logs,
+    resolve_config,
 )
-from ple_rec.api.html import Page, block, line, shown_path, table
+from ple_rec.api.html import Page, block, display_path, line, table
 from ple_rec.config.base import SPLITS, Split, TaskKind
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location, Remote, explain_errors, names_in
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ple_rec.config.prep import PrepConfig
     from ple_rec.config.schema import DatasetSchema
 
+# Data sets that the command line generates. They have no raw logs.
 _SYNTHETIC = ("tencent-synthetic", "mmoe-synthetic")
 
 
@@ -57,7 +58,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """Text that identifies the content; a model predicts only for the dataset that it was trained on."""
+        """Text that identifies the content; a model takes only the dataset it was trained on or one appended to it."""
         return self.schema.fingerprint
 
     @property
@@ -84,12 +85,13 @@ class Dataset:
             columns: Names of columns; None for all.
 
         Returns:
-            A row for each sample. Sparse features are row numbers of their tables (0 is unknown or missing), dense ones
-            raw numbers (null is missing). Labels are in the columns `label_<task>`.
+            A row for each sample. Sparse features are row numbers of their tables (0 stands for a missing value, and
+            often for an unknown one), dense ones raw numbers (null is missing). Labels are in the columns that
+            `schema.tasks` names, usually `label_<task>`.
 
         Raises:
-            UserError: There is no such split or column.
-            DataError: A file is damaged.
+            UserError: There is no such split or column, or the store cannot be read.
+            DataError: A file is missing or damaged.
         """
         import pyarrow as pa
 
@@ -103,7 +105,7 @@ class Dataset:
             files = [folder / name for name in names_in(folder) if name.endswith(".parquet")]
         if split not in self.rows:
             splits = ", ".join(self.rows) or "none"
-            raise UserError("split", f'got "{split}"', f"{self.path} has {splits}", "name a split that is there")
+            raise UserError("split", f'got "{split}"', f"{self.path} has {splits}", "name one of these splits")
         if not files:
             raise DataError(str(folder), "no Parquet files", "its rows lie there", "prepare it again")
         parts = []
@@ -112,17 +114,17 @@ class Dataset:
                 with open_parquet(file) as parquet:
                     known = parquet.schema_arrow.names
                     if unknown := [name for name in names or () if name not in known]:
-                        fix = "name columns of the parts"
+                        fix = "name columns of the dataset's Parquet files"
                         raise UserError("columns", f'got "{unknown[0]}"', suggestion(unknown[0], known), fix)
                     parts.append(parquet.read(columns=names))
             return pa.concat_tables(parts).replace_schema_metadata()
         except (OSError, ValueError, pa.ArrowException) as error:
             place = str(folder)
-            raise DataError(place, f"unreadable ({error})", "parts are Parquet files", "prepare it again") from error
+            raise DataError(place, f"unreadable ({error})", "it holds Parquet files", "prepare it again") from error
 
     @errors_name_arguments
     def report(self) -> Page:
-        """Return the page of statistics that the preparation wrote: counts, drift, correlation of labels.
+        """Return the page of statistics that the preparation has written: counts, drift, correlation of labels.
 
         Raises:
             UserError: The dataset has no such page, since no preparation wrote it.
@@ -133,17 +135,17 @@ class Dataset:
         page = self.path / STATS_PAGE
         if not page.is_file():
             fix = "prepare the dataset by `prepare`"
-            raise UserError(shown_path(page), "no such file", "a preparation writes it", fix)
+            raise UserError(display_path(page), "no such file", "a preparation writes it", fix)
         return Page(local_copy(page))
 
     def __repr__(self) -> str:
         """Return the path, and the numbers of rows and features, and the tasks."""
         rows = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
         sizes = f"{rows} rows; {len(self.features)} features; tasks {', '.join(self.tasks)}"
-        return f"Dataset({shown_path(self.path)!r}: {sizes})"
+        return f"Dataset({display_path(self.path)!r}: {sizes})"
 
     def _repr_html_(self) -> str:
-        sizes = {each.name: each.allocated for each in self.schema.tables}
+        sizes = {each.name: each.allocated_rows for each in self.schema.tables}
         features = [
             [each.name, "bag of ids" if each.bag else "ids", f"{sizes[each.table]:,}"] for each in self.schema.sparse
         ]
@@ -154,7 +156,7 @@ class Dataset:
             for task in self.schema.tasks
         ]
         return block(
-            line(self.name, shown_path(self.path), f"fingerprint {self.fingerprint[:12]}"),
+            line(self.name, display_path(self.path), f"fingerprint {self.fingerprint[:12]}"),
             table(["", *self.rows], [["rows", *(f"{count:,}" for count in self.rows.values())]]),
             table(["task", "kind", *(f"mean, {split}" for split in self.rows)], tasks),
             table(["feature", "holds", "table rows"], features),
@@ -181,18 +183,19 @@ def prepare(
     A finished dataset is not prepared again, and an interrupted preparation is resumed.
 
     Args:
-        config: Name of a data set that comes with the package ("census"), path of a TOML file, or its content as a
-            dict; docs/prep.md has its keys.
+        config: Name of a data set that comes with the package ("census"), path of a TOML file, its content as a dict,
+            or a `PrepConfig`; docs/prep.md has its keys.
         out: Directory to write, or its address in a store, "s3://bucket/census". A dataset for a store is written to
             the cache folder of this machine, and then uploaded.
-        source: Folder of the raw files, or "s3://..."; None for the working directory.
+        source: Folder of the raw files, or "s3://..."; None for a download if the data set has one, or for the working
+            directory.
         overrides: Changes of the configuration: `{"split.valid_share": 0.3}`, or texts "key=value".
-        overwrite: True to replace an existing dataset with other content.
-        append: Further day, "day=9" or "day=2022-05-08", that is prepared with the ids of `parent`.
-        parent: Dataset whose ids are kept.
+        overwrite: True to replace an existing dataset that has other content or is damaged.
+        append: Further day, "day=9" or "day=2022-05-08", that is prepared with the ids of `parent`; None for all rows.
+        parent: Dataset whose ids are kept, which `append` needs; None without `append`.
         engine: "duckdb", which runs in this process, or "spark".
         master: Address of Spark's master; None for a local one.
-        memory: Approximate number of bytes to use; None for most of the machine's memory.
+        memory: Approximate number of bytes to use, at least 64 MiB; None for most of the machine's memory.
         threads: Number of threads; None for all cores.
 
     Raises:
@@ -200,40 +203,42 @@ def prepare(
         DataError: The raw files break a rule.
     """
     if isinstance(config, str) and config in _SYNTHETIC:
-        rule = "data that is made, not read, has a command line alone"
+        rule = "synthetic data is generated only on the command line"
         raise UserError("config", f'got "{config}"', rule, f"run `ple-rec prep {config} --out {out}`")
-    from data_prep.progress import standard
-    from data_prep.run import LEAST_MEMORY, PREPARATIONS, Options, from_files, prepare, prepare_config
+    from data_prep.progress import stderr_progress
+    from data_prep.run import MIN_MEMORY, PREP_CONFIGS, Options, find_configured_tables, prepare, prepare_config
     from data_prep.transforms.resolve import expression_problems
     from ple_rec.config.prep import PrepConfig
 
     check_choice("engine", engine, ("duckdb", "spark"))
     threads = None if threads is None else check_count("threads", threads)
     memory = None if memory is None else check_count("memory", memory)
-    if memory is not None and memory < LEAST_MEMORY:
+    if memory is not None and memory < MIN_MEMORY:
         raise UserError("memory", f"got {memory} (int)", "at least 64 MiB is needed", f"give for example {4 << 30}")
     for name, text in (("append", append), ("master", master)):
         if text is not None:
             check_text(name, text)
-    folder = place_of("out", out)
+    folder = check_location("out", out)
     options = Options(
-        source=None if source is None else source_of_logs("source", source),
+        source=None if source is None else check_log_source("source", source),
         overwrite=overwrite,
         engine=engine,
         master=master,
         memory=memory,
         threads=threads,
         append=append,
-        parent=None if parent is None else place_of("parent", parent.path if isinstance(parent, Dataset) else parent),
+        parent=None
+        if parent is None
+        else check_location("parent", parent.path if isinstance(parent, Dataset) else parent),
         overrides=tuple(override_texts(overrides)),
     )
     options.check()
-    with messages("stderr"):
+    with print_messages("stderr"):
         if isinstance(config, str | Path):
-            prepare(config, folder, options, progress=standard())
+            prepare(config, folder, options, progress=stderr_progress())
         else:
-            chosen = config_of(PrepConfig, config, overrides, PREPARATIONS, more=expression_problems)
-            prepare_config(chosen, "config", folder, options, from_files, standard())
+            chosen = resolve_config(PrepConfig, config, overrides, PREP_CONFIGS, more_problems=expression_problems)
+            prepare_config(chosen, "config", folder, options, find_configured_tables, stderr_progress())
     return open_dataset(folder)
 
 
@@ -252,27 +257,27 @@ def open_dataset(path: PathLike | Remote) -> Dataset:
     from ple_rec.config.schema import SCHEMA_FILE
     from ple_rec.data.integrity import Digests
 
-    folder = place_of("path", path)
+    folder = check_location("path", path)
     schema = load_schema(folder)
     Digests.read(folder).check(SCHEMA_FILE)
     return Dataset(folder, schema)
 
 
 def _label_means(path: Location) -> Mapping[str, Any]:
-    """Return the statistics of labels in `stats.json`, by task; none if the file is missing or has none."""
+    """Return the statistics of labels in `stats.json`, by task; empty if the file is missing or has none."""
     import json
 
     from ple_rec.config.schema import STATS_FILE
-    from ple_rec.text.json_values import mapping
+    from ple_rec.text.json_values import as_mapping
 
     try:
-        return mapping(mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
+        return as_mapping(as_mapping(json.loads((path / STATS_FILE).read_text(encoding="utf-8"))).get("tasks"))
     except (OSError, ValueError):
         return {}
 
 
 def _mean(means: Mapping[str, Any], task: str, split: str) -> str:
-    from ple_rec.text.json_values import mapping, number
+    from ple_rec.text.json_values import as_mapping, as_number
 
-    mean = number(mapping(mapping(means.get(task)).get(split)).get("mean"))
+    mean = as_number(as_mapping(as_mapping(means.get(task)).get(split)).get("mean"))
     return "" if mean is None else f"{mean:.4f}"

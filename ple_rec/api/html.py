@@ -1,4 +1,4 @@
-"""HTML of the API's objects in a notebook: small tables in the colours of its theme, and whole pages."""
+"""HTML with which a notebook shows the objects of the Python API: small tables, and pages of reports in a frame."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ple_rec.storage import Location
 
-# Colours are made of the notebook's own text colour, so that a table fits a light theme and a dark one.
+# Borders take their colour from the text of the notebook, so that a table fits light and dark themes.
 _STYLE = """\
 <style>
 .ple-rec{font:13px/1.5 system-ui,sans-serif;max-width:100%;overflow-x:auto}
@@ -22,30 +22,33 @@ border-bottom:1px solid color-mix(in srgb,currentColor 18%,transparent);font-var
 .ple-rec th:first-child,.ple-rec td:first-child,.ple-rec .words{text-align:left}
 .ple-rec th{font-weight:600}
 </style>"""
-# A page in a notebook has this height in CSS pixels.
+# Height of the frame for a page, in CSS pixels.
 _HEIGHT = 640
 
 
 def block(*pieces: str) -> str:
-    """Return pieces of HTML as one output of a notebook."""
+    """Return results of `line`, `table` and `shares_table`, with the style that they need, as output of a notebook."""
     return f'{_STYLE}<div class="ple-rec">{"".join(pieces)}</div>'
 
 
 def line(title: str, *notes: str) -> str:
-    """Return a heading in bold, with notes behind it."""
+    """Return a line with a title in bold and the notes after it; empty notes are left out."""
     rest = "".join(f' <span class="quiet">&middot; {escape(note)}</span>' for note in notes if note)
     return f'<p class="line"><strong>{escape(title)}</strong>{rest}</p>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "") -> str:
-    """Return a table of texts, whose columns of numbers are aligned to the right."""
+    """Return a table of texts.
+
+    The first column, and those in which a cell begins with a letter, are aligned to the left, the others to the right.
+    """
     body = [list(row) for row in rows]
-    words = [any(row[i][:1].isalpha() for row in body) for i in range(len(head))]
+    left_aligned = [any(row[i][:1].isalpha() for row in body) for i in range(len(head))]
 
     def cells(tag: str, row: Sequence[str]) -> str:
-        kinds = [' class="words"' if of_words else "" for of_words in words]
-        pairs = zip(row, kinds, strict=True)
-        return f"<tr>{''.join(f'<{tag}{kind}>{escape(cell)}</{tag}>' for cell, kind in pairs)}</tr>"
+        classes = [' class="words"' if is_left else "" for is_left in left_aligned]
+        pairs = zip(row, classes, strict=True)
+        return f"<tr>{''.join(f'<{tag}{css_class}>{escape(cell)}</{tag}>' for cell, css_class in pairs)}</tr>"
 
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     lines = "".join(cells("td", row) for row in body)
@@ -53,33 +56,39 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "")
 
 
 def shares_table(head: Sequence[str], rows: Iterable[tuple[str, Sequence[float | None]]], caption: str) -> str:
-    """Return a table of shares from 0 to 1, in which cells with greater shares have a stronger colour."""
+    """Return a table of shares from 0 to 1, in which cells with greater shares have a stronger colour.
+
+    Args:
+        head: Headings of the columns; the first is that of the names.
+        rows: Name and shares of each row; a share of None leaves its cell empty.
+        caption: Title of the table.
+    """
     lines = []
     for name, shares in rows:
-        cells = "".join(_share(share) for share in shares)
+        cells = "".join(_share_cell(share) for share in shares)
         lines.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     title = f"<caption>{escape(caption)}</caption>"
     return f"<table>{title}<thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
 
 
-def _share(share: float | None) -> str:
+def _share_cell(share: float | None) -> str:
     if share is None:
         return "<td></td>"
-    # Text stays readable on 60 % of the colour.
+    # The colour is at most 60 % opaque, so that the text on it stays readable.
     percent = round(60 * min(max(share, 0.0), 1.0))
     return f'<td style="background:color-mix(in srgb,#3b82f6 {percent}%,transparent)">{share:.3f}</td>'
 
 
 def progress_bar(done: int, total: int) -> str:
-    """Return a progress bar of steps; if their number is not known yet, a bar that waits."""
+    """Return a progress bar of steps as a whole output; without a position if `total` is 0, that is, not known yet."""
     if not total:
         return block('<progress></progress> <span class="quiet">starting</span>')
     return block(f'<progress value="{done}" max="{total}"></progress> {done:,} of {total:,} steps')
 
 
-def shown_path(path: Location) -> str:
-    """Return a path relative to the working directory if it lies below that, else as it is."""
+def display_path(path: Location) -> str:
+    """Return a path as text, relative to the working directory if it lies below that."""
     try:
         return str(path.relative_to(Path.cwd()) if isinstance(path, Path) else path)
     # The path lies elsewhere, or the working directory is gone.
@@ -105,10 +114,10 @@ class Page:
 
     def __repr__(self) -> str:
         """Return the class and the path."""
-        return f"Page({shown_path(self.path)!r})"
+        return f"Page({display_path(self.path)!r})"
 
     def _repr_html_(self) -> str:
-        # Pages have no scripts, so the frame allows none. The base lets links point into the page, not the notebook.
+        # Pages have no scripts, so the sandbox allows none. With this base, a link to an anchor stays within the page.
         page = self.path.read_text(encoding="utf-8").replace("<head>", '<head><base href="about:srcdoc">', 1)
         content = escape(page)
         frame = f'<iframe sandbox="allow-same-origin" srcdoc="{content}" title="{escape(self.path.name)}"'

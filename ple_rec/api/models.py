@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, errors_name_arguments, place_of
-from ple_rec.api.frames import columns_of
-from ple_rec.api.html import block, line, shown_path, table
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.arguments import PathLike, check_count, check_dict, check_location, errors_name_arguments
+from ple_rec.api.frames import columns_and_selector
+from ple_rec.api.html import block, display_path, line, table
+from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.errors import UserError
-from ple_rec.text.suggest import nearest
+from ple_rec.text.suggest import nearest_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ple_rec.config.base import TaskKind
     from ple_rec.inference.ranker import Ranker
 
-# Functions take these forms of rows, and all that `pyarrow.table` takes.
+# Forms of rows of Python values. `Model.rank` and `Model.score` also take a table, a DataFrame and the like.
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
 
 
@@ -59,10 +59,10 @@ class Model:
 
     @property
     def exponents(self) -> dict[str, float]:
-        """Exponent of each factor of the fused score; `rank` and `score` may take others."""
-        from ple_rec.ranking.fusion import exponents_of
+        """Exponent of each factor, a task or a feature, of the fused score; `rank` and `score` may take others."""
+        from ple_rec.ranking.fusion import exponent_array
 
-        return dict(zip(self._ranker.factors, exponents_of(self._ranker.fusion).tolist(), strict=True))
+        return dict(zip(self._ranker.factors, exponent_array(self._ranker.fusion).tolist(), strict=True))
 
     @cached_property
     def card(self) -> str:
@@ -88,8 +88,8 @@ class Model:
             top: Number of items to return; None for all.
 
         Returns:
-            A row for each item: `index`, its position in `items`, `score`, the logarithm of the fused score, and a
-            column for each task.
+            A row for each returned item, the best first: `index`, its position in `items`, `score`, the logarithm of
+            the fused score, and a column for each task.
 
         Raises:
             UserError: A name is no feature, or a value has the wrong type; the message says where.
@@ -106,18 +106,18 @@ class Model:
         body = {"user": plain_user, **_exponents(exponents)}
         pieces, begin = [], 0
         bags = [each for each in self._ranker.signature.inputs if each.bag]
-        # Each item gets these item features of the request.
-        shared = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")
-        own = sum(_bag_size(plain_user.get(each.name)) for each in bags)
-        for piece, count in self._pieces("items", items, own, shared):
+        # A request may hold a limited number of bag values. Item features in `user` count once for each item, too.
+        values_per_item = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")
+        request_values = sum(_bag_size(plain_user.get(each.name)) for each in bags)
+        for piece, count in self._pieces("items", items, request_values, values_per_item):
             answer = self._answer("rank", body | {"items": piece}, begin)
             answer["index"] = [index + begin for index in answer["index"]]
             pieces.append(answer)
             begin += count
-        whole = self._table(pieces, "index")
-        # A single piece is in this order already.
-        order_N = np.argsort(-whole["score"].to_numpy(), kind="stable")
-        return whole.take(pa.array(order_N[:top]))
+        ranked = self._table(pieces, "index")
+        # The answer for each piece is sorted by itself, so sort the rows of all pieces.
+        order_N = np.argsort(-ranked["score"].to_numpy(), kind="stable")
+        return ranked.take(pa.array(order_N[:top]))
 
     @errors_name_arguments
     def score(self, rows: Rows | pa.Table, exponents: Mapping[str, float] | None = None) -> pa.Table:
@@ -141,14 +141,18 @@ class Model:
             begin += count
         return self._table(pieces)
 
-    def _pieces(self, name: str, rows: object, once: int = 0, each: int = 0) -> Iterator[tuple[Rows, int]]:
-        """Yield the rows in pieces that fit a request, each with its number of rows.
+    def _pieces(
+        self, name: str, rows: object, request_values: int = 0, values_per_row: int = 0
+    ) -> Iterator[tuple[Rows, int]]:
+        """Yield the rows in pieces that are small enough for one request, each with its number of rows.
+
+        A bag is a feature with several values.
 
         Args:
             name: Name of the argument with the rows, for messages.
             rows: Value of that argument.
-            once: Number of bag values that a request has beside its rows.
-            each: Number of bag values that every row takes from the request.
+            request_values: Number of bag values that a request has beside its rows.
+            values_per_row: Number of bag values that each row takes from the request.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
         from ple_rec.inference.request_rows import MAX_ITEMS
@@ -162,11 +166,11 @@ class Model:
             for bag in plain.keys() & bags:
                 sizes = [size + _bag_size(value) for size, value in zip(sizes, plain[bag], strict=True)]
         begin, end = 0, 0
-        # Without rows there is one empty piece, which is refused as the server refuses it.
+        # Without rows, one empty piece is yielded, so that the model refuses it with the message of the server.
         while True:
-            values = once
+            values = request_values
             while end < len(sizes) and end - begin < MAX_ITEMS:
-                values += each + sizes[end]
+                values += values_per_row + sizes[end]
                 if values > MAX_VALUES and end > begin:
                     break
                 end += 1
@@ -194,6 +198,10 @@ class Model:
         return columns
 
     def _table(self, pieces: Sequence[Mapping[str, Any]], *first: str) -> pa.Table:
+        """Return the answers for all pieces as one table.
+
+        Its columns are the integer columns that `first` names, `score`, and a column for each task.
+        """
         import pyarrow as pa
 
         def joined(name: str) -> list[Any]:
@@ -208,7 +216,11 @@ class Model:
 
     @property
     def features(self) -> pa.Table:
-        """Features that the model reads, a row for each: `name`, `type` of a value, `of` user or item, `bag`."""
+        """Features that the model reads, a row for each.
+
+        Its columns are `name`, `type` of a value, `of` ("user" or "item"), and `bag`, True if the feature has several
+        values.
+        """
         import pyarrow as pa
 
         inputs = self._ranker.signature.inputs
@@ -216,7 +228,7 @@ class Model:
 
     def __repr__(self) -> str:
         """Return the name, version, path and tasks."""
-        return f"Model({self.name} {self.version}, {shown_path(self.path)!r}: tasks {', '.join(self.tasks)})"
+        return f"Model({self.name} {self.version}, {display_path(self.path)!r}: tasks {', '.join(self.tasks)})"
 
     def _repr_html_(self) -> str:
         checks = self._ranker.description.get("card", {}).get("check", {}).get("tasks", {})
@@ -231,7 +243,11 @@ class Model:
             size = "" if rows is None else f"{rows:,}"
             features.append([each.name, each.of, f"list of {each.type}" if each.bag else each.type, size])
         return block(
-            line(f"{self.name} {self.version}", f"matrix products in {self._ranker.dense}", shown_path(self.path)),
+            line(
+                f"{self.name} {self.version}",
+                f"matrix products in {self._ranker.dense_precision}",
+                display_path(self.path),
+            ),
             table(["task", "kind", "exponent", "differs from its run by at most"], tasks),
             table(["feature", "of", "type", "table rows"], features),
         )
@@ -250,13 +266,13 @@ def load_model(path: PathLike) -> Model:
         UserError: The folder has no exported model, or the store cannot be read.
         DataError: The version is damaged.
     """
-    from ple_rec.inference.manifest import MANIFEST, readable
-    from ple_rec.inference.model_dir import latest
+    from ple_rec.inference.manifest import MANIFEST, explain_unreadable
+    from ple_rec.inference.model_dir import latest_version
 
-    folder = place_of("path", path)
-    with readable(folder):
-        version = folder if (folder / MANIFEST).is_file() else latest(folder)
-    with torch_undisturbed(with_group=False):
+    folder = check_location("path", path)
+    with explain_unreadable(folder):
+        version = folder if (folder / MANIFEST).is_file() else latest_version(folder)
+    with preserve_torch_state(with_group=False):
         from ple_rec.inference.load_version import load_ranker
         from ple_rec.inference.remote_model import local_version
 
@@ -278,8 +294,8 @@ def _bag_size(value: object) -> int:
 def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] | dict[str, list[Any]]:
     """Return rows as dicts or columns of Python values.
 
-    Columns of a table or a DataFrame that are no features are left out. A column whose name is close to that of a
-    missing feature is kept, so that it is refused as misspelt. In dicts, every unknown name is refused.
+    Columns of a table or a DataFrame that are no features are left out. But a column whose name is close to that of a
+    missing feature is kept, so that the model refuses it as misspelt. In dicts, the model refuses every unknown name.
 
     Args:
         name: Name of the argument with the rows, for messages.
@@ -287,7 +303,7 @@ def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] |
         features: Names of the features of the model.
 
     Raises:
-        UserError: The value is no rows, or its columns have different lengths.
+        UserError: The value has another form than rows, or its columns have different lengths.
     """
     import pyarrow as pa
 
@@ -296,11 +312,13 @@ def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] |
     if isinstance(rows, Mapping):
         columns = {str(key): _plain(values) for key, values in rows.items()}
     else:
-        keys, pick = columns_of(rows)
+        keys, pick = columns_and_selector(rows)
         lacking = [feature for feature in features if feature not in keys]
-        read = [key for key in keys if key in features or nearest(str(key), lacking, cutoff=0.8)]
+        read = [key for key in keys if key in features or nearest_name(str(key), lacking, cutoff=0.8)]
         if twice := [key for key, count in Counter(read).items() if count > 1]:
-            raise UserError(f"{name}.{twice[0]}", "two columns", "a column has a name of its own", "rename or drop one")
+            raise UserError(
+                f"{name}.{twice[0]}", "two columns", "column names are unique", "rename or drop one of them"
+            )
         try:
             arrow = pa.table(pick(read))
         except (TypeError, ValueError, pa.ArrowException):
@@ -314,12 +332,13 @@ def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] |
     lengths = {key: len(values) for key, values in columns.items()}
     if len(set(lengths.values())) > 1:
         value = ", ".join(f"{key} has {count:,} values" for key, count in lengths.items())
-        raise UserError(name, value, "columns are of one length, a value for each row", "give all of them for all rows")
+        rule = "columns have the same length, a value for each row"
+        raise UserError(name, value, rule, "give each column a value for every row")
     return columns
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as types that JSON has, without arrays or scalars of NumPy or Arrow; NaN, NaT and NA are None."""
+    """Return a value converted to JSON types, from NumPy or Arrow arrays and scalars; NaN, NaT and NA become None."""
     for method in ("to_pylist", "as_py", "tolist"):
         if hasattr(value, method):
             value = getattr(value, method)()

@@ -1,4 +1,4 @@
-"""Placement of embedding tables on any hosts: `plan` and `Plan`."""
+"""Sharding plan of the embedding tables on hosts that need not exist: `plan` and `Plan`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ple_rec.api.arguments import (
     check_choice,
     check_count,
     check_dict,
-    config_of,
+    check_location,
     errors_name_arguments,
-    place_of,
+    resolve_config,
 )
 from ple_rec.api.html import block, line, table
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.config.run import RunConfig
 from ple_rec.storage import Location
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 from ple_rec.text.units import short_bytes, short_count
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from ple_rec.config.plan import PlanFile, StepEstimate
 
-# A notebook shows this many tables.
-_SHOWN = 12
+# A notebook shows this many of the largest tables.
+_MOST_TABLES = 12
 
 
 class Plan:
@@ -54,21 +54,26 @@ class Plan:
 
     @property
     def samples_per_second(self) -> float:
-        """Estimated rate of all ranks together."""
+        """Estimated rate of all ranks together; an upper bound if each rank has few samples a step."""
         return self._estimate.samples_per_second
 
     @property
     def bound(self) -> str:
-        """Part that bounds a step: "lookup", "communication", "dense", "gradients" or "loader"."""
+        """Slowest part of a step, which bounds it: "lookup", "communication", "dense", "gradients" or "loader"."""
         return self._estimate.bound
 
     @property
     def _estimate(self) -> StepEstimate:
+        # Only a `plan.json` may lack the estimate; `plan` always computes it.
         assert self.content.estimate is not None
         return self.content.estimate
 
     def table(self) -> pa.Table:
-        """Return a row for each table: `table`, `rows`, `dim`, `bytes`, `sharding`, `kernel`, `ranks`, `ms` a step."""
+        """Return a row for each table.
+
+        Its columns are `table`, `rows`, `dim`, `bytes`, `sharding`, `kernel`, `ranks` (a list of ranks), and `ms`
+        (estimated milliseconds a step).
+        """
         import pyarrow as pa
 
         tables = self.content.tables
@@ -89,13 +94,14 @@ class Plan:
             path: File to write, a `.json`, or its address in a store.
 
         Raises:
-            UserError: The file exists and is no plan, or the plan cannot be written.
+            UserError: The file or its page exists and is not one of a plan, the suffix is not .json, or the plan cannot
+                be written.
         """
-        from ple_rec.planning.options import check_out
+        from ple_rec.planning.options import check_output
         from ple_rec.planning.run import write_plan
 
-        file = place_of("path", path)
-        check_out(file)
+        file = check_location("path", path)
+        check_output(file)
         write_plan(self.content, self._config.name, file)
         return file
 
@@ -109,7 +115,7 @@ class Plan:
         content = self.content
         rows = []
         largest = sorted(content.tables, key=lambda each: -each.bytes)
-        for each in largest[:_SHOWN]:
+        for each in largest[:_MOST_TABLES]:
             ranks, ms = f"{len(set(content.ranks_of(each))):,}", f"{each.costs_ms.total():.3f}"
             size = short_bytes(each.bytes)
             rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
@@ -121,7 +127,7 @@ class Plan:
                 "" if content.rate is None else f"{short_count(round(content.rate))} samples/s (estimated)",
             ),
             table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
-            line("", f"and {len(largest) - _SHOWN} smaller tables") if len(largest) > _SHOWN else "",
+            line("", f"and {len(largest) - _MOST_TABLES} smaller tables") if len(largest) > _MOST_TABLES else "",
         )
 
 
@@ -145,11 +151,11 @@ def plan(
         config: Name of a recipe, path of a TOML file, its content as a dict, or a `RunConfig`.
         hosts: Number of hosts.
         device: Kind of the hosts, such as "h100" or "cpu"; None for that of `[topology]`.
-        ranks_per_host: Number of ranks of each host, one for each GPU; None for 8, or for 1 on CPUs.
+        ranks_per_host: Number of ranks of each host; None for 8 on GPUs, one for each, and for 1 on CPUs.
         schema: Path of a `schema.toml`, or name of a schema that comes with the package, which has the rows of the
             tables; None for that of the dataset directory, or else of `data.described_by`.
-        rows: Number of rows of tables, by name, in place of those of the schema.
-        samples: Number of samples of an epoch, in place of that of the schema.
+        rows: Number of rows of some tables, by name, in place of those of the schema.
+        samples: Number of samples of an epoch; None for that of the schema.
         overrides: Changes of the configuration.
 
     Raises:
@@ -163,19 +169,19 @@ def plan(
     samples = None if samples is None else check_count("samples", samples)
     rows = {name: check_count(f"rows[{name!r}]", count) for name, count in check_dict("rows", rows or {}).items()}
     kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
-    chosen = config_of(RunConfig, config, overrides)
+    chosen = resolve_config(RunConfig, config, overrides)
     cluster = cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind)
-    with torch_undisturbed(with_group=False), messages():
-        from ple_rec.planning.plan_input import describe
+    with preserve_torch_state(with_group=False), print_messages():
+        from ple_rec.planning.plan_input import describe_dataset
         from ple_rec.planning.run import plan_hosts
 
-        described = describe(chosen, None if schema is None else str(schema)).with_sizes(rows, samples)
+        described = describe_dataset(chosen, None if schema is None else str(schema)).with_sizes(rows, samples)
         return Plan(plan_hosts(chosen, described, cluster), chosen)
 
 
 @contextmanager
 def plan_file(plan: Plan | PathLike | None) -> Iterator[Location | None]:
-    """Yield the file of a plan; a `Plan` is written to a temporary folder, and None yields None.
+    """Yield the file of a plan, or None for None. A `Plan` is written to a temporary folder, which the block may use.
 
     Raises:
         UserError: The argument is neither a plan nor a path.
@@ -190,4 +196,4 @@ def plan_file(plan: Plan | PathLike | None) -> Iterator[Location | None]:
             file.write_text(dump_plan(plan.content), encoding="utf-8")
             yield file
     else:
-        yield place_of("plan", plan)
+        yield check_location("plan", plan)

@@ -1,6 +1,7 @@
-"""Predictions for every row of an input, written to a directory, and their labels for further metrics.
+"""Prediction of every row of a dataset or of raw logs, for `ple-rec predict` and `Run.predict`.
 
-This module connects the preparation of raw logs with the model, since neither imports the other.
+`predict_run` writes Parquet files to a directory. It connects the preparation of raw logs (`data_prep`) with the model
+(`ple_rec.inference`), neither of which imports the other. `with_labels` adds labels to predictions.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
-    """Return the columns that predictions carry along, and the tasks whose labels are in the dataset.
+    """Return the names of the id columns of a prediction, and the tasks of the run, whose labels the dataset has.
 
     Args:
         config: Configuration of the run.
@@ -40,23 +41,25 @@ def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[
     """
     from ple_rec.data.dataset import DatasetDirectory
     from ple_rec.inference.predict.inputs import default_ids
-    from ple_rec.training.checks import select
+    from ple_rec.training.checks import select_run_columns
 
-    if options.raw:
-        fix = 'prepare the logs and give the dataset, or carry columns of theirs along, such as ids=["clicked"]'
+    if options.is_raw:
+        fix = 'prepare the logs and give the dataset, or copy columns of the logs by ids, such as ids=["clicked"]'
         raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
     dataset = DatasetDirectory(options.data or config.data.path)
     ids = default_ids(dataset.schema) if options.ids is None else options.ids
-    return list(dict.fromkeys(ids)), select(config, dataset).tasks
+    return list(dict.fromkeys(ids)), select_run_columns(config, dataset).tasks
 
 
 def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
-    """Return predictions followed by the columns `label_<task>` and `in_space_<task>`.
+    """Return predictions followed by the columns `label_<task>`, and `in_space_<task>` for tasks with a sample space.
+
+    Copied columns that the caller has not asked for are dropped, and a column that `ids` names is not added again.
 
     Args:
-        table: Predictions, which begin with the columns that were carried along.
-        ids: Columns that the caller has asked to carry along.
-        carried: Columns that were carried along: `ids`, then those of labels and sample spaces.
+        table: Predictions, whose first columns are those of `carried`.
+        ids: Names of the columns that the caller has asked to copy from the input.
+        carried: Names of all columns that were copied from the input: `ids`, then those of labels and sample spaces.
         tasks: Tasks of the run.
     """
     columns = {name: table.column(i) for i, name in enumerate(carried)}
@@ -71,7 +74,7 @@ def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tas
     return table
 
 
-# The engine that reads raw logs uses about this many bytes.
+# Defaults of `PredictOptions.memory` in bytes, and of `PredictOptions.part_rows`.
 MEMORY = 2 << 30
 PART_ROWS = 1 << 20
 
@@ -83,14 +86,17 @@ class PredictOptions:
     Args:
         out: Directory of the predictions, or its address.
         data: Dataset directory or raw logs; None for the run's dataset.
-        splits: Splits of a dataset; an empty sequence for `test`.
-        source: Folder of the files of side tables, for raw logs; None for the working directory.
+        splits: Splits of a dataset to predict; empty for `test`.
+        source: Folder of the files that raw logs are joined with (side tables); None for the working directory.
         checkpoint: Name of the checkpoint: `best`, `latest` or `step-<n>`.
-        fusion: File of the score's fusion; None for the run's own, else exponent 1 for every task.
-        ids: Columns of the input to carry along; None for the group and features named like a user or video.
-        all_rows: True to predict rows of raw logs that `log.where` leaves out.
-        batch_size: Number of rows of a batch; None for that of the run, with which the bits are those of an evaluation.
-        part_rows: Largest number of rows of a part.
+        fusion: TOML file with the exponents of the fused score; None for that of the run, or exponent 1 for every task
+            if the run has none.
+        ids: Columns of the input to copy to the output; None for the group column, and the features with one value and
+            a name like `user_id`, `video` or `request`.
+        all_rows: True to predict also the rows of raw logs that `log.where` leaves out.
+        batch_size: Number of rows of a batch; None for that of the run, with which predictions are identical to the bit
+            with those of an evaluation.
+        part_rows: Largest number of rows of an output file.
         memory: Approximate number of bytes for the engine that reads raw logs.
         overwrite: True to replace predictions of another input or model.
         overrides: Texts `key=value` for configuration keys that an evaluation may change.
@@ -111,8 +117,8 @@ class PredictOptions:
     overrides: Sequence[str] = ()
 
     @property
-    def raw(self) -> bool:
-        """Flag that the input is raw logs."""
+    def is_raw(self) -> bool:
+        """True if the input is raw logs."""
         return self.data is not None and not _is_dataset(self.data)
 
     def check(self) -> None:
@@ -121,87 +127,88 @@ class PredictOptions:
         Raises:
             UserError: An option does not fit the kind of the input.
         """
-        if self.raw:
+        if self.is_raw:
             _check_no_split(str(self.data))
-        if self.raw and self.splits:
+        if self.is_raw and self.splits:
             value = f"{self.data} are raw logs"
             raise UserError(Option.SPLIT, value, "a dataset directory has splits", "leave it out")
         raw_only = {Option.SOURCE: self.source is not None, Option.ALL_ROWS: self.all_rows}
-        if not self.raw and (wrong := [flag for flag, is_set in raw_only.items() if is_set]):
+        if not self.is_raw and (wrong := [flag for flag, is_set in raw_only.items() if is_set]):
             raise UserError(wrong[0], "the input is a dataset directory", "raw logs take it", "leave it out")
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions in their directory.
+    """Predictions that were written to a directory.
 
     Args:
         summary: Content of `_SUCCESS`.
-        fused_by: Exponents of the score and their file, in words.
-        described: Kind of the input, and the rows that are left out of raw logs.
+        fusion_text: Text about the fused score: its file and exponents, or that every exponent is 1.
+        input_description: Kind of the input, and for raw logs `log.where`, the condition of the rows that are read;
+            None if all rows are.
         input_rows: Number of rows of the input.
-        again: True if all predictions existed before.
+        existed_before: True if the directory had all predictions before the call.
         parts: Files of the predictions, in the order of the input.
     """
 
     summary: Mapping[str, Any]
-    fused_by: str
-    described: Mapping[str, Any]
+    fusion_text: str
+    input_description: Mapping[str, Any]
     input_rows: int
-    again: bool
+    existed_before: bool
     parts: Sequence[Location]
 
 
 def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = True) -> Predictions:
-    """Predict every row of an input; an interrupted prediction is resumed.
+    """Write predictions for every row of an input. An interrupted prediction is resumed, a complete one is kept.
 
     Args:
         run_dir: Directory of the run.
         options: Input, checkpoint and output of the prediction.
-        notes: False to print only the progress of long steps on standard error.
+        notes: False to print no notes on standard error, only the progress of long steps.
 
     Raises:
         UserError: Options, run and input do not fit each other.
         DataError: The checkpoint is damaged, or rows cannot be read.
     """
-    from data_prep.progress import standard
+    from data_prep.progress import stderr_progress
     from ple_rec.config.words import toml_value
     from ple_rec.data.dataset import DatasetDirectory
-    from ple_rec.inference.fusion_lookup import fusion_of
+    from ple_rec.inference.fusion_lookup import find_fusion
     from ple_rec.inference.predict.output import locked_output
-    from ple_rec.inference.predict.predict import checkpoint_of
+    from ple_rec.inference.predict.predict import identify_checkpoint
     from ple_rec.inference.predict.score import PredictionColumns
     from ple_rec.ranking.fusion import exponents_text
     from ple_rec.runs.read import RunFiles
-    from ple_rec.training.checks import select
-    from ple_rec.training.preflight import check_run
-    from ple_rec.training.trained import single_process_config, trained_checkpoint
+    from ple_rec.training.checks import select_run_columns
+    from ple_rec.training.preflight import load_run_config
+    from ple_rec.training.trained import find_trained_checkpoint, single_process_config
 
     options.check()
     overrides = list(options.overrides)
-    if options.data is not None and not options.raw:
+    if options.data is not None and not options.is_raw:
         overrides.append(f"data.path={toml_value(options.data)}")
-    config = single_process_config(check_run(run_dir, overrides), RunFiles(run_dir).metrics)
+    config = single_process_config(load_run_config(run_dir, overrides), RunFiles(run_dir).metrics)
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
     dataset = DatasetDirectory(config.data.path)
-    trained_checkpoint(config, run_dir, options.checkpoint, dataset)
-    selection = select(config, dataset)
-    fusion, file = fusion_of(run_dir, options.fusion, selection)
-    fused_by = "every exponent 1: the run has no fusion"
+    find_trained_checkpoint(config, run_dir, options.checkpoint, dataset)
+    selection = select_run_columns(config, dataset)
+    fusion, file = find_fusion(run_dir, options.fusion, selection)
+    fusion_text = "every exponent 1: the run has no fusion"
     if file is not None:
-        fused_by = f"{file}; exponents {exponents_text(fusion)}"
+        fusion_text = f"{file}; exponents {exponents_text(fusion)}"
     columns = PredictionColumns(selection.tasks, [feature.name for feature in selection.dense], fusion)
-    progress = standard(run_dir.name, notes=notes)
-    progress.say(f"score: {fused_by}")
+    progress = stderr_progress(run_dir.name, notes=notes)
+    progress.say(f"score: {fusion_text}")
     with (
         locked_output(options.out) as output,
-        _opened_input(options, dataset, selection, output.work, progress) as (source, ids, described),
+        _open_input(options, dataset, selection, output.work, progress) as (source, ids, described),
     ):
         head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
-            "checkpoint": checkpoint_of(config, run_dir, options.checkpoint),
+            "checkpoint": identify_checkpoint(config, run_dir, options.checkpoint),
             "vocabularies": dataset.schema.fingerprint,
             "input": source.identity() | described,
             "fusion": fusion.model_dump(mode="json"),
@@ -211,11 +218,11 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
             "part_rows": options.part_rows,
         }
         output.begin(head, overwrite=options.overwrite)
-        summary, again = output.finished, output.finished is not None
+        summary, existed_before = output.success_record, output.success_record is not None
         if summary is None:
             summary = head | _predict_rest(options, config, dataset, run_dir, source, columns, output, progress)
-        parts = [output.part(i) for i in range(len(output.done))]
-        return Predictions(summary, fused_by, described, source.rows, again, parts)
+        parts = [output.part(i) for i in range(len(output.complete_parts))]
+        return Predictions(summary, fusion_text, described, source.rows, existed_before, parts)
 
 
 def _predict_rest(
@@ -228,23 +235,23 @@ def _predict_rest(
     output: Output,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Open the run, write the missing predictions, and return their part of the summary."""
+    """Write the predictions that are missing in the output, and return the summary of `predict`."""
     from ple_rec.inference.predict.predict import predict
-    from ple_rec.training.trained import load_checkpoint, open_trained_run
+    from ple_rec.training.trained import load_trained_weights, open_trained_run
 
-    if output.done:
-        rows = sum(note.rows for note in output.done)
-        progress.say(f"going on behind {len(output.done)} part(s) with {rows:,} rows")
-    with open_trained_run(config, run_dir, options.checkpoint, dataset) as job:
-        load_checkpoint(job, run_dir, options.checkpoint)
+    if output.complete_parts:
+        rows = sum(note.rows for note in output.complete_parts)
+        progress.say(f"resuming after {len(output.complete_parts)} part(s) with {rows:,} rows")
+    with open_trained_run(config, run_dir, options.checkpoint, dataset) as context:
+        load_trained_weights(context, run_dir, options.checkpoint)
         with progress.running({"predict": 1.0}, source.rows):
-            progress.phase("predict")
-            progress.reach(output.next, source.rows)
+            progress.begin_phase("predict")
+            progress.set_done(output.next_position, source.rows)
 
             def advance(position: int) -> None:
-                progress.reach(position, source.rows)
+                progress.set_done(position, source.rows)
 
-            return predict(job, source, columns, output, part_rows=options.part_rows, advance=advance)
+            return predict(context, source, columns, output, part_rows=options.part_rows, advance=advance)
 
 
 def _is_dataset(data: str) -> bool:
@@ -257,26 +264,29 @@ def _is_dataset(data: str) -> bool:
 
 
 def _check_no_split(data: str) -> None:
-    """Refuse a split of a dataset, or a part of a split, whose columns are not those of raw logs."""
+    """Refuse the folder of a split of a prepared dataset, or a Parquet file in that folder, as raw logs."""
     from ple_rec.config.base import SPLITS
 
     for folder in (data, data.rpartition("/")[0]):
         above, _, name = folder.rpartition("/")
         if name in SPLITS and _is_dataset(above or "."):
-            rule = f"its rows are no raw logs; {Option.DATA} takes the dataset, {Option.SPLIT} says which of its splits"
-            fix = f"give {Option.DATA.to(above or '.', quoted=True)}, and {Option.SPLIT.to(name, quoted=True)}"
+            rule = f"its rows are no raw logs; {Option.DATA} takes the dataset, and {Option.SPLIT} one of its splits"
+            fix = (
+                f"give {Option.DATA.with_value(above or '.', quoted=True)}, "
+                f"and {Option.SPLIT.with_value(name, quoted=True)}"
+            )
             raise UserError(Option.DATA, f"{data} is a split of a prepared dataset, or lies in one", rule, fix)
 
 
-def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
-    """Return the configuration of a dataset's preparation, and its file.
+def load_preparation(dataset: Location) -> tuple[PrepConfig, str]:
+    """Return the configuration with which a dataset was prepared, and the name of its file for messages.
 
-    A dataset that was written without logs has no `prep.toml`; each of its features is a column of the same name.
+    A dataset that was not prepared from logs has no `prep.toml`. Then each feature is a column of the same name.
 
     Args:
         dataset: Directory of the dataset.
     """
-    from data_prep.inputs.columns import plain_config
+    from data_prep.inputs.columns import config_from_schema
     from ple_rec.config.load import load_config, load_schema
     from ple_rec.config.prep import PREP_FILE, PrepConfig
     from ple_rec.config.schema import SCHEMA_FILE
@@ -285,35 +295,35 @@ def preparation_of(dataset: Location) -> tuple[PrepConfig, str]:
     if file.is_file():
         prep: PrepConfig = load_config(PrepConfig, file)
         return prep, str(file)
-    return plain_config(load_schema(dataset)), str(dataset / SCHEMA_FILE)
+    return config_from_schema(load_schema(dataset)), str(dataset / SCHEMA_FILE)
 
 
 @contextmanager
-def _opened_input(
+def _open_input(
     options: PredictOptions, dataset: DatasetDirectory, selection: Selection, work: Path, progress: Progress
 ) -> Iterator[tuple[PredictionInput, list[str], dict[str, Any]]]:
-    """Yield the input, the columns that are carried along, and what the summary says of it."""
+    """Yield the input, the names of its columns that are copied to the output, and its description for the summary."""
     from ple_rec.inference.predict.inputs import DatasetInput, default_ids, features_only
 
     inputs = features_only(selection)
     ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
-    if not options.raw:
+    if not options.is_raw:
         yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}
         return
     from data_prep.inputs.read import InputOptions, open_inputs
     from ple_rec.data.encode import Encoder
     from ple_rec.inference.predict.inputs import RawInput
 
-    prep, place = preparation_of(dataset.path)
+    prep, place = load_preparation(dataset.path)
     options_of_rows = InputOptions(
         data=str(options.data),
         source=options.source or ".",
         features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),
         ids=tuple(ids),
-        if_there=options.ids is None,
+        skip_missing_ids=options.ids is None,
         all_rows=options.all_rows,
         memory=options.memory,
     )
     with open_inputs(prep, place, options_of_rows, work, progress) as rows:
-        described = {"kind": "raw logs", "left_out": rows.left_out}
+        described = {"kind": "raw logs", "left_out": rows.filter_condition}
         yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described

@@ -1,7 +1,8 @@
-"""Training on several ranks that a notebook or a script starts as processes.
+"""Training on several ranks from a notebook or a script, for `ple_rec.train(ranks=N)`.
 
-The processes are those of `ple-rec train --ranks N`. This process prints their output and shows a progress bar. It
-raises their error as an exception of this package. Ctrl-C stops the ranks, and SIGTERM lets them save the run.
+The ranks are processes of `ple-rec train --ranks N`. The calling process prints their output and shows a progress bar.
+If a rank fails, the calling process raises the same exception, or one with the last lines of the output if the rank
+left none. Ctrl-C stops the ranks, and SIGTERM lets them save a checkpoint first.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.runtime.exits import ERROR_FOLDER, INTERRUPTED, first_error
 from ple_rec.storage import Location
-from ple_rec.text.progress import bar, print_line
+from ple_rec.text.progress import create_bar, print_line
 
 _COMMAND = (sys.executable, "-m", "ple_rec.api.child")
-# A line of the training's log begins like this.
+# Beginning of a line of the training log, with the step and the number of all steps.
 _STEP = re.compile(r"step +(\d+)/(\d+) ")
-# The error of a crash shows this many lines of the ranks' output.
+# The message about a crash shows this many last lines of the ranks' output.
 _LAST_LINES = 20
+# Longest wait for output; then the time limit of `_print_all` is checked.
 _TICK_SECONDS = 0.2
-# Torchrun's agent kills ranks that do not end within 30 s.
+# Longest wait for the end of the ranks; the agent of torchrun kills ranks that do not end within 30 s.
 _STOP_SECONDS = 45.0
 
 
@@ -50,16 +52,17 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
         flags: Further flags of `ple-rec train`.
 
     Raises:
-        PleRecError: A rank failed; this is the error that the first one raised. After SIGTERM, once the run is saved,
-            it is a PreemptedError.
+        PleRecError: A rank failed; the error is that of the first rank that failed, or has the exit code of the ranks
+            and the last lines that they printed.
+        PreemptedError: SIGTERM stopped the ranks, after they had saved the run or before they began to train.
         KeyboardInterrupt: The user pressed Ctrl-C, and the ranks have ended.
     """
     with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder:
         file = Path(folder) / "config.toml"
         file.write_text(dump_toml(config), encoding="utf-8")
-        verb = ["train", "--config", str(file), "--run-dir", str(run_dir), "--ranks", str(ranks), *flags]
+        arguments = ["train", "--config", str(file), "--run-dir", str(run_dir), "--ranks", str(ranks), *flags]
         last: deque[str] = deque(maxlen=_LAST_LINES)
-        with _process(verb, folder) as process:
+        with _process(arguments, folder) as process:
             _print_all(process, last)
             code = process.wait()
         if code == INTERRUPTED:
@@ -68,7 +71,7 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
         if error is not None:
             raise error
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun", "run it again")
+            raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun to train", "run it again")
         if code:
             raise PleRecError(
                 f"{ranks} ranks",
@@ -79,19 +82,24 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
 
 
 @contextmanager
-def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the process that starts the ranks, pass SIGTERM on to it, and wait for its end after the block."""
-    # The ranks run the code that runs here, even if the working directory has another copy.
+def _process(arguments: Sequence[str], folder: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the process that starts the ranks, forward SIGTERM to it, and wait for its end after the block.
+
+    Args:
+        arguments: Command line arguments of `ple-rec`.
+        folder: Folder to which a rank that fails writes its error.
+    """
+    # With these paths, the ranks import the package of this process, even if the working directory has a copy.
     package = Path(ple_rec.__file__).parent.parent
     paths = os.pathsep.join(filter(None, [str(package), os.environ.get("PYTHONPATH")]))
     own = {ERROR_FOLDER: folder, "PYTHONUNBUFFERED": "1", "PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
     with subprocess.Popen(
-        [*_COMMAND, *verb],
+        [*_COMMAND, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=os.environ | own,
-        # The terminal then sends Ctrl-C to this process alone, which stops the ranks.
+        # In a session of their own, the ranks do not get Ctrl-C from the terminal. This process stops them instead.
         start_new_session=True,
     ) as process:
         try:
@@ -104,7 +112,10 @@ def _process(verb: Sequence[str], folder: str) -> Iterator[subprocess.Popen[byte
 
 @contextmanager
 def _forward_signal(number: signal.Signals, process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Forward a signal of this process to another one in the block; only the main thread can do so."""
+    """Forward a signal, if this process receives it within the block, to another process.
+
+    Outside of the main thread nothing is forwarded, since Python lets only the main thread set signal handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -116,13 +127,16 @@ def _forward_signal(number: signal.Signals, process: subprocess.Popen[bytes]) ->
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask the ranks to end, and print their output until they do; a second Ctrl-C kills them."""
+    """Ask the ranks to end, and print their output until they do, a second Ctrl-C comes or `_STOP_SECONDS` have passed.
+
+    Ranks that still run then are killed.
+    """
     process.send_signal(signal.SIGINT)
     try:
         with suppress(KeyboardInterrupt):
             _print_all(process, deque(maxlen=_LAST_LINES), until=time.monotonic() + _STOP_SECONDS)
     finally:
-        # Ranks end once the process that has started them is gone.
+        # The ranks end when the process that has started them is gone.
         process.kill()
 
 
@@ -136,11 +150,11 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
     """
     assert process.stdout is not None
     assert process.stderr is not None
-    # This thread prints all lines, since a notebook shows the output of another thread in whatever cell runs.
+    # No other thread prints, since a notebook would show its output in whichever cell runs at that time.
     with selectors.DefaultSelector() as selector, _progress() as reach:
         selector.register(process.stdout, selectors.EVENT_READ, sys.stdout)
         selector.register(process.stderr, selectors.EVENT_READ, sys.stderr)
-        # A stream may end in an incomplete line, which waits here for its rest.
+        # Beginning of a line whose rest has not been read yet, by file descriptor.
         incomplete: dict[int, bytes] = {}
         while selector.get_map() and (until is None or time.monotonic() < until):
             for key, _ in selector.select(_TICK_SECONDS):
@@ -166,7 +180,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         output = display.display(display.HTML(progress_bar(0, 0)), display_id=True)
         yield lambda step, total: output.update(display.HTML(progress_bar(step, total)))
         return
-    with bar(unit="step") as terminal_bar:
+    with create_bar(unit="step") as terminal_bar:
 
         def reach(step: int, total: int) -> None:
             terminal_bar.n, terminal_bar.total = step, total

@@ -1,4 +1,4 @@
-"""Results of a run as values that a notebook shows: metrics, the log as a table, and gates."""
+"""Results of a run as objects that a notebook shows: `Metrics`, `Gates`, and the training log as a table."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from ple_rec.api.html import block, line, shares_table, table
 from ple_rec.config.base import SPLITS
 from ple_rec.config.metrics import METRICS
-from ple_rec.runs.metrics import by_kind, present, split_tasks
+from ple_rec.runs.metrics import group_by_kind, present_columns, split_tasks
 from ple_rec.runs.read import RunFiles
 from ple_rec.runs.results import format_results
 from ple_rec.storage import Location
-from ple_rec.text.json_values import mapping, number
+from ple_rec.text.json_values import as_mapping, as_number
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ _MISSING = "-"
 class Metrics(Mapping[str, Any]):
     """Metrics of a run, with the keys of `metrics.json` and `ple-rec evaluate --json`. A notebook shows a table.
 
-    `metrics["test"]["tasks"]["income"]["auc"]` is an example.
+    For example, `metrics["test"]["tasks"]["income"]["auc"]` is a number.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
@@ -57,7 +57,7 @@ class Metrics(Mapping[str, Any]):
             for split in self.splits
             for task, values in split_tasks(self._values, split).items()
         ]
-        return _table_of(rows, ("split", "task"))
+        return _to_table(rows, ("split", "task"))
 
     def __repr__(self) -> str:
         """Return the tables that `ple-rec evaluate` prints."""
@@ -73,11 +73,11 @@ def metrics_tables(metrics: Metrics) -> list[str]:
     tables = []
     for split in metrics.splits:
         tasks = split_tasks(metrics, split)
-        for names in by_kind(tasks):
+        for names in group_by_kind(tasks):
             rows = [tasks[name] for name in names]
-            columns = present(METRICS, rows)
+            columns = present_columns(METRICS, rows)
             cells = [
-                [name, *(_text(row.get(column.key), column.text) for column in columns)]
+                [name, *(_text(row.get(column.key), column.format_value) for column in columns)]
                 for name, row in zip(names, rows, strict=True)
             ]
             tables.append(table([split, *(column.heading for column in columns)], cells))
@@ -85,7 +85,7 @@ def metrics_tables(metrics: Metrics) -> list[str]:
 
 
 class Gates:
-    """Weights of each gate of a model for each expert that it reads, on average over a split.
+    """Mean weight of each expert in each gate of a model, over the samples of a split.
 
     Attributes:
         split: Split over which the weights are averaged.
@@ -109,7 +109,7 @@ class Gates:
             for gate in self._gates
             for each in gate.experts
         ]
-        return _table_of(rows, ("level", "output", "expert", "shared", "mean", "std"))
+        return _to_table(rows, ("level", "output", "expert", "shared", "mean", "std"))
 
     def __repr__(self) -> str:
         """Return a line for each gate."""
@@ -135,22 +135,23 @@ class Gates:
         return block(title, *(tables or [line("the model has no gates")]))
 
 
-def history_of(run_dir: Location) -> pa.Table:
-    """Return `train.jsonl` as a table with a row for each record and a column for each number.
+def read_history(run_dir: Location) -> pa.Table:
+    """Return `train.jsonl` as a table with a row for each record.
 
-    Columns of a task are named `<task>.<metric>`. An incomplete last line is left out.
+    It has a column for each number, text and boolean. Columns of a task are named `<task>.<metric>`. Lines that are
+    damaged or incomplete are left out.
     """
     rows: list[dict[str, Any]] = []
     for record in filter(None, RunFiles(run_dir).records):
         row = {key: value for key, value in record.items() if isinstance(value, str | bool) or _is_number(value)}
-        for task, values in mapping(record.get("tasks")).items():
-            row |= {f"{task}.{key}": value for key, value in mapping(values).items() if _is_number(value)}
+        for task, values in as_mapping(record.get("tasks")).items():
+            row |= {f"{task}.{key}": value for key, value in as_mapping(values).items() if _is_number(value)}
         rows.append(row)
-    return _table_of(rows, ("split", "step"))
+    return _to_table(rows, ("split", "step"))
 
 
-def _table_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
-    """Return rows as a table, with null for a name that a row lacks; the columns `first` come first."""
+def _to_table(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Table:
+    """Return rows as a table, with null where a row lacks a name. The columns named in `first` come first."""
     import pyarrow as pa
 
     names = list(dict.fromkeys([*first, *(key for row in rows for key in row)]))
@@ -158,9 +159,10 @@ def _table_of(rows: Sequence[Mapping[str, Any]], first: Sequence[str]) -> pa.Tab
 
 
 def _is_number(value: object) -> bool:
+    """Return True for a number, and for None, which is an undefined one."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _text(value: object, text: Any) -> str:
-    plain = number(value)
-    return _MISSING if plain is None else str(text(plain))
+def _text(value: object, format_value: Any) -> str:
+    number = as_number(value)
+    return _MISSING if number is None else str(format_value(number))

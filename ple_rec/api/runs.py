@@ -15,26 +15,26 @@ from ple_rec.api.arguments import (
     check_choice,
     check_count,
     check_list,
+    check_location,
+    check_log_source,
     check_number,
+    check_path,
     check_text,
     errors_name_arguments,
     override_texts,
-    path_of,
-    place_of,
-    source_of_logs,
 )
 from ple_rec.api.datasets import Dataset, open_dataset
 from ple_rec.api.frames import ColumnSelection, write_rows
-from ple_rec.api.html import Page, block, line, shown_path
+from ple_rec.api.html import Page, block, display_path, line
 from ple_rec.api.models import Model, load_model
 from ple_rec.api.predictions import PredictOptions, ids_and_tasks, predict_run, with_labels
-from ple_rec.api.results import Gates, Metrics, history_of, metrics_tables
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.results import Gates, Metrics, metrics_tables, read_history
+from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.storage import Location, is_address, location
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from ple_rec.config.schema import Task
     from ple_rec.runs.record import RunRecord, Status
 
-# A table in memory is written to a file of this name, as raw logs.
-_ROWS = "rows.parquet"
+# Name of the temporary file to which `Run.predict` writes rows in memory, to read them as raw logs.
+_ROWS_FILE = "rows.parquet"
 
 
 class Run:
@@ -92,22 +92,23 @@ class Run:
         """Dataset that the run was trained on.
 
         Raises:
-            UserError: Another dataset has taken its place.
+            UserError: The dataset is gone, or another one has taken its place.
+            DataError: The dataset is damaged.
         """
         from ple_rec.runs.record import read_record
 
         dataset = open_dataset(self.config.data.path)
         trained_on = read_record(self.path).metrics.get("dataset_fingerprint")
         if trained_on is not None and trained_on not in dataset.schema.lineage():
-            rule = f"{shown_path(self.path)} was trained on dataset {trained_on}, whose ids mean something else"
+            rule = f"{display_path(self.path)} was trained on dataset {trained_on}, whose ids mean something else"
             fix = "put that dataset back; `ple_rec.open_dataset` opens the one that is there"
-            raise UserError(shown_path(dataset.path), f"is dataset {dataset.fingerprint}", rule, fix)
+            raise UserError(display_path(dataset.path), f"is dataset {dataset.fingerprint}", rule, fix)
         return dataset
 
     @property
     @errors_name_arguments
     def metrics(self) -> Metrics:
-        """Content of `metrics.json`: metrics of the best checkpoint on the splits of `evaluation`, steps and times.
+        """Content of `metrics.json`: metrics of the best checkpoint on the `evaluation.splits`, steps and times.
 
         Raises:
             UserError: The run has not finished.
@@ -115,7 +116,7 @@ class Run:
         """
         from ple_rec.runs.layout import METRICS
 
-        record, place = self._record(), shown_path(self.path / METRICS)
+        record, place = self._record(), display_path(self.path / METRICS)
         if METRICS in record.damaged:
             raise DataError(place, "damaged", "it is JSON", "call `run.evaluate(split)`, which computes them anew")
         if not record.metrics:
@@ -135,7 +136,7 @@ class Run:
             UserError: The run directory is gone.
         """
         self._record()
-        return history_of(self.path)
+        return read_history(self.path)
 
     @errors_name_arguments
     def evaluate(self, split: Split = "test", checkpoint: str = "best", *, overrides: Overrides = ()) -> Metrics:
@@ -144,8 +145,8 @@ class Run:
         Args:
             split: Split to evaluate: "train", "valid" or "test".
             checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
-            overrides: Changes that an evaluation may make: `{"data.path": ...}` for a dataset that descends from the
-                run's, `{"evaluation.slices": [...]}`, `{"runtime.device": "cpu"}`.
+            overrides: Changes of configuration keys that an evaluation may change, such as `{"runtime.device": "cpu"}`,
+                `{"evaluation.slices": [...]}`, or `{"data.path": ...}` for a dataset that descends from the run's.
 
         Raises:
             UserError: There is no such checkpoint or split, or an override contradicts the training.
@@ -154,7 +155,7 @@ class Run:
         check_choice("split", split, SPLITS)
         check_text("checkpoint", checkpoint)
         texts = override_texts(overrides)
-        with torch_undisturbed():
+        with preserve_torch_state():
             from ple_rec.training.run import evaluate_run
 
             return Metrics(evaluate_run(self.path, splits=[split], checkpoint=checkpoint, overrides=texts))
@@ -183,22 +184,24 @@ class Run:
                 no labels.
             split: Split or splits of a dataset; None for "test".
             checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
-            ids: Columns of the input to carry along unchanged; None for the group, and features named like a user,
-                video, item or request. A column with the name of a prediction is renamed to `input_<name>`.
+            ids: Columns of the input to copy to the output unchanged; None for the group column, and the features
+                named like a user, video, photo, item, ad or request (`user`, `user_id`, ...). A column with the name of
+                a prediction is renamed to `input_<name>`.
             labels: True to add the labels, for metrics of your own. A dataset has labels, raw logs have none.
-            source: Folder of the side tables of raw logs; None for the working directory.
-            fusion: File of the fusion of `score`; None for the run's own, else exponent 1 for every task.
-            all_rows: True to predict rows of raw logs that `log.where` leaves out.
-            batch_size: Number of rows of a batch; None for that of the run, with which the bits are those of an
-                evaluation.
-            overrides: Changes that an evaluation may make, such as `{"runtime.device": "cpu"}`.
+            source: Folder of the side tables, with which raw logs are joined; None for the working directory.
+            fusion: TOML file with the exponents of the fused score; None for that of the run, or exponent 1 for every
+                task if the run has none.
+            all_rows: True to predict also the rows of raw logs that `log.where` leaves out.
+            batch_size: Number of rows of a batch; None for that of the run, with which predictions are identical to the
+                bit with those of an evaluation.
+            overrides: Changes of configuration keys that an evaluation may change, such as `{"runtime.device": "cpu"}`.
 
         Returns:
             A row for each row of the input, in the same order: ids, a float32 column for each task (a probability, or
-            the prediction of a regression), and `score`, float64, the logarithm of the fused score. With `labels`,
-            there is a column `label_<task>` for each task, and `in_space_<task>` for a task with a sample space, True
-            if the row is in the space and its label counts. The table is in memory; `ple-rec predict` writes Parquet
-            files for more rows than fit.
+            the prediction of a regression), and `score`, float64, the logarithm of the fused score. With several
+            splits, there is a column `split`. With `labels`, there is a column `label_<task>` for each task, and
+            `in_space_<task>` for a task with a sample space, True if the row is in the space, so that its label counts.
+            The table is in memory; `ple-rec predict` writes Parquet files for more rows than fit.
 
         Raises:
             UserError: There is no such checkpoint, split or column, or the data is of another dataset.
@@ -213,18 +216,18 @@ class Run:
         check_text("checkpoint", checkpoint)
         texts = override_texts(overrides)
         columns = None if ids is None else check_list("ids", ids)
-        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, torch_undisturbed():
-            from ple_rec.training.preflight import check_run
+        with tempfile.TemporaryDirectory(prefix="ple-rec-") as folder, preserve_torch_state():
+            from ple_rec.training.preflight import load_run_config
 
-            config = check_run(self.path, texts)
+            config = load_run_config(self.path, texts)
             selection = ColumnSelection(columns or (), config.data.drop, all_rows)
             options = PredictOptions(
                 out=Path(folder) / "predictions",
-                data=_input_of(data, Path(folder), location(config.data.path), selection),
+                data=_prediction_input(data, Path(folder), location(config.data.path), selection),
                 splits=splits,
-                source=None if source is None else source_of_logs("source", source),
+                source=None if source is None else check_log_source("source", source),
                 checkpoint=checkpoint,
-                fusion=None if fusion is None else place_of("fusion", fusion),
+                fusion=None if fusion is None else check_location("fusion", fusion),
                 ids=columns,
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
@@ -238,9 +241,9 @@ class Run:
                 options = replace(options, ids=list(dict.fromkeys([*own_ids, *label_columns])))
             try:
                 predictions = predict_run(self.path, options, notes=False)
-            # The caller of a prediction of rows in memory knows no file.
+            # Rows in memory are read from a temporary file, which means nothing to the caller.
             except PleRecError as error:
-                rows = str(Path(folder) / _ROWS)
+                rows = str(Path(folder) / _ROWS_FILE)
                 raise error.reworded(lambda part: part.replace(rows, "the table")) from error.__cause__
             tables = [pq.read_table(str(file), memory_map=False) for file in predictions.parts]
             table = pa.concat_tables(tables).replace_schema_metadata()
@@ -256,8 +259,8 @@ class Run:
 
         Returns:
             N raw ids of the logs, and their embeddings, float32 (N, D), in the same order. Ids that are too rare to
-            have a row of their own are missing. For a table without a vocabulary, such as that of a feature in buckets,
-            the ids are row numbers from 1.
+            have a row of their own are missing, as is row 0, which is for missing and unknown ids. For a table without
+            a vocabulary, such as that of a feature in buckets, the ids are row numbers from 1.
 
         Raises:
             UserError: The run reads no such table, or there is no such checkpoint.
@@ -267,31 +270,35 @@ class Run:
         check_text("checkpoint", checkpoint)
         # One table is read and nothing is computed, so no GPU is needed.
         overrides = ["runtime.device=cpu"]
-        with torch_undisturbed():
+        with preserve_torch_state():
             from ple_rec.data.vocabulary_index import raw_ids
-            from ple_rec.training.preflight import check_run
-            from ple_rec.training.trained import table_rows
+            from ple_rec.training.preflight import load_run_config
+            from ple_rec.training.trained import load_table_rows
 
-            config = check_run(self.path, overrides)
+            config = load_run_config(self.path, overrides)
             schema = self.dataset.schema
             table_of_feature = {each.name: each.table for each in schema.sparse}
             tables = {each.name: each for each in schema.tables}
             name = table if table in tables else table_of_feature.get(table, table)
-            rows_RD = table_rows(config, self.path, checkpoint, name)
+            # The R rows are row 0, those of the N ids, and rows that are allocated but not used.
+            rows_RD = load_table_rows(config, self.path, checkpoint, name)
             ids = raw_ids(location(config.data.path), tables[name])
             return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
 
     @errors_name_arguments
     def gates(self, split: Split = "test") -> Gates:
-        """Return the mean weight of each expert in each gate over a split, which is evaluated unless the run did so.
+        """Return the mean weight of each expert in each gate over a split.
+
+        If the metrics of the run lack the split, its best checkpoint is evaluated on it first.
 
         Args:
             split: Split to average over: "train", "valid" or "test".
 
         Raises:
             UserError: The run has no checkpoint, or its dataset no such split.
+            DataError: The checkpoint or the dataset is damaged.
         """
-        from ple_rec.analysis.utilisation import recorded_gates, utilisation
+        from ple_rec.analysis.utilisation import compute_utilisation, read_gate_levels
         from ple_rec.runs.metrics import split_tasks
         from ple_rec.runs.record import read_record
 
@@ -299,7 +306,9 @@ class Run:
         metrics: Mapping[str, Any] = read_record(self.path).metrics
         if split not in metrics:
             metrics = self.evaluate(split)
-        return Gates(split, utilisation(recorded_gates(metrics, split), list(split_tasks(metrics, split))).gates)
+        return Gates(
+            split, compute_utilisation(read_gate_levels(metrics, split), list(split_tasks(metrics, split))).gates
+        )
 
     @errors_name_arguments
     def report(self) -> Page:
@@ -339,26 +348,28 @@ class Run:
                 not exist; its `latest` will name the new version.
             precision: Precision of the tables: "fp32", "fp16", "int8" or "int4".
             dense: Precision of matrix products in serving: "fp32", "bf16" or "auto".
-            fusion: File of the score's fusion; None for the run's own, else exponent 1 for every task.
-            user_features: Features that the items of a request share; None for `data.request_features`, else those
-                that are constant within the groups of the held-out rows.
+            fusion: TOML file with the exponents of the fused score; None for that of the run, or exponent 1 for every
+                task if the run has none.
+            user_features: Features that the items of a request share; None for `data.request_features`, or if there are
+                none, for those that are constant within the groups of the held-out rows.
             checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
             version: Name of the version, "v<N>"; None for the one after the last.
-            licence: Text of the licence in the model card.
-            examples: Number of held-out users whose rows are stored with the model; they are real data.
-            onnx: True to write the dense program as ONNX, too.
-            tolerance: Largest allowed difference of a score from that of the run; None for that of the precisions.
-            auc_loss: Largest allowed loss of AUC; None for that of the precisions.
-            overrides: Changes that an evaluation may make.
+            licence: Licence of the model, for the model card; None if it is not stated.
+            examples: Number of held-out users whose rows, which are real data, are stored with the model.
+            onnx: True to write the dense part of the model as ONNX, too.
+            tolerance: Largest allowed difference of a score from that of the run; None for the default of `precision`
+                and `dense`.
+            auc_loss: Largest allowed loss of AUC; None for the default of `precision` and `dense`.
+            overrides: Changes of configuration keys that an evaluation may change.
 
         Raises:
             UserError: The run has not finished, an argument does not fit it, or scores differ too much.
             DataError: The checkpoint or the dataset is damaged.
         """
         from ple_rec.inference.export_options import ExportOptions
-        from ple_rec.inference.model_dir import check_out
+        from ple_rec.inference.model_dir import check_model_dir
 
-        folder = place_of("out", out)
+        folder = check_location("out", out)
         check_choice("precision", precision, ("fp32", "fp16", "int8", "int4"))
         check_choice("dense", dense, ("fp32", "bf16", "auto"))
         for name, text in (("checkpoint", checkpoint), ("version", version), ("licence", licence)):
@@ -367,7 +378,7 @@ class Run:
         options = ExportOptions(
             precision=precision,
             dense=dense,
-            fusion=None if fusion is None else place_of("fusion", fusion),
+            fusion=None if fusion is None else check_location("fusion", fusion),
             user_features=None if user_features is None else check_list("user_features", user_features),
             checkpoint=checkpoint,
             version=version,
@@ -377,14 +388,14 @@ class Run:
             auc_loss=None if auc_loss is None else check_number("auc_loss", auc_loss),
             examples=check_count("examples", examples, 0),
         )
-        check_out(folder)
-        with torch_undisturbed(), messages():
-            from ple_rec.analysis.finished import finished_run
+        check_model_dir(folder)
+        with preserve_torch_state(), print_messages():
+            from ple_rec.analysis.finished import load_finished_run
             from ple_rec.inference.export import export
             from ple_rec.training.trained import single_process_config
 
-            config, metrics = finished_run(self.path, override_texts(overrides))
-            with messages("stderr"):
+            config, metrics = load_finished_run(self.path, override_texts(overrides))
+            with print_messages("stderr"):
                 done = export(single_process_config(config, metrics), metrics, self.path, folder, options)
         return load_model(str(done.version))
 
@@ -397,11 +408,14 @@ class Run:
         from ple_rec.runs.record import read_record
 
         if not self.path.is_dir():
-            raise UserError(str(self.path), "no such directory", "a run is read there", "load it where it is now")
+            raise UserError(str(self.path), "no such directory", "the run is read from it", "load it where it is now")
         return read_record(self.path)
 
     def _record_and_status(self) -> tuple[RunRecord, str]:
-        """Return the record of the run and its status in words, without raising, so that a notebook can show it."""
+        """Return the record and a text about the status, without an error if the run directory is gone or damaged.
+
+        A notebook can therefore always show the run.
+        """
         from ple_rec.runs.record import read_record
 
         record = read_record(self.path)
@@ -411,7 +425,7 @@ class Run:
     def __repr__(self) -> str:
         """Return the path and the status, and the metrics of a finished run."""
         record, status = self._record_and_status()
-        text = f"Run({shown_path(self.path)!r}: {status})"
+        text = f"Run({display_path(self.path)!r}: {status})"
         return f"{text}\n{Metrics(record.metrics)!r}" if record.metrics else text
 
     def _repr_html_(self) -> str:
@@ -419,7 +433,7 @@ class Run:
         steps = "" if record.step is None else f"step {record.step:,}"
         rate = record.samples_per_second
         speed = "" if rate is None else f"{rate:,.0f} samples/s"
-        head = line(self.name, status, record.variant or "", steps, speed, shown_path(self.path))
+        head = line(self.name, status, record.variant or "", steps, speed, display_path(self.path))
         return block(head, *metrics_tables(Metrics(record.metrics)))
 
 
@@ -428,27 +442,32 @@ def load_run(path: PathLike) -> Run:
     """Open a run directory.
 
     Args:
-        path: Path of the directory, or its name under `runs/`.
+        path: Path of the directory, its address in a store, or its name under `runs/`.
 
     Raises:
-        UserError: There is no such run.
+        UserError: There is no such run, or its store cannot be read.
     """
-    from ple_rec.inference.model_dir import check_no_model
-    from ple_rec.runs.find import named_run
+    from ple_rec.inference.model_dir import refuse_exported_model
+    from ple_rec.runs.find import find_run
 
-    text = str(place_of("path", path))
-    check_no_model(text)
-    return Run(named_run(text))
+    text = str(check_location("path", path))
+    refuse_exported_model(text)
+    return Run(find_run(text))
 
 
-def _input_of(data: object, folder: Path, dataset: Location, selection: ColumnSelection) -> str | None:
-    """Return the path of the input of a prediction; write rows in memory to a file.
+def _prediction_input(data: object, folder: Path, dataset: Location, selection: ColumnSelection) -> str | None:
+    """Return the path or address of the input of a prediction, or None for the run's dataset.
+
+    Rows in memory are written to a file.
 
     Args:
         data: Argument of `Run.predict`.
         folder: Folder for the file of rows in memory.
         dataset: Directory of the dataset that the model was trained on.
         selection: Choice of the columns that the prediction reads.
+
+    Raises:
+        UserError: The argument is the name of a split, or is neither a path, nor an address, nor rows.
     """
     if data is None:
         return None
@@ -459,6 +478,6 @@ def _input_of(data: object, folder: Path, dataset: Location, selection: ColumnSe
     if isinstance(data, str) and is_address(data):
         return data
     if isinstance(data, str | os.PathLike):
-        return str(path_of("data", data))
-    write_rows(data, folder / _ROWS, dataset, selection)
-    return str(folder / _ROWS)
+        return str(check_path("data", data))
+    write_rows(data, folder / _ROWS_FILE, dataset, selection)
+    return str(folder / _ROWS_FILE)

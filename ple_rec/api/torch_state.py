@@ -1,4 +1,7 @@
-"""Protection of torch's process-wide state, since the caller, such as a notebook, has work of its own."""
+"""Context manager that restores the process-wide state of torch after a call of the API.
+
+The calling process, such as a notebook, may use torch for work of its own.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,25 @@ _LOCK = threading.RLock()
 
 
 @contextmanager
-def torch_undisturbed(*, with_group: bool = True) -> Iterator[None]:
+def preserve_torch_state(*, with_group: bool = True) -> Iterator[None]:
     """Import torch, and restore the process-wide state after the block.
 
     That state is torch's number of threads and its random numbers, the hook for uncaught exceptions, and the handlers
     of the root logger. Only one thread at a time may be in such a block.
 
     Args:
-        with_group: True if the block makes a process group, as every training or evaluation does.
+        with_group: True if the block creates a torch.distributed process group, as training and evaluation do.
 
     Raises:
-        UserError: torch is missing, another thread is in such a block, or the process already is in a group.
+        UserError: torch is missing, another thread is in such a block, or `with_group` is True and the process already
+            has a process group.
     """
     if not _LOCK.acquire(blocking=False):
         raise UserError(
             "this process",
             "a call of ple_rec runs in another thread",
-            "there is one at a time, since torch's random numbers and process group are those of the whole process",
-            "wait for it, or use another process",
+            "only one call at a time can run, since it uses the random numbers and process group of the whole process",
+            "wait for that call, or use another process",
         )
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
@@ -53,9 +57,9 @@ def _torch_state(*, with_group: bool) -> Iterator[None]:
     if with_group and torch.distributed.is_initialized():
         raise UserError(
             "this process",
-            "is in a process group of torch already",
-            "a call makes one of its own, and there is one at a time",
-            "leave the group by torch.distributed.destroy_process_group(), or use another process",
+            "has a process group of torch.distributed already",
+            "the call creates one of its own, and a process can have only one",
+            "call torch.distributed.destroy_process_group() first, or use another process",
         )
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     gpu_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -12,17 +12,17 @@ from ple_rec.api.arguments import (
     PathLike,
     check_choice,
     check_count,
-    config_of,
+    check_location,
     errors_name_arguments,
-    place_of,
+    resolve_config,
 )
 from ple_rec.api.plans import Plan, plan_file
 from ple_rec.api.runs import Run
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 
 @errors_name_arguments
@@ -47,38 +47,39 @@ def train(
         config: Name of a recipe ("census-ple"), path of a TOML file, its content as a dict, or a `RunConfig`;
             docs/training.md has its keys.
         run_dir: Directory of the run; None for `runs/<name of the configuration>`.
-        ranks: Number of processes: one for each GPU, or 1 on a CPU.
+        ranks: Number of processes on this host: one for each GPU; on a CPU, more than 1 are slower for a small model.
         overrides: Changes of the configuration: `{"train.epochs": 2}`, or texts "key=value".
         resume: True to resume from the run's last checkpoint; "auto" to resume if there is a checkpoint, begin if there
             is none, and do nothing if the run has finished.
         overwrite: True to replace an existing run.
-        init_from: Run, or "RUN:CHECKPOINT", whose weights and optimizer state the training starts from.
+        init_from: Run whose weights and optimizer state the training starts from: a `Run`, its path or name, or
+            "RUN:CHECKPOINT"; without a checkpoint, the best one. None to start from random weights.
         plan: Plan of the tables, its file or its address; None to plan them now.
-        profile: True to profile the time of a step, and write the profile to `profile/` of the run.
+        profile: True to time and trace some of the first steps, and write the profile to `profile/` of the run.
 
     Returns:
         The finished run.
 
     Raises:
         UserError: The configuration, the dataset or the run directory is invalid, and nothing was trained.
-        DataError: The dataset is damaged.
-        DivergedError: The loss or a gradient is not finite.
+        DataError: The dataset or a checkpoint is damaged.
+        DivergedError: A loss, a gradient or a weight is not finite.
         PreemptedError: A signal asked the process to stop, and it has saved the run.
         KeyboardInterrupt: The user pressed Ctrl-C.
     """
-    from ple_rec.runs.find import named_checkpoint
+    from ple_rec.runs.find import find_run_and_checkpoint
 
     ranks = check_count("ranks", ranks)
     check_choice("resume", resume, (False, True, "auto"))
-    chosen = config_of(RunConfig, config, overrides)
-    folder = Path("runs") / chosen.name if run_dir is None else place_of("run_dir", run_dir)
+    chosen = resolve_config(RunConfig, config, overrides)
+    folder = Path("runs") / chosen.name if run_dir is None else check_location("run_dir", run_dir)
     start: tuple[Location, str] | None = None
     if isinstance(init_from, Run):
         start = init_from.path, "best"
     elif init_from is not None:
-        start = named_checkpoint(str(place_of("init_from", init_from)))
+        start = find_run_and_checkpoint(str(check_location("init_from", init_from)))
     check_flags(resume, overwrite, start)
-    with plan_file(plan) as plan_path, torch_undisturbed(), messages():
+    with plan_file(plan) as plan_path, preserve_torch_state(), print_messages():
 
         def start_ranks() -> None:
             from ple_rec.api.ranks import train_on_ranks
@@ -122,9 +123,10 @@ def start_training(
     start_ranks: Callable[[], int | None],
     **options: Unpack[TrainOptions],
 ) -> int:
-    """Check the input, then train in this process, or on ranks that are started.
+    """Check the input, then train in this process or on several ranks.
 
-    If a launcher has started this process as a rank, the input has been checked, and this process trains.
+    A process that a launcher, such as torchrun, has started as a rank trains as that rank without this check, which
+    would otherwise be repeated on every rank.
 
     Args:
         config: Configuration of the run.
@@ -139,16 +141,16 @@ def start_training(
     Raises:
         PleRecError: The input or the data is invalid, or the training has failed.
     """
-    from ple_rec.runtime.exits import under_agent
+    from ple_rec.runtime.exits import is_under_agent
     from ple_rec.training import preflight, run
 
-    several = ranks > 1 and not under_agent()
+    several = ranks > 1 and not is_under_agent()
     prepared = None
     if several or "WORLD_SIZE" not in os.environ:
-        prepared = preflight.check(config, run_dir, world_size=ranks, **options)
+        prepared = preflight.check_training(config, run_dir, world_size=ranks, **options)
     if several:
         return start_ranks() or 0
-    run.train(config, run_dir, prepared=prepared, **options)
+    run.train(config, run_dir, prepared_run=prepared, **options)
     return 0
 
 
@@ -158,7 +160,7 @@ def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tupl
     Args:
         resume: True to resume the run of the directory; "auto" to resume it if there is one.
         overwrite: True to replace the run of the directory.
-        init_from: Run and checkpoint to start from.
+        init_from: Run and checkpoint to start from; None to start from random weights.
 
     Raises:
         UserError: The existing run is to be both resumed and replaced, or resumed and started from another run.
@@ -170,6 +172,6 @@ def check_flags(resume: bool | Literal["auto"], overwrite: bool, init_from: tupl
         raise UserError(
             f"{Option.RESUME} {Option.INIT_FROM}",
             "both given",
-            "a run that goes on has its weights; init_from.json says where it started",
+            "a resumed run has its own weights; its init_from.json says from which run it started",
             f"leave out {Option.INIT_FROM}, or start another {Option.RUN_DIR}",
         )

@@ -1,4 +1,7 @@
-"""The command line: one file a verb, the parser, what every verb shares, and the program of a comparison's workers."""
+"""The command line `ple-rec`: a file for each verb, the parser, and the options and output that verbs share.
+
+Also here are the checks of `ple_rec.agent` (`submission`) and the worker processes of a comparison.
+"""
 
 from ple_rec.cli.app import main
 

@@ -1,4 +1,4 @@
-"""`ple-rec analyze`."""
+"""`ple-rec analyze`: flags and output; `ple_rec.analysis.analyze` analyses a finished run."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import line_width, require_torch, show
-from ple_rec.cli.options import EvaluationSet, Run, flag, positive, verb
+from ple_rec.cli.options import EvaluationOverrideFlags, RunName, flag, positive_int, verb_app
 
-app = verb(
+app = verb_app(
     "analyze",
     """\
 examples:
@@ -32,22 +32,21 @@ class AnalyzeFlags:
     by: Annotated[
         tuple[str, ...],
         flag(
-            "column of the test split by whose values the gates are compared, beside those of evaluation.slices "
-            "(repeatable)",
+            "column of the test split by whose values gates are compared, besides evaluation.slices (repeatable)",
             "COLUMN",
         ),
     ] = ()
-    batches: Annotated[int, flag("number of batches for the gradients; default 20", "N", positive)] = 20
+    batches: Annotated[int, flag("number of batches for the gradients; default 20", "N", positive_int)] = 20
     split: Annotated[
         Literal["train", "valid", "test"],
-        flag("split of these batches: the first ones of train (default), or batches spread over another split"),
+        flag("split of the --batches: the first batches of train (default), or batches spread over another split"),
     ] = "train"
     json: Annotated[bool, flag("print analysis.json instead of tables")] = False
-    overrides: EvaluationSet = ()
+    overrides: EvaluationOverrideFlags = ()
 
 
 @app.default
-def analyze(run: Run, /, *, options: AnalyzeFlags = AnalyzeFlags()) -> int:
+def analyze(run: RunName, /, *, options: AnalyzeFlags = AnalyzeFlags()) -> int:
     """Analyze a finished run.
 
     Measures the share of each expert in each gate over the test split, how differently tasks use shared experts, where
@@ -58,12 +57,12 @@ def analyze(run: Run, /, *, options: AnalyzeFlags = AnalyzeFlags()) -> int:
     from ple_rec.analysis.analyze import analyze as analyze_run
     from ple_rec.reports.analysis.page import write_analysis
     from ple_rec.reports.analysis.text import format_analysis
-    from ple_rec.runs.find import named_run
+    from ple_rec.runs.find import find_run
 
-    run_dir = named_run(run)
+    run_dir = find_run(run)
     analysis = analyze_run(
         run_dir, by=options.by, batches=options.batches, split=options.split, overrides=options.overrides
     )
-    text, page = write_analysis(analysis, run_dir)
-    show(text if options.json else f"{format_analysis(analysis, line_width())}\n\nanalysis: {page}")
+    analysis_json, page = write_analysis(analysis, run_dir)
+    show(analysis_json if options.json else f"{format_analysis(analysis, line_width())}\n\nanalysis: {page}")
     return 0

@@ -1,4 +1,7 @@
-"""Command line `ple-rec VERB`. The file of a verb is imported when it is called, and torch only by the verb."""
+"""The command line `ple-rec VERB`: `parse` turns words into a `Command`, and `main` runs it.
+
+Only the file of the given verb is imported, and torch only when the verb needs it, so that help texts are fast.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,9 @@ from cyclopts import App, CycloptsError, Group
 from ple_rec import __version__
 from ple_rec.cli.console import show
 from ple_rec.cli.help import HelpFormatter, command_line_error, help_text, unknown_verb_error
-from ple_rec.cli.options import ending_lists
-from ple_rec.cli.options import verb as verb_app
+from ple_rec.cli.options import end_lists_at_equals, verb_app
 from ple_rec.errors import UserError
-from ple_rec.runtime.exits import end_with_agent, guarded, under_agent
+from ple_rec.runtime.exits import end_with_agent, is_under_agent, run_reporting_errors
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
@@ -31,7 +33,7 @@ a first run:
   ple-rec train --config census-ple --ranks 2
 """
 _COMPLETE = "__complete"  # Completion scripts call this verb of cyclopts for values such as names of recipes.
-# Each verb has its line in the list of verbs; its own file holds its flags and its help.
+# Line of each verb in the list of verbs. The flags and the help of a verb are in its file, `ple_rec/cli/VERB.py`.
 VERBS = {
     "doctor": "check this machine: versions that fit, kernels, devices, speed",
     "init": "your own logs -> a commented prep.toml and train.toml to begin with",
@@ -60,18 +62,18 @@ class Command:
     """Parsed command line.
 
     Args:
-        verb: Verb, with its action if it has actions: `train`, `checkpoint list`.
+        verb: Verb with its action, if it has actions: `train`, `checkpoint list`.
         argv: Words of the command line.
         function: Function of the verb.
-        arguments: Arguments of the function.
-        informs: True if the command only prints a help text or the version.
+        arguments: Parsed arguments of the function, its defaults included.
+        only_prints: True if the command only prints a help text or the version.
     """
 
     verb: str
     argv: tuple[str, ...]
     function: Callable[..., int]
     arguments: inspect.BoundArguments
-    informs: bool = False
+    only_prints: bool = False
 
     @property
     def values(self) -> Mapping[str, Any]:
@@ -79,12 +81,12 @@ class Command:
         return self.arguments.arguments
 
     def call(self, function: Callable[..., Any] | None = None) -> Any:
-        """Call the function of the verb, or another function with the same arguments, such as its check."""
+        """Call the verb's function, or another function of the same parameters, such as `check` in the verb's file."""
         return (function or self.function)(*self.arguments.args, **self.arguments.kwargs)
 
 
 def command_line() -> App:
-    """Return the application with all verbs, whose files are not imported yet."""
+    """Return the application with all verbs; cyclopts imports the file of a verb when it is needed."""
     app = verb_app(
         "ple-rec",
         _EPILOG,
@@ -112,23 +114,23 @@ def parse(argv: Sequence[str]) -> Command:
     if argv and not argv[0].startswith("-") and argv[0] not in (*VERBS, _COMPLETE):
         raise unknown_verb_error(argv[0], list(VERBS))
     try:
-        function, arguments, unread = app.parse_args(ending_lists(app, argv))
+        function, arguments, unread = app.parse_args(end_lists_at_equals(app, argv))
     except CycloptsError as error:
         raise command_line_error(error, app, argv) from None
     words = [word for word in app.parse_commands(list(argv))[0] if not word.startswith("-")]
     if function == app.help_print:
-        return _information(words, argv, partial(_help, app, words, argv))
+        return _printing_command(words, argv, partial(_print_help, app, words, argv))
     if function == app.version_print:
-        return _information(words, argv, partial(show, f"ple-rec {__version__}"))
+        return _printing_command(words, argv, partial(show, f"ple-rec {__version__}"))
     arguments.apply_defaults()
     _refuse_addresses(arguments.arguments)
-    if "argv" in unread:
+    if "argv" in unread:  # cyclopts does not parse it; the verb starts its ranks with these words.
         arguments.arguments["argv"] = tuple(argv)
     return Command(" ".join(words), tuple(argv), function, arguments)
 
 
 def _refuse_addresses(arguments: Mapping[str, Any]) -> None:
-    """Refuse an address for an argument of the type `Path`, which takes a path of this machine alone.
+    """Refuse an address, such as s3://..., for an argument of the type `Path`, which must be a path on this machine.
 
     Raises:
         UserError: A path is an address.
@@ -136,24 +138,24 @@ def _refuse_addresses(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if is_dataclass(value):
             _refuse_addresses(vars(value))
-        for each in value if isinstance(value, tuple) else (value,):
-            if isinstance(each, Path) and each.parts[:1] and each.parts[0].endswith(":"):  # Path turns s3:// into s3:/.
-                rule = "it is a path of this machine; what may lie in a store is said in its help"
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, Path) and item.parts[:1] and item.parts[0].endswith(":"):  # Path turns s3:// into s3:/.
+                rule = "it must be a path on this machine; the help of an option says if it takes addresses"
                 raise UserError(
                     f"--{name.replace('_', '-')}",
-                    f"got the address {each.parts[0]}//...",
+                    f"got the address {item.parts[0]}//...",
                     rule,
                     "give a folder or a file",
                 )
 
 
-def _information(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
+def _printing_command(words: Sequence[str], argv: Sequence[str], function: Callable[[], Any]) -> Command:
     """Return a command that only prints a text."""
-    return Command(" ".join(words), tuple(argv), function, inspect.signature(function).bind(), informs=True)
+    return Command(" ".join(words), tuple(argv), function, inspect.signature(function).bind(), only_prints=True)
 
 
-def _help(app: App, words: Sequence[str], argv: Sequence[str]) -> int:
-    """Print the help, on standard error and with exit code 2 if no flag asks for it."""
+def _print_help(app: App, words: Sequence[str], argv: Sequence[str]) -> int:
+    """Print the help. If no flag asks for it, print it on standard error, and return the exit code 2."""
     is_requested = not {"--help", "-h"}.isdisjoint(argv)
     stream = sys.stdout if is_requested else sys.stderr
     show(help_text(app, words, stream).rstrip("\n"), stream)
@@ -165,11 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def run() -> int:
         command = parse(sys.argv[1:] if argv is None else argv)
-        if under_agent():
+        if is_under_agent():
             end_with_agent()
-        from ple_rec.text.messages import messages
+        from ple_rec.text.messages import print_messages
 
-        with messages():
+        with print_messages():
             return command.call() or 0
 
-    return guarded(run)
+    return run_reporting_errors(run)

@@ -1,4 +1,4 @@
-"""`ple-rec checkpoint list`, `verify` and `show`."""
+"""`ple-rec checkpoint list`, `verify` and `show`: tables and JSON of what `ple_rec.checkpoint.inspect` reads."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import flag, verb
+from ple_rec.cli.options import flag, verb_app
 from ple_rec.errors import DataError, UserError
-from ple_rec.text import aligned, printable
+from ple_rec.text import align_columns, printable
 from ple_rec.text.units import short_bytes
 
 if TYPE_CHECKING:
     from ple_rec.checkpoint.inspect import CheckpointEntry
     from ple_rec.storage import Location
 
-app = verb("checkpoint", group_commands=Group("actions", sort_key=0))
+app = verb_app("checkpoint", group_commands=Group("actions", sort_key=0))
 
-_Run = Annotated[
+_RunName = Annotated[
     str,
     flag("run directory, its name under runs/, a directory or s3://... of checkpoints, or one checkpoint", name="DIR"),
 ]
@@ -27,42 +27,43 @@ _Json = Annotated[bool, flag("print JSON instead of a table")]
 
 
 @app.command(name="list", sort_key=0)
-def list_checkpoints(run: _Run, /, *, json: _Json = False) -> int:
+def list_checkpoints(run: _RunName, /, *, json: _Json = False) -> int:
     """List checkpoints with size, ranks and time of writing, and mark `latest` and `best`."""
-    from ple_rec.checkpoint.inspect import entries
+    from ple_rec.checkpoint.inspect import finished_checkpoints
 
-    checkpoints = entries(_directory(run)[0])
+    checkpoints = finished_checkpoints(_find_checkpoints(run)[0])
     if json:
-        show(_json([_record(entry) for entry in checkpoints]))
+        show(_json([_entry_record(entry) for entry in checkpoints]))
         return 0
     lines = [["checkpoint", "size", "ranks", "written (UTC)", ""]]
     for entry in checkpoints:
         ranks = "?" if entry.manifest is None else str(entry.manifest.written_by.get("ranks", "?"))
         size = "damaged" if entry.bytes is None else short_bytes(entry.bytes)
-        written = "" if entry.written is None else f"{entry.written:%Y-%m-%d %H:%M:%S}"
-        lines.append([entry.path.name, size, ranks, written, ", ".join(entry.names)])
-    show("\n".join(aligned(lines, left=(0, 4))))
+        written = "" if entry.written_at is None else f"{entry.written_at:%Y-%m-%d %H:%M:%S}"
+        lines.append([entry.path.name, size, ranks, written, ", ".join(entry.pointers)])
+    show("\n".join(align_columns(lines, left_columns=(0, 4))))
     return 0
 
 
 @app.command(name="verify", sort_key=1)
 def verify_checkpoints(
-    run: _Run,
+    run: _RunName,
     /,
     *,
     checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: all checkpoints", "NAME")] = None,
     json: _Json = False,
 ) -> int:
-    """Compare every byte with the checksums of the manifest; exit code 3 if one differs."""
-    from ple_rec.checkpoint.inspect import damages, entries
+    """Compare every file with its size and checksum in the manifest; exit code 3 if one is missing or differs."""
+    from ple_rec.checkpoint.inspect import find_damages, finished_checkpoints
     from ple_rec.checkpoint.listing import require_checkpoint
     from ple_rec.checkpoint.manifest import removal_error
 
-    directory, step = _directory(run)
+    directory, step = _find_checkpoints(run)
     name = checkpoint or step
     path = None if name is None else require_checkpoint(directory, name)
-    paths = [entry.path for entry in entries(directory)] if path is None else [path]
-    errors_by_name = {each.name: errors for each in paths if (errors := damages(each)) is not None}
+    paths = [entry.path for entry in finished_checkpoints(directory)] if path is None else [path]
+    # `find_damages` returns None for a checkpoint that its run has removed meanwhile.
+    errors_by_name = {candidate.name: errors for candidate in paths if (errors := find_damages(candidate)) is not None}
     if not errors_by_name:
         raise removal_error(directory if path is None else path)
     if json:
@@ -82,67 +83,67 @@ def verify_checkpoints(
 
 @app.command(name="show", sort_key=2)
 def show_checkpoint(
-    run: _Run,
+    run: _RunName,
     /,
     *,
     checkpoint: Annotated[str | None, flag("latest, best or step-<n>; default: latest", "NAME")] = None,
     json: _Json = False,
 ) -> int:
-    """List every tensor of a checkpoint: shape, type, bytes, number of pieces."""
-    directory, step = _directory(run)
+    """List every tensor and value of a checkpoint: shape, type, bytes, number of pieces."""
+    directory, step = _find_checkpoints(run)
     require_torch()
-    from ple_rec.checkpoint.inspect import items
+    from ple_rec.checkpoint.inspect import read_items
     from ple_rec.checkpoint.listing import require_checkpoint
 
     path = require_checkpoint(directory, checkpoint or step or "latest")
-    tensors = items(path)
+    items = read_items(path)
     if json:
-        show(_json([vars(item) for item in tensors]))
+        show(_json([vars(item) for item in items]))
         return 0
     lines = [["key", "shape", "type", "bytes", "pieces"]]
-    for item in tensors:
+    for item in items:
         shape = "value" if item.shape is None else " x ".join(f"{n:,}" for n in item.shape) or "scalar"
         size = "" if item.shape is None else short_bytes(item.bytes)
         lines.append([item.key, shape, item.dtype, size, str(item.pieces)])
-    total = sum(item.bytes for item in tensors)
-    show("\n".join([*aligned(lines), "", f"{path}: {len(tensors)} keys, {short_bytes(total)} of tensors"]))
+    total = sum(item.bytes for item in items)
+    show("\n".join([*align_columns(lines), "", f"{path}: {len(items)} keys, {short_bytes(total)} of tensors"]))
     return 0
 
 
-def _record(entry: CheckpointEntry) -> dict[str, Any]:
+def _entry_record(entry: CheckpointEntry) -> dict[str, Any]:
     manifest = entry.manifest
     return {
         "step": None if manifest is None else manifest.step,
         "path": str(entry.path),
-        "names": list(entry.names),
+        "names": list(entry.pointers),
         "bytes": entry.bytes,
-        "written": None if entry.written is None else entry.written.isoformat(),
+        "written": None if entry.written_at is None else entry.written_at.isoformat(),
         "written_by": None if manifest is None else dict(manifest.written_by),
     }
 
 
-def _directory(name: str) -> tuple[Location, str | None]:
-    """Return the directory of checkpoints that a name means, and the step if it names one checkpoint.
+def _find_checkpoints(name: str) -> tuple[Location, str | None]:
+    """Return the directory of the checkpoints that a name stands for, and `step-<n>` if it names just one (else None).
 
     Raises:
         UserError: The run does not exist, or has no checkpoint.
     """
-    from ple_rec.checkpoint.listing import finished_steps, is_step
-    from ple_rec.runs.find import named_run
-    from ple_rec.runs.layout import CONFIG, checkpoints_of
+    from ple_rec.checkpoint.listing import finished_steps, is_checkpoint_name
+    from ple_rec.runs.find import find_run
+    from ple_rec.runs.layout import CONFIG, configured_checkpoint_place
     from ple_rec.storage import is_address, location
 
-    above, _, last = name.rstrip("/").rpartition("/")
-    where = location(name)
-    step = last if is_step(last) else None
+    parent, _, last = name.rstrip("/").rpartition("/")
+    folder = location(name)
+    step = last if is_checkpoint_name(last) else None
     if step is not None:
-        directory = location(above or ".")
-    elif finished_steps(where) or (is_address(name) and not (where / CONFIG).is_file()):
-        directory = where
+        directory = location(parent or ".")
+    elif finished_steps(folder) or (is_address(name) and not (folder / CONFIG).is_file()):
+        directory = folder
     else:
-        directory = checkpoints_of(named_run(name))
+        directory = configured_checkpoint_place(find_run(name))
     if not finished_steps(directory):
-        raise UserError(str(directory), "no checkpoint", "a run has some after its first save", "train the run first")
+        raise UserError(str(directory), "no checkpoint", "a run has one after its first save", "train the run first")
     return directory, step
 
 

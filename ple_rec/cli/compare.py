@@ -1,4 +1,4 @@
-"""`ple-rec compare`."""
+"""`ple-rec compare`: flags, input checks and exit codes; `ple_rec.analysis.compare` runs the comparison."""
 
 from __future__ import annotations
 
@@ -9,8 +9,19 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show_keys
-from ple_rec.cli.options import Config, HelpConfig, Set, count, flag, last_list, names_text, place, positive, verb
-from ple_rec.config.choices import COMPARISONS, Match, recipe_names
+from ple_rec.cli.options import (
+    ConfigSource,
+    HelpConfig,
+    OverrideFlags,
+    flag,
+    last_list,
+    location_flag,
+    names_text,
+    non_negative_int,
+    positive_int,
+    verb_app,
+)
+from ple_rec.config.choices import COMPARISON_CONFIGS, Match, recipe_names
 from ple_rec.errors import UserError
 from ple_rec.runtime.exits import PREEMPTED, SOME_FAILED
 from ple_rec.storage import Location, is_remote
@@ -18,10 +29,10 @@ from ple_rec.storage import Location, is_remote
 if TYPE_CHECKING:
     from ple_rec.config.compare import CompareConfig
 
-app = verb(
+app = verb_app(
     "compare",
     f"""\
-{names_text("recipes", recipe_names(COMPARISONS))}
+{names_text("recipes", recipe_names(COMPARISON_CONFIGS))}
 
 A comparison is one of the recipes, or a TOML file. The smallest:
 
@@ -42,10 +53,10 @@ examples:
 )
 
 
-_RUNS = Path("runs/compare")
+_DEFAULT_FOLDER = Path("runs/compare")
 
 
-def _share(text: str) -> tuple[int, int]:
+def _parse_share(text: str) -> tuple[int, int]:
     index, _, number = text.partition("/")
     if not (index.isdecimal() and number.isdecimal() and int(index) < int(number)):
         raise ValueError(f"got {text!r}; write I/N with I from 0 to N-1, e.g. 0/4")
@@ -59,16 +70,18 @@ class CompareFlags:
 
     _: KW_ONLY
     config: Annotated[
-        Config,
-        flag("TOML file, or name of a recipe of a comparison", completer=lambda _: recipe_names(COMPARISONS)),
+        ConfigSource,
+        flag("TOML file, or name of a recipe of a comparison", completer=lambda _: recipe_names(COMPARISON_CONFIGS)),
     ] = None
-    overrides: Annotated[Set, flag("override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
-    seeds: Annotated[int | None, flag("train seeds 0 to N-1; default: from the comparison", "N", positive)] = None
+    overrides: Annotated[OverrideFlags, flag("override a key of every run, e.g. train.epochs=2 (repeatable)")] = ()
+    seeds: Annotated[int | None, flag("train seeds 0 to N-1; default: from the comparison", "N", positive_int)] = None
     match: Annotated[Match | None, flag("cost that is made equal; default: from the comparison")] = None
     tune: Annotated[
         int | None,
         flag(
-            "trials of each variant on the validation split before its runs; default: from the comparison", "N", count
+            "trials of each variant on the validation split before its runs; default: from the comparison",
+            "N",
+            non_negative_int,
         ),
     ] = None
     variants: Annotated[
@@ -80,13 +93,20 @@ class CompareFlags:
             converter=last_list,
         ),
     ] = None
-    runs: Annotated[Location, place("folder of comparisons, or an address, s3://...; default: runs/compare", "DIR")] = (
-        _RUNS
-    )
-    jobs: Annotated[int | None, flag("concurrent runs; default: one per GPU, or per usable core", "N", positive)] = None
+    runs: Annotated[
+        Location, location_flag("folder of comparisons, or an address, s3://...; default: runs/compare", "DIR")
+    ] = _DEFAULT_FOLDER
+    jobs: Annotated[
+        int | None, flag("concurrent runs; default: one per GPU, or per usable core", "N", positive_int)
+    ] = None
     share: Annotated[
         tuple[int, int],
-        flag("train only every N-th run from the I-th on; with tuning, every N-th variant", "I/N", _share, n_tokens=1),
+        flag(
+            "train only every N-th run from the I-th on; with tuning, every N-th variant",
+            "I/N",
+            _parse_share,
+            n_tokens=1,
+        ),
     ] = (0, 1)
     reuse: Annotated[
         tuple[Path, ...],
@@ -119,25 +139,23 @@ def compare(*, options: CompareFlags = CompareFlags()) -> int:
 
         show_keys(CompareConfig)
         return 0
-    comparison, folder = comparison_of(options)
+    comparison, folder = read_comparison(options)
     require_torch()
     from ple_rec.analysis.compare.compare import run_comparison
     from ple_rec.analysis.compare.in_store import hold_comparison
     from ple_rec.analysis.compare.reuse import check_comparisons
     from ple_rec.reports.compare.page import report_comparison
-    from ple_rec.text.messages import messages
+    from ple_rec.text.messages import print_messages
 
     check_comparisons(options.reuse)
-    if is_remote(options.runs) and options.share != (0, 1):
-        rule = "shares of a comparison write into one folder at the same time"
-        raise UserError("--share --runs", f"got {options.runs}", rule, "give --runs on a disk that the hosts share")
-    where = options.runs / comparison.name
+    _check_share(options)
+    comparison_dir = options.runs / comparison.name
     try:
         with (
-            messages("stderr" if options.json else "stdout"),
-            hold_comparison(where, read_only=options.dry_run) as directory,
+            print_messages("stderr" if options.json else "stdout"),
+            hold_comparison(comparison_dir, read_only=options.dry_run) as directory,
         ):
-            done = run_comparison(
+            outcome = run_comparison(
                 comparison,
                 folder,
                 options.overrides,
@@ -147,43 +165,52 @@ def compare(*, options: CompareFlags = CompareFlags()) -> int:
                 share=options.share,
                 overwrite=options.overwrite,
                 dry_run=options.dry_run,
-                only=options.variants,
+                trained_variants=options.variants,
                 reuse=options.reuse,
             )
     except KeyboardInterrupt:
-        log("what has finished is kept; the same command goes on with the rest")
+        log("finished runs are kept; the same command resumes the others")
         raise
-    if done is None:
+    if outcome is None:
         return 0
     if options.json:
-        print(done.json)
-    if done.failed:
-        log(f"ple-rec: failed: {', '.join(done.failed)}; the others are kept, run again to retry")
+        print(outcome.json)
+    if outcome.failed:
+        log(
+            f"ple-rec: failed: {', '.join(outcome.failed)}; the other runs are kept, run again to retry the failed ones"
+        )
         return SOME_FAILED
-    return PREEMPTED if done.stopped else 0
+    return PREEMPTED if outcome.stopped else 0
 
 
 def check(*, options: CompareFlags) -> None:
-    """Refuse input that `compare` would refuse before it trains.
+    """Check comparison, directories of `--reuse` and existing runs, as `compare` does before it trains.
 
     Raises:
-        UserError: The input is wrong.
+        UserError: One of them is wrong.
     """
     from ple_rec.analysis.compare.in_store import hold_comparison
-    from ple_rec.analysis.compare.matrix import matrix_of
+    from ple_rec.analysis.compare.matrix import build_matrix
     from ple_rec.analysis.compare.reuse import check_comparisons
-    from ple_rec.analysis.compare.work import studies_of, work_of
+    from ple_rec.analysis.compare.work import create_studies, read_work
 
-    comparison, folder = comparison_of(options)
+    _check_share(options)
+    comparison, folder = read_comparison(options)
     check_comparisons(options.reuse)
-    matrix = matrix_of(comparison, folder, options.overrides, options.variants)
+    matrix = build_matrix(comparison, folder, options.overrides, options.variants)
     with hold_comparison(options.runs / comparison.name, read_only=True) as directory:
         root = directory.folder
-        work_of(matrix, studies_of(matrix, comparison.tune, root), root, overwrite=options.overwrite)
+        read_work(matrix, create_studies(matrix, comparison.tune, root), root, overwrite=options.overwrite)
 
 
-def comparison_of(options: CompareFlags) -> tuple[CompareConfig, Path]:
-    """Return the comparison with the changes of the flags, and the folder to which its paths are relative.
+def _check_share(options: CompareFlags) -> None:
+    if is_remote(options.runs) and options.share != (0, 1):
+        rule = "shares of a comparison write into one folder at the same time"
+        raise UserError("--share --runs", f"got {options.runs}", rule, "give --runs on a disk that the hosts share")
+
+
+def read_comparison(options: CompareFlags) -> tuple[CompareConfig, Path]:
+    """Return the comparison, with the flags but `--set` applied, and the folder to which its paths are relative.
 
     Raises:
         UserError: The comparison is missing or wrong.

@@ -1,11 +1,13 @@
-"""A process that trains and analyses one run of a comparison after another, so that torch is imported once.
+"""Worker process of `ple-rec compare`: trains and analyses one run after another, so that torch is imported once.
 
-`python -m ple_rec.cli.comparison_worker` is started by `ple_rec/analysis/compare/workers.py`. A line of its input is a
-request, a line of its output the answer, JSON both:
+`ple_rec/analysis/compare/workers.py` starts `python -m ple_rec.cli.comparison_worker`. Each line of standard input is a
+request for a run, and each line of standard output the answer, both JSON:
 
-    {"config": FILE, "run_dir": DIR, "log": FILE}   ->   {"code": 0, "seconds": S} or {"code": N, "message": TEXT, ...}
+    {"config": FILE, "run_dir": DIR, "log": FILE}
+    -> {"code": 0, "seconds": S}, or for a run that failed {"code": N, "message": TEXT, "seconds": S}
 
-What training prints goes to the log. The process ends with its input.
+The code is the exit code that `ple-rec train` would have. Output of the training goes to the log. The process ends at
+the end of its input, or when a run was asked to stop.
 """
 
 from __future__ import annotations
@@ -25,54 +27,54 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import PleRecError, PreemptedError
 from ple_rec.runtime.exits import end_process, stop_with_parent
-from ple_rec.runtime.versions import large_imports
-from ple_rec.text.messages import messages
+from ple_rec.runtime.versions import suspend_garbage_collection
+from ple_rec.text.messages import print_messages
 
-_BUG = 1
+_BUG_EXIT_CODE = 1
 
 
-def serve(requests: TextIO, answers: TextIO, run: Callable[[RunConfig, Path], object]) -> None:
-    """Answer every request.
+def answer_requests(requests: TextIO, answers: TextIO, train: Callable[[RunConfig, Path], object]) -> None:
+    """Train the run of each request, and write an answer when the run has ended; return after a run that was stopped.
 
     Args:
-        requests: A line each.
-        answers: A line each.
-        run: Trains a configuration into a run directory.
+        requests: Stream with a request in each line.
+        answers: Stream that receives a line for each request.
+        train: Function that trains and analyses a configuration into a run directory.
     """
     for line in requests:
         request = json.loads(line)
-        begun = time.monotonic()
-        answer = _answer(request, run) | {"seconds": time.monotonic() - begun}
+        started_at = time.monotonic()
+        answer = _answer(request, train) | {"seconds": time.monotonic() - started_at}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-        if answer["code"] == PreemptedError.exit_code:  # was asked to stop, and did
+        if answer["code"] == PreemptedError.exit_code:
             return
-        gc.collect()
-        _forget_peak()
+        gc.collect()  # The model of this run goes before the next one begins.
+        _reset_peak_memory()
 
 
-def _answer(request: dict[str, str], run: Callable[[RunConfig, Path], object]) -> dict[str, Any]:
+def _answer(request: dict[str, str], train: Callable[[RunConfig, Path], object]) -> dict[str, Any]:
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for stream in (1, 2):
-        os.dup2(log, stream)
+    for descriptor in (1, 2):  # Standard output and error, to which native code writes, too.
+        os.dup2(log, descriptor)
     os.close(log)
     try:
-        with messages():
-            run(load_config(RunConfig, Path(request["config"])), Path(request["run_dir"]))
+        with print_messages():
+            train(load_config(RunConfig, Path(request["config"])), Path(request["run_dir"]))
     except PleRecError as error:
         sys.stderr.write(f"ple-rec: {error}\n")
         return {"code": error.exit_code, "message": str(error)}
-    except Exception as error:  # a bug in one run; the others go on, and its log has the traceback
+    except Exception as error:  # A bug in one run must not end the others; its log has the traceback.
         traceback.print_exc()
-        return {"code": _BUG, "message": f"{type(error).__name__}: {error}"}
+        return {"code": _BUG_EXIT_CODE, "message": f"{type(error).__name__}: {error}"}
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
     return {"code": 0}
 
 
-def _forget_peak() -> None:
-    """Let the most resident memory of the next run be its own (Linux; elsewhere it is the most of all so far)."""
+def _reset_peak_memory() -> None:
+    """Reset the peak of resident memory, so that each run measures its own. Only Linux can do that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -80,15 +82,15 @@ def _forget_peak() -> None:
 
 
 def main() -> None:
-    """Serve the process that started this one."""
+    """Answer the requests of the process that started this one."""
     stop_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # nothing else that is printed is an answer
-    with large_imports():
+    os.dup2(2, 1)  # Everything else that is printed goes to standard error.
+    with suspend_garbage_collection():
         from ple_rec.analysis.compare.one_run import train_one
         from ple_rec.reports.analysis.page import write_analysis
 
-    serve(sys.stdin, answers, partial(train_one, write_analysis=write_analysis))
+    answer_requests(sys.stdin, answers, partial(train_one, write_analysis=write_analysis))
     end_process(0)
 
 

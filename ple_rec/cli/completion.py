@@ -1,4 +1,8 @@
-"""`ple-rec completion`."""
+"""`ple-rec completion`: the scripts of cyclopts by which a shell completes verbs and flags, with two corrections.
+
+`--version` is offered only after `ple-rec` itself, not after every verb; and bash completes file names
+by itself.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,9 @@ from cyclopts import App
 
 from ple_rec.cli.app import command_line
 from ple_rec.cli.console import show
-from ple_rec.cli.options import flag, verb
+from ple_rec.cli.options import flag, verb_app
 
-app = verb(
+app = verb_app(
     "completion",
     """\
 examples:
@@ -28,16 +32,15 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], flag("bash, zsh 
 
     It knows the verbs and flags of this version, so print it again after an update.
     """
-    script = _app().generate_completion(shell=shell)
-    show(_with_files(script) if shell == "bash" else script)
+    script = _completion_app().generate_completion(shell=shell)
+    show(_with_file_completion(script) if shell == "bash" else script)
     return 0
 
 
-def _app() -> App:
+def _completion_app() -> App:
     """Return the application for completion scripts, in which `--version` is a command.
 
-    The scripts of cyclopts would offer a version flag with every verb, but they offer a command of the program only
-    with the program.
+    cyclopts' scripts would offer a version flag after every verb; they offer a command only after `ple-rec` itself.
     """
     program = command_line()
     program.version_flags = ()
@@ -45,11 +48,11 @@ def _app() -> App:
     return program
 
 
-def _with_files(script: str) -> str:
-    """Return a bash script in which bash itself completes files if the script offers nothing.
+def _with_file_completion(script: str) -> str:
+    """Return a bash script with which bash itself completes file names where the script offers nothing.
 
-    The script of cyclopts completes no files for a flag whose value is a text, such as `--config`, and no names with a
-    space.
+    cyclopts' script completes no file names for a flag whose value is a text, such as `--config`, and breaks names at
+    spaces. So its own completion of files (`compgen`) is removed, and bash's default is allowed.
     """
     script = re.sub(r"COMPREPLY=\( \$\(compgen -[fd] .*\) \)", "COMPREPLY=()", script)
     return re.sub(r"^complete -F", "complete -o bashdefault -o default -F", script, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Output of verbs, and checks that the packages that they need are installed."""
+"""Output of verbs, and checks that the packages which a verb needs are installed."""
 
 from __future__ import annotations
 
@@ -32,16 +32,12 @@ def show(text: str, stream: TextIO | None = None) -> None:
 
 
 def log(text: str) -> None:
-    """Print a line about the progress of a verb whose result goes to standard output."""
+    """Print a line on standard error, since standard output is for the result of a verb."""
     sys.stderr.write(f"{text}\n")
 
 
 def show_keys(config: type[Config]) -> None:
-    """Print every key of a configuration, `base` included.
-
-    Args:
-        config: Class of the configuration.
-    """
+    """Print every key of a configuration class, and the key `base`, which every TOML file may have."""
     from ple_rec.config.describe import describe
 
     show(
@@ -50,7 +46,7 @@ def show_keys(config: type[Config]) -> None:
 
 
 def line_width() -> int:
-    """Return the number of characters of a line of output."""
+    """Return the width of lines: the variable COLUMNS, else that of the terminal, else 120 characters."""
     return shutil.get_terminal_size(fallback=(_WIDTH, 24)).columns
 
 

@@ -1,13 +1,13 @@
-"""`ple-rec diff`."""
+"""`ple-rec diff`: flags and output of a comparison of two runs, which `ple_rec.runs.diff` makes."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
 from ple_rec.cli.console import line_width, show
-from ple_rec.cli.options import FinalSplit, flag, verb
+from ple_rec.cli.options import FinalSplit, flag, verb_app
 
-app = verb("diff")
+app = verb_app("diff")
 
 
 @app.default
@@ -25,9 +25,9 @@ def diff(
     has not finished, the last validation record counts.
     """
     from ple_rec.runs.diff import compare_runs, diff_json, format_diff
-    from ple_rec.runs.find import named_run
+    from ple_rec.runs.find import find_run
     from ple_rec.runs.record import read_record
 
-    differences = compare_runs(read_record(named_run(a)), read_record(named_run(b)), split)
+    differences = compare_runs(read_record(find_run(a)), read_record(find_run(b)), split)
     show(diff_json(differences) if json else format_diff(differences, line_width()))
     return 0

@@ -1,11 +1,11 @@
-"""`ple-rec doctor`."""
+"""`ple-rec doctor`: the verb for the checks of `ple_rec.runtime.doctor`."""
 
 from __future__ import annotations
 
-from ple_rec.cli.options import verb
+from ple_rec.cli.options import verb_app
 from ple_rec.runtime.doctor import run
 
-app = verb("doctor")
+app = verb_app("doctor")
 
 
 @app.default

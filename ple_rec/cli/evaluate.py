@@ -1,4 +1,4 @@
-"""`ple-rec evaluate`."""
+"""`ple-rec evaluate`: flags, and the checks before ranks start; `ple_rec.training.run` evaluates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch
-from ple_rec.cli.options import Argv, Checkpoint, EvaluationSet, Ranks, Run, flag, verb
-from ple_rec.runtime.exits import under_agent
+from ple_rec.cli.options import Argv, Checkpoint, EvaluationOverrideFlags, Ranks, RunName, flag, verb_app
+from ple_rec.runtime.exits import is_under_agent
 from ple_rec.storage import Location, location
 
-app = verb("evaluate")
+app = verb_app("evaluate")
 
 
 @Parameter(name="*")
@@ -27,15 +27,15 @@ class EvaluateFlags:
     split: Annotated[Literal["train", "valid", "test"], flag("split to evaluate; default: test")] = "test"
     checkpoint: Checkpoint = "best"
     json: Annotated[bool, flag("print JSON instead of a table")] = False
-    overrides: EvaluationSet = ()
+    overrides: EvaluationOverrideFlags = ()
     ranks: Ranks = 1
 
 
 @app.default
-def evaluate(run: Run, /, *, options: EvaluateFlags = EvaluateFlags(), argv: Argv = ()) -> int:
+def evaluate(run: RunName, /, *, options: EvaluateFlags = EvaluateFlags(), argv: Argv = ()) -> int:
     """Evaluate a checkpoint of a run."""
     require_torch()
-    if options.ranks > 1 and not under_agent():
+    if options.ranks > 1 and not is_under_agent():
         from ple_rec.runtime.ranks import run_local_ranks
 
         check(run, options)
@@ -62,7 +62,7 @@ def check(run: str, options: EvaluateFlags) -> None:
     check_evaluation(_run_dir(run), [options.split], options.checkpoint, options.overrides)
 
 
-def paths(run: str, options: EvaluateFlags) -> list[Location]:
+def shared_paths(run: str, options: EvaluateFlags) -> list[Location]:
     """Return the paths that all hosts read: checkpoints and dataset.
 
     Raises:
@@ -70,16 +70,16 @@ def paths(run: str, options: EvaluateFlags) -> list[Location]:
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.runs.checkpoints import directories_of
+    from ple_rec.runs.checkpoints import shared_directories
 
     run_dir = _run_dir(run)
     config = load_config(RunConfig, run_dir / "config.toml", options.overrides)
-    return [*directories_of(config, run_dir), location(config.data.path)]
+    return [*shared_directories(config, run_dir), location(config.data.path)]
 
 
 def _run_dir(run: str) -> Location:
     """Return the directory of a run, by its path or its name under runs/."""
-    from ple_rec.runs.find import named_run
+    from ple_rec.runs.find import find_run
 
     run_dir = Path(run)
-    return run_dir if (run_dir / "config.toml").is_file() else named_run(run)
+    return run_dir if (run_dir / "config.toml").is_file() else find_run(run)

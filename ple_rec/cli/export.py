@@ -1,4 +1,4 @@
-"""`ple-rec export`: export of a trained run as a model to serve."""
+"""`ple-rec export`: flags and summary of an export of a trained run as a model for serving (`ple_rec.inference`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, count, flag, last_list, not_negative, place, verb
+from ple_rec.cli.options import (
+    Checkpoint,
+    EvaluationOverrideFlags,
+    RunName,
+    flag,
+    last_list,
+    location_flag,
+    non_negative_float,
+    non_negative_int,
+    verb_app,
+)
 from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.storage import Location
@@ -16,7 +26,7 @@ from ple_rec.storage import Location
 if TYPE_CHECKING:
     from ple_rec.inference.export import ExportedVersion
 
-app = verb(
+app = verb_app(
     "export",
     """\
 examples:
@@ -33,9 +43,11 @@ then: ple-rec serve models/feed        docs/export.md explains all of it
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ExportFlags(ExportOptions):
-    """Flags of `ple-rec export`; their defaults are those of the API."""
+    """Flags of `ple-rec export`; those without a default here have the default of the API."""
 
-    out: Annotated[Location, place("folder of versions, new or existing; or an address, such as s3://...", "MODEL_DIR")]
+    out: Annotated[
+        Location, location_flag("folder of versions, new or existing; or an address, such as s3://...", "MODEL_DIR")
+    ]
     precision: Annotated[
         TablePrecision,
         flag("precision of the tables: 4D, 2D, D + 8 and D/2 + 4 bytes a row of D columns; default fp32"),
@@ -48,7 +60,7 @@ class ExportFlags(ExportOptions):
         ),
     ]
     fusion: Annotated[
-        Location | None, place("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
+        Location | None, location_flag("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
     ]
     user_features: Annotated[
         tuple[str, ...] | None,
@@ -68,7 +80,7 @@ class ExportFlags(ExportOptions):
         flag(
             "write examples.json: rows of N held-out users, real data, to try the model with; default 0: none",
             "N",
-            count,
+            non_negative_int,
         ),
     ]
     onnx: Annotated[bool, flag("write the dense program as ONNX too (pip install '.[onnx]')")]
@@ -78,7 +90,7 @@ class ExportFlags(ExportOptions):
             "greatest difference of a score, for a regression in standard deviations of its label; "
             "default: 1e-5, 5e-3, 3e-2, .3 by precision, .05 more in bf16",
             "X",
-            not_negative,
+            non_negative_float,
         ),
     ]
     auc_loss: Annotated[
@@ -86,49 +98,49 @@ class ExportFlags(ExportOptions):
         flag(
             "greatest loss of AUC; default: 1e-6, 1e-5, 1e-4, 5e-3 by precision, 1e-4 more in bf16",
             "X",
-            not_negative,
+            non_negative_float,
         ),
     ]
-    check_rows: Annotated[int, Parameter(parse=False)]
+    check_rows: Annotated[int, Parameter(parse=False)]  # The command line has no flag for it.
     json: Annotated[bool, flag("print model.json instead of a summary")] = False
-    overrides: EvaluationSet = ()
+    overrides: EvaluationOverrideFlags = ()
 
 
 @app.default
-def export(run: Run, /, *, options: ExportFlags) -> int:
+def export(run: RunName, /, *, options: ExportFlags) -> int:
     """Write a self-contained model of a finished run to MODEL_DIR/versions/v<N>.
 
     It consists of tables, dense program, vocabularies, fusion and model card. Its scores are checked against those of
     the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
     """
     require_torch()
-    from ple_rec.analysis.finished import finished_run
+    from ple_rec.analysis.finished import load_finished_run
     from ple_rec.inference.export import export as export_run
-    from ple_rec.inference.model_dir import check_out
-    from ple_rec.runs.find import named_run
-    from ple_rec.text.messages import messages
+    from ple_rec.inference.model_dir import check_model_dir
+    from ple_rec.runs.find import find_run
+    from ple_rec.text.messages import print_messages
     from ple_rec.text.plain import json_text
     from ple_rec.training.trained import single_process_config
 
-    check_out(options.out)
-    run_dir = named_run(run)
-    config, metrics = finished_run(run_dir, options.overrides)
-    with messages("stderr"):
-        done = export_run(single_process_config(config, metrics), metrics, run_dir, options.out, options)
-    show(json_text(done.description) if options.json else _summary(done, options.out))
+    check_model_dir(options.out)
+    run_dir = find_run(run)
+    config, metrics = load_finished_run(run_dir, options.overrides)
+    with print_messages("stderr"):
+        exported = export_run(single_process_config(config, metrics), metrics, run_dir, options.out, options)
+    show(json_text(exported.description) if options.json else _summary_text(exported, options.out))
     return 0
 
 
-def _summary(done: ExportedVersion, model_dir: Location) -> str:
+def _summary_text(exported: ExportedVersion, model_dir: Location) -> str:
     from ple_rec.inference.card import dense_text
     from ple_rec.inference.signature import Signature
 
-    card, check = done.description["card"], done.description["card"]["check"]
-    signature = Signature.model_validate(done.description["signature"], strict=False)
-    size, exact = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
-    lines = [f"tables: {size:,} bytes in {done.description['tables'][0]['precision']}, {size / exact:.3f} of fp32"] * (
-        exact > 0
-    )
+    card, check = exported.description["card"], exported.description["card"]["check"]
+    signature = Signature.model_validate(exported.description["signature"], strict=False)
+    size, fp32_size = card["bytes"]["tables"], card["bytes"]["tables_fp32"]
+    lines = [
+        f"tables: {size:,} bytes in {exported.description['tables'][0]['precision']}, {size / fp32_size:.3f} of fp32"
+    ] * (fp32_size > 0)
     for task, differences in check["tasks"].items():
         auc, auc_loss = differences["auc"], differences["auc_loss"]
         auc_text = "" if auc is None else f", AUC {auc:.5f}, lost {auc_loss:.1e}"
@@ -136,11 +148,11 @@ def _summary(done: ExportedVersion, model_dir: Location) -> str:
         largest, mean = f"{differences['largest']:.1e}{unit}", f"{differences['mean']:.1e}"
         lines.append(f"{task}: scores differ by at most {largest}, {mean} on average{auc_text}")
     lines.append(f"(of {check['rows']:,} rows of {check['split']}, in {check['dense']}, against the trained model)")
-    if done.description["dense"] != {"precision": "fp32"}:
-        lines.append(f"matrix products: {dense_text(done.description['dense'])}")
-    user = ", ".join(each.name for each in signature.of("user"))
-    lines.append(f"features of the user: {user or 'none'}")
+    if exported.description["dense"] != {"precision": "fp32"}:
+        lines.append(f"matrix products: {dense_text(exported.description['dense'])}")
+    user_features = ", ".join(feature.name for feature in signature.inputs_of("user"))
+    lines.append(f"features of the user: {user_features or 'none'}")
     lines.append(f"fusion: {card['fusion']}")
     if (examples := card["examples"])["lists"]:
         lines.append(f"examples.json: {examples['rows']:,} held-out rows of real users, in {examples['lists']} lists")
-    return "\n".join([*lines, f"model: {done.version}", "", f"next: ple-rec serve {model_dir}"])
+    return "\n".join([*lines, f"model: {exported.version}", "", f"next: ple-rec serve {model_dir}"])

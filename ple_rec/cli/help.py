@@ -1,6 +1,7 @@
-"""Help texts and error messages of the command line, instead of those of cyclopts.
+"""Help texts and error messages of the command line, in place of those of cyclopts.
 
-A help text has two columns without boxes, on a terminal and in a pipe alike.
+A help text has two columns and no boxes, on a terminal and in a pipe alike. An error is a `UserError`, with the four
+parts of every error of the program.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 
-_MAX_COLUMN = 26  # Width of the column of names; a longer name has a line of its own.
+_MAX_COLUMN = 26  # Greatest width of the column of names; a longer name gets a line of its own.
 _FLAGS = dict.fromkeys(("--help", "-h"), "show this help, then stop") | {"--version": "print the version, then stop"}
 _MIN_WIDTH, _MAX_WIDTH = 40, 120  # Characters of a line.
 
@@ -63,7 +64,7 @@ def help_text(app: App, words: Sequence[str], stream: TextIO) -> str:
     if command.default_command is None:
         command.usage = f"{name} {'ACTION' if words else 'VERB'} ..."
     else:
-        command.help = None  # Without the line of the list of verbs, cyclopts prints the docstring.
+        command.help = None  # Then cyclopts prints the docstring, instead of the line for the list of verbs.
         command.usage = command.usage or _usage(name, command.assemble_argument_collection())
     with console.capture() as capture:
         app.help_print(list(words), console=console)
@@ -83,12 +84,12 @@ class HelpFormatter:
     """Formatter that cyclopts calls for every part of a help text."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Print the names of a group with their texts."""
+        """Print a group of arguments or verbs: the names, each with its text."""
         if not panel.entries:
             return
         width = min(console.width, _MAX_WIDTH)
         entries = sorted(panel.entries, key=lambda entry: not entry.required)  # Required ones come first.
-        names = [_names(entry) for entry in entries]
+        names = [_names_text(entry) for entry in entries]
         column = min(max(map(len, names)) + 4, _MAX_COLUMN)
         _print(console, f"\n{panel.title}:", bold=True)
         for name, entry in zip(names, entries, strict=True):
@@ -116,8 +117,8 @@ class HelpFormatter:
             _print(console, "\n" + textwrap.fill(" ".join(paragraph.split()), min(console.width, _MAX_WIDTH)))
 
 
-def _names(entry: HelpEntry) -> str:
-    """Return the names of an argument, each with the word for its value, or the name of a command."""
+def _names_text(entry: HelpEntry) -> str:
+    """Return the names of an argument, each with its metavar, or the name of a command."""
     if entry.positional_label is not None:
         return entry.positional_label
     value = f"{{{','.join(entry.choices)}}}" if entry.metavar == "CHOICE" and entry.choices else entry.metavar
@@ -129,8 +130,8 @@ def _print(console: Console, text: str, *, bold: bool = False, end: str = "\n") 
 
 
 _NOUNS: Mapping[str, str] = {"float": "a number", "int": "an int", "bool": "no value, or true or false"}
-_SEE = "run `ple-rec --help`"
-_CONFIGURED = ("train", "plan", "repeat")  # Their --set takes any key of a run.
+_HELP_ADVICE = "run `ple-rec --help`"
+_CONFIGURED = ("train", "plan", "repeat")  # Verbs whose --set takes any key of a run's configuration.
 
 
 def unknown_verb_error(word: str, known: Sequence[str]) -> UserError:
@@ -140,7 +141,7 @@ def unknown_verb_error(word: str, known: Sequence[str]) -> UserError:
         word: First word of the command line.
         known: Names of the verbs.
     """
-    return UserError("command line", f'unknown verb "{word}"', _suggestion(word, known), _SEE)
+    return UserError("command line", f'unknown verb "{word}"', _suggestion(word, known), _HELP_ADVICE)
 
 
 def command_line_error(error: CycloptsError, app: App, argv: Sequence[str]) -> UserError:
@@ -151,28 +152,28 @@ def command_line_error(error: CycloptsError, app: App, argv: Sequence[str]) -> U
         app: Application with all verbs.
         argv: Words of the command line.
     """
-    words, path, _ = app.parse_commands(list(argv))
-    verb, command = " ".join(words), path[-1]
-    see = f"run `ple-rec {verb} --help`"
+    words, apps, _ = app.parse_commands(list(argv))
+    verb, command = " ".join(words), apps[-1]
+    help_advice = f"run `ple-rec {verb} --help`"
     if isinstance(error, UnknownCommandError):
         word, known = (error.unused_tokens or [""])[0], [name for name in command if not name.startswith("-")]
         if not verb:
-            return UserError("command line", f'got "{word}" as its verb', _suggestion(word, known), _SEE)
-        return UserError(verb, f'unknown action "{word}"', _suggestion(word, known), see)
-    flags = _flags(command.assemble_argument_collection()) if command.default_command else []
+            return UserError("command line", f'got "{word}" as its verb', _suggestion(word, known), _HELP_ADVICE)
+        return UserError(verb, f'unknown action "{word}"', _suggestion(word, known), help_advice)
+    flags = _flag_names(command.assemble_argument_collection()) if command.default_command else []
     unknown = _unknown_word(error, flags)
     if unknown is not None:
         if "--" in argv and unknown in argv[argv.index("--") :]:
-            return UserError(verb, f'unknown argument "{unknown}"', "behind -- no word is a flag", "leave out the --")
-        return _unknown_argument_error(verb, unknown, flags, see)
+            return UserError(verb, f'unknown argument "{unknown}"', "after -- no word is a flag", "leave out the --")
+        return _unknown_argument_error(verb, unknown, flags, help_advice)
     if error.argument is None:
-        return UserError(verb, str(error).rstrip("."), "the command line has another form", see)
+        return UserError(verb, str(error).rstrip("."), "the command line has another form", help_advice)
     if isinstance(error, MissingArgumentError):
         arguments = command.assemble_argument_collection().filter_by(show=True)
-        return _missing_error(error, error.argument, arguments, verb, argv, see)
+        return _missing_error(error, error.argument, arguments, verb, argv, help_advice)
     if isinstance(error, CoercionError):
-        return _value_error(error, error.argument, see)
-    return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", see)
+        return _value_error(error, error.argument, help_advice)
+    return UserError(error.argument.name, str(error).rstrip("."), "the command line has another form", help_advice)
 
 
 def _missing_error(
@@ -181,50 +182,53 @@ def _missing_error(
     arguments: ArgumentCollection,
     verb: str,
     argv: Sequence[str],
-    see: str,
+    help_advice: str,
 ) -> UserError:
     """Return the error of missing arguments, or of an argument with too few values."""
     words = {word.partition("=")[0] for word in argv}
     if words.isdisjoint(argument.names):
-        first = next(i for i, each in enumerate(arguments) if each.name == argument.name)
-        names = [each.name for each in arguments[first:] if each.required and words.isdisjoint(each.names)]
+        first = next(i for i, other in enumerate(arguments) if other.name == argument.name)
+        names = [other.name for other in arguments[first:] if other.required and words.isdisjoint(other.names)]
         if len(names) > 1:
-            return UserError(verb, f"{', '.join(names)} missing", "they are needed", see)
+            return UserError(verb, f"{', '.join(names)} missing", "they are needed", help_advice)
         return UserError(
-            verb, f"{names[0]} missing", "it is needed", _fix_of_missing(error, argument, arguments, argv) or see
+            verb,
+            f"{names[0]} missing",
+            "it is needed",
+            _fix_for_missing(error, argument, arguments, argv) or help_advice,
         )
     if isinstance(error, ConsumeMultipleError):
-        return UserError(argument.name, "no value", "it takes one or more", see)
+        return UserError(argument.name, "no value", "it takes one or more", help_advice)
     number, _ = argument.token_count()
     takes = "it takes one" if number == 1 else f"it takes {number} of them"
-    return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, see)
+    return UserError(argument.name, "too few values" if error.tokens_so_far else "no value", takes, help_advice)
 
 
-def _fix_of_missing(
+def _fix_for_missing(
     error: MissingArgumentError, argument: Argument, arguments: ArgumentCollection, argv: Sequence[str]
 ) -> str:
-    """Return the fix if other words of the command line may be the missing argument; empty if none may."""
+    """Return the fix if a word of the command line may be meant as the missing argument; else an empty text."""
     # Flags with several values take every following word.
-    greedy = [each for each in arguments if each.parameter.consume_multiple]
-    before, words = [each.name for each in greedy if each.name in argv], error.unused_tokens or []
-    if argument.index is not None and before:
-        return f"write {argument.name} before {before[0]}, which takes every word after it"
+    greedy = [other for other in arguments if other.parameter.consume_multiple]
+    greedy_names, words = [other.name for other in greedy if other.name in argv], error.unused_tokens or []
+    if argument.index is not None and greedy_names:
+        return f"write {argument.name} before {greedy_names[0]}, which takes every word after it"
     if argument.index is None and words and not any(word.startswith("-") for word in words):
         return f"write {argument.name} {shlex.join(words if argument in greedy else words[:1])}"
     return ""
 
 
-def _value_error(error: CoercionError, argument: Argument, see: str) -> UserError:
-    """Return the error of a wrong value; parsers of `options` bring their own rule."""
+def _value_error(error: CoercionError, argument: Argument, help_advice: str) -> UserError:
+    """Return the error of a wrong value; the parsers of `ple_rec.cli.options` state the rule in their ValueError."""
     name, value = argument.name, ""
     if error.token is not None:
         name, value = error.token.keyword or name, error.token.value
     if choices := argument.get_choices():
-        return UserError(name, f"got {value!r}", _suggestion(value, choices), see)
+        return UserError(name, f"got {value!r}", _suggestion(value, choices), help_advice)
     if message := re.fullmatch(r"(got .*?); (.*?)(?:; (did you .*))?", str(error.msg)):
-        return UserError(name, message[1], message[2], message[3] or see)
+        return UserError(name, message[1], message[2], message[3] or help_advice)
     kind = getattr(error.target_type, "__name__", "value")
-    return UserError(name, f"got {value!r}", f"expected {_NOUNS.get(kind, kind)}", see)
+    return UserError(name, f"got {value!r}", f"expected {_NOUNS.get(kind, kind)}", help_advice)
 
 
 def _unknown_word(error: CycloptsError, flags: Sequence[str]) -> str | None:
@@ -242,11 +246,11 @@ def _unknown_word(error: CycloptsError, flags: Sequence[str]) -> str | None:
     return unused[0] if unused else None
 
 
-def _unknown_argument_error(place: str, word: str, flags: Sequence[str], see: str) -> UserError:
-    fix = see
+def _unknown_argument_error(place: str, word: str, flags: Sequence[str], help_advice: str) -> UserError:
+    fix = help_advice
     if "=" in word and "--set" in flags and not word.startswith("-"):
         fix = f"write --set {word}"
-    if "--config" in flags and (word.endswith(".toml") or word in _recipes()):
+    if "--config" in flags and (word.endswith(".toml") or word in _run_recipe_names()):
         fix = f"write --config {word}"
     if place in _CONFIGURED and word.startswith("--"):
         from ple_rec.config.describe import set_hint
@@ -256,18 +260,19 @@ def _unknown_argument_error(place: str, word: str, flags: Sequence[str], see: st
     return UserError(place, f'unknown argument "{word}"', _suggestion(word, flags), fix)
 
 
-def _flags(arguments: ArgumentCollection) -> list[str]:
+def _flag_names(arguments: ArgumentCollection) -> list[str]:
     names = [name for argument in arguments.filter_by(parse=True) for name in argument.positives]
     return [name for name in names if name.startswith("--")]
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
+    """Return `did you mean "train"? (known: train, prep)`, or a rule for a command that takes no such words."""
     from ple_rec.config.words import suggestion
 
     return suggestion(word, known) if known else "it takes no more"
 
 
-def _recipes() -> list[str]:
+def _run_recipe_names() -> list[str]:
     from ple_rec.config.choices import recipe_names
 
     return recipe_names()

@@ -1,4 +1,8 @@
-"""Types and help texts of the options that verbs share, and functions that declare options and verbs."""
+"""Declaration of verbs and flags for cyclopts: functions that declare them, parsers of values, and shared flags.
+
+A flag is an annotated field: `Annotated[int, flag("number of seeds", "N", positive_int)]`. A parser raises ValueError
+with the text `got VALUE; RULE` or `got VALUE; RULE; FIX`, which `ple_rec.cli.help` turns into an error message.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ _COMMON_SETTINGS: Mapping[str, Any] = {
 }
 
 
-def verb(name: str, epilog: str = "", **more: Any) -> App:
+def verb_app(name: str, epilog: str = "", **more: Any) -> App:
     """Return the application of a verb, or of the program.
 
     Args:
@@ -39,10 +43,10 @@ def verb(name: str, epilog: str = "", **more: Any) -> App:
 
 
 def names_text(lead: str, names: Sequence[str]) -> str:
-    """Return names as lines of an epilog: `recipes: census-ple, census-mmoe`.
+    """Return names as lines of an epilog, the text at the end of a help: `recipes: census-ple, census-mmoe`.
 
     Args:
-        lead: Word before the names, by whose length further lines are indented.
+        lead: Word before the names; further lines are indented by its length.
         names: Names to list.
     """
     text = f"{lead}: {', '.join(names)}"
@@ -50,20 +54,20 @@ def names_text(lead: str, names: Sequence[str]) -> str:
 
 
 def last_list(type_: Any, tokens: Sequence[Token]) -> Any:
-    """Return the values of the last list if a flag with a list is repeated.
+    """Convert the values of a flag with a list; if the flag is given more than once, those of its last list.
 
     Args:
         type_: Type of the list.
-        tokens: Values of every list; the first of each has the index 0.
+        tokens: Values of all lists; the first value of each list has the index 0.
     """
     start = max(position for position, token in enumerate(tokens) if token.index == 0)
     return convert(type_, tokens[start:])
 
 
-def ending_lists(app: App, argv: Sequence[str]) -> list[str]:
-    """Return a command line on which `--flag=VALUE` takes no further values.
+def end_lists_at_equals(app: App, argv: Sequence[str]) -> list[str]:
+    """Return a command line on which a flag with a list, written as `--flag=VALUE`, takes only this value.
 
-    cyclopts would add the next words to the list of the flag, so they are moved behind `--`.
+    cyclopts would add the words that follow to the list, so they are moved to the end, after `--`.
 
     Args:
         app: Application with all verbs.
@@ -99,53 +103,53 @@ def _is_flag(word: str) -> bool:
 T = TypeVar("T")
 
 
-def flag(text: str, value: str = "", read: Callable[[str], object] | None = None, **more: Any) -> Parameter:
+def flag(text: str, metavar: str = "", parse: Callable[[str], object] | None = None, **more: Any) -> Parameter:
     """Return the declaration of a flag or an argument for cyclopts.
 
     Args:
         text: Help text.
-        value: Word for the value in the help; empty for the choices of the type, or else the name.
-        read: Function that parses the value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
+        metavar: Word for the value in the help; empty for the choices of the type, or else the name.
+        parse: Function that parses the value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
         more: Other arguments of `cyclopts.Parameter`.
     """
-    keys: dict[str, Any] = {"help": text} | ({"metavar": value} if value else {})
-    if read is not None:
-        keys["converter"] = lambda _, tokens: read(tokens[0].value)
+    keys: dict[str, Any] = {"help": text} | ({"metavar": metavar} if metavar else {})
+    if parse is not None:
+        keys["converter"] = lambda _, tokens: parse(tokens[0].value)
     return Parameter(**keys, **more)
 
 
-def place(text: str, value: str = "", **more: Any) -> Parameter:
+def location_flag(text: str, metavar: str = "", **more: Any) -> Parameter:
     """Return the declaration of a flag of the type `Location`, a path or an address, for cyclopts.
 
     Args:
         text: Help text.
-        value: Word for the value in the help; empty for the name.
+        metavar: Word for the value in the help; empty for the name.
         more: Other arguments of `cyclopts.Parameter`.
     """
-    return flag(text, value, location, accepts_keys=False, **more)
+    return flag(text, metavar, location, accepts_keys=False, **more)
 
 
-def local(text: str) -> Path:
-    """Parse a path of this machine."""
+def local_path(text: str) -> Path:
+    """Parse a path on this machine; refuse an address."""
     if is_address(text):
-        raise ValueError(f"got {text!r}; expected a path of this machine")
+        raise ValueError(f"got {text!r}; expected a path on this machine")
     return Path(text)
 
 
-def each(read: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:
+def parse_each(parse: Callable[[str], T]) -> Callable[[Any, Sequence[Token]], tuple[T, ...]]:
     """Return the converter of a flag with several values.
 
     Args:
-        read: Function that parses one value; its errors are those of `read` of `flag`.
+        parse: Function that parses one value, as for `flag`.
     """
 
     def convert(_: Any, tokens: Sequence[Token]) -> tuple[T, ...]:
-        return tuple(read(token.value) for token in tokens)
+        return tuple(parse(token.value) for token in tokens)
 
     return convert
 
 
-def positive(text: str) -> int:
+def positive_int(text: str) -> int:
     """Parse a positive int."""
     value = int(text) if text.isdecimal() else 0
     if value < 1:
@@ -153,14 +157,14 @@ def positive(text: str) -> int:
     return value
 
 
-def count(text: str) -> int:
+def non_negative_int(text: str) -> int:
     """Parse a non-negative int."""
     if not text.isdecimal():
         raise ValueError(f"got {text!r}; expected a non-negative int, 0 for none")
     return int(text)
 
 
-def integer(text: str) -> int:
+def any_int(text: str) -> int:
     """Parse an int; cyclopts' own parser would round 1.5."""
     try:
         return int(text)
@@ -168,7 +172,7 @@ def integer(text: str) -> int:
         raise ValueError(f"got {text!r}; expected an int") from None
 
 
-def above_zero(text: str) -> float:
+def positive_float(text: str) -> float:
     """Parse a finite number above 0."""
     try:
         value = float(text)
@@ -179,7 +183,7 @@ def above_zero(text: str) -> float:
     return value
 
 
-def not_negative(text: str) -> float:
+def non_negative_float(text: str) -> float:
     """Parse a finite number of 0 or more."""
     try:
         value = float(text)
@@ -190,32 +194,35 @@ def not_negative(text: str) -> float:
     return value
 
 
-def size(text: str) -> int:
+def byte_size(text: str) -> int:
     """Parse a size in bytes: 4GiB, 512MiB, 8GB."""
     value = parse_bytes(text)
     if value is None:
-        raise ValueError(f"got {text!r}; a size reads 4GiB, 512MiB or 8GB")
+        raise ValueError(f"got {text!r}; expected a size such as 4GiB, 512MiB or 8GB")
     return value
 
 
-Run = Annotated[str, flag("run directory, or its name under runs/")]
-Config = Annotated[
+RunName = Annotated[str, flag("run directory, or its name under runs/")]
+ConfigSource = Annotated[
     str | None,
     flag("TOML file, or name of a recipe", "FILE|NAME", completer=lambda _: recipe_names()),
 ]
-Set = Annotated[
+OverrideFlags = Annotated[
     tuple[str, ...], flag("override a configuration key, e.g. train.epochs=2 (repeatable)", "KEY=VALUE", name="--set")
 ]
-EvaluationSet = Annotated[
-    Set, flag("override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
+EvaluationOverrideFlags = Annotated[
+    OverrideFlags, flag("override a configuration key that an evaluation may change, e.g. data.path=... (repeatable)")
 ]
 Ranks = Annotated[
     int,
     flag(
-        "processes on this host (one per GPU; on one CPU more are slower for a small model); default 1", "N", positive
+        "processes on this host (one per GPU; on one CPU more are slower for a small model); default 1",
+        "N",
+        positive_int,
     ),
 ]
 Checkpoint = Annotated[str, flag("checkpoint: best (default), latest or step-<n>", "CHECKPOINT")]
 FinalSplit = Annotated[Literal["test", "valid"], flag("split of the final metrics; default: test")]
 HelpConfig = Annotated[bool, flag("list every key of the TOML file, then stop")]
-Argv = Annotated[tuple[str, ...], Parameter(parse=False)]  # Words of the command line, which ranks are started with.
+# Words of the command line, with which a verb starts its ranks. `ple_rec.cli.app` sets them; cyclopts does not.
+Argv = Annotated[tuple[str, ...], Parameter(parse=False)]

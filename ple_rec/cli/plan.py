@@ -1,4 +1,4 @@
-"""`ple-rec plan`."""
+"""`ple-rec plan`: flags, input checks and output; `ple_rec.planning` plans the placement of tables."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch, show
-from ple_rec.cli.options import Config, Set, each, flag, place, positive, verb
+from ple_rec.cli.options import ConfigSource, OverrideFlags, flag, location_flag, parse_each, positive_int, verb_app
 from ple_rec.config.choices import DEVICES, DeviceName, current_preset_name
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, location
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DOES_NOT_FIT = 2
+_DOES_NOT_FIT = 2  # Exit code; the same as for wrong input.
 
-app = verb(
+app = verb_app(
     "plan",
     """\
 examples:
@@ -41,28 +41,28 @@ docs/planning.md explains every figure.
 )
 
 
-def _number(text: str) -> float:
+def _parse_positive_number(text: str) -> float:
     value = parse_count(text)
     if value is None:
-        raise ValueError(f"got {text!r}; a number above 0 reads 20e6 or 20M")
+        raise ValueError(f"got {text!r}; expected a number above 0, e.g. 20e6 or 20M")
     return value
 
 
-def _count(text: str) -> int:
-    value = round(_number(text))
+def _parse_whole_number(text: str) -> int:
+    value = round(_parse_positive_number(text))
     if value < 1:
         raise ValueError(f"got {text!r}; expected 1 or more")
     return value
 
 
-def _table_rows(text: str) -> tuple[str, int]:
+def _parse_table_rows(text: str) -> tuple[str, int]:
     table, _, rows = text.partition("=")
     if not table or not rows:
-        raise ValueError(f"got {text!r}; rows read TABLE=N, e.g. user_id=300e6")
-    return table, _count(rows)
+        raise ValueError(f"got {text!r}; expected TABLE=N, e.g. user_id=300e6")
+    return table, _parse_whole_number(rows)
 
 
-def _device(text: str) -> DeviceName:
+def _parse_device(text: str) -> DeviceName:
     name: DeviceName = current_preset_name(text)
     if name not in DEVICES:
         raise ValueError(f"got {text!r}; known: {', '.join(DEVICES)}")
@@ -75,52 +75,60 @@ class PlanFlags:
     """Flags of `ple-rec plan`."""
 
     _: KW_ONLY
-    config: Config = None
-    overrides: Set = ()
-    hosts: Annotated[int | None, flag("number of hosts; default 1", "N", positive)] = None
+    config: ConfigSource = None
+    overrides: OverrideFlags = ()
+    hosts: Annotated[int | None, flag("number of hosts; default 1", "N", positive_int)] = None
     ranks_per_host: Annotated[
         int | None,
         flag(
             "ranks of each host, one per GPU; default 8, and 1 on CPUs",
             "N",
-            positive,
+            positive_int,
             name=("--gpus-per-host", "--ranks-per-host"),
         ),
     ] = None
     device: Annotated[
         DeviceName | None,
-        flag("kind of the hosts; for another kind take the nearest, and set its figures in [topology]", "", _device),
+        flag(
+            "kind of the hosts; if yours is not listed, give the nearest, and set its figures in [topology]",
+            "",
+            _parse_device,
+        ),
     ] = None
     schema: Annotated[
         str | None,
         flag(
-            "source of the tables' rows: a schema.toml, or tencent; default: dataset directory, else data.described_by",
+            "source of the numbers of rows and samples: a schema.toml, or tencent; default: dataset directory, "
+            "else data.described_by",
             "FILE|NAME",
         ),
     ] = None
     rows: Annotated[
         tuple[tuple[str, int], ...],
         flag(
-            "rows of a table, instead of those of the schema, e.g. user_id=300e6 (repeatable)",
+            "number of rows of a table, instead of that of the schema, e.g. user_id=300e6 (repeatable)",
             "TABLE=N",
-            converter=each(_table_rows),
+            converter=parse_each(_parse_table_rows),
             n_tokens=1,
         ),
     ] = ()
     samples: Annotated[
-        int | None, flag("samples of an epoch, instead of those of the schema, e.g. 5e9", "N", _count)
+        int | None,
+        flag("number of samples of an epoch, instead of that of the schema, e.g. 5e9", "N", _parse_whole_number),
     ] = None
-    out: Annotated[Location | None, place("plan.json to write, with plan.html beside it", "FILE")] = None
+    out: Annotated[Location | None, location_flag("plan.json to write, with plan.html beside it", "FILE")] = None
     find: Annotated[bool, flag("find the least number of hosts on which the tables fit")] = False
     samples_per_second: Annotated[
-        float | None, flag("with --find: rate that the hosts must reach, e.g. 20e6", "N", _number)
+        float | None, flag("with --find: rate that the hosts must reach, e.g. 20e6", "N", _parse_positive_number)
     ] = None
     all: Annotated[bool, flag("print every table and every rank")] = False
     roofline: Annotated[bool, flag("also print the lower bound of a step on GPUs at their peaks: FLOPs, bytes")] = False
     json: Annotated[bool, flag("print the plan as JSON instead of tables")] = False
     compare: Annotated[
         tuple[Location, Location] | None,
-        flag("print the differences of two plans, then stop", "A B", converter=each(location), accepts_keys=False),
+        flag(
+            "print the differences of two plans, then stop", "A B", converter=parse_each(location), accepts_keys=False
+        ),
     ] = None
 
 
@@ -129,33 +137,34 @@ def plan(*, options: PlanFlags = PlanFlags()) -> int:
     """Plan which rank holds which rows of which table.
 
     TorchRec's planner and cost model run without the hosts and without a GPU. Prints tables, ranks and the estimated
-    step; writes plan.json and its page. If the tables do not fit, prints which limit is exceeded, and up to three
-    changes that were tried and fit.
+    time of a step; with --out, also writes plan.json and a page. If the tables do not fit, prints which limit is
+    exceeded, and up to three changes that were tried and fit.
     """
     if options.compare is not None:
-        return _compare(options, options.compare)
+        return _compare_plans(options, options.compare)
     config, cluster = check(options=options)
     require_torch()
-    from ple_rec.text.messages import messages
+    from ple_rec.text.messages import print_messages
 
-    with messages("stderr" if options.json else "stdout"):
-        return _plan(config, cluster, options)
+    # Messages of the log go to stdout too, unless it is for the JSON alone.
+    with print_messages("stderr" if options.json else "stdout"):
+        return _run_plan(config, cluster, options)
 
 
-def _plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
-    """Print and write the plan, or print why it does not fit, and return the exit code."""
+def _run_plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
+    """Print the plan, and write it with `--out`, or print why the tables do not fit; return the exit code."""
     from ple_rec.config.plan import dump_plan
     from ple_rec.distributed.capacity import DoesNotFitError
-    from ple_rec.planning.plan_input import describe
+    from ple_rec.planning.plan_input import describe_dataset
     from ple_rec.planning.roofline import format_roofline, roofline
     from ple_rec.planning.run import find_hosts, plan_hosts, watch_planner, write_plan
     from ple_rec.planning.suggestions import describe_suggestions, suggestions
     from ple_rec.planning.text import format_plan
-    from ple_rec.planning.workload import workload_of
-    from ple_rec.text.messages import messages
+    from ple_rec.planning.workload import sample_work
+    from ple_rec.text.messages import print_messages
 
-    rows = dict(options.rows)
-    described = describe(config, options.schema).with_sizes(rows, options.samples)
+    rows_by_table = dict(options.rows)
+    described = describe_dataset(config, options.schema).with_sizes(rows_by_table, options.samples)
     try:
         if options.find:
             plan = find_hosts(config, described, cluster, options.samples_per_second)
@@ -163,19 +172,20 @@ def _plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
             plan = plan_hosts(config, described, cluster)
     except DoesNotFitError as error:
         log(f"ple-rec: {error}")
-        with messages("stderr"), watch_planner(cluster) as watch:
-            ways = suggestions(config, described, cluster, watch)
-        logger.info(describe_suggestions(ways))
+        # The progress of the search goes to stderr, as the error does.
+        with print_messages("stderr"), watch_planner(cluster) as watch:
+            fitting_changes = suggestions(config, described, cluster, watch)
+        logger.info(describe_suggestions(fitting_changes))
         return _DOES_NOT_FIT
     if options.json:
         show(dump_plan(plan).removesuffix("\n"))
     else:
-        show(format_plan(plan, config, everything=options.all))
-        if rows:
-            capacities = ", ".join(f"tables.{name}.capacity = {count}" for name, count in rows.items())
+        show(format_plan(plan, config, show_all=options.all))
+        if rows_by_table:
+            capacities = ", ".join(f"tables.{name}.capacity = {count}" for name, count in rows_by_table.items())
             show(f"\nto train with so many rows, prepare the dataset with {capacities} in its prep.toml")
     if options.roofline:
-        peak = roofline(workload_of(config, described, plan.cluster), plan.cluster, plan.batch_size_per_rank)
+        peak = roofline(sample_work(config, described, plan.cluster), plan.cluster, plan.batch_size_per_rank)
         show(f"\n{format_roofline(peak)}")
     if options.out is not None:
         page = write_plan(plan, config.name, options.out)
@@ -184,15 +194,15 @@ def _plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
 
 
 def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
-    """Return the run and the hosts to plan for, without torch.
+    """Check the flags without torch, and return the configuration and the hosts to plan for.
 
     Raises:
-        UserError: Flags exclude each other, the configuration is wrong, or the file cannot be written.
+        UserError: Flags exclude each other, the configuration is wrong, or the file of `--out` cannot be written.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
-    from ple_rec.config.words import either
-    from ple_rec.planning.options import check_out, cluster_from
+    from ple_rec.config.words import join_or
+    from ple_rec.planning.options import check_output, cluster_from
 
     if options.config is None:
         fix = "give one, e.g. --config tencent-ple"
@@ -201,14 +211,14 @@ def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
         raise UserError(
             "--samples-per-second",
             f"{options.samples_per_second:g} without --find",
-            "it is what --find is to reach",
-            "add --find, or leave it out; a plan says its rate",
+            "it is the rate that the hosts of --find must reach",
+            "add --find, or leave it out; every plan shows its own rate",
         )
     if options.roofline and options.json:
-        raise UserError("--roofline", "with --json", "it is text beside the plan's tables", "leave one of them out")
+        raise UserError("--roofline", "with --json", "it adds text to the plan's tables", "leave one of them out")
     if options.find and options.hosts is not None:
         raise UserError(
-            "--find", f"with --hosts {options.hosts}", "it looks for the number of hosts", "leave out --hosts"
+            "--find", f"with --hosts {options.hosts}", "it searches for the number of hosts", "leave out --hosts"
         )
     config = load_config(RunConfig, options.config, options.overrides)
     cluster = cluster_from(config, options.config, options.hosts or 1, options.ranks_per_host, options.device)
@@ -216,15 +226,15 @@ def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
         raise UserError(
             "--roofline",
             f"for {cluster.describe()}",
-            "it is of GPUs",
-            f"give --device {either([device for device in DEVICES if device != 'cpu'])}, or leave it out",
+            "it is the lower bound of a step on GPUs",
+            f"give --device {join_or([device for device in DEVICES if device != 'cpu'])}, or leave it out",
         )
     if options.out is not None:
-        check_out(options.out)
+        check_output(options.out)
     return config, cluster
 
 
-def _compare(options: PlanFlags, plans: tuple[Location, Location]) -> int:
+def _compare_plans(options: PlanFlags, plans: tuple[Location, Location]) -> int:
     from ple_rec.config.plan import load_plan
     from ple_rec.planning.compare import format_comparison
 
@@ -232,9 +242,12 @@ def _compare(options: PlanFlags, plans: tuple[Location, Location]) -> int:
     flags = {f"--{name}": getattr(options, name) for name in names}
     flags |= {"--set": options.overrides, "--gpus-per-host": options.ranks_per_host}
     flags |= {"--samples-per-second": options.samples_per_second}
-    if odd := [flag for flag, value in flags.items() if value]:
+    if excluded := [flag for flag, value in flags.items() if value]:
         raise UserError(
-            f"--compare {odd[0]}", "both given", "--compare reads two plans and says how they differ", "leave one out"
+            f"--compare {excluded[0]}",
+            "both given",
+            "--compare only reads two plans and prints how they differ",
+            "leave one out",
         )
     a, b = plans
     show(format_comparison(load_plan(a), load_plan(b), (str(a), str(b))))

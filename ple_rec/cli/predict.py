@@ -1,4 +1,4 @@
-"""`ple-rec predict`."""
+"""`ple-rec predict`: flags, input checks and output; `ple_rec.api.predictions` writes the predictions."""
 
 from __future__ import annotations
 
@@ -10,11 +10,21 @@ from cyclopts import Parameter
 
 from ple_rec.api.predictions import PredictOptions, predict_run
 from ple_rec.cli.console import require_torch, show
-from ple_rec.cli.options import Checkpoint, EvaluationSet, Run, flag, last_list, place, positive, size, verb
+from ple_rec.cli.options import (
+    Checkpoint,
+    EvaluationOverrideFlags,
+    RunName,
+    byte_size,
+    flag,
+    last_list,
+    location_flag,
+    positive_int,
+    verb_app,
+)
 from ple_rec.errors import UserError
 from ple_rec.storage import Location, explain_errors, location
 
-app = verb(
+app = verb_app(
     "predict",
     """\
 --data is a dataset directory, which has a schema.toml, or raw logs: a Parquet or CSV file, a folder or a glob. Raw logs
@@ -33,9 +43,9 @@ The same command resumes where it was stopped. docs/predict.md explains all of i
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class PredictFlags(PredictOptions):
-    """Flags of `ple-rec predict`; their defaults are those of the API."""
+    """Flags of `ple-rec predict`; those without a default here have the default of the API."""
 
-    out: Annotated[Location, place("directory to write, or an address, such as s3://...", "DIR")]
+    out: Annotated[Location, location_flag("directory to write, or an address, such as s3://...", "DIR")]
     data: Annotated[str | None, flag("dataset directory or raw logs; default: the run's dataset", "PATH")]
     splits: Annotated[
         tuple[Literal["train", "valid", "test"], ...],
@@ -52,7 +62,7 @@ class PredictFlags(PredictOptions):
     ]
     checkpoint: Checkpoint
     fusion: Annotated[
-        Location | None, place("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
+        Location | None, location_flag("fusion of the score; default: RUN/fusion/fusion.toml, else exponents 1", "FILE")
     ]
     ids: Annotated[
         tuple[str, ...] | None,
@@ -65,47 +75,52 @@ class PredictFlags(PredictOptions):
     ]
     all_rows: Annotated[bool, flag("for raw logs: also rows that log.where leaves out")]
     batch_size: Annotated[
-        int | None, flag("rows of a batch; default: as in the run, for the same bits as evaluation", "N", positive)
+        int | None, flag("rows of a batch; default: as in the run, for the same bits as evaluation", "N", positive_int)
     ]
-    part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive)]
-    memory: Annotated[int, flag("memory to read raw logs; default 2GiB", "SIZE", size)]
+    part_rows: Annotated[int, flag("rows of a part; default 1048576", "N", positive_int)]
+    memory: Annotated[int, flag("memory for reading raw logs; default 2GiB", "SIZE", byte_size)]
     overwrite: Annotated[bool, flag("replace existing predictions of another input")]
     overrides: Annotated[
-        EvaluationSet,
+        EvaluationOverrideFlags,
         flag("override a configuration key that an evaluation may change, e.g. runtime.device=cpu (repeatable)"),
     ]
     json: Annotated[bool, flag("print JSON instead of text")] = False
 
 
 @app.default
-def predict(run: Run, /, *, options: PredictFlags) -> int:
+def predict(run: RunName, /, *, options: PredictFlags) -> int:
     """Predict every row of an input.
 
     Writes ids, the prediction of each task and one fused score (Eq. 1) as Parquet parts to --out, in the order of the
     input. Memory does not grow with the input.
     """
     require_torch()
-    from ple_rec.inference.model_dir import check_no_model
+    from ple_rec.inference.model_dir import refuse_exported_model
     from ple_rec.inference.predict.text import format_summary
-    from ple_rec.runs.find import named_run
+    from ple_rec.runs.find import find_run
     from ple_rec.text.plain import json_text
 
-    check_no_model(run)
-    result = predict_run(named_run(run), options)
+    refuse_exported_model(run)
+    result = predict_run(find_run(run), options)
     if options.json:
         show(
             json_text(
-                {**result.summary, "out": str(options.out), "fused_by": result.fused_by, "already_there": result.again}
+                {
+                    **result.summary,
+                    "out": str(options.out),
+                    "fused_by": result.fusion_text,
+                    "already_there": result.existed_before,
+                }
             )
         )
         return 0
     text = format_summary(
         result.summary,
         options.out,
-        result.fused_by,
-        described=result.described,
+        result.fusion_text,
+        input_description=result.input_description,
         input_rows=result.input_rows,
-        again=result.again,
+        is_repeated=result.existed_before,
     )
     show(text)
     return 0
@@ -120,10 +135,10 @@ def check(run: str, /, *, options: PredictFlags) -> None:
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
 
-    where = location(run)
-    with explain_errors(where, "read", "a run lies there"):
-        places = (where, Path("runs") / run)
-        file = next((path / "config.toml" for path in places if (path / "config.toml").is_file()), None)
+    given_dir = location(run)
+    with explain_errors(given_dir, "read", "a run lies there"):
+        run_dirs = (given_dir, Path("runs") / run)
+        file = next((path / "config.toml" for path in run_dirs if (path / "config.toml").is_file()), None)
     if file is None:
         raise UserError(run, "no such run", "a run directory has a config.toml", "`ple-rec runs` lists them")
     load_config(RunConfig, file, options.overrides)

@@ -1,4 +1,4 @@
-"""`ple-rec repeat`."""
+"""`ple-rec repeat`: flags and output; `ple_rec.analysis.repeat` trains the seeds, each by a `ple-rec train` process."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import log, require_torch
-from ple_rec.cli.options import Ranks, Set, flag, positive, verb
+from ple_rec.cli.options import OverrideFlags, Ranks, flag, positive_int, verb_app
 from ple_rec.config.choices import recipe_names
 from ple_rec.runtime.exits import SOME_FAILED
 
-app = verb("repeat")
+app = verb_app("repeat")
 
 
 @Parameter(name="*")
@@ -25,8 +25,8 @@ class RepeatFlags:
     config: Annotated[
         tuple[str, ...], flag("configuration or recipe (repeatable)", "FILE|NAME", completer=lambda _: recipe_names())
     ]
-    overrides: Set = ()
-    seeds: Annotated[int, flag("number of seeds; default 5", "N", positive)] = 5
+    overrides: OverrideFlags = ()
+    seeds: Annotated[int, flag("number of seeds; default 5", "N", positive_int)] = 5
     runs: Annotated[Path, flag("folder of the runs; default: runs/repeat", "DIR")] = Path("runs/repeat")
     overwrite: Annotated[
         bool,
@@ -50,6 +50,7 @@ def repeat(*, options: RepeatFlags) -> int:
     from ple_rec.runtime.ranks import run_verb
 
     def start(file: Path, run_dir: Path) -> int:
+        # `repeat_runs` refuses runs that may not be replaced before it starts any; here, unfinished ones start again.
         flags = ["--config", str(file), "--run-dir", str(run_dir), "--overwrite", "--ranks", str(options.ranks)]
         return run_verb(["train", *flags])
 
@@ -57,5 +58,5 @@ def repeat(*, options: RepeatFlags) -> int:
     summaries, failed = repeat_runs(configs, range(options.seeds), options.runs, start, overwrite=options.overwrite)
     print(f"\n{format_summaries(summaries)}")
     if failed:
-        log(f"ple-rec: failed: {', '.join(failed)}; the others are kept, run again to retry")
+        log(f"ple-rec: failed: {', '.join(failed)}; the other runs are kept, run again to retry the failed ones")
     return SOME_FAILED if failed else 0

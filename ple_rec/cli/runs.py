@@ -1,4 +1,4 @@
-"""`ple-rec runs`."""
+"""`ple-rec runs`: flags and output of the list of runs, which `ple_rec.runs.listing` makes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from typing import Annotated
 
 from ple_rec.cli.console import line_width, show
-from ple_rec.cli.options import FinalSplit, flag, verb
+from ple_rec.cli.options import FinalSplit, flag, verb_app
 
-app = verb("runs")
+app = verb_app("runs")
 
 
 @app.default

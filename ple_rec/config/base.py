@@ -1,4 +1,4 @@
-"""Strict, frozen base class of every configuration, and the field types that they share."""
+"""Base class of every configuration (strict and frozen pydantic models), and the field types that they share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Config(BaseModel):
 
     @classmethod
     def migrate(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return the document of an older file in the form of this version; a class with older formats overrides it."""
+        """Return the content of a file in the present format. A class that has older formats overrides this method."""
         return raw
 
 
@@ -38,11 +38,12 @@ _JSON_TYPES = {
 
 
 def json_type(value: object) -> str | None:
-    """Return the JSON schema's name for the type of a value; None if JSON has no such type."""
+    """Return the JSON schema's name for the type of a value; None for null and for a type that JSON does not have."""
     return _JSON_TYPES.get(type(value))
 
 
-# A union without a tag selects the member by the type of the value, so that messages speak of that member alone.
+# Selects the member of a union by the type of the value, so that errors are those of this member alone. `Tag` names the
+# type that a member takes.
 BY_TYPE = Discriminator(json_type)
 Number = Annotated[Annotated[int, Tag("integer")] | Annotated[float, Tag("number")], BY_TYPE]
 

@@ -1,4 +1,7 @@
-"""Values from which options and configurations choose; without large imports, since help texts list them."""
+"""Allowed values of options and configuration keys: devices, precisions, recipes.
+
+Help texts list them, so the module imports nothing large.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ Match = Literal["flops", "params", "none"]
 
 
 def current_preset_name(device: Any) -> Any:
-    """Return the current name of a preset; older configurations and plans say `a100` for `a100-80`.
+    """Return the current name of a device preset; older configurations and plans say `a100` for `a100-80`.
 
     Args:
-        device: Name of a preset, or any other value that a file holds in its place.
+        device: Name of a preset, or any other value that a file holds in its place, which is returned unchanged.
     """
     return "a100-80" if device == "a100" else device
 
@@ -25,8 +28,9 @@ AskedPrecision = Literal["fp32", "bf16", "auto"]
 UsedPrecision = Literal["fp32", "bf16"]
 TablePrecision = Literal["fp32", "fp16", "int8", "int4"]  # Precision of the tables of an exported model.
 
-# A bf16 layer also casts weights and activations, which the probe of matrix products does not measure. And rounding to
-# 8 bits is not worth a gain within the noise of a shared machine.
+# Speed-up of matrix products from which `auto` selects bf16. It is well above 1, since a bf16 layer also casts
+# weights and activations, which the probe does not measure, and since a gain within the noise of a shared machine is
+# not worth rounding to 8 bits.
 MIN_BF16_SPEEDUP = 1.3
 
 
@@ -56,7 +60,7 @@ class ConfigKind:
     Args:
         name: Noun for messages, such as "run".
         verb: Verb of the command line that takes such a configuration.
-        folder: Folder of its recipes; a text names a folder below the recipes of runs.
+        folder: Folder of its recipes, or a path relative to `RECIPES`, empty for `RECIPES` itself.
     """
 
     name: str
@@ -64,17 +68,17 @@ class ConfigKind:
     folder: str | Traversable
 
     @property
-    def files(self) -> Traversable:
-        """Folder of its recipes."""
+    def recipe_folder(self) -> Traversable:
+        """Folder of the recipes, whatever the form of `folder`."""
         if not isinstance(self.folder, str):
             return self.folder
         return RECIPES / self.folder if self.folder else RECIPES
 
 
-RUNS, COMPARISONS = ConfigKind("run", "train", ""), ConfigKind("comparison", "compare", "compare")
+RUN_CONFIGS, COMPARISON_CONFIGS = ConfigKind("run", "train", ""), ConfigKind("comparison", "compare", "compare")
 
 
-def recipe_names(kind: ConfigKind = RUNS) -> list[str]:
+def recipe_names(kind: ConfigKind = RUN_CONFIGS) -> list[str]:
     """Return the names of the recipes of a kind, sorted."""
-    files = kind.files.iterdir() if kind.files.is_dir() else ()
+    files = kind.recipe_folder.iterdir() if kind.recipe_folder.is_dir() else ()
     return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))

@@ -1,6 +1,8 @@
-"""Cluster that a plan is made for: hosts, ranks, memories and bandwidths. `[topology]` changes presets by device.
+"""Cluster for which a plan is made: hosts, ranks, memories and bandwidths, from presets by device.
 
-Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/s are 10^12 a second.
+The table `[topology]` of a run changes figures of a preset.
+
+Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/s are 10^12 operations a second.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from ple_rec.config.choices import DeviceName, current_preset_name
 from ple_rec.errors import UserError
 
 GIB = 1 << 30
-MAX_RANKS = 1024
+MAX_RANKS = 1024  # Most ranks for which `ple-rec plan` plans.
 
 
 Device = Annotated[DeviceName, BeforeValidator(current_preset_name)]
@@ -23,7 +25,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Hardware(Config):
-    """Figures of one host and its ranks. A rank has a GPU, or a share of the host's processors and memory."""
+    """Figures of a host and its ranks. A rank has a GPU, or else a share of the host's processors and memory."""
 
     device: Device = Field(description="GPU of a rank, or cpu")
     hbm_gib: NonNegativeFloat = Field(description="memory of a GPU as CUDA reports it, 0 for cpu")
@@ -61,7 +63,7 @@ _DGX_H100: Mapping[str, float] = {
     "fp32_tflops": 67.0,
     "bf16_tflops": 989.0,
 }
-# docs/planning.md names the data sheet of every figure. hbm_gib is the memory that CUDA reports, in whole GiB.
+# docs/planning.md names the data sheets and the assumptions. hbm_gib is the memory that CUDA reports, in whole GiB.
 _FIGURES: Mapping[DeviceName, Mapping[str, float]] = {
     "a100-40": {**_COMMON, **_DGX_A100, "hbm_gib": 39.0, "hbm_gb_per_s": 1555.0, "host_memory_gib": 1000.0},
     "a100-80": {**_COMMON, **_DGX_A100, "hbm_gib": 79.0, "hbm_gb_per_s": 2039.0},
@@ -142,15 +144,18 @@ class TopologyConfig(Config):
     loader_rows_per_s: PositiveFloat | None = Field(None, description="rows that a rank's loader reads in a second")
 
     def apply_to(self, preset: Hardware) -> Hardware:
-        """Return a preset with the figures of this table.
+        """Return a copy of a preset in which the figures of this table replace those of the preset.
 
         Raises:
-            UserError: The table has a figure of GPUs, but the preset is of CPU hosts.
+            UserError: The table has a figure of GPU memory (`hbm_...`), but the preset is of CPU hosts.
         """
         figures = self.model_dump(exclude_none=True, exclude={"device"})
-        if preset.device == "cpu" and (odd := [key for key in figures if key.startswith("hbm_")]):
+        if preset.device == "cpu" and (hbm_keys := [key for key in figures if key.startswith("hbm_")]):
             raise UserError(
-                f"topology.{odd[0]}", f"got {figures[odd[0]]:g}", "CPU hosts have no GPU and no HBM", "remove it"
+                f"topology.{hbm_keys[0]}",
+                f"got {figures[hbm_keys[0]]:g}",
+                "CPU hosts have no GPU and no HBM",
+                "remove it",
             )
         return preset.model_copy(update=figures)
 
@@ -182,8 +187,8 @@ class Cluster(Config):
         """Bytes of a rank's share of its host's memory."""
         return int(self.hardware.host_memory_gib * GIB) // self.ranks_per_host
 
-    def hosts_of(self, ranks: range | tuple[int, ...]) -> tuple[int, ...]:
-        """Return the distinct hosts of some ranks, in the order of the ranks."""
+    def hosts_of_ranks(self, ranks: range | tuple[int, ...]) -> tuple[int, ...]:
+        """Return the distinct hosts on which ranks lie, in the order of the ranks."""
         return tuple(dict.fromkeys(rank // self.ranks_per_host for rank in ranks))
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""`CompareConfig`: the models of a comparison and the cost that is made equal for all; saved as `compare.toml`."""
+"""`CompareConfig`: models, seeds and tuning of a comparison, and the cost that all get; saved as `compare.toml`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Choice = Annotated[
 
 
 class VariantConfig(Config):
-    """Model of the comparison: the configuration of a run, as a base and its changes."""
+    """Model of a comparison: the configuration of its runs, as a base and changes of it."""
 
     base: Annotated[str, Field(min_length=1)] = Field(
         description="recipe or TOML file of the run; a path is relative to the folder of this file"
     )
-    overrides: tuple[str, ...] = Field((), description="changes of its keys, in the form of --set")
+    overrides: tuple[str, ...] = Field((), description="changes of keys of the base, in the form of --set")
 
 
 class RangeConfig(Config):
@@ -66,7 +66,7 @@ class TuneConfig(Config):
     )
 
 
-# What each value of `match` makes equal, said of the reference.
+# Text of what each value of `match` makes equal; {} stands for the name of the reference.
 MATCHES = {
     "flops": "FLOPs a sample are those of {}, within 1 %",
     "params": "dense parameters are those of {}, within 1 %",
@@ -96,7 +96,7 @@ class CompareConfig(Config):
         "none",
     )
     tune: TuneConfig = TuneConfig()
-    overrides: tuple[str, ...] = Field((), description="changes of every variant, applied before its own")
+    overrides: tuple[str, ...] = Field((), description="changes of every variant, applied before the variant's own")
     variants: Annotated[dict[Name, VariantConfig], Field(min_length=1)] = Field(
         description="models of the comparison, by name"
     )

@@ -1,4 +1,4 @@
-"""Listing of every key of a configuration, for `ple-rec train --help-config` and the documentation."""
+"""Listing of every key of a configuration class, for `ple-rec train --help-config` and the documentation."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from pydantic import BaseModel
 
 from ple_rec.config.schema_node import SchemaNode
-from ple_rec.config.words import either, expected, toml_key, toml_value
+from ple_rec.config.words import expected_text, join_or, toml_key, toml_value
 
-WIDTH = 100
+LINE_WIDTH = 100
 
 
 @dataclass(frozen=True)
 class _Section:
-    """Table of the listing.
+    """TOML table of the listing.
 
     Args:
         path: Dotted path of the table; empty for the document itself.
@@ -24,7 +24,8 @@ class _Section:
         note: Text after the heading, such as `required`.
         text: Description of the table.
         node: Schema node of the table.
-        above: Definitions of the tables around this one; a class that contains itself is described once.
+        enclosing: Names of the schema definitions of the tables around this one. None of them is described again, since
+            a class may contain itself.
     """
 
     path: str
@@ -32,7 +33,7 @@ class _Section:
     note: str
     text: str
     node: SchemaNode
-    above: frozenset[str] = frozenset()
+    enclosing: frozenset[str] = frozenset()
 
 
 def describe(cls: type[BaseModel]) -> str:
@@ -44,35 +45,36 @@ def describe(cls: type[BaseModel]) -> str:
         rows: a non-negative int, required
         row_groups: a non-negative int, required
     """
-    blocks = _blocks(_Section("", "", "", "", SchemaNode.of(cls)))
+    blocks = _blocks(_Section("", "", "", "", SchemaNode.of_class(cls)))
     return "\n\n".join("\n".join(lines) for lines in blocks if lines)
 
 
 def set_hint(cls: type[BaseModel], flag: str, hidden: Sequence[str] = ()) -> str:
-    """Return advice to use `--set` for the keys that have the name of an unknown flag; empty if there are none.
+    """Return the advice to set a key by `--set`, if an unknown flag has the name of a key; else an empty text.
 
     Args:
-        cls: Configuration class, whose own keys and those of its tables are searched.
+        cls: Configuration class. Its own keys and those of its tables are searched, but no deeper ones.
         flag: Unknown word of the command line, such as `--device`.
         hidden: Names of tables that are not searched.
     """
     word = flag.removeprefix("--").partition("=")[0].replace("-", "_")
-    keys = SchemaNode.of(cls).keys
+    keys = SchemaNode.of_class(cls).keys
     matches = {word: keys[word]} if word in keys else {}
     matches |= {f"{name}.{word}": t.keys[word] for name, t in keys.items() if name not in hidden and word in t.keys}
-    return " or ".join(f"write --set {key}=... ({expected(node)})" for key, node in matches.items())
+    return " or ".join(f"write --set {key}=... ({expected_text(node)})" for key, node in matches.items())
 
 
 def _blocks(section: _Section) -> Iterator[list[str]]:
     """Yield the lines of a table, or of each of its variants, then those of the tables inside it."""
     ref = section.node.schema.get("ref")
-    if ref in section.above:
+    if ref in section.enclosing:
         return
-    section = replace(section, above=section.above | ({ref} if ref else set()))
+    section = replace(section, enclosing=section.enclosing | ({ref} if ref else set()))
     variants = section.node.variants
-    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}  # Tables inside, with the tags of their variants.
+    # Tables inside this one, by heading and definition, each with the tags of the variants that have it.
+    inner: dict[tuple[str, str], tuple[_Section, list[str]]] = {}
     for tag, node in (variants or {"": section.node}).items():
-        note = f"{section.note}; {_when(section, [tag])}" if variants else section.note
+        note = f"{section.note}; {_tag_condition(section, [tag])}" if variants else section.note
         text = section.text or (node.schema.get("description", "") if variants else "")
         lines, tables = _table_lines(replace(section, node=node, note=note, text=text), hidden=section.node.tag)
         yield lines
@@ -80,11 +82,11 @@ def _blocks(section: _Section) -> Iterator[list[str]]:
             inner.setdefault((table.heading, str(table.node.schema.get("ref"))), (table, []))[1].append(tag)
     for table, tags in inner.values():
         in_all = not variants or len(tags) == len(variants)
-        yield from _blocks(table if in_all else replace(table, note=f"{table.note}; {_when(section, tags)}"))
+        yield from _blocks(table if in_all else replace(table, note=f"{table.note}; {_tag_condition(section, tags)}"))
 
 
-def _when(section: _Section, tags: list[str]) -> str:
-    return f"with {section.node.tag} = {either([toml_value(tag) for tag in tags])}"
+def _tag_condition(section: _Section, tags: list[str]) -> str:
+    return f"with {section.node.tag} = {join_or([toml_value(tag) for tag in tags])}"
 
 
 def _table_lines(section: _Section, hidden: str | None = None) -> tuple[list[str], list[_Section]]:
@@ -102,27 +104,27 @@ def _table_lines(section: _Section, hidden: str | None = None) -> tuple[list[str
 
 
 def _tables(section: _Section, path: str, note: str, node: SchemaNode) -> Iterator[_Section]:
-    """Yield the tables under a key: its value, the items of an array, the values of a table of free keys."""
+    """Yield the tables under a key: its value, the items of an array, the values by names that the user chooses."""
     text = node.schema.get("description", "")
     for member in node.members:
         yield from _tables(section, path, note, member)
     if node.tag is not None or node.closed:
-        yield _Section(path, f"[{path}]", note, text, node, section.above)
+        yield _Section(path, f"[{path}]", note, text, node, section.enclosing)
     for item, place, heading in (
         (node.items, path, f"[[{path}]]"),
         (node.values, f"{path}.NAME", f"[{path}.NAME]"),
     ):
         if item is not None and (item.tag is not None or item.closed):
-            yield _Section(place, heading, note, text or item.schema.get("description", ""), item, section.above)
+            yield _Section(place, heading, note, text or item.schema.get("description", ""), item, section.enclosing)
 
 
 def _key_lines(table: SchemaNode, key: str, node: SchemaNode, indent: str) -> list[str]:
-    first = f"{toml_key(key)}: {expected(node)}, {_status(table, key, node)}"
+    first = f"{toml_key(key)}: {expected_text(node)}, {_status(table, key, node)}"
     return [*_wrapped(first, indent, "  "), *_wrapped(node.schema.get("description", ""), f"{indent}    ")]
 
 
 def _status(table: SchemaNode, key: str, node: SchemaNode) -> str:
-    """Return `required`, `default 0.5`, or `optional` for a key whose default is None or empty."""
+    """Return `required`, `default 0.5`, or `optional` for a key whose default is None or an empty table."""
     if key in table.required:
         return "required"
     default = node.schema.get("default")
@@ -130,10 +132,11 @@ def _status(table: SchemaNode, key: str, node: SchemaNode) -> str:
 
 
 def _wrapped(text: str, indent: str, hanging: str = "") -> list[str]:
+    """Return the first paragraph of a text as lines; those after the first are also indented by `hanging`."""
     paragraph = " ".join(text.partition("\n\n")[0].split())
     return textwrap.wrap(
         paragraph,
-        WIDTH,
+        LINE_WIDTH,
         initial_indent=indent,
         subsequent_indent=indent + hanging,
         break_long_words=False,

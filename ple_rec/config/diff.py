@@ -8,7 +8,7 @@ from typing import Any
 
 from ple_rec.config.base import Config
 
-Difference = tuple[str, Any, Any]
+Difference = tuple[str, Any, Any]  # Key, value in the first configuration, value in the second.
 
 
 def differences(a: Config, b: Config) -> list[Difference]:
@@ -18,13 +18,13 @@ def differences(a: Config, b: Config) -> list[Difference]:
     return [(key, left.get(key), right.get(key)) for key in keys if left.get(key) != right.get(key)]
 
 
-def changed_beyond(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
-    """Return the differences outside of some keys.
+def disallowed_differences(a: Config, b: Config, allowed: Sequence[str]) -> list[Difference]:
+    """Return the differences of two configurations, except those in keys that may differ.
 
     Args:
         a: One configuration.
         b: The other one.
-        allowed: Keys or whole tables that may differ; `*` stands for any name.
+        allowed: Keys that may differ, or tables with all of their keys; `*` stands for any text.
     """
 
     def is_allowed(changed: str) -> bool:

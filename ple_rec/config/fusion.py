@@ -1,4 +1,8 @@
-"""`FusionConfig`: the formula of one score from a video's predictions (Eq. 1 of the paper); saved as `fusion.toml`."""
+"""`FusionConfig`: the formula that fuses the predictions for a video into one score (Eq. 1 of the PLE paper).
+
+`ple-rec fuse` saves it as `fusion.toml`. Eq. 1: score = prod_k p_k^w_k * f(video length)^v, where p_k is the prediction
+of task k.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +53,7 @@ class PowerTransform(Config):
 
 
 class QuantilesTransform(Config):
-    """f(x) = values[number of edges that are at most x]: a value for each range of lengths."""
+    """f(x) = values[number of edges that are at most x]: a constant for each range of lengths."""
 
     kind: Literal["quantiles"]
     edges: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending lengths between ranges")
@@ -63,7 +67,7 @@ class QuantilesTransform(Config):
             raise ValueError(f"edges = {list(self.edges)} do not ascend; sort them and drop equal ones")
         if len(self.values) != len(self.edges) + 1:
             raise ValueError(
-                f"{len(self.values)} values for {len(self.edges)} edges; give {len(self.edges) + 1}, one for each part"
+                f"{len(self.values)} values for {len(self.edges)} edges; give {len(self.edges) + 1}, one for each range"
             )
         return self
 
@@ -75,7 +79,7 @@ Transform = Annotated[
 
 
 class LengthConfig(Config):
-    """f(video length)^exponent."""
+    """Factor of the score by the video's length: f(length)^exponent."""
 
     feature: Name = Field(description="dense feature of the dataset that holds the length, before normalisation")
     transform: Transform = Field(description="f, a function of the length")
@@ -86,7 +90,7 @@ class LengthConfig(Config):
 
 
 class PlattConfig(Config):
-    """p' = sigmoid(slope logit(p) + intercept)."""
+    """Platt scaling: p' = sigmoid(slope logit(p) + intercept)."""
 
     kind: Literal["platt"]
     slope: PositiveFloat
@@ -94,7 +98,7 @@ class PlattConfig(Config):
 
 
 class IsotonicConfig(Config):
-    """p' = piecewise linear in p through the points (scores, values), constant outside."""
+    """Isotonic calibration: p' is piecewise linear in p through the points (scores, values), and constant outside."""
 
     kind: Literal["isotonic"]
     scores: Annotated[tuple[float, ...], Field(min_length=1)] = Field(description="ascending p of the points")
@@ -110,7 +114,7 @@ class IsotonicConfig(Config):
 
 
 class NegativeSamplingConfig(Config):
-    """p' = p / (p + (1 - p) / kept): the correction for a model that was trained on a share of the negatives."""
+    """Correction for a model that was trained on a share `kept` of the negatives: p' = p / (p + (1 - p) / kept)."""
 
     kind: Literal["negative_sampling"]
     kept: Annotated[float, Field(gt=0, le=1)] = Field(description="share of the negatives in the training data")
@@ -120,12 +124,12 @@ Calibration = Annotated[PlattConfig | IsotonicConfig | NegativeSamplingConfig, F
 
 
 class TaskFusionConfig(Config):
-    """p_k^exponent."""
+    """Factor of the score by task k: p_k^exponent, with p_k in (0, 1] after scale, link and calibration."""
 
     exponent: float = Field(1.0, description="w_k; negative if more is worse, 0 leaves the task out")
     link: Link | None = Field(
         None,
-        description="function that maps a regression to a p_k in (0, 1]: clip, the default, or sigmoid",
+        description="function from the prediction of a regression to a p_k in (0, 1]: clip, the default, or sigmoid",
     )
     scale: PositiveFloat | None = Field(
         None,
@@ -140,6 +144,6 @@ class FusionConfig(Config):
     """score = prod_k p_k^w_k * f(video length)^v (Eq. 1)."""
 
     tasks: Annotated[dict[Name, TaskFusionConfig], Field(min_length=1)] = Field(
-        description="part of each task in the score, by name"
+        description="factor of each task in the score, by name"
     )
-    length: LengthConfig | None = Field(None, description="part of the video's length in the score; default: none")
+    length: LengthConfig | None = Field(None, description="factor of the video's length in the score; default: none")

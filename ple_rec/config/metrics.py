@@ -1,6 +1,7 @@
-"""Table of the metrics of a task. A new metric is computed in `ple_rec/metrics` and gets an entry here.
+"""Table of the metrics of a task: names, formats, and which direction is better.
 
-Results, reports, comparisons of runs and the choice of the best checkpoint read the table. It needs no torch.
+Results, reports, comparisons of runs and the choice of the best checkpoint read the table, without torch. A new metric
+is computed in `ple_rec/metrics` and gets an entry here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Literal
 from ple_rec.config.base import TaskKind
 from ple_rec.text.units import metric_text
 
-_ALL: tuple[TaskKind, ...] = ("binary", "regression")
+_ALL_KINDS: tuple[TaskKind, ...] = ("binary", "regression")
 
 
 @dataclass(frozen=True)
@@ -22,29 +23,25 @@ class Metric:
     Args:
         key: Key in `metrics.json` and `train.jsonl`.
         heading: Heading of its column.
-        kinds: Kinds of tasks that have the metric.
-        better: Direction of better values; None if the metric is no judgement.
-        meaning: Explanation for the pages.
-        text: Function that formats a value.
-        chooses: True if the best checkpoint and early stopping may depend on the metric.
+        task_kinds: Kinds of tasks that have the metric.
+        better: Direction of better values; None if no value is better than another, as for a count of rows.
+        meaning: Explanation for the HTML pages.
+        format_value: Function from a value to its text.
+        can_select: True if the metric may select the best checkpoint and stop a run early.
         needs_both_classes: True for a metric that is undefined on a split of only positives, or of only negatives.
     """
 
     key: str
     heading: str
-    kinds: tuple[TaskKind, ...] = _ALL
+    task_kinds: tuple[TaskKind, ...] = _ALL_KINDS
     better: Literal["higher", "lower", "nearer to 1"] | None = None
     meaning: str = ""
-    text: Callable[[float], str] = metric_text
-    chooses: bool = False
+    format_value: Callable[[float], str] = metric_text
+    can_select: bool = False
     needs_both_classes: bool = False
 
     def rank_key(self, value: float) -> float | None:
-        """Return a number that is lower for better values; None if the metric is no judgement.
-
-        Args:
-            value: Value of the metric.
-        """
+        """Return a number that is lower for better values of the metric; None if no value is better than another."""
         if self.better is None:
             return None
         if self.better == "nearer to 1":
@@ -52,7 +49,7 @@ class Metric:
         return -value if self.better == "higher" else value
 
 
-SAMPLES = Metric("samples", "samples", meaning="rows that count for the task.", text="{:,.0f}".format)
+SAMPLES = Metric("samples", "samples", meaning="rows that count for the task.", format_value="{:,.0f}".format)
 # The order is that of the columns in tables.
 METRICS = (
     Metric(
@@ -62,7 +59,7 @@ METRICS = (
         "higher",
         "how often a random positive is predicted above a random negative; 1 is perfect, 0.5 is chance. "
         "\u00b1 bounds the error of a value that comes from a histogram.",
-        chooses=True,
+        can_select=True,
         needs_both_classes=True,
     ),
     Metric(
@@ -72,7 +69,7 @@ METRICS = (
         "higher",
         "AUC inside each group (the rows of one user or one request), averaged by the groups' rows: whether one user's "
         "list is well ordered. Small figures are the interval of an estimate.",
-        chooses=True,
+        can_select=True,
         needs_both_classes=True,
     ),
     Metric(
@@ -82,7 +79,7 @@ METRICS = (
         "lower",
         "normalised entropy: log loss divided by that of always predicting the mean label; less is better, and "
         "1 or more is no better than that constant.",
-        chooses=True,
+        can_select=True,
         needs_both_classes=True,
     ),
     Metric(
@@ -92,7 +89,7 @@ METRICS = (
         "lower",
         "mean of -log of the probability that was given to what happened, in nats; less is better, and only values "
         "over the same rows can be compared.",
-        chooses=True,
+        can_select=True,
     ),
     Metric(
         "mse",
@@ -100,7 +97,7 @@ METRICS = (
         ("regression",),
         "lower",
         "mean of the squared difference between prediction and label; less is better.",
-        chooses=True,
+        can_select=True,
     ),
     Metric(
         "rmse",
@@ -108,7 +105,7 @@ METRICS = (
         ("regression",),
         "lower",
         "root of the MSE, in the unit of the label; less is better.",
-        chooses=True,
+        can_select=True,
     ),
     Metric(
         "mae",
@@ -116,9 +113,9 @@ METRICS = (
         ("regression",),
         "lower",
         "mean of the absolute difference between prediction and label, in the unit of the label; less is better.",
-        chooses=True,
+        can_select=True,
     ),
-    # R2 ranks checkpoints as the MSE does, so only the MSE has `chooses`.
+    # R2 cannot select: it ranks checkpoints as the MSE does, which can.
     Metric(
         "r2",
         "R\u00b2",
@@ -129,7 +126,7 @@ METRICS = (
     Metric(
         "calibration",
         "calibration",
-        _ALL,
+        _ALL_KINDS,
         "nearer to 1",
         "sum of the predictions divided by the sum of the labels; 1 is right on average, above 1 the model promises "
         "too much. It says nothing about the order. A task trained by Huber's loss aims between the mean and the "
@@ -140,13 +137,9 @@ METRICS = (
 _BY_KEY = {metric.key: metric for metric in METRICS}
 
 
-def choosing_metrics(kind: TaskKind) -> list[str]:
-    """Return the keys of the metrics that can choose the best checkpoint.
-
-    Args:
-        kind: Kind of the task.
-    """
-    return [metric.key for metric in METRICS if metric.chooses and kind in metric.kinds]
+def selection_metrics(kind: TaskKind) -> list[str]:
+    """Return the keys of the metrics that can select the best checkpoint by a task of a kind."""
+    return [metric.key for metric in METRICS if metric.can_select and kind in metric.task_kinds]
 
 
 def needs_both_classes(key: str) -> bool:
@@ -159,10 +152,10 @@ def needs_both_classes(key: str) -> bool:
 
 
 def is_higher_better(name: str) -> bool:
-    """Return True if higher values of a metric are better.
+    """Return True if higher values of a metric are better; False for a loss and for an unknown metric.
 
     Args:
-        name: Name of the metric: `loss`, `TASK.METRIC` or a key.
+        name: Name of the metric: `loss`, `TASK.METRIC`, `mean.auc` or a key.
     """
     key = name.rpartition(".")[2]
     return key in _BY_KEY and _BY_KEY[key].better == "higher"

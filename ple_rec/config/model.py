@@ -1,4 +1,7 @@
-"""Model variants as a union with the tag `model.variant`; each has only its own fields."""
+"""Configurations of the model variants: `[model]` of a run is one of them, which the key `variant` selects.
+
+Equations are those of the PLE paper (Tang et al., 2020). Level, expert, gate, bottom and tower are its terms, too.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from pydantic import Field, Tag, model_validator
 from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, NonNegativeFloat, PositiveInt, Sizes
 
 Activation = Literal["relu", "gelu", "silu", "tanh"]
-Experts = Annotated[int, Field(ge=0, le=10_000)]  # Each is a module with a name, so far more would exhaust memory.
-SomeExperts = Annotated[int, Field(gt=0, le=10_000)]
-TaskExperts = Annotated[Annotated[Experts, Tag("integer")] | Annotated[dict[Name, Experts], Tag("object")], BY_TYPE]
+ExpertCount = Annotated[int, Field(ge=0, le=10_000)]  # Each expert is a module; far more would exhaust memory.
+PositiveExpertCount = Annotated[int, Field(gt=0, le=10_000)]
+TaskExpertCounts = Annotated[
+    Annotated[ExpertCount, Tag("integer")] | Annotated[dict[Name, ExpertCount], Tag("object")], BY_TYPE
+]
 
 
 class TowerConfig(Config):
@@ -23,8 +28,10 @@ class TowerConfig(Config):
 
 
 class _Variant(Config):
-    activation: Activation = Field("relu", description="non-linearity after each expert (bottom) layer")
-    dropout: Fraction = Field(0.0, description="dropout probability after each expert (bottom) layer")
+    """Keys of every model variant."""
+
+    activation: Activation = Field("relu", description="non-linearity after each layer of the experts or bottoms")
+    dropout: Fraction = Field(0.0, description="dropout probability after each layer of the experts or bottoms")
     input_dropout: Fraction = Field(0.0, description="dropout probability on the concatenated inputs x")
     tower: TowerConfig = Field(TowerConfig(), description="layers of the towers, equal for every task")
 
@@ -32,11 +39,13 @@ class _Variant(Config):
 class LevelConfig(Config):
     """Experts of one extraction level (in the paper, m_k own experts of task k and m_s shared experts)."""
 
-    task_experts: TaskExperts = Field(1, description="number of own experts: one for every task, or a table by task")
-    shared_experts: Experts = Field(1, description="number of experts that every task reads")
+    task_experts: TaskExpertCounts = Field(
+        1, description="number of own experts of each task: one number for all tasks, or a table of numbers by task"
+    )
+    shared_experts: ExpertCount = Field(1, description="number of experts that every task reads")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
-    def own(self, task: str) -> int:
+    def own_experts(self, task: str) -> int:
         """Return the number of own experts of a task."""
         return self.task_experts[task] if isinstance(self.task_experts, dict) else self.task_experts
 
@@ -45,22 +54,26 @@ class LevelConfig(Config):
         counts = self.task_experts.values() if isinstance(self.task_experts, dict) else [self.task_experts]
         if self.shared_experts == 0 and min(counts, default=0) == 0:
             raise ValueError(
-                "shared_experts = 0 leaves a task without own experts nothing to read; give it at least one"
+                "shared_experts = 0 and a task without own experts: it has nothing to read. Give it own experts, or "
+                "set shared_experts to 1 or more"
             )
         return self
 
 
 class PleConfig(_Variant):
-    """Progressive layered extraction (Eq. 6-7): CGC levels, the inner ones with a shared output."""
+    """Progressive layered extraction (Eq. 6-7): levels of CGC (Eq. 2-5), all but the top one with a shared output.
+
+    If there are several levels, each needs shared experts.
+    """
 
     variant: Literal["ple"]
     levels: Annotated[tuple[LevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
 
     @model_validator(mode="after")
-    def _inner_levels_share(self) -> PleConfig:
+    def _every_level_has_shared_experts(self) -> PleConfig:
         for i, level in enumerate(self.levels):
             if len(self.levels) > 1 and level.shared_experts == 0:
-                raise ValueError(f"levels[{i}].shared_experts = 0; PLE of several levels passes on a shared stream")
+                raise ValueError(f"levels[{i}].shared_experts = 0; in PLE of several levels, each needs shared experts")
         return self
 
 
@@ -74,12 +87,12 @@ class MmoeConfig(_Variant):
     """Multi-gate mixture of experts: shared experts, one gate per task."""
 
     variant: Literal["mmoe"]
-    experts: SomeExperts = Field(description="number of shared experts")
+    experts: PositiveExpertCount = Field(description="number of shared experts")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
 
 class HardSharingConfig(_Variant):
-    """Hard parameter sharing: one bottom, which every tower reads."""
+    """Hard parameter sharing: one bottom (a stack of layers), which every tower reads."""
 
     variant: Literal["hard_sharing"]
     bottom: Sizes = Field((256, 128), description="layer sizes of the shared bottom")
@@ -98,7 +111,7 @@ class AsymmetricConfig(_Variant):
     variant: Literal["asymmetric"]
     bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom")
     donors: Annotated[dict[Name, Annotated[tuple[Name, ...], Field(min_length=1)]], Field(min_length=1)] = Field(
-        description='tasks whose bottoms a task reads beside its own: { like = ["click"] }'
+        description='donors of each task: tasks whose bottoms it reads beside its own, e.g. { like = ["click"] }'
     )
     combine: Literal["concat", "sum", "mean"] = Field(
         "concat", description="operation that combines the bottoms of a task"
@@ -108,13 +121,13 @@ class AsymmetricConfig(_Variant):
     )
 
     @model_validator(mode="after")
-    def _relations_are_directed(self) -> AsymmetricConfig:
+    def _donors_are_valid(self) -> AsymmetricConfig:
         for task, donors in self.donors.items():
             if task in donors:
                 raise ValueError(f"donors.{task}: names {task} itself, whose own bottom it always reads; drop it")
             if len(set(donors)) < len(donors):
                 raise ValueError(f"donors.{task}: got {', '.join(donors)}; name every donor once")
-        if not self.circular and (circle := _circle(self.donors)):
+        if not self.circular and (circle := _find_circle(self.donors)):
             raise ValueError(
                 f"donors: {' reads '.join(circle)}, a circle; an asymmetric relation has a direction. Drop one of "
                 "these, or allow it with circular = true"
@@ -129,8 +142,8 @@ class CustomizedConfig(_Variant):
     bottom: Sizes = Field((256, 128), description="layer sizes of each task's bottom and of the shared one")
 
 
-class BottomLevelConfig(Config):
-    """A level with one expert per task."""
+class TaskExpertLevelConfig(Config):
+    """Any level of cross-stitch or sluice: one expert per task."""
 
     expert_hidden: Sizes = Field((128,), description="layer sizes of each task's expert; the last is its output width")
 
@@ -139,7 +152,7 @@ class CrossStitchConfig(_Variant):
     """Cross-stitch: one expert per task and level; after each level a learned static mix over the tasks."""
 
     variant: Literal["cross_stitch"]
-    levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
+    levels: Annotated[tuple[TaskExpertLevelConfig, ...], Field(min_length=1)] = Field(description="bottom level first")
     per_channel: bool = Field(
         False, description="true for a weight per pair of tasks and channel, false for one per pair"
     )
@@ -149,16 +162,17 @@ class SluiceConfig(_Variant):
     """Sluice: cross-stitch over subspaces of experts, a learned mix of the levels, and an orthogonality penalty."""
 
     variant: Literal["sluice"]
-    levels: Annotated[tuple[BottomLevelConfig, ...], Field(min_length=1)] = Field(
+    levels: Annotated[tuple[TaskExpertLevelConfig, ...], Field(min_length=1)] = Field(
         description="bottom level first, all of the same output width"
     )
     subspaces: PositiveInt = Field(2, description="G, parts of each expert's output; each part is mixed by itself")
     orthogonality: NonNegativeFloat | None = Field(
-        None, description="lambda of the penalty that keeps an expert's subspaces apart; default: 0.01"
+        None,
+        description="lambda of the penalty that keeps an expert's subspaces apart; default: 0.01; 0 for one subspace",
     )
 
     @property
-    def penalty(self) -> float:
+    def penalty_weight(self) -> float:
         """Weight lambda of the orthogonality penalty; 0 for a single subspace."""
         if self.subspaces == 1:
             return 0.0
@@ -169,7 +183,8 @@ class SluiceConfig(_Variant):
         widths = [level.expert_hidden[-1] for level in self.levels]
         if len(set(widths)) > 1:
             raise ValueError(
-                f"levels have output widths {', '.join(map(str, widths))}; sluice mixes its levels, so they are equal"
+                f"levels have output widths {', '.join(map(str, widths))}; sluice mixes its levels, so these must be "
+                "equal"
             )
         if widths[0] % self.subspaces:
             raise ValueError(f"subspaces = {self.subspaces} does not divide the levels' output width {widths[0]}")
@@ -184,7 +199,7 @@ class SluiceConfig(_Variant):
 class MlMmoeLevelConfig(Config):
     """Shared experts of one level."""
 
-    experts: SomeExperts = Field(description="number of shared experts")
+    experts: PositiveExpertCount = Field(description="number of shared experts")
     expert_hidden: Sizes = Field((128,), description="layer sizes of each expert; the last is its output width")
 
 
@@ -210,17 +225,17 @@ ModelConfig = Annotated[
 ]
 
 
-def _circle(donors: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return a circle of donors, with its first task repeated at the end; empty if there is none."""
-    clear: set[str] = set()  # Tasks that lead to no circle, so that no path is followed twice.
+def _find_circle(donors: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return the tasks of a circle of donors, the first one repeated at the end; empty if there is no circle."""
+    circle_free: set[str] = set()  # Tasks from which no circle is reached, so that no path is followed twice.
 
     def circle_from(path: list[str]) -> list[str]:
         for donor in donors.get(path[-1], ()):
             if donor in path:
                 return [*path[path.index(donor) :], donor]
-            if donor not in clear and (circle := circle_from([*path, donor])):
+            if donor not in circle_free and (circle := circle_from([*path, donor])):
                 return circle
-        clear.add(path[-1])
+        circle_free.add(path[-1])
         return []
 
     return next((circle for task in donors if (circle := circle_from([task]))), [])

@@ -1,4 +1,8 @@
-"""`plan.json`: the rank of each row of each table, memory and time. A table is one line of the file."""
+"""`PlanFile`: the content of `plan.json`, which places embedding tables on the ranks of a cluster.
+
+It may also hold the estimated time of a step. The memory of each rank is not saved but computed from the placement.
+`ple-rec plan --out` and each training run write the file.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,7 @@ from pydantic import Field, model_validator
 from ple_rec.config.base import Config, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan_table import (
-    WIDTH,
+    BYTES_PER_VALUE,
     AnyTablePlan,
     Costs,
     Memory,
@@ -22,23 +26,23 @@ from ple_rec.config.plan_table import (
     placement_keys,
     shard_memory,
 )
-from ple_rec.config.problems import ConfigError, check
-from ple_rec.config.words import shortened
+from ple_rec.config.problems import ConfigError, parse_document
+from ple_rec.config.words import short_value
 from ple_rec.errors import UserError
-from ple_rec.storage import Location, short
+from ple_rec.storage import Location, short_message
 
 PLAN_VERSION: Final = 3
-_MAX_RANKS = 1 << 16
-# With fewer samples on a rank, most of a step is latency, which no estimate counts.
-FEWEST_SAMPLES = 64
+_MAX_RANKS = 1 << 16  # A damaged file could name far more, and each rank takes memory here.
+# With fewer samples on a rank, most of a step is latency, which the estimates leave out.
+MIN_SAMPLES_PER_RANK = 64
 
 StepPart = Literal["lookup", "communication", "dense", "gradients", "loader"]
-PARTS: tuple[StepPart, ...] = get_args(StepPart)
-SEQUENTIAL_PARTS = PARTS[:-1]  # The loader works at the same time as the others.
+STEP_PARTS: tuple[StepPart, ...] = get_args(StepPart)
+SEQUENTIAL_PARTS = STEP_PARTS[:-1]  # The loader overlaps with the other parts.
 
 
 class StepEstimate(Config):
-    """Estimated time of a step in milliseconds, and the rate that follows; docs/planning.md has the formulas."""
+    """Estimated time of a training step, and the samples per second that follow; docs/planning.md has the formulas."""
 
     lookup_ms: NonNegativeFloat = Field(description="look-up, update and prefetch of the rows on the busiest rank")
     communication_ms: NonNegativeFloat = Field(
@@ -54,15 +58,15 @@ class StepEstimate(Config):
     epoch_seconds: PositiveFloat
 
     def part_ms(self, name: str) -> float:
-        """Return the milliseconds of a part of the step, or of the whole `step`."""
+        """Return the milliseconds of a part, one of `STEP_PARTS`, or of the whole step, `step`."""
         return float(getattr(self, f"{name}_ms"))
 
 
 class Reserved(Config):
-    """Bytes of a rank that tables cannot use."""
+    """Bytes of a rank's memory that tables cannot use."""
 
-    hbm_bytes: NonNegativeInt = Field(description="reserved part of the GPU's memory")
-    host_bytes: NonNegativeInt = Field(description="reserved part of the host's memory")
+    hbm_bytes: NonNegativeInt = Field(description="part of the GPU's memory that stays free of tables")
+    host_bytes: NonNegativeInt = Field(description="part of the rank's share of host memory that stays free of tables")
     dense_bytes: NonNegativeInt = Field(
         description="dense parameters, their gradients, optimizer state and all-reduce buckets"
     )
@@ -85,7 +89,7 @@ class PlanFile(Config):
         cluster, names = self.cluster, [table.table for table in self.tables]
         if cluster.world_size > _MAX_RANKS:
             raise ValueError(f"cluster: {cluster.world_size:,} ranks; a plan has at most {_MAX_RANKS:,}")
-        problems = [f"table {name!r} stands there twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        problems = [f"table {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
         for table in self.tables:
             problems += table.problems(cluster)
         if problems:
@@ -129,7 +133,10 @@ class PlanFile(Config):
 
     @cached_property
     def costs(self) -> tuple[Costs, ...]:
-        """Costs of every rank, summed over its shards."""
+        """Costs of every rank: the sum over its shards.
+
+        Each shard has the costs of the costliest shard of its table; one without rows costs nothing.
+        """
         sums = [dict.fromkeys(Costs.model_fields, 0.0) for _ in range(self.cluster.world_size)]
         for table in self.tables:
             for shard in table.shards(self.cluster):
@@ -140,7 +147,7 @@ class PlanFile(Config):
     @property
     def rate(self) -> float | None:
         """Estimated samples per second of all ranks; None without an estimate, or if a rank has too few samples."""
-        too_few = self.batch_size_per_rank < FEWEST_SAMPLES
+        too_few = self.batch_size_per_rank < MIN_SAMPLES_PER_RANK
         return None if too_few or self.estimate is None else self.estimate.samples_per_second
 
     @property
@@ -159,7 +166,7 @@ class PlanFile(Config):
         return max(0, self.cluster.ddr_bytes - self.reserved.host_bytes - dense)
 
 
-def reserved_of(cluster: Cluster, dense_bytes: int) -> Reserved:
+def reserved_memory(cluster: Cluster, dense_bytes: int) -> Reserved:
     """Return the bytes that tables cannot use on a rank of a cluster."""
     share = cluster.hardware.reserve
     return Reserved(
@@ -168,22 +175,22 @@ def reserved_of(cluster: Cluster, dense_bytes: int) -> Reserved:
 
 
 def column_wise_remarks(plan: PlanFile) -> list[str]:
-    """Return the remark that column-wise sharding changes an optimizer of one state a row; empty if it does not."""
+    """Return a remark if column-wise sharding changes what row-wise Adagrad computes; else no remark."""
     names = [table.table for table in plan.tables if table.sharding == "column_wise"]
     if not names or plan.optimizer != "rowwise_adagrad":
         return []
-    some = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    names_text = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return [
-        f"column_wise with rowwise_adagrad is another optimizer: every shard of {some} keeps its own state of a "
-        "row, and checkpoints fit the same cut only"
+        f"column_wise with rowwise_adagrad is another optimizer: every shard of {names_text} keeps its own state of a "
+        "row, and checkpoints can be loaded only into the same column shards"
     ]
 
 
-_VERSION_WITH_SHARDS = 2  # Its tables list their shards.
+_VERSION_WITH_SHARDS = 2  # In this older version, each table lists its shards.
 
 
 def dump_plan(plan: PlanFile) -> str:
-    """Return the text of `plan.json`."""
+    """Return the text of `plan.json`, with one line for each table."""
     content = plan.model_dump(mode="json", exclude={"tables"}, exclude_none=True)
     lines = [f'  "{key}": {_indented_json(value)}' for key, value in content.items()]
     tables = ",\n".join(f"    {json.dumps(table.model_dump(exclude_none=True))}" for table in plan.tables)
@@ -196,10 +203,13 @@ def _indented_json(value: Any) -> str:
     return json.dumps(value, indent=2).replace("\n", "\n  ")
 
 
-def placements(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `world_size` and `tables` of a run's `plan.json` of any version, which may be damaged.
+def read_placements(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `world_size` and `tables` of a run's `plan.json`, which may be of any version or damaged.
 
-    A table has those of the keys `table`, `rows`, `dim`, `bytes`, `sharding`, `kernel` and `ranks` that the file tells.
+    `world_size` is None if it is damaged. A table has the keys `table`, `rows`, `dim`, `sharding` and `kernel` with the
+    values of the file (None for a missing one), `ranks`, which is empty if the table is damaged, and `bytes` if it can
+    be computed. Entries that are no tables are left out. A file without a cluster is returned as it is: version 1 has
+    `world_size` and `tables` itself.
     """
     cluster, tables = raw.get("cluster"), raw.get("tables")
     if not isinstance(cluster, dict):
@@ -211,45 +221,45 @@ def placements(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _placement(table: Mapping[str, Any], raw: Mapping[str, Any]) -> dict[str, Any]:
-    # The table is parsed alone, since another one may be damaged.
+    # The table is parsed without the others, which may be damaged.
     plan, _ = _parse({**raw, "tables": [table], "estimate": None})
     ranks = [] if plan is None else list(plan.ranks_of(plan.tables[0]))
-    rows, dim, width = table.get("rows"), table.get("dim"), _WIDTHS.get(str(table.get("dtype")))
+    rows, dim, width = table.get("rows"), table.get("dim"), _BYTES_BY_DTYPE_NAME.get(str(table.get("dtype")))
     size = {}
     if isinstance(rows, int) and isinstance(dim, int) and width is not None:
         size["bytes"] = rows * dim * width
     return {key: table.get(key) for key in ("table", "rows", "dim", "sharding", "kernel")} | size | {"ranks": ranks}
 
 
-_WIDTHS: Mapping[str, int] = {str(name): width for name, width in WIDTH.items()}
+_BYTES_BY_DTYPE_NAME: Mapping[str, int] = {str(name): width for name, width in BYTES_PER_VALUE.items()}
 
 
 def _parse(raw: Mapping[str, Any]) -> tuple[PlanFile | None, list[str]]:
     """Return the plan of a document, or None if it cannot be built, and every problem of the document."""
     if raw.get("version") != _VERSION_WITH_SHARDS:
-        return check(PlanFile, raw)
+        return parse_document(PlanFile, raw)
     try:
         shards = [tuple(Shard(**shard) for shard in table["shards"]) for table in raw["tables"]]
         ranks_per_host = raw["cluster"]["ranks_per_host"]
         tables = [
             {key: value for key, value in table.items() if key != "shards"}
-            | placement_keys(table["sharding"], [shard.rank for shard in of_table], ranks_per_host)
-            for table, of_table in zip(raw["tables"], shards, strict=True)
+            | placement_keys(table["sharding"], [shard.rank for shard in table_shards], ranks_per_host)
+            for table, table_shards in zip(raw["tables"], shards, strict=True)
         ]
     except (LookupError, TypeError, ArithmeticError):
         return None, [f"tables: in version {_VERSION_WITH_SHARDS}, each has a sharding and a list of shards"]
-    plan, problems = check(PlanFile, {**raw, "version": PLAN_VERSION, "tables": tables})
+    plan, problems = parse_document(PlanFile, {**raw, "version": PLAN_VERSION, "tables": tables})
     if plan is not None:
         problems += [
-            f"table {table.table!r}, {table.sharding}: its shards are not as TorchRec builds them"
-            for table, of_table in zip(plan.tables, shards, strict=True)
-            if table.shards(plan.cluster) != of_table
+            f"table {table.table!r}, {table.sharding}: its shards are not those that TorchRec builds"
+            for table, table_shards in zip(plan.tables, shards, strict=True)
+            if table.shards(plan.cluster) != table_shards
         ]
     return plan, problems
 
 
-def plan_or_none(file: Location) -> PlanFile | None:
-    """Return the plan in a file of a run directory; None if it is missing, damaged or of an unsupported version."""
+def load_valid_plan(file: Location) -> PlanFile | None:
+    """Return the plan in a file; None if the file is missing, damaged or of an unsupported version."""
     try:
         return load_plan(file)
     except UserError:
@@ -263,25 +273,27 @@ def load_plan(path: Location) -> PlanFile:
         path: Path or address of the file, or of a run directory that holds one.
 
     Raises:
-        UserError: The file cannot be read, is not JSON, or is of another version.
+        UserError: The file cannot be read, is not JSON, or is of a version other than 2 and 3.
         ConfigError: The content has problems, which are all listed.
     """
-    again = "make it with `ple-rec plan --out`"
+    fix = "make it with `ple-rec plan --out`"
     file = path
     try:
         if path.is_dir():
             file = path / "plan.json"
         raw = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(str(file), error.strerror or short(error), "a plan is a readable JSON file", again) from None
+        raise UserError(
+            str(file), error.strerror or short_message(error), "a plan is a readable JSON file", fix
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(str(file), f"not JSON ({error})", "a plan is a JSON file", again) from None
+        raise UserError(str(file), f"not JSON ({error})", "a plan is a JSON file", fix) from None
     version = raw.get("version") if isinstance(raw, dict) else None
     if version not in (_VERSION_WITH_SHARDS, PLAN_VERSION):
-        value = "no version" if version is None else f"version {shortened(version)}"
+        value = "no version" if version is None else f"version {short_value(version)}"
         rule = f"this ple_rec reads plans of versions {_VERSION_WITH_SHARDS} and {PLAN_VERSION}"
-        raise UserError(str(file), value, rule, again)
+        raise UserError(str(file), value, rule, fix)
     plan, problems = _parse(raw)
     if plan is None or problems:
-        raise ConfigError.of(str(file), problems)
+        raise ConfigError.from_problems(str(file), problems)
     return plan

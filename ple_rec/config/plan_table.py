@@ -1,18 +1,20 @@
-"""Table of a plan: one of four placements, its shards as TorchRec builds them, and the bytes of each shard.
+"""An embedding table in a sharding plan: its placement by one of four shardings, its shards, and the memory of each.
 
-Shards are not saved. They follow from the placement, so none can lie where TorchRec would not expect it. A shard of r
-rows and d columns with w bytes a value, on one of W ranks, L of them on its host, with B samples a rank, takes
+A plan saves the placement and no shards: `TablePlan.shards` computes them as TorchRec does. A shard takes memory for
+four purposes, in bytes. It has r rows and d columns of w bytes a value, and lies on one of W ranks, L of which are on
+its host; the batch of a rank has B samples. F features read the table, with n ids a sample together.
 
     weights    r d w
     optimizer  4 r (row-wise Adagrad), 4 r d (Adagrad), 8 r d (Adam), 0 (SGD); fp32 whatever the weights are
     batch      ids: 8 bytes each, pooled rows: 4 bytes a value, as TorchRec counts them;
-               table- and column-wise  8 B W n + 4 B W F d     n ids a sample over the F features of the table
+               table- and column-wise  8 B W n + 4 B W F d
                row-wise                8 B n   + 4 B W F d
                table-row-wise          8 B W n / L + 4 B W F d
-    cache      fused_uvm_caching with load factor c: c r d w rows of it, and r (4 + 16 c) of bookkeeping
+    cache      fused_uvm_caching with load factor c: c r d w of cached rows, and r (4 + 16 c) of bookkeeping
 
-in HBM. Weights of the UVM kernels lie in the host's memory, and so does their optimizer state, unless it is one value a
-row, which FBGEMM keeps in HBM. On a CPU everything lies in the host's memory.
+On a GPU all of it lies in HBM (the GPU's memory), except that the UVM kernels (fused_uvm, fused_uvm_caching) keep
+weights in the host's memory, and optimizer state too; FBGEMM keeps only the state of row-wise Adagrad in HBM. On a CPU
+everything lies in the host's memory.
 """
 
 from __future__ import annotations
@@ -32,10 +34,10 @@ Sharding = Literal["table_wise", "row_wise", "table_row_wise", "column_wise"]
 TableOptimizer = Literal["rowwise_adagrad", "adagrad", "sgd", "adam"]
 Dtype = Literal["fp32", "fp16"]
 
-WIDTH: Mapping[Dtype, int] = {"fp32": 4, "fp16": 2}
-_STATE_PER_VALUE: Mapping[TableOptimizer, int] = {"rowwise_adagrad": 0, "adagrad": 4, "sgd": 0, "adam": 8}
-_ROW_STATE, _ID, _POOLED = 4, 8, 4
-_CACHE_ROW, _CACHE_SLOT = 4, 16
+BYTES_PER_VALUE: Mapping[Dtype, int] = {"fp32": 4, "fp16": 2}
+_STATE_BYTES_PER_VALUE: Mapping[TableOptimizer, int] = {"rowwise_adagrad": 0, "adagrad": 4, "sgd": 0, "adam": 8}
+_STATE_BYTES_PER_ROW, _BYTES_PER_ID, _BYTES_PER_POOLED_VALUE = 4, 8, 4
+_CACHE_BYTES_PER_ROW, _CACHE_BYTES_PER_CACHED_ROW = 4, 16
 
 
 class Memory(NamedTuple):
@@ -65,17 +67,17 @@ class Memory(NamedTuple):
 
     @property
     def weights(self) -> int:
-        """Bytes of the weights in either memory; a cache holds copies, which do not count."""
+        """Bytes of the weights in both memories, without the copies in a cache."""
         return self.hbm_weights + self.host_weights
 
     @property
     def optimizer(self) -> int:
-        """Bytes of the optimizer state in either memory."""
+        """Bytes of the optimizer state in both memories."""
         return self.hbm_optimizer + self.host_optimizer
 
     @property
     def batch(self) -> int:
-        """Bytes of a batch's ids and pooled rows in either memory."""
+        """Bytes of a batch's ids and pooled rows in both memories."""
         return self.hbm_batch + self.host_batch
 
 
@@ -96,23 +98,29 @@ def shard_memory(
     if rows == 0:
         return Memory()
     world, ids, features = cluster.world_size, sum(ids_per_sample), len(ids_per_sample)
-    senders = {"row_wise": 1.0, "table_row_wise": world / cluster.ranks_per_host}.get(sharding, float(world))
-    batch = math.ceil(_ID * batch_size_per_rank * senders * ids) + _POOLED * batch_size_per_rank * world * (
-        features * columns
-    )
-    weights = rows * columns * WIDTH[dtype]
-    row_state = _ROW_STATE * rows if optimizer == "rowwise_adagrad" else 0
-    state = _STATE_PER_VALUE[optimizer] * rows * columns
+    # Batches of one rank whose ids reach the shard: those of all ranks, divided among the shards of rows.
+    id_batches = {"row_wise": 1.0, "table_row_wise": world / cluster.ranks_per_host}.get(sharding, float(world))
+    batch = math.ceil(
+        _BYTES_PER_ID * batch_size_per_rank * id_batches * ids
+    ) + _BYTES_PER_POOLED_VALUE * batch_size_per_rank * world * (features * columns)
+    weights = rows * columns * BYTES_PER_VALUE[dtype]
+    row_state = _STATE_BYTES_PER_ROW * rows if optimizer == "rowwise_adagrad" else 0
+    state = _STATE_BYTES_PER_VALUE[optimizer] * rows * columns
     if not cluster.cuda:
         return Memory(host_weights=weights, host_optimizer=row_state + state, host_batch=batch)
     if kernel == "fused":
         return Memory(hbm_weights=weights, hbm_optimizer=row_state + state, hbm_batch=batch)
-    share = cache_load_factor if kernel == "fused_uvm_caching" and cache_load_factor else 0.0
-    cache = math.ceil(share * weights) + math.ceil(rows * (_CACHE_ROW + share * _CACHE_SLOT)) if share else 0
+    cached_share = cache_load_factor if kernel == "fused_uvm_caching" and cache_load_factor else 0.0
+    cache = (
+        math.ceil(cached_share * weights)
+        + math.ceil(rows * (_CACHE_BYTES_PER_ROW + cached_share * _CACHE_BYTES_PER_CACHED_ROW))
+        if cached_share
+        else 0
+    )
     return Memory(hbm_optimizer=row_state, hbm_cache=cache, hbm_batch=batch, host_weights=weights, host_optimizer=state)
 
 
-_COLUMNS = 4  # The columns of a column-wise shard are a multiple of this number.
+_COLUMN_MULTIPLE = 4  # The columns of a column-wise shard are a multiple of this number.
 
 
 class Costs(Config):
@@ -121,16 +129,16 @@ class Costs(Config):
     ids: NonNegativeFloat = Field(description="exchange of the ids")
     lookup: NonNegativeFloat = Field(description="look-up of the rows in forward")
     output: NonNegativeFloat = Field(description="exchange of the pooled rows in forward")
-    gradient: NonNegativeFloat = Field(description="exchange of their gradients in backward")
+    gradient: NonNegativeFloat = Field(description="exchange of the pooled rows' gradients in backward")
     update: NonNegativeFloat = Field(description="backward and optimizer step of the rows")
     prefetch: NonNegativeFloat = Field(0.0, description="fetch of a cached table's rows from the host's memory")
 
-    def lookup_ms(self) -> float:
-        """Return the time of reading and updating rows, and of fetching them into a cache."""
+    def lookup_part_ms(self) -> float:
+        """Return the time of look-up, update and prefetch, which count as the part `lookup` of a step."""
         return self.lookup + self.update + self.prefetch
 
-    def communication_ms(self) -> float:
-        """Return the time of exchanging ids, pooled rows and their gradients."""
+    def communication_part_ms(self) -> float:
+        """Return the time of exchanging ids, pooled rows and gradients: the part `communication` of a step."""
         return self.ids + self.output + self.gradient
 
     def total(self) -> float:
@@ -139,7 +147,7 @@ class Costs(Config):
 
 
 class Shard(NamedTuple):
-    """Rectangle of a table on one rank, from `row` and `column` on; it may have no rows."""
+    """Block of a table on one rank: `rows` rows from `row` on, `columns` columns from `column` on; `rows` may be 0."""
 
     rank: int
     row: int
@@ -149,7 +157,7 @@ class Shard(NamedTuple):
 
 
 class TablePlan(Config):
-    """Table of a plan; its subclasses add the placement."""
+    """An embedding table in a plan. Each sharding has a subclass, with the keys of its placement."""
 
     table: str
     rows: PositiveInt
@@ -164,7 +172,7 @@ class TablePlan(Config):
     @property
     def bytes(self) -> int:
         """Bytes of the weights."""
-        return self.rows * self.dim * WIDTH[self.dtype]
+        return self.rows * self.dim * BYTES_PER_VALUE[self.dtype]
 
     @abstractmethod
     def shards(self, cluster: Cluster) -> tuple[Shard, ...]:
@@ -173,12 +181,12 @@ class TablePlan(Config):
     def problems(self, cluster: Cluster) -> Iterator[str]:
         """Yield the problems of the table on a cluster."""
         where = f"table {self.table!r}"
-        if (last := max(shard.rank for shard in self.shards(cluster))) >= cluster.world_size:
-            yield f"{where} has a shard on rank {last}; the cluster has {cluster.world_size} ranks"
+        if (highest_rank := max(shard.rank for shard in self.shards(cluster))) >= cluster.world_size:
+            yield f"{where} has a shard on rank {highest_rank}; the cluster has {cluster.world_size} ranks"
         if self.kernel != "fused" and not cluster.cuda:
-            yield f"{where}: kernel {self.kernel} on CPU hosts, which have fused alone"
+            yield f"{where}: kernel {self.kernel} on CPU hosts, which have only fused"
         if (self.kernel == "fused_uvm_caching") != (self.cache_load_factor is not None):
-            yield f"{where}: cache_load_factor goes with kernel fused_uvm_caching alone"
+            yield f"{where}: cache_load_factor is for kernel fused_uvm_caching, which needs it"
 
     def _blocks(self, ranks: range) -> tuple[Shard, ...]:
         """Return blocks of ceil(rows / ranks) rows, one on each rank; the last ones may have fewer rows or none."""
@@ -224,7 +232,7 @@ class TableRowWise(TablePlan):
 
 
 class ColumnWise(TablePlan):
-    """Equally many columns of all rows in each shard; a rank may have several shards."""
+    """Shards of all rows and the same number of columns; a rank may have several of them."""
 
     sharding: Literal["column_wise"]
     ranks: tuple[NonNegativeInt, ...] = Field(min_length=1)
@@ -235,12 +243,12 @@ class ColumnWise(TablePlan):
         return tuple(Shard(rank, 0, self.rows, i * width, width) for i, rank in enumerate(self.ranks))
 
     def problems(self, cluster: Cluster) -> Iterator[str]:
-        """Yield the problems of the table on a cluster, columns that do not divide included."""
+        """Yield the problems of the table on a cluster, also columns that cannot be divided among the shards."""
         yield from super().problems(cluster)
-        if self.dim % (_COLUMNS * len(self.ranks)):
+        if self.dim % (_COLUMN_MULTIPLE * len(self.ranks)):
             yield (
-                f"table {self.table!r}, column_wise: {self.dim} columns in {len(self.ranks)} shard(s); each has as "
-                f"many as the others, {_COLUMNS} or a multiple of them"
+                f"table {self.table!r}, column_wise: {self.dim} columns in {len(self.ranks)} shard(s); all shards have "
+                f"the same number of columns, a multiple of {_COLUMN_MULTIPLE}"
             )
 
 
@@ -248,7 +256,7 @@ AnyTablePlan = Annotated[TableWise | RowWise | TableRowWise | ColumnWise, Field(
 
 
 def placement_keys(sharding: str, ranks: Sequence[int], ranks_per_host: int) -> dict[str, Any]:
-    """Return the keys of a table's placement: `rank`, `host`, `ranks` or none.
+    """Return the key that places a table, with its value: `rank`, `host` or `ranks`; empty for row-wise sharding.
 
     Args:
         sharding: Sharding of the table.

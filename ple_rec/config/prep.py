@@ -1,8 +1,11 @@
-"""`PrepConfig`: the TOML that `ple-rec prep` reads, and the table `[found]` that it adds.
+"""`PrepConfig`: the configuration of a dataset's preparation, which `ple-rec prep` reads and saves as `prep.toml`.
+
+The saved file has one table more, `[found]`: values that prep computed from the log, such as edges at quantiles.
 
 An expression is SQL-like text over the columns of a row (`data_prep.expressions`). It names columns of the log and
-`derived` columns by their name, and columns of a side table as `side.column`. If there is a `[time]`, it may also use
-the local `time.day` (days since 1970-01-01), `time.hour` (0-23) and `time.weekday` (0 is Monday).
+`derived` columns by their name, and columns of a side table (joined to the log, `[sides.NAME]`) as `NAME.column`. If
+there is a `[time]`, it may also use the local `time.day` (days since 1970-01-01), `time.hour` (0-23) and `time.weekday`
+(0 is Monday).
 """
 
 from __future__ import annotations
@@ -28,21 +31,21 @@ from ple_rec.config.prep_splits import AppendConfig, ColumnSplit, DaySplit, Hash
 
 
 class ThresholdValues(Config):
-    """Thresholds of a task, one for each part of the training rows by `threshold.by`."""
+    """Thresholds of a task, one for each bin into which `threshold.by` divides the training rows."""
 
-    edges: tuple[float, ...] = Field((), description="ascending values of `by` at which the next part begins")
-    values: tuple[float, ...] = Field(description="threshold of each part, one more than edges")
+    edges: tuple[float, ...] = Field((), description="ascending values of `by` at which the next bin begins")
+    values: tuple[float, ...] = Field(description="threshold of each bin, one more than edges")
     missing: float | None = Field(None, description="threshold of rows without a value of `by`")
 
     @model_validator(mode="after")
-    def _a_value_for_each_part(self) -> ThresholdValues:
+    def _a_value_for_each_bin(self) -> ThresholdValues:
         if len(self.values) != len(self.edges) + 1:
             raise ValueError("give one value more than edges")
         return self
 
 
 class FoundValues(Config):
-    """Values that prep computed from the log. `--append` keeps those of the parent; other preparations do not."""
+    """Values that prep computed from the log. A day that `--append` adds gets those of its parent dataset."""
 
     day_1: str | None = Field(None, description="date of day 1")
     edges: dict[Name, tuple[float, ...]] = Field({}, description="edges of each sparse feature with `quantiles`")
@@ -52,11 +55,12 @@ class FoundValues(Config):
     )
 
 
-def with_found_table(raw: dict[str, Any]) -> dict[str, Any]:
-    """Return the document of a preparation with the table `[found]`.
+def migrate_found_values(raw: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a `prep.toml` with computed values in the table `[found]`, as the present format has them.
 
-    Format 4 and earlier wrote edges at quantiles to `sparse[i].edges`, beside `edge_quantiles`, and types of CSV
-    columns to `csv.inferred`. They wrote day 1 and thresholds to the keys that a user may set; these stay there.
+    Format 4 of `prep.toml` and earlier ones wrote edges at quantiles to `sparse[i].edges`, beside `edge_quantiles`, and
+    types of CSV columns to `csv.inferred`. They wrote day 1 and thresholds to the keys that a user may set; these stay
+    there. Any other content is returned unchanged.
     """
     document = deepcopy(raw)
     edges, types = {}, {}
@@ -68,7 +72,7 @@ def with_found_table(raw: dict[str, Any]) -> dict[str, Any]:
             if "edge_quantiles" in feature:
                 edges[feature["name"]] = feature.pop("edges")
                 feature["quantiles"] = feature.pop("edge_quantiles")
-    except (AttributeError, KeyError, TypeError):  # The caller checks the document, and reports its problems.
+    except (AttributeError, KeyError, TypeError):  # The document has problems, which the caller reports.
         return raw
     return document | {"found": {"edges": edges, "types": types}} if edges or types else raw
 
@@ -104,22 +108,27 @@ PREP_FILE = "prep.toml"
 
 
 class SamplingConfig(Config):
-    """Down-sampling of the training rows. A row kept by chance gets the sample weight 1 / rate, any other row 1."""
+    """Down-sampling of the training rows that do not fulfil `keep`.
+
+    A share `rate` of them is kept, and their sample weight (1 without `weight`) is divided by `rate`.
+    """
 
     keep: Expression = Field(description="condition of rows that are always kept, e.g. is_click = 1")
     rate: Share = Field(description="share of the other rows that is kept")
     hash: Annotated[tuple[Expression, ...], Field(min_length=1)] = Field(
-        description="values whose hash decides on a row, e.g. user, video and time; the same rows are kept in every run"
+        description="values whose hash selects rows, e.g. user, video and time; the same rows are kept in every run"
     )
 
 
 class OutputConfig(Config):
-    """Sizes of the Parquet parts."""
+    """Sizes of the Parquet files, `part-*.parquet`."""
 
     row_group_rows: PositiveInt = Field(
-        65_536, description="most rows of a row group, the unit that is shared among ranks"
+        65_536, description="most rows of a row group; row groups are divided among ranks"
     )
-    part_rows: PositiveInt = Field(4_194_304, description="approximate rows of a part, the unit of work and of memory")
+    part_rows: PositiveInt = Field(
+        4_194_304, description="approximate rows of a Parquet file; more rows at a time need more memory"
+    )
 
 
 class PrepConfig(Config):
@@ -130,7 +139,7 @@ class PrepConfig(Config):
     sides: dict[Name, SideConfig] = Field({}, description="tables joined to the log, by name")
     time: TimeConfig | None = Field(None, description="time of a row; needed to split by day")
     derived: dict[Name, Expression] = Field(
-        {}, description="columns for the expressions below; each may use those above it"
+        {}, description="columns for other expressions; each may use the derived columns before it"
     )
     split: SplitConfig
     append: AppendConfig = AppendConfig()
@@ -138,10 +147,10 @@ class PrepConfig(Config):
         {}, description="conditions of every row; a row for which one is false is a bad row"
     )
     on_bad_row: Literal["refuse", "drop"] = Field(
-        "refuse", description="refuse: end; drop: leave the row out and count it"
+        "refuse", description="refuse: end with an error; drop: leave the row out and count it"
     )
     max_bad_fraction: Fraction = Field(
-        0.001, description="for drop: share of bad rows above which prep ends all the same"
+        0.001, description="for drop: share of bad rows above which prep ends with an error all the same"
     )
     tables: dict[Name, TableSpec] = Field({}, description="embedding tables that differ from the defaults, by name")
     sparse: tuple[SparseSpec, ...] = ()
@@ -169,17 +178,17 @@ class PrepConfig(Config):
 
     @classmethod
     def migrate(cls, raw: dict[str, Any]) -> dict[str, Any]:
-        """Return the document of a preparation with the table `[found]`, which earlier versions did not write."""
-        return with_found_table(raw)
+        """Return the content of a `prep.toml` in the present format; earlier ones have no table `[found]`."""
+        return migrate_found_values(raw)
 
     @property
     def day_1(self) -> str | None:
-        """Date of day 1, set by the user or computed by prep; None for a split without numbered days."""
+        """Date of day 1, set by the user or computed by prep; None before prep and for other splits than by day."""
         date: str | None = getattr(self.split, "day_1", None)
         return self.found.day_1 if date is None else date
 
-    def filled(self) -> PrepConfig:
-        """Return the configuration with the values of `[found]` at the keys that the user left to prep."""
+    def with_found_values(self) -> PrepConfig:
+        """Return a copy in which keys that the user left to prep have the values of `[found]`."""
         sparse, tasks = [], []
         for feature in self.sparse:
             if feature.quantiles is not None and feature.name in self.found.edges:
@@ -196,27 +205,29 @@ class PrepConfig(Config):
             split = split.model_copy(update={"day_1": self.day_1})
         return self.model_copy(update={"sparse": tuple(sparse), "tasks": tuple(tasks), "split": split})
 
-    def filled_as(self, dataset: PrepConfig) -> PrepConfig:
-        """Return the configuration with values of a dataset at the keys that the user left to prep, for comparison.
+    def with_found_values_of(self, dataset: PrepConfig) -> PrepConfig:
+        """Return a copy in which keys that the user left to prep have the values of a dataset.
+
+        The copy and the configuration of the dataset can then be compared key by key.
 
         Args:
             dataset: Configuration of the dataset, from its `prep.toml`.
         """
         thresholds = {
             task.name: ThresholdValues(edges=spec.edges or (), values=spec.values, missing=spec.missing)
-            for task in dataset.filled().tasks
+            for task in dataset.with_found_values().tasks
             if (spec := task.threshold) is not None and spec.values is not None
         }
-        found = dataset.found.model_copy(update={"day_1": dataset.day_1, "thresholds": thresholds})
-        return self.model_copy(update={"found": found}).filled()
+        found_values = dataset.found.model_copy(update={"day_1": dataset.day_1, "thresholds": thresholds})
+        return self.model_copy(update={"found": found_values}).with_found_values()
 
     @model_validator(mode="after")
     def _fits(self) -> PrepConfig:
         problems = []
-        tables = {feature.table_name for feature in self.sparse}
+        tables_in_use = {feature.table_name for feature in self.sparse}
         buckets = {feature.name for feature in self.sparse if feature.bucketised}
         for table in self.tables:
-            if table not in tables:
+            if table not in tables_in_use:
                 problems.append(
                     f"tables.{table}: no sparse feature reads it; drop it, or name it in a feature's `table`"
                 )
@@ -237,11 +248,11 @@ class PrepConfig(Config):
             f"{name!r} names two columns of the dataset" for name in sorted({n for n in names if names.count(n) > 1})
         ]
         tasks = [task.name for task in self.tasks]
-        problems += [f"task {name!r} stands twice" for name in sorted({n for n in tasks if tasks.count(n) > 1})]
+        problems += [f"task {name!r} is listed twice" for name in sorted({n for n in tasks if tasks.count(n) > 1})]
         if isinstance(self.split, DaySplit | HeldOutSplit) and self.time is None:
             problems.append(f'split.by = "{self.split.by}" needs [time]')
-        shared = isinstance(self.split, DaySplit) and self.split.valid_share is not None
-        if shared and self.group is None and getattr(self.split, "valid_hash", None) is None:
+        has_valid_share = isinstance(self.split, DaySplit) and self.split.valid_share is not None
+        if has_valid_share and self.group is None and getattr(self.split, "valid_hash", None) is None:
             problems.append("split.valid_share needs split.valid_hash or group, to keep rows together")
         if isinstance(self.split, HeldOutSplit) and self.split.hash is None and self.group is None:
             problems.append('split.by = "held_out" needs split.hash or group, to keep rows together')
@@ -249,15 +260,15 @@ class PrepConfig(Config):
             problems.append("no sparse and no dense feature; a model needs at least one")
         for word, meaning in (("time", "the time of the row"), ("log", "the log itself")):
             if word in self.sides:
-                problems.append(f"sides.{word}: the word `{word}` means {meaning}; use another name")
+                problems.append(f"sides.{word}: in expressions, `{word}` means {meaning}; use another name")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     def _name_problems(self) -> list[str]:
-        """Return problems of names: columns that prep writes itself, reserved forms, differences in case alone."""
+        """Return a problem for each name that prep gives to a column itself, that has `__`, or differs only in case."""
         columns = {f"feature {feature.name!r}": feature.name for feature in self.sparse}
-        columns |= {f"feature {number.name!r}": number.name for number in self.dense}
+        columns |= {f"feature {feature.name!r}": feature.name for feature in self.dense}
         columns |= {f"carry.{name}": name for name in self.carry}
         reserved = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
         reserved |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}
@@ -273,12 +284,12 @@ class PrepConfig(Config):
             if name.lower() in by_lower:
                 problems.append(f"{place}: the column is {by_lower[name.lower()]}; use another name")
             if "__" in name:
-                problems.append(f"{place}: two underscores together are for prep itself; use another name")
+                problems.append(f"{place}: names with two underscores in a row are reserved; use another name")
         tables = dict.fromkeys([*(feature.table_name for feature in self.sparse), *self.tables])
         for names in (list(columns.values()), list(tables), list(self.sides), [task.name for task in self.tasks]):
             first_names: dict[str, str] = {}
             for name in names:
                 other = first_names.setdefault(name.lower(), name)
                 if other != name:
-                    problems.append(f"{other!r} and {name!r} differ in case alone, which engines do not tell apart")
+                    problems.append(f"{other!r} and {name!r} differ only in case, which engines do not tell apart")
         return problems

@@ -1,4 +1,7 @@
-"""Columns of a dataset: features and their embedding tables, labels and their sample spaces."""
+"""Columns that a preparation makes: features and their embedding tables, labels and their sample spaces.
+
+A task's sample space is the set of rows that have its label. Row 0 of an embedding table is that of unknown values.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,12 @@ class TableSpec(Config):
     )
     capacity: Annotated[int, Field(gt=1, le=MAX_ROWS)] | None = Field(
         None,
-        description="rows to allocate, with room for new values of --append; default: the rows in use, so that "
-        "--append gives no row to a new value, since a checkpoint of the parent must fit",
+        description="rows to allocate, so that values that --append adds later find free rows; default: the rows in "
+        "use, and --append gives no row to a new value, since checkpoints of the parent must fit",
     )
     overflow: Literal["unknown", "hash"] = Field(
-        "unknown", description="row of a value not in the vocabulary: row 0, or by its hash one of the last `hash_rows`"
+        "unknown",
+        description="row of a value that is not in the vocabulary; unknown: row 0; hash: one of the last `hash_rows`",
     )
     hash_rows: NonNegativeInt = Field(0, description="rows for hashed values at the end of the table; part of capacity")
 
@@ -50,12 +54,12 @@ class SparseSpec(Config):
     bag: bool = Field(False, description="true if `value` is a list")
     max_length: PositiveInt | None = Field(None, description="most values of a bag; default: all of them")
     keep: Literal["first", "last"] = Field("last", description="end of a longer bag that is kept")
-    weights: Expression | None = Field(None, description="weights of a bag, a list of as many numbers")
+    weights: Expression | None = Field(None, description="weights of a bag's values, a list of the same length")
     edges: tuple[float, ...] | None = Field(
-        None, description="ascending edges, if `value` is a number; its row is 1 + the number of edges that it reaches"
+        None, description="ascending edges, if `value` is a number x; its row is 1 + the number of edges <= x"
     )
     quantiles: Annotated[int, Field(ge=2, le=1000)] | None = Field(
-        None, description="number of parts, if `value` is a number whose edges are quantiles of the training rows"
+        None, description="number of buckets, if `value` is a number; prep sets the edges at training quantiles"
     )
 
     @model_validator(mode="after")
@@ -77,7 +81,7 @@ class SparseSpec(Config):
 
     @property
     def bucketised(self) -> bool:
-        """True if rows come from edges instead of a vocabulary."""
+        """True if the rows are buckets of a number instead of entries of a vocabulary."""
         return self.edges is not None or self.quantiles is not None
 
     @property
@@ -107,26 +111,26 @@ class DenseSpec(Config):
 class ThresholdSpec(Config):
     """Threshold of a row: a quantile of `value` among similar training rows.
 
-    Training rows in the task's space are divided into `bins` parts of equal size by `by`; rows without `by` are a part
-    of their own. The threshold of a row is the quantile of its part.
+    Training rows in the task's sample space are divided into `bins` bins of equal size by `by`; rows without a value of
+    `by` are a bin of their own. The threshold of a row is the quantile of its bin.
     """
 
     value: Expression
     quantile: Share
-    by: Expression | None = Field(None, description="number that divides rows into parts; default: one part")
-    bins: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="number of parts")
+    by: Expression | None = Field(None, description="number by which rows are divided into bins; default: one bin")
+    bins: Annotated[int, Field(ge=1, le=1000)] = Field(20, description="number of bins")
     edges: tuple[float, ...] | None = Field(
-        None, description="values of `by` at which the next part begins; default: computed by prep"
+        None, description="values of `by` at which the next bin begins; default: computed by prep"
     )
     values: tuple[float, ...] | None = Field(
-        None, description="threshold of each part, if `edges` are set; default: computed by prep"
+        None, description="threshold of each bin, if `edges` are set; default: computed by prep"
     )
     missing: float | None = Field(
-        None, description="threshold of rows without `by`, if `edges` are set; default: threshold of the first part"
+        None, description="threshold of rows without `by`, if `edges` are set; default: threshold of the first bin"
     )
 
     @model_validator(mode="after")
-    def _a_value_for_each_part(self) -> ThresholdSpec:
+    def _a_value_for_each_bin(self) -> ThresholdSpec:
         together = (self.values is None) == (self.edges is None) and (self.values is not None or self.missing is None)
         if not together or (self.values is not None and len(self.values) != len(self.edges or ()) + 1):
             raise ValueError("edges and values come together, one value more than edges; leave them out")
@@ -134,7 +138,7 @@ class ThresholdSpec(Config):
 
 
 class TaskSpec(Config):
-    """Task with its label and its sample space."""
+    """Task: its label, and the rows that have one."""
 
     name: Name
     kind: TaskKind
@@ -142,7 +146,7 @@ class TaskSpec(Config):
         None, description="column or expression of booleans or numbers; default: the column of its name"
     )
     space: Expression | None = Field(None, description="condition of rows that have the label; default: all rows")
-    threshold: ThresholdSpec | None = Field(None, description="meaning of the word `threshold` in `label`")
+    threshold: ThresholdSpec | None = Field(None, description="value of the word `threshold` in `label`")
     minimum: float | None = Field(
         None, description="least label of a regression; a row with a smaller one is a bad row"
     )
@@ -151,7 +155,7 @@ class TaskSpec(Config):
     )
 
     @model_validator(mode="after")
-    def _range_is_a_regressions(self) -> TaskSpec:
+    def _label_range_fits(self) -> TaskSpec:
         if self.kind == "binary" and (self.minimum is not None or self.maximum is not None):
             raise ValueError("minimum and maximum belong to a regression; a binary label is 0 or 1")
         if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:

@@ -1,4 +1,4 @@
-"""Inputs of a preparation: files of the log and of side tables, and the time of a row."""
+"""Inputs of a preparation: files of the log, tables that are joined to it (side tables), and the time of a row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from pydantic import Field, field_validator, model_validator
 
 from ple_rec.config.base import Config
 
+# SQL-like expression over the columns of a row, which `data_prep.expressions` parses.
 Expression = Annotated[str, Field(min_length=1)]
 Format = Literal["parquet", "csv"]
 ColumnType = Literal["int32", "int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz"]
 
+# Smallest date that `earliest` and `latest` may be: the first local day that begins after 1970-01-01 00:00 UTC at every
+# offset, so that no time is negative.
 _FIRST_DAY = "1970-01-02"
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
@@ -33,13 +36,13 @@ class CsvConfig(Config):
 
     @field_validator("delimiter")
     @classmethod
-    def _cuts_cells(cls, text: str) -> str:
+    def _delimiter_is_ascii(cls, text: str) -> str:
         if not text.isascii() or text in '"\r\n\0':
             raise ValueError("a delimiter is an ASCII character, no quote and no line end")
         return text
 
     @model_validator(mode="after")
-    def _names_once(self) -> CsvConfig:
+    def _columns_replace_header(self) -> CsvConfig:
         if self.header == bool(self.columns):
             raise ValueError("give `columns` where header = false, and only there")
         return self
@@ -59,25 +62,25 @@ class LogConfig(FilesConfig):
     """Log with one row for each impression."""
 
     where: Expression | None = Field(
-        None, description="condition of rows to read, on columns of the log alone; default: all rows"
+        None, description="condition of the rows to read, on columns of the log alone; default: all rows"
     )
 
 
 class SideConfig(FilesConfig):
-    """Table that is joined to the log, such as features of users. Expressions name its columns `side.column`."""
+    """Side table: a table that is joined to the log, such as features of users."""
 
     on: Annotated[dict[str, Expression], Field(min_length=1)] = Field(
-        description="expressions of the log that key columns of the side table must equal, by key column"
+        description="join condition: for each key column of this table, the expression of the log that it must equal"
     )
     day: Expression | None = Field(
         None,
-        description="column with the date of a side row (a local date, text YYYY-MM-DD, or YYYYMMDD); a log row is "
-        "then joined with the latest row of its key that is not after its own day",
+        description="column with the date of a row of this table (a local date, text YYYY-MM-DD, or YYYYMMDD); a log "
+        "row is then joined with the latest row of the same key whose date is not after the log row's day",
     )
     keep: Literal["first", "last"] | None = Field(
         None,
-        description="row that counts if several have the same key (and day, if `day` is set), in the order of the "
-        "files' names and of their rows; default: such rows are refused",
+        description="row that is kept if several have the same key (and day, if `day` is set), in the order of the "
+        "files' names and of their rows; default: such rows are an error",
     )
 
 
@@ -89,9 +92,13 @@ class TimeConfig(Config):
         description="s to ns: integers since 1970-01-01 UTC; timestamp: a timestamp of Parquet, or ISO text in CSV, "
         "UTC unless it has an offset; date: a local date, text that begins with YYYY-MM-DD, or the integer YYYYMMDD",
     )
-    utc_offset: str = Field("+00:00", description="local time, which divides days, minus UTC, e.g. +08:00")
-    earliest: str = Field("2000-01-01", description="earliest day of a row; an earlier one means a wrong unit")
-    latest: str = Field("2099-12-31", description="latest day of a row; a later one means a wrong unit")
+    utc_offset: str = Field("+00:00", description="local time minus UTC, e.g. +08:00; days begin at local midnight")
+    earliest: str = Field(
+        "2000-01-01", description="earliest day of a row; an earlier one is an error, since it means a wrong unit"
+    )
+    latest: str = Field(
+        "2099-12-31", description="latest day of a row; a later one is an error, since it means a wrong unit"
+    )
 
     @field_validator("utc_offset")
     @classmethod
@@ -99,8 +106,8 @@ class TimeConfig(Config):
         match = _OFFSET.fullmatch(text)
         if match is None or int(match[2]) > 14 or int(match[3]) > 59:
             raise ValueError(
-                f"got {text!r}; an offset reads +HH:MM or -HH:MM, at most 14 hours; of a zone with daylight saving "
-                'write the local date as a column, and set unit = "date"'
+                f"got {text!r}; write an offset as +HH:MM or -HH:MM, less than 15 hours; for a zone with daylight "
+                'saving, write the local date as a column, and set unit = "date"'
             )
         return text
 
@@ -108,7 +115,7 @@ class TimeConfig(Config):
     @classmethod
     def _date(cls, text: str) -> str:
         if iso_date(text) < _FIRST_DAY:
-            raise ValueError(f"got {text!r}; days are counted from 1970, so it is {_FIRST_DAY} or later")
+            raise ValueError(f"got {text!r}; a day is {_FIRST_DAY} or later, so that no time is before 1970 in UTC")
         return iso_date(text)
 
     @model_validator(mode="after")
@@ -121,18 +128,18 @@ class TimeConfig(Config):
     def offset_seconds(self) -> int:
         """Local time minus UTC, in seconds."""
         match = _OFFSET.fullmatch(self.utc_offset)
-        assert match is not None
+        assert match is not None  # The validator `_offset` has matched it.
         seconds = int(match[2]) * 3600 + int(match[3]) * 60
         return -seconds if match[1] == "-" else seconds
 
 
 def iso_date(text: str) -> str:
-    """Return a day as YYYY-MM-DD.
+    """Return a date, in any form of ISO 8601 that Python reads, as YYYY-MM-DD.
 
     Raises:
-        ValueError: The text is no such day.
+        ValueError: The text is not a date in such a form.
     """
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise ValueError(f"got {text!r}; a day reads YYYY-MM-DD") from None
+        raise ValueError(f"got {text!r}; write a day as YYYY-MM-DD") from None

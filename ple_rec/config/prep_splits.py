@@ -1,4 +1,8 @@
-"""Rules that assign rows to train, valid and test."""
+"""`[split]` of a preparation: rules that assign rows to train, valid and test.
+
+`[split]` is a union that the key `by` selects: days, a hash, a column, or shares of one range of days (`held_out`). The
+table `[append]` says how prep splits a day that `ple-rec prep --append` adds later.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ Day = Annotated[Annotated[PositiveInt, Tag("integer")] | Annotated[str, Tag("str
 
 
 def _ordinal(day: Day) -> int:
+    """Return a number that ascends with time; numbers of dates are not comparable with those of numbered days."""
     return day if isinstance(day, int) else date.fromisoformat(day).toordinal()
 
 
@@ -28,10 +33,11 @@ class DaySplit(Config):
     valid: tuple[Day, Day] | None = Field(None, description="first and last day, unless `valid_share` is set")
     valid_share: Share | None = Field(None, description="share of the test days' rows that goes to valid instead")
     valid_hash: Expression | None = Field(
-        None, description="expression whose hash decides on it: rows of equal value stay together; default: `group`"
+        None,
+        description="expression whose hash selects rows for valid_share; equal values stay together; default: `group`",
     )
     test: tuple[Day, Day] = Field(description="first and last day")
-    empty_days: tuple[Day, ...] = Field((), description="days of these ranges that may have no rows")
+    empty_days: tuple[Day, ...] = Field((), description="days of train, valid and test that may have no rows")
 
     @field_validator("day_1")
     @classmethod
@@ -52,25 +58,30 @@ class DaySplit(Config):
             raise ValueError("give exactly one of `valid` and `valid_share`")
         if self.valid_hash is not None and self.valid_share is None:
             raise ValueError("`valid_hash` belongs to `valid_share`")
-        kinds = {type(day) for ends in self.ranges.values() for day in ends}
-        if len(kinds) == 1 and (problems := self.misplaced(_ordinal)):  # Numbers and dates need day 1.
+        types = {type(day) for ends in self.ranges.values() for day in ends}
+        # Numbered days and dates can be compared only when the date of day 1 is known.
+        if len(types) == 1 and (problems := self.order_problems(_ordinal)):
             raise ValueError("\n".join(problems))
         return self
 
     @property
     def ranges(self) -> dict[Split, tuple[Day, Day]]:
         """First and last day of every split that has days of its own."""
-        every: dict[Split, tuple[Day, Day] | None] = {"train": self.train, "valid": self.valid, "test": self.test}
-        return {split: ends for split, ends in every.items() if ends is not None}
+        range_or_none: dict[Split, tuple[Day, Day] | None] = {
+            "train": self.train,
+            "valid": self.valid,
+            "test": self.test,
+        }
+        return {split: ends for split, ends in range_or_none.items() if ends is not None}
 
-    def misplaced(self, number_of: Callable[[Day], int]) -> list[str]:
-        """Return the problems of the order of days; a model must not be judged on its training days or earlier ones.
+    def order_problems(self, day_number: Callable[[Day], int]) -> list[str]:
+        """Return problems of the order of the ranges: a model must not be judged on its training days or earlier ones.
 
         Args:
-            number_of: Function from a day to a number that ascends with time.
+            day_number: Function from a day to a number that ascends with time.
         """
         problems = []
-        numbers = {split: (number_of(first), number_of(last)) for split, (first, last) in self.ranges.items()}
+        numbers = {split: (day_number(first), day_number(last)) for split, (first, last) in self.ranges.items()}
         for split, (first, last) in self.ranges.items():
             if numbers[split][0] > numbers[split][1]:
                 problems.append(f"{split}: {first} comes after {last}; a range is its first and its last day")
@@ -88,7 +99,7 @@ class DaySplit(Config):
 
 
 class HashSplit(Config):
-    """Splits by a hash of a value, so that, say, all rows of a user lie in one split. It mixes past and future."""
+    """Splits by a hash of a value, for example so that all rows of a user lie in one split, whatever their time."""
 
     by: Literal["hash"]
     value: Expression = Field(description="expression to hash; rows of equal value stay together")
@@ -113,7 +124,7 @@ class ColumnSplit(Config):
 
 
 class HeldOutSplit(Config):
-    """Splits that hold out shares of the groups of some days; `--append` makes one of a day split."""
+    """Split of a range of days that holds out shares of its groups; `--append` replaces a day split by it."""
 
     by: Literal["held_out"]
     day_1: str | None = Field(None, description="date of day 1; default: the earliest day of the log")
@@ -121,7 +132,7 @@ class HeldOutSplit(Config):
     valid: Share = Field(0.05, description="share of the values of `hash`")
     test: Share = Field(0.05, description="share of the values of `hash`")
     hash: Expression | None = Field(
-        None, description="expression whose hash decides: rows of equal value stay together; default: `group`"
+        None, description="expression whose hash selects rows: rows of equal value stay together; default: `group`"
     )
     seed: str = Field("", description="seed of the hash, any text; --append writes the day")
 
@@ -150,7 +161,7 @@ class HeldOutSplit(Config):
 
 
 class AppendConfig(Config):
-    """Shares of an added day that `--append` holds out."""
+    """Shares of an appended day (`ple-rec prep --append`) that are held out for valid and test."""
 
     valid: Share = Field(0.05, description="share of the groups")
     test: Share = Field(0.05, description="share of the groups")

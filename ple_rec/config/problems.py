@@ -1,4 +1,6 @@
-"""Check of a configuration: the typed tree of a document, or all of its problems, one on a line.
+"""Check of a document (the parsed content of a TOML file): a configuration of its class, or all of its problems.
+
+An unknown key, a value of a wrong type and a broken rule are problems. `ConfigError` prints them one on a line:
 
 runs/ple.toml: 3 problems
   train.batchsize_per_rank: unknown key; did you mean `batch_size_per_rank`?
@@ -21,25 +23,27 @@ from ple_rec.config.overrides import MISSING
 from ple_rec.config.schema_node import SchemaNode
 from ple_rec.config.words import (
     KeyPath,
-    bounds,
-    dotted,
-    expected,
-    lengths,
+    bounds_text,
+    dotted_path,
+    expected_text,
+    lengths_text,
     pattern_rule,
-    shortened,
+    short_value,
     spelling_hint,
     suggestion,
     type_name,
 )
 from ple_rec.errors import DataError, PleRecError, UserError, as_flags
-from ple_rec.text.suggest import nearest
+from ple_rec.text.suggest import nearest_name
 
 M = TypeVar("M", bound=BaseModel)
 
-ANYTHING = SchemaNode({}, {})
+ANYTHING = SchemaNode({}, {})  # Node for a place about which the class says nothing.
 _WRONG_TYPE = "got {got} ({type}); expected {expected}"
 _RANGE, _LENGTH = "got {got}; must be {bounds}", "got {got}; must have {lengths}"
-_TEXTS = {  # Keys are pydantic's names for kinds of errors; those that end in `_type` get `_WRONG_TYPE`.
+# Keys are pydantic's names for kinds of errors, and "key", our name for a wrong key of a table with free keys. Kinds
+# that end in `_type` get `_WRONG_TYPE`.
+_TEXTS = {
     "missing": "missing; expected {expected}",
     "literal_error": "got {got}; expected {expected}",
     "int_from_float": _WRONG_TYPE,
@@ -61,15 +65,15 @@ _TEXTS = {  # Keys are pydantic's names for kinds of errors; those that end in `
 
 
 class _ProblemsError(PleRecError):
-    """Error with all problems of one document; its text is the list."""
+    """Error that lists all problems of one document."""
 
     @classmethod
-    def of(cls, place: str, problems: Sequence[str]) -> Self:
-        """Return the error of a document.
+    def from_problems(cls, place: str, problems: Sequence[str]) -> Self:
+        """Return the error for a document with problems.
 
         Args:
             place: Name of the document, such as its path.
-            problems: Text of each problem.
+            problems: Text of each problem, such as `train.steps: missing`.
         """
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         return cls(place, count, "\n".join(f"  {problem}" for problem in problems), "correct each of them")
@@ -86,8 +90,8 @@ class SchemaError(_ProblemsError, DataError):
     """Error of a dataset's `schema.toml` with one or more problems (exit code 3)."""
 
 
-def validated(cls: type[M], raw: Mapping[str, Any]) -> M:
-    """Return the typed tree of a document, in pydantic's strict JSON mode.
+def validate(cls: type[M], raw: Mapping[str, Any]) -> M:
+    """Return the model that pydantic builds from a document in strict JSON mode.
 
     An array becomes a tuple, an int may stand for a float, and a bool is never a number. Dates and times, which JSON
     does not have, become text.
@@ -98,30 +102,31 @@ def validated(cls: type[M], raw: Mapping[str, Any]) -> M:
     return cls.model_validate_json(json.dumps(raw, default=lambda value: value.isoformat()), strict=True)
 
 
-def check(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
-    """Return the typed tree of a document and all of its problems.
+def parse_document(cls: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[str]]:
+    """Return the model that a document describes, and all problems of the document.
 
     Unknown keys are removed first, so that the validators of whole tables run in spite of them.
 
     Args:
-        cls: Class of the tree.
+        cls: Class of the model.
         raw: Content of the document.
 
     Returns:
-        The tree without unknown keys, or None if it cannot be built; and a line for each problem, such as
-        `train.steps: got true (bool); expected a positive int`, in the order of the document, missing keys last.
+        The model without unknown keys, or None if it cannot be built; and a line for each problem, such as
+        `train.steps: got true (bool); expected a positive int`, in the order of the document. Missing keys of a table
+        come after its other keys.
     """
-    root, unknown = SchemaNode.of(cls), dict[KeyPath, SchemaNode]()
+    root, unknown = SchemaNode.of_class(cls), dict[KeyPath, SchemaNode]()
     known = _known_part(raw, root, (), unknown)
     problems = [(path, _unknown_key(path, table, root)) for path, table in unknown.items()]
-    tree: M | None = None
+    model: M | None = None
     try:
-        tree = validated(cls, known)
+        model = validate(cls, known)
     except ValidationError as error:
         for details in error.errors(include_url=False, include_input=False):
-            problems += _located(details, root, raw)
+            problems += _located_problems(details, root, raw)
     problems.sort(key=lambda problem: _position(problem[0], raw))
-    return tree, list(dict.fromkeys(f"{dotted(path)}: {text}" if path else text for path, text in problems))
+    return model, list(dict.fromkeys(f"{dotted_path(path)}: {text}" if path else text for path, text in problems))
 
 
 def _known_part(value: Any, node: SchemaNode | None, path: KeyPath, unknown: dict[KeyPath, SchemaNode]) -> Any:
@@ -141,19 +146,23 @@ def _known_part(value: Any, node: SchemaNode | None, path: KeyPath, unknown: dic
 
 
 def _unknown_key(path: KeyPath, table: SchemaNode, root: SchemaNode) -> str:
-    """Return the problem of an unknown key, with a similar key, else its only place elsewhere, else all keys."""
+    """Return the problem of an unknown key, with a suggestion.
+
+    The suggestion is a similar key of the table; else the path of the key, if the class has it at exactly one other
+    place; else all keys of the table.
+    """
     key, known = str(path[-1]), table.names or []
-    near = nearest(key, known)
+    near = nearest_name(key, known)
     if near is None:
-        # Another variant of the same table may have the key at the same path, which would be no help.
-        own_place = re.sub(r"\[[0-9]+\]", "[]", dotted(path))
-        elsewhere = set(root.places(key)) - {own_place}
+        # Another variant of the same table may have the key. Its path is that of the unknown key, so it does not help.
+        own_place = re.sub(r"\[[0-9]+\]", "[]", dotted_path(path))
+        elsewhere = set(root.paths_to(key)) - {own_place}
         near = elsewhere.pop() if len(elsewhere) == 1 else None
     return f"unknown key; did you mean `{near}`?" if near else f"unknown key; known: {', '.join(known) or 'none'}"
 
 
 def _position(path: KeyPath, raw: Any) -> list[float]:
-    """Return a key that sorts paths in the order of the document, a table after its content."""
+    """Return a sort key by which paths have the order of the document, and a table comes after its content."""
     position: list[float] = []
     for key in path:
         keys = list(raw) if isinstance(raw, dict) else []
@@ -162,10 +171,10 @@ def _position(path: KeyPath, raw: Any) -> list[float]:
     return [*position, math.inf]
 
 
-def _located(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterator[tuple[KeyPath, str]]:
+def _located_problems(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterator[tuple[KeyPath, str]]:
     """Yield the problems of an error of pydantic, each with its path in the document."""
     kind, location = error["type"], error["loc"]
-    is_key = location[-1:] == ("[key]",)
+    is_key = location[-1:] == ("[key]",)  # pydantic's mark for an error in a key of a dictionary, not in its value.
     path: KeyPath = ()
     value, node, table = raw, root, root
     for segment in location[:-1] if is_key else location:
@@ -180,17 +189,20 @@ def _located(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterator[tuple[
         path, value, kind = (*path, node.tag), _item(value, node.tag), "tag"
     elif kind == "too_short" and isinstance(value, (list, tuple)) and len(value) >= error["ctx"]["min_length"]:
         return  # pydantic counts only the valid items; each of the others has a problem of its own.
-    for text in _texts(kind, value, node, error):
+    for text in _problem_texts(kind, value, node, error):
         yield path, text
 
 
-def _texts(kind: str, value: Any, node: SchemaNode, error: ErrorDetails) -> list[str]:
-    """Return the problems of a value: one, or a line of a validator's ValueError each."""
-    got = shortened(value)
+def _problem_texts(kind: str, value: Any, node: SchemaNode, error: ErrorDetails) -> list[str]:
+    """Return the problems that an error of pydantic states for a value, by the kind of the error.
+
+    A ValueError of a validator has one problem on each line; any other error has one.
+    """
+    got = short_value(value)
     if kind in ("value_error", "assertion_error"):
         lines = str(error["ctx"]["error"]).splitlines() or ["not valid"]
-        whole = isinstance(value, (dict, list, tuple)) or value is MISSING
-        return [line if whole or line.startswith("got ") else f"got {got}; {line}" for line in lines]
+        has_no_text = isinstance(value, (dict, list, tuple)) or value is MISSING
+        return [line if has_no_text or line.startswith("got ") else f"got {got}; {line}" for line in lines]
     if kind == "tag":
         hint = suggestion(value, list(node.variants))
         return [f"missing; {hint}" if value is MISSING else f"got {got}; {hint}"]
@@ -202,9 +214,9 @@ def _texts(kind: str, value: Any, node: SchemaNode, error: ErrorDetails) -> list
         text.format(
             got=got,
             type=type_name(value),
-            expected=expected(node),
-            bounds=bounds(node),
-            lengths=lengths(node),
+            expected=expected_text(node),
+            bounds=bounds_text(node),
+            lengths=lengths_text(node),
             pattern=pattern_rule(node),
             message=error["msg"][:1].lower() + error["msg"][1:],
         )

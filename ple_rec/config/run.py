@@ -1,4 +1,7 @@
-"""`RunConfig`: the configuration of a training run, saved as `config.toml` of the run directory."""
+"""`RunConfig`: the configuration of a training run, saved as `config.toml` in its run directory.
+
+Each class is a table of the TOML file. `ple-rec train --help-config` prints the descriptions of all keys.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +24,13 @@ from ple_rec.config.choices import AskedPrecision
 from ple_rec.config.cluster import TopologyConfig
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_table import Dtype, Kernel, Sharding, TableOptimizer
-from ple_rec.errors import settings
+from ple_rec.errors import overrides_text
 
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 ShuffleKind = Literal["rows", "requests"]
-Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits, so that each rank can add its number.
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits; one stays free, since each rank adds its number.
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse other dims.
 
 
@@ -38,13 +41,13 @@ class DataConfig(Config):
     drop: tuple[Name, ...] = Field((), description="features of the dataset that this model does not read")
     virtual_shards: PositiveInt = Field(
         16,
-        description="number of parts of an epoch's order; a multiple of the world size, and a divisor of the global "
-        "batch size",
+        description="number of shards into which an epoch's samples are divided for any number of ranks; a multiple of "
+        "the world size, and a divisor of the global batch size",
     )
     request_features: tuple[Name, ...] = Field(
         (),
         description="features that all samples of a request share; if such samples follow one another, look-up and "
-        "first layer of these features are computed once",
+        "first layer of these features are computed once for all of them",
     )
     shuffle: ShuffleKind = Field(
         "rows",
@@ -54,8 +57,8 @@ class DataConfig(Config):
     prefetch: PositiveInt = Field(4, description="number of batches that the reading thread keeps ready")
     buffer_mib: PositiveInt = Field(
         2048,
-        description="limit in MiB on the decoded rows that a rank holds, batches excluded; if one row group per "
-        "virtual shard exceeds it, row groups are read several times; the batches stay the same",
+        description="limit in MiB on the decoded rows that a rank holds, without batches; if one row group of each "
+        "virtual shard exceeds it, row groups are read several times, with the same batches",
     )
     described_by: str | None = Field(
         None,
@@ -74,7 +77,7 @@ class DataConfig(Config):
 
 
 class TaskConfig(Config):
-    """Task that the run trains, and its weight in the loss: w_k(t) = weight * decay^t (Eq. 10)."""
+    """Task k that the run trains, and its weight in the loss: w_k(t) = weight * decay^t (Eq. 10 of the PLE paper)."""
 
     name: Name
     weight: PositiveFloat = Field(1.0, description="w_k0, weight of the task in the loss at t = 0")
@@ -94,7 +97,7 @@ class TaskConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _delta_is_hubers(self) -> TaskConfig:
+    def _delta_belongs_to_huber(self) -> TaskConfig:
         if self.huber_delta is not None and self.loss != "huber":
             loss = "no loss" if self.loss is None else f'loss = "{self.loss}"'
             raise ValueError(
@@ -206,11 +209,11 @@ class TableOptimizerConfig(Config):
 
 
 class ScheduleConfig(Config):
-    """Learning-rate factor of both optimizers: linear warm-up from 0, then decay to `final` at the last step."""
+    """Learning-rate factor of both optimizers: linear warm-up, then 1, or decay to `final` at the last step."""
 
     warmup_steps: NonNegativeInt = Field(0, description="steps of linear warm-up")
     decay: Literal["none", "linear", "cosine"] = Field("none", description="form of the factor after warm-up")
-    final: Fraction = Field(0.0, description="factor at the last step")
+    final: Fraction = Field(0.0, description="factor at the last step; linear and cosine only")
 
 
 class TrainConfig(Config):
@@ -247,8 +250,8 @@ class TrainConfig(Config):
     )
     exact_auc_limit: NonNegativeInt = Field(
         1 << 20,
-        description="number of samples up to which AUC of evaluations is exact; above it, AUC comes from a histogram, "
-        "with an error bound",
+        description="number of samples up to which an evaluation computes AUC exactly; above it, AUC comes from a "
+        "histogram, with an error bound",
     )
 
     @model_validator(mode="after")
@@ -256,7 +259,7 @@ class TrainConfig(Config):
         problems = [
             f"give exactly one of `{a}` and `{b}`, got "
             + (
-                f"both; take one back by {settings(f'train.{a}=')} or {settings(f'train.{b}=')}"
+                f"both; take one back by {overrides_text(f'train.{a}=')} or {overrides_text(f'train.{b}=')}"
                 if getattr(self, a)
                 else "neither"
             )
@@ -281,14 +284,14 @@ class EvaluationConfig(Config):
 
     test: bool | None = Field(
         None,
-        description="false: do not read the test split, for example in a run that is one of several to choose from; "
-        "default: true",
+        description="false: do not read the test split, for example in one of several runs among which validation "
+        "selects; default: true",
     )
     slices: tuple[str, ...] = Field(
         (), description="columns of the dataset for whose values metrics are also computed, e.g. a user group"
     )
     slice_values: Annotated[int, Field(ge=2, le=64)] = Field(
-        12, description="most frequent values of each such column; the others are evaluated together"
+        12, description="number of each such column's most frequent values; the others are evaluated together"
     )
 
     @property
@@ -330,7 +333,7 @@ class WatchConfig(Config):
 
 
 class CheckpointConfig(Config):
-    """Checkpoints beside the best and the last one, and their place."""
+    """Place, intervals and number of a run's checkpoints."""
 
     path: Annotated[str, Field(min_length=1)] | None = Field(
         None,
@@ -355,11 +358,11 @@ class CheckpointConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _found_from_anywhere(self) -> CheckpointConfig:
+    def _path_is_absolute(self) -> CheckpointConfig:
         if self.path is not None and not self.path.startswith("/") and "://" not in self.path:
             raise ValueError(
-                f'path: got "{self.path}"; it is absolute, or an address such as s3://bucket/key, since a run may go '
-                "on from another folder"
+                f'path: got "{self.path}"; it must be absolute, or an address such as s3://bucket/key, since a run may '
+                "be resumed from another folder"
             )
         return self
 
@@ -373,12 +376,12 @@ class RuntimeConfig(Config):
     threads: PositiveInt | None = Field(
         None,
         description="CPU threads of a rank, on which the last bits of sums depend; default: OMP_NUM_THREADS, else "
-        "usable cores / ranks on the host; a resumed run keeps its number",
+        "usable cores / ranks on the host; a resumed run keeps its number of threads",
     )
     timeout_seconds: PositiveFloat = Field(
         600.0,
-        description="seconds without a batch, a step or a written block after which ranks end and name the one that is "
-        "late",
+        description="seconds without a batch, a step or a written block after which ranks end and name the one that "
+        "others wait for",
     )
 
 

@@ -1,4 +1,4 @@
-"""`schema.toml`: description of a dataset directory, written by data_prep.
+"""`DatasetSchema`: the content of `schema.toml`, which describes a dataset directory. data_prep writes it.
 
 DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
 """
@@ -17,7 +17,7 @@ SCHEMA_FILE = "schema.toml"
 STATS_FILE = "stats.json"
 STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
-FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Every Parquet part has it in its key-value metadata.
+FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Key of the dataset's fingerprint in the metadata of every Parquet file.
 
 Normaliser = Literal["none", "standard", "log", "quantile"]
 
@@ -25,10 +25,10 @@ Normaliser = Literal["none", "standard", "log", "quantile"]
 class Table(Config):
     """Embedding table; it may have free rows for new values of later days.
 
-        row 0                         out of vocabulary or missing
-        1 .. rows - 1                 vocabulary
-        rows .. capacity - hash_rows  free
-        the last `hash_rows`          values that got no row of their own, by their hash
+        row 0                             missing values; without `hash_rows`, also values not in the vocabulary
+        1 .. rows - 1                     values of the vocabulary
+        rows .. capacity - hash_rows - 1  free
+        the last `hash_rows`              values not in the vocabulary, by their hash
 
     Args:
         name: Name of the table.
@@ -46,7 +46,7 @@ class Table(Config):
     def _rows_fit(self) -> Table:
         if self.capacity is None and self.hash_rows:
             raise ValueError(f"hash_rows = {self.hash_rows} without capacity; they are its last rows. Give a capacity")
-        if self.allocated - self.hash_rows < self.rows:
+        if self.allocated_rows - self.hash_rows < self.rows:
             hashed = f" and {self.hash_rows} hash_rows" if self.hash_rows else ""
             raise ValueError(
                 f"capacity = {self.capacity} is too small for {self.rows} rows{hashed}; "
@@ -55,18 +55,18 @@ class Table(Config):
         return self
 
     @property
-    def allocated(self) -> int:
-        """Number of rows of the embedding table; every id is less."""
+    def allocated_rows(self) -> int:
+        """Number of rows of the embedding table; every id is smaller."""
         return self.rows if self.capacity is None else self.capacity
 
     @property
-    def free(self) -> range:
-        """Rows without a value."""
-        return range(self.rows, self.allocated - self.hash_rows)
+    def free_rows(self) -> range:
+        """Rows for new values of later days."""
+        return range(self.rows, self.allocated_rows - self.hash_rows)
 
 
 class SparseFeature(Config):
-    """Column of table rows: `int32` (single-valued) or `list<int32>` (a bag, with optional `list<float>` weights)."""
+    """Column of rows of a table: `int32` (one value) or `list<int32>` (a bag, with optional `list<float>` weights)."""
 
     name: Name
     table: Name
@@ -116,8 +116,10 @@ class SplitInfo(Config):
 class DatasetSchema(Config):
     """Content of `schema.toml`.
 
-    `parent` is the fingerprint of a dataset whose ids all mean the same here. `ancestors` are the parent, its own
-    parent, and so on; a schema that is written by hand may leave them out.
+    `fingerprint` identifies the dataset. `parent` is the fingerprint of the dataset whose ids `prep --append` kept;
+    each of these ids means the same here. `ancestors` are the fingerprints of the parent, of its own parent, and so on;
+    a schema that is written by hand may leave them out. `group` is the column whose equal values mark the rows of one
+    user or request.
 
     Raises:
         pydantic.ValidationError: There are problems, such as two features of one name, a feature whose table is not
@@ -185,8 +187,8 @@ class DatasetSchema(Config):
         return problems
 
     def table_rows(self) -> dict[str, int]:
-        """Return the number of allocated rows of each table, by name; ids of the table are less."""
-        return {table.name: table.allocated for table in self.tables}
+        """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
+        return {table.name: table.allocated_rows for table in self.tables}
 
     def lineage(self) -> tuple[str, ...]:
         """Return the fingerprints of this dataset and of all ancestors, the nearest first.
@@ -197,7 +199,7 @@ class DatasetSchema(Config):
         return (self.fingerprint, *(self.ancestors or parent))
 
     def columns(self) -> list[str]:
-        """Return the distinct Parquet columns that a reader needs."""
+        """Return the distinct Parquet columns of features, labels, sample spaces, sample weight and group."""
         names: list[str | None] = []
         for feature in self.sparse:
             names += [feature.name, feature.weights]

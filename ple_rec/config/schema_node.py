@@ -1,4 +1,7 @@
-"""The tree of keys that a configuration class accepts, read from its JSON schema: keys, variants, alternatives."""
+"""`SchemaNode`: what a configuration class accepts at a place, read from the JSON schema that pydantic makes of it.
+
+Overrides, listings and messages walk these nodes along the keys of a document.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ class SchemaNode:
     `X | None` has the node of `X`: TOML has no null, so the key is left out instead.
 
     Args:
-        schema: JSON schema of the place without references; `ref` names the definition that a reference led to.
+        schema: JSON schema of the place with references resolved. Its key `ref` is the name of the definition that they
+            lead to; a schema without a reference has no such key.
         definitions: Definitions of the whole JSON schema, by name.
     """
 
@@ -28,13 +32,13 @@ class SchemaNode:
 
     @staticmethod
     @cache
-    def of(cls: type[BaseModel]) -> SchemaNode:
+    def of_class(cls: type[BaseModel]) -> SchemaNode:
         """Return the root node of a configuration class."""
         schema = cls.model_json_schema()
-        return SchemaNode({}, schema.get("$defs", {})).at(schema)
+        return SchemaNode({}, schema.get("$defs", {})).resolve(schema)
 
-    def at(self, schema: Mapping[str, Any]) -> SchemaNode:
-        """Return the node of a JSON schema. Keys beside a reference override those of its target."""
+    def resolve(self, schema: Mapping[str, Any]) -> SchemaNode:
+        """Return the node of a JSON schema, with references resolved. Keys beside a reference override its target's."""
         while True:
             if "$ref" in schema:
                 name = schema["$ref"].rpartition("/")[2]
@@ -55,7 +59,7 @@ class SchemaNode:
     def variants(self) -> dict[str, SchemaNode]:
         """Node of each variant of a tagged union, by tag in alphabetical order; empty for any other node."""
         mapping = self.schema.get("discriminator", {}).get("mapping", {})
-        return {tag: self.at({"$ref": mapping[tag]}) for tag in sorted(mapping)}
+        return {tag: self.resolve({"$ref": mapping[tag]}) for tag in sorted(mapping)}
 
     @cached_property
     def members(self) -> list[SchemaNode]:
@@ -63,12 +67,12 @@ class SchemaNode:
         if self.tag is not None:
             return []
         members = self.schema.get("oneOf") or self.schema.get("anyOf", ())
-        return [self.at(member) for member in members if member.get("type") != "null"]
+        return [self.resolve(member) for member in members if member.get("type") != "null"]
 
     @cached_property
     def keys(self) -> dict[str, SchemaNode]:
         """Node of each key of a table with fixed keys; empty for any other node."""
-        return {key: self.at(schema) for key, schema in self.schema.get("properties", {}).items()}
+        return {key: self.resolve(schema) for key, schema in self.schema.get("properties", {}).items()}
 
     @cached_property
     def required(self) -> frozenset[str]:
@@ -77,26 +81,26 @@ class SchemaNode:
 
     @cached_property
     def closed(self) -> bool:
-        """True for a table that refuses keys other than `keys`."""
+        """True for a table that accepts no keys but `keys`."""
         return self.schema.get("type") == "object" and "properties" in self.schema and self.values is None
 
     @cached_property
     def values(self) -> SchemaNode | None:
-        """Node of every value of a table of free keys; None for any other node."""
+        """Node of every value of a table whose keys the user names; None for any other node."""
         patterns = list(self.schema.get("patternProperties", {}).values())
         schema = patterns[0] if patterns else self.schema.get("additionalProperties")
-        return self.at(schema) if isinstance(schema, Mapping) else None
+        return self.resolve(schema) if isinstance(schema, Mapping) else None
 
     @cached_property
     def items(self) -> SchemaNode | None:
         """Node of every item of an array of any length; None for any other node."""
         schema = self.schema.get("items")
-        return self.at(schema) if isinstance(schema, Mapping) else None
+        return self.resolve(schema) if isinstance(schema, Mapping) else None
 
     @cached_property
     def slots(self) -> list[SchemaNode]:
         """Node of each item of an array of fixed length; empty for any other node."""
-        return [self.at(schema) for schema in self.schema.get("prefixItems", ())]
+        return [self.resolve(schema) for schema in self.schema.get("prefixItems", ())]
 
     @cached_property
     def choices(self) -> list[Any]:
@@ -105,7 +109,7 @@ class SchemaNode:
 
     @cached_property
     def names(self) -> list[str] | None:
-        """Keys that a table may have; None if other keys are allowed too, and for any other node."""
+        """All keys that a table may have; None if they are not fixed, and for any other node."""
         if self.closed:
             return list(self.keys)
         rule = self.key_rule
@@ -113,21 +117,21 @@ class SchemaNode:
 
     @cached_property
     def key_rule(self) -> SchemaNode | None:
-        """Rule for the keys of a table of free keys; None if any key is allowed."""
+        """Node with the rule for the keys of a table whose keys the user names; None if any key is allowed."""
         if patterns := list(self.schema.get("patternProperties", {})):
             return SchemaNode({"type": "string", "pattern": patterns[0]}, self.definitions)
         names = self.schema.get("propertyNames")
-        return self.at(names) if names else None
+        return self.resolve(names) if names else None
 
     def child(self, key: str | int) -> SchemaNode | None:
-        """Return the node under a key of a table or an index of an array; None if the class knows no such place."""
+        """Return the node under a key of a table or an index of an array; None if the class has no such place."""
         if isinstance(key, int):
             slots = self.slots
             return slots[key] if key < len(slots) else self.items
         return self.keys.get(key, self.values)
 
     def narrow(self, value: object) -> SchemaNode:
-        """Return the alternative of a union that a value belongs to; the node itself if that is not clear."""
+        """Return the alternative of a union that a value belongs to; else, or if that is not clear, the node itself."""
         if self.tag is not None:
             tag = value.get(self.tag) if isinstance(value, dict) else None
             return self.variants.get(tag, self) if isinstance(tag, str) else self
@@ -135,23 +139,26 @@ class SchemaNode:
         matches = [m for m in self.members if m.schema.get("type", "object" if m.tag else None) == kind]
         return matches[0].narrow(value) if len(matches) == 1 else self
 
-    def places(self, key: str, prefix: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    def paths_to(self, key: str, prefix: str = "", enclosing: frozenset[str] = frozenset()) -> Iterator[str]:
         """Yield every place below this node that has a key, such as `train.steps` or `tasks[].weight`.
+
+        Tables whose keys the user names are not searched.
 
         Args:
             key: Key to look for.
             prefix: Place of this node, such as `train.`.
-            above: Definitions of the nodes above, since a class may contain itself.
+            enclosing: Names of the definitions around this node, which are not searched again: a class may contain
+                itself.
         """
         ref = self.schema.get("ref")
-        if ref in above:
+        if ref in enclosing:
             return
-        above |= {ref} if ref else set()
+        enclosing |= {ref} if ref else set()
         for alternative in (*self.variants.values(), *self.members):
-            yield from alternative.places(key, prefix, above)
+            yield from alternative.paths_to(key, prefix, enclosing)
         for name, node in self.keys.items():
             if name == key:
                 yield prefix + name
-            yield from node.places(key, f"{prefix}{name}.", above)
+            yield from node.paths_to(key, f"{prefix}{name}.", enclosing)
         if self.items is not None:
-            yield from self.items.places(key, f"{prefix.removesuffix('.')}[].", above)
+            yield from self.items.paths_to(key, f"{prefix.removesuffix('.')}[].", enclosing)

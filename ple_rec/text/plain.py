@@ -1,4 +1,4 @@
-"""Content of files, made safe to print: strict JSON, and lines that fit the terminal."""
+"""Texts from the content of files: strict JSON, paragraphs that fit the terminal, and short lists of names."""
 
 from __future__ import annotations
 
@@ -9,15 +9,19 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.text import SHORTEST, cut, printable
+from ple_rec.text import MIN_CUT_LENGTH, cut_middle, printable
 
-_MAX_DEPTH = 16  # Nested lists and tables; files of a run have half as many levels.
-_MAX_BITS = 1024  # The largest float has as many; parsers may refuse larger integers.
-_MAX_NAMES = 8  # Names in a footnote.
+_MAX_DEPTH = 16  # Levels of nested lists and objects that are kept; files of a run have at most half as many.
+_MAX_BITS = 1024  # Bits of an integer that is kept. Larger ones exceed every float, and parsers may refuse them.
+_MAX_NAMES = 8
 
 
 def json_text(value: Any) -> str:
-    """Return a value as strict JSON. Numbers that JSON cannot hold become null, and dates and times become text."""
+    """Return a value as strict JSON.
+
+    NaN, infinity, integers of more than 1024 bits, and lists and objects inside 16 others become null; dates and times
+    become text.
+    """
     return json.dumps(_json_value(value), indent=1, allow_nan=False)
 
 
@@ -37,12 +41,19 @@ def _json_value(value: Any, depth: int = 0) -> Any:
     return [_json_value(part, depth + 1) for part in value]
 
 
-def wrapped(text: str, width: int, indent: str = "  ") -> str:
-    """Return a paragraph in lines of at most `width` (but at least 24) characters, all but the first indented."""
-    return "\n".join(textwrap.wrap(text, max(width, 2 * SHORTEST), subsequent_indent=indent, break_on_hyphens=False))
+def wrap_text(text: str, width: int, indent: str = "  ") -> str:
+    """Return a paragraph in lines of at most `width` characters, or 24 if that is more; `indent` begins all but one."""
+    return "\n".join(
+        textwrap.wrap(text, max(width, 2 * MIN_CUT_LENGTH), subsequent_indent=indent, break_on_hyphens=False)
+    )
 
 
-def some_of(names: Sequence[str], width: int) -> str:
-    """Return the first eight names, each cut to half a line, and the number of the others: `a, b and 3 more`."""
+def first_names_text(names: Sequence[str], width: int) -> str:
+    """Return the first eight names and the number of the others: `a, b and 3 more`.
+
+    Args:
+        names: Names to list.
+        width: Characters of a line; each name is cut to half of them, or 12 if that is more.
+    """
     more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(cut(printable(name), width // 2) for name in names[:_MAX_NAMES]) + more
+    return ", ".join(cut_middle(printable(name), width // 2) for name in names[:_MAX_NAMES]) + more

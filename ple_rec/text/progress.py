@@ -1,4 +1,4 @@
-"""Progress of long work: tqdm's bar on a terminal, below the printed lines; elsewhere a line every `LINE_SECONDS`."""
+"""Progress of long work: on a terminal, tqdm's bar below the printed lines; elsewhere, a printed line now and then."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ple_rec.text.escapes import printable
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-LINE_SECONDS = 10.0  # Time between two lines of progress without a terminal.
+LINE_SECONDS = 10.0  # Time between two lines of progress where the output is no terminal.
 _open_bars: weakref.WeakSet[tqdm[Any]] = weakref.WeakSet()
 
 
-def bar(
+def create_bar(
     total: float | None = None,
     *,
     done: float = 0,
@@ -30,11 +30,11 @@ def bar(
 
     Args:
         total: Amount of work; None if it is not known.
-        done: Amount of work done so far.
+        done: Amount of work that is done already.
         unit: Unit of the work.
         title: Text before the bar.
         bar_format: Format of the line, as tqdm's `bar_format`; None for tqdm's own.
-        stream: Stream to draw on; None for standard error.
+        stream: Stream to draw on, if it is a terminal; None for standard error.
         show: False to draw nothing on a terminal either.
     """
     from tqdm import tqdm
@@ -56,39 +56,39 @@ def bar(
     return progress_bar
 
 
-class Line:
-    """Line of text that each update replaces on a terminal; elsewhere each update is a line of its own.
+class StatusLine:
+    """Line that shows a status. On a terminal, each update replaces it; elsewhere, each update prints a new line.
 
     Args:
         stream: Stream to write to.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream, self.terminal = stream, stream.isatty()
+        self.stream, self.is_terminal = stream, stream.isatty()
         self._bar: tqdm[Any] | None = None
 
-    def show(self, text: str, after: str = "", share: float | None = None) -> None:
-        """Replace the line. With a share of work, it shows the percentage and, on a terminal, a bar.
+    def show(self, text: str, suffix: str = "", share: float | None = None) -> None:
+        """Show a text instead of the previous one; with `share`, also a percentage and, on a terminal, a bar.
 
         Args:
             text: Text at the beginning of the line.
-            after: Text at the end of the line.
+            suffix: Text at the end of the line.
             share: Share of the work that is done, from 0 to 1; None for a line without a percentage.
         """
         percent = "" if share is None else f"{share:4.0%}"
-        if not self.terminal:
-            print_line(printable("  ".join(filter(None, (f"{text} {percent}".rstrip(), after)))), self.stream)
+        if not self.is_terminal:
+            print_line(printable("  ".join(filter(None, (f"{text} {percent}".rstrip(), suffix)))), self.stream)
             return
         middle = "" if share is None else f" |{{bar}}| {percent}  "
-        bar_format = f"{_verbatim(text)}{middle}{_verbatim(after)}"
+        bar_format = f"{_verbatim(text)}{middle}{_verbatim(suffix)}"
         if self._bar is None:
-            self._bar = bar(1.0, done=share or 0.0, bar_format=bar_format, stream=self.stream)
+            self._bar = create_bar(1.0, done=share or 0.0, bar_format=bar_format, stream=self.stream)
             return
         self._bar.bar_format, self._bar.n = bar_format, share or 0.0
         self._bar.refresh()
 
     def clear(self) -> None:
-        """Remove the line from a terminal."""
+        """Remove the line from the terminal."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -120,7 +120,7 @@ def _verbatim(text: str) -> str:
 
 
 def _without_bars(stream: TextIO) -> AbstractContextManager[None]:
-    """Remove open bars from the terminal during the block."""
+    """Return a context in which the open bars are hidden; at its end they are drawn again."""
     if not _open_bars:  # Importing tqdm takes time, and is not needed without a bar.
         return nullcontext()
     from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""The known name that an unknown word most likely stands for."""
+"""Suggestions for misspelt names in messages: `did you mean 'click'?`."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from collections.abc import Iterable
 from ple_rec.text.escapes import printable
 
 
-def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+def nearest_name(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that is most similar to a word, ignoring case; None if none is similar enough.
 
     Args:
         word: Word that is not known.
         known: Known names.
-        cutoff: Least similarity, from 0 to 1, as of `difflib`.
+        cutoff: Least similarity that counts, from 0 to 1, as `difflib` measures it.
     """
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word.lower(), by_lower, 1, cutoff)
     return by_lower[close[0]] if close else None
 
 
-def did_you_mean(word: str, known: Iterable[str], mark: str = "'", *, end: str = "", cutoff: float = 0.6) -> str:
+def did_you_mean(word: str, known: Iterable[str], quote: str = "'", *, suffix: str = "", cutoff: float = 0.6) -> str:
     """Return the question `did you mean 'name'?`; empty if no known name is similar enough.
 
     Args:
         word: Word that is not known.
         known: Known names.
-        mark: Quotation mark around the name.
-        end: Text after the question.
-        cutoff: Least similarity, from 0 to 1, as of `difflib`.
+        quote: Quotation mark before and after the name.
+        suffix: Text after the question, if there is one.
+        cutoff: Least similarity that counts, from 0 to 1, as `difflib` measures it.
     """
-    name = nearest(word, known, cutoff)
-    return "" if name is None else f"did you mean {mark}{printable(name)}{mark}?{end}"
+    name = nearest_name(word, known, cutoff)
+    return "" if name is None else f"did you mean {quote}{printable(name)}{quote}?{suffix}"

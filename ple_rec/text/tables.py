@@ -1,6 +1,6 @@
-"""Tables as plain text: cells in columns, and names cut to fit.
+"""Tables as plain text for terminals and files: aligned columns, and names shortened to fit the line.
 
-Terminals get plain text too. On a narrow terminal, rich would fold numbers within their cells or cut their ends.
+rich is not used for tables: on a narrow terminal, it would fold numbers within their cells or cut off their ends.
 """
 
 from __future__ import annotations
@@ -9,49 +9,51 @@ from collections.abc import Collection, Iterable, Sequence
 
 from ple_rec.text.escapes import printable
 
-SHORTEST = 12  # Characters that a name keeps, however narrow the terminal.
-_CUT = "..."
+MIN_CUT_LENGTH = 12  # Characters that `cut_middle` keeps at least, however narrow the terminal.
+_ELLIPSIS = "..."
 
 
-def aligned(lines: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]], left_columns: Collection[int] = (0,)) -> list[str]:
     """Return the lines of a table whose columns are two spaces apart.
 
     Args:
-        lines: Cells of the heading and of each row, as many in every line.
-        left: Columns that are flush left; the others are flush right.
+        rows: Cells of each row, the heading first; every row has the same number of cells.
+        left_columns: Indices of the columns that are flush left; the others are flush right.
     """
-    lines = [[printable(cell) for cell in line] for line in lines]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if i in left_columns else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
-        for line in lines
+        for row in rows
     ]
 
 
-def fitted(rows: Iterable[Sequence[str]], width: int, left: Collection[int] = (0,)) -> str:
-    """Return rows as a table of at most `width` characters a line, if cutting the first cells can achieve that.
+def fit_table(rows: Iterable[Sequence[str]], width: int, left_columns: Collection[int] = (0,)) -> str:
+    """Return rows as a table. If a line exceeds `width`, the cells of the first column are shortened in the middle.
+
+    Shortened cells keep at least 12 characters, so a line may still exceed a small `width`.
 
     Args:
-        rows: Cells of each row, as many in every row.
+        rows: Cells of each row, the heading among them; every row has the same number of cells.
         width: Characters of a line.
-        left: Columns that are flush left; the others are flush right.
+        left_columns: Indices of the columns that are flush left; the others are flush right.
     """
     safe = [[printable(cell) for cell in row] for row in rows]
-    lines = aligned(safe, left)
+    lines = align_columns(safe, left_columns)
     excess = max(map(len, lines)) - width
     if excess > 0:
-        most = max(len(row[0]) for row in safe) - excess
-        lines = aligned([[cut(row[0], most), *row[1:]] for row in safe], left)
+        max_length = max(len(row[0]) for row in safe) - excess
+        lines = align_columns([[cut_middle(row[0], max_length), *row[1:]] for row in safe], left_columns)
     return "\n".join(lines)
 
 
-def cut(text: str, most: int) -> str:
-    """Return a text without its middle, in at most `most` characters, or 12 if that is more: `repeat/ce...seed-0`."""
-    most = max(most, SHORTEST)
-    if len(text) <= most:
+def cut_middle(text: str, max_length: int) -> str:
+    """Return a text, with `...` for its middle if it exceeds `max_length` (or 12 if that is more): `rep...seed-0`."""
+    max_length = max(max_length, MIN_CUT_LENGTH)
+    if len(text) <= max_length:
         return text
-    end = (most - len(_CUT)) // 2
-    return f"{text[: most - len(_CUT) - end]}{_CUT}{text[-end:]}"
+    end = (max_length - len(_ELLIPSIS)) // 2
+    return f"{text[: max_length - len(_ELLIPSIS) - end]}{_ELLIPSIS}{text[-end:]}"

@@ -1,4 +1,4 @@
-"""Counts, bytes, durations and metric values as short ASCII text, and back."""
+"""Counts, bytes, durations and metric values as short ASCII text, and parsers of counts and bytes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 _COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BYTE_UNITS = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+# Bytes of a unit, by its name in upper case without the B.
 _BYTE_FACTORS = {"K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
 _COUNT_FACTORS = {"k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def short_count(value: float) -> str:
-    """Return a count in three or four digits: `987`, `1.23 k`, `46.9 M`, `1.20 T`."""
+    """Return a count in at most three digits: `987`, `1.23 k`, `46.9 M`, `1.20 T`; in more from 1000 T on."""
     for size, unit in _COUNT_UNITS:
         if abs(value) >= size * 0.9995:
             return f"{_three_digits(value / size)} {unit}"
@@ -28,19 +29,19 @@ def short_bytes(value: float) -> str:
     return f"{value:.0f} B"
 
 
-def gib(value: float, digits: int = 1) -> str:
+def gib_text(value: float, digits: int = 1) -> str:
     """Return a size in GiB, so that several sizes can be compared: `41.2 GiB`."""
     return f"{value / (1 << 30):,.{digits}f} GiB"
 
 
 def parse_bytes(text: str) -> int | None:
-    """Return the bytes of a text such as `4GiB`, `512 MiB` or `8GB`; None if it is no size above 0."""
+    """Return the bytes of a text such as `4GiB`, `512 MiB`, `8GB` (8e9) or `8`; None if it is not a size above 0."""
     size = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?\s*", text.upper())
     return (size and int(float(size[1]) * _BYTE_FACTORS.get(size[2], 1))) or None
 
 
 def parse_count(text: str) -> float | None:
-    """Return the number of a text such as `20e6`, `20M` or `20,000,000`; None if it is no number above 0."""
+    """Return the number that a text such as `20e6`, `20M` (also k, G) or `20,000,000` is; None unless it is above 0."""
     factor = _COUNT_FACTORS.get(text[-1:].lower(), 1)
     plain = text.replace(",", "") if re.fullmatch(r"[0-9]{1,3}(,[0-9]{3})+", text) else text
     try:
@@ -50,7 +51,7 @@ def parse_count(text: str) -> float | None:
     return value if 0 < value < math.inf else None
 
 
-def clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
     """Return a duration in whole seconds as a clock shows it: `0:59`, `41:11`, `1:00:00`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -72,22 +73,22 @@ def short_duration(seconds: float) -> str:
 
 
 def metric_text(value: float) -> str:
-    """Return a metric with four decimals: `0.7512`; below .001 and from 1e5 on in scientific notation: `1.234e-05`."""
+    """Return a metric with four decimals, `0.7512`; below .001 and from 1e5 on in scientific notation, `1.234e-05`."""
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.3e}"
     return f"{value:.4f}"
 
 
-def mean_sd_text(mean: float, sd: float | None, between: str = "+-") -> str:
-    """Return the mean of a metric and its standard deviation, `0.7312 +- 0.0021`; of a single value that alone."""
+def mean_sd_text(mean: float, sd: float | None, separator: str = "+-") -> str:
+    """Return the mean and standard deviation of a metric, `0.7312 +- 0.0021`; the mean alone if `sd` is None."""
     text = metric_text(mean)
     if sd is None:
         return text
-    return f"{text} {between} {metric_text(sd) if 'e' in text else format(sd, '.4f')}"
+    return f"{text} {separator} {metric_text(sd) if 'e' in text else format(sd, '.4f')}"
 
 
-def joined_spans(numbers: Iterable[int]) -> str:
-    """Return the distinct numbers in order, with consecutive ones joined: `0-3, 8`."""
+def join_spans(numbers: Iterable[int]) -> str:
+    """Return the distinct numbers in ascending order, consecutive ones as a span: `0-3, 8`."""
     spans: list[list[int]] = []
     for number in sorted(set(numbers)):
         if spans and number == spans[-1][1] + 1:
