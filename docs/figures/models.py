@@ -14,7 +14,6 @@ from pathlib import Path
 
 from ple_rec.config.model import (
     AsymmetricConfig,
-    BottomLevelConfig,
     CgcConfig,
     CrossStitchConfig,
     CustomizedConfig,
@@ -26,12 +25,13 @@ from ple_rec.config.model import (
     PleConfig,
     SingleTaskConfig,
     SluiceConfig,
+    TaskExpertLevelConfig,
 )
 from ple_rec.models.variants import SHARED, VARIANTS
-from ple_rec.modules.routing import Routing, X
+from ple_rec.modules.routing import SELECT_BY_X, Routing
 
 TASKS = ("a", "b")
-BOTTOMS = (BottomLevelConfig(), BottomLevelConfig())
+BOTTOMS = (TaskExpertLevelConfig(), TaskExpertLevelConfig())
 MODELS = (
     SingleTaskConfig(variant="single_task"),
     HardSharingConfig(variant="hard_sharing"),
@@ -124,7 +124,7 @@ def draw(routings: Sequence[Routing]) -> str:
             read = [e for e in range(len(experts)) if routing.edges_OE[o][e]]
             edges += [edge(experts[e], output, output.owner) for e in read]
             gated = routing.mixing == "softmax" and len(read) > 1
-            if gated and level and routing.selector_O[o] != X:
+            if gated and level and routing.selector_O[o] != SELECT_BY_X:
                 edges.append(edge(streams[routing.selector_O[o]], output, output.owner, "selector"))
             elif gated:
                 stub = f"M{output.x + HALF - 1:.1f} {output.y:.1f}h14"
