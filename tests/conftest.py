@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 import uuid
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ple_rec.runtime.versions import spark_lacks
+from ple_rec.runtime.versions import find_spark_problem
 from tests.skips import skip_summary
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.S
 # `nohup make test &` starts with SIGINT ignored, and so would everything that tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_spark_lacks = cache(spark_lacks)
+_spark_lacks = cache(find_spark_problem)
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -157,9 +158,22 @@ def feed_model(feed: Path) -> Path:
     return feed / "model"
 
 
+@pytest.fixture
+def same_program(feed_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports of the run `feed` copy the dense program of `feed_model`; to trace it takes most of an export's time."""
+    from ple_rec.inference.program import PROGRAM
+    from ple_rec.inference.ranker import latest_version
+
+    def copied(model: object, signature: object, folder: Path, *, onnx: bool) -> None:
+        assert not onnx
+        shutil.copyfile(latest_version(feed_model) / PROGRAM, folder / PROGRAM)
+
+    monkeypatch.setattr("ple_rec.inference.export.write_program", copied)
+
+
 @pytest.fixture(scope="session")
 def ranker(feed_model: Path) -> Ranker:
     """That version in memory."""
-    from ple_rec.inference.ranker import Ranker, latest
+    from ple_rec.inference.ranker import Ranker, latest_version
 
-    return Ranker(latest(feed_model), threads=1)
+    return Ranker(latest_version(feed_model), threads=1)

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 T = TypeVar("T")
 
@@ -185,7 +185,7 @@ def _serve(
             dist.init_process_group("gloo", timeout=timedelta(seconds=timeout))
             dist.barrier()  # a function that ends at once would be gone while other ranks still connect to it
         fn, args = pickle.loads(job)
-        with messages():  # as the command line does
+        with print_messages():  # as the command line does
             answer = pickle.dumps((True, fn(int(environment["RANK"]), int(environment["WORLD_SIZE"]), *args)))
     except BaseException:  # SystemExit and KeyboardInterrupt too: the parent must hear of every end
         answer = pickle.dumps((False, traceback.format_exc()))

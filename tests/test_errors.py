@@ -10,7 +10,7 @@ import pytest
 import ple_rec
 from ple_rec.cli.app import VERBS, command_line
 from ple_rec.distributed.capacity import DoesNotFitError
-from ple_rec.errors import DataError, Option, UserError, as_arguments, as_flags, settings
+from ple_rec.errors import DataError, Option, UserError, as_arguments, as_flags, overrides_text
 
 
 @pytest.mark.parametrize(
@@ -23,22 +23,22 @@ from ple_rec.errors import DataError, Option, UserError, as_arguments, as_flags,
         ),
         (f"{Option.AUTO_RESUME} goes on", "--auto-resume goes on", 'resume="auto" goes on'),
         (f"no {Option.SOURCE}", "no --from", "no source"),
-        (f"leave {Option.DENSE.to('bf16')} out", "leave --dense bf16 out", 'leave dense="bf16" out'),
-        (f"by {Option.TOLERANCE.to(3.3e-08)}", "by --tolerance 3.3e-08", "by tolerance=3.3e-08"),
-        (Option.AUC_LOSS.to(13.0), "--auc-loss 13", "auc_loss=13"),
-        (Option.DATA.to("a b", quoted=True), '--data "a b"', 'data="a b"'),
-        (Option.CONFIG.to("\u00fc"), "--config \u00fc", 'config="\u00fc"'),
-        (f"write {settings('seed=3')}", "write --set seed=3", 'write overrides=["seed=3"]'),
-        (settings("a=1", "b="), "--set a=1 --set b=", 'overrides=["a=1", "b="]'),
-        (settings('a=["x"]'), '--set a=["x"]', 'overrides=["a=[\\"x\\"]"]'),
+        (f"leave {Option.DENSE.with_value('bf16')} out", "leave --dense bf16 out", 'leave dense="bf16" out'),
+        (f"by {Option.TOLERANCE.with_value(3.3e-08)}", "by --tolerance 3.3e-08", "by tolerance=3.3e-08"),
+        (Option.AUC_LOSS.with_value(13.0), "--auc-loss 13", "auc_loss=13"),
+        (Option.DATA.with_value("a b", quoted=True), '--data "a b"', 'data="a b"'),
+        (Option.CONFIG.with_value("\u00fc"), "--config \u00fc", 'config="\u00fc"'),
+        (f"write {overrides_text('seed=3')}", "write --set seed=3", 'write overrides=["seed=3"]'),
+        (overrides_text("a=1", "b="), "--set a=1 --set b=", 'overrides=["a=1", "b="]'),
+        (overrides_text('a=["x"]'), '--set a=["x"]', 'overrides=["a=[\\"x\\"]"]'),
         (
             f"a\0b\0c\0; give another {Option.OUT}",
             r"a\x00b\x00c\x00; give another --out",
             r"a\x00b\x00c\x00; give another out",
         ),
         (f"x\0{Option.OUT}\0", r"x\x00--out\x00", r"x\x00out\x00"),
-        (Option.CONFIG.to("a\0b"), r"--config a\x00b", r'config="a\u0000b"'),
-        (settings("a=\0"), r"--set a=\x00", r'overrides=["a=\u0000"]'),
+        (Option.CONFIG.with_value("a\0b"), r"--config a\x00b", r'config="a\u0000b"'),
+        (overrides_text("a=\0"), r"--set a=\x00", r'overrides=["a=\u0000"]'),
         ("`train --resume`, or my --out", "`train --resume`, or my --out", "`train --resume`, or my --out"),
     ],
 )

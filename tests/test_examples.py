@@ -17,12 +17,12 @@ import pytest
 from pydantic import BaseModel
 
 from data_prep import write_tables
-from ple_rec.analysis.compare.matrix import matrix_of
+from ple_rec.analysis.compare.matrix import build_matrix
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
-from ple_rec.training.preflight import check
+from ple_rec.training.preflight import check_training
 from ple_rec.training.run import train
 from tests.data_prep.plain_logs import TOML, Logs
 from tests.datasets import synthetic_rows
@@ -72,7 +72,7 @@ def test_the_comparison_of_the_example_has_equal_costs(
 ) -> None:
     monkeypatch.chdir(example[0])
     file = repository / "docs" / "examples" / "own_compare.toml"
-    found = matrix_of(load_config(CompareConfig, file), file.parent)
+    found = build_matrix(load_config(CompareConfig, file), file.parent)
     costs = {name: variant.cost.flops_per_sample for name, variant in found.variants.items()}
     told = re.findall(r"^(\w+) +([0-9,]+) +[0-9,]+ +[0-9.]+ k ", (repository / "docs" / "compare.md").read_text(), re.M)
     assert {name: int(flops.replace(",", "")) for name, flops in told} == costs
@@ -86,13 +86,13 @@ def test_the_comparison_that_the_page_shows_can_be_written_so(
     shown = re.findall(r"^```toml\n(.*?)^```$", (repository / "docs" / "compare.md").read_text(), re.M | re.S)[0]
     (tmp_path / "mine.toml").write_text(shown)
     (tmp_path / "my-ple.toml").write_text((repository / "docs" / "examples" / "own.toml").read_text())
-    found = matrix_of(load_config(CompareConfig, tmp_path / "mine.toml"), tmp_path)
+    found = build_matrix(load_config(CompareConfig, tmp_path / "mine.toml"), tmp_path)
     assert list(found.variants) == ["single_task", "ple"]
 
 
 def test_sixteen_ranks_can_read_the_example(repository: Path, example: tuple[Path, str], tmp_path: Path) -> None:
     config = config_of(repository, example[0])
-    check(config, tmp_path / "run", resume=False, overwrite=False, world_size=16)
+    check_training(config, tmp_path / "run", resume=False, overwrite=False, world_size=16)
 
 
 def test_the_page_shows_the_script(repository: Path, page: str) -> None:

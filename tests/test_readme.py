@@ -30,7 +30,7 @@ import pytest
 from torchx.runner import get_runner
 
 from ple_rec.cli.app import parse
-from ple_rec.config.choices import COMPARISONS, recipe_names
+from ple_rec.config.choices import COMPARISON_CONFIGS, recipe_names
 from tests.data_prep.datasets.census_slice import (
     TEST_ROWS,
     TRAIN_ROWS,
@@ -51,8 +51,8 @@ if "prep" in sys.orig_argv:
     from data_prep import run
     from tests.data_prep.datasets.census_slice import TEST_ROWS, TRAIN_ROWS, Census, make_rows, make_source
     class Slice(Census):
-        def _files(self, source):
-            return super()._files(source or Path({raw!r}))
+        def _find_or_download(self, source):
+            return super()._find_or_download(source or Path({raw!r}))
     made = make_source(make_rows(TRAIN_ROWS, 1), make_rows(TEST_ROWS, 2))
     run.BUILT_IN["census"] = Slice(made.expected, made.origins)
 """
@@ -175,7 +175,7 @@ def test_every_command_is_one_that_the_program_takes(repository: Path, monkeypat
             parse(argv)
         if "--config" in argv:
             config = argv[argv.index("--config") + 1]
-            assert config in (*recipe_names(), *recipe_names(COMPARISONS)) or Path(config).is_file()
+            assert config in (*recipe_names(), *recipe_names(COMPARISON_CONFIGS)) or Path(config).is_file()
 
 
 def test_blocks_and_commands() -> None:

@@ -21,8 +21,8 @@ from ple_rec.cli import main
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.reports.analysis.page import analysis_page
 from ple_rec.reports.analysis.text import format_analysis
-from ple_rec.training.preflight import check_run
-from ple_rec.training.trained import load_checkpoint, open_trained_run, single_process_config
+from ple_rec.training.preflight import load_run_config
+from ple_rec.training.trained import load_trained_weights, open_trained_run, single_process_config
 from tests.analysis.trained import train_tiny
 from tests.data.oracle import rows_of
 
@@ -36,8 +36,8 @@ def analysis(tiny_run: Path) -> Analysis:
 
 
 def test_every_value_has_the_mean_gates_of_its_rows(tiny_run: Path, analysis: Analysis) -> None:
-    with open_trained_run(check_run(tiny_run), tiny_run, "best") as job, torch.no_grad():
-        load_checkpoint(job, tiny_run, "best")
+    with open_trained_run(load_run_config(tiny_run), tiny_run, "best") as job, torch.no_grad():
+        load_trained_weights(job, tiny_run, "best")
         job.model.eval()
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
             levels = [[a_BOE[: batch.rows].double() for a_BOE in job.model(batch)[1]] for batch in batches]
@@ -147,8 +147,8 @@ def test_a_model_without_gates_gets_the_rest(tiny_run: Path, tasks: list[str]) -
 
 
 def test_gradients_are_those_of_the_batches_of_all_ranks(tiny_run: Path) -> None:
-    config = check_run(tiny_run, ["train.batch_size=", "train.batch_size_per_rank=12"])
+    config = load_run_config(tiny_run, ["train.batch_size=", "train.batch_size_per_rank=12"])
     assert single_process_config(config, {"world_size": 2}).train.batch_size == 24
-    assert single_process_config(check_run(tiny_run), {"world_size": 2}).train.batch_size == 24
+    assert single_process_config(load_run_config(tiny_run), {"world_size": 2}).train.batch_size == 24
     few = analyze(tiny_run, by=[], batches=500)
     assert few.gradient_batches == 9  # an epoch has no more

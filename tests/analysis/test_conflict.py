@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.analysis.conflict import conflicts, cosines, gradient_batches, task_gradients
+from ple_rec.analysis.conflict import gradient_batches, measure_conflicts, pairwise_cosines, task_gradients
 from ple_rec.config.model import CgcConfig, HardSharingConfig, ModelConfig, SingleTaskConfig, TowerConfig
 from ple_rec.config.run import TaskConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.normalise import DenseStatistics
-from ple_rec.training.preflight import check_run
-from ple_rec.training.trained import load_checkpoint, open_trained_run
+from ple_rec.training.preflight import load_run_config
+from ple_rec.training.trained import load_trained_weights, open_trained_run
 from tests.training.small import whole_tables
 
 ROWS, WIDTH = 40, 5
@@ -53,7 +53,7 @@ def _labels() -> Tensor:
 def _cosines(model: MultiTaskModel, batch: Batch) -> list[tuple[float, int]]:
     """Return the cosine of both tasks and the elements that it is on: of the inputs, and of the parameters."""
     of_a, of_b = task_gradients(model, [LOSS, LOSS], batch)
-    found = (cosines([of_a[part], of_b[part]]) for part in (slice(1), slice(1, None)))
+    found = (pairwise_cosines([of_a[part], of_b[part]]) for part in (slice(1), slice(1, None)))
     return [(float(cosine_KK[0, 1]), int(count_KK[0, 1])) for cosine_KK, count_KK in found]
 
 
@@ -66,7 +66,7 @@ def test_all_pairs_at_once_are_each_pair_alone() -> None:
         own[3] = None if k else own[3]  # reached by one task alone
     gradients[1][1] = gradients[2][2] = None
     gradients[3] = [None, None, None, torch.ones(5, 4)]  # shares one tensor with the first task
-    cosine_KK, count_KK = cosines(gradients)
+    cosine_KK, count_KK = pairwise_cosines(gradients)
     for a, b in product(range(4), repeat=2):
         pairs = [(x, y) for x, y in zip(gradients[a], gradients[b], strict=True) if x is not None and y is not None]
         flat = [torch.cat([pair[i].flatten().double() for pair in pairs] or [torch.zeros(0)]) for i in (0, 1)]
@@ -121,18 +121,18 @@ def test_a_task_without_samples_in_a_batch_has_no_cosine_there() -> None:
 
 @pytest.mark.parametrize("split", ["train", "valid"])
 def test_a_run_keeps_its_tables_and_weights(split: Any, tiny_run: Path) -> None:
-    with open_trained_run(check_run(tiny_run), tiny_run, "best") as job:
-        load_checkpoint(job, tiny_run, "best")
+    with open_trained_run(load_run_config(tiny_run), tiny_run, "best") as job:
+        load_trained_weights(job, tiny_run, "best")
         tables = {name: table.clone() for name, table in whole_tables(job.model).items()}
-        dense = [parameter.detach().clone() for parameter in job.bare.extraction.parameters()]
+        dense = [parameter.detach().clone() for parameter in job.unwrapped_model.extraction.parameters()]
         batches = gradient_batches(job, split, 3)
-        (found,) = conflicts(job, batches)
-        again = conflicts(job, batches)
+        (found,) = measure_conflicts(job, batches)
+        again = measure_conflicts(job, batches)
         after = whole_tables(job.model)
         assert len(tables) == len(after) == 3
         assert all(torch.equal(table, after[name]) for name, table in tables.items())
-        assert all(map(torch.equal, dense, job.bare.extraction.parameters()))
-        assert all(parameter.grad is None for parameter in job.bare.extraction.parameters())
+        assert all(map(torch.equal, dense, job.unwrapped_model.extraction.parameters()))
+        assert all(parameter.grad is None for parameter in job.unwrapped_model.extraction.parameters())
     assert found.tasks == ("click", "watch")
     for each in (found.parameters, found.inputs):
         assert len(each.values) == 3

@@ -17,7 +17,7 @@ from ple_rec.cli import main
 from ple_rec.config.load import fingerprint, load_config, load_schema
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.runs.layout import checkpoints_of, strangers_in
+from ple_rec.runs.layout import configured_checkpoint_place, foreign_names
 from ple_rec.runtime import ranks
 from tests.tiny import write_tiny
 
@@ -49,7 +49,7 @@ class Trainer:
         self.started: list[str] = []
 
     def __call__(self, file: Path, run_dir: Path) -> int:
-        assert strangers_in(run_dir) == []
+        assert foreign_names(run_dir) == []
         shutil.rmtree(run_dir, ignore_errors=True)
         (run_dir / "checkpoints" / "step-1").mkdir(parents=True)
         (run_dir / "checkpoints" / "latest").write_text("step-1\n")
@@ -199,7 +199,7 @@ def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> Non
     path = f"checkpoint.path={here}/ck/{{run}}"
     assert repeat([tiny(path), tiny("name=other", path)], [0, 1], RUNS, Trainer())[1] == []
     runs = [RUNS / name / f"seed-{seed}" for name in ("tiny", "other") for seed in (0, 1)]
-    places = [checkpoints_of(run) for run in runs]
+    places = [configured_checkpoint_place(run) for run in runs]
     assert places == [here / "ck" / name for name in ("tiny-seed-0", "tiny-seed-1", "other-seed-0", "other-seed-1")]
     trainer = Trainer()
     assert repeat([tiny(path)], [0, 1], RUNS, trainer)[1] == trainer.started == []
@@ -277,7 +277,7 @@ def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert main(command) == 5
     output = capsys.readouterr()
     assert output.out == "\n                task     AUC\ntiny (1 seed)  click  0.7000\n"
-    assert output.err == "ple-rec: failed: tiny seed 1; the others are kept, run again to retry\n"
+    assert output.err == "ple-rec: failed: tiny seed 1; the other runs are kept, run again to retry the failed ones\n"
     trainer.failing.clear()
     assert main(command) == 0
     assert capsys.readouterr().out == (

@@ -13,7 +13,7 @@ from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.test_rows import read_rows
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
-from ple_rec.training.preflight import check_run
+from ple_rec.training.preflight import load_run_config
 from ple_rec.training.run import train
 from tests.data.oracle import rows_of
 
@@ -69,7 +69,7 @@ def test_a_run_that_is_evaluated_anew_drops_what_was_made_of_it(tiny_run: Path, 
     copy = tmp_path / "run"
     shutil.copytree(tiny_run, copy)
     assert collect(copy).is_file()
-    train(check_run(copy), copy, resume=True)
+    train(load_run_config(copy), copy, resume=True)
     assert (copy / "metrics.json").is_file()
     assert not (copy / "test_rows.npz").exists()
 

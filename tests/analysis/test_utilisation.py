@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from ple_rec.analysis.utilisation import jensen_shannon, recorded_gates, utilisation
+from ple_rec.analysis.utilisation import compute_utilisation, jensen_shannon, read_gate_levels
 from ple_rec.runs.metrics import GateLevel
-from ple_rec.training.preflight import check_run
-from ple_rec.training.trained import load_checkpoint, open_trained_run
+from ple_rec.training.preflight import load_run_config
+from ple_rec.training.trained import load_trained_weights, open_trained_run
 
 
 def _distance(p: Any, q: Any) -> float:
@@ -45,7 +45,7 @@ def test_the_distance_at_its_ends() -> None:
 
 def test_differences_are_over_what_two_tasks_share() -> None:
     level = _level(["a", "b"], [[0.5, None, 0.4, 0.1], [None, 0.2, 0.2, 0.6]])
-    found = utilisation([level], ["a", "b"])
+    found = compute_utilisation([level], ["a", "b"])
     (difference,) = found.differences
     assert (difference.tasks, difference.shared, difference.level) == (("a", "b"), ("shared.0", "shared.1"), 1)
     assert difference.among_shared == pytest.approx(_distance([0.8, 0.2], [0.25, 0.75]))
@@ -56,24 +56,26 @@ def test_differences_are_over_what_two_tasks_share() -> None:
 
 def test_one_shared_expert_leaves_its_share_to_compare() -> None:
     level = _level(["a", "b", "shared"], [[0.9, None, 0.1], [None, 0.3, 0.7], [0.2, 0.3, 0.5]])
-    (difference,) = utilisation([level], ["a", "b"]).differences  # the shared gate is no task's
+    (difference,) = compute_utilisation([level], ["a", "b"]).differences  # the shared gate is no task's
     assert difference.among_shared is None
     assert difference.shared_and_own == pytest.approx(_distance([0.1, 0.9], [0.7, 0.3]))
 
 
 @pytest.mark.parametrize("mixing", ["concat", "stitch"])
 def test_what_is_no_gate_is_left_out(mixing: str) -> None:
-    found = utilisation([_level(["a", "b"], [[0.5, 0.5], [1.5, -0.5]], mixing)], ["a", "b"])
+    found = compute_utilisation([_level(["a", "b"], [[0.5, 0.5], [1.5, -0.5]], mixing)], ["a", "b"])
     assert (found.gates, found.differences) == ((), ())
-    alone = utilisation([_level(["a", "b"], [[1.0, None], [None, 1.0]])], ["a", "b"])
+    alone = compute_utilisation([_level(["a", "b"], [[1.0, None], [None, 1.0]])], ["a", "b"])
     assert alone.gates == ()
 
 
 def test_means_and_deviations_are_those_of_the_gates_over_the_test_split(tiny_run: Path) -> None:
-    found = utilisation(recorded_gates(json.loads((tiny_run / "metrics.json").read_text())), ["click", "watch"])
-    config = check_run(tiny_run)
+    found = compute_utilisation(
+        read_gate_levels(json.loads((tiny_run / "metrics.json").read_text())), ["click", "watch"]
+    )
+    config = load_run_config(tiny_run)
     with open_trained_run(config, tiny_run, "best") as job, torch.no_grad():
-        load_checkpoint(job, tiny_run, "best")
+        load_trained_weights(job, tiny_run, "best")
         job.model.eval()
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
             rows = [[a_BOE[: batch.rows].double() for a_BOE in job.model(batch)[1]] for batch in batches]

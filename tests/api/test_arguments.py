@@ -139,7 +139,10 @@ def raised(call: Callable[[], Any]) -> str:
         (lambda: untyped.train("tiny.toml", ranks=True), "UserError: ranks: got true (bool)"),
         (lambda: untyped.train("tiny.toml", ranks=99), "UserError: data/train: 8 row group(s) for 99 ranks; "),
         (lambda: untyped.train("tiny.toml", run_dir=""), 'UserError: run_dir: got "" (str); it is a path'),
-        (lambda: untyped.train("tiny.toml", run_dir="s3x://b/run"), "UserError: s3x://b/run: unknown scheme s3x://; "),
+        (
+            lambda: untyped.train("tiny.toml", run_dir="s3x://b/run"),
+            "UserError: s3x://b/run: has the unknown scheme s3x://; ",
+        ),
         (
             lambda: untyped.train("tiny.toml", resume="yes"),
             'UserError: resume: got "yes" (str); known: False, True, auto',
@@ -154,9 +157,9 @@ def raised(call: Callable[[], Any]) -> str:
         ),
         (
             lambda: untyped.train("tiny.toml", overrides="seed=1"),
-            'UserError: overrides: got "seed=1" (str); they are texts',
+            'UserError: overrides: got "seed=1" (str); it is a list of texts',
         ),
-        (lambda: untyped.train("tiny.toml", overrides=[1]), "UserError: overrides: got 1 (int); they are texts"),
+        (lambda: untyped.train("tiny.toml", overrides=[1]), "UserError: overrides: got 1 (int); it is a list of texts"),
         (
             lambda: untyped.train("tiny.toml", overrides={"sed": 1}),
             "ConfigError: overrides: 1 problem\n  sed: unknown key",
@@ -179,7 +182,7 @@ def raised(call: Callable[[], Any]) -> str:
         (lambda: untyped.prepare("census", "out", source=FRAME), "UserError: source: got a DataFrame; it is a path"),
         (
             lambda: untyped.prepare("tencent-synthetic", "out"),
-            'UserError: config: got "tencent-synthetic"; data that is made',
+            'UserError: config: got "tencent-synthetic"; synthetic data is generated',
         ),
         (lambda: untyped.prepare("census", "out", engine="dask"), 'UserError: engine: got "dask" (str); known: duckdb'),
         (
@@ -202,7 +205,7 @@ def raised(call: Callable[[], Any]) -> str:
         ),
         (
             lambda: untyped.compare("tiny.toml"),
-            "UserError: tiny.toml: the configuration of a run; a comparison is a file",
+            "UserError: tiny.toml: the configuration of a run; a comparison has a file of its own",
         ),
         (lambda: untyped.compare("census-compare", variants=["x"]), 'UserError: variants: got "x"; known: '),
         (lambda: untyped.compare("census-compare", seeds=-1), "UserError: seeds: got -1 (int)"),
@@ -238,7 +241,7 @@ def test_a_run_refuses_what_does_not_fit_it(feed: Path, monkeypatch: pytest.Monk
     assert raised(lambda: run.predict({"user_id": [1], "b": [1, 2]})).startswith("UserError: data: got a dict (")
     assert raised(lambda: run.export("out", precision="fp8")).startswith('UserError: precision: got "fp8" (str)')  # type: ignore[arg-type]
     assert raised(lambda: run.export("raw")).startswith("UserError: out: raw holds ")
-    assert raised(lambda: ple_rec.load_model("run")).startswith("UserError: run: is a run, not a model of one")
+    assert raised(lambda: ple_rec.load_model("run")).startswith("UserError: run: is a run, not an exported model")
 
 
 WHOLE, NUMBER, TEXT, LIST = "it is a whole number from ", "it is a number from 0 on", "it is text", "it is a list"

@@ -167,7 +167,7 @@ def test_missing_values_of_pandas_and_scalars_of_arrow(model: ple_rec.Model) -> 
         (
             {},
             {"video_id": ["v1", "v2"], "price": [1.0]},
-            "items: video_id has 2 values, price has 1 values; columns are of one",
+            "items: video_id has 2 values, price has 1 values; columns have the same length",
         ),
         ({"user_id": "seven"}, [{}], "user.user_id: got "),
     ],

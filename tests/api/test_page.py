@@ -82,7 +82,7 @@ def test_changes_for_other_logs_can_be_written_so(notebook: tuple[Path, dict[str
             entry = ast.literal_eval(text)
             key = "tasks" if "label" in entry else "sparse"
             config[key] = [*(each for each in config[key] if each["name"] != entry["name"]), entry]
-        load_config(PrepConfig, config, more=expression_problems)
+        load_config(PrepConfig, config, more_problems=expression_problems)
 
 
 def test_the_tables_name_all_there_is() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ple_rec
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.training.trained import open_trained_run
 from tests.reports.without_charts import without_charts
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 
 
 def test_one_call_at_a_time_and_models_beside_it(run: ple_rec.Run, model: ple_rec.Model) -> None:
-    with torch_undisturbed():
+    with preserve_torch_state():
         with ThreadPoolExecutor() as pool:
             for call in (
                 run.predict,
@@ -30,7 +30,7 @@ def test_one_call_at_a_time_and_models_beside_it(run: ple_rec.Run, model: ple_re
             ):
                 with pytest.raises(ple_rec.UserError, match="a call of ple_rec runs in another thread") as caught:
                     pool.submit(call).result(60)
-                assert caught.value.fix == "wait for it, or use another process"
+                assert caught.value.fix == "wait for that call, or use another process"
             assert len(pool.submit(model.score, {"user_id": [7]}).result(60)) == 1
         assert len(ple_rec.load_model(model.path).score({"user_id": [7]})) == 1  # the thread that is inside goes on
     assert len(run.predict()) == run.dataset.rows["test"]
@@ -39,7 +39,7 @@ def test_one_call_at_a_time_and_models_beside_it(run: ple_rec.Run, model: ple_re
 def test_one_thread_imports_torch_and_what_that_leaves_in_the_process_goes() -> None:
     script = """
 import logging, sys, threading, ple_rec
-from ple_rec.api.torch_state import torch_undisturbed
+from ple_rec.api.torch_state import preserve_torch_state
 def mine(*error): ...
 sys.excepthook = mine
 logging.basicConfig(format="mine %(message)s")
@@ -48,7 +48,7 @@ errors = []
 def call(begun=threading.Barrier(2)):
     begun.wait()
     try:
-        with torch_undisturbed():
+        with preserve_torch_state():
             assert logging.root.handlers == before
             import ple_rec.training.run as _
             logging.root.addHandler(logging.NullHandler())
@@ -80,7 +80,7 @@ def test_paths_hold_when_the_working_directory_changes(feed: Path, monkeypatch: 
 def test_one_process_group_at_a_time(run: ple_rec.Run) -> None:
     with (
         open_trained_run(run.config, run.path, "best"),
-        pytest.raises(ple_rec.UserError, match="is in a process group of torch"),
+        pytest.raises(ple_rec.UserError, match="has a process group of torch"),
     ):
         run.predict()
     assert len(run.predict()) == run.dataset.rows["test"]

@@ -18,7 +18,7 @@ import pytest
 import ple_rec
 from ple_rec.api import ranks
 from ple_rec.errors import DataError, DivergedError, PleRecError, PreemptedError, UserError
-from ple_rec.runtime.exits import ERROR_FOLDER, first_error, guarded
+from ple_rec.runtime.exits import ERROR_FOLDER, first_error, run_reporting_errors
 from tests.tiny import LAST_GROUP, processes_in, wait_until, write_tiny
 
 ENDLESS = {"train.epochs": None, "train.steps": 1_000_000, "train.report_every": 1, "train.evaluate_every": 1_000_000}
@@ -106,9 +106,9 @@ def test_an_error_of_a_rank_is_raised_here(
     assert first_error(tmp_path) is None
     monkeypatch.setenv(ERROR_FOLDER, str(tmp_path))
     monkeypatch.setenv("RANK", "1")
-    assert guarded(fail) == kind.exit_code
+    assert run_reporting_errors(fail) == kind.exit_code
     monkeypatch.setenv("RANK", "0")
-    assert guarded(lambda: guarded(fail) and fail()) == kind.exit_code
+    assert run_reporting_errors(lambda: run_reporting_errors(fail) and fail()) == kind.exit_code
     found = first_error(tmp_path)
     assert type(found) is kind
     assert (found.place, found.value, found.rule, found.fix) == ("here", "this", "that", "so")
@@ -122,7 +122,7 @@ def test_an_error_that_cannot_be_left_is_printed(
         raise UserError("here", "this", "that", "so")
 
     monkeypatch.setenv(ERROR_FOLDER, str(tmp_path / "gone"))
-    assert guarded(fail) == 2
+    assert run_reporting_errors(fail) == 2
     assert capsys.readouterr().err == "ple-rec: here: this; that. Fix: so\n"
 
 
@@ -163,7 +163,7 @@ def test_sigterm_is_passed_on_and_the_error_that_is_left_is_raised(
     saves = """
 import os, signal, sys
 from ple_rec.errors import PreemptedError
-from ple_rec.runtime.exits import guarded
+from ple_rec.runtime.exits import run_reporting_errors
 def save(*_):
     print("saved", flush=True)
     raise PreemptedError("run", "asked to stop", "step-3 is saved", "run it again with --resume")
@@ -171,7 +171,7 @@ def work():
     os.kill(os.getppid(), signal.SIGTERM)
     signal.pause()
 signal.signal(signal.SIGTERM, save)
-sys.exit(guarded(work))
+sys.exit(run_reporting_errors(work))
 """
     starts(monkeypatch, saves)
     before = signal.getsignal(signal.SIGTERM)

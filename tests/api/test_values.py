@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import ple_rec
-from ple_rec.api.results import Metrics, history_of
+from ple_rec.api.results import Metrics, read_history
 from ple_rec.config.run import RunConfig
 from ple_rec.data.encode import Encoder
-from ple_rec.training.trained import load_checkpoint, open_trained_run
+from ple_rec.training.trained import load_trained_weights, open_trained_run
 from tests.tiny import write_tiny
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -30,7 +30,7 @@ def test_embeddings_are_the_rows_that_raw_ids_read(run: ple_rec.Run, name: str) 
     schema = run.dataset.schema
     feature = next(each for each in schema.sparse if each.name == name)
     with open_trained_run(run.config, run.path, "best") as job:
-        load_checkpoint(job, run.path, "best")
+        load_trained_weights(job, run.path, "best")
         key = f"embeddings.embedding_bags.{feature.table}.weight"
         whole = torch.cat([each.tensor for each in job.model.state_dict()[key].local_shards()]).numpy()
     if name == "price_bin":
@@ -63,11 +63,11 @@ def test_history_is_the_log(tmp_path: Path) -> None:
         {"split": "valid", "step": 2, "loss": 1, "best": True, "tasks": {"a": {"auc": 0.75}}},
     ]
     file.write_text("".join(json.dumps(each) + "\n" for each in records) + '{"split": "tr')
-    assert history_of(tmp_path).to_pylist() == [
+    assert read_history(tmp_path).to_pylist() == [
         {"split": "train", "step": 2, "loss": 0.5, "a.loss": 0.5, "a.auc": None, "best": None},
         {"split": "valid", "step": 2, "loss": 1.0, "a.loss": None, "a.auc": 0.75, "best": True},
     ]
-    assert history_of(tmp_path / "none").to_pylist() == []
+    assert read_history(tmp_path / "none").to_pylist() == []
 
 
 def test_metrics_are_a_mapping_and_a_table(run: ple_rec.Run) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from benchmarks.harness import Pass, PassResult, Way, race, report
+from benchmarks.harness import BenchmarkCase, Pass, PassResult, race, report
 from ple_rec.errors import UserError
 
 MEGABYTES = 60
@@ -60,9 +60,9 @@ def ending() -> Iterator[Pass]:
 def test_ways_take_turns_and_the_slower_rank_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = tmp_path / "log"
     ways = [
-        Way("large", partial(working, log, "a", 2.0, MEGABYTES)),
-        Way("limit", partial(working, log, "b", 1.0), limit=True),
-        Way("ranks", together, ranks=2),
+        BenchmarkCase("large", partial(working, log, "a", 2.0, MEGABYTES)),
+        BenchmarkCase("limit", partial(working, log, "b", 1.0), is_baseline=True),
+        BenchmarkCase("ranks", together, ranks=2),
     ]
     measured = race(ways, 2)
     large, limit, ranks = measured
@@ -86,6 +86,6 @@ def test_what_a_process_raises_is_raised() -> None:
         (KeyError("x"), RuntimeError, r"^KeyError: 'x'$"),
     ):
         with pytest.raises(kind, match=text):
-            race([Way("a", partial(failing, raised))], 1)
+            race([BenchmarkCase("a", partial(failing, raised))], 1)
     with pytest.raises(RuntimeError, match="ended without an answer"):
-        race([Way("a", ending)], 1)
+        race([BenchmarkCase("a", ending)], 1)

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from benchmarks.paper.__main__ import _parser, beside, chosen_parts
-from benchmarks.paper.figure7 import charts, gain_table, summary
-from benchmarks.paper.parts import PaperPart, all_parts, quick_parts, some_of
-from ple_rec.config.choices import COMPARISONS
+from benchmarks.paper.__main__ import _parser, chosen_parts, comparisons_on_same_data
+from benchmarks.paper.figure7 import charts, mse_table, summary
+from benchmarks.paper.parts import PaperPart, all_parts, quick_parts, select_parts
+from ple_rec.config.choices import COMPARISON_CONFIGS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config
 from ple_rec.errors import UserError
@@ -46,20 +46,20 @@ def test_a_ratio_to_a_loss_is_undefined() -> None:
 def test_the_figure_and_its_table_have_every_variant() -> None:
     points = [(0.0, results(0.01, 0.02)), (1.0, results(0.03, 0.05))]
     (chart,) = charts(points)
-    svg = chart.panel().svg
+    svg = chart.to_panel().svg
     assert "mmoe" in svg
     assert "ple" in svg
-    assert len(gain_table(points).splitlines()) == 1 + 3
+    assert len(mse_table(points).splitlines()) == 1 + 3
 
 
 def test_comparisons_may_be_chosen_by_themselves() -> None:
-    chosen = some_of(all_parts(), ["fig7-0.4", "tencent", "table5-tuned", "fig7-0"])
+    chosen = select_parts(all_parts(), ["fig7-0.4", "tencent", "table5-tuned", "fig7-0"])
     assert [part.name for part in chosen] == ["table5", "fig7", "tencent"]
     assert [comparison.name for comparison in chosen[0].comparisons] == ["table5-tuned"]
     assert chosen[1].correlations == (0.0, 0.4)
     assert chosen[2] in all_parts()
     with pytest.raises(UserError, match=r'--parts: got "fig8"; .*choose of table5, table5-as-published'):
-        some_of(all_parts(), ["fig8"])
+        select_parts(all_parts(), ["fig8"])
 
 
 def test_smaller_figures_have_folders_of_their_own() -> None:
@@ -68,7 +68,7 @@ def test_smaller_figures_have_folders_of_their_own() -> None:
     first = part.comparisons[0]
     assert (first.name, str(first.data), first.seeds) == ("fig7-0-200000x128", "data/mmoe-synthetic-0-200000x128", 1)
     assert first.prepare[3:7] == ("--rows", "200000", "--dim", "128")
-    whole = some_of(all_parts(), ["fig7"])[0].comparisons
+    whole = select_parts(all_parts(), ["fig7"])[0].comparisons
     assert {each.name for each in part.comparisons}.isdisjoint(each.name for each in whole)
 
 
@@ -76,18 +76,21 @@ def test_smaller_figures_have_folders_of_their_own() -> None:
 def test_a_size_is_two_numbers(size: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         _parser(all_parts()).parse_args(["--fig7-size", size])
-    assert f"argument --fig7-size: got '{size}'; expected samples and inputs, as 200000x128" in capsys.readouterr().err
+    assert (
+        f"argument --fig7-size: got '{size}'; expected samples and inputs, such as 200000x128"
+        in capsys.readouterr().err
+    )
 
 
 def test_comparisons_on_the_same_data_share_their_runs(tmp_path: Path) -> None:
     (published, equal, tuned), (ablation,) = (
-        some_of(all_parts(), [name])[0].comparisons for name in ("table5", "ablation")
+        select_parts(all_parts(), [name])[0].comparisons for name in ("table5", "ablation")
     )
     for comparison in (published, tuned, ablation):
         (tmp_path / comparison.name).mkdir()
         (tmp_path / comparison.name / "compare.toml").touch()
-    assert beside(tuned, tmp_path) == [tmp_path / published.name]
-    assert beside(equal, tmp_path) == [tmp_path / published.name, tmp_path / tuned.name]
+    assert comparisons_on_same_data(tuned, tmp_path) == [tmp_path / published.name]
+    assert comparisons_on_same_data(equal, tmp_path) == [tmp_path / published.name, tmp_path / tuned.name]
 
 
 def test_quick_has_a_size_of_its_own() -> None:
@@ -100,7 +103,7 @@ def test_parts_name_recipes_and_variants_that_are_there(parts: list[PaperPart]) 
     for part in parts:
         assert len(part.correlations) in (0, len(part.comparisons))
         for comparison in part.comparisons:
-            recipe = load_config(CompareConfig, comparison.recipe, recipes=COMPARISONS)
+            recipe = load_config(CompareConfig, comparison.recipe, kind=COMPARISON_CONFIGS)
             assert set(comparison.variants) <= set(recipe.variants)
     names = [comparison.name for part in parts for comparison in part.comparisons]
     assert len(set(names)) == len(names)

@@ -16,10 +16,10 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from benchmarks.peers.child import Contender
 from benchmarks.peers.prepare import workload
-from benchmarks.peers.race import ContenderResult, RacePlan, RateSeries, groups_of, race
-from benchmarks.peers.report import last_lines, ratios, reasons, record, short, table
+from benchmarks.peers.race import ContenderResult, RacePlan, RateSeries, group_by_memory, race
+from benchmarks.peers.report import not_measured_lines, ratio_lines, ratios, result_record, short_number, table
 from benchmarks.peers.run import main
-from benchmarks.peers.usual import UsualPLE, make
+from benchmarks.peers.usual import UsualPLE, build_contender
 from benchmarks.peers.workload import TrainingRows, Workload
 from benchmarks.reference import REPORT_EVERY, TrainRun, is_running
 from ple_rec.config.load import load_config
@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FAKE = """
 import os, sys
 from pathlib import Path
-from benchmarks.peers.protocol import TurnResult, Ready, serve
+from benchmarks.peers.protocol import ReadyContender, TurnResult, serve
 
 def turn(steps):
     print("a library prints this")
@@ -42,7 +42,7 @@ def turn(steps):
         os._exit(7)
     return TurnResult(steps * 8, steps * {"quick": 1.0, "slow": 4.0}[sys.argv[2]])
 
-sys.exit(serve(lambda: Ready({"step": turn}, (), lambda: 1 << 30)))
+sys.exit(serve(lambda: ReadyContender({"step": turn}, (), lambda: 1 << 30)))
 """
 
 RUN = """
@@ -74,7 +74,7 @@ def rows(count: int) -> TrainingRows:
 
 def fake(folder: Path, name: str) -> Contender:
     (folder / "fake.py").write_text(FAKE)
-    return Contender(name, name.title(), (sys.executable, str(folder / "fake.py")), 1, after=(name,))
+    return Contender(name, name.title(), (sys.executable, str(folder / "fake.py")), 1, extra_arguments=(name,))
 
 
 def test_contenders_take_turns_and_one_that_fails_ends_no_other(
@@ -101,13 +101,13 @@ def test_contenders_take_turns_and_one_that_fails_ends_no_other(
 def test_our_run_stands_still_between_its_turns(tmp_path: Path) -> None:
     log = tmp_path / "train.jsonl"
     train = TrainRun([sys.executable, "-c", RUN, str(log)], log, batch_size=10)
-    first = train.turn(12)
+    first = train.run_turn(12)
     assert first[:2] == (3 * REPORT_EVERY * 10, 3 * REPORT_EVERY / 4)
     assert (first.peak_bytes or 0) > 8 << 20
     lines = log.read_text()
     time.sleep(0.2)
     assert log.read_text() == lines
-    assert train.turn(5)[:2] == (REPORT_EVERY * 10, REPORT_EVERY / 4)
+    assert train.run_turn(5)[:2] == (REPORT_EVERY * 10, REPORT_EVERY / 4)
     processes = train.processes()
     assert len(processes) == 2
     train.close()
@@ -136,8 +136,8 @@ def test_the_workload_has_the_sizes_and_rows_of_a_configuration(tmp_path: Path) 
 
 
 def test_as_many_are_in_memory_as_fit() -> None:
-    assert groups_of([3, 3, 3], 10) == ([[0, 1, 2]], [])
-    assert groups_of([3, 7, 20, 2], 10) == ([[0], [1, 3]], [2])
+    assert group_by_memory([3, 3, 3], 10) == ([[0, 1, 2]], [])
+    assert group_by_memory([3, 7, 20, 2], 10) == ([[0], [1, 3]], [2])
 
 
 def result(name: str, *rates: float, ours: bool = False, library: bool = False) -> ContenderResult:
@@ -156,13 +156,16 @@ def test_ratios_are_over_the_better_way_of_the_best_peer() -> None:
     assert values == {
         "ratio_100k": 1.25, "ratio_100k_libraries": 1.25, "ratio_5m": 1.5, "ratio_5m_libraries": 3.0,
     }  # fmt: skip
-    assert last_lines(values).splitlines()[-1] == "ratio_5m_libraries=3.00"
-    assert reasons(raced) == ["46.9m users, Lib: not measured, needs about 20.0 GiB"]
+    assert ratio_lines(values).splitlines()[-1] == "ratio_5m_libraries=3.00"
+    assert not_measured_lines(raced) == ["46.9m users, Lib: not measured, needs about 20.0 GiB"]
     lines = table(raced).splitlines()
     assert [line.split("  ")[0] for line in lines[1:]] == ["Ours", "Usual", "Lib, step"]
     assert "90 (45 - 180)" in lines[1]
-    assert json.loads(json.dumps(record(raced, values, {})))["users"]["100000"]["ours"]["modes"]["step"]["max"] == 200
-    assert [short(users) for users in (500, 1_500, 46_926_000)] == ["500", "1.5k", "46.9m"]
+    assert (
+        json.loads(json.dumps(result_record(raced, values, {})))["users"]["100000"]["ours"]["modes"]["step"]["max"]
+        == 200
+    )
+    assert [short_number(users) for users in (500, 1_500, 46_926_000)] == ["500", "1.5k", "46.9m"]
 
 
 def test_rows_come_back_in_batches(tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_rows_come_back_in_batches(tmp_path: Path) -> None:
 def test_the_usual_layers_train_at_our_sizes(tmp_path: Path) -> None:
     work = work_in(tmp_path)
     rows(64).write(tmp_path / "rows.npz")
-    ready = make(work)
+    ready = build_contender(work)
     assert ready.turns["step"](2).samples == 16
     width = 2 * work.dim + 1
     linear = lambda a, b: (a + 1) * b  # noqa: E731
@@ -191,7 +194,7 @@ def test_the_usual_layers_multiply_in_the_precision_of_the_workload(
     tmp_path: Path, precision: str, dtype: torch.dtype
 ) -> None:
     rows(64).write(tmp_path / "rows.npz")
-    ready = make(replace(work_in(tmp_path), precision=precision))
+    ready = build_contender(replace(work_in(tmp_path), precision=precision))
     products: set[torch.dtype] = set()
     outputs: set[torch.dtype] = set()
 

@@ -11,10 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from benchmarks.figures import draw_figures
-from benchmarks.harness import machine
+from benchmarks.harness import describe_machine
 from benchmarks.results import FOLDER, Measurement, Results, markdown_table, new_result, number
 from ple_rec.cli.app import parse
-from ple_rec.config.choices import COMPARISONS, recipe_names
+from ple_rec.config.choices import COMPARISON_CONFIGS, recipe_names
 from tests.conftest import REPOSITORY
 
 RESULTS = Results(REPOSITORY)
@@ -64,7 +64,7 @@ def test_a_command_still_exists(command: str) -> None:
         parse(argv)
         if "--config" in argv:
             config = argv[argv.index("--config") + 1]
-            assert config in (*recipe_names(), *recipe_names(COMPARISONS)) or (REPOSITORY / config).is_file()
+            assert config in (*recipe_names(), *recipe_names(COMPARISON_CONFIGS)) or (REPOSITORY / config).is_file()
     elif program == "python":
         file = f"{argv[1].replace('.', '/')}.py" if argv[0] == "-m" else argv[0]
         assert (REPOSITORY / file).is_file()
@@ -129,7 +129,7 @@ def test_a_new_result_names_this_machine_and_revision(monkeypatch: pytest.Monkey
     monkeypatch.setattr("benchmarks.results._git", lambda verb, *_: "" if verb == "status" else "0123abc")
     result = new_result("make bench-dense", "a  1\nb  2\n")
     assert (result.commit, result.values) == ("0123abc", ["a  1", "b  2"])
-    assert result.machine == machine()
+    assert result.machine == describe_machine()
     monkeypatch.setattr("benchmarks.results._git", lambda verb, *_: " M ple_rec/errors.py")
     with pytest.raises(ValueError, match=r"commit these first:\n M ple_rec/errors.py"):
         new_result("make bench-dense", "")

@@ -13,7 +13,7 @@ import torch
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from ple_rec.checkpoint.manifest import MANIFEST, checksum
+from ple_rec.checkpoint.manifest import MANIFEST, read_file_info
 from ple_rec.cli import main
 
 STEP = Path("runs/tiny/checkpoints/step-16")
@@ -41,7 +41,7 @@ def write_metadata(metadata: object) -> None:
 
 def reseal() -> None:
     """Make the manifest fit the files."""
-    change_manifest(lambda raw: raw.update(files={name: vars(checksum(STEP / name)) for name in raw["files"]}))
+    change_manifest(lambda raw: raw.update(files={name: vars(read_file_info(STEP / name)) for name in raw["files"]}))
 
 
 def change_manifest(change: Callable[[dict[str, Any]], object]) -> None:

@@ -27,7 +27,7 @@ def test_every_door_refuses_another_model(door: str, here: Path, capsys: pytest.
     assert main(EDITED[door]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"ple-rec: {CONFIG}: model.activation was 'relu', is 'tanh'; {STEP} was trained with ")
-    assert f"copy {STEP}/config.toml there" in said
+    assert f"copy {STEP}/config.toml to this file" in said
     CONFIG.write_bytes((STEP / "config.toml").read_bytes())  # the fix
     assert main(DOORS["evaluate"]) == 0
 

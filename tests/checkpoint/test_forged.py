@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ple_rec.checkpoint.manifest import MANIFEST, File
+from ple_rec.checkpoint.manifest import MANIFEST, FileInfo
 from ple_rec.checkpoint.metadata import parse_metadata
 from ple_rec.cli import main
 from ple_rec.errors import DataError
@@ -117,7 +117,7 @@ def test_bytes_that_the_manifest_leaves_out_are_refused(marker: Path, capsys: py
     write_metadata(metadata)
     for argv in (SHOW, DOORS["evaluate"]):
         assert main(argv) == 3
-        assert capsys.readouterr().err.startswith(f"ple-rec: {STEP}/.metadata: reads from {str(secret)!r}; ")
+        assert capsys.readouterr().err.startswith(f"ple-rec: {STEP}/.metadata: names the file {str(secret)!r}; ")
 
 
 @pytest.mark.parametrize(
@@ -179,10 +179,10 @@ def test_what_torch_writes_is_read() -> None:
         | {MetadataIndex("value"): _StorageInfo("a", 0, 1)},
     )
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
-        assert parse_metadata("x", pickle.dumps(written, protocol), {"a": File(6, None)}) == written
+        assert parse_metadata("x", pickle.dumps(written, protocol), {"a": FileInfo(6, None)}) == written
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04N.", pickle.dumps({"a": 1}), b"\x80\x04" + b"(" * 9])
 def test_what_is_no_metadata_is_unreadable(content: bytes) -> None:
-    with pytest.raises(DataError, match=r"x: unreadable .*; it lists the content of a checkpoint"):
+    with pytest.raises(DataError, match=r"x: unreadable .*; it must list the content of the checkpoint"):
         parse_metadata("x", content, {})

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest, read_manifest
+from ple_rec.checkpoint.manifest import MANIFEST, FileInfo, Manifest, read_manifest
 from ple_rec.cli import main
 from ple_rec.errors import DataError
 from tests.checkpoint.forging import DOORS, SHOW, STEP, change_manifest, forge_value, run
@@ -28,8 +28,8 @@ def _read(tmp_path: Path, content: str) -> Manifest:
 def test_manifests_of_both_versions_are_read(tmp_path: Path) -> None:
     raw = WHOLE | {"written_by": {"ranks": 1, "tasks": ["like"], "later": [{"a": 1.5}]}}
     (tmp_path / "2").mkdir()
-    assert _read(tmp_path / "2", json.dumps(raw)) == Manifest(3, raw["written_by"], {"a": File(3, "0123abcd")})
-    assert _read(tmp_path, '{"version": 1, "step": 3, "files": {"a": 3}}') == Manifest(3, {}, {"a": File(3, None)})
+    assert _read(tmp_path / "2", json.dumps(raw)) == Manifest(3, raw["written_by"], {"a": FileInfo(3, "0123abcd")})
+    assert _read(tmp_path, '{"version": 1, "step": 3, "files": {"a": 3}}') == Manifest(3, {}, {"a": FileInfo(3, None)})
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_a_step_is_the_same_everywhere(here: Path, capfd: pytest.CaptureFixture[
     renamed = STEP.with_name("step-32")
     shutil.copytree(STEP, renamed)
     code, said = run([*DOORS["evaluate"], "--checkpoint", "step-32"], capfd)
-    assert (code, said.partition("; ")[0]) == (3, f"ple-rec: {renamed}/{MANIFEST}: unreadable (it is of step 16)")
+    assert (code, said.partition("; ")[0]) == (3, f"ple-rec: {renamed}/{MANIFEST}: unreadable (its step is 16)")
     shutil.rmtree(renamed)
     for step in (10, 1000):
         forge_value("position.step", step)

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from ple_rec.checkpoint.metadata import _tile
+from ple_rec.checkpoint.metadata import _covers_exactly_once
 from ple_rec.cli import main
 from tests.checkpoint.forging import DOORS, KEY, SHOW, STEP, append, change_manifest, read_metadata, run, write_metadata
 
@@ -84,7 +84,7 @@ def test_no_weight_stays_random(
 )
 def test_pieces_make_up_a_whole(size: list[int], pieces: list[tuple[list[int], list[int]]], whole: bool) -> None:
     chunks = [ChunkStorageMetadata(torch.Size(at), torch.Size(of)) for at, of in pieces]
-    assert _tile(torch.Size(size), chunks) == whole
+    assert _covers_exactly_once(torch.Size(size), chunks) == whole
 
 
 def _of(metadata: Any) -> Any:

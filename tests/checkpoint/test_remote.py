@@ -17,11 +17,11 @@ from botocore.exceptions import ClientError
 from s3fs import S3FileSystem
 from s3fs.errors import translate_boto_error
 
-from ple_rec.checkpoint.load import damage_of, load
+from ple_rec.checkpoint.load import find_damage, load_state
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.runs.checkpoints import claim_checkpoints, prepare_directory
+from ple_rec.runs.checkpoints import own_checkpoint_place, prepare_directory
 from ple_rec.runs.directory import RunDirectory, hold_run
 from ple_rec.storage import location, write_bytes, write_checked
 from tests.messages import logged
@@ -36,13 +36,13 @@ def _state(rank: int, step: int) -> dict[str, Any]:
 def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
     store = CheckpointStore(location(address), keep=2, asynchronous=True)
     for step in (3, 6, 9):
-        store.save(step, _state(rank, step), best=step == 3, written_by={}, texts={"config.toml": "a = 1"})
+        store.save(step, _state(rank, step), best=step == 3, written_by={}, file_texts={"config.toml": "a = 1"})
     store.save(12, _state(rank, 12), best=False, written_by={})
     store.wait()
     latest, state = store.latest(), _state(rank, 0)
     assert latest is not None
-    load(latest, state)
-    found = {"state": state, "steps": store.steps(), "damage": [damage_of(latest)]}
+    load_state(latest, state)
+    found = {"state": state, "steps": store.steps(), "damage": [find_damage(latest)]}
     if rank == 0:  # a byte of the data changes
         data = latest / "__1_0.distcp"
         content = bytearray(data.read_bytes())
@@ -51,7 +51,7 @@ def _round_trip(rank: int, world_size: int, address: str) -> dict[str, Any]:
     torch.distributed.barrier()
     said: list[str] = []
     with logged(said.append):
-        good = store.newest_good()
+        good = store.newest_undamaged()
     return found | {"good": None if good is None else good.name, "said": said}
 
 
@@ -61,7 +61,7 @@ def test_a_store_is_as_good_as_a_disk(address: str) -> None:
         assert found["state"][f"own.{rank}"].tolist() == [rank, 12]
         assert (found["steps"], found["damage"], found["good"]) == ([3, 9, 12], [None], "step-9")
         assert [text.split(": CRC-32")[0] for text in found["said"]] == (
-            [f"step-12 is damaged and left out: {address}/step-12/__1_0.distcp"] if rank == 0 else []
+            [f"step-12 is damaged and skipped: {address}/step-12/__1_0.distcp"] if rank == 0 else []
         )
 
 
@@ -94,7 +94,7 @@ def test_a_place_has_one_owner(address: str, tmp_path: Path) -> None:
     config = small_config(tmp_path / "data", {"checkpoint": {"path": address}})
     with hold_run(tmp_path / "a", location(address)) as run:
         prepare_directory(config, run, resuming=False)
-    claim_checkpoints(config, RunDirectory(tmp_path / "a", tmp_path / "a"))
+    own_checkpoint_place(config, RunDirectory(tmp_path / "a", tmp_path / "a"))
     with pytest.raises(UserError, match=f"^{address}: holds the checkpoints of {tmp_path}/a; "):
         prepare_directory(config, RunDirectory(tmp_path / "b", tmp_path / "b"), resuming=False)
 
@@ -169,7 +169,7 @@ def test_a_run_with_its_checkpoints_in_a_store(
     taken = ["train", "--config", "tiny.toml", "--run-dir", "runs/b", "--set", f"checkpoint.path={address}/tiny"]
     assert main(taken) == 2
     assert capfd.readouterr().err.startswith(
-        f"ple-rec: {address}/tiny: holds the checkpoints of {tmp_path}/runs/tiny; a run's checkpoints lie apart "
+        f"ple-rec: {address}/tiny: holds the checkpoints of {tmp_path}/runs/tiny; each run needs its own place "
     )
     moved = ["train", "--config", "runs/tiny/config.toml", "--resume", "--set", f"checkpoint.path={address}/other"]
     assert main(moved) == 2

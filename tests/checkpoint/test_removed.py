@@ -50,7 +50,7 @@ def test_it_says_so(
     monkeypatch.setattr(target, _before(resolve_name(target)))
     code, said = run(argv, capfd)
     assert (code, said.partition(";")[0]) == (2, f"ple-rec: {STEP}: was removed while it was read")
-    assert "ask again" in said
+    assert "run the command again" in said
 
 
 def test_the_others_are_listed_and_verified(

@@ -16,9 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from ple_rec.checkpoint.inspect import entries
-from ple_rec.checkpoint.load import load
-from ple_rec.checkpoint.manifest import checksum, read_manifest
+from ple_rec.checkpoint.inspect import finished_checkpoints
+from ple_rec.checkpoint.load import load_state
+from ple_rec.checkpoint.manifest import read_file_info, read_manifest
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.errors import DataError, UserError
@@ -47,7 +47,7 @@ def _round_trip(rank: int, world_size: int, directory: Path, asynchronous: bool)
     kept = []
     for step, best in ((3, False), (6, True), (9, False), (12, False), (15, False)):
         state = _state(rank, step)
-        store.save(step, state, best=best, written_by=WRITTEN_BY, texts={"config.toml": f"step = {step}"})
+        store.save(step, state, best=best, written_by=WRITTEN_BY, file_texts={"config.toml": f"step = {step}"})
         for tensor in (state["shared"], state[f"own.{rank}"]):
             tensor.fill_(-1)  # the next step of a training
         assert store.pending == asynchronous
@@ -59,13 +59,13 @@ def _round_trip(rank: int, world_size: int, directory: Path, asynchronous: bool)
     state = _state(rank, 0)
     latest = store.find("latest")
     assert latest is not None
-    load(latest, state)
+    load_state(latest, state)
     return {
         "kept": kept,
         "state": state,
         "manifest": read_manifest(latest),
         "named": store.find("step-6"),
-        "seconds": (store.total_seconds, store.blocked_seconds),
+        "seconds": (store.total_save_seconds, store.blocked_seconds),
     }
 
 
@@ -85,7 +85,7 @@ def test_saved_values_come_back_and_the_newest_and_best_are_kept(asynchronous: b
         assert (result["manifest"].step, result["manifest"].written_by) == (15, WRITTEN_BY)
         assert set(result["manifest"].files) == {".metadata", "__0_0.distcp", "__1_0.distcp", "config.toml"}
         for name, file in result["manifest"].files.items():
-            assert checksum(tmp_path / "c" / "step-15" / name) == file
+            assert read_file_info(tmp_path / "c" / "step-15" / name) == file
         assert (tmp_path / "c" / "step-15" / "config.toml").read_text() == "step = 15\n"
         assert min(result["seconds"]) > 0
         assert result["named"] == tmp_path / "c" / "step-6"
@@ -111,7 +111,7 @@ def _goes_on(rank: int, world_size: int, directory: Path) -> tuple[list[int], li
     dist.barrier()
     _save(store, rank, 6)
     state = _state(rank, 0)
-    load(directory / "step-6", state)
+    load_state(directory / "step-6", state)
     dist.barrier()
     return before, store.steps(), state["step"]["n"]
 
@@ -166,7 +166,7 @@ def _full_disk(rank: int, world_size: int, directory: Path, where: str, asynchro
         said.append(f"{type(error).__name__}: {error}")
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     state = _state(rank, 0)
-    load(directory / "step-3", state)
+    load_state(directory / "step-3", state)
     return [*said, str(state["step"]["n"])]
 
 
@@ -214,8 +214,9 @@ def _apart(rank: int, world_size: int, folder: Path) -> list[str]:
 def test_files_that_rank_0_does_not_see_are_no_checkpoint(tmp_path: Path) -> None:
     first, second = on_ranks(_apart, 2, tmp_path)
     assert first[0] == (
-        "ck/step-3/__1_0.distcp: is not seen by rank 0 as the rank wrote it, nor are 0 more files; all hosts write a "
-        "checkpoint to the same storage. Fix: give a --run-dir or checkpoint.path on storage that every host sees"
+        "ck/step-3/__1_0.distcp: missing for rank 0, or of another size than its rank wrote; all "
+        "hosts must write a checkpoint to the same storage. Fix: give a --run-dir or checkpoint.path on storage that "
+        "every host sees"
     )
     assert (second[0], first[1], second[1]) == ("rank 0 failed with exit code 2", "[]", "[]")
 
@@ -254,10 +255,10 @@ def _misfits(rank: int, world_size: int, path: Path) -> list[str]:
     said = []
     for state in states:
         with pytest.raises(DataError) as caught:
-            load(path, state)
+            load_state(path, state)
         said.append(str(caught.value))
     fine = {"shared": torch.zeros(5)}
-    load(path, fine)
+    load_state(path, fine)
     return [*said, str(fine["shared"].tolist())]
 
 
@@ -281,7 +282,7 @@ def _damaged(rank: int, world_size: int, path: Path) -> list[str]:
 
     def refused() -> None:
         with pytest.raises(DataError) as caught:
-            load(path, {})
+            load_state(path, {})
         said.append(str(caught.value))
 
     whole = data.read_bytes()
@@ -309,7 +310,7 @@ def test_damage_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     assert gone == f"{data}: missing; the manifest says {size} bytes. {rest}"
     assert len(unreadable) == 3
     for text in unreadable:
-        assert re.search(r"manifest\.json: unreadable \(.*\); it lists the files of a ", text)
+        assert re.search(r"manifest\.json: unreadable \(.*\); it must list the files of the checkpoint\.", text)
 
 
 @pytest.mark.parametrize("content", [bytes(range(128, 256)), b"", b"step-ten\n", b"../../elsewhere\n"])
@@ -319,7 +320,7 @@ def test_a_pointer_of_other_bytes_is_damage(name: str, content: bytes, tmp_path:
         (tmp_path / f"step-{step}").mkdir()
         (tmp_path / f"step-{step}" / "manifest.json").touch()
     (tmp_path / name).write_bytes(content)
-    for read in (lambda: CheckpointStore(tmp_path).find(name), lambda: entries(tmp_path)):
+    for read in (lambda: CheckpointStore(tmp_path).find(name), lambda: finished_checkpoints(tmp_path)):
         with pytest.raises(DataError) as caught:
             read()
         assert (caught.value.place, caught.value.exit_code) == (str(tmp_path / name), 3)
@@ -343,19 +344,19 @@ def test_pointers_and_names(tmp_path: Path) -> None:
 
 
 def _model(rank: int, world_size: int, data: Path, sharding: str, path: Path, write: bool) -> dict[str, Any]:
-    from ple_rec.training.context import build_context
+    from ple_rec.training.context import build_train_context
 
     config = small_config(data, {"embeddings": {"dim": 4, "sharding": sharding}, "seed": 3 if write else 8})
-    job = build_context(config, ranks_of(rank, world_size))
+    job = build_train_context(config, ranks_of(rank, world_size))
     state = {"model": job.model.state_dict()}
     if write:
         CheckpointStore(path.parent).save(3, state, best=False, written_by={})
     else:
-        load(path, state)
+        load_state(path, state)
         job.model.load_state_dict(state["model"])
-    return {name: p.detach().clone() for name, p in job.bare.named_parameters() if "embedd" not in name} | whole_tables(
-        job.model
-    )
+    return {
+        name: p.detach().clone() for name, p in job.unwrapped_model.named_parameters() if "embedd" not in name
+    } | whole_tables(job.model)
 
 
 def test_another_number_of_ranks_and_sharding_can_load_a_model(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ple_rec.cli import main
 from ple_rec.cli.app import VERBS
 from ple_rec.cli.submission import check_input
 from ple_rec.cli.train import train
-from ple_rec.config.choices import COMPARISONS, recipe_names
+from ple_rec.config.choices import COMPARISON_CONFIGS, recipe_names
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
@@ -115,24 +115,24 @@ def test_help_names_all_that_a_run_writes() -> None:
         ),
         (
             ["compare", "--config", "tiny.toml"],
-            "tiny.toml: the configuration of a run; a comparison is a file of its own, which names runs in "
-            "[variants.NAME] tables. Fix: write one, with this file as the base of a variant; `ple-rec compare --help` "
-            "shows the smallest",
+            "tiny.toml: the configuration of a run; a comparison has a file of its own, with a table "
+            "[variants.NAME] for each model. Fix: write one that names this file as the base of a variant; `ple-rec "
+            "compare --help` shows the smallest",
         ),
         (
             ["compare", "--config", "census-ple"],
-            "census-ple: a recipe of a run; that of a comparison is needed here. Fix: call `ple-rec train --config "
-            f"census-ple`, or name one of {', '.join(recipe_names(COMPARISONS))}",
+            "census-ple: a recipe of a run; the configuration of a comparison is needed here. Fix: call "
+            f"`ple-rec train --config census-ple`, or name one of {', '.join(recipe_names(COMPARISON_CONFIGS))}",
         ),
         (
             ["compare", "--config", "census-compare", "--reuse", "runs/nix"],
-            "--reuse: runs/nix holds no compare.toml; runs are taken over from the directory of a comparison. "
-            "Fix: give one that `ple-rec compare` wrote, as runs/compare/NAME",
+            "--reuse: runs/nix holds no compare.toml; finished runs are copied from the directory of another "
+            "comparison. Fix: give a directory that `ple-rec compare` wrote, such as runs/compare/NAME",
         ),
         (
             ["train", "--config", "census-compare"],
-            "census-compare: a recipe of a comparison; that of a run is needed here. Fix: call `ple-rec compare "
-            f"--config census-compare`, or name one of {', '.join(recipe_names())}",
+            "census-compare: a recipe of a comparison; the configuration of a run is needed here. Fix: call "
+            f"`ple-rec compare --config census-compare`, or name one of {', '.join(recipe_names())}",
         ),
         (
             ["train", "--config", "tiny.toml", "--resume", "--overwrite"],
@@ -181,7 +181,7 @@ def test_an_interrupted_comparison_says_that_it_goes_on(
     monkeypatch.setattr("ple_rec.analysis.compare.compare.run_comparison", interrupted)
     assert main(["compare", "--config", "census-compare"]) == 130
     assert said(capsys).splitlines() == [
-        "what has finished is kept; the same command goes on with the rest",
+        "finished runs are kept; the same command resumes the others",
         "ple-rec: interrupted",
     ]
 
@@ -261,8 +261,8 @@ BAD_TRAINING = {
         no_column,
         [],
         3,
-        "data/train/part-00000.parquet: no column click; schema.toml names it. "
-        "Fix: write the column, or take it out of schema.toml",
+        "data/train/part-00000.parquet: no column click; schema.toml lists it. "
+        "Fix: write the column, or remove it from schema.toml",
     ),
     "unknown task": (
         nothing,
@@ -288,22 +288,23 @@ BAD_TRAINING = {
         nothing,
         ["--ranks", "16", "--set", "data.virtual_shards=16"],
         2,
-        "data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. "
+        "data/train: 8 row group(s) for 16 ranks; each rank must read at least one row group. "
         "Fix: use fewer ranks, or prepare the dataset with smaller row groups",
     ),
     "ranks do not divide the shards": (
         nothing,
         ["--ranks", "3"],
         2,
-        "data.virtual_shards: got 2 with 3 ranks; the number of ranks divides it, so that every rank owns equally many "
-        "shards. Fix: set data.virtual_shards = 3 and a global batch of 15, or use another number of ranks",
+        "data.virtual_shards: got 2 with 3 ranks; it must be a multiple of the number of ranks, so that "
+        "all ranks read equally many shards. Fix: set data.virtual_shards = 3 and a global batch of 15, or use "
+        "another number of ranks",
     ),
     "too few steps to profile": (
         nothing,
         ["--profile", "--set", "train.epochs=", "--set", "train.steps=2"],
         2,
-        "--profile: 2 step(s) to train; a profile takes 3 at least, to warm up, to be timed and to be traced, and 33 "
-        "if it is to be a good one. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
+        "--profile: 2 step(s) to train; a profile needs at least 3 steps, to warm up, to time and to trace one "
+        "each; a full profile has 33. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
         "--profile",
     ),
     "already a run": (
@@ -370,7 +371,7 @@ def test_divergence_ends_with_4_and_no_checkpoint(here: Path, capsys: pytest.Cap
     assert main(["train", "--config", "tiny.toml", *flags]) == 4
     text = said(capsys)
     assert text.startswith("ple-rec: step 2: the losses of tasks click, like are not finite")
-    assert "not finite; training stops, since the step has already reached the tables. Fix: " in text
+    assert "not finite; training stops, since this step has already updated the tables. Fix: " in text
     assert "\n" not in text
     assert not (here / "elsewhere" / "checkpoints").exists()
     assert (here / "elsewhere" / "report.html").is_file()
@@ -398,7 +399,7 @@ def test_train_and_evaluate(here: Path, capsys: pytest.CaptureFixture[str]) -> N
 
     assert main(["evaluate", "tiny", "--set", "model.levels[0].task_experts=2"]) == 2  # as `ple-rec runs` names it
     assert said(capsys).startswith(
-        "ple-rec: --set model.levels[0].task_experts: was 1, is 2; an evaluation is of the run as it was trained; only "
+        "ple-rec: --set model.levels[0].task_experts: was 1, is 2; a run is evaluated as it was trained; only "
         "data.path, data.prefetch, data.buffer_mib, evaluation, runtime, "
     )
     assert check_input(["evaluate", "tiny"], lambda: [2]) == 0  # as before its ranks start
@@ -445,7 +446,7 @@ def test_one_command_line_begins_goes_on_and_ends(here: Path, capsys: pytest.Cap
     assert main([*command, "--set", "train.epochs=2"]) == 0
     said_then = capsys.readouterr().out
     assert "goes on from runs/tiny/checkpoints/step-16\n" in said_then
-    assert "this run was of 16 steps, it is of 32 now: its configuration is another one\n" in said_then
+    assert "this run had 16 steps and now has 32, since its configuration has changed\n" in said_then
     assert json.loads((run / "metrics.json").read_text())["steps"] == 32
 
 
@@ -492,7 +493,7 @@ def test_a_run_that_is_no_better_than_its_start_says_so(
 def test_the_task_that_is_the_whole_loss_is_named_at_the_end(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(results, "_WORSE", 0.0)
+    monkeypatch.setattr(results, "_WORSE_RATIO", 0.0)
     assert main(["train", "--config", "tiny.toml", "--set", "tasks=[{name='click', weight=1e6}, {name='like'}]"]) == 0
     fixes = [line.partition("Fix: ")[2] for line in capsys.readouterr().out.splitlines() if "always predicting" in line]
     assert len(fixes) == 2

@@ -95,7 +95,7 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
         ("train --version", 'train: unknown argument "--version"; did you mean "--overwrite"?'),
         (
             "train -- --config a",
-            'train: unknown argument "--config"; behind -- no word is a flag. Fix: leave out the --',
+            'train: unknown argument "--config"; after -- no word is a flag. Fix: leave out the --',
         ),
         ("compare --variants=a b", 'compare: unknown argument "b"; known: --config, '),
         ("plan --compare=a b", "--compare: too few values; it takes 2 of them. Fix: run `ple-rec plan --help`"),
@@ -125,7 +125,7 @@ def test_a_command_line_that_is_read(line: str, argument: str, value: object) ->
         ("prep x --seed 1.5", "--seed: got '1.5'; expected an int. Fix: run `ple-rec prep --help`"),
         ("prep x --correlation much", "--correlation: got 'much'; expected a number. Fix: run `ple-rec prep --help`"),
         ("plan --compare a", "--compare: too few values; it takes 2 of them. Fix: run `ple-rec plan --help`"),
-        ("plan --rows a", "--rows: got 'a'; rows read TABLE=N, e.g. user_id=300e6. Fix: run `ple-rec plan --help`"),
+        ("plan --rows a", "--rows: got 'a'; expected TABLE=N, e.g. user_id=300e6. Fix: run `ple-rec plan --help`"),
         ("compare --share 4/4", "--share: got '4/4'; write I/N with I from 0 to N-1, e.g. 0/4. Fix: run "),
         ("checkpoint lsit", 'checkpoint: unknown action "lsit"; did you mean "list"? (known: list, verify, show).'),
         ("checkpoint list r --checkpoint x", 'checkpoint list: unknown argument "--checkpoint"; known: --json. Fix: '),
@@ -364,7 +364,7 @@ def test_an_address_is_no_path_of_this_machine(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["fuse", "runs/a", "--target", "click.gauc", "--out", "s3://bucket/fusion"]) == 2
-    said = "ple-rec: --out: got the address s3://...; it is a path of this machine; "
+    said = "ple-rec: --out: got the address s3://...; it must be a path on this machine; "
     assert capsys.readouterr().err.startswith(said)
     assert list(tmp_path.iterdir()) == []
 
@@ -389,7 +389,7 @@ def test_an_address_with_one_slash_is_no_path(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(line.split()) == 2
-    said = "ple-rec: s3:/a: one slash; an address reads s3://bucket/key. Fix: write s3://a\n"
+    said = "ple-rec: s3:/a: has only one slash after the scheme; an address has the form s3://bucket/key. Fix: write s3://a\n"
     assert capsys.readouterr().err == said
     assert list(tmp_path.iterdir()) == []
 
@@ -397,8 +397,11 @@ def test_an_address_with_one_slash_is_no_path(
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("init s3://a/b --from x", "DIR: got 's3://a/b'; expected a path of this machine. "),
-        ("prep census --out x --from s3://a/b", "--from: got s3://a/b; the raw files of census lie on this machine. "),
+        ("init s3://a/b --from x", "DIR: got 's3://a/b'; expected a path on this machine. "),
+        (
+            "prep census --out x --from s3://a/b",
+            "--from: got s3://a/b; the raw files of census must lie on this machine. ",
+        ),
     ],
 )
 def test_an_address_keeps_its_slashes_in_a_message(

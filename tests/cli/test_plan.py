@@ -52,7 +52,7 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
     Path("other.html").touch()
     assert main([*argv, "--out", "other.json"]) == 2
     assert capsys.readouterr().err.startswith(
-        "ple-rec: other.html: is there without its plan; a plan's page is written"
+        "ple-rec: other.html: exists without its plan; a page is only overwritten"
     )
     capsys.readouterr()
 
@@ -61,15 +61,15 @@ def test_a_plan_is_printed_and_written(capsys: pytest.CaptureFixture[str]) -> No
     assert (json.loads(out), err) == (json.loads(Path("plan.json").read_text()), "")
 
     assert main([*argv, "--json", "--roofline"]) == 2
-    assert capsys.readouterr().err.startswith("ple-rec: --roofline: with --json; it is text beside the plan's tables.")
+    assert capsys.readouterr().err.startswith("ple-rec: --roofline: with --json; it adds text to the plan's tables.")
     assert main([*RECIPE, "--device", "cpu", "--roofline"]) == 2
     assert capsys.readouterr().err == (
-        "ple-rec: --roofline: for 1 host x 1 CPU rank; it is of GPUs. Fix: give --device a100-40, a100-80, h100, h200, "
-        "h20, l40s or b200, or leave it out\n"
+        "ple-rec: --roofline: for 1 host x 1 CPU rank; it is the lower bound of a step on GPUs. Fix: give "
+        "--device a100-40, a100-80, h100, h200, h20, l40s or b200, or leave it out\n"
     )
 
     assert main(["plan", "--compare", "plan.json", "plan.json", "--json"]) == 2
-    assert capsys.readouterr().err.startswith("ple-rec: --compare --json: both given; --compare reads two plans and ")
+    assert capsys.readouterr().err.startswith("ple-rec: --compare --json: both given; --compare only reads two ")
     for flag, value in (("--gpus-per-host", "4"), ("--set", "embeddings.dim=8"), ("--samples-per-second", "5")):
         assert main(["plan", "--compare", "plan.json", "plan.json", flag, value]) == 2
         assert capsys.readouterr().err.startswith(f"ple-rec: --compare {flag}: both given; ")
@@ -85,7 +85,7 @@ def test_what_does_not_fit_ends_with_2_and_three_ways_out(capsys: pytest.Capture
         "ple-rec: embeddings.dim: table user_id takes 89.62 GiB of HBM on each rank, of 66.32 GiB allowed: 23.30 GiB "
         "too much (row_wise, fused, its smallest layout); "
     )
-    assert out.splitlines()[0] == "3 ways out, each planned with, the cheapest first:"
+    assert out.splitlines()[0] == "3 changes with which it fits, the cheapest first:"
     assert [line[:5] for line in out.splitlines()[1:]] == ["  1. ", "  2. ", "  3. "]
     assert not Path("plan.json").exists()
 
@@ -125,12 +125,12 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             [*RECIPE, "--device", "h100", "--samples-per-second", "5"],
-            "--samples-per-second: 5 without --find; it is what --find is to reach. Fix: add --find, or leave it out; "
-            "a plan says its rate",
+            "--samples-per-second: 5 without --find; it is the rate that the hosts of --find must reach. Fix: "
+            "add --find, or leave it out; every plan shows its own rate",
         ),
         (
             [*RECIPE, "--device", "h100", "--find", "--hosts", "2"],
-            "--find: with --hosts 2; it looks for the number of hosts. Fix: leave out --hosts",
+            "--find: with --hosts 2; it searches for the number of hosts. Fix: leave out --hosts",
         ),
         (
             [*RECIPE, "--device", "h100", "--rows", "usr_id=3e6"],
@@ -146,13 +146,12 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             [*RECIPE, "--device", "h100", "--out", "data/stats.json"],
-            "data/stats.json: is there, and is no plan (no version); only a plan is written over. Fix: give another "
-            "--out",
+            "data/stats.json: exists and is no plan (no version); only a plan is overwritten. Fix: give another --out",
         ),
         (
             ["plan", "--config", "census-ple", "--device", "h100"],
-            "data.path: no dataset directory data/census; a plan follows from the rows of its tables. Fix: prepare it "
-            "with `ple-rec prep`, or name a schema.toml by data.described_by",
+            "data.path: no dataset directory data/census; a plan needs the number of rows of each table. Fix: prepare "
+            "it with `ple-rec prep`, or name a schema.toml by data.described_by",
         ),
         (
             [*RECIPE, "--device", "h100", "--set", "data.described_by=nowhere"],
@@ -165,13 +164,13 @@ def test_the_smallest_cluster_is_looked_for(capsys: pytest.CaptureFixture[str]) 
         ),
         (
             [*RECIPE, "--device", "cpu", "--set", "embeddings.tables.usr_id.dim=8"],
-            "embeddings.tables: no feature of this run reads table usr_id; it names tables of the dataset; did you "
+            "embeddings.tables: no feature of this run reads table usr_id; it names tables that the run reads; did you "
             'mean "user_id"? (known: USERS). Fix: correct or remove the entry',
         ),
         (
             [*RECIPE, "--device", "cpu", "--set", "table_optimizer.kind=adam"],
-            'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels know sgd, adagrad and rowwise_adagrad. '
-            'Fix: set table_optimizer.kind = "rowwise_adagrad"',
+            'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels support only sgd, adagrad and '
+            'rowwise_adagrad. Fix: set table_optimizer.kind = "rowwise_adagrad"',
         ),
     ],
 )
@@ -201,7 +200,7 @@ def test_few_samples_a_rank_have_no_rate(capsys: pytest.CaptureFixture[str]) -> 
     out = capsys.readouterr().out
     assert "1 host: 63 samples a rank\n" in out
     assert "since 63 samples a rank are few; raise the batch size\n" in out
-    assert not re.search(r"\d samples/s|takes", out)
+    assert not re.search(r"\d samples/s|an epoch of", out)
     assert main([*RECIPE, *few, "--gpus-per-host", "7"]) == 0
     assert re.search(r"\d M samples/s; an epoch", capsys.readouterr().out)
     assert main([*RECIPE, *few, "--gpus-per-host", "2", "--find", "--samples-per-second", "1e15"]) == 2
@@ -291,14 +290,14 @@ def test_rows_read_as_people_write_them(text: str, rows: int) -> None:
 @pytest.mark.parametrize("text", ["1,5", "50,00", "1,000m,000", "5x"])
 def test_rows_of_two_meanings_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RECIPE, "--rows", f"user={text}"]) == 2
-    assert "a number above 0 reads 20e6 or 20M" in capsys.readouterr().err
+    assert "expected a number above 0, e.g. 20e6 or 20M" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--rows", "user_id"], "--rows: got 'user_id'; rows read TABLE=N, e.g. user_id=300e6"),
-        (["--rows", "user_id=many"], "--rows: got 'many'; a number above 0 reads 20e6 or 20M"),
+        (["--rows", "user_id"], "--rows: got 'user_id'; expected TABLE=N, e.g. user_id=300e6"),
+        (["--rows", "user_id=many"], "--rows: got 'many'; expected a number above 0, e.g. 20e6 or 20M"),
         (["--samples", "0.3"], "--samples: got '0.3'; expected 1 or more"),
     ],
 )
@@ -360,7 +359,7 @@ def test_a_file_that_is_no_plan_is_refused_before_a_rank_starts(capsys: pytest.C
     capsys.readouterr()
     one, wide = ["--ranks", "1", "--set", "train.batch_size=8"], ["--ranks", "2", "--set", "embeddings.dim=8"]
     for change, said in (
-        (one, "planned for 1 host x 2 CPU ranks, 2 rank(s); this run has 1; a plan fits only its own tables, "),
+        (one, "planned for 1 host x 2 CPU ranks, 2 rank(s); this run has 1; a plan can be used only with "),
         (wide, "table user was 50 x 4 fp32, is 50 x 8 fp32; "),
     ):
         with pytest.MonkeyPatch.context() as patch:

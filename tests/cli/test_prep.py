@@ -109,11 +109,11 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             [*RUN, "--append", "day=5"],
-            "--append day=5: no --parent; a day is added to a dataset that is there. Fix: name it: --parent DIR",
+            "--append day=5: no --parent; a day is appended to an existing dataset. Fix: name it: --parent DIR",
         ),
         (
             [*RUN, "--master", "local[2]"],
-            "--master: --engine duckdb; it is Spark's. Fix: add --engine spark",
+            "--master: --engine duckdb; only Spark has a master. Fix: add --engine spark",
         ),
         (
             ["prep", "feed.toml", "--from", "rwa", "--out", "d"],
@@ -141,7 +141,7 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["prep", "mmoe-synthetic", "--out", "d", "--correlation", "1.5"],
-            "correlation: got 1.5; it is the cosine of two weights. Fix: give it in [-1, 1]",
+            "correlation: got 1.5; it is a cosine of two weights. Fix: set a number in [-1, 1]",
         ),
         (
             ["prep", "mmoe-synthetic", "--out", "d", "--raw"],
@@ -149,8 +149,7 @@ def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ["prep", "tencent-synthetic", "--out", "d", "--raw", "--overwrite", "--memory", "1GiB", "--dry-run"],
-            "--raw: got --overwrite, --memory, --dry-run; raw logs are written a block at a time, over nothing. "
-            "Fix: drop it",
+            "--raw: got --overwrite, --memory, --dry-run; raw logs are written in blocks to a new folder. Fix: drop it",
         ),
     ],
 )
@@ -176,9 +175,9 @@ def test_spark_without_java_is_refused(
     [
         ("--memory", "4", "got '4'; at least 64MiB is needed. Fix: did you mean 4GiB?"),
         ("--memory", "10MB", f"got '10MB'; at least 64MiB is needed. {SEE}"),
-        ("--memory", "4XB", f"got '4XB'; a size reads 4GiB, 512MiB or 8GB. {SEE}"),
-        ("--memory", "-4GiB", f"got '-4GiB'; a size reads 4GiB, 512MiB or 8GB. {SEE}"),
-        ("--memory", "", f"got ''; a size reads 4GiB, 512MiB or 8GB. {SEE}"),
+        ("--memory", "4XB", f"got '4XB'; expected a size such as 4GiB, 512MiB or 8GB. {SEE}"),
+        ("--memory", "-4GiB", f"got '-4GiB'; expected a size such as 4GiB, 512MiB or 8GB. {SEE}"),
+        ("--memory", "", f"got ''; expected a size such as 4GiB, 512MiB or 8GB. {SEE}"),
         ("--threads", "0", f"got '0'; expected a positive int. {SEE}"),
         ("--threads", "1.5", f"got '1.5'; expected a positive int. {SEE}"),
         ("--rows", "1.5e0", f"got '1.5e0'; expected a positive int. {SEE}"),
@@ -248,7 +247,7 @@ def test_what_a_dry_run_says(here: Path, capsys: pytest.CaptureFixture[str]) -> 
         "valid_view binary: play_time_ms > threshold",
         "completion regression: clip(play_time_ms / duration_ms, 0, 1) where duration_ms > 0",
         "share binary: is_share where is_click = 1",
-        "tables 6 of about 192 rows; SIZE of fp32 weights at dim 16",
+        "tables 6, with about 192 rows in all; SIZE of fp32 weights at dim 16",
     ]
 
 
@@ -256,15 +255,15 @@ def test_a_dry_run_tells_what_prep_would_refuse(here: Path, capsys: pytest.Captu
     run = ["prep", "feed.toml", "--from", "raw", "--dry-run"]
     out, _ = said(capsys, [*run, "--set", "checks.duration=duration_ms >= 4500"], 3)
     rule = r"checks\.duration: duration_ms: .*: duration_ms >= 4500"
-    assert re.search(rf"\n  bad rows     \d\d\.\d\d% break {rule} \(prep will refuse them\)\n", out)
+    assert re.search(rf"\n  bad rows     \d\d\.\d\d% break {rule} \(prep will refuse the log\)\n", out)
     assert out.splitlines()[-1].startswith("  tables ")  # the whole report comes before the exit code
     drop = ["--set", "checks.duration=duration_ms >= 4500", "--set", "on_bad_row=drop"]
     out, _ = said(capsys, [*run, *drop], 3)
-    assert "duration_ms >= 4500 (more than max_bad_fraction = 0.001: prep will refuse them)\n" in out
+    assert "duration_ms >= 4500 (more than max_bad_fraction = 0.001: prep will refuse the log)\n" in out
     out, _ = said(capsys, [*run, *drop, "--set", "max_bad_fraction=0.9"])
     assert "duration_ms >= 4500 (dropped)\n" in out
     out, _ = said(capsys, [*run, "--set", "log.where=user_id > 0"])
-    assert re.search(r"\n  sample       1,\d\d\d rows: the whole log; log\.where takes these of 1,200\n", out)
+    assert re.search(r"\n  sample       1,\d\d\d rows: the whole log; those of 1,200 that log\.where keeps\n", out)
     assert "  not known " not in out
     out, err = said(capsys, [*run, "--set", "sparse[0].value=usr_id"], 3)
     assert out == ""
@@ -294,7 +293,7 @@ def test_a_dry_run_of_synthetic_data_makes_none(here: Path, capsys: pytest.Captu
     assert said(capsys, ["prep", "tencent-synthetic", "--dry-run"])[0] == (
         "tencent-synthetic: a dry run; nothing is written\n"
         "  rows         995,000,000\n"
-        "  tables       24 of about 49,629,152 rows; 2.96 GiB of fp32 weights at dim 16\n"
+        "  tables       24, with about 49,629,152 rows in all; 2.96 GiB of fp32 weights at dim 16\n"
     )
     assert said(capsys, ["prep", "mmoe-synthetic", "--dry-run", "--rows", "1000"])[0] == (
         "mmoe-synthetic: a dry run; nothing is written\n  rows         1,000\n"
@@ -389,8 +388,8 @@ def test_progress_is_lines_without_a_terminal(stream: io.StringIO, monkeypatch: 
     progress = Progress("feed", stream)
     progress.say("digesting")
     with progress.running({"survey": 1.0, "encode": 3.0}, 2_000):
-        progress.phase("survey")
-        progress.phase("encode")
+        progress.begin_phase("survey")
+        progress.begin_phase("encode")
         progress.advance(1_000)
         began = time.monotonic()
         while "1,000 of 2,000" not in stream.getvalue() and time.monotonic() < began + 10:
@@ -412,7 +411,7 @@ def test_progress_is_lines_without_a_terminal(stream: io.StringIO, monkeypatch: 
 def test_progress_never_claims_more_than_all(monkeypatch: pytest.MonkeyPatch) -> None:
     progress = Progress("feed")
     with progress.running({"count": 1.0}, 100):
-        progress.phase("count")
+        progress.begin_phase("count")
         progress.advance(250)
         share, text = progress.state(time.monotonic() + 5)
     assert share == 1

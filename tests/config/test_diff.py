@@ -1,4 +1,4 @@
-from ple_rec.config.diff import changed_beyond, differences
+from ple_rec.config.diff import differences, disallowed_differences
 from ple_rec.config.run import RunConfig
 
 RAW = {
@@ -38,8 +38,8 @@ def test_a_missing_level_is_named_leaf_by_leaf() -> None:
 
 def test_allowed_keys_and_tables_are_left_out() -> None:
     other = _config(seed=3, train={"steps": 7, "batch_size": 32}, checkpoint={"keep": 9})
-    assert changed_beyond(_config(), other, ["checkpoint", "train.steps", "train.epochs"]) == [("seed", 0, 3)]
-    assert [key for key, _, _ in changed_beyond(_config(), other, ["check"])] == [
+    assert disallowed_differences(_config(), other, ["checkpoint", "train.steps", "train.epochs"]) == [("seed", 0, 3)]
+    assert [key for key, _, _ in disallowed_differences(_config(), other, ["check"])] == [
         "seed",
         "train.epochs",
         "train.steps",

@@ -118,8 +118,7 @@ def test_bases_in_a_circle() -> None:
     with pytest.raises(UserError) as caught:
         load_config(Run, "a.toml")
     assert str(caught.value) == (
-        "b.toml: base leads in a circle (a.toml -> b.toml -> a.toml); a base stands below its user. "
-        "Fix: drop one `base`"
+        "b.toml: base leads in a circle (a.toml -> b.toml -> a.toml); no file is its own base. Fix: drop one `base`"
     )
     write("conf/a.toml", 'base = "../conf/a.toml"\n')
     with pytest.raises(UserError, match=r"^conf/a\.toml: base leads in a circle \(conf/a\.toml -> conf/\.\./conf/a\."):

@@ -130,8 +130,8 @@ def test_a_capacity_holds_all_its_rows(dataset: Path, changes: dict[str, int], m
 def test_ids_are_bound_by_the_capacity() -> None:
     table = Table(name="job", rows=10, capacity=16, hash_rows=2)
     assert SCHEMA.model_copy(update={"tables": (table,)}).table_rows() == {"job": 16}
-    assert (table.free, Table(name="job", rows=10).free) == (range(10, 14), range(10, 10))
-    assert Table(name="job", rows=10, capacity=12, hash_rows=2).free == range(10, 10)
+    assert (table.free_rows, Table(name="job", rows=10).free_rows) == (range(10, 14), range(10, 10))
+    assert Table(name="job", rows=10, capacity=12, hash_rows=2).free_rows == range(10, 10)
 
 
 def test_ancestors_begin_with_the_parent(dataset: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ple_rec.config.overrides import MISSING, Changes, apply_changes, apply_overrides, merge
 from ple_rec.config.schema_node import SchemaNode
-from ple_rec.config.words import KeyPath, dotted, toml_value
+from ple_rec.config.words import KeyPath, dotted_path, toml_value
 
 FREE = SchemaNode({}, {})
 keys = st.sampled_from(["a", "b", "c d"])
@@ -26,7 +26,7 @@ def set_of(table: dict[str, Any], path: KeyPath = ()) -> Iterator[str]:
         if isinstance(value, dict):
             yield from set_of(value, (*path, key))
         else:
-            yield f"{dotted((*path, key))}={toml_value(value)}"
+            yield f"{dotted_path((*path, key))}={toml_value(value)}"
 
 
 def plain(value: Any) -> bool:

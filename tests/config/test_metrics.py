@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ple_rec.config.metrics import METRICS, Metric, choosing_metrics, is_higher_better, needs_both_classes
+from ple_rec.config.metrics import METRICS, Metric, is_higher_better, needs_both_classes, selection_metrics
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.config.schema import Task
 from ple_rec.distributed.process_group import process_group
 from ple_rec.metrics import MetricCollection
-from ple_rec.training.validation import best_score
+from ple_rec.training.validation import checkpoint_score
 
 TASKS = (Task(name="click", kind="binary", label="click"), Task(name="watch", kind="regression", label="watch"))
 # Numbers beside the metrics: what a figure is over, or how far it may be off.
@@ -37,7 +37,7 @@ def test_the_table_has_every_metric_of_each_kind_that_is_computed() -> None:
         collection.update(torch.rand(4, 2), labels, torch.ones(4, 2), None, torch.tensor([0, 0, 1, 1]))
         computed = collection.compute()
     for task in TASKS:
-        assert set(computed[task.name]) - OTHERS == {metric.key for metric in METRICS if task.kind in metric.kinds}
+        assert set(computed[task.name]) - OTHERS == {metric.key for metric in METRICS if task.kind in metric.task_kinds}
 
 
 def test_the_table_knows_what_one_class_leaves_undefined() -> None:
@@ -52,17 +52,17 @@ def test_the_table_knows_what_one_class_leaves_undefined() -> None:
     assert not needs_both_classes("loss")
 
 
-@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric.chooses], ids=lambda metric: metric.key)
+@pytest.mark.parametrize("metric", [metric for metric in METRICS if metric.can_select], ids=lambda metric: metric.key)
 def test_the_best_checkpoint_and_a_comparison_agree(metric: Metric) -> None:
-    found = [best_score(f"click.{metric.key}", {"click": {metric.key: value}}, 0.0) for value in (0.25, 0.75)]
+    found = [checkpoint_score(f"click.{metric.key}", {"click": {metric.key: value}}, 0.0) for value in (0.25, 0.75)]
     scores = [score for score in found if score is not None]
     assert [metric.rank_key(value) for value in (0.25, 0.75)] == [-score for score in scores]
     assert scores == sorted(scores, reverse=not is_higher_better(f"mean.{metric.key}"))
 
 
 def test_a_kind_is_judged_by_its_own_metrics() -> None:
-    assert choosing_metrics("binary") == ["auc", "gauc", "ne", "logloss"]
-    assert choosing_metrics("regression") == ["mse", "rmse", "mae"]
+    assert selection_metrics("binary") == ["auc", "gauc", "ne", "logloss"]
+    assert selection_metrics("regression") == ["mse", "rmse", "mae"]
     assert not is_higher_better("loss")
 
 

@@ -15,7 +15,7 @@ from ple_rec.config.model import (
     ModelConfig,
     SluiceConfig,
 )
-from ple_rec.config.problems import check
+from ple_rec.config.problems import parse_document
 from ple_rec.config.run import RunConfig
 
 LEVEL = {"expert_hidden": [8]}
@@ -32,7 +32,7 @@ def _load(variant: str, **model: Any) -> ModelConfig:
 
 def _problems(variant: str, **model: Any) -> list[str]:
     raw = _document({"variant": variant} | model)
-    return check(RunConfig, raw)[1]
+    return parse_document(RunConfig, raw)[1]
 
 
 def test_experts_without_number_are_refused() -> None:
@@ -99,7 +99,7 @@ def test_two_ways_to_one_donor_are_no_circle() -> None:
         (
             [[8], [4, 8], [6]],
             {},
-            "model: levels have output widths 8, 8, 6; sluice mixes its levels, so they are equal",
+            "model: levels have output widths 8, 8, 6; sluice mixes its levels, so these must be equal",
         ),
         ([[9]], {}, "model: subspaces = 2 does not divide the levels' output width 9"),
         ([[3, 8], [8]], {"subspaces": 3}, "model: subspaces = 3 does not divide the levels' output width 8"),
@@ -190,7 +190,7 @@ def test_a_single_level_is_enough_and_the_rest_has_defaults() -> None:
     assert not stitch.per_channel
     sluice = _load("sluice", levels=[LEVEL])
     assert isinstance(sluice, SluiceConfig)
-    assert (sluice.subspaces, sluice.penalty) == (2, 0.01)
+    assert (sluice.subspaces, sluice.penalty_weight) == (2, 0.01)
     ml_mmoe = _load("ml_mmoe", levels=[{"experts": 2}])
     assert isinstance(ml_mmoe, MlMmoeConfig)
     assert ml_mmoe.levels[0].expert_hidden == (128,)

@@ -11,7 +11,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from ple_rec.config.base import BY_TYPE, Config, Fraction, Name, PositiveFloat, PositiveInt, Sizes, Split
 from ple_rec.config.load import ConfigError, load_config
-from ple_rec.config.problems import check
+from ple_rec.config.problems import parse_document
 from ple_rec.errors import UserError
 
 
@@ -84,7 +84,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def problems(raw: dict[str, Any]) -> list[str]:
-    return check(Run, raw)[1]
+    return parse_document(Run, raw)[1]
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_all_problems_together_in_the_order_of_the_file(tmp_path: Path) -> None:
 
 
 def test_config_error_is_a_user_error_that_pickles() -> None:
-    error = ConfigError.of("a.toml", ["x: missing; expected an int"])
+    error = ConfigError.from_problems("a.toml", ["x: missing; expected an int"])
     assert isinstance(error, UserError)
     assert error.exit_code == 2
     copy = pickle.loads(pickle.dumps(error))

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ple_rec.config.problems import check
+from ple_rec.config.problems import parse_document
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema_node import SchemaNode
 
@@ -17,7 +17,7 @@ def all_keys(node: SchemaNode) -> set[str]:
     return set(node.keys).union(*(all_keys(child) for child in inner if child is not None))
 
 
-KEYS = [*sorted(all_keys(SchemaNode.of(RunConfig))), "", "a b", "ple", "[key]", "int", "line\nbreak", "0"]
+KEYS = [*sorted(all_keys(SchemaNode.of_class(RunConfig))), "", "a b", "ple", "[key]", "int", "line\nbreak", "0"]
 keys = st.sampled_from(KEYS)
 leaves = st.one_of(
     st.booleans(),
@@ -45,7 +45,7 @@ documents = st.fixed_dictionaries(
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(documents)
 def test_problems_are_lines(raw: dict[str, Any]) -> None:
-    config, problems = check(RunConfig, raw)
+    config, problems = parse_document(RunConfig, raw)
     assert config is not None or problems
     assert all(problem.strip() and "\n" not in problem and len(problem) < 400 for problem in problems)
     assert not any(problem.endswith(" ") or "anything" in problem or "xtra input" in problem for problem in problems)

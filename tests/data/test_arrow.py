@@ -240,7 +240,7 @@ TEXT = pa.array(["12", "13", None, "12"])
 )
 def test_text_groups_and_dates_are_refused_even_where_they_look_like_numbers(column: pa.Array) -> None:
     assert refusal(g=column) == (
-        f"part, row group 0, column 'g': type {column.type}; it must be int64 or convert to it (only numbers do). "
+        f"part, row group 0, column 'g': type {column.type}; it must be int64 or convert to it (only numbers convert). "
         "Fix: prepare the dataset again"
     )
 
@@ -260,7 +260,7 @@ def test_text_groups_and_dates_are_refused_even_where_they_look_like_numbers(col
 def test_columns_of_another_type_are_refused(name: str, column: pa.Array, kind: str) -> None:
     assert refusal(**{name: column}) == (
         f"part, row group 0, column {name!r}: type {column.type}; it must be {kind} or convert to it "
-        "(only numbers do). Fix: prepare the dataset again"
+        "(only numbers convert). Fix: prepare the dataset again"
     )
 
 
@@ -292,10 +292,10 @@ def test_values_that_do_not_convert_are_refused(name: str, column: pa.Array, kin
 @pytest.mark.parametrize(
     ("column", "found", "rule"),
     [
-        (IDS, "int64", "list<int64> or convert to it (it has no lists)"),
-        (TEXT, "string", "list<int64> or convert to it (it has no lists)"),
-        (pa.array([["1"], [], [], []]), "string", "int64 or convert to it (only numbers do)"),
-        (pa.array([[[1]], [], [], []]), "list<item: int64>", "int64 or convert to it (only numbers do)"),
+        (IDS, "int64", "list<int64> or convert to it (the column has no lists)"),
+        (TEXT, "string", "list<int64> or convert to it (the column has no lists)"),
+        (pa.array([["1"], [], [], []]), "string", "int64 or convert to it (only numbers convert)"),
+        (pa.array([[[1]], [], [], []]), "list<item: int64>", "int64 or convert to it (only numbers convert)"),
     ],
 )
 def test_bags_of_anything_else_are_refused(column: pa.Array, found: str, rule: str) -> None:
@@ -318,7 +318,7 @@ def test_ids_outside_the_table_of_any_width(kind: pa.DataType, rows: int, bad: i
     for found, row in ((single(rows, column), 2), (bagged(rows, bag), 3)):
         assert found == (
             f"part, row group 0, column 'id', row {row}: id {bad}; table 't' has rows 0 to {rows - 1}. Fix: prepare "
-            "the dataset again; its vocabulary and its parts do not belong together"
+            "the dataset again, since its schema and its Parquet files do not belong together"
         )
 
 

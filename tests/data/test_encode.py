@@ -61,7 +61,7 @@ def test_every_row_has_a_value_that_becomes_it(logs: Path, encoder: Encoder) -> 
     for name, raw in encoder.features.items():
         rows = parts[name].to_pylist()[:50]
         flat = [row for bag in rows for row in bag] if raw.feature.bag else rows
-        values = encoder.values(name, flat)
+        values = encoder.example_values(name, flat)
         assert any(flat) is any(value is not None for value in values)
         wrapped = pa.array([[value] for value in values]) if raw.feature.bag else pa.array(values)
         found = encoder.rows(name, wrapped, name)
@@ -90,7 +90,7 @@ def test_values_of_a_table_without_a_vocabulary_are_its_rows(tmp_path: Path) -> 
     assert encoder.features["user"].kind == "int"
     values = pa.array([None, -1, 0, 1, USERS - 1, USERS, 1 << 40])
     assert encoder.rows("user", values, "x").to_pylist() == [0, 0, 0, 1, USERS - 1, 0, 0]
-    with pytest.raises(DataError, match="no vocabulary, so values of user are its rows"):
+    with pytest.raises(DataError, match="no vocabulary, so values of user must be rows of it"):
         encoder.rows("user", pa.array(["a"]), "x")
 
 

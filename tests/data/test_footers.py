@@ -75,10 +75,10 @@ def test_the_latest_footers_are_kept(path: Path, parsed: list[str]) -> None:
     sizes = [pq.read_metadata(file).serialized_size for file in files]
     footers = Footers(Digests.read(path), max_bytes=sizes[0] + sizes[1])
     for i in (0, 1, 0, 2, 0, 1):
-        footers.of(files[i])
+        footers.get(files[i])
     assert [int(name[5:10]) for name in parsed] == [0, 1, 2, 1]
     alone = Footers(Digests.read(path), max_bytes=1)
-    assert alone.of(files[3]) is alone.of(files[3])
+    assert alone.get(files[3]) is alone.get(files[3])
 
 
 def test_a_footer_that_is_let_go_is_freed_at_once(path: Path) -> None:
@@ -119,6 +119,6 @@ def test_a_part_replaced_under_a_reader_is_refused(path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_columns(groups[0], ["user"])
     assert str(caught.value) == (
-        f"{file}, row group 0: 4 rows; it had 5 when the dataset was opened. Fix: prepare a dataset into a directory "
-        "of its own while a run reads, and start again"
+        f"{file}, row group 0: 4 rows; it had 5 when the dataset was opened. Fix: start again, and do not write to a "
+        "dataset directory while a run reads it"
     )

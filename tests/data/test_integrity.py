@@ -18,7 +18,7 @@ import pytest
 
 from data_prep import prepare, write_tables
 from data_prep.output.parts import write_part
-from data_prep.output.writer import prepared_recipe
+from data_prep.output.writer import existing_recipe_digest
 from data_prep.run import Options
 from ple_rec.cli import main
 from ple_rec.config.schema import DenseFeature, SparseFeature, Task
@@ -86,7 +86,7 @@ def test_no_bit_of_a_part_flips_unseen(tables: Path) -> None:
                 assert read(tables) == whole  # of bytes that no value comes from
             except DataError as error:
                 refused += str(file) in str(error)
-            assert list(DatasetDirectory(tables).digests.changes())
+            assert list(DatasetDirectory(tables).digests.find_changes())
     finally:
         file.write_bytes(content)
     assert refused > 250
@@ -156,7 +156,7 @@ def test_what_a_file_is_used_for_waits_for_its_digest(
     prepared: Path, name: str, damage: Callable[[Path], None], use: Callable[[Path], object]
 ) -> None:
     damage(prepared / name)
-    with pytest.raises(DataError, match=rf"data/{name}: .*_SUCCESS says .* take \"{name}\" out of \"files\""):
+    with pytest.raises(DataError, match=rf"data/{name}: .*_SUCCESS says .* remove \"{name}\" from \"files\""):
         use(prepared)
 
 
@@ -209,7 +209,7 @@ def test_a_dataset_of_another_user_is_told(prepared: Path, monkeypatch: pytest.M
     ):
         DatasetDirectory(prepared)
     with pytest.raises(UserError, match=r"data: cannot be read \(Permission denied\); prep checks the place"):
-        prepared_recipe(prepared)
+        existing_recipe_digest(prepared)
 
 
 def test_a_part_that_is_a_fifo_is_refused_and_not_waited_for(
@@ -217,7 +217,9 @@ def test_a_part_that_is_a_fifo_is_refused_and_not_waited_for(
 ) -> None:
     os.mkfifo(fifo := prepared / "valid" / "part-9.parquet")
     assert main(["verify", str(prepared)]) == 3
-    assert f"{fifo}: unreadable (is no regular file); a part is a Parquet file. Fix: copy it" in capsys.readouterr().out
+    assert (
+        f"{fifo}: unreadable (is not a regular file); a part is a Parquet file. Fix: copy it" in capsys.readouterr().out
+    )
 
 
 def test_a_dataset_without_digests_is_read_as_it_is(prepared: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -96,11 +96,11 @@ def test_texts_whose_keys_collide_are_told_apart(raw: list[str], others: list[st
 
 def test_keys_of_texts_differ() -> None:
     texts = [text[:n] for text in ("\0" * 40, "a" * 40, "".join(map(chr, range(40)))) for n in range(1, 41)]
-    offsets, text = vocabulary_index.buffers(vocabulary_index.binary(pa.array(texts)))
+    offsets, text = vocabulary_index.text_buffers(vocabulary_index.to_binary(pa.array(texts)))
     keys = hash_index.text_keys(offsets, text)
     assert len(set(keys.tolist())) == len(set(texts)) == 119  # "\0" begins two of them
     for i, one in enumerate(texts):  # of its bytes alone, wherever it stands
-        alone = vocabulary_index.buffers(vocabulary_index.binary(pa.array(["xyz" * (i % 5), one]))[1:])
+        alone = vocabulary_index.text_buffers(vocabulary_index.to_binary(pa.array(["xyz" * (i % 5), one]))[1:])
         assert hash_index.text_keys(*alone).tolist() == [keys[i]]
 
 
@@ -179,8 +179,8 @@ def test_values_of_another_kind_are_refused(
     with pytest.raises(DataError) as caught:
         VocabularyLookup(file).rows(values, "log.parquet, column 'user'")
     assert str(caught.value) == (
-        f"log.parquet, column 'user': values of type {found}; {file} has {wanted}. Fix: give {wanted}, as the logs had "
-        "them from which the dataset was prepared"
+        f"log.parquet, column 'user': values of type {found}; {file} has {wanted}. Fix: give {wanted}, as in the "
+        "logs from which the dataset was prepared"
     )
 
 
@@ -192,22 +192,22 @@ AGAIN = "copy the dataset again, or prepare it again with --overwrite"
     [
         ([1, 2], {"raw": None}, "", f"no column raw; a vocabulary has the columns raw and row. Fix: {AGAIN}"),
         ([1, 2], {"row": None}, "", f"no column row; a vocabulary has the columns raw and row. Fix: {AGAIN}"),
-        ([0.5], {}, "", f"column 'raw' is double; raw values are int64 or text. Fix: {AGAIN}"),
-        ([1], {"row": ["1"]}, "", f"column 'row' is string; it holds the numbers 1, 2, .... Fix: {AGAIN}"),
+        ([0.5], {}, "", f"column 'raw' is double; raw values must be int64 or text. Fix: {AGAIN}"),
+        ([1], {"row": ["1"]}, "", f"column 'row' is string; it must contain the numbers 1, 2, .... Fix: {AGAIN}"),
         (
             [4, 5, 6],
             {"row": [1, 3, 2]},
             ", column 'row', row 1",
-            f"got 3; rows ascend from 1, so it must be 2. Fix: {AGAIN}",
+            f"got 3; rows are 1, 2, ..., so it must be 2. Fix: {AGAIN}",
         ),
         (
             [4, None, 6],
             {},
             ", column 'raw', row 1",
-            f"null; a missing value is row 0 and is in no vocabulary. Fix: {AGAIN}",
+            f"null; missing values have row 0, which is not in the vocabulary. Fix: {AGAIN}",
         ),
-        ([4, 5, 4], {}, ", column 'raw', row 2", f"4 once more; a value has one row. Fix: {AGAIN}"),
-        (["a", "b", "a"], {}, ", column 'raw', row 2", f"'a' once more; a value has one row. Fix: {AGAIN}"),
+        ([4, 5, 4], {}, ", column 'raw', row 2", f"4 is repeated; a value has one row. Fix: {AGAIN}"),
+        (["a", "b", "a"], {}, ", column 'raw', row 2", f"'a' is repeated; a value has one row. Fix: {AGAIN}"),
     ],
 )
 def test_vocabularies_that_are_refused(
@@ -240,8 +240,8 @@ def test_a_vocabulary_larger_than_its_table(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         VocabularyLookup.of_table(file, Table(name="user", rows=3))
     assert str(caught.value) == (
-        f"{tmp_path}/vocab/user.parquet: 3 values; schema.toml leaves 2 rows of its table for them. Fix: put the "
-        "vocabulary and the schema.toml of one dataset together"
+        f"{tmp_path}/vocab/user.parquet: 3 values; schema.toml has 2 rows for them in the table. Fix: use the "
+        "vocabulary and the schema.toml of the same dataset"
     )
 
 
@@ -255,9 +255,9 @@ def test_no_room_for_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError) as caught:
         VocabularyLookup(file)
     assert str(caught.value) == (
-        f"the index of {file}: cannot be written ([Errno 28] No space left on device); it lies beside the vocabulary, "
-        "or in /cache/ple_rec/vocab if nothing may be written there. Fix: make room there, or set PLE_REC_CACHE to "
-        "a folder that has some"
+        f"the index of {file}: cannot be written ([Errno 28] No space left on device); it is written beside the "
+        "vocabulary, or into /cache/ple_rec/vocab if that is not allowed. Fix: free some space there, or set "
+        "PLE_REC_CACHE to another folder"
     )
     assert names(tmp_path) == ["t.parquet"]
 

@@ -19,7 +19,7 @@ from ple_rec.data.loader import Loader
 from ple_rec.data.order import (
     Piece,
     cut_pieces,
-    order_of_need,
+    reading_order,
     request_order,
     row_group_order,
     row_order,
@@ -63,7 +63,7 @@ def test_pieces_are_needed_as_steps_come_to_them(sizes: list[int], shards: int, 
         for line in lines:
             taken += line[step * rows_per_step : (step + 1) * rows_per_step]
     expected: dict[Piece, None] = dict.fromkeys(taken)
-    assert order_of_need(pieces, rows_per_step) == list(expected)
+    assert reading_order(pieces, rows_per_step) == list(expected)
 
 
 @settings(deadline=None, derandomize=True)
@@ -262,30 +262,33 @@ def test_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
             64,
             6,
             4,
-            "data.virtual_shards: got 6 with 4 ranks; the number of ranks divides it, so that every rank owns equally "
-            "many shards. Fix: set data.virtual_shards = 8, or use another number of ranks",
+            "data.virtual_shards: got 6 with 4 ranks; it must be a multiple of the number of ranks, so that "
+            "all ranks read equally many shards. Fix: set data.virtual_shards = 8, or use another number of ranks",
         ),
         (
             64,
             6,
             5,
-            "data.virtual_shards: got 6 with 5 ranks; the number of ranks divides it, so that every rank owns equally "
-            "many shards. Fix: set data.virtual_shards = 10 and a global batch of 60, or use another number of ranks",
+            "data.virtual_shards: got 6 with 5 ranks; it must be a multiple of the number of ranks, so that "
+            "all ranks read equally many shards. Fix: set data.virtual_shards = 10 and a global batch of 60, or use "
+            "another number of ranks",
         ),
         (
             100,
             16,
             4,
-            "train.batch_size: got 100 samples over all ranks with data.virtual_shards = 16; every virtual shard "
-            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "train.batch_size: got 100 samples over all ranks with data.virtual_shards = 16; it must be a "
+            "multiple of the virtual shards, since a batch takes equally many samples from each of them. Fix: use a "
+            "global batch of "
             "96, or another data.virtual_shards",
         ),
         (
             3,
             16,
             4,
-            "train.batch_size: got 3 samples over all ranks with data.virtual_shards = 16; every virtual shard "
-            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "train.batch_size: got 3 samples over all ranks with data.virtual_shards = 16; it must be a "
+            "multiple of the virtual shards, since a batch takes equally many samples from each of them. Fix: use a "
+            "global batch of "
             "16, or another data.virtual_shards",
         ),
     ],

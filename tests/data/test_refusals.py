@@ -71,8 +71,8 @@ def test_a_folder_of_raw_logs_is_not_told_to_move_away(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "day.csv").write_text("user_id\n1\n")
     assert refusal(lambda: DatasetDirectory(tmp_path / "raw")) == (
-        f"{tmp_path}/raw: no schema.toml and no _SUCCESS; it is no dataset directory. Fix: make one of raw logs with "
-        f"`ple-rec prep FILE.toml --from {tmp_path}/raw --out DIR`, and name that"
+        f"{tmp_path}/raw: no schema.toml and no _SUCCESS; it is no dataset directory. Fix: if it holds raw logs, "
+        f"prepare them by `ple-rec prep FILE.toml --from {tmp_path}/raw --out DIR`, and name DIR"
     )
 
 
@@ -80,7 +80,7 @@ def test_split_without_parts(path: Path) -> None:
     for file in (path / "valid").iterdir():
         file.unlink()
     message = (
-        f"{path}/valid: no Parquet parts; this needs the valid split. "
+        f"{path}/valid: no Parquet parts; the valid split is needed here. "
         f"Fix: write its rows there as *.parquet, or {AGAIN}"
     )
     assert refusal(lambda: load(path, "valid"), UserError) == message
@@ -91,7 +91,8 @@ def test_split_without_parts(path: Path) -> None:
 def test_split_without_rows(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", rows=1)
     assert refusal(lambda: load(tmp_path / "data", "valid"), UserError) == (
-        f"{tmp_path}/data/valid: no rows; this needs the valid split. Fix: prepare more data, or split it otherwise"
+        f"{tmp_path}/data/valid: no rows; the valid split is needed here. Fix: prepare more data, or split it "
+        "differently"
     )
 
 
@@ -124,7 +125,8 @@ def test_part_of_another_dataset(path: Path, found: str, fix: str) -> None:
     write_row_groups(file, [pq.read_table(file)], found)
     schema = DatasetDirectory(path).schema
     assert refusal(lambda: load(path)) == (
-        f"{file}: fingerprint {found or 'missing'}; every part carries that of the dataset, {schema.fingerprint}. "
+        f"{file}: fingerprint {found or 'missing'}; every part must have the fingerprint of the "
+        f"dataset, {schema.fingerprint}. "
         f"Fix: {fix}, or {AGAIN}"
     )
 
@@ -185,13 +187,13 @@ def test_part_without_a_column(path: Path) -> None:
         file, [table.drop_columns(["item", "tag_weights", "watched"])], DatasetDirectory(path).schema.fingerprint
     )
     assert refusal(lambda: load(path)) == (
-        f"{file}: no column item, tag_weights, watched; schema.toml names them. "
-        "Fix: write the column, or take it out of schema.toml"
+        f"{file}: no column item, tag_weights, watched; schema.toml lists them. "
+        "Fix: write the column, or remove it from schema.toml"
     )
     write_row_groups(file, [table.rename_columns({"click": "clicked"})], DatasetDirectory(path).schema.fingerprint)
     assert refusal(lambda: load(path)) == (
-        f"{file}: no column click; schema.toml names it. "
-        "Fix: did you mean 'clicked'? else write the column, or take it out of schema.toml"
+        f"{file}: no column click; schema.toml lists it. "
+        "Fix: did you mean 'clicked'? else write the column, or remove it from schema.toml"
     )
 
 
@@ -204,13 +206,13 @@ def test_columns_that_the_run_does_not_read_may_be_missing(path: Path) -> None:
     assert sum(batch.rows for batch in one.epoch(0)) == 32
 
 
-FOREIGN_ID = "prepare the dataset again; its vocabulary and its parts do not belong together"
+FOREIGN_ID = "prepare the dataset again, since its schema and its Parquet files do not belong together"
 BAD_LABEL = (
-    "correct the label's definition, or leave the row out by the task's sample-space column, "
+    "correct the label's definition, or exclude the row by the task's sample-space column, "
     "and prepare the dataset again"
 )
 WEIGHTS = "correct the weights and prepare the dataset again"
-LOGS = "correct the logs, or map such values to null, and prepare the dataset again"
+LOGS = "correct the logs, or replace such values by null, and prepare the dataset again"
 NAN, INF = float("nan"), float("inf")
 
 # column, value put into row 5 of the second row group, value and rule of the message, fix
@@ -307,7 +309,7 @@ def test_bag_weight_that_is_not_finite(tmp_path: Path, weight: float, found: str
     spoil(tmp_path / "data", {"tags": [3, 4, 5], "tag_weights": [0.5, 1.0, weight]})
     assert refusal(lambda: load(tmp_path / "data")) == (
         f"{tmp_path}/data/train/part-00000.parquet, row group 1, column 'tag_weights', row 5: got {found}; "
-        f"the weights of a bag are finite or null (1). Fix: {WEIGHTS}"
+        f"the weights of a bag are finite, or null, which means 1. Fix: {WEIGHTS}"
     )
 
 
@@ -318,7 +320,7 @@ def test_text_group(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", rows=20, edit=edit)
     assert refusal(lambda: load(tmp_path / "data")) == (
         f"{tmp_path}/data/train/part-00000.parquet, row group 0, column 'request': type string; "
-        f"it must be int64 or convert to it (only numbers do). Fix: {AGAIN}"
+        f"it must be int64 or convert to it (only numbers convert). Fix: {AGAIN}"
     )
 
 
@@ -342,7 +344,7 @@ def test_unknown_names(path: Path, drop: list[str], tasks: list[str], place: str
 def test_nothing_left(path: Path) -> None:
     features = ["user", "history", "item", "tags", "last_item", "age", "price", "score", "bias"]
     assert refusal(lambda: DatasetDirectory(path).select(drop=features, tasks=[]), UserError) == (
-        "data.drop: names every feature; a model reads at least one. Fix: drop fewer"
+        "data.drop: lists all features; a model needs at least one. Fix: remove a feature from the list"
     )
 
 
@@ -357,7 +359,7 @@ def test_selection_follows_the_run(path: Path) -> None:
 
 def test_more_ranks_than_row_groups(path: Path) -> None:
     assert refusal(lambda: load(path, world_size=5, shards=5), UserError) == (
-        f"{path}/train: 4 row group(s) for 5 ranks; every rank reads row groups of its own. "
+        f"{path}/train: 4 row group(s) for 5 ranks; each rank must read at least one row group. "
         "Fix: use fewer ranks, or prepare the dataset with smaller row groups"
     )
 
@@ -369,15 +371,16 @@ def test_more_ranks_than_row_groups(path: Path) -> None:
             8,
             2,
             3,
-            "data.virtual_shards: got 3 with 2 ranks; the number of ranks divides it, so that every rank owns equally "
-            "many shards. Fix: set data.virtual_shards = 4, or use another number of ranks",
+            "data.virtual_shards: got 3 with 2 ranks; it must be a multiple of the number of ranks, so that "
+            "all ranks read equally many shards. Fix: set data.virtual_shards = 4, or use another number of ranks",
         ),
         (
             10,
             2,
             4,
-            "train.batch_size: got 10 samples over all ranks with data.virtual_shards = 4; every virtual shard "
-            "gives equally many samples to each batch, so the shards divide the batch size. Fix: use a global batch of "
+            "train.batch_size: got 10 samples over all ranks with data.virtual_shards = 4; it must be a "
+            "multiple of the virtual shards, since a batch takes equally many samples from each of them. Fix: use a "
+            "global batch of "
             "8, or another data.virtual_shards",
         ),
     ],
@@ -400,8 +403,8 @@ def test_bad_statistics(path: Path, text: str | None, value: str) -> None:
     file.unlink() if text is None else file.write_text(text)
     (path / "_SUCCESS").write_text("")
     assert refusal(DatasetDirectory(path).statistics) == (
-        f"{file}: {value.format(file=str(file))}; normalisation needs it. Fix: write the statistics of the dense "
-        f"features there, as docs/data.md says, or {AGAIN}"
+        f"{file}: {value.format(file=str(file))}; the normalisation of dense features needs it. Fix: write the "
+        f"statistics of the dense features there, as docs/data.md says, or {AGAIN}"
     )
 
 

@@ -22,7 +22,7 @@ from ple_rec.data.columns import Selection, decode
 from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.loader import Loader
 from ple_rec.errors import UserError
-from ple_rec.training.checks import select
+from ple_rec.training.checks import select_run_columns
 from tests.data import oracle
 from tests.data.test_collate import table_of
 from tests.datasets import numbered, write_dataset
@@ -214,7 +214,7 @@ def test_shuffling_requests_needs_features_that_they_share(tmp_path: Path) -> No
 
 def _refused(path: Path, data: dict[str, Any]) -> UserError:
     with pytest.raises(UserError) as caught:
-        select(small_config(path, {"data": data}), DatasetDirectory(path))
+        select_run_columns(small_config(path, {"data": data}), DatasetDirectory(path))
     return caught.value
 
 
@@ -227,4 +227,4 @@ def test_features_that_the_run_does_not_read_are_refused(tmp_path: Path) -> None
     error = _refused(path, {"request_features": ["user", "age"], "drop": ["age"]})
     assert (error.place, error.value, error.rule) == ("data.request_features", 'got "age"', "data.drop names it too")
     config = small_config(path, {"data": {"request_features": ["user", "history", "age"]}})
-    assert select(config, DatasetDirectory(path)).requests == ("user", "history", "age")
+    assert select_run_columns(config, DatasetDirectory(path)).requests == ("user", "history", "age")

@@ -68,8 +68,8 @@ def test_values(dataset: DatasetDirectory) -> None:
     ("name", "message"),
     [
         ("sesion", r'--by: got "sesion"; .*part-00000.parquet has no such column. Fix: did you mean "session"\?'),
-        ("tab", r'--by: got "tab"; it is string in .*, and has to hold integers. Fix: use one of user, item'),
-        ("share", r"--by: got \"share\"; it is float in .*, and has to hold integers"),
+        ("tab", r'--by: got "tab"; its type is string in .*, but it must hold integers. Fix: use one of user, item'),
+        ("share", r"--by: got \"share\"; its type is float in .*, but it must hold integers"),
     ],
 )
 def test_a_column_that_will_not_do(dataset: DatasetDirectory, name: str, message: str) -> None:

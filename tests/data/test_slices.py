@@ -20,7 +20,7 @@ from ple_rec.data import slices as slices_module
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.loader import Loader
 from ple_rec.data.slice_columns import slice_columns
-from ple_rec.data.slices import ROW_ZERO, SliceColumn, Slicing, ValueCounts, kind_of, raw_values
+from ple_rec.data.slices import ROW_ZERO, SliceColumn, Slicing, ValueCounts, comparison_type, raw_values
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.datasets import numbered, write_dataset
 
@@ -54,14 +54,14 @@ def sliced(column: SliceColumn, *groups: pa.Array, shown: int) -> Slicing:
     ("kind", "values", "first"), TYPES, ids=lambda value: str(value) if isinstance(value, pa.DataType) else ""
 )
 def test_every_type_of_column(kind: pa.DataType, values: list[Any], first: Any) -> None:
-    found = kind_of(kind)
+    found = comparison_type(kind)
     assert found is not None
     column, rows = SliceColumn("x", found), pa.array(values, kind)
     one = sliced(column, rows, shown=1)
     assert one.entries() == [{"value": first}, MISSING, OTHER]
     assert [type(entry["value"]) for entry in one.entries()[:1]] == [type(first)]
-    assert one.codes_of(pa.table({"x": rows})).tolist() == [0, 2, 0, 1]
-    assert sliced(column, rows, shown=9).codes_of(pa.table({"x": rows})).tolist() == [0, 1, 0, 2]
+    assert one.row_codes(pa.table({"x": rows})).tolist() == [0, 2, 0, 1]
+    assert sliced(column, rows, shown=9).row_codes(pa.table({"x": rows})).tolist() == [0, 1, 0, 2]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_every_type_of_column(kind: pa.DataType, values: list[Any], first: Any) 
     ids=str,
 )
 def test_types_without_slices(kind: pa.DataType) -> None:
-    assert kind_of(kind) is None
+    assert comparison_type(kind) is None
 
 
 @settings(deadline=None, max_examples=40)
@@ -87,7 +87,7 @@ def test_codes_are_those_of_plain_python(groups: list[list[int | None]], shown: 
     found = sliced(column, *arrays, shown=shown)
     assert found.values.to_pylist() == expected
     codes = [len(expected) if v is None else expected.index(v) if v in expected else len(expected) + 1 for v in rows]
-    assert [code for array in arrays for code in found.codes_of(pa.table({"x": array})).tolist()] == codes
+    assert [code for array in arrays for code in found.row_codes(pa.table({"x": array})).tolist()] == codes
     random.shuffle(rows)  # and merged from ranks, whichever rows they read
     total = ValueCounts(column)
     for part in (rows[::2], rows[1::2]):
@@ -152,7 +152,7 @@ def test_batches_hold_the_codes_of_their_rows_where_they_are_asked_for(path: Pat
     assert [one.column.name for one in found] == names[:-1]  # named twice, sliced once
     plain = dataset.select(drop=["user"], tasks=["click"])
     whole = _whole(path, "train")
-    codes_NC = list(zip(*(one.codes_of(whole).tolist() for one in found), strict=True))
+    codes_NC = list(zip(*(one.row_codes(whole).tolist() for one in found), strict=True))
     seen = set()
     for selection in (plain, replace(plain, slices=found)):
         loader = Loader(
@@ -177,7 +177,7 @@ def test_rows_of_a_table_are_named_by_the_vocabulary(path: Path) -> None:
     assert 0 not in rows
     assert found.entries() == [*({"value": f"user-{row}"} for row in rows), {"value": ROW_ZERO}, OTHER]
     ids = pa.table({"user": pa.array([0, None, rows[1], 23 if 23 not in rows else 22], pa.int32())})
-    assert found.codes_of(ids).tolist() == [3, 3, 1, 4]
+    assert found.row_codes(ids).tolist() == [3, 3, 1, 4]
     (path / "vocab/user.parquet").unlink()
     assert found.entries() == [*({"value": row} for row in rows), {"value": ROW_ZERO}, OTHER]
 
@@ -216,14 +216,14 @@ FITTING = "user, item, last_item, watched (sample space of watch), request, coun
         (
             "history",
             "evaluation.slices: got 'history', which is list<element: int32> in {path}/test/part-00000.parquet; a row "
-            "falls into one slice, so the column holds one integer, bool, date or text a row. Fix: write one of its "
-            "values into a column of its own, or use one of {fitting}",
+            "belongs to one slice, so the column must have one integer, bool, date or text per row. Fix: write one of "
+            "its values into another column, or use one of {fitting}",
         ),
         (
             "age",
-            "evaluation.slices: got 'age', which is float in {path}/test/part-00000.parquet; a row falls into one "
-            "slice, so the column holds one integer, bool, date or text a row. Fix: write its bins, as integers or "
-            "text, into a column of its own, or use one of {fitting}",
+            "evaluation.slices: got 'age', which is float in {path}/test/part-00000.parquet; a row belongs to "
+            "one slice, so the column must have one integer, bool, date or text per row. Fix: write its bins, as "
+            "integers or text, into another column, or use one of {fitting}",
         ),
     ],
 )
@@ -237,7 +237,7 @@ def test_a_column_of_bins_is_near(path: Path) -> None:
         _rewrite(file, lambda table: table.append_column("age_bin", pa.array([3] * len(table))))
     found = refusal(lambda: slice_columns(DatasetDirectory(path), "test", ["age"]), UserError)
     assert found.endswith(
-        "Fix: did you mean 'age_bin'? else write its bins, as integers or text, into a column of its own, or use one "
+        "Fix: did you mean 'age_bin'? else write its bins, as integers or text, into another column, or use one "
         f"of {FITTING}, age_bin"
     )
 
@@ -299,7 +299,7 @@ def test_a_damaged_vocabulary_is_refused_before_the_run(path: Path, damage: str)
     value = "unreadable (" if damage == "cut" else "no column raw"
     assert found.startswith(f"{file}: {value}")
     assert found.endswith(
-        "; a vocabulary has the columns raw and row, from which the names of a slice come. "
-        "Fix: copy it again, or remove it; rows are then named by their numbers"
+        "; a vocabulary has the columns raw and row, which give the slices their names. "
+        "Fix: copy it again, or remove it, so that slices are named by ids"
     )
     assert len(slice_columns(DatasetDirectory(path), "test", ["country", "item"])) == 2

@@ -18,7 +18,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.append import appended, parse_day
+from data_prep.append import append_config, parse_day
 from data_prep.dry_run import dry_run
 from data_prep.output.parent import Parent
 from data_prep.output.summary import Summary
@@ -171,7 +171,7 @@ def test_edges_and_thresholds_are_those_of_the_first_days(days: Days) -> None:
     assert configs[0].found.thresholds["like"].values == (3500.0,)
     assert all(config.found == configs[0].found for config in configs[1:])
     assert set(read(days.folder("day-7"), "train")["duration"].to_pylist()) == {4}  # longer than all of the first days
-    tables = [{table.name: table.allocated for table in load_schema(days.folder(name)).tables} for name in NAMES]
+    tables = [{table.name: table.allocated_rows for table in load_schema(days.folder(name)).tables} for name in NAMES]
     assert tables[1:] == tables[:1] * 3
 
 
@@ -184,10 +184,11 @@ def test_three_generations_name_their_ancestors(days: Days) -> None:
 
 
 WARNINGS = [
-    "table user: 1 values of train found none of its 8 rows free and share row 0; a table grows by --append only if it "
-    "was prepared with a capacity",
-    "table video_hashed: 2 values of train found none of its 12 rows free and are hashed into its last 4 rows",
-    "table video_id: 2 values of train found none of its 11 rows free and share row 0",
+    "table user: 1 values of train have no row of their own, since the table has 8 rows; they share row 0; a table can "
+    "grow by --append only if it was prepared with a capacity",
+    "table video_hashed: 2 values of train have no row of their own, since the table has 12 rows; they are hashed into "
+    "its last 4 rows",
+    "table video_id: 2 values of train have no row of their own, since the table has 11 rows; they share row 0",
 ]
 
 
@@ -251,7 +252,7 @@ def test_a_run_that_goes_on_tells_it_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Pipeline, "_write", stopped)
+        patched.setattr(Pipeline, "_write_parts", stopped)
         with pytest.raises(KeyboardInterrupt):
             days(str(tmp_path / "again"), "day=7", "day-6")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".again.partial" / "vocab").iterdir()}
@@ -289,7 +290,7 @@ def test_a_parent_that_has_lost_a_vocabulary_is_refused(days: Days, tmp_path: Pa
     file.unlink()
     said = days.refusal("day=5", str(tmp_path / "parent"))
     assert said.startswith(
-        f"{file}: no such file; an appended day keeps the row of each value, which the file holds. Fix: "
+        f"{file}: no such file; an appended day keeps the row of each value, which this file holds. Fix: "
     )
 
 
@@ -359,7 +360,7 @@ def test_days_that_are_left_out_are_told(
     place = Parent.read(days.folder(parent))
     given = load_config(PrepConfig, days.logs.toml)
     with caplog.at_level(logging.WARNING, "data_prep"):
-        appended(place, given, parse_day(day))
+        append_config(place, given, parse_day(day))
     if missing is None:
         assert caplog.messages == []
     else:
@@ -376,7 +377,7 @@ def test_a_number_of_a_day_where_days_are_dates_names_the_next_date(days: Days) 
     found = place.config.found.model_copy(update={"day_1": None})
     dated = replace(place, config=place.config.model_copy(update={"split": split, "found": found}))
     with pytest.raises(UserError, match=r"name the date; the day after its last one is day=2022-04-19"):
-        appended(dated, dated.config, 5)
+        append_config(dated, dated.config, 5)
 
 
 def test_days_that_are_refused(days: Days) -> None:
@@ -395,7 +396,7 @@ def test_days_that_are_refused(days: Days) -> None:
     assert "no row lies in train; train, valid and test each need rows" in days.refusal("day=9", "day-6")
     assert "hold more out of the day by append.valid" in days.refusal("day=7", "day-6", "append.valid=0.0001")
     assert days.refusal("day=x", "first").startswith("--append day=x: no day; it reads day=9 or day=2022-05-08")
-    with pytest.raises(UserError, match=r"--append day=5: no --parent; a day is added to a dataset that is there"):
+    with pytest.raises(UserError, match=r"--append day=5: no --parent; a day is appended to an existing dataset"):
         days("refused", "day=5")
 
 
@@ -534,8 +535,8 @@ def test_a_type_that_is_another_one_today(days: Days, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         prepare(str(days.logs.toml), tmp_path / "out", options)
     assert str(caught.value) == (
-        f"tables.video_id: video_id now of type int64, string in {days.folder('first')}; an appended day keeps every "
-        "column's type. Fix: write the day's files with the types of the first days"
+        f"tables.video_id: video_id now of type int64, but string in {days.folder('first')}; an appended day keeps "
+        "every column's type. Fix: write the day's files with the types of the first days"
     )
 
 

@@ -30,7 +30,8 @@ def test_a_base_is_a_preparation(tmp_path: Path) -> None:
     message = 'base kuairant: no such recipe or file; did you mean "kuairand"? (recipes: ali-ccp, census, kuairand, '
     assert message in refused(logs)
     logs.toml.write_text('base = "census-ple"\n')
-    assert "base census-ple: a recipe of a run; that of a preparation is needed here. Fix: " in refused(logs)
+    said = "base census-ple: a recipe of a run; the configuration of a preparation is needed here. Fix: "
+    assert said in refused(logs)
 
 
 @pytest.mark.parametrize("delimiter", ["、", '"', "\n", "\r"])
@@ -53,7 +54,8 @@ def test_what_is_no_delimiter(delimiter: str, tmp_path: Path) -> None:
         (
             'log.where=video_id = "v1"',
             "log/day 1.parquet, column 'v1': there is no such column; plain.toml: log.where `video_id = \"v1\"` needs "
-            "it in every file. Fix: a text takes single quotes: 'v1'; if a column is meant, use one of user_id, video",
+            "it in every file. Fix: write a text in single quotes: 'v1'; if a column is meant, use one of user_id, "
+            "video",
         ),
         (
             'tasks[0].label="is_lik"',
@@ -88,19 +90,19 @@ def test_a_column_that_is_not_there_is_named_with_its_key(override: str, message
 def test_a_side_table_is_not_named_as_the_log(tmp_path: Path) -> None:
     logs = Logs(tmp_path, TOML + SIDE.replace("sides.users", "sides.log").replace("users.age", "log.age"))
     logs.users([{"user_id": 1, "age": "a"}])
-    assert "sides.log: the word `log` means the log itself; use another name" in refused(logs)
+    assert "sides.log: in expressions, `log` means the log itself; use another name" in refused(logs)
 
 
 def test_tasks_that_differ_in_case_alone(tmp_path: Path) -> None:
     """Their label columns would be one to DuckDB."""
     two = ", ".join(f'{{name = "{name}", kind = "binary", label = "is_like"}}' for name in ("share", "Share"))
-    assert "'share' and 'Share' differ in case alone" in refused(Logs(tmp_path), f"tasks=[{two}]")
+    assert "'share' and 'Share' differ only in case" in refused(Logs(tmp_path), f"tasks=[{two}]")
 
 
 def test_columns_that_are_not_there_are_told_together(tmp_path: Path) -> None:
     message = refused(Logs(tmp_path), "sparse[0].value=vidoe_id", "dense[0].value=prize", "group=zzz")
     assert message == (
-        "log/day 1.parquet: there are no columns 'vidoe_id', 'prize', 'zzz'; a column that is read stands in every "
+        "log/day 1.parquet: there are no columns 'vidoe_id', 'prize', 'zzz'; a column that is read must be in every "
         "file. Fix: correct each of them:\n"
         "  column 'vidoe_id': plain.toml: sparse[0].value `vidoe_id` needs it in every file; did you mean 'video_id'?\n"
         "  column 'prize': plain.toml: dense[0].value `prize` needs it in every file; did you mean 'price'?\n"
@@ -112,8 +114,8 @@ def test_columns_that_are_not_there_are_told_together(tmp_path: Path) -> None:
 def test_a_zone_with_daylight_saving_is_told_what_to_do_once(tmp_path: Path) -> None:
     message = refused(Logs(tmp_path), "time.utc_offset=Europe/Berlin")
     assert message.endswith(
-        "time.utc_offset: got 'Europe/Berlin'; an offset reads +HH:MM or -HH:MM, at most 14 hours; of a zone with "
-        'daylight saving write the local date as a column, and set unit = "date"'
+        "time.utc_offset: got 'Europe/Berlin'; write an offset as +HH:MM or -HH:MM, less than 15 hours; for a zone "
+        'with daylight saving, write the local date as a column, and set unit = "date"'
     )
 
 
@@ -127,7 +129,7 @@ def test_files_of_all_tables_are_found_before_any_is_read(tmp_path: Path, monkey
         f"  log.files: nothing matches 'lgo' below {logs.raw}; {logs.raw} has log. "
         "Fix: did you mean 'log'?\n"
         f"  sides.users.files: nothing matches 'usrs.parquet' below {logs.raw}; {logs.raw} has log. "
-        "Fix: correct the pattern, or --from; a folder stands for its regular .parquet, .csv and .csv.gz files"
+        "Fix: correct the pattern or --from; a folder stands for its regular .parquet, .csv and .csv.gz files"
     )
     message = refused(logs)  # one problem is told as such
     assert message.startswith("sides.users.files: nothing matches 'users.parquet' below ")
@@ -168,7 +170,7 @@ def test_double_quotes_on_the_command_line(tmp_path: Path, capsys: pytest.Captur
         'log.where=video_id = "v1"',
     ]
     assert main(argv) == 3
-    assert "Fix: a text takes single quotes: 'v1'; if a column is meant, " in capsys.readouterr().err
+    assert "Fix: write a text in single quotes: 'v1'; if a column is meant, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("pyspark", [True, False], ids=["without Java", "without PySpark"])

@@ -67,8 +67,8 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
     "a time of floats": (
         TOML,
         everywhere("time_ms", [1.5] * DAY_ROWS),
-        "log/day 1.parquet, row group 0, column 'time_ms': got 1.5, of type float64; unit = 'ms' counts from "
-        "1970-01-01 in integers (plain.toml: time.value). Fix: write cast(time_ms as bigint)",
+        "log/day 1.parquet, row group 0, column 'time_ms': got 1.5, of type float64; unit = 'ms' needs "
+        "integers, counted from 1970-01-01 (plain.toml: time.value). Fix: write cast(time_ms as bigint)",
     ),
     "a time of timestamps": (
         TOML,
@@ -329,19 +329,20 @@ def test_a_bag_beyond_int64(tmp_path: Path) -> None:
 SIDE_REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
     "a key that stands twice": (
         [{"user_id": 3, "age": "b"}],
-        "users.parquet, row group 1, row 0: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3 "
-        "(keys that repeat: 1, in 2 rows); a key of the side table 'users' stands once. Fix: remove the repeated rows, "
-        'add what tells them apart to `on`, or say which one counts: sides.users.keep = "first" or "last"',
+        "users.parquet, row group 1, row 0: user_id = 3 occurs 2 times, first in users.parquet, row group 0, row 3 "
+        "(repeated keys: 1, in 2 rows); a key of the side table 'users' must occur once. Fix: remove the repeated "
+        "rows, "
+        'add a column in which they differ to `on`, or choose one of them: sides.users.keep = "first" or "last"',
     ),
     "keys that stand several times": (
         [{"user_id": user, "age": "b"} for user in (5, 3, 5, 4)],
-        "users.parquet, row group 1, row 1: user_id = 3 stands 2 times, first in users.parquet, row group 0, row 3 "
-        "(keys that repeat: 3, in 7 rows); a key of the side table 'users' stands once",
+        "users.parquet, row group 1, row 1: user_id = 3 occurs 2 times, first in users.parquet, row group 0, row 3 "
+        "(repeated keys: 3, in 7 rows); a key of the side table 'users' must occur once",
     ),
     "a key of text": (
         [],
-        "log/day 1.parquet and users.parquet, column 'user_id': `user_id` is int64 and users.user_id is string; keys "
-        "are integers on both sides or text on both sides (plain.toml: sides.users.on.user_id)",
+        "log/day 1.parquet and users.parquet, column 'user_id': `user_id` is int64 and users.user_id is string; both "
+        "must be integers or both text (plain.toml: sides.users.on.user_id)",
     ),
     "a feature of floats": (
         [],
@@ -369,16 +370,16 @@ def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
     [
         (
             {"user_id": 3, "day": 20220415},
-            "users.parquet, row group 1, row 0: user_id = 3 stands 2 times on 2022-04-15, first in users.parquet, row "
-            "group 0, row 3 (keys that repeat: 1, in 2 rows); a key of the side table 'users' stands once a day. Fix: ",
+            "users.parquet, row group 1, row 0: user_id = 3 occurs 2 times on 2022-04-15, first in users.parquet, row "
+            "group 0, row 3 (repeated keys: 1, in 2 rows); a key of the side table 'users' must occur once a day. ",
         ),
         (
             {"user_id": 3, "day": 20220230},
-            "users.parquet, row group 1, row 0, day: no day; a dated row has a date, text YYYY-MM-DD or an integer",
+            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, ",
         ),
         (
             {"user_id": 3, "day": 20221399},
-            "users.parquet, row group 1, row 0, day: no day; a dated row has a date, text YYYY-MM-DD or an integer",
+            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, ",
         ),
     ],
 )

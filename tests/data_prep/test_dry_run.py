@@ -133,7 +133,7 @@ def test_a_side_table_that_is_cut_refuses_no_row(tmp_path: Path, short: list[int
     (logs.raw / "users.csv").write_text("user_id,age,liked\n" + "".join(f"{i},1,1\n" for i in range(6)))
     found = dry_run(str(logs.toml), None, options)
     assert found.refused
-    assert "(prep will refuse them)\n" in str(found)
+    assert "(prep will refuse the log)\n" in str(found)
 
 
 def test_the_first_day_of_a_sample_refuses_no_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_the_first_day_of_a_sample_refuses_no_split(tmp_path: Path, monkeypatch:
     days = "split={by='day',train=[1,2],valid=['2022-04-17','2022-04-17'],test=['2022-04-18','2022-04-18']%s}"
     logs.prepare(days % "")
     monkeypatch.setattr(dry_run_module, "SAMPLE_ROWS", 8)
-    assert "  sample       24 rows: begin, middle and end of the log\n" in run(logs, days % "")
+    assert "  sample       24 rows: beginning, middle and end of the log\n" in run(logs, days % "")
     with pytest.raises(UserError, match="valid: it begins on 2022-04-17, train ends on 2"):
         run(logs, days % ",day_1='2022-04-16'")
 
@@ -164,26 +164,26 @@ def test_a_beginning_ends_with_a_whole_row(tmp_path: Path, monkeypatch: pytest.M
     for limit in range(9_000, 9_040):  # a cut at each place of a row
         monkeypatch.setattr(sample, "FIRST_BYTES", limit)
         found = sample_csv("log", [file], CsvConfig(), tmp_path / "staging")
-        assert not found.whole
+        assert not found.is_complete
         notes = pq.read_table(found.table.files[0].path)["note"].to_pylist()
         assert notes == [f'line one\nline "two" of {i}' for i in range(len(notes))]
         assert found.rows == pytest.approx(2_000, rel=0.1)
 
 
 def test_of_very_many_files_some_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "MOST_FILES", 3)
+    monkeypatch.setattr(sample, "MAX_FILES", 3)
     for i in range(10):
         (tmp_path / f"{i}.csv").write_text("x\n" + f"{i}\n" * 100)
     files = [FoundFile(str(path), path.name, path.stat().st_size, {}) for path in sorted(tmp_path.glob("*.csv"))]
     found = sample_csv("log", files, CsvConfig(), tmp_path / "staging")
-    assert [file.shown for file in found.table.files] == ["0.csv", "3.csv", "6.csv"]
-    assert (found.files, found.table.rows, found.whole) == (10, 300, False)
+    assert [file.display_name for file in found.table.files] == ["0.csv", "3.csv", "6.csv"]
+    assert (found.files, found.table.rows, found.is_complete) == (10, 300, False)
     assert found.rows == pytest.approx(1_000, rel=0.02)
 
 
 def test_it_tells_how_many_rows_where_takes(tmp_path: Path) -> None:
     text = run(Logs(tmp_path), "log.where=user_id < 5")
-    assert "  sample       70 rows: the whole log; log.where takes these of 96\n" in text
+    assert "  sample       70 rows: the whole log; those of 96 that log.where keeps\n" in text
 
 
 def test_it_tells_which_day_is_in_which_split(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_the_rows_of_a_table_are_those_that_prep_makes(tmp_path: Path) -> None:
         videos = [f"v{day}" if i < 20 else f"rare{day}{i}" for i in range(24)]
         table = with_column(day_of(day), "video_id", videos)
         logs.write(day, table.append_column("other", pa.array([f"v{day}" if i else f"rare{day}23" for i in range(24)])))
-    told = re.search(r"tables       1 of about (\d+) rows", run(logs))
+    told = re.search(r"tables       1, with about (\d+) rows", run(logs))
     assert told is not None
     assert int(told[1]) == logs.prepare().schema.table_rows()["video_id"] == 3
     assert re.search(r"video_id +rows of table video_id +2 +2\n", run(logs))
@@ -273,7 +273,8 @@ def test_keys_that_keep_settles_are_counted(tmp_path: Path, caplog: pytest.LogCa
     run(logs, "sides.users.keep=last")
     logs.prepare("sides.users.keep=last")
     told = (
-        'side table users: 2 keys stand in 4 rows, and by keep = "last" one row of each counts; the first: user_id = 3'
+        'side table users: 2 keys occur in several rows each, 4 in total; keep = "last" chooses one row per key. The '
+        "first such key: user_id = 3"
     )
     assert caplog.messages == [told, told]
 
@@ -286,7 +287,8 @@ def test_a_key_of_a_dated_table_that_keep_settles_is_named_with_its_day(
     run(logs, "sides.users.keep=first", "sides.users.day=day")
     (told,) = caplog.messages
     assert told.endswith(
-        '1 keys stand in 2 rows, and by keep = "first" one row of each counts; the first: user_id = 3 on 2022-04-15'
+        '1 keys occur in several rows each, 2 in total; keep = "first" chooses one row per key. The first such key: '
+        "user_id = 3 on 2022-04-15"
     )
 
 

@@ -9,17 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.duck import DuckEngine
-from data_prep.failures import translated
+from data_prep.failures import translate_failures
 from ple_rec.errors import DataError, UserError
 
-FIX = r"Fix: give more, twice as much to begin with, or fewer --threads; what is finished is kept for the next run$"
+FIX = r"Fix: give more, twice as much to begin with, or fewer --threads; finished steps are kept for the next run$"
 
 
 def test_duckdb_without_enough_memory(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": range(2_000_000)}), tmp_path / "x.parquet")
     engine = DuckEngine(tmp_path, memory=16 << 20, threads=1)
     rows = engine.read([tmp_path / "x.parquet"])
-    said = r"DuckDB ran out of it \(Out of Memory Error: [^()]* \([\d.]+ MiB/12\.0 MiB used\)\); the largest step"
+    said = r"DuckDB ran out of memory \(Out of Memory Error: [^()]* \([\d.]+ MiB/12\.0 MiB used\)\); the largest step"
     with pytest.raises(UserError, match=rf"^prep --memory: {said} .*{FIX}") as caught:
         engine.fetch(rows.aggregate(all=rows.x.collect()))  # one value, which cannot be spilled
     engine.close()
@@ -27,7 +27,10 @@ def test_duckdb_without_enough_memory(tmp_path: Path) -> None:
 
 
 def test_pyarrow_without_enough_memory() -> None:
-    with pytest.raises(UserError, match=rf"^prep --memory: this process ran out of it \(malloc .*{FIX}"), translated():
+    with (
+        pytest.raises(UserError, match=rf"^prep --memory: this process ran out of memory \(malloc .*{FIX}"),
+        translate_failures(),
+    ):
         pa.allocate_buffer(1 << 60)
 
 
@@ -67,7 +70,7 @@ SparkError.__module__ = "pyspark.errors"
 )
 def test_what_spark_tells_of_its_executors(text: str, kind: type[Exception], said: str) -> None:
     """Which texts real executors give, slow tests in `test_engines_remote` show."""
-    with pytest.raises(kind, match=said), translated():
+    with pytest.raises(kind, match=said), translate_failures():
         raise SparkError(text)
 
 

@@ -93,7 +93,7 @@ KEYS: dict[str, tuple[str, str]] = {
 }
 OUTSIDE = re.compile(  # what is to be changed is the log
     r"(write|name) (the (column|items|local date|log's column|user)|such a list|a column)|"
-    r"use unit = |write the column|; of the row's time|as pandas.to_datetime makes it"
+    r"use unit = |use a column of|write the column"
 )
 
 
@@ -140,7 +140,7 @@ def applied(key: str, fix: str) -> dict[str, object] | None:
     if found := re.match(r"set ([\w.\[\]]+) = (.+?)(, or .*)?$", fix):
         name = found[1] if "." in found[1] else f"{key.rpartition('.')[0]}.{found[1]}"
         return {name: json.loads(found[2])}
-    if fix.startswith("drop bag = true"):
+    if fix.startswith("remove bag = true"):
         return {"sparse[0].bag": False}
     found = re.match(r"(?:write|compare it:) ((?:cast|length|split)\(.*?\)(?!\))|.+? (?:=|>) .+|.+ is not null)", fix)
     if found and not OUTSIDE.match(fix):

@@ -15,7 +15,7 @@ from data_prep.dry_run import dry_run
 from data_prep.engines.base import PART, PartFile, Unit
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import OutOfMemoryError
-from data_prep.output.parts import PartLayout
+from data_prep.output.parts import ParquetPartSink
 from data_prep.run import Options, prepare
 from ple_rec.errors import DataError, UserError
 from tests.data_prep.feed_logs import digests, read
@@ -121,13 +121,16 @@ def test_as_many_buckets_and_parts_as_the_configuration_allows(tmp_path: Path) -
         ),
         ("split.valid=[4, 4]", "split: valid and test share days; a day lies in one split"),
         ("split.valid=[5, 3]", "split: valid: 5 comes after 3; a range is its first and its last day"),
-        ("time.earliest=1960-01-01", "got '1960-01-01'; days are counted from 1970, so it is 1970-01-02 or later"),
+        (
+            "time.earliest=1960-01-01",
+            "got '1960-01-01'; a day is 1970-01-02 or later, so that no time is before 1970 in UTC",
+        ),
         ("append={valid=0.6,test=0.6}", "leave nothing to train"),
-        ('dense=[{name="a__b",value="price"}]', "two underscores together are for prep itself"),
-        ('dense=[{name="Price",value="price"},{name="price"}]', "differ in case alone"),
+        ('dense=[{name="a__b",value="price"}]', "names with two underscores in a row are reserved"),
+        ('dense=[{name="Price",value="price"},{name="price"}]', "differ only in case"),
         (
             'sparse=[{name="a",value="video_id",table="T"},{name="b",value="video_id",table="t"}]',
-            "'T' and 't' differ in",
+            "'T' and 't' differ only in case",
         ),
     ],
 )
@@ -209,9 +212,9 @@ def test_a_unit_for_which_memory_was_too_little_runs_again_alone(tmp_path: Path)
     for split in ("train", "test"):
         (tmp_path / split).mkdir()
         rows = ibis.range(1000).unnest().name("x").as_table().mutate(**{PART: ibis.literal(0, "int32")})
-        layout = PartLayout(tmp_path / split, schema, None, (), 100)
+        layout = ParquetPartSink(tmp_path / split, schema, None, (), 100)
         units.append(Unit(rows.mutate(x=rows["x"].cast("int64")), ("x",), layout, 1000))
-    written = {unit.layout.folder.name: files for unit, files in engine.write_units(units, 1, advance)}
+    written = {unit.sink.folder.name: files for unit, files in engine.write_units(units, 1, advance)}
     assert raised == [1000]
     assert written == {"train": [PartFile(0, 1000, 10)], "test": [PartFile(0, 1000, 10)]}
     assert read(tmp_path, "train")["x"].to_pylist() == list(range(1000))

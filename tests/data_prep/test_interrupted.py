@@ -339,7 +339,7 @@ def test_one_run_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     with open_stage(logs.out):
         before = sorted(logs.root.rglob("*"))
         assert main(verb(logs)) == 2
-        assert f"{logs.out}: another run is preparing it; one run writes a dataset" in capsys.readouterr().err
+        assert f"{logs.out}: another run is preparing this dataset; one run writes a dataset" in capsys.readouterr().err
         assert sorted(logs.root.rglob("*")) == before
 
 

@@ -37,11 +37,11 @@ ROWS = 120
 
 def treat_few_as_many(patched: pytest.MonkeyPatch) -> None:
     """Let few columns be handled as many are, and few rows as many."""
-    patched.setattr(pipeline, "WIDE", 2)
-    patched.setattr(encode, "HANDED_ON", 0)
-    patched.setattr(encode, "JOINS", 2)
-    patched.setattr(build, "_TOGETHER", 2)
-    patched.setattr(build, "SPREAD_FOR_ROWS", 0)
+    patched.setattr(pipeline, "WIDE_COLUMNS", 2)
+    patched.setattr(encode, "MAX_JOIN_CELLS", 0)
+    patched.setattr(encode, "JOINS_PER_QUERY", 2)
+    patched.setattr(build, "_MAX_VOCABULARIES_PER_QUERY", 2)
+    patched.setattr(build, "MIN_ROWS_TO_SPREAD", 0)
 
 
 def letters_of_queries(folder: Path, columns: int) -> int:
@@ -100,7 +100,7 @@ def test_many_columns_are_kept_and_joined_in_groups_with_the_bytes_of_few(
     treat_few_as_many(monkeypatch)
     kept.prepare(engine=engine)
     for module in (pipeline, split_writer):
-        monkeypatch.setattr(module, "KEPT_CELLS", 0)
+        monkeypatch.setattr(module, "MAX_KEPT_CELLS", 0)
     derived_again.prepare(engine=engine)
     assert digests(kept.out) == digests(few.out)
     assert digests(derived_again.out) == digests(few.out)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, Summary, prepare, recipe_names
-from data_prep.datasets.census import NUMBERS, RICH, TRAIN
+from data_prep.datasets.census import NUMBER_COLUMNS, RICH, TRAIN
 from data_prep.pipeline import fingerprint
 from data_prep.run import prepare_config
 from ple_rec.config.load import load_config
@@ -74,7 +74,7 @@ def test_every_id_maps_back_to_its_raw_value(prepared: tuple[Summary, Slice]) ->
     summary, census = prepared
     out = summary.out
     features = {name: (name, NOMINAL_MIN_COUNT) for name in NOMINAL}
-    features |= {f"{name}_id": (name, NUMBER_MIN_COUNT) for name in NUMBERS}
+    features |= {f"{name}_id": (name, NUMBER_MIN_COUNT) for name in NUMBER_COLUMNS}
     features |= {f"{name}_bin": (name, NUMBER_MIN_COUNT) for name in BIN_EDGES}
     unseen = 0
     for feature, (name, min_count) in features.items():
@@ -105,7 +105,7 @@ def test_numbers_labels_and_statistics(prepared: tuple[Summary, Slice]) -> None:
     out = summary.out
     for split, rows in split_rows(census).items():
         table = pq.read_table(out / split)
-        for name in NUMBERS:
+        for name in NUMBER_COLUMNS:
             assert table[name].type == pa.float32()
             assert table[name].to_pylist() == [float(cell) for cell in column(rows, name)]
         for task, name, positive in (("income", "income", RICH), ("never_married", "marital_status", NEVER_MARRIED)):
@@ -134,7 +134,7 @@ def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
         file = pq.ParquetFile(out / split / "part-00000.parquet")
         assert file.schema_arrow.metadata[FINGERPRINT_KEY].decode() == schema.fingerprint
         assert (file.metadata.num_rows, file.metadata.num_row_groups) == (info.rows, info.row_groups)
-    assert schema.fingerprint == fingerprint(census_config(), census.source.known(), None)
+    assert schema.fingerprint == fingerprint(census_config(), census.source.known_tables(), None)
     mark = json.loads((out / "_SUCCESS").read_text())
     assert (mark["recipe"], mark["fingerprint"]) == (schema.fingerprint, schema.fingerprint)
     contents = {name: content for name, content in files_of(out).items() if name != "_SUCCESS"}
@@ -231,7 +231,7 @@ def test_another_configuration_needs_overwrite(few: tuple[Summary, Slice], tmp_p
     other = few_features("output.row_group_rows=16")
     with pytest.raises(UserError) as caught:
         prepare_slice(census.source, out, tmp_path / "gone", config=other)  # said before a file is looked for
-    was, now = (fingerprint(config, census.source.known(), None)[:12] for config in (few_features(), other))
+    was, now = (fingerprint(config, census.source.known_tables(), None)[:12] for config in (few_features(), other))
     assert str(caught.value) == (
         f"{out}: holds a dataset of another configuration or other raw files ({was}, now {now}); configuration: "
         "output.row_group_rows is 16, was 4096; a dataset directory is replaced on request only. Fix: pass "

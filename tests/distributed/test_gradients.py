@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ple_rec.config.base import Split
-from ple_rec.config.model import BottomLevelConfig, SluiceConfig, TowerConfig
+from ple_rec.config.model import SluiceConfig, TaskExpertLevelConfig, TowerConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import RowSlice, collate
@@ -30,7 +30,7 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training import model as model_module
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
 from tests.datasets import set_column
@@ -78,7 +78,7 @@ def _config(data: Path, case: str) -> RunConfig:
     config = small_config(data, {"dense_optimizer": sgd, "table_optimizer": sgd, "embeddings": embeddings})
     if "sluice" not in case:
         return config
-    level = BottomLevelConfig(expert_hidden=(6,))
+    level = TaskExpertLevelConfig(expert_hidden=(6,))
     model = SluiceConfig(
         variant="sluice", levels=(level, level), subspaces=3, orthogonality=LAMBDA, tower=TowerConfig(hidden=(4,))
     )
@@ -91,16 +91,16 @@ def _gradients(rank: int, world_size: int, data: Path) -> dict[str, tuple[Gradie
     results = {}
     for case in CASES:
         with mock.patch.object(model_module, "build_model", _model_in_fp64):
-            job = build_context(_config(data, case), ranks_of(rank, world_size))
+            job = build_train_context(_config(data, case), ranks_of(rank, world_size))
         _on_a_grid(job.model)
         before = whole_tables(job.model) | {
-            k: v.clone() for k, v in job.bare.named_parameters() if "embedding" not in k
+            k: v.clone() for k, v in job.unwrapped_model.named_parameters() if "embedding" not in k
         }
         guard = NonFiniteGuard([task.name for task in job.tasks], job.ranks.device)
         batch = _batch(job, start, start + SPLITS[world_size][rank])
         _, _, counts_K = train_step(job, guard, batch, 0, TASK_WEIGHTS)
         guard.synchronize()
-        after = whole_tables(job.model) | dict(job.bare.named_parameters())
+        after = whole_tables(job.model) | dict(job.unwrapped_model.named_parameters())
         results[case] = {key: (before[key] - after[key]).detach() for key in before}, counts_K.tolist()
     return results
 
@@ -125,13 +125,13 @@ def _all_expected(rank: int, world_size: int, data: Path) -> dict[str, Gradients
 def _expected(config: RunConfig) -> Gradients:
     """By autograd of the formula, sample by sample, on tables that are not sharded."""
     with mock.patch.object(model_module, "build_model", _model_in_fp64):
-        job = build_context(config, ranks_of(0, 1))
+        job = build_train_context(config, ranks_of(0, 1))
     _on_a_grid(job.model)
     plain = embedding_collection(config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu"))
     assert plain is not None
     for table, weight in whole_tables(job.model).items():
         plain.embedding_bags[table].weight.data.copy_(weight)
-    model = job.bare
+    model = job.unwrapped_model
     model.embeddings = plain
     batch = _batch(job, 0, ROWS)
     logits_BK, _ = model(batch)

@@ -49,13 +49,13 @@ def test_schedule_of_one_step_and_beyond_the_last() -> None:
     [
         (
             {"kind": "adam"},
-            'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels know sgd, adagrad and rowwise_adagrad. '
-            'Fix: set table_optimizer.kind = "rowwise_adagrad"',
+            'table_optimizer.kind: got "adam" on a CPU; FBGEMM\'s CPU kernels support only sgd, adagrad and '
+            'rowwise_adagrad. Fix: set table_optimizer.kind = "rowwise_adagrad"',
         ),
         (
             {"kind": "rowwise_adagrad", "weight_decay": 0.1},
-            "table_optimizer.weight_decay: got 0.1 with rowwise_adagrad; among FBGEMM's kernels only adam applies it; "
-            "the others would ignore it silently. Fix: set table_optimizer.weight_decay = 0",
+            "table_optimizer.weight_decay: got 0.1 with rowwise_adagrad; of FBGEMM's kernels, only adam applies weight "
+            "decay; the others would ignore it silently. Fix: set table_optimizer.weight_decay = 0",
         ),
     ],
 )

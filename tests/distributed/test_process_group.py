@@ -138,8 +138,8 @@ def _uneven(rank: int, world_size: int) -> str:
 
 def test_hosts_with_different_numbers_of_ranks_are_refused_on_every_rank() -> None:
     said = (
-        "ranks: 3 in all, on hosts with 1 and 2 of them; every host has as many ranks as the others, since tables are "
-        "placed by host. Fix: start the same number of ranks on each host"
+        "ranks: 3 in total, on hosts with 1 and 2 ranks; every host must have the same number of ranks, since tables "
+        "are placed by host. Fix: start the same number of ranks on each host"
     )
     assert on_ranks(_uneven, 3, init=False) == [said] * 3
 

@@ -18,7 +18,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.errors import UserError
-from ple_rec.models.embeddings import embedding_collection, mean_bags
+from ple_rec.models.embeddings import embedding_collection, mean_pooled_features
 from ple_rec.models.multitask import MultiTaskModel
 from tests.models.samples import pooled_by_hand, sparse_batch
 from tests.training.small import on_ranks, plan_and_shard, ranks_of, relative, whole_tables
@@ -155,7 +155,7 @@ def _pooled(rank: int, world_size: int) -> dict[str, tuple[float, float]]:
         features = POOLED if weighted else [f.model_copy(update={"weights": None}) for f in POOLED]
         collection = embedding_collection(config, features, rows, torch.device("meta"))
         network = CgcConfig(variant="cgc", expert_hidden=(2,))
-        model = MultiTaskModel(network, ("k",), collection, [], mean_bags=mean_bags(config, features))
+        model = MultiTaskModel(network, ("k",), collection, [], mean_features=mean_pooled_features(config, features))
         attach_table_optimizer(model, TableOptimizerConfig(kind="sgd", learning_rate=1.0), torch.device("cpu"))
         sharded, _ = plan_and_shard(model, config, ranks_of(rank, world_size), 4, 0, "sgd")
         tables = {table: values.requires_grad_() for table, values in whole_tables(sharded).items()}

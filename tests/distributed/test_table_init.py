@@ -49,7 +49,7 @@ def test_the_size_of_a_chunk_does_not_matter(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     whole = _shard()
-    monkeypatch.setattr(table_init, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(table_init, "_MIN_THREADED_VALUES", 1)
     monkeypatch.setattr(table_init, "_CHUNK", 100)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert torch.equal(_shard(), whole)
@@ -59,7 +59,7 @@ def test_the_number_of_threads_does_not_matter(monkeypatch: pytest.MonkeyPatch, 
 
 def test_a_table_that_is_trained_is_filled_without_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _shard()
-    monkeypatch.setattr(table_init, "_WORTH_THREADS", 1)
+    monkeypatch.setattr(table_init, "_MIN_THREADED_VALUES", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     shard_RD = torch.nn.Parameter(torch.zeros(ROWS, DIM))
     uniform_rows_(shard_RD, BOUND, seed=0, table="item", first_row=0, first_column=0, dim=DIM)

@@ -47,7 +47,7 @@ class _Model(nn.Module):
 
 def _read(rank: int, world_size: int, values: int) -> dict[str, dict[str, tuple[Rows, Tensor]]]:
     """By case and table: this rank's blocks, and the whole table."""
-    table_rows._VALUES = values
+    table_rows._BLOCK_VALUES = values
     results: dict[str, dict[str, tuple[Rows, Tensor]]] = {}
     for name, changes in CASES.items():
         tables = {"a": {"dim": DIMS["a"]} | changes.get("tables", {}).get("a", {})}

@@ -16,7 +16,7 @@ from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.planner import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
-from ple_rec.distributed.topology import cluster_of, gpu_preset
+from ple_rec.distributed.topology import detect_cluster, gpu_preset
 from ple_rec.errors import UserError
 from ple_rec.runtime.host import usable_memory_bytes
 from ple_rec.training import context
@@ -27,7 +27,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, name: str, memory_gib: float, config
     """Return the cluster of eight ranks with such GPUs."""
     gpu = SimpleNamespace(name=name, total_memory=int(memory_gib * GIB))
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    return cluster_of(Ranks(0, 8, 8, torch.device("cuda", 0), 1), config)
+    return detect_cluster(Ranks(0, 8, 8, torch.device("cuda", 0), 1), config)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_the_device_of_the_topology_is_the_preset_of_any_gpu(name: str, monkeypa
 
 
 def test_a_topology_of_cpus_is_refused_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r'topology.device: got "cpu"; the ranks run on cuda'):
+    with pytest.raises(UserError, match=r'topology.device: got "cpu", but the ranks run on cuda'):
         on_gpu(monkeypatch, "NVIDIA H200", 139.8, TopologyConfig(device="cpu"))
 
 
@@ -111,13 +111,13 @@ def test_training_plans_for_the_device_of_the_topology(monkeypatch: pytest.Monke
 
     gpu = SimpleNamespace(name="Tesla V100-SXM2-32GB", total_memory=32 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
-    monkeypatch.setattr(context, "model_of", lambda *_: nn.Linear(1, 1))  # there is no GPU to hold a model
+    monkeypatch.setattr(context, "build_unsharded_model", lambda *_: nn.Linear(1, 1))  # there is no GPU to hold a model
     monkeypatch.setattr(context, "agreed_plan", plan)
     monkeypatch.setattr(context, "run_on_rank_zero", lambda action: action())  # there is no process group
     changes = {"topology": {"device": "h200", "inter_host_gb_per_s": 12.5}, "train": {"precision": "fp32"}}
     config = small_config(write_small(tmp_path / "data"), changes)
     with pytest.raises(_PlannedError) as caught:
-        context.build_evaluation(config, Ranks(0, 8, 8, torch.device("cuda", 0), 1))
+        context.build_evaluation_context(config, Ranks(0, 8, 8, torch.device("cuda", 0), 1))
     hardware = caught.value.args[0].hardware
     changed = {"inter_host_gb_per_s": 12.5, "hbm_gib": 32.0, "host_memory_gib": usable_memory_bytes() / GIB}
     assert hardware == PRESETS["h200"].model_copy(update=changed)

@@ -27,17 +27,19 @@ def _signs(*signs: tuple[int, int, float | None]) -> list[RankStatus]:
 
 def test_who_keeps_the_others_waiting() -> None:
     before = _signs((4, 9, 9), (3, 9, 9), (4, 9, 9))
-    behind = Diagnosis("rank 1 on h1 is behind, for 9 s in step 3", (1,))
+    behind = Diagnosis("rank 1 on h1 is behind the others: it has been in step 3 for 9 s", (1,))
     assert diagnose(before, _signs((4, 10, 9), (3, 11, 9), (4, 10, 9)), 0, 5) == behind
-    silent = Diagnosis("rank 1 on h1 gives no sign of life, last in step 3", (1,))
+    silent = Diagnosis("rank 1 on h1 does not respond; its last operation was step 3", (1,))
     assert diagnose(before, _signs((4, 10, 9), (3, 9, 9), (4, 10, 9)), 0, 5) == silent
     # Rank 2 is silent, too, but it has done all that it could: it has ended.
     assert diagnose(before, _signs((4, 10, 9), (3, 9, 9), (4, 9, 9)), 0, 5) == silent
     found = diagnose(before, _signs((4, 10, 9), (4, 10, 9), (4, 10, 9)), 2, 5)
-    assert found.text == "no rank is behind, all are in step 4; a link or a device that they wait for has failed"
+    assert found.text == "all ranks are in the same operation, step 4; a network link or a device may have failed"
     # One that writes on, or rests, moves, and the others only wait for it.
-    assert diagnose(before, _signs((4, 10, 9), (3, 10, 1), (4, 10, 9)), 0, 5) == Diagnosis("", moved=1)
-    assert diagnose(before, _signs((4, 10, 9), (3, 10, None), (4, 10, 9)), 0, 5) == Diagnosis("", moved=0)
+    assert diagnose(before, _signs((4, 10, 9), (3, 10, 1), (4, 10, 9)), 0, 5) == Diagnosis("", seconds_since_progress=1)
+    assert diagnose(before, _signs((4, 10, 9), (3, 10, None), (4, 10, 9)), 0, 5) == Diagnosis(
+        "", seconds_since_progress=0
+    )
     many = diagnose(_signs(*[(4, 9, 9)] * 9), _signs(*[(4, 10, 9)], *[(4, 9, 9)] * 8), 0, 5)
     assert many.text.endswith("; and 3 more")
     assert many.culprits == tuple(range(1, 9))
@@ -60,8 +62,10 @@ def _stalls(rank: int, world_size: int, how: str, times: Path) -> None:
 @pytest.mark.parametrize(
     ("how", "who", "ranks"),
     [
-        ("sleeps", r"rank 1 on \S+ is behind, for \d+ s in reading the batch of step 3", 3),
-        pytest.param("is stopped", r"rank 1 on \S+ gives no sign of life, last in .*", 2, marks=pytest.mark.slow),
+        ("sleeps", r"rank 1 on \S+ is behind the others: it has been in reading the batch of step 3 for \d+ s", 3),
+        pytest.param(
+            "is stopped", r"rank 1 on \S+ does not respond; its last operation was .*", 2, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_the_others_stop_in_time_and_name_it(how: str, who: str, ranks: int, tmp_path: Path) -> None:
@@ -69,7 +73,7 @@ def test_the_others_stop_in_time_and_name_it(how: str, who: str, ranks: int, tmp
         on_ranks(_stalls, ranks, how, tmp_path)
     seconds = time.time() - float((tmp_path / "begun").read_text())
     assert seconds < 60  # under any load; alone it takes the time-out, two looks and the end of the processes
-    found = re.findall(r"ple-rec: rank \d: stops, since nothing has moved for 2 s: (.*)\n", f"{caught.value}\n")
+    found = re.findall(r"ple-rec: rank \d: exits, since no rank made progress for 2 s: (.*)\n", f"{caught.value}\n")
     assert found, str(caught.value)
     for text in found:  # nobody blames another
         assert re.fullmatch(who, text), text
@@ -99,7 +103,7 @@ def test_a_store_that_is_silent_stops_nobody_from_ending(tmp_path: Path) -> None
     with pytest.raises(RankError) as caught:
         on_ranks(_own_store, 2, tmp_path / "port", init=False)
     said = str(caught.value)
-    text = "rank 1: stops, since nothing has moved for 2 s: the store, on the host of rank 0, does not answer"
+    text = "rank 1: exits, since no rank made progress for 2 s: the store, on the host of rank 0, does not answer"
     assert text in said, said
 
 
@@ -114,7 +118,7 @@ def _is_slow(rank: int, world_size: int) -> int:
             time.sleep(TIMEOUT / 2)
             watch.touch()
         dist.barrier()
-    watch.rest()
+    watch.suspend()
     time.sleep(1.5 * TIMEOUT)
     watch.close()
     return step

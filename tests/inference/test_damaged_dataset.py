@@ -16,7 +16,7 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.inference import export
-from ple_rec.inference.model_dir import versions
+from ple_rec.inference.model_dir import version_names
 from ple_rec.training.context import EvaluationContext
 from tests.inference.exported import export_run
 from tests.inference.feed import LAST, log_of
@@ -78,14 +78,14 @@ def test_an_export_that_reads_raw_values_as_others_is_refused(
     feature: str,
 ) -> None:
     """Scores of table rows are those of the run, whatever the export's own vocabularies say."""
-    copy = export._copy
+    copy = export._copy_dataset_files
 
     def harmed(folder: Path, job: EvaluationContext) -> None:
         copy(folder, job)
         harm(folder / file)
 
-    monkeypatch.setattr(export, "_copy", harmed)
+    monkeypatch.setattr(export, "_copy_dataset_files", harmed)
     export_run(feed / "run", tmp_path / "model", "--tolerance", "1", "--auc-loss", "1", code=3)
     said = rf"feature {feature}: the raw value .* is read as row \d+ of its table; the dataset has it in row \d+"
     assert re.search(f"export, {said}", capsys.readouterr().err)
-    assert not versions(tmp_path / "model")
+    assert not version_names(tmp_path / "model")

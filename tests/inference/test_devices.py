@@ -12,7 +12,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ple_rec.inference.export import _without_tf32
-from ple_rec.inference.model_dir import latest
+from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.program import DenseProgram
 from ple_rec.inference.ranker import Ranker
 from tests.analysis.trained import train_tiny
@@ -34,7 +34,7 @@ def test_a_program_has_its_weights_on_the_cpu_wherever_those_of_the_model_are(
                 part._parameters |= {name: nn.Parameter(_on_gpu(x)) for name, x in parameters.items() if x is not None}
                 part._buffers |= {name: _on_gpu(x) for name, x in buffers.items() if x is not None}
             program = DenseProgram(model, ranker.signature)
-            scores_BK, _ = program(*program.example())
+            scores_BK, _ = program(*program.example_inputs())
             assert {x.device.type for x in model.parameters()} == {"cuda"}
         finally:
             for part, parameters, buffers in kept:
@@ -61,8 +61,8 @@ def _exported(device: str, folder: Path) -> dict[str, Any]:
     write_small(folder / "data")
     run = train_tiny(folder, {"runtime": {"device": device, "threads": 1}})
     model = export_run(run, folder / "model")
-    Ranker(latest(model), threads=1)
-    described: dict[str, Any] = json.loads((latest(model) / "model.json").read_text())
+    Ranker(latest_version(model), threads=1)
+    described: dict[str, Any] = json.loads((latest_version(model) / "model.json").read_text())
     return described
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.inference.held_out import examples_of
+from ple_rec.inference.held_out import build_examples
 from ple_rec.inference.ranker import Ranker
 from tests.inference.feed import FIRST_USER
 from tests.inference.test_raw_rows import raw_rows
@@ -23,7 +23,7 @@ def lists_of(feed: Path, ranker: Ranker, users: list[int], *, grouped: bool, of:
     raw = raw_rows(feed, ranker, rows, row_NK, np.array(users) if grouped else None)
     signature = ranker.signature
     inputs = tuple(each if each.of == of else each.model_copy(update={"of": "item"}) for each in signature.inputs)
-    return examples_of(raw, signature.model_copy(update={"inputs": inputs}), 24)
+    return build_examples(raw, signature.model_copy(update={"inputs": inputs}), 24)
 
 
 @pytest.mark.parametrize(("users", "grouped"), [(sorted(MIXED), True), (sorted(MIXED), False), (MIXED, False)])

@@ -10,14 +10,14 @@ import pytest
 
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import UserError
-from ple_rec.inference.export_check import ErrorBounds, TaskCheck, auc, compare_scores, refuse_losses
+from ple_rec.inference.export_check import ErrorBounds, TaskCheck, auc, check_bounds, compare_scores
 from ple_rec.inference.held_out import HeldOutRows
 
 
 @pytest.mark.parametrize("lost", [TaskCheck(math.nan, 0.0, None, None), TaskCheck(0.0, 0.0, 0.5, math.nan)])
 def test_a_loss_that_is_no_number_is_never_let_through(lost: TaskCheck) -> None:
-    with pytest.raises(UserError, match=r"nan .*\. Fix: look for what is not finite in the model$"):
-        refuse_losses({"like": lost}, "fp32", "fp32", ErrorBounds(1.0, 1.0))
+    with pytest.raises(UserError, match=r"nan .*\. Fix: find the weights of the model that are not finite$"):
+        check_bounds({"like": lost}, "fp32", "fp32", ErrorBounds(1.0, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,18 @@ def test_a_regression_is_compared_in_standard_deviations_of_its_label(
     checks = compare_scores(rows, scores_NK, {"watch": "regression"})
     too_fine = mean > 0 and deviation < 1e-2  # for any number in fp32
     with nullcontext() if fits or too_fine else pytest.raises(UserError, match=r"a score differs by [34]"):
-        refuse_losses(checks, precision, "fp32", ErrorBounds.of(precision, "fp32", None, None))
+        check_bounds(checks, precision, "fp32", ErrorBounds.from_options(precision, "fp32", None, None))
 
 
 def test_a_difference_that_is_finite_is_not_called_infinite() -> None:
     rows = held_out([[30_000.0], [30_001.0]], [[30_000.0], [30_001.0]])
     for add, fix in (
-        (2.0, "report it if it comes again: fp32 rounds by less, or let it through by --tolerance 3"),
-        (math.nan, "look for what is not finite in the model$"),
+        (2.0, "rounding in fp32 makes smaller differences, or allow it by --tolerance 3"),
+        (math.nan, "find the weights of the model that are not finite$"),
     ):
         checks = compare_scores(rows, rows.scores_NK + np.float32(add), {"watch": "regression"})
         with pytest.raises(UserError, match=fix):
-            refuse_losses(checks, "fp32", "fp32", ErrorBounds.of("fp32", "fp32", None, None))
+            check_bounds(checks, "fp32", "fp32", ErrorBounds.from_options("fp32", "fp32", None, None))
 
 
 def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound() -> None:
@@ -70,6 +70,6 @@ def test_a_few_pairs_may_change_places_where_each_is_worth_more_than_the_bound()
     swapped[[40, 41]] = swapped[[41, 40]]
     checks = compare_scores(rows, swapped, {"click": "binary"})
     assert checks["click"].auc_loss == pytest.approx(1 / 2500)
-    refuse_losses(checks, "fp16", "fp32", ErrorBounds.of("fp16", "fp32", 1.0, None))
-    with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; at most 0 is let through"):
-        refuse_losses(checks, "fp16", "fp32", ErrorBounds.of("fp16", "fp32", 1.0, 0.0))
+    check_bounds(checks, "fp16", "fp32", ErrorBounds.from_options("fp16", "fp32", 1.0, None))
+    with pytest.raises(UserError, match=r"0\.0004 of AUC is lost; a loss of at most 0 is allowed"):
+        check_bounds(checks, "fp16", "fp32", ErrorBounds.from_options("fp16", "fp32", 1.0, 0.0))

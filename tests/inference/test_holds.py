@@ -16,7 +16,7 @@ from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request_error import RequestError, json_excerpt
 from ple_rec.inference.request_rows import MAX_ITEMS
-from ple_rec.serving.http.batching import MAX_PIECES, parse
+from ple_rec.serving.http.batching import MAX_SEPARATORS, parse
 from ple_rec.serving.http.errors import RefusedError
 
 LARGE = 1 << 20
@@ -108,7 +108,7 @@ def test_items_with_and_without_a_value_of_their_own_are_as_if_each_had_one(rank
 def test_the_bags_of_a_request_are_bounded_together(
     ranker: Ranker, encoded: list[tuple[str, int]], document: dict[str, Any]
 ) -> None:
-    with pytest.raises(RequestError, match=rf"values up to here; the bags of a request hold at most {MAX_VALUES:,}"):
+    with pytest.raises(RequestError, match=rf"values up to here; the bags of a request have at most {MAX_VALUES:,}"):
         ranker.read_rank(document)
     assert sum(count for _, count in encoded if count > MAX_ITEMS) == 0
 
@@ -188,7 +188,7 @@ def test_a_body_of_too_many_values_is_not_parsed(piece: bytes, monkeypatch: pyte
     assert parse(b'{"user":[' + piece * (at_most // len(piece)) + b"1]}")
     monkeypatch.setattr("orjson.loads", lambda _: pytest.fail("it was parsed"))
     with pytest.raises(RefusedError) as error:
-        parse(b'{"user":[' + piece * MAX_PIECES + b"1]}")
+        parse(b'{"user":[' + piece * MAX_SEPARATORS + b"1]}")
     assert error.value.status == 413
     assert "commas and opening brackets" in str(error.value.value)
 

@@ -16,7 +16,7 @@ from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.request import ModelRequest, RankRequest, ScoreRequest
 from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
 from ple_rec.inference.tables import RequestLookups, StoredTable, write_table
-from ple_rec.modules.grouped import Grouped, SharedColumns
+from ple_rec.modules.grouped import GroupedInputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
 from tests.inference.exported import PRECISIONS
 
@@ -66,7 +66,7 @@ def _request(rng: np.random.Generator, items: int, *, kind: Kind) -> ModelReques
 
 def _of_bags(table: StoredTable, ids: FeatureIds, *, mean: bool) -> Tensor:
     assert ids.offsets_N is not None
-    rows_VD = table.pooled(torch.from_numpy(ids.values_V))
+    rows_VD = table.pool(torch.from_numpy(ids.values_V))
     weights_V = torch.ones(len(rows_VD)) if ids.weights_V is None else torch.from_numpy(ids.weights_V)
     found = []
     for begin, end in zip(ids.offsets_N[:-1], ids.offsets_N[1:], strict=True):
@@ -85,7 +85,7 @@ def _expected(tables: dict[str, StoredTable], requests: list[ModelRequest]) -> T
             if name in BAGS:
                 parts.append(_of_bags(tables[name], each.ids[name], mean=name == "tags"))
             else:
-                parts.append(tables[name].pooled(torch.from_numpy(each.ids[name].values_V)))
+                parts.append(tables[name].pool(torch.from_numpy(each.ids[name].values_V)))
         for g, name in enumerate(DENSE):
             x_N = torch.from_numpy(each.dense[name])
             parts.append(NORMALISER(x_N[:, None].repeat(1, len(DENSE)))[:, g : g + 1])
@@ -108,8 +108,8 @@ def test_rows_are_those_of_the_features(tmp_path: Path, precision: TablePrecisio
     tables = _tables(tmp_path, precision)
     for requests in ([_request(rng, 9, kind=kind)], [_request(rng, items, kind=kind) for items in (3, 1, 6)]):
         x_BD = _lookups(tables).inputs(requests)
-        assert isinstance(x_BD, Grouped) is (kind == "rank")
-        found_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
+        assert isinstance(x_BD, GroupedInputs) is (kind == "rank")
+        found_BD = x_BD.ungroup() if isinstance(x_BD, GroupedInputs) else x_BD
         torch.testing.assert_close(found_BD, _expected(tables, requests), rtol=1e-5, atol=1e-6)
 
 
@@ -124,8 +124,8 @@ def test_an_owner_may_have_no_features(tmp_path: Path, owner: Owner) -> None:
     inputs = [each for each in INPUTS if each.of != owner and not each.dense]
     requests = [_request(np.random.default_rng(0), 3, kind="rank")] * 2
     x_BD = _lookups(_tables(tmp_path, "fp32"), inputs).inputs(requests)
-    assert isinstance(x_BD, Grouped) is (owner == "item")
-    whole_BD = x_BD.whole() if isinstance(x_BD, Grouped) else x_BD
+    assert isinstance(x_BD, GroupedInputs) is (owner == "item")
+    whole_BD = x_BD.ungroup() if isinstance(x_BD, GroupedInputs) else x_BD
     assert whole_BD.shape == (6, DIM * len(inputs))
 
 

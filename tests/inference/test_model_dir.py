@@ -22,7 +22,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.inference import model_dir
 from ple_rec.inference import ranker as ranker_module
 from ple_rec.inference.manifest import MANIFEST, check_version
-from ple_rec.inference.model_dir import check_out, latest, name_of, new_version, versions
+from ple_rec.inference.model_dir import check_model_dir, latest_version, model_name, new_version, version_names
 from ple_rec.inference.program import PROGRAM, write_program
 from ple_rec.inference.ranker import Ranker
 from tests.inference.exported import export_run, set_latest
@@ -34,11 +34,11 @@ def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
     for text in ("one", "two"):
         with new_version(tmp_path / "m") as folder:
             (folder / "file").write_text(text)
-    assert versions(tmp_path / "m") == ["v1", "v2"]
-    assert latest(tmp_path / "m").name == "v2"
+    assert version_names(tmp_path / "m") == ["v1", "v2"]
+    assert latest_version(tmp_path / "m").name == "v2"
     assert (tmp_path / "m/versions/v1/file").read_text() == "one"
     with (
-        pytest.raises(UserError, match=r"v1: is there already; a version is never changed"),
+        pytest.raises(UserError, match=r"v1: exists already; a version is never changed"),
         new_version(tmp_path / "m", "v1"),
     ):
         pass
@@ -46,16 +46,16 @@ def test_versions_follow_one_another_and_stay(tmp_path: Path) -> None:
         pass
     with new_version(tmp_path / "m"):
         pass
-    assert latest(tmp_path / "m").name == "v12"
+    assert latest_version(tmp_path / "m").name == "v12"
     set_latest(tmp_path / "m", "v1")
-    assert latest(tmp_path / "m").name == "v1"
+    assert latest_version(tmp_path / "m").name == "v1"
 
 
 def test_an_index_that_a_version_lacks_is_built_outside_of_it(
     feed_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the format of indices is another than that of the export."""
-    version = latest(shutil.copytree(feed_model, tmp_path / "model"))
+    version = latest_version(shutil.copytree(feed_model, tmp_path / "model"))
     before = {path.relative_to(version) for path in version.rglob("*")}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(vocabulary_index, "VERSION", b"another")
@@ -76,7 +76,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path) -> None:
         fail()
     assert not any((tmp_path / "m/versions").iterdir())
     with pytest.raises(UserError, match="has no file latest"):
-        latest(tmp_path / "m")
+        latest_version(tmp_path / "m")
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_of_two_that_make_a_version_the_first_has_it(one_pid: int, tmp_path: Pat
             with new_version(tmp_path / "m") as soon:
                 (soon / "file").write_text("soon")
 
-    with pytest.raises(UserError, match=r"v1: was made by another export meanwhile; .* Fix: export again$"):
+    with pytest.raises(UserError, match=r"v1: was written by another export meanwhile; .* Fix: export again$"):
         race()
     assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
     assert (tmp_path / "m/versions/v1/file").read_text() == "soon"
@@ -168,7 +168,7 @@ def _write_program(version: Path, folder: Path) -> None:
     """Write the program of a version, and end with the number of the error."""
     signature = Ranker(version, threads=1).signature
     try:
-        write_program(ranker_module._model(version, signature, "fp32"), signature, folder)
+        write_program(ranker_module._load_dense_model(version, signature, "fp32"), signature, folder)
     except OSError as error:
         os._exit(error.errno or 1)
 
@@ -176,7 +176,7 @@ def _write_program(version: Path, folder: Path) -> None:
 def test_a_program_that_the_disk_has_no_room_for_is_told(feed_model: Path, tmp_path: Path) -> None:
     """In a process of its own, which torch would end by SIGABRT."""
     (tmp_path / PROGRAM).symlink_to("/dev/full")
-    process = fork_server().Process(target=_write_program, args=(latest(feed_model), tmp_path))
+    process = fork_server().Process(target=_write_program, args=(latest_version(feed_model), tmp_path))
     process.start()
     process.join(60)
     assert process.exitcode == errno.ENOSPC
@@ -207,17 +207,17 @@ def test_what_this_user_may_not_read_is_told(feed_model: Path, elsewhere: Path, 
     model = shutil.copytree(feed_model, elsewhere / "m")
     (model / closed).chmod(0)
     with as_nobody(), pytest.raises(DataError) as caught:
-        check_version(latest(model))
+        check_version(latest_version(model))
     (model / closed).chmod(0o755)
     assert str(caught.value).startswith(str(model / closed))
-    assert "cannot be read by this user; " in str(caught.value)
+    assert "this user may not read it; " in str(caught.value)
     assert "Fix: chmod -R a+rX " in str(caught.value)
 
 
 def test_an_out_that_this_user_may_not_read_is_told(elsewhere: Path) -> None:
     (elsewhere / "m").mkdir(mode=0)
     with as_nobody(), pytest.raises(UserError, match=r"Permission denied; .* give another --out"):
-        check_out(elsewhere / "m")
+        check_model_dir(elsewhere / "m")
     with as_nobody(), pytest.raises(UserError, match="Permission denied"), new_version(elsewhere / "m"):
         pass
     (elsewhere / "m").chmod(0o755)
@@ -251,16 +251,16 @@ def test_a_killed_export_leaves_nothing_that_serves(feed: Path, tmp_path: Path, 
     process.join()
     if not (model / "latest").exists():  # it may have ended in the moment between
         with pytest.raises(UserError, match="has no file latest"):
-            latest(model)
+            latest_version(model)
     else:
-        check_version(latest(model))
+        check_version(latest_version(model))
     export_run(feed / "run", model)
-    check_version(latest(model))
+    check_version(latest_version(model))
     assert not [path.name for path in (model / "versions").iterdir() if path.name.startswith(".")]
 
 
 def test_every_changed_byte_is_refused(feed_model: Path, tmp_path: Path) -> None:
-    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    version = shutil.copytree(latest_version(feed_model), tmp_path / "v1")
     check_version(version)
     files = sorted(path for path in version.rglob("*") if path.is_file())
     assert len(files) > 20
@@ -277,13 +277,13 @@ def test_every_changed_byte_is_refused(feed_model: Path, tmp_path: Path) -> None
 
 
 def test_missing_cut_and_further_files_are_refused(feed_model: Path, tmp_path: Path) -> None:
-    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    version = shutil.copytree(latest_version(feed_model), tmp_path / "v1")
     (version / "stats.json").rename(tmp_path / "stats.json")
     with pytest.raises(DataError, match=r"stats.json: is missing; manifest.json lists it"):
         check_version(version)
     (tmp_path / "stats.json").rename(version / "stats.json")
     (version / "more").write_text("x")
-    with pytest.raises(DataError, match=r"more: was put there; manifest.json does not list it"):
+    with pytest.raises(DataError, match=r"more: was added; manifest.json does not list it"):
         check_version(version)
     (version / "more").unlink()
     os.truncate(version / "schema.toml", 10)
@@ -299,15 +299,17 @@ def test_latest_that_names_nothing(tmp_path: Path) -> None:
     for text in ("v7", "../../etc", "", "\udcff"):
         (tmp_path / "latest").write_bytes(text.encode("utf-8", "surrogateescape"))
         with pytest.raises(DataError, match="latest: "):
-            latest(tmp_path)
+            latest_version(tmp_path)
 
 
 def test_a_wrong_latest_is_mended_by_a_version_that_is_there(tmp_path: Path) -> None:
     for name in ("v1", "v2", "v10"):
         (tmp_path / "versions" / name).mkdir(parents=True)
     (tmp_path / "latest").write_text("v9\n")
-    with pytest.raises(DataError, match=r"names 'v9'; .* Fix: write the name of one that is there: v1, v2, v10"):
-        latest(tmp_path)
+    with pytest.raises(
+        DataError, match=r"names 'v9'; .* Fix: write the name of an existing version into it: v1, v2, v10"
+    ):
+        latest_version(tmp_path)
 
 
 def test_a_folder_of_something_else_is_refused(feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -323,33 +325,33 @@ def test_what_is_no_model_is_told_apart(tmp_path: Path, monkeypatch: pytest.Monk
 
     def said(folder: str) -> str:
         with pytest.raises(UserError) as caught:
-            latest(Path(folder))
+            latest_version(Path(folder))
         return str(caught.value)
 
-    rule = "`ple-rec export RUN --out MODEL_DIR` makes a model"
+    rule = "`ple-rec export RUN --out MODEL_DIR` writes a model to a folder"
     assert said("models/nope") == (
-        f"models/nope: no such directory; {rule}. Fix: export a run there, or give the folder of a model"
+        f"models/nope: no such directory; {rule}. Fix: export a run to it, or give the folder of a model"
     )
     run = Path("runs/census-demo")
     run.mkdir(parents=True)
     (run / "config.toml").touch()
     fix = "ple-rec export runs/census-demo --out models/census-demo"
-    assert said("runs/census-demo") == f"runs/census-demo: is a run, not a model of one; {rule}. Fix: {fix}"
+    assert said("runs/census-demo") == f"runs/census-demo: is a run, not an exported model; {rule}. Fix: {fix}"
     with new_version(Path("models/census")) as folder:
         (folder / "config.toml").touch()
     for inside in ("models/census/versions/v1", "models/census/versions"):
-        assert said(inside).startswith(f"{inside}: is inside a model; ")
+        assert said(inside).startswith(f"{inside}: is a folder inside a model; ")
         assert said(inside).endswith("Fix: give models/census")
     Path("models/empty").mkdir()
     assert said("models/empty") == (
-        f"models/empty: has no file latest; {rule}. Fix: export a run there, or give the right folder"
+        f"models/empty: has no file latest; {rule}. Fix: export a run to it, or give the folder of a model"
     )
 
 
 def test_the_name_of_a_model(tmp_path: Path) -> None:
-    assert name_of(tmp_path) is None
+    assert model_name(tmp_path) is None
     with new_version(tmp_path / "m") as folder:
         (folder / "model.json").write_text('{"name": "tiny"}')
-    assert name_of(tmp_path / "m") == name_of(tmp_path / "m/versions/v1") == "tiny"
+    assert model_name(tmp_path / "m") == model_name(tmp_path / "m/versions/v1") == "tiny"
     (tmp_path / "m/latest").write_text("v7\n")
-    assert name_of(tmp_path / "m") is None
+    assert model_name(tmp_path / "m") is None

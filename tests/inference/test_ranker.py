@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ple_rec.inference.program import PROGRAM, read_weights
-from ple_rec.inference.ranker import Ranker, latest
+from ple_rec.inference.ranker import Ranker, latest_version
 from tests.inference.exported import export_run
 
 
@@ -70,7 +70,7 @@ def test_a_served_factor_is_in_units_of_its_scale(
 ) -> None:
     file = tmp_path / "fusion.toml"
     file.write_text('[tasks.like]\n[tasks.watch]\nlink = "sigmoid"\nscale = 0.01\n')
-    scaled = Ranker(latest(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
+    scaled = Ranker(latest_version(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
     for item in ranked(scaled, requests[0], explain=True)["items"]:
         p = 1 / (1 + np.exp(-item["predictions"]["watch"] / 0.01))
         assert item["factors"]["watch"] == pytest.approx(np.log(p), rel=1e-5)
@@ -86,7 +86,7 @@ def test_a_request_is_fused_by_the_exponents_of_the_model_where_it_gives_none(
 ) -> None:
     file = tmp_path / "fusion.toml"
     file.write_text("[tasks.like]\nexponent = 0.5\n[tasks.watch]\nexponent = -2.0\n")
-    fused = Ranker(latest(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
+    fused = Ranker(latest_version(export_run(feed / "run", tmp_path / "m", "--fusion", str(file))), threads=1)
     for given, like, watch in (({}, 0.5, -2.0), ({"like": 3}, 3.0, -2.0)):
         answer = ranked(fused, requests[0], explain=True, exponents=given)
         assert answer["exponents"] == {"like": like, "watch": watch}
@@ -127,7 +127,7 @@ def test_many_items_go_through_blocks(ranker: Ranker, requests: list[dict[str, A
 def test_blocks_may_begin_within_requests(
     feed_model: Path, requests: list[dict[str, Any]], grouped: bool, counts: tuple[int, ...]
 ) -> None:
-    ranker = Ranker(latest(feed_model), threads=3)
+    ranker = Ranker(latest_version(feed_model), threads=3)
     model = ranker._model
     model.block_rows = 25
     model.run_in_blocks(3)
@@ -143,7 +143,7 @@ def test_blocks_may_begin_within_requests(
     rows = [own["user"] | items[i % len(items)] for own in requests for i in range(40)]
     scored = [ranker.score_rows([ranker.read_score({"rows": part})]).scores_BK for part in (rows, rows[:90], rows[90:])]
     torch.testing.assert_close(scored[0], torch.cat(scored[1:]), rtol=0, atol=1e-6)
-    one = Ranker(latest(feed_model), threads=1)
+    one = Ranker(latest_version(feed_model), threads=1)
     torch.testing.assert_close(one.score_rows(asked, grouped=grouped).scores_BK, expected, rtol=0, atol=1e-6)
 
 
@@ -169,7 +169,7 @@ def test_schemas_tell_the_features(ranker: Ranker) -> None:
 @pytest.mark.parametrize("explain", [False, True])
 @pytest.mark.parametrize("form", ["rows", "columns"])
 def test_answers_are_as_their_schemas_say(ranker: Ranker, form: str, explain: bool) -> None:
-    names = [each.name for each in ranker.signature.of("item")]
+    names = [each.name for each in ranker.signature.inputs_of("item")]
     given: Any = {name: [None, None] for name in names} if form == "columns" else [dict.fromkeys(names)] * 2
     rank, score = {"items": given, "explain": explain}, {"rows": given, "explain": explain}
     schemas = ranker.schemas()
@@ -187,8 +187,8 @@ def test_answers_are_as_their_schemas_say(ranker: Ranker, form: str, explain: bo
 
 
 def test_weights_are_those_of_the_program(feed_model: Path) -> None:
-    program = torch.export.load(latest(feed_model) / PROGRAM).state_dict
-    weights = read_weights(latest(feed_model))
+    program = torch.export.load(latest_version(feed_model) / PROGRAM).state_dict
+    weights = read_weights(latest_version(feed_model))
     assert list(weights) == list(program)
     for name, weight in program.items():
         assert weights[name].dtype == weight.dtype
@@ -199,7 +199,7 @@ def test_a_version_leaves_nothing_behind(feed_model: Path) -> None:
     """A server takes one version after the other for months."""
     counts = []
     for _ in range(3):
-        one = Ranker(latest(feed_model), threads=1)
+        one = Ranker(latest_version(feed_model), threads=1)
         one.answer([one.read_rank(example["request"]) for example in one.examples])
         del one
         gc.collect()

@@ -10,7 +10,7 @@ import numpy as np
 from ple_rec.config.load import load_schema
 from ple_rec.data.encode import Encoder
 from ple_rec.inference.held_out import HeldOutRows, RawHeldOutRows
-from ple_rec.inference.ranker import Ranker, latest
+from ple_rec.inference.ranker import Ranker, latest_version
 
 
 def raw_rows(
@@ -20,7 +20,7 @@ def raw_rows(
     request = ranker.read_score({"rows": rows})
     labels = np.zeros((len(rows), 2), np.float32) if labels_NK is None else labels_NK
     held_out = HeldOutRows("test", request.ids, request.dense, 7, labels, labels, labels >= 0, group_N)
-    version = latest(feed / "model")
+    version = latest_version(feed / "model")
     encoder = Encoder(version, load_schema(version).sparse, sealed=True)
     return RawHeldOutRows(held_out, ranker.signature, feed / "data", encoder)
 

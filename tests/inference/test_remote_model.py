@@ -15,7 +15,13 @@ from ple_rec.cli import main
 from ple_rec.errors import DataError, UnavailableError, UserError
 from ple_rec.inference import remote_model
 from ple_rec.inference.manifest import MANIFEST, check_version
-from ple_rec.inference.model_dir import check_no_model, check_out, latest, new_version, versions
+from ple_rec.inference.model_dir import (
+    check_model_dir,
+    latest_version,
+    new_version,
+    refuse_exported_model,
+    version_names,
+)
 from ple_rec.inference.remote_model import checked_version, local_version
 from ple_rec.storage import Location, Remote, location, names_in, put_file, remove_tree, write_bytes, write_text
 from ple_rec.storage.cache import cache_folder
@@ -41,40 +47,42 @@ def make(model: Location, text: str, wanted: str | None = None) -> None:
 
 def served(model: Remote) -> str:
     """Return the name and the content of the version that a reader opens."""
-    folder = local_version(latest(model))
+    folder = local_version(latest_version(model))
     check_version(folder)
     assert (folder / "a").read_text() == (folder / "vocab" / "b").read_text()
     return f"{folder.name} {(folder / 'a').read_text()}"
 
 
 def test_versions_follow_one_another_and_stay(model: Remote) -> None:
-    with pytest.raises(UserError, match=f"^{model}: has no file latest; .* Fix: export a run there"):
-        latest(model)
+    with pytest.raises(UserError, match=f"^{model}: has no file latest; .* Fix: export a run to it"):
+        latest_version(model)
     make(model, "one")
     assert served(model) == "v1 one"
     make(model, "two")
     assert served(model) == "v2 two"
-    with pytest.raises(UserError, match=r"versions/v1: is there already; a version is never changed"):
+    with pytest.raises(UserError, match=r"versions/v1: exists already; a version is never changed"):
         make(model, "three", "v1")
     make(model, "eleven", "v11")
     make(model, "twelve")
     assert served(model) == "v12 twelve"
-    assert versions(model) == ["v1", "v2", "v11", "v12"]
+    assert version_names(model) == ["v1", "v2", "v11", "v12"]
     write_text(model / "latest", "v1")
     assert served(model) == "v1 one"
     write_text(model / "latest", "v3")
     with pytest.raises(DataError, match=r"versions/v3/manifest\.json: unreadable"):
         served(model)
     write_text(model / "latest", "../v1")
-    with pytest.raises(DataError, match=r"names '\.\./v1'; .* Fix: write the name of one that is there: v1, v2, v11, "):
-        latest(model)
+    with pytest.raises(
+        DataError, match=r"names '\.\./v1'; .* Fix: write the name of an existing version into it: v1, v2, v11, "
+    ):
+        latest_version(model)
 
 
 def test_a_copy_that_is_damaged_is_made_anew(model: Remote) -> None:
     make(model, "one")
-    copy = checked_version(latest(model))
+    copy = checked_version(latest_version(model))
     (copy / "a").write_text("two")
-    assert checked_version(latest(model)) == copy
+    assert checked_version(latest_version(model)) == copy
     assert (copy / "a").read_text() == "one"
     shutil.rmtree(copy)
     assert [path for path in cache_folder().rglob("*") if path.is_file()] == []  # It has all that was copied.
@@ -82,12 +90,12 @@ def test_a_copy_that_is_damaged_is_made_anew(model: Remote) -> None:
 
 def test_a_digest_that_is_a_path_is_damage(model: Remote) -> None:
     make(model, "one")
-    file = latest(model) / MANIFEST
+    file = latest_version(model) / MANIFEST
     content = json.loads(file.read_text())
     content["files"]["a"]["sha256"] = "../../../x"
     write_text(file, json.dumps(content))
     with pytest.raises(DataError, match=r"manifest\.json: unreadable \(a has the SHA-256 '\.\./"):
-        local_version(latest(model))
+        local_version(latest_version(model))
 
 
 def test_of_two_that_make_a_version_the_first_has_it(model: Remote) -> None:
@@ -96,7 +104,7 @@ def test_of_two_that_make_a_version_the_first_has_it(model: Remote) -> None:
             (late / "a").write_text("late")
             make(model, "soon")
 
-    with pytest.raises(UserError, match=r"v1: was made by another export meanwhile; .* Fix: export again$"):
+    with pytest.raises(UserError, match=r"v1: was written by another export meanwhile; .* Fix: export again$"):
         race()
     assert served(model) == "v1 soon"
 
@@ -113,7 +121,7 @@ def test_an_export_that_fails_leaves_nothing(model: Remote, monkeypatch: pytest.
         patch.setattr(remote_model, "put_file", breaks)
         with pytest.raises(UnavailableError, match=f"^{model}: cannot be used .reset by peer.; .* Fix: "):
             make(model, "two")
-    assert versions(model) == ["v1"]
+    assert version_names(model) == ["v1"]
     assert served(model) == "v1 one"
 
 
@@ -142,20 +150,20 @@ def test_an_export_that_is_killed_leaves_the_old_version_served(
 
 def test_a_version_is_fetched_once(model: Remote) -> None:
     make(model, "one")
-    folder = local_version(latest(model))
+    folder = local_version(latest_version(model))
     remove_tree(model / "versions/v1/vocab")
     (model / "versions/v1/a").unlink()
-    assert local_version(latest(model)) == folder
+    assert local_version(latest_version(model)) == folder
 
 
 def test_what_is_not_as_the_manifest_says_is_refused(model: Remote, tmp_path: Path) -> None:
     make(model, "one")
     write_bytes(model / "versions/v1/vocab/b", b"two")
     with pytest.raises(DataError, match=r"versions/v1/vocab/b: SHA-256 "):
-        local_version(latest(model))
+        local_version(latest_version(model))
     (model / "versions/v1/vocab/b").unlink()
     with pytest.raises(UnavailableError, match=r"versions/v1/vocab/b: cannot be copied "):
-        local_version(latest(model))
+        local_version(latest_version(model))
     write_bytes(model / "versions/v1/vocab/b", b"one")
     assert served(model) == "v1 one"
     manifest = json.loads((model / "versions/v1" / MANIFEST).read_text())
@@ -163,23 +171,23 @@ def test_what_is_not_as_the_manifest_says_is_refused(model: Remote, tmp_path: Pa
     for name in ("../../a", "/a"):
         forged = {"files": {name: files["../../a"]}}
         write_bytes(model / "versions/v1" / MANIFEST, json.dumps(forged).encode())
-        with pytest.raises(DataError, match=f"manifest.json: lists '{name}'; its files lie in its folder"):
-            local_version(latest(model))
+        with pytest.raises(DataError, match=f"manifest.json: lists '{name}'; the files of a version are in its folder"):
+            local_version(latest_version(model))
 
 
 def test_a_prefix_of_something_else_is_refused(model: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     write_text(model / "thesis.txt", "x")
     with pytest.raises(UserError, match=r"^--out: s3://.* holds thesis.txt; a model has a folder of its own"):
-        check_out(model)
+        check_model_dir(model)
     with pytest.raises(UserError, match=r"^--out: s3://.*thesis.txt is a file"):
-        check_out(model / "thesis.txt")
+        check_model_dir(model / "thesis.txt")
     use_store(f"http://127.0.0.1:{free_port()}", monkeypatch)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     away = location("s3://bucket/away")
     with pytest.raises(UnavailableError, match=r"^s3://bucket/away: cannot be reached "):
-        check_out(away)
+        check_model_dir(away)
     with pytest.raises(UnavailableError, match=r"^s3://bucket/away/latest: cannot be reached "):
-        latest(away)
+        latest_version(away)
 
 
 def test_a_model_answers_from_a_store_as_from_a_disk(
@@ -200,18 +208,18 @@ def test_a_model_answers_from_a_store_as_from_a_disk(
     assert there.rank(request["user"], request["items"]).equals(here.rank(request["user"], request["items"]))
     assert len(there.card) == len(here.card)
     assert ple_rec.load_model(f"{model}/versions/v1").version == "v1"
-    with pytest.raises(UserError, match=f"^{model}: is an exported model; the trained run is wanted"):
-        check_no_model(str(model))
+    with pytest.raises(UserError, match=f"^{model}: is an exported model; this command needs the trained run"):
+        refuse_exported_model(str(model))
     shutil.copytree(feed_model, tmp_path / "copy")
     put_folder(tmp_path / "copy", f"bucket/{model.name}-copy")  # as `aws s3 sync` does
     assert ple_rec.load_model(f"{model}-copy").version == "v1"
     exported = ple_rec.load_run(feed / "run").export(str(model), version="v7")
     assert exported.version == "v7"
-    assert latest(model).name == "v7"
+    assert latest_version(model).name == "v7"
 
 
 def test_flags_that_name_files_of_this_machine_refuse_addresses(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "m", "--token-file", "s3://bucket/token"]) == 2
-    assert "--token-file: got 's3://bucket/token'; expected a path of this machine. Fix: " in capsys.readouterr().err
+    assert "--token-file: got 's3://bucket/token'; expected a path on this machine. Fix: " in capsys.readouterr().err
     assert main(["export", "run", "--out", "s4://bucket/model"]) == 2
-    assert "s4://bucket/model: unknown scheme s4://" in capsys.readouterr().err
+    assert "s4://bucket/model: has the unknown scheme s4://" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.inference.feature_parsing import MAX_BAG, _integers
+from ple_rec.inference.feature_parsing import MAX_BAG, _integer_array
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import MAX_ITEMS
@@ -30,18 +30,18 @@ def body(**changes: Any) -> dict[str, Any]:
     [
         (None, "body", "an object with user, items"),
         ([], "body", "an object"),
-        ({"user": USER}, "items", "it is missing; a list of 1 to 2,000"),
+        ({"user": USER}, "items", "the key is missing; a list of 1 to 2,000"),
         ({"items": []}, "items", "got 0 objects; a list of 1 to 2,000"),
         ({"items": 3}, "items", "a list of 1 to 2,000"),
         ({"items": {}}, "items", "got {}; a list of 1 to 2,000 objects, feature: value; or one object, "),
-        ({"items": {"hour": 3}}, "items.hour", "got 3; a list, the hour of all items"),
-        ({"items": {"hour": None}}, "items.hour", "got null; a list, the hour of all items"),
+        ({"items": {"hour": 3}}, "items.hour", "got 3; a list with the hour of all items"),
+        ({"items": {"hour": None}}, "items.hour", "got null; a list with the hour of all items"),
         ({"items": {"hour": []}}, "items.hour", "got a list of 0; 1 to 2,000 values"),
         ({"items": {"hour": [1] * (MAX_ITEMS + 1)}}, "items.hour", "got a list of 2,001; 1 to 2,000 values"),
         ({"items": {"hour": [1, 2], "price": [1]}}, "items.price", "got a list of 1; as many values as items.hour: 2"),
         ({"items": {"hour": [1, 2], "price": []}}, "items.price", "got a list of 0; as many values as items.hour: 2"),
         ({"items": {"hours": [1]}}, "items.hours", 'got [1]; no feature of the model; did you mean "hour"?'),
-        ({"items": {"city": ["a"]}}, "items.city", "a feature of the user stands in `user`"),
+        ({"items": {"city": ["a"]}}, "items.city", "it is a feature of the user, and belongs in `user`"),
         ({"items": {"hour": [3, "three"]}}, "items.hour[1]", 'got "three"; an integer'),
         ({"items": {"history": [[], ["v1", 2]]}}, "items.history[1][1]", "got 2; a text"),
         ({"items": {"tags": [{"values": ["t1"], "weights": []}]}}, "items.tags[0]", "as many weights as values"),
@@ -56,7 +56,7 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
         ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
         ({"items": [ITEM], "user": {"x" * 5000: 1}}, f"user.{'x' * 77}...", "no feature of the model; features: "),
-        (body(user_id=4), "items[1].user_id", "a feature of the user stands in `user`"),
+        (body(user_id=4), "items[1].user_id", "it is a feature of the user, and belongs in `user`"),
         (body(z=4), "items[1].z", "no feature of the model; features: history, hour, minutes"),
         (body(video_id=4), "items[1].video_id", "got 4; a text, or null"),
         (body(video_id=["v1"]), "items[1].video_id", "a text"),
@@ -74,7 +74,7 @@ def body(**changes: Any) -> dict[str, Any]:
         (body(price=10**400), "items[1].price", "a number that fp32 can hold"),
         (body(price=math.inf), "items[1].price", "a number that fp32 can hold"),
         (body(price_bin=[]), "items[1].price_bin", "a number"),
-        (body(history="v1"), "items[1].history", "a list, each of it a text"),
+        (body(history="v1"), "items[1].history", "a list, with each value a text"),
         (body(history=["v1", 2]), "items[1].history[1]", "got 2; a text"),
         (body(history=["v1"] * (MAX_BAG + 1)), "items[1].history", "at most 1,000 values"),
         (body(tags=["t1"]), "items[1].tags", "an object with values, weights"),
@@ -204,7 +204,7 @@ _WHOLE = s.integers(-(2**70), 2**70)
 def test_a_column_of_integers_is_what_its_values_stand_for(values: list[Any]) -> None:
     whole = [None if value is None else int(value) for value in values]
     known = [value if value is not None and -(2**63) <= value < 2**63 else None for value in whole]
-    assert _integers(values, str).to_pylist() == known
+    assert _integer_array(values, str).to_pylist() == known
 
 
 def test_truth_values_of_dense_features_are_numbers(ranker: Ranker) -> None:
@@ -251,9 +251,9 @@ def test_items_share_what_the_user_object_says_of_them(ranker: Ranker) -> None:
 
 
 def test_what_nobody_gave_is_missing(ranker: Ranker) -> None:
-    items = [each.name for each in ranker.signature.of("item")]
+    items = [each.name for each in ranker.signature.inputs_of("item")]
     whole: dict[str, Any] = dict.fromkeys(items)  # null is given
-    user: dict[str, Any] = dict.fromkeys(each.name for each in ranker.signature.of("user"))
+    user: dict[str, Any] = dict.fromkeys(each.name for each in ranker.signature.inputs_of("user"))
     assert ranker.read_rank({"user": user, "items": [whole, whole]}).missing == ()
     assert ranker.read_score({"rows": [user | whole, user | whole]}).missing == ()
     without = {name: None for name in items if name not in ("price", "hour")}

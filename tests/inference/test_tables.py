@@ -39,7 +39,7 @@ def test_rows_come_back_within_half_a_step(tmp_path: Path, weight: Tensor, preci
     ids = torch.randint(0, ROWS, (50,), dtype=torch.int32)
     rows = weight[ids.long()]
     wide = rows.abs().amax(1) if precision == "fp16" else rows.amax(1) - rows.amin(1)
-    difference = (stored(tmp_path, weight, precision).pooled(ids) - rows).abs().amax(1)
+    difference = (stored(tmp_path, weight, precision).pool(ids) - rows).abs().amax(1)
     assert (difference <= BOUND[precision] * wide * 1.01).all()
     if precision != "fp32":
         assert difference.max() > 0
@@ -52,11 +52,11 @@ def test_bags_are_sums(tmp_path: Path, weight: Tensor, precision: TablePrecision
     ids = torch.randint(0, ROWS, (50,), dtype=torch.int32)
     offsets = torch.tensor([0, 3, 3, 10, 50], dtype=torch.int32)
     weights = torch.rand(50) if weighted else None
-    rows = table.pooled(ids) * (1 if weights is None else weights[:, None])
+    rows = table.pool(ids) * (1 if weights is None else weights[:, None])
     expected = torch.stack([rows[a:b].sum(0) for a, b in pairwise(offsets.tolist())])
-    torch.testing.assert_close(table.pooled(ids, offsets, weights), expected, rtol=1e-5, atol=1e-6)
-    assert table.pooled(ids[:0], torch.zeros(3, dtype=torch.int32)).tolist() == [[0.0] * DIM] * 2
-    assert table.pooled(ids[:0]).shape == (0, DIM)
+    torch.testing.assert_close(table.pool(ids, offsets, weights), expected, rtol=1e-5, atol=1e-6)
+    assert table.pool(ids[:0], torch.zeros(3, dtype=torch.int32)).tolist() == [[0.0] * DIM] * 2
+    assert table.pool(ids[:0]).shape == (0, DIM)
 
 
 def test_sizes_are_those_of_the_docs(tmp_path: Path, weight: Tensor) -> None:
@@ -77,9 +77,13 @@ def test_what_a_precision_cannot_hold(tmp_path: Path, weight: Tensor) -> None:
     wrong[7, 3] = 1e6
     with pytest.raises(UserError, match=r"t.fp16, row 7.*export with --precision fp32"):
         stored(tmp_path, wrong, "fp16")
+    with (tmp_path / "t.fp16").open("wb") as file:
+        write_table(file, weight, "fp16")
+        with pytest.raises(UserError, match=rf"t.fp16, row {ROWS + 7}: "):  # the second shard of the table
+            write_table(file, wrong, "fp16")
 
 
 def test_a_file_of_another_size_is_refused(tmp_path: Path, weight: Tensor) -> None:
     stored(tmp_path, weight, "fp32")
-    with pytest.raises(DataError, match=r"t.fp32: 19200 bytes; 301 rows of 16 columns in fp32 are 19264"):
+    with pytest.raises(DataError, match=r"t.fp32: has 19200 bytes; 301 rows of 16 columns in fp32 take 19264"):
         StoredTable(tmp_path / "t.fp32", ROWS + 1, DIM, "fp32")

@@ -16,7 +16,7 @@ from torchx.schedulers import get_scheduler_factories
 from torchx.specs.finder import get_component
 
 from launch.hosts import HOSTS
-from launch.jobs import environment
+from launch.jobs import rank_environment
 from ple_rec.cli.app import parse
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -119,4 +119,4 @@ def test_every_variable_has_its_line() -> None:
     listed = {
         name for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for name in re.findall(r"`(\w+)", row)
     }
-    assert listed == set(environment(threads=1, gpu=8, interface="eth0", env=None))
+    assert listed == set(rank_environment(threads=1, gpu=8, interface="eth0", env=None))

@@ -73,7 +73,7 @@ def test_instances_have_what_their_pages_say(host: str, cores: int, memory_gib: 
 
 
 def test_a100_stays_a_name_of_both_a100_hosts() -> None:
-    assert HOSTS["a100"] == HOSTS["a100-40"] == HOSTS["a100-80"] == HOSTS["p4d.24xlarge"]._replace(instance="")
+    assert HOSTS["a100"] == HOSTS["a100-40"] == HOSTS["a100-80"] == HOSTS["p4d.24xlarge"]._replace(instance_type="")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a100_stays_a_name_of_both_a100_hosts() -> None:
         (
             {"host": "h1000"},
             "--host h1000; known are a100, a100-40, a100-80, h100, h200, b200, l40s, p4d.24xlarge, p4de.24xlarge, "
-            "p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge. Fix: name one of them, or say "
+            "p5.48xlarge, p5en.48xlarge, p6-b200.48xlarge, g6e.48xlarge. Fix: name one of them, or give "
             "--nproc, --gpu, --cpu and --memMB",
         ),
         (

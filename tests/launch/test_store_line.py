@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.raw_logs import configuration, write_logs
+from benchmarks.raw_logs import prep_toml, write_logs
 from tests.launch.test_two_hosts import INFRA, A, B, Hosts
 from tests.tiny import environment, wait_until
 
@@ -158,7 +158,7 @@ def _on_a_disk(here: Path, repository: Path) -> dict[str, Any]:
 def test_the_whole_line_on_a_store(line: Line, repository: Path) -> None:
     here = line.here
     write_logs(here / "logs", ROWS, USERS, VIDEOS)
-    (here / "feed.toml").write_text(configuration())
+    (here / "feed.toml").write_text(prep_toml())
     wanted = _on_a_disk(here, repository)
 
     for host in (A, B):

@@ -12,16 +12,18 @@ from torchx.specs.finder import ComponentValidationException
 import launch.components as components
 from ple_rec import agent
 from ple_rec.cli import submission
-from ple_rec.cli.submission import check_input, only_here
+from ple_rec.cli.submission import check_input, reason_not_shared
 from ple_rec.config.load import dump_toml, load_config, with_values
 from ple_rec.config.run import RunConfig
 from tests.tiny import environment, write_tiny
 
-ANYWAY = "\n (found before submission; where the job would find otherwise, submit all the same by --check False)"
+ANYWAY = (
+    "\n (found before submission; if this does not hold on the job's hosts, submit without a check by --check False)"
+)
 NO_FOLDER = "no folder plans; the plan goes into a folder that exists. Fix: make it, or give another"
 SHARED = (
-    "hosts need what they all read or write under the same path. Fix: put it on storage that all hosts mount (NFS, "
-    "Lustre, EFS), or give addresses of an object store: --run_dir, data.path, checkpoint.path, --init_from, --plan\n"
+    "hosts must see these files under the same path. Fix: put them on storage that all hosts mount (NFS, Lustre, "
+    "EFS), or give addresses of an object store: --run_dir, data.path, checkpoint.path, --init_from, --plan\n"
 )
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
@@ -70,7 +72,7 @@ def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture
         == "ple-rec: raw: no such file or folder; --from names the raw files. Fix: check the path\n"
     )
     assert agent.main(["--check", "--", "prep", "census", "--out", "data/feed", "--from", "raw"]) == 2
-    told = f"ple-rec: --from: no raw in {here}; it is where the raw files are. Fix: give their folder\n"
+    told = f"ple-rec: --from: no raw in {here}; it is the folder of the raw files. Fix: give their folder\n"
     assert capsys.readouterr().err == told
 
 
@@ -86,8 +88,8 @@ def test_a_python_without_ple_rec(here: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ComponentValidationException) as caught:
         components.train("tiny.toml", python=str(python))
     assert str(caught.value) == (
-        f"--python {python}; ended with 1 where the input was to be checked:\nNo module named ple_rec\n. "
-        "Fix: name the Python that has ple-rec by --python, or submit all the same by --check False"
+        f"--python {python}; the check of the input ended with exit code 1:\nNo module named ple_rec\n. "
+        "Fix: name the Python that has ple-rec by --python, or submit without a check by --check False"
     )
 
 
@@ -115,7 +117,7 @@ def test_a_login_node_without_the_gpus_driver(repository: Path, here: Path) -> N
 def test_storage_that_every_host_has_for_itself(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(submission, "only_here", lambda path: f"lies below {here}")
+    monkeypatch.setattr(submission, "reason_not_shared", lambda path: f"lies below {here}")
     two, verb = ["--check", "--nnodes", "1:2"], ["--", "train", "--config", "tiny.toml"]
     assert agent.main([*two, *verb]) == 2
     assert capsys.readouterr().err == f"ple-rec: runs/tiny and data: lies below {here}; 1:2 {SHARED}"
@@ -151,7 +153,7 @@ def test_storage_that_every_host_has_for_itself(
     ],
 )
 def test_where_other_hosts_see_nothing(path: str, why: str | None) -> None:
-    assert only_here(Path(path), MOUNTS.splitlines()) == why
+    assert reason_not_shared(Path(path), MOUNTS.splitlines()) == why
 
 
 def test_a_job_that_could_not_go_on_with_fewer_hosts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,11 +161,11 @@ def test_a_job_that_could_not_go_on_with_fewer_hosts(here: Path, capsys: pytest.
     assert check_input(verb, lambda: [2, 1]) == 0
     assert check_input([*verb, "--set", "data.virtual_shards=2"], lambda: [2, 3]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("ple-rec: on 3 ranks, where hosts are lost: data.virtual_shards: got 2 with 3 ranks; ")
-    assert said.endswith("; it has to do for every number of ranks, or ask for other hosts (--min_nnodes)\n")
+    assert said.startswith("ple-rec: on 3 ranks, after the loss of hosts: data.virtual_shards: got 2 with 3 ranks; ")
+    assert said.endswith("; the value must be right for every number of ranks, or change the hosts (--min_nnodes)\n")
     per_rank = ["--set", "train.batch_size=", "--set", "train.batch_size_per_rank=8"]
     assert check_input([*verb, *per_rank], lambda: [2, 1]) == 2
     assert capsys.readouterr().err == (
-        "ple-rec: train.batch_size_per_rank: with 1 to 2 ranks; a run goes on with as many samples a step as it began "
-        "with, however many ranks are left. Fix: --set train.batch_size=16 --set train.batch_size_per_rank=\n"
+        "ple-rec: train.batch_size_per_rank: with 1 to 2 ranks; after the loss of a host, a run keeps its number of "
+        "samples a step, however many ranks are left. Fix: --set train.batch_size=16 --set train.batch_size_per_rank=\n"
     )

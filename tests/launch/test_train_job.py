@@ -17,10 +17,10 @@ import launch.components as components
 CHOOSE = "--resume goes on with a run, --auto_resume does if there is one, --overwrite removes it. Fix: choose one"
 BY_ITSELF = "such a job resumes an existing run by itself (--auto-resume). Fix: leave out --resume"
 REMOVES = (
-    "ranks that are started again would remove their own checkpoints. "
+    "ranks that are restarted would remove their own checkpoints. "
     "Fix: give a new --run_dir without --overwrite, or remove the old run by hand"
 )
-FEWER = "a job goes on with fewer hosts than it has. Fix: give 1 or more, and below --nnodes"
+FEWER = "--min_nnodes is at least 1 and less than --nnodes. Fix: give a number in between"
 MOUNT = "Fix: write type=bind,src=/host/folder,dst=/folder[,readonly], or type=volume,src=NAME,dst=/folder"
 
 
@@ -64,7 +64,7 @@ def test_what_becomes_of_a_run_that_is_there(arguments: dict[str, Any], flag: st
         ({"nnodes": 2, "min_nnodes": -1}, f"--min_nnodes -1 --nnodes 2; {FEWER}"),
         (
             {"threads": 3, "overrides": ["runtime.threads=4"]},
-            "--threads 3 -- runtime.threads=4; both say how many threads a rank has. Fix: give one of them",
+            "--threads 3 -- runtime.threads=4; both set the number of threads of a rank. Fix: give one of them",
         ),
         ({"max_retries": -1}, "--max_retries -1; it cannot be negative. Fix: leave it out for the default"),
         (

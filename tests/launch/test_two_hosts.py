@@ -151,7 +151,7 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     hosts.lose(B, cut=cut)
     seconds = {"continues": hosts.until_trained_by(1, alone)}
     hosts.check_limit(seconds["continues"], 90 if cut else 40)  # 8 s, 30 s for a rank that hears nothing, 15 s
-    assert not cut or f"rank 1 on {B} gives no sign of life" in hosts.said("a")
+    assert not cut or f"rank 1 on {B} does not respond" in hosts.said("a")
     assert "goes on from runs/tiny/checkpoints/step-" in hosts.said("a")
 
     hosts.link(up=True)
@@ -159,7 +159,7 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     back = hosts.agent(B, "b2", elastic, *flags)
     seconds["rejoins"] = hosts.until_trained_by(2, together)
     hosts.check_limit(seconds["rejoins"], 20)
-    assert hosts.own_words("a")[-1] == "ple-rec: starts the ranks of this host anew (hosts have come)"
+    assert hosts.own_words("a")[-1] == "ple-rec: starts the ranks of this host anew (hosts have joined)"
     assert first.poll() is None
 
     begun = time.monotonic()
@@ -168,8 +168,8 @@ def test_a_host_is_lost_and_comes_back_and_the_first_is_lost(hosts: Hosts, cut: 
     seconds["store lost"] = time.monotonic() - begun
     assert hosts.own_words("b2")[-1] == (
         f"ple-rec: rendezvous at {A}:29400: lost: its host has ended, or cannot be reached; the hosts of a job find "
-        "each other by it, so the job ends without it. Fix: look at the output of that host, then run the same command "
-        "again; --auto-resume goes on"
+        "each other by the rendezvous, so the job ends without it. Fix: look at the output of that host, then run the "
+        "same command again; --auto-resume goes on"
     )
     assert "Traceback" not in hosts.said("b2")
     assert "frame #" not in hosts.said("b2")
@@ -219,8 +219,9 @@ def test_hosts_that_do_not_share_the_run_directory_are_named(hosts: Hosts) -> No
     second = hosts.start(B, "b", *hide[2:], *command, "--auto-resume")
     assert [first.wait(90), second.wait(30)] == [2, 2], hosts.said("a") + hosts.said("b")
     said = (
-        f"runs/tiny: what rank 0 writes there on {A} is not seen on {B} after 10 s; all hosts of a job share its run "
-        "directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that every host mounts"
+        f"runs/tiny: a file that rank 0 writes there on {A} is not seen on {B} after 10 s; all hosts of a job share "
+        "its run directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that every host "
+        "mounts"
     )
     assert hosts.own_words("a") == [f"ple-rec: {said}"]
     assert hosts.own_words("b") == [f"ple-rec: rank 1: {said}"]

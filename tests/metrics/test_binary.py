@@ -229,7 +229,7 @@ def test_a_state_of_another_shape_is_refused() -> None:
     )
     with pytest.raises(UserError, match=r"metric state, histogram: missing; 1 tasks"):
         metrics.merge_state_dict({key: value for key, value in state.items() if key != "binary.histogram"})
-    with pytest.raises(UserError, match=r"metric state, rows: None; must be the number of rows, an int"):
+    with pytest.raises(UserError, match=r"metric state, rows: None; it is the number of rows, an int"):
         metrics.merge_state_dict({key: value for key, value in state.items() if key != "binary.rows"})
 
 

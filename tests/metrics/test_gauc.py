@@ -13,7 +13,15 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
-from ple_rec.metrics.group_auc import LEVELS, GroupRows, GroupSample, hash_groups, in_level, interval, rows_at_level
+from ple_rec.metrics.group_auc import (
+    LEVELS,
+    GroupRows,
+    GroupSample,
+    confidence_interval,
+    count_rows_by_level,
+    hash_groups,
+    is_in_level,
+)
 from tests.metrics.groups import Data, exactly, made
 
 TOP = 2**63 - 1
@@ -227,8 +235,8 @@ def test_a_sample_is_what_its_definition_says_in_any_order(
 
 def test_levels_are_nested_halves_of_the_groups() -> None:
     for groups in (torch.arange(100_000), torch.arange(100_000) * 4096 - TOP, torch.randint(-TOP, TOP, (100_000,))):
-        rows_L = rows_at_level(groups)
-        masks = [in_level(groups, level) for level in range(6)]
+        rows_L = count_rows_by_level(groups)
+        masks = [is_in_level(groups, level) for level in range(6)]
         assert rows_L[:6].tolist() == [int(mask.sum()) for mask in masks]
         for level, (outer, inner) in enumerate(pairwise(masks)):
             assert not bool((inner & ~outer).any())
@@ -241,14 +249,14 @@ def test_the_interval_is_the_linearised_one() -> None:
     mean = (1.0 + 0.9 + 0.7 + 2.4) / 8  # 0.625
     spread = (2 * 0.125) ** 2 + 0.275**2 + 0.075**2 + (4 * 0.025) ** 2
     half = 3.1824463 * ((1 - 0.25) * 4 / 3 * spread) ** 0.5 / 8  # t of 3 degrees of freedom
-    assert interval(weight, auc, 0.25) == pytest.approx((mean - half, mean + half))
-    assert interval(weight, auc, 1.0) == pytest.approx((mean, mean))
-    assert interval(weight[:2], torch.tensor([0.0, 1.0]).double(), 0.0) == (0.0, 1.0)
-    assert interval(weight[:1], auc[:1], 0.5) is None
+    assert confidence_interval(weight, auc, 0.25) == pytest.approx((mean - half, mean + half))
+    assert confidence_interval(weight, auc, 1.0) == pytest.approx((mean, mean))
+    assert confidence_interval(weight[:2], torch.tensor([0.0, 1.0]).double(), 0.0) == (0.0, 1.0)
+    assert confidence_interval(weight[:1], auc[:1], 0.5) is None
 
 
 @pytest.mark.parametrize(("groups", "quantile"), [(2, 12.7062047), (3, 4.3026527), (11, 2.2281389)])
 def test_the_interval_of_few_groups_has_the_quantile_of_a_table(groups: int, quantile: float) -> None:
     auc = 0.5 + 0.001 * torch.arange(groups).double()
-    low, high = interval(torch.ones(groups).double(), auc, 0.0) or (0.0, 0.0)
+    low, high = confidence_interval(torch.ones(groups).double(), auc, 0.0) or (0.0, 0.0)
     assert (high - low) / 2 == pytest.approx(quantile * float(auc.std()) / groups**0.5)

@@ -66,7 +66,7 @@ def fuse(gate: nn.Module, selector: Tensor, experts: dict[str, Tensor]) -> tuple
 class LiteralLevel(nn.Module):
     def __init__(self, tasks: Sequence[str], level: LevelConfig, width: int, *, last: bool) -> None:
         super().__init__()
-        owners = {**{task: level.own(task) for task in tasks}, "shared": level.shared_experts}
+        owners = {**{task: level.own_experts(task) for task in tasks}, "shared": level.shared_experts}
         self.experts = nn.ModuleDict(
             {
                 owner: nn.ModuleList(LiteralExpert(width, level.expert_hidden) for _ in range(count))

@@ -10,7 +10,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from ple_rec.config.model import (
     AsymmetricConfig,
-    BottomLevelConfig,
     CgcConfig,
     CrossStitchConfig,
     CustomizedConfig,
@@ -23,6 +22,7 @@ from ple_rec.config.model import (
     PleConfig,
     SingleTaskConfig,
     SluiceConfig,
+    TaskExpertLevelConfig,
     TowerConfig,
 )
 from ple_rec.data.batch import Batch
@@ -93,7 +93,7 @@ def every_variant(hidden: tuple[int, ...], tower: tuple[int, ...]) -> dict[str, 
         LevelConfig(task_experts={"a": 2, "b": 1}, shared_experts=2, expert_hidden=hidden),
         LevelConfig(task_experts=1, shared_experts=1, expert_hidden=hidden[::-1]),
     )
-    bottoms = tuple(BottomLevelConfig(expert_hidden=sizes) for sizes in (hidden, hidden[-1:]))
+    bottoms = tuple(TaskExpertLevelConfig(expert_hidden=sizes) for sizes in (hidden, hidden[-1:]))
     shared = tuple(MlMmoeLevelConfig(experts=n, expert_hidden=sizes) for n, sizes in ((3, hidden), (2, hidden[::-1])))
     stitch = CrossStitchConfig(variant="cross_stitch", levels=bottoms, tower=towers)
     asymmetric = AsymmetricConfig(variant="asymmetric", bottom=hidden, donors={"b": ("a",)}, tower=towers)

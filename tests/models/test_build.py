@@ -13,7 +13,7 @@ from ple_rec.config.model import MmoeConfig
 from ple_rec.config.run import DataConfig, EmbeddingsConfig, RunConfig, TrainConfig
 from ple_rec.config.schema import DenseFeature, Normaliser, SparseFeature
 from ple_rec.errors import DataError
-from ple_rec.models.build import build_model, check_values
+from ple_rec.models.build import build_model, check_dense_values
 from ple_rec.models.multitask import MultiTaskModel
 
 CPU, META = torch.device("cpu"), torch.device("meta")
@@ -70,9 +70,9 @@ def test_tables_may_wait_on_the_meta_device() -> None:
 
 def test_mean_pooling_divides_bags_and_costs_single_values_nothing() -> None:
     bag = SparseFeature(name="friends", table="users", bag=True)
-    built = {pooling: _build(sparse=(*SPARSE, bag), pooling=pooling).mean_bags for pooling in ("sum", "mean")}
+    built = {pooling: _build(sparse=(*SPARSE, bag), pooling=pooling).mean_features for pooling in ("sum", "mean")}
     assert built == {"sum": set(), "mean": {"friends"}}
-    assert _build(pooling="mean").mean_bags == set()
+    assert _build(pooling="mean").mean_features == set()
 
 
 def test_each_feature_gets_the_figures_of_its_normaliser() -> None:
@@ -96,7 +96,7 @@ def test_each_feature_gets_the_figures_of_its_normaliser() -> None:
 def test_missing_statistics_are_named(normaliser: Any, statistics: dict[str, Any], missing: str) -> None:
     message = (
         f"stats.json: no {missing}; normaliser '{normaliser}' of dense feature 'age' needs it. "
-        "Fix: write it there, of the training split, or prepare the dataset again"
+        "Fix: add the statistic of the training split to stats.json, or prepare the dataset again"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
         _build((DenseFeature(name="age", normaliser=normaliser),), statistics)
@@ -107,11 +107,11 @@ def test_a_feature_without_any_value_needs_statistics_from_elsewhere(normaliser:
     dense, without = (DenseFeature(name="age", normaliser=normaliser),), dict.fromkeys(FULL)
     message = (
         "stats.json: dense feature 'age' has no value in the training split; "
-        f"its normaliser '{normaliser}' needs some. Fix: add \"age\" to data.drop"
+        f"its normaliser '{normaliser}' needs at least one value. Fix: add \"age\" to data.drop"
     )
     with pytest.raises(DataError, match=f"^{re.escape(message)}$"):
-        check_values(dense, {"age": {"train": without}})
-    check_values(dense, {"age": {"train": FULL}})
+        check_dense_values(dense, {"age": {"train": without}})
+    check_dense_values(dense, {"age": {"train": FULL}})
     model, other = _build(dense, {"age": without}), _build(dense, {"age": FULL | {"quantiles": [*range(QUANTILES)]}})
     model.load_state_dict(other.state_dict())
     x_BF = torch.tensor([[3.0]])

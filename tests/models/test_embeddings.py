@@ -13,7 +13,7 @@ from torchrec.modules.embedding_configs import DataType, PoolingType
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.errors import UserError
-from ple_rec.models.embeddings import embedding_collection, mean_bags, table_configs
+from ple_rec.models.embeddings import embedding_collection, mean_pooled_features, table_configs
 from tests.models.samples import sparse_batch
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_an_unknown_table_is_refused(features: tuple[SparseFeature, ...], known:
     config = EmbeddingsConfig(tables=tables if features else {"vidoes": TableConfig()})
     message = (
         f"embeddings.tables: no feature of this run reads table {'unread, vidoes' if features else 'vidoes'}; "
-        f"it names tables of the dataset; {known}. Fix: correct or remove the entry"
+        f"it names tables that the run reads; {known}. Fix: correct or remove the entry"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         table_configs(config, features, ROWS)
@@ -93,7 +93,7 @@ def test_two_features_of_one_table_train_the_same_rows() -> None:
 )
 def test_only_bags_of_tables_that_pool_by_mean_are_divided(pooling: Any, own: Any, expected: tuple[str, ...]) -> None:
     features = (*FEATURES, SparseFeature(name="seen", table="users", bag=True))
-    assert mean_bags(EmbeddingsConfig(pooling=pooling, tables=own), features) == expected
+    assert mean_pooled_features(EmbeddingsConfig(pooling=pooling, tables=own), features) == expected
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16"])

@@ -16,7 +16,7 @@ from ple_rec.data.batch import Batch, Requests
 from ple_rec.models.losses import LOSSES, StepLoss
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import loss_factors_K, objective
-from ple_rec.modules.grouped import Grouped, Inputs
+from ple_rec.modules.grouped import GroupedInputs, Inputs
 from ple_rec.modules.normalise import DenseStatistics
 from tests.models.samples import EVERY, dense_batch, every_variant
 
@@ -93,7 +93,7 @@ def _check(
     others = [i for i in range(len(bare_BD)) if i not in requests.first_R]
     bare_BD[others, torch.tensor(list(shared))[:, None]] = 1e9
     bare_BD.requires_grad_()
-    x = Grouped.of(bare_BD, requests.request_B, requests.first_R, model.shared_columns)
+    x = GroupedInputs.from_tensor(bare_BD, requests.request_B, requests.first_R, model.shared_columns)
     found = _step(model, x, block_rows, threads)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -135,7 +135,9 @@ def test_the_same_number_of_threads_gives_the_same_bits() -> None:
     found = []
     for _ in range(5):
         leaf_BD = x_BD.clone().requires_grad_()
-        step = _step(model, Grouped.of(leaf_BD, requests.request_B, requests.first_R, model.shared_columns), 16, 3)
+        step = _step(
+            model, GroupedInputs.from_tensor(leaf_BD, requests.request_B, requests.first_R, model.shared_columns), 16, 3
+        )
         assert leaf_BD.grad is not None
         found.append([leaf_BD.grad, *step.values()])
     assert all(torch.equal(a, b) for again in found[1:] for a, b in zip(found[0], again, strict=True))
@@ -151,7 +153,7 @@ def _batch(lengths: Sequence[int]) -> Batch:
 def test_the_model_scores_requests_once_where_they_are_few(lengths: list[int], grouped: bool) -> None:
     model = _model().eval()
     batch = _batch(lengths)
-    assert isinstance(model.grouped_inputs(batch), Grouped) is grouped
+    assert isinstance(model.grouped_inputs(batch), GroupedInputs) is grouped
     assert torch.equal(model.inputs(batch), batch.dense_BF)
     with torch.no_grad():
         logits_BK, gates = model(batch)
@@ -180,7 +182,7 @@ def test_bf16_is_that_of_the_whole_batch_within_its_rounding() -> None:
         models.append(MultiTaskModel(config, ("a", "b"), None, dense, precision, request_dense=SHARED).eval())
     requests = _requests([100, 28, 72])
     x_BD = _x_BD(requests).float()
-    grouped = Grouped.of(x_BD, requests.request_B, requests.first_R, models[0].shared_columns)
+    grouped = GroupedInputs.from_tensor(x_BD, requests.request_B, requests.first_R, models[0].shared_columns)
     with torch.no_grad():
         logits_BK, exact_BK = models[0].score(grouped)[0], models[1].score(x_BD)[0]
     assert 0 < float((logits_BK - exact_BK).abs().max()) < 0.03 * float(exact_BK.abs().max())

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ple_rec.config.model import (
     AsymmetricConfig,
-    BottomLevelConfig,
     CrossStitchConfig,
     CustomizedConfig,
     SluiceConfig,
+    TaskExpertLevelConfig,
     TowerConfig,
 )
 from ple_rec.models.multitask import MultiTaskModel
@@ -33,8 +33,8 @@ each_count = pytest.mark.parametrize("count", [1, 2, 3, 4])
 a_few = settings(max_examples=5, deadline=None, derandomize=True)
 
 
-def _levels(hidden: list[list[int]]) -> tuple[BottomLevelConfig, ...]:
-    return tuple(BottomLevelConfig(expert_hidden=tuple(sizes)) for sizes in hidden)
+def _levels(hidden: list[list[int]]) -> tuple[TaskExpertLevelConfig, ...]:
+    return tuple(TaskExpertLevelConfig(expert_hidden=tuple(sizes)) for sizes in hidden)
 
 
 # Donors in any order, of one task and of several, in chains and in circles.

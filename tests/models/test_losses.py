@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ple_rec.config.base import TaskKind
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.losses import KINDS, LOSSES, Loss, loss_sums_K, weight_BK
+from ple_rec.models.losses import LOSSES, TASK_KINDS_BY_LOSS, Loss, loss_sums_K, loss_weights_BK
 from tests.models.loss_samples import DELTA, NAMES, OURS, literal, samples
 
 NAN = float("nan")
@@ -23,7 +23,7 @@ TASK = TaskConfig(name="t")
 def _sums(logits_BK: Tensor, labels_BK: Tensor, in_space_BK: Tensor, weight_B: Tensor | None) -> tuple[Tensor, Tensor]:
     """The sums of the samples, and their slope in every logit."""
     leaf_BK = logits_BK.clone().requires_grad_()
-    sums_K = loss_sums_K(OURS, leaf_BK, labels_BK, weight_BK(in_space_BK, weight_B))
+    sums_K = loss_sums_K(OURS, leaf_BK, labels_BK, loss_weights_BK(in_space_BK, weight_B))
     sums_K.sum().backward()
     assert leaf_BK.grad is not None
     return sums_K.detach(), leaf_BK.grad
@@ -47,7 +47,7 @@ def test_sums_and_slopes_are_those_of_a_loop_over_samples(weighted: bool) -> Non
     sums_K, gradient_BK = _sums(logits_BK, labels_BK, in_space_BK, weights)
     torch.testing.assert_close(sums_K, expected_K, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradient_BK, slopes_BK, rtol=1e-11, atol=1e-15)
-    torch.testing.assert_close(weight_BK(in_space_BK, weights).sum(0), counts_K, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss_weights_BK(in_space_BK, weights).sum(0), counts_K, rtol=1e-12, atol=0)
 
 
 def test_samples_have_errors_on_both_sides_of_hubers_delta() -> None:
@@ -61,7 +61,7 @@ def test_samples_have_errors_on_both_sides_of_hubers_delta() -> None:
 def test_what_is_outside_the_space_contributes_exactly_nothing(poison: float) -> None:
     logits_BK, labels_BK, in_space_BK, weight_B = samples()
     sums_K, gradient_BK = _sums(logits_BK, labels_BK, in_space_BK, weight_B)
-    outside_BK = weight_BK(in_space_BK, weight_B) == 0
+    outside_BK = loss_weights_BK(in_space_BK, weight_B) == 0
     assert outside_BK.sum() > 30
     assert outside_BK[3].all()  # in every space, but of weight 0
     logits_BK[outside_BK] = labels_BK[outside_BK] = poison
@@ -132,6 +132,9 @@ def test_hubers_delta_is_1_unless_given_and_each_tasks_own() -> None:
 
 
 def test_every_loss_says_which_kinds_of_task_it_is_for() -> None:
-    assert KINDS.keys() == LOSSES.keys()
-    defaults = {kind: next(name for name in KINDS if kind in KINDS[name]) for kind in get_args(TaskKind)}
+    assert TASK_KINDS_BY_LOSS.keys() == LOSSES.keys()
+    defaults = {
+        kind: next(name for name in TASK_KINDS_BY_LOSS if kind in TASK_KINDS_BY_LOSS[name])
+        for kind in get_args(TaskKind)
+    }
     assert defaults == {"binary": "cross_entropy", "regression": "mse"}

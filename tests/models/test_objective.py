@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.config.model import BottomLevelConfig, SluiceConfig
-from ple_rec.models.losses import loss_sums_K, weight_BK
+from ple_rec.config.model import SluiceConfig, TaskExpertLevelConfig
+from ple_rec.models.losses import loss_sums_K, loss_weights_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import objective
 from ple_rec.models.weighting import WEIGHTINGS
@@ -27,7 +27,7 @@ Gradients = dict[str, Tensor]
 
 def _model(weighting: str, orthogonality: float = LAMBDA) -> MultiTaskModel:
     """Sluice, whose penalty counts; experts of one and of two layers."""
-    levels = (BottomLevelConfig(expert_hidden=(6,)), BottomLevelConfig(expert_hidden=(5, 6)))
+    levels = (TaskExpertLevelConfig(expert_hidden=(6,)), TaskExpertLevelConfig(expert_hidden=(5, 6)))
     config = SluiceConfig(variant="sluice", levels=levels, subspaces=3, orthogonality=orthogonality)
     model = dense_model(config, [f"t{k}" for k in range(len(NAMES))], 3)
     model.weighting = WEIGHTINGS[weighting](NAMES).double()
@@ -73,7 +73,7 @@ def _ours(
 ) -> tuple[Tensor, Gradients]:
     """L, and its gradient in the logits and in every parameter that has one."""
     leaf_BK = logits_BK.clone().requires_grad_()
-    weights_BK = weight_BK(in_space_BK, weight_B)
+    weights_BK = loss_weights_BK(in_space_BK, weight_B)
     sums_K = loss_sums_K(OURS, leaf_BK, labels_BK, weights_BK)
     counts_K = weights_BK.sum(0) if counts_K is None else counts_K
     model.zero_grad()
@@ -117,7 +117,7 @@ def test_the_average_over_ranks_of_unequal_counts_is_the_whole(weighting: str, p
     model = _model(weighting)
     whole = samples()
     loss, gradients = _ours(model, *whole)
-    counts_K = weight_BK(whole[2], whole[3]).sum(0)
+    counts_K = loss_weights_BK(whole[2], whole[3]).sum(0)
     pieces = zip(*(part.split(parts) for part in whole), strict=True)
     ranks = [_ours(model, z, y, d, s, counts_K, len(parts)) for z, y, d, s in pieces]
     average_BK = torch.cat([found.pop("logits") for _, found in ranks]) / len(parts)
@@ -135,7 +135,7 @@ def test_what_is_outside_the_space_contributes_exactly_nothing(weighting: str, p
     model = _model(weighting)
     logits_BK, labels_BK, in_space_BK, weight_B = samples()
     loss, gradients = _ours(model, logits_BK, labels_BK, in_space_BK, weight_B)
-    outside_BK = weight_BK(in_space_BK, weight_B) == 0
+    outside_BK = loss_weights_BK(in_space_BK, weight_B) == 0
     logits_BK[outside_BK] = labels_BK[outside_BK] = poison
     poisoned, poisoned_gradients = _ours(model, logits_BK, labels_BK, in_space_BK, weight_B)
     assert torch.equal(poisoned, loss)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ple_rec.config.model import CgcConfig
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.config.schema import SparseFeature
-from ple_rec.models.embeddings import bag_totals, divide_bags, embedding_collection, mean_bags
+from ple_rec.models.embeddings import bag_totals, divide_bags, embedding_collection, mean_pooled_features
 from ple_rec.models.multitask import MultiTaskModel
 from tests.models.samples import pooled_by_hand, sparse_batch
 
@@ -36,8 +36,8 @@ def _model(config: EmbeddingsConfig, *, weighted: bool) -> MultiTaskModel:
     features = FEATURES if weighted else [f.model_copy(update={"weights": None}) for f in FEATURES]
     torch.manual_seed(0)
     collection = embedding_collection(config, features, ROWS, torch.device("cpu"))
-    means = mean_bags(config, features)
-    return MultiTaskModel(CgcConfig(variant="cgc", expert_hidden=(2,)), ("k",), collection, [], mean_bags=means)
+    means = mean_pooled_features(config, features)
+    return MultiTaskModel(CgcConfig(variant="cgc", expert_hidden=(2,)), ("k",), collection, [], mean_features=means)
 
 
 def _by_hand(tables: dict[str, Tensor], means: set[str], *, weighted: bool) -> Tensor:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ple_rec.config.model import (
     AsymmetricConfig,
-    BottomLevelConfig,
     CrossStitchConfig,
     CustomizedConfig,
     HardSharingConfig,
     SingleTaskConfig,
     SluiceConfig,
+    TaskExpertLevelConfig,
     TowerConfig,
 )
 from ple_rec.models.multitask import MultiTaskModel
@@ -30,14 +30,14 @@ TOWER = TowerConfig(hidden=(4,), activation="tanh")  # relu may be dead in so sm
 
 
 def _stitch(*hidden: tuple[int, ...], per_channel: bool = False) -> CrossStitchConfig:
-    levels = tuple(BottomLevelConfig(expert_hidden=sizes) for sizes in hidden)
+    levels = tuple(TaskExpertLevelConfig(expert_hidden=sizes) for sizes in hidden)
     return CrossStitchConfig(
         variant="cross_stitch", levels=levels, per_channel=per_channel, activation="tanh", tower=TOWER
     )
 
 
 def _sluice(*hidden: tuple[int, ...], subspaces: int) -> SluiceConfig:
-    levels = tuple(BottomLevelConfig(expert_hidden=sizes) for sizes in hidden)
+    levels = tuple(TaskExpertLevelConfig(expert_hidden=sizes) for sizes in hidden)
     return SluiceConfig(variant="sluice", levels=levels, subspaces=subspaces, activation="tanh", tower=TOWER)
 
 

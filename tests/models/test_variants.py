@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ple_rec.config.model import (
     AsymmetricConfig,
-    BottomLevelConfig,
     CgcConfig,
     CrossStitchConfig,
     CustomizedConfig,
@@ -23,6 +22,7 @@ from ple_rec.config.model import (
     ModelConfig,
     SingleTaskConfig,
     SluiceConfig,
+    TaskExpertLevelConfig,
 )
 from ple_rec.errors import UserError
 from ple_rec.models.variants import (
@@ -38,7 +38,7 @@ from ple_rec.models.variants import (
     single_task,
     sluice,
 )
-from ple_rec.modules.routing import X
+from ple_rec.modules.routing import SELECT_BY_X
 from tests.models.strategies import networks
 
 
@@ -93,7 +93,7 @@ def test_routings_of_asymmetric_and_customized() -> None:
 
 
 def test_routings_of_cross_stitch_and_sluice() -> None:
-    levels = (BottomLevelConfig(expert_hidden=(5, 4)), BottomLevelConfig(expert_hidden=(4,)))
+    levels = (TaskExpertLevelConfig(expert_hidden=(5, 4)), TaskExpertLevelConfig(expert_hidden=(4,)))
     stitch = cross_stitch(CrossStitchConfig(variant="cross_stitch", levels=levels), ("a", "b"))
     for routing, sources in zip(stitch, ((0, 0), (0, 1)), strict=True):
         assert (routing.experts, routing.source_E) == (("a.0", "b.0"), sources)
@@ -109,9 +109,9 @@ def test_routings_of_ml_mmoe() -> None:
     levels = tuple(MlMmoeLevelConfig(experts=n, expert_hidden=(n,)) for n in (3, 2))
     lower, upper = ml_mmoe(MlMmoeConfig(variant="ml_mmoe", levels=levels), ("a", "b", "c"))
     assert (lower.experts, lower.source_E) == (("shared.0", "shared.1", "shared.2"), (0, 0, 0))
-    assert (lower.outputs, lower.selector_O) == (("level 2 shared.0", "level 2 shared.1"), (X, X))
+    assert (lower.outputs, lower.selector_O) == (("level 2 shared.0", "level 2 shared.1"), (SELECT_BY_X, SELECT_BY_X))
     assert (upper.experts, upper.source_E) == (("shared.0", "shared.1"), (0, 1))
-    assert (upper.outputs, upper.selector_O) == (("a", "b", "c"), (X, X, X))
+    assert (upper.outputs, upper.selector_O) == (("a", "b", "c"), (SELECT_BY_X, SELECT_BY_X, SELECT_BY_X))
     assert all(all(row) for routing in (lower, upper) for row in routing.edges_OE)
 
 
@@ -127,7 +127,7 @@ REFUSED: list[ModelConfig] = [
 @pytest.mark.parametrize("config", REFUSED, ids=lambda config: config.variant)
 def test_a_task_named_shared_is_refused(config: ModelConfig) -> None:
     message = (
-        "tasks: a task is named 'shared'; experts are named after their owner, and the shared ones have that name. "
+        "tasks: a task is named 'shared'; experts are named after their task, and shared experts have this name. "
         "Fix: rename the task in the dataset's recipe"
     )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
@@ -135,4 +135,4 @@ def test_a_task_named_shared_is_refused(config: ModelConfig) -> None:
 
 
 def _count(level: LevelConfig, owner: str) -> int:
-    return level.shared_experts if owner == "shared" else level.own(owner)
+    return level.shared_experts if owner == "shared" else level.own_experts(owner)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.config.run import TaskConfig
-from ple_rec.models.losses import FACTORS, LOSSES
+from ple_rec.models.losses import LOSSES, UNCERTAINTY_FACTORS
 from ple_rec.models.weighting import WEIGHTINGS, Uncertainty, Weighting, task_weights
 
 NAMES = ("cross_entropy", "mse", "huber")
@@ -137,5 +137,5 @@ def test_it_starts_at_variance_1_and_knows_every_loss() -> None:
     weighting = Uncertainty(NAMES)
     assert weighting.log_variance_K.tolist() == [0, 0, 0]
     assert weighting.weights(SCHEDULED_K).tolist() == [1.0, 0.125, 3.0]
-    assert FACTORS.keys() == LOSSES.keys()
+    assert UNCERTAINTY_FACTORS.keys() == LOSSES.keys()
     assert list(weighting.state_dict()) == ["log_variance_K"]

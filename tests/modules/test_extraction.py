@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.config.model import BottomLevelConfig, LevelConfig, PleConfig, SluiceConfig
+from ple_rec.config.model import LevelConfig, PleConfig, SluiceConfig, TaskExpertLevelConfig
 from ple_rec.models.variants import ple, sluice
 from ple_rec.modules import mixing
 from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import Inputs
 from ple_rec.modules.mixing import SoftmaxGates
-from ple_rec.modules.routing import Routing, X
+from ple_rec.modules.routing import SELECT_BY_X, Routing
 
 LEVEL = LevelConfig(expert_hidden=(6,))
 ROUTINGS = ple(PleConfig(variant="ple", levels=(LEVEL, LEVEL)), ["a", "b"])
@@ -23,7 +23,7 @@ ROUTINGS = ple(PleConfig(variant="ple", levels=(LEVEL, LEVEL)), ["a", "b"])
 
 def test_a_gate_of_a_higher_level_may_select_by_x() -> None:
     torch.manual_seed(0)
-    by_x = replace(ROUTINGS[1], selector_O=(X, X))
+    by_x = replace(ROUTINGS[1], selector_O=(SELECT_BY_X, SELECT_BY_X))
     network = ExtractionNetwork([ROUTINGS[0], by_x], 4, "relu", 0.0)
     gates = network.levels[1].mixing
     assert isinstance(gates, SoftmaxGates)
@@ -55,7 +55,7 @@ def test_a_mixing_decides_the_widths_of_the_next_level(monkeypatch: pytest.Monke
 def test_concatenated_outputs_are_the_wider_streams_of_the_next_level() -> None:
     reads = ((True, False), (True, True))
     lower = Routing(("a.0", "b.0"), (0, 0), ("a", "b"), reads, (0, 0), (3,), mixing="concat")
-    upper = Routing(("a.0", "b.0"), (0, 1), ("a", "b"), reads, (X, 1), (5, 2))
+    upper = Routing(("a.0", "b.0"), (0, 1), ("a", "b"), reads, (SELECT_BY_X, 1), (5, 2))
     network = ExtractionNetwork([lower, upper], 4, "tanh", 0.0).double()
     assert [tuple(weight.shape) for weight in network.levels[1].experts.first_weights] == [(5, 3), (5, 6)]  # type: ignore[union-attr]
     x_BD = torch.randn(7, 4, dtype=torch.float64)
@@ -71,7 +71,7 @@ def test_concatenated_outputs_are_the_wider_streams_of_the_next_level() -> None:
 
 
 def _sluice(orthogonality: float, *widths: int) -> list[Routing]:
-    levels = tuple(BottomLevelConfig(expert_hidden=(width,)) for width in widths)
+    levels = tuple(TaskExpertLevelConfig(expert_hidden=(width,)) for width in widths)
     return sluice(SluiceConfig(variant="sluice", levels=levels, orthogonality=orthogonality), ["a", "b"])
 
 

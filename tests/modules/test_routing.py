@@ -20,7 +20,7 @@ ROUTING = Routing(
 def test_width_and_experts_of_a_stream() -> None:
     assert ROUTING.width == 4
     routing = replace(ROUTING, source_E=(0, 0, 2))
-    assert [routing.experts_of_stream(stream) for stream in range(4)] == [2, 0, 1, 0]
+    assert [routing.count_experts_reading(stream) for stream in range(4)] == [2, 0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -68,8 +68,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a gate weighs its experts in the reverse order",
         "ple_rec/modules/mixing.py",
-        "for slot, o in enumerate(gated) for e in reads[o]]",
-        "for slot, o in enumerate(gated) for e in reversed(reads[o])]",
+        "for gate, o in enumerate(gated) for e in reads[o]]",
+        "for gate, o in enumerate(gated) for e in reversed(reads[o])]",
         _MODELS,
     ),
     Fault(
@@ -126,8 +126,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "labels are shifted by a row",
         "ple_rec/data/columns.py",
-        "labels_NK=_stacked(self.labels, self.rows, rows_N, np.float32)",
-        "labels_NK=np.roll(_stacked(self.labels, self.rows, rows_N, np.float32), 1, axis=0)",
+        "labels_NK=_stack(self.labels, self.rows, rows_N, np.float32)",
+        "labels_NK=np.roll(_stack(self.labels, self.rows, rows_N, np.float32), 1, axis=0)",
         _ORDER,
     ),
     Fault(
@@ -140,8 +140,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "an epoch that goes on gives its last batch again",
         "ple_rec/data/loader.py",
-        "done = start_step * self.rows_per_step",
-        "done = max(0, start_step - 1) * self.rows_per_step",
+        "rows_to_skip = start_step * self.rows_per_step",
+        "rows_to_skip = max(0, start_step - 1) * self.rows_per_step",
         _ORDER,
     ),
     Fault(
@@ -183,7 +183,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a group that crosses ranks counts on each of them, too",
         "ple_rec/metrics/gauc.py",
-        "(group_id := int(rows.group_N[0])) not in shared:",
+        "(group_id := int(rows.group_N[0])) not in shared_groups:",
         "(group_id := int(rows.group_N[0])) is not None:",
         _METRICS,
     ),
@@ -198,10 +198,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the manifest is written before all files are seen to be there",
         "ple_rec/checkpoint/store.py",
-        "            _check_files_visible(path, full_manifest)\n            self._committing()\n"
-        "            self._write_text(path / MANIFEST, full_manifest.text())\n",
-        "            self._write_text(path / MANIFEST, full_manifest.text())\n"
-        "            _check_files_visible(path, full_manifest)\n            self._committing()\n",
+        "            _check_files_visible(path, full_manifest)\n            self._before_commit()\n"
+        "            self._write_text(path / MANIFEST, full_manifest.to_json())\n",
+        "            self._write_text(path / MANIFEST, full_manifest.to_json())\n"
+        "            _check_files_visible(path, full_manifest)\n            self._before_commit()\n",
         _STORE,
     ),
     Fault(
@@ -229,8 +229,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the pooled rows of a batch are counted for one rank instead of all",
         "ple_rec/config/plan_table.py",
-        "_POOLED * batch_size_per_rank * world * (",
-        "_POOLED * batch_size_per_rank * (",
+        "_BYTES_PER_POOLED_VALUE * batch_size_per_rank * world * (",
+        "_BYTES_PER_POOLED_VALUE * batch_size_per_rank * (",
         _PLANS,
     ),
     Fault(
@@ -265,8 +265,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the most frequent value gets row 0, which stands for what is missing or unknown",
         "data_prep/vocabulary/numbering.py",
-        "ibis.row_number().over(order) + (of_each(counts, after) + 1)",
-        "ibis.row_number().over(order) + of_each(counts, after)",
+        "ibis.row_number().over(order) + (per_vocabulary(counts, last_rows) + 1)",
+        "ibis.row_number().over(order) + per_vocabulary(counts, last_rows)",
         _PREP,
     ),
     Fault(
@@ -315,22 +315,22 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the predictions of ranked items stay in the order of the request",
         "ple_rec/inference/ranker.py",
-        '"predictions": (names, scores_BK[chosen])',
+        '"predictions": (names, scores_NK[chosen])',
         '"predictions": (names, scores_BK[: len(chosen)])',
         _RANKER,
     ),
     Fault(
         "a request without exponents is fused by 1 instead of by the exponents of the model",
         "ple_rec/inference/ranker.py",
-        "dict(zip(factors.names, exponents_of(self.fusion).tolist(), strict=True))",
+        "dict(zip(factors.names, exponent_array(self.fusion).tolist(), strict=True))",
         "dict.fromkeys(factors.names, 1.0)",
         _RANKER,
     ),
     Fault(
         "a prediction is brought within bounds before its calibration and scale instead of after",
         "ple_rec/ranking/fusion.py",
-        "_clip(_linked(values_N, kinds[name], task))",
-        "(_linked(_clip(values_N)[0], kinds[name], task), _clip(values_N)[1])",
+        "_clip(_linked_or_calibrated(values_N, kinds[name], task))",
+        "(_linked_or_calibrated(_clip(values_N)[0], kinds[name], task), _clip(values_N)[1])",
         ("tests/ranking",),
     ),
     Fault(

@@ -16,7 +16,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.optimizers import attach_table_optimizer
 from ple_rec.distributed.planner import PlanningInputs, make_plan
 from ple_rec.models.embeddings import embedding_collection
-from ple_rec.planning.plan_input import describe, plan_run
+from ple_rec.planning.plan_input import describe_dataset, plan_run
 
 RECIPE = "tencent-ple"
 
@@ -30,7 +30,7 @@ def cluster(device: Device = "h100", hosts: int = 1, ranks: int = 8, **hardware:
 def planned(on: Cluster, *overrides: str) -> PlanFile:
     """The plan of the recipe at the paper's scale."""
     config = load_config(RunConfig, RECIPE, overrides)
-    return plan_run(config, describe(config), on)
+    return plan_run(config, describe_dataset(config), on)
 
 
 def module_of(rows: dict[str, int], embeddings: EmbeddingsConfig, optimizer: TableOptimizer, on: Cluster) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.config.plan import PlanFile, dump_plan, load_plan, placements, plan_or_none
+from ple_rec.config.plan import PlanFile, dump_plan, load_plan, load_valid_plan, read_placements
 from ple_rec.config.plan_table import RowWise
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import UserError
@@ -25,7 +25,7 @@ def test_a_plan_comes_back_equal_with_a_line_a_table(plan: PlanFile, tmp_path: P
     file.write_text(dump_plan(plan))
     assert load_plan(file) == plan
     assert load_plan(tmp_path) == plan
-    assert plan_or_none(file) == plan
+    assert load_valid_plan(file) == plan
     text = file.read_text()
     assert json.loads(text)["tables"][0]["table"] == plan.tables[0].table
     lines = [json.loads(line.rstrip(",")) for line in text.splitlines() if line.startswith('    {"table"')]
@@ -109,14 +109,14 @@ def _placed(raw: dict[str, Any], where: dict[str, Any]) -> None:
         (lambda raw: _placed(raw, {"sharding": "table_row_wise", "host": 2}), "has a shard on rank 11; the cluster"),
         (
             lambda raw: _placed(raw, {"sharding": "column_wise", "ranks": [0, 1, 2]}),
-            "table 'weekday', column_wise: 16 columns in 3 shard(s); each has as many as the others, 4 or a multiple",
+            "table 'weekday', column_wise: 16 columns in 3 shard(s); all shards have the same number of columns, a",
         ),
         (lambda raw: _placed(raw, {"sharding": "column_wise", "ranks": []}), "ranks: got []; must have"),
         (
             lambda raw: _table(raw, kernel="fused_uvm_caching"),
-            "cache_load_factor goes with kernel fused_uvm_caching alone",
+            "cache_load_factor is for kernel fused_uvm_caching, which needs it",
         ),
-        (lambda raw: raw["tables"].append(raw["tables"][0]), "stands there twice"),
+        (lambda raw: raw["tables"].append(raw["tables"][0]), "is listed twice"),
         (lambda raw: raw["tables"][0].update(sharding="diagonal"), 'tables[0].sharding: got "diagonal"'),
         (lambda raw: raw.update(extra=1), "extra: unknown key"),
         (lambda raw: raw["cluster"].update(hosts=0), "cluster.hosts: got 0; must be > 0"),
@@ -140,9 +140,15 @@ def test_a_plan_that_breaks_a_rule_is_refused(plan: PlanFile, tmp_path: Path, ch
         (lambda table: table["shards"][0].update(more=1), "in version 2, each has a sharding and a list of shards"),
         (lambda table: table["shards"][0].update(rank=1.0), ".rank: got 1.0"),
         (lambda table: table["shards"][0].update(rank=99), "has a shard on rank 99; the cluster has 8 ranks"),
-        (lambda table: table["shards"].append(table["shards"][0]), ", table_wise: its shards are not as TorchRec"),
-        (lambda table: table["shards"][0].update(rows=7), ", table_wise: its shards are not as TorchRec builds them"),
-        (lambda table: table.update(sharding="row_wise"), ", row_wise: its shards are not as TorchRec builds them"),
+        (
+            lambda table: table["shards"].append(table["shards"][0]),
+            ", table_wise: its shards are not those that TorchRec builds",
+        ),
+        (
+            lambda table: table["shards"][0].update(rows=7),
+            ", table_wise: its shards are not those that TorchRec builds",
+        ),
+        (lambda table: table.update(sharding="row_wise"), ", row_wise: its shards are not those that TorchRec builds"),
         (lambda table: table.update(sharding="diagonal"), 'sharding: got "diagonal"'),
     ],
 )
@@ -158,7 +164,7 @@ def test_shards_of_version_2_that_no_sharding_has_are_refused(
     with pytest.raises(ConfigError) as caught:
         load_plan(file)
     assert said in str(caught.value)
-    assert plan_or_none(file) is None
+    assert load_valid_plan(file) is None
 
 
 @pytest.mark.parametrize(
@@ -178,26 +184,26 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, content: str | None, 
     with pytest.raises(UserError) as caught:
         load_plan(file)
     assert str(caught.value).startswith(f"{file}: {said}")
-    assert plan_or_none(file) is None  # a run that goes on plans anew
+    assert load_valid_plan(file) is None  # a run that goes on plans anew
 
 
 def test_runs_of_every_version_say_where_their_tables_were(plan: PlanFile) -> None:
     old = {"version": 1, "world_size": 2, "tables": [{"table": "a", "rows": 3, "dim": 4, "bytes": 48, "ranks": [1]}]}
-    assert placements(old) == old
-    new = placements(json.loads(dump_plan(plan)))
+    assert read_placements(old) == old
+    new = read_placements(json.loads(dump_plan(plan)))
     assert new["world_size"] == 8
     user = next(table for table in new["tables"] if table["table"] == "user_id")
     assert (user["rows"], user["dim"], user["bytes"]) == (46_926_001, 16, 46_926_001 * 64)
     assert user["ranks"] == list(plan.ranks_of(next(t for t in plan.tables if t.table == "user_id")))
-    assert placements(_version_2(plan)) == new
+    assert read_placements(_version_2(plan)) == new
     for raw in (json.loads(dump_plan(plan)), _version_2(plan)):
         raw["tables"][0]["rows"] = raw["estimate"] = None
-        found = placements(raw)["tables"]
+        found = read_placements(raw)["tables"]
         assert found[0]["ranks"] == []
         assert found[1:] == new["tables"][1:]
     damaged = {"cluster": {"hosts": "two"}, "tables": [{"shards": 3}, 4]}
     for version in ({}, {"version": 2}, {"version": 3}):
-        assert placements(damaged | version) == {
+        assert read_placements(damaged | version) == {
             "world_size": None,
             "tables": [dict.fromkeys(("table", "rows", "dim", "sharding", "kernel")) | {"ranks": []}],
         }

@@ -59,11 +59,11 @@ def test_what_is_no_plan_or_cannot_be_read_is_refused_before_any_work(
     train = ["train", "--config", "tiny.toml", "--plan"]
     for argv, said in (
         ([*CPU, "--out", f"{store}/plan"], f'{store}/plan: ends in ""; a plan is a .json file'),
-        ([*CPU, "--out", f"{store}/thesis.json"], f"{store}/thesis.json: is there, and is no plan (no version)"),
-        ([*CPU, "--out", f"{store}/page.json"], f"{store}/page.html: is there without its plan"),
+        ([*CPU, "--out", f"{store}/thesis.json"], f"{store}/thesis.json: exists and is no plan (no version)"),
+        ([*CPU, "--out", f"{store}/page.json"], f"{store}/page.html: exists without its plan"),
         ([*train, f"{store}/thesis.json"], f"{store}/thesis.json: no version; this ple_rec reads plans of versions"),
         ([*train, f"{store}/none.json"], f"{store}/none.json: "),
-        ([*CPU, "--out", "s4://bucket/plan.json"], "s4://bucket/plan.json: unknown scheme s4://"),
+        ([*CPU, "--out", "s4://bucket/plan.json"], "s4://bucket/plan.json: has the unknown scheme s4://"),
     ):
         assert main(argv) == 2
         assert capsys.readouterr().err.startswith(f"ple-rec: {said}")

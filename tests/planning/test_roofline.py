@@ -13,9 +13,9 @@ from ple_rec.cli import main
 from ple_rec.config.load import load_config
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.planning.estimate import DenseWork, all_reduce_ms
-from ple_rec.planning.plan_input import describe
+from ple_rec.planning.plan_input import describe_dataset
 from ple_rec.planning.roofline import Roofline, format_roofline, roofline
-from ple_rec.planning.workload import FeatureLoad, SampleWork, workload_of
+from ple_rec.planning.workload import FeatureLoad, SampleWork, sample_work
 from tests.conftest import REPOSITORY
 from tests.planning.samples import cluster
 
@@ -81,10 +81,12 @@ def test_the_bounds_are_the_longest_resource_and_the_sum() -> None:
     found = roofline(workload(), cluster(hosts=1, ranks=8, hbm_gb_per_s=1.0, loader_rows_per_s=100.0), 100)
     hbm = sum(row.amount for row in found.demands if row.resource == "HBM") / 1e9
     assert found.bound(loader=False) == "HBM"
-    assert found.overlapped(loader=False) == pytest.approx(8 / hbm)
+    assert found.overlapped_rate(loader=False) == pytest.approx(8 / hbm)
     assert found.bound(loader=True) == "loader"
-    assert found.overlapped(loader=True) == pytest.approx(800.0)
-    assert found.serial() == pytest.approx(8 / sum(found.seconds(r) for r in found.demands if r.resource != "loader"))
+    assert found.overlapped_rate(loader=True) == pytest.approx(800.0)
+    assert found.serial_rate() == pytest.approx(
+        8 / sum(found.seconds(r) for r in found.demands if r.resource != "loader")
+    )
     assert "at most" in format_roofline(found)
     with pytest.raises(ValueError, match="a roofline is of GPUs"):
         roofline(workload(), cluster("cpu"), 100)
@@ -99,7 +101,7 @@ def test_bf16_halves_the_activations_and_has_another_peak() -> None:
 
 def test_the_values_of_the_reference_workload() -> None:
     config = load_config(RunConfig, "bench-feed", [])
-    found = workload_of(config, describe(config), cluster())
+    found = sample_work(config, describe_dataset(config), cluster())
     first = 10 * (256 + 128) + 5 * 128 + 4 * 4 + 10  # experts, outputs, edges of four tasks and of the shared stream
     second = 10 * (256 + 128) + 4 * 128 + 4 * 4
     assert found.values == 24 * 16 + 8 + first + second + 4 * (64 + 1)

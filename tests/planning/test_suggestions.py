@@ -13,9 +13,9 @@ from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.models.build import build_model
 from ple_rec.planning.compare import format_comparison
-from ple_rec.planning.estimate import DenseWork, all_reduce_ms, dense_ms, estimate, highest_rate
-from ple_rec.planning.plan_input import describe, plan_run
-from ple_rec.planning.smallest import fewest_hosts, smallest_hosts
+from ple_rec.planning.estimate import DenseWork, all_reduce_ms, dense_ms, estimate_step, highest_rate
+from ple_rec.planning.plan_input import describe_dataset, plan_run
+from ple_rec.planning.smallest import min_hosts, plan_fewest_hosts
 from ple_rec.planning.suggestions import describe_suggestions, suggestions
 from ple_rec.planning.text import imbalance
 from tests.messages import logged
@@ -29,7 +29,7 @@ def _run(*overrides: str) -> RunConfig:
 
 def _ways(on: Cluster, *overrides: str) -> list[str]:
     config = _run(*overrides)
-    described = describe(config)
+    described = describe_dataset(config)
     found = suggestions(config, described, on, lambda text: None)
     for way in found:
         assert_sound(way.plan)
@@ -60,30 +60,30 @@ def test_a_way_out_is_as_small_as_is_enough() -> None:
 
 def test_more_hosts_are_the_fewest_that_fit() -> None:
     config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.5)
-    described = describe(config)
+    described = describe_dataset(config)
     said: list[str] = []
     with logged(said.append):
-        plan = smallest_hosts(config, described, on, None)
+        plan = plan_fewest_hosts(config, described, on, None)
     assert plan is not None
     hosts = plan.cluster.hosts
     assert said[-1].split()[0] in (str(hosts), str(hosts - 1))
     assert_sound(plan)
     with pytest.raises(Exception, match="host memory"):
         plan_run(config, described, on.model_copy(update={"hosts": hosts - 1}))
-    assert fewest_hosts(config, described, on, None, 512) in range(1, hosts + 1)
+    assert min_hosts(config, described, on, None, 512) in range(1, hosts + 1)
 
 
 def test_the_fewest_hosts_for_a_rate() -> None:
     config, on = _run(), cluster("h100", 1, 2)
-    described = describe(config)
-    plan = smallest_hosts(config, described, on, 11e6)
+    described = describe_dataset(config)
+    plan = plan_fewest_hosts(config, described, on, 11e6)
     assert plan is not None
     assert plan.estimate is not None
     assert plan.estimate.samples_per_second >= 11e6
     fewer = plan_run(config, described, on.model_copy(update={"hosts": plan.cluster.hosts - 1}))
     assert fewer.estimate is not None
     assert fewer.estimate.samples_per_second < 11e6
-    assert smallest_hosts(config, described, on, 1e12) is None
+    assert plan_fewest_hosts(config, described, on, 1e12) is None
 
 
 WORK = DenseWork(flops_per_sample=1_000_000, dense_parameters=250_000, precision="fp32", epoch_samples=10_000_000)
@@ -91,7 +91,7 @@ WORK = DenseWork(flops_per_sample=1_000_000, dense_parameters=250_000, precision
 
 def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
     plan = planned(cluster("h100", 2, 4, loader_rows_per_s=1e9))
-    found = estimate(plan, WORK)
+    found = estimate_step(plan, WORK)
     busiest = max(plan.costs, key=lambda costs: costs.total())
     assert found.lookup_ms == pytest.approx(busiest.lookup + busiest.update, rel=1e-5)
     assert found.communication_ms == pytest.approx(busiest.ids + busiest.output + busiest.gradient, rel=1e-5)
@@ -102,11 +102,11 @@ def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
     assert found.step_ms == pytest.approx(found.lookup_ms + found.communication_ms + found.dense_ms, rel=1e-5)
     assert found.samples_per_second == pytest.approx(8 * 4096 / found.step_ms * 1e3, rel=1e-5)
     assert found.epoch_seconds == pytest.approx(1e7 / found.samples_per_second, rel=1e-5)
-    slow = estimate(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
+    slow = estimate_step(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
     assert slow.bound == "loader"
     assert slow.step_ms == pytest.approx(40.96)
     wide = DenseWork(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
-    assert estimate(plan, wide).bound == "gradients"
+    assert estimate_step(plan, wide).bound == "gradients"
     assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense_ms * 1e3, rel=1e-5)
 
 
@@ -149,7 +149,7 @@ def test_presets_differ_where_their_data_sheets_do() -> None:
 def test_larger_gpus_are_as_small_as_is_enough(dim: int, memory: float, gpus: str) -> None:
     config = _run("embeddings.kernel=fused", "embeddings.dtype=fp16", f"embeddings.dim={dim}")
     on = cluster("a100-80" if dim == 3072 else "a100-40", 1, 2, host_memory_gib=1.0)
-    found = {way.change: way.price for way in suggestions(config, describe(config), on, lambda text: None)}
+    found = {way.change: way.price for way in suggestions(config, describe_dataset(config), on, lambda text: None)}
     assert found[f"--set topology.hbm_gib={memory}"] == f"GPUs with more memory: {gpus}"
 
 
@@ -179,7 +179,7 @@ def test_tables_on_the_same_ranks_differ_where_their_shards_do() -> None:
 
 def test_a_batch_size_bounds_the_ranks_that_are_looked_at() -> None:
     config = _run("train.batch_size_per_rank=", "train.batch_size=64")
-    plan = smallest_hosts(config, describe(config), cluster("h100", 1, 8), None)
+    plan = plan_fewest_hosts(config, describe_dataset(config), cluster("h100", 1, 8), None)
     assert plan is not None
     assert plan.cluster.hosts == 1
     found = _ways(
@@ -195,11 +195,11 @@ def test_what_cannot_help_is_not_tried() -> None:
     said: list[str] = []
     config, on = _run("embeddings.sharding=row_wise"), cluster("cpu", 1, 2, host_memory_gib=1.0)
     with logged(said.append):
-        suggestions(config, describe(config), on)
+        suggestions(config, describe_dataset(config), on)
     assert not [line for line in said if "batch_size" in line or "fp16" in line]  # the weights alone are too large
     config = _run("embeddings.dim=100000")
     with pytest.raises(DoesNotFitError) as caught:
-        plan_run(config, describe(config), cluster("a100-80", 8, 8))
+        plan_run(config, describe_dataset(config), cluster("a100-80", 8, 8))
     assert str(caught.value).startswith(
         "embeddings.dim, model: the dense layers, which read all embeddings, take at least 80.1"
     )
@@ -213,8 +213,8 @@ def test_a_model_that_is_far_too_large_is_planned_without_building_it(monkeypatc
     monkeypatch.setattr("ple_rec.training.model.build_model", build)
     config = _run("embeddings.dim=4000000000000", "train.batch_size_per_rank=", "train.batch_size=64")
     on = cluster("cpu", 1, 2)
-    described = describe(config)
+    described = describe_dataset(config)
     with pytest.raises(DoesNotFitError, match=r"^embeddings\.dim, model: the dense layers, "):
         plan_run(config, described, on)
-    assert smallest_hosts(config, described, on, 1e6) is None
+    assert plan_fewest_hosts(config, described, on, 1e6) is None
     assert [way.change.partition("=")[0] for way in suggestions(config, described, on)] == ["--set embeddings.dim"]

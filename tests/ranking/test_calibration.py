@@ -9,7 +9,7 @@ from scipy.optimize import minimize  # type: ignore[import-untyped]
 
 from ple_rec.config.fusion import NegativeSamplingConfig
 from ple_rec.errors import UserError
-from ple_rec.ranking.calibration import calibrated, fit_isotonic, fit_platt
+from ple_rec.ranking.calibration import calibrate, fit_isotonic, fit_platt
 
 Floats = NDArray[np.float64]
 N = 20_000
@@ -35,7 +35,7 @@ def test_platt_is_the_maximum_of_likelihood() -> None:
     best = minimize(loss, [1.0, 0.0], method="BFGS").x
     assert (found.slope, found.intercept) == pytest.approx(best, abs=1e-4)
     assert (found.slope, found.intercept) == pytest.approx((0.5, -0.7), abs=0.06)
-    after = calibrated(found, p)
+    after = calibrate(found, p)
     assert np.average(after, weights=weight) == pytest.approx(np.average(label, weights=weight), abs=1e-9)
     assert (np.argsort(after, kind="stable") == np.argsort(p, kind="stable")).all()
 
@@ -44,7 +44,7 @@ def test_isotonic_never_falls_and_agrees_on_average() -> None:
     p, label, weight = sample(0.5, -0.7)
     found = fit_isotonic("vtr", p, label, weight)
     assert len(found.scores) <= 1_000
-    after = calibrated(found, p)
+    after = calibrate(found, p)
     assert (np.diff(after[np.argsort(p)]) >= 0).all()
     assert np.average(after, weights=weight) == pytest.approx(np.average(label, weights=weight), abs=2e-3)
     truth = 1 / (1 + np.exp(-(0.5 * (np.log(p) - np.log1p(-p)) - 0.7)))
@@ -62,7 +62,7 @@ def test_negatives_that_were_left_out_come_back() -> None:
     truth = np.array([0.001, 0.02, 0.5])
     kept = 0.1
     seen = truth / (truth + kept * (1 - truth))  # what a perfect model says of the sampled rows
-    assert calibrated(NegativeSamplingConfig(kind="negative_sampling", kept=kept), seen) == pytest.approx(truth)
+    assert calibrate(NegativeSamplingConfig(kind="negative_sampling", kept=kept), seen) == pytest.approx(truth)
 
 
 def test_one_class_and_an_order_upside_down_are_refused() -> None:
@@ -70,5 +70,5 @@ def test_one_class_and_an_order_upside_down_are_refused() -> None:
     for fit in (fit_platt, fit_isotonic):
         with pytest.raises(UserError, match=r"calibration of vtr: 0 positives in .* rows"):
             fit("vtr", p, np.zeros(N), weight)
-    with pytest.raises(UserError, match="Platt's slope is positive"):
+    with pytest.raises(UserError, match="the slope has to be positive"):
         fit_platt("vtr", p, 1 - label, weight)

@@ -10,11 +10,11 @@ from data_prep.synthetic.entities import Policy
 from data_prep.synthetic.feed import Block, Feed
 from data_prep.synthetic.outcomes import outcomes
 from data_prep.synthetic.world import DAYS, World
-from ple_rec.ranking.counterfactual import weights_of
+from ple_rec.ranking.counterfactual import propensity_weights
 from ple_rec.ranking.evaluation import Evaluation, MetricValue
 from ple_rec.ranking.fusion import Factors
 from ple_rec.ranking.lists import CandidateLists
-from ple_rec.ranking.metrics import MetricName, metric_of
+from ple_rec.ranking.metrics import MetricName, build_metric
 
 Floats = NDArray[np.float64]
 K = 3
@@ -32,13 +32,13 @@ class Known:
         self.log: Block = self.feed.day_of_users(range(self.world.rows), DAYS - 1)
         self.score_N = self._scores(self.log.outcomes.truth["truth_ctr"])
         self.label_N = self.log.outcomes.valid_view().astype(np.float64)
-        self.lists = CandidateLists.of(self.log.user)
+        self.lists = CandidateLists.from_groups(self.log.user)
 
     def estimated(self, propensity_N: Floats) -> MetricValue:
         """By the log alone."""
         lists = self.lists
-        weight_N = weights_of(propensity_N[lists.row_N]).weight_N
-        metric = metric_of(VALUE, lists, self.label_N[lists.row_N], weight_N)
+        weight_N = propensity_weights(propensity_N[lists.row_N]).weight_N
+        metric = build_metric(VALUE, lists, self.label_N[lists.row_N], weight_N)
         factors = Factors(("ctr",), self.score_N[:, None], {})
         return Evaluation(lists, factors, {VALUE: metric}).values(np.ones(1))[VALUE]
 
@@ -58,7 +58,7 @@ class Known:
     def _bar(self, score_N: Floats) -> Floats:
         """The Kth best score among the others of a row's list."""
         lists = self.lists
-        ordered_N = lists.ordered(score_N[None]).row_WN[0]
+        ordered_N = lists.order_rows(score_N[None]).row_WN[0]
         bar_N = np.full(len(score_N), -np.inf)
         for start, size in zip(lists.start_L.tolist(), lists.size_L.tolist(), strict=True):
             own = ordered_N[start : start + size]
@@ -118,25 +118,25 @@ def test_the_logged_propensities_undo_what_the_old_policy_favours(worlds: list[K
     for known in worlds:
         propensity_N = known.log.propensity[known.log.explored]
         assert np.unique(propensity_N).size == 1
-        assert weights_of(propensity_N.astype(np.float64)).weight_N == pytest.approx(1.0)
+        assert propensity_weights(propensity_N.astype(np.float64)).weight_N == pytest.approx(1.0)
 
 
 def test_equal_propensities_give_the_plain_mean() -> None:
     random = np.random.default_rng(0)
-    lists = CandidateLists.of(np.repeat(np.arange(500), 8))
+    lists = CandidateLists.from_groups(np.repeat(np.arange(500), 8))
     label_N, scores_WN = random.random(4_000), random.normal(size=(5, 4_000))
-    ordered = lists.ordered(scores_WN)
-    weights = weights_of(np.full(4_000, 0.003))
-    found = metric_of(VALUE, lists, label_N, weights.weight_N)
-    assert found.mean(ordered) == pytest.approx(metric_of(MEAN, lists, label_N).mean(ordered), abs=1e-12)
+    ordered = lists.order_rows(scores_WN)
+    weights = propensity_weights(np.full(4_000, 0.003))
+    found = build_metric(VALUE, lists, label_N, weights.weight_N)
+    assert found.mean(ordered) == pytest.approx(build_metric(MEAN, lists, label_N).mean(ordered), abs=1e-12)
     assert found.weighted_rows == 500 * K
-    effective_W = found.effective(ordered)
+    effective_W = found.effective_rows(ordered)
     assert effective_W == pytest.approx(500 * K)
 
 
 def test_clipped_weights() -> None:
     propensity_N = np.array([0.5, 0.5, 0.5, 0.02])  # weights 2, 2, 2, 50 of a mean of 14
-    assert weights_of(propensity_N).weight_N == pytest.approx(np.array([2, 2, 2, 50]) / 14)
-    clipped = weights_of(propensity_N, clip=2.0)
+    assert propensity_weights(propensity_N).weight_N == pytest.approx(np.array([2, 2, 2, 50]) / 14)
+    clipped = propensity_weights(propensity_N, clip=2.0)
     assert clipped.weight_N == pytest.approx(np.array([2 / 14, 2 / 14, 2 / 14, 2.0]))
     assert clipped.clipped == 0.25

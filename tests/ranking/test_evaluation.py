@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from ple_rec.ranking.evaluation import Evaluation
 from ple_rec.ranking.fusion import Factors
 from ple_rec.ranking.lists import CandidateLists
-from ple_rec.ranking.metrics import MetricName, metric_of
+from ple_rec.ranking.metrics import MetricName, build_metric
 
 Floats = NDArray[np.float64]
 GAUC, NDCG, MEAN = MetricName("click", "gauc", 0), MetricName("click", "ndcg", 3), MetricName("watch", "mean", 2)
@@ -22,9 +22,9 @@ def evaluation(rows: int = 6_000, lists: int = 400, threads: int = 1, seed: int 
     log_NK = rng.normal(size=(rows, 3))
     click = (rng.random(rows) < 1 / (1 + np.exp(-2 * log_NK[:, 0]))).astype(float)
     watch = np.exp(log_NK[:, 1] + rng.normal(size=rows))
-    found = CandidateLists.of(rng.integers(0, lists, rows))
+    found = CandidateLists.from_groups(rng.integers(0, lists, rows))
     labels = {"click": click, "watch": watch}
-    metrics = {m: metric_of(m, found, labels[m.task][found.row_N]) for m in (GAUC, NDCG, MEAN)}
+    metrics = {m: build_metric(m, found, labels[m.task][found.row_N]) for m in (GAUC, NDCG, MEAN)}
     return Evaluation(found, Factors(NAMES, log_NK, {}), metrics, threads)
 
 
@@ -41,7 +41,7 @@ def test_a_factor_is_constant_where_it_is_the_same_in_each_list() -> None:
     group_N = np.random.default_rng(0).integers(0, 9, 60)
     two_N = np.where(np.arange(60) == 7, 2.0, 1.0)
     log_NK = np.stack([np.full(60, -13.8), group_N.astype(float), two_N], axis=1)
-    found = CandidateLists.of(group_N)
+    found = CandidateLists.from_groups(group_N)
     assert Evaluation(found, Factors(NAMES, log_NK, {}), {}).constant_K().tolist() == [True, True, False]
 
 
@@ -71,9 +71,9 @@ def requests(seed: int) -> tuple[Evaluation, Evaluation]:
     rng = np.random.default_rng(seed)
     user_L = np.repeat(np.arange(200), 6)
     happy_L = rng.normal(size=200)[user_L]
-    lists = CandidateLists.of(np.repeat(np.arange(1_200), 5))
+    lists = CandidateLists.from_groups(np.repeat(np.arange(1_200), 5))
     watch = np.repeat(happy_L, 5) + rng.normal(size=6_000)
-    metrics = {MEAN: metric_of(MEAN, lists, watch)}
+    metrics = {MEAN: build_metric(MEAN, lists, watch)}
     factors = Factors(("view",), rng.normal(size=(6_000, 1)), {})
     return Evaluation(lists, factors, metrics, user_L=user_L), Evaluation(lists, factors, metrics)
 

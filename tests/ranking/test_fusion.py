@@ -16,7 +16,14 @@ from ple_rec.config.base import TaskKind
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.errors import UserError
-from ple_rec.ranking.fusion import FLOOR, FULL, check_fusion, exponents_of, factors_of, with_exponents
+from ple_rec.ranking.fusion import (
+    FULL_FACTOR,
+    LEAST_FACTOR,
+    check_fusion,
+    compute_factors,
+    exponent_array,
+    with_exponents,
+)
 
 KINDS: dict[str, TaskKind] = {"vtr": "binary", "vcr": "regression", "hide": "binary"}
 LENGTHS = {
@@ -47,11 +54,11 @@ def test_the_score_is_the_product_of_the_paper(kind: str) -> None:
     transform, f = LENGTHS[kind]
     length = {"feature": "seconds", "transform": transform, "exponent": 0.7, "missing": 12.0}
     fusion, found, seconds = fusion_of(length=length), predictions(), np.linspace(0.5, 90, 50)
-    factors = factors_of(fusion, KINDS, found, np.where(np.arange(50) == 7, np.nan, seconds))
+    factors = compute_factors(fusion, KINDS, found, np.where(np.arange(50) == 7, np.nan, seconds))
     assert factors.names == ("vtr", "vcr", "hide", "length")
     seconds[7] = 12.0
     product = found["vtr"] * found["vcr"] ** 0.5 * found["hide"] ** -2.0 * f(seconds) ** 0.7
-    assert np.exp(factors.scores(exponents_of(fusion)[None]))[0] == pytest.approx(product, rel=1e-9)
+    assert np.exp(factors.scores(exponent_array(fusion)[None]))[0] == pytest.approx(product, rel=1e-9)
     assert set(factors.clipped.values()) == {0.0}
 
 
@@ -59,7 +66,9 @@ def test_the_score_is_the_product_of_the_paper(kind: str) -> None:
 def test_to_scale_a_tasks_probabilities_changes_no_order(scale: float, exponent: float) -> None:
     fusion, found = fusion_of(tasks={"vtr": {"exponent": exponent}, "hide": {"exponent": -1.0}}), predictions()
     scaled = found | {"vtr": found["vtr"] * scale}
-    before, after = (factors_of(fusion, KINDS, p, None).scores(exponents_of(fusion)[None])[0] for p in (found, scaled))
+    before, after = (
+        compute_factors(fusion, KINDS, p, None).scores(exponent_array(fusion)[None])[0] for p in (found, scaled)
+    )
     assert after - before == pytest.approx(np.full(50, exponent * np.log(scale)), abs=1e-9)
 
 
@@ -71,11 +80,11 @@ def test_a_weighted_sum_would_not_have_that() -> None:
 
 def test_what_is_out_of_bounds_is_brought_back_and_counted() -> None:
     fusion = fusion_of(tasks={"vcr": {"exponent": 1.0}})
-    factors = factors_of(fusion, KINDS, {"vcr": np.array([-0.2, 0.5, 1.3, 1.0])}, None)
-    assert np.exp(factors.log_NK[:, 0]) == pytest.approx([FLOOR, 0.5, 1.0, 1.0])
+    factors = compute_factors(fusion, KINDS, {"vcr": np.array([-0.2, 0.5, 1.3, 1.0])}, None)
+    assert np.exp(factors.log_NK[:, 0]) == pytest.approx([LEAST_FACTOR, 0.5, 1.0, 1.0])
     assert factors.clipped == {"vcr": 0.75}
     linked = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": "sigmoid"}})
-    assert np.exp(factors_of(linked, KINDS, {"vcr": np.array([0.0])}, None).log_NK) == pytest.approx(0.5)
+    assert np.exp(compute_factors(linked, KINDS, {"vcr": np.array([0.0])}, None).log_NK) == pytest.approx(0.5)
 
 
 SECONDS = np.random.default_rng(1).lognormal(3.0, 1.2, 1_000)  # mean 40, nearly all above 1
@@ -86,16 +95,16 @@ SECONDS = np.random.default_rng(1).lognormal(3.0, 1.2, 1_000)  # mean 40, nearly
 )
 def test_a_link_sees_a_regression_in_units_of_its_scale(link: str | None, f: Callable[[Floats], Floats]) -> None:
     task = {"exponent": 1.0, "link": link, "scale": 150.0}
-    factors = factors_of(fusion_of(tasks={"vcr": task}), KINDS, {"vcr": SECONDS}, None)
+    factors = compute_factors(fusion_of(tasks={"vcr": task}), KINDS, {"vcr": SECONDS}, None)
     assert np.exp(factors.log_NK[:, 0]) == pytest.approx(f(SECONDS / 150), rel=1e-12)
-    assert factors.clipped["vcr"] == np.mean(f(SECONDS / 150) >= FULL) < 0.1
+    assert factors.clipped["vcr"] == np.mean(f(SECONDS / 150) >= FULL_FACTOR) < 0.1
 
 
 @pytest.mark.parametrize("link", [None, "clip", "sigmoid"])
 def test_without_a_scale_the_bits_are_those_of_scale_1(link: str | None) -> None:
     def logs(**scale: float) -> bytes:
         fusion = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": link, **scale}})
-        return factors_of(fusion, KINDS, {"vcr": SECONDS - 20}, None).log_NK.tobytes()
+        return compute_factors(fusion, KINDS, {"vcr": SECONDS - 20}, None).log_NK.tobytes()
 
     assert logs() == logs(scale=1.0) != logs(scale=2.0)
 
@@ -109,15 +118,17 @@ def test_a_file_without_scales_stays_the_same_fusion() -> None:
 @pytest.mark.parametrize("link", ["clip", "sigmoid"])
 def test_a_factor_that_takes_one_value_in_most_rows_is_counted_whatever_its_link(link: str) -> None:
     fusion = fusion_of(tasks={"vcr": {"exponent": 1.0, "link": link}})
-    assert factors_of(fusion, KINDS, {"vcr": SECONDS}, None).clipped["vcr"] > 0.8
-    low = factors_of(fusion, KINDS, {"vcr": np.array([-20.0, -15.0, 0.5, 0.6])}, None)
+    assert compute_factors(fusion, KINDS, {"vcr": SECONDS}, None).clipped["vcr"] > 0.8
+    low = compute_factors(fusion, KINDS, {"vcr": np.array([-20.0, -15.0, 0.5, 0.6])}, None)
     assert low.clipped["vcr"] == 0.5
-    rare = factors_of(fusion_of(tasks={"hide": {}}), KINDS, {"hide": np.geomspace(1e-5, 1e-3, 9)}, None)
+    rare = compute_factors(fusion_of(tasks={"hide": {}}), KINDS, {"hide": np.geomspace(1e-5, 1e-3, 9)}, None)
     assert rare.clipped["hide"] == 0.0  # near 0, but logarithms of small p differ
 
 
 def test_a_negative_exponent_prefers_less() -> None:
-    factors = factors_of(fusion_of(tasks={"hide": {"exponent": -1.0}}), KINDS, {"hide": np.array([0.1, 0.01])}, None)
+    factors = compute_factors(
+        fusion_of(tasks={"hide": {"exponent": -1.0}}), KINDS, {"hide": np.array([0.1, 0.01])}, None
+    )
     low, high = factors.scores(np.array([[-1.0]]))[0]
     assert high > low
 
@@ -125,8 +136,8 @@ def test_a_negative_exponent_prefers_less() -> None:
 def test_exponents_go_in_and_out() -> None:
     length = {"feature": "seconds", "transform": {"kind": "identity"}, "missing": 1.0}
     fusion = fusion_of(length=length)
-    assert exponents_of(fusion).tolist() == [1.0, 0.5, -2.0, 1.0]
-    assert exponents_of(with_exponents(fusion, np.array([0.1, 0.2, 0.3, 0.4]))).tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert exponent_array(fusion).tolist() == [1.0, 0.5, -2.0, 1.0]
+    assert exponent_array(with_exponents(fusion, np.array([0.1, 0.2, 0.3, 0.4]))).tolist() == [0.1, 0.2, 0.3, 0.4]
     assert with_exponents(fusion_of(), np.array([0.1, 0.2, 0.3])).length is None
 
 
@@ -148,7 +159,7 @@ def test_exponents_go_in_and_out() -> None:
         ),
         (
             {"length": {"feature": "size", "transform": {"kind": "identity"}, "missing": 1.0}},
-            'length.feature: got "size"; it names one of seconds',
+            'length.feature: got "size"; the dense features of the dataset are seconds',
         ),
     ],
 )
@@ -186,5 +197,5 @@ def test_a_scale_is_a_number_above_0(scale: float) -> None:
 
 def test_a_prediction_that_is_not_finite_is_refused() -> None:
     found = predictions() | {"vcr": np.full(50, np.nan)}
-    with pytest.raises(UserError, match="prediction of vcr, row 0: nan; a score is made of finite predictions"):
-        factors_of(fusion_of(), KINDS, found, None)
+    with pytest.raises(UserError, match="prediction of vcr, row 0: nan; a score needs finite predictions"):
+        compute_factors(fusion_of(), KINDS, found, None)

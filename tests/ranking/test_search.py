@@ -176,4 +176,4 @@ def test_a_constraint_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--subject-to"):
         Constraint.parse(text, TASKS)
     assert str(Constraint.parse("share.mean@5 >= 0.02", TASKS)) == "share.mean@5 >= 0.02"
-    assert not Constraint.parse("share.mean@5<=1", TASKS).at_least
+    assert not Constraint.parse("share.mean@5<=1", TASKS).is_lower_bound

@@ -18,14 +18,14 @@ from data_prep.synthetic.mmoe import NAME as MMOE
 from data_prep.synthetic.mmoe import Mmoe
 from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS
-from ple_rec.config.load import described_schema, dump_toml, load_config, recipe_names
+from ple_rec.config.load import dump_toml, load_config, load_described_schema, recipe_names
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema, SplitInfo, Table
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.models.variants import VARIANTS
-from ple_rec.training.checks import select
-from ple_rec.training.model import model_of
+from ple_rec.training.checks import select_run_columns
+from ple_rec.training.model import build_unsharded_model
 
 STATISTICS: Mapping[str, Any] = {
     **{"mean": 0.0, "std": 1.0, "log_mean": 0.0, "log_std": 1.0},
@@ -62,13 +62,13 @@ def test_the_model_of_a_recipe_fits_its_dataset(name: str, tmp_path: Path, monke
     assert config.data.path == f"data/{source}"
     shipped = config.data.described_by
     if source == MMOE:
-        schema = DatasetSchema(version=1, fingerprint="f", splits=SPLIT_INFO, **Mmoe().fields())
+        schema = DatasetSchema(version=1, fingerprint="f", splits=SPLIT_INFO, **Mmoe().schema_fields())
     else:
-        schema = schema_of(source, tmp_path / "vocab") if shipped is None else described_schema(shipped)
+        schema = schema_of(source, tmp_path / "vocab") if shipped is None else load_described_schema(shipped)
     write_without_data(Path(config.data.path), schema)
     dataset = DatasetDirectory(config.data.path)
-    selection = select(config, dataset)
-    model = model_of(config, selection, dataset.statistics(), torch.device("cpu"))
+    selection = select_run_columns(config, dataset)
+    model = build_unsharded_model(config, selection, dataset.statistics(), torch.device("cpu"))
     assert model.dense_parameters() > 0
     assert model.flops_per_sample() > 0
 

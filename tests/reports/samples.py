@@ -13,17 +13,17 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.stats import write_page as write_statistics
 from ple_rec.analysis.result import (
     Analysis,
-    AtStep,
+    CheckpointConflicts,
     Conflict,
     Correlation,
     Cosines,
-    Difference,
-    Expert,
+    ExpertWeight,
     Gate,
-    Reaction,
+    GateDifference,
+    GateForValue,
+    SubPopulation,
     SubPopulations,
     Utilisation,
-    Value,
 )
 from ple_rec.reports.analysis.page import write_page as write_analysis
 from ple_rec.reports.compare.page import write_page as write_comparison
@@ -68,16 +68,16 @@ def write_hostile_run(folder: Path) -> Path:
 def analysis() -> Analysis:
     """Return an analysis of two tasks over two checkpoints, by one column."""
     tasks = (HOSTILE, "watch")
-    experts = (Expert(f"{HOSTILE}.0", False, 0.53, 0.11), Expert("shared.0", True, 0.47, 0.11))
+    experts = (ExpertWeight(f"{HOSTILE}.0", False, 0.53, 0.11), ExpertWeight("shared.0", True, 0.47, 0.11))
     gates = tuple(Gate(level, output, experts) for level in (1, 2) for output in (*tasks, "shared"))
-    differences = tuple(Difference(level, tasks, ("shared.0",), None, 0.06) for level in (1, 2))
+    differences = tuple(GateDifference(level, tasks, ("shared.0",), None, 0.06) for level in (1, 2))
     conflict = Conflict(tasks, Cosines((0.05, -0.3), 603.0), Cosines((), 132.0))
     reactions = tuple(
-        Reaction(level, output, ("click.0", "shared.0"), (0.55, 0.45), (0.5, 0.5), 0.02)
+        GateForValue(level, output, ("click.0", "shared.0"), (0.55, 0.45), (0.5, 0.5), 0.02)
         for level in (1, 2)
         for output in (*tasks, "shared")
     )
-    values = tuple(Value({"value": value}, rows, reactions) for value, rows in ((HOSTILE, 7), (None, 700)))
+    values = tuple(SubPopulation({"value": value}, rows, reactions) for value, rows in ((HOSTILE, 7), (None, 700)))
     return Analysis(
         name=HOSTILE,
         variant="ple",
@@ -87,7 +87,7 @@ def analysis() -> Analysis:
         correlations=(Correlation(tasks, 16, None),),
         gradient_split="train",
         gradient_batches=2,
-        steps=(AtStep(4, False, (conflict,)), AtStep(6, True, (conflict,))),
+        steps=(CheckpointConflicts(4, False, (conflict,)), CheckpointConflicts(6, True, (conflict,))),
         sub_populations=(SubPopulations(HOSTILE, values),),
     )
 
@@ -102,7 +102,7 @@ def fusion() -> dict[str, Any]:
         for name, each in record["sensitivity"].items()
     }
     metrics = dict.fromkeys(targets, record["metrics"][targets[0]])
-    more = {"targets": targets, "metrics": metrics, "front": front, "sensitivity": curves}
+    more = {"targets": targets, "metrics": metrics, "front": front, "sensitivity": curves, "start_breaks": []}
     return {**record, "run": HOSTILE, **more}
 
 

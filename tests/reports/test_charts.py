@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from ple_rec.reports.charts import bucket, calibration_plot, learning_curve, over_steps, roc_curve
-from ple_rec.reports.svg import TRAIN, panel, render
+from ple_rec.reports.charts import bucket_series, calibration_plot, learning_curve, roc_curve, step_chart
+from ple_rec.reports.svg import TRAIN, panel_axes, render_svg
 from ple_rec.runs.log import Series
 
 EMPTY = Series(np.empty(0), np.empty(0))
@@ -41,9 +41,9 @@ def test_ids_and_their_uses_carry_the_key() -> None:
 
 
 def test_a_title_of_any_text_is_escaped() -> None:
-    with panel() as axes:
+    with panel_axes() as axes:
         axes.plot([0, 1], [0, 1], color=TRAIN)
-        svg = render(axes, "k", '<b> & "$x^$')
+        svg = render_svg(axes, "k", '<b> & "$x^$')
     root = ET.fromstring(svg)
     assert root.get("aria-label") == '<b> & "$x^$'
     assert root.findtext("{http://www.w3.org/2000/svg}title") == '<b> & "$x^$'
@@ -52,7 +52,7 @@ def test_a_title_of_any_text_is_escaped() -> None:
 def test_nothing_to_draw_is_none() -> None:
     nothing = series([np.nan, np.nan])
     assert learning_curve("c", "t", nothing, EMPTY, None) is None
-    assert over_steps("c", "t", nothing) is None
+    assert step_chart("c", "t", nothing) is None
     assert calibration_plot("c", "t", [np.nan], [0.5], [1.0]) is None
     assert roc_curve("c", "t", []) is None
 
@@ -61,7 +61,7 @@ def test_nothing_to_draw_is_none() -> None:
 def test_odd_series_draw_without_a_warning(values: list[float]) -> None:
     assert learning_curve("c", "t", series(values), EMPTY, 100) is not None
     assert learning_curve("c", "t", EMPTY, series(values), 100) is not None
-    assert over_steps("c", "t", series(values), percent=True) is not None
+    assert step_chart("c", "t", series(values), percent=True) is not None
 
 
 def test_a_wild_start_does_not_set_the_scale() -> None:
@@ -114,13 +114,13 @@ def test_narrow_rates_have_plain_labels_on_logarithmic_axes() -> None:
 
 
 def test_tick_labels_share_their_decimals() -> None:
-    labels = words(over_steps("c", "t", series([0.02, 0.034], every=10_000), percent=True))
+    labels = words(step_chart("c", "t", series([0.02, 0.034], every=10_000), percent=True))
     assert labels == ["0", "5 k", "10 k", "15 k", "20 k", "step", "0 %", "1 %", "2 %", "3 %"]
 
 
 def test_buckets_hold_the_mean_and_the_range() -> None:
     values = [float(i % 10) for i in range(1000)]
-    steps, mean, low, high = bucket(series(values, every=1), limit=100)
+    steps, mean, low, high = bucket_series(series(values, every=1), limit=100)
     np.testing.assert_allclose(steps[:2], [5.5, 15.5])
     np.testing.assert_allclose(mean, 4.5)
     assert (low == 0).all()
@@ -128,7 +128,7 @@ def test_buckets_hold_the_mean_and_the_range() -> None:
 
 
 def test_short_series_are_kept_but_for_undefined_values() -> None:
-    steps, mean, low, _ = bucket(series([1.0, np.nan, 3.0], every=1), limit=3)
+    steps, mean, low, _ = bucket_series(series([1.0, np.nan, 3.0], every=1), limit=3)
     assert (steps.tolist(), mean.tolist()) == ([1, 3], [1, 3])
     assert low is mean
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.result import gates_of
+from ple_rec.analysis.result import parse_gates
 from ple_rec.reports.cells import page_cell
-from ple_rec.reports.compare.charts import charts_of, rows_of
+from ple_rec.reports.compare.charts import charts_by_section, panel_rows
 from ple_rec.reports.compare.page import write_page
 from ple_rec.reports.compare.text import cost_rows, format_results, task_rows
 from tests.analysis.compare.told import PAIRS, TASKS, told
@@ -68,16 +68,16 @@ def test_the_page_has_the_cells_of_the_terminal(root: Path) -> None:
 
 
 def test_charts_show_the_gains_and_who_shares_nothing() -> None:
-    charts = charts_of(told(), Path("nowhere"))
+    charts = charts_by_section(told(), Path("nowhere"))
     assert [chart.note for chart in charts["conflict"][:2]] == [
         "mean over seeds",
         "mean over seeds; none in single_task",
     ]
-    svg = charts["conflict"][1].panel().svg
+    svg = charts["conflict"][1].to_panel().svg
     assert "> ple</text>" in svg or ">ple</text>" in svg.replace("> ple", ">ple")
     assert "single_task" not in svg
     (chart,) = charts["correlation"]
-    svg = chart.panel().svg
+    svg = chart.to_panel().svg
     assert "click / finish" in svg
     assert "finish / like" in svg
     assert "click / like" not in svg  # one of the labels does not vary
@@ -86,9 +86,9 @@ def test_charts_show_the_gains_and_who_shares_nothing() -> None:
 def test_tasks_of_different_metrics_have_no_mean_gain() -> None:
     results = told()
     results["tasks"]["like"]["metric"] = "mse"
-    (chart,) = charts_of(results, Path("nowhere"))["correlation"]
+    (chart,) = charts_by_section(results, Path("nowhere"))["correlation"]
     assert chart.key == "gain-correlation-auc"
-    assert "finish / like" not in chart.panel().svg
+    assert "finish / like" not in chart.to_panel().svg
 
 
 def test_the_text_has_the_pair_that_agrees_least() -> None:
@@ -106,13 +106,13 @@ def test_a_comparison_that_recorded_nothing_between_tasks_has_the_rest(tmp_path:
     for variant in results["variants"].values():
         variant |= {"conflict": [], "sharing": [], "gates": None}
     assert "between tasks" not in format_results(results)
-    charts = charts_of(results, tmp_path)
+    charts = charts_by_section(results, tmp_path)
     assert (charts["conflict"], charts["correlation"]) == ([], [])
     assert len(charts["gains"]) == 3
 
 
 def test_a_row_of_gates_for_each_level_and_where_one_is_full() -> None:
-    rows = rows_of(gates_of(told()["variants"]["ple"]["gates"]))
+    rows = panel_rows(parse_gates(told()["variants"]["ple"]["gates"]))
     assert [[(gate.level, gate.output) for gate in row] for row in rows] == [
         [(1, "click"), (1, "finish"), (1, "like")],
         [(1, "shared")],

@@ -7,8 +7,8 @@ from itertools import combinations, islice, pairwise
 import numpy as np
 import pytest
 
-from ple_rec.reports.lines import draw_lines, line_styles, name_points, spread
-from ple_rec.reports.svg import INK, LIGHT, VALID, panel
+from ple_rec.reports.lines import draw_lines, line_styles, name_points, spread_apart
+from ple_rec.reports.svg import INK, LIGHT, VALID, panel_axes
 
 
 @pytest.mark.parametrize(
@@ -22,8 +22,8 @@ from ple_rec.reports.svg import INK, LIGHT, VALID, panel
     ],
 )
 def test_places_are_the_nearest_ones_that_are_apart(values: list[float], places: list[float]) -> None:
-    assert spread(values, 1.0) == pytest.approx(places)
-    assert spread(places, 1.0) == pytest.approx(places)
+    assert spread_apart(values, 1.0) == pytest.approx(places)
+    assert spread_apart(places, 1.0) == pytest.approx(places)
 
 
 def test_looks_differ_and_neighbours_differ_in_both() -> None:
@@ -36,7 +36,7 @@ def test_looks_differ_and_neighbours_differ_in_both() -> None:
 def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_its_look() -> None:
     nothing = np.empty(0), np.empty(0)
     x = np.arange(3.0)
-    with panel(200, 300, LIGHT) as axes:
+    with panel_axes(200, 300, LIGHT) as axes:
         draw_lines(axes, lambda colour: LIGHT.get(colour, colour), {"none": nothing, "a": (x, x), "b": (x, x)})
         assert [text.get_text().strip() for text in axes.texts] == ["a", "b"]
         assert {text.get_color() for text in axes.texts} == {LIGHT[INK]}
@@ -48,7 +48,7 @@ def test_every_line_has_its_name_in_ink_at_its_end_and_one_without_points_keeps_
 
 def test_one_evaluation_stands_at_the_right_end() -> None:
     once = np.array([63.0]), np.array([0.5])
-    with panel(200, 300, LIGHT) as axes:
+    with panel_axes(200, 300, LIGHT) as axes:
         draw_lines(axes, lambda colour: LIGHT.get(colour, colour), {"a": once}, from_zero=True)
         left, right = axes.get_xlim()
     assert left == 0
@@ -57,7 +57,7 @@ def test_one_evaluation_stands_at_the_right_end() -> None:
 
 def test_names_of_points_do_not_cover_one_another() -> None:
     points = {"cross_stitch": (0.5, 0.5), "sluice": (0.52, 0.5), "mmoe": (0.5, 0.51), "far": (0.99, 0.99)}
-    with panel(300, 400, LIGHT) as axes:
+    with panel_axes(300, 400, LIGHT) as axes:
         axes.set(xlim=(0, 1), ylim=(0, 1))
         name_points(axes, lambda colour: LIGHT.get(colour, colour), points)
         axes.figure.get_figure(root=True).draw_without_rendering()
@@ -71,7 +71,7 @@ def test_names_of_points_do_not_cover_one_another() -> None:
 def test_a_name_is_nearest_to_its_own_point() -> None:
     at = {"cross_stitch": (5.6, 3.6), "mmoe": (4.9, 3.6), "ml_mmoe": (4.2, 1.7), "cgc": (3.7, 0.9), "base": (0.0, 0.0)}
     points = {"ple": (3.3, 2.4), "customized": (2.1, 0.8), "asymmetric": (1.3, -0.7), **at}
-    with panel(340, 460, LIGHT) as axes:
+    with panel_axes(340, 460, LIGHT) as axes:
         axes.set(xlim=(-2.4, 7.7), ylim=(-8.0, 6.6), xlabel="gain on one", ylabel="gain on another")
         name_points(axes, lambda colour: LIGHT.get(colour, colour), points)
         axes.figure.get_figure(root=True).draw_without_rendering()

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from ple_rec.reports.page import Part, render
+from ple_rec.reports.page import Section, render_page
 from tests.reports.samples import HOSTILE
 
 
 def test_every_value_is_escaped_and_a_part_without_a_view_is_left_out() -> None:
-    parts = [Part("exponents", "Exponents", [(HOSTILE, "1", "1")]), Part("front", HOSTILE, None)]
-    page = render("fusion", parts, name=HOSTILE, facts=[HOSTILE])
+    parts = [Section("exponents", "Exponents", [(HOSTILE, "1", "1")]), Section("front", HOSTILE, None)]
+    page = render_page("fusion", parts, name=HOSTILE, facts=[HOSTILE])
     assert "<script" not in page
     assert page.count("&lt;script&gt;alert") == 4  # title, head, fact, cell
     assert page.count("<section") == page.count("<a href") == 1
@@ -24,7 +24,7 @@ def test_every_value_is_escaped_and_a_part_without_a_view_is_left_out() -> None:
 
 def test_a_value_that_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="'told_on' is undefined"):
-        render("fusion", [Part("metrics", "Metrics", {})], name="a", facts=[])
+        render_page("fusion", [Section("metrics", "Metrics", {})], name="a", facts=[])
 
 
 def test_every_template_and_style_sheet_is_in_the_package(repository: Path) -> None:

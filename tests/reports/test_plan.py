@@ -12,13 +12,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from ple_rec.config.cluster import PRESETS, Cluster, Device
-from ple_rec.config.plan import PLAN_VERSION, PlanFile, StepEstimate, reserved_of
+from ple_rec.config.plan import PLAN_VERSION, PlanFile, StepEstimate, reserved_memory
 from ple_rec.config.plan_table import AnyTablePlan, Costs, Kernel, Sharding, placement_keys
 from ple_rec.errors import UserError
 from ple_rec.reports.plan.bars import RankAxis, ticks
 from ple_rec.reports.plan.page import plan_page, write_page
-from ple_rec.reports.plan.sections import SHOWN, percent, runs_of, short_ms
-from ple_rec.text.units import joined_spans, short_bytes
+from ple_rec.reports.plan.sections import MAX_DRAWN_TABLES, percent, rank_spans, short_ms
+from ple_rec.text.units import join_spans, short_bytes
 
 COSTS = Costs(ids=0.01, lookup=0.2, output=0.3, gradient=0.1, update=0.05)
 ESTIMATE = StepEstimate(
@@ -75,7 +75,7 @@ def plan(
         cluster=cluster,
         batch_size_per_rank=512,
         optimizer="rowwise_adagrad",
-        reserved=reserved_of(cluster, 3 << 20),
+        reserved=reserved_memory(cluster, 3 << 20),
         tables=tuple(tables),
         estimate=estimate,
     )
@@ -115,7 +115,7 @@ def many(count: int) -> PlanFile:
 
 @pytest.fixture(scope="module")
 def large() -> PlanFile:
-    return many(SHOWN + 4)
+    return many(MAX_DRAWN_TABLES + 4)
 
 
 class Page(HTMLParser):
@@ -248,7 +248,7 @@ def test_host_memory_has_a_chart_only_where_tables_are_in_it() -> None:
 @pytest.mark.parametrize("made", [SMALL, MIXED, many(8)])
 def test_the_shares_of_every_table_add_up(made: PlanFile) -> None:
     for entry in made.tables:
-        found = runs_of(made, entry)
+        found = rank_spans(made, entry)
         assert sum(run.share * (run.last - run.first + 1) for run in found) == pytest.approx(1, abs=1e-12)
         held = [rank for run in found for rank in range(run.first, run.last + 1)]
         assert held == sorted({shard.rank for shard in entry.shards(made.cluster) if shard.rows})
@@ -256,7 +256,7 @@ def test_the_shares_of_every_table_add_up(made: PlanFile) -> None:
 
 def test_two_shards_of_a_table_on_one_rank_are_one_share() -> None:
     (columns,) = (entry for entry in MIXED.tables if entry.table == "columns")
-    assert runs_of(MIXED, columns) == [(0, 0, 0.25), (2, 2, 0.5), (7, 7, 0.25)]
+    assert rank_spans(MIXED, columns) == [(0, 0, 0.25), (2, 2, 0.5), (7, 7, 0.25)]
 
 
 def test_the_map_draws_every_run_at_its_ranks() -> None:
@@ -285,7 +285,7 @@ def test_every_table_is_on_the_page_with_its_ranks_and_bytes(large: PlanFile) ->
 def test_more_tables_than_the_map_shows_are_folded_away(large: PlanFile) -> None:
     page = plan_page(large, "p")
     assert "4 smaller tables" in page
-    assert page.count('<td class="map">') == SHOWN
+    assert page.count('<td class="map">') == MAX_DRAWN_TABLES
 
 
 def test_a_page_of_1024_ranks_stays_small(large: PlanFile) -> None:
@@ -378,12 +378,12 @@ def test_a_page_that_cannot_be_written_is_the_users_error(tmp_path: Path) -> Non
 def test_labels_of_ranks_stand_apart_and_begin_at_hosts(hosts: int, ranks: int, every: int, band: int) -> None:
     cluster = Cluster(hosts=hosts, ranks_per_host=ranks, hardware=PRESETS["cpu"])
     axis = RankAxis(cluster, 0.0, 560 / (hosts * ranks))
-    assert (axis.label_every(), axis.band_hosts()) == (every, band)
+    assert (axis.ranks_per_label(), axis.hosts_per_band()) == (every, band)
 
 
 def test_spans_of_ranks_are_joined() -> None:
-    assert joined_spans([8, 2, 0, 1, 1, 5, 6]) == "0-2, 5-6, 8"
-    assert joined_spans([]) == ""
+    assert join_spans([8, 2, 0, 1, 1, 5, 6]) == "0-2, 5-6, 8"
+    assert join_spans([]) == ""
 
 
 def test_ticks_are_round() -> None:

@@ -227,6 +227,13 @@ def test_absent_parts_of_metrics_are_named(tmp_path: Path) -> None:
     assert "Versions Not recorded." in page.text
 
 
+def test_a_run_that_is_not_to_be_tested_is_finished(tmp_path: Path) -> None:
+    config = CONFIG + "[evaluation]\ntest = false\n"
+    page = report(make_run(tmp_path, {"valid": {"tasks": VALID}}, log=[], config=config))
+    assert "finished; not evaluated on test" in page.text
+    assert "no test results" not in page.text
+
+
 @pytest.mark.parametrize("name", ["config.toml", "plan.json", "train.jsonl", "metrics.json"])
 def test_any_single_file_makes_a_page(tmp_path: Path, name: str) -> None:
     make_run(tmp_path)

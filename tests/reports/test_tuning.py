@@ -10,7 +10,7 @@ import pytest
 
 from ple_rec.reports.compare.page import best_so_far, tuning_charts, write_page
 from ple_rec.reports.compare.text import tuning_text
-from ple_rec.reports.svg import LIGHT, panel
+from ple_rec.reports.svg import LIGHT, panel_axes
 
 VALUES: dict[str, list[float | None]] = {
     "single_task": [0.71, 0.72, None, 0.70],
@@ -89,7 +89,7 @@ def test_a_trial_that_all_but_diverged_leaves_the_others_their_room() -> None:
     found["tune"]["metric"] = "loss"
     found["variants"]["ple"]["trials"]["values"] = [0.75, 0.74, 90.0, 0.73]
     (chart,) = tuning_charts(found)
-    with panel(300, 520, LIGHT) as axes:
+    with panel_axes(300, 520, LIGHT) as axes:
         chart.draw(axes, lambda colour: LIGHT.get(colour, colour))
         low, high = axes.get_ylim()
     assert low < 0.70

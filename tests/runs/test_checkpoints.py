@@ -11,11 +11,11 @@ from ple_rec.cli import main
 from ple_rec.config.load import dump_toml, load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
-from ple_rec.runs.checkpoints import claim_checkpoints, prepare_directory
+from ple_rec.runs.checkpoints import own_checkpoint_place, prepare_directory
 from ple_rec.runs.directory import RunDirectory, hold_run
-from ple_rec.runs.find import find_runs, named_run
-from ple_rec.runs.layout import checkpoints_of, holds_run
-from ple_rec.runs.state import decide, inspect
+from ple_rec.runs.find import find_run, find_runs
+from ple_rec.runs.layout import configured_checkpoint_place, holds_run
+from ple_rec.runs.state import decide_action, inspect_directory
 from tests.tiny import write_tiny
 from tests.training.small import small_config
 
@@ -34,7 +34,7 @@ def test_a_run_whose_checkpoints_lie_elsewhere_is_a_run(here: Path, capsys: pyte
     outside = ["--set", f"checkpoint.path={here}/ck/{{run}}"]
     assert main([*train, *outside]) == 0
     run_dir = here / "runs" / "tiny"
-    assert checkpoints_of(run_dir) == here / "ck" / "tiny"
+    assert configured_checkpoint_place(run_dir) == here / "ck" / "tiny"
     assert not (run_dir / "checkpoints").exists()
     (run_dir / "metrics.json").unlink()  # as of a run that was stopped
     assert holds_run(run_dir)
@@ -47,11 +47,11 @@ def test_a_run_whose_checkpoints_lie_elsewhere_is_a_run(here: Path, capsys: pyte
     assert main([*train, *outside]) == 2
     assert "already holds checkpoints of this run directory" in capsys.readouterr().err
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck/{{run}}"}})
-    assert inspect(config, run_dir).is_lost
-    assert not inspect(config, here / "runs" / "other").is_lost
+    assert inspect_directory(config, run_dir).is_lost
+    assert not inspect_directory(config, here / "runs" / "other").is_lost
     assert main([*train, *outside, "--resume"]) == 0
     assert "goes on from" in capsys.readouterr().out
-    assert named_run("tiny") == Path("runs/tiny")
+    assert find_run("tiny") == Path("runs/tiny")
     assert main([*train, *outside, "--overwrite"]) == 0
     assert main(["checkpoint", "verify", "ck/tiny"]) == 0
 
@@ -59,16 +59,16 @@ def test_a_run_whose_checkpoints_lie_elsewhere_is_a_run(here: Path, capsys: pyte
 def test_a_path_that_depends_on_the_folder_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in ("ck", "~/ck", "./ck"):
         assert main(["train", "--config", "tiny.toml", "--set", f"checkpoint.path={path}"]) == 2
-        assert f'got "{path}"; it is absolute, or an address' in capsys.readouterr().err
+        assert f'got "{path}"; it must be absolute, or an address' in capsys.readouterr().err
 
 
 def test_another_run_s_place_is_refused(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
     first, second = here / "runs" / "a", here / "runs" / "b"
-    claim_checkpoints(config, RunDirectory(first, first))
-    assert decide(inspect(config, first), config, resume="auto", overwrite=False) == "begin"
+    own_checkpoint_place(config, RunDirectory(first, first))
+    assert decide_action(inspect_directory(config, first), config, resume="auto", overwrite=False) == "begin"
     with pytest.raises(UserError, match=f"{here}/ck: holds the checkpoints of {first}; "):
-        decide(inspect(config, second), config, resume=False, overwrite=True)
+        decide_action(inspect_directory(config, second), config, resume=False, overwrite=True)
 
 
 def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
     first, second = here / "one" / "seed-0", here / "two" / "seed-0"
     for run_dir in (first, second):
-        assert decide(inspect(config, run_dir), config, resume=False, overwrite=True) == "begin"
+        assert decide_action(inspect_directory(config, run_dir), config, resume=False, overwrite=True) == "begin"
     first.mkdir(parents=True)
     prepare_directory(config, RunDirectory(first, first), resuming=False)
     (here / "ck" / "step-7").mkdir()
@@ -86,7 +86,7 @@ def test_a_place_that_another_run_takes_meanwhile_is_refused(here: Path) -> None
         prepare_directory(config, RunDirectory(second, second), resuming=False)
     assert (here / "ck" / "step-7").is_dir()
     assert (second / "metrics.json").is_file()
-    claim_checkpoints(config, RunDirectory(first, first))  # it goes on
+    own_checkpoint_place(config, RunDirectory(first, first))  # it goes on
 
 
 def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_place_that_cannot_be_made_is_told(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/file/ck"}})
     said = rf"^{here}/file/ck: cannot be written \(.*\); ple-rec reads and writes there\. Fix: "
     with pytest.raises(UserError, match=said):
-        claim_checkpoints(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
+        own_checkpoint_place(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
 
 
 def test_a_place_that_holds_anything_else_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,15 +105,16 @@ def test_a_place_that_holds_anything_else_is_refused(here: Path, capsys: pytest.
     for flags in ([], ["--overwrite"], ["--auto-resume"]):
         assert main([*train, *flags]) == 2
         assert capsys.readouterr().err == (
-            f"ple-rec: {here}/mine: holds latest, step-1-raw, step-7, and no run.json that says of which run; a run's "
-            f"checkpoints lie apart from all else. Fix: give a checkpoint.path that is empty, as {here}/mine/{{run}}\n"
+            f"ple-rec: {here}/mine: holds latest, step-1-raw, step-7, and no run.json that names their run; the "
+            "checkpoints of a run need a directory of their own. Fix: give a checkpoint.path that is empty, such as "
+            f"{here}/mine/{{run}}\n"
         )
     assert sorted(path.read_text() for path in (here / "mine").rglob("*") if path.is_file()) == ["mine"] * 3
 
 
 def test_only_checkpoints_are_removed(here: Path) -> None:
     config = small_config(here / "data", {"checkpoint": {"path": f"{here}/ck"}})
-    claim_checkpoints(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
+    own_checkpoint_place(config, RunDirectory(here / "runs" / "a", here / "runs" / "a"))
     for name in ("step-7", "step-1-raw"):
         (here / "ck" / name).mkdir()
     with hold_run(here / "runs" / "a", here / "ck") as run:
@@ -138,7 +139,7 @@ def test_checkpoints_that_are_away_are_not_taken_for_none(
         assert main([*train, flag]) == 2
         assert capsys.readouterr().err.startswith(
             f"ple-rec: {where.relative_to(here) if place == 'checkpoints' else where}: holds no checkpoint; the run of "
-            "runs/tiny has saved some there, and goes on from them. Fix: mount or copy them where they were; "
+            "runs/tiny has saved checkpoints there, from which it resumes. Fix: mount them or copy them back; "
         )
     (run_dir / ".saved").unlink()  # as of an earlier version
     (here / "metrics.json").rename(run_dir / "metrics.json")
@@ -159,7 +160,7 @@ def test_a_run_that_lost_its_configuration_goes_on(here: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert main(["train", "--run-dir", "runs/tiny", "--resume"]) == 2
     fix = capsys.readouterr().err.rpartition("Fix: ")[2]
-    assert fix == "--config runs/tiny/checkpoints/step-16/config.toml, as a checkpoint has it\n"
+    assert fix == "give that of a checkpoint: --config runs/tiny/checkpoints/step-16/config.toml\n"
     assert main([*train, "--auto-resume"]) == 0
     assert "goes on from runs/tiny/checkpoints/step-16\n" in capsys.readouterr().out
     assert (run_dir / "config.toml").is_file()

@@ -13,7 +13,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.runs.diff import compare_runs, diff_json, format_diff
-from ple_rec.runs.find import find_runs, named_run
+from ple_rec.runs.find import find_run, find_runs
 from ple_rec.runs.listing import format_runs, list_runs, runs_json
 from ple_rec.runs.record import read_record
 from tests.runs.written_runs import NOW, final_metrics, touch, train_record, valid_record
@@ -72,7 +72,7 @@ def test_a_name_that_no_file_can_have() -> None:
     with pytest.raises(UserError, match=r"^x{300}: no such directory; it is searched for runs. Fix: "):
         list_runs(NO_STAT, now=NOW)
     with pytest.raises(UserError, match=r"^x{300}: no such run; a run is named by its directory "):
-        named_run(NO_STAT)
+        find_run(NO_STAT)
 
 
 def files_that_cannot_be_asked_about(run: Path) -> None:

@@ -26,10 +26,10 @@ from ple_rec.runs import checkpoints, directory
 from ple_rec.runs.checkpoints import prepare_directory
 from ple_rec.runs.directory import hold_run
 from ple_rec.runs.find import find_runs
-from ple_rec.runs.state import decide, inspect
+from ple_rec.runs.state import decide_action, inspect_directory
 from ple_rec.storage import Remote, StoreError, location, make_directory, names_in, write_text
 from ple_rec.storage.handler import FsspecHandler
-from ple_rec.storage.lease import holder_of
+from ple_rec.storage.lease import read_holder
 from ple_rec.storage.store import objects_at
 from tests.tiny import write_tiny
 from tests.training.small import TIMES
@@ -103,7 +103,7 @@ def test_a_run_in_a_store_is_the_run_on_a_disk(here: Path, address: str, capfd: 
     assert json.loads(((location(address) / "b") / "init_from.json").read_text())["run"] == str(run)
     assert main([*TRAIN, "--run-dir", str(run), "--overwrite"]) == 0
     assert json.loads((run / "metrics.json").read_text())["steps"] == 16
-    assert holder_of(run) is not None
+    assert read_holder(run) is not None
 
 
 @pytest.mark.usefixtures("no_charts")
@@ -138,7 +138,7 @@ def test_a_killed_run_is_gone_on_with_once_its_lease_has_ended(
     process = _start(here, [*long, "--run-dir", str(run)])
     _wait_for(run / "checkpoints" / "latest", process)
     capfd.readouterr()
-    holder = holder_of(run)
+    holder = read_holder(run)
     assert holder is not None
     if process.poll() is None and holder.is_live:  # it still trains: a second process is refused, and told by whom
         refused = main([*long, "--run-dir", str(run), "--resume"])
@@ -164,7 +164,7 @@ def test_a_run_that_ends_before_its_first_checkpoint_counts_begins_anew(
         raise OSError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Manifest, "text", fails)
+        patch.setattr(Manifest, "to_json", fails)
         assert main(train) == 2
     assert "cannot be written (away)" in capfd.readouterr().err
     assert main([*train, "--auto-resume"]) == 0, capfd.readouterr().err
@@ -188,9 +188,9 @@ def test_a_run_that_is_being_replaced_is_never_gone_on_with(
         with pytest.raises(ZeroDivisionError), hold_run(run, run / "checkpoints") as held:
             prepare_directory(config, held, resuming=False)
     assert not (run / "metrics.json").is_file()
-    state = inspect(config, run)
+    state = inspect_directory(config, run)
     assert (state.holds_run, state.is_lost, state.steps) == (False, False, [])
-    assert decide(state, config, resume="auto", overwrite=False) == "begin"
+    assert decide_action(state, config, resume="auto", overwrite=False) == "begin"
     with hold_run(run, run / "checkpoints") as held:
         prepare_directory(config, held, resuming=False)
     assert names_in(run) == [".lease" if store else ".lock"]
@@ -285,7 +285,7 @@ def test_a_process_that_was_stopped_changes_nothing_of_a_run_that_another_has_ta
     _wait_for(run / "checkpoints" / "latest", process)
     process.send_signal(signal.SIGSTOP)
     end = time.monotonic() + 60
-    while (holder := holder_of(run)) is not None and holder.is_live:
+    while (holder := read_holder(run)) is not None and holder.is_live:
         assert time.monotonic() < end
         time.sleep(0.5)
     assert main([*long, "--auto-resume"]) == 0, capfd.readouterr().err

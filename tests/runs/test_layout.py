@@ -18,15 +18,15 @@ from ple_rec.errors import UserError
 from ple_rec.reports.page import write_document
 from ple_rec.runs.checkpoints import prepare_directory
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import claimed, write_json, write_text
-from ple_rec.runs.state import decide, inspect
+from ple_rec.runs.layout import hold_lock, write_json, write_text
+from ple_rec.runs.state import decide_action, inspect_directory
 from tests.training.small import small_config
 
 HOLD = """
 import sys
 from pathlib import Path
-from ple_rec.runs.layout import claimed
-with claimed(Path(sys.argv[1])):
+from ple_rec.runs.layout import hold_lock
+with hold_lock(Path(sys.argv[1])):
     print("claimed", flush=True)
     sys.stdin.read()
 """
@@ -34,7 +34,7 @@ with claimed(Path(sys.argv[1])):
 
 def _check(path: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     config = small_config(path.parent / "data")
-    decide(inspect(config, path), config, resume=resume, overwrite=overwrite)
+    decide_action(inspect_directory(config, path), config, resume=resume, overwrite=overwrite)
 
 
 def _refusal(path: Path, *, resume: bool = False, overwrite: bool = False) -> str:
@@ -64,16 +64,16 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path, rep
     with holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "claimed\n"
-        with pytest.raises(UserError) as caught, claimed(path):
+        with pytest.raises(UserError) as caught, hold_lock(path):
             pass
         assert str(caught.value) == (
             f"{path}: in use by process {holder.pid} on {socket.gethostname()}; one process at a time trains in a run "
             "directory. Fix: wait for it, stop it, or give another --run-dir"
         )
         threading.Timer(0.3, holder.kill).start()  # no goodbye: the lock is the kernel's
-        with claimed(path, wait=20):
+        with hold_lock(path, wait=20):
             assert (path / ".lock").read_text() == f"{os.getpid()} on {socket.gethostname()}"
-    with claimed(path):
+    with hold_lock(path):
         pass
 
 
@@ -81,10 +81,10 @@ def test_overwriting_removes_what_a_run_wrote(tmp_path: Path) -> None:
     path = _run(tmp_path / "run")
     (path / "config.toml.partial").touch()  # of a run that was killed while it wrote
     _check(path, overwrite=True)
-    with claimed(path):
+    with hold_lock(path):
         pass
     assert (path / "train.jsonl").read_text() == "old"
-    with claimed(path):
+    with hold_lock(path):
         prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
         assert [entry.name for entry in path.iterdir()] == [".lock"]
 
@@ -99,7 +99,7 @@ def test_overwriting_spares_what_no_run_wrote(tmp_path: Path) -> None:
     )
     assert _refusal(path, overwrite=True) == expected
     assert _refusal(path) == expected
-    with claimed(path):
+    with hold_lock(path):
         prepare_directory(small_config(path.parent / "data"), RunDirectory(path, path), resuming=False)
         assert (path / "thesis.tex").read_text() == "mine"
 
@@ -142,7 +142,7 @@ def test_links_lead_no_writing_and_no_removal_elsewhere(tmp_path: Path) -> None:
     mine.write_text("mine")
     for name in (".lock", "config.toml.partial"):
         (path / name).symlink_to(mine)
-    with pytest.raises(UserError, match="cannot be made"), claimed(path):
+    with pytest.raises(UserError, match="cannot be created"), hold_lock(path):
         pass
     write_text(path / "config.toml", "new")
     assert mine.read_text() == "mine"
@@ -180,10 +180,10 @@ def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "run"
     file.write_text("")
     assert _refusal(file) == f"{file}: is a file; a run needs a directory. Fix: give another --run-dir"
-    with pytest.raises(UserError) as caught, claimed(file / "below"):
+    with pytest.raises(UserError) as caught, hold_lock(file / "below"):
         pass
     assert str(caught.value) == (
-        f"{file}/below: cannot be made (Not a directory); a run writes there. Fix: give another --run-dir"
+        f"{file}/below: cannot be created (Not a directory); a run writes its files there. Fix: give another --run-dir"
     )
 
 
@@ -194,7 +194,7 @@ def test_a_file_system_without_locks_is_not_taken_for_a_second_process(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", no_locks)
-    with pytest.raises(UserError) as caught, claimed(tmp_path / "run"):
+    with pytest.raises(UserError) as caught, hold_lock(tmp_path / "run"):
         pass
     assert str(caught.value) == (
         f"{tmp_path}/run: cannot be locked (No locks available); a run's lock keeps a second process out. Fix: give a "

@@ -10,7 +10,7 @@ import pytest
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.runs.lineage import describe_data, describe_differences, input_changes
-from ple_rec.training.checks import select
+from ple_rec.training.checks import select_run_columns
 from tests.training.small import small_config, write_small
 
 
@@ -21,7 +21,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetDirectory:
 
 @pytest.fixture
 def selection(dataset: DatasetDirectory) -> Selection:
-    return select(small_config(Path(str(dataset.path))), dataset)
+    return select_run_columns(small_config(Path(str(dataset.path))), dataset)
 
 
 def test_what_differs(dataset: DatasetDirectory, selection: Selection) -> None:

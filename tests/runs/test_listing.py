@@ -16,10 +16,10 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.errors import UserError
-from ple_rec.runs.find import find_runs, is_run, named_run
-from ple_rec.runs.layout import claimed
+from ple_rec.runs.find import find_run, find_runs, is_run
+from ple_rec.runs.layout import hold_lock
 from ple_rec.runs.listing import format_runs, list_runs, runs_json
-from ple_rec.runs.record import locked, read_record
+from ple_rec.runs.record import is_locked, read_record
 from tests.runs.written_runs import NOW, TASKS, final_metrics, touch, train_record, valid_record, write_checkpoint
 from tests.runs.written_runs import write_run as write
 from tests.tiny import environment
@@ -273,16 +273,16 @@ def test_a_run_that_has_only_its_lock_yet(held: Any) -> None:
 def test_asking_for_the_lock_leaves_it_free_and_a_held_one_held(held: Any) -> None:
     run = write(RUNS / "a")
     before = (run / ".lock").stat()
-    assert not locked(run)
-    with claimed(run):  # could not be claimed if it were still held
-        assert locked(run)
-        assert locked(run)
-        with pytest.raises(UserError, match="in use by process"), claimed(run):
+    assert not is_locked(run)
+    with hold_lock(run):  # could not be claimed if it were still held
+        assert is_locked(run)
+        assert is_locked(run)
+        with pytest.raises(UserError, match="in use by process"), hold_lock(run):
             pass
-    assert not locked(run)
+    assert not is_locked(run)
     assert (run / ".lock").stat().st_ino == before.st_ino
     (run / ".lock").unlink()
-    assert not locked(run)
+    assert not is_locked(run)
     assert not (run / ".lock").exists()
 
 
@@ -306,11 +306,11 @@ def test_the_directory_is_a_path_a_name_or_a_run() -> None:
 def test_a_run_by_path_or_name() -> None:
     write(RUNS / "census", metrics=final_metrics())
     (RUNS / "empty").mkdir()
-    assert named_run("census") == named_run("runs/census") == RUNS / "census"
+    assert find_run("census") == find_run("runs/census") == RUNS / "census"
 
     def said(text: str) -> str:
         with pytest.raises(UserError) as caught:
-            named_run(text)
+            find_run(text)
         return str(caught.value)
 
     searched = f"{Path.cwd()}/runs/"

@@ -10,10 +10,10 @@ import pytest
 
 from ple_rec.errors import UserError
 from ple_rec.runs import record as run_record
-from ple_rec.runs.find import named_run
+from ple_rec.runs.find import find_run
 from ple_rec.runs.listing import Listing, format_runs, list_runs
 from ple_rec.runs.record import RunRecord
-from ple_rec.text.plain import json_text, wrapped
+from ple_rec.text.plain import json_text, wrap_text
 from tests.runs.written_runs import NOW, final_metrics, train_record, valid_record
 from tests.runs.written_runs import write_run as write
 
@@ -68,7 +68,7 @@ def test_neither_does_one_in_a_refusal() -> None:
         list_runs("runs", sort="click.auc", now=NOW)
     assert r'did you mean "cl\x1bick.auc"? (known: run, ' in str(caught.value)
     with pytest.raises(UserError) as caught:
-        named_run("a\x1b[2Jbb")
+        find_run("a\x1b[2Jbb")
     assert str(caught.value).startswith(r"a\x1b[2Jbb: no such run; ")
     assert r'did you mean "a\x1b[2Jb"? ' in str(caught.value)
     with pytest.raises(UserError, match=r"^\\n: no such directory; "):
@@ -109,8 +109,8 @@ def test_a_run_whose_name_ends_with_the_mark_is_not_taken_for_unfinished() -> No
 
 
 def test_text_and_lines() -> None:
-    assert wrapped("one two-three four five six", 24) == "one two-three four five\n  six"
-    assert max(map(len, wrapped("x" * 100, 30).split("\n"))) == 30
+    assert wrap_text("one two-three four five six", 24) == "one two-three four five\n  six"
+    assert max(map(len, wrap_text("x" * 100, 30).split("\n"))) == 30
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]

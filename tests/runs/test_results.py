@@ -3,10 +3,10 @@ from typing import Any
 
 import pytest
 
-from ple_rec.runs.metrics import by_kind, paper_sources
+from ple_rec.runs.metrics import group_by_kind, paper_sources
 from ple_rec.runs.results import format_results, slice_name
 from ple_rec.runs.warnings import Dominant
-from ple_rec.text.json_values import number
+from ple_rec.text.json_values import as_number
 from ple_rec.text.units import metric_text, short_bytes, short_count, short_duration
 
 INCOME = {"auc": 0.95831, "auc_error_bound": 0.0, "ne": 0.57123, "logloss": 0.12163, "calibration": 1.00412}
@@ -191,13 +191,13 @@ def test_different_sources_name_their_tasks() -> None:
 
 
 def test_groups_keep_the_order_of_tasks() -> None:
-    assert by_kind({"r": {"mse": 1}, "b": {"auc": 1}, "a": {}}) == [["b", "a"], ["r"]]
-    assert by_kind({"r": {"mse": None}}) == [["r"]]
+    assert group_by_kind({"r": {"mse": 1}, "b": {"auc": 1}, "a": {}}) == [["b", "a"], ["r"]]
+    assert group_by_kind({"r": {"mse": None}}) == [["r"]]
 
 
 @pytest.mark.parametrize("value", [None, "0.5", True, math.nan, math.inf, [1.0], 10**400])
 def test_what_is_no_finite_number_counts_as_absent(value: object) -> None:
-    assert number(value) is None
+    assert as_number(value) is None
 
 
 @pytest.mark.parametrize(

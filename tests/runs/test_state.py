@@ -15,7 +15,7 @@ from ple_rec.checkpoint.manifest import Manifest
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import DataError, UserError
-from ple_rec.runs.state import DirectoryState, Resume, decide, inspect
+from ple_rec.runs.state import DirectoryState, Resume, decide_action, inspect_directory
 from ple_rec.storage import Location
 from tests.training.small import small_config
 
@@ -29,14 +29,14 @@ FLAGS: list[dict[str, Any]] = [
 EMPTY = DirectoryState(
     directory=RUN,
     is_file=False,
-    strangers=(),
+    foreign_names=(),
     has_config=False,
     has_saved=False,
     holds_run=False,
-    place=RUN / "checkpoints",
-    outside=False,
+    checkpoint_place=RUN / "checkpoints",
+    is_outside=False,
     owner=None,
-    unowned=(),
+    unowned_names=(),
     steps=(),
     newest=None,
     damage=None,
@@ -47,7 +47,7 @@ START = replace(EMPTY, has_config=True)
 SAVED = replace(START, has_saved=True, holds_run=True, steps=(4, 8))
 DONE = replace(SAVED, is_finished=True)
 CHANGED = [("seed", 3, 4)]
-OUTSIDE = replace(EMPTY, place=Path("/ck"), outside=True)
+OUTSIDE = replace(EMPTY, checkpoint_place=Path("/ck"), is_outside=True)
 OWNED = replace(OUTSIDE, owner=str(RUN), steps=(4,))
 
 # What a run does without a flag, with --overwrite, with --resume and with --auto-resume; "!" before part of a refusal.
@@ -56,13 +56,13 @@ TABLE: list[tuple[str, DirectoryState, tuple[str, str, str, str]]] = [
     ("a file", replace(EMPTY, is_file=True), ("!is a file",) * 4),
     (
         "files of others",
-        replace(EMPTY, strangers=("thesis.tex",)),
+        replace(EMPTY, foreign_names=("thesis.tex",)),
         ("!no run wrote", "!no run wrote", "!holds no run", "!no run wrote"),
     ),
     ("a start", START, ("begin", "begin", "resume", "resume")),
     ("a start of other settings", replace(START, changes=CHANGED), ("begin", "begin", "!seed was 3", "!seed was 3")),
     ("a run", SAVED, ("!already holds a run", "begin", "resume", "resume")),
-    ("a run and a file", replace(SAVED, strangers=("x",)), ("!no run wrote", "!no run wrote", "resume", "resume")),
+    ("a run and a file", replace(SAVED, foreign_names=("x",)), ("!no run wrote", "!no run wrote", "resume", "resume")),
     ("other settings", replace(SAVED, changes=CHANGED), ("!already", "begin", "!seed was 3", "!seed was 3")),
     (
         "a configuration that cannot be read",
@@ -85,7 +85,7 @@ TABLE: list[tuple[str, DirectoryState, tuple[str, str, str, str]]] = [
     ("outside, nothing", OUTSIDE, ("begin", "begin", "!holds no run", "begin")),
     (
         "outside, files of others",
-        replace(OUTSIDE, unowned=("mine",)),
+        replace(OUTSIDE, unowned_names=("mine",)),
         ("!no run.json", "!no run.json", "!holds no run", "!no run.json"),
     ),
     (
@@ -96,12 +96,12 @@ TABLE: list[tuple[str, DirectoryState, tuple[str, str, str, str]]] = [
     ("outside, its own", OWNED, ("!already holds checkpoints", "begin", "resume", "resume")),
     (
         "outside, its own, and a run",
-        replace(SAVED, place=Path("/ck"), outside=True, owner=str(RUN)),
+        replace(SAVED, checkpoint_place=Path("/ck"), is_outside=True, owner=str(RUN)),
         ("!already holds a run", "begin", "resume", "resume"),
     ),
     (
         "outside, nobody's, and a run",
-        replace(SAVED, place=Path("/ck"), outside=True, unowned=("step-4",), steps=(4,)),
+        replace(SAVED, checkpoint_place=Path("/ck"), is_outside=True, unowned_names=("step-4",), steps=(4,)),
         ("!already holds a run", "!no run.json", "resume", "resume"),
     ),
 ]
@@ -119,10 +119,10 @@ def test_every_state_by_every_flag(
 ) -> None:
     action = expected[FLAGS.index(flags)]
     if not action.startswith("!"):
-        assert decide(state, config, **flags) == action
+        assert decide_action(state, config, **flags) == action
         return
     with pytest.raises((UserError, DataError)) as caught:
-        decide(state, config, **flags)
+        decide_action(state, config, **flags)
     assert action[1:] in str(caught.value)
 
 
@@ -132,7 +132,7 @@ def _config_toml(run: Path, config: RunConfig) -> None:
 
 def _step(place: Path, step: int, text: str | None = None) -> None:
     (place / f"step-{step}").mkdir(parents=True)
-    (place / f"step-{step}" / "manifest.json").write_text(text or Manifest(step, {"threads": step}, {}).text())
+    (place / f"step-{step}" / "manifest.json").write_text(text or Manifest(step, {"threads": step}, {}).to_json())
     (place / "latest").write_text(f"step-{step}\n")
 
 
@@ -156,7 +156,7 @@ def _newest_damaged(run: Path, config: RunConfig) -> None:
     [
         (lambda run, config: None, {"has_config": False, "is_lost": False}),
         (_config_toml, {"has_config": True, "holds_run": False, "changes": []}),
-        (lambda run, config: (run / "thesis.tex").touch(), {"strangers": ["thesis.tex"]}),
+        (lambda run, config: (run / "thesis.tex").touch(), {"foreign_names": ["thesis.tex"]}),
         (
             lambda run, config: _step(run / "checkpoints", 4),
             {"is_lost": True, "holds_run": True, "steps": [4], "newest_path": "step-4"},
@@ -179,7 +179,7 @@ def test_what_is_read(
     config: RunConfig, tmp_path: Path, make: Callable[[Path, RunConfig], object], expected: dict[str, Any]
 ) -> None:
     make(tmp_path, config)
-    state = inspect(config, tmp_path)
+    state = inspect_directory(config, tmp_path)
     found = {name: getattr(state, name) for name in expected}
     if "newest_path" in found:
         found["newest_path"] = found["newest_path"].name
@@ -190,7 +190,7 @@ def test_the_newest_manifest_is_read_with_what_it_says(config: RunConfig, tmp_pa
     for step in (4, 8):
         _step(tmp_path / "checkpoints", step)
     (tmp_path / "checkpoints" / "latest").write_text("step-4\n")  # step 8 is of an attempt that was given up
-    newest = inspect(config, tmp_path).newest
+    newest = inspect_directory(config, tmp_path).newest
     assert newest is not None
     assert (newest[0].name, newest[1].written_by) == ("step-4", {"threads": 4})
 
@@ -204,7 +204,7 @@ def test_a_damaged_name_of_the_latest_checkpoint_is_refused_before_anything_is_w
     (tmp_path / "checkpoints" / "latest").write_text("garbage")
     with pytest.raises(DataError, match=r"latest: holds 'garbage'; .* write one of these into it: step-4"):
         _decide(config, tmp_path, resume=True)
-    assert decide(inspect(config, tmp_path), config, resume=False, overwrite=True) == "begin"
+    assert decide_action(inspect_directory(config, tmp_path), config, resume=False, overwrite=True) == "begin"
 
 
 def test_a_first_checkpoint_that_is_written_meanwhile_is_not_away(
@@ -240,27 +240,30 @@ def test_checkpoints_that_are_removed_while_they_are_listed_are_not_away(
 def test_a_store_that_cannot_be_read_may_hold_a_run(config: RunConfig, tmp_path: Path) -> None:
     """The run that is there kept its checkpoints in a store that is gone: it is replaced by --overwrite alone."""
     (tmp_path / "config.toml").write_text('checkpoint.path = "s3x://bucket/run"\n')
-    state = inspect(config, tmp_path)
+    state = inspect_directory(config, tmp_path)
     assert state.holds_run
-    assert decide(state, config, resume=False, overwrite=True) == "begin"
+    assert decide_action(state, config, resume=False, overwrite=True) == "begin"
     with pytest.raises(UserError, match="already holds a run"):
-        decide(state, config, resume=False, overwrite=False)
+        decide_action(state, config, resume=False, overwrite=False)
 
 
 def test_a_place_outside_has_an_owner(config: RunConfig, tmp_path: Path) -> None:
     run, place = tmp_path / "run", tmp_path / "ck"
     outside = small_config(Path(config.data.path), {"checkpoint": {"path": str(place)}})
-    assert inspect(outside, run).unowned == []
+    assert inspect_directory(outside, run).unowned_names == []
     _step(place, 4)
-    assert (inspect(outside, run).unowned, inspect(outside, run).is_lost) == (["latest", "step-4"], False)
+    assert (inspect_directory(outside, run).unowned_names, inspect_directory(outside, run).is_lost) == (
+        ["latest", "step-4"],
+        False,
+    )
     (place / "run.json").write_text(json.dumps({"run": str(run)}))
-    state = inspect(outside, run)
-    assert (state.owner, state.unowned, state.steps, state.is_lost) == (str(run), [], [4], True)
-    assert not inspect(outside, tmp_path / "other").is_lost
+    state = inspect_directory(outside, run)
+    assert (state.owner, state.unowned_names, state.steps, state.is_lost) == (str(run), [], [4], True)
+    assert not inspect_directory(outside, tmp_path / "other").is_lost
     (place / "run.json").write_text("{")
-    with pytest.raises(UserError, match="holds the checkpoints of a run that cannot be told"):
+    with pytest.raises(UserError, match="holds the checkpoints of an unknown run"):
         _decide(outside, run, resume="auto")
 
 
 def _decide(config: RunConfig, run_dir: Path, *, resume: Resume) -> str:
-    return decide(inspect(config, run_dir), config, resume=resume, overwrite=False)
+    return decide_action(inspect_directory(config, run_dir), config, resume=resume, overwrite=False)

@@ -25,7 +25,7 @@ def test_a_fall_by_half_is_told_once_and_again_after_it_has_risen(monkeypatch: p
     assert [bool(each) for each in found] == [False, False, True, False, False, True]
     assert found[2] == (
         "warning: 499 samples/s, after 1,000: other programs use the cores (load 9.0 on 2); end them, or train with "
-        "runtime.threads = 1, which loses least beside them"
+        "runtime.threads = 1, which is slowed least by them"
     )
 
 
@@ -53,7 +53,7 @@ def test_without_a_cause_the_profile_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("os.getloadavg", lambda: (0.1, 0.0, 0.0))
     *_, last = warnings((1000, 2), (400, 2))
     assert last is not None
-    assert last.endswith("`train --profile` says where a step goes")
+    assert last.endswith("`train --profile` shows what takes the time of a step")
 
 
 def record(**parts: tuple[float, float]) -> dict[str, object]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ple_rec.checkpoint.manifest import File, Manifest
+from ple_rec.checkpoint.manifest import FileInfo, Manifest
 from ple_rec.config.load import dump_toml, fingerprint, load_config
 from ple_rec.config.run import RunConfig
 from tests.tiny import CONFIG
@@ -94,8 +94,8 @@ def write_checkpoint(path: Path, step: int, *, dataset: str = "0123456789abcdef"
     """A checkpoint without weights, the best and the latest one; the run keeps its age."""
     folder = path / "checkpoints" / f"step-{step}"
     folder.mkdir(parents=True)
-    files = {f"rank-{rank}": File(0, None) for rank in range(ranks)}
-    (folder / "manifest.json").write_text(Manifest(step, {"ranks": ranks, "dataset": dataset}, files).text())
+    files = {f"rank-{rank}": FileInfo(0, None) for rank in range(ranks)}
+    (folder / "manifest.json").write_text(Manifest(step, {"ranks": ranks, "dataset": dataset}, files).to_json())
     for name in ("best", "latest"):
         (path / "checkpoints" / name).write_text(f"step-{step}\n")
 

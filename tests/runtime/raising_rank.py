@@ -11,7 +11,7 @@ import torch.distributed as dist
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import DataError
-from ple_rec.runtime.exits import end_process, guarded
+from ple_rec.runtime.exits import end_process, run_reporting_errors
 
 
 def main(device: str) -> None:
@@ -28,4 +28,4 @@ def main(device: str) -> None:
 
 
 if __name__ == "__main__":
-    end_process(guarded(lambda: main(sys.argv[1])))
+    end_process(run_reporting_errors(lambda: main(sys.argv[1])))

@@ -19,7 +19,7 @@ from torch.distributed.run import parse_args
 from ple_rec import agent
 from ple_rec.cli import main
 from ple_rec.runtime import ranks
-from ple_rec.runtime.elastic import prepare
+from ple_rec.runtime.elastic import set_rendezvous_defaults
 from ple_rec.runtime.exits import AGENT_FOLDER
 from tests.tiny import LAST_GROUP, alive, children, environment, rank_of, wait_until, write_tiny
 
@@ -74,8 +74,8 @@ def test_a_signal_is_found_below_the_error_that_came_over_it() -> None:
 
     with pytest.raises(UnboundLocalError) as caught:
         interrupted()
-    assert ranks._signal_of(caught.value) is signal.SIGTERM
-    assert ranks._signal_of(ValueError()) is None
+    assert ranks._find_signal(caught.value) is signal.SIGTERM
+    assert ranks._find_signal(ValueError()) is None
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_a_signal_is_found_below_the_error_that_came_over_it() -> None:
     ],
 )
 def test_the_world_size_is_known_before_a_rank_starts(options: list[str], expected: list[int]) -> None:
-    assert ranks.world_sizes_of(options) == expected
+    assert ranks.possible_world_sizes(options) == expected
 
 
 def test_input_is_checked_once_before_any_rank_starts(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     options = ["--nnodes", "4", "--nproc-per-node", "4", "--"]
     assert agent.main([*options, "train", "--config", "tiny.toml", "--set", "data.virtual_shards=16"]) == 2
-    message = "ple-rec: data/train: 8 row group(s) for 16 ranks; every rank reads row groups of its own. Fix: "
+    message = "ple-rec: data/train: 8 row group(s) for 16 ranks; each rank must read at least one row group. Fix: "
     assert capfd.readouterr().err.startswith(message)
     assert agent.main([*options, "trian"]) == 2
     assert capfd.readouterr().err.startswith('ple-rec: command line: unknown verb "trian"; did you mean "train"? ')
@@ -125,7 +125,7 @@ def test_time_outs_of_hosts_that_come_and_go(monkeypatch: pytest.MonkeyPatch) ->
 
     def conf(*options: str) -> str:
         args = parse_args([*place, *options, "-m", "ple_rec"])
-        prepare(args)
+        set_rendezvous_defaults(args)
         return str(args.rdzv_conf)
 
     assert conf("--nnodes", "1:2") == conf("--nnodes", "2", "--max-restarts", "1") == "last_call_timeout=3"
@@ -141,7 +141,7 @@ def test_hosts_that_do_not_meet(here: Path, capfd: pytest.CaptureFixture[str]) -
     assert agent.main([*options, "--", "train", "--config", "tiny.toml"]) == 1
     said = capfd.readouterr().err
     assert said.startswith("ple-rec: rendezvous at 127.0.0.1:0: failed (")
-    assert "); all 2 hosts must come and reach that address. Fix: look whether every host has started" in said
+    assert "); all 2 hosts must start and reach this address. Fix: check that every host has started" in said
     assert said.count("\n") == 1
     assert AGENT_FOLDER not in os.environ
 
@@ -284,7 +284,8 @@ def test_a_rank_that_stands_still_is_named(here: Path, repository: Path) -> None
         assert process.wait(60) == 1  # the agent asks the other one to stop, and kills it after 30 s
         assert not any(map(alive, ranks))
     found = re.search(
-        r"ple-rec: rank 0: stops, since nothing has moved for 3 s: rank 1 on \S+ gives no sign of life, last in .*step",
+        r"ple-rec: rank 0: exits, since no rank made progress for 3 s: rank 1 on \S+ does not respond; its last "
+        r"operation was .*step",
         (here / "said").read_text(),
     )
     assert found is not None, (here / "said").read_text()

@@ -120,7 +120,7 @@ def test_a_torch_of_another_stack(
     report = Report(tmp_path, repository)
     assert report.fix("torch") == (f"{torch} does not fit: {rule}", f"{PIP} install {fix}")
     # What does not load because of the version is not given a fix of its own.
-    assert report.fix("operators")[1] == "first mend the versions above"
+    assert report.fix("operators")[1] == "first correct the versions above"
     assert report.text.endswith("2 problems; see fix\n")
 
 
@@ -201,7 +201,7 @@ def test_an_operator_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_environment_is_well() -> None:
-    findings = {finding.name: finding for finding in doctor.examine()}
+    findings = {finding.name: finding for finding in doctor.collect_findings()}
     # Another process on the machine may slow two threads down; that is no fault of the installation.
     assert [name for name, finding in findings.items() if not finding.ok and name != "threads"] == []
     assert "gloo" in findings["backends"].value
@@ -247,7 +247,7 @@ def test_the_device_that_trains_is_measured(monkeypatch: pytest.MonkeyPatch, whe
     monkeypatch.setattr(doctor, "installed_versions", lambda: {wheel: "1.8.0"})
     monkeypatch.setattr(doctor, "measure_speed", measure)
     monkeypatch.setattr(doctor, "measure_threads", lambda threads: 1.0)
-    doctor.examine()
+    doctor.collect_findings()
     assert measured == [device]
 
 
@@ -285,11 +285,11 @@ def test_fitting_versions_need_no_fix() -> None:
 
 
 def test_spark_is_for_information(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "spark_lacks", lambda: None)
+    monkeypatch.setattr(doctor, "find_spark_problem", lambda: None)
     monkeypatch.setattr(doctor, "pyspark_version", lambda: "4.3.0")
     monkeypatch.setattr(doctor, "java_version", lambda: 21)
     assert doctor.check_spark() == Finding("spark", "PySpark 4.3.0, Java 21")
-    monkeypatch.setattr(doctor, "spark_lacks", lambda: ("PySpark is not installed", "pip install x"))
+    monkeypatch.setattr(doctor, "find_spark_problem", lambda: ("PySpark is not installed", "pip install x"))
     need = "which only `ple-rec prep --engine spark` needs"
     assert doctor.check_spark() == Finding("spark", f"PySpark is not installed, {need}; to have it: pip install x")
 
@@ -324,7 +324,7 @@ def test_threads_that_collapse() -> None:
 
 def test_threads_that_collapse_on_a_busy_machine() -> None:
     finding = doctor.check_threads(2, 1.5, {1: 100.0, 2: 9.0}.__getitem__)
-    busy = "other work uses the cores (load 1.5): ask again when it is done, or export OMP_NUM_THREADS=1"
+    busy = "other processes use the cores (load 1.5): check again later, or export OMP_NUM_THREADS=1"
     assert finding == Finding("threads", f"fp32 100 GFLOP/s with 1 thread, 9 with 2; {busy}")
 
 
@@ -356,10 +356,10 @@ def test_speed_names_what_a_device_lacks() -> None:
 
 
 def test_run_prints_and_returns(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: [Finding("a", "1")])
+    monkeypatch.setattr(doctor, "collect_findings", lambda: [Finding("a", "1")])
     assert doctor.run() == 0
     assert capsys.readouterr().out == "ok   a          1\nall is well\n"
-    monkeypatch.setattr(doctor, "examine", lambda: [Finding("a", "1"), Finding("b", "2", False, "do c")])
+    monkeypatch.setattr(doctor, "collect_findings", lambda: [Finding("a", "1"), Finding("b", "2", False, "do c")])
     assert doctor.run() == 2
     assert capsys.readouterr().out == (
         "ok   a          1\nBAD  b          2\n                fix: do c\n1 problem; see fix\n"

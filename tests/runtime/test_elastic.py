@@ -14,9 +14,9 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import CHECKPOINTS
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.progress import Window
+from ple_rec.training.progress import ReportWindow
 from ple_rec.training.restore import restore
 from tests.training.small import on_ranks, ranks_of, relative, small_config, train_small, whole_state, write_small
 
@@ -45,10 +45,10 @@ def _loaded(rank: int, world_size: int, data: Path, folder: Path, writers: tuple
     """The state after `restore` of each of these runs, by `sharding-ranks to sharding`."""
     found = {}
     for now in SHARDINGS:
-        job = build_context(_config(data, now), ranks_of(rank, world_size))
+        job = build_train_context(_config(data, now), ranks_of(rank, world_size))
         for writer, before in itertools.product(writers, SHARDINGS):
             path = CheckpointStore(folder / f"{before}-{writer}" / CHECKPOINTS).require("latest")
-            position = restore(job, path, Window(job.selection.tasks, job.ranks.device))
+            position = restore(job, path, ReportWindow(job.selection.tasks, job.ranks.device))
             assert position.step == 4
             found[f"{before}-{writer} to {now}"] = whole_state(job)
     return found
@@ -80,7 +80,7 @@ def test_any_ranks_and_sharding_load_the_same_bits(
 
 
 def _goes_on(rank: int, world_size: int, data: Path, run_dir: Path) -> State:
-    job = build_context(_config(data, steps=9), ranks_of(rank, world_size))
+    job = build_train_context(_config(data, steps=9), ranks_of(rank, world_size))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=True)
     return {key: value for key, value in whole_state(job).items() if value.is_floating_point()}
 
@@ -100,12 +100,12 @@ def _refusals(rank: int, world_size: int, data: Path, folder: Path) -> list[str]
         (_config(data, train=train), folder / "row_wise-2"),
         (_config(data, "column_wise"), folder / "row_wise-2"),
     ):
-        job = build_context(config, ranks_of(rank, world_size))
+        job = build_train_context(config, ranks_of(rank, world_size))
         with pytest.raises(UserError) as caught:
             restore(
                 job,
                 CheckpointStore(path / CHECKPOINTS).require("latest"),
-                Window(job.selection.tasks, job.ranks.device),
+                ReportWindow(job.selection.tasks, job.ranks.device),
             )
         said.append(str(caught.value).replace(str(path / CHECKPOINTS), ""))
     return said
@@ -117,8 +117,8 @@ def test_other_steps_and_cuts_are_refused(folder: Path, saved: dict[int, dict[st
             "/step-4: was written by a run of 24 samples a step on 2 rank(s); this one has 48 on 1; a run goes on with "
             "the same steps, on any number of ranks. Fix: resume with --set train.batch_size=24 --set "
             "train.batch_size_per_rank=",
-            "/step-4: its tables are cut by columns as none, this run's as {'item': [8], 'tag': [8], 'user': [8]}; "
-            "column_wise with row-wise Adagrad keeps the optimizer's state once for every shard of a row, so another "
-            "cut is another optimizer. Fix: resume with the same embeddings.sharding and number of ranks",
+            "/step-4: its column_wise shards are none, this run's are {'item': [8], 'tag': [8], 'user': [8]}; "
+            "row-wise Adagrad keeps one state for each shard of a row, so shards of other widths need another state. "
+            "Fix: resume with the same embeddings.sharding and number of ranks",
         ]
     ]

@@ -10,14 +10,14 @@ from tests.tiny import environment
 
 CHECK = """
 import gc
-from ple_rec.runtime.versions import large_imports
+from ple_rec.runtime.versions import suspend_garbage_collection
 
 made = []
 for collects in (True, False):
     (gc.enable if collects else gc.disable)()
     frozen = gc.get_freeze_count()
     try:
-        with large_imports():
+        with suspend_garbage_collection():
             assert not gc.isenabled()
             made += [[] for _ in range(1000)]
             raise ImportError

@@ -40,19 +40,19 @@ def write_java(path: Path, *lines: str) -> None:
 def test_the_version_is_read(home: Path, line: str, major: int) -> None:
     write_java(home / "bin" / "java", "Picked up JAVA_TOOL_OPTIONS: -Xmx1g", line)
     assert versions.java_version() == major
-    assert (versions.spark_lacks() is None) is (major >= 17)
+    assert (versions.find_spark_problem() is None) is (major >= 17)
 
 
 def test_an_old_java_is_named(home: Path) -> None:
     write_java(home / "bin" / "java", 'openjdk version "11.0.2" 2019-01-15')
-    assert versions.spark_lacks() == (f"Java is 11 ({home}/bin/java)", f"{INSTALL}, or set JAVA_HOME to it")
+    assert versions.find_spark_problem() == (f"Java is 11 ({home}/bin/java)", f"{INSTALL}, or set JAVA_HOME to it")
 
 
 def test_without_java(home: Path) -> None:
     lacks = ("no Java answers", f"{INSTALL} (Debian: apt install default-jre-headless), or set JAVA_HOME")
-    assert versions.spark_lacks() == lacks
+    assert versions.find_spark_problem() == lacks
     write_java(home / "bin" / "java", "The operation could not be completed")  # a stub that some systems have
-    assert versions.spark_lacks() == lacks
+    assert versions.find_spark_problem() == lacks
 
 
 def test_java_on_path_counts_where_no_home_is_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,4 +68,4 @@ def test_without_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(versions, "version", absent)
-    assert versions.spark_lacks() == ("PySpark is not installed", "pip install 'pyspark>=4,<5'")
+    assert versions.find_spark_problem() == ("PySpark is not installed", "pip install 'pyspark>=4,<5'")

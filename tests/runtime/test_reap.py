@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from ple_rec.runtime.exits import AGENT_FOLDER, reap, started_by
+from ple_rec.runtime.exits import AGENT_FOLDER, find_started_processes, reap
 from tests.tiny import alive, wait_until
 
 
@@ -17,10 +17,10 @@ def test_a_process_that_has_detached_itself_is_found(tmp_path: Path) -> None:
         # A grandchild whose parent has ended, in a session of its own, deaf to SIGTERM.
         detached = 'exec >/dev/null 2>&1; trap "" TERM; sleep 100 & sleep 100'
         subprocess.run(["setsid", "--fork", "sh", "-c", detached], env=os.environ | {AGENT_FOLDER: mine}, check=True)
-        assert wait_until(lambda: len(started_by(mine)) == 3, 5)
-        found = started_by(mine)
+        assert wait_until(lambda: len(find_started_processes(mine)) == 3, 5)
+        found = find_started_processes(mine)
         reap(mine)
-        assert started_by(mine) == []
+        assert find_started_processes(mine) == []
         assert not any(map(alive, found))
         assert alive(bystander.pid)
     finally:

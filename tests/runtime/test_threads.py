@@ -8,7 +8,7 @@ import threading
 import pytest
 import torch
 
-from ple_rec.runtime.threads import threads_of_one
+from ple_rec.runtime.threads import single_threaded_pool
 
 
 def test_their_products_run_in_them_and_nowhere_else() -> None:
@@ -23,7 +23,7 @@ def test_their_products_run_in_them_and_nowhere_else() -> None:
         return threading.get_ident(), torch.get_num_threads()
 
     try:
-        with threads_of_one(2, "alone") as pool:
+        with single_threaded_pool(2, "alone") as pool:
             (first, of_first), (second, of_second) = pool.map(multiply, range(2))
         assert len({first, second, threading.get_ident()}) == 3
         assert of_first == of_second == 1

@@ -14,7 +14,7 @@ from ple_rec.cli import main
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Remote, StoreError, location, names_in, write_bytes, write_text
-from ple_rec.storage.cache import CACHE, cache_folder, local_copy
+from ple_rec.storage.cache import CACHE_VARIABLE, cache_folder, local_copy
 from ple_rec.storage.client import arrow_client, s3_options
 from ple_rec.storage.store import objects_at, put, tag_of
 from ple_rec.storage.store_errors import translate_errors
@@ -107,7 +107,7 @@ def test_a_bucket_that_is_not_there_is_not_one_without_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["runs", "s3://no-such-bucket/runs"]) == 2
-    assert "s3://no-such-bucket/runs: the bucket is not there (" in capsys.readouterr().err
+    assert "s3://no-such-bucket/runs: the bucket does not exist (" in capsys.readouterr().err
     assert main(["runs", address]) == 2  # which is an empty place of a bucket that is there
     assert "no such directory" in capsys.readouterr().err
 
@@ -134,7 +134,9 @@ def test_a_copy_that_is_damaged_or_swapped_is_made_anew(address: str) -> None:
     copy = local_copy(file, DIGEST_OF_ONE)
     copy.write_bytes(b"swapped")
     assert local_copy(file, DIGEST_OF_ONE).read_bytes() == b"one"
-    with pytest.raises(DataError, match=r"SHA-256 7692c3ad3540bb80\.\.\.; it was written with 0000000000000000"):
+    with pytest.raises(
+        DataError, match=r"SHA-256 7692c3ad3540bb80\.\.\.; the file that was written has 0000000000000000"
+    ):
         local_copy(file, "0" * 64)
 
 
@@ -142,9 +144,9 @@ def test_a_cache_that_cannot_be_written_is_named(address: str, tmp_path: Path, m
     file = _remote(address) / "a"
     write_bytes(file, b"one")
     (tmp_path / "file").touch()
-    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(
-        UserError, match=rf"^{tmp_path}/file: cannot be written \(.*\); copies of files .* {CACHE} names"
+        UserError, match=rf"^{tmp_path}/file: cannot be written \(.*\); copies of files .* {CACHE_VARIABLE} names"
     ):
         local_copy(file)
 
@@ -153,10 +155,10 @@ def test_without_a_home_the_folder_of_copies_is_asked_for(monkeypatch: pytest.Mo
     def none() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    for name in (CACHE, "XDG_CACHE_HOME"):
+    for name in (CACHE_VARIABLE, "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", none)
-    with pytest.raises(UserError, match=f"^{CACHE}: is not set, and neither is HOME; "):
+    with pytest.raises(UserError, match=f"^{CACHE_VARIABLE}: is not set, and neither is HOME; "):
         cache_folder()
 
 

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ple_rec.checkpoint.listing import finished_steps, pointer_target
-from ple_rec.checkpoint.manifest import MANIFEST, File, Manifest
+from ple_rec.checkpoint.manifest import MANIFEST, FileInfo, Manifest
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import UserError
 from ple_rec.storage import Remote, StoreError, location, names_in, write_text
 from ple_rec.storage import lease as leases
-from ple_rec.storage.lease import SECONDS, Holder, Lease, holder_of
-from ple_rec.storage.store import changed, objects_at
+from ple_rec.storage.lease import LEASE_SECONDS, Holder, Lease, read_holder
+from ple_rec.storage.store import changed_error, objects_at
 
 WRITERS = ("one", "two")
 
@@ -41,9 +41,9 @@ def _held(found: Lease | Holder) -> Lease:
 
 
 def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "SECONDS", 2.0)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.0)
     run = _remote(f"{address}/run")
-    assert holder_of(run) is None
+    assert read_holder(run) is None
     first = _held(Lease.acquire(run, "one"))
     held = Lease.acquire(run, "two")
     assert isinstance(held, Holder)
@@ -53,12 +53,12 @@ def test_a_lease_has_one_holder_and_ends(address: str, monkeypatch: pytest.Monke
     first.check()
     first._done.set()  # as of a process that was stopped or killed
     second = _held(Lease.acquire(run, "two", wait=10))
-    with pytest.raises(UserError, match=rf"^{run}: in use by process two, for \d s or more; one process at a time "):
+    with pytest.raises(UserError, match=rf"^{run}: in use by process two, whose lease holds for \d s or more; one "):
         first.check()
     first.give_back()  # which is no more its own
     second.check()
     second.give_back()
-    given = holder_of(run)
+    given = read_holder(run)
     assert given is not None
     assert not given.is_live
     third = _held(Lease.acquire(run, "three"))
@@ -96,11 +96,11 @@ class FakeStore:
         if create and self.object is not None:
             raise FileExistsError
         if tag is not None and (self.object is None or self.object[1] != tag):
-            raise changed(where)
+            raise changed_error(where)
         self.object = content, uuid.uuid4().hex, self.now
         lost, self.lost = self.lost, None
         if lost == "changed":  # The client has sent the writing again, since the answer to the first did not come.
-            raise FileExistsError if create else changed(where)
+            raise FileExistsError if create else changed_error(where)
         if lost == "gone":
             raise StoreError.of(str(where), OSError("the connection was lost"))
         return self.object[1]
@@ -130,7 +130,7 @@ class Writers(RuleBasedStateMachine):
 
     @initialize()
     def fake(self) -> None:
-        store, read = self.store, leases._read
+        store, read = self.store, leases._read_name_and_token
 
         def content(file: Remote) -> tuple[str, str]:
             if store.object is None:
@@ -140,14 +140,14 @@ class Writers(RuleBasedStateMachine):
         self.patch.setattr(leases, "put", store.put)
         self.patch.setattr(leases, "tag_and_age", store.look)
         self.patch.setattr(leases, "tag_of", lambda file: store.look(file)[0])
-        self.patch.setattr(leases, "_read", content)
+        self.patch.setattr(leases, "_read_name_and_token", content)
         self.patch.setattr(leases.Lease, "_renew_until_done", lambda _: None)
         self.patch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: store.now, sleep=lambda _: None))
 
     def teardown(self) -> None:
         self.patch.undo()
 
-    @rule(seconds=st.floats(0.1, 2 * SECONDS))
+    @rule(seconds=st.floats(0.1, 2 * LEASE_SECONDS))
     def pass_time(self, seconds: float) -> None:
         self.store.now += seconds
 
@@ -169,9 +169,9 @@ class Writers(RuleBasedStateMachine):
             assert found.is_live
             return
         if before is not None and self.owner in self.lease:  # It was held, so it must have ended by the store's clock.
-            assert self.store.now - before[2] >= SECONDS
+            assert self.store.now - before[2] >= LEASE_SECONDS
         self.lease[name], self.owner = found, name
-        self.kept[name] = CheckpointStore(self.run / "checkpoints", keep=2, check=found.check)
+        self.kept[name] = CheckpointStore(self.run / "checkpoints", keep=2, check_may_write=found.check)
         steps = self.kept[name].steps()
         self.step[name] = steps[-1] if steps else 0
 
@@ -195,7 +195,7 @@ class Writers(RuleBasedStateMachine):
         try:
             kept._prepare_directory(path)
             write_text(path / "shard", name)
-            kept._commit(path, Manifest(step, {}, {"shard": File.of_text(f"{name}\n")}), {}, best=False)
+            kept._commit(path, Manifest(step, {}, {"shard": FileInfo.from_text(f"{name}\n")}), {}, best=False)
         except StoreError:
             return  # The store was away; the process tries the step again.
         except UserError as error:

@@ -21,7 +21,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from ple_rec.checkpoint.listing import find_checkpoint
-from ple_rec.checkpoint.manifest import MANIFEST, File, check_content, check_size, checksum
+from ple_rec.checkpoint.manifest import MANIFEST, FileInfo, check_content, check_size, read_file_info
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import (
     Location,
@@ -80,8 +80,8 @@ def test_an_address_with_one_slash_is_refused(address: str) -> None:
     assert is_address(address)
     with pytest.raises(UserError) as caught:
         location(address)
-    rule = f"an address reads {scheme}://bucket/key"
-    assert str(caught.value) == f"{address}: one slash; {rule}. Fix: write {scheme}://{rest}"
+    rule = f"an address has the form {scheme}://bucket/key"
+    assert str(caught.value) == f"{address}: has only one slash after the scheme; {rule}. Fix: write {scheme}://{rest}"
 
 
 @pytest.mark.parametrize("path", ["s3/a", "s3:a", "/s3:/a", "day:/1", "xs3:/a"])
@@ -105,9 +105,13 @@ def test_a_path_stays_one_and_an_address_keeps_its_slashes() -> None:
 def test_an_address_that_nobody_serves_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused, for iopath takes an unknown scheme for a folder."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"^s3x://a: unknown scheme s3x://; it is a path, or one of .*, s3://\. Fix: "):
+    with pytest.raises(
+        UserError, match=r"^s3x://a: has the unknown scheme s3x://; known schemes are .*, s3://\. Fix: "
+    ):
         location("s3x://a")
-    with pytest.raises(UserError, match=r"^s3://bucket/exp\[1\]: has \[ \]; a store may take it for a pattern "):
+    with pytest.raises(
+        UserError, match=r"^s3://bucket/exp\[1\]: has \[ \]; a store may take the address for a pattern"
+    ):
         location("s3://bucket/exp[1]")
     for text in ("s3://", "s3:///", "s3://bucket/..", "s3://bucket/./a"):
         with pytest.raises(UserError, match=r": has no bucket, or a part that is \. or \.\.; .* write s3://bucket/key"):
@@ -127,11 +131,11 @@ def test_a_store_is_read_like_a_disk(where: Location) -> None:
     assert size_of(where / "step-1" / "a") == 2
     assert modified_at(where / "step-1" / "a") is not None
     assert (where / "step-1" / "a").read_text() == "x\n"
-    assert checksum(where / "step-1" / "a") == File.of_text("x\n")
+    assert read_file_info(where / "step-1" / "a") == FileInfo.from_text("x\n")
     with pytest.raises(FileNotFoundError):
         (where / "step-1" / "b").read_bytes()
     with pytest.raises(DataError, match="missing; the manifest says 2 bytes"):
-        check_size(where / "step-1", "b", File.of_text("x\n"))
+        check_size(where / "step-1", "b", FileInfo.from_text("x\n"))
     write_text(where / "latest", "step-2")  # over what is there
     assert (where / "latest").read_text() == "step-2\n"
     (where / "latest").unlink()
@@ -252,10 +256,10 @@ def test_a_file_is_put_in_its_place(where: Location, tmp_path: Path) -> None:
 def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
     where = location("memory://places/two")
     write_text(where / "a", "x")
-    content = File.of_text("x\n")
+    content = FileInfo.from_text("x\n")
     check_content(where, "a", content)
     with pytest.raises(DataError, match=r"CRC-32 \w{8}; the manifest says 00000000; its bytes changed"):
-        check_content(where, "a", File(2, "00000000"))
+        check_content(where, "a", FileInfo(2, "00000000"))
 
     def breaks(*args: object, **kwargs: object) -> None:
         raise ConnectionResetError("reset by peer")
@@ -265,7 +269,7 @@ def test_a_connection_that_breaks_is_no_damage(monkeypatch: pytest.MonkeyPatch) 
         check_content(where, "a", content)
 
 
-@pytest.mark.parametrize("fault", ["denied", "gone"])
+@pytest.mark.parametrize("fault", ["denied", "unreachable"])
 def test_what_cannot_be_read_is_not_taken_for_absent(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with answering(403) if fault == "denied" else nullcontext(f"http://127.0.0.1:{free_port()}") as endpoint:
         use_store(endpoint, monkeypatch)

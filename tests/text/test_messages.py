@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 from tests.messages import logged
 
 LOG = logging.getLogger("ple_rec.training.loop")
@@ -17,7 +17,7 @@ PREP = logging.getLogger("data_prep.datasets.census")
 
 
 def test_messages_are_bare_lines_and_warnings_stand_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
-    with messages():
+    with print_messages():
         LOG.info("step 1/2  loss 0.5 of %")
         PREP.info("census: fetching from %s", "a mirror")
         LOG.warning("row groups are large")
@@ -27,8 +27,8 @@ def test_messages_are_bare_lines_and_warnings_stand_on_standard_error(capsys: py
 
 
 def test_a_block_inside_another_decides(capsys: pytest.CaptureFixture[str]) -> None:
-    with messages():
-        with messages("stderr"):
+    with print_messages():
+        with print_messages("stderr"):
             LOG.info("inner")
         LOG.info("outer")
     told = capsys.readouterr()
@@ -36,8 +36,8 @@ def test_a_block_inside_another_decides(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_block_that_ends_takes_its_own_stream_away(capsys: pytest.CaptureFixture[str]) -> None:
-    with messages(), messages("stderr"):
-        with messages():
+    with print_messages(), print_messages("stderr"):
+        with print_messages():
             LOG.info("innermost")
         LOG.info("middle")
     assert capsys.readouterr() == ("innermost\n", "middle\n")
@@ -46,7 +46,7 @@ def test_a_block_that_ends_takes_its_own_stream_away(capsys: pytest.CaptureFixtu
 def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("ple_rec")
     before = (logger.handlers, logger.level, logger.propagate)
-    with pytest.raises(ZeroDivisionError), messages():
+    with pytest.raises(ZeroDivisionError), print_messages():
         raise ZeroDivisionError
     LOG.info("to nobody")
     assert capsys.readouterr() == ("", "")
@@ -55,7 +55,7 @@ def test_nothing_is_printed_outside_and_all_is_as_before(capsys: pytest.CaptureF
 
 def test_a_handler_of_the_program_gets_the_messages_instead(capsys: pytest.CaptureFixture[str]) -> None:
     kept: list[str] = []
-    with logged(kept.append), messages():
+    with logged(kept.append), print_messages():
         LOG.info("step 1")
         PREP.info("census")  # whose logger has no handler
         LOG.warning("row groups are large")
@@ -66,7 +66,7 @@ def test_a_handler_of_the_program_gets_the_messages_instead(capsys: pytest.Captu
 def test_blocks_of_two_threads_may_end_in_any_order(capsys: pytest.CaptureFixture[str]) -> None:
     logger = logging.getLogger("ple_rec")
     before = (list(logger.handlers), logger.level, logger.propagate)
-    one, other = messages(), messages("stderr")
+    one, other = print_messages(), print_messages("stderr")
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)
@@ -88,14 +88,14 @@ def test_other_ranks_print_warnings_alone(
     rank: str, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", rank)
-    with messages():
+    with print_messages():
         LOG.info("one")
         LOG.warning("two")
     assert capsys.readouterr() == (out, "two\n")
 
 
 def test_a_message_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    with messages():
+    with print_messages():
         LOG.info("table \x1b[2Ja\r\nnext line")
     assert capsys.readouterr().out == "table \\x1b[2Ja\\r\nnext line\n"
 
@@ -104,7 +104,7 @@ def test_what_a_library_makes_of_the_root_logger_repeats_no_line(capsys: pytest.
     root, handler = logging.getLogger(), logging.StreamHandler(io.StringIO())
     root.addHandler(handler)
     try:
-        with messages():
+        with print_messages():
             LOG.info("once")
     finally:
         root.removeHandler(handler)
@@ -119,5 +119,5 @@ class _Full(io.StringIO):
 
 def test_a_stream_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", _Full())
-    with messages(), pytest.raises(OSError, match="No space left"):
+    with print_messages(), pytest.raises(OSError, match="No space left"):
         LOG.info("lost")

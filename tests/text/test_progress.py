@@ -16,8 +16,8 @@ from typing import TextIO
 
 import pytest
 
-from ple_rec.text.messages import messages
-from ple_rec.text.progress import Line, bar, print_line
+from ple_rec.text.messages import print_messages
+from ple_rec.text.progress import StatusLine, create_bar, print_line
 
 Shown = Callable[[Callable[[TextIO], None], int], str]
 
@@ -44,7 +44,7 @@ def shown() -> Shown:
 
 
 def _prepare(stream: TextIO) -> None:
-    line = Line(stream)
+    line = StatusLine(stream)
     line.show("feed: digesting 8 files")
     line.show("feed:", "encode  1,000 of 2,000 rows  12,345 rows/s  1.2 GiB  0:12 left", 0.625)
     line.clear()
@@ -70,21 +70,21 @@ def test_elsewhere_there_are_lines_alone() -> None:
     assert stream.getvalue() == (
         "feed: digesting 8 files\nfeed:  62%  encode  1,000 of 2,000 rows  12,345 rows/s  1.2 GiB  0:12 left\n"
     )
-    with bar(10, stream=stream) as none:
+    with create_bar(10, stream=stream) as none:
         none.update()
     assert stream.getvalue().count("\n") == 2
 
 
 @pytest.mark.parametrize("name", ["{0}", "{desc}", "a\x1b[2J\rb", "100 %"])
 def test_a_name_is_drawn_as_it_stands(name: str, shown: Shown) -> None:
-    text = shown(lambda stream: Line(stream).show(name, name, 0.5), 80)
+    text = shown(lambda stream: StatusLine(stream).show(name, name, 0.5), 80)
     assert name.encode("unicode_escape").decode() in text
     assert "\x1b[2J" not in text
 
 
 def test_lines_stand_above_the_bar(shown: Shown) -> None:
     def write(stream: TextIO) -> None:
-        with bar(4, done=1, unit="step", stream=stream) as steps:
+        with create_bar(4, done=1, unit="step", stream=stream) as steps:
             steps.update()
             print_line("step 2/4  loss 0.5", stream)
 
@@ -95,13 +95,13 @@ def test_lines_stand_above_the_bar(shown: Shown) -> None:
 
 
 def test_a_bar_is_not_shown_by_other_ranks(shown: Shown) -> None:
-    assert shown(lambda stream: bar(4, stream=stream, show=False).close(), 80) == ""
+    assert shown(lambda stream: create_bar(4, stream=stream, show=False).close(), 80) == ""
 
 
 def test_no_bar_is_left_in_front_of_an_error(shown: Shown) -> None:
     def write(stream: TextIO) -> None:
-        with messages():
-            Line(stream).show("feed: digesting 8 files")
+        with print_messages():
+            StatusLine(stream).show("feed: digesting 8 files")
         stream.write("ple-rec: feed.toml: no such file\n")
 
     assert shown(write, 80).split("\r")[-1] == "ple-rec: feed.toml: no such file\n"
@@ -109,6 +109,6 @@ def test_no_bar_is_left_in_front_of_an_error(shown: Shown) -> None:
 
 def test_no_terminal_costs_no_import() -> None:
     code = "import sys, ple_rec.text.messages, ple_rec.text.progress as p"
-    check = f"{code}; p.print_line('x'); p.Line(sys.stdout).show('y'); print('tqdm' in sys.modules)"
+    check = f"{code}; p.print_line('x'); p.StatusLine(sys.stdout).show('y'); print('tqdm' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout == "x\ny\nFalse\n"

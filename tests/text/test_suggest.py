@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ple_rec.text.suggest import did_you_mean, nearest
+from ple_rec.text.suggest import did_you_mean, nearest_name
 
 KNOWN = ("click", "like", "watch_time")
 
 
 def test_the_nearest_name_is_suggested() -> None:
-    assert nearest("clik", KNOWN) == nearest("CLICK", KNOWN) == "click"
+    assert nearest_name("clik", KNOWN) == nearest_name("CLICK", KNOWN) == "click"
     assert did_you_mean("clik", KNOWN) == "did you mean 'click'?"
-    assert did_you_mean("watchtime", dict.fromkeys(KNOWN), "`", end=" else ") == "did you mean `watch_time`? else "
+    assert did_you_mean("watchtime", dict.fromkeys(KNOWN), "`", suffix=" else ") == "did you mean `watch_time`? else "
 
 
 def test_nothing_is_suggested_where_nothing_is_near() -> None:
-    assert nearest("revenue", KNOWN) is None
-    assert did_you_mean("revenue", KNOWN, end=" else ") == ""
-    assert nearest("clik", KNOWN, cutoff=0.95) is None
-    assert nearest("x", ()) is None
+    assert nearest_name("revenue", KNOWN) is None
+    assert did_you_mean("revenue", KNOWN, suffix=" else ") == ""
+    assert nearest_name("clik", KNOWN, cutoff=0.95) is None
+    assert nearest_name("x", ()) is None
 
 
 def test_a_name_from_data_cannot_steer_a_terminal() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.text import aligned, cut, printable, printable_lines
+from ple_rec.text import align_columns, cut_middle, printable, printable_lines
 
 
 def test_cells_stand_in_columns() -> None:
     lines = [["table", "rows", "kernel"], ["user", "46,926,001", "fused"], ["tag", "601", ""]]
-    assert aligned(lines, left=(0, 2)) == [
+    assert align_columns(lines, left_columns=(0, 2)) == [
         "table        rows  kernel",
         "user   46,926,001  fused",
         "tag           601",
@@ -18,11 +18,11 @@ def test_cells_stand_in_columns() -> None:
 
 def test_a_wide_table_is_whole_whatever_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    assert aligned([["a" * 60, "b" * 60], ["c", "d"]])[0] == f"{'a' * 60}  {'b' * 60}"
+    assert align_columns([["a" * 60, "b" * 60], ["c", "d"]])[0] == f"{'a' * 60}  {'b' * 60}"
 
 
 def test_a_cell_cannot_steer_a_terminal() -> None:
-    assert aligned([["name", "x"], ["a\x1b[2J\n", "1"]]) == ["name        x", r"a\x1b[2J\n  1"]
+    assert align_columns([["name", "x"], ["a\x1b[2J\n", "1"]]) == ["name        x", r"a\x1b[2J\n  1"]
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_a_cell_cannot_steer_a_terminal() -> None:
     ],
 )
 def test_the_middle_is_left_out(text: str, most: int, expected: str) -> None:
-    assert cut(text, most) == expected
+    assert cut_middle(text, most) == expected
 
 
 def test_control_characters_are_escaped() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ple_rec.text.units import clock, gib, mean_sd_text, parse_bytes, parse_count, short_bytes
+from ple_rec.text.units import clock_text, gib_text, mean_sd_text, parse_bytes, parse_count, short_bytes
 
 
 @pytest.mark.parametrize(
@@ -12,7 +12,7 @@ from ple_rec.text.units import clock, gib, mean_sd_text, parse_bytes, parse_coun
     [(0.4, "0:00"), (59.9, "0:59"), (2471.3, "41:11"), (3600.0, "1:00:00"), (360_061.0, "100:01:01")],
 )
 def test_clock(seconds: float, text: str) -> None:
-    assert clock(seconds) == text
+    assert clock_text(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_a_mean_and_its_deviation(mean: float, sd: float | None, text: str) -> N
 
 
 def test_gib_keeps_its_unit_at_every_size() -> None:
-    texts = [gib(0), gib(3 << 20), gib(44_238_000_000), gib(5 << 40, 0)]
+    texts = [gib_text(0), gib_text(3 << 20), gib_text(44_238_000_000), gib_text(5 << 40, 0)]
     assert texts == [
         "0.0 GiB",
         "0.0 GiB",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from ple_rec.text.messages import messages
+from ple_rec.text.messages import print_messages
 
 
 @pytest.fixture(autouse=True)
 def printed() -> Iterator[None]:
     """Print what a test's own process logs."""
-    with messages():
+    with print_messages():
         yield

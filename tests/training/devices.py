@@ -23,9 +23,9 @@ from ple_rec.config.run import RunConfig
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.distributed.process_group import Ranks, process_group
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runtime.exits import end_process, guarded
+from ple_rec.runtime.exits import end_process, run_reporting_errors
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.loop import train_steps
 from tests.conftest import REPOSITORY
 from tests.training.small import records, whole_tables
@@ -52,7 +52,9 @@ def in_new_process(fn: Callable[..., T], *args: object, timeout: float = 300) ->
 
 def weights_of(job: TrainContext) -> Weights:
     """Dense weights and whole tables on the CPU, by name; a collective."""
-    dense = {k: v.detach().cpu().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
+    dense = {
+        k: v.detach().cpu().clone() for k, v in job.unwrapped_model.named_parameters() if not k.startswith("embeddings")
+    }
     return dense | {name: table.cpu() for name, table in whole_tables(job.model).items()}
 
 
@@ -66,7 +68,7 @@ def trained(config: RunConfig, run_dir: Path, *, resume: bool = False) -> dict[s
 def trained_in_group(config: RunConfig, ranks: Ranks, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """The same on the ranks of a group that is there."""
     run_on_rank_zero(lambda: run_dir.mkdir(parents=True, exist_ok=resume))
-    job = build_context(config, ranks)
+    job = build_train_context(config, ranks)
     before = weights_of(job)
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return {"before": before, "after": weights_of(job), "records": records(run_dir), "device": ranks.device.type}
@@ -107,4 +109,4 @@ def _main(folder: Path, names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    end_process(guarded(lambda: _main(Path(sys.argv[1]), sys.argv[2:])))
+    end_process(run_reporting_errors(lambda: _main(Path(sys.argv[1]), sys.argv[2:])))

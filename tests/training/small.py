@@ -22,10 +22,10 @@ from ple_rec.config.schema import SparseFeature, Task
 from ple_rec.distributed.planner import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import agreed_plan, shard
-from ple_rec.distributed.topology import cluster_of
+from ple_rec.distributed.topology import detect_cluster
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.state import decide, inspect
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.runs.state import decide_action, inspect_directory
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.loop import train_steps
 from tests.datasets import write_dataset
 from tests.rank_processes import run_ranks
@@ -81,7 +81,7 @@ def small_config(data: Path, changes: dict[str, Any] | None = None) -> RunConfig
 
 def resumes(config: RunConfig, run_dir: Path) -> None:
     """Refuse a configuration that the run of the directory may not be resumed under."""
-    assert decide(inspect(config, run_dir), config, resume=True, overwrite=False) == "resume"
+    assert decide_action(inspect_directory(config, run_dir), config, resume=True, overwrite=False) == "resume"
 
 
 SGD = {
@@ -104,7 +104,7 @@ def plan_and_shard(
     optimizer: TableOptimizer = "rowwise_adagrad",
 ) -> tuple[DistributedModelParallel, PlanFile]:
     """A module with an optimizer attached, sharded as training does it, and its plan; a collective."""
-    plan = agreed_plan(module, PlanningInputs(config, optimizer, cluster_of(ranks), batch_size_per_rank, {}))
+    plan = agreed_plan(module, PlanningInputs(config, optimizer, detect_cluster(ranks), batch_size_per_rank, {}))
     return shard(module, plan, ranks, init_scale=config.init_scale, seed=seed), plan
 
 
@@ -113,7 +113,7 @@ def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *,
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = build_context(config, ranks_of(rank, world_size))
+    job = build_train_context(config, ranks_of(rank, world_size))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return job
 

@@ -21,8 +21,8 @@ from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import DataError, UserError
 from ple_rec.models.losses import LOSSES
 from ple_rec.models.weighting import WEIGHTINGS
-from ple_rec.training.checks import chosen_tasks, loss_names, select
-from ple_rec.training.preflight import check
+from ple_rec.training.checks import chosen_tasks, loss_names, select_run_columns
+from ple_rec.training.preflight import check_training
 from ple_rec.training.prepared import prepare_run
 from ple_rec.training.run import evaluate_run, train
 from tests.datasets import set_column
@@ -39,12 +39,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_loss_weight_that_would_overflow_is_refused_before_the_run(data: Path, tmp_path: Path) -> None:
     config = small_config(data, {"tasks": [{"name": "click", "decay": 1.1}], "train": {"steps": 1000}})
     with pytest.raises(UserError) as caught:
-        check(config, tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        check_training(config, tmp_path / "run", resume=False, overwrite=False, world_size=1)
     assert str(caught.value) == (
         "tasks.click.decay: got 1.1; after 1000 steps the weight is e^95; a loss weight stays below e^60. Fix: use a "
         'decay of at most 1, or train.weight_schedule = "epoch"'
     )
-    check(
+    check_training(
         small_config(data, {"tasks": [{"name": "click", "decay": 1.1}], "train": {"weight_schedule": "epoch"}}),
         tmp_path / "run",
         resume=False,
@@ -74,7 +74,7 @@ def test_a_loss_of_another_kind_of_task_is_refused(
 ) -> None:
     config = small_config(data, {"tasks": [{"name": task, "loss": loss}]})
     with pytest.raises(UserError) as caught:
-        check(config, tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        check_training(config, tmp_path / "run", resume=False, overwrite=False, world_size=1)
     assert str(caught.value) == message
 
 
@@ -92,14 +92,14 @@ def test_a_metric_of_two_classes_is_refused_where_validation_has_one(
     (copy / "stats.json").write_text(json.dumps(stats))
     (copy / "_SUCCESS").write_text("")
     with pytest.raises(UserError) as caught:
-        check(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        check_training(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
     assert str(caught.value).endswith(
         "; it needs positives and negatives, and of the 1,234 samples of click in the validation split 0 are positive. "
-        "Fix: use another metric, such as loss, or split the dataset otherwise"
+        "Fix: use another metric, such as loss, or split the dataset differently"
     )
     del stats["tasks"]  # by hand, without counts: found out at the first evaluation
     (copy / "stats.json").write_text(json.dumps(stats))
-    check(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+    check_training(small_config(copy, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_task_has_the_loss_of_its_kind_or_the_one_it_asks_for(
     tasks: list[dict[str, str]], expected: tuple[str, ...], data: Path
 ) -> None:
     config = small_config(data, {"tasks": tasks})
-    selection = select(config, DatasetDirectory(data))
+    selection = select_run_columns(config, DatasetDirectory(data))
     assert loss_names(config, selection, chosen_tasks(config, selection)) == expected
 
 
@@ -170,7 +170,7 @@ def test_the_losses_of_the_models_page_are_a_configuration_and_every_name_is_the
     example = tomllib.loads(page[page.index("    [[tasks]]") :].split("\n\nAnother")[0])
     example["train"] |= {"batch_size": 24, "steps": 4}
     config = small_config(data, example)
-    selection = select(config, DatasetDirectory(data))
+    selection = select_run_columns(config, DatasetDirectory(data))
     assert loss_names(config, selection, chosen_tasks(config, selection)) == ("cross_entropy", "huber")
     assert [name for name in LOSSES if f"| `{name}` |" not in page] == []
     assert [name for name in WEIGHTINGS if f"\n    {name} " not in page] == []
@@ -187,9 +187,11 @@ def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) ->
     without = write_small(tmp_path / "without", group=False)
     for metric, instead in (("click.gauc", "click.auc"), ("mean.gauc", "mean.auc")):
         changes = {"train": {"batch_size": 24, "steps": 4, "best_metric": metric}}
-        check(small_config(data, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+        check_training(small_config(data, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
         with pytest.raises(UserError) as caught:
-            check(small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+            check_training(
+                small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1
+            )
         assert str(caught.value) == (
             f"train.best_metric: got {metric!r}; GAUC is AUC inside groups, and the dataset has no group column. Fix: "
             f"name the column of users or requests by `group` in the dataset's schema.toml, or use {instead}"
@@ -197,7 +199,9 @@ def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) ->
     for metric in ("watch.gauc", "click.xyz"):
         changes = {"train": {"batch_size": 24, "steps": 4, "best_metric": metric}}
         with pytest.raises(UserError, match=r"it is one of loss, click\.auc, click\.ne, click\.logloss, watch\.mse,"):
-            check(small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+            check_training(
+                small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1
+            )
 
 
 def test_a_run_goes_on_under_its_own_configuration_only(data: Path, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import validation
-from ple_rec.training.checks import select
-from ple_rec.training.context import build_context
+from ple_rec.training.checks import select_run_columns
+from ple_rec.training.context import build_train_context
 from ple_rec.training.early_stopping import EarlyStopping, describe_stop, stopping_metric
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import TrainingProgress
@@ -51,12 +51,12 @@ def test_an_improvement_is_greater_than_min_delta() -> None:
     stopping = EarlyStopping()
     counts = []
     for step, score in enumerate((0.5, 0.75, 1.0, 1.25, 1.5, 0.0), start=1):
-        stopping.judge(score, step, 0.25)
+        stopping.update(score, step, 0.25)
         counts.append((stopping.score, stopping.step, stopping.stale))
     assert counts == [(0.5, 1, 0), (0.5, 1, 1), (1.0, 3, 0), (1.0, 3, 1), (1.5, 5, 0), (1.5, 5, 1)]
     stopping = EarlyStopping()
     for step in (1, 2, 3):
-        stopping.judge(-0.5, step, 0.0)
+        stopping.update(-0.5, step, 0.0)
     assert (stopping.score, stopping.step, stopping.stale) == (-0.5, 1, 2)
 
 
@@ -83,7 +83,7 @@ def test_the_metric_is_that_of_the_best_checkpoint_unless_said() -> None:
 def test_a_metric_that_no_task_has_is_refused(data: Path) -> None:
     config = small_config(data, {"early_stopping": {"metric": "watch.auc", "patience": 1}})
     with pytest.raises(UserError) as caught:
-        select(config, DatasetDirectory(config.data.path))
+        select_run_columns(config, DatasetDirectory(config.data.path))
     assert str(caught.value).startswith("early_stopping.metric: got 'watch.auc'; it is one of loss, click.auc, ")
 
 
@@ -113,7 +113,7 @@ def _run(
     dist.barrier()
     run_dir.mkdir(parents=True, exist_ok=True)
     changes = {"train": TRAIN, "checkpoint": {"every": 5}, "early_stopping": early}
-    job = build_context(small_config(data, changes), ranks_of(rank, world_size))
+    job = build_train_context(small_config(data, changes), ranks_of(rank, world_size))
     step = 0
     with suppress(_Killed):
         step = train_steps(job, RunDirectory(run_dir, run_dir), resume=resume).step
@@ -189,8 +189,8 @@ def _ranks_that_differ(rank: int, world_size: int, data: Path, run_dir: Path) ->
         return float(rank * next(scores)) if metric == "click.auc" else -loss
 
     config = small_config(data, {"train": TRAIN, "early_stopping": {"metric": "click.auc", "patience": 1}})
-    with mock.patch.object(validation, "best_score", differing):
-        job = build_context(config, ranks_of(rank, world_size))
+    with mock.patch.object(validation, "checkpoint_score", differing):
+        job = build_train_context(config, ranks_of(rank, world_size))
         return train_steps(job, RunDirectory(run_dir, run_dir), resume=False).step
 
 
@@ -215,4 +215,4 @@ def test_a_patience_that_no_run_reaches_is_said(data: Path, tmp_path: Path) -> N
 
 
 def _introduced(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> str:
-    return _introduction(build_context(config, ranks_of(rank, world_size)), run_dir)
+    return _introduction(build_train_context(config, ranks_of(rank, world_size)), run_dir)

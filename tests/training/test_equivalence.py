@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.loop import train_steps
 from tests.training.small import SGD, on_ranks, ranks_of, records, relative, small_config, whole_tables, write_small
@@ -49,7 +49,7 @@ def _config(data: Path, sharding: str) -> Any:
 
 
 def _weights(job: TrainContext) -> Weights:
-    dense = {k: v.detach().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
+    dense = {k: v.detach().clone() for k, v in job.unwrapped_model.named_parameters() if not k.startswith("embeddings")}
     return dense | whole_tables(job.model)
 
 
@@ -66,7 +66,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
         run_dir = runs / f"{world_size} {sharding}"
         if rank == 0:
             run_dir.mkdir(parents=True)
-        job = build_context(_config(data, sharding), ranks_of(rank, world_size))
+        job = build_train_context(_config(data, sharding), ranks_of(rank, world_size))
         metrics = _metrics(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         results[sharding] = {
@@ -81,7 +81,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
 def _plain(rank: int, world_size: int, data: Path) -> tuple[Weights, Weights]:
     """Before and after: torch's own SGD on tables that are not sharded, and the loss written down once more."""
     config = _config(data, "row_wise")
-    job = build_context(config, ranks_of(0, 1))
+    job = build_train_context(config, ranks_of(0, 1))
     before = _weights(job)
     tables = embedding_collection(
         config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu")
@@ -89,7 +89,7 @@ def _plain(rank: int, world_size: int, data: Path) -> tuple[Weights, Weights]:
     assert tables is not None
     for name, table in tables.embedding_bags.items():
         table.weight.data.copy_(before[name])
-    model = job.bare
+    model = job.unwrapped_model
     model.embeddings = tables
     rates = {False: 0.5, True: 2.0}
     groups = [

@@ -20,7 +20,7 @@ from ple_rec.distributed.process_group import process_group
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.loop import train_steps
 from tests.training.small import SGD, records, relative, small_config, whole_tables, write_small
 
@@ -43,7 +43,9 @@ def _config(data: Path, device: str, changes: dict[str, Any]) -> RunConfig:
 
 def _weights(job: TrainContext) -> Weights:
     """On the CPU, by name; a collective."""
-    dense = {k: v.detach().cpu().clone() for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
+    dense = {
+        k: v.detach().cpu().clone() for k, v in job.unwrapped_model.named_parameters() if not k.startswith("embeddings")
+    }
     return dense | whole_tables(job.model)
 
 
@@ -51,11 +53,11 @@ def _trained(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """One run, from the start of its process group to the end."""
     run_dir.mkdir(parents=True)
     with process_group(config.runtime) as ranks:
-        job = build_context(config, ranks)
+        job = build_train_context(config, ranks)
         before = _weights(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         tables = {tensor.device.type for _, tensor, *_ in local_shards(job.model)}
-        dense = {v.device.type for k, v in job.bare.named_parameters() if not k.startswith("embeddings")}
+        dense = {v.device.type for k, v in job.unwrapped_model.named_parameters() if not k.startswith("embeddings")}
         return {
             "before": before,
             "after": _weights(job),

@@ -18,10 +18,10 @@ import pytest
 import torch.distributed as dist
 from torch import Tensor
 
-from ple_rec.checkpoint.inspect import damages, entries
+from ple_rec.checkpoint.inspect import find_damages, finished_checkpoints
 from ple_rec.distributed.watchdog import StallWatch
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loop import train_steps
 from tests.rank_processes import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_state, write_small
@@ -65,7 +65,7 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     fuse = _Fuse(at if rank == victim else -1, delay)
-    job = build_context(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
+    job = build_train_context(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=(run_dir / "checkpoints").exists())
     return whole_state(job), fuse.marks
 
@@ -102,8 +102,8 @@ def test_the_same_bits_whenever_a_rank_is_killed(whole: tuple[Path, list[tuple[S
         died += _killed(folder, run_dir, asynchronous, victim, *first)
         died += _killed(folder, run_dir, asynchronous, 1 - victim, *second)  # and again as it goes on
         case = (i, victim, first, second)
-        for entry in entries(run_dir / "checkpoints"):
-            assert damages(entry.path) == [], case
+        for entry in finished_checkpoints(run_dir / "checkpoints"):
+            assert find_damages(entry.path) == [], case
         found = on_ranks(_run, 2, folder / "data", run_dir, asynchronous, -1, 0, 0.0)
         for (state, _), (wanted, _) in zip(found, expected, strict=True):
             assert state.keys() == wanted.keys()

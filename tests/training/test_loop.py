@@ -23,7 +23,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.training.early_stopping import EarlyStopping
 from ple_rec.training.run import train
 from ple_rec.training.state import TrainState
-from ple_rec.training.validation import best_score, record_evaluation, validation_loss
+from ple_rec.training.validation import checkpoint_score, record_evaluation, validation_loss
 from tests.datasets import set_column, write_dataset
 from tests.training.small import (
     ROW_GROUPS,
@@ -63,12 +63,12 @@ def test_validation_loss_weighs_the_tasks() -> None:
     ],
 )
 def test_more_is_better(metric: str, score: float) -> None:
-    assert best_score(metric, EVALUATED, 3.0) == pytest.approx(score)
+    assert checkpoint_score(metric, EVALUATED, 3.0) == pytest.approx(score)
 
 
 @pytest.mark.parametrize("metric", ["mean.ne", "buy.ne"])
 def test_an_undefined_metric_gives_no_score(metric: str) -> None:
-    assert best_score(metric, EVALUATED, 3.0) is None
+    assert checkpoint_score(metric, EVALUATED, 3.0) is None
 
 
 def _counted(rank: int, world_size: int, early_stopping: dict[str, Any]) -> tuple[list[int], list[str], int | None]:
@@ -148,8 +148,8 @@ def test_more_ranks_than_row_groups_are_refused_before_the_run(tmp_path: Path) -
     assert (
         said
         == [
-            f"{data}/valid: 1 row group(s) for 2 ranks; every rank reads row groups of its own. Fix: use fewer ranks, "
-            "or prepare the dataset with smaller row groups"
+            f"{data}/valid: 1 row group(s) for 2 ranks; each rank must read at least one row group. Fix: use fewer "
+            "ranks, or prepare the dataset with smaller row groups"
         ]
         * 2
     )

@@ -22,10 +22,10 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from ple_rec.cli import main
 from ple_rec.config.base import Split
-from ple_rec.config.model import BottomLevelConfig, SingleTaskConfig, SluiceConfig, TowerConfig
+from ple_rec.config.model import SingleTaskConfig, SluiceConfig, TaskExpertLevelConfig, TowerConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import TrainContext, build_context
+from ple_rec.training.context import TrainContext, build_train_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.progress import TrainingProgress
@@ -85,24 +85,24 @@ def _learned(data: Path) -> RunConfig:
 
 
 def _penalised(data: Path) -> RunConfig:
-    levels = (BottomLevelConfig(expert_hidden=(8,)),) * 2
+    levels = (TaskExpertLevelConfig(expert_hidden=(8,)),) * 2
     model = SluiceConfig(variant="sluice", levels=levels, subspaces=2, orthogonality=LAMBDA, tower=TOWER)
     return _config(data, "schedule").model_copy(update={"model": model})
 
 
 def _own(job: TrainContext, task: int) -> Tensor:
     """Every dense weight that belongs to a task of `_learned`, its log-variance last."""
-    experts, tower = job.bare.extraction.levels[0].experts, job.bare.towers[task]
+    experts, tower = job.unwrapped_model.extraction.levels[0].experts, job.unwrapped_model.towers[task]
     parts = [weight.split(8)[task] for weight in (*experts.first_weights, *experts.first_biases)]  # type: ignore[union-attr, misc]
     parts += [weight[task] for weight in (*experts.deep_weights, *experts.deep_biases)]  # type: ignore[union-attr, misc]
-    parts += [*tower.parameters(), job.bare.weighting.log_variance_K[task]]  # type: ignore[index]
+    parts += [*tower.parameters(), job.unwrapped_model.weighting.log_variance_K[task]]  # type: ignore[index]
     return torch.cat([part.detach().flatten() for part in parts])
 
 
 def _penalty(job: TrainContext) -> float:
     """lambda sum over levels, experts and pairs a < b of subspaces of ||W_a^T W_b||_F^2."""
     total = 0.0
-    for level in job.bare.extraction.levels:
+    for level in job.unwrapped_model.extraction.levels:
         for weight_HI in level.experts.first_weights:  # type: ignore[union-attr]
             for expert_HI in weight_HI.detach().double().split(8):
                 for a, b in itertools.combinations(expert_HI.split(4), 2):
@@ -115,7 +115,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
     if rank == 0:
         run_dir.mkdir(parents=True)
     dist.barrier()
-    job = build_context(config, ranks_of(rank, world_size))
+    job = build_train_context(config, ranks_of(rank, world_size))
     learned = config.train.loss_weighting == "uncertainty"
     own: list[list[Tensor]] = []
     penalties: list[float] = []
@@ -127,7 +127,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
     look()
     with mock.patch.object(TrainingProgress, "advance", side_effect=look):
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
-    dense = {k: v.detach().clone() for k, v in job.bare.named_parameters() if "embedding" not in k}
+    dense = {k: v.detach().clone() for k, v in job.unwrapped_model.named_parameters() if "embedding" not in k}
     return {
         "own": own,
         "penalties": penalties,
@@ -261,10 +261,12 @@ def _one_step(rank: int, world_size: int, data: Path) -> dict[str, dict[str, Cha
         results[kind] = {}
         for name, setting in (settings | ({"clip": {"clip_norm": 0.01}} if kind == "sgd" else {})).items():
             optimizer = {"kind": kind, "learning_rate": 0.1, **setting}
-            job = build_context(_config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size))
-            s_K = job.bare.weighting.log_variance_K
+            job = build_train_context(
+                _config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size)
+            )
+            s_K = job.unwrapped_model.weighting.log_variance_K
             s_K.data.copy_(torch.tensor(NEAR_ZERO))  # type: ignore[operator]
-            dense = {k: v for k, v in job.bare.named_parameters() if "embedding" not in k}
+            dense = {k: v for k, v in job.unwrapped_model.named_parameters() if "embedding" not in k}
             before = {k: v.detach().clone() for k, v in dense.items()}
             guard = NonFiniteGuard(["click", "watch"], job.ranks.device)
             train_step(job, guard, next(iter(job.loader.epoch(0))), 0, [1.0, 0.5])

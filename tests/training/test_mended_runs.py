@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from ple_rec.checkpoint.files import CheckpointReader, _ChecksumStream
-from ple_rec.checkpoint.inspect import damages
+from ple_rec.checkpoint.inspect import find_damages
 from ple_rec.cli import main
 from ple_rec.runs import directory
-from ple_rec.runs.layout import claimed
+from ple_rec.runs.layout import hold_lock
 from ple_rec.training import loop, validation
 from ple_rec.training import run as run_module
 from ple_rec.training.evaluate import evaluate
@@ -58,7 +58,7 @@ def here(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 def _let_evaluations_worsen(patch: pytest.MonkeyPatch) -> None:
     scores = itertools.count(-1, -1)
-    patch.setattr(validation, "best_score", lambda *_: float(next(scores)))
+    patch.setattr(validation, "checkpoint_score", lambda *_: float(next(scores)))
 
 
 def _spoil(path: Path) -> None:
@@ -89,12 +89,12 @@ def test_a_best_checkpoint_that_is_bad_is_replaced(
     capsys.readouterr()
     assert main([*TRAIN, *SHORT, *KEPT, "--resume", "--set", f"train.steps={steps}"]) == 0
     said = capsys.readouterr().out
-    assert f"the best checkpoint{', step-2, is damaged: ' if how == 'damaged' else ' is gone'}" in said
-    assert "; step-6 takes its place until the next evaluation\n" in said
+    assert f"the best checkpoint{', step-2, is damaged: ' if how == 'damaged' else ' is missing'}" in said
+    assert "; step-6 counts as the best until the next evaluation\n" in said
     expected = 6 if steps == 6 else 8
     assert _best() == f"step-{expected}"
     assert json.loads((RUN / "metrics.json").read_text())["best_step"] == expected
-    assert damages(RUN / "checkpoints" / _best()) == []
+    assert find_damages(RUN / "checkpoints" / _best()) == []
 
 
 def test_a_best_checkpoint_that_is_whole_stays(here: Path) -> None:
@@ -116,8 +116,8 @@ def test_a_signal_in_the_last_evaluation_is_heard(
         patch.setattr(run_module, "evaluate", with_signal)
         assert main([*TRAIN, *SHORT, *KEPT, "--auto-resume"]) == 75
     assert capsys.readouterr().err == (
-        f"ple-rec: {RUN}: asked to stop in the last evaluation; training is done and saved. Fix: run it again with "
-        "--resume for the results\n"
+        f"ple-rec: {RUN}: a stop signal interrupted the last evaluation; training is done and saved. Fix: run it again "
+        "with --resume to evaluate it\n"
     )
     assert not (RUN / "metrics.json").exists()
     assert main([*TRAIN, *SHORT, *KEPT, "--auto-resume"]) == 0
@@ -152,10 +152,10 @@ def test_a_run_that_ends_between_the_look_and_the_lock_is_kept(
     @contextmanager
     def late(path: Path, *, wait: float = 0.0) -> Iterator[None]:
         (here / "trained").rename(path)  # by another process
-        with claimed(path, wait=wait):
+        with hold_lock(path, wait=wait):
             yield
 
-    monkeypatch.setattr(directory, "claimed", late)
+    monkeypatch.setattr(directory, "hold_lock", late)
     capsys.readouterr()
     assert main([*TRAIN, *SHORT, *KEPT, *flags]) == code
     said = capsys.readouterr()
@@ -211,7 +211,7 @@ def test_a_run_stays_where_what_is_to_replace_it_cannot_start(
     def broken(*_: object) -> None:
         raise RuntimeError("no such plan")
 
-    monkeypatch.setattr(run_module, "build_context", broken)
+    monkeypatch.setattr(run_module, "build_train_context", broken)
     with pytest.raises(RuntimeError, match="no such plan"):
         main([*TRAIN, *SHORT, "--overwrite"])
     assert {path: path.read_bytes() for path in before} == before
@@ -233,7 +233,7 @@ def test_an_interrupt_in_a_save_or_a_load_ends_as_one_elsewhere(
     how = "ple-rec: runs/tiny: step-6 is saved; go on with: ple-rec train --run-dir runs/tiny --resume\n"
     assert capsys.readouterr().err == f"{how}ple-rec: interrupted\n"
     assert main([*TRAIN, *SHORT, *KEPT, "--resume", "--set", "train.steps=8"]) == 0
-    assert damages(RUN / "checkpoints" / "step-8") == []
+    assert find_damages(RUN / "checkpoints" / "step-8") == []
 
 
 def test_fewer_steps_than_are_done_are_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

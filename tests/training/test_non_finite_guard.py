@@ -16,14 +16,14 @@ from ple_rec.models import losses as loss_sums
 from ple_rec.models.losses import loss_sums_K
 from ple_rec.models.objective import objective
 from ple_rec.training import step as step_module
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, small_config, train_small, whole_tables, write_small
 
 ADVICE = (
-    "training stops, since the step has already reached the tables. Fix: train again with a smaller learning rate, a "
+    "training stops, since this step has already updated the tables. Fix: train again with a smaller learning rate, a "
     "warm-up or dense_optimizer.clip_norm, and look at the inputs"
 )
 CHANGES: dict[str, Any] = {
@@ -147,17 +147,17 @@ def test_every_rank_stops_within_a_step(what: str, at: int, done: int, said: str
 def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[float], float, bool]:
     """A batch in which no rank has a sample of watch: its loss, the largest change of its tower, all finite."""
     sgd = {"kind": "sgd", "learning_rate": 1.0}
-    job = build_context(
+    job = build_train_context(
         small_config(data, {"dense_optimizer": sgd, "table_optimizer": sgd}), ranks_of(rank, world_size)
     )
     guard = NonFiniteGuard([task.name for task in job.tasks], job.ranks.device)
     batch = next(job.loader.epoch(0))
     batch.in_space_BK[:, 1] = 0
     batch.labels_BK[:, 1] = float("nan")
-    before = {name: p.detach().clone() for name, p in job.bare.towers[1].named_parameters()}
+    before = {name: p.detach().clone() for name, p in job.unwrapped_model.towers[1].named_parameters()}
     _, sums_K, counts_K = train_step(job, guard, batch, 0, [1.0, 1.0])
     guard.synchronize()
-    change = max(float((p - before[name]).abs().max()) for name, p in job.bare.towers[1].named_parameters())
+    change = max(float((p - before[name]).abs().max()) for name, p in job.unwrapped_model.towers[1].named_parameters())
     finite = all(bool(values.isfinite().all()) for values in whole_tables(job.model).values())
     dist.all_reduce(counts_K)
     return [float(sums_K[1]), float(counts_K[1])], change, finite

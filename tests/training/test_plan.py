@@ -15,11 +15,11 @@ from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.distributed.plan_check import SavedPlan
 from ple_rec.distributed.planner import ModelSizes, PlanningInputs, check_sizes
-from ple_rec.distributed.topology import cluster_of
+from ple_rec.distributed.topology import detect_cluster
 from ple_rec.errors import UserError
-from ple_rec.planning.plan_input import describe, plan_run
+from ple_rec.planning.plan_input import describe_dataset, plan_run
 from ple_rec.training import context
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from tests.planning.samples import cluster
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _offline(config: RunConfig, ranks: int = 2, **hardware: Any) -> PlanFile:
-    return plan_run(config, describe(config), cluster("cpu", 1, ranks, **hardware))
+    return plan_run(config, describe_dataset(config), cluster("cpu", 1, ranks, **hardware))
 
 
 def _moved(plan: PlanFile) -> PlanFile:
@@ -47,7 +47,7 @@ def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, 
     found: dict[str, Any] = {}
     for name, given in givens.items():
         try:
-            job = build_context(config, ranks_of(rank, world_size), given)
+            job = build_train_context(config, ranks_of(rank, world_size), given)
         except (UserError, PeerError) as error:
             found[name] = str(error)
         else:
@@ -94,18 +94,18 @@ def test_a_given_plan_is_used_or_refused_with_every_difference(data: Path) -> No
     assert first["own, of four ranks"].tables == plan.tables
     names = {
         "four ranks": "p: planned for 1 host x 4 CPU ranks, 4 rank(s); this run has 1 host x 2 CPU ranks; the batch "
-        "size per rank was 6, is 12; a plan fits only its own tables",
+        "size per rank was 6, is 12; a plan can be used only with the tables",
         "wide": "p: table item was 40 x 8 fp32, is 40 x 4 fp32; table tag was ",
         "batch": "p: the batch size per rank was 24, is 12; ",
         "sgd": "p: the tables' optimizer was sgd, is rowwise_adagrad; ",
         "less": "p: table user is new; a plan ",
         "large": "p: a rank of the plan takes ",
-        "cut": "p: the plan cuts table item by columns, which is another optimizer; the configuration does not ask ",
-        "own, cut": "p: the plan cuts table item by columns, ",
+        "cut": "p: the plan shards table item column-wise, which changes its optimizer, but the configuration does ",
+        "own, cut": "p: the plan shards table item column-wise, ",
     }
     for name, start in names.items():
         assert first[name].startswith(start), first[name]
-    assert first["wide"].endswith("Fix: plan again with this configuration and cluster, or change them back")
+    assert first["wide"].endswith("Fix: make a new plan with this configuration and cluster, or change them back")
     (told,) = on_ranks(_assembled, 1, rows, {"rows": SavedPlan(_offline(rows, 1), "p", strict=True)})
     assert isinstance(told["rows"], PlanFile)
 
@@ -131,9 +131,9 @@ def _refusal_without_a_model(rank: int, world_size: int, config: RunConfig) -> s
         raise AssertionError("a model of this size would take all memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(context, "model_of", build)
+        patch.setattr(context, "build_unsharded_model", build)
         with pytest.raises((UserError, PeerError)) as caught:
-            context.build_evaluation(config, ranks_of(rank, world_size))
+            context.build_evaluation_context(config, ranks_of(rank, world_size))
     return str(caught.value)
 
 
@@ -162,7 +162,7 @@ def test_what_does_not_fit_this_machine_is_refused_before_a_model_is_built(data:
 
 def test_dense_layers_of_a_model_without_tables_are_refused_too(data: Path) -> None:
     config = small_config(data)
-    request = PlanningInputs(config.embeddings, config.table_optimizer.kind, cluster_of(ranks_of(0, 1)), 8, {})
+    request = PlanningInputs(config.embeddings, config.table_optimizer.kind, detect_cluster(ranks_of(0, 1)), 8, {})
     with pytest.raises(DoesNotFitError, match="the dense layers, which read all embeddings, take at least 186,264"):
         check_sizes(ModelSizes([], 10**13), request)
     check_sizes(ModelSizes([], 10**3), request)

@@ -14,14 +14,14 @@ import pytest
 import torch.distributed as dist
 from torch import Tensor
 
-from ple_rec.checkpoint.inspect import damages
+from ple_rec.checkpoint.inspect import find_damages
 from ple_rec.checkpoint.manifest import read_manifest
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError, PreemptedError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.storage import write_checked
 from ple_rec.training import loop, validation
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
@@ -50,7 +50,7 @@ def _run(
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = build_context(config, ranks_of(rank, world_size))
+    job = build_train_context(config, ranks_of(rank, world_size))
     step = train_step
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_of_the_same_step_is_written_anew(folder: Path) -> 
     _spoil(run_dir / "checkpoints" / "step-10")
     (text, _), _ = on_ranks(_run, 2, config, run_dir, True, (8, signal.SIGTERM))
     assert text == f"{run_dir}: asked to stop at step 10 of 12; step-10 is saved. Fix: run it again with --resume"
-    assert damages(run_dir / "checkpoints" / "step-10") == []
+    assert find_damages(run_dir / "checkpoints" / "step-10") == []
 
 
 def test_a_save_that_would_take_too_long_is_not_begun(folder: Path) -> None:

@@ -22,7 +22,7 @@ def test_a_training_opens_its_dataset_and_resolves_its_configuration_once(
     write_tiny(tmp_path)
     monkeypatch.chdir(tmp_path)
     calls = count_calls(monkeypatch)
-    once = {"__init__": 1, "select": 1, "chosen_tasks": 1, "loss_names": 1, "global_batch_size": 1}
+    once = {"__init__": 1, "select_run_columns": 1, "chosen_tasks": 1, "loss_names": 1, "global_batch_size": 1}
     assert main(["train", "--config", "tiny.toml"]) == 0
     assert calls == once
     calls.clear()
@@ -44,6 +44,6 @@ def count_calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(owner, name, counted)
 
     count(DatasetDirectory, "__init__")
-    for name in ("select", "chosen_tasks", "loss_names", "global_batch_size"):
+    for name in ("select_run_columns", "chosen_tasks", "loss_names", "global_batch_size"):
         count(prepared, name)
     return calls

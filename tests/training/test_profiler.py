@@ -18,11 +18,11 @@ from ple_rec.cli.app import parse
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
-from ple_rec.training.profiler.regions import OFF, REGIONS, Region, RegionClocks
-from ple_rec.training.profiler.schedule import Schedule, check_steps, schedule
+from ple_rec.training.profiler.regions import NO_REGIONS, REGIONS, Region, RegionClocks
+from ple_rec.training.profiler.schedule import Schedule, check_steps, choose_steps
 from ple_rec.training.profiler.session import NO_PROFILE, StepProfile
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
@@ -52,7 +52,7 @@ def _profiled(
 ) -> tuple[dict[str, Tensor], list[str]]:
     run_dir.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
-    job = build_context(config, ranks_of(rank, world_size))
+    job = build_train_context(config, ranks_of(rank, world_size))
     train_steps(
         job,
         RunDirectory(run_dir, run_dir),
@@ -96,12 +96,12 @@ def test_a_resumed_run_ahead_of_its_steps(tmp_path: Path) -> None:
     (said,) = on_ranks(_resumed, 1, write_small(tmp_path / "data"), tmp_path / "run")
     folder = tmp_path / "run" / "profile"
     assert sorted(path.name for path in folder.iterdir()) == ["step.json", "step.txt", "trace-rank0.json.gz"]
-    assert said[0] == "profile: 12 step(s) are too few for a good one: 4 to warm up, 5 timed, 3 traced"
+    assert said[0] == "profile: 12 step(s) are too few for a full profile: 4 to warm up, 5 timed, 3 traced"
     assert said[1] == "\n" + (folder / "step.txt").read_text()
     assert said[1].startswith("\nwhere a step goes: steps 17 to 21\n")
     assert said[2:] == [
-        "no profile: 2 step(s) to train; a profile takes 3 at least, to warm up, to be timed and to be traced, and 33 "
-        "if it is to be a good one"
+        "no profile: 2 step(s) to train; a profile needs at least 3 steps, to warm up, to time and to trace one "
+        "each; a full profile has 33"
     ]
     found = json.loads((folder / "step.json").read_text())
     assert (found["first_step"], found["world_size"], found["clock"]) == (17, 1, "host")
@@ -123,7 +123,7 @@ def test_two_ranks_train_the_same_bits_and_are_compared(tmp_path: Path) -> None:
     _assert_adds_up(found)
     assert len(found["ranks"]) == 2
     assert found["ranks"][found["rank"]]["own_ms"] == max(one["own_ms"] for one in found["ranks"])
-    assert "which has most to do of 2" in (folder / "step.txt").read_text()
+    assert "which has the most work of 2 ranks" in (folder / "step.txt").read_text()
     for rank in range(2):
         assert "lookup" in _trace(folder / f"trace-rank{rank}.json.gz")
 
@@ -132,7 +132,7 @@ def test_regions_are_exclusive_and_nest() -> None:
     clocks = RegionClocks(torch.device("cpu"))
     with clocks("lookup"):  # not asked for
         pass
-    assert clocks("lookup") is OFF("lookup"), "the same object that does nothing"
+    assert clocks("lookup") is NO_REGIONS("lookup"), "the same object that does nothing"
     clocks.begin("timed")
     begun = clocks.now()
     for _ in range(3):
@@ -152,7 +152,7 @@ def test_regions_are_exclusive_and_nest() -> None:
     }
     assert sum(seconds.values()) == pytest.approx(whole, abs=SECONDS)
     assert not any(clocks.seconds.values())
-    assert NO_PROFILE.regions is OFF
+    assert NO_PROFILE.regions is NO_REGIONS
 
 
 def test_a_pause_belongs_to_no_step_though_nothing_is_timed() -> None:
@@ -165,20 +165,20 @@ def test_a_pause_belongs_to_no_step_though_nothing_is_timed() -> None:
 
 
 def test_which_steps() -> None:
-    assert schedule(0, 500, lambda _: False) == Schedule(0, 5, 10, 30, 33)
-    assert schedule(100, 33, lambda step: step == 133) == Schedule(100, 105, 110, 130, 133)
-    assert schedule(0, 500, lambda step: step == 31) == Schedule(0, 5, 10, 32, 35), "no evaluation in a trace"
-    assert schedule(0, 500, lambda _: True) == Schedule(0, 5, 10, 30, 33), "there is no better place"
-    assert schedule(0, 3, lambda _: False) == Schedule(0, 1, 1, 2, 3)
-    assert schedule(0, 20, lambda _: False).is_short
+    assert choose_steps(0, 500, lambda _: False) == Schedule(0, 5, 10, 30, 33)
+    assert choose_steps(100, 33, lambda step: step == 133) == Schedule(100, 105, 110, 130, 133)
+    assert choose_steps(0, 500, lambda step: step == 31) == Schedule(0, 5, 10, 32, 35), "no evaluation in a trace"
+    assert choose_steps(0, 500, lambda _: True) == Schedule(0, 5, 10, 30, 33), "there is no better place"
+    assert choose_steps(0, 3, lambda _: False) == Schedule(0, 1, 1, 2, 3)
+    assert choose_steps(0, 20, lambda _: False).is_short
 
 
 def test_too_few_steps_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         check_steps(2)
     assert str(caught.value) == (
-        "--profile: 2 step(s) to train; a profile takes 3 at least, to warm up, to be timed and to be traced, and 33 "
-        "if it is to be a good one. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
+        "--profile: 2 step(s) to train; a profile needs at least 3 steps, to warm up, to time and to trace one "
+        "each; a full profile has 33. Fix: train longer (--set train.epochs= --set train.steps=33), or leave out "
         "--profile"
     )
 
@@ -227,7 +227,10 @@ def test_the_text_names_the_rank_that_the_others_wait_for(tmp_path: Path) -> Non
         "traces": ["a", "b"],
     }
     text = format_breakdown(found)
-    assert text.splitlines()[0] == "where a step goes: steps 11 to 20, rank 1 on host-1, which has most to do of 2"
+    assert (
+        text.splitlines()[0]
+        == "where a step goes: steps 11 to 20, rank 1 on host-1, which has the most work of 2 ranks"
+    )
     cells = {line.split("  ")[1]: line.split()[-5:] for line in text.splitlines() if line.startswith("  dense forward")}
     assert cells == {"dense forward": ["900.00", "90.0", "%", "200.00", "900.00"]}
     assert "100.0 %" in text

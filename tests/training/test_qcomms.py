@@ -12,7 +12,7 @@ from torch import Tensor
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import EmbeddingsConfig, QcommsConfig
 from ple_rec.distributed.planner import PlanningInputs, make_plan
-from ple_rec.distributed.qcomms import codecs_of
+from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.errors import UserError
 from tests.planning.samples import cluster, module_of
 from tests.training.small import (
@@ -82,18 +82,19 @@ def test_the_planner_counts_the_bytes_that_travel() -> None:
 def test_int8_takes_whole_rows_of_its_codec() -> None:
     eighths = QcommsConfig(forward_precision="int8")
     with pytest.raises(UserError) as caught:
-        codecs_of(eighths, 12, [4, 8], 2)
+        qcomm_codecs(eighths, 12, [4, 8], 2)
     assert str(caught.value) == (
-        "embeddings.qcomms: got int8 with 12 samples per rank and step; its codec takes rows of 32 values, which "
-        "multiples of 8 samples fill. Fix: set train.batch_size_per_rank to a multiple of 8, or use fp16 or bf16"
+        "embeddings.qcomms: got int8 with 12 samples per rank and step; the codec needs whole rows of 32 values, so "
+        "the batch size must be a multiple of 8. Fix: set train.batch_size_per_rank to a multiple of 8, or use fp16 or "
+        "bf16"
     )
-    assert codecs_of(eighths, 12, [8], 2) is not None
-    assert codecs_of(eighths, 12, [4], 1) is not None  # one rank sends nothing
-    assert codecs_of(QcommsConfig(), 12, [4], 2) is None
+    assert qcomm_codecs(eighths, 12, [8], 2) is not None
+    assert qcomm_codecs(eighths, 12, [4], 1) is not None  # one rank sends nothing
+    assert qcomm_codecs(QcommsConfig(), 12, [4], 2) is None
 
 
 def test_a_codec_gives_back_what_its_precision_holds() -> None:
-    codecs = codecs_of(QcommsConfig(forward_precision="bf16", backward_precision="fp16"), 8, [4], 2)
+    codecs = qcomm_codecs(QcommsConfig(forward_precision="bf16", backward_precision="fp16"), 8, [4], 2)
     assert codecs is not None
     values = torch.tensor([1 + 2**-9, 2**-30, 3e38])
     for pair in codecs.values():

@@ -125,7 +125,7 @@ def test_another_dataset_is_refused(folder: Path) -> None:
     (message,) = set(on_ranks(_refused, 2, other, folder / "whole-2"))
     assert re.search(
         rf"was trained on dataset \w{{64}}, {other} is \w{{64}}: tasks, features and tables are alike, rows and "
-        "vocabularies are not; a run goes on with the same dataset, since in another one its ids mean something else. ",
+        "vocabularies are not; a run goes on with the same dataset, since ids of another dataset mean something else. ",
         message,
     )
 

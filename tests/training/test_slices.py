@@ -24,8 +24,8 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.runs.results import format_results
 from ple_rec.training import preflight
 from ple_rec.training import slices as slices_module
-from ple_rec.training.context import build_context
-from ple_rec.training.preflight import check
+from ple_rec.training.context import build_train_context
+from ple_rec.training.preflight import check_training
 from ple_rec.training.run import _evaluate_split, evaluate_run, train
 from ple_rec.training.slices import SliceMetrics, find_slicings
 from tests.data.oracle import Row, rows_of
@@ -67,7 +67,7 @@ def _config(data: Path, columns: list[str], **changes: Any) -> Any:
 
 def _evaluated(rank: int, world_size: int, data: Path) -> tuple[Slices, Slices, list[list[float]]]:
     """Slices of the test split, exact and by histogram, and the logits, on one rank in file order."""
-    job = build_context(_config(data, COLUMNS), ranks_of(rank, world_size))
+    job = build_train_context(_config(data, COLUMNS), ranks_of(rank, world_size))
     found = []
     for limit in (101, 100):  # there are 101 rows
         train = job.config.train.model_copy(update={"exact_auc_limit": limit})
@@ -262,7 +262,7 @@ def test_train_slices_the_final_evaluation_and_a_finished_run_is_sliced_otherwis
 def test_a_wrong_column_is_refused_before_anything_starts(data: Path, tmp_path: Path) -> None:
     def refused(columns: list[str], kind: type[Exception] = UserError, of: Path = data) -> str:
         with pytest.raises(kind) as caught:
-            check(_config(of, columns), tmp_path / "run", resume=False, overwrite=False, world_size=2)
+            check_training(_config(of, columns), tmp_path / "run", resume=False, overwrite=False, world_size=2)
         return str(caught.value)
 
     known = "user, item, last_item, watched (sample space of watch), request, country, vip, hour, tier, clicked"
@@ -288,7 +288,7 @@ def test_evaluate_refuses_a_wrong_column_before_the_model_is_built(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(_config(data, [])))  # and no checkpoint
-    monkeypatch.setattr(preflight, "trained_checkpoint", lambda *_: None)
+    monkeypatch.setattr(preflight, "find_trained_checkpoint", lambda *_: None)
     with pytest.raises(UserError, match=r"evaluation\.slices: got 'vipp'.* did you mean 'vip'\?"):
         evaluate_run(tmp_path, splits=["test"], checkpoint="best", overrides=['evaluation.slices=["vipp"]'])
 

@@ -50,9 +50,9 @@ def test_a_host_with_another_run_directory_is_named(folder: Path) -> None:
     assert (
         said
         == [
-            "run: what rank 0 writes there on host-0 is not seen on host-1 after 1 s; all hosts of a job share its run "
-            "directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that every host "
-            "mounts"
+            "run: a file that rank 0 writes there on host-0 is not seen on host-1 after 1 s; all hosts of a job "
+            "share its run directory and its checkpoints. Fix: give a --run-dir, and checkpoint.path, on storage that "
+            "every host mounts"
         ]
         * 2
     )
@@ -64,4 +64,7 @@ def test_a_host_with_another_dataset_or_none_is_named(folder: Path) -> None:
         said = on_ranks(_check, 2, [folder / "a"] * 2, [folder / "same", folder / name])
         main = load_schema(folder / "same").fingerprint
         assert said[0].startswith(f"data.path {folder / 'same'}: is {main} on host-0, but not on ")
-        assert f" but not on host-1 ({why}); all hosts of a job read the same dataset, by its fingerprint." in said[1]
+        assert (
+            f" but not on host-1 ({why}); all hosts of a job read the same dataset, with the same fingerprint."
+            in said[1]
+        )

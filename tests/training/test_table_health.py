@@ -16,13 +16,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ple_rec.checkpoint.load import load
+from ple_rec.checkpoint.load import load_state
 from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.config.base import Split
 from ple_rec.distributed.table_rows import RowBlock
 from ple_rec.runs.layout import CHECKPOINTS
 from ple_rec.training import table_health as health
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.run import train
 from ple_rec.training.table_health import PERCENTS, concentration, row_health, table_health
 from tests.datasets import TABLES, set_column
@@ -94,7 +94,7 @@ class _OnTwo(NamedTuple):
 
 def _on_two(rank: int, world_size: int, folder: Path) -> _OnTwo:
     untrained = [
-        table_health(build_context(small_config(folder / name), ranks_of(rank, world_size)))
+        table_health(build_train_context(small_config(folder / name), ranks_of(rank, world_size)))
         for name in ("plain", "dense")
     ]
     trained = _trained(rank, world_size, folder / "data", folder / "runs")
@@ -183,13 +183,13 @@ def _whole_run(rank: int, world_size: int, data: Path, run_dir: Path) -> dict[st
 
 
 def _of_checkpoints(data: Path, run_dir: Path) -> dict[str, Any]:
-    job = build_context(small_config(data, SGD), ranks_of(0, 1))
+    job = build_train_context(small_config(data, SGD), ranks_of(0, 1))
     found = {}
     for which in ("best", "latest"):
         state = {"model": job.model.state_dict()}
         path = CheckpointStore(run_dir / CHECKPOINTS).find(which)
         assert path is not None
-        load(path, state)
+        load_state(path, state)
         job.model.load_state_dict(state["model"])
         found[which] = table_health(job)
     return found
@@ -272,7 +272,7 @@ def test_quantiles_do_not_depend_on_the_number_of_ranks(on_one: _OnOne, on_two: 
 
 @pytest.mark.parametrize("batch", [2, 3, 1000])
 def test_the_most_frequent_rows_of_a_vocabulary(batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "_BATCH", batch)
+    monkeypatch.setattr(health, "_VOCABULARY_BATCH", batch)
     file = tmp_path / "t.parquet"
     pq.write_table(pa.table({"raw": list("abcdefgh"), "count": [5, 9, None, 1, 7, 9, 2, 6]}), file, row_group_size=5)
     assert [concentration(file, top) for top in (0, 1, 2, 3, 4, 100)] == [
@@ -313,7 +313,7 @@ def test_a_vocabulary_that_tells_nothing_ends_no_run(tmp_path: Path, capsys: pyt
             pq.write_table(table, file)
         assert health._lookup_counts(tmp_path, "t", 2) == {"top_share": None, "lookups": None}
         said.append(capsys.readouterr().out)
-    head = f"table t: {file} does not tell how often rows are looked up ("
+    head = f"table t: the counts of lookups in {file} cannot be read ("
     assert all(text.startswith(head) and text.count("\n") == 1 for text in said)
     assert said[0] == f"{head}its columns are raw, row; there is no 'count')\n"
     assert "many" in said[1]

@@ -57,7 +57,9 @@ def test_a_run_keeps_its_threads_unless_the_user_says_otherwise(
     resume = ["train", "--config", "tiny.toml", "--resume", "--set", "train.epochs=", "--set"]
     assert main([*resume, "train.steps=6"]) == 0
     said = capfd.readouterr().out
-    assert "2 thread(s) a rank, as the run began with (here a rank would take 1; runtime.threads changes them" in said
+    assert (
+        "2 thread(s) a rank, as at the start of the run (the default here is 1; set runtime.threads to use it" in said
+    )
     assert threads_of("step-6") == torch.get_num_threads() == 2
     assert main([*resume, "train.steps=8", "--set", "runtime.threads=1"]) == 0
     assert threads_of("step-8") == torch.get_num_threads() == 1

@@ -21,12 +21,12 @@ from ple_rec.runs.diff import compare_runs
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import PLAN, write_text
 from ple_rec.runs.record import read_record
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loop import train_steps
-from ple_rec.training.preflight import check
+from ple_rec.training.preflight import check_training
 from ple_rec.training.prepared import prepare_run
 from ple_rec.training.run import evaluate_run, train
-from ple_rec.training.warm_start import Start, load_start, recorded_start, starting_point
+from ple_rec.training.warm_start import WarmStart, load_warm_start, read_warm_start, resolve_warm_start
 from tests.datasets import TABLES
 from tests.training.small import (
     on_ranks,
@@ -97,15 +97,15 @@ def _read(rank: int, world_size: int, folder: Path) -> tuple[dict[str, list[_Rea
     for sharding in SHARDINGS:
         for ranks, written in WRITTEN.items():
             name = f"{written}-{ranks}"
-            start = Start(str(folder / name), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
-            job = build_context(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
+            start = WarmStart(str(folder / name), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
+            job = build_train_context(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
             fresh = whole_state(job)
-            load_start(job, start)
+            load_warm_start(job, start)
             found.setdefault(name, []).append(_Read(fresh, whole_state(job)))
             if name == f"{sharding}-1":
                 run_dir = folder / f"warm-{world_size}"
                 run_dir.mkdir(exist_ok=True)
-                train_steps(job, RunDirectory(run_dir, run_dir), resume=False, start=start)
+                train_steps(job, RunDirectory(run_dir, run_dir), resume=False, warm_start=start)
                 trained = whole_state(job)
     return found, trained
 
@@ -304,7 +304,7 @@ def test_a_run_directory_that_is_lost_comes_back_with_its_start(folder: Path, ru
 
 def refusal(config: RunConfig, run: Path, run_dir: Path, checkpoint: str = "best") -> str:
     with pytest.raises(UserError) as caught:
-        starting_point(prepare_run(config, 1), run_dir, (run, checkpoint))
+        resolve_warm_start(prepare_run(config, 1), run_dir, (run, checkpoint))
     assert caught.value.exit_code == 2
     return str(caught.value)
 
@@ -313,10 +313,11 @@ def test_another_dataset_is_refused(folder: Path, runs: Path, tmp_path: Path) ->
     run, eight, nine = runs / "feed-9", fingerprint(folder / "feed-8"), fingerprint(folder / "feed-9")
     assert refusal(config_of(folder / "other"), run, tmp_path) == (
         f"--init-from {run}: was trained on dataset {nine}; {folder / 'other'} is {fingerprint(folder / 'other')} with "
-        "no ancestors, none of them that; its ids would mean something else. Fix: train on that dataset, or on one "
+        "no ancestors; a run starts only from the same dataset or an ancestor, since ids of other datasets mean "
+        "something else. Fix: train on that dataset, or on one "
         "prepared from it by `ple-rec prep --append`"
     )
-    assert f"{folder / 'feed-8'} is {eight} with no ancestors, none" in refusal(
+    assert f"{folder / 'feed-8'} is {eight} with no ancestors; a run" in refusal(
         config_of(folder / "feed-8"), run, tmp_path
     )
 
@@ -367,7 +368,7 @@ def test_what_changes_no_parameter_may_differ(folder: Path, runs: Path, tmp_path
     }
     config = small_config(folder / "feed-9", EPOCH).model_dump(mode="json") | changes
     asked = RunConfig.model_validate_json(json.dumps(config))
-    start = starting_point(prepare_run(asked, 1), tmp_path, (runs / "feed-8", "step-9"))
+    start = resolve_warm_start(prepare_run(asked, 1), tmp_path, (runs / "feed-8", "step-9"))
     assert start is not None
     assert start.path == runs / "feed-8" / "checkpoints" / "step-9"
 
@@ -388,8 +389,8 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(folder: Path, runs: Path
     half = tmp_path / "half"
     shutil.copytree(runs / "feed-8", half)
     unfinished = (
-        f"--init-from {half}: the run has not finished; a run starts from one that has trained to its end and was "
-        f"evaluated. Fix: finish it: ple-rec train --run-dir {half} --resume"
+        f"--init-from {half}: the run has not finished; a run starts from another run that has been trained to its end "
+        f"and evaluated. Fix: finish it: ple-rec train --run-dir {half} --resume"
     )
     metrics = json.loads((half / "metrics.json").read_text())
     (half / "metrics.json").write_text(json.dumps(metrics | {"steps": 5}))  # taken up again since
@@ -397,16 +398,20 @@ def test_a_run_that_is_not_there_or_not_done_is_refused(folder: Path, runs: Path
     (half / "metrics.json").unlink()
     assert refusal(config, half, tmp_path) == unfinished
     (half / "metrics.json").write_text("{")
-    with pytest.raises(DataError, match=r"metrics\.json: unreadable \(.*\); it tells what the run was\. Fix: copy"):
-        starting_point(prepare_run(config, 1), tmp_path, (half, "best"))
+    with pytest.raises(
+        DataError, match=r"metrics\.json: unreadable \(.*\); it says whether the run has finished\. Fix: copy"
+    ):
+        resolve_warm_start(prepare_run(config, 1), tmp_path, (half, "best"))
 
 
 def test_a_damaged_record_of_the_start_is_said(folder: Path, tmp_path: Path) -> None:
     whole = {"run": "x", "checkpoint": "step-1", "dataset": "x", "seed": 0, "init_scale": 1.0}
     for damaged in ({"run": "x"}, whole | {"seed": "0"}, whole | {"run": 1}, whole | {"init_scale": None}):
         (tmp_path / "init_from.json").write_text(json.dumps(damaged))
-        with pytest.raises(DataError, match=r"init_from\.json: unreadable \(.*\); it says where the run has started"):
-            recorded_start(tmp_path)
+        with pytest.raises(
+            DataError, match=r"init_from\.json: unreadable \(.*\); it names the checkpoint that the run started from"
+        ):
+            read_warm_start(tmp_path)
 
 
 def test_a_table_that_is_cut_by_columns_keeps_its_cut(folder: Path, tmp_path: Path) -> None:
@@ -422,9 +427,9 @@ def test_a_table_that_is_cut_by_columns_keeps_its_cut(folder: Path, tmp_path: Pa
             init_from=(run, "best"),
         )
     assert str(caught.value) == (
-        f"--init-from {run}: its tables are cut by columns as {{'item': [64], 'tag': [64], 'user': [64]}}, this run's "
-        "as none; the optimizer's state of a table that is cut by columns fits the same cut only. Fix: train with the "
-        "same embeddings.sharding and number of ranks, or leave out --init-from"
+        f"--init-from {run}: its column_wise shards are {{'item': [64], 'tag': [64], 'user': [64]}}, this run's are "
+        "none; row-wise Adagrad keeps one state for each shard of a row, so shards of other widths need another state. "
+        "Fix: train with the same embeddings.sharding and number of ranks, or leave out --init-from"
     )
 
 
@@ -441,8 +446,8 @@ def test_the_command_line(
     assert json.loads((tmp_path / "run" / "init_from.json").read_text())["run"] == RUN
     assert main([*verb, "--init-from", "feed-8", "--resume"]) == 2
     assert capsys.readouterr().err == (
-        "ple-rec: --resume --init-from: both given; a run that goes on has its weights; init_from.json says where it "
-        "started. Fix: leave out --init-from, or start another --run-dir\n"
+        "ple-rec: --resume --init-from: both given; a resumed run has its own weights; its init_from.json says from "
+        "which run it started. Fix: leave out --init-from, or start another --run-dir\n"
     )
 
 
@@ -451,7 +456,9 @@ def test_a_refusal_comes_before_an_earlier_run_is_removed(folder: Path, runs: Pa
     shutil.copytree(runs / "feed-8", run_dir)
     config = config_of(folder / "other")
     for call in (
-        lambda: check(config, run_dir, resume=False, overwrite=True, world_size=1, init_from=(runs / "feed-8", "best")),
+        lambda: check_training(
+            config, run_dir, resume=False, overwrite=True, world_size=1, init_from=(runs / "feed-8", "best")
+        ),
         lambda: train(config, run_dir, overwrite=True, init_from=(runs / "feed-8", "best")),
     ):
         with pytest.raises(UserError, match="was trained on dataset"):

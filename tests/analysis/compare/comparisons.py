@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ple_rec.analysis.compare.matrix import Matrix, matrix_of
+from ple_rec.analysis.compare.matrix import Matrix, build_matrix
 from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema
@@ -29,7 +29,7 @@ def comparison(folder: Path, **changes: object) -> CompareConfig:
 
 def matrix(folder: Path, *overrides: str, **changes: object) -> Matrix:
     """Its matrix; the working directory is `folder`."""
-    return matrix_of(comparison(folder, **changes), folder, overrides)
+    return build_matrix(comparison(folder, **changes), folder, overrides)
 
 
 class Trainer(Worker):

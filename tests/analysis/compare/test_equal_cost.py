@@ -9,9 +9,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ple_rec.analysis.compare.equal_cost import AIM, By, Cost, cost_of, match_cost, sizes_of, with_sizes
+from ple_rec.analysis.compare.equal_cost import (
+    TARGET_TOLERANCE,
+    Cost,
+    CostUnit,
+    compute_cost,
+    layer_sizes,
+    match_cost,
+    with_layer_sizes,
+)
 from ple_rec.config.load import load_config
-from ple_rec.config.model import BottomLevelConfig, LevelConfig, MmoeConfig, PleConfig, SluiceConfig, TowerConfig
+from ple_rec.config.model import LevelConfig, MmoeConfig, PleConfig, SluiceConfig, TaskExpertLevelConfig, TowerConfig
 from ple_rec.config.run import DataConfig, RunConfig, TrainConfig
 from ple_rec.errors import UserError
 from ple_rec.models.variants import VARIANTS
@@ -51,15 +59,15 @@ def cost_of_ple(tasks: tuple[str, ...]) -> Cost:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_variant_costs_what_ple_does(variant: str, tasks: tuple[str, ...]) -> None:
     target = cost_of_ple(tasks)
-    assert cost_of(recipe("ple"), tasks, WIDTH) == target
+    assert compute_cost(recipe("ple"), tasks, WIDTH) == target
     for by, field in (("flops", "flops_per_sample"), ("params", "dense_parameters")):
         config, changed = match_cost(recipe(variant), target, by, tasks, WIDTH)  # type: ignore[arg-type]
         cost = counted(config, tasks)
-        assert cost_of(config, tasks, WIDTH) == cost
-        assert getattr(cost, field) == pytest.approx(getattr(target, field), rel=AIM)
+        assert compute_cost(config, tasks, WIDTH) == cost
+        assert getattr(cost, field) == pytest.approx(getattr(target, field), rel=TARGET_TOLERANCE)
         assert bool(changed) == (variant != "ple")
-        assert sizes_of(config) == sizes_of(recipe(variant)) | changed
-        assert with_sizes(recipe(variant), sizes_of(config)) == config  # nothing else differs
+        assert layer_sizes(config) == layer_sizes(recipe(variant)) | changed
+        assert with_layer_sizes(recipe(variant), layer_sizes(config)) == config  # nothing else differs
 
 
 @pytest.mark.parametrize("variant", OPTIONS)
@@ -71,14 +79,14 @@ def test_every_option_of_a_variant_too(variant: str) -> None:
 
 
 def test_proportions_are_kept() -> None:
-    _, changed = match_cost(recipe("single_task"), cost_of(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
+    _, changed = match_cost(recipe("single_task"), compute_cost(recipe("ple"), TWO, WIDTH), "flops", TWO, WIDTH)
     first, last = changed["model.bottom"]
     assert first / last == pytest.approx(2, rel=0.03)
     assert first > 256
 
 
 def test_sluice_keeps_one_output_width_of_whole_subspaces() -> None:
-    levels = tuple(BottomLevelConfig(expert_hidden=hidden) for hidden in ((40, 24), (24,)))
+    levels = tuple(TaskExpertLevelConfig(expert_hidden=hidden) for hidden in ((40, 24), (24,)))
     model = SluiceConfig(variant="sluice", subspaces=3, levels=levels)
     config, changed = match_cost(run_of(model), Cost(100_000, 0), "flops", TWO, 30)
     (_, output), (same,) = changed.values()
@@ -90,17 +98,19 @@ def test_sluice_keeps_one_output_width_of_whole_subspaces() -> None:
 def test_single_widths_are_moved_where_the_common_factor_is_too_coarse() -> None:
     levels = (LevelConfig(expert_hidden=(8,)),) * 2
     run = run_of(PleConfig(variant="ple", levels=levels, tower=TowerConfig(hidden=())))
-    target = cost_of(with_sizes(run, dict(zip(sizes_of(run), ([16], [13]), strict=True))), TWO, 6)
+    target = compute_cost(with_layer_sizes(run, dict(zip(layer_sizes(run), ([16], [13]), strict=True))), TWO, 6)
     config, changed = match_cost(run, target, "flops", TWO, 6)
-    both_alike = [cost_of(with_sizes(run, {key: [n] for key in sizes_of(run)}), TWO, 6) for n in range(8, 24)]
+    both_alike = [
+        compute_cost(with_layer_sizes(run, {key: [n] for key in layer_sizes(run)}), TWO, 6) for n in range(8, 24)
+    ]
     assert all(abs(cost.flops_per_sample / target.flops_per_sample - 1) > 0.01 for cost in both_alike)
-    assert cost_of(config, TWO, 6).flops_per_sample == pytest.approx(target.flops_per_sample, rel=0.01)
+    assert compute_cost(config, TWO, 6).flops_per_sample == pytest.approx(target.flops_per_sample, rel=0.01)
     assert all(abs(hidden[0] - 15) <= 3 for hidden in changed.values())
 
 
 def test_learned_loss_weights_are_parameters_of_both() -> None:
     plain, learned = (run_of(recipe("mmoe").model, loss_weighting=kind) for kind in ("schedule", "uncertainty"))
-    assert cost_of(learned, FOUR, 10).dense_parameters == cost_of(plain, FOUR, 10).dense_parameters + 4
+    assert compute_cost(learned, FOUR, 10).dense_parameters == compute_cost(plain, FOUR, 10).dense_parameters + 4
 
 
 @pytest.mark.parametrize(
@@ -111,7 +121,7 @@ def test_learned_loss_weights_are_parameters_of_both() -> None:
     ],
 )
 def test_what_cannot_be_matched_names_variant_target_and_the_closest(
-    by: By, target: int, tower: tuple[int, ...], closest: str, fix: str
+    by: CostUnit, target: int, tower: tuple[int, ...], closest: str, fix: str
 ) -> None:
     run = run_of(MmoeConfig(variant="mmoe", experts=3, expert_hidden=(2,), tower=TowerConfig(hidden=tower)))
     with pytest.raises(UserError, match=r"^run \(model\.variant mmoe\): ") as error:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.estimate import Bounds, Pace, first_rows, forecast, paces_of
+from ple_rec.analysis.compare.estimate import Bounds, Pace, estimate_seconds, measure_paces, write_first_rows
 from ple_rec.analysis.compare.one_run import train_one
-from ple_rec.analysis.compare.work import Work, studies_of, work_of
+from ple_rec.analysis.compare.work import Work, create_studies, read_work
 from ple_rec.analysis.compare.workers import Outcome, Worker
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import load_config
@@ -33,7 +33,7 @@ def work(here: Path, *overrides: str, trials: int = 0) -> Work:
     found = matrix(here, *overrides)
     space: Mapping[str, object] = {"dense_optimizer.learning_rate": {"low": 0.001, "high": 0.01}}
     tune = TuneConfig.model_validate({"trials": trials, "space": space})
-    return work_of(found, studies_of(found, tune, ROOT), ROOT)
+    return read_work(found, create_studies(found, tune, ROOT), ROOT)
 
 
 def pace(work: Work, variant: str, **times: float) -> Pace:
@@ -43,11 +43,11 @@ def pace(work: Work, variant: str, **times: float) -> Pace:
 
 def test_start_rest_and_page_are_counted(here: Path) -> None:
     six = work(here)  # three variants, two seeds
-    assert len(six.own) == 6
+    assert len(six.own_runs) == 6
     resampled = 64 * 1000 * 2 * 6  # rows, resamples, tasks, runs
 
     def told(jobs: int, **times: float) -> Bounds:
-        return forecast(six, jobs, [pace(six, "ple", **times), pace(six, "mmoe", **times)])
+        return estimate_seconds(six, jobs, [pace(six, "ple", **times), pace(six, "mmoe", **times)])
 
     assert told(1) == pytest.approx((5e-9 * resampled, 2e-8 * resampled))
     assert told(1, start=5.0) == pytest.approx((10, 10), abs=0.1)  # the program's own, and its workers'
@@ -59,7 +59,7 @@ def test_all_that_is_trained_and_evaluated_is_counted(here: Path) -> None:
     def told(*overrides: str) -> Bounds:
         one = work(here, *overrides)
         per_sample = [pace(one, name, sample=1.0) for name in one.matrix.variants]
-        low, high = forecast(one, 1, per_sample)
+        low, high = estimate_seconds(one, 1, per_sample)
         return Bounds(low / 6, high / 6)
 
     samples, valid, test, conflict = 256 * 2, 64, 64, 10 * 16 * 5 / 3
@@ -73,17 +73,17 @@ def test_all_that_is_trained_and_evaluated_is_counted(here: Path) -> None:
 
 def test_another_variant_takes_between_as_long_and_as_its_flops_say(here: Path) -> None:
     six = work(here)
-    alone = forecast(six, 1, [pace(six, "ple", sample=1.0)])
+    alone = estimate_seconds(six, 1, [pace(six, "ple", sample=1.0)])
     dear = pace(six, "ple", sample=1.0)
     cheap = Pace(dear.variant, dear.flops * 4, 0.0, 1.0, 0.0)  # as if the one measured had four times the FLOPs
-    found = forecast(six, 1, [cheap])
+    found = estimate_seconds(six, 1, [cheap])
     assert found.low == pytest.approx(alone.low / 4, rel=0.01)
     assert found.high <= alone.high
 
 
 def test_trials_come_before_the_runs(here: Path) -> None:
     tuned = work(here, trials=4)
-    assert forecast(tuned, 1, [pace(tuned, "ple", rest=4.0)]).low == pytest.approx(12 * 2 + 6 * 3 + 4, abs=0.1)
+    assert estimate_seconds(tuned, 1, [pace(tuned, "ple", rest=4.0)]).low == pytest.approx(12 * 2 + 6 * 3 + 4, abs=0.1)
 
 
 class Here(Worker):
@@ -99,7 +99,7 @@ class Here(Worker):
 def test_a_pilot_is_a_short_run_of_the_real_thing(here: Path) -> None:
     found = matrix(here, "train.epochs=500", "watch.tensorboard=true", "early_stopping.patience=3")
     begun = time.monotonic()
-    (told,) = paces_of([found.variants["ple"]], [Here(["false"])], 2)
+    (told,) = measure_paces([found.variants["ple"]], [Here(["false"])], 2)
     took = time.monotonic() - begun
     assert (told.variant, told.flops) == ("ple", found.variants["ple"].cost.flops_per_sample)
     assert told.start == 0.5
@@ -115,13 +115,13 @@ def test_a_pilot_that_fails_says_why(here: Path) -> None:
 
     found = matrix(here)
     with pytest.raises(UserError, match=r"^a pilot of mmoe: failed: data/train: no column click"):
-        paces_of([found.variants["mmoe"]], [Failing(["false"])], 2)
+        measure_paces([found.variants["mmoe"]], [Failing(["false"])], 2)
 
 
 def test_first_rows_are_a_dataset(here: Path) -> None:
     matrix(here)
     whole = DatasetDirectory(here / "data")
-    cut = DatasetDirectory(first_rows(whole, here / "cut", {"train": 20, "valid": 7, "test": 10_000}))
+    cut = DatasetDirectory(write_first_rows(whole, here / "cut", {"train": 20, "valid": 7, "test": 10_000}))
     rows = {split: sum(group.rows for group in cut.row_groups(split, [])) for split in ("train", "valid", "test")}
     assert rows == {"train": 20, "valid": 7, "test": whole.schema.splits["test"].rows}
     assert cut.schema.fingerprint == whole.schema.fingerprint

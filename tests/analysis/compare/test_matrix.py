@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.equal_cost import cost_of
-from ple_rec.analysis.compare.runs import runs_of
-from ple_rec.config.choices import COMPARISONS
+from ple_rec.analysis.compare.equal_cost import compute_cost
+from ple_rec.analysis.compare.runs import list_runs
+from ple_rec.config.choices import COMPARISON_CONFIGS
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import ConfigError, load_config, recipe_names
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import resolve_checkpoint_path
-from ple_rec.training.checks import select
-from ple_rec.training.model import first_layer
+from ple_rec.training.checks import select_run_columns
+from ple_rec.training.model import first_layer_shape
 from tests.analysis.compare.comparisons import MMOE, comparison, matrix
 
 TINY = {"base": "tiny.toml"}
@@ -32,7 +32,9 @@ def test_a_baseline_is_added_and_said(here: Path) -> None:
     assert list(found.variants) == ["single_task", "ple", "mmoe"]
     assert (found.baseline, found.reference) == ("single_task", "ple")
     assert found.variants["single_task"].config.model.bottom == (4,)  # type: ignore[union-attr]
-    assert found.remarks == ["single_task is added, as gains are over it: bottoms of [4], else as ple"]
+    assert found.remarks == [
+        "single_task is added as the baseline of all gains, with bottom layers [4]; other keys as in ple"
+    ]
     assert [(variant.name, seed) for variant, seed in found.runs[:4]] == [
         ("single_task", 0),
         ("ple", 0),
@@ -72,8 +74,8 @@ def test_equal_flops(here: Path) -> None:
     assert min(costs) >= 0.99 * found.variants["ple"].cost.flops_per_sample
     assert set(found.variants["mmoe"].sizes) == {"model.expert_hidden"}
     mmoe = found.variants["mmoe"]
-    width, _ = first_layer(mmoe.config, select(mmoe.config, DatasetDirectory("data")))
-    assert cost_of(mmoe.config, ["click", "like"], width) == mmoe.cost
+    width, _ = first_layer_shape(mmoe.config, select_run_columns(mmoe.config, DatasetDirectory("data")))
+    assert compute_cost(mmoe.config, ["click", "like"], width) == mmoe.cost
 
 
 def test_other_samples_or_tasks_are_refused(here: Path) -> None:
@@ -81,7 +83,7 @@ def test_other_samples_or_tasks_are_refused(here: Path) -> None:
     with pytest.raises(UserError, match=r"variants.mmoe: has data.path = 'elsewhere'; ple has 'data'; .* same samples"):
         matrix(here, variants={"ple": TINY, "mmoe": other})
     fewer = TINY | {"overrides": ['tasks=[{name = "click"}]']}
-    with pytest.raises(UserError, match=r"variants.mmoe: has another \[tasks\]; ple has its own"):
+    with pytest.raises(UserError, match=r"variants.mmoe: has a table \[tasks\] of its own; ple has another one"):
         matrix(here, variants={"ple": TINY, "mmoe": fewer})
 
 
@@ -93,13 +95,15 @@ def test_a_variant_that_no_memory_holds_is_refused(here: Path, change: str) -> N
 
 
 def test_runs_that_leave_the_test_split_unread_have_no_gains(here: Path) -> None:
-    with pytest.raises(UserError, match=r"evaluation.test: got false; gains and their intervals are of the test split"):
+    with pytest.raises(
+        UserError, match=r"evaluation.test: got false; gains and their intervals are computed on the test split"
+    ):
         matrix(here, "evaluation.test=false")
 
 
 def test_every_run_has_a_place_of_its_own_for_its_checkpoints(here: Path) -> None:
     found = matrix(here, f"checkpoint.path={here}/ck/{{run}}")
-    runs = runs_of(found, Path("runs/cmp"))
+    runs = list_runs(found, Path("runs/cmp"))
     places = [resolve_checkpoint_path(run.config.checkpoint.path, run.directory) for run in runs]
     assert places == [
         here / "ck" / f"{variant}-seed-{seed}" for seed in (0, 1) for variant in ("single_task", "ple", "mmoe")
@@ -129,7 +133,7 @@ def test_how_the_losses_of_the_same_tasks_count_may_differ_and_is_said(here: Pat
 def test_a_name_that_is_no_variant_is_refused(here: Path) -> None:
     (here / "c.toml").write_text('name = "c"\nbaseline = "alone"\n[variants.ple]\nbase = "tiny.toml"\n')
     with pytest.raises(ConfigError, match=r'baseline: "alone" is no variant; there are ple'):
-        load_config(CompareConfig, "c.toml", recipes=COMPARISONS)
+        load_config(CompareConfig, "c.toml", kind=COMPARISON_CONFIGS)
 
 
 def test_what_is_wrong_with_a_variant_is_told_with_its_name(here: Path) -> None:
@@ -139,7 +143,7 @@ def test_what_is_wrong_with_a_variant_is_told_with_its_name(here: Path) -> None:
         matrix(here, variants={"ple": {"base": "nix.toml"}})
 
 
-@pytest.mark.parametrize("name", recipe_names(COMPARISONS))
+@pytest.mark.parametrize("name", recipe_names(COMPARISON_CONFIGS))
 def test_recipes_name_runs_that_are_there(name: str) -> None:
-    found = load_config(CompareConfig, name, recipes=COMPARISONS)
+    found = load_config(CompareConfig, name, kind=COMPARISON_CONFIGS)
     assert {variant.base for variant in found.variants.values()} <= set(recipe_names())

@@ -11,11 +11,11 @@ import pytest
 
 from ple_rec.analysis.analyze import analyze
 from ple_rec.analysis.compare.one_run import train_one
-from ple_rec.analysis.compare.task_relations import conflict_of
+from ple_rec.analysis.compare.task_relations import average_conflict
 from ple_rec.config.load import with_values
 from ple_rec.errors import DataError, DivergedError, UserError
 from ple_rec.reports.analysis.page import write_analysis
-from ple_rec.training.preflight import check_run
+from ple_rec.training.preflight import load_run_config
 from tests.training.small import TIMES
 
 pytestmark = pytest.mark.usefixtures("no_charts")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("no_charts")
 def run(tiny_run: Path) -> Path:
     """Of the same configuration as `tiny_run`, trained as a run of a comparison."""
     run = tiny_run.parent / "compared"
-    train_one(check_run(tiny_run), run, write_analysis)
+    train_one(load_run_config(tiny_run), run, write_analysis)
     return run
 
 
@@ -47,7 +47,7 @@ def test_conflict_in_training_is_that_of_the_checkpoints(tiny_run: Path, run: Pa
     at = {record["step"]: record["gradient_conflict"] for record in _records(run) if record["split"] == "valid"}
     found = analyze(tiny_run, by=(), batches=20)
     assert {step.step: [each.record() for each in step.conflicts] for step in found.steps} == at
-    (told,) = conflict_of([run])
+    (told,) = average_conflict([run])
     assert told["inputs"] == [pairs[0]["inputs"]["mean"] for pairs in at.values()]
 
 
@@ -71,9 +71,9 @@ def test_without_an_analysis_a_run_counts_and_without_its_rows_it_does_not(
         file.write_bytes(file.read_bytes()[:-8])
     if best:
         with pytest.raises(DataError, match=kept):
-            train_one(check_run(copy), copy, write_analysis)
+            train_one(load_run_config(copy), copy, write_analysis)
     else:
-        train_one(check_run(copy), copy, write_analysis)
+        train_one(load_run_config(copy), copy, write_analysis)
         assert f"no analysis of this run: {copy / 'checkpoints' / damaged}" in capsys.readouterr().err
     assert (copy / "test_rows.npz").exists() != best
     assert not (copy / "analysis.json").exists()
@@ -82,7 +82,7 @@ def test_without_an_analysis_a_run_counts_and_without_its_rows_it_does_not(
 def test_a_start_of_other_settings_that_came_to_nothing_is_replaced_and_a_run_is_not(
     tiny_run: Path, tmp_path: Path
 ) -> None:
-    run, config = tmp_path / "run", check_run(tiny_run)
+    run, config = tmp_path / "run", load_run_config(tiny_run)
     with pytest.raises(DivergedError):
         train_one(with_values(config, {"dense_optimizer.learning_rate": 1e30}), run, write_analysis)
     assert not list(run.glob("checkpoints/step-*"))

@@ -19,8 +19,8 @@ import pytest
 
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import run_comparison
-from ple_rec.analysis.compare.matrix import Matrix, matrix_of
-from ple_rec.analysis.compare.runs import runs_of
+from ple_rec.analysis.compare.matrix import Matrix, build_matrix
+from ple_rec.analysis.compare.runs import list_runs
 from ple_rec.analysis.compare.workers import Worker, Workers
 from ple_rec.cli import main
 from ple_rec.data.batch import Batch
@@ -29,7 +29,7 @@ from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import UserError
 from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loop import train_steps
 from tests.analysis.compare.planted import (
     FACTORS,
@@ -128,7 +128,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Train
                     RunDirectory(APART, APART),
                     report=report_comparison,
                     jobs=1,
-                    only=["hard_sharing", "ple"],
+                    trained_variants=["hard_sharing", "ple"],
                 )
             second, after = json.loads(file.read_text()), _times(folder)
             run_comparison(
@@ -190,7 +190,7 @@ def test_the_verdict_finds_positive_transfer_though_labels_are_opposite(trained:
 @pytest.mark.slow
 def test_what_failed_is_a_hole_and_the_others_went_on(trained: Trained) -> None:
     assert trained.code == 5
-    assert "failed: diverges seed 0, diverges seed 1, ple seed 1; the others are kept" in trained.errors
+    assert "failed: diverges seed 0, diverges seed 1, ple seed 1; the other runs are kept" in trained.errors
     variants = trained.first["variants"]
     assert variants["ple"]["seeds"] == [0]
     assert variants["ple"]["failed"]["1"].startswith("killed by SIGKILL")
@@ -253,7 +253,7 @@ def test_negative_transfer_is_found_by_a_run_in_this_process(folder: Path, monke
 def matrix(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Matrix:
     monkeypatch.chdir(folder)
     dropping = (*PLE, "model.dropout=0.5")  # it draws random numbers between the batches
-    return matrix_of(planted("order", [LEFT_RIGHT], {"hard_sharing": HARD, "ple": dropping}, seeds=2), folder)
+    return build_matrix(planted("order", [LEFT_RIGHT], {"hard_sharing": HARD, "ple": dropping}, seeds=2), folder)
 
 
 def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,14 +269,14 @@ def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, m
 
     monkeypatch.setattr(Loader, "epoch", watched)
     orders: dict[int, list[list[str]]] = {}
-    for run in runs_of(matrix, Path("runs")):
+    for run in list_runs(matrix, Path("runs")):
         seen.clear()
         config = run.config.model_copy(
             update={"train": run.config.train.model_copy(update={"steps": 65, "evaluate_every": 65})}
         )
         run.directory.mkdir(parents=True)
         with process_group(config.runtime) as ranks:
-            train_steps(build_context(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
+            train_steps(build_train_context(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
         orders.setdefault(run.seed, []).append(list(seen))
     for first, *others in orders.values():
         assert len(set(first)) == 65

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 from sklearn.metrics import mean_squared_error, roc_auc_score
 
-from ple_rec.analysis.compare.resampling import RESAMPLES, draws, groups_of, resampled_metrics, row_interval
+from ple_rec.analysis.compare.resampling import RESAMPLES, count_groups, draw_counts, resampled_metrics, row_interval
 
 METRICS = ("auc", "mse")
 
@@ -45,7 +45,7 @@ def test_every_resample_is_what_a_direct_computation_gives(groups: int | None, w
     rows = rows_of(200, groups=groups, weighted=weighted)
     found_KR = resampled_metrics(rows, METRICS, 35)
     group_N = np.unique(rows["group"], return_inverse=True)[1] if groups else np.arange(200)
-    counts_GR = np.concatenate(list(draws(group_N.max() + 1, 35)), axis=1)
+    counts_GR = np.concatenate(list(draw_counts(group_N.max() + 1, 35)), axis=1)
     assert (counts_GR.sum(axis=0) == len(counts_GR)).all()
     for r in range(35):
         row_N = np.repeat(np.arange(200), counts_GR[group_N, r])
@@ -56,9 +56,9 @@ def test_rows_without_a_group_are_drawn_one_by_one() -> None:
     rows = rows_of(60, groups=None)
     alone = rows | {"group": np.full(60, -1)}
     assert np.array_equal(resampled_metrics(rows, METRICS, 5), resampled_metrics(alone, METRICS, 5))
-    assert groups_of(alone, 0) == (rows["weights"][:, 0] > 0).sum()
+    assert count_groups(alone, 0) == (rows["weights"][:, 0] > 0).sum()
     mixed = rows | {"group": np.array([7] * 30 + [-1] * 30)}
-    assert groups_of(mixed, 1) == 1 + (rows["weights"][30:, 1] > 0).sum()
+    assert count_groups(mixed, 1) == 1 + (rows["weights"][30:, 1] > 0).sum()
 
 
 @pytest.mark.parametrize("groups", [None, 60])

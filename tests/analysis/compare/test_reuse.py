@@ -16,7 +16,7 @@ from ple_rec.analysis.compare.reuse import copy_runs
 from ple_rec.analysis.compare.runs import VariantRun
 from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, claimed
+from ple_rec.runs.layout import ANALYSIS_PAGE, LOCK, hold_lock
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison, matrix
 from tests.messages import logged
 
@@ -34,7 +34,7 @@ def compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compare:
     def run(root: Path = ROOT, reuse: Sequence[Path] = (), **how: Any) -> tuple[list[str], list[str]]:
         trainer, said = Trainer(), list[str]()
         monkeypatch.setattr(module, "Worker", lambda **_: trainer)
-        monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
+        monkeypatch.setattr(module, "measure_paces", lambda *_: [Pace("ple", 1000, start=0.0, sample=0.0, rest=0.0)])
         asked = comparison(tmp_path, **how.pop("changes", {}))
         with logged(said.append):
             run_comparison(
@@ -94,7 +94,7 @@ def test_a_run_that_is_still_analysed_or_cannot_be_read_is_trained(compare: Comp
     trained, said = compare(reuse=[THEIRS])
     assert trained == ["ple/seed-0", "mmoe/seed-1"]
     assert any(
-        line.startswith("runs/theirs/mmoe/seed-1 is not copied, and trained here instead: ")
+        line.startswith("runs/theirs/mmoe/seed-1 is not copied but trained again: ")
         and line.endswith("No such file or directory: 'runs/theirs/mmoe/seed-1/gone'")
         for line in said
     )
@@ -105,7 +105,7 @@ def test_a_run_that_another_process_trains_is_left_to_it(compare: Compare, tmp_p
     del compare
     run = VariantRun("ple", 0, matrix(tmp_path).variants["ple"].config, ROOT / "ple" / "seed-0")
     said: list[str] = []
-    with claimed(run.directory), logged(said.append):
+    with hold_lock(run.directory), logged(said.append):
         assert copy_runs({THEIRS: [run]}) == {}
         assert [path.name for path in run.directory.iterdir()] == [LOCK]
     assert "in use by process" in said[0]

@@ -16,13 +16,13 @@ import pytest
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import ComparisonResult, run_comparison
 from ple_rec.analysis.compare.estimate import Pace
-from ple_rec.analysis.compare.shares import share_of
+from ple_rec.analysis.compare.shares import hold_share
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.reports.compare.page import report_comparison
-from ple_rec.runs.checkpoints import claim_checkpoints
+from ple_rec.runs.checkpoints import own_checkpoint_place
 from ple_rec.runs.directory import RunDirectory
 from tests.analysis.compare.comparisons import MMOE, Trainer, comparison
 from tests.messages import logged
@@ -120,10 +120,10 @@ def test_a_run_that_was_asked_to_stop_is_left_for_the_next_call(here: Path, monk
 @pytest.mark.usefixtures("no_page")
 def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = Trainer(), Trainer()
-    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    monkeypatch.setattr(module, "hold_share", partial(hold_share, patience=0.0))
     _, said, results = compared(here, monkeypatch, first, share=(0, 2))
     assert results["missing"] == 3
-    assert any(line.startswith("share 1/2 gave no sign for 0 s") for line in said)
+    assert any(line.startswith("share 1/2 wrote nothing for 0 s") for line in said)
     _, _, results = compared(here, monkeypatch, second, share=(1, 2))
     assert results["missing"] == 0
     assert sorted(first.trained + second.trained) == sorted(ALL)
@@ -131,7 +131,7 @@ def test_shares_add_up_and_the_last_has_all(here: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.usefixtures("no_page")
 def test_a_run_of_other_settings_of_another_share_is_missing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    monkeypatch.setattr(module, "hold_share", partial(hold_share, patience=0.0))
     compared(here, monkeypatch, Trainer(), share=(1, 2), overrides=["train.epochs=2"])
     first = Trainer()
     done, _, results = compared(here, monkeypatch, first, share=(0, 2))
@@ -168,9 +168,9 @@ def test_some_variants_alone_keep_the_cost_of_the_reference(here: Path, monkeypa
     wide = {"base": "tiny.toml", "overrides": ["model.levels[0].expert_hidden=[64]"]}
     mmoe = {"base": "tiny.toml", "overrides": list(MMOE)}
     changes = {"match": "flops", "seeds": 1, "variants": {"ple": wide, "mmoe": mmoe}}
-    _, said, results = compared(here, monkeypatch, trainer, only=["mmoe"], changes=changes)
+    _, said, results = compared(here, monkeypatch, trainer, trained_variants=["mmoe"], changes=changes)
     assert trainer.trained == ["single_task/seed-0", "mmoe/seed-0"]
-    assert "single_task is trained too, as gains are over it" in said[0]
+    assert "single_task is trained too, since it is the baseline of all gains" in said[0]
     assert results["reference"] == "ple"
     assert min(results["variants"]["mmoe"]["sizes"]["model.expert_hidden"]) > 4
 
@@ -178,7 +178,7 @@ def test_some_variants_alone_keep_the_cost_of_the_reference(here: Path, monkeypa
 @pytest.mark.usefixtures("no_page")
 def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
-    _, said, results = compared(here, monkeypatch, trainer, until=time.monotonic() - 1)
+    _, said, results = compared(here, monkeypatch, trainer, deadline=time.monotonic() - 1)
     assert trainer.trained == []
     assert results["missing"] == len(ALL)
     assert "the time is up: 6 run(s) are left for the next call" in said
@@ -186,11 +186,14 @@ def test_no_run_is_started_when_the_time_is_up(here: Path, monkeypatch: pytest.M
 
 def test_a_dry_run_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer()
-    monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
+    monkeypatch.setattr(module, "measure_paces", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
     done, said, _ = compared(here, monkeypatch, trainer, dry_run=True)
     assert (done, trainer.trained, ROOT.exists()) == (None, [], False)
     assert "6 runs (3 variants x 2 seeds) in runs/cmp: 0 finished, 6 to train here" in said[-3]
-    assert said[-2:] == ["1 short run(s) estimate the time ...", "9.5 s to 12.0 s, as busy as this machine is now"]
+    assert said[-2:] == [
+        "1 short run(s) estimate the time ...",
+        "estimated time: 9.5 s to 12.0 s, if the machine stays as busy as it is now",
+    ]
 
 
 @pytest.mark.usefixtures("no_page")
@@ -199,7 +202,7 @@ def test_a_run_of_other_settings_is_removed_with_its_checkpoints(here: Path, mon
     compared(here, monkeypatch, Trainer(), overrides=[outside])
     for name in ALL:
         config = load_config(RunConfig, ROOT / name / "config.toml")
-        claim_checkpoints(config, RunDirectory(ROOT / name, ROOT / name))
+        own_checkpoint_place(config, RunDirectory(ROOT / name, ROOT / name))
         step = here / "ck" / name.replace("/", "-") / "step-1"
         step.mkdir()
         (step / "manifest.json").write_text("{}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.runs import VariantRun, runs_of
+from ple_rec.analysis.compare.runs import VariantRun, list_runs
 from ple_rec.analysis.compare.scheduler import ScheduledRun, train_jobs
 from ple_rec.analysis.compare.workers import Outcome, Worker, Workers
 from tests.analysis.compare.comparisons import matrix
@@ -60,7 +60,7 @@ class Chain:
 def chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Chain]:
     """Three jobs of PLE and three of MMoE."""
     monkeypatch.chdir(tmp_path)
-    runs = {run.variant: run for run in runs_of(matrix(tmp_path), Path("runs/cmp"))}
+    runs = {run.variant: run for run in list_runs(matrix(tmp_path), Path("runs/cmp"))}
     return [Chain(runs[variant], 3) for variant in ("ple", "mmoe")]
 
 

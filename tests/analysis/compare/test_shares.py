@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ple_rec.analysis.compare import shares
-from ple_rec.analysis.compare.shares import share_of
+from ple_rec.analysis.compare.shares import hold_share
 from tests.messages import logged
 
 
@@ -20,7 +20,7 @@ def test_the_first_to_end_waits_for_the_last(tmp_path: Path, monkeypatch: pytest
     said: list[str] = []
 
     def train(index: int) -> None:
-        with share_of(tmp_path, index, 2, patience=1.0):
+        with hold_share(tmp_path, index, 2, patience=1.0):
             if index:
                 go.wait()
         left.append(index)
@@ -39,9 +39,9 @@ def test_the_first_to_end_waits_for_the_last(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_share_that_fails_says_that_it_has_ended(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), share_of(tmp_path, 1, 2, patience=0.1):
+    with pytest.raises(ZeroDivisionError), hold_share(tmp_path, 1, 2, patience=0.1):
         raise ZeroDivisionError
-    with share_of(tmp_path, 0, 2, patience=60.0):
+    with hold_share(tmp_path, 0, 2, patience=60.0):
         pass
 
 
@@ -53,22 +53,25 @@ def test_a_share_that_is_lost_is_told_once(tmp_path: Path, monkeypatch: pytest.M
     def say(text: str) -> None:
         if threading.current_thread() is not other:
             said.append(text)
-        if "gave no sign" in text:
+        if "wrote nothing" in text:
             lost.set()
 
     def train() -> None:
-        with share_of(tmp_path, 2, 3, patience=0.0):
+        with hold_share(tmp_path, 2, 3, patience=0.0):
             lost.wait()
 
     other = threading.Thread(target=train)
     with logged(say):
         other.start()
-        with share_of(tmp_path, 0, 3, patience=1.0):  # share 1 never comes
+        with hold_share(tmp_path, 0, 3, patience=1.0):  # share 1 never comes
             pass
     other.join()
-    assert said == ["this share has ended; waiting for 1/3, 2/3", "share 1/3 gave no sign for 1 s: waited for no more"]
+    assert said == [
+        "this share has ended; waiting for 1/3, 2/3",
+        "share 1/3 wrote nothing for 1 s: no longer waited for",
+    ]
 
 
 def test_nothing_is_written_of_a_single_share(tmp_path: Path) -> None:
-    with share_of(tmp_path, 0, 1):
+    with hold_share(tmp_path, 0, 1):
         assert list(tmp_path.iterdir()) == []

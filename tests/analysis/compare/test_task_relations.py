@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ple_rec.analysis.compare.task_relations import conflict_of, correlations_of, sharing_of
+from ple_rec.analysis.compare.task_relations import average_conflict, average_sharing, compute_label_correlations
 
 
 def _pair(inputs: float | None, parameters: float | None, tasks: tuple[str, str] = ("a", "b")) -> dict[str, Any]:
@@ -30,12 +30,12 @@ def _run(folder: Path, records: dict[int, list[dict[str, Any]]]) -> Path:
 def test_conflict_is_a_mean_over_the_runs_at_the_steps_that_all_have(tmp_path: Path) -> None:
     first = _run(tmp_path / "0", {10: [_pair(0.1, None)], 20: [_pair(0.2, 0.5)]})
     second = _run(tmp_path / "1", {20: [_pair(0.4, None)], 30: [_pair(0.0, 0.0)]})
-    (found,) = conflict_of([first, second])
+    (found,) = average_conflict([first, second])
     assert (found["tasks"], found["seeds"], found["step"]) == (["a", "b"], 2, [20])
     assert found["inputs"] == pytest.approx([0.3])
     assert found["inputs_sd"] == pytest.approx([0.02**0.5])
     assert (found["parameters"], found["parameters_sd"]) == ([0.5], [None])
-    (alone,) = conflict_of([first])
+    (alone,) = average_conflict([first])
     assert (alone["parameters"], alone["inputs_sd"]) == ([None, 0.5], [None, None])
 
 
@@ -44,16 +44,16 @@ def test_runs_that_recorded_nothing_are_left_out(tmp_path: Path) -> None:
     silent = _run(tmp_path / "silent", {10: []})
     damaged = _run(tmp_path / "damaged", {10: []})
     (damaged / "analysis.json").write_text('{"gradient_conflict": {"checkpoints": [')
-    (found,) = conflict_of([silent, told, damaged, tmp_path / "gone"])
+    (found,) = average_conflict([silent, told, damaged, tmp_path / "gone"])
     assert (found["seeds"], found["inputs"]) == (1, [0.1])
-    assert conflict_of([silent, tmp_path / "gone"]) == []
+    assert average_conflict([silent, tmp_path / "gone"]) == []
 
 
 def test_a_run_that_was_analysed_alone_has_its_checkpoints(tmp_path: Path) -> None:
     run = _run(tmp_path / "run", {10: [], 20: []})
     checkpoints = [{"step": 20, "best": True, "pairs": [_pair(-0.3, 0.1)]}]
     (run / "analysis.json").write_text(json.dumps({"gradient_conflict": {"checkpoints": checkpoints}}))
-    (found,) = conflict_of([run])
+    (found,) = average_conflict([run])
     assert (found["step"], found["inputs"]) == ([20], [-0.3])
 
 
@@ -69,13 +69,13 @@ def test_sharing_is_a_mean_over_runs_level_by_level() -> None:
         }
         return {"test": {"gates": [level]}}
 
-    (found,) = sharing_of([metrics(0.5), metrics(0.0)], ["a", "b"])
+    (found,) = average_sharing([metrics(0.5), metrics(0.0)], ["a", "b"])
     assert (found["tasks"], found["level"]) == (["a", "b"], 1)
     assert found["among_shared"] == {"mean": None, "sd": None}  # there is one
     apart = (0.5 * (0.5 * np.log2(0.5 / 0.25) + 0.5 * np.log2(0.5 / 0.75) + np.log2(1 / 0.75))) ** 0.5
     assert found["shared_and_own"]["mean"] == pytest.approx((0 + apart) / 2)
     assert found["shared_and_own"]["sd"] == pytest.approx(apart / 2**0.5)
-    assert sharing_of([{"test": {"gates": []}}], ["a", "b"]) == []
+    assert average_sharing([{"test": {"gates": []}}], ["a", "b"]) == []
 
 
 def test_label_correlation_is_of_the_first_rows_that_can_be_read(tmp_path: Path) -> None:
@@ -87,5 +87,7 @@ def test_label_correlation_is_of_the_first_rows_that_can_be_read(tmp_path: Path)
     weights[4, 1] = 0
     np.savez(tmp_path / "whole" / "test_rows.npz", labels=labels, weights=weights, scores=labels, tasks=["b", "a"])
     runs = [tmp_path / name for name in ("gone", "damaged", "whole")]
-    assert correlations_of(runs, ["a", "b"]) == [{"tasks": ("a", "b"), "rows": 4, "value": pytest.approx(-1)}]
-    assert correlations_of(runs[:2], ["a", "b"]) is None
+    assert compute_label_correlations(runs, ["a", "b"]) == [
+        {"tasks": ("a", "b"), "rows": 4, "value": pytest.approx(-1)}
+    ]
+    assert compute_label_correlations(runs[:2], ["a", "b"]) is None

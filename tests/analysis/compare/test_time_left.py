@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.analysis.compare.runs import runs_of
+from ple_rec.analysis.compare.runs import list_runs
 from ple_rec.analysis.compare.scheduler import train_runs
-from ple_rec.analysis.compare.time_left import TimeLeft, side_by_side
+from ple_rec.analysis.compare.time_left import TimeLeft, makespan
 from ple_rec.analysis.compare.workers import Outcome, Workers
 from tests.analysis.compare.comparisons import Trainer, matrix
 from tests.messages import logged
 
 
 def test_runs_side_by_side_begin_when_a_place_is_free() -> None:
-    assert side_by_side([3.0, 1.0, 1.0, 1.0, 2.0], 2) == 5.0
-    assert side_by_side([3.0, 1.0], 4) == 3.0
-    assert side_by_side([], 2) == 0.0
+    assert makespan([3.0, 1.0, 1.0, 1.0, 2.0], 2) == 5.0
+    assert makespan([3.0, 1.0], 4) == 3.0
+    assert makespan([], 2) == 0.0
 
 
 def test_what_runs_side_by_side_and_has_run_for_a_while_is_counted_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,7 +57,7 @@ def test_a_run_takes_as_long_as_those_of_its_variant(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     found, said = matrix(tmp_path), list[str]()
     with logged(said.append), Workers([Slow()]) as workers:
-        train_runs(found.tasks, runs_of(found, Path("runs/cmp")), workers)
+        train_runs(found.tasks, list_runs(found, Path("runs/cmp")), workers)
     assert [line.partition(": ")[0] for line in said] == [
         "run 1 of 6 (about 5 min 00 s to go)",
         "run 2 of 6 (about 22 min 00 s to go)",  # mmoe counts as the mean of the two

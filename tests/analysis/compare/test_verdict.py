@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ple_rec.analysis.compare.gain import gain_entry
-from ple_rec.analysis.compare.results import pairs_of, verdict_of
+from ple_rec.analysis.compare.results import claimed_pairs, judge_comparison
 
 METRICS = {"income": "auc", "vcr": "mse"}
 BASE = {"income": 0.9, "vcr": 0.13}
@@ -57,7 +57,7 @@ def document(gains: dict[str, tuple[float, float]], seeds: int = 5, rows: Any = 
     ],
 )
 def test_every_case_of_the_rule(gains: tuple[float, float], word: str, negative: list[str], said: str) -> None:
-    found = verdict_of(document({"cgc": gains}))
+    found = judge_comparison(document({"cgc": gains}))
     judged = found["variants"]["cgc"]
     assert judged["verdict"] == word
     assert judged["negative_transfer"] == negative
@@ -71,18 +71,18 @@ def test_every_case_of_the_rule(gains: tuple[float, float], word: str, negative:
 
 
 def test_what_another_test_split_might_undo_is_noise() -> None:
-    assert verdict_of(document({"cgc": (0.002, 0.001)}, rows=0.0005))["variants"]["cgc"]["verdict"] == "better"
-    found = verdict_of(document({"cgc": (0.002, 0.001)}, rows=0.0015))["variants"]["cgc"]
+    assert judge_comparison(document({"cgc": (0.002, 0.001)}, rows=0.0005))["variants"]["cgc"]["verdict"] == "better"
+    found = judge_comparison(document({"cgc": (0.002, 0.001)}, rows=0.0015))["variants"]["cgc"]
     assert found["tasks"] == {"income": "better", "vcr": "noise"}
     assert "+0.0005 to +0.0035 over test rows" in found["sentence"]
 
 
 def test_one_seed_is_judged_by_the_rows_or_not_at_all() -> None:
-    found = verdict_of(document({"cgc": (0.002, -0.001)}, seeds=1))
+    found = judge_comparison(document({"cgc": (0.002, -0.001)}, seeds=1))
     assert found["variants"]["cgc"]["verdict"] == "not judged"
     assert "one seed: no interval" in found["sentences"][0]
     assert len(found["sentences"]) == 1
-    found = verdict_of(document({"cgc": (0.002, -0.001)}, seeds=1, rows=0.0005))
+    found = judge_comparison(document({"cgc": (0.002, -0.001)}, seeds=1, rows=0.0005))
     assert found["variants"]["cgc"]["verdict"] == "seesaw"
     assert "one seed: no interval, +0.0015 to +0.0025 over test rows" in found["sentences"][0]
 
@@ -91,7 +91,7 @@ def test_a_metric_that_is_undefined_is_said_and_not_judged() -> None:
     told = document({"cgc": (0.002, 0.001)})
     income = told["variants"]["cgc"]["tasks"]["income"]
     income["gain"] = gain_entry("auc", dict.fromkeys("01234", None), income["values"])
-    judged = verdict_of(told)["variants"]["cgc"]
+    judged = judge_comparison(told)["variants"]["cgc"]
     assert judged["verdict"] == "not judged"
     assert judged["tasks"] == {"income": "not judged", "vcr": "better"}
     assert "income no AUC gain" in judged["sentence"]
@@ -101,26 +101,26 @@ def test_failed_runs_are_told() -> None:
     told = document({"cgc": (0.002, 0.001)})
     told["variants"]["cgc"]["failed"] = {"7": "out of memory"}
     told["variants"]["single"]["failed"] = {"8": "out of memory"}
-    found = verdict_of(told)
+    found = judge_comparison(told)
     assert "Failed and left out: seed 7." in found["sentences"][0]
-    assert found["sentences"][-1] == "single, the baseline, failed with seed 8: no gain has those seeds."
+    assert found["sentences"][-1] == "single, the baseline, failed with seed 8: gains leave these seeds out."
 
 
 def test_a_variant_without_any_run_is_not_judged() -> None:
     told = document({"cgc": (0.002, 0.001)})
     told["variants"]["cgc"] |= {"tasks": {}, "failed": {"0": "diverged"}}
-    assert verdict_of(told)["variants"]["cgc"]["verdict"] == "not judged"
+    assert judge_comparison(told)["variants"]["cgc"]["verdict"] == "not judged"
 
 
 def test_ple_and_cgc_are_held_against_mmoe_by_their_own_paired_differences() -> None:
     told = document({"ple": (0.003, 0.002), "cgc": (0.0001, 0.002), "mmoe": (0.002, 0.002), "ml_mmoe": (0.001, 0.0)})
-    assert pairs_of(told) == [("ple", "mmoe"), ("ple", "ml_mmoe"), ("cgc", "mmoe")]
-    pairs = verdict_of(told)["pairs"]
+    assert claimed_pairs(told) == [("ple", "mmoe"), ("ple", "ml_mmoe"), ("cgc", "mmoe")]
+    pairs = judge_comparison(told)["pairs"]
     assert pairs["ple over mmoe"]["tasks"] == {"income": "better", "vcr": "noise"}
     assert pairs["ple over ml_mmoe"]["beats"]
     assert pairs["cgc over mmoe"]["negative_transfer"] == ["income"]
     told["pairs"] = {"ple over mmoe": {task: told["variants"]["ple"]["tasks"][task]["gain"] for task in METRICS}}
-    assert verdict_of(told)["pairs"]["ple over mmoe"]["beats"]
+    assert judge_comparison(told)["pairs"]["ple over mmoe"]["beats"]
 
 
 def test_gains_are_of_the_same_seed() -> None:

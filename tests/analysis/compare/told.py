@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from ple_rec.analysis.compare.gain import gain_entry, mean_sd
-from ple_rec.analysis.compare.results import verdict_of
+from ple_rec.analysis.compare.results import judge_comparison
 
 TASKS = ("click", "finish", "like")
 PAIRS = tuple(combinations(TASKS, 2))
@@ -17,7 +17,7 @@ GAINS = {"single_task": 0.0, "hard_sharing": -0.01, "ple": 0.02}
 
 
 def told() -> dict[str, Any]:
-    """What `results_of` gives."""
+    """What `compute_results` returns."""
     base = {task: {str(seed): 0.7 + 0.01 * k + 0.001 * seed for seed in range(2)} for k, task in enumerate(TASKS)}
     results: dict[str, Any] = {
         "name": "told",
@@ -34,7 +34,7 @@ def told() -> dict[str, Any]:
         ],
         "variants": {name: _variant(name, gain, base) for name, gain in GAINS.items()},
     }
-    return results | {"verdict": verdict_of(results)}
+    return results | {"verdict": judge_comparison(results)}
 
 
 def _variant(name: str, gain: float, base: dict[str, dict[str, float]]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config
 from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.inference.fusion_lookup import fusion_of
+from ple_rec.inference.fusion_lookup import find_fusion
 from ple_rec.ranking.fusion import with_exponents
-from ple_rec.ranking.losses import losses_of
+from ple_rec.ranking.losses import read_worsened_metrics
 from ple_rec.reports.fusion.text import format_fusion
-from ple_rec.training.checks import select
-from ple_rec.training.preflight import check_run
+from ple_rec.training.checks import select_run_columns
+from ple_rec.training.preflight import load_run_config
 from tests.analysis.trained import train_tiny
 from tests.training.small import write_small
 
@@ -158,39 +158,39 @@ def test_a_fusion_of_other_options_is_not_replaced_unasked(
     other = ["--target", "click.gauc", "--seed", "1"]
     assert fuse(tiny_run, out, *other) == 2
     assert capsys.readouterr().err.endswith(
-        f"ple-rec: {out}: holds a fusion of another target, seed; a fusion is replaced unasked by one of the same "
-        "options alone. Fix: pass --overwrite, or give another --out\n"
+        f"ple-rec: {out}: holds a fusion with another target, seed; only a fusion with the same options is "
+        "replaced unasked. Fix: pass --overwrite, or give another --out\n"
     )
     assert written() == before
     assert fuse(tiny_run, out, *other, "--overwrite") == 0
     assert json.loads((out / "fusion.json").read_text())["targets"] == ["click.gauc"]
     (out / "fusion.json").unlink()  # as where a fusion.toml was written by hand
     assert fuse(tiny_run, out, *other) == 2
-    assert f"{out}: holds a fusion of unknown options; " in capsys.readouterr().err
+    assert f"{out}: holds a fusion with unknown options; " in capsys.readouterr().err
 
 
 def test_a_significant_loss_is_said_and_belongs_to_its_exponents(
     fused: Path, record: dict[str, Any], tmp_path: Path
 ) -> None:
-    assert "a loss: " not in format_fusion(record)  # of 12 lists
+    assert "worse than before: " not in format_fusion(record)  # of 12 lists
     second = record["metrics"]["watch.mean@2"] | {"gain": -0.02, "gain_interval": [-0.03, -0.01]}
     lost = record | {"metrics": record["metrics"] | {"watch.mean@2": second}}
     loss = "watch.mean@2 -0.0200 (-0.0300 to -0.0100) on test"
-    assert f"a loss: {loss}" in format_fusion(lost).splitlines()
+    assert f"worse than before: {loss}" in format_fusion(lost).splitlines()
     (tmp_path / "fusion.json").write_text(json.dumps(lost))
     fusion = load_config(FusionConfig, fused / "fusion.toml")
-    assert losses_of(fusion, fused / "fusion.toml") == []
-    assert losses_of(fusion, tmp_path / "fusion.toml") == [loss]
+    assert read_worsened_metrics(fusion, fused / "fusion.toml") == []
+    assert read_worsened_metrics(fusion, tmp_path / "fusion.toml") == [loss]
     edited = with_exponents(fusion, np.array([1.0, 1.0, 1.0]))
-    assert losses_of(edited, tmp_path / "fusion.toml") == []
+    assert read_worsened_metrics(edited, tmp_path / "fusion.toml") == []
 
 
 def test_a_constraint_that_only_the_search_keeps_is_said(record: dict[str, Any]) -> None:
     told = format_fusion(record)
     assert record["not_kept"] == []
-    assert "kept on valid, not on test" not in told
+    assert "constraints that hold on valid, not on test" not in told
     broken = format_fusion(record | {"not_kept": ["click.gauc >= 0.9"]})
-    assert "kept on valid, not on test: click.gauc >= 0.9" in broken
+    assert "constraints that hold on valid, not on test: click.gauc >= 0.9" in broken
 
 
 def test_which_factors_are_at_a_bound_is_said(record: dict[str, Any]) -> None:
@@ -198,7 +198,8 @@ def test_which_factors_are_at_a_bound_is_said(record: dict[str, Any]) -> None:
     found = record | {"clipped": {"click": 0.25, "watch": 1.0, "length": 0.5}}
     found["exponents"] = record["exponents"] | {"length": 0.0}
     told = format_fusion(found)  # watch is constant, and the length does not count
-    assert "at a bound of [1e-6, 1] (the length: at 1e-6): click 25.00% of the rows" in told.splitlines()
+    said = "at a bound of a factor (p: 1e-6, or .999 and above; length: 1e-6): click 25.00% of the rows"
+    assert said in told.splitlines()
 
 
 def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> None:
@@ -223,7 +224,7 @@ def test_predictions_are_those_that_the_run_was_evaluated_by(tiny_run: Path) -> 
         (["--target", "click.gauc", "--length", "size"], '--length: got "size"'),
         (["--target", "click.gauc", "--length", "age:cube"], 'got f "cube"; f is identity, log, power, quantiles'),
         (["--target", "click.gauc", "--exponent", "like=1:2"], 'got "like"; the factors are click, watch'),
-        (["--target", "click.gauc", "--fusion", "none.toml"], "--fusion: none.toml is no file; it is a fusion.toml"),
+        (["--target", "click.gauc", "--fusion", "none.toml"], "--fusion: none.toml is no file; it must be a fusion"),
         (["--target", "click.gauc", "--fusion", "f", "--tasks", "click"], "--tasks: given beside --fusion; a file of"),
         (["--target", "click.gauc", "--install"], "--install: given with --out "),
         (["--target", "click.gauc", "--subject-to", "watch.mean@2>=9"], "none of 49 settings keeps this"),
@@ -257,15 +258,15 @@ def test_a_fusion_without_a_gain_is_not_that_of_the_run(
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(tiny_run, run)
-    config, own = check_run(run), run / "fusion" / "fusion.toml"
-    selection = select(config, DatasetDirectory(config.data.path))
+    config, own = load_run_config(run), run / "fusion" / "fusion.toml"
+    selection = select_run_columns(config, DatasetDirectory(config.data.path))
     same = ["fuse", str(run), "--target", "click.ndcg@3", "--exponent", "click=1", "--exponent", "watch=1", *SMALL]
     said = "not installed: no gain is shown, so export and predict go on with {}. Fix: pass --install to use these "
 
     assert main(same) == 0
     assert said.format("every exponent 1") in capsys.readouterr().out
     assert {file.name for file in own.parent.iterdir()} == {"fusion.json", "fusion.html"}
-    assert fusion_of(run, None, selection)[1] is None
+    assert find_fusion(run, None, selection)[1] is None
     assert main([*same, "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["installed"] is False
@@ -274,7 +275,7 @@ def test_a_fusion_without_a_gain_is_not_that_of_the_run(
     assert main([*same, "--install"]) == 0
     assert f"fusion: {own}\n" in capsys.readouterr().out
     assert json.loads(own.with_name("fusion.json").read_text())["installed"] is True
-    assert fusion_of(run, None, selection)[1] == own
+    assert find_fusion(run, None, selection)[1] == own
     assert main(same) == 0  # what is in force stays in force
     assert said.format(f"the previous {own}") in capsys.readouterr().out
     assert own.is_file()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ple_rec.analysis.fuse.rows import users_of
+from ple_rec.analysis.fuse.rows import users_by_list
 from ple_rec.cli import main
 from ple_rec.config.base import Split
 from ple_rec.config.fusion import FusionConfig
@@ -146,7 +146,7 @@ def test_a_label_times_a_feature(fuse: Fuse) -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [
-        (["click.value@1"], 2, "value@K: neither --propensity nor --random; it has to be known how rows were shown"),
+        (["click.value@1"], 2, "value@K: neither --propensity nor --random; it needs to know with which propensity"),
         (["click.mean@1", "--propensity", "even"], 2, '--propensity: got "even"; only value@K uses it'),
         (["click.mean@1", "--clip", "2"], 2, "--clip: given without --propensity"),
         (["click.value@1", "--propensity", "evn"], 2, 'has no such column. Fix: did you mean "even"?'),
@@ -163,7 +163,7 @@ def test_a_label_times_a_feature(fuse: Fuse) -> None:
         (["click.mean@1", "--value", "watch=click*age"], 2, "watch is a task of the run"),
         (["click.mean@1", "--value", "worth=like*age"], 2, "the tasks are click, watch"),
         (["click.mean@1", "--value", "worth=click*size"], 2, "the dense features are age"),
-        (["click.mean@1", "--value", "x=click*age", "--value", "x=watch*age"], 2, "--value: two of the name x"),
+        (["click.mean@1", "--value", "x=click*age", "--value", "x=watch*age"], 2, "--value: two values are named x"),
         (["worth.gauc", "--value", "worth=click*age"], 2, "gauc needs labels of 0 and 1"),
     ],
 )
@@ -176,10 +176,10 @@ def test_what_does_not_fit_the_log_is_refused(
 
 
 def test_lists_of_nobody_known_are_each_another_ones() -> None:
-    lists = CandidateLists.of(np.repeat(np.arange(4), 3))
-    assert len(set(users_of(lists, np.repeat([7, -1, 7, -1], 3)).tolist())) == 3
+    lists = CandidateLists.from_groups(np.repeat(np.arange(4), 3))
+    assert len(set(users_by_list(lists, np.repeat([7, -1, 7, -1], 3)).tolist())) == 3
     with pytest.raises(UserError, match=r"--users: 1 of 4 lists have rows of several users"):
-        users_of(lists, np.append(np.repeat([1, 2, 3], 3), [4, 4, 5]))
+        users_by_list(lists, np.append(np.repeat([1, 2, 3], 3), [4, 4, 5]))
 
 
 def _toml(out: Path) -> str:

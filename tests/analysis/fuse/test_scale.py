@@ -15,7 +15,7 @@ from ple_rec.analysis.fuse.rows import RunPredictions, predict_splits
 from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig, TaskFusionConfig
 from ple_rec.config.load import load_config
-from ple_rec.ranking.fusion import factors_of
+from ple_rec.ranking.fusion import compute_factors
 
 TARGET = ["--target", "watch.mean@2"]
 CONSTANT = "; such a factor moves no row, so its exponent was not searched and is 0. Fix: "
@@ -108,7 +108,7 @@ def test_of_a_regression_that_is_held_at_0_nothing_is_said(
 )
 def test_a_scale_that_would_not_help_is_not_asked_for(predictions: list[float], scale: float | None) -> None:
     fusion, found = FusionConfig(tasks={"watch": TaskFusionConfig(scale=scale)}), {"watch": np.array(predictions)}
-    factors = factors_of(fusion, {"watch": "regression"}, found, None)
+    factors = compute_factors(fusion, {"watch": "regression"}, found, None)
     assert needed_scales(fusion, {"watch": "regression"}, found, factors, ["watch"]) == {}
 
 
@@ -128,9 +128,9 @@ def test_a_fusion_of_a_version_without_scales_is_of_the_same_options(tiny_run: P
         (["watch"], 'got "watch"; a scale is TASK=VALUE, a number above 0 in the label\'s unit. Fix: for example'),
         (["watch=0"], 'got "watch=0"; a scale is TASK=VALUE'),
         (["watch=nan"], 'got "watch=nan"; a scale is TASK=VALUE'),
-        (["click=2"], 'got "click"; a scale is of a regression that is fused: watch. Fix: name one of them'),
-        (["like=2"], 'got "like"; a scale is of a regression that is fused: watch'),
-        (["watch=2", "--tasks", "click"], 'got "watch"; a scale is of a regression that is fused: there is none.'),
+        (["click=2"], 'got "click"; only a regression in the fusion has a scale: watch. Fix: name one of them'),
+        (["like=2"], 'got "like"; only a regression in the fusion has a scale: watch'),
+        (["watch=2", "--tasks", "click"], 'got "watch"; only a regression in the fusion has a scale: there is none.'),
     ],
 )
 def test_what_is_no_scale_is_refused(

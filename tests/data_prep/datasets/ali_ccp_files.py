@@ -34,8 +34,10 @@ def users() -> list[list[Entry]]:
     rows = []
     for user in range(USERS):
         row: list[Entry] = [("101", 5_000 + user, 1.0)]
-        row += [(field, int(field) * 10 + user % 7, 1.0) for field in COMMON.single[1:] if field != "124" or user % 4]
-        for field in COMMON.several:
+        row += [
+            (field, int(field) * 10 + user % 7, 1.0) for field in COMMON.single_fields[1:] if field != "124" or user % 4
+        ]
+        for field in COMMON.list_fields:
             row += [(field, chance.randrange(40), chance.randrange(1, 64) / 16) for _ in range(chance.randrange(60))]
         rows.append(row)
     return rows

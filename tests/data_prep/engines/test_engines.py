@@ -197,7 +197,7 @@ def test_a_run_that_spark_refuses_names_the_place_and_leaves_the_session_of_the_
     videos = pa.Array.from_buffers(pa.string(), DAY_ROWS, texts.buffers())
     logs.write(2, with_column(day_of(2), "video_id", videos))
     near = discover("log", FilesConfig(files=("log",)), logs.raw, tmp_path / "staging")
-    far = tuple(replace(file, path=f"s3://bucket/{file.shown}") for file in near.files[2:])
+    far = tuple(replace(file, path=f"s3://bucket/{file.display_name}") for file in near.files[2:])
     with callers_session(tmp_path / "warehouse") as session:
         session.createDataFrame([(1,)], "x int")
         said = logs.refusal(engine="spark")

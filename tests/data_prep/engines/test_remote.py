@@ -19,7 +19,7 @@ import pytest
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.spark import SparkEngine
 from data_prep.engines.spark_remote import RemoteRead
-from data_prep.failures import translated
+from data_prep.failures import translate_failures
 from data_prep.run import EngineName, Options, prepare
 from data_prep.sources.files import POSITION, RawTable, discover
 from ple_rec.config.prep import FilesConfig
@@ -90,10 +90,10 @@ def by_duckdb(table: RawTable, folder: Path, first: int, last: int | None) -> pa
 def by_executors(table: RawTable, columns: Sequence[str], first: int, last: int) -> pa.Table:
     """What executors read, in whole row groups."""
     files = list(zip(table.files, table.starts, strict=True))
-    read = RemoteRead.of(table, files, columns, first, last)
-    assert 1 <= read.tasks(cores=1) <= max(1, len(read.units))
-    numbers = pa.RecordBatch.from_pydict({"id": range(len(read.units))})
-    return pa.Table.from_batches(read.rows(iter([numbers])), read.schema)
+    read = RemoteRead.plan(table, files, columns, first, last)
+    assert 1 <= read.task_count(cores=1) <= max(1, len(read.row_groups))
+    numbers = pa.RecordBatch.from_pydict({"id": range(len(read.row_groups))})
+    return pa.Table.from_batches(read.read_rows(iter([numbers])), read.schema)
 
 
 @pytest.mark.parametrize(("first", "last", "read"), [(0, 12, range(12)), (3, 10, range(10)), (5, 5, range(4, 6))])
@@ -144,7 +144,7 @@ UNREADABLE = [
 @pytest.mark.parametrize(("content", "said"), UNREADABLE)
 def test_a_file_that_an_executor_cannot_read(store: str, tmp_path: Path, content: bytes | None, said: str) -> None:
     table, key = unreadable(store, tmp_path, content)
-    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
+    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store directly.* Fix: check"):
         by_executors(table, ["byte"], 0, 6)
 
 
@@ -167,7 +167,7 @@ def test_spark_tells_which_file_an_executor_cannot_read(
     store: str, spark: SparkEngine, tmp_path: Path, content: bytes | None, said: str
 ) -> None:
     table, key = unreadable(store, tmp_path, content)
-    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store themselves.* Fix: check"):
+    with pytest.raises(DataError, match=f"^s3://{key}: {said}.*; executors read the store directly.* Fix: check"):
         spark.fetch(spark.scan(table, ["byte"]))
 
 
@@ -193,11 +193,14 @@ def test_what_python_raises_on_an_executor_is_told_in_one_line(spark: SparkEngin
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PySpark's, of a pandas that it does not need here
         frames = [spark._session.range(1).mapInArrow(raising, "id long") for raising in (lacking, failing, too_large)]
-    with pytest.raises(UserError, match=f"^{lacks}"), translated():
+    with pytest.raises(UserError, match=f"^{lacks}"), translate_failures():
         frames[0].collect()
-    with pytest.raises(DataError, match=f"^{fails}"), translated():
+    with pytest.raises(DataError, match=f"^{fails}"), translate_failures():
         frames[1].collect()
-    with pytest.raises(UserError, match=r"^prep --engine spark: out of memory \(.*MemoryError: malloc"), translated():
+    with (
+        pytest.raises(UserError, match=r"^prep --engine spark: out of memory \(.*MemoryError: malloc"),
+        translate_failures(),
+    ):
         frames[2].collect()
 
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from data_prep.expressions import FUNCTIONS, overflowed, parse
+from data_prep.expressions import FUNCTIONS, is_overflow, parse
 from data_prep.expressions.syntax import MAX_DEPTH
 
 INF, NAN = math.inf, math.nan
@@ -283,8 +283,8 @@ def test_an_integer_beyond_int64_stops_the_engine(engine: Engine, value: int, te
     table = pa.table({"x": pa.array([1, value], pa.int64())})
     with pytest.raises(engine.overflow) as stopped:
         engine.values(table, [(text, {"x": "x"})])
-    assert overflowed(stopped.value)
-    assert not overflowed(ValueError("Out of range"))
+    assert is_overflow(stopped.value)
+    assert not is_overflow(ValueError("Out of range"))
 
 
 def test_the_deepest_and_the_widest_expressions_run(engine: Engine) -> None:

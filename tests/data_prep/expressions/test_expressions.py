@@ -139,32 +139,35 @@ def test_names_and_texts_hold_any_letter() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "an empty text; an expression gives one value a row. Fix: write one, or leave the key out"),
+        (
+            "",
+            "the text is empty; an expression gives one value per row. Fix: write an expression, or leave the key out",
+        ),
         (
             "tag = 'abc",
-            "`tag = 'abc` cannot be read to its end; text stands in single quotes, odd names in double quotes. "
-            "Fix: close the quote",
+            "`tag = 'abc` has a quote that is not closed; a text stands in single quotes, an unusual name in "
+            "double quotes. Fix: close the quote",
         ),
         (
             "clip(ratio, 0 1)",
-            "`clip(ratio, 0 1)` at `1` (character 15); it cannot be read as an expression from there on. "
-            "Fix: a value, an operator or a comma is missing or too much there",
+            "`clip(ratio, 0 1)` at `1` (character 15); the text is not a valid expression from there on. "
+            "Fix: add or remove a value, an operator or a comma there",
         ),
         (
             "is_click and",
-            "`is_click and` at `and` (character 10); it cannot be read as an expression from there on. Fix: a value, "
-            'an operator or a comma is missing or too much there; a column of this name stands in double quotes: "and"',
+            "`is_click and` at `and` (character 10); the text is not a valid expression from there on. Fix: add or "
+            'remove a value, an operator or a comma there; a column of this name stands in double quotes: "and"',
         ),
-        ("abs(ratio", "`abs(ratio` at `(` (character 4); each `(` is closed by a `)`. Fix: close it"),
-        ("ratio)", "`ratio)` at `)` (character 6); each `)` closes a `(`. Fix: leave it out, or open it before"),
+        ("abs(ratio", "`abs(ratio` at `(` (character 4); each `(` is closed by a `)`. Fix: add the `)`"),
+        ("ratio)", "`ratio)` at `)` (character 6); each `)` closes a `(`. Fix: leave it out, or add the `(`"),
         (
             "ratio; tag",
-            "`ratio; tag` at `;` (character 6); one expression gives one value. "
-            "Fix: leave the `;` out, and what follows it",
+            "`ratio; tag` at `;` (character 6); a text is one expression. "
+            "Fix: leave out the `;` and what follows it",
         ),
         (
             "tag in (select x from y)",
-            "`tag in (select x from y)` at `select` (character 9); a subquery is no expression of one row. Fix: join "
+            "`tag in (select x from y)` at `select` (character 9); an expression has no subqueries. Fix: join "
             'the table in the configuration; a column of this name stands in double quotes: "select"',
         ),
         (
@@ -175,13 +178,13 @@ def test_names_and_texts_hold_any_letter() -> None:
         (
             "abs(ratio) over (order by ts)",
             "`abs(ratio) OVER (ORDER BY ts)`; a window function is not part of expressions. "
-            "Fix: prepare such a value before",
+            "Fix: compute such a value before, as a column of the log",
         ),
         ("ratio ** 2", "`POWER(ratio, 2)`; a power is not part of expressions. Fix: multiply: `x * x`"),
         (
             "tags[1]",
             "`tags[1]` at `[` (character 5); expressions have no square or curly brackets. "
-            "Fix: use substr for a text; for a list there is only its length",
+            "Fix: use substr for a part of a text; parts of a list cannot be read",
         ),
         (
             "is_hate & 1",
@@ -191,20 +194,21 @@ def test_names_and_texts_hold_any_letter() -> None:
         (
             "a --b",
             "`a --b` at `a` (character 1) has a comment beside it; `--` and `/*` begin a comment, which expressions do "
-            "not have. Fix: leave it out, or write it in the TOML behind a #; to subtract a negative, `a - -b`",
+            "not have. Fix: leave it out, or write it as a comment of TOML, after #; to subtract a negative number, "
+            "write `a - -b`",
         ),
         ("a.b.c", "`a.b.c`; a name is `column` or `table.column`. Fix: drop the first part"),
         (
             "tag .. 5",
-            "`tag .. 5` at `.` (character 6); it cannot be read as an expression from there on. "
-            "Fix: a value, an operator or a comma is missing or too much there",
+            "`tag .. 5` at `.` (character 6); the text is not a valid expression from there on. "
+            "Fix: add or remove a value, an operator or a comma there",
         ),
         ("tag in tags", "`tag IN tags`; `in` takes values in brackets. Fix: write `x in (1, 2)`"),
         ("is_click is true", "`is_click IS TRUE`; `is` takes null or not null. Fix: write `=`, or the condition alone"),
         (
             "cast(tag as date)",
             "`CAST(tag AS DATE)` casts to another type; a cast makes int, bigint (both int64), float, double (both "
-            "float64), string or boolean. Fix: name one of these",
+            "float64), string or boolean. Fix: use one of these",
         ),
         ('"abs"(ratio)', '`"abs"(ratio)` at `"abs"` (character 1); names of functions stand without quotes. '
          "Fix: leave the quotes out"),
@@ -214,7 +218,7 @@ def test_names_and_texts_hold_any_letter() -> None:
             "Fix: write it as a float: 1e19",
         ),
         ("1e999", "`1e999` is too large; floats are float64, up to 1.8e308. Fix: write a smaller one"),
-        ("'\0'", r"`'\x00'` holds a zero byte; engines end a text there. Fix: leave it out"),
+        ("'\0'", r"`'\x00'` holds a zero byte; engines end a text at a zero byte. Fix: leave it out"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> None:
@@ -231,13 +235,13 @@ def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> No
         ),
         (
             "1 + sum(ratio)",
-            "`1 + sum(ratio)` at `sum` (character 5); there is no sum in expressions: an expression sees one row, and "
-            "this needs many. Fix: prepare such a value before",
+            "`1 + sum(ratio)` at `sum` (character 5); there is no sum in expressions: an expression is computed "
+            "from one row, and this function needs several. Fix: compute such a value before, as a column of the log",
         ),
         (
             "now() > ts",
-            "`now() > ts` at `now` (character 1); there is no now in expressions: it is no function of the row: the "
-            "next run would give other values. Fix: compare with time.day, time.hour and time.weekday",
+            "`now() > ts` at `now` (character 1); there is no now in expressions: it does not depend on the row "
+            "alone, so the next run would give other values. Fix: compare with time.day, time.hour and time.weekday",
         ),
         (
             "clipp(ratio, 0, 1)",
@@ -256,22 +260,22 @@ def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> No
         ),
         (
             "clip(ratio, 0)",
-            "`clip(ratio, 0)` has 2 arguments; it is clip(x, low, high): x, but at least low and at most high; null "
-            "and NaN remain, a null bound is none. Fix: write it so",
+            "`clip(ratio, 0)` has 2 arguments; the function is clip(x, low, high): x, but at least low and at most "
+            "high; null and NaN remain; a null bound has no effect. Fix: call it like this",
         ),
         (
             "substr(tag, 0)",
-            "`0` is none; `substr(tag, 0)` takes a number from 1 there. Fix: the first character is 1",
+            "`0` is not such a number; `substr(tag, 0)` takes a number from 1 there. Fix: the first character is 1",
         ),
         (
             "substr(tag, 4, 0)",
-            "`0` is none; `substr(tag, 4, 0)` takes a number of characters from 1 there. "
+            "`0` is not such a number; `substr(tag, 4, 0)` takes a number of characters from 1 there. "
             "Fix: write how many to take, or leave it out to take all that follow",
         ),
         (
             "split(tag, '')",
-            "`''` is none; `split(tag, '')` takes a text in quotes there, of one letter or more. "
-            "Fix: name one letter or more",
+            "`''` is not such a text; `split(tag, '')` takes a text of one letter or more in single quotes there. "
+            "Fix: write one letter or more",
         ),
     ],
 )
@@ -292,8 +296,8 @@ THERE = (
         ("Tag = 'x'", f"no column `Tag`; {THERE}. Fix: did you mean `tag`?"),
         ("user.age > 3", f"no column `user.age`; {THERE}. Fix: did you mean `users.age`?"),
         ("odd_name = 'x'", f'no column `odd_name`; {THERE}. Fix: did you mean `"odd name"`?'),
-        ("zzz", f"no column `zzz`; {THERE}. Fix: write the name of one"),
-        ('tag = "male"', f"no column `male`; {THERE}. Fix: write the name of one, or 'male' if a text is meant"),
+        ("zzz", f"no column `zzz`; {THERE}. Fix: name one of them"),
+        ('tag = "male"', f"no column `male`; {THERE}. Fix: name one of them, or write 'male' if a text is meant"),
     ],
 )
 def test_unknown_names_list_what_there_is(text: str, said: str) -> None:
@@ -307,11 +311,12 @@ WRONG_KINDS = [
          "Fix: write cast(is_hate as string)"),
         ("is_click = 'yes'", "`is_click = 'yes'` compares a boolean with a string; both sides must be of one kind. "
          "Fix: write cast(is_click as string)"),
-        ("is_click < true", "`is_click < TRUE` orders booleans; they are equal or not. Fix: use `=`, or `not`"),
+        ("is_click < true", "`is_click < TRUE` orders booleans; booleans are only equal or not equal. "
+         "Fix: use `=` or `not`"),
         ("tag = null", "`tag = NULL` compares with null; a comparison with null is never true. "
          "Fix: write `x is null` or `x is not null`"),
         ("ts > 3", "`ts` is of type timestamp; numbers, strings and booleans can be compared. "
-         "Fix: write the column as a number; of the row's time there are time.day, time.hour and time.weekday"),
+         "Fix: write the column as a number; the time of the row is known as time.day, time.hour and time.weekday"),
         ("tags = 'a'", "`tags` is a list; numbers, strings and booleans can be compared. "
          "Fix: write the column as text or as an integer"),
         ("lower(tags)", "`tags` is a list; `lower(tags)` takes a string there. "
@@ -330,25 +335,25 @@ WRONG_KINDS = [
         ("greatest(is_click, 1)", "`is_click` is a boolean; `greatest(is_click, 1)` takes a number or string there. "
          "Fix: write cast(is_click as int)"),
         ("is_nan(is_hate)", "`is_hate` is an integer; `is_nan(is_hate)` takes a float there. "
-         "Fix: leave it out: only floats can be NaN, and is_hate is none"),
+         "Fix: leave it out: only floats can be NaN, and is_hate is not a float"),
         ("is_click and not is_hate", "`is_hate` is an integer; `NOT is_hate` takes a condition there. "
          "Fix: compare it: is_hate = 1"),
         ("if(tag, 1, 2)", "`tag` is a string; `if(tag, 1, 2)` takes a condition there. Fix: compare it: tag = 'text'"),
         ("case when ratio then 1 end", "`ratio` is a float; `CASE WHEN ratio THEN 1 END` takes a condition there. "
          "Fix: compare it: ratio > 0"),
         ("coalesce(is_click, 0)", "`coalesce(is_click, 0)` mixes a boolean with an integer; its values must be of one "
-         "kind (integers beside floats become floats). Fix: write cast(is_click as int)"),
+         "kind (integers with floats become floats). Fix: write cast(is_click as int)"),
         ("if(is_click, tag, tags)", "`if(is_click, tag, tags)` mixes a string with a list; its values must be of one "
-         "kind (integers beside floats become floats). Fix: write the column as text or as an integer"),
+         "kind (integers with floats become floats). Fix: write the column as text or as an integer"),
         ("cast(ratio as string)", "`ratio` is a float; there is no cast of it to string on which the engines agree. "
          "Fix: write cast(round(ratio) as string)"),
         ("cast(ratio as boolean)", "`ratio` is a float; there is no cast of it to boolean on which the engines agree. "
          "Fix: compare it: ratio <> 0"),
         ("cast(ts as int)", "`ts` is of type timestamp; there is no cast of it to integer on which the engines agree. "
-         "Fix: write the column as a number; of the row's time there are time.day, time.hour and time.weekday"),
+         "Fix: write the column as a number; the time of the row is known as time.day, time.hour and time.weekday"),
         ("cast(ts as string)", "`ts` is of type timestamp; there is no cast of it to string on which the engines "
          "agree. Fix: write the column as text or as an integer"),
-        ("if(is_click, null, null)", "`if(is_click, NULL, NULL)` is null in every row; an expression has a type. "
+        ("if(is_click, null, null)", "`if(is_click, NULL, NULL)` is null in every row; an expression must have a type. "
          "Fix: write cast(null as double)"),
 ]  # fmt: skip
 
@@ -383,17 +388,17 @@ def test_long_texts_are_cut_in_messages() -> None:
     "text", ["(" * 3000 + "1" + ")" * 3000, "abs(" * 300 + "1" + ")" * 300, "1" + " + 1" * 3000, "- " * 3000 + "1"]
 )
 def test_what_is_too_deep_for_an_engine_is_refused(text: str) -> None:
-    rule = f"an expression is at most {MAX_DEPTH} levels deep"
+    rule = f"an expression has at most {MAX_DEPTH} levels"
     fix = "write `x in (...)` for many comparisons, or prepare a part of it as a column"
-    assert message(text).endswith(f"is nested too deep; {rule}. Fix: {fix}")
+    assert message(text).endswith(f"is nested too deeply; {rule}. Fix: {fix}")
 
 
 def test_what_grows_too_large_for_an_engine_is_refused() -> None:
     text = "clip(" * 12 + "ratio" + ", 0, 1)" * 12
-    rule = f"written out for an engine it must have at most {MAX_SIZE:,} parts, and nested clip, //, % repeat theirs"
+    rule = f"in SQL it may have at most {MAX_SIZE:,} nodes, and clip, // and % repeat their arguments there"
     assert message(text) == (
         "`clip(clip(clip(clip(clip(clip(clip(clip(clip(clip(clip(cl...` is too large; "
-        f"{rule}. Fix: prepare an inner part as a column"
+        f"{rule}. Fix: prepare a part of it as a column"
     )
 
 
@@ -444,5 +449,5 @@ def test_the_null_that_a_message_proposes_in_place_of_a_bare_one_is_accepted(tex
 def test_a_word_that_cannot_be_read_tells_of_double_quotes() -> None:
     for text in ("2nd_item", "item id", "odd name = 1"):
         assert message(text).endswith(
-            '; a name with a blank, or with a digit first, stands in double quotes: "odd name"'
+            '; a name with a blank, or that begins with a digit, stands in double quotes: "odd name"'
         )

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
-from data_prep.init.files import PREP, problem_of, write_files
+from data_prep.init.files import PREP_FILE, find_problem, write_files
 from data_prep.init.log import open_log
 from data_prep.init.roles import guess_roles
-from data_prep.init.times import days_of
+from data_prep.init.times import distinct_days
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 from tests.data_prep.init.guess_logs import ROWS, accepted, init, names_of, small
@@ -40,7 +40,7 @@ def test_a_time_is_told_by_its_values(values: pa.Array, unit: str) -> None:
     time = guess_roles(rows).time
     assert time is not None
     assert (time.column.name, time.unit) == ("event_time", unit)
-    assert sorted(days_of(values, unit)) == [dt.date(2024, 5, 1), dt.date(2024, 5, 2)]
+    assert sorted(distinct_days(values, unit)) == [dt.date(2024, 5, 1), dt.date(2024, 5, 2)]
 
 
 def roles_of(columns: dict[str, Any]) -> tuple[dict[str, str], set[str], set[str]]:
@@ -147,7 +147,7 @@ def test_whatever_the_header_prep_takes_the_file(
     pq.write_table(pa.table(columns), folder / "log.parquet")
     with open_log([str(folder / "log.parquet")]) as log:
         write_files(folder / "new", log, guess_roles(log.rows, (), log.unreadable))
-        assert problem_of(folder / "new" / PREP, log) == ""
+        assert find_problem(folder / "new" / PREP_FILE, log) == ""
 
 
 @pytest.mark.usefixtures("here", "no_charts")
@@ -161,8 +161,8 @@ def test_columns_that_prep_does_not_read_are_left_out_with_its_reason(capsys: py
     assert list(names_of(accepted(columns, capsys), "dense")) == ["price"]  # a decimal is a number
     left_out = Path("log/prep.toml").read_text().partition("# Columns that are left out:")[2]
     assert (
-        "Kind  guess: the file has 'Kind' and 'kind'; engines do not tell names apart by their order or case"
-        in left_out
+        "Kind  guess: the file has 'Kind' and 'kind'; engines cannot tell columns apart whose names differ at most in "
+        "case" in left_out
     )
     assert "half  guess: type halffloat; half precision is not read; write it as float" in left_out
     assert main(["init", "other", "--from", "log.parquet", "--label", "bytes"]) == 2
@@ -275,7 +275,7 @@ def test_numbers_that_name_something_are_ids() -> None:
         "kind": [float(draw.randrange(9)) for _ in range(20_000)],
     }
     features = {feature.name: feature for feature in guess_roles(pa.table(rows)).features}
-    assert [name for name, feature in features.items() if feature.dense] == ["price", "seen_before"]
+    assert [name for name, feature in features.items() if feature.is_dense] == ["price", "seen_before"]
     assert features["zork"].why.endswith(
         "values in the sample, which return often, spread evenly up to 399: ids, not amounts"
     )

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.init.files import PREP, problem_of, write_files
+from data_prep.init.files import PREP_FILE, find_problem, write_files
 from data_prep.init.log import open_log
 from data_prep.init.roles import guess_roles
 from ple_rec.cli import main
@@ -114,7 +114,7 @@ def test_a_day_is_added_to_what_init_wrote(here: Path, capsys: pytest.CaptureFix
     config, commands = init(capsys, "shop", "--from", *(f"day{day}/log.parquet" for day in range(1, 5)))
     assert (config["group"], config["append"]) == ("user_id", {"valid": 0.05, "test": 0.05})
     assert config["tables"] == {"user_id": {"capacity": 46}, "tab": {"capacity": 4}}
-    why = "1.5 times the 30 values that 1,800 rows let expect, for new ones of days to come"
+    why = "1.5 times the 30 values expected from 1,800 rows, to leave rows for new values of later days"
     assert f"capacity = 46  # guess: {why}\n" in Path("shop/prep.toml").read_text()
     assert main(commands[0][:-1]) == 0
     append = ["--append", "day=2024-05-05", "--parent", "data/shop", "--set", "log.files=['day5']"]
@@ -201,7 +201,7 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
         (["--from", "log.csv", "--label", "boughtt"], "--label: got 'boughtt'; the log has impression_id, "),
         (["--from", "log.csv", "--label", "item"], "--label: item is string; a label is 0 or 1, a truth value or a "),
         (["--from", "lgo.csv"], "--from: nothing matches 'lgo.csv' below .; "),
-        (["--from", "s3://bucket/log"], "--from: got s3://bucket/log; init reads files of this machine alone. Fix: "),
+        (["--from", "s3://bucket/log"], "--from: got s3://bucket/log; init reads only files of this machine. Fix: "),
         (["--from", "plain.csv"], "--from: no column looks like a label; a model needs one. Fix: name it: --label "),
         (
             ["--from", "headless.csv"],
@@ -226,7 +226,7 @@ def test_one_label_makes_a_model_of_one_task(here: Path, capsys: pytest.CaptureF
         (["log.csv"], "init: --from missing; it is needed. Fix: write --from log.csv"),
         (
             ["--from", "empty.csv"],
-            "empty.csv: no row, or no column that all files have; columns are guessed by their values. Fix: ",
+            "empty.csv: no row, or no column that all files have; the roles of columns are guessed by their values. ",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_nothing_is_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) 
     (here / "mine").mkdir()
     (here / "mine" / "train.toml").write_text("mine\n")
     assert main(["init", "mine", "--from", "log.csv"]) == 2
-    told = "mine/train.toml: is there; nothing is overwritten. Fix: give another DIR, or move it away\n"
+    told = "mine/train.toml: exists; init overwrites no file. Fix: give another DIR, or move the file away\n"
     assert capsys.readouterr().err == f"ple-rec: {told}"
     assert [file.name for file in (here / "mine").iterdir()] == ["train.toml"]
 
@@ -339,10 +339,10 @@ def test_what_prep_would_refuse_is_said(capsys: pytest.CaptureFixture[str]) -> N
     pq.write_table(pa.table(rows), "log.parquet")
     with open_log(["log.parquet"]) as log:
         write_files(Path("two"), log, guess_roles(log.rows, ["click"]))
-        file = Path("two", PREP)
+        file = Path("two", PREP_FILE)
         file.write_text(file.read_text().replace('kind = "regression"', 'kind = "binary"'))
-        said = "bad rows 33.33% break tasks[0].label: a binary label is 0 or 1 (prep will refuse them)"
-        assert problem_of(file, log) == said
+        said = "bad rows 33.33% break tasks[0].label: a binary label is 0 or 1 (prep will refuse the log)"
+        assert find_problem(file, log) == said
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -62,7 +62,7 @@ def decimals(first: int, kind: pa.DataType) -> pa.Array:
 def test_decimals_without_a_fraction_are_integers() -> None:
     roles = guess_roles(log_with(shop_id=decimals(2**53 + 1, pa.decimal128(20, 0))))
     (shop,) = (feature for feature in roles.features if feature.name == "shop_id")
-    assert (shop.dense, dict(shop.keys), roles.questions) == (False, {}, {})
+    assert (shop.is_dense, dict(shop.keys), roles.questions) == (False, {}, {})
     asked = question(log_with(shop_id=decimals(2**63, pa.decimal128(20, 0))), "shop_id")
     assert asked.startswith(f"decimal128(20, 0) as large as {2**63 + 39}, and prep reads integers up to 2^63 - 1; ")
 
@@ -71,7 +71,7 @@ def test_decimals_without_a_fraction_are_integers() -> None:
 def test_a_comma_that_stands_before_decimals_alone_is_one(text: str) -> None:
     prices = [text if i % 7 == 0 else f"{1 + i},{100 + i % 900}" for i in range(ROWS)]
     roles = guess_roles(log_with(price=prices))
-    (price,) = (feature for feature in roles.features if feature.dense)
+    (price,) = (feature for feature in roles.features if feature.is_dense)
     assert price.keys["value"] == "\"cast(replace(price, ',', '.') as double)\""
     assert not roles.questions
 
@@ -105,7 +105,9 @@ def test_a_label_with_commas_is_named_where_none_else_is_found() -> None:
 def test_ids_that_are_rounded_already_are_asked_about() -> None:
     large = [float(2**62 + 2**12 * (i % 50)) for i in range(ROWS)]
     said = question(log_with(device=large), "device")
-    assert said.startswith("floats as large as 4.612e+18 have not every whole number beyond 2^53: ids lost their last ")
+    assert said.startswith(
+        "floats as large as 4.612e+18 do not hold every whole number beyond 2^53: ids lost their last "
+    )
     assert said.endswith("Write the column as integers or text; if it counts something, add it as [[dense]]")
     said = question(log_with(device=pa.array([2.0**24 + 2 * (i % 50) for i in range(ROWS)], pa.float32())), "device")
     assert "beyond 2^24" in said
@@ -140,7 +142,7 @@ def test_integers_beyond_2_to_53_are_ids() -> None:
     (device,) = (
         f for f in guess_roles(log_with(zork=[2**62 + i % 100 for i in range(ROWS)])).features if f.name == "zork"
     )
-    assert not device.dense
+    assert not device.is_dense
     assert device.why.endswith(", some of them beyond 2^53: ids, not amounts")
 
 
@@ -152,7 +154,9 @@ def test_json_is_asked_about() -> None:
     )
     assert "are JSON" in question(log_with(context=[f' {{ "a" : {i % 5} }} ' for i in range(ROWS)]), "context")
     said = question(log_with(seen=[json.dumps([{"a": i % 5}]) for i in range(ROWS)]), "seen")
-    assert said.endswith(" are lists that no expression cuts; write the lists as a|b, and cut them by split(seen, '|')")
+    assert said.endswith(
+        " are lists that no expression cuts; write the lists as a|b, and split them by split(seen, '|')"
+    )
 
 
 @pytest.mark.parametrize(

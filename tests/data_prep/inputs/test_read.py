@@ -39,7 +39,7 @@ def opened(logs: Logs, features: tuple[str, ...], ids: tuple[str, ...] = (), **o
 
 
 def test_rows_come_in_the_order_of_files_and_from_any_position(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 17)
+    monkeypatch.setattr("data_prep.inputs.read.MAX_BATCH_ROWS", 17)
     whole = pa.concat_tables([day_of(day) for day in range(1, 5)])
     with opened(logs, ("video_id", "price"), ("time_ms", "group")) as found:
         assert found.rows == len(whole)
@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_of_files_and_from_any_position(logs: Logs, monke
 def test_only_what_the_model_reads_is_needed(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).select(["video_id"]))
-    with opened(logs, ("video_id",), ("group", "video_id"), if_there=True) as found:
+    with opened(logs, ("video_id",), ("group", "video_id"), skip_missing_ids=True) as found:
         assert found.ids == ("video_id",)
         assert sum(map(len, found.batches())) == found.rows
     with (
@@ -130,7 +130,7 @@ def test_a_group_that_is_a_column_has_its_name_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.timestamp("ms", "+08:00"), pa.timestamp("ns", "Asia/Tokyo"), pa.timestamp("us")])
 def test_times_come_as_they_stand_in_the_log(logs: Logs, kind: pa.DataType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 17)
+    monkeypatch.setattr("data_prep.inputs.read.MAX_BATCH_ROWS", 17)
     for day in range(1, 5):
         times = day_of(day)["time_ms"].cast(pa.timestamp("ms", kind.tz)).cast(kind)
         if day == 3 and kind.tz is not None:
@@ -196,7 +196,7 @@ def test_a_file_that_breaks_off_meanwhile_has_changed(logs: Logs) -> None:
 
 
 def test_rows_of_a_log_with_columns_of_the_names_of_duckdbs(logs: Logs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 17)
+    monkeypatch.setattr("data_prep.inputs.read.MAX_BATCH_ROWS", 17)
     for day in range(1, 5):
         every_other = pa.array(range(0, 2 * DAY_ROWS, 2))
         logs.write(
@@ -217,7 +217,7 @@ def test_rows_that_an_engine_loses_are_missed(logs: Logs, monkeypatch: pytest.Mo
         return rows.filter(rows[POSITION] != 30)
 
     monkeypatch.setattr(DuckEngine, "scan", lose)
-    message = r"day 1.parquet, row group 0, row 0 and what follows: 95 rows were read; the footers count 96"
+    message = r"day 1.parquet, row group 0, row 0 and the rows after it: 95 rows were read; the footers count 96"
     with opened(logs, ("price",)) as found, pytest.raises(DataError, match=message):
         list(found.batches())
 

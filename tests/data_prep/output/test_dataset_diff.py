@@ -83,8 +83,8 @@ def test_raw_files(made: Logs, tmp_path: Path) -> None:
     logs.write(4, day_of(4).slice(0, 20))
     logs.file(1).rename(logs.raw / "log" / "day 01.parquet")
     assert differs(logs) == (
-        "new files: log/day 01.parquet; files that are gone: log/day 1.parquet; "
-        "files that have changed: log/day 2.parquet, log/day 4.parquet"
+        "new files: log/day 01.parquet; removed files: log/day 1.parquet; "
+        "changed files: log/day 2.parquet, log/day 4.parquet"
     )
     assert differs(logs, "name=b").startswith('configuration: name is "b", was "plain"; new files: ')
 
@@ -96,7 +96,7 @@ def test_what_the_directory_does_not_tell(made: Logs, tmp_path: Path) -> None:
     (logs.out / "_SUCCESS").write_text(json.dumps(success | {"recipe": "0" * 64}))
     assert differs(logs) == "another version of ple-rec made it"
     (logs.out / "prep.toml").write_text("name = 1\n")
-    said = "its prep.toml, stats.json or schema is not one of this version"
+    said = "its prep.toml, stats.json or schema cannot be read by this version"
     assert differs(logs) == said
     shutil.copy(made.out / "prep.toml", logs.out)
     (logs.out / "stats.json").write_text("{}\n")

@@ -13,7 +13,7 @@ import pytest
 from data_prep.output import stage
 from data_prep.output.stage import open_stage
 from data_prep.output.tables import write_tables
-from data_prep.output.writer import is_damaged, prepared_recipe
+from data_prep.output.writer import existing_recipe_digest, is_damaged
 from data_prep.synthetic.mmoe import Mmoe
 from data_prep.synthetic.prepare import prepare_design
 from ple_rec.config.schema import DenseFeature, Task
@@ -84,7 +84,7 @@ def test_a_directory_from_its_first_making_to_its_last(make: Make, tmp_path: Pat
     make("other", True)
     assert not is_damaged(out)
     (out / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"also holds notes\.txt; prep deletes nothing of yours"):
+    with pytest.raises(UserError, match=r"also holds notes\.txt; prep deletes no files of yours"):
         make("first", True)
     assert (out / "notes.txt").read_text() == "mine"
     (out / "_SUCCESS").unlink()
@@ -93,7 +93,7 @@ def test_a_directory_from_its_first_making_to_its_last(make: Make, tmp_path: Pat
 
 
 def test_a_place_that_another_run_has_locked(make: Make, tmp_path: Path) -> None:
-    with open_stage(tmp_path / "out"), pytest.raises(UserError, match="another run is preparing it"):
+    with open_stage(tmp_path / "out"), pytest.raises(UserError, match="another run is preparing this dataset"):
         make("first", False)
     make("first", False)
     assert beside(tmp_path / "out") == []
@@ -108,7 +108,7 @@ def test_a_dataset_that_another_run_has_made_meanwhile(
     first = digests(tmp_path / "ended")
 
     def ended(out: Path) -> None:
-        if prepared_recipe(out) is None:
+        if existing_recipe_digest(out) is None:
             shutil.copytree(tmp_path / "ended", out)
 
     monkeypatch.setattr(stage, "recover", ended)

@@ -189,14 +189,14 @@ def test_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write(out, tables={"user": 9})
     assert str(caught.value) == (
-        f"{out}: is a dataset directory of other content; a dataset directory is replaced on request only. "
+        f"{out}: holds another dataset; a dataset directory is replaced on request only. "
         "Fix: pass overwrite=True, or name another folder"
     )
     assert write(out, tables={"user": 9}, overwrite=True).table_rows() == {"user": 9, "video": 6}
     assert load_schema(out).table_rows()["user"] == 9
     (out / "stats.json").write_text("{}")  # damage, of which the fingerprint does not tell
     write(out, tables={"user": 9}, overwrite=True)
-    assert list(Digests.read(out).changes()) == []
+    assert list(Digests.read(out).find_changes()) == []
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -209,7 +209,7 @@ def refusal(out: Path, kind: type[PleRecError], parts: Mapping[Any, pa.Table] | 
 
 
 INF = float("inf")
-OUTSIDE = "Fix: give values outside the table row 0, or raise its rows in `tables`"
+OUTSIDE = "Fix: set ids outside the table to 0, or raise its number of rows in `tables`"
 BAD = [
     ({"user": [1, 2, 9, 0]}, f"column 'user', row 2: id 9; table 'user' has rows 0 to 4. {OUTSIDE}"),
     ({"user": [1, -2, 9, 0]}, f"column 'user', row 1: id -2; table 'user' has rows 0 to 4. {OUTSIDE}"),
@@ -293,11 +293,11 @@ def test_columns_and_names_that_are_refused(tmp_path: Path) -> None:
     )
     twice = splits()["train"].append_column("user", pa.array([1, 2, 3, 4]))
     assert refusal(out, UserError, splits() | {"train": twice}) == (
-        "splits['train']: 2 columns 'user'; a name stands once. Fix: rename one"
+        "splits['train']: 2 columns 'user'; a table has one column of a name. Fix: rename one"
     )
     for rows in (0, -3, 5.5, 1e300, 2**40):
         assert refusal(out, UserError, tables={"video": rows}) == (
-            f"tables: 'video' has {rows!r} rows; a table has 1 to 2,147,483,647 rows, row 0 counted. "
+            f"tables: 'video' has {rows!r} rows; a table has 1 to 2,147,483,647 rows, including row 0. "
             "Fix: give such an integer"
         )
     assert refusal(out, UserError, tables={"vidoe": 9}) == (
@@ -311,7 +311,7 @@ def test_columns_and_names_that_are_refused(tmp_path: Path) -> None:
 def test_splits_that_are_refused(tmp_path: Path) -> None:
     out = tmp_path / "d"
     rule = "train, valid and test each need rows, since training reads all three"
-    fix = "give it some rows of the logs, the latest to test"
+    fix = "give it rows of the logs, with the latest rows in test"
     parts = splits()
     assert (
         refusal(out, UserError, parts | {"test": parts["test"][:0]}) == f"splits['test']: no rows; {rule}. Fix: {fix}"

@@ -130,9 +130,10 @@ def test_a_store_that_goes_away_in_mid_upload(
     gate: Gate, s3: Remote, logs: Logs, whole: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate.left = 8
-    rule = "the dataset is complete on this machine, and none at its address before all files are there"
+    rule = "the dataset is complete on this machine, but its address is not a dataset until all files are there"
     with pytest.raises(
-        UserError, match=rf"^{s3}/[\w./-]+: could not be uploaded \(.*\); {rule}. Fix: run the same command again: it"
+        UserError,
+        match=rf"^{s3}/[\w./-]+: could not be uploaded \(.*\); {rule}. Fix: run the same command again, which",
     ):
         prepared(logs, s3)
     gate.left = None
@@ -183,8 +184,10 @@ def test_a_run_that_is_killed_in_mid_upload_goes_on(
 
     assert main(verb(logs, s3, "--set", OTHER[0])) == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    value = r"another dataset was brought, or is being uploaded, there, by \S+ since 20\d\d-.* UTC"
-    assert re.search(rf"{s3}: {value}; .* Fix: name another --out, or pass --overwrite when that run has ended", said)
+    value = r"another dataset has been or is being uploaded there, by \S+ since 20\d\d-.* UTC"
+    assert re.search(
+        rf"{s3}: {value}; .* Fix: name another --out, or pass --overwrite when the other run has ended", said
+    )
 
     write_bytes(s3 / "train/part-99999.parquet", b"of a run that was slower")
     assert main(verb(logs, s3)) == 0
@@ -208,7 +211,7 @@ def test_a_run_that_is_stopped_while_it_replaces_a_dataset(
     assert 1 < len(there(s3)) < len(whole["other"])
     with pytest.raises(DataError):
         load_schema(s3)
-    with pytest.raises(UserError, match="another dataset was brought, or is being uploaded"):
+    with pytest.raises(UserError, match="another dataset has been or is being uploaded"):
         prepared(logs, s3)
     prepared(logs, s3, *OTHER)  # its upload has begun, so it needs no flag
     assert there(s3) == whole["other"]
@@ -238,14 +241,16 @@ def test_a_dataset_that_is_damaged_is_made_again(s3: Remote, logs: Logs, whole: 
 def test_what_is_no_dataset_is_not_touched(gate: Gate, s3: Remote, logs: Logs) -> None:
     write_bytes(s3 / "train/notes.txt", b"mine")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match=rf"^{s3}: exists and is not a dataset directory; .*deletes nothing"):
+        with pytest.raises(UserError, match=rf"^{s3}: exists and is not a dataset directory; .*deletes no files"):
             prepared(logs, s3, overwrite=overwrite)
     assert list(there(s3)) == ["train/notes.txt"]
     out = s3 / "out"
     prepared(logs, out)
     write_bytes(out / "notes.txt", b"mine")
     before = there(out)
-    with pytest.raises(UserError, match=rf"^{out}: also holds notes.txt; prep deletes nothing of yours. Fix: move it"):
+    with pytest.raises(
+        UserError, match=rf"^{out}: also holds notes.txt; prep deletes no files of yours. Fix: move them"
+    ):
         prepared(logs, out, *OTHER, overwrite=True)
     assert there(out) == before
 
@@ -274,7 +279,7 @@ def test_an_upload_that_another_run_has_taken_the_place_of_writes_no_success(
         if len(taken) == 1:
             upload(other, s3, overwrite=True, say=lambda _: None)
 
-    with pytest.raises(UserError, match=rf"^{s3}.*: (another dataset was brought|the store does not list it)"):
+    with pytest.raises(UserError, match=rf"^{s3}.*: (another dataset has been or is|the store lists it with)"):
         upload(logs.out, s3, overwrite=False, say=take)
     upload(other, s3, overwrite=True, say=lambda _: None)
     assert there(s3) == whole["other"]
@@ -285,8 +290,8 @@ def test_what_cannot_be_written_is_said_before_the_run(
     fault: str, s3: Remote, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address = {"no bucket": "s3://other/out", "no scheme": "s4://bucket/out"}.get(fault, str(s3))
-    said = {"no scheme": "unknown scheme s4://"}.get(
-        fault, "(cannot be (written|reached)|the bucket is not there|access is denied)"
+    said = {"no scheme": "has the unknown scheme s4://"}.get(
+        fault, "(cannot be (written|reached)|the bucket does not exist|access is denied)"
     )
     if fault == "no store":
         use_store(f"http://127.0.0.1:{free_port()}", monkeypatch)
@@ -299,7 +304,7 @@ def test_executors_on_other_machines_need_a_folder_that_they_all_see(
     s3: Remote, logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PLE_REC_CACHE")
-    monkeypatch.setattr("data_prep.run.spark_lacks", lambda: None)
+    monkeypatch.setattr("data_prep.run.find_spark_problem", lambda: None)
     message = rf"^--out {s3}: --master spark://a:7077, and no PLE_REC_CACHE; executors write .* Fix: let PLE_REC_CACHE"
     with pytest.raises(UserError, match=message):
         prepared(logs, s3, engine="spark", master="spark://a:7077")
@@ -338,7 +343,7 @@ def test_generated_data_at_an_address(
     assert main([*verb, str(out)]) == 0
     assert f"{out}: already prepared" in capsys.readouterr().out
     assert main(["prep", "tencent-synthetic", "--raw", "--out", str(out)]) == 2
-    assert f"--out: {out}; raw logs are written to this machine. Fix: name a folder" in capsys.readouterr().err
+    assert f"--out: {out}; raw logs are written to this machine. Fix: name a local folder" in capsys.readouterr().err
 
 
 def test_the_api_takes_addresses(s3: Remote, logs: Logs) -> None:

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.engines.base import PART
-from data_prep.output.parts import PartLayout, write_part
+from data_prep.output.parts import ParquetPartSink, write_part
 from data_prep.output.stage import check_place, dataset_directory, open_stage
-from data_prep.output.writer import finish, prepared_recipe
+from data_prep.output.writer import existing_recipe_digest, finish
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import (
     FINGERPRINT_KEY,
@@ -54,15 +54,15 @@ def fail_inside(out: Path, error: BaseException) -> None:
 
 
 def test_free_places(tmp_path: Path) -> None:
-    assert prepared_recipe(tmp_path) is None
-    assert prepared_recipe(tmp_path / "new") is None
+    assert existing_recipe_digest(tmp_path) is None
+    assert existing_recipe_digest(tmp_path / "new") is None
 
 
 def test_a_complete_directory(tmp_path: Path) -> None:
     complete(tmp_path / "d")
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
     (tmp_path / "d" / SUCCESS_FILE).write_text("")
-    assert prepared_recipe(tmp_path / "d") == ""
+    assert existing_recipe_digest(tmp_path / "d") == ""
 
 
 @pytest.mark.parametrize("what", ["a file", "a folder of something else", "no _SUCCESS"])
@@ -77,10 +77,10 @@ def test_a_place_that_is_taken(what: str, tmp_path: Path) -> None:
         out.mkdir()
         (out / "thesis.tex").write_text("mine")
     with pytest.raises(UserError) as caught:
-        prepared_recipe(out)
+        existing_recipe_digest(out)
     assert str(caught.value) == (
-        f"{out}: exists and is not a dataset directory; prep writes to a new or empty folder and deletes nothing "
-        "of yours. Fix: name another --out, or move what is there"
+        f"{out}: exists and is not a dataset directory; prep writes to a new or empty folder, and deletes no "
+        "files of yours. Fix: name another --out, or move the files"
     )
 
 
@@ -105,7 +105,7 @@ def test_replacing(tmp_path: Path) -> None:
     complete(tmp_path / "d")
     with staged(tmp_path / "d", replace=True) as stage:
         complete(stage, "r2")
-    assert prepared_recipe(tmp_path / "d") == "r2"
+    assert existing_recipe_digest(tmp_path / "d") == "r2"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -115,9 +115,9 @@ def test_replacing_spares_a_file_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught, staged(tmp_path / "d", replace=True) as stage:
         complete(stage, "r2")
     assert str(caught.value) == (
-        f"{tmp_path / 'd'}: also holds notes.txt; prep deletes nothing of yours. Fix: move it, or name another --out"
+        f"{tmp_path / 'd'}: also holds notes.txt; prep deletes no files of yours. Fix: move them, or name another --out"
     )
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -127,7 +127,7 @@ def test_a_link_stays_a_link_and_what_it_leads_to_is_replaced(tmp_path: Path) ->
     with staged(tmp_path / "link", replace=True) as stage:
         complete(stage, "r2")
     assert (tmp_path / "link").is_symlink()
-    assert prepared_recipe(tmp_path / "d") == "r2"
+    assert existing_recipe_digest(tmp_path / "d") == "r2"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "link"]
 
 
@@ -138,7 +138,7 @@ def test_a_link_to_an_empty_folder_and_a_link_to_nothing_are_filled(there: bool,
     (tmp_path / "link").symlink_to("d")
     with staged(tmp_path / "link") as stage:
         complete(stage)
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d", "link"]
 
 
@@ -148,7 +148,7 @@ def test_places_that_nothing_can_be_moved_to(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(UserError) as caught:
             check_place(Path(out))
         assert str(caught.value) == (
-            f"{out}: {what}; a dataset is made beside the folder, and then takes its place. "
+            f"{out}: {what}; a dataset is written beside this folder and then takes its place. "
             "Fix: name a folder inside it"
         )
     with pytest.raises(UserError, match="is the working directory"), staged(Path()):
@@ -173,9 +173,9 @@ def test_an_old_directory_that_cannot_be_removed_is_told_and_no_error(
         complete(stage, "r2")
     with open_stage(tmp_path / "d"):
         pass
-    assert prepared_recipe(tmp_path / "d") == "r2"
+    assert existing_recipe_digest(tmp_path / "d") == "r2"
     (old,) = tmp_path.glob(".d.old-*")
-    said = f"{old}: the dataset that was replaced cannot be removed (Permission denied). Fix: remove it"
+    said = f"{old}: the dataset that has been replaced cannot be removed (Permission denied). Fix: remove it"
     assert caplog.messages == [said, said]
 
 
@@ -183,8 +183,8 @@ def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         fail_inside(tmp_path / "d", OSError(errno.ENOSPC, "No space left on device"))
     assert str(caught.value) == (
-        f"{tmp_path / 'd'}: could not be written (No space left on device); it needs a writable place with enough "
-        "room. Fix: free some space or name another --out; nothing was left behind"
+        f"{tmp_path / 'd'}: could not be written (No space left on device); a dataset needs a writable place with "
+        "enough room. Fix: free some space or name another --out; nothing was left behind"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -202,7 +202,7 @@ def test_a_failed_swap_puts_the_old_directory_back(tmp_path: Path, monkeypatch: 
     expected = pytest.raises(UserError, match=r"could not be written \(Input/output error\)")
     with expected, staged(tmp_path / "d", replace=True) as stage:
         complete(stage, "r2")
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
@@ -246,7 +246,7 @@ def test_a_file_system_without_sync_of_folders(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "fsync", refuse)
     with staged(tmp_path / "d") as stage:
         complete(stage)
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
 
 
 def test_a_disk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,7 +284,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with open_stage(tmp_path / "d"), pytest.raises(UserError) as caught, staged(tmp_path / "d"):
         pass
     assert str(caught.value) == (
-        f"{tmp_path / 'd'}: another run is preparing it; one run writes a dataset directory at a time. "
+        f"{tmp_path / 'd'}: another run is preparing this dataset; one run writes a dataset directory at a time. "
         "Fix: wait for it, or name another --out"
     )
 
@@ -329,12 +329,12 @@ def test_the_last_files(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     finish(tmp_path / "d", schema, "r1", {"rows": {"train": 1}})
     assert load_schema(tmp_path / "d") == schema
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
     assert json.loads((tmp_path / "d" / "stats.json").read_text()) == {"rows": {"train": 1}}
     assert {path.name for path in (tmp_path / "d").iterdir()} == {"schema.toml", "stats.json", "vocab", "_SUCCESS"}
     with pytest.raises(ValueError, match="not JSON compliant"):
         finish(tmp_path / "d", schema, "r2", {"mean": float("nan")})
-    assert prepared_recipe(tmp_path / "d") == "r1"
+    assert existing_recipe_digest(tmp_path / "d") == "r1"
 
 
 def test_parts(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ def test_parts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ends", ["given up", "finished"])
 def test_two_attempts_at_a_part_do_not_share_a_file(ends: str, tmp_path: Path) -> None:
     """As Spark makes them, where one is slow: whatever becomes of one, the part is whole."""
-    layout = PartLayout(tmp_path, pa.schema([("x", pa.int64())]), "f", (), 2)
+    layout = ParquetPartSink(tmp_path, pa.schema([("x", pa.int64())]), "f", (), 2)
     batch = pa.RecordBatch.from_pydict({PART: pa.array([0] * 5, pa.int32()), "x": list(range(5))})
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -63,9 +63,9 @@ def rows(table: RawTable) -> list[dict[str, Any]]:
 def expected(kind: Any, split: str, first: dict[str, Any], entries: Sequence[Entry]) -> dict[str, Any]:
     """The row that a line should become, the plain way."""
     row = {**first, "split": split}
-    for field in kind.single:
+    for field in kind.single_fields:
         row[f"f{field}"] = next((of for name, of, _ in entries if name == field), None)
-    for field in kind.several:
+    for field in kind.list_fields:
         row[f"f{field}"] = [of for name, of, _ in entries if name == field]
         row[f"f{field}_weights"] = [value for name, _, value in entries if name == field]
     return row
@@ -75,7 +75,7 @@ def test_the_small_files(tmp_path: Path) -> None:
     write(tmp_path / "raw", small())
     log, common = raw_tables(tmp_path / "raw", tmp_path / "staging")
     train, test = "bacff91692951881", "0123456789abcdef"
-    assert [file.shown for file in log.files] == ["sample_skeleton_test.csv", "sample_skeleton_train.csv"]
+    assert [file.display_name for file in log.files] == ["sample_skeleton_test.csv", "sample_skeleton_train.csv"]
     assert rows(log) == [
         expected(SKELETON, "test", {"click": 1, "buy": 1, KEY: test}, SAMPLES[2]),
         expected(SKELETON, "train", {"click": 1, "buy": 0, KEY: train}, SAMPLES[0]),
@@ -100,7 +100,7 @@ def test_files_in_folders_and_packed(tmp_path: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{name}.gz").write_bytes(gzip.compress("".join(f"{line}\r\n" for line in lines).encode()))
     log, common = raw_tables(tmp_path / "raw", tmp_path / "staging")
-    assert [file.shown for file in log.files] == [
+    assert [file.display_name for file in log.files] == [
         "sample_test/sample_skeleton_test.csv.gz",
         "sample_train/sample_skeleton_train.csv.gz",
     ]
@@ -113,10 +113,10 @@ def test_blocks_give_the_same_rows_as_lines(tmp_path: Path, monkeypatch: pytest.
     chance = random.Random(0)
 
     def entries(kind: Any) -> list[Entry]:
-        found = [(field, chance.randrange(10**9), 1.0) for field in kind.single if chance.random() < 0.8]
+        found = [(field, chance.randrange(10**9), 1.0) for field in kind.single_fields if chance.random() < 0.8]
         found += [
             (field, chance.randrange(10**9), chance.randrange(64) / 16)
-            for field in kind.several
+            for field in kind.list_fields
             for _ in range(chance.randrange(4))
         ]
         chance.shuffle(found)
@@ -166,13 +166,13 @@ A_FEATURE = r"a feature reads field_id \x02 feature_id \x03 value, the last two 
         ("7,0,0,k", "4 cells; a line reads sample_id,click,buy,common_feature_index,feature_num,feature_list"),
         (f"7,yes,0,k,{GOOD}", "click is 'yes'; it is an integer"),
         (f"7,0,,k,{GOOD}", "buy is ''; it is an integer"),
-        ("7,0,0,k,2,205\x021\x031.0", "1 features, but feature_num is 2; a line counts its features"),
+        ("7,0,0,k,2,205\x021\x031.0", "1 features, but feature_num is 2; feature_num is the number of "),
         ("7,0,0,k,1,205\x021", rf"feature '205\x021'; {A_FEATURE}"),
         ("7,0,0,k,1,205\x031\x021.0", rf"feature '205\x031\x021.0'; {A_FEATURE}"),
         ("7,0,0,k,1,205\x02x\x031.0", rf"feature '205\x02x\x031.0'; {A_FEATURE}"),
         ("7,0,0,k,1,205\x021\x03x", rf"feature '205\x021\x03x'; {A_FEATURE}"),
         ("7,0,0,k,1,999\x021\x031.0", "field '999'; the fields of sample_skeleton are 205, 206, 207, 216, 301, 210, "),
-        ("7,0,0,k,2,205\x021\x031.0\x01205\x022\x031.0", "field 205 stands twice; only 210, 508, 509, 702, 853 have "),
+        ("7,0,0,k,2,205\x021\x031.0\x01205\x022\x031.0", "field 205 occurs twice; only 210, 508, 509, 702, 853 have "),
         ("", "1 cells; a line reads sample_id,"),
     ],
 )
@@ -195,7 +195,7 @@ def test_lines_that_are_not_utf8(tmp_path: Path) -> None:
 
 def test_a_field_is_cut_to_its_first_entries(tmp_path: Path) -> None:
     write(tmp_path / "raw", small())
-    log, common = raw_tables(tmp_path / "raw", tmp_path / "staging", longest={"109_14": 1, "210": 1})
+    log, common = raw_tables(tmp_path / "raw", tmp_path / "staging", max_lengths={"109_14": 1, "210": 1})
     of_train = rows(common)[1]
     assert (of_train["f109_14"], of_train["f109_14_weights"]) == ([41], [3.25])
     assert (of_train["f150_14"], of_train["f150_14_weights"]) == ([43], [1.5])
@@ -210,7 +210,7 @@ def test_a_file_that_changes_while_it_is_read(when: str, tmp_path: Path, monkeyp
     write(tmp_path, small())
 
     def identify(file: FoundFile, meter: Meter) -> str:
-        if (last := file.shown == "common_features_test.csv") and when == "before its digest":
+        if (last := file.display_name == "common_features_test.csv") and when == "before its digest":
             write(tmp_path, small())
         digest = footers.identify(file, meter)
         if last and when == "after its digest":

@@ -82,7 +82,7 @@ def test_a_csv_file_that_changes_while_it_is_converted(
 
     def late(file: Any, meter: Any) -> str:
         found = identify(file, meter)
-        if file.shown == "log/day 4.csv":
+        if file.display_name == "log/day 4.csv":
             with Path(file.path).open("a", encoding="utf-8") as stream:
                 stream.write('1,"v1",1650240060000,100,0.5,1\n' if change == "more" else "1,2\n")
         return found

@@ -116,7 +116,8 @@ def test_a_late_cell_that_is_no_plain_integer_is_refused(
         tmp_path,
         content,
         f"a.csv, line 105, column 'a': got {cell!r}; the column is int64, inferred from the first 16 MiB of a.csv. "
-        f'Fix: mend the cell, set log.csv.types.a = "{other}", or add it to log.csv.nulls if it means none',
+        f'Fix: correct the cell, set log.csv.types.a = "{other}", or add it to log.csv.nulls if it means a missing '
+        "value",
     )
 
 
@@ -155,7 +156,7 @@ def test_only_the_first_block_gives_types(tmp_path: Path, monkeypatch: pytest.Mo
         tmp_path,
         content + b"3,2.5\n",
         "a.csv, line 102, column 'b': got '2.5'; the column is int64, inferred from the first 16 MiB of a.csv. "
-        'Fix: mend the cell, set log.csv.types.b = "double", or add it to log.csv.nulls if it means none',
+        'Fix: correct the cell, set log.csv.types.b = "double", or add it to log.csv.nulls if it means a missing value',
     )
     assert one(tmp_path, content + b"3,2.5\n", types={"b": "double"}).rows == 101
 
@@ -165,7 +166,7 @@ def test_a_cell_that_does_not_fit_its_declared_type(tmp_path: Path) -> None:
         tmp_path,
         b'a,b\n1,"two\nlines"\n\nx,1\n',
         "a.csv, line 5, column 'a': got 'x'; the column is int32, by log.csv.types.a. "
-        'Fix: mend the cell, set log.csv.types.a = "string", or add it to log.csv.nulls if it means none',
+        'Fix: correct the cell, set log.csv.types.a = "string", or add it to log.csv.nulls if it means a missing value',
         types={"a": "int32"},
     )
     refuse(
@@ -174,13 +175,15 @@ def test_a_cell_that_does_not_fit_its_declared_type(tmp_path: Path) -> None:
 
 
 def test_a_type_for_no_column(tmp_path: Path) -> None:
-    message = "log.csv.types.usr: no file has such a column; types are of columns. Fix: did you mean 'user'?"
+    message = (
+        "log.csv.types.usr: no file has this column; a type belongs to a column of the files. Fix: did you mean 'user'?"
+    )
     refuse(tmp_path, b"user,b\n1,2\n", message, types={"usr": "string"})
 
 
-RAGGED = "Fix: mend the row; a cell that holds a delimiter or a line end stands in quotes"
-OPEN = "a cell begins with a quote that does not end it; a cell in quotes ends at a quote before a delimiter"
-HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
+RAGGED = "Fix: correct the row; a cell that holds a delimiter or a line end must stand in quotes"
+OPEN = "a cell begins with a quote that is not closed; a cell in quotes ends at a quote before a delimiter"
+HEADER = "Fix: correct the line, or set log.csv.header = false and log.csv.columns"
 
 
 @pytest.mark.parametrize(
@@ -189,12 +192,15 @@ HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
         (b"a,b\n1,2\n3\n", f"a.csv, line 3: 1 cells ('3'); every row has 2. {RAGGED}"),
         (b"a,b\n1,2\n3,4,5\n", f"a.csv, line 3: 3 cells ('3,4,5'); every row has 2. {RAGGED}"),
         (b"", f"a.csv: the file is empty; the first line names the columns. {HEADER}"),
-        (b"a,b,a\n1,2,3\n", f"a.csv, line 1: 'a' stands twice; the first line names every column, each once. {HEADER}"),
+        (
+            b"a,b,a\n1,2,3\n",
+            f"a.csv, line 1: 'a' stands twice; the first line gives every column a name of its own. {HEADER}",
+        ),
         (
             b"a,,c\n1,2,3\n",
-            f"a.csv, line 1: column 2 has no name; the first line names every column, each once. {HEADER}",
+            f"a.csv, line 1: column 2 has no name; the first line gives every column a name of its own. {HEADER}",
         ),
-        (b"a,__position\n1,2\n", "a.csv, line 1: has a column '__position'; prep needs that name for itself"),
+        (b"a,__position\n1,2\n", "a.csv, line 1: has a column '__position'; prep uses this name itself"),
         (
             b"a,b\n1,x\n2,\xff\xfe\n",
             "a.csv, line 3, column 'b': reads '2,\ufffd\ufffd'; text is UTF-8. Fix: convert the file",
@@ -202,11 +208,11 @@ HEADER = "Fix: mend the line, or set log.csv.header = false and log.csv.columns"
         (b"a\xff,b\n1,2\n", "a.csv, line 1: reads 'a\ufffd,b'; text is UTF-8. Fix: convert the file"),
         (
             "a,b\n1,2\n".encode("utf-16"),
-            "a.csv: begins with the mark of UTF-16; text is UTF-8. Fix: convert the file, e.g. ",
+            "a.csv: begins with the byte order mark of UTF-16; text is UTF-8. Fix: convert the file, e.g. ",
         ),
         (
             gzip.compress(b"a,b\n1,2\n", mtime=0),  # the test's name holds these bytes
-            "a.csv: is a gzip file; a file is unpacked if its name ends in .csv.gz. Fix: ",
+            "a.csv: is a gzip file; a file is unpacked if its name ends in .gz. Fix: ",
         ),
         (b'a,b\n1,"x\n2,3\n4,5\n', f"a.csv, line 2: {OPEN}"),
         (b'a,b\n0,0\n1,"x\n2,3\n3,"y\n4,5\n', f"a.csv, line 3: {OPEN}"),
@@ -267,8 +273,8 @@ def test_a_column_without_any_value_is_refused_where_it_is_needed(tmp_path: Path
     table = one(tmp_path, b"a,b\n1,\n2,\n")
     with pytest.raises(
         DataError,
-        match=r"^a\.csv, column 'b': type null; no row has a value, so that its type is unknown\. "
-        r"Fix: write it with a type, which for CSV stands in csv\.types",
+        match=r"^a\.csv, column 'b': type null; no row has a value, so its type is unknown\. "
+        r"Fix: write it with a type, or for CSV files set csv\.types",
     ):
         table.check_columns(["b"], "the log")
     convert(tmp_path, types={"b": "double"}).check_columns(["b"], "the log")
@@ -285,13 +291,13 @@ def test_gzip(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (PACKED[:-4], "a.csv.gz: the gzip file is cut short; it must unpack whole. Fix: copy it again"),
-        (PACKED[:-2000], "a.csv.gz: the gzip file is cut short; it must unpack whole. Fix: copy it again"),
+        (PACKED[:-4], "a.csv.gz: the gzip file is cut short; it must be unpacked to its end. Fix: copy it again"),
+        (PACKED[:-2000], "a.csv.gz: the gzip file is cut short; it must be unpacked to its end. Fix: copy it again"),
         (
             PACKED[:900] + bytes(9) + PACKED[909:],
-            "a.csv.gz: the gzip file is damaged, or no gzip file; it must unpack whole.",
+            "a.csv.gz: the gzip file is damaged, or no gzip file; it must be unpacked to its end.",
         ),
-        (b"a,b\n1,2\n", "a.csv.gz: the gzip file is damaged, or no gzip file; it must unpack whole."),
+        (b"a,b\n1,2\n", "a.csv.gz: the gzip file is damaged, or no gzip file; it must be unpacked to its end."),
     ],
 )
 def test_damaged_gzip(tmp_path: Path, content: bytes, message: str) -> None:
@@ -302,7 +308,7 @@ def test_the_table_speaks_of_the_users_file(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"a\n1\n2\n")
     (tmp_path / "b.csv").write_bytes(b"a\n3\n")
     table = convert(tmp_path)
-    assert [file.shown for file in table.files] == ["a.csv", "b.csv"]
+    assert [file.display_name for file in table.files] == ["a.csv", "b.csv"]
     assert [file.size for file in table.files] == [6, 4]
     assert (table.starts, table.locate(2)) == ((0, 2), "b.csv, line 2")
     assert Path(table.files[0].path).is_absolute()
@@ -494,8 +500,8 @@ def test_a_blank_line_of_a_single_column_is_told(tmp_path: Path, caplog: pytest.
     """It may mean a missing value, which a row of several columns says by its delimiters."""
     assert rows(one(tmp_path, b'a\n1\n\n""\n3\n')) == [{"a": 1}, {"a": None}, {"a": 3}]
     assert [each.message for each in caplog.records] == [
-        'a.csv: blank lines (1) are no rows; a missing value of a file with one column is written as "". '
-        "Fix: remove them, or write so"
+        'a.csv: blank lines (1) are not read as rows; in a file with one column, a missing value is written as "". '
+        "Fix: remove them, or write them so"
     ]
 
 
@@ -525,7 +531,8 @@ def test_nanoseconds_are_to_be_cut(tmp_path: Path) -> None:
         tmp_path,
         b"a,b\n2024-05-01 00:00:00.123456789,1\n",
         "a.csv, line 2, column 'a': got '2024-05-01 00:00:00.123456789'; the column is timestamp[us], inferred from "
-        "the first 16 MiB of a.csv. Fix: mend the cell (YYYY-MM-DD HH:MM:SS, at most 6 digits of a second), or add it ",
+        "the first 16 MiB of a.csv. Fix: correct the cell (YYYY-MM-DD HH:MM:SS, at most 6 digits of a second), or add "
+        "it ",
     )
 
 

@@ -59,36 +59,36 @@ def moment(row: int) -> datetime:
         # a dense column, a number in an expression, a label and a time, each with one odd cell
         (
             {"price": {(1, 5): "NA"}},
-            "day1.csv, line 7, column 'price': got 'NA', for which the column is text; a number is needed (plain.toml: "
-            "dense[0].value). Fix: mend the cell, or add it to log.csv.nulls if it means none",
+            "day1.csv, line 7, column 'price': got 'NA', which makes the column text; a number is needed (plain.toml: "
+            "dense[0].value). Fix: correct the cell, or add it to log.csv.nulls if it means a missing value",
             (),
         ),
         (
             {"duration_ms": {(1, 3): "0,5"}},
             "day1.csv, line 5, column 'duration_ms': got '0,5', and `duration_ms >= 0` compares a string with an "
-            "integer; both sides must be of one kind (plain.toml: checks.duration). Fix: mend the cell, or add it to",
+            "integer; both sides must be of one kind (plain.toml: checks.duration). Fix: correct the cell, or add it",
             (),
         ),
         (
             {"is_like": {(1, 3): "is_like"}},
-            "day1.csv, line 5, column 'is_like': got 'is_like', for which the column is text; a label is true or false",
+            "day1.csv, line 5, column 'is_like': got 'is_like', which makes the column text; a label is a boolean or",
             (),
         ),
         (
             {"time_ms": {(1, 3): "never"}},
-            "day1.csv, line 5, column 'time_ms': got 'never', for which the column is text; unit = 'ms' counts from ",
+            "day1.csv, line 5, column 'time_ms': got 'never', which makes the column text; unit = 'ms' needs integers",
             (),
         ),
         (
             {"time_ms": lambda row: "soon" if row == 6 else moment(row).replace(tzinfo=None)},
-            "day1.csv, line 8, column 'time_ms': got 'soon', for which the column is text; unit = \"timestamp\" needs "
-            "a timestamp (plain.toml: time.value). Fix: mend the cell, or add it to log.csv.nulls",
+            "day1.csv, line 8, column 'time_ms': got 'soon', which makes the column text; unit = \"timestamp\" needs "
+            "a timestamp (plain.toml: time.value). Fix: correct the cell, or add it to log.csv.nulls",
             ("time.unit=timestamp",),
         ),
         # some cells with an offset, some without
         (
             {"time_ms": lambda row: moment(row) if row else moment(row).replace(tzinfo=None)},
-            "day1.csv, line 3, column 'time_ms': got '2022-04-15 01:00:00+00:00', for which the column is text; ",
+            "day1.csv, line 3, column 'time_ms': got '2022-04-15 01:00:00+00:00', which makes the column text; ",
             ("time.unit=timestamp",),
         ),
         # no cell is odd, but the column is text: declared so, or by the look of an id
@@ -128,7 +128,8 @@ def moment(row: int) -> datetime:
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
             "day1.csv, column 'duration_ms': got 2024-05-01, of type date; a number is needed "
-            "(plain.toml: dense[0].value). Fix: write the column as a number; of the row's time there are time.day, ",
+            "(plain.toml: dense[0].value). Fix: write the column as a number; the time of the row is known as "
+            "time.day, ",
             ("dense[0].value=duration_ms", "checks={}"),
         ),
     ],
@@ -232,8 +233,8 @@ def test_an_offset_in_the_text_that_does_not_cut_the_days_is_told(
         logs.prepare("time.unit=timestamp", *overrides)
     cut = overrides[0][-6:] if overrides else "+00:00"
     message = (
-        f"day1.csv, column 'time_ms': its times carry the offset {offset}, and time.utc_offset is {cut}; days are cut "
-        f'by the latter (plain.toml: time.value). Fix: set time.utc_offset = "{offset}"'
+        f"day1.csv, column 'time_ms': its times have the offset {offset}, but time.utc_offset is {cut}, which "
+        f'determines their days (plain.toml: time.value). Fix: set time.utc_offset = "{offset}"'
     )
     assert [each.message for each in caplog.records if each.levelname == "WARNING"] == [message] * warned
     caplog.clear()
@@ -267,7 +268,7 @@ def test_a_zone_in_parquet_that_does_not_cut_the_days_is_told(
     logs.prepare("time.unit=timestamp", f"time.utc_offset={utc_offset}")
     warnings = [each.message for each in caplog.records]
     assert len(warnings) == bool(offsets)
-    assert all(f"'time_ms': its times carry the offset {offsets}, and time.utc_offset is" in each for each in warnings)
+    assert all(f"'time_ms': its times have the offset {offsets}, but time.utc_offset is" in each for each in warnings)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +291,9 @@ def test_an_id_of_dates_in_parquet_is_not_to_be_cast(key: str, tmp_path: Path) -
         days = [datetime(2024, 5, 1 + i % 7).date() for i in range(DAY_ROWS)]
         logs.write(day, day_of(day).append_column("seen", [days]))
     assert "cast" not in (said := logs.refusal(f"{key}=seen"))
-    assert re.search(r"Fix: write the column as (text or as an integer|a number; of the row's time there are)", said)
+    assert re.search(
+        r"Fix: write the column as (text or as an integer|a number; the time of the row is known as)", said
+    )
 
 
 def test_a_date_of_a_side_table_is_kept_as_text_by_what_the_message_says(tmp_path: Path) -> None:

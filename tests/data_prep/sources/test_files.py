@@ -100,8 +100,9 @@ def test_files_of_the_same_content_are_told(kind: str, tmp_path: Path, caplog: p
     (folder / f"e.{kind}").write_bytes((folder / f"a.{kind}").read_bytes())
     assert discover("log", files, tmp_path, tmp_path / "staging").rows == 13
     assert caplog.messages == [
-        f"log.files: log/c.{kind} is log/a.{kind} again, log/d.{kind} is log/b.{kind} again, log/e.{kind} is "
-        f"log/a.{kind} again; they have the same content, whose rows count each time. Fix: keep one of them"
+        f"log.files: log/c.{kind} repeats log/a.{kind}, log/d.{kind} repeats log/b.{kind}, log/e.{kind} repeats "
+        f"log/a.{kind}; files of the same content are all read, and their rows count twice. "
+        "Fix: keep one of them"
     ]
 
 
@@ -155,8 +156,8 @@ def test_a_folder_without_a_value(tmp_path: Path) -> None:
         look(tmp_path),
         "day",
         "log/day=__HIVE_DEFAULT_PARTITION__/a.parquet, column 'day': the folder day=__HIVE_DEFAULT_PARTITION__ gives "
-        "it no value; sparse 'user' needs one in every row. Fix: leave the folder out by a glob, or write the column "
-        "into the files",
+        "it no value; sparse 'user' needs one in every row. Fix: leave the folder out of the pattern, or write the "
+        "column into the files",
     )
 
 
@@ -167,8 +168,8 @@ def test_a_column_of_the_folder_and_of_the_file(tmp_path: Path) -> None:
     refuse(
         table,
         "day",
-        "log/Day=1/a.parquet, column 'day': the folder Day=1 gives it too; a column comes from one of them. "
-        "Fix: rename the folder, or write the files without the column",
+        "log/Day=1/a.parquet, column 'day': the folder Day=1 also gives it; a column comes from the file or "
+        "from the folder. Fix: rename the folder, or write the files without the column",
     )
 
 
@@ -183,7 +184,10 @@ def test_a_missing_column(tmp_path: Path) -> None:
 def test_names_that_stand_twice(tmp_path: Path) -> None:
     (tmp_path / "log").mkdir()
     pq.write_table(pa.table([[1], [2], [3]], names=["user", "user", "x"]), tmp_path / "log/a.parquet")
-    rule = "engines do not tell names apart by their order or case. Fix: write the file with names that differ"
+    rule = (
+        "engines cannot tell columns apart whose names differ at most in case. "
+        "Fix: write the file with names that differ"
+    )
     refuse(look(tmp_path), "user", f"log/a.parquet, column 'user': the file has it twice; {rule}")
     look(tmp_path).check_columns(["x"], "the log")
     pq.write_table(pa.table([[1], [2]], names=["user", "User"]), tmp_path / "log/a.parquet")
@@ -236,14 +240,14 @@ def test_types_that_are_ordinary_input(tmp_path: Path, array: pa.Array, kind: pa
 OTHER = [
     (
         pa.array([{"a": 1}]),
-        "columns hold numbers, text, truth values, dates, timestamps or lists. Fix: write its parts",
+        "columns hold numbers, text, booleans, dates, timestamps or lists. Fix: write its fields",
     ),
-    (pa.array([[{"a": 1}]]), "lists hold integers, floats or strings. Fix: write it so"),
-    (pa.array([[[1]]]), "lists hold integers, floats or strings. Fix: write it so"),
+    (pa.array([[{"a": 1}]]), "lists hold integers, floats or strings. Fix: write it as one of these"),
+    (pa.array([[[1]]]), "lists hold integers, floats or strings. Fix: write it as one of these"),
     (pa.array([decimal.Decimal("1.50")], pa.decimal256(40, 2)), "engines read decimals of at most 38 digits. Fix: "),
     (pa.array([b"a"]), "bytes are not text. Fix: write it as a string"),
     (pa.array([b"ab"], pa.binary(2)), "bytes are not text. Fix: write it as a string"),
-    (pa.nulls(1), "no row has a value, so that its type is unknown. Fix: write it with a type"),
+    (pa.nulls(1), "no row has a value, so its type is unknown. Fix: write it with a type"),
     (pa.array([1], pa.time32("ms")), "a time without a day. Fix: write it as an integer"),
     (pa.array([1], pa.duration("us")), "sparse 'user' cannot use it. Fix: write it as an integer"),
 ]
@@ -274,16 +278,16 @@ def encrypted(path: Path) -> None:
 
 
 BAD: dict[str, tuple[bytes | None, str]] = {
-    "empty": (b"", "the file is empty; not a sound Parquet file. Fix: copy or write the file again"),
+    "empty": (b"", "the file is empty; it must be a sound Parquet file. Fix: copy or write the file again"),
     "text": (
         b"user,video\n1,2\n3,4\n",
-        "begins with b'user,video\\n1,2\\n3'; not a sound Parquet file, which begins with b'PAR1'. "
+        "begins with b'user,video\\n1,2\\n3'; it must be a sound Parquet file, which begins with b'PAR1'. "
         'Fix: set format = "csv"',
     ),
     "bytes": (bytes(range(100)), "begins with b'\\x00\\x01\\x02"),
-    "gzip": (b"\x1f\x8b" + bytes(40), "a gzip file; not a sound Parquet file. Fix: unpack it"),
+    "gzip": (b"\x1f\x8b" + bytes(40), "a gzip file; it must be a sound Parquet file. Fix: unpack it"),
     "magic": (b"PAR1", "the file is truncated or damaged (Parquet file size is 4 bytes"),
-    "encrypted": (None, "the file is encrypted; encrypted Parquet is not read. Fix: write it unencrypted"),
+    "encrypted": (None, "the file is encrypted; encrypted Parquet files cannot be read. Fix: write it unencrypted"),
 }
 
 
@@ -311,7 +315,7 @@ def test_a_truncated_file(tmp_path: Path, keep: float) -> None:
 
 def test_a_column_with_the_name_that_prep_needs(tmp_path: Path) -> None:
     write(tmp_path, "a.parquet", {POSITION: pa.array([1])})
-    with pytest.raises(DataError, match=r"^log/a\.parquet: has a column '__position'; prep needs that name for itself"):
+    with pytest.raises(DataError, match=r"^log/a\.parquet: has a column '__position'; prep uses this name itself"):
         look(tmp_path)
 
 

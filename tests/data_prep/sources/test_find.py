@@ -29,7 +29,7 @@ def look(root: Path, *patterns: str, name: str = "log") -> RawTable:
 
 
 def shown(table: RawTable) -> list[str]:
-    return [file.shown for file in table.files]
+    return [file.display_name for file in table.files]
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ LOG = ["log/day=1/part-0.parquet", "log/day=1/part-1.parquet", "log/day=2/hour=0
 )
 def test_patterns(tree: Path, patterns: list[str], expected: list[str]) -> None:
     found, kind = find_files("log", FilesConfig(files=tuple(patterns), format="parquet"), tree)
-    assert sorted(file.shown for file in found) == sorted(expected)
+    assert sorted(file.display_name for file in found) == sorted(expected)
     assert kind == "parquet"
 
 
@@ -203,8 +203,8 @@ def test_a_fifo_that_is_named_is_refused_and_not_waited_for(tmp_path: Path, patt
         ("logs/*/*.parquet", "{root} has log, users.parquet. Fix: did you mean 'log/*/*.parquet'?"),
         ("user.parquet", "{root} has log, users.parquet. Fix: did you mean 'users.parquet'?"),
         ("log/dy=1", "{root}/log has README.md, _SUCCESS, _temporary, day=1, day=2. Fix: did you mean 'log/day=1'?"),
-        ("nothing-like-it", "{root} has log, users.parquet. Fix: correct the pattern, or --from; "),
-        ("logs/*.csv", "{root} has log, users.parquet. Fix: correct the pattern, or --from; "),
+        ("nothing-like-it", "{root} has log, users.parquet. Fix: correct the pattern or --from; "),
+        ("logs/*.csv", "{root} has log, users.parquet. Fix: correct the pattern or --from; "),
     ],
 )
 def test_nothing_matches(tree: Path, pattern: str, message: str) -> None:
@@ -216,7 +216,7 @@ def test_nothing_matches(tree: Path, pattern: str, message: str) -> None:
 def test_nothing_matches_below_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empties").mkdir()
-    with pytest.raises(UserError, match=r"/empty has nothing\. Fix: correct the pattern, or --from; "):
+    with pytest.raises(UserError, match=r"/empty has nothing\. Fix: correct the pattern or --from; "):
         look(tmp_path / "empty", "log.parquet")
 
 
@@ -235,11 +235,11 @@ def test_formats(tree: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"^log\.files: log/day=1/more\.csv is csv but log/day=1/part-0\.parquet is parquet; .*"
-        'Fix: convert one kind to the other, or leave it out: format = "csv" takes only such files of a folder, and '
-        "the rows of the others are missing then",
+        'Fix: convert one kind to the other, or read one kind only: format = "csv" skips all other files of a folder, '
+        "with their rows",
     ):
         look(tree, "log")
-    assert [f.shown for f in find_files("log", FilesConfig(files=("log",), format="csv"), tree)[0]] == [
+    assert [f.display_name for f in find_files("log", FilesConfig(files=("log",), format="csv"), tree)[0]] == [
         "log/day=1/more.csv"
     ]
     with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name shows no format; .*Fix: set format = "):
@@ -253,8 +253,8 @@ def test_a_small_file_is_read_by_its_own_unit() -> None:
 
 
 def test_find_one(tree: Path) -> None:
-    assert find_one("x", "part-1.parquet", tree).shown == "log/day=1/part-1.parquet"
-    with pytest.raises(UserError, match=r"^x: log/day=.*/part-0\.parquet are both there; one of them is read\. Fix: "):
+    assert find_one("x", "part-1.parquet", tree).display_name == "log/day=1/part-1.parquet"
+    with pytest.raises(UserError, match=r"^x: log/day=.*/part-0\.parquet both exist; only one of them is read\. Fix: "):
         find_one("x", "part-0.parquet", tree)
     with pytest.raises(UserError, match=r"^x: nothing matches '\*\*/part-7\.parquet' below "):
         find_one("x", "part-7.parquet", tree)

@@ -91,7 +91,7 @@ def test_prep_warns_of_lists_and_takes_the_fix(tmp_path: Path, caplog: pytest.Lo
     (said,) = warnings_of(logs, caplog)
     assert said.startswith(
         "day1.csv, column 'video_id': cells such as \"['v0' 'v0']\" are lists as text, and sparse feature video_id "
-        "takes each for one id. Fix: cut them: value = "
+        "uses each as one id. Fix: cut them: value = "
     )
     value = said.partition("value = ")[2].partition(", with bag = true")[0]
     logs.toml.write_text(CSV.replace('name = "video_id"', f'name = "video_id"\nvalue = {value}\nbag = true'))
@@ -105,7 +105,7 @@ def test_prep_warns_of_lists_and_takes_the_fix(tmp_path: Path, caplog: pytest.Lo
 @pytest.mark.parametrize(
     ("cell", "kind", "fix", "mended"),
     [
-        ("[0.5 1.25]", "lists", "write the lists as a|b, and cut them by split(video_id, '|')", "0.5|1.25"),
+        ("[0.5 1.25]", "lists", "write the lists as a|b, and split them by split(video_id, '|')", "0.5|1.25"),
         ('{"a": 1}', "JSON", "write its parts as columns of their own", None),
     ],
 )

@@ -52,7 +52,7 @@ def look(root: str | Path, staging: Path, *patterns: str) -> RawTable:
 def test_patterns_below_a_bucket(store: str, tmp_path: Path, pattern: str) -> None:
     table = look(store, tmp_path, pattern)
     assert [file.path for file in table.files] == [f"s3://raw/logs/day={day}/part-0.parquet" for day in (1, 2)]
-    assert [file.shown for file in table.files] == [f"logs/day={day}/part-0.parquet" for day in (1, 2)]
+    assert [file.display_name for file in table.files] == [f"logs/day={day}/part-0.parquet" for day in (1, 2)]
     assert [file.rows for file in table.files] == [3, 5]
     assert table.schema == pa.schema({"user": pa.int64(), "day": pa.int64()})
     assert table.locate(4) == "logs/day=2/part-0.parquet, row group 0, row 1"
@@ -60,7 +60,7 @@ def test_patterns_below_a_bucket(store: str, tmp_path: Path, pattern: str) -> No
 
 def test_an_address_with_a_local_root(store: str, tmp_path: Path) -> None:
     table = look(tmp_path, tmp_path / "staging", "s3://raw/logs/day=2/part-0.parquet")
-    assert [(file.shown, file.rows) for file in table.files] == [("s3://raw/logs/day=2/part-0.parquet", 5)]
+    assert [(file.display_name, file.rows) for file in table.files] == [("s3://raw/logs/day=2/part-0.parquet", 5)]
     assert [dict(file.partitions) for file in table.files] == [{"day": "2"}]
 
 
@@ -98,12 +98,12 @@ def test_csv(store: str, tmp_path: Path) -> None:
     put("raw/text/a.csv", b"user,x\n1,2\n3,4\n")
     table = look(store, tmp_path, "text")
     assert pq.read_table(table.files[0].path).to_pylist() == [{"user": 1, "x": 2}, {"user": 3, "x": 4}]
-    assert table.files[0].shown == "text/a.csv"
+    assert table.files[0].display_name == "text/a.csv"
 
 
 def test_nothing_matches(store: str, tmp_path: Path) -> None:
     message = "log.files: nothing matches 'log/*.parquet' below s3://raw; s3://raw has logs"
-    with pytest.raises(UserError, match=re.escape(message) + r".*Fix: correct the pattern, or --from"):
+    with pytest.raises(UserError, match=re.escape(message) + r".*Fix: correct the pattern or --from"):
         look(store, tmp_path, "log/*.parquet")
 
 
@@ -114,7 +114,7 @@ def test_an_object_that_is_no_parquet_file(store: str, tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_is_not_there(store: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^s3://gone/logs: the bucket is not there \("):
+    with pytest.raises(UserError, match=r"^s3://gone/logs: the bucket does not exist \("):
         look("s3://gone", tmp_path, "logs")
 
 
@@ -136,7 +136,7 @@ def test_the_identity_of_an_object_of_s3_stays_as_datasets_have_it(store: str, t
 
 def test_a_scheme_that_nothing_serves(tmp_path: Path) -> None:
     for root, pattern in (("s3x://raw", "logs"), (str(tmp_path), "s3x://raw/logs/*.parquet")):
-        with pytest.raises(UserError, match=r"^s3x://raw\S*: unknown scheme s3x://; it is a path, or one of .*s3://"):
+        with pytest.raises(UserError, match=r"^s3x://raw\S*: has the unknown scheme s3x://; known schemes are .*s3://"):
             look(root, tmp_path, pattern)
 
 
@@ -197,7 +197,7 @@ def test_other_stores_are_read_by_the_same_code(scheme: str, tmp_path: Path) -> 
     for day, users in ((1, [0, 1]), (2, [0, 1, 2])):
         put_users(folder, day, users)
     table = look(str(folder), tmp_path, "logs/day=*/*.parquet")
-    assert [file.shown for file in table.files] == [f"logs/day={day}/part [1].parquet" for day in (1, 2)]
+    assert [file.display_name for file in table.files] == [f"logs/day={day}/part [1].parquet" for day in (1, 2)]
     duck = DuckEngine(tmp_path, threads=1)
     found = duck.fetch(duck.scan(table, ["user", "day"]).order_by(POSITION))
     duck.close()

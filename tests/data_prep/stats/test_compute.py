@@ -167,7 +167,7 @@ def test_large_tables_give_the_same_figures(
             if counts == "of other rows":
                 more = pa.chunked_array([pc.add(table["count"], 1).combine_chunks()])
                 pq.write_table(table.set_column(2, "count", more), files[name])
-    monkeypatch.setattr(ids, "CELLS", 0)
+    monkeypatch.setattr(ids, "MAX_CELLS", 0)
     monkeypatch.setattr(ids.lookups, "__defaults__", (small,))
     found = described(duck, feed, vocabularies=files)
     named = {"values": stats["values"]}  # raw values of a vocabulary that is there
@@ -195,7 +195,7 @@ def test_slices_by_a_carried_column_and_by_one_of_many_values(duck: DuckEngine, 
 
 
 def test_slices_of_many_rows_take_every_third_of_each_part(duck: DuckEngine, feed: Feed, stats: Stats) -> None:
-    found = described(duck, feed, every=3)
+    found = described(duck, feed, slice_stride=3)
     half = ROWS["train"] // 2
     rows = [row for start in (0, half) for row in range(start, start + half, 3)]
     counts = Counter(feed.tables["train"].take(rows)["tab"].to_pylist())
@@ -209,14 +209,14 @@ def test_the_engine_counts_columns_of_many_rows_alike(
     duck: DuckEngine, feed: Feed, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (ids, dense, together):
-        monkeypatch.setattr(module, "CELLS", 0)
+        monkeypatch.setattr(module, "MAX_CELLS", 0)
     assert described(duck, feed) == stats
 
 
 def test_columns_of_few_rows_come_together_and_alike(
     duck: DuckEngine, feed: Feed, stats: Stats, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(together, "CELLS", 3 * sum(ROWS.values()))
+    monkeypatch.setattr(together, "MAX_CELLS", 3 * sum(ROWS.values()))
     assert described(duck, feed) == stats
 
 
@@ -231,7 +231,7 @@ def test_a_vocabulary_that_has_grown_is_not_asked_for_counts(
     duck: DuckEngine, stats: Stats, feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its counts are those of another day, though they may add up to the rows of this one."""
-    monkeypatch.setattr(ids, "CELLS", 0)
+    monkeypatch.setattr(ids, "MAX_CELLS", 0)
     monkeypatch.setattr(ids.lookups, "__defaults__", (0,))
     turned = {}
     for name, file in feed.vocabularies.items():

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.stats.cells import Pair, blocks
+from data_prep.stats.cells import Pair, task_blocks
 from data_prep.stats.correlation import fisher, pearson, shift, wilson
-from data_prep.stats.dense import Pairs, together_of
+from data_prep.stats.dense import ColumnCounts, merge_counts
 from data_prep.stats.drift import dense_drift, kolmogorov_smirnov, psi, sparse_drift
 from data_prep.stats.ids import Lookups
-from data_prep.stats.labels import packs
+from data_prep.stats.labels import group_columns
 from ple_rec.config.schema import Task
 
 
@@ -82,7 +82,7 @@ def test_the_surest_of_many_shifts_is_none_where_there_is_no_relation() -> None:
 @pytest.mark.parametrize("count", [1, 4, 6, 7, 13])
 def test_every_two_tasks_are_together_in_a_block(count: int) -> None:
     tasks = [Task(name=f"t{i:02}", kind="binary", label=f"y{i}") for i in range(count)]
-    found = blocks(tasks)
+    found = task_blocks(tasks)
     assert max(map(len, found)) <= 6
     together = {pair for block in found for pair in combinations([task.name for task in block], 2)}
     assert together == set(combinations([task.name for task in tasks], 2))
@@ -90,8 +90,8 @@ def test_every_two_tasks_are_together_in_a_block(count: int) -> None:
 
 
 def test_packs_have_few_combinations() -> None:
-    assert packs(["a", "b", "c", "d"], {"a": 100, "b": 3, "c": 50, "d": 9999}) == [["b", "c"], ["a"], ["d"]]
-    assert packs([], {}) == []
+    assert group_columns(["a", "b", "c", "d"], {"a": 100, "b": 3, "c": 50, "d": 9999}) == [["b", "c"], ["a"], ["d"]]
+    assert group_columns([], {}) == []
 
 
 def test_psi_by_hand_and_by_chance() -> None:
@@ -107,11 +107,11 @@ def test_psi_by_hand_and_by_chance() -> None:
 def test_ks_is_that_of_the_sorted_values() -> None:
     random = np.random.default_rng(0)
     a, b = random.integers(0, 40, 500) / 8, random.integers(5, 45, 300) / 8
-    pairs = [Pairs(*np.unique(x, return_counts=True)) for x in (a, b)]
+    pairs = [ColumnCounts(*np.unique(x, return_counts=True)) for x in (a, b)]
     grid = np.unique(np.concatenate([a, b]))
     cumulative = [np.searchsorted(np.sort(x), grid, side="right") / len(x) for x in (a, b)]
     assert kolmogorov_smirnov(*pairs) == pytest.approx(np.abs(cumulative[0] - cumulative[1]).max())
-    assert kolmogorov_smirnov(pairs[0], Pairs(np.array([]), np.array([], np.int64))) is None
+    assert kolmogorov_smirnov(pairs[0], ColumnCounts(np.array([]), np.array([], np.int64))) is None
 
 
 def test_users_that_are_dealt_out_to_valid_and_test_do_not_drift() -> None:
@@ -123,14 +123,14 @@ def test_users_that_are_dealt_out_to_valid_and_test_do_not_drift() -> None:
 
 
 def test_the_values_of_valid_and_test_count_together() -> None:
-    valid, test = (Pairs(np.array(values), np.array([3, 4])) for values in ([1.0, 2.0], [2.0, 5.0]))
-    both = together_of(valid, test)
+    valid, test = (ColumnCounts(np.array(values), np.array([3, 4])) for values in ([1.0, 2.0], [2.0, 5.0]))
+    both = merge_counts(valid, test)
     assert both.values.tolist() == [1.0, 2.0, 5.0]
     assert both.counts.tolist() == [3, 7, 4]
 
 
 def test_drift_of_nulls_alone_is_seen() -> None:
-    same = Pairs(np.array([1.0, 2.0]), np.array([50, 50]))
+    same = ColumnCounts(np.array([1.0, 2.0]), np.array([50, 50]))
     assert dense_drift(same, same, (0, 0), [1.0])["psi"] == 0.0
     found = dense_drift(same, same, (0, 100), [1.0])
     assert found["psi"] > 0.25

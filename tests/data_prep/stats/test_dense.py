@@ -9,14 +9,16 @@ import pytest
 
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import dense
-from data_prep.stats.dense import Pairs, describe, value_pairs
+from data_prep.stats.dense import ColumnCounts, describe, value_counts
 from data_prep.stats.extents import Range
 from data_prep.stats.together import Parts
 
 
-def pairs_of(duck: DuckEngine, path: Path, values: list[float | None], *, exact: bool) -> tuple[Pairs, int | None]:
+def pairs_of(
+    duck: DuckEngine, path: Path, values: list[float | None], *, exact: bool
+) -> tuple[ColumnCounts, int | None]:
     pq.write_table(pa.table({"x": pa.array(values, pa.float32())}), path / "x.parquet")
-    ((_, pairs, bits),) = value_pairs(Parts(duck, {"train": [path / "x.parquet"]}), ["x"], len(values), exact=exact)
+    ((_, pairs, bits),) = value_counts(Parts(duck, {"train": [path / "x.parquet"]}), ["x"], len(values), exact=exact)
     return pairs["train"], bits
 
 
@@ -29,7 +31,7 @@ def to_bits(value: float, bits: int) -> float:
 def test_rounding_stays_within_its_bound(
     duck: DuckEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, bits: int
 ) -> None:
-    monkeypatch.setattr(dense, "MOST_VALUES", most)
+    monkeypatch.setattr(dense, "MAX_VALUES", most)
     random = np.random.default_rng(1)
     x = (random.normal(size=4000) * 10.0 ** random.uniform(-37, 38, 4000)).astype(np.float32)
     far, least = float(np.finfo(np.float32).max), float(np.finfo(np.float32).smallest_subnormal)
@@ -58,14 +60,14 @@ def test_few_values_keep_their_bits(duck: DuckEngine, tmp_path: Path, values: li
 
 
 def test_bits_keep_the_values_few(duck: DuckEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "MOST_VALUES", 1000)
+    monkeypatch.setattr(dense, "MAX_VALUES", 1000)
     found, bits = pairs_of(duck, tmp_path, [1 + i / 2**15 for i in range(2**15)], exact=False)
     assert bits == 10  # 2^9 values of one power of two
     assert len(found.values) == 2**9 + 1
 
 
 def test_ends_are_exact_though_the_rest_is_rounded() -> None:
-    found = describe(Pairs(np.array([1.0, 2.0]), np.array([3, 1])), 5, Range(1.001, 1.999), 8)
+    found = describe(ColumnCounts(np.array([1.0, 2.0]), np.array([3, 1])), 5, Range(1.001, 1.999), 8)
     assert (found["nulls"], found["bits"]) == (1, 8)
     assert (found["min"], found["max"], found["quantiles"][0], found["quantiles"][-1]) == (1.001, 1.999, 1.001, 1.999)
     assert all(1.001 <= value <= 1.999 for value in found["quantiles"])

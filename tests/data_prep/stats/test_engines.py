@@ -16,7 +16,7 @@ import pytest
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.stats import dense, ids
-from data_prep.stats.cells import Pair, Tally, by_value, fetch_cells
+from data_prep.stats.cells import Pair, Tally, fetch_cells, sum_by_value
 from ple_rec.config.base import SPLITS
 from ple_rec.config.schema import Task
 from tests.data_prep.stats.conftest import described
@@ -43,11 +43,11 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 def test_spark_gives_the_same_bytes_of_rounded_values_too(
     spark: Engine, duck: DuckEngine, feed: Feed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "MOST_VALUES", 300)
-    monkeypatch.setattr(ids, "CELLS", 0)
-    found = described(spark, feed, exact_rows=100, every=2)
+    monkeypatch.setattr(dense, "MAX_VALUES", 300)
+    monkeypatch.setattr(ids, "MAX_CELLS", 0)
+    found = described(spark, feed, exact_rows=100, slice_stride=2)
     assert 8 < found["columns"]["price"]["train"]["bits"] < 16
-    assert text(found) == text(described(duck, feed, exact_rows=100, every=2))
+    assert text(found) == text(described(duck, feed, exact_rows=100, slice_stride=2))
 
 
 def test_order_and_threads_make_no_difference(stats: dict[str, Any], feed: Feed, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_sums_of_labels_are_exact_beyond_64_bits(name: str, tmp_path: Path, requ
     tasks = [Task(name=label, kind="regression", label=label) for label in labels]
     found = fetch_cells(engine, engine.read([tmp_path / "rows.parquet"]), tasks, {"a": 24, "b": 24}, [])
     tally = Tally()
-    tally.add(tasks, by_value(found, None)[None])
+    tally.add(tasks, sum_by_value(found, None)[None])
     a, b = ([round(2**24 * y) for y in values.tolist()] for values in labels.values())
     assert tally.pairs["a", "b"] == Pair(
         samples=rows,

@@ -12,7 +12,8 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.stats import write_page
 from data_prep.stats.drift import LARGE, verdict
 from data_prep.stats.page.columns import ticks
-from data_prep.stats.page.view import figure, percent, signed
+from data_prep.stats.page.tasks import tasks
+from data_prep.stats.page.view import View, figure, percent, signed
 from ple_rec.errors import UserError
 from tests.data_prep.stats.conftest import described
 from tests.data_prep.stats.feed import Feed, write_feed
@@ -51,6 +52,13 @@ def test_a_space_is_told_by_its_condition(stats: dict[str, Any], feed: Feed, tmp
     assert "outside its space, is_click = 1 , and are not trained on" in text
     assert "binary, where is_click = 1" in text
     assert "clicked" not in text
+
+
+def test_a_task_says_its_kind_if_only_one_split_has_rows(stats: dict[str, Any], feed: Feed) -> None:
+    view = View(stats | {"rows": {"train": stats["rows"]["train"]}}, feed.schema, {})
+    details = {row["name"]: row["detail"] for row in tasks(view)["rows"]}
+    assert details["click"] == "binary, all rows"
+    assert details["share"] == "binary, where clicked"
 
 
 def test_it_is_well_formed_and_loads_nothing(page: Path) -> None:

@@ -23,7 +23,7 @@ from data_prep.synthetic.columns import (
     table_rows,
 )
 from data_prep.synthetic.feed import Feed
-from data_prep.synthetic.outcomes import Reachable
+from data_prep.synthetic.outcomes import ReachableMetrics
 from data_prep.synthetic.world import World
 
 WORLD = World(400_000, seed=1)
@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 def rows() -> pa.Table:
     """All impressions, in the order of time."""
     blocks = WORLD.blocks_of_days(range(8), 50_000)
-    return pa.concat_tables([dataset_table(FEED.at(block)) for block in blocks])
+    return pa.concat_tables([dataset_table(FEED.block_at(block)) for block in blocks])
 
 
 def numbers(rows: pa.Table, column: str) -> Floats:
@@ -151,7 +151,7 @@ def test_the_truth_is_calibrated(rows: pa.Table) -> None:
 
 
 def test_no_single_feature_reaches_the_truth(rows: pa.Table) -> None:
-    reachable = Reachable(TASKS)
+    reachable = ReachableMetrics(TASKS)
     reachable.add(rows)
     best = {name: float(values["auc"] or 0) for name, values in reachable.results().items() if "auc" in values}
     assert set(best) == {"vtr", "share", "comment", "ctr"}
@@ -177,7 +177,7 @@ def test_no_single_feature_reaches_the_truth(rows: pa.Table) -> None:
 
 
 def test_reachable_counts_add_up(rows: pa.Table) -> None:
-    whole, left, right = (Reachable(TASKS) for _ in range(3))
+    whole, left, right = (ReachableMetrics(TASKS) for _ in range(3))
     whole.add(rows)
     left.add(rows.slice(0, 1234))
     right.add(rows.slice(1234))
@@ -189,15 +189,15 @@ def test_reachable_counts_add_up(rows: pa.Table) -> None:
     assert results["vcr"]["variance"] == pytest.approx(label.var())
     view, p = numbers(rows, "valid_view"), numbers(rows, "truth_vtr")
     assert results["vtr"]["logloss"] == pytest.approx(-np.log(np.where(view == 1, p, 1 - p)).mean())
-    nothing = Reachable(TASKS).results()
+    nothing = ReachableMetrics(TASKS).results()
     assert nothing["vtr"] == {"samples": 0, "positives": 0, "auc": None, "logloss": None}
     assert nothing["vcr"] == {"samples": 0, "mse": None, "variance": None}
 
 
 def test_an_impression_is_the_same_alone_and_in_a_block(rows: pa.Table) -> None:
-    assert dataset_table(FEED.at(range(123_456, 123_459))).equals(rows.slice(123_456, 3).combine_chunks())
-    assert dataset_table(Feed(World(WORLD.rows, 1)).at(range(7, 8))).equals(rows.slice(7, 1).combine_chunks())
-    assert not dataset_table(Feed(World(WORLD.rows, 2)).at(range(1000))).equals(rows.slice(0, 1000))
+    assert dataset_table(FEED.block_at(range(123_456, 123_459))).equals(rows.slice(123_456, 3).combine_chunks())
+    assert dataset_table(Feed(World(WORLD.rows, 1)).block_at(range(7, 8))).equals(rows.slice(7, 1).combine_chunks())
+    assert not dataset_table(Feed(World(WORLD.rows, 2)).block_at(range(1000))).equals(rows.slice(0, 1000))
 
 
 def test_the_last_day_in_the_order_of_users(rows: pa.Table) -> None:
@@ -208,12 +208,12 @@ def test_the_last_day_in_the_order_of_users(rows: pa.Table) -> None:
     user, at = (np.concatenate([getattr(block, name) for block in made]) for name in ("user", "milliseconds"))
     assert (np.diff(at)[np.diff(user) == 0] >= 0).all()
     start = WORLD.day_start(7)
-    place = np.concatenate([WORLD.place_of(block.impression) for block in made])
+    place = np.concatenate([WORLD.impression_places(block.impression) for block in made])
     assert last.take(np.argsort(place)).equals(rows.slice(start).combine_chunks())
 
 
 def test_a_raw_log_holds_the_same(rows: pa.Table) -> None:
-    block = FEED.at(range(50_000, 60_000))
+    block = FEED.block_at(range(50_000, 60_000))
     raw, made = raw_table(WORLD, block), dataset_table(block)
     assert (np.diff(raw["time_ms"].to_numpy()) >= 0).all()
     for name in ("user_id", "video_id"):

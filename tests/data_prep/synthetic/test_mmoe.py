@@ -19,8 +19,8 @@ def test_the_paper() -> None:
     design = Mmoe()
     assert design.rows == 1_400_000
     assert design.split_rows() == {"train": 1_120_000, "valid": 140_000, "test": 140_000}
-    assert len(design.fields()["dense"]) == 512
-    assert design.fields()["dense"][511].name == "x511"
+    assert len(design.schema_fields()["dense"]) == 512
+    assert design.schema_fields()["dense"][511].name == "x511"
 
 
 @pytest.mark.parametrize("p", [-0.5, 0.0, 0.8, 1.0])
@@ -127,21 +127,20 @@ def test_parts_cover_every_split() -> None:
     [
         (
             {"rows": 999},
-            "rows: got 999; valid and test get a tenth each, and 100 rows are the least for either. "
-            "Fix: ask for 1000 or more; the paper has 1400000",
+            "rows: got 999; valid and test have a tenth of the rows each, and need at least 100. "
+            "Fix: set 1000 or more; the paper has 1400000",
         ),
         (
             {"dim": 1},
-            "dim: got 1; two weights that are orthogonal need 2 inputs or more. "
-            "Fix: ask for 2 or more; the paper has 512",
+            "dim: got 1; two orthogonal weights need at least 2 inputs. Fix: set 2 or more; the paper has 512",
         ),
         (
             {"correlation": 1.5},
-            "correlation: got 1.5; it is the cosine of two weights. Fix: give it in [-1, 1]",
+            "correlation: got 1.5; it is a cosine of two weights. Fix: set a number in [-1, 1]",
         ),
         (
             {"correlation": float("nan")},
-            "correlation: got nan; it is the cosine of two weights. Fix: give it in [-1, 1]",
+            "correlation: got nan; it is a cosine of two weights. Fix: set a number in [-1, 1]",
         ),
     ],
 )

@@ -25,7 +25,7 @@ from data_prep.synthetic import prepare_synthetic, write_raw
 from data_prep.synthetic.columns import HIDDEN, NORMALISERS, TASKS
 from data_prep.synthetic.mmoe import Mmoe
 from data_prep.synthetic.outcomes import describe
-from data_prep.synthetic.prepare import design_of, prepare_design
+from data_prep.synthetic.prepare import make_design, prepare_design
 from data_prep.synthetic.tencent import Tencent
 from data_prep.synthetic.world import World
 from ple_rec.config.base import SPLITS
@@ -67,7 +67,7 @@ def test_it_is_made_once(tencent: Summary) -> None:
     assert again.reused
     assert again.schema == tencent.schema
     assert {path: path.stat().st_mtime_ns for path in folder_of(tencent).rglob("*")} == before
-    with pytest.raises(UserError, match="was prepared by another recipe"):
+    with pytest.raises(UserError, match="was prepared with other arguments"):
         prepare_synthetic(TENCENT, tencent.out, rows=ROWS, seed=3)
 
 
@@ -257,13 +257,13 @@ def test_a_model_trains(name: str, tencent: Summary, mmoe: Summary, tmp_path: Pa
             {},
             "prep: unknown synthetic data set 'tencent'; known are tencent-synthetic, mmoe-synthetic. Fix: use one",
         ),
-        (TENCENT, {"correlation": 0.5}, "correlation: got 0.5; only mmoe-synthetic has one. Fix: leave it out"),
-        (TENCENT, {"dim": 8}, "dim: got 8; only mmoe-synthetic has one. Fix: leave it out"),
+        (TENCENT, {"correlation": 0.5}, "correlation: got 0.5; only mmoe-synthetic has this option. Fix: remove it"),
+        (TENCENT, {"dim": 8}, "dim: got 8; only mmoe-synthetic has this option. Fix: remove it"),
         (
             TENCENT,
             {"rows": 10},
             "rows: got 10; the synthetic feed has 10000 to 45000000000 impressions. "
-            "Fix: give a number in that range; the paper's is 995000000",
+            "Fix: set a number in this range; the paper has 995000000",
         ),
     ],
 )
@@ -275,9 +275,9 @@ def test_wrong_arguments(name: str, arguments: dict[str, Any], message: str, tmp
 
 
 def test_names() -> None:
-    assert design_of(MMOE, rows=2000, seed=4, correlation=0.25, dim=8) == Mmoe(2000, 0.25, 4, 8)
-    assert design_of(MMOE) == Mmoe(1_400_000, 0.5, 0, 512)
-    assert design_of(TENCENT) == Tencent(World(995_000_000, 0))
+    assert make_design(MMOE, rows=2000, seed=4, correlation=0.25, dim=8) == Mmoe(2000, 0.25, 4, 8)
+    assert make_design(MMOE) == Mmoe(1_400_000, 0.5, 0, 512)
+    assert make_design(TENCENT) == Tencent(World(995_000_000, 0))
 
 
 def in_turn(

@@ -50,7 +50,7 @@ def test_all_impressions_in_plain_types(written: Path) -> None:
     found = pa.concat_tables([pq.read_table(path) for path in sorted(written.iterdir())])
     world = World(ROWS, 5)
     expected = pa.concat_tables(
-        [raw_table(world, Feed(world).at(block)) for block in world.blocks_of_days(range(8), ROWS)]
+        [raw_table(world, Feed(world).block_at(block)) for block in world.blocks_of_days(range(8), ROWS)]
     )
     assert found.schema.field("gender").type == pa.string()
     plain = pa.schema([(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in expected.schema])
@@ -88,7 +88,8 @@ def test_other_files_are_not_replaced(change: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_raw(tmp_path, rows, seed)
     assert str(caught.value) == (
-        f"{first}: exists and is another file; raw logs replace nothing. Fix: name another folder, or remove the file"
+        f"{first}: exists and has other content; raw logs do not replace other files. Fix: choose another folder, or "
+        "remove the file"
     )
     assert digests(tmp_path) == before
 
@@ -96,7 +97,7 @@ def test_other_files_are_not_replaced(change: str, tmp_path: Path) -> None:
 def test_too_few_files(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_raw(tmp_path / "d", 10_000, files=7)
-    assert str(caught.value) == "files: got 7; each of the 8 days has a file. Fix: ask for more"
+    assert str(caught.value) == "files: got 7; each of the 8 days has at least one file. Fix: set more"
     assert not (tmp_path / "d").exists()
 
 
@@ -105,6 +106,6 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         write_raw(tmp_path / "file", 10_000)
     assert str(caught.value) == (
-        f"{tmp_path / 'file'}: could not be written (File exists); it needs a writable place with enough room. "
-        "Fix: free some space and start again: finished files are kept"
+        f"{tmp_path / 'file'}: could not be written (File exists); the folder must be writable, on a disk with "
+        "enough free space. Fix: free some space and start again: finished files are kept"
     )

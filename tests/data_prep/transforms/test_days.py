@@ -14,7 +14,7 @@ import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, day_of, days_since_1970, quotient, weekday_of
+from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, date_to_day, days_since_1970, quotient, weekday_of
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 
@@ -122,7 +122,7 @@ def test_dates_are_those_of_the_calendar(engine: Engine, tmp_path: Path) -> None
     columns = {"text": texts, "number": [int(text.replace("-", "")) for text in texts]}
     pq.write_table(pa.table(columns), tmp_path / "days.parquet")
     table = engine.read([tmp_path / "days.parquet"])
-    found = {f"of_{name}": day_of(table[name], "here") for name in columns}
+    found = {f"of_{name}": date_to_day(table[name], "here") for name in columns}
     got = engine.fetch(table.select("text", **found)).to_pydict()
 
     def number(text: str) -> int | None:
@@ -141,8 +141,8 @@ def test_a_timestamp_with_a_zone_has_no_day_of_its_own(engine: Engine, tmp_path:
     times = {"zoned": pa.array([midnight], pa.timestamp("us", "Asia/Shanghai")), "local": [datetime(2024, 5, 2)]}
     pq.write_table(pa.table(times), tmp_path / "times.parquet")
     table = engine.read([tmp_path / "times.parquet"])
-    assert engine.fetch(table.select(day=day_of(table["local"], "here")))["day"].to_pylist() == [
+    assert engine.fetch(table.select(day=date_to_day(table["local"], "here")))["day"].to_pylist() == [
         days_since_1970("2024-05-02")
     ]
     with pytest.raises(UserError, match=r"here: a timestamp with a time zone; .* Fix: write the local date"):
-        day_of(table["zoned"], "here")
+        date_to_day(table["zoned"], "here")

@@ -116,7 +116,7 @@ def test_a_vocabulary_beyond_int32(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering):
         monkeypatch.setattr(module, "MAX_ROWS", 5)
     assert logs.refusal() == (
-        "vocabulary of table 'video_id': more than 4 values in train; ids are int32, so that a table has at most 5 "
+        "vocabulary of table 'video_id': more than 4 values in train; ids are int32, so a table has at most 5 "
         'rows. Fix: set tables.video_id.min_count, or capacity with overflow = "hash"'
     )
     for module in (data_prep.vocabulary.build, data_prep.vocabulary.numbering):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.append import appended
+from data_prep.append import append_config
 from data_prep.output.parent import Parent
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, FoundValues, PrepConfig, ThresholdValues
@@ -59,16 +59,16 @@ def test_an_old_file_is_read_as_a_new_one(parent: Parent) -> None:
     assert parent.config.found == FoundValues(
         edges={"length": (24000.0, 44000.0)}, types={"log": {}, "user": {"user_id": "int64", "age": "string"}}
     )
-    filled = parent.config.filled()
+    filled = parent.config.with_found_values()
     assert filled.sparse[4].edges == (24000.0, 44000.0)
     assert filled.tasks[0].threshold is not None
     assert filled.tasks[0].threshold.values == (11101.0, 25541.0)
 
 
 def test_a_configuration_that_leaves_to_prep_what_a_dataset_has_is_that_of_the_dataset(parent: Parent) -> None:
-    assert given().filled_as(parent.config) == parent.config.filled_as(parent.config)
+    assert given().with_found_values_of(parent.config) == parent.config.with_found_values_of(parent.config)
     for day in (7, "2024-05-07"):
-        child = appended(parent, given(), day)
+        child = append_config(parent, given(), day)
         assert child.found == parent.config.found
         assert child.tasks == parent.config.tasks
 
@@ -81,9 +81,9 @@ def test_a_configuration_that_leaves_to_prep_what_a_dataset_has_is_that_of_the_d
     ],
 )
 def test_a_number_that_is_given_is_compared(number: str, same: Any, other: Any, parent: Parent) -> None:
-    appended(parent, changed(number, same), 7)
+    append_config(parent, changed(number, same), 7)
     with pytest.raises(UserError, match="an appended day keeps every column's meaning") as caught:
-        appended(parent, changed(number, other), 7)
+        append_config(parent, changed(number, other), 7)
     shown = f"{number} = {shown_as(same)}, now {shown_as(other)}"
     assert caught.value.value == f"was prepared with {shown}"
 
@@ -104,4 +104,4 @@ def shown_as(value: Any) -> str:
 
 def test_a_key_column_of_the_name_of_a_setting_is_compared(parent: Parent) -> None:
     with pytest.raises(UserError, match=r'sides\.user\.on\.format = nothing, now "tab"'):
-        appended(parent, given("sides.user.on.format='tab'"), 7)
+        append_config(parent, given("sides.user.on.format='tab'"), 7)

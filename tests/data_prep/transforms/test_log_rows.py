@@ -17,7 +17,7 @@ from data_prep.inputs.columns import inputs_config
 from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.pipeline import find_day_1
 from data_prep.progress import Progress
-from data_prep.run import from_files
+from data_prep.run import find_configured_tables
 from data_prep.sources.files import POSITION
 from data_prep.transforms.columns import REASON
 from data_prep.transforms.resolve import Resolved, resolve
@@ -61,7 +61,7 @@ def features_of(config: PrepConfig) -> list[str]:
 
 
 def with_files(resolved: Resolved, folder: Path) -> Resolved:
-    raw = from_files(resolved, str(folder / "raw"), folder / "staging", Progress())
+    raw = find_configured_tables(resolved, str(folder / "raw"), folder / "staging", Progress())
     return replace(resolved, tables=raw.by_name)
 
 
@@ -72,7 +72,7 @@ def test_prep_and_predict_yield_equal_columns(
     columns = features_of(config)
 
     resolved = with_files(resolve(config, "feed.toml"), folder)
-    log = LogRows(engine, resolved).with_sides().linked_once()
+    log = LogRows(engine, resolved).with_sides().materialize_links()
     derived = derive(log.joined(), resolved, find_day_1(engine, log.joined(), resolved))
     prepared = engine.fetch(derived.table.filter(derived.table[REASON] == 0).select(columns).order_by(POSITION))
     assert len(columns) == 14
@@ -82,12 +82,12 @@ def test_prep_and_predict_yield_equal_columns(
 
     names = [*(feature.name for feature in config.sparse), *(number.name for number in config.dense)]
     alone = with_files(resolve(inputs_config(config, names, {}), "feed.toml"), folder)
-    log = LogRows(engine, alone).with_sides(keep=True)
+    log = LogRows(engine, alone).with_sides(materialize=True)
     units = [derive(log.joined(first, first + 170), alone, split=False).table for first in range(0, ROWS, 170)]
     predicted = pa.concat_tables(engine.fetch(unit.select(columns).order_by(POSITION)) for unit in units)
     assert predicted.equals(prepared)
 
-    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 170)
+    monkeypatch.setattr("data_prep.inputs.read.MAX_BATCH_ROWS", 170)
     asked = InputOptions(str(folder / "raw" / "log"), str(folder / "raw"), tuple(names), (), threads=1)
     with open_inputs(config, "feed.toml", asked, tmp_path / "work", Progress()) as found:
         assert pa.concat_tables(found.batches()).select(columns).equals(prepared)

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from data_prep.expressions import name_of, parse, word_of
+from data_prep.expressions import column_to_word, parse, word_to_column
 from data_prep.expressions.syntax import KEYWORDS
 from data_prep.inputs.columns import log_column
 from data_prep.inputs.read import InputOptions, open_inputs
@@ -82,14 +82,19 @@ def test_a_dry_run_and_a_condition_read_the_logs_column_too(tmp_path: Path) -> N
     logs = dotted_logs(tmp_path, TOML + SIDE)
     overrides = ('log.where="users.age" > 72 and device.os < 210', "group='\"users.age\"'")
     said = dry_run(str(logs.toml), logs.out, Options(overrides=overrides, source=str(logs.raw), threads=1))
-    assert "log.where takes these of 96" in said.text
+    assert "those of 96 that log.where keeps" in said.text
     logs.prepare(*overrides)
     assert set(pq.read_table(logs.out / "train")["group"].to_pylist()) == {73, 74}
 
 
 def test_a_word_of_the_log_is_its_name_in_quotes_where_that_has_a_dot() -> None:
-    assert [word_of(name) for name in ("age", "user.age", 'a."b')] == ["age", '"user.age"', '"a.""b"']
-    assert [name_of(word_of(name)) for name in ("age", "user.age", 'a."b', '"a"')] == ["age", "user.age", 'a."b', '"a"']
+    assert [column_to_word(name) for name in ("age", "user.age", 'a."b')] == ["age", '"user.age"', '"a.""b"']
+    assert [word_to_column(column_to_word(name)) for name in ("age", "user.age", 'a."b', '"a"')] == [
+        "age",
+        "user.age",
+        'a."b',
+        '"a"',
+    ]
     text = '"user.age" + user.age + a.b + user."c d"'
     assert parse(text, "t").columns == ('"user.age"', "user.age", "a.b", "user.c d")
     assert parse(text, "t", ("user",)).columns == ('"user.age"', "user.age", '"a.b"', "user.c d")
@@ -101,12 +106,12 @@ def test_quotes_around_the_name_of_a_side_table_are_told_to_be_left_out(tmp_path
     message = logs.refusal("sparse[0].value='\"users.age\"'")
     assert "column 'users.age': there is no such column; plain.toml: sparse[0].value" in message
     assert message.endswith(
-        "leave the double quotes out: users.age without them is no column of these files, and is known"
+        "leave the double quotes out: users.age is not a column of these files, but expressions know the name"
     )
     nothing_else = TOML + SIDE.partition("[[sparse]]")[0]  # that reads users.age
     logs.toml.write_text(nothing_else)
     assert logs.refusal("dense[0].value='\"users.age\"'").endswith(
-        "Fix: leave the double quotes out, if users.age is a column of the side table"
+        "Fix: leave the double quotes out if users.age means a column of the side table"
     )
     logs.prepare("dense[0].value='users.age'")
 
@@ -119,9 +124,9 @@ def test_a_derived_column_that_would_hide_one_of_the_log_is_refused(tmp_path: Pa
     with pytest.raises(UserError) as caught:
         logs.prepare()
     assert str(caught.value) == (
-        "plain.toml: 1 problem\n  derived.price: log/day 1.parquet has a column 'price'; a derived column has a name "
-        "that no column of the log has. Fix: choose another name, e.g. derived.price_2, and use it where the derived "
-        "column is meant"
+        "plain.toml: 1 problem\n"
+        "  derived.price: log/day 1.parquet has a column 'price'; a derived column must not have the name of a column "
+        "of the log. Fix: choose another name, e.g. derived.price_2, and use it wherever the derived column is read"
     )
     logs.toml.write_text(DERIVED.replace('price = "dur', 'price_2 = "dur'))
     logs.prepare("dense[0].value=price_2")
@@ -131,7 +136,7 @@ def test_a_dataset_that_was_prepared_with_a_hidden_column_keeps_its_meaning(tmp_
     logs = Logs(tmp_path, DERIVED)
     config = load_config(PrepConfig, logs.toml)
     raw = discover("log", FilesConfig(files=("log",)), str(logs.raw), tmp_path / "csv")
-    resolve(config, "plain.toml", prepared=True).check_columns(raw)
+    resolve(config, "plain.toml", is_from_dataset=True).check_columns(raw)
     assert log_column(config, "price", raw) is None
     asked = InputOptions(str(logs.raw / "log"), str(logs.raw), ("price",), (), threads=1)
     with open_inputs(config, "plain.toml", asked, tmp_path / "work", Progress("plain")) as found:
@@ -140,10 +145,10 @@ def test_a_dataset_that_was_prepared_with_a_hidden_column_keeps_its_meaning(tmp_
 
 
 ORDER = (
-    "it is computed before side tables are joined, and before [time] and [derived]. Fix: write it over columns of the "
-    "log alone"
+    "it is computed before side tables are joined, and before [time] and [derived]. Fix: use only columns "
+    "of the log in it"
 )
-CHECKS = '; or leave such rows out by a rule of [checks], on_bad_row = "drop" and a max_bad_fraction for them'
+CHECKS = '; or remove such rows by a rule in [checks], with on_bad_row = "drop" and a max_bad_fraction'
 
 
 @pytest.mark.parametrize(
@@ -155,17 +160,17 @@ CHECKS = '; or leave such rows out by a rule of [checks], on_bad_row = "drop" an
         ('sides.users.on={user_id="cost"}', f"sides.users.on.user_id: `cost` reads cost; {ORDER}"),
         (
             "time.value=cost",
-            "time.value: `cost` reads cost; the time is computed first of all. Fix: write it over columns",
+            "time.value: `cost` reads cost; the time is computed before all derived columns. Fix: use only columns",
         ),
         (
             "derived.cost=cost + 1",
-            "derived.cost: `cost + 1` reads cost; a derived column reads columns and the derived columns above it, not "
-            "itself. Fix: choose another name, e.g. derived.cost_2, and use it where the derived column is meant",
+            "derived.cost: `cost + 1` reads cost; a derived column may read columns and the derived columns above it, "
+            "not itself. Fix: choose another name, e.g. derived.cost_2, and use it wherever the derived column is read",
         ),
         (
             "derived.cost=if(cheap, 1, 2)",
-            "derived.cost: `if(cheap, 1, 2)` reads cheap; a derived column reads columns and the derived columns above "
-            "it. Fix: write derived.cheap above derived.cost",
+            "derived.cost: `if(cheap, 1, 2)` reads cheap; a derived column may read columns and the derived columns "
+            "above it. Fix: write derived.cheap above derived.cost",
         ),
     ],
 )
@@ -191,7 +196,10 @@ def test_the_ways_that_those_messages_propose_are_accepted(tmp_path: Path) -> No
 def test_times_without_a_time(tmp_path: Path) -> None:
     toml = TOML.replace('[time]\nvalue = "time_ms"\nunit = "ms"\n', "")
     by_hash = 'split={by="hash", value="user_id", valid=0.3, test=0.3}'
-    with pytest.raises(UserError, match=r"sparse\[0\].value: `time.hour` reads time.hour; times are those of \[time\]"):
+    with pytest.raises(
+        UserError,
+        match=r"sparse\[0\].value: `time.hour` reads time.hour; words such as time.day need the section \[time\]",
+    ):
         Logs(tmp_path, toml).prepare(by_hash, "sparse[0].value=time.hour")
 
 
@@ -205,9 +213,7 @@ def test_the_day_of_a_side_table_may_have_the_name_of_a_derived_column(tmp_path:
 def test_a_dated_side_table_and_a_time_of_a_side_table(tmp_path: Path) -> None:
     logs = Logs(tmp_path, TOML + SIDE.replace('"}', '"}\nday = "day"'))
     logs.users([{"user_id": 1, "age": 3, "day": 20220415}])
-    rule = (
-        r"time.value: `users.age` reads users.age; dated side tables are joined by the time, which is computed before"
-    )
+    rule = r"time.value: `users.age` reads users.age; dated side tables are joined by the time, so it cannot depend on"
     with pytest.raises(UserError, match=rule):
         logs.prepare("time.value=users.age")
 

@@ -56,9 +56,9 @@ def test_a_training_row_with_nothing_to_sample_it_by_is_refused(tmp_path: Path) 
     logs.spoil(1, "user_id", dict.fromkeys(range(6)))  # two of them are liked, and stay whatever chance says
     logs.spoil(4, "user_id", dict.fromkeys(range(6)))  # test is not sampled
     assert logs.refusal(SAMPLING) == (
-        "log/day 1.parquet, row group 0, row 1: sampling.hash is missing; of a row that may be left out, at least one "
-        "of the values that are hashed is there (4 rows). Fix: name one more column in sampling.hash that tells such "
-        "rows apart, e.g. the time or a request id"
+        "log/day 1.parquet, row group 0, row 1: sampling.hash is missing; at least one of the hashed values is not "
+        "missing in a row that may be left out (4 rows). Fix: add a column to sampling.hash that differs between such "
+        "rows, e.g. the time or a request id"
     )
     dropped = logs.prepare(SAMPLING, "on_bad_row=drop", "max_bad_fraction=0.1").stats["dropped"]
     (bad,) = (each for each in dropped if each["reason"].startswith("sampling.hash: "))

@@ -193,7 +193,8 @@ def test_a_day_with_a_time_zone_is_refused_for_it_would_leak_the_next_one(kind: 
         prepare(str(tmp_path / "dated.toml"), tmp_path / "out", Options(source=str(tmp_path), overrides=overrides))
 
     fix = {"csv": 'set sides.video.csv.types.day = "string"', "parquet": "write the local date: a date, text YYYY-"}
-    with pytest.raises(DataError, match=f"it is a moment, whose day depends on the place .* Fix: {fix[kind]}"):
+    rule = "it is a point in time, whose date depends on the time zone"
+    with pytest.raises(DataError, match=f"{rule} .* Fix: {fix[kind]}"):
         prepared()
     if kind == "csv":
         prepared('sides.video.csv.types={day="string"}')
@@ -367,14 +368,14 @@ def test_side_rows_in_pieces_give_the_same_bytes(
     twice: Path, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept: dict[str, ir.Table] = {}
-    keep = DuckEngine.keep
+    keep = DuckEngine.materialize
 
     def watched(engine: DuckEngine, name: str, rows: ir.Table) -> ir.Table:
         kept[name] = keep(engine, name, rows)
         return kept[name]
 
-    monkeypatch.setattr(DuckEngine, "keep", watched)
-    monkeypatch.setattr(DuckEngine, "unit_rows", lambda engine, columns: 3)
+    monkeypatch.setattr(DuckEngine, "materialize", watched)
+    monkeypatch.setattr(DuckEngine, "max_unit_rows", lambda engine, columns: 3)
     assert digests(prepare_twice(twice, tmp_path / "pieces")) == digests(prepared)
     pieces = [name for name in kept if name.startswith("bags_video_")]
     assert pieces == ["bags_video_0", "bags_video_3", "bags_video_6"]

@@ -13,7 +13,7 @@ import pytest
 
 from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
-from data_prep.transforms.quantiles import edges_of, quantiles_of
+from data_prep.transforms.quantiles import quantile_edges, quantiles_by_bin
 from ple_rec.config.prep import ThresholdValues
 from tests.data_prep.feed_logs import read
 from tests.data_prep.plain_logs import DAY_ROWS, TOML, Logs, day_of, with_column
@@ -77,7 +77,7 @@ def test_a_space_that_is_unknown_is_outside(tmp_path: Path) -> None:
 
 def test_a_space_without_training_rows(tmp_path: Path) -> None:
     said = logs_of(tmp_path, "quantile = 0.5", "price < 0").refusal()
-    assert "tasks[0].threshold.value: no training row has a value of duration_ms to tell apart" in said
+    assert "tasks[0].threshold.value: no training row has a value of duration_ms; a threshold" in said
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_a_part_without_a_value_is_named(tmp_path: Path) -> None:
     logs = logs_of(tmp_path, 'quantile = 0.5, by = "price", bins = 2', "true")
     for day in (1, 2):
         logs.write(day, with_column(day_of(day), "price", pa.nulls(DAY_ROWS, pa.float64())))
-    assert "no training row has a value of duration_ms where price lies in part 1 of 1 to tell apart" in logs.refusal()
+    assert "no training row has a value of duration_ms where price lies in bin 1 of 1; a threshold" in logs.refusal()
 
 
 @pytest.mark.parametrize("prices", [[1.0] * DAY_ROWS, [None] * DAY_ROWS])
@@ -157,7 +157,7 @@ def test_a_column_of_one_value_or_none_has_no_edge(prices: list[float | None], t
         logs.write(day, with_column(day_of(day), "price", prices, pa.float64()))
     said = logs.refusal()
     assert "sparse[1].quantiles: the training rows do not have two values of price" in said
-    assert "Fix: leave the feature out, or give its `edges`" in said
+    assert "Fix: remove the feature, or give its `edges`" in said
     logs.toml.write_text(buckets.replace("quantiles = 2", "edges = [1.0]"))
     logs.prepare()
     assert read(logs.out, "train")["length"].to_pylist() == [0 if price is None else 2 for price in prices] * 2
@@ -182,7 +182,7 @@ def test_a_threshold_is_the_smallest_value_that_its_share_does_not_exceed(
     pq.write_table(pa.table({"x": pa.array(values, pa.float64())}), tmp_path / "x.parquet")
     engine = DuckEngine(tmp_path, threads=1)
     rows = engine.read([tmp_path / "x.parquet"])
-    assert quantiles_of(engine, rows, "x", ibis.literal(0), share) == {0: value}
+    assert quantiles_by_bin(engine, rows, "x", ibis.literal(0), share) == {0: value}
     engine.close()
 
 
@@ -209,10 +209,10 @@ def test_edges(
     """An edge is the first value that has its share of the rows below it; where none has, it is the largest."""
     pq.write_table(pa.table({"x": pa.array(values, pa.float64())}), tmp_path / "x.parquet")
     engine = DuckEngine(tmp_path, threads=1)
-    assert edges_of(engine, engine.read([tmp_path / "x.parquet"]), "x", bins, "a.toml: sparse[0].quantiles") == (
+    assert quantile_edges(engine, engine.read([tmp_path / "x.parquet"]), "x", bins, "a.toml: sparse[0].quantiles") == (
         *edges,
     )
     engine.close()
     few = any(x is not None for x in values) and len(edges) + 1 < bins
-    said = f"a.toml: sparse[0].quantiles: {bins} parts of equal size were asked for, and the training rows have"
+    said = f"a.toml: sparse[0].quantiles: {bins} bins of equal size are configured, but the training rows give"
     assert [record.message.startswith(said) for record in caplog.records] == [True] * few

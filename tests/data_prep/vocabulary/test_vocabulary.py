@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.vocabulary.numbering import counts_of, new_values, numbered, values_of
+from data_prep.vocabulary.numbering import assign_rows, collect_values, count_values, new_values
 
 CONNECTION = ibis.duckdb.connect()
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=2)
 
 
 def vocabulary(table: ir.Table, column: str, min_count: int = 1) -> ir.Table:
-    return numbered(counts_of(values_of(table, [column], []), [min_count])).order_by("row")
+    return assign_rows(count_values(collect_values(table, [column], []), [min_count])).order_by("row")
 
 
 def entries(values: Sequence[Any], kind: pa.DataType, min_count: int = 1) -> list[dict[str, Any]]:
@@ -62,14 +62,18 @@ def test_types() -> None:
 def test_single_values_and_bags_share_a_table() -> None:
     rows = pa.table({"video": [7, 8, None, 7], "history": [[8, 7], None, [], [8, 9, None, 8]]})
     table = ibis.memtable(rows)
-    found = CONNECTION.to_pyarrow(numbered(counts_of(values_of(table, ["video"], ["history"]))).order_by("row"))
+    found = CONNECTION.to_pyarrow(
+        assign_rows(count_values(collect_values(table, ["video"], ["history"]))).order_by("row")
+    )
     assert found.to_pydict() == {"raw": [8, 7, 9], "row": [1, 2, 3], "count": [4, 3, 1]}
 
 
 def test_new_values_come_after_the_known_ones() -> None:
     known = ibis.memtable(pa.table({"raw": ["b", "a"], "row": pa.array([1, 2], pa.int32()), "count": [9, 8]}))
     later = ibis.memtable(pa.table({"x": ["c", "a", "d", "d", "b"]}))
-    fresh = numbered(new_values(counts_of(values_of(later, ["x"], [])), known), after=[2]).order_by("row")
+    fresh = assign_rows(new_values(count_values(collect_values(later, ["x"], [])), known), last_rows=[2]).order_by(
+        "row"
+    )
     assert CONNECTION.to_pyarrow(fresh).to_pydict() == {"raw": ["d", "c"], "row": [3, 4], "count": [2, 1]}
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from ple_rec.data.columns import Columns
 from ple_rec.data.dataset import DatasetDirectory
-from ple_rec.inference.predict.batches import InputBatch, batches_of
-from ple_rec.inference.predict.counts import IdCounter, shares_of
+from ple_rec.inference.predict.batches import InputBatch, make_batches
+from ple_rec.inference.predict.counts import IdCounter, compute_shares
 from ple_rec.inference.predict.inputs import Chunk, DatasetInput, features_only
 from tests.training.small import write_small
 
@@ -29,7 +29,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> DatasetInput:
 
 
 def batches(source: DatasetInput, chunks: Iterator[Chunk]) -> list[InputBatch]:
-    return list(batches_of(chunks, source.selection, SIZE))
+    return list(make_batches(chunks, source.selection, SIZE))
 
 
 def equal(one: InputBatch, other: InputBatch) -> bool:
@@ -43,8 +43,8 @@ def equal(one: InputBatch, other: InputBatch) -> bool:
         same
         and a.rows == b.rows
         and np.array_equal(a.dense_BF.numpy(), b.dense_BF.numpy(), equal_nan=True)
-        and one.ids().equals(other.ids())
-        and one.next == other.next
+        and one.id_columns().equals(other.id_columns())
+        and one.next_position == other.next_position
         and [one.place(i) for i in range(a.rows)] == [other.place(i) for i in range(b.rows)]
     )
 
@@ -84,7 +84,7 @@ def _first(chunk: Chunk, rows: int) -> Iterator[Chunk]:
 def test_a_later_position_gives_the_later_batches(source: DatasetInput) -> None:
     (section,) = source.sections(0)
     whole = batches(source, section)
-    (later,) = source.sections(whole[1].next)
+    (later,) = source.sections(whole[1].next_position)
     assert all(equal(one, other) for one, other in zip(batches(source, later), whole[2:], strict=True))
 
 
@@ -108,5 +108,5 @@ def test_ids_without_a_row_are_counted(source: DatasetInput) -> None:
             values = np.concatenate([chunk.columns.ids_FN[names.index(name)] for chunk in chunks])
         assert (ids, without, missing) == (len(values), int((values == 0).sum()), 0)
     assert any(without for _, without, _ in counts.values())
-    shares = shares_of(["a", "b"], np.array([[10, 4, 2], [0, 0, 0]]))
+    shares = compute_shares(["a", "b"], np.array([[10, 4, 2], [0, 0, 0]]))
     assert shares == {"a": {"unknown": 0.25, "missing": 0.2}, "b": {"unknown": 0.0, "missing": 0.0}}

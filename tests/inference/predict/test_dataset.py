@@ -16,7 +16,7 @@ from ple_rec.cli import main
 from ple_rec.config.fusion import FusionConfig, LengthConfig, LogTransform, TaskFusionConfig
 from ple_rec.config.load import dump_toml, load_schema
 from ple_rec.inference.model_dir import new_version
-from ple_rec.ranking.fusion import exponents_of, factors_of
+from ple_rec.ranking.fusion import compute_factors, exponent_array
 from tests.inference.feed import TASKS, predict, raw, same
 from tests.training.small import write_unrelated
 
@@ -73,8 +73,8 @@ def test_the_score_is_that_of_the_fusion_that_is_given(
     length = found["minutes"].to_numpy(zero_copy_only=False).astype(np.float64)
     assert np.isnan(length).any()
     predictions = {name: found[name].to_numpy().astype(np.float64) for name in ("like", "watch")}
-    factors = factors_of(FUSION, {"like": "binary", "watch": "regression"}, predictions, length)
-    np.testing.assert_allclose(found["score"].to_numpy(), factors.scores(exponents_of(FUSION)[None])[0], rtol=1e-12)
+    factors = compute_factors(FUSION, {"like": "binary", "watch": "regression"}, predictions, length)
+    np.testing.assert_allclose(found["score"].to_numpy(), factors.scores(exponent_array(FUSION)[None])[0], rtol=1e-12)
     assert record["clipped"] == pytest.approx(dict(factors.clipped))
     assert record["rows"] == len(found) == record["rows_predicted_now"]
     assert record["already_there"] is False
@@ -110,7 +110,7 @@ def test_a_run_that_was_fused_is_scored_by_its_own_fusion(
     ("argv", "message", "code"),
     [
         (["--ids", "grup"], '--ids: got "grup"; ', 2),
-        (["--fusion", "none.toml"], "--fusion: none.toml is no file; it is a fusion.toml", 2),
+        (["--fusion", "none.toml"], "--fusion: none.toml is no file; the option names a fusion.toml", 2),
         (["--fusion", "{folder}/other.toml"], "other.toml: tasks.share: no task of the model; it has like, watch", 2),
         (["--checkpoint", "step-5"], "no checkpoint 'step-5'; there are best, latest, step-3, step-6", 2),
         (["--set", "model.dim=2"], "model.dim: unknown key; did you mean `embeddings.dim`?", 2),
@@ -157,6 +157,6 @@ def test_a_model_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for model in (tmp_path / "m", tmp_path / "m" / "versions" / "v1"):
         assert main(["predict", str(model), "--out", str(tmp_path / "out")]) == 2
         said = capsys.readouterr().err
-        assert f"{model}: is an exported model; the trained run is wanted, which the model was made of" in said
-        assert 'its configuration is named "tiny"' in said
+        assert f"{model}: is an exported model; this command needs the trained run, from which the model was" in said
+        assert 'its configuration has the name "tiny"' in said
     assert not (tmp_path / "out").exists()

@@ -48,15 +48,15 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def _predict_slowly(argv: list[str]) -> None:
     """Stop for good before the third unit of rows."""
-    of_unit = inputs.Inputs._unit_of
+    of_unit = inputs.Inputs._read_batch
 
     def slow(self: inputs.Inputs, first: int, last: int) -> Any:
         if first >= 140:
             time.sleep(60)
         return of_unit(self, first, last)
 
-    vars(inputs)["UNIT_ROWS"] = 70
-    inputs.Inputs._unit_of = slow  # type: ignore[method-assign]
+    vars(inputs)["MAX_BATCH_ROWS"] = 70
+    inputs.Inputs._read_batch = slow  # type: ignore[method-assign]
     main(argv)
 
 
@@ -72,7 +72,7 @@ def test_a_killed_call_is_gone_on_with(feed: Path, tmp_path: Path, capsys: pytes
     assert not (out / "_SUCCESS").exists()
     before = contents(out)
     assert raw(feed, out, feed / "raw" / "log", *SMALL).equals(whole)
-    assert "going on behind" in capsys.readouterr().err
+    assert "resuming after" in capsys.readouterr().err
     assert contents(out) == contents(tmp_path / "whole")
     assert {name: contents(out)[name] for name in before if name.endswith(".parquet")} == {
         name: content for name, content in before.items() if name.endswith(".parquet")
@@ -105,9 +105,9 @@ def test_what_is_there_is_neither_mixed_nor_lost(
     before = contents(out)
     capsys.readouterr()
     assert predict(feed, out, *SMALL).equals(first)
-    assert "rows, predicted already; remove the directory to" in capsys.readouterr().out
+    assert "rows, all predicted before; remove the directory to" in capsys.readouterr().out
     assert predict(feed, out, *SMALL, "--overwrite").equals(first)  # of the same, it replaces nothing
-    assert "rows, predicted already" in capsys.readouterr().out
+    assert "rows, all predicted before" in capsys.readouterr().out
     (out / "part-00001.parquet").unlink()
     (out / "_SUCCESS").unlink()
     predict(feed, out, *SMALL)
@@ -128,7 +128,7 @@ def test_what_is_there_is_neither_mixed_nor_lost(
     (tmp_path / "strange").mkdir()
     (tmp_path / "strange" / "thesis.txt").write_text("")
     predict(feed, tmp_path / "strange", "--overwrite", code=2)
-    rule = "predictions lie in a directory of their own, and other files are never replaced"
+    rule = "predictions have a directory of their own, and other files are never replaced"
     assert f"strange: holds thesis.txt, which `ple-rec predict` did not write; {rule}" in capsys.readouterr().err
 
 
@@ -175,7 +175,7 @@ def test_nothing_of_others_is_touched(
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     predict(feed, out, *overwrite, code=2)
     said = capsys.readouterr().err
-    assert f"{out}: holds {first}, which `ple-rec predict` did not write; predictions lie in a directory" in said
+    assert f"{out}: holds {first}, which `ple-rec predict` did not write; predictions have a directory" in said
     assert "Fix: give another --out" in said
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -203,7 +203,7 @@ def test_predictions_of_nobody_knows_what_are_replaced_only_when_asked(
     (out / "_SUCCESS").unlink()
     predict(feed, out, *SMALL, code=2)
     said = capsys.readouterr().err
-    assert f"{out}: holds predictions without _predict.json, which says of what; parts of different" in said
+    assert f"{out}: holds predictions without _predict.json, so their run and input are unknown;" in said
     assert "Fix: pass --overwrite, or give another --out" in said
     assert contents(out) == before
     assert predict(feed, out, *SMALL, "--overwrite").equals(first)
@@ -246,12 +246,12 @@ def test_success_is_believed_of_the_parts_that_it_says_alone(
     capsys.readouterr()
     assert predict(feed, out, *SMALL).equals(first)
     found = capsys.readouterr()
-    said = f"{out}: not the {len(before)} part(s) with {len(first)} rows that _SUCCESS says; "
-    assert found.err.count(said + "what is missing or damaged is predicted again") == 1
-    assert "predicted already" not in found.out
+    said = f"{out}: does not have the {len(before)} part(s) with {len(first)} rows of _SUCCESS; "
+    assert found.err.count(said + "missing or damaged parts are predicted again") == 1
+    assert "all predicted before" not in found.out
     assert contents(out) == before
     predict(feed, out, *SMALL)
-    assert "predicted already" in capsys.readouterr().out
+    assert "all predicted before" in capsys.readouterr().out
 
 
 def test_a_part_that_is_damaged_is_made_again(feed: Path, tmp_path: Path) -> None:

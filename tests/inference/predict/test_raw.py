@@ -36,7 +36,7 @@ def test_raw_logs_without_labels_give_the_bits_of_the_dataset(
     assert found.column_names == ["user_id", "video_id", *TASKS]  # the group is user_id, too
     said = capsys.readouterr().out
     left_out = len(day) - len(rows)
-    assert f"left out    {left_out} of {len(day)} rows, not spam = 0 (log.where; --all-rows takes them)" in said
+    assert f"left out    {left_out} of {len(day)} rows, not spam = 0 (log.where; --all-rows includes them)" in said
     assert json.loads((tmp_path / "out/_SUCCESS").read_text())["rows_left_out"] == left_out > 0
     new = [user for user in rows["user_id"].to_pylist() if user >= FIRST_USER + 9]
     assert f"user_id {len(new) / len(rows):.2%}" in next(line for line in said.splitlines() if "unknown" in line)
@@ -66,7 +66,7 @@ def test_the_group_and_times_have_the_names_and_zones_of_the_log(feed: Path, tmp
 
 def test_parts_and_files_change_no_bit(feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = raw(feed, tmp_path / "whole", feed / "raw" / "log")
-    monkeypatch.setattr("data_prep.inputs.read.UNIT_ROWS", 50)
+    monkeypatch.setattr("data_prep.inputs.read.MAX_BATCH_ROWS", 50)
     monkeypatch.setattr(RawTable, "locate", lambda *given: pytest.fail("a sound row is looked for"))  # slow, in CSV
     out = tmp_path / "parts"
     cut = raw(feed, out, feed / "raw" / "log", "--part-rows", "48")

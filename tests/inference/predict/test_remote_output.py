@@ -52,7 +52,7 @@ def test_a_store_gets_the_bytes_of_a_disk(
     capsys.readouterr()
     assert predict(feed, out) == 0
     assert f"{out}: " in (said := capsys.readouterr().out)
-    assert "predicted already" in said
+    assert "all predicted before" in said
 
 
 def test_raw_logs_of_a_store_are_predicted_to_one(feed: Path, out: Remote, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_killed_call_is_gone_on_with(
     assert process.exitcode == 9
     assert names_in(out) == ["_predict.json", "part-00000.parquet", "part-00001.parquet"]
     assert predict(feed, out) == 0
-    assert "going on behind 2 part(s)" in capsys.readouterr().err
+    assert "resuming after 2 part(s)" in capsys.readouterr().err
     assert predict(feed, tmp_path / "whole") == 0
     found, whole = contents(out), contents(tmp_path / "whole")
     assert found.pop("_SUCCESS")
@@ -130,7 +130,7 @@ def test_what_is_there_is_neither_mixed_nor_lost(
     assert contents(out) == whole
     (out / "part-00001.parquet").unlink()
     assert predict(feed, out) == 0
-    assert "not the " in capsys.readouterr().err
+    assert f"{out}: does not have the " in capsys.readouterr().err
     assert contents(out)["part-00001.parquet"] == whole["part-00001.parquet"]
     assert predict(feed, out, "--split", "valid", "--overwrite") == 0
     assert predict(feed, tmp_path / "valid", "--split", "valid") == 0

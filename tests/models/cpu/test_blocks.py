@@ -14,7 +14,7 @@ from ple_rec.config.base import Config
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.run import TaskConfig
 from ple_rec.models.cpu.blocks import Blocks
-from ple_rec.models.losses import LOSSES, StepLoss, weight_BK
+from ple_rec.models.losses import LOSSES, StepLoss, loss_weights_BK
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.objective import loss_factors_K, objective
 from ple_rec.models.variants import VARIANTS
@@ -63,7 +63,7 @@ def _step(model: MultiTaskModel, rows: int, threads: int = 0, block_rows: int = 
     x_BD = torch.randn(rows, WIDTH, generator=generator, dtype=dtype).requires_grad_()
     labels_BK = torch.rand(rows, 3, generator=generator, dtype=dtype).round()
     in_space_BK = (torch.rand(rows, 3, generator=generator) < 0.7).to(dtype)
-    weights_BK = weight_BK(in_space_BK, torch.rand(rows, generator=generator).to(dtype))
+    weights_BK = loss_weights_BK(in_space_BK, torch.rand(rows, generator=generator).to(dtype))
     counts_K, scheduled_K = weights_BK.sum(0), torch.tensor([1.0, 0.5, 2.0], dtype=dtype)
     losses = [LOSSES[name](TaskConfig(name=task)) for task, name in zip(TASKS, LOSS_NAMES, strict=True)]
     loss = StepLoss(losses, labels_BK, weights_BK, lambda: loss_factors_K(model, counts_K, scheduled_K, 2))
@@ -164,10 +164,10 @@ def test_threads_see_what_the_optimizer_and_a_checkpoint_do() -> None:
 def test_dropout_is_drawn_in_one_order_without_blocks() -> None:
     model = _model(dropout=0.5)
     x_BD = torch.randn(600, WIDTH)
-    assert not model._in_blocks(x_BD)
+    assert not model._runs_in_blocks(x_BD)
     model.eval()
-    assert model._in_blocks(x_BD)
-    assert not model._in_blocks(x_BD[:10])
+    assert model._runs_in_blocks(x_BD)
+    assert not model._runs_in_blocks(x_BD[:10])
 
 
 @pytest.mark.parametrize("dropouts", [{"dropout": 0.5}, {"input_dropout": 0.5}])

@@ -15,7 +15,7 @@ import torch
 
 from ple_rec.inference import ranker as ranker_module
 from ple_rec.inference.program import read_weights
-from ple_rec.inference.ranker import ModelRequest, Ranker, RequestError, latest
+from ple_rec.inference.ranker import ModelRequest, Ranker, RequestError, latest_version
 from ple_rec.serving.http.batching import Answer, Batcher
 from ple_rec.serving.http.errors import RefusedError
 from ple_rec.serving.http.metrics import ServerMetrics
@@ -24,7 +24,7 @@ from tests.serving.http.test_api import many
 
 @pytest.fixture(scope="module")
 def ranker(model_dir: Path) -> Ranker:
-    return Ranker(latest(model_dir), 1)
+    return Ranker(latest_version(model_dir), 1)
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +123,14 @@ def test_a_request_without_a_finite_prediction_fails_alone(
         }
 
     monkeypatch.setattr(ranker_module, "read_weights", large)
-    ranker = Ranker(latest(feed_model), threads=1)
+    ranker = Ranker(latest_version(feed_model), threads=1)
     good, bad = {"items": [{}, {"hour": 3}]}, {"items": [{}, {"price": number}]}
     answers, metrics = answered(ranker, [good, bad, good])
     assert [answer.status for answer in answers] == [200, 422, 200]
     assert calls(metrics) == (1, 6)
     error = json.loads(answers[1].body)["error"]
     assert error["field"] == "items[1]"
-    assert error["message"] == "no finite prediction; a value is too large"
+    assert error["message"] == "the prediction is not finite; a value is too large"
 
 
 def test_what_nobody_waits_for_is_not_computed(ranker: Ranker, body: dict[str, Any]) -> None:
@@ -143,7 +143,7 @@ def test_a_bug_costs_the_one_request(
     ranker: Ranker, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whether it strikes when rows are looked up, or when answers are written."""
-    answer_of, inputs = Ranker._answer_of, type(ranker._lookups).inputs
+    answer_of, inputs = Ranker._build_answer, type(ranker._lookups).inputs
 
     def breaks(self: Ranker, request: ModelRequest, *rest: Any) -> dict[str, Any] | RequestError:
         assert request.rows != 3, "a bug"
@@ -153,7 +153,7 @@ def test_a_bug_costs_the_one_request(
         assert all(each.rows != 5 for each in requests), "another"
         return inputs(self, requests)
 
-    monkeypatch.setattr(Ranker, "_answer_of", breaks)
+    monkeypatch.setattr(Ranker, "_build_answer", breaks)
     monkeypatch.setattr(type(ranker._lookups), "inputs", breaks_early)
     answers, metrics = answered(ranker, [many(body, count) for count in (2, 3, 4, 5, 6)])
     assert [answer.status for answer in answers] == [200, 500, 200, 500, 200]

@@ -250,7 +250,7 @@ def test_a_name_that_may_be_of_another_site_is_refused(
     assert (answer.status, answer.field) == (421, "Host")
     error = answer.json()["error"]
     assert error["value"] == name
-    assert "localhost, loopback addresses and --host's own value" in error["message"]
+    assert "the Host must be localhost, a loopback address or the value of --host" in error["message"]
     assert "--token-file FILE or --no-token" in error["message"]
     assert server.post("/v1/rank", b"{", Host=name).status == 421
     for path in ("/", "/healthz", "/metrics", "/openapi.json", "/nowhere"):

@@ -12,8 +12,8 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.errors import PleRecError
-from ple_rec.inference.manifest import seal
-from ple_rec.inference.model_dir import latest
+from ple_rec.inference.manifest import write_manifest
+from ple_rec.inference.model_dir import latest_version
 from ple_rec.serving.http.reload import load
 
 Forge = Callable[[dict[str, Any]], object]
@@ -43,13 +43,13 @@ FILES = {
 @pytest.fixture
 def version(feed_model: Path, tmp_path: Path) -> Path:
     """A version that the test may change."""
-    return shutil.copytree(latest(feed_model), tmp_path / "model/versions/v1")
+    return shutil.copytree(latest_version(feed_model), tmp_path / "model/versions/v1")
 
 
 def check_refused(version: Path) -> str:
     """Refuse the version as it is now, and return why."""
     (version / "manifest.json").unlink()
-    seal(version)
+    write_manifest(version)
     with pytest.raises(PleRecError) as refused:
         load(version, 1)
     return str(refused.value)
@@ -88,7 +88,7 @@ def test_a_table_outside_of_the_version_is_not_read(version: Path, tmp_path: Pat
 def test_serve_ends_without_a_traceback(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (version / "stats.json").write_text("[]")
     (version / "manifest.json").unlink()
-    seal(version)
+    write_manifest(version)
     (version.parent.parent / "latest").write_text("v1\n")
     assert main(["serve", str(version.parent.parent), "--port", "0"]) == 3
     assert "cannot be loaded (TypeError" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ple_rec.cli import main
 from ple_rec.errors import UserError
 from ple_rec.inference import program, remote_model
-from ple_rec.inference.ranker import Ranker, latest
+from ple_rec.inference.ranker import Ranker, latest_version
 from ple_rec.serving.http import server as server_module
 from ple_rec.serving.http.admission import Admission
 from ple_rec.serving.http.binding import bind, listen
@@ -215,11 +215,11 @@ def test_the_precision_that_is_used_is_told(
     took: float,
     told: str,
 ) -> None:
-    version = shutil.copytree(latest(feed_model), tmp_path / "v1")
+    version = shutil.copytree(latest_version(feed_model), tmp_path / "v1")
     model = json.loads((version / "model.json").read_text())
     (version / "model.json").write_text(json.dumps(model | {"dense": {"precision": asked}}))
     monkeypatch.setattr(remote_model, "check_version", lambda _: None)
-    monkeypatch.setattr(program, "_MEASURED", {})
+    monkeypatch.setattr(program, "_TIMES_BY_ARCHITECTURE", {})
     monkeypatch.setattr(program, "_time_requests", lambda _: {"fp32": 2.0, "bf16": took})
     configure_log()
     load(version, 1)
@@ -274,8 +274,11 @@ def test_clients_that_go_do_not_matter(model_dir: Path, tmp_path: Path, request_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host", "0.0.0.0"], '--host: got "0.0.0.0"; others reach this address'),
-        (["--host", "no.such.host.invalid"], '--host: got "no.such.host.invalid"; it is an address of this machine'),
+        (["--host", "0.0.0.0"], '--host: got "0.0.0.0"; other machines reach this address'),
+        (
+            ["--host", "no.such.host.invalid"],
+            '--host: got "no.such.host.invalid"; it must be an address of this machine',
+        ),
         (["--token-file", "none"], "it holds the token as text. Fix: openssl rand -hex 32 > none\n"),
         (["--token-file", "empty"], "16 ASCII characters or more. Fix: openssl rand -hex 32 > empty\n"),
         (
@@ -334,4 +337,4 @@ def test_a_folder_without_a_model_is_named(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("port", ["abc", "-1", "65536"])
 def test_a_port_is_one(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "models/none", f"--port={port}"]) == 2
-    assert f"--port: got '{port}'; expected a port, 0 to 65535; 0 is any that is free" in capsys.readouterr().err
+    assert f"--port: got '{port}'; expected a port, 0 to 65535; 0 for any free port" in capsys.readouterr().err

@@ -54,7 +54,7 @@ def test_server_predict_and_evaluation_agree(feed: Path, feed_model: Path, ranke
     expected = np.stack([predicted[name].to_numpy() for name in TASKS], axis=1)
     np.testing.assert_array_equal(expected, evaluated(feed / "run"))
     first = [i for i, row in enumerate(rows) if row["user_id"] == rows[0]["user_id"]]
-    of_user = [each.name for each in ranker.signature.of("user")]
+    of_user = [each.name for each in ranker.signature.inputs_of("user")]
     items = [{name: value for name, value in rows[i].items() if name not in of_user} for i in first]
     with running(feed_model, tmp_path) as server:
         scored = server.post("/v1/score", {"rows": rows}).json()["rows"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.load import FAILED, ask
+from benchmarks.load import CONNECTION_FAILED, post_requests
 from tests.inference.exported import set_latest
 from tests.serving.http.running import Raw, Running, running
 from tests.serving.http.test_api import many
@@ -22,7 +22,7 @@ _ALLOWED = 12 << 20  # bytes that memory may grow by after the first half, when 
 
 
 def test_a_load_is_answered(server: Running, request_body: dict[str, Any]) -> None:
-    answers = ask(server.port, "/v1/rank", [json.dumps(request_body).encode()], seconds=0.2, clients=2)
+    answers = post_requests(server.port, "/v1/rank", [json.dumps(request_body).encode()], seconds=0.2, clients=2)
     assert len(answers.statuses) == len(answers.milliseconds) >= 2
     assert set(answers.statuses) == {200}
     assert answers.per_second > 0
@@ -41,8 +41,8 @@ def test_memory_is_flat(model_dir: Path, tmp_path: Path, request_body: dict[str,
         rude.start()
         parts, memory = 4, []
         for _ in range(parts):
-            answers = ask(server.port, "/v1/rank", bodies, seconds=seconds / parts, clients=_CLIENTS)
-            assert FAILED not in answers.statuses
+            answers = post_requests(server.port, "/v1/rank", bodies, seconds=seconds / parts, clients=_CLIENTS)
+            assert CONNECTION_FAILED not in answers.statuses
             assert set(answers.statuses) <= {200, 503, 504}
             assert answers.statuses.count(200) > 0.02 * len(answers.statuses)
             memory.append(_resident(server))

@@ -13,7 +13,7 @@ import pytest
 
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.ranking.lists import CandidateLists
-from ple_rec.ranking.metrics import MetricName, metric_of
+from ple_rec.ranking.metrics import MetricName, build_metric
 
 Script = Callable[..., Any]
 
@@ -57,10 +57,10 @@ def test_the_mean_label_is_that_of_fuse(script: Script, depth: int) -> None:
     order, label_N = rng.permutation(20), rng.random(20)
     in_space_N = rng.random(20) < 0.6
     labels = [{"watch": label if inside else None} for label, inside in zip(label_N.tolist(), in_space_N, strict=True)]
-    lists = CandidateLists.of(np.zeros(20, np.int64))
+    lists = CandidateLists.from_groups(np.zeros(20, np.int64))
     own_N = np.where(in_space_N, label_N, 0.0)[lists.row_N]
-    metric = metric_of(MetricName("watch", "mean", depth), lists, own_N)
-    ordered = lists.ordered(-np.argsort(order)[None, lists.row_N].astype(float))
+    metric = build_metric(MetricName("watch", "mean", depth), lists, own_N)
+    ordered = lists.order_rows(-np.argsort(order)[None, lists.row_N].astype(float))
     mean = "fusion.meanAt(given.order, given.labels, 'watch', given.depth)"
     found = script(mean, order=order.tolist(), labels=labels, depth=depth)
     assert found == pytest.approx(metric.mean(ordered)[0], rel=1e-12)

@@ -59,7 +59,7 @@ def test_the_feed_is_the_answer(opened: Tab, server: Running) -> None:
             elif kinds[name] == "binary":
                 assert mark == ("\u25cf did" if label else "\u25cb did not")
             else:
-                assert abs(float(mark.removeprefix("really ")) - label) <= 0.051 * abs(label)
+                assert abs(float(mark.removeprefix("label ")) - label) <= 0.051 * abs(label)
 
 
 def test_a_slider_orders_as_numpy_says_and_asks_nobody(opened: Tab, server: Running) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from ple_rec.inference.manifest import seal
-from ple_rec.inference.model_dir import latest
+from ple_rec.inference.manifest import write_manifest
+from ple_rec.inference.model_dir import latest_version
 from tests.analysis.trained import train_tiny
 from tests.inference.exported import export_run, set_latest
 from tests.serving.http.running import Raw, Running, running
@@ -82,7 +82,7 @@ def test_a_token_is_asked_for_until_it_is_right(browser: Browser, guarded: Runni
         tab.wait("document.activeElement.id === 'token'")
         tab.type("another")
         tab.press("Enter")
-        tab.wait("document.getElementById('notice').textContent.includes('another token')")
+        tab.wait("document.getElementById('notice').textContent.includes('not the server')")
         tab.type(TOKEN)
         tab.press("Enter")
         tab.wait(READY)
@@ -134,7 +134,7 @@ def test_a_busy_server_is_asked_again(let_in: Tab, guarded: Running) -> None:
         let_in.evaluate("document.getElementById('next').click()")
         said = let_in.wait(NOTICE)
         assert "busy" in said
-        assert "again in 1 s" in said
+        assert "repeated in 1 s" in said
     let_in.wait(
         f"{READY} && document.getElementById('notice').hidden && document.getElementById('example').value === '1'"
     )
@@ -150,7 +150,7 @@ def test_a_new_version_is_noticed_with_its_examples(let_in: Tab, guarded: Runnin
     version = shutil.copytree(model_dir / "versions" / "v1", model_dir / "versions" / "v2")
     examples = [json.loads((version / "examples.json").read_text())[0] | {"name": name} for name in ("one", "other")]
     (version / "examples.json").write_text(json.dumps(examples))
-    seal(version)
+    write_manifest(version)
     set_latest(model_dir, "v2")
     guarded.signal(signal.SIGHUP)
     assert guarded.said("v2")
@@ -175,7 +175,7 @@ def test_a_server_that_is_gone_is_missed(let_in: Tab, guarded: Running) -> None:
 
 @pytest.mark.usefixtures("same_program")
 def test_without_users_a_request_can_be_pasted(browser: Browser, feed: Path, feed_model: Path, tmp_path: Path) -> None:
-    (example, *_) = json.loads((latest(feed_model) / "examples.json").read_text())
+    (example, *_) = json.loads((latest_version(feed_model) / "examples.json").read_text())
     export_run(feed / "run", tmp_path / "model", "--examples", "0")
     with running(tmp_path / "model", tmp_path) as server, browser.tab(server.url) as tab:
         tab.wait("document.activeElement.id === 'body'")

@@ -87,7 +87,7 @@ def test_what_finds_it_unavailable_is_sent_later(capsys: pytest.CaptureFixture[s
     ended(run_logger)
     assert fake.steps == [1, 2, 3]
     said = capsys.readouterr().out
-    assert said == "fake: no answer; training goes on, what it misses is sent once it answers\n"
+    assert said == "fake: no answer; training goes on, and the missing records are sent once it answers\n"
 
 
 def test_one_that_stays_away_is_left_behind_at_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +101,8 @@ def test_one_that_stays_away_is_left_behind_at_once(capsys: pytest.CaptureFixtur
         run_logger.log(record(step))
     assert ended(run_logger) < 10
     assert capsys.readouterr().out.splitlines() == [
-        "fake: no answer; training goes on, what it misses is sent once it answers",
-        "fake: did not get 2 record(s) and the end of the run; train.jsonl and metrics.json have it all",
+        "fake: no answer; training goes on, and the missing records are sent once it answers",
+        "fake: did not receive 2 record(s) and the end of the run; train.jsonl and metrics.json have it all",
     ]
 
 
@@ -124,8 +124,8 @@ def test_what_it_refuses_is_lost_to_it_and_counted(capsys: pytest.CaptureFixture
     ended(run_logger)
     assert (fake.calls, fake.steps) == ([("end", "finished")], [3])
     assert capsys.readouterr().out.splitlines() == [
-        "fake: ValueError: bad begin; training goes on, it may lack a part",
-        "fake: did not get 2 record(s); train.jsonl and metrics.json have it all",
+        "fake: ValueError: bad begin; training goes on, but some records may be missing there",
+        "fake: did not receive 2 record(s); train.jsonl and metrics.json have it all",
     ]
 
 
@@ -144,5 +144,5 @@ def test_a_stuck_one_makes_nobody_wait_and_its_queue_is_bounded(capsys: pytest.C
     assert 0.1 < ended(run_logger, seconds=0.2) < 30
     release.set()
     assert capsys.readouterr().out == (
-        "fake: did not get 1,000 record(s) and the end of the run; train.jsonl and metrics.json have it all\n"
+        "fake: did not receive 1,000 record(s) and the end of the run; train.jsonl and metrics.json have it all\n"
     )

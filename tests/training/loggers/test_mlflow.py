@@ -21,7 +21,14 @@ from ple_rec.errors import PreemptedError, UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.loggers import check_installed, check_reachable, mlflow
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, LoggerUnavailableError, TimedRecord, final_scalars, flat, scalars
+from ple_rec.training.loggers.base import (
+    Ending,
+    LoggerUnavailableError,
+    TimedRecord,
+    final_scalars,
+    flatten_config,
+    record_scalars,
+)
 from ple_rec.training.loggers.mlflow import Mlflow
 from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.run import train
@@ -76,7 +83,7 @@ def artifact(server: Server, run: Any, name: str) -> str:
 
 
 def expected(run_dir: Path, key: str) -> list[tuple[int, float]]:
-    told = [(record["step"], scalars(record)) for record in records(run_dir, times=True)]
+    told = [(record["step"], record_scalars(record)) for record in records(run_dir, times=True)]
     return [(step, values[key]) for step, values in told if key in values]
 
 
@@ -130,10 +137,10 @@ def test_a_run_that_loses_its_server_and_goes_on(server: Server, data: Path, tmp
     assert f"watched by: mlflow {place}\n" in said
     about = [line for line in said.splitlines() if line.startswith("mlflow: ")]
     assert len(about) == 2
-    assert about[0].endswith("; training goes on, what it misses is sent once it answers")
+    assert about[0].endswith("; training goes on, and the missing records are sent once it answers")
     assert about[1] == (
-        "mlflow: did not get 4 record(s) and the end of the run; train.jsonl and metrics.json have it all, and "
-        "--resume sends it"
+        "mlflow: did not receive 4 record(s) and the end of the run; train.jsonl and metrics.json hold all "
+        "records, and --resume sends the missing ones"
     )
     assert json.loads((run_dir / "metrics.json").read_text())["steps"] == 9
     assert run.info.status == "RUNNING"
@@ -152,10 +159,10 @@ def test_a_run_that_loses_its_server_and_goes_on(server: Server, data: Path, tmp
 def check_run(server: Server, run: Any, run_dir: Path) -> None:
     """Whether the server has a finished run as its directory has it, but for parameters, which it keeps."""
     assert (run.info.status, run.info.run_name) == ("FINISHED", "small")
-    written = flat(load_config(RunConfig, run_dir / "config.toml"))
+    written = flatten_config(load_config(RunConfig, run_dir / "config.toml"))
     assert sorted(run.data.params.values()) == sorted(str(value) for value in ({**written, "train.steps": 9}).values())
     assert run.data.params["model.levels.0.expert_hidden"] == "[8]"
-    told = {tag for record in records(run_dir, times=True) for tag in scalars(record)}
+    told = {tag for record in records(run_dir, times=True) for tag in record_scalars(record)}
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert metrics["stopped_early"] is False
     assert run.data.metrics.keys() == told | final_scalars(metrics).keys()
@@ -277,7 +284,7 @@ def test_the_limits_of_the_server(server: Server, tmp_path: Path, capsys: pytest
     assert len(run.data.metrics) == 1 + 1400
     assert history(server, run, "train/task_699/ne") == [(1, 0.75), (2, 0.75)]
     assert capsys.readouterr().out == ""
-    told = [(scalars(_record(3)), 3, 1e9)] * 2
+    told = [(record_scalars(_record(3)), 3, 1e9)] * 2
     for _ in range(2):  # as after a request whose answer was lost
         run_logger.run_logger._send_metrics(told[:1])  # type: ignore[attr-defined]
     assert [step for step, _ in history(server, run, "train/loss")] == [1, 2, 3]
@@ -303,9 +310,9 @@ def test_a_server_that_does_not_answer_is_refused_in_seconds(monkeypatch: pytest
     assert time.monotonic() - begun < 60  # under any load; MLflow's own attempts take minutes
     said = str(caught.value)
     assert said == (
-        "watch.mlflow.tracking_uri: got 'http://127.0.0.1:9', where no MLflow server answers (connection refused); it "
-        "answers before a run that it is to watch starts. Fix: start the server, correct the address or the "
-        "credentials, or leave the section [watch.mlflow] out"
+        "watch.mlflow.tracking_uri: got 'http://127.0.0.1:9', where no MLflow server answers (connection refused); the "
+        "server must answer before the run starts. Fix: start the server, correct the address or the credentials, or "
+        "leave out the section [watch.mlflow]"
     )
     assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "5"
 
@@ -327,8 +334,8 @@ def test_a_deleted_experiment_is_refused(server: Server) -> None:
     with pytest.raises(UserError) as caught:
         mlflow.connect(MlflowConfig(tracking_uri=server.uri, experiment="gone"))
     assert str(caught.value) == (
-        "watch.mlflow.experiment: got 'gone', which has been deleted on the server; an experiment that takes a run is "
-        "not deleted. Fix: restore it there, or name another"
+        "watch.mlflow.experiment: got 'gone', which has been deleted on the server; a deleted experiment takes "
+        "no runs. Fix: restore it on the server, or name another experiment"
     )
 
 
@@ -339,5 +346,6 @@ def test_where_mlflow_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     said = str(caught.value)
     assert said.startswith("watch.mlflow: mlflow cannot be imported (")
     assert said.endswith(
-        "); it speaks to the server. Fix: install it (pip install mlflow-skinny), or leave the section out"
+        "); it sends the metrics to the server. Fix: install it (pip install mlflow-skinny), or leave out the section "
+        "[watch.mlflow]"
     )

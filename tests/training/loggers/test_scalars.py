@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ple_rec.training.loggers.base import final_scalars, flat, scalars
+from ple_rec.training.loggers.base import final_scalars, flatten_config, record_scalars
 from tests.training.small import small_config
 
 TRAIN = {
@@ -27,14 +27,14 @@ VALID = {
 
 
 def test_numbers_of_records() -> None:
-    assert scalars(TRAIN) == {
+    assert record_scalars(TRAIN) == {
         "train/learning_rate": 0.5,
         "train/loss": 2.0,
         "train/peak_bytes": 7.0,
         "train/click/loss": 1.0,
         "train/click/weight": 3.0,
     }
-    assert scalars(VALID) == {"valid/loss": 3.0, "valid/click/auc": 0.75}
+    assert record_scalars(VALID) == {"valid/loss": 3.0, "valid/click/auc": 0.75}
 
 
 def test_numbers_of_results() -> None:
@@ -50,7 +50,7 @@ def test_numbers_of_results() -> None:
 
 
 def test_keys_of_a_configuration() -> None:
-    found = flat(small_config(Path("data"), {"tasks": [{"name": "click", "weight": 2}]}))
+    found = flatten_config(small_config(Path("data"), {"tasks": [{"name": "click", "weight": 2}]}))
     assert found["data.path"] == "data"
     assert found["data.drop"] == "[]"
     assert found["tasks[0].weight"] == 2

@@ -15,10 +15,10 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import WatchConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_context
+from ple_rec.training.context import build_train_context
 from ple_rec.training.loggers import check_installed, make_loggers, open_loggers, tensorboard
 from ple_rec.training.loggers.background import BackgroundLogger
-from ple_rec.training.loggers.base import Ending, scalars
+from ple_rec.training.loggers.base import Ending, record_scalars
 from ple_rec.training.loggers.tensorboard import TensorBoard
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import TrainingProgress
@@ -49,7 +49,7 @@ def expected(run_dir: Path) -> dict[str, list[tuple[int, Any]]]:
     """What `train.jsonl` says, in the precision of an event."""
     found: dict[str, list[tuple[int, Any]]] = {}
     for record in records(run_dir, times=True):
-        for tag, value in scalars(record).items():
+        for tag, value in record_scalars(record).items():
             found.setdefault(tag, []).append((record["step"], pytest.approx(value, rel=1e-6, abs=1e-30)))
     return found
 
@@ -68,7 +68,7 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
 
     TrainingProgress.advance = advance_or_die  # type: ignore[method-assign]
     run_dir.mkdir(parents=True, exist_ok=True)
-    job = build_context(small_config(data, CHANGES), ranks_of(rank, world_size))
+    job = build_train_context(small_config(data, CHANGES), ranks_of(rank, world_size))
     with open_loggers(job.config, RunDirectory(run_dir, run_dir), resume=resume) as loggers:
         train_steps(job, RunDirectory(run_dir, run_dir), resume=resume, loggers=loggers)
 
@@ -163,9 +163,10 @@ def test_a_directory_that_cannot_be_written_costs_a_line(tmp_path: Path, capsys:
     board.end(Ending(7.0, "finished", METRICS))
     board.wait(20)
     assert capsys.readouterr().out.splitlines() == [
-        f"tensorboard: FileExistsError: [Errno 17] File exists: '{tmp_path}/tensorboard'; training goes on, it may "
-        "lack a part",
-        "tensorboard: did not get 1 record(s) and the end of the run; train.jsonl and metrics.json have it all",
+        f"tensorboard: FileExistsError: [Errno 17] File exists: '{tmp_path}/tensorboard'; training goes on, but "
+        "some records may be missing there",
+        "tensorboard: did not receive 1 record(s) and the end of the run; train.jsonl and metrics.json hold all "
+        "records",
     ]
 
 
@@ -174,8 +175,8 @@ def test_where_tensorboard_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(UserError) as caught:
         check_installed(WatchConfig(tensorboard=True))
     assert str(caught.value) == (
-        "watch.tensorboard: got true, but tensorboard cannot be imported; it writes the event files. Fix: install it "
-        "(pip install tensorboard), or take the key back by --set watch.tensorboard="
+        "watch.tensorboard: got true, but tensorboard cannot be imported; tensorboard writes the event files. Fix: "
+        "install it (pip install tensorboard), or unset the key by --set watch.tensorboard="
     )
     check_installed(WatchConfig())
     absent = make_loggers(small_config(Path("data")), RunDirectory(Path("run"), Path("run")), resume=False)

@@ -6,12 +6,19 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import BATCH, START, Dimension, TrialResult, batch_of, propose
+from ple_rec.analysis.compare.tuning.sampler import (
+    BATCH_TRIALS,
+    STARTUP_TRIALS,
+    Dimension,
+    TrialResult,
+    batch_containing,
+    propose,
+)
 from ple_rec.config.compare import RangeConfig
 
 RATE = Dimension("rate", RangeConfig(low=1e-4, high=1.0, log=True))
 DROPOUT = Dimension("dropout", RangeConfig(low=0.0, high=0.5))
-EPOCHS = Dimension("epochs", RangeConfig(low=1, high=4), whole=True)
+EPOCHS = Dimension("epochs", RangeConfig(low=1, high=4), is_integer=True)
 SIZES = Dimension("sizes", RangeConfig(choices=((8,), (16, 8), (4,))))
 SPACE = (RATE, DROPOUT, EPOCHS, SIZES)
 
@@ -26,8 +33,11 @@ def results(trials: list[dict[str, Any]]) -> list[TrialResult]:
 
 
 def test_batches_follow_one_another() -> None:
-    numbers = [batch_of(number) for number in range(START + 3 * BATCH)]
-    assert set(numbers) == {range(START), *(range(n, n + BATCH) for n in range(START, START + 3 * BATCH, BATCH))}
+    numbers = [batch_containing(number) for number in range(STARTUP_TRIALS + 3 * BATCH_TRIALS)]
+    assert set(numbers) == {
+        range(STARTUP_TRIALS),
+        *(range(n, n + BATCH_TRIALS) for n in range(STARTUP_TRIALS, STARTUP_TRIALS + 3 * BATCH_TRIALS, BATCH_TRIALS)),
+    }
     assert all(number in batch for number, batch in enumerate(numbers))
 
 
@@ -41,34 +51,39 @@ def test_values_lie_in_the_space_and_are_of_its_types() -> None:
 
 
 def test_the_first_of_more_are_the_same_and_batches_differ() -> None:
-    earlier = propose(SPACE, 0, START, [])
-    four = propose(SPACE, START, 4, results(earlier))
-    assert propose(SPACE, START, 2, results(earlier)) == four[:2]
-    assert propose(SPACE, START + BATCH, 4, results(earlier)) != four
+    earlier = propose(SPACE, 0, STARTUP_TRIALS, [])
+    four = propose(SPACE, STARTUP_TRIALS, 4, results(earlier))
+    assert propose(SPACE, STARTUP_TRIALS, 2, results(earlier)) == four[:2]
+    assert propose(SPACE, STARTUP_TRIALS + BATCH_TRIALS, 4, results(earlier)) != four
     assert len({values["rate"] for values in four}) == 4
 
 
 def test_they_come_to_where_it_is_good() -> None:
-    trials = propose(SPACE, 0, START, [])
-    for first in range(START, START + 6 * BATCH, BATCH):
-        trials += propose(SPACE, first, BATCH, results(trials))
-    late, random = trials[-2 * BATCH :], propose(SPACE, 0, 2 * BATCH, [])
+    trials = propose(SPACE, 0, STARTUP_TRIALS, [])
+    for first in range(STARTUP_TRIALS, STARTUP_TRIALS + 6 * BATCH_TRIALS, BATCH_TRIALS):
+        trials += propose(SPACE, first, BATCH_TRIALS, results(trials))
+    late, random = trials[-2 * BATCH_TRIALS :], propose(SPACE, 0, 2 * BATCH_TRIALS, [])
     assert sum(values["sizes"] == [4] for values in late) > sum(values["sizes"] == [4] for values in random)
     assert sum(map(score, late)) > sum(map(score, random))
 
 
 def test_a_failure_among_the_first_does_not_put_off_that_results_tell() -> None:
-    trials = propose(SPACE, 0, START, [])
+    trials = propose(SPACE, 0, STARTUP_TRIALS, [])
     few, other = (
-        [TrialResult(values, None if n < START // 2 else sign * score(values)) for n, values in enumerate(trials)]
+        [
+            TrialResult(values, None if n < STARTUP_TRIALS // 2 else sign * score(values))
+            for n, values in enumerate(trials)
+        ]
         for sign in (1, -1)
     )
-    assert propose(SPACE, START, BATCH, few) != propose(SPACE, START, BATCH, other)
+    assert propose(SPACE, STARTUP_TRIALS, BATCH_TRIALS, few) != propose(SPACE, STARTUP_TRIALS, BATCH_TRIALS, other)
 
 
 @pytest.mark.parametrize(
     "failed", [TrialResult({"rate": 0.1, "dropout": 0.4, "epochs": 2, "sizes": [4]}, None), TrialResult({}, 9.0)]
 )
 def test_a_failed_trial_and_one_outside_the_space_are_no_guide(failed: TrialResult) -> None:
-    earlier = results(propose(SPACE, 0, START, []))
-    assert propose(SPACE, START, BATCH, [*earlier, failed]) == propose(SPACE, START, BATCH, earlier)
+    earlier = results(propose(SPACE, 0, STARTUP_TRIALS, []))
+    assert propose(SPACE, STARTUP_TRIALS, BATCH_TRIALS, [*earlier, failed]) == propose(
+        SPACE, STARTUP_TRIALS, BATCH_TRIALS, earlier
+    )

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import DEFAULT, Space, space_of, with_settings
+from ple_rec.analysis.compare.tuning.sampler import DEFAULT_SPACE, Space, build_space, with_trial_values
 from ple_rec.cli.app import parse
-from ple_rec.cli.compare import comparison_of
+from ple_rec.cli.compare import read_comparison
 from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import ConfigError, load_config
 from ple_rec.errors import UserError
@@ -32,20 +32,20 @@ def tuning(space: dict[str, Any]) -> TuneConfig:
 
 
 def space(here: Path, keys: dict[str, Any], *overrides: str, **changes: Any) -> Space:
-    return space_of(matrix(here, *overrides, **changes), tuning(keys))
+    return build_space(matrix(here, *overrides, **changes), tuning(keys))
 
 
 def test_every_variant_has_the_default_space(here: Path) -> None:
-    assert [dimension.key for dimension in space(here, {})] == list(DEFAULT)
+    assert [dimension.key for dimension in space(here, {})] == list(DEFAULT_SPACE)
     without = [dimension.key for dimension in space(here, {}, 'data.drop=["user"]')]
-    assert without == [key for key in DEFAULT if key != "table_optimizer.learning_rate"]  # there are no tables
+    assert without == [key for key in DEFAULT_SPACE if key != "table_optimizer.learning_rate"]  # there are no tables
 
 
 def test_ints_for_a_float_are_a_range_of_floats(here: Path) -> None:
     (dropout,) = space(here, {"model.dropout": {"low": 0, "high": 0.5}})
-    assert dropout.limits == [0.0, 0.5]
-    assert not space(here, {"model.input_dropout": {"low": 0, "high": 0.9}})[0].whole
-    assert space(here, {"train.epochs": {"low": 1, "high": 3}})[0].whole
+    assert dropout.bounds_or_choices == [0.0, 0.5]
+    assert not space(here, {"model.input_dropout": {"low": 0, "high": 0.9}})[0].is_integer
+    assert space(here, {"train.epochs": {"low": 1, "high": 3}})[0].is_integer
     with pytest.raises(
         ConfigError, match=r"model.dropout=1.0: 1 problem\n  model.dropout: got 1.0; must be >= 0 and < 1"
     ):
@@ -63,12 +63,12 @@ def test_a_key_that_a_variant_lacks_names_the_variant(here: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "rule"),
     [
-        ("seed", "it tells runs apart"),
-        ("runtime.threads", "says where and how they run"),
-        ("model.variant", "it tells runs apart"),
-        ("data.path", "of the same samples, tasks and metric"),
-        ("tasks[0].weight", "of the same samples, tasks and metric"),
-        ("train.best_metric", "of the same samples, tasks and metric"),
+        ("seed", "this key identifies a run"),
+        ("runtime.threads", "says where and how it runs"),
+        ("model.variant", "this key identifies a run"),
+        ("data.path", "have the same samples, tasks and metric"),
+        ("tasks[0].weight", "have the same samples, tasks and metric"),
+        ("train.best_metric", "have the same samples, tasks and metric"),
         ("train.batch_size", "gains are paired by seed"),
     ],
 )
@@ -90,25 +90,27 @@ def test_sizes_are_not_tuned_where_costs_are_equal(here: Path) -> None:
     both = {"ple": wide, "mmoe": {"base": "tiny.toml", "overrides": list(MMOE)}}
     towers = {"model.tower.hidden": {"choices": [[8], [16]]}}
     with pytest.raises(
-        UserError, match=r"\[8\] changes single_task from [\d,]+ to [\d,]+ FLOPs a sample; cost is matched"
+        UserError, match=r"\[8\] changes single_task from [\d,]+ to [\d,]+ FLOPs a sample; costs are equal before"
     ):
         space(here, towers, match="flops", variants=both)
-    with pytest.raises(UserError, match=r'"embeddings.dim": 8 changes .* dense parameters; cost is matched'):
+    with pytest.raises(UserError, match=r'"embeddings.dim": 8 changes .* dense parameters; costs are equal before'):
         space(here, {"embeddings.dim": {"choices": [8, 16]}}, match="params", variants=both)
     (tower,) = space(here, towers, match="none", variants=both)
-    assert tower.limits == [(8,), (16,)]
+    assert tower.bounds_or_choices == [(8,), (16,)]
     config = matrix(here, variants=both).variants["ple"].config
-    assert with_settings("ple", config, {"model.tower.hidden": [8]}).model.tower.hidden == (8,)
+    assert with_trial_values("ple", config, {"model.tower.hidden": [8]}).model.tower.hidden == (8,)
 
 
 def test_variants_are_judged_by_one_metric(here: Path) -> None:
     other = {"base": "tiny.toml", "overrides": [*MMOE, "train.best_metric=mean.auc"]}
-    with pytest.raises(UserError, match=r"train.best_metric: ple has loss, mmoe has mean.auc; trials are judged by it"):
+    with pytest.raises(
+        UserError, match=r"train.best_metric: ple has loss, mmoe has mean.auc; it chooses the best trial"
+    ):
         space(here, {}, variants={"ple": {"base": "tiny.toml"}, "mmoe": other})
     weights = 'tasks=[{name = "click"}, {name = "like", weight = 0.5}]'
     weighted = {"base": "tiny.toml", "overrides": [*MMOE, weights]}
     named = {"base": "tiny.toml", "overrides": [weights.replace("0.5", "1.0")]}
-    with pytest.raises(UserError, match=r"ple has loss, mmoe has loss \(weights 1, 0.5\); trials are judged by it"):
+    with pytest.raises(UserError, match=r"ple has loss, mmoe has loss \(weights 1, 0.5\); it chooses the best trial"):
         space(here, {}, variants={"ple": named, "mmoe": weighted})
     by_auc = {"variants": {"ple": named, "mmoe": weighted}}
     assert space(here, {}, "train.best_metric=mean.auc", **by_auc)
@@ -139,14 +141,14 @@ def test_a_range_that_is_none(here: Path, text: str, problem: str) -> None:
 def test_the_docs_show_the_default(repository: Path) -> None:
     text = (repository / "docs" / "compare.md").read_text()
     (block,) = re.findall(r"```toml\n(\[tune\]\n.*?)```", text, re.DOTALL)
-    assert tuning(tomllib.loads(block)["tune"]["space"]).space == DEFAULT
+    assert tuning(tomllib.loads(block)["tune"]["space"]).space == DEFAULT_SPACE
 
 
 def test_the_command_line_goes_before_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "cmp.toml").write_text('name = "cmp"\n[tune]\ntrials = 7\n[variants.ple]\nbase = "census-ple"\n')
 
     def trials(*flags: str) -> int:
-        return comparison_of(parse(["compare", "--config", "cmp.toml", *flags]).values["options"])[0].tune.trials
+        return read_comparison(parse(["compare", "--config", "cmp.toml", *flags]).values["options"])[0].tune.trials
 
     assert (trials(), trials("--tune", "20"), trials("--tune", "0")) == (7, 20, 0)
     with pytest.raises(UserError, match="--tune: got 'few'; expected a non-negative int, 0 for none"):

@@ -14,15 +14,15 @@ import pytest
 from ple_rec.analysis.compare import compare as module
 from ple_rec.analysis.compare.compare import ComparisonResult, run_comparison
 from ple_rec.analysis.compare.estimate import Pace
-from ple_rec.analysis.compare.shares import share_of
-from ple_rec.analysis.compare.tuning.sampler import BATCH, START
+from ple_rec.analysis.compare.shares import hold_share
+from ple_rec.analysis.compare.tuning.sampler import BATCH_TRIALS, STARTUP_TRIALS
 from ple_rec.analysis.compare.workers import Outcome
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.runs.layout import TEST_ROWS, claimed
+from ple_rec.runs.layout import TEST_ROWS, hold_lock
 from tests.analysis.compare.comparisons import comparison
 from tests.analysis.compare.tuning.tuners import RATE, SPACE, Known, loss_of
 from tests.messages import logged
@@ -30,7 +30,7 @@ from tests.messages import logged
 ROOT = Path("runs/cmp")
 VARIANTS = ("single_task", "ple", "mmoe")
 SEEDS = [f"{variant}/seed-0" for variant in VARIANTS]
-MANY = START + BATCH + 2  # a batch of TPE, and a part of the next one
+MANY = STARTUP_TRIALS + BATCH_TRIALS + 2  # a batch of TPE, and a part of the next one
 
 
 @pytest.fixture(autouse=True)
@@ -136,13 +136,13 @@ def test_neither_order_nor_interruption_nor_a_first_part_changes_the_trials(tune
     assert len(whole["single_task"]["trials"]) == MANY
     parts = Path("runs/parts")
     with pytest.raises(KeyboardInterrupt):
-        run(Known(stops_at=START + 2), parts)
+        run(Known(stops_at=STARTUP_TRIALS + 2), parts)
     rest = run(Known(), parts)
-    assert MANY - START - 2 <= len(rest.trials) <= MANY - START  # but for what was under way
+    assert MANY - STARTUP_TRIALS - 2 <= len(rest.trials) <= MANY - STARTUP_TRIALS  # but for what was under way
     assert studies(parts) == whole
     more = Path("runs/more")
-    run(Known(), more, trials=START + 1)
-    assert len(run(Known(), more, overwrite=True).trials) == MANY - START - 1
+    run(Known(), more, trials=STARTUP_TRIALS + 1)
+    assert len(run(Known(), more, overwrite=True).trials) == MANY - STARTUP_TRIALS - 1
     assert studies(more) == whole
 
 
@@ -175,13 +175,13 @@ def test_a_trial_that_fails_counts_and_is_told(tuned: Tuned) -> None:
 
 
 def test_a_trial_that_is_tried_again_leaves_those_as_they_are_that_were_asked_after_it(tuned: Tuned) -> None:
-    tuned.run(Known({"ple/trial-3": Outcome(137, "killed")}), trials=START + 1)
+    tuned.run(Known({"ple/trial-3": Outcome(137, "killed")}), trials=STARTUP_TRIALS + 1)
     before = studies()["ple"]["trials"]
     (ROOT / "ple/tune/trial-3.failed").unlink()
-    tuned.run(again := Known(), trials=START + 2, overwrite=True)
-    assert sorted(again.trials) == sorted(["ple/trial-3", *(f"{v}/trial-{START + 1}" for v in VARIANTS)])
+    tuned.run(again := Known(), trials=STARTUP_TRIALS + 2, overwrite=True)
+    assert sorted(again.trials) == sorted(["ple/trial-3", *(f"{v}/trial-{STARTUP_TRIALS + 1}" for v in VARIANTS)])
     after = studies()["ple"]["trials"]
-    assert [trial["values"] for trial in after[: START + 1]] == [trial["values"] for trial in before]
+    assert [trial["values"] for trial in after[: STARTUP_TRIALS + 1]] == [trial["values"] for trial in before]
     assert after[3]["state"] == "finished"
 
 
@@ -202,7 +202,7 @@ def test_a_trial_that_was_killed_with_its_results_written_counts_with_them(tuned
 
 def test_a_variant_that_another_process_tunes_is_left_to_it(tuned: Tuned) -> None:
     worker = Known()
-    with claimed(ROOT / "ple/tune"), pytest.raises(UserError, match=r"ple/tune: in use by process .*tunes a variant"):
+    with hold_lock(ROOT / "ple/tune"), pytest.raises(UserError, match=r"ple/tune: in use by process .*tunes a variant"):
         tuned.run(worker, trials=2)
     assert worker.trials == []
 
@@ -219,7 +219,7 @@ def test_a_trial_that_was_asked_to_stop_goes_on_with_the_next_call(tuned: Tuned)
 
 
 def test_no_trial_is_started_when_the_time_is_up(tuned: Tuned) -> None:
-    tuned.run(worker := Known(), until=time.monotonic() - 1)
+    tuned.run(worker := Known(), deadline=time.monotonic() - 1)
     assert worker.trials == worker.trained == []
     assert tuned.results()["missing"] == 3
 
@@ -234,7 +234,7 @@ def test_another_space_or_configuration_is_refused_or_starts_anew(tuned: Tuned) 
     ):
         tuned.run(Known(), trials=2, overrides=["train.report_every=7"])
     with pytest.raises(
-        UserError, match=r"trial 0 is of .* model.dropout = 0.0; the configuration has .* model.dropout = 0.1"
+        UserError, match=r"trial 0 has .* model.dropout = 0.0; the configuration has .* model.dropout = 0.1"
     ):
         tuned.run(Known(), trials=2, overrides=["model.dropout=0.1"])
     tuned.run(worker := Known(), trials=2, space=fewer, overwrite=True)
@@ -257,7 +257,7 @@ def test_more_trials_may_not_overtake_runs_that_are_there_unasked(tuned: Tuned) 
 
 
 def test_a_host_trains_the_runs_of_the_variants_that_it_tunes(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    monkeypatch.setattr(module, "hold_share", partial(hold_share, patience=0.0))
     tuned.run(first := Known(), trials=2, share=(0, 2))
     assert sorted(first.trained) == ["mmoe/seed-0", "single_task/seed-0"]
     assert {trial.split("/")[0] for trial in first.trials} == {"mmoe", "single_task"}
@@ -280,7 +280,7 @@ class Overtaken(Known):
 
 
 def test_what_another_host_has_is_its_own_to_refuse(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "share_of", partial(share_of, patience=0.0))
+    monkeypatch.setattr(module, "hold_share", partial(hold_share, patience=0.0))
     tuned.run(first := Overtaken(), trials=2, share=(0, 2))
     assert sorted(first.trained) == ["mmoe/seed-0", "single_task/seed-0"]
     with pytest.raises(UserError, match=r"ple/seed-0: holds a run, and 2 of the 2 trials of ple have not ended"):
@@ -297,10 +297,10 @@ def test_sizes_are_tuned_where_costs_differ_anyway(tuned: Tuned) -> None:
 
 
 def test_a_dry_run_counts_trials_and_leaves_nothing(tuned: Tuned, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "paces_of", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
+    monkeypatch.setattr(module, "measure_paces", lambda *_: [Pace("ple", 1000, start=2.0, sample=0.0, rest=1.0)])
     assert tuned.run(worker := Known(), dry_run=True) is None
     assert f"{3 * MANY} trials (3 variants x {MANY}) first, on the validation split: 0 ended" in tuned.said[-3]
-    assert tuned.said[-1].endswith(", as busy as this machine is now")
+    assert tuned.said[-1].endswith(", if the machine stays as busy as it is now")
     assert worker.trials == []
     assert not ROOT.exists()
 
