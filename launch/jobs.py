@@ -87,7 +87,9 @@ def ranks_job(
 ) -> specs.AppDef:
     """Return the job of a verb that runs on ranks.
 
-    Arguments after `verb` are those of the components in `launch.components`; `memory` is their `memMB`.
+    Arguments after `verb` are those of the components in `launch.components`; `memory` is their `memMB`. `host` names a
+    kind of host in `launch.hosts`. For `nproc`, `threads`, `cpu`, `gpu`, `memory` and `max_restarts`, 0 is the default.
+    With `check`, `ple-rec` checks the verb's input in this folder now.
 
     Raises:
         ComponentValidationException: The job could not run.
@@ -98,6 +100,7 @@ def ranks_job(
     for flag, value in {"--max_retries": max_retries, "--max_restarts": max_restarts, "--threads": threads}.items():
         if value < 0:
             raise refusal_error(f"{flag} {value}", "it cannot be negative", "leave it out for the default")
+    # Each rank gets a CPU at least, even if `cpu` is less.
     resource.cpu = max(resource.cpu, nproc)
     threads_per_rank = threads or max(1, int(resource.cpu) // nproc)
     nodes = f"{min_nnodes}:{nnodes}" if min_nnodes else str(nnodes)
@@ -110,6 +113,7 @@ def ranks_job(
     verb = [*verb, "--set", f"{_THREADS_KEY}={threads_per_rank}"] if override is None else verb
     variables = rank_environment(threads=threads_per_rank, gpu=int(resource.gpu), interface=interface, env=env)
     role = _make_role(name, image, python, [], resource, mounts)
+    # An image has files and a Python of its own, with which the verb cannot be checked here.
     if check and not image:
         check_verb(role.entrypoint, torchrun_options, verb, env or {})
     max_restarts = max_restarts or (_ELASTIC_RESTARTS if min_nnodes else 0)
@@ -161,6 +165,7 @@ def process_job(
     resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memory)
     role = _make_role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
     role.num_replicas, role.max_retries = shares, max_retries
+    # An image has files and a Python of its own, with which the verb cannot be checked here.
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
     role.env, env_command = split_environment_for_slurm(env or {})

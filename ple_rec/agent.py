@@ -3,12 +3,13 @@
     python -m ple_rec.agent --nnodes 2 --nproc-per-node 8 --rdzv-endpoint HOST:PORT -- train --config census-ple
 
 Options before `--` are torchrun's; the words after it are those of `ple-rec`: a verb (train or evaluate) and its flags.
-If a rank fails, torchrun ends with 1, but this agent with the exit code of the rank: 2, 3 or 4, or 75 if the ranks were
-asked to stop. So a scheduler can tell wrong input from a crash. Errors of the input are printed once, before any rank
-starts; errors that only ranks can find are printed once per host. No process that a rank started outlives the agent.
+If a rank fails, torchrun would end with 1, but this agent ends with the exit code of the rank: 2 for wrong input, 3 for
+damaged data, 4 for a diverged training, or 75 if the ranks were asked to stop. So a scheduler can tell wrong input from
+a crash. Errors of the input are printed once, before any rank starts; errors that only ranks can find are printed once
+per host. No process that a rank started outlives the agent.
 
 With `--nnodes MIN:MAX` or `--max-restarts N`, ranks start again after a crash or the loss of a host; `train` then needs
-`--auto-resume`. With `--check` before the options, the input is checked and no rank starts; `launch` calls it so before
+`--auto-resume`. With `--check` before the options, the input is checked and no rank starts; `launch` does this before
 it submits a job.
 """
 
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return check_submission(options[1:], verb_argv)
     if os.environ.get("TORCHX_JOB_ID", "").startswith("local_cwd:"):
         stop_with_parent()  # `torchx run` starts this process in a session of its own, which no Ctrl-C reaches.
+    # The first exit code that is not 0 is returned, and nothing after it runs.
     code = check_input(verb_argv, lambda: possible_world_sizes(options)) or run_reporting_errors(
         lambda: check_restarts(options, verb_argv)
     )

@@ -27,9 +27,9 @@ _KINDS = {"binary": "classification", "regression": "regression"}
 
 
 def build_contender(work: Workload) -> ReadyContender:
-    """Build the model and its trainer with the library's defaults.
+    """Build the model with the sizes of the workload, and its trainer; all else has the library's defaults.
 
-    The mode `step` feeds batches from memory; `own loop` feeds them by the library's loader.
+    Both modes call `train_one_epoch`: `step` with batches from memory, `own loop` with the library's loader.
     """
     torch.set_num_threads(work.threads)
     rows = TrainingRows.read(work.rows)
@@ -52,6 +52,7 @@ def build_contender(work: Workload) -> ReadyContender:
     def own_loop(steps: int) -> TurnResult:
         part = rows.first(steps * work.batch_size)
         x, y = _columns(work, part), np.ascontiguousarray(part.labels_KN.T)
+        # The arguments for validation and test are required, but their loaders are not used.
         loader, _, _ = DataGenerator(x, y).generate_dataloader(
             x_val=x, y_val=y, x_test=x, y_test=y, batch_size=work.batch_size
         )

@@ -61,7 +61,7 @@ class Unit:
         rows: Rows with `PART`, the columns of `order`, and all columns of `sink.schema` that `more_columns` lacks.
         order: Columns by which the rows of a part are sorted; no two rows are equal in all of them.
         sink: Receiver of the sorted rows.
-        row_count: Number of rows; 0 if it is unknown, which only `Engine.write_parts` permits.
+        row_count: Number of rows. Implementations of `Engine.write_parts`, which do not know it, set it to 0.
         more_columns: Tables of the same rows with `PART`, the columns of `order`, and other columns of `sink.schema`.
     """
 
@@ -83,8 +83,9 @@ class Engine(Protocol):
     """Engine of one run of the pipeline. Its methods return lazy tables unless they say that they compute.
 
     Attributes:
-        max_inner_join_span: Widest range of integer keys over which an inner join with a table that has every key of
-            the range is faster than a left join; 0 if it never is.
+        max_inner_join_span: Widest range of integer keys for which an inner join is faster than a left join, if the
+            right table is filled up to have every key of the range, as a spread vocabulary is (`look_up.py`); 0 if it
+            never is.
         max_concurrent_units: Largest number of units that are written at the same time.
         verifies_pages: True if the engine compares pages of raw Parquet files with their checksums as it reads.
     """
@@ -155,7 +156,10 @@ class Engine(Protocol):
         """
 
     def write_parts(self, rows: ir.Table, order: Sequence[str], sink: PartSink) -> list[PartFile]:
-        """Write a part for each value of `PART`, with its rows sorted by `order`, and return the parts."""
+        """Write a part for each value of `PART`, with its rows sorted by `order`, and return the parts.
+
+        Unlike for `write_units`, the rows need not be counted and divided into units. No progress is reported.
+        """
 
     def close(self) -> None:
         """Release the resources of the engine."""

@@ -70,6 +70,7 @@ def column_to_word(name: str) -> str:
 
 def word_to_column(word: str) -> str:
     """Return the column of the log that a word names; a word of a joined table is returned unchanged."""
+    # Any word loses its first and last letter here. Only for a word in quotes does `column_to_word` restore it.
     name = word[1:-1].replace('""', '"')
     return name if column_to_word(name) == word else word
 

@@ -44,7 +44,7 @@ ACCEPTED_KINDS: dict[ArgumentKind, tuple[k.Kind, ...]] = {
     "bound": (*k.NUMBERS, "null"),
     "float": ("float",),
     "string": ("string",),
-    "text": ("string", "integer", "boolean"),
+    "text": ("string", "integer", "boolean"),  # Everything that `concat` makes a string of.
     "ordered": ("integer", "float", "string", "null"),
     "scalar": ("integer", "float", "string", "boolean", "null"),
     "string or list": ("string", "list"),
@@ -61,7 +61,7 @@ class Function:
         argument_kinds: Kind that each argument must have; the last one also holds for all further arguments. A constant
             is passed to `build` as a Python value.
         build: Function from the arguments to an Ibis value.
-        min_arguments: Number of arguments that a call must have; 0 for all of `argument_kinds`.
+        min_arguments: Least number of arguments of a call; 0 for all of `argument_kinds`.
         is_variadic: True if a call may repeat the last argument any number of times.
         unifies_types: True if the arguments are cast to a common type before `build` gets them.
     """
@@ -88,7 +88,8 @@ def _concat(*parts: Any) -> Any:
 def _split(text: Any, separator: str) -> Any:
     if k.kind_of(text) == "list":  # So one configuration can read Parquet files with lists and CSV files with texts.
         return text
-    # Spark takes the separator as a regular expression, DuckDB as a text.
+    # `split` takes the separator as a regular expression in Spark, and as plain text in DuckDB. They differ only for
+    # special characters, so such a separator is escaped and given to `re_split`, which takes a regular expression.
     special = re.search(r"[][\\.{}()*+?^$|]", separator)
     pieces = text.re_split(re.sub(r"([][\\.{}()*+?^$|])", r"\\\1", separator)) if special else text.split(separator)
     return pieces.filter(lambda piece: piece != "")
@@ -167,7 +168,8 @@ FUNCTIONS: dict[str, Function] = {
         "length(x)",
         "characters (Unicode code points) of a text, items of a list",
         ("string or list",),
-        lambda x: ops.Cast(x.length(), dt.int64).to_expr(),  # Spark has an int32 here, but Ibis leaves out a `cast`.
+        # Spark returns int32. Ibis takes the length for int64 and would drop `.cast("int64")`, so `Cast` is built here.
+        lambda x: ops.Cast(x.length(), dt.int64).to_expr(),
     ),
     "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
     "nullif": Function("nullif(a, b)", "null if a = b, else a", ("scalar", "scalar"), k.null_if, unifies_types=True),

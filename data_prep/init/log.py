@@ -43,12 +43,12 @@ class LogPreview:
     """Log with a sample of its rows.
 
     Args:
-        source: Value of `prep --from`: folder, file or address.
+        source: Folder of the log on this machine, as the value of `prep --from`.
         files: Value of `log.files`: files of the log below the source, or globs.
         csv: CSV options of the files; None for Parquet.
         table_sample: Files of the log as Parquet: all of a Parquet log, but only the beginnings of long CSV files.
         rows: Sample of the rows of `table_sample`, from some of its files, with the columns that prep can read.
-        unreadable: Reason why prep cannot read a column, or that it has no value, by name of the column.
+        unreadable: Reason why a column is left out, by its name: prep cannot read it, or it has no value.
         format: Value of `log.format`; None if the names of the files show their format.
     """
 
@@ -148,7 +148,8 @@ def _find_files(config: FilesConfig, source: str) -> tuple[list[FoundFile], Form
             if not any(format_of(path.name) for path in Path(source).rglob("*")):
                 rule = f"{source} has {contents or 'nothing'}"
                 fix = "name a folder with .parquet, .csv or .tsv files, or the files themselves"
-        if "format = " in fix:  # A fix of `find_files` that sets a key.
+        # The fix of `find_files` tells the user to set `log.format` in a configuration, which does not exist yet.
+        if "format = " in fix:
             fix = "name files of one format, whose names end in .parquet, .csv, .csv.gz or .tsv"
         raise UserError(error.place.replace("log.files", "--from", 1), error.value, rule, fix) from None
 
@@ -177,8 +178,8 @@ def _check_header(file: FoundFile, config: CsvConfig) -> None:
 
 def _unreadable_columns(sample: TableSample) -> dict[str, str]:
     """Return the reason for each column that prep cannot read, or that has no value, by name of the column."""
-    # Files with the same columns and types need one check. Partition columns (day=2024-01-31 in the path) have no type,
-    # so files differ if one of them lacks the value.
+    # One check is enough for files that have the same columns and types, and that lack the values of the same partition
+    # columns (day=2024-01-31 in the path).
     file_of_columns = {
         (file.columns, *((k, v == NO_VALUE) for k, v in file.partitions.items())): file
         for file in _files_with_rows(sample)

@@ -25,10 +25,10 @@ from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Sp
 
 @contextmanager
 def parts_engine(stage: Path, memory: int | None = None) -> Iterator[DuckEngine]:
-    """Open a DuckDB engine with a temporary folder beside the parts, which is removed at the end of the block.
+    """Open a DuckDB engine with a temporary folder beside those of the splits, which is removed after the block.
 
     Args:
-        stage: Folder of the dataset.
+        stage: Folder in which the dataset is written until it is complete.
         memory: Bytes that the process may use, about; None for DuckDB's default, 80 % of the machine's memory.
     """
     work = stage / "work"
@@ -52,7 +52,7 @@ def describe(
 
     Args:
         engine: Engine of `parts_engine`.
-        stage: Folder of the dataset.
+        stage: Folder in which the dataset is written until it is complete.
         schema: Schema of the dataset.
         slices: Columns by whose values the rows are sliced for correlations of labels; None for the default of
             `compute`.
@@ -111,9 +111,10 @@ def build_schema(
 
 
 def bucket_names(config: PrepConfig) -> dict[str, dict[int, str]]:
-    """Return the bounds of each bucket as a text, `< 0` or `[0, 10)`, by bucketised feature and row of its table.
+    """Return the bounds of each bucket as a text, `< 0` or `[0, 10)`, by table and row.
 
-    Features whose edges are not known are left out, and so is row 0, which stands for a missing value.
+    A bucketised feature has a table of its own, with the name of the feature. Features whose edges are not known are
+    left out, and so is row 0, which stands for a missing value.
     """
     names = {}
     for feature in config.sparse:

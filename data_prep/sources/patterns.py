@@ -35,7 +35,7 @@ def _matches_name(pattern: str, name: str) -> bool:
 
 
 def matches(pattern: Sequence[str], parts: Sequence[str]) -> str | None:
-    """Return how a pattern matches a path; both begin at the same folder.
+    """Return how a pattern matches a path; both are relative to the same folder.
 
     Args:
         pattern: Parts of the pattern.

@@ -143,7 +143,7 @@ class TextSource:
         file: Text file.
         delimiter: Delimiter between its cells.
         header: True if the first row names the columns.
-        key: Key of its CSV configuration: `log.csv`.
+        key: Dotted key of its CSV settings in the configuration, such as `log.csv`.
         inferred: Inferred types of the columns whose types are not declared, by column.
         offsets: UTC offsets in its timestamps, such as +08:00, by column; +00:00 is left out.
     """
@@ -231,8 +231,8 @@ def find_row(file: FoundFile, delimiter: str, number: int) -> tuple[int, list[st
 def count_rows(file: FoundFile, delimiter: str) -> tuple[int, int | None, int]:
     """Count the rows with Python's csv reader, and find the first row with an unclosed quote.
 
-    With such a quote, the rows below it become part of a cell, or the file was cut off inside a cell. Counting ends
-    there.
+    Such a quote makes the rows below it part of its cell, or shows that the file was cut off inside a cell. Counting
+    ends there.
 
     Returns:
         Number of rows including the header; line, counted from 1, of the row with the unclosed quote, or None; and
@@ -303,7 +303,7 @@ def csv_error(
 
 
 def utf8_error(file: FoundFile, line: int, text: str, column: str = "") -> DataError:
-    """Return the error about a line that is not UTF-8; `column` ends the place in the message: `, column 'x'`."""
+    """Return the error about a line that is not UTF-8; `column` is added to the place: `, column 'x'`."""
     rule = "text is UTF-8"
     fix = "convert the file, e.g. with iconv -f LATIN1 -t UTF-8"
     return DataError(f"{file.display_name}, line {line}{column}", f"reads {text[:80]!r}", rule, fix)

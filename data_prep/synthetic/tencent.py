@@ -59,9 +59,9 @@ class TencentPart:
     Args:
         index: Number among the parts of the same splits, which is also in the name of their files.
         splits: Splits with a file: `train`, or `valid` and `test`.
-        blocks: Ranges of impressions, each of which becomes one row group of each split. For train, they are ranges of
-            places in the order of time. For valid and test, they are ranges of numbers of impressions, which run user
-            by user: a range covers whole users, and only their impressions of the last day are written.
+        blocks: Ranges of impressions, each of which becomes one row group of each split. For train, a block is a range
+            of positions in the order of time. For valid and test, it is a range of positions in the order of users; it
+            covers whole users, and only their impressions of the last day are written.
     """
 
     index: int
@@ -113,7 +113,7 @@ class Tencent:
         return {}
 
     def layout(self) -> ParquetLayout:
-        """Return the layout of the parts."""
+        """Return schema and encodings of the Parquet files."""
         return ParquetLayout(dataset_schema(), _WITHOUT_DICTIONARY, _BYTE_STREAM_SPLIT)
 
     def row_group_rows(self) -> int:

@@ -1,7 +1,8 @@
-"""Encoding of the raw values of sparse features as rows of embedding tables, which a dataset's Parquet files hold.
+"""Encoding of sparse features: each raw value becomes the number of a row of an embedding table.
 
-A value is looked up in the vocabulary of its table, or put into a bucket by edges. Row 0 is for missing values, and
-for unknown ones unless the table has `hash_rows`, which they share. A bag is a feature with a list of values per row.
+A dataset's Parquet files hold these row numbers instead of the raw values. A value is looked up in the
+vocabulary of its table, or put into a bucket by edges. Row 0 is for missing values, and for unknown ones unless the
+table has `hash_rows`, which they share. A bag is a feature with a list of values per row.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ def encode_features(
     vocabularies: Mapping[str, LookupTable],
     tables: Mapping[str, Table],
 ) -> ir.Table:
-    """Replace the raw column of each feature by a column of table rows: int32, or lists of int32 for a bag.
+    """Replace the raw column of each feature by a column of row numbers: int32, or lists of int32 for a bag.
 
     Args:
         engine: Engine that looks the values up.
         rows: Rows with a column `raw__<feature>` for each feature, and `weights__<feature>` for a weighted bag.
-        features: Features to encode. Those without a raw column are skipped, since they are encoded already.
+        features: Features to encode. Those without a raw column in `rows` are skipped: they are encoded already, or by
+            another call.
         vocabularies: Vocabularies by table; the tables of bucketised features have none.
         tables: Embedding tables by name.
 
@@ -49,7 +51,8 @@ def encode_features(
     features = [feature for feature in features if f"raw__{feature.name}" in rows.columns]
     ids: dict[str, ir.Value] = {}
     singles = [feature for feature in features if not feature.bag and not feature.bucketised]
-    # Joins with large tables come last, since an engine may pass on their results in small batches.
+    # Spread vocabularies, which have a `low` (`look_up.py`), are joined first. Among them and among the others, joins
+    # with large tables come last, since an engine may pass on their results in small batches.
     singles.sort(key=lambda f: (vocabularies[f.table_name].low is None, tables[f.table_name].rows))
     out = engine.look_up(rows, {f"raw__{f.name}": vocabularies[f.table_name] for f in singles}) if singles else rows
     for feature in features:
@@ -134,7 +137,7 @@ def _fill_hash_row(raw: ir.Value, row: ir.IntegerValue, table: Table) -> ir.Inte
 
 
 def _bag(engine: Engine, rows: ir.Table, feature: SparseSpec, entries: LookupTable, table: Table) -> ir.Table:
-    """Return, by position of the row, the list of table rows of each bag that is not empty, in the order of the bag."""
+    """Return, by position of the row, the row numbers of each bag that is not empty, as a list in the bag's order."""
     position, item, place = f"{feature.name}__position", f"{feature.name}__item", f"{feature.name}__place"
     items = rows.select(**{position: rows[POSITION], item: rows[f"raw__{feature.name}"]}).unnest(item, offset=place)
     looked_up = engine.look_up(items, {item: entries})

@@ -3,9 +3,10 @@
 A side table has one row per key. A dated side table has one per key and day; a row of the log is joined with the last
 one whose day is not after its own.
 
-A bag (a column with a list of values per row) would be repeated in every row of the log. So the join is in two steps.
-`link_side_rows` adds the other columns of side tables and, if a side table has bags, the position of its row. Its
-result may be stored. `with_side_bags` then adds the bags by this position, whenever rows are read.
+A bag is a feature with a list of values per row. Columns that bags are read from would be repeated in every row of the
+log. So the join is in two steps. `link_side_rows` adds the other columns of side tables and, if a side table has
+columns for bags, the position of its row. Its result may be stored. `with_side_bags` then adds the columns for bags by
+this position, whenever rows are read.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from ple_rec.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
 
-# Names, or beginnings of names, of columns that exist only while side tables are checked and joined.
+# Prefixes of columns that exist only while side tables are checked and joined; the name of the side table follows.
+# `__key<side><i>` is the log's value of the i-th key, `__match<side><i>` that of the side table. `__log_day<side>` is
+# the day of the log's row; a side row is valid from `__from<side>` on and before `__until<side>`. In
+# `deduplicate_keys`, `__from` without a suffix is the day of a side row.
 _KEY, _FROM, _UNTIL, _LOG_DAY, _MATCH = "__key", "__from", "__until", "__log_day", "__match"
 _CHOSEN = "__kept"  # Column: position of the row that `keep` chooses among rows with the same key.
 _POSITION = "__position_"  # Prefix: `__position_<side>` holds the positions of the rows of a side table.
@@ -50,7 +54,7 @@ def join_sides(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved
 
 
 def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """Return the rows of `link_side_rows` with the columns of side tables that bags are read from."""
+    """Return the rows of `link_side_rows` with the side tables' columns for bags (`side_bags.bag_columns`)."""
     out, columns = rows, list(rows.columns)
     for name in resolved.config.sides:
         table = sides[name]
@@ -63,10 +67,10 @@ def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
 
 
 def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
-    """Return the log's rows with the columns of every side table but its bags.
+    """Return the log's rows with the columns of every side table except those for bags.
 
-    For each side table with bags, the position of the side row is added (null without one), and for each weighted bag
-    the number of the rule that its weights break (`side_bags.weight_rule_columns`).
+    For each side table with columns for bags, the position of the side row is added (null without one), and for each
+    weighted bag the number of the rule that its weights break, 0 for none (`side_bags.weight_rule_columns`).
 
     Args:
         rows: Rows of the log.
@@ -74,9 +78,10 @@ def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
         resolved: Configuration with its expressions.
 
     Raises:
-        UserError: There is a dated side table, but no `[time]`; or the expression of a side table's day gives no date.
-        DataError: The expression of a key and its column in the side table are not both integers or both text; or the
-            column of a side table's day has no dates.
+        UserError: There is a dated side table, but no `[time]`; or a side table's day is an expression whose type
+            is no date.
+        DataError: The expression of a key and its column in the side table are not both integers or both text; or a
+            side table's day is a column of its files whose type is no date.
     """
     config = resolved.config
     out, columns = rows, list(rows.columns)
@@ -89,6 +94,7 @@ def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
         if side.day is not None:
             match[f"{_LOG_DAY}{name}"] = _log_day(resolved, values)
         out = out.mutate(**_rebind(out, rows, match))
+        # `broken` has two values for each column: on a side row, and in a row of the log without a side row.
         bags, broken = bag_columns(name, table, resolved), weight_rule_columns(name, table, resolved)
         narrow = [column for column in resolved.side_columns[name] if column not in bags]
         extra_columns: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
@@ -171,8 +177,8 @@ def _select_side_columns(
 ) -> ir.Table:
     """Return the columns of a side table that are joined to the log.
 
-    They are the columns `narrow` as `side.column`, the extra columns, the keys and, for a dated table, the days
-    from which (`_FROM`) and before which (`_UNTIL`) a row is valid.
+    They are the columns `narrow` (those not for bags) as `side.column`, the extra columns, the keys and, for a dated
+    table, the days from which (`_FROM`) and before which (`_UNTIL`) a row is valid.
     """
     columns: dict[str, ir.Value] = {f"{name}.{column}": table[column] for column in narrow} | dict(extra_columns)
     for i, column in enumerate(side.on):
@@ -228,6 +234,8 @@ def _key_text(row: Mapping[str, Any], side: SideConfig) -> str:
 
 def deduplicate_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
     """Return a side table with one row per key, or per key and day; without `keep`, only check that it is so.
+
+    Null keys may repeat, since they match no row of the log.
 
     Args:
         engine: Engine that searches for repeated keys.

@@ -59,7 +59,7 @@ class GateDifference:
     Args:
         level: Number of the level, from 1.
         tasks: Names of the two tasks.
-        shared: Names of the experts that both gates read.
+        shared: Names of the experts that both gates read, which are the shared experts below.
         among_shared: Distance between the weights of the shared experts; None if there is only one such expert, or if a
             gate gives them no weight.
         shared_and_own: Distance between all weights, where the experts that are not shared count as one more expert;
@@ -99,8 +99,8 @@ class Cosines:
     """Cosines between the gradients of two tasks, one for each batch.
 
     Args:
-        values: Cosine of each batch. A batch in which every element is 0 in one gradient or the other has no cosine.
-        reached: Number of elements in which neither gradient is 0, averaged over all batches, also those without a
+        values: Cosine of each batch. A batch has no cosine if no element is nonzero in both gradients.
+        reached: Mean number of elements that are nonzero in both gradients, over all batches, also those without a
             cosine.
     """
 
@@ -212,7 +212,8 @@ class SubPopulation:
     """Rows with the same value of a column, and the gates over them.
 
     Args:
-        entry: The value in the form of `Slicing.entries`: `value`, or the flag `missing` or `other` if it has none.
+        entry: Dict of the value, as in `Slicing.entries`: `{"value": v}`, or `{"value": None}` with the flag `missing`
+            (rows without a value) or `other` (all values that are not listed) set to True.
         rows: Number of rows.
         gates: Gates of the model over these rows, bottom level first.
     """
@@ -243,7 +244,7 @@ class Analysis:
         correlations: Correlation of the labels of every pair of tasks.
         gradient_split: Split of the batches on which gradients were taken.
         gradient_batches: Number of these batches; 0 for a single task.
-        steps: Conflict at every checkpoint that the run has kept, ascending by step; empty for a single task.
+        steps: Conflicts at every checkpoint that the run has kept, ascending by step; empty for a single task.
         sub_populations: Gates for each value of the columns of `evaluation.slices` and of `--by`.
     """
 

@@ -33,6 +33,7 @@ class GatesByValue:
     """
 
     def __init__(self, labels: Sequence[GateLabels], slicings: Sequence[Slicing]) -> None:
+        # `gate_labels.mixing` is the kind of a mixing.
         self._labels = {i: gate_labels for i, gate_labels in enumerate(labels) if gate_labels.mixing == GATED}
         self._slicings = list(slicings)
         self._rows = [torch.zeros(slicing.code_count, dtype=torch.int64) for slicing in slicings]
@@ -54,6 +55,7 @@ class GatesByValue:
         if batch.slices_BC is None:
             return
         n = batch.rows
+        # Weights of the rows that are not padding.
         real = {i: gates[i][:n].double().cpu() for i in self._labels}
         for column, (rows_V, sums) in enumerate(zip(self._rows, self._sums, strict=True)):
             codes_B = batch.slices_BC[:n, column].long()

@@ -88,14 +88,16 @@ class Plan:
 
     @errors_name_arguments
     def write(self, path: PathLike) -> Location:
-        """Write `plan.json`, which `train` takes, and its page beside it.
+        """Write the plan as JSON, which `train` takes, and an HTML page of the same name beside it.
+
+        Files of an earlier plan are replaced.
 
         Args:
             path: File to write, a `.json`, or its address in a store.
 
         Raises:
-            UserError: The file or its page exists and is not one of a plan, the suffix is not .json, or the plan cannot
-                be written.
+            UserError: A file that is no plan, or a page without its plan, is already there; the suffix is not .json; or
+                the plan cannot be written.
         """
         from ple_rec.planning.options import check_output
         from ple_rec.planning.run import write_plan
@@ -106,7 +108,7 @@ class Plan:
         return file
 
     def __repr__(self) -> str:
-        """Return the tables that `ple-rec plan` prints."""
+        """Return the text that `ple-rec plan` prints."""
         from ple_rec.planning.text import format_plan
 
         return format_plan(self.content, self._config)
@@ -119,6 +121,7 @@ class Plan:
             ranks, ms = f"{len(set(content.ranks_of(each))):,}", f"{each.costs_ms.total():.3f}"
             size = short_bytes(each.bytes)
             rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
+        # `content.rate` is `samples_per_second`, but None if each rank has too few samples a step.
         return block(
             line(self._config.name, content.cluster.describe(), f"{content.batch_size_per_rank:,} samples a rank"),
             line(
@@ -151,9 +154,9 @@ def plan(
         config: Name of a recipe, path of a TOML file, its content as a dict, or a `RunConfig`.
         hosts: Number of hosts.
         device: Kind of the hosts, such as "h100" or "cpu"; None for that of `[topology]`.
-        ranks_per_host: Number of ranks of each host; None for 8 on GPUs, one for each, and for 1 on CPUs.
-        schema: Path of a `schema.toml`, or name of a schema that comes with the package, which has the rows of the
-            tables; None for that of the dataset directory, or else of `data.described_by`.
+        ranks_per_host: Number of ranks of each host; None for 8 on GPU hosts (one for each GPU) and 1 on CPU hosts.
+        schema: Path of a `schema.toml`, or name of a schema that comes with the package, which has the numbers of rows
+            of the tables; None for that of the dataset directory, or else of `data.described_by`.
         rows: Number of rows of some tables, by name, in place of those of the schema.
         samples: Number of samples of an epoch; None for that of the schema.
         overrides: Changes of the configuration.

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 
 def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[str], Sequence[Task]]:
-    """Return the names of the id columns of a prediction, and the tasks of the run, whose labels the dataset has.
+    """Return what a prediction with labels needs: names of the columns to copy to the output, and tasks of the run.
+
+    `Run.predict(labels=True)` calls this, and `with_labels` adds the labels of these tasks.
 
     Args:
         config: Configuration of the run.
@@ -94,8 +96,8 @@ class PredictOptions:
         ids: Columns of the input to copy to the output; None for the group column, and the features with one value and
             a name like `user_id`, `video` or `request`.
         all_rows: True to predict also the rows of raw logs that `log.where` leaves out.
-        batch_size: Number of rows of a batch; None for that of the run, with which predictions are identical to the bit
-            with those of an evaluation.
+        batch_size: Number of rows of a batch; None for that of the run, with which predictions are bit-identical to
+            those of an evaluation.
         part_rows: Largest number of rows of an output file.
         memory: Approximate number of bytes for the engine that reads raw logs.
         overwrite: True to replace predictions of another input or model.
@@ -144,8 +146,8 @@ class Predictions:
     Args:
         summary: Content of `_SUCCESS`.
         fusion_text: Text about the fused score: its file and exponents, or that every exponent is 1.
-        input_description: Kind of the input, and for raw logs `log.where`, the condition of the rows that are read;
-            None if all rows are.
+        input_description: Kind of the input (key `kind`). For raw logs, the key `left_out` has the condition
+            `log.where` that rows must meet to be read; None if all rows are read.
         input_rows: Number of rows of the input.
         existed_before: True if the directory had all predictions before the call.
         parts: Files of the predictions, in the order of the input.
@@ -192,6 +194,7 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
     if options.batch_size is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": options.batch_size})})
     dataset = DatasetDirectory(config.data.path)
+    # Called for its errors: the checkpoint does not exist or does not fit the dataset.
     find_trained_checkpoint(config, run_dir, options.checkpoint, dataset)
     selection = select_run_columns(config, dataset)
     fusion, file = find_fusion(run_dir, options.fusion, selection)
@@ -205,6 +208,7 @@ def predict_run(run_dir: Location, options: PredictOptions, *, notes: bool = Tru
         locked_output(options.out) as output,
         _open_input(options, dataset, selection, output.work, progress) as (source, ids, described),
     ):
+        # Description of this prediction. Only a prediction with the same description is resumed.
         head: dict[str, Any] = {
             "format": 1,
             "run": run_dir.name,
@@ -302,7 +306,10 @@ def load_preparation(dataset: Location) -> tuple[PrepConfig, str]:
 def _open_input(
     options: PredictOptions, dataset: DatasetDirectory, selection: Selection, work: Path, progress: Progress
 ) -> Iterator[tuple[PredictionInput, list[str], dict[str, Any]]]:
-    """Yield the input, the names of its columns that are copied to the output, and its description for the summary."""
+    """Yield the input, the names of its columns that are copied to the output, and its description for the summary.
+
+    Raw logs are read by an engine, whose temporary files are in the folder `work`.
+    """
     from ple_rec.inference.predict.inputs import DatasetInput, default_ids, features_only
 
     inputs = features_only(selection)

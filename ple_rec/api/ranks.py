@@ -70,6 +70,7 @@ def train_on_ranks(config: RunConfig, run_dir: Location, ranks: int, flags: Sequ
         error = first_error(Path(folder)) if code else None
         if error is not None:
             raise error
+        # A rank that has begun to train leaves an error of its own when it is stopped.
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
             raise PreemptedError(f"{ranks} ranks", "asked to stop", "they had not begun to train", "run it again")
         if code:
@@ -150,7 +151,8 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
     """
     assert process.stdout is not None
     assert process.stderr is not None
-    # No other thread prints, since a notebook would show its output in whichever cell runs at that time.
+    # `reach` moves the progress bar to a step. No other thread prints, since a notebook would show its output in
+    # whichever cell runs at that time.
     with selectors.DefaultSelector() as selector, _progress() as reach:
         selector.register(process.stdout, selectors.EVENT_READ, sys.stdout)
         selector.register(process.stderr, selectors.EVENT_READ, sys.stderr)
@@ -160,6 +162,7 @@ def _print_all(process: subprocess.Popen[bytes], last: deque[str], until: float 
             for key, _ in selector.select(_TICK_SECONDS):
                 piece, line_start = os.read(key.fd, 1 << 16), incomplete.pop(key.fd, b"")
                 if not piece:
+                    # At the end of a stream, an unfinished line is printed, too.
                     selector.unregister(key.fileobj)
                     piece = b"\n" if line_start else b""
                 *lines, incomplete[key.fd] = (line_start + piece).split(b"\n")

@@ -21,8 +21,9 @@ _LOCK = threading.RLock()
 def preserve_torch_state(*, with_group: bool = True) -> Iterator[None]:
     """Import torch, and restore the process-wide state after the block.
 
-    That state is torch's number of threads and its random numbers, the hook for uncaught exceptions, and the handlers
-    of the root logger. Only one thread at a time may be in such a block.
+    That state is torch's number of threads, the states of its random number generators (those of the GPUs if CUDA is in
+    use already), the hook for uncaught exceptions, and the handlers of the root logger. Only one thread at a time may
+    be in such blocks, which it may nest.
 
     Args:
         with_group: True if the block creates a torch.distributed process group, as training and evaluation do.
@@ -40,6 +41,7 @@ def preserve_torch_state(*, with_group: bool = True) -> Iterator[None]:
         )
     hook, handlers = sys.excepthook, logging.root.handlers[:]
     try:
+        # The process belongs to the caller, so its objects are not excluded from garbage collection.
         import_torch(own_process=False)
         # The import adds a handler, which would repeat the log lines of the calling program.
         logging.root.handlers[:] = handlers

@@ -54,7 +54,7 @@ def names_text(lead: str, names: Sequence[str]) -> str:
 
 
 def last_list(type_: Any, tokens: Sequence[Token]) -> Any:
-    """Convert the values of a flag with a list; if the flag is given more than once, those of its last list.
+    """Convert the values of a flag with a list; if the flag is given more than once, only its last list counts.
 
     Args:
         type_: Type of the list.
@@ -108,7 +108,8 @@ def flag(text: str, metavar: str = "", parse: Callable[[str], object] | None = N
 
     Args:
         text: Help text.
-        metavar: Word for the value in the help; empty for the choices of the type, or else the name.
+        metavar: Word for the value in the help; if it is empty, the choices of the type are shown, or the flag's name
+            if the type has none.
         parse: Function that parses the value; its ValueError says `got VALUE; RULE` or `got VALUE; RULE; FIX`.
         more: Other arguments of `cyclopts.Parameter`.
     """

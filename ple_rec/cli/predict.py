@@ -127,7 +127,7 @@ def predict(run: RunName, /, *, options: PredictFlags) -> int:
 
 
 def check(run: str, /, *, options: PredictFlags) -> None:
-    """Refuse input that the verb would refuse before it opens the run, without torch.
+    """Check, without torch, what can be checked before the run is opened.
 
     Raises:
         UserError: The run does not exist, an override is wrong, or flags exclude each other.

@@ -53,7 +53,7 @@ def short_value(value: Any) -> str:
 
 
 def type_name(value: Any) -> str:
-    """Return TOML's name for the type of a value: `int`, `array`; `date` for every type that TOML_TYPES lacks."""
+    """Return the name of a value's type in messages: `int`, `array`; `date` for every type that TOML_TYPES lacks."""
     return TOML_TYPES.get(type(value), "date")
 
 
@@ -128,7 +128,10 @@ def _string(node: SchemaNode, ending: str) -> str:
 
 
 def pattern_rule(node: SchemaNode) -> str:
-    """Return the rule of a value of type `Name`, ` (letters, digits and _; no digit first)`; empty for other nodes."""
+    """Return the rule of a value of type `Name`, to append to a text; empty for other nodes.
+
+    The rule is ` (letters, digits and _; no digit first)`, with the space.
+    """
     return " (letters, digits and _; no digit first)" if node.schema.get("pattern") == NAME_PATTERN else ""
 
 

@@ -4,6 +4,9 @@ A batch has a fixed number of rows and may take them from several row groups. A 
 takes from one of them. If the slices have too few rows, the last rows of the batch are padding. Each tensor of the
 batch is allocated once, and the rows of each slice are copied into it once.
 
+A request is a run of consecutive rows that are equal in the features `selection.requests` (`requests.py`). The ids of
+these features are kept only in its first row, for which the ids of the batch are copied a second time.
+
 A bag is a multi-valued feature, with any number of ids in a row. A slice column is a column by which an evaluation
 divides the samples, such as the country (`slices.py`). It is unrelated to a `RowSlice`.
 
@@ -77,7 +80,7 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
 
     tasks = (len(selection.tasks),)
     starts_B = _request_starts(slices, batch_size, rows) if selection.requests else None
-    # With requests, only the tensors that `drop_repeated_ids` returns are copied to a GPU, so only these are pinned.
+    # With requests, the ids that go to a GPU are the copy by `drop_repeated_ids`, so the tensors here are not pinned.
     sparse = _sparse(slices, selection, batch_size, rows, pin and starts_B is None) if selection.sparse else None
     if sparse is not None and starts_B is not None:
         shared = [feature.name in selection.requests for feature in selection.sparse]
@@ -139,6 +142,7 @@ def _sparse(
     if weights_V is not None:
         weights_V[: features * rows] = 1
     # `first` is the index in `values` of the piece's first id, `begin` the row of the batch that is its first row.
+    # `last` and `end` are the index and the row after its last ones.
     first, begin = features * rows, 0
     for i, piece in enumerate(pieces):
         begin = 0 if i % len(slices) == 0 else begin

@@ -55,6 +55,7 @@ def request_starts(
         rows: Number of rows N.
     """
     starts_N = np.ones(rows, np.bool_)
+    # A view: what is written to it is written to `starts_N`.
     differs = starts_N[1:]
     differs[:] = False
     for ids_N in ids:
@@ -70,8 +71,8 @@ def request_starts(
 def _bag_differs(bag: ListColumn) -> BoolArray:
     """Return a flag for each row but the first, True if it has other ids or other weights than the row before."""
     lengths = np.diff(bag.offsets)
-    # Distance in `values` from each id of a row to the id at the same index of the previous row. It is right only if
-    # both rows have equally many ids. Rows with other lengths differ anyway, and are found by their lengths below.
+    # Distance in `values` from each id of a row to the id at the same index of the previous row. If a row is longer
+    # than the previous one, its last ids are compared with wrong ones. Such rows differ anyway, by their lengths below.
     distance = np.repeat(np.append(0, lengths[:-1]), lengths)
     first = int(bag.offsets[0])
     values, index = bag.values[first:], np.arange(len(distance))
@@ -112,7 +113,7 @@ def drop_repeated_ids(
 
 
 def build_requests(starts_B: BoolArray, *, pin: bool) -> Requests:
-    """Return the requests of a batch.
+    """Return the index of the request of each row of a batch, and the first row of each request.
 
     Args:
         starts_B: Flag for each row, True if the row begins a request.

@@ -10,7 +10,7 @@ The index of a vocabulary in a store lies beside the vocabulary's copy in the ca
 The folder is renamed to this name when it is complete. The name has the digest of the vocabulary, so an index is never
 stale.
 
-Shape suffixes: M slots, R rows of the vocabulary with row 0.
+Shape suffixes: M slots, R = 1 + rows of the vocabulary, since row 0 counts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class VocabularyIndex:
 
     Args:
         kind: Kind of the raw values.
-        slots_M: Slots of the hash table (`hash_index.py`).
+        slots_M: Row in each slot of the hash table, 0 for an empty slot (`hash_index.py`).
         keys_R: Key of each row in the hash table: the integer itself, or the hash of the text.
         texts_R: Raw text of each row as a binary value; None for integers.
     """
@@ -134,7 +134,9 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
 
 
 def raw_ids(dataset: Location, table: Table) -> pa.Array:
-    """Return the raw value of each used row of a table, from row 1 on. Without a vocabulary, it is the row itself.
+    """Return the raw values of a table's rows, in the order of the rows from row 1 on.
+
+    Without a vocabulary, the raw value of a row is its number, for every row of the table.
 
     Args:
         dataset: Dataset directory.
@@ -262,12 +264,14 @@ def _fill(folder: Path, file: Path, kind: Kind, count: int) -> None:
     """Write the arrays of the index, reading `_READ_ROWS` rows of the vocabulary at a time."""
     slots_M: Rows = _new_array(folder, "slots", hash_index.slot_count(count))
     keys_R: Keys = _new_array(folder, "keys", count + 1)
+    # `texts` is the writer of the texts; None for integers.
     with _TextWriter(folder, count) if kind == "text" else nullcontext() as texts:
         for first, raw in _read_pieces(file):
             keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, to_binary(raw))
             keys_R[first : first + len(raw)] = keys
             equal_values = None if texts is None else texts.equal_values_from(first)
             if (duplicate := hash_index.insert(slots_M, keys_R, first, len(raw), equal_values)) is not None:
+                # `duplicate` is a row of the table. The message names the row of the file, which counts from 0.
                 place, value = f"{file}, column 'raw', row {duplicate - 1}", raw[duplicate - first].as_py()
                 raise DataError(place, f"{value!r} is repeated", "a value has one row", _FIX)
 
@@ -292,6 +296,7 @@ def _read_pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
 
 
 def _check_piece(file: Location, first: int, raw: pa.Array, row: NDArray[np.int64]) -> None:
+    # Rows of the table count from 1. Messages name the row of the file, which counts from 0.
     expected = np.arange(first, first + len(row))
     if (bad := row != expected).any():
         i = int(bad.argmax())
@@ -326,9 +331,10 @@ class _TextWriter:
         return hash_index.text_keys(offsets, text)
 
     def equal_values_from(self, first: int) -> hash_index.EqualValues:
-        """Return the function by which `hash_index.insert` compares the texts of rows with equal keys.
+        """Return the function (positions, rows) by which `hash_index.insert` compares texts with equal keys.
 
-        Its positions count from row `first`. Equal keys are rare, so it reads each text from the file.
+        It compares, pair by pair, the text at a position of the piece that begins at row `first` with the text of a
+        table row. Equal keys are rare, so it reads each text from the file.
         """
 
         def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:

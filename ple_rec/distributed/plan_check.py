@@ -43,7 +43,7 @@ def fitting_plan(saved_plan: SavedPlan, module: nn.Module, inputs: PlanningInput
 
     Args:
         saved_plan: Plan that was read from a file.
-        module: Model with the embedding collection that is to be sharded.
+        module: Model with the embedding collections that are to be sharded.
         inputs: Cluster, batch and constraints of this run.
 
     Raises:
@@ -92,7 +92,10 @@ def check_tables(
     batch_size_per_rank: int,
     world_size: int,
 ) -> None:
-    """Raise an error if a plan has other tables, another batch size or another number of ranks than a run.
+    """Raise an error if a plan does not fit a run, as far as this shows without the model.
+
+    Compared are tables, optimizer, constraints, batch size and number of ranks. `strict` is not considered, so this is
+    only for a plan that may not be replaced.
 
     Raises:
         UserError: The plan does not fit; the message lists the differences.
@@ -113,7 +116,7 @@ def table_differences(
     optimizer: TableOptimizer,
     batch_size_per_rank: int,
 ) -> Iterator[str]:
-    """Yield the differences between a plan and a run, apart from their clusters."""
+    """Yield the differences in batch size, optimizer, tables and constraints, but not in the cluster."""
     for setting, before, now in (
         ("the batch size per rank", plan.batch_size_per_rank, batch_size_per_rank),
         ("the tables' optimizer", plan.optimizer, optimizer),

@@ -1,6 +1,6 @@
 """Layer that normalises dense features. Its statistics are buffers, which are saved and exported with the model.
 
-Shape suffixes: B batch, F dense features, G those of kind "quantile", Q quantiles.
+Shape suffixes: B batch, F dense features, G those of kind "quantile" (`quantile_G` has their indices), Q quantiles.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class DenseStatistics:
 
 class DenseNormaliser(nn.Module):
     """Normaliser of all dense features x, by the kind of each. A missing value (NaN) becomes 0.
+
+    An infinite result becomes the largest finite number of its sign.
 
         none      x
         standard  (x - mean) / std
@@ -96,6 +98,7 @@ def _gaussian_rank_GB(x_GB: Tensor, knots_GQ: Tensor, levels_GQ: Tensor) -> Tens
     # u is clipped to [edge, 1 - edge], and so the output to +-3.09.
     edge = 1e-3
     right_GB = torch.searchsorted(knots_GQ, x_GB).clamp(1, knots_GQ.shape[1] - 1)
+    # Knots on both sides of x. Below, the same names are their levels.
     low_GB, high_GB = knots_GQ.gather(1, right_GB - 1), knots_GQ.gather(1, right_GB)
     # Equal knots have equal levels, so the width between them does not matter.
     width_GB = torch.where(low_GB < high_GB, high_GB - low_GB, 1.0)

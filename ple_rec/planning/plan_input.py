@@ -48,7 +48,7 @@ class DatasetDescription:
     place: str
 
     def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """Return the columns that a run reads.
+        """Return the columns that a run reads. `select_run_columns` calls it, or `DatasetDirectory.select`.
 
         Args:
             drop: Names of features to leave out.
@@ -134,6 +134,7 @@ def plan_run(
         UserError: Configuration, dataset and cluster do not fit each other.
     """
     inputs = planning_inputs(config, described, cluster)
+    # A model that is too large under every plan is refused before it is built, since building it could fail.
     check_sizes(model_sizes(config, select_run_columns(config, described)), inputs)
     model = meta_model(config, described, cuda=cluster.cuda)
     plan = make_plan(model, inputs, watch)

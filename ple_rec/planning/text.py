@@ -26,7 +26,8 @@ _MIN_IMBALANCE = 1.5
 _MAX_NAMES = 4
 # Ids are int32, so tables with more rows cannot be trained.
 _MAX_ROWS = 1 << 31
-# In a shorter step, the latencies, which the estimate leaves out, take longer than all that it counts.
+# In a shorter step, the latencies, which the estimate leaves out, take longer than all that it counts. The rate is then
+# called an upper bound. Apart from that, `PlanFile.rate` is None if a rank has too few samples.
 _LATENCY_MS = 0.5
 
 
@@ -112,7 +113,7 @@ def _rank_list(plan: PlanFile, show_all: bool) -> str:
 
 
 def ms_text(value: float) -> str:
-    """Return milliseconds without the unit, with three decimals, or three digits if below .1: `12.346`, `0.0123`."""
+    """Return milliseconds without the unit, with three decimals, below 0.1 with three digits: `12.346`, `0.0123`."""
     return f"{value:.3g}" if 0 < value < 0.1 else f"{value:.3f}"
 
 
@@ -151,7 +152,7 @@ def format_estimate(plan: PlanFile, estimate: StepEstimate) -> str:
 
 
 def rate_text(plan: PlanFile) -> str:
-    """Return the estimated rate, or the number of samples of a rank if it is too small for an estimate."""
+    """Return the estimated rate, or the number of samples of a rank if they are too few for an estimate."""
     return f"{plan.batch_size_per_rank:,} samples a rank" if plan.rate is None else f"{plan.rate:,.0f} samples/s"
 
 
@@ -166,7 +167,7 @@ _PART_MEANINGS = {
 
 
 def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
-    """Return all remarks on a plan as one text with a line for each; an empty list without remarks."""
+    """Return a list of one text, with a line for each remark on a plan; an empty list if there are none."""
     embeddings = config.embeddings
     remarks = column_wise_remarks(plan)
     by_planner = tables_in_uvm_by_planner(plan, embeddings)
@@ -174,7 +175,7 @@ def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
     for tables, why in ((by_user, "as the configuration asks"), (by_planner, "since HBM has no room for all tables")):
         if tables:
             remarks.append(f"{uvm_text(tables)}, {why}")
-    # Tables that the planner has sharded in another way than `embeddings.sharding` asks for.
+    # The planner deviates from `embeddings.sharding` only for tables with too few rows for it.
     too_small = [
         t.table
         for t in plan.tables
@@ -201,6 +202,7 @@ def tables_in_uvm_by_planner(plan: PlanFile, embeddings: EmbeddingsConfig) -> li
         plan: Plan of the tables.
         embeddings: Configuration of the tables.
     """
+    # The kernels other than "fused" keep a table in the hosts' memory.
     forced = {name for name, own in embeddings.tables.items() if own.kernel is not None}
     if embeddings.kernel is not None:
         return []
@@ -224,9 +226,10 @@ def _has_free_sharding(embeddings: EmbeddingsConfig, table: str) -> bool:
 
 
 def _data_shard_remarks(plan: PlanFile, config: RunConfig) -> list[str]:
-    """Return a remark if the rows of the dataset cannot be divided among the ranks, which training would refuse."""
+    """Return a remark if training would refuse the number of ranks for the batch and `data.virtual_shards`."""
     world = plan.cluster.world_size
     try:
+        # Called for its error.
         rows_per_shard(plan.batch_size_per_rank * world, config.data.virtual_shards, world)
     except UserError as error:
         return [f"train will refuse {world} ranks: {error}"]

@@ -1,8 +1,8 @@
 """Strips, which are small plots in the rows of a table, written as SVG text.
 
-All strips of a column share a `Scale`; `axis_strip` draws it in the head of the column. Templates call the functions in
-`STRIPS`, whose argument `name` is the text for screen readers. Matplotlib, which draws figures with axes (`svg.py`),
-would take too long for a plot in each row. Coordinates are CSS pixels.
+Strips with an axis share the `Scale` of their column; `axis_strip` draws it in the head of the column. Templates call
+the functions in `STRIPS`, whose argument `name`, if any, is the text for screen readers. Matplotlib, which draws
+figures with axes (`svg.py`), would take too long for a plot in each row. Coordinates are CSS pixels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-# Width, height and margin of a strip; left and right end of its axis, and its middle from top to bottom.
+# Width, height and margin of a strip; left and right end of its axis, and y coordinate of its middle.
 _WIDTH, _HEIGHT, _MARGIN = 160, 28, 6
 _LEFT, _RIGHT, _MIDDLE = _MARGIN, _WIDTH - _MARGIN, _HEIGHT // 2
 
@@ -57,7 +57,7 @@ class Scale:
 
 
 def linear_scale(values: Iterable[float], *, least: float = -math.inf, greatest: float = math.inf) -> Scale:
-    """Return a linear axis over the values with a margin that does not go beyond the bounds of the quantity.
+    """Return a linear axis over the values, widened by a margin, but not beyond the least and greatest possible value.
 
     Args:
         values: Values on the axis, one at least.

@@ -1,7 +1,7 @@
 """Matplotlib figures as inline SVG in the colours and fonts of a page, and as files of their own (SVG, PNG).
 
 A figure is drawn in placeholder colours, each of which becomes a CSS variable in the SVG text. One SVG therefore serves
-light, dark and print. Text stays text.
+light, dark and print. Text stays text instead of outlines, so it can be selected and has the page's font.
 
 A chart is drawn by a function that takes axes and a function `paint`, through which it passes all colours. For a page,
 `paint` keeps the placeholders; for a file of its own, it replaces them by the colours of `LIGHT`.
@@ -147,7 +147,7 @@ def render_svg(axes: Axes, key: str, title: str) -> Markup:
 
 
 def _hundredth(match: re.Match[str]) -> str:
-    """Return a coordinate, rounded to a hundredth of a pixel."""
+    """Return a number in a tag, rounded to two decimals."""
     return f"{float(match.group()):.2f}"
 
 

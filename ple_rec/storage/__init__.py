@@ -6,7 +6,7 @@
     store_errors.py  errors of stores
     store.py         requests to stores: list, inspect, write on a condition
     client.py        options and clients of S3
-    handler.py       iopath's handlers of stores; imported at the first use of a store
+    handler.py       handlers of stores for iopath; imported at the first use of a store
     lease.py         exclusive ownership of a prefix
     cache.py         copies of objects on this machine
     arrow.py         files and objects as files of pyarrow

@@ -55,7 +55,7 @@ class EvaluationContext(PreparedRun):
         return self.unwrapped_model.extraction.gate_labels
 
     def evaluation_loader(self, split: Split, slices: tuple[Slicing, ...] = ()) -> Loader:
-        """Return the batches of a split in file order, every row once.
+        """Return this rank's part of the batches of a split, in file order; over all ranks, every row comes once.
 
         Args:
             split: Split to read.
@@ -126,11 +126,13 @@ def build_evaluation_context(
         prepared_run.dataset.ids_per_sample(selection.sparse),
     )
     run_on_rank_zero(lambda: check_sizes(model_sizes(config, selection), planning_inputs))
+    # A precision that is not configured is chosen by the speed of the first dense layer, so its shape is needed.
     precision = choose_precision(
         config, ranks, (prepared_run.batch_size_per_rank, *first_layer_shape(config, selection)), initial_precision
     )
     statistics = prepared_run.dataset.statistics() if selection.dense else {}
     unwrapped_model = build_unsharded_model(config, selection, statistics, ranks.device, precision.name)
+    # The kernels of the tables run this optimizer, so it is attached before sharding; training builds on this context.
     attach_table_optimizer(unwrapped_model, config.table_optimizer, ranks.device)
     plan = agreed_plan(unwrapped_model, planning_inputs, saved_plan)
     embeddings = config.embeddings

@@ -34,7 +34,7 @@ class EarlyStopping:
         """Update the best score, or count the evaluation as stale if its score is no improvement.
 
         Args:
-            score: Score of the evaluation.
+            score: Score of the evaluation. The caller leaves out evaluations in which the metric is undefined.
             step: Number of steps done at the evaluation.
             min_delta: Number by which the score has to exceed the best score to be an improvement.
         """

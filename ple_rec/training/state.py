@@ -20,7 +20,8 @@ class TrainState:
         best_score: Score of the best evaluation; higher is better. Minus infinity before the first score.
         best_step: Number of steps done at the best evaluation; 0 before the first.
         seconds: Seconds in the training loop, without evaluations and checkpoints.
-        stopping: Best score and count of early stopping; None for a run without early stopping.
+        stopping: State of early stopping: best score of its metric, which may be another than that of `best_score`, the
+            step of that score, and the number of evaluations since; None for a run without early stopping.
         evaluation_pending: True if a stop signal interrupted the evaluation of `step`.
     """
 
@@ -32,7 +33,10 @@ class TrainState:
     evaluation_pending: bool = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values for the tensors of a checkpoint, without `evaluation_pending`, which its manifest holds."""
+        """Return the values that a checkpoint saves together with its tensors.
+
+        `evaluation_pending` is not among them, since it is in the manifest.
+        """
         plain = {key: value for key, value in vars(self).items() if key not in ("stopping", "evaluation_pending")}
         return plain | ({} if self.stopping is None else {"stopping": vars(self.stopping).copy()})
 

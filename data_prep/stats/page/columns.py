@@ -27,7 +27,7 @@ class Estimate(NamedTuple):
 
 
 def ticks(low: float, high: float, max_ticks: int = 4) -> list[float]:
-    """Return at most `max_ticks` round numbers from `low` to `high`, which is greater."""
+    """Return round numbers from `low` to `high`, at most `max_ticks` + 1. `high` must be greater than `low`."""
     step = 10.0 ** math.floor(math.log10((high - low) / max_ticks))
     step = next(m * step for m in (1, 2, 2.5, 5, 10, 20, 25, 50) if (high - low) / (m * step) <= max_ticks)
     return [i * step for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
@@ -136,7 +136,7 @@ def draw_rows_over_days(
 def _frame(
     days: Sequence[str], scale: Scale, show: Callable[[float], str]
 ) -> tuple[Callable[[int], float], Callable[[float], float], str]:
-    """Return the x of a day's index, the y of a value, and the SVG of the axes of a chart over days."""
+    """Return two functions, from a day's index to its x and from a value to its y, and the SVG of the axes."""
     step = (_WIDTH - _LEFT - _RIGHT) / len(days)
 
     def x(i: int) -> float:
@@ -178,7 +178,7 @@ def sparse_columns(view: View) -> dict[str, Any] | None:
 
 
 def _sparse_row(view: View, feature: SparseFeature) -> dict[str, Any]:
-    """Return a line of the table of sparse columns."""
+    """Return what the template shows of one sparse column."""
     stats = view.stats["columns"][feature.name]
     train = stats["train"]
     return {
@@ -194,6 +194,7 @@ def _sparse_row(view: View, feature: SparseFeature) -> dict[str, Any]:
 
 
 def _frequent_values(view: View, feature: SparseFeature) -> list[dict[str, Any]]:
+    # Row of the table, number of its look-ups, and their share of all look-ups, the most frequent row first.
     top = view.stats["columns"][feature.name]["train"]["top"]
     max_share = max((share for _, _, share in top), default=1.0) or 1.0
     return [

@@ -21,8 +21,8 @@ class TimeLeft:
     """Estimate of the time until the last run has ended.
 
     A run is expected to take the mean time of the runs of its variant that have finished without a failure. If there is
-    none, it is expected to take the mean time of all runs that have. Runs start in the order in which
-    they were submitted.
+    none, it is expected to take the mean time of all runs, of any variant, that have finished without a failure. Runs
+    start in the order in which they were submitted.
 
     Args:
         jobs: Greatest number of runs that train at the same time.
@@ -34,7 +34,7 @@ class TimeLeft:
         self._begun: dict[Future[Any], float] = {}
 
     def note_running(self, unfinished: Iterable[Future[Any]]) -> None:
-        """Record the current time as the start of each run that has just started.
+        """Record the current time as the start of each training run whose start is not recorded yet.
 
         Runs start in order, so the first `jobs` runs that have not ended are the ones that are training.
 
@@ -76,7 +76,7 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
     """Return the seconds until all runs have ended, if they start in order and at most `jobs` of them at a time.
 
     Args:
-        seconds: Time that each run takes.
+        seconds: Time that each run takes from now on, or from its start if it has not started.
         jobs: Greatest number of runs that train at the same time.
     """
     free_at = [0.0] * jobs

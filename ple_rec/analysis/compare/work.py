@@ -1,4 +1,4 @@
-"""State of a comparison's work: the runs and trials that have not finished, and the host that trains each of them.
+"""State of a comparison's work: its runs and trials, which of them have finished, and the host that trains each.
 
 A run is one training of a variant with one seed. A trial is a run that tunes a variant on the validation split. The
 files in the comparison's directory are the only state, so `read_work` can be called at any time and on any host.
@@ -90,9 +90,10 @@ class Work:
         return outcomes
 
     def describe(self, root: str, jobs: int) -> str:
-        """Return a line of text with the number of runs, and how many of them this host will train in parallel.
+        """Return a line with the number of runs: all, finished ones, those to train on this host, and those at a time.
 
-        With tuning, a line about the trials comes before it.
+        With tuning, a line about the trials comes before it, and the number at a time is the larger one of trials and
+        runs, since a host trains its trials before its runs.
 
         Args:
             root: Directory of the comparison.
@@ -130,13 +131,13 @@ def read_work(
     this host. The files of other hosts may change while they are read, and then seem to have other settings.
 
     Args:
-        matrix: The comparison with equal cost, before tuning.
+        matrix: The comparison before tuning; its variants have equal cost, unless `match` is "none".
         studies: Result of `create_studies`; this call updates the studies.
         root: Directory of the comparison.
         share: Share of this host.
         overwrite: True to count trials and runs of other settings as unfinished.
-        remove: True to remove the files of trials and runs of other settings in the share of this host now, if
-            `overwrite` is set, and checkpoints of finished trials.
+        remove: True to remove files now, in the share of this host: checkpoints of finished trials, and, if `overwrite`
+            is set, trials and runs of other settings.
 
     Raises:
         UserError: `overwrite` is False, and the share of this host has trials or runs of other settings, or a run of a
@@ -165,7 +166,7 @@ def create_studies(matrix: Matrix, tune: TuneConfig, root: Path) -> dict[str, St
     """Return a study for every variant, which `read_work` fills with its trials; empty without tuning.
 
     Args:
-        matrix: The comparison with equal cost, before tuning.
+        matrix: The comparison before tuning; its variants have equal cost, unless `match` is "none".
         tune: Number of trials, and their search space.
         root: Directory of the comparison.
 

@@ -1,6 +1,10 @@
-"""Prediction of every row of an input, in batches, written to the Parquet files (parts) of an output directory.
+"""Prediction of the rows of an input, in batches, written to the Parquet files (parts) of an output directory.
 
-`ple-rec predict` and `Run.predict` call `predict`, which continues after the parts that are complete already.
+`ple-rec predict` and `Run.predict` call `predict`, which continues after the parts that are complete already. Rows of
+raw logs that the condition `log.where` leaves out are counted, but not predicted.
+
+Id columns are columns of the input that are copied to the output, so that its rows can be recognised. They have nothing
+to do with the ids of sparse features, which `ids_S3` counts.
 
 Shape suffixes: B batch, K tasks, S sparse features. The 3 columns of `ids_S3` count all ids, ids without a table row of
 their own (unknown and missing values), and missing ids.
@@ -65,7 +69,8 @@ def identify_checkpoint(config: RunConfig, run_dir: Location, name: str) -> dict
     """Return values that identify a checkpoint, without loading it.
 
     Args:
-        config: Configuration of the run.
+        config: Configuration that says where the checkpoints are. The fingerprint is that of the configuration in
+            `run_dir`.
         run_dir: Directory of the run.
         name: `best`, `latest` or `step-<n>`.
 
@@ -87,7 +92,9 @@ def predict(
     part_rows: int,
     advance: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Write the missing parts and `_SUCCESS`, and return the summary, which `_SUCCESS` has beside the request.
+    """Write the missing parts, then `_SUCCESS`, and return the summary.
+
+    The file `_SUCCESS` has the description of the prediction that `Output.begin` got, and the summary.
 
     Args:
         context: Context of an evaluation with the checkpoint's weights.
@@ -98,7 +105,7 @@ def predict(
         advance: Function that is called with the position of the input up to which rows are predicted.
 
     Raises:
-        UserError: Two id columns have one name, or the disk is full.
+        UserError: Two id columns have the same name, or the disk is full.
         DataError: Rows cannot be read or predicted.
     """
     selection = features_only(context.selection)
@@ -121,6 +128,7 @@ def predict(
         while position < source.rows or not output.complete_parts:
             part_batches = islice(prefetched, max(part_rows // context.batch_size, 1))
             first_batch = next(part_batches, None)
+            # A batch has no rows only if all rows that remain are left out; then no further part is needed.
             if first_batch is None or (output.complete_parts and not first_batch.batch.rows):
                 break
             schema = schema or _output_schema(first_batch, columns)

@@ -26,8 +26,8 @@ def format_summary(
         summary: Content of `_SUCCESS`: the request of the prediction, and the summary that `predict` returned.
         out: Directory of the predictions.
         fused_by: Text about the fusion of the score: its exponents and its file.
-        input_description: `kind` of the input ("dataset" or "raw logs"), and in `left_out` the condition of raw logs'
-            rows that are predicted; None if all are.
+        input_description: `kind` of the input ("dataset" or "raw logs"). For raw logs, `left_out` has the condition
+            that rows must meet to be predicted; None if all rows are.
         input_rows: Number of rows of the input.
         is_repeated: True if all rows had been predicted before.
     """

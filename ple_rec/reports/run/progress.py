@@ -129,9 +129,10 @@ def _weight_curves(run: RunFiles) -> list[_WeightCurve]:
     return lines
 
 
-# A table has a warning if training never touched a greater share of its rows.
+# A table has a warning if training never touched a greater share of its rows than this.
 _UNTOUCHED_LIMIT = 0.5
-# A table with at least this many rows has a warning if a greater share of its look-ups is on 1 % of the rows.
+# A table with at least _SKEW_MIN_ROWS rows has a warning if more than _SKEW_LIMIT of its look-ups fall on the 1 % of
+# its rows that are looked up most.
 _SKEW_LIMIT, _SKEW_MIN_ROWS = 0.9, 1000
 # A table has a warning if the greatest norm of its rows is more than this many times their 99 % quantile.
 _FAR_RATIO = 10
@@ -165,12 +166,12 @@ def table_health(run: RunFiles) -> dict[str, Any]:
 
 
 def _badness(entry: TableHealth) -> tuple[float, ...]:
-    """Return a sort key, greater for worse tables: number of warnings, rows never touched, and greatest norm."""
+    """Return a sort key, greater for worse tables: warnings, share of untouched rows, relative greatest norm."""
     return len(_warnings(entry)), _untouched_share(entry) or 0.0, _largest_norm_ratio(entry)[1]
 
 
 def _quantile(entry: TableHealth, share: float) -> float | None:
-    """Return one quantile of the norms of a table's rows; None if it is not recorded."""
+    """Return one quantile of the norms of a table's rows; None if it is not recorded or not finite."""
     return next((norm for known, norm in (entry.norms or {}).items() if math.isclose(known, share)), None)
 
 
@@ -217,7 +218,7 @@ def _untouched_share(entry: TableHealth) -> float | None:
 
 
 def _norms(entry: TableHealth) -> dict[str, Any] | None:
-    """Return the quantiles of the norms as numbers to plot, in words, and as cells; None if one is not recorded."""
+    """Return the quantiles of the norms as numbers to plot, in words, and as cells; None if one is not known."""
     shares = (0.01, 0.1, 0.5, 0.9, 0.99)
     quantiles = [value for share in shares if (value := _quantile(entry, share)) is not None]
     if len(quantiles) < len(shares):

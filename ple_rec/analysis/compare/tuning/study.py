@@ -120,7 +120,7 @@ class Study:
     """Trials of a variant and their results.
 
     Args:
-        variant: Variant before tuning, with equal cost.
+        variant: Variant before tuning; its cost equals that of the others, unless `match` is "none".
         space: Search space of the trials.
         trials: Number of trials to train.
         seed: Seed of the training in all trials.
