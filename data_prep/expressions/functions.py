@@ -244,6 +244,13 @@ REFUSED: dict[str, tuple[str, str]] = (
     | dict.fromkeys(("random", "rand", "uuid"), (_NOT_REPEATABLE, "use the keys of the configuration that sample rows"))
     | dict.fromkeys(("now", "today", "current_date", "current_timestamp", "getdate"), (_NOT_REPEATABLE, _TIME))
     | {"exists": ("an expression has no subqueries", "join the table in the configuration")}
+    | dict.fromkeys(
+        ("array_contains", "list_contains"),
+        (
+            "of a list it knows the length alone",
+            "make the column a sparse feature: the model then sees all of its items",
+        ),
+    )
 )
 # What to write instead, by name of a function in SQL or another language.
 _SQL_SYNONYMS = (
@@ -254,7 +261,7 @@ _SQL_SYNONYMS = (
     | {"iff": "if(c, a, b)", "iif": "if(c, a, b)", "mod": "a % b", "div": "a // b", "isnull": "x is null"}
     | {"isnan": "is_nan(x)", "substring": "substr(text, start, length)", "ceiling": "ceil(x)", "clamp": "clip(x, a, b)"}
     | {"string_split": "split(text, separator)", "str": "cast(x as string)", "strip": "trim(text)"}
-    | {"array_contains": "contains(text, part)", "coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
+    | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
 )
 
 

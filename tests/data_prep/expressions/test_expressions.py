@@ -239,6 +239,12 @@ def test_what_cannot_be_read_is_shown_with_its_place(text: str, said: str) -> No
             "from one row, and this function needs several. Fix: compute such a value before, as a column of the log",
         ),
         (
+            "array_contains(tags, 'a')",
+            "`array_contains(tags, 'a')` at `array_contains` (character 1); there is no array_contains in expressions: "
+            "of a list it knows the length alone. Fix: make the column a sparse feature: the model then sees all of "
+            "its items",
+        ),
+        (
             "now() > ts",
             "`now() > ts` at `now` (character 1); there is no now in expressions: it does not depend on the row "
             "alone, so the next run would give other values. Fix: compare with time.day, time.hour and time.weekday",
