@@ -266,7 +266,7 @@ def _run_passes(
         return
     except PleRecError as error:
         pipe.send(error)
-    except Exception as error:
+    except Exception as error:  # The parent raises it; an error of any library may be impossible to pickle.
         pipe.send(RuntimeError(f"{type(error).__name__}: {error}"))
 
 

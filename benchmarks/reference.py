@@ -24,7 +24,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import process_group
 from ple_rec.models.weighting import task_weights
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
 
@@ -64,7 +64,7 @@ def open_context(data: Path, threads: int, *more: str) -> Iterator[TrainContext]
     """Build the run in this process, which is one of its ranks; see `run_overrides`."""
     config = load_config(RunConfig, RECIPE, run_overrides(data, threads, *more))
     with process_group(config.runtime) as ranks:
-        yield build_train_context(config, ranks)
+        yield build_context(config, ranks)
 
 
 class Steps:

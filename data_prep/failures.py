@@ -73,7 +73,7 @@ def translate_failures() -> Iterator[None]:
             raise
         # A signal handler has raised KeyboardInterrupt while the engine worked.
         raise KeyboardInterrupt(*_signal_arguments(error)) from error
-    except Exception as error:
+    except Exception as error:  # Errors of Spark have no common class; all others go on.
         if not _is_spark_error(error):
             raise
         if is_disk_full(error):

@@ -75,7 +75,7 @@ def serve(build: Callable[[], ReadyContender]) -> int:
                 _answer_commands(contender, out)
             finally:
                 contender.close()
-        except Exception as error:
+        except Exception as error:  # The libraries of the peers raise errors of their own; the parent has to be told.
             traceback.print_exc()
             _send(out, {"error": f"{type(error).__name__}: {error}"})
             return 1

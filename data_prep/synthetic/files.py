@@ -83,7 +83,7 @@ def _serve(pipe: Connection, work: Callable[..., Iterator[Any]], arguments: tupl
         pipe.send(("end", None))
     except (BrokenPipeError, KeyboardInterrupt):
         return
-    except Exception as error:
+    except Exception as error:  # The parent raises it.
         pipe.send(("error", error))
 
 

@@ -132,5 +132,5 @@ class BackgroundRunner:
         """Wait until the function has returned; print its error to stderr if it raised one."""
         try:
             self.wait()
-        except Exception as error:
+        except Exception as error:  # The process is ending, and has an error or a result of its own to tell.
             sys.stderr.write(f"ple-rec: the last checkpoint was not written: {error}\n")

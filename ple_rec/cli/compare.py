@@ -102,7 +102,7 @@ class CompareFlags:
     share: Annotated[
         tuple[int, int],
         flag(
-            "train only every N-th run from the I-th on; with tuning, every N-th variant",
+            "train the I-th of N shares of the runs, counted from 0; with tuning, of the variants",
             "I/N",
             _parse_share,
             n_tokens=1,
@@ -117,9 +117,9 @@ class CompareFlags:
         ),
     ] = ()
     overwrite: Annotated[bool, flag("replace existing runs with other settings")] = False
-    dry_run: Annotated[bool, flag("list the runs with their cost, estimate their time by short runs, then stop")] = (
-        False
-    )
+    dry_run: Annotated[
+        bool, flag("print the variants with their cost, estimate the time of the runs by short ones, then stop")
+    ] = False
     json: Annotated[bool, flag("print compare.json instead of tables")] = False
     help_config: HelpConfig = False
 

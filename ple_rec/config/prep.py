@@ -169,7 +169,7 @@ class PrepConfig(Config):
     slices: tuple[Name, ...] | None = Field(
         None,
         description="columns for which stats.html shows label correlations by value; default: the first eight "
-        "single-valued features of at most 64 values",
+        "sparse features that are no bags and whose table has at most 64 rows",
     )
     output: OutputConfig = OutputConfig()
     found: FoundValues = Field(

@@ -45,8 +45,8 @@ def run_on_rank_zero(action: Callable[[], T], group: dist.ProcessGroup | None = 
     if dist.get_rank() == 0:
         try:
             result = action()
-        # Raised only after the broadcast below, since the other ranks would wait in it.
         except Exception as error:
+            # Raised only after the broadcast below, since the other ranks would wait in it.
             failure = error
     code = getattr(failure, "exit_code", 1) if failure is not None else 0
     code = broadcast(code, group)

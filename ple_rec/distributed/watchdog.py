@@ -154,7 +154,7 @@ class StallWatch:
                 self._publish()
                 if self._has_timed_out():
                     self._act_on(self._diagnosis())
-            except Exception as error:
+            except Exception as error:  # A store that does not answer raises errors of several classes; it may recover.
                 if self._has_timed_out():
                     text = " ".join(str(error).split())[:100]
                     self._end(Diagnosis(f"the store, on the host of rank 0, does not answer ({text})"))
@@ -190,7 +190,7 @@ class StallWatch:
         def run() -> None:
             try:
                 answers.append(call())
-            except Exception as error:
+            except Exception as error:  # The thread that asked raises it.
                 failures.append(error)
 
         thread = threading.Thread(target=run, name="stall-question", daemon=True)

@@ -199,7 +199,7 @@ def check_operators(versions: Mapping[str, str], cuda: bool) -> Finding:
 
     try:
         offsets = torch.ops.fbgemm.asynchronous_complete_cumsum(torch.tensor([1, 2, 3])).tolist()
-    except Exception as error:
+    except Exception as error:  # A broken wheel may raise anything.
         value = f"FBGEMM does not run: {_first_line(error)}"
         return Finding("operators", value, False, fix_fbgemm)
     if offsets != [0, 1, 3, 6]:

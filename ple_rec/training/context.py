@@ -1,6 +1,6 @@
 """Context of a run on one rank: dataset, loaders, sharded model and optimizers.
 
-`build_evaluation_context` and `build_train_context` return it for an evaluation and for a training. They are
+`build_evaluation_context` and `build_context` return it for an evaluation and for a training. They are
 collectives, because the ranks agree on a sharding plan of the embedding tables.
 """
 
@@ -150,7 +150,7 @@ def build_evaluation_context(
     )
 
 
-def build_train_context(
+def build_context(
     config: RunConfig,
     ranks: Ranks,
     saved_plan: SavedPlan | None = None,

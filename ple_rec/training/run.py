@@ -34,7 +34,7 @@ from ple_rec.runs.state import Resume
 from ple_rec.runs.warnings import dominant_task
 from ple_rec.storage import Location
 from ple_rec.training.claim import lock_run_directory
-from ple_rec.training.context import EvaluationContext, TrainContext, build_train_context
+from ple_rec.training.context import EvaluationContext, TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.last_checkpoint import use_recorded_threads
 from ple_rec.training.loggers import open_loggers
@@ -113,7 +113,7 @@ def train(
         check_storage(shared_directories(config, run_dir), config.data.path, ranks)
         saved_plan = _read_saved_plan(plan, run_dir, resuming=resuming)
         ranks = use_recorded_threads(config, decision.written_by, ranks)
-        context = build_train_context(config, ranks, saved_plan, saved_precision(decision.written_by), prepare())
+        context = build_context(config, ranks, saved_plan, saved_precision(decision.written_by), prepare())
         # Refusals come before `_write_run_description`, which removes or replaces files of the earlier run.
         if (newest := decision.newest_checkpoint) is not None:
             run_on_rank_zero(lambda: check_resumable(context, run_dir, newest))

@@ -344,10 +344,10 @@ def test_pointers_and_names(tmp_path: Path) -> None:
 
 
 def _model(rank: int, world_size: int, data: Path, sharding: str, path: Path, write: bool) -> dict[str, Any]:
-    from ple_rec.training.context import build_train_context
+    from ple_rec.training.context import build_context
 
     config = small_config(data, {"embeddings": {"dim": 4, "sharding": sharding}, "seed": 3 if write else 8})
-    job = build_train_context(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     state = {"model": job.model.state_dict()}
     if write:
         CheckpointStore(path.parent).save(3, state, best=False, written_by={})

@@ -25,7 +25,7 @@ from ple_rec.data.vocabulary_index import raw_ids
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import location, write_bytes
 from tests.data import oracle
-from tests.data.test_loader import CountedReads
+from tests.data.test_loader import READ, CountedReads
 from tests.datasets import write_dataset
 
 GROUPS = (40, 31, 17, 1, 52, 33, 29, 60, 8, 44, 25, 19)
@@ -103,6 +103,11 @@ def test_row_groups_are_read_ahead_as_far_as_memory_lets(
     assert shards < counted.most <= shards + most + 1
     small = CountedReads().install(monkeypatch)
     assert sum(batch.rows for batch in loader(remote, shards=shards, buffer_bytes=1).epoch(0)) == sum(GROUPS)
+    starved = loader(remote, shards=shards, buffer_bytes=1)
+    assert starved._limits([READ(starved, 0, 0)]) == (
+        1,
+        1,
+    )  # a shard holds the rows of one step, and one piece is ahead
     # Shards hold pieces then. How many are alive at once depends on the threads and on row groups that end in one step.
     assert 4 * small.most_bytes < counted.most_bytes
 

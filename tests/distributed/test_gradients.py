@@ -30,7 +30,7 @@ from ple_rec.models.build import build_model
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.training import model as model_module
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
 from tests.datasets import set_column
@@ -91,7 +91,7 @@ def _gradients(rank: int, world_size: int, data: Path) -> dict[str, tuple[Gradie
     results = {}
     for case in CASES:
         with mock.patch.object(model_module, "build_model", _model_in_fp64):
-            job = build_train_context(_config(data, case), ranks_of(rank, world_size))
+            job = build_context(_config(data, case), ranks_of(rank, world_size))
         _on_a_grid(job.model)
         before = whole_tables(job.model) | {
             k: v.clone() for k, v in job.unwrapped_model.named_parameters() if "embedding" not in k
@@ -125,7 +125,7 @@ def _all_expected(rank: int, world_size: int, data: Path) -> dict[str, Gradients
 def _expected(config: RunConfig) -> Gradients:
     """By autograd of the formula, sample by sample, on tables that are not sharded."""
     with mock.patch.object(model_module, "build_model", _model_in_fp64):
-        job = build_train_context(config, ranks_of(0, 1))
+        job = build_context(config, ranks_of(0, 1))
     _on_a_grid(job.model)
     plain = embedding_collection(config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu"))
     assert plain is not None

@@ -14,7 +14,7 @@ from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.planning.plan_input import describe_dataset, plan_run
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from tests.planning.samples import cluster, plan_of
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -109,7 +109,7 @@ def _built(rank: int, world_size: int, configs: dict[str, RunConfig]) -> dict[st
     """By case: what the wrapper built on this rank, its plan, and the bytes it allocated."""
     found = {}
     for name, config in configs.items():
-        job = build_train_context(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         shards = sorted((t, row, column, *values.shape) for t, values, row, column, _ in local_shards(job.model))
         specs = {
             table: (p.sharding_type, p.compute_kernel, list(p.ranks or []))

@@ -14,7 +14,7 @@ from ple_rec.checkpoint.store import CheckpointStore
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import CHECKPOINTS
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import ReportWindow
 from ple_rec.training.restore import restore
@@ -45,7 +45,7 @@ def _loaded(rank: int, world_size: int, data: Path, folder: Path, writers: tuple
     """The state after `restore` of each of these runs, by `sharding-ranks to sharding`."""
     found = {}
     for now in SHARDINGS:
-        job = build_train_context(_config(data, now), ranks_of(rank, world_size))
+        job = build_context(_config(data, now), ranks_of(rank, world_size))
         for writer, before in itertools.product(writers, SHARDINGS):
             path = CheckpointStore(folder / f"{before}-{writer}" / CHECKPOINTS).require("latest")
             position = restore(job, path, ReportWindow(job.selection.tasks, job.ranks.device))
@@ -80,7 +80,7 @@ def test_any_ranks_and_sharding_load_the_same_bits(
 
 
 def _goes_on(rank: int, world_size: int, data: Path, run_dir: Path) -> State:
-    job = build_train_context(_config(data, steps=9), ranks_of(rank, world_size))
+    job = build_context(_config(data, steps=9), ranks_of(rank, world_size))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=True)
     return {key: value for key, value in whole_state(job).items() if value.is_floating_point()}
 
@@ -100,7 +100,7 @@ def _refusals(rank: int, world_size: int, data: Path, folder: Path) -> list[str]
         (_config(data, train=train), folder / "row_wise-2"),
         (_config(data, "column_wise"), folder / "row_wise-2"),
     ):
-        job = build_train_context(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         with pytest.raises(UserError) as caught:
             restore(
                 job,

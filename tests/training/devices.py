@@ -25,7 +25,7 @@ from ple_rec.distributed.process_group import Ranks, process_group
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runtime.exits import end_process, run_reporting_errors
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
 from tests.conftest import REPOSITORY
 from tests.training.small import records, whole_tables
@@ -68,7 +68,7 @@ def trained(config: RunConfig, run_dir: Path, *, resume: bool = False) -> dict[s
 def trained_in_group(config: RunConfig, ranks: Ranks, run_dir: Path, *, resume: bool = False) -> dict[str, Any]:
     """The same on the ranks of a group that is there."""
     run_on_rank_zero(lambda: run_dir.mkdir(parents=True, exist_ok=resume))
-    job = build_train_context(config, ranks)
+    job = build_context(config, ranks)
     before = weights_of(job)
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return {"before": before, "after": weights_of(job), "records": records(run_dir), "device": ranks.device.type}

@@ -25,7 +25,7 @@ from ple_rec.distributed.sharding import agreed_plan, shard
 from ple_rec.distributed.topology import detect_cluster
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.state import decide_action, inspect_directory
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
 from tests.datasets import write_dataset
 from tests.rank_processes import run_ranks
@@ -113,7 +113,7 @@ def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *,
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = build_train_context(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=resume)
     return job
 

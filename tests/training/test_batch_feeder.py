@@ -21,7 +21,7 @@ from ple_rec.models.losses import StepLoss
 from ple_rec.training import batch_feeder as pipeline_module
 from ple_rec.training import loop
 from ple_rec.training.batch_feeder import PipelinedFeeder, check_pipeline, make_feeder
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
 
@@ -94,7 +94,7 @@ def _loss_of(job: TrainContext, batch: Batch) -> StepLoss:
 
 def _order(rank: int, world_size: int, data: Path) -> dict[str, list[str]]:
     """What each pipeline does, in its order, over three batches; an evaluation follows the first."""
-    job = build_train_context(_config(data, "sparse_dist"), ranks_of(rank, world_size))
+    job = build_context(_config(data, "sparse_dist"), ranks_of(rank, world_size))
     collection = sharded_collection(job.model)
     assert collection is not None
     plain, done = type(collection).forward, list[str]()

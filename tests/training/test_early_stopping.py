@@ -24,7 +24,7 @@ from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training import validation
 from ple_rec.training.checks import select_run_columns
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.early_stopping import EarlyStopping, describe_stop, stopping_metric
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import TrainingProgress
@@ -113,7 +113,7 @@ def _run(
     dist.barrier()
     run_dir.mkdir(parents=True, exist_ok=True)
     changes = {"train": TRAIN, "checkpoint": {"every": 5}, "early_stopping": early}
-    job = build_train_context(small_config(data, changes), ranks_of(rank, world_size))
+    job = build_context(small_config(data, changes), ranks_of(rank, world_size))
     step = 0
     with suppress(_Killed):
         step = train_steps(job, RunDirectory(run_dir, run_dir), resume=resume).step
@@ -190,7 +190,7 @@ def _ranks_that_differ(rank: int, world_size: int, data: Path, run_dir: Path) ->
 
     config = small_config(data, {"train": TRAIN, "early_stopping": {"metric": "click.auc", "patience": 1}})
     with mock.patch.object(validation, "checkpoint_score", differing):
-        job = build_train_context(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         return train_steps(job, RunDirectory(run_dir, run_dir), resume=False).step
 
 
@@ -215,4 +215,4 @@ def test_a_patience_that_no_run_reaches_is_said(data: Path, tmp_path: Path) -> N
 
 
 def _introduced(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> str:
-    return _introduction(build_train_context(config, ranks_of(rank, world_size)), run_dir)
+    return _introduction(build_context(config, ranks_of(rank, world_size)), run_dir)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.loop import train_steps
 from tests.training.small import SGD, on_ranks, ranks_of, records, relative, small_config, whole_tables, write_small
@@ -66,7 +66,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
         run_dir = runs / f"{world_size} {sharding}"
         if rank == 0:
             run_dir.mkdir(parents=True)
-        job = build_train_context(_config(data, sharding), ranks_of(rank, world_size))
+        job = build_context(_config(data, sharding), ranks_of(rank, world_size))
         metrics = _metrics(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         results[sharding] = {
@@ -81,7 +81,7 @@ def _trained(rank: int, world_size: int, data: Path, runs: Path) -> dict[str, An
 def _plain(rank: int, world_size: int, data: Path) -> tuple[Weights, Weights]:
     """Before and after: torch's own SGD on tables that are not sharded, and the loss written down once more."""
     config = _config(data, "row_wise")
-    job = build_train_context(config, ranks_of(0, 1))
+    job = build_context(config, ranks_of(0, 1))
     before = _weights(job)
     tables = embedding_collection(
         config.embeddings, job.selection.sparse, job.selection.table_rows, torch.device("cpu")

@@ -18,7 +18,7 @@ from ple_rec.config.schema import Task
 from ple_rec.data.batch import Batch
 from ple_rec.errors import DivergedError
 from ple_rec.modules.routing import GateLabels
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import GateStatistics, evaluate, score_batches
 from tests.datasets import set_column
 from tests.metrics.groups import Row, exactly, rows_of, truth
@@ -112,7 +112,7 @@ def test_predictions_that_are_not_finite_are_no_metrics() -> None:
 
 
 def _histogram(rank: int, world_size: int, data: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    job = build_train_context(small_config(data), ranks_of(rank, world_size))
+    job = build_context(small_config(data), ranks_of(rank, world_size))
     results = []
     for exact_limit in (1000, 0):
         with closing(job.evaluation_loader("test").epoch(0)) as batches:
@@ -152,7 +152,7 @@ def _requests(split: Split, table: pa.Table) -> pa.Table:
 
 def _gauc(rank: int, world_size: int, data: Path) -> list[tuple[dict[str, Any], list[Row]]]:
     """On each split what evaluation says of `click`, and this rank's rows."""
-    job = build_train_context(small_config(data), ranks_of(rank, world_size))
+    job = build_context(small_config(data), ranks_of(rank, world_size))
     answers = []
     for split in ("valid", "test"):
         loader = job.evaluation_loader(split)

@@ -13,7 +13,7 @@ from torch import Tensor
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.errors import DivergedError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.finite import check_finite
 from ple_rec.training.loop import train_steps
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
@@ -37,7 +37,7 @@ def _states(job: TrainContext, name: str) -> list[Tensor]:
 
 def _read(rank: int, world_size: int, data: Path, embeddings: dict[str, Any]) -> tuple[int, int]:
     """Values that `check_finite` reads, and values that the rank has."""
-    job = build_train_context(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
+    job = build_context(small_config(data, {"embeddings": embeddings}), ranks_of(rank, world_size))
     own = sum(values.numel() for _, values, *_ in local_shards(job.model)) + job.unwrapped_model.dense_parameters()
     own += sum(values.numel() for table in job.plan.tables for values in _states(job, table.table))
     with mock.patch.object(torch, "aminmax", side_effect=torch.aminmax) as read:
@@ -54,7 +54,7 @@ def test_every_value_is_read_once(sharding: str, data: Path) -> None:
 
 def _poisoned(rank: int, world_size: int, data: Path) -> list[str]:
     """What is said of values of rank 1 that are not finite, one after another, then of all together."""
-    job = build_train_context(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
+    job = build_context(small_config(data, {"embeddings": {"sharding": "row_wise"}}), ranks_of(rank, world_size))
     job.optimizers.init_state()
     check_finite(job, 4)
     weights = {table: values for table, values, *_ in local_shards(job.model)}
@@ -94,7 +94,7 @@ def _overflowing(rank: int, world_size: int, data: Path, run_dir: Path) -> tuple
     }
     try:
         train_steps(
-            build_train_context(small_config(data, changes), ranks_of(rank, world_size)),
+            build_context(small_config(data, changes), ranks_of(rank, world_size)),
             RunDirectory(run_dir, run_dir),
             resume=False,
         )

@@ -20,7 +20,7 @@ from ple_rec.distributed.process_group import process_group
 from ple_rec.distributed.sharding import local_shards
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
 from tests.training.small import SGD, records, relative, small_config, whole_tables, write_small
 
@@ -53,7 +53,7 @@ def _trained(config: RunConfig, run_dir: Path) -> dict[str, Any]:
     """One run, from the start of its process group to the end."""
     run_dir.mkdir(parents=True)
     with process_group(config.runtime) as ranks:
-        job = build_train_context(config, ranks)
+        job = build_context(config, ranks)
         before = _weights(job)
         train_steps(job, RunDirectory(run_dir, run_dir), resume=False)
         tables = {tensor.device.type for _, tensor, *_ in local_shards(job.model)}

@@ -21,7 +21,7 @@ from torch import Tensor
 from ple_rec.checkpoint.inspect import find_damages, finished_checkpoints
 from ple_rec.distributed.watchdog import StallWatch
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from tests.rank_processes import RankError
 from tests.training.small import on_ranks, ranks_of, small_config, whole_state, write_small
@@ -65,7 +65,7 @@ def _run(
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
     fuse = _Fuse(at if rank == victim else -1, delay)
-    job = build_train_context(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
+    job = build_context(_config(data, asynchronous), replace(ranks_of(rank, world_size), watch=fuse))
     train_steps(job, RunDirectory(run_dir, run_dir), resume=(run_dir / "checkpoints").exists())
     return whole_state(job), fuse.marks
 

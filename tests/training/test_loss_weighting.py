@@ -25,7 +25,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.model import SingleTaskConfig, SluiceConfig, TaskExpertLevelConfig, TowerConfig
 from ple_rec.config.run import RunConfig
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import TrainContext, build_train_context
+from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.progress import TrainingProgress
@@ -115,7 +115,7 @@ def _train(rank: int, world_size: int, config: RunConfig, run_dir: Path) -> Run:
     if rank == 0:
         run_dir.mkdir(parents=True)
     dist.barrier()
-    job = build_train_context(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     learned = config.train.loss_weighting == "uncertainty"
     own: list[list[Tensor]] = []
     penalties: list[float] = []
@@ -261,9 +261,7 @@ def _one_step(rank: int, world_size: int, data: Path) -> dict[str, dict[str, Cha
         results[kind] = {}
         for name, setting in (settings | ({"clip": {"clip_norm": 0.01}} if kind == "sgd" else {})).items():
             optimizer = {"kind": kind, "learning_rate": 0.1, **setting}
-            job = build_train_context(
-                _config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size)
-            )
+            job = build_context(_config(data, "uncertainty", dense_optimizer=optimizer), ranks_of(rank, world_size))
             s_K = job.unwrapped_model.weighting.log_variance_K
             s_K.data.copy_(torch.tensor(NEAR_ZERO))  # type: ignore[operator]
             dense = {k: v for k, v in job.unwrapped_model.named_parameters() if "embedding" not in k}

@@ -211,7 +211,7 @@ def test_a_run_stays_where_what_is_to_replace_it_cannot_start(
     def broken(*_: object) -> None:
         raise RuntimeError("no such plan")
 
-    monkeypatch.setattr(run_module, "build_train_context", broken)
+    monkeypatch.setattr(run_module, "build_context", broken)
     with pytest.raises(RuntimeError, match="no such plan"):
         main([*TRAIN, *SHORT, "--overwrite"])
     assert {path: path.read_bytes() for path in before} == before

@@ -16,7 +16,7 @@ from ple_rec.models import losses as loss_sums
 from ple_rec.models.losses import loss_sums_K
 from ple_rec.models.objective import objective
 from ple_rec.training import step as step_module
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.progress import TrainingProgress
 from ple_rec.training.step import train_step
@@ -147,7 +147,7 @@ def test_every_rank_stops_within_a_step(what: str, at: int, done: int, said: str
 def _without_a_sample(rank: int, world_size: int, data: Path) -> tuple[list[float], float, bool]:
     """A batch in which no rank has a sample of watch: its loss, the largest change of its tower, all finite."""
     sgd = {"kind": "sgd", "learning_rate": 1.0}
-    job = build_train_context(
+    job = build_context(
         small_config(data, {"dense_optimizer": sgd, "table_optimizer": sgd}), ranks_of(rank, world_size)
     )
     guard = NonFiniteGuard([task.name for task in job.tasks], job.ranks.device)

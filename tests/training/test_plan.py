@@ -19,7 +19,7 @@ from ple_rec.distributed.topology import detect_cluster
 from ple_rec.errors import UserError
 from ple_rec.planning.plan_input import describe_dataset, plan_run
 from ple_rec.training import context
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from tests.planning.samples import cluster
 from tests.training.small import on_ranks, ranks_of, small_config, write_small
 
@@ -47,7 +47,7 @@ def _assembled(rank: int, world_size: int, config: RunConfig, givens: dict[str, 
     found: dict[str, Any] = {}
     for name, given in givens.items():
         try:
-            job = build_train_context(config, ranks_of(rank, world_size), given)
+            job = build_context(config, ranks_of(rank, world_size), given)
         except (UserError, PeerError) as error:
             found[name] = str(error)
         else:

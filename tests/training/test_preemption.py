@@ -21,7 +21,7 @@ from ple_rec.errors import DivergedError, PreemptedError
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.storage import write_checked
 from ple_rec.training import loop, validation
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
@@ -50,7 +50,7 @@ def _run(
     if rank == 0:
         run_dir.mkdir(parents=True, exist_ok=True)
     dist.barrier()
-    job = build_train_context(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     step = train_step
 
     def with_signal(*args: Any, **kwargs: Any) -> Any:

@@ -18,7 +18,7 @@ from ple_rec.cli.app import parse
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.profiler.breakdown import Operator, RankProfile, Span, advice, breakdown, format_breakdown
 from ple_rec.training.profiler.regions import NO_REGIONS, REGIONS, Region, RegionClocks
@@ -52,7 +52,7 @@ def _profiled(
 ) -> tuple[dict[str, Tensor], list[str]]:
     run_dir.mkdir(parents=True, exist_ok=True)
     said: list[str] = []
-    job = build_train_context(config, ranks_of(rank, world_size))
+    job = build_context(config, ranks_of(rank, world_size))
     train_steps(
         job,
         RunDirectory(run_dir, run_dir),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ple_rec.modules import grouped
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.loop import train_steps
 from ple_rec.training.progress import TrainingProgress
@@ -48,7 +48,7 @@ def _trained(rank: int, world_size: int, configs: list[Any], folder: Path) -> li
         run_dir = folder / f"{world_size}-{i}"
         if rank == 0:
             run_dir.mkdir(parents=True)
-        job = build_train_context(config, ranks_of(rank, world_size))
+        job = build_context(config, ranks_of(rank, world_size))
         ids = [batch.sparse.values().numel() for batch in job.loader.epoch(0) if batch.sparse is not None]
         with closing(job.evaluation_loader("valid").epoch(0)) as batches:
             metrics = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000)

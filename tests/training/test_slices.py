@@ -24,7 +24,7 @@ from ple_rec.errors import DataError, UserError
 from ple_rec.runs.results import format_results
 from ple_rec.training import preflight
 from ple_rec.training import slices as slices_module
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.preflight import check_training
 from ple_rec.training.run import _evaluate_split, evaluate_run, train
 from ple_rec.training.slices import SliceMetrics, find_slicings
@@ -67,7 +67,7 @@ def _config(data: Path, columns: list[str], **changes: Any) -> Any:
 
 def _evaluated(rank: int, world_size: int, data: Path) -> tuple[Slices, Slices, list[list[float]]]:
     """Slices of the test split, exact and by histogram, and the logits, on one rank in file order."""
-    job = build_train_context(_config(data, COLUMNS), ranks_of(rank, world_size))
+    job = build_context(_config(data, COLUMNS), ranks_of(rank, world_size))
     found = []
     for limit in (101, 100):  # there are 101 rows
         train = job.config.train.model_copy(update={"exact_auc_limit": limit})

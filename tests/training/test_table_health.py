@@ -22,7 +22,7 @@ from ple_rec.config.base import Split
 from ple_rec.distributed.table_rows import RowBlock
 from ple_rec.runs.layout import CHECKPOINTS
 from ple_rec.training import table_health as health
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.run import train
 from ple_rec.training.table_health import PERCENTS, concentration, row_health, table_health
 from tests.datasets import TABLES, set_column
@@ -94,7 +94,7 @@ class _OnTwo(NamedTuple):
 
 def _on_two(rank: int, world_size: int, folder: Path) -> _OnTwo:
     untrained = [
-        table_health(build_train_context(small_config(folder / name), ranks_of(rank, world_size)))
+        table_health(build_context(small_config(folder / name), ranks_of(rank, world_size)))
         for name in ("plain", "dense")
     ]
     trained = _trained(rank, world_size, folder / "data", folder / "runs")
@@ -183,7 +183,7 @@ def _whole_run(rank: int, world_size: int, data: Path, run_dir: Path) -> dict[st
 
 
 def _of_checkpoints(data: Path, run_dir: Path) -> dict[str, Any]:
-    job = build_train_context(small_config(data, SGD), ranks_of(0, 1))
+    job = build_context(small_config(data, SGD), ranks_of(0, 1))
     found = {}
     for which in ("best", "latest"):
         state = {"model": job.model.state_dict()}

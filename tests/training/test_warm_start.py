@@ -21,7 +21,7 @@ from ple_rec.runs.diff import compare_runs
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import PLAN, write_text
 from ple_rec.runs.record import read_record
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from ple_rec.training.preflight import check_training
 from ple_rec.training.prepared import prepare_run
@@ -98,7 +98,7 @@ def _read(rank: int, world_size: int, folder: Path) -> tuple[dict[str, list[_Rea
         for ranks, written in WRITTEN.items():
             name = f"{written}-{ranks}"
             start = WarmStart(str(folder / name), "step-9", fingerprint(folder / "feed-8"), 3, 1.0)
-            job = build_train_context(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
+            job = build_context(_sharded(folder / "feed-9", sharding, seed=5), ranks_of(rank, world_size))
             fresh = whole_state(job)
             load_warm_start(job, start)
             found.setdefault(name, []).append(_Read(fresh, whole_state(job)))

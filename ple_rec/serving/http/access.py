@@ -68,7 +68,7 @@ class AccessMiddleware:
             if refusal.reason is not None:
                 self._metrics.refused.labels(refusal.reason).inc()
             await refusal.response()(scope, receive, send_and_record)
-        except Exception as error:
+        except Exception as error:  # A bug: the client gets status 500, and the server goes on.
             log_error("request_failed", error, path=path)
             if not status:
                 await internal_error().response()(scope, receive, send_and_record)

@@ -131,7 +131,7 @@ class Batcher:
         while batch := self._next_batch():
             try:
                 await self._answer_batch(batch)
-            except Exception as error:
+            except Exception as error:  # A bug: its requests get status 500, and the server goes on.
                 log_error("call_failed", error)
                 for pending in batch:
                     if not pending.answer.done():

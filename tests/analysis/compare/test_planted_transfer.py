@@ -29,7 +29,7 @@ from ple_rec.distributed.process_group import process_group
 from ple_rec.errors import UserError
 from ple_rec.reports.compare.page import report_comparison
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loop import train_steps
 from tests.analysis.compare.planted import (
     FACTORS,
@@ -276,7 +276,7 @@ def test_runs_of_a_seed_see_the_same_samples_in_the_same_order(matrix: Matrix, m
         )
         run.directory.mkdir(parents=True)
         with process_group(config.runtime) as ranks:
-            train_steps(build_train_context(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
+            train_steps(build_context(config, ranks), RunDirectory(run.directory, run.directory), resume=False)
         orders.setdefault(run.seed, []).append(list(seen))
     for first, *others in orders.values():
         assert len(set(first)) == 65

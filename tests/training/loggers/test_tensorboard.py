@@ -15,7 +15,7 @@ from ple_rec.config.load import dump_toml
 from ple_rec.config.run import WatchConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.directory import RunDirectory
-from ple_rec.training.context import build_train_context
+from ple_rec.training.context import build_context
 from ple_rec.training.loggers import check_installed, make_loggers, open_loggers, tensorboard
 from ple_rec.training.loggers.background import BackgroundLogger
 from ple_rec.training.loggers.base import Ending, record_scalars
@@ -68,7 +68,7 @@ def _run(rank: int, world_size: int, data: Path, run_dir: Path, resume: bool, ki
 
     TrainingProgress.advance = advance_or_die  # type: ignore[method-assign]
     run_dir.mkdir(parents=True, exist_ok=True)
-    job = build_train_context(small_config(data, CHANGES), ranks_of(rank, world_size))
+    job = build_context(small_config(data, CHANGES), ranks_of(rank, world_size))
     with open_loggers(job.config, RunDirectory(run_dir, run_dir), resume=resume) as loggers:
         train_steps(job, RunDirectory(run_dir, run_dir), resume=resume, loggers=loggers)
 
