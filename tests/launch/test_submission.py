@@ -57,6 +57,14 @@ def test_torchx_prints_it_without_a_traceback(repository: Path, here: Path) -> N
     assert "Traceback" not in done.stderr
 
 
+def test_shares_that_would_write_into_a_store_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["compare", "--config", "census-compare", "--runs", "s3://bucket/compare", "--share", "0/2"]
+    assert submission.check_submission([], argv) == 2
+    assert capsys.readouterr().err.startswith(
+        "ple-rec: --share --runs: got s3://bucket/compare; shares of a comparison "
+    )
+
+
 def test_prep_and_plan_are_checked_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ComponentValidationException) as caught:
         components.plan("tiny.toml", out="plans/plan.json", device="cpu")
