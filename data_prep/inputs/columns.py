@@ -38,7 +38,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
-    words = _words(config, [text for text in (*texts, *ids.values()) if text is not None])
+    words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
     needs_time = words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
     left_out: dict[str, Any] = {
@@ -63,11 +63,16 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     )
 
 
-def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
+def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) -> set[str]:
     """Return all words that expressions read, including those that the words themselves need.
 
     A word is a column of the log, `side.column`, a derived column, or a part of the time, such as `time.hour`. Derived
-    columns, keys of side tables and the time are expressions, whose words are included.
+    columns and the time are expressions, whose words are included.
+
+    Args:
+        config: Configuration of the preparation.
+        texts: Texts of the expressions.
+        joins: True to include the words by which a side table is joined: its keys and, if it is dated, the time.
     """
     words: set[str] = set()
     todo = list(texts)
@@ -76,7 +81,7 @@ def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
             if word in words:
                 continue
             words.add(word)
-            side = config.sides.get(word.partition(".")[0])
+            side = config.sides.get(word.partition(".")[0]) if joins else None
             if word in config.derived:
                 todo.append(config.derived[word])
             elif side is not None:
@@ -121,7 +126,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
-    words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
+    words = {who: words_read(config, [text for text in read if text is not None]) for who, read in texts.items()}
     name = column_to_word(column) if side is None else f"{side}.{column}"
     readers = [reader for reader, read in words.items() if name in read]
     return readers or [reader for reader, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
@@ -182,7 +187,7 @@ def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, s
             )
     if skip_missing:
         available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
-        ids = {name: text for name, text in ids.items() if _words(config, [text]) <= available}
+        ids = {name: text for name, text in ids.items() if words_read(config, [text]) <= available}
     return ids
 
 

@@ -53,6 +53,9 @@ class FoundValues(Config):
     types: dict[Name, dict[str, ColumnType]] = Field(
         {}, description="types of undeclared CSV columns, by table: `log` or the name of a side table"
     )
+    columns: dict[Name, dict[str, str]] = Field(
+        {}, description="types of the columns that expressions read, by table, for requests in the raw form"
+    )
 
 
 def migrate_found_values(raw: dict[str, Any]) -> dict[str, Any]:
