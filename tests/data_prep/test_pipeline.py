@@ -140,7 +140,7 @@ def test_the_directory(prepared: tuple[Summary, Slice]) -> None:
     contents = {name: content for name, content in files_of(out).items() if name != "_SUCCESS"}
     assert mark["files"] == {name: digests_of(name, content) for name, content in contents.items()}
     saved = load_config(PrepConfig, out / "prep.toml")
-    assert saved.found.columns["log"]["income_50k"] == "string"
+    assert saved.found.columns["log"]["age"] == "int64"
     assert saved.model_copy(update={"found": census_config().found}) == census_config()
     assert sorted(path.name for path in out.parent.iterdir()) == ["d", "raw"]
 
