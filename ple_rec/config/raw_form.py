@@ -11,7 +11,7 @@ an offset.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -103,3 +103,14 @@ class RawForm(Config):
     user: RawQuery | None = None
     item: RawQuery | None = None
     sides: tuple[RawSide, ...] = ()
+
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the raw columns that features read as JSON values, `{"user": [...], "items": [...]}`."""
+        return {
+            key: [
+                column.model_dump(mode="json", exclude={"of"})
+                for column in self.columns
+                if column.of == owner and column.features
+            ]
+            for key, owner in (("user", "user"), ("items", "item"))
+        }

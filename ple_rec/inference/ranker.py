@@ -263,7 +263,10 @@ class Ranker:
         return answer
 
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored"."""
+        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored".
+
+        A model with the raw form also has "RawRankRequest" and "RawScoreRequest".
+        """
         return self._reader.schemas() | answer_schemas(self.signature, self.factors)
 
 
