@@ -29,6 +29,7 @@ from ple_rec.inference.request_error import RequestError
 
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
 
@@ -132,10 +133,10 @@ def _to_double(value: Any) -> float:
 
 
 def _to_float(value: Any) -> float:
-    number = np.float32(_to_double(value))
-    if not np.isfinite(number):
+    number = _to_double(value)
+    if abs(number) > _LARGEST_FLOAT:
         raise ValueError
-    return float(number)
+    return number
 
 
 def _to_string(value: Any) -> str:
@@ -171,7 +172,7 @@ def _to_time(value: Any, *, with_offset: bool) -> datetime:
     return time.astimezone(UTC) if with_offset else time
 
 
-def _to_decimal(value: Any, scale: int) -> Decimal:
+def _to_decimal(value: Any, precision: int, scale: int) -> Decimal:
     """Return a decimal with exactly the digits of a number or of a text."""
     text = str(value) if type(value) in (int, float, Decimal) else value
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
@@ -179,7 +180,7 @@ def _to_decimal(value: Any, scale: int) -> Decimal:
     number = Decimal(text)
     with localcontext(prec=100):
         rounded = number.quantize(Decimal(1).scaleb(-scale))
-    if rounded != number:
+    if rounded != number or rounded.adjusted() >= precision - scale:
         raise ValueError
     return rounded
 
@@ -233,5 +234,5 @@ def _scalar(kind: str) -> _Scalar:
         pa.decimal128(precision, scale),
         f'a decimal number of at most {precision} digits, {scale} of them after the point (12.5 or "12.5")',
         {"type": ["number", "string", "null"], "pattern": f"^{_DECIMAL.pattern}$"},
-        partial(_to_decimal, scale=scale),
+        partial(_to_decimal, precision=precision, scale=scale),
     )

@@ -321,9 +321,8 @@ class RequestReader:
         if name in user_names:
             rule = f"it is a {kind} of the user, and belongs in `user`"
         elif name in other:
-            rule = (
-                f'no {kind} of the model; a request with this name has "form": "{form}", and no name of the other form'
-            )
+            other_kind: InputKind = "feature" if kind == "raw column" else "raw column"
+            rule = f'it is a {other_kind}; a request with {other_kind}s has "form": "{form}"'
         else:
             suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"{kind}s: {_join_names(permitted)}"
             rule = f"no {kind} of the model; {suggestion}"
