@@ -114,7 +114,7 @@ class Model:
         inputs = self._inputs(form)
         rows = plain_rows("items", items, inputs)
         left_out = [*rows.left_out, *(key for key in plain_user if inputs.raw and key not in inputs.names)]
-        warn_of_unread(left_out, inputs)
+        warn_of_unread(list(dict.fromkeys(left_out)), inputs)
         plain_user = known_values(plain_user, inputs.names) if inputs.raw else plain_user
         body = {"user": plain_user, "form": form, **_exponents(exponents)}
         answers, begin = [], 0
@@ -198,7 +198,8 @@ class Model:
             (answer,) = self._ranker.answer([replace(read(body), form="columns")])
         except RequestError as error:
             behind = f" (of rows from {begin:,} on)" if begin else ""
-            fix = "correct the value, or leave it out; `model.features` lists what the model reads"
+            names = "raw_columns" if body["form"] == "raw" else "features"
+            fix = f"correct the value, or leave it out; `model.{names}` lists what the model reads"
             raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
         columns: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
         return columns
