@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -488,3 +490,18 @@ def test_a_raw_request_has_the_inputs_of_the_dataset(prepared: Prepared) -> None
         for number in prepared.signature.dense:
             expected_N = part[number.name].fill_null(math.nan).to_numpy()
             np.testing.assert_array_equal(request.dense[number.name], expected_N)
+
+
+def test_a_server_needs_duckdb_and_no_other_part_of_data_preparation(feed_model: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('ibis', 'sqlglot', 'data_prep'):\n"
+        "    sys.modules[name] = None\n"
+        "from pathlib import Path\n"
+        "from ple_rec.inference.ranker import Ranker, latest_version\n"
+        "ranker = Ranker(latest_version(Path(sys.argv[1])), threads=1)\n"
+        "rows = {'time_ms': [1714550400000], 'videos.length': [90]}\n"
+        "print(ranker.read_score({'form': 'raw', 'rows': rows}).dense['minutes'][0])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code, str(feed_model)], capture_output=True, text=True, check=True)
+    assert result.stdout == "1.5\n"
