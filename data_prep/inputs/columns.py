@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import TIME_WORDS, Resolved, locate_word, word_qualifiers
+from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
@@ -24,7 +24,9 @@ GROUP = "group"  # Name of the id column with the value of the key `group` of pr
 _NO_SPLIT = DaySplit(by="day", train=(1, 1), valid=(2, 2), test=(3, 3))  # A required key; this split reads no column.
 
 
-def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[str, str]) -> PrepConfig:
+def inputs_config(
+    config: PrepConfig, features: Collection[str], ids: Mapping[str, str], log_columns: Collection[str] = ()
+) -> PrepConfig:
     """Return a configuration that has only some features of a preparation, and id columns in place of `carry`.
 
     `carry` has the columns that are copied to the output. The configuration has no tasks, so no dataset directory can
@@ -34,13 +36,15 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
         config: Configuration of the preparation.
         features: Names of the features.
         ids: Expressions of the id columns, by name.
+        log_columns: Columns of the log. A column `time` among them is what the word `time` means.
     """
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
     words = _words(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
-    needs_time = words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
+    reads_row_time = ROW_TIME in words and ROW_TIME not in log_columns
+    needs_time = reads_row_time or words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -81,7 +85,9 @@ def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
                 todo.append(config.derived[word])
             elif side is not None:
                 todo += side.on.values()
-            if config.time is not None and (word in TIME_WORDS or (side is not None and side.day is not None)):
+            if config.time is not None and (
+                word in (ROW_TIME, *TIME_WORDS) or (side is not None and side.day is not None)
+            ):
                 todo.append(config.time.value)
     return words
 
@@ -97,7 +103,7 @@ def check_inputs(resolved: Resolved, table: RawTable) -> None:
         DataError: A file lacks a column.
     """
     side = None if table.name == "log" else table.name
-    needed = resolved.log_columns if side is None else resolved.side_columns[side]
+    needed = resolved.columns_in(table) if side is None else resolved.side_columns[side]
     for file in table.files:
         columns = [*(name for name, _ in file.columns), *file.partitions]
         if missing := [column for column in needed if column not in columns]:
@@ -182,6 +188,8 @@ def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, s
             )
     if skip_missing:
         available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
+        if config.time is not None:
+            available.add(ROW_TIME)
         ids = {name: text for name, text in ids.items() if _words(config, [text]) <= available}
     return ids
 

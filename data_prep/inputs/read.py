@@ -231,7 +231,9 @@ def open_inputs(
     raw = find("log", log, ".")
     ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
     config = config.model_copy(update={"log": log})
-    resolved = resolve(inputs_config(config, options.features, ids), place, is_from_dataset=True)
+    reduced = inputs_config(config, options.features, ids, raw.schema.names)
+    offset_seconds = 0 if config.time is None else config.time.offset_seconds
+    resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=offset_seconds)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     # CSV files are read once more with times as text, to keep their time zones.
