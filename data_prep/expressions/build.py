@@ -66,9 +66,7 @@ _POSITIVE_INTEGERS = {  # Arguments that are integers from 1: their text in mess
     "position": ("a number from 1", "the first character is 1"),
     "count": ("a number of characters from 1", "write how many to take, or leave it out to take all that follow"),
 }
-_DATE_TEXT = (
-    "the text of a date is YYYY-MM-DD, of a time YYYY-MM-DD HH:MM:SS, with +HH:MM unless it is UTC, from 1900 on"
-)
+_DATE_TEXT = "a date is YYYY-MM-DD, a time YYYY-MM-DD HH:MM:SS, with +HH:MM unless it is UTC, from 1900 to 2999"
 _SINGLE_KIND = "its values must be of one kind (integers with floats become floats)"
 
 
@@ -371,9 +369,7 @@ class _Builder:
         item, wanted = k.widen(values[0]), self.value(part)
         unified = k.unify([item, wanted])
         if unified is None or k.kind_of(item) not in ("integer", "float", "string") or k.kind_of(wanted) == "null":
-            rule = (
-                f"{in_backquotes(node_text(node))} takes a value like the items of the list, {k.kind_text(item)}, there"
-            )
+            rule = f"{in_backquotes(node_text(node))} takes {k.kind_text(item)} there, as the items of the list are"
             raise self.error(part, f"is {k.kind_text(wanted)}", rule, item_fix(item, wanted, node_text(part)))
         item, wanted = unified
         return [values.cast(dt.Array(item.type())), wanted]

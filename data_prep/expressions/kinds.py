@@ -51,9 +51,9 @@ def kind_of(value: Any) -> Kind:
 
 
 def kind_text(value: Any) -> str:
-    """Return the kind of a value as error messages name it: `an integer`, `a string`, `of type date`."""
+    """Return the kind of a value as error messages name it: `an integer`, `a time`, `of type uint64`."""
     kind = kind_of(value)
-    if kind in ("other", *TIMES):
+    if kind == "other":
         return f"of type {value.type().copy(nullable=True)}"
     return kind if kind == "null" else f"{'an' if kind == 'integer' else 'a'} {kind}"
 
