@@ -57,6 +57,15 @@ class Expression:
         """True if the expression is a column and nothing else."""
         return isinstance(self._tree, exp.Column)
 
+    def words_outside(self, *functions: str) -> tuple[str, ...]:
+        """Return the words of `columns` whose values are read outside of calls of some functions.
+
+        A test for null reads no value.
+        """
+        read = [column for column in self._tree.find_all(exp.Column) if not isinstance(column.parent, exp.Is)]
+        words = {column_word(column) for column in read if not _calls_around(column) & set(functions)}
+        return tuple(word for word in self.columns if word in words)
+
     def build(self, names: Mapping[str, Any], offset_seconds: int = 0) -> Any:
         """Return the Ibis value of the expression.
 
@@ -70,6 +79,16 @@ class Expression:
             UserError: A name is unknown, a value is of the wrong kind, or the expression in SQL is too large.
         """
         return build(Source(self.text, self.place), self._tree, names, offset_seconds)
+
+
+def _calls_around(node: exp.Expr) -> set[str]:
+    """Return the names of the functions whose arguments contain a node."""
+    names, around = set(), node.parent
+    while around is not None:
+        if isinstance(around, exp.Anonymous):
+            names.add(around.name)
+        around = around.parent
+    return names
 
 
 def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expression:
