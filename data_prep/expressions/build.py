@@ -235,7 +235,7 @@ class _Builder:
             if kind in ("list", "other"):
                 fix = comparison_fix(kind, parent, node, "text" if "string" in kinds else "number")
                 rule = "numbers, strings, booleans, dates and times can be compared"
-                raise self.error(node, f"is {k.kind_text(value)}", rule, fix)
+                raise self.error(parent, f"compares {k.kind_text(value)}", rule, fix)
         if kinds & set(k.TIMES) and kinds <= {"string", *k.TIMES}:
             return [self.micros(node, value) for node, value in zip(nodes, values, strict=True)]
         values = [

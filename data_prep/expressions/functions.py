@@ -322,7 +322,7 @@ _SQL_SYNONYMS = (
     | dict.fromkeys(("to_timestamp", "from_unixtime", "epoch_ms", "make_timestamp"), "timestamp(x, 'ms')")
     | dict.fromkeys(("dayofweek", "day_of_week", "isodow", "dow"), "weekday(x)")
     | {"to_date": "date(x)", "day": "date(x)"}
-    | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
+    | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then -1 when x > 0 then 1 else 0 end"}
 )
 
 

@@ -143,8 +143,8 @@ def mixed_fix(nodes: Sequence[exp.Expr], values: Sequence[Any]) -> str:
     )
     if literal is not None and texts is not None and not isinstance(texts, exp.Literal):
         return f"write '{literal.name}', or cast({node_text(texts)} as double)"
-    kind, node = next(((kind, node) for kind, node in by_kind.items() if kind in ("boolean", *k.NUMBERS)))
-    return kind_fix(kind, "string" if texts is not None else "integer", node_text(node))
+    kind = next(kind for kind in ("boolean", *k.NUMBERS) if kind in by_kind)
+    return kind_fix(kind, "string" if texts is not None else "integer", node_text(by_kind[kind]))
 
 
 def _mixed_times_fix(by_kind: Mapping[k.Kind, exp.Expr]) -> str:

@@ -56,7 +56,6 @@ _REFUSED: dict[type[exp.Expr], tuple[str, str]] = {
     exp.Tuple: ("a list of values", "write `x in (1, 2)`, or one value"),
     exp.Pow: ("a power", "multiply: `x * x`"),
     exp.NullSafeEQ: ("a comparison that treats null as a value", "write `(a = b or (a is null and b is null))`"),
-    exp.NullSafeNEQ: ("a comparison that treats null as a value", "write `not (a = b or (a is null and b is null))`"),
     exp.Dot: ("a name of this form", "write `table.column`, or `function(column)`"),
 }
 

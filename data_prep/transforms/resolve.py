@@ -175,7 +175,7 @@ class Resolved:
         if table.name == "log":
             if not self.is_from_dataset:
                 self._check_derived(table)
-            words = [*self.config.derived, *((ROW_TIME, *TIME_WORDS) if self.config.time is not None else ())]
+            words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
             words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
             table.check_columns(self.columns_in(table), self.place, self._readers(table.name), words)
         else:

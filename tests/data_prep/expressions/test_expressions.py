@@ -323,7 +323,7 @@ WRONG_KINDS = [
          "Fix: write `x is null` or `x is not null`"),
         ("ts > 3", "`ts > 3` compares a time with an integer; both sides must be of one kind. "
          "Fix: write timestamp(3, 'ms'), with the unit of the number: 's', 'ms', 'us' or 'ns'"),
-        ("tags = 'a'", "`tags` is a list; numbers, strings, booleans, dates and times can be compared. "
+        ("tags = 'a'", "`tags = 'a'` compares a list; numbers, strings, booleans, dates and times can be compared. "
          "Fix: write contains(tags, 'a')"),
         ("lower(tags)", "`tags` is a list; `lower(tags)` takes a string there. "
          "Fix: write element(tags, 1), its first item"),
