@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
+from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, resolve, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
@@ -65,6 +65,25 @@ def inputs_config(
             **left_out,
         }
     )
+
+
+def resolve_inputs(
+    config: PrepConfig, place: str, features: Collection[str], ids: Mapping[str, str], log_columns: Collection[str]
+) -> Resolved:
+    """Return the configuration that `inputs_config` returns, parsed.
+
+    Local time remains that of the preparation, although the inputs may need no `[time]`.
+
+    Args:
+        config: Configuration of the preparation.
+        place: Name of the configuration in messages.
+        features: Names of the features.
+        ids: Expressions of the id columns, by name.
+        log_columns: Columns of the log that is read.
+    """
+    offset_seconds = 0 if config.time is None else config.time.offset_seconds
+    reduced = inputs_config(config, features, ids, log_columns)
+    return resolve(reduced, place, is_from_dataset=True, offset_seconds=offset_seconds)
 
 
 def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:

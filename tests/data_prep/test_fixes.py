@@ -137,9 +137,7 @@ class Typed:
 
 
 # A fix that names an expression, which may stand in place of a function or be followed by a reason.
-WRITE = re.compile(
-    r"(?:write|compare it:) (.+?)(?: in place of (\w+))?(?:, (?:or|its|the|with|to) .*|; .*)?$"
-)
+WRITE = re.compile(r"(?:write|compare it:) (.+?)(?: in place of (\w+))?(?:, (?:or|its|the|with|to) .*|; .*)?$")
 ROUNDS = 3  # Fixes after which an expression is accepted: one may lead to another.
 
 

@@ -88,7 +88,9 @@ LEAN = (
         "[checks]",
         '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["video_id", "time_ms"]\n\n'
         '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n'
-        '[carry]\npieces = "length(split(video_id, \'v\'))"\ncents = "round(price * 100)"\n\n[checks]',
+        '[carry]\npieces = "length(split(video_id, \'v\'))"\ncents = "round(price * 100)"\n'
+        "exact = \"units(price, '0.01')\"\nage = \"days(time, '2022-04-01 12:00')\"\n"
+        'on = "cast(date(time) as string)"\n\n[checks]',
     ),
     (
         "[[dense]]",
