@@ -366,13 +366,13 @@ class _Builder:
         values = self.value_of_kind(container, "string or list", node)
         if k.kind_of(values) == "string":
             return [values, self.value_of_kind(part, "string", node)]
-        item, wanted = k.widen(values[0]), self.value(part)
-        unified = k.unify([item, wanted])
-        if unified is None or k.kind_of(item) not in ("integer", "float", "string") or k.kind_of(wanted) == "null":
+        item, part_value = k.widen(values[0]), self.value(part)
+        unified = k.unify([item, part_value])
+        if unified is None or k.kind_of(item) not in ("integer", "float", "string") or k.kind_of(part_value) == "null":
             rule = f"{in_backquotes(node_text(node))} takes {k.kind_text(item)} there, as the items of the list are"
-            raise self.error(part, f"is {k.kind_text(wanted)}", rule, item_fix(item, wanted, node_text(part)))
-        item, wanted = unified
-        return [values.cast(dt.Array(item.type())), wanted]
+            raise self.error(part, f"is {k.kind_text(part_value)}", rule, item_fix(item, part_value, node_text(part)))
+        item, part_value = unified
+        return [values.cast(dt.Array(item.type())), part_value]
 
     def value_of_kind(self, node: exp.Expr, required: str, parent: exp.Expr) -> Any:
         """Return the value of a node, and refuse a value of another kind.

@@ -117,8 +117,8 @@ def _contains(container: Any, part: Any) -> Any:
         return container.contains(part)
     part = k.nan_to_null(part) if k.kind_of(part) == "float" else part
     # For a null, one engine gives null and the other false; so it does for a list that has a null.
-    found = ibis.coalesce(container.contains(part), ibis.literal(False))
-    return ibis.cases((~(k.is_null(container) | k.is_null(part)), found))
+    is_item = ibis.coalesce(container.contains(part), ibis.literal(False))
+    return ibis.cases((~(k.is_null(container) | k.is_null(part)), is_item))
 
 
 def _substr(text: Any, start: int, length: int | None = None) -> Any:

@@ -164,7 +164,7 @@ def comparison_fix(kind: k.Kind, parent: exp.Expr, node: exp.Expr, required: str
 
     Args:
         kind: Kind of the value.
-        parent: Comparison.
+        parent: Comparison that reads the value.
         node: Node of the value.
         required: Kind that would be accepted.
     """
@@ -174,16 +174,16 @@ def comparison_fix(kind: k.Kind, parent: exp.Expr, node: exp.Expr, required: str
     return kind_fix(kind, required, node_text(node))
 
 
-def item_fix(item: Any, wanted: Any, piece: str) -> str:
+def item_fix(item: Any, value: Any, piece: str) -> str:
     """Return the fix for a value that is compared with the items of a list but has another kind.
 
     Args:
         item: Item of the list.
-        wanted: Value that is compared with it.
+        value: Value that is compared with it.
         piece: Text of that value.
     """
     kind = k.kind_of(item)
-    return kind_fix(k.kind_of(wanted), "number" if kind == "float" else kind, piece)
+    return kind_fix(k.kind_of(value), "number" if kind == "float" else kind, piece)
 
 
 def cast_fix(kind: k.Kind, target: Target, piece: str) -> str:
