@@ -50,7 +50,7 @@ from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
 from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
-from data_prep.output.metadata import bucket_names, build_schema, inferred_types
+from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
 from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count
 from data_prep.output.stage import Stage
@@ -399,7 +399,8 @@ class Pipeline:
         columns = space_columns(self.config)
         spaces = {columns[task.name]: task.space for task in self.config.tasks if task.space is not None}
         stats.write_page(described, schema, folder / "stats.html", spaces)
-        values = self.config.found.model_copy(update={"types": inferred_types(self.resolved)})
+        types = {"types": inferred_types(self.resolved), "columns": column_types(self.resolved)}
+        values = self.config.found.model_copy(update=types)
         write_atomically(folder / PREP_FILE, dump_toml(self.original_config.model_copy(update={"found": values})))
         finish(folder, schema, self.fingerprint, described)
 

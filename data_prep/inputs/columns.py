@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, resolve, word_qualifiers
+from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
@@ -24,9 +24,7 @@ GROUP = "group"  # Name of the id column with the value of the key `group` of pr
 _NO_SPLIT = DaySplit(by="day", train=(1, 1), valid=(2, 2), test=(3, 3))  # A required key; this split reads no column.
 
 
-def inputs_config(
-    config: PrepConfig, features: Collection[str], ids: Mapping[str, str], log_columns: Collection[str] = ()
-) -> PrepConfig:
+def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[str, str]) -> PrepConfig:
     """Return a configuration that has only some features of a preparation, and id columns in place of `carry`.
 
     `carry` has the columns that are copied to the output. The configuration has no tasks, so no dataset directory can
@@ -36,15 +34,13 @@ def inputs_config(
         config: Configuration of the preparation.
         features: Names of the features.
         ids: Expressions of the id columns, by name.
-        log_columns: Columns of the log. A column `time` among them is what the word `time` means.
     """
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
-    words = _words(config, [text for text in (*texts, *ids.values()) if text is not None])
+    words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
-    reads_row_time = ROW_TIME in words and ROW_TIME not in log_columns
-    needs_time = reads_row_time or words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
+    needs_time = reads_time(config, words) or any(side.day is not None for side in sides_read.values())
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -67,30 +63,26 @@ def inputs_config(
     )
 
 
-def resolve_inputs(
-    config: PrepConfig, place: str, features: Collection[str], ids: Mapping[str, str], log_columns: Collection[str]
-) -> Resolved:
-    """Return the configuration that `inputs_config` returns, parsed.
+def reads_time(config: PrepConfig, words: Collection[str]) -> bool:
+    """Return True if one of the words of expressions is the time of the row, or a part of it.
 
-    Local time remains that of the preparation, although the inputs may need no `[time]`.
-
-    Args:
-        config: Configuration of the preparation.
-        place: Name of the configuration in messages.
-        features: Names of the features.
-        ids: Expressions of the id columns, by name.
-        log_columns: Columns of the log that is read.
+    The dataset records which columns its log had; without a record, the word `time` is not one of them.
     """
-    offset_seconds = 0 if config.time is None else config.time.offset_seconds
-    reduced = inputs_config(config, features, ids, log_columns)
-    return resolve(reduced, place, is_from_dataset=True, offset_seconds=offset_seconds)
+    has_column = ROW_TIME in config.found.columns.get("log", {}) or ROW_TIME in config.derived
+    row_time = [] if has_column else [ROW_TIME]
+    return config.time is not None and any(word in words for word in (*row_time, *TIME_WORDS))
 
 
-def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
+def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) -> set[str]:
     """Return all words that expressions read, including those that the words themselves need.
 
     A word is a column of the log, `side.column`, a derived column, or a part of the time, such as `time.hour`. Derived
-    columns, keys of side tables and the time are expressions, whose words are included.
+    columns and the time are expressions, whose words are included.
+
+    Args:
+        config: Configuration of the preparation.
+        texts: Texts of the expressions.
+        joins: True to include the words by which a side table is joined: its keys and, if it is dated, the time.
     """
     words: set[str] = set()
     todo = list(texts)
@@ -99,14 +91,13 @@ def _words(config: PrepConfig, texts: Iterable[str]) -> set[str]:
             if word in words:
                 continue
             words.add(word)
-            side = config.sides.get(word.partition(".")[0])
+            side = config.sides.get(word.partition(".")[0]) if joins else None
             if word in config.derived:
                 todo.append(config.derived[word])
             elif side is not None:
                 todo += side.on.values()
-            if config.time is not None and (
-                word in (ROW_TIME, *TIME_WORDS) or (side is not None and side.day is not None)
-            ):
+            is_dated = side is not None and side.day is not None
+            if config.time is not None and (is_dated or reads_time(config, [word])):
                 todo.append(config.time.value)
     return words
 
@@ -146,7 +137,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
-    words = {who: _words(config, [text for text in read if text is not None]) for who, read in texts.items()}
+    words = {who: words_read(config, [text for text in read if text is not None]) for who, read in texts.items()}
     name = column_to_word(column) if side is None else f"{side}.{column}"
     readers = [reader for reader, read in words.items() if name in read]
     return readers or [reader for reader, read in words.items() if any(word.startswith(f"{side}.") for word in read)]
@@ -209,7 +200,7 @@ def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, s
         available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
         if config.time is not None:
             available.add(ROW_TIME)
-        ids = {name: text for name, text in ids.items() if _words(config, [text]) <= available}
+        ids = {name: text for name, text in ids.items() if words_read(config, [text]) <= available}
     return ids
 
 

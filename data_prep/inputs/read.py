@@ -22,14 +22,14 @@ from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import DiskFullError, EngineError, OutOfMemoryError
-from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, resolve_inputs
+from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, inputs_config
 from data_prep.inputs.times import RawTimeColumn, find_raw_times
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
 from data_prep.transforms.columns import REASON
-from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import Derived, LogRows, derive
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, Option, UserError
@@ -231,7 +231,8 @@ def open_inputs(
     raw = find("log", log, ".")
     ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
     config = config.model_copy(update={"log": log})
-    resolved = resolve_inputs(config, place, options.features, ids, raw.schema.names)
+    reduced = inputs_config(config, options.features, ids)
+    resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     # CSV files are read once more with times as text, to keep their time zones.

@@ -1,4 +1,4 @@
-"""Metadata of a dataset directory: its schema, its statistics, names of buckets, and inferred types of CSV columns.
+"""Metadata of a dataset directory: its schema, its statistics, names of buckets, and types of raw columns.
 
 The parts of a dataset are its Parquet files, in one folder for each split.
 """
@@ -15,6 +15,7 @@ from typing import Any
 from data_prep.engines.base import PartFile
 from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
+from data_prep.sources.columns import raw_type
 from data_prep.stats import compute
 from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
 from data_prep.transforms.resolve import Resolved
@@ -137,4 +138,17 @@ def inferred_types(resolved: Resolved) -> dict[str, dict[str, ColumnType]]:
         text = table.files[0].text
         inferred = {} if text is None else text.inferred
         types[name] = {column: inferred[column] for column in columns[name] if column in inferred}
+    return {name: each for name, each in types.items() if each}
+
+
+def column_types(resolved: Resolved) -> dict[str, dict[str, str]]:
+    """Return the types of the columns that expressions read, by table and column (`ple_rec.config.raw_form`).
+
+    Tables without such columns are left out.
+    """
+    columns = {"log": resolved.log_columns, **resolved.side_columns}
+    types = {
+        name: {column: raw_type(table.schema.field(column).type) for column in columns[name]}
+        for name, table in resolved.tables.items()
+    }
     return {name: each for name, each in types.items() if each}

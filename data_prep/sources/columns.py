@@ -111,6 +111,28 @@ def unreadable_reason(kind: pa.DataType) -> str | None:
     )
 
 
+def raw_type(kind: pa.DataType) -> str:
+    """Return the name of a type in `ple_rec.config.raw_form`; the type is one that `unreadable_reason` accepts.
+
+    Integers of every width are `int64`, since prep refuses a number beyond int64.
+    """
+    if pt.is_list(kind):
+        return f"list<{raw_type(kind.value_type)}>"
+    if pt.is_decimal(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
+    if pt.is_timestamp(kind):
+        return "timestamp" if kind.tz is None else "timestamptz"
+    names: tuple[tuple[Callable[[pa.DataType], bool], str], ...] = (
+        (pt.is_integer, "int64"),
+        (pt.is_float32, "float"),
+        (pt.is_float64, "double"),
+        (pt.is_string, "string"),
+        (pt.is_boolean, "bool"),
+        (pt.is_date, "date"),
+    )
+    return next(name for test, name in names if test(kind))
+
+
 def table_schema(files: Sequence[_File]) -> pa.Schema:
     """Return the schema of a table: the columns of its first file, then those that folder names give to any file.
 

@@ -79,10 +79,12 @@ class Resolved:
     def reads_row_time(self, log: RawTable) -> bool:
         """Return True if `ROW_TIME` in expressions is the time of the row, since the log has no such column.
 
-        What is computed before the time, such as `time.value` itself, can only mean a column of the log.
+        What is computed before the time, such as `time.value` itself, can only mean a column of the log. The columns
+        that a dataset records count more than those of the present log.
         """
+        columns = self.config.found.columns.get("log", log.schema.names)
         early = [key for key in self.parsed if key in ("log.where", "time.value") or _is_join_key(key, self.config)]
-        is_column = ROW_TIME in log.schema.names or any(ROW_TIME in self.parsed[key].columns for key in early)
+        is_column = ROW_TIME in columns or any(ROW_TIME in self.parsed[key].columns for key in early)
         return ROW_TIME in self.log_words and self.config.time is not None and not is_column
 
     def build(self, key: str, values: Mapping[str, ir.Value]) -> ir.Value:
@@ -296,7 +298,8 @@ def resolve(
         config: Configuration whose expressions are parsed.
         place: Name of the configuration in messages.
         is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
-        offset_seconds: Local time minus UTC; None for that of `[time]`, or 0 without it.
+        offset_seconds: Local time minus UTC; None for that of the configuration. A configuration that is reduced to
+            some features may have lost its `[time]`, but not its local time.
 
     Raises:
         ConfigError: Expressions are not valid; the message lists all problems.
@@ -312,8 +315,6 @@ def resolve(
     if problems:
         raise ConfigError.from_problems(place, problems)
     side_columns = {name: tuple(columns) for name, columns in sides.items()}
-    if offset_seconds is None:
-        offset_seconds = 0 if config.time is None else config.time.offset_seconds
     return Resolved(
         config,
         place,
@@ -321,7 +322,7 @@ def resolve(
         tuple(log),
         side_columns,
         is_from_dataset=is_from_dataset,
-        offset_seconds=offset_seconds,
+        offset_seconds=config.offset_seconds if offset_seconds is None else offset_seconds,
     )
 
 

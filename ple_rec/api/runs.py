@@ -390,13 +390,15 @@ class Run:
         )
         check_model_dir(folder)
         with preserve_torch_state(), print_messages():
+            from data_prep.inputs.raw_form import build_raw_form
             from ple_rec.analysis.finished import load_finished_run
             from ple_rec.inference.export import export
             from ple_rec.training.trained import single_process_config
 
             config, metrics = load_finished_run(self.path, override_texts(overrides))
             with print_messages("stderr"):
-                done = export(single_process_config(config, metrics), metrics, self.path, folder, options)
+                single_process = single_process_config(config, metrics)
+                done = export(single_process, metrics, self.path, folder, options, build_raw_form)
         return load_model(str(done.version))
 
     def _record(self) -> RunRecord:

@@ -114,6 +114,7 @@ def export(run: RunName, /, *, options: ExportFlags) -> int:
     the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
     """
     require_torch()
+    from data_prep.inputs.raw_form import build_raw_form
     from ple_rec.analysis.finished import load_finished_run
     from ple_rec.inference.export import export as export_run
     from ple_rec.inference.model_dir import check_model_dir
@@ -126,7 +127,9 @@ def export(run: RunName, /, *, options: ExportFlags) -> int:
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)
     with print_messages("stderr"):
-        exported = export_run(single_process_config(config, metrics), metrics, run_dir, options.out, options)
+        exported = export_run(
+            single_process_config(config, metrics), metrics, run_dir, options.out, options, build_raw_form
+        )
     show(json_text(exported.description) if options.json else _summary_text(exported, options.out))
     return 0
 

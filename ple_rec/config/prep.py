@@ -53,6 +53,9 @@ class FoundValues(Config):
     types: dict[Name, dict[str, ColumnType]] = Field(
         {}, description="types of undeclared CSV columns, by table: `log` or the name of a side table"
     )
+    columns: dict[Name, dict[str, str]] = Field(
+        {}, description="types of the columns that expressions read, by table, for requests in the raw form"
+    )
 
 
 def migrate_found_values(raw: dict[str, Any]) -> dict[str, Any]:
@@ -186,6 +189,11 @@ class PrepConfig(Config):
         """Date of day 1, set by the user or computed by prep; None before prep and for other splits than by day."""
         date: str | None = getattr(self.split, "day_1", None)
         return self.found.day_1 if date is None else date
+
+    @property
+    def offset_seconds(self) -> int:
+        """Local time minus UTC, in seconds; 0 without `[time]`."""
+        return 0 if self.time is None else self.time.offset_seconds
 
     def with_found_values(self) -> PrepConfig:
         """Return a copy in which keys that the user left to prep have the values of `[found]`."""

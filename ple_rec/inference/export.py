@@ -11,6 +11,7 @@ with those of the trained model before it publishes the version:
       config.toml       configuration of the run
       schema.toml, prep.toml, stats.json, vocab/    files of the dataset that map raw values to table rows and numbers
       _SUCCESS          empty; readers of a dataset expect it
+      raw.json          raw columns of requests, and the queries that compute features from them
       fusion.toml       formula that combines the predictions of all tasks to one score
       examples.json     requests of held-out users (--examples)
       manifest.json     sizes and checksums of the other files, written last
@@ -24,7 +25,7 @@ import datetime
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,6 +41,7 @@ from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
+from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
 from ple_rec.config.words import spelling_hint
@@ -76,6 +78,10 @@ logger = logging.getLogger(__name__)
 _COMPARED_REQUESTS = 4
 
 
+# Function from a folder with `prep.toml`, the names of all features and those of the user to the raw form of requests.
+BuildRawForm = Callable[[Path, Sequence[str], Sequence[str]], RawForm | None]
+
+
 @dataclass(frozen=True)
 class ExportedVersion:
     """Version that an export has written.
@@ -95,6 +101,7 @@ def export(
     run_dir: Location,
     model_dir: Location,
     options: ExportOptions,
+    build_raw_form: BuildRawForm | None = None,
 ) -> ExportedVersion:
     """Write a version, check it against the trained model, and write its name into `latest`.
 
@@ -104,6 +111,8 @@ def export(
         run_dir: Directory of the run.
         model_dir: Folder of the model.
         options: Options of the export.
+        build_raw_form: Function that returns the raw form of requests from a folder with `prep.toml`, the names of all
+            features and those of the user; None to leave the raw form out.
 
     Raises:
         UserError: The options do not fit the run, or scores differ by more than the bounds.
@@ -131,6 +140,12 @@ def export(
         signature = build_signature(
             context.unwrapped_model.widths_by_feature, encoder.features, context.selection.dense, kinds, user_features
         )
+        raw_form = None
+        if build_raw_form is not None:
+            of_user = [each.name for each in signature.inputs_of("user")]
+            raw_form = build_raw_form(folder, [each.name for each in signature.inputs], of_user)
+            if raw_form is not None:
+                (folder / RAW_FILE).write_text(raw_form.model_dump_json(indent=1) + "\n", encoding="utf-8")
         fusion, file = find_fusion(run_dir, options.fusion, context.selection)
         warning = dropped_fusion_warning(model_dir) if file is None else ""
         (folder / FUSION_FILE).write_text(dump_toml(fusion), encoding="utf-8")
@@ -190,7 +205,7 @@ def export(
             },
         }
         write_description(folder, description)
-        (folder / "MODEL_CARD.md").write_text(card_text(description, signature), encoding="utf-8")
+        (folder / "MODEL_CARD.md").write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
         logger.info(warning)
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)

@@ -24,6 +24,7 @@ from torch import Tensor
 from ple_rec.config.choices import AskedPrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
+from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.data.encode import Encoder
@@ -31,6 +32,7 @@ from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.program import ServedModel, choose_model, read_weights
+from ple_rec.inference.raw_request import RawReader
 from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
@@ -139,7 +141,10 @@ class Ranker:
             self.signature, tables, self._model.normalise, self._model.mean_features, self._model.shared_columns
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
-        self._reader = RequestReader(self.signature, encoder, self.factors)
+        raw = version / RAW_FILE
+        self.raw_form = RawForm.model_validate_json(raw.read_text(encoding="utf-8")) if raw.exists() else None
+        raw_reader = None if self.raw_form is None else RawReader(self.raw_form, self.signature, encoder)
+        self._reader = RequestReader(self.signature, encoder, self.factors, raw_reader)
 
     def read_rank(self, document: object) -> RankRequest:
         """Return the request of a parsed body of `/v1/rank`.
@@ -258,7 +263,10 @@ class Ranker:
         return answer
 
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored"."""
+        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored".
+
+        A model with the raw form also has "RawRankRequest" and "RawScoreRequest".
+        """
         return self._reader.schemas() | answer_schemas(self.signature, self.factors)
 
 

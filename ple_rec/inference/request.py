@@ -1,9 +1,10 @@
 """Requests to a model, read from their JSON bodies by `RequestReader`, and the JSON schemas of these bodies.
 
-    rank    {"user": {feature: value}, "items": [{feature: value}, ...], "exponents"?, "top"?, "explain"?}
-    score   {"rows": [{feature: value}, ...], "exponents"?, "explain"?}
+    rank    {"user": {feature: value}, "items": [{feature: value}, ...], "form"?, "exponents"?, "top"?, "explain"?}
+    score   {"rows": [{feature: value}, ...], "form"?, "exponents"?, "explain"?}
 
-Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.inference.request_rows`).
+Items and rows may be columns instead, {feature: [value, ...], ...} (`ple_rec.inference.request_rows`). If "form" is
+"raw", a request has raw columns of the log in place of features (`ple_rec.inference.raw_request`).
 
 A feature that is left out is a missing value, as null is (`ple_rec.inference.feature_parsing`). A name that is no
 feature is an error, since it is probably misspelt. `user` may also have features of items: their values hold for all
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,12 @@ from ple_rec.inference.feature_parsing import (
     object_schema,
     too_many_values,
 )
+from ple_rec.inference.raw_request import FeatureColumns, RawReader
 from ple_rec.inference.request_error import RequestError, require_object, shorten
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
 from ple_rec.inference.signature import OWNERS, Owner, Signature
 
+InputKind = Literal["feature", "raw column"]
 _MAX_EXPONENT = 1000
 # Number of parsed values of users' features in the cache, and the largest number of characters of such a value.
 _CACHE_SIZE, _MAX_CACHED_CHARACTERS = 4096, 64
@@ -61,7 +64,7 @@ class ModelRequest:
         dense: Numbers of every dense feature, with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
-        missing: Features that no part of the request has, not even as null.
+        missing: Features, or raw columns, that no part of the request has, not even as null.
         form: Form of the rows in the body.
     """
 
@@ -97,10 +100,13 @@ class RequestReader:
         signature: Signature of the model.
         encoder: Encoder of its sparse features.
         factors: Names of the factors of the fusion, which have exponents.
+        raw: Reader of requests in the raw form; None if the model does not have this form.
     """
 
-    def __init__(self, signature: Signature, encoder: Encoder, factors: Sequence[str]) -> None:
-        self._factors = tuple(factors)
+    def __init__(
+        self, signature: Signature, encoder: Encoder, factors: Sequence[str], raw: RawReader | None = None
+    ) -> None:
+        self._factors, self._raw = tuple(factors), raw
         self._parsers = {feature.name: make_parser(feature, encoder) for feature in signature.inputs}
         self._names: dict[Owner, list[str]] = {
             owner: [each.name for each in signature.inputs_of(owner)] for owner in OWNERS
@@ -117,10 +123,29 @@ class RequestReader:
         Raises:
             RequestError: The body is invalid.
         """
-        body = require_object(document, "body", ("user", "items", "exponents", "top", "explain"))
+        body = require_object(document, "body", ("user", "items", "exponents", "top", "explain", "form"))
         user = require_object({} if body.get("user") is None else body["user"], "user")
-        self._check_names(user, "user", self._parsers.keys())
-        items = self._read_rows(body, "items", self._names["item"])
+        if (raw := self._read_form(body)) is not None:
+            self._check_names(user, "user", raw.columns.keys(), "raw column")
+            items = self._read_rows(body, "items", raw.names("item"), "raw column")
+            columns = raw.read_rank(user, items)
+        else:
+            self._check_names(user, "user", self._parsers.keys())
+            items = self._read_rows(body, "items", self._names["item"])
+            columns = self._read_rank_features(user, items)
+        return RankRequest(
+            rows=items.count,
+            ids=columns.ids,
+            dense=columns.dense,
+            top=_read_top(body),
+            exponents=self._read_exponents(body),
+            explain=_read_explain(body),
+            missing=columns.missing,
+            form=items.form,
+        )
+
+    def _read_rank_features(self, user: Mapping[str, Any], items: RequestRows) -> FeatureColumns:
+        """Return the features of a ranking."""
 
         def parse(parser: FeatureParser) -> Column:
             value = user.get(parser.feature.name)
@@ -128,19 +153,9 @@ class RequestReader:
                 return self._parse_user(parser, value)
             return self._parse_items(parser, items, value)
 
-        ids, dense = self._read_features(parse, {"user": "user", "item": "items"})
         missing = [name for name in self._names["user"] if name not in user]
         missing += [name for name in self._names["item"] if name not in user and name not in items.columns]
-        return RankRequest(
-            rows=items.count,
-            ids=ids,
-            dense=dense,
-            top=_read_top(body),
-            exponents=self._read_exponents(body),
-            explain=_read_explain(body),
-            missing=tuple(missing),
-            form=items.form,
-        )
+        return FeatureColumns(*self._read_features(parse, {"user": "user", "item": "items"}), tuple(missing))
 
     def read_score(self, document: object) -> ScoreRequest:
         """Return a request for the scores of rows.
@@ -151,41 +166,82 @@ class RequestReader:
         Raises:
             RequestError: The body is invalid.
         """
-        body = require_object(document, "body", ("rows", "exponents", "explain"))
-        rows = self._read_rows(body, "rows", self._parsers)
-        ids, dense = self._read_features(lambda parser: _parse_rows(parser, rows), {"user": "rows", "item": "rows"})
+        body = require_object(document, "body", ("rows", "exponents", "explain", "form"))
+        if (raw := self._read_form(body)) is not None:
+            rows = self._read_rows(body, "rows", raw.columns, "raw column")
+            columns = raw.read_score(rows)
+        else:
+            rows = self._read_rows(body, "rows", self._parsers)
+            columns = FeatureColumns(
+                *self._read_features(lambda parser: _parse_rows(parser, rows), {"user": "rows", "item": "rows"}),
+                tuple(name for name in self._parsers if name not in rows.columns),
+            )
         return ScoreRequest(
             rows=rows.count,
-            ids=ids,
-            dense=dense,
+            ids=columns.ids,
+            dense=columns.dense,
             exponents=self._read_exponents(body),
             explain=_read_explain(body),
-            missing=tuple(name for name in self._parsers if name not in rows.columns),
+            missing=columns.missing,
             form=rows.form,
         )
 
+    def _read_form(self, body: Mapping[str, Any]) -> RawReader | None:
+        """Return the reader of raw columns if a body has the raw form, else None.
+
+        Raises:
+            RequestError: The form is none of the two, or the model does not have the raw form.
+        """
+        form = body.get("form", "features")
+        if form not in ("features", "raw"):
+            raise RequestError("form", form, '"features", the default, or "raw"')
+        if form == "features":
+            return None
+        if self._raw is None:
+            rule = (
+                "this model has no raw form, since its dataset does not record the types of raw columns; prepare the "
+                "dataset again, train and export, or send features"
+            )
+            raise RequestError("form", form, rule)
+        return self._raw
+
     def schemas(self) -> dict[str, Schema]:
-        """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest"."""
+        """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest".
+
+        A model with the raw form also has "RawRankRequest" and "RawScoreRequest".
+        """
         features = {name: self._parsers[name].schema for owner in OWNERS for name in self._names[owner]}
-        user = {"type": ["object", "null"], "description": "may also have features of items, for items without them"}
+        schemas = self._body_schemas(features, self._names["item"], "features")
+        if self._raw is None:
+            return schemas
+        raw = self._body_schemas(self._raw.schemas(), self._raw.names("item"), "raw")
+        return schemas | {f"Raw{name}": schema for name, schema in raw.items()}
+
+    def _body_schemas(
+        self, values: dict[str, Schema], item_names: Sequence[str], form: Literal["features", "raw"]
+    ) -> dict[str, Schema]:
+        """Return the JSON schemas of the bodies in one form.
+
+        Args:
+            values: JSON schemas of the values, by name.
+            item_names: Names that belong to items.
+            form: Value of the key `form`.
+        """
+        user = {"type": ["object", "null"], "description": "may also have values of items, for items without them"}
         number = {"type": "number", "minimum": -_MAX_EXPONENT, "maximum": _MAX_EXPONENT}
         exponents = object_schema(dict.fromkeys(self._factors, number)) | {"type": ["object", "null"]}
+        top = {"type": ["integer", "null"], "minimum": 1, "description": "number of items in the answer; default: all"}
         explain = {"type": "boolean", "default": False, "description": "return factors, exponents and gate weights too"}
+        options = {"exponents": exponents, "explain": explain, "form": {"type": "string", "enum": [form]}}
         rank = {
-            "user": object_schema(features) | user,
-            "items": rows_schema({name: features[name] for name in self._names["item"]}),
-            "exponents": exponents,
-            "top": {
-                "type": ["integer", "null"],
-                "minimum": 1,
-                "description": "number of items in the answer; default: all",
-            },
-            "explain": explain,
+            "user": object_schema(values) | user,
+            "items": rows_schema({name: values[name] for name in item_names}),
+            "top": top,
         }
-        score = {"rows": rows_schema(features), "exponents": exponents, "explain": explain}
+        required = [] if form == "features" else ["form"]
         return {
-            "RankRequest": object_schema(rank) | {"required": ["items"]},
-            "ScoreRequest": object_schema(score) | {"required": ["rows"]},
+            "RankRequest": object_schema(rank | options) | {"required": ["items", *required]},
+            "ScoreRequest": object_schema({"rows": rows_schema(values)} | options) | {"required": ["rows", *required]},
         }
 
     def _read_features(
@@ -239,19 +295,37 @@ class RequestReader:
                 raise too_many_values(count, f"user.{name}")
         return column.take(index_N)
 
-    def _read_rows(self, body: Mapping[str, Any], key: str, names: Iterable[str]) -> RequestRows:
+    def _read_rows(
+        self, body: Mapping[str, Any], key: str, names: Iterable[str], kind: InputKind = "feature"
+    ) -> RequestRows:
         permitted = frozenset(names)
-        return read_rows(body, key, permitted, lambda values, place: self._check_names(values, place, permitted))
+        return read_rows(body, key, permitted, lambda values, place: self._check_names(values, place, permitted, kind))
 
-    def _check_names(self, values: Mapping[str, Any], place: str, permitted: Set[str]) -> None:
-        """Refuse an object with a name that is no feature or is not permitted in this place."""
+    def _check_names(
+        self, values: Mapping[str, Any], place: str, permitted: Set[str], kind: InputKind = "feature"
+    ) -> None:
+        """Refuse an object with a name that is not permitted in this place.
+
+        Args:
+            values: Values by name.
+            place: Field of the body with the object.
+            permitted: Names that the object may have.
+            kind: Kind of these names.
+        """
         if values.keys() <= permitted:
             return
         name = next(name for name in values if name not in permitted)
-        suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"features: {_join_names(permitted)}"
-        rule = f"no feature of the model; {suggestion}"
-        if name in self._names["user"]:
-            rule = "it is a feature of the user, and belongs in `user`"
+        raw_columns = {} if self._raw is None else self._raw.columns
+        other, form = (self._parsers, "features") if kind == "raw column" else (raw_columns, "raw")
+        user_names = self._names["user"] if kind == "feature" or self._raw is None else self._raw.names("user")
+        if name in user_names:
+            rule = f"it is a {kind} of the user, and belongs in `user`"
+        elif name in other:
+            other_kind: InputKind = "feature" if kind == "raw column" else "raw column"
+            rule = f'it is a {other_kind}; a request with {other_kind}s has "form": "{form}"'
+        else:
+            suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"{kind}s: {_join_names(permitted)}"
+            rule = f"no {kind} of the model; {suggestion}"
         raise RequestError(f"{place}.{shorten(name)}", values[name], rule)
 
     def _read_exponents(self, body: Mapping[str, Any]) -> dict[str, float]:

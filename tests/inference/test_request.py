@@ -53,7 +53,7 @@ def body(**changes: Any) -> dict[str, Any]:
         ({"items": [{}, {"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
         ({"items": [{"hour": 3}], "user": {"hour": "x"}}, "user.hour", 'got "x"; an integer'),
         ({"items": [ITEM], "user": []}, "user", "an object"),
-        ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain"),
+        ({"items": [ITEM], "usr": {}}, "usr", "keys: user, items, exponents, top, explain, form"),
         ({"items": [ITEM], "user": {"userid": 1}}, "user.userid", 'no feature of the model; did you mean "user_id"?'),
         ({"items": [ITEM], "user": {"x" * 5000: 1}}, f"user.{'x' * 77}...", "no feature of the model; features: "),
         (body(user_id=4), "items[1].user_id", "it is a feature of the user, and belongs in `user`"),

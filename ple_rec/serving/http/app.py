@@ -228,6 +228,7 @@ def _describe(ranker: Ranker) -> dict[str, Any]:
         "name": ranker.name,
         "version": ranker.version,
         "signature": ranker.signature.describe_inputs(ranker.table_rows) | {"tasks": tasks},
+        "raw": None if ranker.raw_form is None else ranker.raw_form.describe(),
         "dense": {"asked": ranker.exported_precision, "used": ranker.dense_precision},
         "exponents": dict(zip(ranker.factors, exponent_array(ranker.fusion).tolist(), strict=True)),
         "card": ranker.description.get("card", {}),

@@ -1,0 +1,116 @@
+"""`RawForm`: how an exported model computes its features from raw columns, the file `raw.json` of a version.
+
+A request in the raw form has the columns of the log and of its side tables, not the features that the expressions of
+`prep.toml` compute from them. `data_prep.inputs.raw_form` writes the file at an export, as queries in DuckDB's SQL; the
+server runs them (`ple_rec.inference.raw_request`), so it needs neither `prep.toml` nor an expression parser.
+
+A type of a column is `int64`, `float`, `double`, `string`, `bool`, `date`, `timestamp`, `timestamptz`,
+`decimal(precision, scale)` or `list<type>`. A timestamp is in UTC and has microseconds; `timestamptz` is written with
+an offset.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from ple_rec.config.base import Config
+
+RAW_FILE = "raw.json"
+ROWS = "rows"  # Name of the table that a query reads.
+POSITION = "__position"  # Integer column of that table with the number of a row, from 0.
+REASON = "__reason"  # Integer column of a result: number of the first rule that a row breaks, from 1; 0 for none.
+BASE_TYPES = ("int64", "float", "double", "string", "bool", "date", "timestamp", "timestamptz")
+_BASE = rf"({'|'.join(BASE_TYPES)}|decimal\(\d+, \d+\))"
+RawType = Annotated[str, Field(pattern=rf"^({_BASE}|list<{_BASE}>)$")]
+
+
+class RawColumn(Config):
+    """Column of the log, or of a side table as `table.column`.
+
+    Args:
+        name: Name by which requests give the column.
+        type: Type of a value.
+        of: Owner, "user" if a feature of the user reads it, else "item".
+        features: Features that are computed from it; none for a column that only a key of a side table reads.
+        required: True if a row without a value is refused, as the time of a row is.
+    """
+
+    name: str
+    type: RawType
+    of: Literal["user", "item"]
+    features: tuple[str, ...]
+    required: bool = False
+
+
+class RawRule(Config):
+    """Rule that every row must obey.
+
+    Args:
+        text: Text of the rule for messages.
+        columns: Names of the raw columns that it reads.
+    """
+
+    text: str
+    columns: tuple[str, ...]
+
+
+class RawQuery(Config):
+    """Query of the features of one owner.
+
+    Args:
+        sql: SELECT statement of DuckDB over the table `rows`. The result has the columns `raw__<feature>` and
+            `weights__<feature>` of sparse features, the dense features by name, and `REASON`.
+        columns: Names of the raw columns that it reads; the table also has `POSITION`.
+        rules: Rules in the order of their numbers in `REASON`.
+    """
+
+    sql: str
+    columns: tuple[str, ...]
+    rules: tuple[RawRule, ...] = ()
+
+
+class RawSide(Config):
+    """Side table whose columns a request may leave to the server, which looks them up by keys.
+
+    Args:
+        name: Name of the side table.
+        keys: SELECT statement of DuckDB over the table `rows`, with one column `key0`, `key1`, ... for each key column.
+        key_columns: Key columns of the side table, in that order.
+        reads: Names of the raw columns that the statement reads.
+        columns: Columns of the side table that features read, without its name.
+    """
+
+    name: str
+    keys: str
+    key_columns: tuple[str, ...]
+    reads: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+class RawForm(Config):
+    """Content of `raw.json`.
+
+    Args:
+        columns: Raw columns of requests.
+        user: Query of the user's features; None if there are none.
+        item: Query of the items' features; None if there are none.
+        sides: Side tables whose columns features read.
+    """
+
+    columns: tuple[RawColumn, ...]
+    user: RawQuery | None = None
+    item: RawQuery | None = None
+    sides: tuple[RawSide, ...] = ()
+
+    def describe(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the raw columns that features read as JSON values, `{"user": [...], "items": [...]}`."""
+        return {
+            key: [
+                column.model_dump(mode="json", exclude={"of"})
+                for column in self.columns
+                if column.of == owner and column.features
+            ]
+            for key, owner in (("user", "user"), ("items", "item"))
+        }

@@ -1,0 +1,115 @@
+"""DuckDB in this process, which computes a model's features from the raw columns of one request.
+
+The SQL comes from the exported version (`ple_rec.config.raw_form`), never from a request. The database has no tables,
+reads no files, and its configuration is locked.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ple_rec.config.raw_form import POSITION, REASON, ROWS, RawQuery
+
+_MEMORY = "512MB"  # Rows of one request take far less.
+
+
+class QueryError(Exception):
+    """Error of a row whose features cannot be computed.
+
+    Args:
+        row: Index of the row.
+        rule: Rule that the row breaks.
+        columns: Names of the raw columns that the rule reads; empty if `feature` names the failed value.
+        feature: Feature that cannot be computed; None if it is unknown.
+    """
+
+    def __init__(self, row: int, rule: str, columns: Sequence[str] = (), feature: str | None = None) -> None:
+        super().__init__(f"row {row}: {rule}")
+        self.row, self.rule, self.columns, self.feature = row, rule, tuple(columns), feature
+
+
+class QueryEngine:
+    """Engine that runs the queries of a version. Threads may share it; their queries run one after the other."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "threads": 1,
+            "memory_limit": _MEMORY,
+            "temp_directory": "",
+        }
+        self._duck = duckdb.connect(":memory:", config=settings)
+        self._duck.execute(
+            "SET TimeZone = 'UTC'; SET autoload_known_extensions = false; SET autoinstall_known_extensions = false; "
+            "SET enable_external_access = false; SET lock_configuration = true"
+        )
+
+    def select(self, sql: str, columns: Mapping[str, pa.Array], rows: int) -> pa.Table:
+        """Return the result of a query over the rows of a request, in their order.
+
+        Args:
+            sql: SELECT statement over the table `rows`.
+            columns: Columns of that table, without `POSITION`.
+            rows: Number of rows.
+
+        Raises:
+            duckdb.Error: A value cannot be computed, such as an integer beyond int64.
+        """
+        table = pa.table({POSITION: pa.array(np.arange(rows)), **columns})
+        with self._lock:
+            self._duck.register(ROWS, table)
+            try:
+                return self._duck.execute(sql).to_arrow_table().combine_chunks()
+            finally:
+                self._duck.unregister(ROWS)
+
+    def features(self, query: RawQuery, columns: Mapping[str, pa.Array], rows: int) -> pa.Table:
+        """Return the feature columns of a query, after a check of its rules.
+
+        Args:
+            query: Query of the features of one owner.
+            columns: Raw columns that the query reads.
+            rows: Number of rows.
+
+        Raises:
+            QueryError: A row breaks a rule, or its features cannot be computed.
+        """
+        read = {name: columns[name] for name in query.columns}
+        try:
+            result = self.select(query.sql, read, rows)
+        except duckdb.Error as error:
+            raise self._find_cause(error, query.sql, read, rows) from error
+        reason_N = result[REASON].to_numpy()
+        if reason_N.any():
+            row = int(np.flatnonzero(reason_N)[0])
+            rule = query.rules[int(reason_N[row]) - 1]
+            raise QueryError(row, rule.text, rule.columns)
+        return result.drop_columns(REASON)
+
+    def _find_cause(self, error: duckdb.Error, sql: str, columns: Mapping[str, pa.Array], rows: int) -> QueryError:
+        """Return the error that names the first row which fails by itself, found by bisection, and its feature."""
+
+        def fails(query: str, first: int, stop: int) -> bool:
+            try:
+                self.select(query, {name: array[first:stop] for name, array in columns.items()}, stop - first)
+            except duckdb.Error:
+                return True
+            return False
+
+        first, stop = 0, rows
+        while stop - first > 1:
+            middle = (first + stop) // 2
+            first, stop = (first, middle) if fails(sql, first, middle) else (middle, stop)
+        # DuckDB computes only the columns that are selected from a query.
+        results = self.select(sql, {name: array[:0] for name, array in columns.items()}, 0).column_names
+        failed = next((name for name in results if fails(f'SELECT "{name}" FROM ({sql})', first, stop)), None)
+        feature = None if failed in (None, REASON) else failed.removeprefix("raw__").removeprefix("weights__")
+        what = (
+            "an integer exceeds 64 bits" if isinstance(error, duckdb.OutOfRangeException) else f"{error}".split("\n")[0]
+        )
+        return QueryError(first, f"it must be possible to compute the features; {what}", feature=feature)
