@@ -215,7 +215,8 @@ class Resolved:
     def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
         for word in self.parsed[key].columns:
             table, column = locate_word(key, word, self.config)
-            if table in self.tables and (table != "log" or column in self.log_columns):
+            is_row_time = table == "log" and column not in self.log_columns
+            if table is not None and table in self.tables and not is_row_time:
                 yield self.tables[table], column
 
     def _csv_dates(self, key: str) -> Iterator[tuple[RawTable, str]]:
@@ -239,8 +240,9 @@ def _is_text_of_csv(table: RawTable, column: str) -> bool:
 def _decimal_unit(table: RawTable, column: str) -> str:
     """Return the smallest unit of a column of decimals, such as `0.01`; an empty text for any other column."""
     kind = table.schema.field(column).type if column in table.schema.names else None
-    is_fraction = isinstance(kind, pa.Decimal128Type) and 0 < kind.scale <= MAX_EXPONENT
-    return f"{Decimal(1).scaleb(-kind.scale):f}" if is_fraction else ""
+    if isinstance(kind, pa.Decimal128Type) and 0 < kind.scale <= MAX_EXPONENT:
+        return f"{Decimal(1).scaleb(-kind.scale):f}"
+    return ""
 
 
 def _text_type_fix(table: RawTable, column: str) -> str:

@@ -128,6 +128,7 @@ def rewritten(text: str, message: str) -> str:
     read = WRITE.match(fix)
     assert read is not None, message
     tree, new = tree_of(text), tree_of(read[1])
+    old: exp.Expr
     pieces = [piece for piece in re.findall(r"`(.+?)`", said) if same_nodes(tree, piece)]
     if read[2]:
         (old,) = (call for call in tree.find_all(exp.Anonymous) if call.name == read[2])
