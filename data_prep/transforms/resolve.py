@@ -106,7 +106,8 @@ class Resolved:
             read = self._column_of(key)
             if read is None or any(name not in values for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
-            table, column = read
+            # The first column that the message quotes, else the first one that the expression reads.
+            table, column = next((pair for pair in self._columns_of(key) if f"{pair[1]}`" in error.value), read)
             (place, value), fix = table.find_example(column), error.fix
             misfit = table.find_misfit(column, "number") if _is_text_of_csv(table, column) else None
             # CSV inference makes a column text if one cell is no number, so this cell is the cause.
