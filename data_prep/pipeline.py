@@ -48,6 +48,7 @@ import ibis.expr.types as ir
 from data_prep import stats
 from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
+from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
@@ -60,7 +61,7 @@ from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
 from data_prep.survey import RowRange, Survey, no_day_error, survey
 from data_prep.transforms import expression_scope, quantiles, side_bags
-from data_prep.transforms.arithmetic import date_text, day_number, days_since_1970
+from data_prep.transforms.arithmetic import date_text, day_number
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
