@@ -1,7 +1,8 @@
-"""Exported model in memory: `load_model` and `Model`."""
+"""Exported model in memory, `load_model` and `Model`, and its side tables, `publish_tables`."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,11 +12,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, check_location, errors_name_arguments
+from ple_rec.api.arguments import PathLike, check_count, check_dict, check_list, check_location, errors_name_arguments
 from ple_rec.api.frames import columns_and_selector
 from ple_rec.api.html import block, display_path, line, table
 from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
+from ple_rec.text.messages import print_messages
 from ple_rec.text.suggest import nearest_name
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 
     from ple_rec.config.base import TaskKind
     from ple_rec.inference.ranker import Ranker
+
+logger = logging.getLogger(__name__)
 
 # Forms of rows of Python values. `Model.rank` and `Model.score` also take a table, a DataFrame and the like.
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
@@ -260,11 +265,11 @@ def load_model(path: PathLike) -> Model:
     Args:
         path: Folder that `Run.export` or `ple-rec export` has written, from which the version that `latest` names is
             loaded; or the folder of a version. A model in a store, such as "s3://bucket/model", is copied into the
-            cache of this machine.
+            cache of this machine. The side tables of the model are loaded, too.
 
     Raises:
         UserError: The folder has no exported model, or the store cannot be read.
-        DataError: The version is damaged.
+        DataError: The version or a side table is damaged.
     """
     from ple_rec.inference.manifest import MANIFEST, explain_unreadable
     from ple_rec.inference.model_dir import latest_version
@@ -273,11 +278,40 @@ def load_model(path: PathLike) -> Model:
     with explain_unreadable(folder):
         version = folder if (folder / MANIFEST).is_file() else latest_version(folder)
     with preserve_torch_state(with_group=False):
-        from ple_rec.inference.load_version import load_ranker
+        from ple_rec.inference.load_version import load_ranker, load_side_tables
         from ple_rec.inference.remote_model import local_version
 
-        ranker = load_ranker(version)
+        ranker, misfits = load_side_tables(load_ranker(version), version)
+        for misfit in misfits:
+            logger.warning(misfit)
         return Model(local_version(version), ranker)
+
+
+@errors_name_arguments
+def publish_tables(model: PathLike, tables: Sequence[str] = (), *, source: PathLike) -> list[Location]:
+    """Write new versions of side tables of an exported model, as `ple-rec tables` does.
+
+    A running server loads them without loading the model again. `load_model` loads the newest versions.
+
+    Args:
+        model: Folder of the model, or its address.
+        tables: Names of the side tables of `prep.toml`; empty for all that the model's features read.
+        source: Folder of the raw files of the side tables.
+
+    Returns:
+        Folder of each new version.
+
+    Raises:
+        UserError: There is no model, its features read no such table, or a file does not exist.
+        DataError: A file does not fit the preparation of the model's dataset, or a key occurs in several rows.
+    """
+    from data_prep.inputs.side_tables import read_side_table
+    from ple_rec.inference.side_table import publish_tables as publish
+
+    names, folder = check_list("tables", tables), check_location("model", model)
+    with print_messages():
+        published = publish(folder, names, str(check_location("source", source)), read_side_table)
+    return [each.folder for each in published]
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
