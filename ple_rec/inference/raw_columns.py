@@ -1,7 +1,7 @@
 """Raw columns of one request, with the values that it sends and those that side tables have for its keys.
 
 `RowSet` has the rows of one owner. In a ranking the user has one row, and each item has one; rows to score are rows of
-both owners. What a request sends for a row, null included, is used before a value of a table.
+both owners. A value that a request sends for a row, null included, is used before that of a table.
 
 A short body must not cost much time, so before a query runs, the lists of its rows have at most `MAX_VALUES` items and
 their texts at most `MAX_TEXT` characters. A value of `user` counts once for each item whose features read it.

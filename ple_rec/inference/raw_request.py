@@ -153,7 +153,7 @@ class RawReader:
         """Return the feature columns of a query for a number of rows.
 
         Args:
-            query: Query.
+            query: Query of the features of one owner.
             sets: Rows of each owner; a column is read from the rows of its owner.
             rows: Number of rows of the result.
         """

@@ -146,7 +146,7 @@ def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Seq
     """Return a table with the types of requests, but with integers as narrow as they are in the raw files.
 
     Args:
-        rows: Table.
+        rows: Rows of a side table, as its reader returns them.
         columns: Types of its columns, by name.
         key_columns: Names of the key columns, whose integers become int64.
     """

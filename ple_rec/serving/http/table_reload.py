@@ -47,7 +47,7 @@ class TableLoader:
         tables: dict[str, SideTable] = {}
         for name in side_names(ranker.raw_form):
             self._load_newest(name, ranker, must_load=must_load)
-            if name in self._loaded and ranker.find_misfit(self._loaded[name][1].info) is None:
+            if name in self._loaded and _find_misfit(ranker, self._loaded[name][1]) is None:
                 tables[name] = self._loaded[name][1]
         return ranker if tables == ranker.side_tables else ranker.with_side_tables(tables)
 
@@ -65,7 +65,7 @@ class TableLoader:
             in_memory, table = self._loaded.get(name, (None, None))
             if table is None or in_memory != stamp:
                 table = load_table(stamp.path)
-            if (misfit := ranker.find_misfit(table.info)) is not None:
+            if (misfit := _find_misfit(ranker, table)) is not None:
                 self._refuse(name, attempt, f"{misfit}; run {publish_command(self._model_dir, name)}")
             elif in_memory != stamp:
                 self._loaded[name] = (stamp, table)
@@ -99,3 +99,9 @@ class TableLoader:
         version = refusal[0].path.name if isinstance(refusal, tuple) else ""
         in_memory = self._loaded[name][1].version if name in self._loaded else ""
         log_warning("table_refused", table=name, version=version, why=why, kept=in_memory)
+
+
+def _find_misfit(ranker: Ranker, table: SideTable) -> str | None:
+    """Return why a side table cannot fill columns of a model; None if it can, as one that the model has already."""
+    is_used = ranker.side_tables.get(table.info.name) is table
+    return None if is_used else ranker.find_misfit(table.info)
