@@ -9,7 +9,7 @@ Shape suffixes: R rows of the table, B buckets, N keys of one look-up, C pairs o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -45,17 +45,18 @@ def _column_hashes(column: pa.Array) -> Hashes:
     return integers.view(np.uint64)
 
 
-def sort_by_hash(table: pa.Table, key_columns: Sequence[str]) -> pa.Table:
-    """Return a table with its rows in the order of the hashes of their keys, which `KeyIndex` needs.
+def sort_by_hash(columns: Mapping[str, pa.Array], key_columns: Sequence[str]) -> dict[str, pa.Array]:
+    """Return columns with their rows in the order of the hashes of their keys, which `KeyIndex` needs.
 
     Args:
-        table: Table whose key columns have no nulls.
+        columns: Columns of a table by name; those of its keys have no nulls.
         key_columns: Names of the key columns.
     """
-    hashes_R = hash_keys([table[name].combine_chunks() for name in key_columns])
+    hashes_R = hash_keys([columns[name] for name in key_columns])
     if (hashes_R[:-1] <= hashes_R[1:]).all():
-        return table
-    return table.take(pa.array(np.argsort(hashes_R, kind="stable")))
+        return dict(columns)
+    order_R = pa.array(np.argsort(hashes_R, kind="stable"))
+    return {name: column.take(order_R) for name, column in columns.items()}
 
 
 class KeyIndex:

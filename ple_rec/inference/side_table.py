@@ -87,7 +87,7 @@ def publish_tables(
         rows, latest_day = read_side(version, features, side, source)
         columns = {name: "string" if is_text(rows[name].type) else "int64" for name in side.key_columns}
         columns |= {name: kinds[f"{side.name}.{name}"] for name in side.columns}
-        table = sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns)
+        table = pa.table(sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns))
         info = SideTableInfo(
             name=side.name,
             key_columns=side.key_columns,
@@ -142,8 +142,8 @@ def _read_raw_form(version: Location) -> RawForm | None:
             return None
 
 
-def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Sequence[str]) -> pa.Table:
-    """Return a table with the types of requests, but with integers as narrow as they are in the raw files.
+def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the columns of a table with the types of requests, but integers as narrow as they are in the raw files.
 
     Args:
         rows: Rows of a side table, as its reader returns them.
@@ -155,11 +155,13 @@ def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Seq
         column = rows[name]
         is_narrow = pa.types.is_signed_integer(column.type) and name not in key_columns
         arrays[name] = _single_chunk(column if is_narrow else column.cast(arrow_type(kind), safe=False))
-    return pa.table(arrays)
+    return arrays
 
 
 def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
     """Return a column as one array, from which rows are taken fast."""
+    if column.num_chunks == 1:  # `combine_chunks` would copy it.
+        return column.chunk(0)
     try:
         return column.combine_chunks()
     except pa.ArrowInvalid:  # More than 2 GiB of text, or 2^31 values of lists, need offsets of 64 bits.
@@ -188,9 +190,10 @@ class SideTable:
         for name in self.info.columns:
             columns[name] = _single_chunk(table[name])
             table = table.drop_columns(name)  # Its chunks are freed before the next column is copied.
-        table = sort_by_hash(pa.table(columns), self.info.key_columns)
-        self._columns: dict[str, pa.Array] = {name: _single_chunk(table[name]) for name in self.info.columns}
+        self._columns: dict[str, pa.Array] = sort_by_hash(columns, self.info.key_columns)
         self._index = KeyIndex([self._columns[name] for name in self.info.key_columns])
+        # Otherwise Arrow would keep the memory of the file's pages for later arrays.
+        pa.default_memory_pool().release_unused()
         self.bytes = self._index.nbytes + sum(column.nbytes for column in self._columns.values())
 
     def find(self, keys: Sequence[pa.Array]) -> NDArray[np.int64]:

@@ -63,7 +63,7 @@ def own(model: Path, tmp_path: Path) -> Path:
 def test_keys_are_answered_as_the_columns_are(feed: Path, ranker: Ranker, by_id: Ranker) -> None:
     videos = ["v3", "v1", None, "v7", "v15", "v4"]  # A null key, a video without a length, ones without tags.
     items = [{"video_id": video, "price": i / 4, **TIME} for i, video in enumerate(videos)]
-    whole = [item | columns_of_video(feed, item["video_id"]) for item in items]
+    whole = [item | columns_of_video(feed, video) for item, video in zip(items, videos, strict=True)]
     expected = rank(ranker, {"user_id": USER, "users.city": city_of(USER)}, whole, explain=True)
     answer = rank(by_id, {"user_id": USER}, items, explain=True)
     assert "unknown" not in answer

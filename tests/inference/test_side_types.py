@@ -105,7 +105,7 @@ def test_values_and_keys(model: Path, tmp_path: Path) -> None:
     assert lookup.key_columns == {"user_id", "video_id"}
     # The key of the table is an expression, the absolute value.
     users, videos = [7, -7, -(2**62), 7, None, 3], ["v1", "v2", "v1", "v3", "v1", None]
-    keys = {"user_id": users, "video_id": videos}
+    keys: dict[str, list[Any]] = {"user_id": users, "video_id": videos}
     cells = {name: Cells(keys.get(name, [None]), str, range(6 if name in keys else 0)) for name in columns}
     rows = RowSet(columns, cells, 6, ["item"], lookup)
     for name, (_, _, sent) in VALUES.items():
