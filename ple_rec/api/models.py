@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ple_rec.api.arguments import PathLike, check_count, check_dict, check_list, check_location, errors_name_arguments
-from ple_rec.api.frames import columns_and_selector
 from ple_rec.api.html import block, display_path, line, table
+from ple_rec.api.request_rows import (
+    InputNames,
+    known_values,
+    plain_rows,
+    plain_values,
+    request_pieces,
+    warn_of_unread,
+)
 from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 from ple_rec.text.messages import print_messages
-from ple_rec.text.suggest import nearest_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,15 +86,19 @@ class Model:
         exponents: Mapping[str, float] | None = None,
         *,
         top: int | None = None,
+        form: Literal["features", "raw"] = "features",
     ) -> pa.Table:
         """Rank the items of one request, the best first.
 
         Args:
-            user: Raw values by name of the user's features, and of item features that all items share.
-            items: Raw values of the items' features: a list of dicts, a dict of columns, or a table. A missing feature
+            user: Values by name of the user's features, and of item features that all items share.
+            items: Values of the items' features: a list of dicts, a dict of columns, or a table. A missing feature
                 counts as a missing value. Columns of a table that the model does not read are left out.
             exponents: Exponents of some factors, in place of the model's.
             top: Number of items to return; None for all.
+            form: "features" if `user` and `items` have the features of the model (`features`), "raw" if they have the
+                columns of the log (`raw_columns`), from which the model computes its features. Raw columns that no
+                feature reads are left out with a warning.
 
         Returns:
             A row for each returned item, the best first: `index`, its position in `items`, `score`, the logarithm of
@@ -102,36 +110,45 @@ class Model:
         import numpy as np
         import pyarrow as pa
 
-        plain_user = _plain(user)
+        plain_user = plain_values(user)
         if not isinstance(plain_user, dict):
             rule = "it holds the values of one user, by feature"
             raise UserError("user", f"got a {type(user).__name__}", rule, 'give for example {"user_id": 7}')
         if top is not None:
             check_count("top", top)
-        body = {"user": plain_user, **_exponents(exponents)}
-        pieces, begin = [], 0
-        bags = [each for each in self._ranker.signature.inputs if each.bag]
-        # A request may hold a limited number of bag values. Item features in `user` count once for each item, too.
-        values_per_item = sum(_bag_size(plain_user.get(each.name)) for each in bags if each.of == "item")
-        request_values = sum(_bag_size(plain_user.get(each.name)) for each in bags)
-        for piece, count in self._pieces("items", items, request_values, values_per_item):
+        inputs = self._inputs(form)
+        rows = plain_rows("items", items, inputs)
+        left_out = [*rows.left_out, *(key for key in plain_user if inputs.raw and key not in inputs.names)]
+        warn_of_unread(list(dict.fromkeys(left_out)), inputs)
+        plain_user = known_values(plain_user, inputs.names) if inputs.raw else plain_user
+        body = {"user": plain_user, "form": form, **_exponents(exponents)}
+        answers, begin = [], 0
+        for piece, count in request_pieces(rows.values, inputs, plain_user):
             answer = self._answer("rank", body | {"items": piece}, begin)
             answer["index"] = [index + begin for index in answer["index"]]
-            pieces.append(answer)
+            answers.append(answer)
             begin += count
-        ranked = self._table(pieces, "index")
+        ranked = self._table(answers, "index")
         # The answer for each piece is sorted by itself, so sort the rows of all pieces.
         order_N = np.argsort(-ranked["score"].to_numpy(), kind="stable")
         return ranked.take(pa.array(order_N[:top]))
 
     @errors_name_arguments
-    def score(self, rows: Rows | pa.Table, exponents: Mapping[str, float] | None = None) -> pa.Table:
+    def score(
+        self,
+        rows: Rows | pa.Table,
+        exponents: Mapping[str, float] | None = None,
+        *,
+        form: Literal["features", "raw"] = "features",
+    ) -> pa.Table:
         """Score rows, each with all of its features.
 
         Args:
-            rows: Raw values of features: a list of dicts, a dict of columns, or a table. A missing feature counts as a
+            rows: Values of features: a list of dicts, a dict of columns, or a table. A missing feature counts as a
                 missing value. Columns of a table that the model does not read are left out.
             exponents: Exponents of some factors, in place of the model's.
+            form: "features" if the rows have the features of the model, "raw" if they have the columns of the log; see
+                `rank`.
 
         Returns:
             A row for each input row, in the same order: `score`, the logarithm of the fused score, and a column for
@@ -140,53 +157,42 @@ class Model:
         Raises:
             UserError: A name is no feature, or a value has the wrong type; the message says where.
         """
-        body, pieces, begin = _exponents(exponents), [], 0
-        for piece, count in self._pieces("rows", rows):
-            pieces.append(self._answer("score", body | {"rows": piece}, begin))
+        inputs = self._inputs(form)
+        plain = plain_rows("rows", rows, inputs)
+        warn_of_unread(plain.left_out, inputs)
+        body, answers, begin = {"form": form, **_exponents(exponents)}, [], 0
+        for piece, count in request_pieces(plain.values, inputs, {}):
+            answers.append(self._answer("score", body | {"rows": piece}, begin))
             begin += count
-        return self._table(pieces)
+        return self._table(answers)
 
-    def _pieces(
-        self, name: str, rows: object, request_values: int = 0, values_per_row: int = 0
-    ) -> Iterator[tuple[Rows, int]]:
-        """Yield the rows in pieces that are small enough for one request, each with its number of rows.
+    def _inputs(self, form: str) -> InputNames:
+        """Return the names that requests of a form have.
 
-        A bag is a feature with several values.
-
-        Args:
-            name: Name of the argument with the rows, for messages.
-            rows: Value of that argument.
-            request_values: Number of bag values that a request has beside its rows.
-            values_per_row: Number of bag values that each row takes from the request.
+        Raises:
+            UserError: The form is unknown, or the model does not have the raw form.
         """
-        from ple_rec.inference.feature_parsing import MAX_VALUES
-        from ple_rec.inference.request_rows import MAX_ITEMS
-
-        plain = _plain_rows(name, rows, [each.name for each in self._ranker.signature.inputs])
-        bags = [feature.name for feature in self._ranker.signature.inputs if feature.bag]
-        if isinstance(plain, list):
-            sizes = [sum(_bag_size(row.get(bag)) for bag in bags) if isinstance(row, dict) else 0 for row in plain]
-        else:
-            sizes = [0] * len(next(iter(plain.values()), ()))
-            for bag in plain.keys() & bags:
-                sizes = [size + _bag_size(value) for size, value in zip(sizes, plain[bag], strict=True)]
-        begin, end = 0, 0
-        # Without rows, one empty piece is yielded, so that the model refuses it with the message of the server.
-        while True:
-            values = request_values
-            while end < len(sizes) and end - begin < MAX_ITEMS:
-                values += values_per_row + sizes[end]
-                if values > MAX_VALUES and end > begin:
-                    break
-                end += 1
-            piece = slice(begin, end)
-            yield (
-                plain[piece] if isinstance(plain, list) else {key: cells[piece] for key, cells in plain.items()},
-                end - begin,
+        if form not in ("features", "raw"):
+            rule = "rows have the features of the model, or the raw columns of the log"
+            raise UserError("form", f"got {form!r}", rule, 'give "features" or "raw"')
+        if form == "features":
+            inputs = self._ranker.signature.inputs
+            return InputNames(
+                names=[each.name for each in inputs],
+                large=[each.name for each in inputs if each.bag],
+                large_of_items=[each.name for each in inputs if each.bag and each.of == "item"],
+                raw=False,
             )
-            if end == len(sizes):
-                return
-            begin = end
+        raw_form = self._ranker.raw_form
+        if raw_form is None:
+            rule = "the dataset of the model does not record the types of raw columns"
+            raise UserError("form", 'got "raw"', rule, "prepare the dataset again, train and export, or give features")
+        columns = self._ranker.raw_columns
+        large = [name for name, column in columns.items() if column.type.startswith(("list", "string"))]
+        of_items = () if raw_form.item is None else raw_form.item.columns
+        return InputNames(
+            names=list(columns), large=large, large_of_items=[name for name in large if name in of_items], raw=True
+        )
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
         """Return the columns of an answer; `begin` is the index of its first row among all rows."""
@@ -197,7 +203,8 @@ class Model:
             (answer,) = self._ranker.answer([replace(read(body), form="columns")])
         except RequestError as error:
             behind = f" (of rows from {begin:,} on)" if begin else ""
-            fix = "correct the value, or leave it out; `model.features` lists what the model reads"
+            names = "raw_columns" if body["form"] == "raw" else "features"
+            fix = f"correct the value, or leave it out; `model.{names}` lists what the model reads"
             raise UserError(f"{error.field}{behind}", f"got {error.value}", error.rule, fix) from None
         columns: dict[str, Any] = answer["items" if kind == "rank" else "rows"]
         return columns
@@ -218,6 +225,46 @@ class Model:
             values = list(chain.from_iterable(piece["predictions"][task] for piece in pieces))
             columns[task] = pa.array(values, pa.float32())
         return pa.table(columns)
+
+    @property
+    def raw_columns(self) -> pa.Table:
+        """Columns of the log that requests of the raw form have, a row for each; empty without this form.
+
+        Columns of side tables need not be sent if `side_tables` has the table. Without the table, columns that only its
+        keys read are left out.
+
+        The columns of the frame are `name`, `type` of a value, `of` ("user" or "item"), `required`, True if every row
+        needs a value, and `features`, the features that are computed from the column.
+        """
+        import pyarrow as pa
+
+        columns = self._ranker.raw_columns.values()
+        types = {"name": pa.string(), "type": pa.string(), "of": pa.string(), "required": pa.bool_()}
+        frame = {key: pa.array([getattr(each, key) for each in columns], kind) for key, kind in types.items()}
+        features = pa.array([list(each.features) for each in columns], pa.list_(pa.string()))
+        return pa.table(frame | {"features": features})
+
+    @property
+    def side_tables(self) -> pa.Table:
+        """Side tables that fill columns of requests of the raw form, a row for each.
+
+        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, and `latest_day`, the newest day of a
+        dated table.
+        """
+        import pyarrow as pa
+
+        kinds = {"name": pa.string(), "version": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
+        schema = pa.schema(kinds | {"latest_day": pa.string()})
+        return pa.Table.from_pylist([each.describe() for each in self._ranker.side_tables.values()], schema)
+
+    @property
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """JSON schemas of requests and answers of `ple-rec serve`, by name.
+
+        They are "RankRequest", "Ranked", "ScoreRequest" and "Scored"; with the raw form also "RawRankRequest" and
+        "RawScoreRequest".
+        """
+        return self._ranker.schemas()
 
     @property
     def features(self) -> pa.Table:
@@ -315,74 +362,7 @@ def publish_tables(model: PathLike, tables: Sequence[str] = (), *, source: PathL
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:
-    return {} if exponents is None else {"exponents": _plain(check_dict("exponents", exponents))}
-
-
-def _bag_size(value: object) -> int:
-    """Return the number of values of a bag, which may have weights; 0 for a single value."""
-    if isinstance(value, dict):
-        return max((len(part) for part in value.values() if isinstance(part, list)), default=0)
-    return len(value) if isinstance(value, list) else 0
-
-
-def _plain_rows(name: str, rows: object, features: Sequence[str]) -> list[Any] | dict[str, list[Any]]:
-    """Return rows as dicts or columns of Python values.
-
-    Columns of a table or a DataFrame that are no features are left out. But a column whose name is close to that of a
-    missing feature is kept, so that the model refuses it as misspelt. In dicts, the model refuses every unknown name.
-
-    Args:
-        name: Name of the argument with the rows, for messages.
-        rows: Value of that argument.
-        features: Names of the features of the model.
-
-    Raises:
-        UserError: The value has another form than rows, or its columns have different lengths.
-    """
-    import pyarrow as pa
-
-    if isinstance(rows, list | tuple):
-        return [_plain(row) for row in rows]
-    if isinstance(rows, Mapping):
-        columns = {str(key): _plain(values) for key, values in rows.items()}
-    else:
-        keys, pick = columns_and_selector(rows)
-        lacking = [feature for feature in features if feature not in keys]
-        read = [key for key in keys if key in features or nearest_name(str(key), lacking, cutoff=0.8)]
-        if twice := [key for key, count in Counter(read).items() if count > 1]:
-            raise UserError(
-                f"{name}.{twice[0]}", "two columns", "column names are unique", "rename or drop one of them"
-            )
-        try:
-            arrow = pa.table(pick(read))
-        except (TypeError, ValueError, pa.ArrowException):
-            rule = "rows are a list of dicts, a dict of columns, or a table"
-            raise UserError(name, f"got a {type(rows).__name__}", rule, "give one of these") from None
-        # The index of a DataFrame comes along as a column.
-        columns = {key: _plain(values) for key, values in arrow.to_pydict().items() if key in features or key in read}
-    if odd := [key for key, values in columns.items() if not isinstance(values, list)]:
-        value = f"got a {type(columns[odd[0]]).__name__}"
-        raise UserError(f"{name}.{odd[0]}", value, "a column is a list of values", "give a list, one value a row")
-    lengths = {key: len(values) for key, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        value = ", ".join(f"{key} has {count:,} values" for key, count in lengths.items())
-        rule = "columns have the same length, a value for each row"
-        raise UserError(name, value, rule, "give each column a value for every row")
-    return columns
-
-
-def _plain(value: Any) -> Any:
-    """Return a value converted to JSON types, from NumPy or Arrow arrays and scalars; NaN, NaT and NA become None."""
-    for method in ("to_pylist", "as_py", "tolist"):
-        if hasattr(value, method):
-            value = getattr(value, method)()
-            break
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    missing = (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NaTType", "NAType")
-    return None if missing else value
+    return {} if exponents is None else {"exponents": plain_values(check_dict("exponents", exponents))}
 
 
 def _difference(check: Mapping[str, Any]) -> str:

@@ -10,18 +10,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_rec.config.metrics import METRICS
+from ple_rec.config.raw_form import RawForm
 from ple_rec.inference.signature import InputFeature, Signature
 
 # These metrics come first, in this order.
 _FIRST_METRICS = [metric.key for metric in METRICS]
 
 
-def card_text(description: Mapping[str, Any], signature: Signature) -> str:
+def card_text(description: Mapping[str, Any], signature: Signature, raw_form: RawForm | None = None) -> str:
     """Return the text of the model card.
 
     Args:
         description: Content of `model.json`.
         signature: Signature of the model.
+        raw_form: Raw columns of requests; None if the model does not have the raw form.
     """
     card, check = description["card"], description["card"]["check"]
     tables = description["tables"]
@@ -79,6 +81,10 @@ def card_text(description: Mapping[str, Any], signature: Signature) -> str:
     lines += ["", "## Inputs", "", "Raw values, as the dataset's expressions give them.", ""]
     for title, inputs in (("Of the user", signature.inputs_of("user")), ("Of an item", signature.inputs_of("item"))):
         lines.append(f"- {title}: {', '.join(map(_format_input, inputs)) or 'none'}")
+    if raw_form is not None:
+        lines += ["", "## Raw columns", "", 'Columns of the log, which a request with `"form": "raw"` has instead.', ""]
+        for title, columns in zip(("Of the user", "Of an item"), raw_form.describe().values(), strict=True):
+            lines.append(f"- {title}: {', '.join(map(_format_column, columns)) or 'none'}")
     return "\n".join(lines) + "\n"
 
 
@@ -105,6 +111,10 @@ def _examples_text(examples: Mapping[str, int]) -> str:
 def _format_input(feature: InputFeature) -> str:
     weighted = " with weights" if feature.weighted else ""
     return f"`{feature.name}` ({'list of ' if feature.bag else ''}{feature.type}{weighted})"
+
+
+def _format_column(column: Mapping[str, Any]) -> str:
+    return f"`{column['name']}` ({column['type']}{', required' if column['required'] else ''})"
 
 
 def _format_number(value: float | None, form: str) -> str:

@@ -143,6 +143,7 @@ def export(
         signature = build_signature(
             context.unwrapped_model.widths_by_feature, encoder.features, context.selection.dense, kinds, user_features
         )
+        raw_form = None
         if build_raw_form is not None:
             of_user = [each.name for each in signature.inputs_of("user")]
             raw_form = build_raw_form(folder, [each.name for each in signature.inputs], of_user)
@@ -209,7 +210,7 @@ def export(
             },
         }
         write_description(folder, description)
-        (folder / "MODEL_CARD.md").write_text(card_text(description, signature), encoding="utf-8")
+        (folder / "MODEL_CARD.md").write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
         logger.info(warning)
     if options.tables and read_side is not None:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ple_rec.config.choices import AskedPrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.raw_form import RAW_FILE, RawForm
+from ple_rec.config.raw_form import RAW_FILE, RawColumn, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.config.side_table import SideTableInfo
@@ -160,6 +160,11 @@ class Ranker:
         ranker._reader, ranker.side_tables = self._reader.with_tables(tables), tables
         return ranker
 
+    @property
+    def raw_columns(self) -> Mapping[str, RawColumn]:
+        """Raw columns that requests may have, by name; empty without the raw form."""
+        return self._reader.raw_columns
+
     def find_misfit(self, info: SideTableInfo) -> str | None:
         """Return why a side table of the raw form cannot fill its columns; None if it can."""
         return self._reader.find_misfit(info)
@@ -283,7 +288,10 @@ class Ranker:
         return answer
 
     def schemas(self) -> dict[str, dict[str, Any]]:
-        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored"."""
+        """Return the JSON schemas of bodies and answers: "RankRequest", "Ranked", "ScoreRequest" and "Scored".
+
+        A model with the raw form also has "RawRankRequest" and "RawScoreRequest".
+        """
         return self._reader.schemas() | answer_schemas(self.signature, self.factors)
 
 

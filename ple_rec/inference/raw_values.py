@@ -1,7 +1,8 @@
 """Conversion of JSON values of raw columns to Arrow arrays of the columns' types, and JSON schemas of the values.
 
 `ple_rec.config.raw_form` lists the types. Null is a missing value in each of them. A value is exactly what a log with
-this type would hold: a text is no number, and a decimal has no more digits than the type.
+this type would hold: a text is no number, and a decimal has no more digits than the type. The Python API also passes
+dates, times and decimals as Python objects.
 
 Shape suffixes: N rows, V items of all lists.
 """
@@ -28,8 +29,9 @@ from ple_rec.inference.request_error import RequestError
 
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(?P<offset>Z|[+-]\d\d:?\d\d)?")
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
 
 
 def to_array(kind: RawType, values: Sequence[Any], field_of: FieldOf) -> pa.Array:
@@ -136,10 +138,10 @@ def _to_double(value: Any) -> float:
 
 
 def _to_float(value: Any) -> float:
-    number = np.float32(_to_double(value))
-    if not np.isfinite(number):
+    number = _to_double(value)
+    if abs(number) > _LARGEST_FLOAT:
         raise ValueError
-    return float(number)
+    return number
 
 
 def _to_string(value: Any) -> str:
@@ -156,28 +158,34 @@ def _to_bool(value: Any) -> bool:
 
 
 def _to_date(value: Any) -> date:
+    if type(value) is date:
+        return value
     if not isinstance(value, str) or not _DATE.fullmatch(value):
         raise ValueError
     return date.fromisoformat(value)
 
 
 def _to_time(value: Any, *, with_offset: bool) -> datetime:
-    match = _TIME.fullmatch(value) if isinstance(value, str) else None
-    if match is None or (match["offset"] is not None) != with_offset:
+    if isinstance(value, datetime):
+        time = value
+    elif isinstance(value, str) and _TIME.fullmatch(value):
+        time = datetime.fromisoformat(value)
+    else:
         raise ValueError
-    time = datetime.fromisoformat(value)
+    if (time.tzinfo is not None) != with_offset:
+        raise ValueError
     return time.astimezone(UTC) if with_offset else time
 
 
-def _to_decimal(value: Any, scale: int) -> Decimal:
-    """Return a decimal with exactly the digits of a JSON number or of a text."""
-    text = repr(value) if type(value) in (int, float) else value
+def _to_decimal(value: Any, precision: int, scale: int) -> Decimal:
+    """Return a decimal with exactly the digits of a number or of a text."""
+    text = str(value) if type(value) in (int, float, Decimal) else value
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
         raise ValueError
     number = Decimal(text)
     with localcontext(prec=100):
         rounded = number.quantize(Decimal(1).scaleb(-scale))
-    if rounded != number:
+    if rounded != number or rounded.adjusted() >= precision - scale:
         raise ValueError
     return rounded
 
@@ -231,5 +239,5 @@ def _scalar(kind: str) -> _Scalar:
         pa.decimal128(precision, scale),
         f'a decimal number of at most {precision} digits, {scale} of them after the point (12.5 or "12.5")',
         {"type": ["number", "string", "null"], "pattern": f"^{_DECIMAL.pattern}$"},
-        partial(_to_decimal, scale=scale),
+        partial(_to_decimal, precision=precision, scale=scale),
     )

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ple_rec.config.raw_form import RawColumn
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder
@@ -118,6 +119,11 @@ class RequestReader:
         }
         # Many users have the same ages and cities. The cache is typed, since true and 1 may have different ids.
         self._parse_cached = lru_cache(_CACHE_SIZE, typed=True)(_parse_one)
+
+    @property
+    def raw_columns(self) -> Mapping[str, RawColumn]:
+        """Raw columns that requests may have, by name; empty without the raw form."""
+        return {} if self._raw is None else self._raw.columns
 
     def with_tables(self, tables: Mapping[str, SideTable]) -> RequestReader:
         """Return a reader with other side tables, which shares everything else; the model has the raw form."""
@@ -225,27 +231,42 @@ class RequestReader:
         return self._raw
 
     def schemas(self) -> dict[str, Schema]:
-        """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest"."""
+        """Return the JSON schemas of the bodies, "RankRequest" and "ScoreRequest".
+
+        A model with the raw form also has "RawRankRequest" and "RawScoreRequest".
+        """
         features = {name: self._parsers[name].schema for owner in OWNERS for name in self._names[owner]}
-        user = {"type": ["object", "null"], "description": "may also have features of items, for items without them"}
+        schemas = self._body_schemas(features, self._names["item"], "features")
+        if self._raw is None:
+            return schemas
+        raw = self._body_schemas(self._raw.schemas(), self._raw.names("item"), "raw")
+        return schemas | {f"Raw{name}": schema for name, schema in raw.items()}
+
+    def _body_schemas(
+        self, values: dict[str, Schema], item_names: Sequence[str], form: Literal["features", "raw"]
+    ) -> dict[str, Schema]:
+        """Return the JSON schemas of the bodies in one form.
+
+        Args:
+            values: JSON schemas of the values, by name.
+            item_names: Names that belong to items.
+            form: Value of the key `form`.
+        """
+        user = {"type": ["object", "null"], "description": "may also have values of items, for items without them"}
         number = {"type": "number", "minimum": -_MAX_EXPONENT, "maximum": _MAX_EXPONENT}
         exponents = object_schema(dict.fromkeys(self._factors, number)) | {"type": ["object", "null"]}
+        top = {"type": ["integer", "null"], "minimum": 1, "description": "number of items in the answer; default: all"}
         explain = {"type": "boolean", "default": False, "description": "return factors, exponents and gate weights too"}
+        options = {"exponents": exponents, "explain": explain, "form": {"type": "string", "enum": [form]}}
         rank = {
-            "user": object_schema(features) | user,
-            "items": rows_schema({name: features[name] for name in self._names["item"]}),
-            "exponents": exponents,
-            "top": {
-                "type": ["integer", "null"],
-                "minimum": 1,
-                "description": "number of items in the answer; default: all",
-            },
-            "explain": explain,
+            "user": object_schema(values) | user,
+            "items": rows_schema({name: values[name] for name in item_names}),
+            "top": top,
         }
-        score = {"rows": rows_schema(features), "exponents": exponents, "explain": explain}
+        required = [] if form == "features" else ["form"]
         return {
-            "RankRequest": object_schema(rank) | {"required": ["items"]},
-            "ScoreRequest": object_schema(score) | {"required": ["rows"]},
+            "RankRequest": object_schema(rank | options) | {"required": ["items", *required]},
+            "ScoreRequest": object_schema({"rows": rows_schema(values)} | options) | {"required": ["rows", *required]},
         }
 
     def _read_features(
@@ -325,9 +346,8 @@ class RequestReader:
         if name in user_names:
             rule = f"it is a {kind} of the user, and belongs in `user`"
         elif name in other:
-            rule = (
-                f'no {kind} of the model; a request with this name has "form": "{form}", and no name of the other form'
-            )
+            other_kind: InputKind = "feature" if kind == "raw column" else "raw column"
+            rule = f'it is a {other_kind}; a request with {other_kind}s has "form": "{form}"'
         else:
             suggestion = spelling_hint(shorten(name), sorted(permitted)) or f"{kind}s: {_join_names(permitted)}"
             rule = f"no {kind} of the model; {suggestion}"

@@ -170,6 +170,16 @@ def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
         return column.cast(wide).combine_chunks()
 
 
+def _check_type(name: str, kind: pa.DataType, info: SideTableInfo) -> None:
+    """Raise a ValueError unless a column of `table.parquet` has the type that `table.json` names."""
+    expected = arrow_type(info.columns[name])
+    is_narrow = pa.types.is_signed_integer(kind) and pa.types.is_signed_integer(expected)
+    is_wide = kind == pa.large_string() or pa.types.is_large_list(kind)
+    narrow = pa.list_(kind.value_type) if pa.types.is_large_list(kind) else pa.string() if is_wide else kind
+    if narrow != expected and (name in info.key_columns or not is_narrow):
+        raise ValueError(f"column {name} is {kind}, not {expected}")
+
+
 class SideTable:
     """Version of a side table in memory. Versions of a model and several threads may share it.
 
@@ -189,6 +199,7 @@ class SideTable:
         columns = {}
         for name in self.info.columns:
             columns[name] = _single_chunk(table[name])
+            _check_type(name, columns[name].type, self.info)
             table = table.drop_columns(name)  # Its chunks are freed before the next column is copied.
         self._columns: dict[str, pa.Array] = sort_by_hash(columns, self.info.key_columns)
         self._index = KeyIndex([self._columns[name] for name in self.info.key_columns])

@@ -80,6 +80,58 @@ def test_more_rows_than_a_request_may_have(model: ple_rec.Model) -> None:
         model.score({"user_id": [*users[:4100], "x"]})
 
 
+def test_raw_columns_in_any_form_answer_as_the_features_computed_from_them(
+    model: ple_rec.Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    noon = 1_714_550_400_000  # 2024-05-01 08:00 UTC, which is 16:00 at +08:00.
+    features = {"user_id": [7, 8], "hour": [16, 16], "price": [1.5, None], "minutes": [2.0, None], "city": [None, "c"]}
+    columns: dict[str, Any] = {
+        "user_id": [7, 8],
+        "time_ms": [noon, noon],
+        "price": [1.5, None],
+        "videos.length": [120, None],
+        "users.city": [None, "c"],
+    }
+    expected = model.score(features | {"price_bin": features["price"]})
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for each in (columns, rows, pa.table(columns), pd.DataFrame(columns)):
+        assert model.score(each, form="raw").equals(expected)
+    assert capsys.readouterr().err == ""
+    unread = {"clicked": [0, 1], "spam": [0, 0]}
+    for each in (columns | unread, [row | {"clicked": 1, "spam": 0} for row in rows], pa.table(columns | unread)):
+        assert model.score(each, form="raw").equals(expected)
+        assert capsys.readouterr().err.count("no feature of the model reads the columns clicked, spam, so they") == 1
+    owners = {row["name"]: row["of"] for row in model.raw_columns.to_pylist()}
+    items = {name: values for name, values in columns.items() if owners[name] == "item"}
+    ranked = model.rank({"user_id": 7, "clicked": 1, "time_ms": noon}, items | unread, form="raw")
+    assert len(ranked) == 2
+    assert capsys.readouterr().err.count("clicked") == 1
+    with pytest.raises(ple_rec.UserError, match=r"rows.time_ms\[1\]: got null; as ms it must lie between"):
+        model.score(columns | {"time_ms": [noon, None]}, form="raw")
+    with pytest.raises(ple_rec.UserError, match="form: got 'rows'"):
+        model.score(columns, form="rows")  # type: ignore[arg-type]
+    raw = {row["name"]: row for row in model.raw_columns.to_pylist()}
+    assert raw["time_ms"] == {
+        "name": "time_ms",
+        "type": "int64",
+        "of": "user" if "hour" in of_user(model) else "item",
+        "required": True,
+        "features": ["hour"],
+    }
+    assert {"RankRequest", "RawRankRequest", "ScoreRequest", "RawScoreRequest", "Ranked", "Scored"} == {*model.schemas}
+    assert "- Of an item: `" in model.card.partition("## Raw columns")[2]
+
+
+def of_user(model: ple_rec.Model) -> set[str]:
+    return {row["name"] for row in model.features.to_pylist() if row["of"] == "user"}
+
+
+def test_more_text_than_a_raw_request_may_have(model: ple_rec.Model) -> None:
+    noon = 1_714_550_400_000
+    rows = {"time_ms": [noon] * 40, "video_id": ["v1" * 100_000] * 39 + ["v1"]}
+    assert len(model.score(rows, form="raw")) == 40
+
+
 def weighted(count: int) -> dict[str, list[Any]]:
     return {"values": ["a"] * count, "weights": [0.5] * count}
 

@@ -14,6 +14,7 @@ from tests.inference.feed import FIRST_USER
 USER = FIRST_USER + 2
 TIME = {"time_ms": 1_650_000_000_000}
 COLUMNS = ("length", "tags", "tag_weights")
+VIDEO_COLUMNS = tuple(f"videos.{name}" for name in COLUMNS)
 
 
 def columns_of_video(feed: Path, video: str | None) -> dict[str, Any]:

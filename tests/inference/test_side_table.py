@@ -16,7 +16,7 @@ from data_prep.inputs.side_tables import read_side_table
 from ple_rec.cli import main
 from ple_rec.errors import DataError, UserError
 from ple_rec.inference.load_version import load_ranker, load_side_tables
-from ple_rec.inference.manifest import MANIFEST
+from ple_rec.inference.manifest import MANIFEST, write_manifest
 from ple_rec.inference.model_dir import latest_table, latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request_error import RequestError
@@ -24,7 +24,7 @@ from ple_rec.inference.side_table import PublishedTable, load_table, publish_tab
 from ple_rec.storage import Location, location
 from tests.inference.exported import export_run
 from tests.inference.feed import FIRST_USER
-from tests.inference.side_feed import TIME, USER, city_of, columns_of_video, rank, score
+from tests.inference.side_feed import TIME, USER, VIDEO_COLUMNS, city_of, columns_of_video, rank, score
 from tests.object_store import put_folder
 
 
@@ -146,14 +146,16 @@ def test_an_export_with_tables_is_loaded_with_them(
     }
     assert (model / "tables/users/latest").read_text() == "v2\n"
     loaded = ple_rec.load_model(model)
-    assert {each["name"]: each["version"] for each in _tables_of(loaded)} == {"users": "v2", "videos": "v1"}
-    assert _tables_of(ple_rec.load_model(model / "versions/v1")) == _tables_of(loaded)
+    tables = loaded.side_tables.to_pylist()
+    assert {each["name"]: each["version"] for each in tables} == {"users": "v2", "videos": "v1"}
+    assert ple_rec.load_model(model / "versions/v1").side_tables.to_pylist() == tables
+    assert ranker.side_tables == {}
+    items = {"video_id": ["v3", "v1"], "time_ms": [TIME["time_ms"]] * 2}
+    scores = loaded.rank({"user_id": USER}, items, form="raw")
+    sent = items | {name: [columns_of_video(feed, video)[name] for video in ("v3", "v1")] for name in VIDEO_COLUMNS}
+    assert scores.equals(loaded.rank({"user_id": USER, "users.city": city_of(USER)}, sent, form="raw"))
     (folder,) = ple_rec.publish_tables(model, ["videos"], source=feed / "raw")
     assert folder == model / "tables/videos/v2"
-
-
-def _tables_of(model: ple_rec.Model) -> list[dict[str, Any]]:
-    return [table.describe() for table in model._ranker.side_tables.values()]
 
 
 @pytest.mark.parametrize(
@@ -218,12 +220,23 @@ def test_a_damaged_table_is_refused(own: Path) -> None:
         load(own)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"), [('"string"', '"int64"'), ('"length"', '"seconds"'), ('"list<double>"', '"list<float>"'), ("1", "")]
+)
+def test_files_of_a_table_that_do_not_fit_each_other(own: Path, old: str, new: str) -> None:
+    folder = own / "tables/videos/v1"
+    info = folder / "table.json"
+    info.write_text(info.read_text().replace(old, new, 1))
+    (folder / MANIFEST).unlink()
+    write_manifest(folder)
+    with pytest.raises(DataError, match=r"tables/videos/v1: cannot be loaded \(.* Fix: publish the table again with"):
+        load(own)
+
+
 def test_a_table_that_does_not_fit_the_model_is_not_used(own: Path, caplog: pytest.LogCaptureFixture) -> None:
     raw = own / "versions/v1/raw.json"
     raw.write_text(raw.read_text().replace('"length"', '"seconds"').replace("videos.length", "videos.seconds"))
     (own / "versions/v1" / MANIFEST).unlink()
-    from ple_rec.inference.manifest import write_manifest
-
     write_manifest(own / "versions/v1")
     version = latest_version(own)
     ranker, misfits = load_side_tables(load_ranker(version, 1), version)
@@ -255,3 +268,13 @@ def test_users_of_a_dated_table_have_their_newest_row(own: Path, tmp_path: Path)
     ranker = load(own)
     with_city = rank(ranker, {"user_id": FIRST_USER, "users.city": "city 2"}, [TIME])
     assert rank(ranker, {"user_id": FIRST_USER}, [TIME]) == with_city
+
+
+def test_the_request_of_the_page(repository: Path, by_id: Ranker) -> None:
+    section = (repository / "docs/serve.md").read_text().split("## Keys in place of columns\n")[1].split("\n## ")[0]
+    request = json.loads(section.split("```json\n")[1].split("```")[0])
+    answer = by_id.answer([by_id.read_rank(request)])[0]
+    (line,) = (line for line in section.splitlines() if line.startswith("    {"))
+    told = json.loads(line.replace("[...]", "0").replace("...", "0"))
+    assert list(answer) == list(told)
+    assert (answer["missing"], answer["unknown"]) == (told["missing"], told["unknown"])

@@ -228,6 +228,7 @@ def _describe(ranker: Ranker) -> dict[str, Any]:
         "name": ranker.name,
         "version": ranker.version,
         "signature": ranker.signature.describe_inputs(ranker.table_rows) | {"tasks": tasks},
+        "raw": None if ranker.raw_form is None else ranker.raw_form.describe(ranker.raw_columns),
         "dense": {"asked": ranker.exported_precision, "used": ranker.dense_precision},
         "side_tables": [table.describe() for table in ranker.side_tables.values()],
         "exponents": dict(zip(ranker.factors, exponent_array(ranker.fusion).tolist(), strict=True)),

@@ -95,15 +95,21 @@ def openapi_document(app: FastAPI, ranker: Ranker, options: ServerOptions) -> di
         "description": f"Ranks candidates by {ranker.name} {ranker.version}. Missing features may be left out or null; "
         "ids that the model does not know are allowed.",
     }
+    schemas = ranker.schemas()
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["responses"] = dict(sorted(operation["responses"].items()))
-    document["components"] = {"schemas": document["components"]["schemas"] | ranker.schemas()}
+    for path, name in (("/v1/rank", "RankRequest"), ("/v1/score", "ScoreRequest")):
+        forms = [form for form in (name, f"Raw{name}") if form in schemas]
+        document["paths"][path]["post"]["requestBody"]["content"] = _json_content(*forms)
+    document["components"] = {"schemas": document["components"]["schemas"] | schemas}
     if options.token is not None:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
     return document
 
 
-def _json_content(schema: str) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
+def _json_content(*schemas: str) -> dict[str, Any]:
+    """Return the content of a body that has one of some schemas."""
+    references = [{"$ref": f"#/components/schemas/{schema}"} for schema in schemas]
+    return {"application/json": {"schema": references[0] if len(references) == 1 else {"oneOf": references}}}

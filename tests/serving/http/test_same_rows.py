@@ -19,13 +19,16 @@ from tests.serving.http.running import running
 TASKS = ("like", "watch")
 
 
-def requested(feed: Path) -> list[dict[str, Any]]:
-    """The rows of the last day as somebody has them who asks a server: raw values, joined and filtered by hand."""
+def requested(feed: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of the last day as somebody has them who asks a server, joined and filtered by hand.
+
+    The first list has the features, the second the raw columns.
+    """
     videos = {video["video"]: video for video in pq.read_table(feed / "raw" / "videos.parquet").to_pylist()}
     cities: dict[int, dict[str, str]] = {}
     for user in pa.csv.read_csv(feed / "raw" / "users.csv").to_pylist():
         cities.setdefault(user["user_id"], {})[str(user["since"])[:10]] = user["city"]
-    rows = []
+    rows, raw_rows = [], []
     for row in pq.read_table(log_of(feed, LAST)).to_pylist():
         if row["spam"]:
             continue
@@ -45,11 +48,14 @@ def requested(feed: Path) -> list[dict[str, Any]]:
                 "minutes": None if video["length"] is None else video["length"] / 60,
             }
         )
-    return rows
+        log = {name: row[name] for name in ("user_id", "video_id", "time_ms", "price", "history")}
+        tags = {f"videos.{name}": video[name] for name in ("tags", "tag_weights", "length")}
+        raw_rows.append(log | tags | {"users.city": known[-1] if known else None})
+    return rows, raw_rows
 
 
 def test_server_predict_and_evaluation_agree(feed: Path, feed_model: Path, ranker: Ranker, tmp_path: Path) -> None:
-    rows = requested(feed)
+    rows, raw_rows = requested(feed)
     predicted = raw(feed, tmp_path / "out", log_of(feed, LAST))
     expected = np.stack([predicted[name].to_numpy() for name in TASKS], axis=1)
     np.testing.assert_array_equal(expected, evaluated(feed / "run"))
@@ -58,7 +64,14 @@ def test_server_predict_and_evaluation_agree(feed: Path, feed_model: Path, ranke
     items = [{name: value for name, value in rows[i].items() if name not in of_user} for i in first]
     with running(feed_model, tmp_path) as server:
         scored = server.post("/v1/score", {"rows": rows}).json()["rows"]
+        assert server.post("/v1/score", {"form": "raw", "rows": raw_rows}).json()["rows"] == scored
         ranked = server.post("/v1/rank", {"user": {name: rows[0][name] for name in of_user}, "items": items}).json()
+        assert ranker.raw_form is not None
+        raw_of_user = {column.name for column in ranker.raw_form.columns if column.of == "user"}
+        raw_items = [{key: value for key, value in raw_rows[i].items() if key not in raw_of_user} for i in first]
+        raw_user = {key: value for key, value in raw_rows[0].items() if key in raw_of_user}
+        raw_ranked = server.post("/v1/rank", {"form": "raw", "user": raw_user, "items": raw_items}).json()
+    assert raw_ranked == ranked
     assert len(scored) == len(rows)
     indices = [item["index"] for item in ranked["items"]]
     assert sorted(indices) == list(range(len(first)))
