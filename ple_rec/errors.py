@@ -63,6 +63,7 @@ class Option(Enum):
     RUNS = "--runs", "runs"
     SOURCE = "--from", "source"
     SPLIT = "--split", "split"
+    TABLES = "--tables", "tables"
     THREADS = "--threads", "threads"
     TOLERANCE = "--tolerance", "tolerance"
     USER_FEATURES = "--user-features", "user_features"

@@ -61,7 +61,7 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     # Columns of the log that only the keys of side tables read belong to the user if the side table's columns do.
     keys = {key: side for side in sides for key in side.reads if key not in whole.types}
     of_user = {*user.types, *(key for key, side in keys.items() if f"{side.name}.{side.columns[0]}" in user.types)}
-    types = _known_types(config)
+    types = known_types(config)
     return RawForm(
         columns=tuple(
             RawColumn(
@@ -99,8 +99,8 @@ class _Part:
         if not reads_time(config, words):  # The time was needed only to join a dated side table.
             reduced = reduced.model_copy(update={"time": None})
         self._resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
-        self.types = {name: kind for name, kind in _known_types(config).items() if name in words}
-        self._rows = _table(self.types)
+        self.types = {name: kind for name, kind in known_types(config).items() if name in words}
+        self._rows = raw_rows(self.types)
 
     def readers(self, column: str) -> list[str]:
         """Return the features that read a raw column."""
@@ -133,8 +133,8 @@ class _Part:
         for name, side in self._resolved.config.sides.items():
             columns = [word.removeprefix(f"{name}.") for word in self.types if word.startswith(f"{name}.")]
             read = words_read(config, side.on.values(), joins=False)
-            types = {word: kind for word, kind in _known_types(config).items() if word in read}
-            rows = _table(types)
+            types = {word: kind for word, kind in known_types(config).items() if word in read}
+            rows = raw_rows(types)
             keys = [self._resolved.build(f"sides.{name}.on.{key}", readable_columns(rows)) for key in side.on]
             named = {f"key{i}": key for i, key in enumerate(keys)}
             yield RawSide(
@@ -163,7 +163,7 @@ def _texts(config: PrepConfig) -> dict[str, list[str]]:
     return texts | {number.name: [number.source] for number in config.dense}
 
 
-def _known_types(config: PrepConfig) -> dict[str, str]:
+def known_types(config: PrepConfig) -> dict[str, str]:
     """Return the types of the columns that expressions of the preparation read, by their words in expressions."""
     types = {column_to_word(name): kind for name, kind in config.found.columns.get("log", {}).items()}
     for side in config.sides:
@@ -171,7 +171,7 @@ def _known_types(config: PrepConfig) -> dict[str, str]:
     return types
 
 
-def _table(types: Mapping[str, str]) -> ir.Table:
+def raw_rows(types: Mapping[str, str]) -> ir.Table:
     """Return the table of raw columns and `POSITION` that a query reads."""
     schema = {POSITION: dt.DataType.from_string("int64")}
     return ibis.table(schema | {name: _data_type(kind) for name, kind in types.items()}, name=ROWS)

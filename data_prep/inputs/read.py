@@ -214,19 +214,7 @@ def open_inputs(
     csv.mkdir(parents=True, exist_ok=True)
 
     def find(name: str, files: FilesConfig, root: str, resolved: Resolved | None = None) -> RawTable:
-        def check(table: RawTable) -> None:
-            if resolved is not None:
-                check_inputs(resolved, table)
-                resolved.check_columns(table)
-
-        try:
-            types = config.found.types.get(name, {})
-            return discover(
-                name, files, root, csv, progress.say, check=check, digest=False, all_types=False, inferred=types
-            )
-        except UserError as error:
-            flag = Option.DATA if name == "log" else Option.SOURCE
-            raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error
+        return find_table(name, files, root, csv, config, resolved, progress)
 
     raw = find("log", log, ".")
     ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
@@ -248,3 +236,43 @@ def open_inputs(
         yield Inputs(engine, replace(resolved, tables=tables), raw_times)
     finally:
         engine.close()
+
+
+def find_table(
+    name: str,
+    files: FilesConfig,
+    root: str,
+    csv: Path,
+    config: PrepConfig,
+    resolved: Resolved | None,
+    progress: Progress,
+) -> RawTable:
+    """Find the raw files of a table, with the types of CSV columns that the preparation has inferred.
+
+    Args:
+        name: `log`, or the name of a side table.
+        files: Patterns and format of the table.
+        root: Folder of the files, file or address.
+        csv: Folder for CSV files that are converted to Parquet.
+        config: Configuration of the preparation.
+        resolved: Configuration of the inputs, whose columns the files must have; None to check no columns.
+        progress: Progress that is shown to the user.
+
+    Raises:
+        UserError: A file does not exist, or is not readable.
+        DataError: A file is damaged, or lacks a column.
+    """
+
+    def check(table: RawTable) -> None:
+        if resolved is not None:
+            check_inputs(resolved, table)
+            resolved.check_columns(table)
+
+    try:
+        types = config.found.types.get(name, {})
+        return discover(
+            name, files, root, csv, progress.say, check=check, digest=False, all_types=False, inferred=types
+        )
+    except UserError as error:
+        flag = Option.DATA if name == "log" else Option.SOURCE
+        raise UserError(flag, f"{error.place}: {error.value}", error.rule, error.fix) from error

@@ -91,7 +91,7 @@ def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
     for name, side in config.sides.items():
         table = sides[name]
         values = readable_columns(rows)
-        keys = {f"{_KEY}{i}": _key(resolved, name, column, values, table) for i, column in enumerate(side.on)}
+        keys = {f"{_KEY}{i}": key_value(resolved, name, column, values, table) for i, column in enumerate(side.on)}
         match: dict[str, ir.Value] = {f"{_KEY}{name}{i}": value for i, value in enumerate(keys.values())}
         if side.day is not None:
             match[f"{_LOG_DAY}{name}"] = _log_day(resolved, values)
@@ -121,7 +121,7 @@ def _rebind(out: ir.Table, rows: ir.Table, values: Mapping[str, ir.Value]) -> di
     return {name: value.op().replace(replace).to_expr() for name, value in values.items()}
 
 
-def _key(resolved: Resolved, name: str, column: str, values: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
+def key_value(resolved: Resolved, name: str, column: str, values: Mapping[str, ir.Value], table: ir.Table) -> ir.Value:
     """Return the log's value that is compared with a key column of a side table, after a check of both types."""
     key = f"sides.{name}.on.{column}"
     value, other = resolved.build(key, values), readable_columns(table)[column]
@@ -287,3 +287,17 @@ def deduplicate_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, 
             f'sides.{name}.keep = "first" or "last"',
         )
     return table
+
+
+def newest_rows(table: ir.Table, name: str, resolved: Resolved) -> ir.Table:
+    """Return the row of each key that has the newest day.
+
+    Args:
+        table: Rows of a dated side table, at most one for each key and day.
+        name: Name of the side table.
+        resolved: Configuration with its expressions.
+    """
+    dated = table.mutate(**{_FROM: side_day(resolved, name, table)})
+    keys = [dated[column] for column in resolved.config.sides[name].on]
+    newest_first = ibis.window(group_by=keys, order_by=dated[_FROM].desc())
+    return dated.filter(ibis.row_number().over(newest_first) == 0).drop(_FROM)

@@ -1,7 +1,8 @@
-"""Exported model in memory: `load_model` and `Model`."""
+"""Exported model in memory, `load_model` and `Model`, and its side tables, `publish_tables`."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -9,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, check_location, errors_name_arguments
+from ple_rec.api.arguments import PathLike, check_count, check_dict, check_list, check_location, errors_name_arguments
 from ple_rec.api.html import block, display_path, line, table
 from ple_rec.api.request_rows import (
     InputNames,
@@ -21,12 +22,16 @@ from ple_rec.api.request_rows import (
 )
 from ple_rec.api.torch_state import preserve_torch_state
 from ple_rec.errors import UserError
+from ple_rec.storage import Location
+from ple_rec.text.messages import print_messages
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from ple_rec.config.base import TaskKind
     from ple_rec.inference.ranker import Ranker
+
+logger = logging.getLogger(__name__)
 
 # Forms of rows of Python values. `Model.rank` and `Model.score` also take a table, a DataFrame and the like.
 Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
@@ -182,7 +187,7 @@ class Model:
         if raw_form is None:
             rule = "the dataset of the model does not record the types of raw columns"
             raise UserError("form", 'got "raw"', rule, "prepare the dataset again, train and export, or give features")
-        columns = {column.name: column for column in raw_form.columns if column.features}
+        columns = self._ranker.raw_columns
         large = [name for name, column in columns.items() if column.type.startswith(("list", "string"))]
         of_items = () if raw_form.item is None else raw_form.item.columns
         return InputNames(
@@ -225,17 +230,32 @@ class Model:
     def raw_columns(self) -> pa.Table:
         """Columns of the log that requests of the raw form have, a row for each; empty without this form.
 
+        Columns of side tables need not be sent if `side_tables` has the table. Without the table, columns that only its
+        keys read are left out.
+
         The columns of the frame are `name`, `type` of a value, `of` ("user" or "item"), `required`, True if every row
         needs a value, and `features`, the features that are computed from the column.
         """
         import pyarrow as pa
 
-        form = self._ranker.raw_form
-        columns = [] if form is None else [column for column in form.columns if column.features]
+        columns = self._ranker.raw_columns.values()
         types = {"name": pa.string(), "type": pa.string(), "of": pa.string(), "required": pa.bool_()}
         frame = {key: pa.array([getattr(each, key) for each in columns], kind) for key, kind in types.items()}
         features = pa.array([list(each.features) for each in columns], pa.list_(pa.string()))
         return pa.table(frame | {"features": features})
+
+    @property
+    def side_tables(self) -> pa.Table:
+        """Side tables that fill columns of requests of the raw form, a row for each.
+
+        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, and `latest_day`, the newest day of a
+        dated table.
+        """
+        import pyarrow as pa
+
+        kinds = {"name": pa.string(), "version": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
+        schema = pa.schema(kinds | {"latest_day": pa.string()})
+        return pa.Table.from_pylist([each.describe() for each in self._ranker.side_tables.values()], schema)
 
     @property
     def schemas(self) -> dict[str, dict[str, Any]]:
@@ -292,11 +312,11 @@ def load_model(path: PathLike) -> Model:
     Args:
         path: Folder that `Run.export` or `ple-rec export` has written, from which the version that `latest` names is
             loaded; or the folder of a version. A model in a store, such as "s3://bucket/model", is copied into the
-            cache of this machine.
+            cache of this machine. The side tables of the model are loaded, too.
 
     Raises:
         UserError: The folder has no exported model, or the store cannot be read.
-        DataError: The version is damaged.
+        DataError: The version or a side table is damaged.
     """
     from ple_rec.inference.manifest import MANIFEST, explain_unreadable
     from ple_rec.inference.model_dir import latest_version
@@ -305,11 +325,40 @@ def load_model(path: PathLike) -> Model:
     with explain_unreadable(folder):
         version = folder if (folder / MANIFEST).is_file() else latest_version(folder)
     with preserve_torch_state(with_group=False):
-        from ple_rec.inference.load_version import load_ranker
+        from ple_rec.inference.load_version import load_ranker, load_side_tables
         from ple_rec.inference.remote_model import local_version
 
-        ranker = load_ranker(version)
+        ranker, misfits = load_side_tables(load_ranker(version), version)
+        for misfit in misfits:
+            logger.warning(misfit)
         return Model(local_version(version), ranker)
+
+
+@errors_name_arguments
+def publish_tables(model: PathLike, tables: Sequence[str] = (), *, source: PathLike) -> list[Location]:
+    """Write new versions of side tables of an exported model, as `ple-rec tables` does.
+
+    A running server loads them without loading the model again. `load_model` loads the newest versions.
+
+    Args:
+        model: Folder of the model, or its address.
+        tables: Names of the side tables of `prep.toml`; empty for all that the model's features read.
+        source: Folder of the raw files of the side tables.
+
+    Returns:
+        Folder of each new version.
+
+    Raises:
+        UserError: There is no model, its features read no such table, or a file does not exist.
+        DataError: A file does not fit the preparation of the model's dataset, or a key occurs in several rows.
+    """
+    from data_prep.inputs.side_tables import read_side_table
+    from ple_rec.inference.side_table import publish_tables as publish
+
+    names, folder = check_list("tables", tables), check_location("model", model)
+    with print_messages():
+        published = publish(folder, names, str(check_location("source", source)), read_side_table)
+    return [each.folder for each in published]
 
 
 def _exponents(exponents: Mapping[str, float] | None) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class InputNames:
         The items of a list, or of a weighted bag, count; in the raw form also the characters of texts.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
-        from ple_rec.inference.raw_request import MAX_TEXT
+        from ple_rec.inference.raw_columns import MAX_TEXT
 
         if isinstance(value, dict):
             return max(map(self.size, value.values()), default=0)
@@ -57,7 +57,7 @@ class InputNames:
     def max_size(self) -> int:
         """Largest sum of the sizes of the values of a request."""
         from ple_rec.inference.feature_parsing import MAX_VALUES
-        from ple_rec.inference.raw_request import MAX_TEXT
+        from ple_rec.inference.raw_columns import MAX_TEXT
 
         return MAX_VALUES * MAX_TEXT
 

@@ -339,6 +339,8 @@ class Run:
         onnx: bool = False,
         tolerance: float | None = None,
         auc_loss: float | None = None,
+        tables: Sequence[str] = (),
+        source: PathLike | None = None,
         overrides: Overrides = (),
     ) -> Model:
         """Write a self-contained model, check it against the run, and load it, as `ple-rec export` does.
@@ -360,6 +362,9 @@ class Run:
             tolerance: Largest allowed difference of a score from that of the run; None for the default of `precision`
                 and `dense`.
             auc_loss: Largest allowed loss of AUC; None for the default of `precision` and `dense`.
+            tables: Names of the side tables of `prep.toml` that are published with the model, so that requests may have
+                keys in place of their columns.
+            source: Folder of the raw files of the side tables; None without `tables`.
             overrides: Changes of configuration keys that an evaluation may change.
 
         Raises:
@@ -387,10 +392,13 @@ class Run:
             tolerance=None if tolerance is None else check_number("tolerance", tolerance),
             auc_loss=None if auc_loss is None else check_number("auc_loss", auc_loss),
             examples=check_count("examples", examples, 0),
+            tables=tuple(check_list("tables", tables)),
+            source=None if source is None else str(check_location("source", source)),
         )
         check_model_dir(folder)
         with preserve_torch_state(), print_messages():
             from data_prep.inputs.raw_form import build_raw_form
+            from data_prep.inputs.side_tables import read_side_table
             from ple_rec.analysis.finished import load_finished_run
             from ple_rec.inference.export import export
             from ple_rec.training.trained import single_process_config
@@ -398,7 +406,7 @@ class Run:
             config, metrics = load_finished_run(self.path, override_texts(overrides))
             with print_messages("stderr"):
                 single_process = single_process_config(config, metrics)
-                done = export(single_process, metrics, self.path, folder, options, build_raw_form)
+                done = export(single_process, metrics, self.path, folder, options, build_raw_form, read_side_table)
         return load_model(str(done.version))
 
     def _record(self) -> RunRecord:

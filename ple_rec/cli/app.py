@@ -52,6 +52,7 @@ VERBS = {
     "fuse": "search for the exponents that fuse predictions into the score of a ranked feed (Eq. 1)",
     "predict": "predict every row of a dataset or of raw logs, as Parquet",
     "export": "a run -> a self-contained model that serves: tables, program, vocabularies, card",
+    "tables": "publish newer side tables of an exported model, which a running server then loads",
     "serve": "answer requests for ranked feeds over HTTP with an exported model",
     "completion": "print the script for the completion of verbs and flags in a shell",
 }

@@ -34,6 +34,7 @@ examples:
   ple-rec export kuairand-ple --out models/feed --precision int8 --licence "internal"
   ple-rec export kuairand-ple --out models/feed --dense auto --version v3
   ple-rec export kuairand-ple --out models/feed --user-features user_id user_active_degree --onnx
+  ple-rec export kuairand-ple --out models/feed --tables user video --from logs/
 
 then: ple-rec serve models/feed        docs/export.md explains all of it
 """,
@@ -101,6 +102,16 @@ class ExportFlags(ExportOptions):
             non_negative_float,
         ),
     ]
+    tables: Annotated[
+        tuple[str, ...],
+        flag(
+            "side tables of prep.toml to publish with the model, for requests that have keys in place of their columns",
+            "NAME [NAME ...]",
+            consume_multiple=1,
+            converter=last_list,
+        ),
+    ]
+    source: Annotated[str | None, flag("raw files of --tables: a folder, a file or s3://...", "DIR", name="--from")]
     check_rows: Annotated[int, Parameter(parse=False)]  # The command line has no flag for it.
     json: Annotated[bool, flag("print model.json instead of a summary")] = False
     overrides: EvaluationOverrideFlags = ()
@@ -115,6 +126,7 @@ def export(run: RunName, /, *, options: ExportFlags) -> int:
     """
     require_torch()
     from data_prep.inputs.raw_form import build_raw_form
+    from data_prep.inputs.side_tables import read_side_table
     from ple_rec.analysis.finished import load_finished_run
     from ple_rec.inference.export import export as export_run
     from ple_rec.inference.model_dir import check_model_dir
@@ -127,9 +139,8 @@ def export(run: RunName, /, *, options: ExportFlags) -> int:
     run_dir = find_run(run)
     config, metrics = load_finished_run(run_dir, options.overrides)
     with print_messages("stderr"):
-        exported = export_run(
-            single_process_config(config, metrics), metrics, run_dir, options.out, options, build_raw_form
-        )
+        config = single_process_config(config, metrics)
+        exported = export_run(config, metrics, run_dir, options.out, options, build_raw_form, read_side_table)
     show(json_text(exported.description) if options.json else _summary_text(exported, options.out))
     return 0
 

@@ -11,11 +11,12 @@ an offset.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ple_rec.config.base import Config
+from ple_rec.config.base import Config, Name
 
 RAW_FILE = "raw.json"
 ROWS = "rows"  # Name of the table that a query reads.
@@ -82,7 +83,7 @@ class RawSide(Config):
         columns: Columns of the side table that features read, without its name.
     """
 
-    name: str
+    name: Name
     keys: str
     key_columns: tuple[str, ...]
     reads: tuple[str, ...]
@@ -104,13 +105,17 @@ class RawForm(Config):
     item: RawQuery | None = None
     sides: tuple[RawSide, ...] = ()
 
-    def describe(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the raw columns that features read as JSON values, `{"user": [...], "items": [...]}`."""
+    def describe(self, keys: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
+        """Return the raw columns that features read as JSON values, `{"user": [...], "items": [...]}`.
+
+        Args:
+            keys: Names of further columns, which only the keys of side tables read.
+        """
         return {
             key: [
                 column.model_dump(mode="json", exclude={"of"})
                 for column in self.columns
-                if column.of == owner and column.features
+                if column.of == owner and (column.features or column.name in keys)
             ]
             for key, owner in (("user", "user"), ("items", "item"))
         }

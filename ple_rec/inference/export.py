@@ -63,6 +63,7 @@ from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
 from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.inference.read_back import check_requests
+from ple_rec.inference.side_table import ReadSide, choose_sides, publish_tables
 from ple_rec.inference.signature import build_signature
 from ple_rec.inference.tables import check_dim, row_bytes, write_table
 from ple_rec.ranking.fusion import exponents_text
@@ -102,6 +103,7 @@ def export(
     model_dir: Location,
     options: ExportOptions,
     build_raw_form: BuildRawForm | None = None,
+    read_side: ReadSide | None = None,
 ) -> ExportedVersion:
     """Write a version, check it against the trained model, and write its name into `latest`.
 
@@ -113,6 +115,7 @@ def export(
         options: Options of the export.
         build_raw_form: Function that returns the raw form of requests from a folder with `prep.toml`, the names of all
             features and those of the user; None to leave the raw form out.
+        read_side: Function that reads a side table; it may be None without `options.tables`.
 
     Raises:
         UserError: The options do not fit the run, or scores differ by more than the bounds.
@@ -144,6 +147,8 @@ def export(
         if build_raw_form is not None:
             of_user = [each.name for each in signature.inputs_of("user")]
             raw_form = build_raw_form(folder, [each.name for each in signature.inputs], of_user)
+            if options.tables:
+                choose_sides(raw_form, options.tables, options.source, str(run_dir))
             if raw_form is not None:
                 (folder / RAW_FILE).write_text(raw_form.model_dump_json(indent=1) + "\n", encoding="utf-8")
         fusion, file = find_fusion(run_dir, options.fusion, context.selection)
@@ -208,6 +213,9 @@ def export(
         (folder / "MODEL_CARD.md").write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
         logger.info(warning)
+    if options.tables and read_side is not None:
+        logger.info(f"writing side tables: {', '.join(options.tables)}")
+        publish_tables(model_dir, options.tables, options.source, read_side)
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)
 
 

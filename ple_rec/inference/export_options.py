@@ -29,6 +29,8 @@ class ExportOptions:
         tolerance: Largest difference of a score; None for the default of the precisions (`export_check`).
         auc_loss: Largest loss of AUC; None for the default of the precisions.
         examples: Largest number of held-out users whose rows are written to `examples.json`; 0 for no such file.
+        tables: Names of the side tables that are published with the model.
+        source: Folder of the raw files of side tables; None without `tables`.
     """
 
     precision: TablePrecision = "fp32"
@@ -43,3 +45,5 @@ class ExportOptions:
     tolerance: float | None = None
     auc_loss: float | None = None
     examples: int = 0
+    tables: tuple[str, ...] = ()
+    source: str | None = None

@@ -1,4 +1,4 @@
-"""Loading of an exported version of a model, for the server and the Python API.
+"""Loading of an exported version of a model and of its side tables, for the server and the Python API.
 
 `load_ranker` lets the version answer a request before it returns it, so that files which do not fit each other are
 noticed before a client sends a request.
@@ -6,11 +6,18 @@ noticed before a client sends a request.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
+from ple_rec.config.raw_form import RawForm
 from ple_rec.errors import DataError
+from ple_rec.inference.manifest import MANIFEST, explain_unreadable
+from ple_rec.inference.model_dir import VERSIONS, latest_table, latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import checked_version
 from ple_rec.inference.request_error import RequestError, shorten
-from ple_rec.storage import Location
+from ple_rec.inference.side_table import SideTable, load_table
+from ple_rec.storage import Location, stamp_of
 
 # Errors that files which do not fit each other may raise.
 _INCONSISTENT = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, RequestError)
@@ -42,3 +49,89 @@ def load_ranker(version: Location, threads: int | None = None) -> Ranker:
         value = f"cannot be loaded ({type(error).__name__}: {why})"
         raise DataError(str(version), value, "the files of a version are those of one export", _EXPORT_AGAIN) from error
     return ranker
+
+
+@dataclass(frozen=True)
+class VersionStamp:
+    """Identity of a version: its folder, and the stamp of its manifest, which another version in that folder changes.
+
+    Args:
+        path: Folder of the version.
+        written: Stamp of the manifest; None if there is no manifest.
+    """
+
+    path: Location
+    written: str | None
+
+    @classmethod
+    def of_folder(cls, path: Location) -> Self:
+        """Return the identity of the version in a folder.
+
+        Raises:
+            DataError: This user may not read the folder.
+            UnavailableError: The folder is in a store that cannot be read.
+        """
+        with explain_unreadable(path):
+            try:
+                return cls(path, stamp_of(path / MANIFEST))
+            except FileNotFoundError:
+                # Loading the version raises an error that explains this.
+                return cls(path, None)
+
+    @classmethod
+    def of_latest(cls, model_dir: Location) -> Self:
+        """Return the identity of the version that `latest` names now.
+
+        Raises:
+            UserError: The folder has no exported model.
+            DataError: The file `latest` is damaged or names no version, or this user may not read it.
+            UnavailableError: The model is in a store that cannot be read.
+        """
+        return cls.of_folder(latest_version(model_dir))
+
+    @classmethod
+    def of_table(cls, model_dir: Location, side: str) -> Self | None:
+        """Return the identity of the newest version of a side table; None if the model has no such table.
+
+        Raises:
+            DataError: The table's file `latest` is damaged or names no version, or this user may not read it.
+            UnavailableError: The model is in a store that cannot be read.
+        """
+        folder = latest_table(model_dir, side)
+        return None if folder is None else cls.of_folder(folder)
+
+
+def side_names(form: RawForm | None) -> list[str]:
+    """Return the names of the side tables that a model reads."""
+    return [] if form is None else [side.name for side in form.sides]
+
+
+def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[str]]:
+    """Return a version with the side tables below its model, and a message for each table that does not fit it.
+
+    Args:
+        ranker: Version in memory.
+        version: Folder of the version, `MODEL_DIR/versions/v<N>`; any other folder has no side tables.
+
+    Raises:
+        DataError: A table is damaged.
+        UnavailableError: The model is in a store that cannot be read.
+    """
+    tables: dict[str, SideTable] = {}
+    misfits: list[str] = []
+    model_dir = version.parent.parent
+    for name in side_names(ranker.raw_form) if version.parent.name == VERSIONS else ():
+        folder = latest_table(model_dir, name)
+        if folder is None:
+            continue
+        table = load_table(folder)
+        if (misfit := ranker.find_misfit(table.info)) is None:
+            tables[name] = table
+        else:
+            misfits.append(f"{folder} is not used: {misfit}. Fix: {publish_command(model_dir, name)}")
+    return ranker.with_side_tables(tables) if tables else ranker, misfits
+
+
+def publish_command(model_dir: Location, side: str) -> str:
+    """Return the command that publishes a side table for the newest version of a model."""
+    return f"ple-rec tables {model_dir} --tables {side} --from FOLDER"

@@ -11,7 +11,8 @@ or factors.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from torch import Tensor
 from ple_rec.config.choices import AskedPrecision, UsedPrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.raw_form import RAW_FILE, RawForm
+from ple_rec.config.raw_form import RAW_FILE, RawColumn, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
+from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
@@ -36,6 +38,7 @@ from ple_rec.inference.raw_request import RawReader
 from ple_rec.inference.request import ModelRequest, RankRequest, RequestReader, ScoreRequest
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import answer_schemas, format_rows
+from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import Signature
 from ple_rec.inference.tables import RequestLookups, StoredTable
 from ple_rec.models.build import build_model
@@ -145,6 +148,26 @@ class Ranker:
         self.raw_form = RawForm.model_validate_json(raw.read_text(encoding="utf-8")) if raw.exists() else None
         raw_reader = None if self.raw_form is None else RawReader(self.raw_form, self.signature, encoder)
         self._reader = RequestReader(self.signature, encoder, self.factors, raw_reader)
+        self.side_tables: Mapping[str, SideTable] = {}
+
+    def with_side_tables(self, tables: Mapping[str, SideTable]) -> Ranker:
+        """Return a ranker with other side tables, which shares everything else.
+
+        Args:
+            tables: Side tables by name; each is one of the raw form, and fits it (`find_misfit`).
+        """
+        ranker = copy(self)
+        ranker._reader, ranker.side_tables = self._reader.with_tables(tables), tables
+        return ranker
+
+    @property
+    def raw_columns(self) -> Mapping[str, RawColumn]:
+        """Raw columns that requests may have, by name; empty without the raw form."""
+        return self._reader.raw_columns
+
+    def find_misfit(self, info: SideTableInfo) -> str | None:
+        """Return why a side table of the raw form cannot fill its columns; None if it can."""
+        return self._reader.find_misfit(info)
 
     def read_rank(self, document: object) -> RankRequest:
         """Return the request of a parsed body of `/v1/rank`.
@@ -249,6 +272,8 @@ class Ranker:
         answer[key] = format_rows(columns, matrices, request.form)
         if request.missing:
             answer["missing"] = list(request.missing)
+        if request.unknown:
+            answer["unknown"] = dict(request.unknown)
         if request.explain:
             answer["exponents"] = exponents
             answer["gates"] = [

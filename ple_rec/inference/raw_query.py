@@ -13,7 +13,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ple_rec.config.raw_form import POSITION, REASON, ROWS, RawQuery
+from ple_rec.config.raw_form import POSITION, REASON, ROWS, RawQuery, RawSide
 
 _MEMORY = "512MB"  # Rows of one request take far less.
 
@@ -90,6 +90,26 @@ class QueryEngine:
             rule = query.rules[int(reason_N[row]) - 1]
             raise QueryError(row, rule.text, rule.columns)
         return result.drop_columns(REASON)
+
+    def keys(self, side: RawSide, columns: Mapping[str, pa.Array], rows: int) -> list[pa.Array]:
+        """Return the key columns of a side table: int64, text, or another type if the table's keys are neither.
+
+        Args:
+            side: Side table.
+            columns: Raw columns that its keys read.
+            rows: Number of rows.
+
+        Raises:
+            QueryError: A key cannot be computed.
+        """
+        try:
+            result = self.select(side.keys, columns, rows)
+        except duckdb.Error as error:
+            cause = self._find_cause(error, side.keys, columns, rows)
+            rule = f"it must be possible to compute the key of the table {side.name}"
+            raise QueryError(cause.row, rule, side.reads) from error
+        arrays = [result[f"key{i}"].combine_chunks() for i in range(len(side.key_columns))]
+        return [array.cast(pa.int64()) if pa.types.is_integer(array.type) else array for array in arrays]
 
     def _find_cause(self, error: duckdb.Error, sql: str, columns: Mapping[str, pa.Array], rows: int) -> QueryError:
         """Return the error that names the first row which fails by itself, found by bisection, and its feature."""

@@ -2,19 +2,15 @@
 
     {"form": "raw", "user": {"user_id": 7, "time_ms": 1714557600000}, "items": [{"video_id": "v9", "video.plays": 40}]}
 
-`RawReader` turns the values into Arrow arrays (`raw_values.py`), computes the features by the queries of the version
-(`raw_query.py`), and looks their table rows up. The features of the user are computed once for all items.
-
-A short body must not cost much time, so before a query runs, the lists of its rows have at most `MAX_VALUES` items and
-their texts at most `MAX_TEXT` characters. A value of `user` counts once for each item whose features read it.
-
-Shape suffixes: N rows.
+`RawReader` turns the values into Arrow arrays (`raw_values.py`), fills columns from side tables (`raw_columns.py`),
+computes the features by the queries of the version (`raw_query.py`), and looks their table rows up. The features of the
+user are computed once for all items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,15 +18,26 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ple_rec.config.raw_form import RawForm, RawQuery
+from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.encode import Encoder
-from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds, FieldOf, Schema
+from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds, Schema
+from ple_rec.inference.raw_columns import (
+    RowSet,
+    SideLookup,
+    broadcast,
+    cells_of_items,
+    cells_of_rows,
+    cells_of_user,
+    check_array_sizes,
+    check_size,
+    find_misfit,
+)
 from ple_rec.inference.raw_query import QueryEngine, QueryError
-from ple_rec.inference.raw_values import to_array, value_schema
+from ple_rec.inference.raw_values import value_schema
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import RequestRows
-from ple_rec.inference.signature import InputFeature, Owner, Signature
-
-MAX_TEXT = 1 << 22
+from ple_rec.inference.side_table import SideTable
+from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
 
 
 @dataclass(frozen=True)
@@ -40,27 +47,14 @@ class FeatureColumns:
     Args:
         ids: Table rows of every sparse feature.
         dense: Numbers of every dense feature, with NaN for missing ones.
-        missing: Raw columns that no part of the request has, not even as null.
+        missing: Columns that no part of the request has, not even as null, and no side table.
+        unknown: Share of the rows whose key a side table does not have, by table.
     """
 
     ids: Mapping[str, FeatureIds]
     dense: Mapping[str, NDArray[np.float32]]
     missing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Cells:
-    """JSON values of a raw column.
-
-    Args:
-        values: Values, one for each row; a single one if all rows share it.
-        field_of: Function that returns the path of a row's value in the request.
-        is_sent: True if some part of the request has the column, even as null.
-    """
-
-    values: Sequence[Any]
-    field_of: FieldOf
-    is_sent: bool = True
+    unknown: Mapping[str, float] = field(default_factory=dict)
 
 
 class RawReader:
@@ -70,12 +64,36 @@ class RawReader:
         form: Raw columns and queries of the model.
         signature: Signature of the model.
         encoder: Encoder of its sparse features.
+        tables: Side tables that fill columns, by name; each fits the form.
+        engine: Engine that runs the queries; None for a new one.
+
+    Attributes:
+        columns: Raw columns that a request may have, by name.
     """
 
-    def __init__(self, form: RawForm, signature: Signature, encoder: Encoder) -> None:
+    def __init__(
+        self,
+        form: RawForm,
+        signature: Signature,
+        encoder: Encoder,
+        tables: Mapping[str, SideTable] | None = None,
+        engine: QueryEngine | None = None,
+    ) -> None:
         self._form, self._signature, self._encoder = form, signature, encoder
-        self._engine = QueryEngine()
-        self.columns = {column.name: column for column in form.columns if column.features}
+        self._engine = QueryEngine() if engine is None else engine
+        self._lookup = SideLookup(form, tables or {}, self._engine)
+        # A column that no feature reads is a key of a side table. Without the table it is probably sent by mistake.
+        self.columns = {
+            column.name: column for column in form.columns if column.features or column.name in self._lookup.key_columns
+        }
+
+    def with_tables(self, tables: Mapping[str, SideTable]) -> RawReader:
+        """Return a reader with other side tables, which shares everything else."""
+        return RawReader(self._form, self._signature, self._encoder, tables, self._engine)
+
+    def find_misfit(self, info: SideTableInfo) -> str | None:
+        """Return why a side table of the model cannot fill its columns; None if it can."""
+        return find_misfit(self._form, info, self._engine)
 
     def names(self, owner: Owner | None = None) -> list[str]:
         """Return the names of the raw columns, of one owner if it is given."""
@@ -95,9 +113,13 @@ class RawReader:
         Raises:
             RequestError: A value does not fit the type of its column, or the features of a row cannot be computed.
         """
-        cells = {name: _cells_of_rank(name, user, items) for name in self.columns}
-        tables = (self._compute(self._form.user, cells, 1), self._compute(self._form.item, cells, items.count))
-        return self._encode(tables, cells)
+        of_user = {name: cells_of_user(name, user) for name in self.columns}
+        of_items = {name: cells_of_items(name, user, items) for name in self.columns}
+        sets: dict[Owner, RowSet] = {
+            "user": RowSet(self.columns, of_user, 1, ["user"], self._lookup),
+            "item": RowSet(self.columns, of_items, items.count, ["item"], self._lookup),
+        }
+        return self._compute_features(sets)
 
     def read_score(self, rows: RequestRows) -> FeatureColumns:
         """Return the features of rows, each of which has all columns.
@@ -108,39 +130,59 @@ class RawReader:
         Raises:
             RequestError: A value does not fit the type of its column, or the features of a row cannot be computed.
         """
-        cells = {name: _cells_of_rows(name, rows) for name in self.columns}
-        tables = (self._compute(query, cells, rows.count) for query in (self._form.user, self._form.item))
-        return self._encode(tables, cells)
+        cells = {name: cells_of_rows(name, rows) for name in self.columns}
+        row_set = RowSet(self.columns, cells, rows.count, OWNERS, self._lookup)
+        return self._compute_features({"user": row_set, "item": row_set})
 
-    def _compute(self, query: RawQuery | None, cells: Mapping[str, _Cells], rows: int) -> pa.Table:
-        """Return the feature columns of a query for a number of rows."""
-        if query is None:
-            return pa.table({})
-        read = {name: cells[name] for name in query.columns}
-        _check_size(read, rows)
-        columns = {}
-        for name, each in read.items():
-            array = to_array(self.columns[name].type, each.values, each.field_of)
-            columns[name] = array if len(array) == rows else array.take(np.zeros(rows, np.int64))
-        try:
-            return self._engine.features(query, columns, rows)
-        except QueryError as error:
-            raise self._request_error(error, read) from error
-
-    def _request_error(self, error: QueryError, cells: Mapping[str, _Cells]) -> RequestError:
-        """Return the error of a request whose features cannot be computed; it names a raw value that they read."""
-        names = error.columns or [
-            name for name in cells if error.feature is None or error.feature in self.columns[name].features
-        ]
-        each = cells[names[0]]
-        i = error.row if len(each.values) > 1 else 0
-        rule = error.rule if len(names) == 1 else f"{error.rule}; it is computed from {', '.join(names)}"
-        return RequestError(each.field_of(i), each.values[i], rule)
-
-    def _encode(self, tables: Iterable[pa.Table], cells: Mapping[str, _Cells]) -> FeatureColumns:
+    def _compute_features(self, sets: Mapping[Owner, RowSet]) -> FeatureColumns:
+        queries: dict[Owner, RawQuery | None] = {"user": self._form.user, "item": self._form.item}
+        tables = [self._compute(query, sets, sets[owner].count) for owner, query in queries.items() if query]
         results = {
             name: column for table in tables for name, column in zip(table.column_names, table.columns, strict=True)
         }
+        row_sets = list(dict.fromkeys(sets.values()))
+        absent = {name for each in row_sets for name in each.missing()}
+        unknown: dict[str, float] = {}
+        for each in row_sets:
+            for side, share in each.unknown().items():
+                unknown[side] = max(share, unknown.get(side, 0.0))
+        ids, dense = self._encode(results)
+        return FeatureColumns(ids, dense, tuple(name for name in self.columns if name in absent), unknown)
+
+    def _compute(self, query: RawQuery, sets: Mapping[Owner, RowSet], rows: int) -> pa.Table:
+        """Return the feature columns of a query for a number of rows.
+
+        Args:
+            query: Query of the features of one owner.
+            sets: Rows of each owner; a column is read from the rows of its owner.
+            rows: Number of rows of the result.
+        """
+        read = {name: sets[self.columns[name].of] for name in query.columns}
+        check_size({name: each.cells[name] for name, each in read.items()}, rows)
+        arrays = {name: each.array(name) for name, each in read.items()}
+        check_array_sizes({name: arrays[name] for name in arrays if self._lookup.side_of(name)}, rows)
+        try:
+            return self._engine.features(query, {name: broadcast(each, rows) for name, each in arrays.items()}, rows)
+        except QueryError as error:
+            raise self._request_error(error, read) from error
+
+    def _request_error(self, error: QueryError, read: Mapping[str, RowSet]) -> RequestError:
+        """Return the error of a request whose features cannot be computed; it names a raw value that they read."""
+        names = error.columns or [
+            name for name in read if error.feature is None or error.feature in self.columns[name].features
+        ]
+        rule = error.rule if len(names) == 1 else f"{error.rule}; it is computed from {', '.join(names)}"
+        row_set, cells = read[names[0]], read[names[0]].cells[names[0]]
+        i = error.row if row_set.count > 1 else 0
+        if (table := row_set.table_of(names[0], i)) is not None:
+            rule += f"; the value is that of the side table {table}"
+        value_index = i if len(cells.values) > 1 else 0
+        return RequestError(cells.field_of(value_index), cells.values[value_index], rule)
+
+    def _encode(
+        self, results: Mapping[str, pa.ChunkedArray]
+    ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
+        """Return the table rows of all sparse features, and the numbers of all dense features."""
         ids = {each.name: self._read_ids(each, results) for each in self._signature.sparse}
         bags = sum(len(each.values_V) for each in ids.values() if each.offsets_N is not None)
         if bags > MAX_VALUES:
@@ -153,7 +195,7 @@ class RawReader:
         dense = {
             each.name: results[each.name].to_numpy().astype(np.float32, copy=False) for each in self._signature.dense
         }
-        return FeatureColumns(ids, dense, tuple(name for name, each in cells.items() if not each.is_sent))
+        return ids, dense
 
     def _read_ids(self, feature: InputFeature, results: Mapping[str, pa.ChunkedArray]) -> FeatureIds:
         """Return the table rows of a sparse feature."""
@@ -165,40 +207,3 @@ class RawReader:
             weights_V = results[f"weights__{feature.name}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         values_V = rows.flatten().to_numpy(zero_copy_only=False)
         return FeatureIds(values_V, rows.offsets.to_numpy(zero_copy_only=False), weights_V)
-
-
-def _cells_of_rank(name: str, user: Mapping[str, Any], items: RequestRows) -> _Cells:
-    """Return the values of a raw column for the items of a ranking; an item without a value gets that of the user."""
-    indices = items.rows_with(name)
-    if not indices:
-        return _Cells([user.get(name)], lambda _: f"user.{name}", name in user)
-    if len(indices) == items.count:
-        return _Cells(items.columns[name], lambda i: items.field(name, i))
-    values, own = [user.get(name)] * items.count, set(indices)
-    for i in indices:
-        values[i] = items.columns[name][i]
-    return _Cells(values, lambda i: items.field(name, i) if i in own else f"user.{name}")
-
-
-def _cells_of_rows(name: str, rows: RequestRows) -> _Cells:
-    is_sent = name in rows.columns
-    return _Cells(rows.columns[name] if is_sent else [None], lambda i: rows.field(name, i), is_sent)
-
-
-def _check_size(cells: Mapping[str, _Cells], rows: int) -> None:
-    """Refuse values whose lists have too many items, or whose texts are too long, in the rows that a query reads."""
-    items, characters = 0, 0
-    for each in cells.values():
-        copies = 1 if len(each.values) == rows else rows
-        for i, value in enumerate(each.values):
-            if isinstance(value, list):
-                items += copies * len(value)
-                characters += copies * sum(len(item) for item in value if isinstance(item, str))
-            elif isinstance(value, str):
-                characters += copies * len(value)
-            if items > MAX_VALUES:
-                rule = f"the lists of a request have at most {MAX_VALUES:,} values; one in `user` counts once per item"
-                raise RequestError(each.field_of(i), None, rule, counted=f"{items:,} values up to here")
-            if characters > MAX_TEXT:
-                rule = f"texts have at most {MAX_TEXT:,} characters in all; one in `user` counts once per item"
-                raise RequestError(each.field_of(i), None, rule, counted=f"{characters:,} characters up to here")

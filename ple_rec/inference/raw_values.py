@@ -50,6 +50,11 @@ def to_array(kind: RawType, values: Sequence[Any], field_of: FieldOf) -> pa.Arra
     return _scalar_array(_scalar(kind), values, field_of)
 
 
+def arrow_type(kind: RawType) -> pa.DataType:
+    """Return the Arrow type of a raw column, which `to_array` gives its values."""
+    return pa.list_(_scalar(kind[5:-1]).type) if kind.startswith("list<") else _scalar(kind).type
+
+
 def value_schema(kind: RawType) -> Schema:
     """Return the JSON schema of a value of a raw column.
 

@@ -22,6 +22,7 @@ Shapes: N items or rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import NoneType
@@ -30,6 +31,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ple_rec.config.raw_form import RawColumn
+from ple_rec.config.side_table import SideTableInfo
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder
 from ple_rec.inference.feature_parsing import (
@@ -46,6 +49,7 @@ from ple_rec.inference.feature_parsing import (
 from ple_rec.inference.raw_request import FeatureColumns, RawReader
 from ple_rec.inference.request_error import RequestError, require_object, shorten
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
+from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import OWNERS, Owner, Signature
 
 InputKind = Literal["feature", "raw column"]
@@ -64,7 +68,8 @@ class ModelRequest:
         dense: Numbers of every dense feature, with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
-        missing: Features, or raw columns, that no part of the request has, not even as null.
+        missing: Features, or raw columns, that no part of the request has, not even as null, and no side table.
+        unknown: Share of the rows whose key a side table does not have, by table.
         form: Form of the rows in the body.
     """
 
@@ -74,6 +79,7 @@ class ModelRequest:
     exponents: Mapping[str, float] = field(default_factory=dict)
     explain: bool = False
     missing: tuple[str, ...] = ()
+    unknown: Mapping[str, float] = field(default_factory=dict)
     form: Form = "rows"
 
 
@@ -114,6 +120,23 @@ class RequestReader:
         # Many users have the same ages and cities. The cache is typed, since true and 1 may have different ids.
         self._parse_cached = lru_cache(_CACHE_SIZE, typed=True)(_parse_one)
 
+    @property
+    def raw_columns(self) -> Mapping[str, RawColumn]:
+        """Raw columns that requests may have, by name; empty without the raw form."""
+        return {} if self._raw is None else self._raw.columns
+
+    def with_tables(self, tables: Mapping[str, SideTable]) -> RequestReader:
+        """Return a reader with other side tables, which shares everything else; the model has the raw form."""
+        assert self._raw is not None
+        reader = copy(self)
+        reader._raw = self._raw.with_tables(tables)
+        return reader
+
+    def find_misfit(self, info: SideTableInfo) -> str | None:
+        """Return why a side table of the model cannot fill its columns; None if it can."""
+        assert self._raw is not None
+        return self._raw.find_misfit(info)
+
     def read_rank(self, document: object) -> RankRequest:
         """Return a request for a ranking.
 
@@ -141,6 +164,7 @@ class RequestReader:
             exponents=self._read_exponents(body),
             explain=_read_explain(body),
             missing=columns.missing,
+            unknown=columns.unknown,
             form=items.form,
         )
 
@@ -183,6 +207,7 @@ class RequestReader:
             exponents=self._read_exponents(body),
             explain=_read_explain(body),
             missing=columns.missing,
+            unknown=columns.unknown,
             form=rows.form,
         )
 

@@ -179,6 +179,11 @@ def _answer_schema(factors: Sequence[str], key: str, row: dict[str, Schema], req
         "model": {"type": "string"},
         "version": {"type": "string"},
         "missing": {"type": "array", "items": {"type": "string"}, "description": "features that the request lacks"},
+        "unknown": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "description": "share of the rows whose key a side table does not have, by table",
+        },
         "exponents": object_schema({name: {"type": "number"} for name in factors}),
         "gates": {"type": "array", "items": {"type": "object"}, "description": "gate weights of the first row"},
         key: {"oneOf": [{"type": "array", "items": row_schema}, columns]},

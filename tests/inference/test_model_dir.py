@@ -19,7 +19,7 @@ import pytest
 from ple_rec.cli import main
 from ple_rec.data import vocabulary_index
 from ple_rec.errors import DataError, UserError
-from ple_rec.inference import model_dir
+from ple_rec.inference import publish
 from ple_rec.inference import ranker as ranker_module
 from ple_rec.inference.manifest import MANIFEST, check_version
 from ple_rec.inference.model_dir import check_model_dir, latest_version, model_name, new_version, version_names
@@ -135,7 +135,7 @@ def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[Path] = []
-    try_lock = model_dir.try_lock
+    try_lock = publish.try_lock
 
     def late(path: Path) -> TextIO | None:
         if not taken:
@@ -144,7 +144,7 @@ def test_a_folder_that_another_takes_before_it_is_locked_is_given_up(
                 shutil.rmtree(path.parent)
         return try_lock(path)
 
-    monkeypatch.setattr("ple_rec.inference.model_dir.try_lock", late)
+    monkeypatch.setattr("ple_rec.inference.publish.try_lock", late)
     with new_version(tmp_path / "m") as folder:
         assert folder.parent != taken[0]
         (folder / "file").touch()

@@ -33,7 +33,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ple_rec.errors import Option, UserError
-from ple_rec.inference.model_dir import try_lock
+from ple_rec.inference.publish import try_lock
 from ple_rec.runs.layout import explain_write_errors
 from ple_rec.storage import Location, explain_errors, make_directory, names_in, put_file, write_text
 from ple_rec.storage.arrow import open_ranges

@@ -102,8 +102,8 @@ async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: R
 def _add_model(app: FastAPI, batcher: Batcher) -> None:
     """Add the routes of the model's description and of its examples, which are requests of held-out users."""
     described = (
-        "Name, version, features, tasks, exponents, model card, and the precision of the dense layers: that of the "
-        "export (`asked`) and that of this server (`used`)."
+        "Name, version, features, tasks, exponents, model card, side tables in memory, and the precision of the dense "
+        "layers: that of the export (`asked`) and that of this server (`used`)."
     )
     listed = "Users whose rows were not trained on; each is an example of a request."
     held_out = "A request of /v1/rank and the labels of its items."
@@ -228,8 +228,9 @@ def _describe(ranker: Ranker) -> dict[str, Any]:
         "name": ranker.name,
         "version": ranker.version,
         "signature": ranker.signature.describe_inputs(ranker.table_rows) | {"tasks": tasks},
-        "raw": None if ranker.raw_form is None else ranker.raw_form.describe(),
+        "raw": None if ranker.raw_form is None else ranker.raw_form.describe(ranker.raw_columns),
         "dense": {"asked": ranker.exported_precision, "used": ranker.dense_precision},
+        "side_tables": [table.describe() for table in ranker.side_tables.values()],
         "exponents": dict(zip(ranker.factors, exponent_array(ranker.fusion).tolist(), strict=True)),
         "card": ranker.description.get("card", {}),
     }

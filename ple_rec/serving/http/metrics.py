@@ -127,9 +127,16 @@ class ServerMetrics:
         self.reloads = Counter(
             "ple_rec_reloads", "New versions, by outcome: loaded or refused", ["outcome"], registry=registry
         )
+        self.table_reloads = Counter(
+            "ple_rec_table_reloads",
+            "New versions of side tables, by outcome: loaded or refused",
+            ["outcome"],
+            registry=registry,
+        )
         self.ready = Gauge("ple_rec_ready", "1 while the server admits requests", registry=registry)
         for outcome in ("loaded", "refused"):
             self.reloads.labels(outcome)
+            self.table_reloads.labels(outcome)
         for reason in ("queue", "stopping", "time", "size", "token", "host"):
             self.refused.labels(reason)
 

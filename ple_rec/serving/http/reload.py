@@ -1,55 +1,27 @@
-"""Reload of the model: a thread loads a new version while the old one answers requests."""
+"""Reload of the model and of its side tables: a thread loads a new version while the old one answers requests."""
 
 from __future__ import annotations
 
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Self
 
 from ple_rec.errors import PleRecError, UnavailableError
-from ple_rec.inference.load_version import load_ranker
-from ple_rec.inference.manifest import MANIFEST, explain_unreadable
-from ple_rec.inference.model_dir import latest_version, read_latest
+from ple_rec.inference.load_version import VersionStamp, load_ranker
+from ple_rec.inference.model_dir import read_latest
 from ple_rec.inference.ranker import Ranker
 from ple_rec.serving.http.batching import Batcher
 from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info, log_warning
-from ple_rec.storage import Location, stamp_of
+from ple_rec.serving.http.table_reload import TableLoader
+from ple_rec.storage import Location
 
-
-@dataclass(frozen=True)
-class VersionStamp:
-    """Identity of a version: its folder, and the stamp of its manifest, which another version in that folder changes.
-
-    Args:
-        path: Folder of the version.
-        written: Stamp of the manifest; None if there is no manifest.
-    """
-
-    path: Location
-    written: str | None
-
-    @classmethod
-    def of_latest(cls, model_dir: Location) -> Self:
-        """Return the identity of the version that `latest` names now.
-
-        Raises:
-            UserError: The folder has no exported model.
-            DataError: The file `latest` is damaged or names no version, or this user may not read it.
-            UnavailableError: The model is in a store that cannot be read.
-        """
-        path = latest_version(model_dir)
-        with explain_unreadable(path):
-            try:
-                return cls(path, stamp_of(path / MANIFEST))
-            except FileNotFoundError:
-                # Loading the version raises an error that explains this.
-                return cls(path, None)
+__all__ = ["VersionStamp", "VersionWatcher", "load"]
 
 
 class VersionWatcher:
     """Thread that checks `MODEL_DIR/latest`, loads a new version and hands it to the batcher.
+
+    It does so for the side tables of the model, too, without loading the model again.
 
     The batcher changes the version between two calls, so every request is answered by the version that has read it. If
     a new version is refused (a wrong checksum, a missing file) or a store cannot be read, this is logged once, and the
@@ -62,6 +34,7 @@ class VersionWatcher:
         threads: Number of threads of the model.
         seconds: Seconds between two checks.
         metrics: Metrics that name the version and count reloads.
+        tables: Loader of the side tables in the batcher's model.
     """
 
     def __init__(
@@ -72,9 +45,10 @@ class VersionWatcher:
         threads: int,
         seconds: float,
         metrics: ServerMetrics,
+        tables: TableLoader,
     ) -> None:
         self._model_dir, self._batcher, self._threads, self._seconds = model_dir, batcher, threads, seconds
-        self._metrics = metrics
+        self._metrics, self._tables = metrics, tables
         self._current = version
         # Last refusal, so that it is logged once: the version; without one, the kind of the refusal or its reason.
         self._refused: VersionStamp | str | None = None
@@ -94,6 +68,7 @@ class VersionWatcher:
     def check_now(self) -> None:
         """Check at once, and retry a refused version (SIGHUP)."""
         self._refused = None
+        self._tables.retry()
         self._wake.set()
 
     def _run(self) -> None:
@@ -104,6 +79,12 @@ class VersionWatcher:
                 self._check()
 
     def _check(self) -> None:
+        self._check_version()
+        ranker = self._tables.attach(self._batcher.ranker)
+        if ranker is not self._batcher.ranker:
+            self._batcher.ranker = ranker
+
+    def _check_version(self) -> None:
         version = None
         try:
             version = VersionStamp.of_latest(self._model_dir)
@@ -112,7 +93,7 @@ class VersionWatcher:
             if version in (self._current, self._refused):
                 return
             started = time.perf_counter()
-            ranker = load(version.path, self._threads)
+            ranker = self._tables.attach(load(version.path, self._threads))
         except UnavailableError as error:
             # The store does not answer; the version may be fine, so every check tries again.
             self._refuse(None, str(error), "unavailable")

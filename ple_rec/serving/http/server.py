@@ -27,6 +27,7 @@ from ple_rec.serving.http.binding import listen
 from ple_rec.serving.http.metrics import ServerMetrics, configure_log, log_info
 from ple_rec.serving.http.options import ServerOptions
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
+from ple_rec.serving.http.table_reload import TableLoader
 
 # Time between two checks of a stopping server whether all admitted requests have an answer.
 _POLL_SECONDS = 0.02
@@ -56,12 +57,13 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
     threads = options.threads or default_threads()
     # The stamp is read before the version is loaded, so that the watcher notices if `latest` changes meanwhile.
     version = VersionStamp.of_latest(options.model_dir)
-    ranker = load(version.path, threads)
+    metrics = ServerMetrics()
+    tables = TableLoader(options.model_dir, metrics)
+    ranker = tables.attach(load(version.path, threads), must_load=True)
     # Otherwise a garbage collection would visit all objects of the imports, and delay a request by hundreds of ms.
     gc.freeze()
-    metrics = ServerMetrics()
     batcher = Batcher(ranker, options.max_batch_rows, metrics)
-    watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics)
+    watcher = VersionWatcher(options.model_dir, version, batcher, threads, options.watch_seconds, metrics, tables)
     admission = Admission(options, lambda: batcher.seconds_per_request)
     server = Server(application(batcher, admission, options, metrics), admission, options, watcher.check_now)
     listen(listener)

@@ -14,6 +14,7 @@ from ple_rec.serving.http import reload as reload_module
 from ple_rec.serving.http.batching import Batcher
 from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.reload import VersionStamp, VersionWatcher, load
+from ple_rec.serving.http.table_reload import TableLoader
 from tests.inference.exported import set_latest
 
 Look = Callable[[], None]
@@ -48,7 +49,7 @@ def watching(model: Path) -> Look:
     metrics = ServerMetrics()
     version = VersionStamp.of_latest(model)
     batcher = Batcher(load(version.path, 1), 100, metrics)
-    return VersionWatcher(model, version, batcher, 1, 60, metrics)._check
+    return VersionWatcher(model, version, batcher, 1, 60, metrics, TableLoader(model, metrics))._check
 
 
 def test_a_refused_version_is_taken_once_it_is_mended(two: Path, loads: list[str]) -> None:

@@ -1,0 +1,111 @@
+"""Read a side table from raw files for an exported model, whose server fills columns of requests from it by keys."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep.diagnose import find_damage
+from data_prep.engines.base import Engine
+from data_prep.engines.duck import DuckEngine
+from data_prep.failures import EngineError
+from data_prep.inputs.columns import inputs_config
+from data_prep.inputs.raw_form import known_types, raw_rows
+from data_prep.inputs.read import find_table
+from data_prep.page_checksums import check_pages
+from data_prep.progress import stderr_progress
+from data_prep.sources.columns import plain_type, raw_type
+from data_prep.sources.table import RawTable, refuse_changes
+from data_prep.transforms.arithmetic import date_text
+from data_prep.transforms.expression_scope import readable_columns
+from data_prep.transforms.resolve import Resolved, resolve
+from data_prep.transforms.side_tables import deduplicate_keys, key_value, newest_rows, side_day
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PREP_FILE, PrepConfig
+from ple_rec.config.raw_form import RawSide
+from ple_rec.errors import DataError
+from ple_rec.storage import Location
+
+
+def read_side_table(
+    folder: Location, features: Collection[str], side: RawSide, source: str
+) -> tuple[pa.Table, str | None]:
+    """Return a side table with one row for each key, by the rules of the preparation: `keep`, and no repeated keys.
+
+    Args:
+        folder: Folder with the `prep.toml` of the dataset that the model was trained on.
+        features: Names of the model's features.
+        side: Side table.
+        source: Folder of the raw files, file or address.
+
+    Returns:
+        The key columns, as int64 or text without nulls, and the columns that features read. Of a dated table each key
+        has its newest row. Then the newest day, YYYY-MM-DD; None if the table is not dated or has no rows.
+
+    Raises:
+        UserError: A file does not exist.
+        DataError: A file is damaged, or has another type than the model reads; or a key occurs in several rows.
+    """
+    file = folder / PREP_FILE
+    config = load_config(PrepConfig, file)
+    all_rows = config.model_copy(update={"log": config.log.model_copy(update={"where": None})})
+    resolved = resolve(inputs_config(all_rows, features, {}), str(file), is_from_dataset=True)
+    progress = stderr_progress("tables")
+    with tempfile.TemporaryDirectory(prefix="ple-rec-") as work:
+        csv, spill = Path(work) / "csv", Path(work) / "engine"
+        csv.mkdir()
+        spill.mkdir()
+        raw = find_table(side.name, resolved.config.sides[side.name], source, csv, config, resolved, progress)
+        resolved = replace(resolved, tables={side.name: raw})
+        _check_types(raw, side, known_types(config), str(file))
+        engine = DuckEngine(spill, reads_once=True)
+        try:
+            with refuse_changes(raw.files):
+                check_pages(resolved)
+                return _read_rows(engine, raw, resolved, side, known_types(config))
+        except EngineError as error:
+            columns = resolved.side_columns[side.name]
+            damages = (find_damage(each, columns) for each in raw.files)
+            raise next((damage for damage in damages if damage is not None), error) from error
+        finally:
+            engine.close()
+
+
+def _read_rows(
+    engine: Engine, raw: RawTable, resolved: Resolved, side: RawSide, types: Mapping[str, str]
+) -> tuple[pa.Table, str | None]:
+    rows = engine.scan(raw, resolved.side_columns[side.name])
+    log = readable_columns(raw_rows({name: types[name] for name in side.reads}))
+    for column in side.key_columns:
+        key_value(resolved, side.name, column, log, rows)  # Refuses a key of another type than the log's value.
+    # Prep joins no row of the log with a key that is null.
+    table = deduplicate_keys(engine, raw, rows, side.name, resolved).drop_null(list(side.key_columns))
+    latest_day = None
+    if resolved.config.sides[side.name].day is not None:
+        latest = engine.fetch(table.aggregate(day=side_day(resolved, side.name, table).max()))["day"][0].as_py()
+        latest_day = None if latest is None else date_text(latest)
+        table = newest_rows(table, side.name, resolved)
+    keys: dict[str, ir.Value] = {}
+    for column in side.key_columns:
+        value = readable_columns(table)[column]
+        keys[column] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
+    columns = {name: table[name] for name in side.columns if name not in keys}
+    return engine.fetch(table.select(**keys, **columns)), latest_day
+
+
+def _check_types(raw: RawTable, side: RawSide, types: Mapping[str, str], place: str) -> None:
+    """Refuse files in which a column has another type than in those that the model's dataset was prepared from."""
+    for name in side.columns:
+        kind, expected = raw_type(plain_type(raw.schema.field(name).type)), types[f"{side.name}.{name}"]
+        if kind != expected:
+            raise DataError(
+                f"{raw.files[0].display_name}, column {name!r}",
+                f"has the type {kind}",
+                f"the model's features read {expected} ({place}: found.columns)",
+                f"write the column as {expected}, or prepare the dataset again, train and export",
+            )

@@ -1,0 +1,65 @@
+"""`ple-rec tables`: flags and summary; `ple_rec.inference.side_table` publishes side tables of an exported model."""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ple_rec.cli.console import show
+from ple_rec.cli.options import flag, last_list, location_flag, verb_app
+from ple_rec.storage import Location
+
+app = verb_app(
+    "tables",
+    """\
+examples:
+  ple-rec tables models/feed --from logs/
+  ple-rec tables models/feed --tables video --from logs/2022-05-08
+  ple-rec tables s3://models/feed --tables user video --from s3://logs/feed
+
+docs/export.md explains requests that have keys in place of the columns of side tables.
+""",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TablesFlags:
+    """Flags of `ple-rec tables`."""
+
+    _: KW_ONLY
+    source: Annotated[str, flag("raw files of the side tables: a folder, a file or s3://...", "DIR", name="--from")]
+    tables: Annotated[
+        tuple[str, ...],
+        flag(
+            "side tables of prep.toml; default: all that the model's features read",
+            "NAME [NAME ...]",
+            consume_multiple=1,
+            converter=last_list,
+        ),
+    ] = ()
+
+
+@app.default
+def tables(
+    model_dir: Annotated[Location, location_flag("folder or address of a model of `ple-rec export`", name="MODEL_DIR")],
+    /,
+    *,
+    options: TablesFlags,
+) -> int:
+    """Publish side tables for the version of a model that `latest` names: MODEL_DIR/tables/NAME/v<N>.
+
+    A running server loads them without loading the model again.
+    """
+    from data_prep.inputs.side_tables import read_side_table
+    from ple_rec.inference.side_table import publish_tables
+    from ple_rec.text.messages import print_messages
+
+    with print_messages("stderr"):
+        published = publish_tables(model_dir, options.tables, options.source, read_side_table)
+    for each in published:
+        day = "" if each.info.latest_day is None else f", newest day {each.info.latest_day}"
+        show(f"{each.info.name}: {each.info.rows:,} rows, {each.info.bytes:,} bytes in memory{day}: {each.folder}")
+    return 0

@@ -1,0 +1,252 @@
+"""Side tables of a model, such as one of users or of videos, from which a server fills columns of requests by keys.
+
+`publish_tables` writes a version of a side table below the model, and `SideTable` is one in memory:
+
+    tables/<side>/v<N>/
+      table.parquet   a row for each key, with the key columns and the columns that features of the model read
+      table.json      name, keys, types of the columns, rows (`ple_rec.config.side_table`)
+      manifest.json   sizes and checksums of the other files, written last
+    tables/<side>/latest    name of the version to serve
+
+Shape suffixes: N keys of one look-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ple_rec.config.raw_form import RAW_FILE, RawForm, RawSide, RawType
+from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo
+from ple_rec.config.words import spelling_hint
+from ple_rec.data.vocabulary_index import is_text
+from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.key_index import KeyIndex, sort_by_hash
+from ple_rec.inference.manifest import explain_unreadable
+from ple_rec.inference.model_dir import SIDE_TABLES, latest_version, new_table
+from ple_rec.inference.raw_values import arrow_type
+from ple_rec.inference.remote_model import checked_version
+from ple_rec.storage import Location
+
+PUBLISH_AGAIN = "publish the table again with `ple-rec tables`"
+_ROW_GROUP_ROWS = 1 << 20
+# Errors that files which do not fit each other may raise.
+_INCONSISTENT = (LookupError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException)
+
+
+# Function that reads a side table from raw files: from the folder of a version, the names of the model's features, the
+# side table, and the folder of the files. It returns a row for each key, with the key columns and the columns that
+# features read, and the newest day of a dated table, YYYY-MM-DD.
+ReadSide = Callable[[Location, Collection[str], RawSide, str], tuple[pa.Table, str | None]]
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """Version of a side table that `publish_tables` has written.
+
+    Args:
+        folder: Folder of the version.
+        info: Description of the table.
+    """
+
+    folder: Location
+    info: SideTableInfo
+
+
+def publish_tables(
+    model_dir: Location, names: Sequence[str], source: str | None, read_side: ReadSide
+) -> list[PublishedTable]:
+    """Write new versions of side tables for the version of a model that `latest` names.
+
+    Args:
+        model_dir: Folder of the model.
+        names: Names of the side tables; empty for all that the model's features read.
+        source: Folder of the raw files; an error is raised if it is None.
+        read_side: Function that reads a side table, `data_prep.inputs.side_tables.read_side_table`.
+
+    Raises:
+        UserError: There is no model, it has no raw form, its features read no such table, or files are not found.
+        DataError: Files do not fit the preparation of the model's dataset, or a key occurs in several rows.
+    """
+    version = latest_version(model_dir)
+    form = _read_raw_form(version)
+    sides = choose_sides(form, names, source, str(version))
+    assert form is not None  # `choose_sides` refuses None.
+    assert source is not None
+    features = {feature for column in form.columns for feature in column.features}
+    kinds = {column.name: column.type for column in form.columns}
+    published = []
+    for side in sides:
+        rows, latest_day = read_side(version, features, side, source)
+        columns = {name: "string" if is_text(rows[name].type) else "int64" for name in side.key_columns}
+        columns |= {name: kinds[f"{side.name}.{name}"] for name in side.columns}
+        table = pa.table(sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns))
+        info = SideTableInfo(
+            name=side.name,
+            key_columns=side.key_columns,
+            columns=columns,
+            rows=table.num_rows,
+            latest_day=latest_day,
+            bytes=table.nbytes,
+        )
+        with new_table(model_dir, side.name) as folder:
+            pq.write_table(table, folder / TABLE_FILE, row_group_size=_ROW_GROUP_ROWS)
+            (folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        published.append(PublishedTable(model_dir / SIDE_TABLES / side.name / folder.name, info))
+    return published
+
+
+def choose_sides(form: RawForm | None, names: Sequence[str], source: str | None, place: str) -> list[RawSide]:
+    """Return the side tables with some names.
+
+    Args:
+        form: Raw form of the model; None if it has none.
+        names: Names of side tables; empty for all that the model's features read.
+        source: Folder of the raw files.
+        place: Name of the model in messages.
+
+    Raises:
+        UserError: The model has no raw form, its features read no such table, or `source` is None.
+    """
+    if form is None:
+        rule = "side tables fill raw columns of requests, and this model has no raw form"
+        raise UserError(place, f"has no {RAW_FILE}", rule, "prepare the dataset again, train and export")
+    sides = {side.name: side for side in form.sides}
+    if not sides:
+        rule = "a table that no feature reads is not served"
+        raise UserError(Option.TABLES, "the model's features read no side table", rule, "leave it out")
+    for name in names:
+        if name not in sides:
+            rule = f"side tables that the model's features read: {', '.join(sides)}"
+            raise UserError(
+                Option.TABLES, f"got {name!r}", rule, spelling_hint(name, list(sides)) or "name one of them"
+            )
+    if source is None:
+        rule = "side tables are read from raw files, as prep reads them"
+        raise UserError(Option.TABLES, f"no {Option.SOURCE}", rule, f"give {Option.SOURCE}, the folder that prep read")
+    return [sides[name] for name in dict.fromkeys(names)] if names else list(sides.values())
+
+
+def _read_raw_form(version: Location) -> RawForm | None:
+    with explain_unreadable(version):
+        try:
+            return RawForm.model_validate_json((version / RAW_FILE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+
+def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Sequence[str]) -> dict[str, pa.Array]:
+    """Return the columns of a table with the types of requests, but integers as narrow as they are in the raw files.
+
+    Args:
+        rows: Rows of a side table, as its reader returns them.
+        columns: Types of its columns, by name.
+        key_columns: Names of the key columns, whose integers become int64.
+    """
+    arrays = {}
+    for name, kind in columns.items():
+        column = rows[name]
+        is_narrow = pa.types.is_signed_integer(column.type) and name not in key_columns
+        arrays[name] = _single_chunk(column if is_narrow else column.cast(arrow_type(kind), safe=False))
+    return arrays
+
+
+def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
+    """Return a column as one array, from which rows are taken fast."""
+    if column.num_chunks == 1:  # `combine_chunks` would copy it.
+        return column.chunk(0)
+    try:
+        return column.combine_chunks()
+    except pa.ArrowInvalid:  # More than 2 GiB of text, or 2^31 values of lists, need offsets of 64 bits.
+        kind = column.type
+        wide = pa.large_list(kind.value_type) if pa.types.is_list(kind) else pa.large_string()
+        return column.cast(wide).combine_chunks()
+
+
+def _check_type(name: str, kind: pa.DataType, info: SideTableInfo) -> None:
+    """Raise a ValueError unless a column of `table.parquet` has the type that `table.json` names."""
+    expected = arrow_type(info.columns[name])
+    is_narrow = pa.types.is_signed_integer(kind) and pa.types.is_signed_integer(expected)
+    is_wide = kind == pa.large_string() or pa.types.is_large_list(kind)
+    narrow = pa.list_(kind.value_type) if pa.types.is_large_list(kind) else pa.string() if is_wide else kind
+    if narrow != expected and (name in info.key_columns or not is_narrow):
+        raise ValueError(f"column {name} is {kind}, not {expected}")
+
+
+class SideTable:
+    """Version of a side table in memory. Versions of a model and several threads may share it.
+
+    Args:
+        folder: Folder of the version, whose files have been verified.
+
+    Attributes:
+        version: Name of the version.
+        info: Description of the table.
+        bytes: Number of bytes of the columns and the index of the keys.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.version = folder.name
+        self.info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
+        table = pq.read_table(folder / TABLE_FILE, memory_map=False)
+        columns = {}
+        for name in self.info.columns:
+            columns[name] = _single_chunk(table[name])
+            _check_type(name, columns[name].type, self.info)
+            table = table.drop_columns(name)  # Its chunks are freed before the next column is copied.
+        self._columns: dict[str, pa.Array] = sort_by_hash(columns, self.info.key_columns)
+        self._index = KeyIndex([self._columns[name] for name in self.info.key_columns])
+        # Otherwise Arrow would keep the memory of the file's pages for later arrays.
+        pa.default_memory_pool().release_unused()
+        self.bytes = self._index.nbytes + sum(column.nbytes for column in self._columns.values())
+
+    def find(self, keys: Sequence[pa.Array]) -> NDArray[np.int64]:
+        """Return the row of each key, or `key_index.UNKNOWN` or `key_index.NULL_KEY`.
+
+        Args:
+            keys: Values of each key column, int64 or text.
+        """
+        return self._index.find(keys)
+
+    def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
+        """Return the values of a column in the type that requests have; null where `find` has returned no row."""
+        values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0))
+        return values.cast(arrow_type(self.info.columns[column]))
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, version, rows, bytes and newest day, for logs and for `/v1/model`."""
+        info = self.info
+        return {
+            "name": info.name,
+            "version": self.version,
+            "rows": info.rows,
+            "bytes": self.bytes,
+            "latest_day": info.latest_day,
+        }
+
+
+def load_table(version: Location) -> SideTable:
+    """Return a version of a side table in memory, after its files have been verified.
+
+    Args:
+        version: Folder of the version; a version in a store is copied to this machine.
+
+    Raises:
+        DataError: A file is missing or has changed, or the files do not fit each other.
+        UnavailableError: The version is in a store that cannot be read.
+    """
+    try:
+        return SideTable(checked_version(version))
+    except DataError as error:
+        raise DataError(error.place, error.value, error.rule, PUBLISH_AGAIN) from error
+    except _INCONSISTENT as error:
+        value = f"cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        rule = "the files of a version are those of one table"
+        raise DataError(str(version), value, rule, PUBLISH_AGAIN) from error
