@@ -18,6 +18,7 @@ import ibis
 from ibis.expr import operations as ops
 from sqlglot import exp
 
+from data_prep.expressions import json_text
 from data_prep.expressions import kinds as k
 from data_prep.expressions.functions import ACCEPTED_KINDS, FUNCTIONS, ArgumentKind
 from data_prep.expressions.source import Source, cast_fix, in_backquotes, kind_fix, mixed_fix, name_fix, node_text
@@ -262,7 +263,10 @@ class _Builder:
         return ibis.cases(*zip(conditions, values[:-1], strict=True), else_=values[-1])
 
     def cast(self, node: exp.Cast) -> Any:
-        target, value = TYPES[node.to.this], self.value(node.this)
+        target, inner = TYPES[node.to.this], node.this.unnest()
+        if isinstance(inner, exp.Anonymous) and inner.name == json_text.FUNCTION:
+            return json_text.field(*self.arguments(inner), target)
+        value = self.value(node.this)
         result = k.cast(value, target)
         if result is None:
             rule = f"there is no cast of it to {target} on which the engines agree"
@@ -272,6 +276,13 @@ class _Builder:
         return result
 
     def call(self, node: exp.Anonymous) -> Any:
+        function, values = FUNCTIONS[node.name], self.arguments(node)
+        if function.unifies_types and k.kind_of(values[0]) == "null":
+            return values[0]
+        return function.build(*values)
+
+    def arguments(self, node: exp.Anonymous) -> list[Any]:
+        """Return the arguments of a call, each an Ibis value or a Python constant, after a check of their kinds."""
         function, parts = FUNCTIONS[node.name], node.expressions
         if not function.accepts(len(parts)):
             plural = "" if len(parts) == 1 else "s"
@@ -285,13 +296,9 @@ class _Builder:
         ]
         if node.name == "if":
             condition, *values = self.condition(parts[0], node), *map(self.value, parts[1:])
-            return function.build(condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND))
+            return [condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND)]
         values = [self.argument(part, required, node) for part, required in zip(parts, argument_kinds, strict=False)]
-        if function.unifies_types:
-            values = self.one_type(node, parts, values, "mixes", _SINGLE_KIND)
-        if function.unifies_types and k.kind_of(values[0]) == "null":
-            return values[0]
-        return function.build(*values)
+        return self.one_type(node, parts, values, "mixes", _SINGLE_KIND) if function.unifies_types else values
 
     def argument(self, node: exp.Expr, required: ArgumentKind, parent: exp.Expr) -> Any:
         """Return an argument as a value, or as a Python constant if the function needs one."""

@@ -17,6 +17,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.operations as ops
 
+from data_prep.expressions import json_text
 from data_prep.expressions import kinds as k
 from data_prep.expressions.source import Source
 from ple_rec.text import align_columns
@@ -156,6 +157,12 @@ FUNCTIONS: dict[str, Function] = {
         ibis.ifelse,
     ),
     "is_nan": Function("is_nan(x)", "whether x is NaN; null if x is null", ("float",), k.is_nan),
+    json_text.FUNCTION: Function(
+        "json(text, '$.path')",
+        "text of the string at a path of a JSON text; cast(json(...) as type) reads a number or boolean there",
+        ("string", "constant string"),
+        json_text.field,
+    ),
     "least": Function(
         "least(a, b, ...)",
         "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
