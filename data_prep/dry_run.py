@@ -267,6 +267,7 @@ class _SamplePipeline(Pipeline):
             DataError: A raw file breaks a rule, or the whole log is sampled and a day or a split has no rows.
         """
         derived, counted = self._survey_sample()
+        self._count_json()
         self.progress.begin_phase("count")
         rows = derived.table
         train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))

@@ -34,6 +34,9 @@ weighted. `stats.json` has these keys:
     overflow.<table>           for tables with more values in train than rows: values (without a row of their own),
                                limit (values with a row of their own), handling: "row 0", or "hashed" into rows
                                reserved for that
+    json                       only if expressions read JSON: [{text, rows, nulls, not_json}] of each expression that is
+                               read as JSON, mostly a column: rows of the log, rows in which it is null, and rows in
+                               which it is a text that is not JSON
     source                     [{table, file, rows, bytes, ...}] of each raw file
 
 If the split assigns whole groups of rows, `chance` counts groups, and there is a key `groups`: `by` (the expression),
