@@ -265,7 +265,8 @@ class _Builder:
     def cast(self, node: exp.Cast) -> Any:
         target, inner = TYPES[node.to.this], node.this.unnest()
         if isinstance(inner, exp.Anonymous) and inner.name == json_text.FUNCTION:
-            return json_text.field(*self.arguments(inner), target)
+            text, path = self.arguments(inner)
+            return json_text.field(text, path, target)
         value = self.value(node.this)
         result = k.cast(value, target)
         if result is None:

@@ -32,18 +32,18 @@ _RULE = """a path is $ and then steps of the forms .name, ."odd name", ['odd nam
 _INTEGER_TOKEN = r"^-?[0-9]+\z"
 
 
-@ibis.udf.scalar.builtin
-def json_valid(text: dt.string) -> dt.boolean:  # type: ignore[empty-body]
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def json_valid(text: dt.string) -> dt.boolean:
     """Return whether a text is JSON; null for null."""
 
 
-@ibis.udf.scalar.builtin
-def json_type(text: dt.string, path: dt.string) -> dt.string:  # type: ignore[empty-body]
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def json_type(text: dt.string, path: dt.string) -> dt.string:
     """Return the type of a field, such as `VARCHAR`, `UBIGINT`, `BIGINT`, `DOUBLE` or `BOOLEAN`; null without it."""
 
 
-@ibis.udf.scalar.builtin
-def json_extract_string(text: dt.string, path: dt.string) -> dt.string:  # type: ignore[empty-body]
+@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
+def json_extract_string(text: dt.string, path: dt.string) -> dt.string:
     """Return a field as text: the content of a string, the JSON of any other value; null for JSON's null."""
 
 

@@ -46,8 +46,10 @@ def with_json_fields(rows: pa.Table) -> pa.Table:
             continue
         fields = {f"{name}.{'.'.join(path)}": (path, kind) for path, kind in _find_fields(texts)}
         fields = {field: value for field, value in fields.items() if field not in rows.column_names}
+        if not fields:
+            continue
         expressions = {field: _expression(name, *value) for field, value in fields.items()}
-        values = _compute(name, texts, expressions) if expressions else None
+        values = _compute(name, texts, expressions)
         for field, expression in expressions.items():
             metadata = {_COLUMN: name, _EXPRESSION: expression, _NAME: ".".join(fields[field][0])}
             rows = rows.append_column(pa.field(field, values[field].type, metadata=metadata), values[field])

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, cast
 
 import ibis
 import pyarrow as pa
@@ -30,7 +30,7 @@ class Token(str):
 def reference(document: str | None, path: Sequence[str | int], target: str) -> Any:
     """Return what `cast(json(document, path) as target)` is, by Python's parser."""
     try:
-        found: Any = json.loads(
+        result: Any = json.loads(
             document or "",
             object_pairs_hook=lambda pairs: dict(reversed(pairs)),
             parse_int=Token,
@@ -38,26 +38,26 @@ def reference(document: str | None, path: Sequence[str | int], target: str) -> A
             parse_constant=lambda word: None,
         )
         for step in path:
-            if not isinstance(found, dict if isinstance(step, str) else list):
+            if not isinstance(result, dict if isinstance(step, str) else list):
                 return None
-            found = found[step]
+            result = cast(Any, result)[step]
     except (ValueError, LookupError):
         return None
-    return convert(found, target)
+    return convert(result, target)
 
 
-def convert(found: Any, target: str) -> Any:
+def convert(result: Any, target: str) -> Any:
     """Return a value of a JSON text as a value of the type `target`."""
-    is_number = isinstance(found, Token)
-    if not isinstance(found, str | bool) or (target == "string" and (is_number or isinstance(found, bool))):
+    is_number = isinstance(result, Token)
+    if not isinstance(result, str | bool) or (target == "string" and (is_number or isinstance(result, bool))):
         return None
     if target == "string":
-        return found
-    if isinstance(found, bool):
-        return {"boolean": bool, "int": int, "double": float}[target](found)
-    number = float(found) if re.fullmatch(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *", found) else None
+        return result
+    if isinstance(result, bool):
+        return {"boolean": bool, "int": int, "double": float}[target](result)
+    number = float(result) if re.fullmatch(r" *[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? *", result) else None
     number = None if number is None or math.isinf(number) else number
-    if found == "-0" and is_number:
+    if result == "-0" and is_number:
         number = 0.0
     if target == "double":
         return number
@@ -65,9 +65,9 @@ def convert(found: Any, target: str) -> Any:
         words = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
         if is_number:
             return None if number is None else number != 0
-        return words.get(found.strip(" \t\n\r\v\f").translate(str.maketrans("TRUEFALS", "truefals")))
-    if re.fullmatch(r" *[+-]?[0-9]+ *", found):
-        whole = int(found)
+        return words.get(result.strip(" \t\n\r\v\f").translate(str.maketrans("TRUEFALS", "truefals")))
+    if re.fullmatch(r" *[+-]?[0-9]+ *", result):
+        whole = int(result)
     elif is_number and number is not None:
         whole = int(number)
     else:
@@ -92,11 +92,11 @@ def values(documents: Sequence[str | None], texts: Sequence[str]) -> dict[str, l
 def differences(documents: Sequence[str | None], paths: Mapping[str, Sequence[str | int]]) -> list[Any]:
     """Return where DuckDB and the reference differ."""
     texts = {(path, target): text for path in paths for target, text in expressions_at(path).items()}
-    found = values(documents, list(texts.values()))
+    result = values(documents, list(texts.values()))
     return [
         (document, text, got, expected)
         for (path, target), text in texts.items()
-        for document, got in zip(documents, found[text], strict=True)
+        for document, got in zip(documents, result[text], strict=True)
         if repr(got) != repr(expected := reference(document, paths[path], target))
     ]
 
@@ -119,9 +119,9 @@ def test_each_type_of_field_becomes_each_type() -> None:
         "[1]",
         '""',
     ]
-    found = values([f'{{"a": {each}}}' for each in fields], list(expressions_at("$.a").values()))
+    result = values([f'{{"a": {each}}}' for each in fields], list(expressions_at("$.a").values()))
     n = None
-    assert list(found.values()) == [
+    assert list(result.values()) == [
         [n, n, n, n, n, n, n, n, "12", " T ", "1.5", "x", n, n, ""],
         [1.0, 0.0, 1.9, -1.9, 1000.0, 1.0, 0.0, n, 12.0, n, 1.5, n, n, n, n],
         [1, 0, 1, -1, 1000, 1, 0, n, 12, n, n, n, n, n, n],
@@ -136,11 +136,11 @@ def test_what_is_json_and_what_is_not() -> None:
     result = ibis.duckdb.connect().to_pyarrow(table.select(valid=json_valid(table.d)))
     assert dict(zip(documents, result["valid"].to_pylist(), strict=True)) == DOCUMENTS
     later = [text.replace('"a": ', '"b": 7, "a": ', 1) for text in documents if '"a": ' in text]
-    (found,) = values(later, ["cast(json(d, '$.b') as int)"]).values()
+    (result,) = values(later, ["cast(json(d, '$.b') as int)"]).values()
     expected = [7 if valid else None for text, valid in DOCUMENTS.items() if '"a": ' in text]
-    assert found == expected
-    assert found.count(7) > 10
-    assert found.count(None) > 10
+    assert result == expected
+    assert result.count(7) > 10
+    assert result.count(None) > 10
 
 
 def test_hard_documents_are_read_as_by_python() -> None:
@@ -177,13 +177,13 @@ def test_a_path_reads_the_field_of_any_name_that_it_can_write(names: list[str]) 
         document: Any = "it"
         for name in reversed(names):
             document = {name: document, f"{name}x": 1}
-        (found,) = values([json.dumps(document)], [expressions_at(path)["string"]]).values()
-        assert found == ["it"]
+        (result,) = values([json.dumps(document)], [expressions_at(path)["string"]]).values()
+        assert result == ["it"]
 
 
 def test_json_within_json_and_in_other_expressions() -> None:
     documents = ['{"p": "{\\"q\\": 5}", "s": "x"}', '{"p": "no json"}', None]
-    found = values(
+    result = values(
         documents,
         [
             "cast(json(json(d, '$.p'), '$.q') as int) + 1",
@@ -192,7 +192,7 @@ def test_json_within_json_and_in_other_expressions() -> None:
             "coalesce(cast((json(d, '$.q')) as double), 0.5)",
         ],
     )
-    assert list(found.values()) == [[6, None, None], [True, None, None], [False, False, True], [0.5, 0.5, 0.5]]
+    assert list(result.values()) == [[6, None, None], [True, None, None], [False, False, True], [0.5, 0.5, 0.5]]
 
 
 def test_an_expression_knows_its_jsonjson_texts() -> None:
