@@ -268,6 +268,7 @@ _SQL_SYNONYMS = (
     | {"iff": "if(c, a, b)", "iif": "if(c, a, b)", "mod": "a % b", "div": "a // b", "isnull": "x is null"}
     | {"isnan": "is_nan(x)", "substring": "substr(text, start, length)", "ceiling": "ceil(x)", "clamp": "clip(x, a, b)"}
     | {"string_split": "split(text, separator)", "str": "cast(x as string)", "strip": "trim(text)"}
+    | dict.fromkeys(("json_extract", "json_extract_string", "json_value", "get_json_object"), "json(text, '$.path')")
     | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
 )
 

@@ -210,6 +210,7 @@ def test_an_expression_knows_its_jsonjson_texts() -> None:
             "json(d, '$.a[*].b')",
             "is not valid from character 4 on: `[[]*].b`; * Fix: name one field; *",
         ),
+        ("json(d, '$.*')", "* from character 2 on: `.[*]`; * Fix: name one field; there are no wildcards"),
         ("json(d, '$.\"*\"')", "* Fix: name one field; there are no wildcards"),
         (
             "json(d, '$.a b')",
@@ -234,6 +235,8 @@ def test_a_wrong_path_is_refused_when_the_expression_is_parsed(text: str, expect
         ("json(d, d)", "write it in single quotes"),
         ("json(5, '$.a')", "write cast(5 as string)"),
         ("json(d, '$.a') + 1", "write cast(json(d, '$.a') as double)"),
+        ("d ->> '$.a'", "`->>` is not part of expressions. Fix: write json(text, '$.path')"),
+        ("json_extract(d, '$.a')", "did you mean `json(text, '$.path')`?"),
         ("json(d, '$.a') = 5", "write '5', or cast(json(d, '$.a') as double)"),
     ],
 )
