@@ -269,7 +269,7 @@ class _SamplePipeline(Pipeline):
         derived, counted = self._survey_sample()
         self._count_json()
         self.progress.begin_phase("count")
-        rows = derived.table
+        rows = self.engine.materialize("derived", derived.table) if self.is_wide else derived.table
         train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
         values = self._estimate_values(self._build_vocabularies(train, counted.rows["train"]))
         refused = self._is_refused(counted)

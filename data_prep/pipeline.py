@@ -278,11 +278,12 @@ class Pipeline:
     def is_wide(self) -> bool:
         """True if the computed rows are kept on the disk, so that the survey, the counts and the parts read them there.
 
-        A query that computes many columns is slow to compile. Rows with too many cells are not kept, since they would
-        fill the disk.
+        A query that computes many columns is slow to compile, and each query that reads a JSON field parses the text
+        again. Rows with too many cells are not kept, since they would fill the disk.
         """
         columns = column_count(self.config)
-        return columns > WIDE_COLUMNS and columns * self.raw.log.rows <= MAX_KEPT_CELLS
+        reads_json = any(expression.json_texts for expression in self.resolved.parsed.values())
+        return (columns > WIDE_COLUMNS or reads_json) and columns * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
         """Set `day_1`, and compute the edges and thresholds that the configuration leaves to the log."""

@@ -22,8 +22,8 @@ def register_functions(session: Any) -> None:
     from pyspark.sql.functions import arrow_udf
 
     session.udf.register("json_valid", arrow_udf(_json_valid, "boolean"))
-    session.udf.register("json_type", arrow_udf(_json_type, "string"))
-    session.udf.register("json_extract_string", arrow_udf(_json_extract_string, "string"))
+    session.udf.register("json_type", arrow_udf(_json_type, "array<string>"))
+    session.udf.register("json_extract_string", arrow_udf(_json_extract_string, "array<string>"))
 
 
 def _json_valid(texts: pa.Array) -> pa.Array:
@@ -31,17 +31,18 @@ def _json_valid(texts: pa.Array) -> pa.Array:
 
 
 def _json_type(texts: pa.Array, paths: pa.Array) -> pa.Array:
-    return _at_path("json_type", texts, paths)
+    return _at_paths("json_type", texts, paths)
 
 
 def _json_extract_string(texts: pa.Array, paths: pa.Array) -> pa.Array:
-    return _at_path("json_extract_string", texts, paths)
+    return _at_paths("json_extract_string", texts, paths)
 
 
-def _at_path(function: str, texts: pa.Array, paths: pa.Array) -> pa.Array:
-    # The path is a constant of the query, so all items of `paths` are equal.
-    path = paths[0].as_py().replace("'", "''") if len(paths) else "$"
-    return _compute(f"{function}(text, '{path}')", pa.table({"text": texts}), pa.string())
+def _at_paths(function: str, texts: pa.Array, paths: pa.Array) -> pa.Array:
+    # The paths are constants of the query, so all lists in `paths` are equal.
+    constants = paths[0].as_py() if len(paths) else ["$"]
+    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in constants)
+    return _compute(f"{function}(text, [{listed}])", pa.table({"text": texts}), pa.list_(pa.string()))
 
 
 def _compute(expression: str, rows: pa.Table, kind: pa.DataType) -> pa.Array:

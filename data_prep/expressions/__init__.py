@@ -19,7 +19,7 @@ from sqlglot import exp
 
 from data_prep.expressions.build import build, column_to_word, column_word, word_to_column
 from data_prep.expressions.functions import FUNCTIONS, OPERATORS, describe, function_checker
-from data_prep.expressions.json_text import check_paths, documents
+from data_prep.expressions.json_text import check_paths, fields
 from data_prep.expressions.source import Source, node_text
 from data_prep.expressions.syntax import parse_tree
 
@@ -61,8 +61,13 @@ class Expression:
     @property
     def json_texts(self) -> tuple[Expression, ...]:
         """Expressions of the JSON texts of which the expression reads fields, each once."""
-        texts = {node_text(tree): tree for tree in documents(self._tree)}
+        texts = {node_text(tree): tree for tree, _ in fields(self._tree)}
         return tuple(Expression(text, self.place, _words(tree), tree) for text, tree in texts.items())
+
+    @property
+    def json_fields(self) -> tuple[tuple[str, str], ...]:
+        """Word and path of each JSON field that the expression reads from a column."""
+        return tuple((column_word(tree), path) for tree, path in fields(self._tree) if isinstance(tree, exp.Column))
 
     def build(self, names: Mapping[str, Any]) -> Any:
         """Return the Ibis value of the expression.

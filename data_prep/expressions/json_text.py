@@ -11,17 +11,19 @@ parser does not use recursion, so deep nesting is harmless.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ibis
-import ibis.expr.datatypes as dt
+import ibis.expr.types as ir
+from ibis.expr import operations as ops
 from sqlglot import exp
 
 from data_prep.expressions import kinds as k
 from data_prep.expressions.source import Source, in_backquotes, node_text
 
 FUNCTION = "json"
+FIELD = "__json "  # Prefix of the columns of `with_fields`.
 # A step of a path: `.name`, `."odd name"`, `['odd name']` or `[0]`. A name has no double quote and no backslash, since
 # sqlglot, which Ibis uses, does not escape them as DuckDB reads them. DuckDB would take `*` for a wildcard.
 _STEP = re.compile(
@@ -32,19 +34,25 @@ _RULE = """a path is $ and then steps of the forms .name, ."odd name", ['odd nam
 _INTEGER_TOKEN = r"^-?[0-9]+\z"
 
 
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def json_valid(text: dt.string) -> dt.boolean:
+@ibis.udf.scalar.builtin(signature=(("string",), "boolean"))  # type: ignore[untyped-decorator]
+def json_valid(text):  # type: ignore[no-untyped-def]
     """Return whether a text is JSON; null for null."""
 
 
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def json_type(text: dt.string, path: dt.string) -> dt.string:
-    """Return the type of a field, such as `VARCHAR`, `UBIGINT`, `BIGINT`, `DOUBLE` or `BOOLEAN`; null without it."""
+@ibis.udf.scalar.builtin(signature=(("string", "array<string>"), "array<string>"))  # type: ignore[untyped-decorator]
+def json_type(text, paths):  # type: ignore[no-untyped-def]
+    """Return the types of fields, such as `VARCHAR`, `UBIGINT`, `BIGINT`, `DOUBLE` or `BOOLEAN`; null without a field.
+
+    The list for a text that is null is null. The paths are constants.
+    """
 
 
-@ibis.udf.scalar.builtin  # type: ignore[untyped-decorator]
-def json_extract_string(text: dt.string, path: dt.string) -> dt.string:
-    """Return a field as text: the content of a string, the JSON of any other value; null for JSON's null."""
+@ibis.udf.scalar.builtin(signature=(("string", "array<string>"), "array<string>"))  # type: ignore[untyped-decorator]
+def json_extract_string(text, paths):  # type: ignore[no-untyped-def]
+    """Return fields as texts: the content of a string, the JSON of any other value; null for JSON's null.
+
+    The list for a text that is null is null. The paths are constants.
+    """
 
 
 def check_paths(source: Source, tree: exp.Expr) -> None:
@@ -63,9 +71,10 @@ def check_paths(source: Source, tree: exp.Expr) -> None:
             _check_path(source, call, path.name)
 
 
-def documents(tree: exp.Expr) -> list[exp.Expr]:
-    """Return the first argument of every call of `json`, the JSON text."""
-    return [call.expressions[0] for call in _calls(tree) if call.expressions]
+def fields(tree: exp.Expr) -> list[tuple[exp.Expr, str]]:
+    """Return the JSON text and the path of every call of `json` in a syntax tree whose paths are valid."""
+    calls = (call.expressions for call in _calls(tree) if len(call.expressions) == 2)
+    return [(text, path.name) for text, path in calls if isinstance(path, exp.Literal)]
 
 
 def _calls(tree: exp.Expr) -> list[exp.Anonymous]:
@@ -122,9 +131,46 @@ def field(text: Any, path: str, target: k.Target = "string") -> Any:
         path: Valid path of the field.
         target: Kind of the result.
     """
-    document, steps = ibis.cases((json_valid(text), text)), k.string(canonical_path(path))
-    kind_and_content = ibis.array([json_type(document, steps), json_extract_string(document, steps)])
+    column = text.op()
+    name = field_column(column.name, path) if isinstance(column, ops.Field) else ""
+    if name and name in column.rel.schema:
+        kind_and_content = column.rel.to_expr()[name]
+    else:
+        kinds, contents = _read(text, [path])
+        kind_and_content = ibis.array([kinds[0], contents[0]])
     return _with_value(kind_and_content, lambda pair: _convert(pair[0], pair[1], target))
+
+
+def field_column(column: str, path: str) -> str:
+    """Return the name of the column in which `with_fields` stores a field of a column of JSON texts."""
+    return f"{FIELD}{column} {canonical_path(path)}"
+
+
+def with_fields(rows: ir.Table, paths: Mapping[str, Sequence[str]]) -> ir.Table:
+    """Return rows with a column for each field, so that `field` does not read the text again for each of its uses.
+
+    The fields of a text are read together. Such a column is a list of the field's type and its content.
+
+    Args:
+        rows: Rows with columns of JSON texts.
+        paths: Valid paths of the fields, by column.
+    """
+    lists = {}
+    for i, (column, steps) in enumerate(paths.items()):
+        lists[f"{FIELD}kinds{i}"], lists[f"{FIELD}contents{i}"] = _read(rows[column], steps)
+    table = rows.mutate(**lists)
+    pairs = {
+        field_column(column, path): ibis.array([table[f"{FIELD}kinds{i}"][j], table[f"{FIELD}contents{i}"][j]])
+        for i, (column, steps) in enumerate(paths.items())
+        for j, path in enumerate(steps)
+    }
+    return table.select(*rows.columns, **pairs)
+
+
+def _read(text: Any, paths: Sequence[str]) -> tuple[Any, Any]:
+    """Return the types and the contents of fields of a JSON text, as two lists."""
+    document, steps = ibis.cases((json_valid(text), text)), ibis.array([k.string(canonical_path(p)) for p in paths])
+    return json_type(document, steps), json_extract_string(document, steps)
 
 
 def _with_value(value: Any, function: Callable[[Any], Any]) -> Any:

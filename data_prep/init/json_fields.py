@@ -16,7 +16,7 @@ import ibis
 import pyarrow as pa
 
 from data_prep.expressions import column_to_word, parse
-from data_prep.expressions.json_text import plain_path
+from data_prep.expressions.json_text import plain_path, with_fields
 from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.list_texts import structured_text
 
@@ -119,9 +119,12 @@ def _expression(column: str, path: tuple[str, ...], kind: type) -> str:
 
 def _compute(column: str, texts: pa.ChunkedArray, expressions: Mapping[str, str]) -> pa.Table:
     """Return the values of expressions over one column, in the order of its rows."""
-    table = ibis.table({"text": "string"}, name="texts")
-    words = {column_to_word(column): table.text}
-    values = {name: parse(expression, name, ()).build(words) for name, expression in expressions.items()}
+    parsed = {name: parse(expression, name, ()) for name, expression in expressions.items()}
+    paths = [path for expression in parsed.values() for _, path in expression.json_fields]
     with duckdb.connect() as duck:
         duck.register("texts", pa.table({"text": texts}))
+        fields = with_fields(ibis.table({"text": "string"}, name="texts"), {"text": paths})
+        duck.execute(f"CREATE VIEW fields AS {ibis.to_sql(fields, dialect='duckdb')}")
+        table = ibis.table(fields.schema(), name="fields")
+        values = {name: expression.build({column_to_word(column): table.text}) for name, expression in parsed.items()}
         return duck.execute(str(ibis.to_sql(table.select(**values), dialect="duckdb"))).to_arrow_table()

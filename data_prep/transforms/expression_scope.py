@@ -15,7 +15,7 @@ from typing import cast
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from data_prep.expressions import column_to_word, kinds
+from data_prep.expressions import column_to_word, json_text, kinds
 from data_prep.expressions.kinds import floating
 from data_prep.sources.files import POSITION
 from data_prep.sources.table import ColumnPurpose
@@ -36,9 +36,10 @@ def readable_columns(rows: ir.Table) -> dict[str, ir.Value]:
     """Return the columns of rows as expressions read them.
 
     Columns of uint64 and of decimals of scale 0, and lists of these, are read as int64, with null for a number that
-    does not fit. Other decimals are read as float64. `POSITION` is left out.
+    does not fit. Other decimals are read as float64. `POSITION` and the columns of `with_fields` are left out.
     """
-    return {name: _readable(rows[name]) for name in rows.columns if name != POSITION}
+    names = (name for name in rows.columns if name != POSITION and not name.startswith(json_text.FIELD))
+    return {name: _readable(rows[name]) for name in names}
 
 
 def _readable(value: ir.Value) -> ir.Value:
