@@ -35,12 +35,12 @@ _INTEGER_TOKEN = r"^-?[0-9]+\z"
 
 
 @ibis.udf.scalar.builtin(signature=(("string",), "boolean"))  # type: ignore[untyped-decorator]
-def json_valid(text):  # type: ignore[no-untyped-def]
+def json_valid(text: Any) -> Any:
     """Return whether a text is JSON; null for null."""
 
 
 @ibis.udf.scalar.builtin(signature=(("string", "array<string>"), "array<string>"))  # type: ignore[untyped-decorator]
-def json_type(text, paths):  # type: ignore[no-untyped-def]
+def json_type(text: Any, paths: Any) -> Any:
     """Return the types of fields, such as `VARCHAR`, `UBIGINT`, `BIGINT`, `DOUBLE` or `BOOLEAN`; null without a field.
 
     The list for a text that is null is null. The paths are constants.
@@ -48,7 +48,7 @@ def json_type(text, paths):  # type: ignore[no-untyped-def]
 
 
 @ibis.udf.scalar.builtin(signature=(("string", "array<string>"), "array<string>"))  # type: ignore[untyped-decorator]
-def json_extract_string(text, paths):  # type: ignore[no-untyped-def]
+def json_extract_string(text: Any, paths: Any) -> Any:
     """Return fields as texts: the content of a string, the JSON of any other value; null for JSON's null.
 
     The list for a text that is null is null. The paths are constants.

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.expressions import parse
-from data_prep.expressions.json_text import json_valid, plain_path
+from data_prep.expressions.json_text import json_valid, plain_path, with_fields
 from ple_rec.errors import UserError
 from tests.data_prep.expressions.json_documents import DOCUMENTS, LETTERS, PATHS, expressions_at, json_texts
 
@@ -195,11 +195,26 @@ def test_json_within_json_and_in_other_expressions() -> None:
     assert list(result.values()) == [[6, None, None], [True, None, None], [False, False, True], [0.5, 0.5, 0.5]]
 
 
-def test_an_expression_knows_its_jsonjson_texts() -> None:
+def test_fields_that_were_read_together_are_not_read_again() -> None:
+    """The values are the same, and the query reads the columns of the fields, not the text."""
+    texts = [text for path in PATHS for text in expressions_at(path).values()]
+    duck = ibis.duckdb.connect()
+    documents = ibis.memtable(pa.table({"d": list(DOCUMENTS)}))
+    rows = duck.create_view("fields", with_fields(documents, {"d": PATHS}))
+    names = {f"e{i}": parse(text, "t").build({"d": rows.d}) for i, text in enumerate(texts)}
+    query = rows.select(**names)
+    assert "JSON_" not in duck.compile(query)
+    result = duck.to_pyarrow(query)
+    expected = values(list(DOCUMENTS), texts)
+    assert repr([result[f"e{i}"].to_pylist() for i in range(len(texts))]) == repr(list(expected.values()))
+
+
+def test_an_expression_knows_its_json_texts() -> None:
     expression = parse("cast(json(json(d, '$.p'), '$.q') as int) + length(json(d, '$.s')) + e", "t")
     assert [text.text for text in expression.json_texts] == ["json(d, '$.p')", "d"]
     assert [text.columns for text in expression.json_texts] == [("d",), ("d",)]
     assert [text.is_column for text in expression.json_texts] == [False, True]
+    assert set(expression.json_fields) == {("d", "$.p"), ("d", "$.s")}
 
 
 @pytest.mark.parametrize(
