@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.dry_run import dry_run
 from data_prep.run import Options
-from tests.data_prep.plain_logs import DAY_ROWS, TOML, Logs, day_of
+from tests.data_prep.plain_logs import DAY_ROWS, SIDE, TOML, Logs, day_of
 
 WITH_FIELDS = TOML.replace(
     "[[dense]]",
@@ -98,6 +98,18 @@ def test_nothing_is_said_of_texts_that_are_all_json(tmp_path: Path, caplog: pyte
 
 def test_a_log_without_json_has_no_such_counts(tmp_path: Path) -> None:
     assert "json" not in Logs(tmp_path).prepare().stats
+
+
+def test_json_of_a_side_table_is_read_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fields = "cast(json(users.profile, '$.age') as int)"
+    logs = Logs(tmp_path, TOML + SIDE.replace('"users.age"', f'"{fields}"'))
+    logs.users([{"user_id": i, "profile": f'{{"age": {20 + i}}}' if i else "{"} for i in range(7)])
+    summary = logs.prepare()
+    rows = sum(i % 7 == 0 for i in range(4 * DAY_ROWS))
+    assert summary.stats["json"] == [{"text": "users.profile", "rows": 96, "nulls": 0, "not_json": rows}]
+    assert f"users, column 'profile': {rows} of 96 texts are not JSON" in caplog.text
+    ages = pq.read_table(logs.out / "vocab" / "age.parquet")["raw"].to_pylist()
+    assert sorted(age for age in ages if age is not None) == list(range(21, 27))
 
 
 @pytest.mark.spark
