@@ -24,8 +24,8 @@ from data_prep.expressions.source import Source, in_backquotes, node_text
 
 FUNCTION = "json"
 FIELD = "__json "  # Prefix of the columns of `with_fields`.
-# A step of a path: `.name`, `."odd name"`, `['odd name']` or `[0]`. A name has no double quote and no backslash, since
-# sqlglot, which Ibis uses, does not escape them as DuckDB reads them. DuckDB would take `*` for a wildcard.
+# A step of a path: `.name`, `."odd name"`, `['odd name']` or `[0]`. A name has no double quote and no backslash, which
+# would need escapes, and no `*`, which DuckDB would take for a wildcard.
 _STEP = re.compile(
     r"""\.(?P<plain>[^\s.*"'\[\]\\\0]+)|\."(?P<double>[^"*\\\0]+)"|\['(?P<single>[^"'*\\\0]+)'\]"""
     r"""|\[(?P<index>[0-9]{1,9})\]"""
