@@ -19,7 +19,7 @@ import ibis.expr.datatypes as dt
 from ibis.expr import operations as ops
 from sqlglot import exp
 
-from data_prep.expressions import decimals, times
+from data_prep.expressions import decimals, json_text, times
 from data_prep.expressions import kinds as k
 from data_prep.expressions.functions import ACCEPTED_KINDS, FUNCTIONS, ArgumentKind
 from data_prep.expressions.source import (
@@ -287,7 +287,10 @@ class _Builder:
         return ibis.cases(*zip(conditions, values[:-1], strict=True), else_=values[-1])
 
     def cast(self, node: exp.Cast) -> Any:
-        target = TYPES[node.to.this]
+        target, inner = TYPES[node.to.this], node.this.unnest()
+        if isinstance(inner, exp.Anonymous) and inner.name == json_text.FUNCTION:
+            text, path = self.arguments(inner)
+            return json_text.field(text, path, target)
         value = self.exact_value(node.this) if target == "integer" else self.value(node.this)
         result = k.cast(value, target)
         if result is None:
@@ -298,6 +301,13 @@ class _Builder:
         return result
 
     def call(self, node: exp.Anonymous) -> Any:
+        function, values = FUNCTIONS[node.name], self.arguments(node)
+        if function.unifies_types and k.kind_of(values[0]) == "null":
+            return values[0]
+        return function.build(*values)
+
+    def arguments(self, node: exp.Anonymous) -> list[Any]:
+        """Return the arguments of a call, each an Ibis value or a Python constant, after a check of their kinds."""
         function, parts = FUNCTIONS[node.name], node.expressions
         if not function.accepts(len(parts)):
             plural = "" if len(parts) == 1 else "s"
@@ -311,15 +321,11 @@ class _Builder:
         ]
         if node.name == "if":
             condition, *values = self.condition(parts[0], node), *map(self.value, parts[1:])
-            return function.build(condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND))
+            return [condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND)]
         if node.name == "contains":
-            return function.build(*self.container_and_part(node))
+            return self.container_and_part(node)
         values = [self.argument(part, required, node) for part, required in zip(parts, argument_kinds, strict=False)]
-        if function.unifies_types:
-            values = self.one_type(node, parts, values, "mixes", _SINGLE_KIND)
-        if function.unifies_types and k.kind_of(values[0]) == "null":
-            return values[0]
-        return function.build(*values)
+        return self.one_type(node, parts, values, "mixes", _SINGLE_KIND) if function.unifies_types else values
 
     def argument(self, node: exp.Expr, required: ArgumentKind, parent: exp.Expr) -> Any:
         """Return an argument as a value, or as a Python constant if the function needs one."""

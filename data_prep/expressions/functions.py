@@ -17,7 +17,7 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.operations as ops
 
-from data_prep.expressions import decimals, times
+from data_prep.expressions import decimals, json_text, times
 from data_prep.expressions import kinds as k
 from data_prep.expressions.source import Source
 from ple_rec.text import align_columns
@@ -202,6 +202,12 @@ FUNCTIONS: dict[str, Function] = {
         ibis.ifelse,
     ),
     "is_nan": Function("is_nan(x)", "whether x is NaN; null if x is null", ("float",), k.is_nan),
+    json_text.FUNCTION: Function(
+        "json(text, '$.path')",
+        "text of the string at a path of a JSON text; cast(json(...) as type) reads a number or boolean there",
+        ("string", "constant string"),
+        json_text.field,
+    ),
     "least": Function(
         "least(a, b, ...)",
         "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
@@ -322,6 +328,7 @@ _SQL_SYNONYMS = (
     | dict.fromkeys(("to_timestamp", "from_unixtime", "epoch_ms", "make_timestamp"), "timestamp(x, 'ms')")
     | dict.fromkeys(("dayofweek", "day_of_week", "isodow", "dow"), "weekday(x)")
     | {"to_date": "date(x)", "day": "date(x)"}
+    | dict.fromkeys(("json_extract", "json_extract_string", "json_value", "get_json_object"), "json(text, '$.path')")
     | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then -1 when x > 0 then 1 else 0 end"}
 )
 

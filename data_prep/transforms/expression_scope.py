@@ -15,7 +15,7 @@ from typing import cast
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from data_prep.expressions import column_to_word, kinds
+from data_prep.expressions import column_to_word, json_text, kinds
 from data_prep.expressions.kinds import floating
 from data_prep.expressions.times import weekday_of
 from data_prep.sources.files import POSITION
@@ -37,9 +37,11 @@ def readable_columns(rows: ir.Table) -> dict[str, ir.Value]:
     """Return the columns of rows as expressions read them.
 
     Columns of uint64 and of decimals of scale 0, and lists of these, are read as int64, with null for a number that
-    does not fit. Other decimals remain, since `units` and casts to integers are exact. `POSITION` is left out.
+    does not fit. Other decimals remain, since `units` and casts to integers are exact. `POSITION` and the columns of
+    `with_fields` are left out.
     """
-    values = {name: rows[name] for name in rows.columns if name != POSITION}
+    names = (name for name in rows.columns if name != POSITION and not name.startswith(json_text.FIELD))
+    values = {name: rows[name] for name in names}
     return {name: _to_int64(value) if may_exceed_int64(value) else value for name, value in values.items()}
 
 

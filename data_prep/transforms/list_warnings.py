@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _LIST_START = r"""^[\[\s"']"""
 _MAX_SHARE = 0.01  # No warning up to this share of values with such a start, which usual texts may have, too.
-_TEXT_FUNCTIONS = ("split", "replace")  # Functions that take lists as text apart.
+_TEXT_FUNCTIONS = ("split", "replace", "json")  # Functions that take lists as text apart.
 _CELLS = 1_000  # Number of cells of a column that are inspected.
 
 

@@ -19,8 +19,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from data_prep.engines.spark_json import register_functions
 from data_prep.expressions import FUNCTIONS, is_overflow, parse
 from data_prep.expressions.syntax import MAX_DEPTH
+from tests.data_prep.expressions.json_documents import DOCUMENTS, PATHS, expressions_at, json_texts
 
 INF, NAN = math.inf, math.nan
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
@@ -50,6 +52,7 @@ class OnSpark:
     def __init__(self, session: Any, folder: Path) -> None:
         from pyspark.errors import ArithmeticException
 
+        register_functions(session)
         self.session, self.folder, self.spark = session, folder, ibis.pyspark.connect(session)
         self.overflow: type[Exception] = ArithmeticException
 
@@ -314,13 +317,16 @@ TYPES = {
     "cast(f as int); cast(b as int); case when b then k end; clip(k, 0, null); coalesce(k, 1); greatest(k, 1); "
     "least(k, i); if(b, 1, 2); nullif(k, 0); length(s); length(l); length(split(s, ',')); length(split(s, '|')); "
     "cast(p as int); units(p, '0.01'); units(s, '10'); units(k, '1'); hour(m); hour(s); weekday(d); month(z); "
-    "element(o, i)",
+    "element(o, i); cast(json(s, '$.a') as int)",
     "float64": "h; -h; h * k; k / k; abs(h); clip(h, 0, 1); coalesce(h, k); greatest(h, 1); cast(k as double); "
-    "cast(s as double); cast(b as double); if(b, h, k); nullif(h, 0); p; days(d, s); hours(m, z)",
+    "cast(s as double); cast(b as double); if(b, h, k); nullif(h, 0); p; days(d, s); hours(m, z); "
+    "cast(json(s, '$.a') as double)",
     "string": "s; s || k; concat(k, s); lower(s); upper(s); trim(s); replace(s, 'a', 'b'); substr(s, 1, 2); "
-    "cast(k as string); cast(b as string); least(s, 'a'); cast(d as string); element(l, 1)",
+    "cast(k as string); cast(b as string); least(s, 'a'); cast(d as string); element(l, 1); "
+    "json(s, '$.a'); cast(json(s, '$.a') as string)",
     "boolean": "b; not b; b and b; k = 1; h in (1, 2); k between 0 and 1; h is null; is_nan(h); contains(s, 'a'); "
-    "starts_with(s, 'a'); cast(k as boolean); cast(s as boolean); contains(l, s); contains(o, h); m > d",
+    "starts_with(s, 'a'); cast(k as boolean); cast(s as boolean); contains(l, s); contains(o, h); m > d; "
+    "cast(json(s, '$.a') as boolean)",
     "date": "d; date(d); date(m); date(s); coalesce(d, date(z))",
     "timestamp('UTC')": "z; timestamp(k, 'ms'); timestamp(i, 'ns'); coalesce(m, z)",
     "array<string>": "l; split(s, ','); split(s, '|'); split(l, ',')",
@@ -531,3 +537,26 @@ def test_random_expressions_are_equal_on_both_engines(
     found = [engine.values(table, [(text, names) for text in texts]).to_pydict() for engine in (duck, spark)]
     pairs = zip(texts, found[0].values(), found[1].values(), strict=True)
     assert not [(text, a, b) for text, a, b in pairs if not same(a, b)]
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@settings(
+    max_examples=3,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(documents=st.lists(json_texts() | st.none(), min_size=100, max_size=300))
+def test_json_texts_are_read_equally_on_both_engines(
+    duck: OnDuckDB, spark: OnSpark, documents: list[str | None]
+) -> None:
+    table = pa.table({"d": [*DOCUMENTS, *documents]})
+    bound = [(text, {"d": "d"}) for path in PATHS for text in expressions_at(path).values()]
+    bound.append(("cast(json(json(d, '$.a'), '$.b') as double) is null and json(d, '$.a') <> 'x'", {"d": "d"}))
+    results = [engine.values(table, bound).to_pydict() for engine in (duck, spark)]
+    pairs = zip(bound, results[0].values(), results[1].values(), strict=True)
+    assert not [(text, a, b) for (text, _), a, b in pairs if not same(a, b)]
+    assert sum(value is not None for values in results[1].values() for value in values) > 30

@@ -106,7 +106,12 @@ def test_prep_warns_of_lists_and_takes_the_fix(tmp_path: Path, caplog: pytest.Lo
     ("cell", "kind", "fix", "mended"),
     [
         ("[0.5 1.25]", "lists", "write the lists as a|b, and split them by split(video_id, '|')", "0.5|1.25"),
-        ('{"a": 1}', "JSON", "write its parts as columns of their own", None),
+        (
+            '{"a": 1}',
+            "JSON",
+            "read its fields, such as json(video_id, '$.name'), or write them as columns of their own",
+            None,
+        ),
     ],
 )
 def test_prep_says_how_to_write_what_no_expression_cuts(
