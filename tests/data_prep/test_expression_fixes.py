@@ -61,6 +61,9 @@ WRITTEN = {
     "substr(word, 1, 0)": ("leave it out to take all that follow", "substr(word, 1)"),
     "9223372036854775808": ("write it as a float: 1e19", "1e19"),
     "is_nan(number)": ("only floats can be NaN, and number is not a float", "false"),
+    "json(word, 'a.b')": ("write '$.a.b'", "json(word, '$.a.b')"),
+    "word -> '$.a'": ("write json(text, '$.path')", "json(word, '$.a')"),
+    "word ->> '$.a'": ("write json(text, '$.path')", "json(word, '$.a')"),
     "tags[1]": ("element(list, i) for an item of a list", "element(tags, 1)"),
     "word[1]": ("write substr(text, start, length) for a part of a text, element(list, i) for an item of a list",
                 "substr(word, 1, 1)"),
@@ -105,7 +108,7 @@ FIX_FUNCTIONS: dict[ModuleType, tuple[str, ...]] = {
     source: tuple(name for name in vars(source) if name.endswith("_fix")),
     arithmetic: ("_integer_fix", "_units", "date_to_day"),
     features: ("_id_type", "build_bag"),
-    side_tables: ("_key",),
+    side_tables: ("key_value",),
 }
 
 
