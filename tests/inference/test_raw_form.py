@@ -154,6 +154,26 @@ value = "contains(numbers, small)"
 name = "age"
 value = "days(time, '2024-05-01')"
 
+[[dense]]
+name = "video_age"
+value = "days(time, video.uploaded)"
+
+[[dense]]
+name = "since_born"
+value = "hours(seen, born)"
+
+[[sparse]]
+name = "net"
+value = "json(context, '$.net.type')"
+
+[[dense]]
+name = "mbps"
+value = "cast(json(context, '$.net.mbps') as double)"
+
+[[sparse]]
+name = "slot"
+value = "cast(json(context, '$.slots[1]') as int)"
+
 [carry]
 row = "row"
 
@@ -167,6 +187,19 @@ MOST_SMALL = 2_097_151  # The largest number whose cube int64 can hold.
 START = datetime(2024, 5, 1)
 WORDS = st.sampled_from(["", "a|b|c||d|e", "Ä|ß|Z", " Berlin ", "berlin", "ROMA", "x" * 40, "1e3", "null", '"', "\\"])
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
+NUMBERS = st.integers() | FLOATS | st.sampled_from(["1e3", 1e3, True, None, [], {}])
+CONTEXTS = st.sampled_from(
+    ["", "{", "null", "[]", '{"net": {"mbps": 1e3}, "net": {"mbps": 2}}', "{'net': 1}"]
+) | st.builds(
+    json.dumps,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "net": NUMBERS | st.fixed_dictionaries({"type": st.text(max_size=3) | NUMBERS, "mbps": NUMBERS}),
+            "slots": NUMBERS | st.lists(NUMBERS, max_size=3),
+        },
+    ),
+)
 ROWS = st.fixed_dictionaries(
     {
         "user_id": st.none() | st.integers(-(2**63), 2**63 - 1) | st.integers(0, 20),
@@ -179,6 +212,9 @@ ROWS = st.fixed_dictionaries(
         "flag": st.none() | st.booleans(),
         "price": st.none() | st.decimals(-(10**7), 10**7, places=2),
         "at": st.datetimes(datetime(2000, 1, 3), datetime(2099, 12, 30)),
+        "born": st.none() | st.dates(date(1890, 1, 1), date(3010, 1, 1)),
+        "seen": st.none() | st.datetimes(datetime(1900, 1, 2), datetime(2999, 12, 30)),
+        "context": st.none() | CONTEXTS,
         "numbers": st.none() | st.lists(st.none() | st.integers(0, 9), max_size=6),
     }
 )
@@ -195,6 +231,9 @@ SCHEMA = pa.schema(
         "flag": pa.bool_(),
         "price": pa.decimal128(10, 2),
         "at": pa.timestamp("us", "UTC"),
+        "born": pa.date32(),
+        "seen": pa.timestamp("us"),
+        "context": pa.string(),
         "numbers": pa.list_(pa.int64()),
         "weights": pa.list_(pa.float64()),
     }
@@ -203,6 +242,7 @@ VIDEO = pa.table(
     {
         "key": pa.array(range(8), pa.int64()),
         "plays": [None, *(i * 10**9 for i in range(7))],
+        "uploaded": [None, *(date(2024, 1 + i, 28) for i in range(7))],
         "tags": [None, [], ["a"], ["a", None, "b"], ["b"] * 5, ["c"], ["d"], ["ä"]],
     }
 )
@@ -232,6 +272,11 @@ def random_rows(count: int) -> list[dict[str, Any]]:
             "flag": bool(rng.integers(0, 2)),
             "price": Decimal(int(rng.integers(-500, 4000))) / 100,
             "at": START + timedelta(minutes=int(rng.integers(0, 20_000))),
+            "born": date(1990, 1, 1) + timedelta(days=int(rng.integers(0, 9000))),
+            "seen": START + timedelta(seconds=int(rng.integers(0, 10**6))),
+            "context": json.dumps(
+                {"net": {"type": "wifi", "mbps": float(rng.normal())}, "slots": [1, int(rng.integers(9))]}
+            ),
             "numbers": [int(k) for k in rng.integers(0, 9, int(rng.integers(0, 6)))],
         }
         for _ in range(count)
@@ -272,7 +317,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 def json_value(value: Any) -> Any:
     """A value as a client would send it."""
     if isinstance(value, datetime):
-        return f"{value.isoformat()}+00:00"
+        return value.isoformat()
     return str(value) if isinstance(value, Decimal | date) else value
 
 
@@ -284,9 +329,9 @@ def raw_columns(prepared: Prepared, log: pa.Table) -> dict[str, list[Any]]:
         side, _, name = column.name.rpartition(".")
         if side:
             keys = log["video_id"].to_pylist()
-            columns[column.name] = [videos.get(key, {}).get(name) for key in keys]
+            columns[column.name] = [json_value(videos.get(key, {}).get(name)) for key in keys]
         else:
-            columns[name] = [json_value(value) for value in log[name].cast(naive(log[name].type)).to_pylist()]
+            columns[name] = [json_value(value) for value in log[name].to_pylist()]
     parsed: dict[str, list[Any]] = json.loads(json.dumps(columns))
     return parsed
 
@@ -306,10 +351,6 @@ def feature_columns(prepared: Prepared, rows: pa.Table) -> dict[str, list[Any]]:
                 for bag, each in zip(values, weights, strict=True)
             ]
     return columns
-
-
-def naive(kind: pa.DataType) -> pa.DataType:
-    return pa.timestamp("us") if pa.types.is_timestamp(kind) else kind
 
 
 def predicted_inputs(prepared: Prepared, log: pa.Table, folder: Path) -> pa.Table:
@@ -486,6 +527,10 @@ def test_the_columns_say_their_type_owner_and_readers(prepared: Prepared) -> Non
         "x": "double",
         "video.tags": "list<string>",
         "video.plays": "int64",
+        "video.uploaded": "date",
+        "born": "date",
+        "seen": "timestamp",
+        "context": "string",
         "video_id": "int64",
     }
     assert {name for name, column in columns.items() if column.of == "user"} == {"user_id", "city", "at", "text"}
