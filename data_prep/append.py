@@ -11,8 +11,9 @@ import logging
 import re
 from typing import Any
 
+from data_prep.expressions.times import days_since_1970
 from data_prep.output.parent import Parent
-from data_prep.transforms.arithmetic import date_text, days_since_1970
+from data_prep.transforms.arithmetic import date_text
 from ple_rec.config.diff import Difference, disallowed_differences
 from ple_rec.config.prep import CsvConfig, DaySplit, HeldOutSplit, PrepConfig, TableSpec, iso_date
 from ple_rec.errors import Option, UserError

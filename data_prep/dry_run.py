@@ -267,8 +267,9 @@ class _SamplePipeline(Pipeline):
             DataError: A raw file breaks a rule, or the whole log is sampled and a day or a split has no rows.
         """
         derived, counted = self._survey_sample()
+        self._count_json()
         self.progress.begin_phase("count")
-        rows = derived.table
+        rows = self.engine.materialize("derived", derived.table) if self.is_wide else derived.table
         train = rows.filter((rows[SPLIT] == SPLITS.index("train")) & (rows[REASON] == 0))
         values = self._estimate_values(self._build_vocabularies(train, counted.rows["train"]))
         refused = self._is_refused(counted)

@@ -48,6 +48,7 @@ import ibis.expr.types as ir
 from data_prep import stats
 from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
+from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
@@ -60,8 +61,9 @@ from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
 from data_prep.survey import RowRange, Survey, no_day_error, survey
 from data_prep.transforms import expression_scope, quantiles, side_bags
-from data_prep.transforms.arithmetic import date_text, day_number, days_since_1970
+from data_prep.transforms.arithmetic import date_text, day_number
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
+from data_prep.transforms.json_counts import JsonCount, count_json, warn_of_texts
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived, LogRows, derive, rows_between
@@ -168,6 +170,7 @@ class Pipeline:
             without day 1.
         wide_rows: Rows of the log with all computed columns, kept by the engine. None if `is_wide` is False, and before
             they are computed.
+        json_counts: Counts of the texts that are read as JSON; empty before they are counted.
     """
 
     def __init__(
@@ -188,6 +191,7 @@ class Pipeline:
         self.fingerprint, self.parent, self.progress = fingerprint, parent, progress
         self.day_1: int | None = None
         self.wide_rows: Derived | None = None
+        self.json_counts: list[JsonCount] = []
 
     @property
     def resolved(self) -> Resolved:
@@ -244,6 +248,7 @@ class Pipeline:
             derived = self.derived_rows()
             self.wide_rows = replace(derived, table=self.engine.materialize("derived", derived.table))
         counts = survey(self.engine, self.derived_rows(), self.resolved, self.raw.log, self.day_1)
+        self._count_json()
         if self.wide_rows is not None:
             # Columns that only messages about bad rows show are not needed after the survey.
             narrow = self.engine.select_columns(self.wide_rows.table, self.wide_rows.part_columns())
@@ -253,6 +258,11 @@ class Pipeline:
         vocabularies = self._build_vocabularies(train, counts.rows["train"])
         self.progress.begin_phase("encode")
         return counts, vocabularies, self._write_parts(counts, vocabularies)
+
+    def _count_json(self) -> None:
+        """Set `json_counts`, and warn of texts that are not JSON."""
+        self.json_counts = count_json(self.engine, self.rows.joined(), self.resolved)
+        warn_of_texts(self.json_counts, self.raw.log)
 
     def derived_rows(self, first: int = 0, last: int | None = None) -> Derived:
         """Return rows of the log with all computed columns, except that sparse features still have their raw values.
@@ -269,11 +279,12 @@ class Pipeline:
     def is_wide(self) -> bool:
         """True if the computed rows are kept on the disk, so that the survey, the counts and the parts read them there.
 
-        A query that computes many columns is slow to compile. Rows with too many cells are not kept, since they would
-        fill the disk.
+        A query that computes many columns is slow to compile, and each query that reads a JSON field parses the text
+        again. Rows with too many cells are not kept, since they would fill the disk.
         """
         columns = column_count(self.config)
-        return columns > WIDE_COLUMNS and columns * self.raw.log.rows <= MAX_KEPT_CELLS
+        reads_json = any(expression.json_texts for expression in self.resolved.parsed.values())
+        return (columns > WIDE_COLUMNS or reads_json) and columns * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
         """Set `day_1`, and compute the edges and thresholds that the configuration leaves to the log."""
@@ -394,6 +405,7 @@ class Pipeline:
             slice_stride=-(-counts.rows["train"] // SLICE_SAMPLE_ROWS),
             source=self.raw.listing(),
             groups=self._groups(counts),
+            json_texts=[count.to_json() for count in self.json_counts],
         )
         columns = space_columns(self.config)
         spaces = {columns[task.name]: task.space for task in self.config.tasks if task.space is not None}

@@ -18,9 +18,10 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import PART, Engine
+from data_prep.expressions.times import PER_SECOND, days_since_1970
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
-from data_prep.transforms.arithmetic import PER_SECOND, date_text, day_number, days_since_1970
+from data_prep.transforms.arithmetic import date_text, day_number
 from data_prep.transforms.columns import DAY, REASON, SPLIT, SPLIT_KEY
 from data_prep.transforms.expression_scope import readable_columns
 from data_prep.transforms.resolve import THRESHOLD, Resolved

@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from data_prep.engines.base import PART, PartFile, PartSink, Unit
 from data_prep.engines.look_up import LookupTable, look_up_sql
+from data_prep.engines.spark_json import register_functions
 from data_prep.engines.spark_remote import RemoteRead
 from data_prep.failures import shorten_message, translate_failures
 from data_prep.sources.files import POSITION, RawFile, RawTable
@@ -321,6 +322,7 @@ def _open_session(master: str | None, threads: int | None, folder: Path, memory:
             )
     for key, value in _SETTINGS.items():
         session.conf.set(key, value)
+    register_functions(session)
     return session, context is None
 
 

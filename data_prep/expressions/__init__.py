@@ -5,8 +5,8 @@
     table.mutate(label=valid_view.build({"play_time_ms": table.play_time_ms, "users.is_bot": table.is_bot}))
 
 sqlglot parses the text in DuckDB's dialect, and only the nodes and functions of a whitelist are allowed. `build`
-returns an Ibis value of int64, float64, string, boolean or list. An expression that is only a column of another type
-keeps that type.
+returns an Ibis value of int64, float64, string, boolean, date, timestamp or list. An expression that is only a column
+of another type keeps that type, but a decimal with a fraction becomes float64.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from sqlglot import exp
 
 from data_prep.expressions.build import build, column_to_word, column_word, word_to_column
 from data_prep.expressions.functions import FUNCTIONS, OPERATORS, describe, function_checker
-from data_prep.expressions.source import Source
+from data_prep.expressions.json_text import check_paths, fields
+from data_prep.expressions.source import Source, node_text
 from data_prep.expressions.syntax import parse_tree
 
 __all__ = [
@@ -57,18 +58,49 @@ class Expression:
         """True if the expression is a column and nothing else."""
         return isinstance(self._tree, exp.Column)
 
-    def build(self, names: Mapping[str, Any]) -> Any:
+    def words_outside(self, *functions: str) -> tuple[str, ...]:
+        """Return the words of `columns` whose values are read outside of calls of some functions.
+
+        A test for null reads no value.
+        """
+        read = [column for column in self._tree.find_all(exp.Column) if not isinstance(column.parent, exp.Is)]
+        words = {column_word(column) for column in read if not _calls_around(column) & set(functions)}
+        return tuple(word for word in self.columns if word in words)
+
+    @property
+    def json_texts(self) -> tuple[Expression, ...]:
+        """Expressions of the JSON texts of which the expression reads fields, each once."""
+        texts = {node_text(tree): tree for tree, _ in fields(self._tree)}
+        return tuple(Expression(text, self.place, _words(tree), tree) for text, tree in texts.items())
+
+    @property
+    def json_fields(self) -> tuple[tuple[str, str], ...]:
+        """Word and path of each JSON field that the expression reads from a column."""
+        return tuple((column_word(tree), path) for tree, path in fields(self._tree) if isinstance(tree, exp.Column))
+
+    def build(self, names: Mapping[str, Any], offset_seconds: int = 0) -> Any:
         """Return the Ibis value of the expression.
 
         If an integer exceeds int64, the engine raises an error when the query runs; `is_overflow` recognises it.
 
         Args:
             names: Ibis values by word; every word of `columns` is needed.
+            offset_seconds: Local time minus UTC, in seconds, for functions of dates and times.
 
         Raises:
             UserError: A name is unknown, a value is of the wrong kind, or the expression in SQL is too large.
         """
-        return build(Source(self.text, self.place), self._tree, names)
+        return build(Source(self.text, self.place), self._tree, names, offset_seconds)
+
+
+def _calls_around(node: exp.Expr) -> set[str]:
+    """Return the names of the functions whose arguments contain a node."""
+    names, around = set(), node.parent
+    while around is not None:
+        if isinstance(around, exp.Anonymous):
+            names.add(around.name)
+        around = around.parent
+    return names
 
 
 def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expression:
@@ -85,12 +117,18 @@ def parse(text: str, place: str, tables: Collection[str] | None = None) -> Expre
     """
     source = Source(text, place)
     tree = parse_tree(source, function_checker(source))
-    columns = sorted(tree.find_all(exp.Column), key=lambda column: int(column.this.meta["start"]))
-    for column in columns:
+    check_paths(source, tree)
+    for column in tree.find_all(exp.Column):
         if tables is not None and column.table and column.table not in tables:
             column.this.args.update(this=f"{column.table}.{column.name}", quoted=True)
             column.set("table", None)
-    return Expression(text, place, tuple(dict.fromkeys(map(column_word, columns))), tree)
+    return Expression(text, place, _words(tree), tree)
+
+
+def _words(tree: exp.Expr) -> tuple[str, ...]:
+    """Return the words of the columns of a syntax tree, each once, in the order of the text."""
+    columns = sorted(tree.find_all(exp.Column), key=lambda column: int(column.this.meta["start"]))
+    return tuple(dict.fromkeys(map(column_word, columns)))
 
 
 def is_overflow(error: BaseException) -> bool:

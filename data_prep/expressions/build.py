@@ -15,12 +15,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import ibis
+import ibis.expr.datatypes as dt
 from ibis.expr import operations as ops
 from sqlglot import exp
 
+from data_prep.expressions import decimals, json_text, times
 from data_prep.expressions import kinds as k
 from data_prep.expressions.functions import ACCEPTED_KINDS, FUNCTIONS, ArgumentKind
-from data_prep.expressions.source import Source, cast_fix, in_backquotes, kind_fix, mixed_fix, name_fix, node_text
+from data_prep.expressions.source import (
+    Source,
+    cast_fix,
+    comparison_fix,
+    in_backquotes,
+    item_fix,
+    kind_fix,
+    mixed_fix,
+    name_fix,
+    node_text,
+)
 from data_prep.expressions.syntax import TYPES
 
 MAX_SIZE = 50_000  # Nodes of an expression in SQL, in which a shared subexpression is repeated for each use.
@@ -47,11 +59,14 @@ _REQUIRED_KIND_TEXT = {  # Text in messages, by required kind; any other require
     "bound": "number",
     "ordered": "number or string",
     "scalar": "number, string or boolean",
+    "decimal": "decimal, integer or string",
+    "time": "date, time or string",
 }
 _POSITIVE_INTEGERS = {  # Arguments that are integers from 1: their text in messages, and the fix.
     "position": ("a number from 1", "the first character is 1"),
     "count": ("a number of characters from 1", "write how many to take, or leave it out to take all that follow"),
 }
+_DATE_TEXT = "a date is YYYY-MM-DD, a time YYYY-MM-DD HH:MM:SS, with +HH:MM unless it is UTC, from 1900 to 2999"
 _SINGLE_KIND = "its values must be of one kind (integers with floats become floats)"
 
 
@@ -75,18 +90,19 @@ def word_to_column(word: str) -> str:
     return name if column_to_word(name) == word else word
 
 
-def build(source: Source, tree: exp.Expr, names: Mapping[str, Any]) -> Any:
+def build(source: Source, tree: exp.Expr, names: Mapping[str, Any], offset_seconds: int = 0) -> Any:
     """Return the Ibis value of an expression.
 
     Args:
         source: Text of the expression and its place.
         tree: Syntax tree of the expression.
         names: Ibis values of the columns, by word.
+        offset_seconds: Local time minus UTC.
 
     Raises:
         UserError: A name is unknown, a value is of the wrong kind, or the expression in SQL is too large.
     """
-    builder = _Builder(source, names)
+    builder = _Builder(source, names, offset_seconds)
     value = builder.value(tree)
     if k.kind_of(value) == "null":
         raise builder.error(
@@ -104,15 +120,21 @@ class _Builder:
     Messages quote the argument `parent`, the node that uses the value of another node.
     """
 
-    def __init__(self, source: Source, names: Mapping[str, Any]) -> None:
-        self.source, self.names = source, names
+    def __init__(self, source: Source, names: Mapping[str, Any], offset_seconds: int) -> None:
+        self.source, self.names, self.offset_seconds = source, names, offset_seconds
 
     def error(self, node: exp.Expr, value: str, rule: str, fix: str) -> Exception:
         return self.source.error(f"{in_backquotes(node_text(node))} {value}", rule, fix)
 
     def value(self, node: exp.Expr) -> Any:
+        """Return the value of a node, in which a decimal is the nearest float64."""
+        value = self.exact_value(node)
+        return k.cast(value, "float") if k.kind_of(value) == "decimal" else value
+
+    def exact_value(self, node: exp.Expr) -> Any:
+        """Return the value of a node; a column of decimals is returned as it is."""
         if isinstance(node, exp.Paren):
-            return self.value(node.this)
+            return self.exact_value(node.this)
         if isinstance(node, exp.Column):
             return self.column(node)
         if isinstance(node, exp.Literal):
@@ -211,8 +233,11 @@ class _Builder:
             raise self.error(parent, "compares with null", rule, "write `x is null` or `x is not null`")
         for node, value, kind in zip(nodes, values, map(k.kind_of, values), strict=True):
             if kind in ("list", "other"):
-                fix = kind_fix(kind, "text" if "string" in kinds else "number", node_text(node))
-                raise self.error(node, f"is {k.kind_text(value)}", "numbers, strings and booleans can be compared", fix)
+                fix = comparison_fix(kind, parent, node, "text" if "string" in kinds else "number")
+                rule = "numbers, strings, booleans, dates and times can be compared"
+                raise self.error(parent, f"compares {k.kind_text(value)}", rule, fix)
+        if kinds & set(k.TIMES) and kinds <= {"string", *k.TIMES}:
+            return [self.micros(node, value) for node, value in zip(nodes, values, strict=True)]
         values = [
             k.nan_to_null(value)
             if k.kind_of(value) == "float" and not isinstance(node, exp.Literal)
@@ -262,7 +287,11 @@ class _Builder:
         return ibis.cases(*zip(conditions, values[:-1], strict=True), else_=values[-1])
 
     def cast(self, node: exp.Cast) -> Any:
-        target, value = TYPES[node.to.this], self.value(node.this)
+        target, inner = TYPES[node.to.this], node.this.unnest()
+        if isinstance(inner, exp.Anonymous) and inner.name == json_text.FUNCTION:
+            text, path = self.arguments(inner)
+            return json_text.field(text, path, target)
+        value = self.exact_value(node.this) if target == "integer" else self.value(node.this)
         result = k.cast(value, target)
         if result is None:
             rule = f"there is no cast of it to {target} on which the engines agree"
@@ -272,6 +301,13 @@ class _Builder:
         return result
 
     def call(self, node: exp.Anonymous) -> Any:
+        function, values = FUNCTIONS[node.name], self.arguments(node)
+        if function.unifies_types and k.kind_of(values[0]) == "null":
+            return values[0]
+        return function.build(*values)
+
+    def arguments(self, node: exp.Anonymous) -> list[Any]:
+        """Return the arguments of a call, each an Ibis value or a Python constant, after a check of their kinds."""
         function, parts = FUNCTIONS[node.name], node.expressions
         if not function.accepts(len(parts)):
             plural = "" if len(parts) == 1 else "s"
@@ -285,13 +321,11 @@ class _Builder:
         ]
         if node.name == "if":
             condition, *values = self.condition(parts[0], node), *map(self.value, parts[1:])
-            return function.build(condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND))
+            return [condition, *self.one_type(node, parts[1:], values, "mixes", _SINGLE_KIND)]
+        if node.name == "contains":
+            return self.container_and_part(node)
         values = [self.argument(part, required, node) for part, required in zip(parts, argument_kinds, strict=False)]
-        if function.unifies_types:
-            values = self.one_type(node, parts, values, "mixes", _SINGLE_KIND)
-        if function.unifies_types and k.kind_of(values[0]) == "null":
-            return values[0]
-        return function.build(*values)
+        return self.one_type(node, parts, values, "mixes", _SINGLE_KIND) if function.unifies_types else values
 
     def argument(self, node: exp.Expr, required: ArgumentKind, parent: exp.Expr) -> Any:
         """Return an argument as a value, or as a Python constant if the function needs one."""
@@ -302,6 +336,17 @@ class _Builder:
                 fix = "write one letter or more" if constant and node.is_string else "write it in single quotes"
                 raise self.error(node, "is not such a text", rule, fix)
             return node.name
+        if required == "power of ten":
+            exponent = decimals.power_of_ten(node.name) if constant and node.is_string else None
+            if exponent is None:
+                rule = f"{in_backquotes(node_text(parent))} takes a power of ten in single quotes there"
+                raise self.error(node, "is not such a text", rule, "write '0.01', '1' or '100'")
+            return exponent
+        if required == "unit of time":
+            if not constant or node.name not in times.PER_SECOND:
+                rule = f"{in_backquotes(node_text(parent))} takes the unit of the number there"
+                raise self.error(node, "is no unit of time", rule, "write 's', 'ms', 'us' or 'ns'")
+            return node.name
         if required in _POSITIVE_INTEGERS:
             if not constant or node.is_string or not _INTEGER.fullmatch(node.name) or int(node.name) < 1:
                 expected, fix = _POSITIVE_INTEGERS[required]
@@ -309,7 +354,31 @@ class _Builder:
                     node, "is not such a number", f"{in_backquotes(node_text(parent))} takes {expected} there", fix
                 )
             return int(node.name)
-        return self.value_of_kind(node, required, parent)
+        value = self.value_of_kind(node, required, parent)
+        return self.micros(node, value) if required == "time" else value
+
+    def micros(self, node: exp.Expr, value: Any) -> Any:
+        """Return a date, a time or a text as local microseconds, and refuse a text in quotes that is none of these."""
+        if not isinstance(node, exp.Literal):
+            return times.local_micros(value, self.offset_seconds)
+        micros = times.micros_of_literal(node.name, self.offset_seconds)
+        if micros is None:
+            raise self.error(node, "is no date or time", _DATE_TEXT, "write it like '2024-05-01'")
+        return k.integer(micros)
+
+    def container_and_part(self, node: exp.Anonymous) -> list[Any]:
+        """Return the arguments of `contains`: two texts, or a list and a value of the type of its items."""
+        container, part = node.expressions
+        values = self.value_of_kind(container, "string or list", node)
+        if k.kind_of(values) == "string":
+            return [values, self.value_of_kind(part, "string", node)]
+        item, part_value = k.widen(values[0]), self.value(part)
+        unified = k.unify([item, part_value])
+        if unified is None or k.kind_of(item) not in ("integer", "float", "string") or k.kind_of(part_value) == "null":
+            rule = f"{in_backquotes(node_text(node))} takes {k.kind_text(item)} there, as the items of the list are"
+            raise self.error(part, f"is {k.kind_text(part_value)}", rule, item_fix(item, part_value, node_text(part)))
+        item, part_value = unified
+        return [values.cast(dt.Array(item.type())), part_value]
 
     def value_of_kind(self, node: exp.Expr, required: str, parent: exp.Expr) -> Any:
         """Return the value of a node, and refuse a value of another kind.
@@ -319,7 +388,7 @@ class _Builder:
             required: Kind that the value must have: a key of `ACCEPTED_KINDS`, `condition`, or a kind itself.
             parent: Node that uses the value, for messages.
         """
-        value = self.value(node)
+        value = self.exact_value(node) if required == "decimal" else self.value(node)
         kinds = (
             ACCEPTED_KINDS.get(cast(ArgumentKind, required), (required,)) if required != "condition" else ("boolean",)
         )

@@ -17,13 +17,14 @@ import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.operations as ops
 
+from data_prep.expressions import decimals, json_text, times
 from data_prep.expressions import kinds as k
 from data_prep.expressions.source import Source
 from ple_rec.text import align_columns
 from ple_rec.text.suggest import nearest_name
 
-# What an argument may be: a value of the kinds in `ACCEPTED_KINDS`, or a constant ("constant string", and the positive
-# integers "position" and "count").
+# What an argument may be: a value of the kinds in `ACCEPTED_KINDS`, or a constant ("constant string", the positive
+# integers "position" and "count", "power of ten" as a text and "unit of time").
 ArgumentKind = Literal[
     "any",
     "number",
@@ -37,9 +38,15 @@ ArgumentKind = Literal[
     "constant string",
     "position",
     "count",
+    "integer",
+    "list",
+    "decimal",
+    "time",
+    "power of ten",
+    "unit of time",
 ]
 ACCEPTED_KINDS: dict[ArgumentKind, tuple[k.Kind, ...]] = {
-    "any": ("integer", "float", "string", "boolean", "list", "null", "other"),
+    "any": ("integer", "float", "string", "boolean", "date", "time", "list", "null", "other"),
     "number": k.NUMBERS,
     "bound": (*k.NUMBERS, "null"),
     "float": ("float",),
@@ -48,6 +55,10 @@ ACCEPTED_KINDS: dict[ArgumentKind, tuple[k.Kind, ...]] = {
     "ordered": ("integer", "float", "string", "null"),
     "scalar": ("integer", "float", "string", "boolean", "null"),
     "string or list": ("string", "list"),
+    "integer": ("integer",),
+    "list": ("list",),
+    "decimal": ("decimal", "integer", "string"),
+    "time": ("date", "time", "string"),  # `build` gets the local microseconds, see `times.local_micros`.
 }
 
 
@@ -95,6 +106,21 @@ def _split(text: Any, separator: str) -> Any:
     return pieces.filter(lambda piece: piece != "")
 
 
+def _element(items: Any, number: Any) -> Any:
+    # Spark takes positions as int32, and raises an error beyond the end. Its length of null is null.
+    position = ibis.cases((number.between(k.integer(1), items.length()), number)).cast("int32")
+    return k.widen(items[position - 1])
+
+
+def _contains(container: Any, part: Any) -> Any:
+    if k.kind_of(container) == "string":
+        return container.contains(part)
+    part = k.nan_to_null(part) if k.kind_of(part) == "float" else part
+    # For a null, one engine gives null and the other false; so it does for a list that has a null.
+    is_item = ibis.coalesce(container.contains(part), ibis.literal(False))
+    return ibis.cases((~(k.is_null(container) | k.is_null(part)), is_item))
+
+
 def _substr(text: Any, start: int, length: int | None = None) -> Any:
     return text.substr(start - 1, length)
 
@@ -136,9 +162,22 @@ FUNCTIONS: dict[str, Function] = {
     ),
     "contains": Function(
         "contains(text, part)",
-        "whether the part stands in the text, letter by letter",
-        ("string", "string"),
-        lambda text, part: text.contains(part),
+        "whether the part stands in the text, letter by letter; contains(list, x): whether x is an item of the list",
+        ("string or list", "any"),  # `build.py` checks that a text has a text, and a list an item of its own kind.
+        _contains,
+    ),
+    "date": Function("date(x)", "the local date of a time, or of a text like a date", ("time",), times.date_at),
+    "days": Function(
+        "days(later, earlier)",
+        "days from one time to another, with fractions, negative if `earlier` is later",
+        ("time", "time"),
+        times.days_between,
+    ),
+    "element": Function(
+        "element(list, i)",
+        "the item of a list at position i (the first is 1); null if it has none",
+        ("list", "integer"),
+        _element,
     ),
     "floor": Function("floor(x)", "the largest integer <= x; null if int64 has none", ("number",), k.floor),
     "greatest": Function(
@@ -149,6 +188,13 @@ FUNCTIONS: dict[str, Function] = {
         is_variadic=True,
         unifies_types=True,
     ),
+    "hour": Function("hour(x)", "the local hour of a time, 0 to 23", ("time",), times.hour_at),
+    "hours": Function(
+        "hours(later, earlier)",
+        "hours from one time to another, with fractions, negative if `earlier` is later",
+        ("time", "time"),
+        times.hours_between,
+    ),
     "if": Function(
         "if(condition, a, b)",
         "a if the condition is true, else b (also if it is null)",
@@ -156,6 +202,12 @@ FUNCTIONS: dict[str, Function] = {
         ibis.ifelse,
     ),
     "is_nan": Function("is_nan(x)", "whether x is NaN; null if x is null", ("float",), k.is_nan),
+    json_text.FUNCTION: Function(
+        "json(text, '$.path')",
+        "text of the string at a path of a JSON text; cast(json(...) as type) reads a number or boolean there",
+        ("string", "constant string"),
+        json_text.field,
+    ),
     "least": Function(
         "least(a, b, ...)",
         "the smallest number or text; NaN is above all numbers; nulls are left out: least(null, 600) is 600",
@@ -172,6 +224,7 @@ FUNCTIONS: dict[str, Function] = {
         lambda x: ops.Cast(x.length(), dt.int64).to_expr(),
     ),
     "lower": Function("lower(text)", "A-Z as a-z; other letters remain", ("string",), _lower),
+    "month": Function("month(x)", "the local month of a time, 1 to 12", ("time",), times.month_at),
     "nullif": Function("nullif(a, b)", "null if a = b, else a", ("scalar", "scalar"), k.null_if, unifies_types=True),
     "replace": Function(
         "replace(text, old, new)",
@@ -204,10 +257,23 @@ FUNCTIONS: dict[str, Function] = {
         _substr,
         min_arguments=2,
     ),
+    "timestamp": Function(
+        "timestamp(x, unit)",
+        "the time of an integer since 1970-01-01 UTC in 's', 'ms', 'us' or 'ns'",
+        ("integer", "unit of time"),
+        times.time_of_count,
+    ),
     "trim": Function(
         "trim(text)", "without spaces, tabs and line breaks at both ends", ("string",), lambda text: text.strip()
     ),
+    "units": Function(
+        "units(x, unit)",
+        "how many units a decimal, an integer or the text of one is, exactly: units(price, '0.01'); null if not whole",
+        ("decimal", "power of ten"),
+        decimals.units,
+    ),
     "upper": Function("upper(text)", "a-z as A-Z; other letters remain", ("string",), _upper),
+    "weekday": Function("weekday(x)", "the local weekday of a time, 0 is Monday", ("time",), times.weekday_at),
 }
 OPERATORS: dict[str, str] = {  # Meaning of the operators and other syntax, for `describe`.
     "1, 0.5, 'text', true, null": "literals; whole numbers are int64, others float64; a quote in a text is doubled",
@@ -216,12 +282,14 @@ OPERATORS: dict[str, str] = {  # Meaning of the operators and other syntax, for 
     "a / b": "float64 always; null if b is 0",
     "a // b, a % b": "of integers, cut toward zero, the remainder with the sign of a; null if b is 0",
     "a || b": "as concat(a, b)",
-    "a = b, !=, <>, <, <=, >, >=": "null if one is null or NaN; texts by their bytes; false is 0, true is 1",
+    "a = b, !=, <>, <, <=, >, >=": "null if one is null or NaN; texts by their bytes; false is 0, true is 1; a date is "
+    "its midnight",
     "a between b and c, a in (b, c)": "and their opposites with `not`",
     "a is null, a is not null": "never null themselves",
     "not a, a and b, a or b": "of conditions; null is unknown",
     "case when a then b else c end": "the first whose condition is true; null without else",
-    "cast(x as type)": "int (int64; cuts floats toward zero), double (float64), string, boolean; other texts give null",
+    "cast(x as type)": "int (int64; cut toward zero), double (float64), string (also of a date), boolean; other texts "
+    "give null",
 }
 
 _BITS = "its last bits differ between engines and machines"
@@ -229,7 +297,7 @@ _ROWS = "an expression is computed from one row, and this function needs several
 _NOT_REPEATABLE = "it does not depend on the row alone, so the next run would give other values"
 _ROOT = "compare without it (x * x < y), or compute such a value before, as a column of the log"
 _LOG = "declare the column as dense with the normaliser `log`: the model applies it"
-_TIME = "compare with time.day, time.hour and time.weekday"
+_TIME = "write `time`, the time of the row: days(time, '2024-01-01')"
 _BEFORE = "compute such a value before, as a column of the log"
 # Functions of SQL that expressions do not have: the reason, and the fix.
 REFUSED: dict[str, tuple[str, str]] = (
@@ -244,13 +312,6 @@ REFUSED: dict[str, tuple[str, str]] = (
     | dict.fromkeys(("random", "rand", "uuid"), (_NOT_REPEATABLE, "use the keys of the configuration that sample rows"))
     | dict.fromkeys(("now", "today", "current_date", "current_timestamp", "getdate"), (_NOT_REPEATABLE, _TIME))
     | {"exists": ("an expression has no subqueries", "join the table in the configuration")}
-    | dict.fromkeys(
-        ("array_contains", "list_contains"),
-        (
-            "of a list it knows the length alone",
-            "make the column a sparse feature: the model then sees all of its items",
-        ),
-    )
 )
 # What to write instead, by name of a function in SQL or another language.
 _SQL_SYNONYMS = (
@@ -261,7 +322,14 @@ _SQL_SYNONYMS = (
     | {"iff": "if(c, a, b)", "iif": "if(c, a, b)", "mod": "a % b", "div": "a // b", "isnull": "x is null"}
     | {"isnan": "is_nan(x)", "substring": "substr(text, start, length)", "ceiling": "ceil(x)", "clamp": "clip(x, a, b)"}
     | {"string_split": "split(text, separator)", "str": "cast(x as string)", "strip": "trim(text)"}
-    | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then ..."}
+    | dict.fromkeys(("array_contains", "list_contains", "list_has", "array_has"), "contains(list, x)")
+    | dict.fromkeys(("element_at", "list_extract", "list_element", "array_extract"), "element(list, i)")
+    | dict.fromkeys(("datediff", "date_diff", "timestampdiff", "age"), "days(later, earlier)")
+    | dict.fromkeys(("to_timestamp", "from_unixtime", "epoch_ms", "make_timestamp"), "timestamp(x, 'ms')")
+    | dict.fromkeys(("dayofweek", "day_of_week", "isodow", "dow"), "weekday(x)")
+    | {"to_date": "date(x)", "day": "date(x)"}
+    | dict.fromkeys(("json_extract", "json_extract_string", "json_value", "get_json_object"), "json(text, '$.path')")
+    | {"coalesce_null": "coalesce(a, b)", "sign": "case when x < 0 then -1 when x > 0 then 1 else 0 end"}
 )
 
 

@@ -21,16 +21,18 @@ from typing import Any, Literal
 import ibis
 from ibis.expr import operations as ops
 
-Kind = Literal["integer", "float", "string", "boolean", "list", "null", "other"]
+Kind = Literal["integer", "float", "decimal", "string", "boolean", "date", "time", "list", "null", "other"]
 NUMBERS: tuple[Kind, ...] = ("integer", "float")
+TIMES: tuple[Kind, ...] = ("date", "time")
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 
 def kind_of(value: Any) -> Kind:
     """Return the kind of an Ibis value.
 
-    The kind is `other` for a type that expressions do not compute with, such as timestamp, or uint64, whose values may
-    exceed int64.
+    A timestamp, with or without a zone, is of the kind `time`. A decimal without a fraction is not of the kind
+    `decimal`: it is `other`, as all types that expressions do not compute with, such as uint64, whose values may exceed
+    int64.
     """
     dtype = value.type()
     if dtype.is_integer():
@@ -39,14 +41,17 @@ def kind_of(value: Any) -> Kind:
         "null": dtype.is_null(),
         "boolean": dtype.is_boolean(),
         "float": dtype.is_floating(),
+        "decimal": dtype.is_decimal() and dtype.scale != 0,
         "string": dtype.is_string(),
+        "date": dtype.is_date(),
+        "time": dtype.is_timestamp(),
         "list": dtype.is_array(),
     }
     return next((kind for kind, fits in tests.items() if fits), "other")
 
 
 def kind_text(value: Any) -> str:
-    """Return the kind of a value as error messages name it: `an integer`, `a string`, `of type date`."""
+    """Return the kind of a value as error messages name it: `an integer`, `a time`, `of type uint64`."""
     kind = kind_of(value)
     if kind == "other":
         return f"of type {value.type().copy(nullable=True)}"
@@ -98,15 +103,19 @@ def null(dtype: Any) -> Any:
 
 
 def unify(values: Sequence[Any]) -> list[Any] | None:
-    """Return the values cast to a common type, or None if there is none. Integers beside floats become float64."""
+    """Return the values cast to a common type, or None if there is none.
+
+    Integers beside floats become float64. Timestamps with and without a zone become timestamps in UTC.
+    """
     typed = [value for value in values if kind_of(value) != "null"]
     if not typed:
         return list(values)
     dtypes = {value.type().copy(nullable=True) for value in typed}
     if len(dtypes) > 1:
-        if not {kind_of(value) for value in typed} <= set(NUMBERS):
+        kinds = {kind_of(value) for value in typed}
+        if kinds != {"time"} and not kinds <= set(NUMBERS):
             return None
-        dtypes = {ibis.dtype("float64")}
+        dtypes = {ibis.dtype("timestamp('UTC')" if kinds == {"time"} else "float64")}
     (dtype,) = dtypes
     return [null(dtype) if kind_of(value) == "null" else value.cast(dtype) for value in values]
 
@@ -236,7 +245,7 @@ def cast(x: Any, target: Target) -> Any | None:
     is_whole_number = (
         source in ("integer", "boolean") or dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0)
     )
-    return x.cast("string") if is_whole_number else None
+    return x.cast("string") if is_whole_number or source == "date" else None
 
 
 def _to_integer(x: Any) -> Any | None:
@@ -247,8 +256,10 @@ def _to_integer(x: Any) -> Any | None:
         return ibis.cases((x.re_search(_INTEGER_TEXT), x.try_cast("int64")))
     if dtype.is_boolean():
         return x.cast("int64")
-    # Spark reads uint64 as decimal(20, 0), so decimals without a fraction are converted. Other decimals are refused,
-    # since one engine would round them and the other would truncate them.
+    if kind_of(x) == "decimal":
+        # One engine would round the fraction and the other would truncate it, so it is cut from the text.
+        return x.cast("string").re_replace("[.].*", "").try_cast("int64")
+    # Spark reads uint64 as decimal(20, 0), a decimal without a fraction.
     return x.try_cast("int64") if dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0) else None
 
 

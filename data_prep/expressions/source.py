@@ -6,7 +6,7 @@ error message, the fix.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,15 @@ class Source:
         return f"`{' '.join(excerpt.split())}` at {in_backquotes(piece)} (character {start + 1})"
 
 
-# Fixes for values that no cast makes valid, so that the raw files have to be changed.
+# Fixes for values of a type that expressions do not read, so that the raw files have to be changed.
 AS_TEXT = "write the column as text or as an integer"
-_AS_NUMBER = "write the column as a number; the time of the row is known as time.day, time.hour and time.weekday"
+_AS_NUMBER = "write the column as a number"
 # Type to which a null is cast, by the required kind.
 _NULLS = {"condition": "boolean", "number": "double", "float": "double", "integer": "int"}
-_TEXTS = ("id", "string", "text", "string or list", "boolean")  # Required kinds for which a cast to text is proposed.
+# Required kinds for which a text is proposed.
+_TEXTS = ("id", "string", "text", "string or list", "scalar", "boolean")
+# Type to which a number, a boolean or a text is cast, by the required kind; string for all others.
+_CASTS = {"number": "int", "bound": "int", "integer": "int", "ordered": "int", "decimal": "int", "id": "bigint"}
 
 
 def kind_fix(kind: k.Kind, required: str, piece: str) -> str:
@@ -72,36 +75,115 @@ def kind_fix(kind: k.Kind, required: str, piece: str) -> str:
         piece: Text of the value.
     """
     if kind == "null":
-        return f"write cast(null as {_NULLS.get(required, 'string')}), or the expression without it"
+        text = f"cast(null as {_NULLS.get(required, 'string')})"
+        return f"write {_split_text(text) if required == 'list' else text}, or the expression without it"
     if required == "condition":
         equals = {"integer": "= 1", "float": "> 0", "string": "= 'text'"}.get(kind, "is not null")
         return f"compare it: {piece} {equals}"
     if required == "float":
         return f"leave it out: only floats can be NaN, and {piece} is not a float"
-    if kind == "list" and required not in _TEXTS:
-        return f"write length({piece}), the number of its items"
-    if kind in ("list", "other"):
+    if kind == "list":
+        if required not in (*_TEXTS, "time"):
+            return f"write length({piece}), the number of its items"
+        return f"write element({piece}, 1), its first item"
+    if kind == "other":
         return AS_TEXT if required in _TEXTS else _AS_NUMBER
+    if required == "list":
+        return f"write {_split_text(piece)}" if kind == "string" else "use a column of lists"
+    if kind in k.TIMES:
+        return _time_fix(kind, required, piece)
+    if required == "time":
+        return _as_time_fix(kind, piece)
+    if kind == "float" and required == "decimal":
+        return f"write round({piece} * 100) in place of units, to count in units of 0.01"
     if kind == "float" and required not in ("integer", "id"):
         return f"write cast(round({piece}) as string)"
-    number = "double" if kind == "string" else "int"
-    target = {"number": number, "bound": number, "integer": "int", "ordered": "int", "id": "bigint"}.get(
-        required, "string"
-    )
+    target = "double" if kind == "string" and required in ("number", "bound") else _CASTS.get(required, "string")
     return f"write cast({piece} as {target})"
 
 
+def _split_text(piece: str) -> str:
+    return f"split({piece}, ',')"
+
+
+def _time_fix(kind: k.Kind, required: str, piece: str) -> str:
+    """Return the fix for a date or a time where another kind is required: its date as text, or the days since 1970."""
+    if required in _TEXTS:
+        return f"write cast({piece if kind == 'date' else f'date({piece})'} as string)"
+    days = f"days({piece}, '1970-01-01')"
+    if required in ("integer", "decimal"):
+        return f"write cast({days} as int), the whole days since then"
+    return f"write {days}, or for an age days(time, {piece})"
+
+
+def _as_time_fix(kind: k.Kind, piece: str) -> str:
+    """Return the fix for a value that has to be a time."""
+    if kind not in k.NUMBERS:
+        return "use a column of dates, of timestamps or of texts like 2024-05-01"
+    number = piece if kind == "integer" else f"cast({piece} as int)"
+    return f"write timestamp({number}, 'ms'), with the unit of the number: 's', 'ms', 'us' or 'ns'"
+
+
 def mixed_fix(nodes: Sequence[exp.Expr], values: Sequence[Any]) -> str:
-    """Return the fix for values that must be of one kind but are not: a cast of one of them, preferably of a column."""
-    pairs = [(node, k.kind_of(value)) for node, value in zip(nodes, values, strict=True)]
-    literal = next((node for node, kind in pairs if isinstance(node, exp.Literal) and kind in k.NUMBERS), None)
-    texts = [node for node, kind in pairs if kind == "string"]
-    if {kind for _, kind in pairs} & {"list", "other"}:
-        return AS_TEXT if texts else _AS_NUMBER
-    if literal is not None and texts and not isinstance(texts[0], exp.Literal):
-        return f"write '{literal.name}', or cast({node_text(texts[0])} as double)"
-    node, kind = next((pair for pair in pairs if pair[1] in ("boolean", *k.NUMBERS)), pairs[0])
-    return kind_fix(kind, "string" if texts else "integer", node_text(node))
+    """Return the fix for values that must be of one kind but are not: another form of one, preferably of a column."""
+    by_kind: dict[k.Kind, exp.Expr] = {}
+    for node, value in zip(nodes, values, strict=True):
+        by_kind.setdefault(k.kind_of(value), node)
+    texts, kinds = by_kind.get("string"), set(by_kind) - {"null"}
+    if "other" in kinds:
+        return AS_TEXT if texts is not None else _AS_NUMBER
+    if kinds == {"list"}:
+        return "write the items of both lists as text, or both as integers, into the log"
+    if "list" in kinds:
+        return kind_fix("list", "string" if texts is not None else "number", node_text(by_kind["list"]))
+    if kinds & set(k.TIMES):
+        return _mixed_times_fix(by_kind)
+    literal = next(
+        (node for kind, node in by_kind.items() if kind in k.NUMBERS and isinstance(node, exp.Literal)), None
+    )
+    if literal is not None and texts is not None and not isinstance(texts, exp.Literal):
+        return f"write '{literal.name}', or cast({node_text(texts)} as double)"
+    kind = next(kind for kind in ("boolean", *k.NUMBERS) if kind in by_kind)
+    return kind_fix(kind, "string" if texts is not None else "integer", node_text(by_kind[kind]))
+
+
+def _mixed_times_fix(by_kind: Mapping[k.Kind, exp.Expr]) -> str:
+    """Return the fix for a date or a time beside another kind, from the first value of each kind."""
+    if "time" in by_kind and by_kind.keys() & {"date", "string"}:
+        return f"write date({node_text(by_kind['time'])})"
+    if "string" in by_kind:
+        return f"write date({node_text(by_kind['string'])})"
+    if "time" in by_kind and "integer" in by_kind:
+        return kind_fix("integer", "time", node_text(by_kind["integer"]))
+    kind = next(kind for kind in by_kind if kind in k.TIMES)
+    return kind_fix(kind, "number", node_text(by_kind[kind]))
+
+
+def comparison_fix(kind: k.Kind, parent: exp.Expr, node: exp.Expr, required: str) -> str:
+    """Return the fix for a list, or for a type that expressions do not read, in a comparison.
+
+    Args:
+        kind: Kind of the value.
+        parent: Comparison that reads the value.
+        node: Node of the value.
+        required: Kind that would be accepted.
+    """
+    if kind == "list" and isinstance(parent, exp.EQ):
+        other = parent.expression if node_text(parent.this) == node_text(node) else parent.this
+        return f"write contains({node_text(node)}, {node_text(other)})"
+    return kind_fix(kind, required, node_text(node))
+
+
+def item_fix(item: Any, value: Any, piece: str) -> str:
+    """Return the fix for a value that is compared with the items of a list but has another kind.
+
+    Args:
+        item: Item of the list.
+        value: Value that is compared with it.
+        piece: Text of that value.
+    """
+    kind = k.kind_of(item)
+    return kind_fix(k.kind_of(value), "number" if kind == "float" else kind, piece)
 
 
 def cast_fix(kind: k.Kind, target: Target, piece: str) -> str:
@@ -112,8 +194,8 @@ def cast_fix(kind: k.Kind, target: Target, piece: str) -> str:
         target: Kind to which it is cast.
         piece: Text of the value.
     """
-    if kind == "float" and target == "boolean":
-        return f"compare it: {piece} <> 0"
+    if target == "boolean":
+        return f"compare it: {piece} {'<> 0' if kind == 'float' else 'is not null'}"
     return kind_fix(kind, {"integer": "number", "float": "number"}.get(target, target), piece)
 
 

@@ -56,7 +56,8 @@ _REFUSED: dict[type[exp.Expr], tuple[str, str]] = {
     exp.Tuple: ("a list of values", "write `x in (1, 2)`, or one value"),
     exp.Pow: ("a power", "multiply: `x * x`"),
     exp.NullSafeEQ: ("a comparison that treats null as a value", "write `(a = b or (a is null and b is null))`"),
-    exp.NullSafeNEQ: ("a comparison that treats null as a value", "write `not (a = b or (a is null and b is null))`"),
+    exp.JSONExtract: ("`->`", "write json(text, '$.path')"),
+    exp.JSONExtractScalar: ("`->>`", "write json(text, '$.path')"),
     exp.Dot: ("a name of this form", "write `table.column`, or `function(column)`"),
 }
 
@@ -127,7 +128,7 @@ def _check_brackets(source: Source, tokens: list[Token]) -> None:
     opened: list[Token] = []
     for token in tokens:
         if token.token_type in (TokenType.L_BRACKET, TokenType.L_BRACE):
-            fix = "use substr for a part of a text; parts of a list cannot be read"
+            fix = "write substr(text, start, length) for a part of a text, element(list, i) for an item of a list"
             raise source.error(_quote_token(source, token), "expressions have no square or curly brackets", fix)
         if token.token_type == TokenType.L_PAREN:
             opened.append(token)

@@ -11,7 +11,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.expressions.syntax import quoted_name
+from data_prep.init.json_fields import own_name, source_expression
 from data_prep.sources.list_texts import StructuredText, structured_text
 
 _MAX_CHARACTERS = 60  # Of a name without a suffix such as `_2`; the name of a table is part of a file name.
@@ -82,6 +82,8 @@ class Column:
         feature: Name for the feature or task of the column; no other column has it.
         has_non_finite: True if some numbers are NaN or infinite.
         number: Number of the column in the log, from 1.
+        source: Expression of prep.toml that reads the column: its quoted name, or a call of `json` for a JSON field.
+        own_name: Name by whose words roles are guessed: for a JSON field its path, such as `net.mbps`.
     """
 
     name: str
@@ -94,13 +96,15 @@ class Column:
     feature: str
     has_non_finite: bool
     number: int
+    source: str
+    own_name: str
 
     @classmethod
-    def from_rows(cls, name: str, column: pa.ChunkedArray, feature: str, number: int) -> Column:
+    def from_rows(cls, field: pa.Field, column: pa.ChunkedArray, feature: str, number: int) -> Column:
         """Create the description of a column from its rows.
 
         Args:
-            name: Name of the column.
+            field: Name of the column, with the metadata of a JSON field (`json_fields.py`).
             column: Rows of the column.
             feature: Name for a feature or task of the column.
             number: Number of the column in the log, from 1.
@@ -119,12 +123,30 @@ class Column:
         has_non_finite = kind == "number" and len(values) < present
         nulls = len(column) - (len(values) if has_non_finite else present)
         distinct = pc.count_distinct(values).as_py() if kind != "other" else 0
-        return cls(name, kind, values, column.type, len(column), nulls, distinct, feature, has_non_finite, number)
+        return cls(
+            field.name,
+            kind,
+            values,
+            column.type,
+            len(column),
+            nulls,
+            distinct,
+            feature,
+            has_non_finite,
+            number,
+            source_expression(field),
+            own_name(field),
+        )
 
     @cached_property
     def words(self) -> frozenset[str]:
         """Words of the name."""
-        return split_words(self.name)
+        return split_words(self.own_name)
+
+    @cached_property
+    def last_words(self) -> frozenset[str]:
+        """Words of the last name in the path of a JSON field; for other columns, the words of the name."""
+        return split_words(self.own_name.rpartition(".")[2]) if self.own_name != self.name else self.words
 
     @cached_property
     def is_integer(self) -> bool:
@@ -166,8 +188,7 @@ class Column:
     @property
     def expression(self) -> str:
         """Expression of prep.toml for the value."""
-        name = quoted_name(self.name)
-        return f"cast(replace({name}, ',', '.') as double)" if self.has_decimal_commas else name
+        return f"cast(replace({self.source}, ',', '.') as double)" if self.has_decimal_commas else self.source
 
     @property
     def has_decimal_commas(self) -> bool:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from data_prep.expressions import column_to_word, parse
 from data_prep.expressions.syntax import quoted_name
+from data_prep.init.json_fields import with_json_fields
 from data_prep.init.times import Time, distinct_days
 from data_prep.sources.columns import NO_VALUE, check_columns
 from data_prep.sources.files import discover
@@ -47,7 +48,8 @@ class LogPreview:
         files: Value of `log.files`: files of the log below the source, or globs.
         csv: CSV options of the files; None for Parquet.
         table_sample: Files of the log as Parquet: all of a Parquet log, but only the beginnings of long CSV files.
-        rows: Sample of the rows of `table_sample`, from some of its files, with the columns that prep can read.
+        rows: Sample of the rows of `table_sample`, from some of its files, with the columns that prep can read. The
+            fields of JSON columns are further columns (`json_fields.py`).
         unreadable: Reason why a column is left out, by its name: prep cannot read it, or it has no value.
         format: Value of `log.format`; None if the names of the files show their format.
     """
@@ -126,7 +128,7 @@ def open_log(paths: Sequence[str]) -> Iterator[LogPreview]:
             raise UserError(
                 " ".join(paths), "no row, or no column that all files have", rule, "name the files of one log"
             )
-        yield LogPreview(source, files, csv_config, sample, rows, unreadable, config_format)
+        yield LogPreview(source, files, csv_config, sample, with_json_fields(rows), unreadable, config_format)
 
 
 def _find_files(config: FilesConfig, source: str) -> tuple[list[FoundFile], Format]:

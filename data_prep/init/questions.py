@@ -9,7 +9,6 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data_prep.expressions.syntax import quoted_name
 from data_prep.init.column import PLAIN_THOUSANDS, Column, has_thousands, has_unclear_commas
 from data_prep.sources.table import shown_value
 
@@ -24,8 +23,12 @@ def find_question(column: Column) -> str:
         return _unclear_commas(column)
     if column.structure is not None and column.structure.cut is None:
         structure, example = column.structure, shown_value(column.structure.example)
-        description = "JSON, which no expression reads" if structure.kind == "JSON" else "lists that no expression cuts"
-        return f"texts such as {example} are {description}; {structure.suggest_rewrite(quoted_name(column.name))}"
+        if structure.kind == "JSON":
+            return (
+                f"texts such as {example} look like JSON, but no field was found that is a number, a text or a boolean "
+                "in many of them; write their parts as columns of their own"
+            )
+        return f"texts such as {example} are lists that no expression cuts; {structure.suggest_rewrite(column.source)}"
     if column.may_be_rounded:
         example, bits = pc.max(pc.abs(column.values)).as_py(), 24 if pa.types.is_float32(column.type) else 53
         return (
@@ -49,7 +52,7 @@ def find_question(column: Column) -> str:
 
 def _thousands(column: Column) -> str:
     """Return the question about numbers whose commas may separate thousands or decimals, or that have a unit."""
-    name = quoted_name(column.name)
+    name = column.source
     texts = column.values.filter(pc.match_substring(column.values, ","))
     thousands = f"cast(replace({name}, ',', '') as double)"
     with_unit = texts.filter(pc.invert(pc.match_substring_regex(texts, PLAIN_THOUSANDS)))
@@ -69,7 +72,7 @@ def _thousands(column: Column) -> str:
 
 def _unclear_commas(column: Column) -> str:
     """Return the question about numbers that have commas and dots, or commas in few rows."""
-    name = quoted_name(column.name)
+    name = column.source
     decimals = f"cast(replace({name}, ',', '.') as double)"
     thousands = f"cast(replace(replace({name}, '.', ''), ',', '.') as double)"
     # Such as 1.234,5 or 1.234.567, in which a dot cannot separate decimals.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,9 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from data_prep.expressions.syntax import quoted_name
 from data_prep.init.column import EXACT_FLOAT64, Column, Names, split_words
+from data_prep.init.json_fields import json_column
 from data_prep.init.questions import find_question
 from data_prep.init.times import Time, choose_row_time, guess_time
 from data_prep.sources.list_texts import Cut
@@ -178,7 +181,8 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     names = Names()
     columns = {}
     for number, name in enumerate(rows.column_names, 1):
-        columns[name] = Column.from_rows(name, rows[name], names.add(name, number), number)
+        columns[name] = Column.from_rows(rows.schema.field(name), rows[name], names.add(name, number), number)
+    json_fields = Counter(filter(None, map(json_column, rows.schema)))
     times = {
         name: time
         for name, c in columns.items()
@@ -187,10 +191,15 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     questions = {
         name: question
         for name, column in columns.items()
-        if name not in times and not may_be_label(column) and (question := find_question(column))
+        if name not in times
+        and name not in json_fields
+        and not may_be_label(column)
+        and (question := find_question(column))
     }
-    columns = {name: column for name, column in columns.items() if name not in questions}
-    time = choose_row_time(times.values(), _USER_WORDS | _ITEM_WORDS)
+    columns = {name: column for name, column in columns.items() if name not in questions and name not in json_fields}
+    # Only a column of the log can be the time of a row, since `LogPreview.days_with_rows` reads the whole column.
+    row_times = [times[name] for name in times if json_column(rows.schema.field(name)) is None]
+    time = choose_row_time(row_times, _USER_WORDS | _ITEM_WORDS)
     other_columns = {name: column for name, column in columns.items() if time is None or name != time.column.name}
     tasks = _guess_labels(
         other_columns, [name for name in other_columns if name not in times], labels, {**unreadable, **questions}
@@ -211,6 +220,8 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
         why = _useless_reason(column, column is user)
         if column.kind == "time" or column.name in times:
             why = "another time" if time is not None else "a time that too many rows lack, or not in 2000 to 2099"
+            if time is None and column.source != quoted_name(column.name):
+                why = "a time; if it is that of the row, add [time] with its expression, and split by day"
         if why:
             left_out[column.name] = why
         else:
@@ -220,6 +231,7 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
         features.append(Feature("hour", {"value": '"time.hour"'}, is_dense=False, why=why, table="hour"))
     if not features:
         raise UserError("--from", "no column of the log can be a feature", "a model reads features", "name other files")
+    left_out |= {name: f"JSON, of which {count} fields are read" for name, count in json_fields.items()}
     left_out |= unreadable
     return Roles(time, user, tuple(tasks), tuple(features), left_out, questions, tuple(columns.values()))
 
@@ -295,9 +307,9 @@ def _make_label(column: Column, why: str) -> Label:
 
 def _guess_user(columns: Iterable[Column]) -> Column | None:
     users = [
-        column for column in columns if column.words & _USER_WORDS and (column.is_integer or column.kind == "text")
+        column for column in columns if column.last_words & _USER_WORDS and (column.is_integer or column.kind == "text")
     ]
-    return min(users, key=lambda column: (not column.words & _ID_WORDS, len(column.name)), default=None)
+    return min(users, key=lambda column: (not column.last_words & _ID_WORDS, len(column.name)), default=None)
 
 
 def _no_feature_reason(column: Column) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import TIME_WORDS, Resolved, locate_word, word_qualifiers
+from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec
 from ple_rec.config.schema import DatasetSchema
@@ -40,7 +40,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
     words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
-    needs_time = words & set(TIME_WORDS) or any(side.day is not None for side in sides_read.values())
+    needs_time = reads_time(config, words) or any(side.day is not None for side in sides_read.values())
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -61,6 +61,16 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
             **left_out,
         }
     )
+
+
+def reads_time(config: PrepConfig, words: Collection[str]) -> bool:
+    """Return True if one of the words of expressions is the time of the row, or a part of it.
+
+    The dataset records which columns its log had; without a record, the word `time` is not one of them.
+    """
+    has_column = ROW_TIME in config.found.columns.get("log", {}) or ROW_TIME in config.derived
+    row_time = [] if has_column else [ROW_TIME]
+    return config.time is not None and any(word in words for word in (*row_time, *TIME_WORDS))
 
 
 def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) -> set[str]:
@@ -86,7 +96,8 @@ def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) 
                 todo.append(config.derived[word])
             elif side is not None:
                 todo += side.on.values()
-            if config.time is not None and (word in TIME_WORDS or (side is not None and side.day is not None)):
+            is_dated = side is not None and side.day is not None
+            if config.time is not None and (is_dated or reads_time(config, [word])):
                 todo.append(config.time.value)
     return words
 
@@ -102,7 +113,7 @@ def check_inputs(resolved: Resolved, table: RawTable) -> None:
         DataError: A file lacks a column.
     """
     side = None if table.name == "log" else table.name
-    needed = resolved.log_columns if side is None else resolved.side_columns[side]
+    needed = resolved.columns_in(table) if side is None else resolved.side_columns[side]
     for file in table.files:
         columns = [*(name for name, _ in file.columns), *file.partitions]
         if missing := [column for column in needed if column not in columns]:
@@ -187,6 +198,8 @@ def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, s
             )
     if skip_missing:
         available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
+        if config.time is not None:
+            available.add(ROW_TIME)
         ids = {name: text for name, text in ids.items() if words_read(config, [text]) <= available}
     return ids
 

@@ -14,11 +14,11 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_prep.expressions import column_to_word
-from data_prep.inputs.columns import inputs_config, words_read
+from data_prep.inputs.columns import inputs_config, reads_time, words_read
 from data_prep.sources.files import POSITION
 from data_prep.transforms.columns import REASON
 from data_prep.transforms.expression_scope import Rule, readable_columns
-from data_prep.transforms.resolve import TIME_WORDS, resolve
+from data_prep.transforms.resolve import resolve
 from data_prep.transforms.rows import derive
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PREP_FILE, PrepConfig
@@ -96,9 +96,9 @@ class _Part:
         reduced = inputs_config(all_rows, features, {})
         self._words = {name: words_read(reduced, texts, joins=False) for name, texts in _texts(reduced).items()}
         words = {word for words in self._words.values() for word in words}
-        if not words & set(TIME_WORDS):  # The time was needed only to join a dated side table.
+        if not reads_time(config, words):  # The time was needed only to join a dated side table.
             reduced = reduced.model_copy(update={"time": None})
-        self._resolved = resolve(reduced, place, is_from_dataset=True)
+        self._resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
         self.types = {name: kind for name, kind in known_types(config).items() if name in words}
         self._rows = raw_rows(self.types)
 

@@ -219,7 +219,8 @@ def open_inputs(
     raw = find("log", log, ".")
     ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
     config = config.model_copy(update={"log": log})
-    resolved = resolve(inputs_config(config, options.features, ids), place, is_from_dataset=True)
+    reduced = inputs_config(config, options.features, ids)
+    resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     # CSV files are read once more with times as text, to keep their time zones.

@@ -57,7 +57,15 @@ class Summary:
         verb = "already prepared" if self.reused else "prepared"
         parent = "" if self.schema.parent is None else f", parent {self.schema.parent[:12]}"
         lines = [f"{self.out}: {verb}, fingerprint {self.schema.fingerprint[:12]}{parent}"]
-        lines += [*self._splits(), *self._tasks(), *self._shift(), *self._columns(), *self._drift(), *self._dropped()]
+        lines += [
+            *self._splits(),
+            *self._tasks(),
+            *self._shift(),
+            *self._columns(),
+            *self._drift(),
+            *self._dropped(),
+            *self._json(),
+        ]
         page = self.out / "stats.html"
         return "\n".join([*lines, *([f"  look at {page}"] if page.is_file() else [])])
 
@@ -171,6 +179,16 @@ class Summary:
         if rest := reasons[_REASONS_SHOWN:]:
             lines.append(f"  and {sum(each['rows'] for each in rest):,} rows for other reasons")
         return lines
+
+    def _json(self) -> list[str]:
+        """Return a line on the texts that are read as JSON, if some are not JSON or null."""
+        texts = sorted(self.stats.get("json", ()), key=lambda each: (-each["not_json"], -each["nulls"], each["text"]))
+        counts = [
+            f"{each['text']} {each['not_json']:,} of {each['rows'] - each['nulls']:,}, {each['nulls']:,} rows without"
+            for each in texts
+            if each["not_json"] or each["nulls"]
+        ]
+        return [_listed("  texts that are not JSON: ", counts, "; ")] if counts else []
 
 
 def _listed(heading: str, items: Sequence[str], separator: str = ", ") -> str:

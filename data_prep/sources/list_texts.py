@@ -73,7 +73,7 @@ class StructuredText:
             value: Expression whose value is the text.
         """
         if self.kind == "JSON":
-            return "write its parts as columns of their own"
+            return f"read its fields, such as json({value}, '$.name'), or write them as columns of their own"
         return f"write the lists as a|b, and split them by split({value}, '|')"
 
 

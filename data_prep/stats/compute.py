@@ -32,6 +32,7 @@ def compute(
     exact_rows: int = dense.EXACT_ROWS,
     slice_stride: int = 1,
     groups: drift.Groups | None = None,
+    json_texts: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """Return the content of `stats.json`, which is the same on every engine and for any order of rows.
 
@@ -51,6 +52,7 @@ def compute(
         exact_rows: Dense values are not rounded if no split has more rows than this.
         slice_stride: Distance between the rows of train that slices are computed on: 3 for every third row of a part.
         groups: Groups of rows that the split assigns as a whole; None if there are none.
+        json_texts: Entries `{text, rows, nulls, not_json}` for the key `json`; without entries, there is no such key.
     """
     report = progress or (lambda _: None)
     report("ranges")
@@ -84,7 +86,7 @@ def compute(
     slice_stats = labels.slice_stats()
     raw = raw_values(vocabularies or {}, rows_to_name(columns, schema, slice_stats))
     named = {table: {str(row): text for row, text in sorted(rows.items())} for table, rows in (names or {}).items()}
-    return {
+    stats: dict[str, Any] = {
         "version": STATS_VERSION,
         "rows": {split: extent.rows for split, extent in extent_of.items()},
         "days": labels.day_stats(),
@@ -97,7 +99,12 @@ def compute(
         "dropped": [dict(entry) for entry in dropped],
         "overflow": {table: dict(entry) for table, entry in sorted((overflow or {}).items())},
         "source": [dict(entry) for entry in source],
-    } | ({} if groups is None else {"groups": groups.to_json()})
+    }
+    if groups is not None:
+        stats["groups"] = groups.to_json()
+    if json_texts:
+        stats["json"] = [dict(entry) for entry in json_texts]
+    return stats
 
 
 def _dense(

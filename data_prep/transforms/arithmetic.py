@@ -5,11 +5,14 @@ Days are numbers of days since 1970-01-01.
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import timedelta
 
 import ibis
 import ibis.expr.types as ir
 
+from data_prep.expressions import times
+from data_prep.expressions.times import EPOCH, PER_SECOND, days_since_1970
+from data_prep.expressions.times import quotient as quotient  # Rooms that may not import expressions import it here.
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 
@@ -54,17 +57,9 @@ def hashed_number(text: ir.StringValue, digits: int) -> ir.IntegerValue:
     return number
 
 
-EPOCH = date(1970, 1, 1)
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _SECONDS_PER_DAY, _HOURS_PER_DAY = 86_400, 24
 _INT64 = 2**63 - 1
 _LOCAL_DATE = "write the local date: a date, text YYYY-MM-DD or an integer YYYYMMDD"
-_THURSDAY = 3  # The weekday of 1970-01-01, counted from Monday = 0.
-
-
-def days_since_1970(day: str) -> int:
-    """Return the days from 1970-01-01 to a date such as `2022-05-08`."""
-    return (date.fromisoformat(day) - EPOCH).days
 
 
 def day_number(day: int | str, day_1: int | None) -> int:
@@ -142,17 +137,6 @@ def _civil(year: ir.IntegerValue, month: ir.IntegerValue, day: ir.IntegerValue) 
     return ibis.ifelse(in_calendar, number, ibis.null("int64")).cast("int64")
 
 
-def quotient(value: ir.IntegerValue, divisor: int) -> ir.IntegerValue:
-    """Return `value // divisor` for values of at least 0 and a positive divisor.
-
-    Engines divide integers as floats, so the factors of two in the divisor are removed first, by a shift of both
-    numbers. The result is exact if the shifted value is below 2 ** 53.
-    """
-    shift = (divisor & -divisor).bit_length() - 1
-    shifted, odd = value >> shift if shift else value, divisor >> shift
-    return shifted if odd == 1 else (shifted.cast("float64") / float(odd)).floor().cast("int64")
-
-
 class LocalTime:
     """Local day and hour of each row.
 
@@ -166,6 +150,7 @@ class LocalTime:
         in_range: True where the local day is one of `config.earliest` to `config.latest`.
         day: Days from 1970-01-01 to the local day; null outside the range.
         hour: Local hour; null outside the range. None, instead of a column, if the times are dates.
+        time: Time as a timestamp, or as a date if the times are dates; null outside the range.
 
     Raises:
         UserError: The type of `value` does not match `config.unit`.
@@ -182,15 +167,17 @@ class LocalTime:
         local = local + self._offset if self._offset else local
         self.day = quotient(local, self._per_day)
         self.hour = None if config.unit == "date" else quotient(local, self._per_day // _HOURS_PER_DAY) % _HOURS_PER_DAY
+        self.time: ir.Value
+        if config.unit == "date":
+            self.time = times.date_of_day(self.day)
+        elif config.unit == "timestamp":
+            self.time = ibis.cases((self.in_range, value))
+        else:
+            self.time = times.time_of_count(ibis.cases((self.in_range, self.count)), config.unit)
 
     def day_at(self, count: int) -> int:
         """Return the local day of a time in the range, given as its `count`."""
         return (count + self._offset) // self._per_day
-
-
-def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
-    """Return the weekday of a day, counted from Monday = 0."""
-    return (day + _THURSDAY) % 7
 
 
 def _integer_fix(value: ir.Value, text: str) -> str:
@@ -208,7 +195,7 @@ def _integer_fix(value: ir.Value, text: str) -> str:
 def _units(value: ir.Value, config: TimeConfig, place: str) -> tuple[ir.IntegerValue, int]:
     """Return the times as numbers of units since 1970-01-01, and the number of units in a day."""
     if config.unit == "date":
-        return date_to_day(value, place, f'use unit = "timestamp" and utc_offset, or {_LOCAL_DATE}'), 1
+        return date_to_day(value, place, f'set time.unit = "timestamp", or {_LOCAL_DATE}'), 1
     if config.unit == "timestamp":
         if not isinstance(value, ir.TimestampValue):
             raise UserError(

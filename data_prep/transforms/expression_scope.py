@@ -15,12 +15,13 @@ from typing import cast
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
-from data_prep.expressions import column_to_word, kinds
+from data_prep.expressions import column_to_word, json_text, kinds
 from data_prep.expressions.kinds import floating
+from data_prep.expressions.times import weekday_of
 from data_prep.sources.files import POSITION
 from data_prep.sources.table import ColumnPurpose
-from data_prep.transforms.arithmetic import LocalTime, weekday_of
-from data_prep.transforms.resolve import Resolved, locate_word
+from data_prep.transforms.arithmetic import LocalTime
+from data_prep.transforms.resolve import ROW_TIME, Resolved, locate_word
 from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,15 +37,12 @@ def readable_columns(rows: ir.Table) -> dict[str, ir.Value]:
     """Return the columns of rows as expressions read them.
 
     Columns of uint64 and of decimals of scale 0, and lists of these, are read as int64, with null for a number that
-    does not fit. Other decimals are read as float64. `POSITION` is left out.
+    does not fit. Other decimals remain, since `units` and casts to integers are exact. `POSITION` and the columns of
+    `with_fields` are left out.
     """
-    return {name: _readable(rows[name]) for name in rows.columns if name != POSITION}
-
-
-def _readable(value: ir.Value) -> ir.Value:
-    if may_exceed_int64(value):
-        return _to_int64(value)
-    return kinds.cast(value, "float") if isinstance(value, ir.DecimalValue) else value
+    names = (name for name in rows.columns if name != POSITION and not name.startswith(json_text.FIELD))
+    values = {name: rows[name] for name in names}
+    return {name: _to_int64(value) if may_exceed_int64(value) else value for name, value in values.items()}
 
 
 def may_exceed_int64(value: ir.Value) -> bool:
@@ -84,7 +82,7 @@ def readable_values(rows: ir.Table, resolved: Resolved) -> dict[str, ir.Value]:
 
 
 def with_times(rows: ir.Table, resolved: Resolved) -> ir.Table:
-    """Return rows with the columns `time.day` and `time.hour`, so that expressions do not compute them again."""
+    """Return rows with columns for the words of the time, so that expressions do not compute them again."""
     if resolved.config.time is None:
         return rows
     return rows.mutate(**_times(readable_columns(rows), resolved))
@@ -92,7 +90,12 @@ def with_times(rows: ir.Table, resolved: Resolved) -> ir.Table:
 
 def _times(values: Mapping[str, ir.Value], resolved: Resolved) -> dict[str, ir.Value]:
     local = local_time(values, resolved)
-    return {"time.day": local.day} if local.hour is None else {"time.day": local.day, "time.hour": local.hour}
+    parts: dict[str, ir.Value] = {"time.day": local.day}
+    if local.hour is not None:
+        parts["time.hour"] = local.hour
+    if ROW_TIME in resolved.log_words and ROW_TIME not in values:
+        parts[ROW_TIME] = local.time
+    return parts
 
 
 def local_time(values: Mapping[str, ir.Value], resolved: Resolved) -> LocalTime:

@@ -1,4 +1,4 @@
-"""Warnings about text columns whose cells are lists, such as "[1, 2]", if a feature does not split them correctly."""
+"""Warnings about text columns whose cells are lists, such as "[1, 2]", if expressions do not split them correctly."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import json
 import logging
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from data_prep.sources.list_texts import structured_text
+from data_prep.sources.list_texts import StructuredText, structured_text
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import RawFile, shown_value
-from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.resolve import Resolved, locate_word
 from ple_rec.config.prep import SparseSpec
 
 logger = logging.getLogger(__name__)
 
 _LIST_START = r"""^[\[\s"']"""
 _MAX_SHARE = 0.01  # No warning up to this share of values with such a start, which usual texts may have, too.
+_TEXT_FUNCTIONS = ("split", "replace", "json")  # Functions that take lists as text apart.
 _CELLS = 1_000  # Number of cells of a column that are inspected.
 
 
@@ -48,42 +50,71 @@ def warn_of_pieces(feature: SparseSpec, values: pa.Array) -> None:
         )
 
 
-def warn_of_lists(resolved: Resolved) -> None:
-    """Warn of sparse features that use each cell of a text column as one id although the cells are lists or JSON.
+@dataclass(frozen=True)
+class _Reader:
+    """Expression that reads a column as text.
 
-    Only the first cells of the first file with rows are inspected.
+    Args:
+        key: Key of the expression in the configuration.
+        word: Word by which it names the column.
+        feature: Sparse feature for which each cell is one id; None for any other use of the text.
+    """
+
+    key: str
+    word: str
+    feature: SparseSpec | None
+
+
+def warn_of_lists(resolved: Resolved) -> None:
+    """Warn of expressions that read the cells of a column as text although they are lists, or ids that are JSON.
+
+    An expression that splits the cells, or replaces parts of them, does so on purpose. Only the first cells of the
+    first file with rows are inspected.
 
     Args:
         resolved: Configuration with the files of its tables.
     """
-    # By table and column: index of the first such feature that is the column itself.
-    readers: dict[str, dict[str, int]] = {name: {} for name in resolved.tables}
-    for i, feature in enumerate(resolved.config.sparse):
-        source = None if feature.bag or feature.bucketised else resolved.bare_column(f"sparse[{i}].value")
-        if source is not None:
-            table, column = source
-            readers[table.name].setdefault(column, i)
-    for name, columns in readers.items():
+    for name, readers in _readers_of_texts(resolved).items():
         table = resolved.tables[name]
         file = next((file for file in table.files if file.rows), table.files[0])
-        for column, texts in _first_texts(file, table.schema, columns).items():
-            structure = structured_text(texts)
-            if structure is None:
+        for column, texts in _first_texts(file, table.schema, readers).items():
+            structure, reader = structured_text(texts), readers[column]
+            if structure is None or (structure.kind == "JSON" and reader.feature is None):
                 continue
-            feature = resolved.config.sparse[columns[column]]
-            fix = structure.suggest_rewrite(feature.source)
-            if structure.cut is not None:
-                value = json.dumps(structure.cut.expression(feature.source), ensure_ascii=False)
-                fix = f"cut them: value = {value}, with bag = true"
+            use = f"{reader.key} reads each as one text"
+            if reader.feature is not None:
+                use = f"sparse feature {reader.feature.name} uses each as one id"
             logger.warning(
-                "%s, column %r: cells such as %s are %s as text, and sparse feature %s uses each as one id. Fix: %s",
+                "%s, column %r: cells such as %s are %s as text, and %s. Fix: %s",
                 file.display_name,
                 column,
                 shown_value(structure.example),
                 "lists" if structure.kind == "list" else "JSON",
-                feature.name,
-                fix,
+                use,
+                _list_fix(structure, reader),
             )
+
+
+def _readers_of_texts(resolved: Resolved) -> dict[str, dict[str, _Reader]]:
+    """Return the first expression that reads each column as text, by table and column."""
+    readers: dict[str, dict[str, _Reader]] = {name: {} for name in resolved.tables}
+    features = {f"sparse[{i}].value": feature for i, feature in enumerate(resolved.config.sparse)}
+    for key, expression in resolved.parsed.items():
+        feature = features.get(key) if expression.is_column else None
+        for word in expression.words_outside(*_TEXT_FUNCTIONS):
+            table, column = locate_word(key, word, resolved.config)
+            if table in readers and column in resolved.tables[table].schema.names:
+                readers[table].setdefault(column, _Reader(key, word, feature))
+    return readers
+
+
+def _list_fix(structure: StructuredText, reader: _Reader) -> str:
+    if structure.cut is None:
+        return structure.suggest_rewrite(reader.word)
+    if reader.feature is None:
+        return f"cut them: write {structure.cut.expression(reader.word)} in place of {reader.word}"
+    value = json.dumps(structure.cut.expression(reader.feature.source), ensure_ascii=False)
+    return f"cut them: value = {value}, with bag = true"
 
 
 def _first_texts(file: RawFile, schema: pa.Schema, columns: Iterable[str]) -> dict[str, pa.Array]:

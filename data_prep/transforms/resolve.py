@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Literal
 
 import ibis.expr.types as ir
@@ -17,8 +18,9 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from data_prep.expressions import Expression, parse, word_to_column
+from data_prep.expressions.decimals import MAX_EXPONENT
 from data_prep.expressions.kinds import kind_of
-from data_prep.expressions.source import AS_TEXT, kind_fix
+from data_prep.expressions.source import kind_fix
 from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.columns import ColumnUse
 from data_prep.sources.files import RawTable
@@ -35,6 +37,7 @@ _CSV_TYPE: Mapping[str, str] = {
     "integer": '"int64"',
     "time": '"timestamp", or "timestamptz" where the cells carry an offset',
 }
+ROW_TIME = "time"  # Word for the time of the row, unless the log has a column of this name.
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 
@@ -46,20 +49,43 @@ class Resolved:
         config: Configuration of the preparation.
         place: Name of the configuration in messages.
         parsed: Expressions by key of the configuration, such as `tasks[0].label`.
-        log_columns: Columns of the log that expressions read.
+        log_words: Columns of the log that expressions read. `ROW_TIME` may be among them although it is no column; see
+            `reads_row_time`.
         side_columns: Columns that are read by expressions or as join keys, by side table.
         tables: Files of the log, under the name `log`, and of each side table; empty before the files are known.
         is_from_dataset: True for the configuration of an existing dataset, in which a derived column may hide a column
             of the log.
+        offset_seconds: Local time minus UTC, by which expressions take the date and the hour of a time.
     """
 
     config: PrepConfig
     place: str
     parsed: Mapping[str, Expression]
-    log_columns: tuple[str, ...]
+    log_words: tuple[str, ...]
     side_columns: Mapping[str, tuple[str, ...]]
     tables: Mapping[str, RawTable] = field(default_factory=dict)
     is_from_dataset: bool = False
+    offset_seconds: int = 0
+
+    @property
+    def log_columns(self) -> tuple[str, ...]:
+        """Columns of the log that expressions read."""
+        return self.columns_in(self.tables["log"]) if "log" in self.tables else self.log_words
+
+    def columns_in(self, log: RawTable) -> tuple[str, ...]:
+        """Return the columns that expressions read of a log, whose files may be known before `tables` is set."""
+        return tuple(word for word in self.log_words if word != ROW_TIME or not self.reads_row_time(log))
+
+    def reads_row_time(self, log: RawTable) -> bool:
+        """Return True if `ROW_TIME` in expressions is the time of the row, since the log has no such column.
+
+        What is computed before the time, such as `time.value` itself, can only mean a column of the log. The columns
+        that a dataset records count more than those of the present log.
+        """
+        columns = self.config.found.columns.get("log", log.schema.names)
+        early = [key for key in self.parsed if key in ("log.where", "time.value") or _is_join_key(key, self.config)]
+        is_column = ROW_TIME in columns or any(ROW_TIME in self.parsed[key].columns for key in early)
+        return ROW_TIME in self.log_words and self.config.time is not None and not is_column
 
     def build(self, key: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Return the value of the expression at a key of the configuration.
@@ -75,16 +101,14 @@ class Resolved:
                 which a cell could be shown.
         """
         try:
-            return self.parsed[key].build(values)
+            return self.parsed[key].build(values, self.offset_seconds)
         except UserError as error:
             read = self._column_of(key)
             if read is None or any(name not in values for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
-            date_column = next((pair for pair in self._csv_dates(key) if pair[1] in error.value), None)
-            table, column = date_column or read
+            # The first column that the message quotes, else the first one that the expression reads.
+            table, column = next((pair for pair in self._columns_of(key) if f"{pair[1]}`" in error.value), read)
             (place, value), fix = table.find_example(column), error.fix
-            if date_column is not None and fix == AS_TEXT:
-                fix = _text_type_fix(*date_column)
             misfit = table.find_misfit(column, "number") if _is_text_of_csv(table, column) else None
             # CSV inference makes a column text if one cell is no number, so this cell is the cause.
             if misfit is not None and misfit[1] != value:
@@ -124,6 +148,8 @@ class Resolved:
         if read is None:
             return UserError(f"{self.place}: {key}", f"`{self.parsed[key].text}` is of type {kind}", rule, fix)
         table, column = read
+        if want == "id" and (unit := _decimal_unit(table, column)):
+            fix = f"write units({self.parsed[key].text}, '{unit}')"
         (place, example), rule = table.find_example(column), f"{rule} ({self.place}: {key})"
         if want == "condition":
             want = "number"  # The column may hold numbers, and one odd cell has made CSV inference choose text.
@@ -154,7 +180,7 @@ class Resolved:
                 self._check_derived(table)
             words = [*self.config.derived, *(TIME_WORDS if self.config.time is not None else ())]
             words += [f"{name}.{column}" for name, columns in self.side_columns.items() for column in columns]
-            table.check_columns(self.log_columns, self.place, self._readers(table.name), words)
+            table.check_columns(self.columns_in(table), self.place, self._readers(table.name), words)
         else:
             place = f"{self.place}: sides.{table.name}"
             table.check_columns(self.side_columns[table.name], place, self._readers(table.name))
@@ -190,7 +216,8 @@ class Resolved:
     def _columns_of(self, key: str) -> Iterator[tuple[RawTable, str]]:
         for word in self.parsed[key].columns:
             table, column = locate_word(key, word, self.config)
-            if table is not None and table in self.tables:
+            is_row_time = table == "log" and column not in self.log_columns
+            if table is not None and table in self.tables and not is_row_time:
                 yield self.tables[table], column
 
     def _csv_dates(self, key: str) -> Iterator[tuple[RawTable, str]]:
@@ -209,6 +236,14 @@ def _csv_key(table: RawTable) -> str:
 def _is_text_of_csv(table: RawTable, column: str) -> bool:
     is_text = table.schema.field(column).type == pa.string()
     return bool(_csv_key(table)) and column not in table.files[0].partitions and is_text
+
+
+def _decimal_unit(table: RawTable, column: str) -> str:
+    """Return the smallest unit of a column of decimals, such as `0.01`; an empty text for any other column."""
+    kind = table.schema.field(column).type if column in table.schema.names else None
+    if isinstance(kind, pa.Decimal128Type) and 0 < kind.scale <= MAX_EXPONENT:
+        return f"{Decimal(1).scaleb(-kind.scale):f}"
+    return ""
 
 
 def _text_type_fix(table: RawTable, column: str) -> str:
@@ -257,13 +292,17 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
     return {key: text for key, text in texts.items() if text is not None}
 
 
-def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False) -> Resolved:
+def resolve(
+    config: PrepConfig, place: str, *, is_from_dataset: bool = False, offset_seconds: int | None = None
+) -> Resolved:
     """Parse every expression of a configuration.
 
     Args:
         config: Configuration whose expressions are parsed.
         place: Name of the configuration in messages.
         is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
+        offset_seconds: Local time minus UTC; None for that of the configuration. A configuration that is reduced to
+            some features may have lost its `[time]`, but not its local time.
 
     Raises:
         ConfigError: Expressions are not valid; the message lists all problems.
@@ -279,7 +318,15 @@ def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False) ->
     if problems:
         raise ConfigError.from_problems(place, problems)
     side_columns = {name: tuple(columns) for name, columns in sides.items()}
-    return Resolved(config, place, parsed, tuple(log), side_columns, is_from_dataset=is_from_dataset)
+    return Resolved(
+        config,
+        place,
+        parsed,
+        tuple(log),
+        side_columns,
+        is_from_dataset=is_from_dataset,
+        offset_seconds=config.offset_seconds if offset_seconds is None else offset_seconds,
+    )
 
 
 def expression_problems(config: PrepConfig) -> list[str]:

@@ -25,6 +25,7 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import PART, Engine
+from data_prep.expressions.json_text import with_fields
 from data_prep.sources.files import POSITION
 from data_prep.transforms import side_tables
 from data_prep.transforms.arithmetic import hashed_number, quotient
@@ -137,12 +138,23 @@ class LogRows:
         return filter_log(renamed_to_words(self.engine.scan(table, columns, first, last)), self.resolved)
 
     def joined(self, first: int = 0, last: int | None = None) -> ir.Table:
-        """Return the rows of `scan` with the columns of the side tables, if `with_sides` has been called."""
+        """Return the rows of `scan` with the columns of the side tables, if `with_sides` has been called.
+
+        They also have the JSON fields that expressions read from columns; see `json_text.with_fields`.
+        """
         if not self.sides:
-            return self.scan(first, last)
-        if self.linked is None:
-            return side_tables.join_sides(self.scan(first, last), self.sides, self.resolved)
-        return side_tables.with_side_bags(rows_between(self.linked, first, last), self.sides, self.resolved)
+            rows = self.scan(first, last)
+        elif self.linked is None:
+            rows = side_tables.join_sides(self.scan(first, last), self.sides, self.resolved)
+        else:
+            rows = side_tables.with_side_bags(rows_between(self.linked, first, last), self.sides, self.resolved)
+        paths: dict[str, dict[str, None]] = {}
+        for expression in self.resolved.parsed.values():
+            for word, path in expression.json_fields:
+                if word in rows.columns:
+                    paths.setdefault(word, {}).setdefault(path)
+        # A view, since Ibis may copy the expressions of `with_fields` into each of their uses otherwise.
+        return self.engine.create_view(with_fields(rows, {w: list(p) for w, p in paths.items()})) if paths else rows
 
 
 def rows_between(rows: ir.Table, first: int, last: int | None) -> ir.Table:

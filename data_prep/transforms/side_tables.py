@@ -20,6 +20,8 @@ import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
 from data_prep.expressions import column_to_word
+from data_prep.expressions.kinds import kind_of
+from data_prep.expressions.source import kind_fix
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.transforms.arithmetic import date_text, date_to_day
 from data_prep.transforms.expression_scope import (
@@ -128,11 +130,11 @@ def key_value(resolved: Resolved, name: str, column: str, values: Mapping[str, i
             return value.cast("int64") if isinstance(value, ir.IntegerValue) else value
     kinds = [str(each.type().copy(nullable=True)) for each in (value, other)]
     fix = f"write the column {name}.{column} as integers or text"
-    if isinstance(other, ir.IntegerValue | ir.StringValue):
-        fix = (
-            f"write cast({resolved.parsed[key].text} as {'bigint' if isinstance(other, ir.IntegerValue) else 'string'})"
-        )
-        if not isinstance(value, ir.IntegerValue | ir.StringValue | ir.BooleanValue | ir.FloatingValue):
+    if isinstance(other, ir.StringValue):
+        fix = kind_fix(kind_of(value), "string", resolved.parsed[key].text)
+    elif isinstance(other, ir.IntegerValue):
+        fix = f"write cast({resolved.parsed[key].text} as bigint)"
+        if not isinstance(value, ir.StringValue | ir.BooleanValue | ir.FloatingValue):
             fix = f"write the log's column as {kinds[1]}"
     raise DataError(
         f"{_first_file(resolved, 'log')} and {_first_file(resolved, name)}, column {column!r}",
@@ -162,7 +164,7 @@ def side_day(resolved: Resolved, name: str, table: ir.Table) -> ir.IntegerValue:
     key = f"sides.{name}.day"
     value = resolved.build(key, {column_to_word(column): value for column, value in readable_columns(table).items()})
     try:
-        return date_to_day(value, f"{resolved.place}: {key}")
+        return date_to_day(value, f"{resolved.place}: {key}", f"write date({resolved.parsed[key].text})")
     except UserError as error:
         raise resolved.wrong_type(key, value, error.rule, "day", error.fix) from None
 

@@ -190,6 +190,11 @@ class PrepConfig(Config):
         date: str | None = getattr(self.split, "day_1", None)
         return self.found.day_1 if date is None else date
 
+    @property
+    def offset_seconds(self) -> int:
+        """Local time minus UTC, in seconds; 0 without `[time]`."""
+        return 0 if self.time is None else self.time.offset_seconds
+
     def with_found_values(self) -> PrepConfig:
         """Return a copy in which keys that the user left to prep have the values of `[found]`."""
         sparse, tasks = [], []

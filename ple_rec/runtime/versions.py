@@ -157,7 +157,7 @@ def import_torch(*, own_process: bool) -> None:
 
 # Spark 4 needs at least this version of Java.
 MIN_JAVA = 17
-PYSPARK = "pyspark>=4,<5"
+PYSPARK = "pyspark>=4.1,<5"
 _JAVA_TIMEOUT_SECONDS = 20
 
 

@@ -134,6 +134,26 @@ value = "coalesce(video.plays, -1)"
 name = "words"
 value = "length(text)"
 
+[[sparse]]
+name = "cents"
+value = "units(price, '0.01')"
+
+[[sparse]]
+name = "month"
+value = "month(at)"
+
+[[sparse]]
+name = "first_number"
+value = "element(numbers, 1)"
+
+[[sparse]]
+name = "is_number"
+value = "contains(numbers, small)"
+
+[[dense]]
+name = "age"
+value = "days(time, '2024-05-01')"
+
 [carry]
 row = "row"
 
@@ -470,7 +490,7 @@ def test_the_columns_say_their_type_owner_and_readers(prepared: Prepared) -> Non
     }
     assert {name for name, column in columns.items() if column.of == "user"} == {"user_id", "city", "at", "text"}
     assert {name for name, column in columns.items() if column.required} == {"at"}
-    assert columns["small"].features == ("kind", "ratio", "quotient", "cube")
+    assert columns["small"].features == ("kind", "is_number", "ratio", "quotient", "cube")
     assert columns["video_id"].features == ()
     assert all("read_parquet" not in query.sql for query in (prepared.form.user, prepared.form.item) if query)
 

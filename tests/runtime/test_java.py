@@ -68,4 +68,4 @@ def test_without_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(versions, "version", absent)
-    assert versions.find_spark_problem() == ("PySpark is not installed", "pip install 'pyspark>=4,<5'")
+    assert versions.find_spark_problem() == ("PySpark is not installed", "pip install 'pyspark>=4.1,<5'")

@@ -88,7 +88,9 @@ LEAN = (
         "[checks]",
         '[sampling]\nkeep = "is_like = 1"\nrate = 0.5\nhash = ["video_id", "time_ms"]\n\n'
         '[tables.video_id]\ncapacity = 6\noverflow = "hash"\nhash_rows = 2\n\n'
-        '[carry]\npieces = "length(split(video_id, \'v\'))"\ncents = "round(price * 100)"\n\n[checks]',
+        '[carry]\npieces = "length(split(video_id, \'v\'))"\ncents = "round(price * 100)"\n'
+        "since = \"days(time, '2022-04-01 12:00')\"\n"
+        'on = "cast(date(time) as string)"\n\n[checks]',
     ),
     (
         "[[dense]]",
@@ -104,6 +106,7 @@ def test_both_engines_write_the_same_bytes(tmp_path: Path) -> None:
     for old, new in LEAN:
         assert old in text, old
         text = text.replace(old, new)
+    text = text.replace("[carry]", "[carry]\nexact = \"units(price, '0.01')\"")  # The price is a decimal here.
     logs = [Logs(tmp_path / name, text) for name in ("duckdb", "spark")]
     for each in logs:
         each.users([{"user_id": i, "age": f"a{i % 3}"} for i in range(6)])

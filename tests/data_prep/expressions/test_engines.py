@@ -6,6 +6,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from data_prep.engines.spark_json import register_functions
 from data_prep.expressions import FUNCTIONS, is_overflow, parse
 from data_prep.expressions.syntax import MAX_DEPTH
+from tests.data_prep.expressions.json_documents import DOCUMENTS, PATHS, expressions_at, json_texts
 
 INF, NAN = math.inf, math.nan
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
@@ -49,6 +52,7 @@ class OnSpark:
     def __init__(self, session: Any, folder: Path) -> None:
         from pyspark.errors import ArithmeticException
 
+        register_functions(session)
         self.session, self.folder, self.spark = session, folder, ibis.pyspark.connect(session)
         self.overflow: type[Exception] = ArithmeticException
 
@@ -94,6 +98,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnSpark]:
             "spark.driver.host": "127.0.0.1",
             "spark.driver.memory": "1g",
             "spark.log.level": "OFF",
+            "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+            "spark.sql.session.timeZone": "UTC",  # as the pipeline's
             "spark.sql.shuffle.partitions": "1",
             "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
             "spark.ui.enabled": "false",
@@ -121,6 +127,22 @@ def same(a: object, b: object) -> bool:
 
 # Text that is a number to one engine or the other.
 TEXTS = ["", "12", " 12 ", "+5", "-0", "007", "12\n", "1.5", "1e3", "NaN", "inf", "1d", "0x10", "1_0", None, "\u0663"]
+
+# ISO texts and others, and their days since 2024-02-28.
+ISO: list[str | None] = [
+    "2024-02-29", "2024-02-29T12:00", "2024-02-29 12:00:00Z", "2024-02-29T12:00:00.5+08:00", "2024-02-29 00:00-12:00",
+    "2023-02-29", "2024-13-01", "2024-02-29T24:00", "2024-02-29T12", "2024-02-29 12:00 ", " 2024-02-29", "2024-2-29",
+    "2024-02-29T12:00:00.1234567", "1899-12-31", "3000-01-01", "", None, "2024-02-29\n", "2024-02-29+08:00",
+    "2100-02-29", "2000-02-29",
+]  # fmt: skip
+ISO_DAYS = [1.0, 1.5, 1.5, (86_400 + 4 * 3_600 + 0.5) / 86_400, 1.5, *[None] * 7,
+            129_600_123_456 / 8.64e10, *[None] * 7, -8765.0]  # fmt: skip
+DATES = [date(1970, 1, 1), date(1900, 1, 1), None, date(2999, 12, 31), None, date(2024, 2, 29)]
+MOMENTS = [datetime(2024, 2, 29), datetime(2024, 2, 28, 23, 59, 59, 999_999), None,
+           datetime(2024, 2, 29, 23, 59, 59, 999_999)]  # fmt: skip
+PRICES = [Decimal("1.50"), Decimal("-0.05"), Decimal("0.00"), Decimal(INT_MAX) / 100, Decimal("1000000000000000000.01"),
+          None, Decimal("7.00")]  # fmt: skip
+NUMBER_TEXTS = ["1.5", "-1.50", ".5", "+5.", "1.505", "", "1e2", "1,5", " 12 ", None]
 
 # A column `x`, an expression, and what comes of it on both engines.
 CASES: list[tuple[pa.Array, str, list[Any]]] = [
@@ -224,6 +246,54 @@ CASES: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array(["a"], pa.string()), "'it''s ${spark.app.name}${a} \\n \\ % \n'",
      ["it's ${spark.app.name}${a} \\n \\ % \n"]),
     (pa.array(["a", "B", "\U0001f600", "\uffff"], pa.string()), "x > 'Z'", [True, False, True, True]),
+    (pa.array(ISO, pa.string()), "days(x, '2024-02-28')", ISO_DAYS),
+    (pa.array(ISO, pa.string()), "date(x)", [None if day is None else date(2024, 2, 28) + timedelta(math.floor(day))
+                                             for day in ISO_DAYS]),
+    (pa.array(DATES, pa.date32()), "days(x, '1970-01-01')", [0.0, -25567.0, None, 376199.0, None, 19782.0]),
+    (pa.array(DATES, pa.date32()), "weekday(x)", [3, 0, None, 1, None, 3]),
+    (pa.array(DATES, pa.date32()), "month(x)", [1, 1, None, 12, None, 2]),
+    (pa.array(DATES, pa.date32()), "x", DATES),
+    (pa.array(DATES, pa.date32()), "cast(x as string)", [None if day is None else day.isoformat() for day in DATES]),
+    (pa.array(DATES, pa.date32()), "x >= '2024-02-29'", [False, False, None, True, None, True]),
+    (pa.array(DATES, pa.date32()), "x in ('1970-01-01', date('2024-02-29'))", [True, False, None, False, None, True]),
+    (pa.array(DATES, pa.date32()), "coalesce(x, date('2024-01-02')) is null", [False] * 6),
+    (pa.array(MOMENTS, pa.timestamp("us")), "hours(x, '2024-02-29T00:00Z')",
+     [0.0, 1e-6 / 3600 * -1, None, 24 - 1e-6 / 3600]),
+    (pa.array(MOMENTS, pa.timestamp("us", "Asia/Shanghai")), "hour(x)", [0, 23, None, 23]),
+    (pa.array(MOMENTS, pa.timestamp("us", "Asia/Shanghai")), "date(x)",
+     [None if moment is None else moment.date() for moment in MOMENTS]),
+    (pa.array(MOMENTS, pa.timestamp("us", "Asia/Shanghai")), "x = '2024-02-29 08:00+08:00'",
+     [True, False, None, False]),
+    (pa.array(MOMENTS, pa.timestamp("ms")), "x between '2024-02-29' and '2024-02-29 12:00'",
+     [True, False, None, False]),
+    (pa.array([0, -1, 1_709_164_800_123_456_789, INT_MIN, None], pa.int64()), "hours(timestamp(x, 'ns'), '1970-01-01')",
+     [0.0, -1e-6 / 3600, 1_709_164_800_123_456 / 3.6e9, None, None]),
+    (pa.array([0, -1, 32_503_680_000, -2_208_988_800, INT_MAX, None], pa.int64()), "date(timestamp(x, 's'))",
+     [date(1970, 1, 1), date(1969, 12, 31), None, date(1900, 1, 1), None, None]),
+    (pa.array([0, -1, INT_MAX], pa.int64()), "weekday(timestamp(x, 'ms'))", [3, 2, None]),
+    (pa.array([0, -1, INT_MAX], pa.int64()), "hour(timestamp(x, 'us'))", [0, 23, None]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "units(x, '0.01')", [150, -5, 0, INT_MAX, None, None, 700]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "units(x, '0.1')", [15, None, 0, None, None, None, 70]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "units(x, '0.0001')", [15000, -500, 0, None, None, None, 70000]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "cast(x as int)", [1, 0, 0, INT_MAX // 100, 10**18, None, 7]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "cast(x as double)",
+     [1.5, -0.05, 0.0, INT_MAX / 100, 1e18, None, 7.0]),
+    (pa.array(PRICES, pa.decimal128(38, 2)), "x + 1 > 2", [True, False, False, True, True, None, True]),
+    (pa.array([100, -300, 150, 0, INT_MIN, None], pa.int64()), "units(x, '100')", [1, -3, None, 0, None, None]),
+    (pa.array([5, INT_MAX, INT_MIN, None], pa.int64()), "units(x, '1')", [5, INT_MAX, INT_MIN, None]),
+    (pa.array([5, INT_MAX, -5], pa.int64()), "units(x, '0.1')", [50, None, -50]),
+    (pa.array(NUMBER_TEXTS, pa.string()), "units(x, '0.01')", [150, -150, 50, 500, None, None, None, None, 1200, None]),
+    (pa.array([[1, None, 3], [], None, [4]], pa.list_(pa.int32())), "element(x, 3)", [3, None, None, None]),
+    (pa.array([[1, None, 3], [], None, [4]], pa.list_(pa.int32())), "element(x, length(x))", [3, None, None, 4]),
+    (pa.array([[1, None, 3], [], None, [4]], pa.list_(pa.int32())), "element(x, -1)", [None, None, None, None]),
+    (pa.array([["a"], ["b", "a"]], pa.list_(pa.string())), "element(x, 1)", ["a", "b"]),
+    (pa.array([[1, None, 3], [], None, [None]], pa.list_(pa.int32())), "contains(x, 3)", [True, False, None, False]),
+    (pa.array([[1, None, 3], [], None, [4]], pa.list_(pa.int32())), "contains(x, nullif(1, 1))", [None] * 4),
+    (pa.array([[1, None, 3], [], None, [4]], pa.list_(pa.int32())), "contains(x, 4.5)", [False, False, None, False]),
+    (pa.array([[0.0, NAN], [], None, [-0.0]], pa.list_(pa.float32())), "contains(x, 0)", [True, False, None, True]),
+    (pa.array([[NAN], [1.0], None], pa.list_(pa.float64())), "contains(x, element(x, 1))", [None, True, None]),
+    (pa.array([["a", "b"], [], None], pa.list_(pa.string())), "contains(x, 'b')", [True, False, None]),
+    (pa.array(["a,b", "", None], pa.string()), "contains(split(x, ','), 'b')", [True, False, None]),
 ]  # fmt: skip
 
 
@@ -245,13 +315,20 @@ def test_what_comes_of_each_form(engine: Engine) -> None:
 TYPES = {
     "int64": "k; k + 1; k - k; k * 2; -k; k // 2; k % 2; abs(k); ceil(h); floor(f); round(h); cast(s as int); "
     "cast(f as int); cast(b as int); case when b then k end; clip(k, 0, null); coalesce(k, 1); greatest(k, 1); "
-    "least(k, i); if(b, 1, 2); nullif(k, 0); length(s); length(l); length(split(s, ',')); length(split(s, '|'))",
+    "least(k, i); if(b, 1, 2); nullif(k, 0); length(s); length(l); length(split(s, ',')); length(split(s, '|')); "
+    "cast(p as int); units(p, '0.01'); units(s, '10'); units(k, '1'); hour(m); hour(s); weekday(d); month(z); "
+    "element(o, i); cast(json(s, '$.a') as int)",
     "float64": "h; -h; h * k; k / k; abs(h); clip(h, 0, 1); coalesce(h, k); greatest(h, 1); cast(k as double); "
-    "cast(s as double); cast(b as double); if(b, h, k); nullif(h, 0)",
+    "cast(s as double); cast(b as double); if(b, h, k); nullif(h, 0); p; days(d, s); hours(m, z); "
+    "cast(json(s, '$.a') as double)",
     "string": "s; s || k; concat(k, s); lower(s); upper(s); trim(s); replace(s, 'a', 'b'); substr(s, 1, 2); "
-    "cast(k as string); cast(b as string); least(s, 'a')",
+    "cast(k as string); cast(b as string); least(s, 'a'); cast(d as string); element(l, 1); "
+    "json(s, '$.a'); cast(json(s, '$.a') as string)",
     "boolean": "b; not b; b and b; k = 1; h in (1, 2); k between 0 and 1; h is null; is_nan(h); contains(s, 'a'); "
-    "starts_with(s, 'a'); cast(k as boolean); cast(s as boolean)",
+    "starts_with(s, 'a'); cast(k as boolean); cast(s as boolean); contains(l, s); contains(o, h); m > d; "
+    "cast(json(s, '$.a') as boolean)",
+    "date": "d; date(d); date(m); date(s); coalesce(d, date(z))",
+    "timestamp('UTC')": "z; timestamp(k, 'ms'); timestamp(i, 'ns'); coalesce(m, z)",
     "array<string>": "l; split(s, ','); split(s, '|'); split(l, ',')",
 }
 
@@ -260,7 +337,7 @@ def test_every_form_has_the_type_that_it_says(engine: Engine) -> None:
     """Else a result that an engine writes would have another type than one that it computes on the way."""
     texts = [text for some in TYPES.values() for text in some.split("; ")]
     assert set(re.findall(r"(\w+)\(", " ".join(texts))) - {"cast", "in"} == set(FUNCTIONS)
-    table = pa.table({name: pa.nulls(2, kind) for name, kind in (COLUMNS | {"l": pa.list_(pa.string())}).items()})
+    table = pa.table({name: pa.nulls(2, kind) for name, kind in COLUMNS.items()})
     names = {name: name for name in table.column_names}
     found = engine.values(table, [(text, names) for text in texts]).schema.types
     said = [ibis.dtype(kind).to_pyarrow() for kind, some in TYPES.items() for _ in some.split("; ")]
@@ -314,6 +391,12 @@ COLUMNS = {
     "c": pa.bool_(),
     "s": pa.string(),
     "t": pa.string(),
+    "d": pa.date32(),
+    "m": pa.timestamp("us"),
+    "z": pa.timestamp("us", "UTC"),
+    "p": pa.decimal128(20, 4),
+    "l": pa.list_(pa.string()),
+    "o": pa.list_(pa.int32()),
 }
 _edges = st.sampled_from([INT_MIN, INT_MIN + 1, -1, 0, 1, 2, 2**53 + 1, INT_MAX - 1, INT_MAX])
 _floats = st.one_of(
@@ -332,6 +415,16 @@ _values: dict[str, st.SearchStrategy[Any]] = {
     "s": _letters,
     "t": _letters | st.sampled_from(["12", "-7", "1e3", "true", "0", "9223372036854775807", "a,b,,c"]),
 }
+_moments = st.datetimes(datetime(1890, 1, 1), datetime(3010, 1, 1))
+_values |= {
+    "t": _values["t"] | st.dates().map(str) | _moments.map(str) | _moments.map(lambda moment: f"{moment}+05:30"),
+    "d": st.dates(date(1890, 1, 1), date(3010, 1, 1)),
+    "m": _moments,
+    "z": _moments,
+    "p": st.decimals(-(10**12), 10**12, places=4) | st.decimals(-10, 10, places=4),
+    "l": st.lists(st.none() | st.sampled_from(["", "a", "12", "b"]), max_size=4),
+    "o": st.lists(st.none() | st.integers(-3, 3), max_size=4),
+}
 _rows = st.lists(st.fixed_dictionaries({name: st.none() | made for name, made in _values.items()}), min_size=1)
 
 
@@ -342,6 +435,7 @@ def _text(value: str) -> str:
 def _forms(kind: str, deeper: Mapping[str, st.SearchStrategy[str]]) -> list[st.SearchStrategy[str]]:
     """Strategies of the forms that give a value of a kind, from values of less depth."""
     n, f, s, b = deeper["int"], deeper["float"], deeper["str"], deeper["bool"]
+    time = st.sampled_from(["d", "m", "z", "t", "'2024-02-29T12:00'", "timestamp(i, 'ms')", "date(t)", "date(m)"])
     number, same_kind = n | f, {"int": n, "float": f, "str": s, "bool": b}[kind]
     fill = st.builds
     common = [
@@ -361,6 +455,14 @@ def _forms(kind: str, deeper: Mapping[str, st.SearchStrategy[str]]) -> list[st.S
             fill("clip({}, {}, {})".format, n, n, n),
             fill("cast({} as int)".format, number | s | b),
             fill("length({})".format, s),
+            fill("{}({})".format, st.sampled_from(["weekday", "hour", "month"]), time),
+            fill(
+                "units({}, {})".format,
+                st.sampled_from(["p", "t", "i", "k"]),
+                st.sampled_from(["'0.01'", "'1'", "'10'"]),
+            ),
+            fill("element(o, {})".format, n),
+            st.just("cast(p as int)"),
             fill("length(split({}, {}))".format, s, st.sampled_from(["','", "'.'", "'a'", "'||'", "'\\'"])),
         ],
         "float": [
@@ -368,11 +470,15 @@ def _forms(kind: str, deeper: Mapping[str, st.SearchStrategy[str]]) -> list[st.S
             fill("({} / {})".format, number, number),
             fill("{}({})".format, st.sampled_from(["-", "abs"]), f),
             fill("clip({}, {}, {})".format, number, f, number),
+            fill("{}({}, {})".format, st.sampled_from(["days", "hours"]), time, time),
+            st.just("p"),
             fill("cast({} as double)".format, number | s | b),
         ],
         "str": [
             fill("({} || {})".format, s, s | n | b),
             fill("{}({})".format, st.sampled_from(["lower", "upper", "trim"]), s),
+            fill("element(l, {})".format, n),
+            fill("cast({} as string)".format, st.sampled_from(["date(t)", "date(z)"])),
             fill("substr({}, {}, {})".format, s, st.integers(1, 5), st.integers(1, 5)),
             fill("replace({}, {}, {})".format, s, st.sampled_from(["'a'", "','", "'e1'"]), s),
             fill("cast({} as string)".format, n | b),
@@ -390,6 +496,9 @@ def _forms(kind: str, deeper: Mapping[str, st.SearchStrategy[str]]) -> list[st.S
             fill("({} = {})".format, b, n),
             fill("{}({}, {})".format, st.sampled_from(["contains", "starts_with"]), s, s),
             fill("is_nan({})".format, f),
+            fill("contains(o, {})".format, number),
+            fill("contains(l, {})".format, s),
+            fill("({} {} {})".format, st.sampled_from(["d", "m", "z"]), st.sampled_from(["=", "<", ">="]), time),
             fill("cast({} as boolean)".format, n | s),
         ],
     }
@@ -428,3 +537,26 @@ def test_random_expressions_are_equal_on_both_engines(
     found = [engine.values(table, [(text, names) for text in texts]).to_pydict() for engine in (duck, spark)]
     pairs = zip(texts, found[0].values(), found[1].values(), strict=True)
     assert not [(text, a, b) for text, a, b in pairs if not same(a, b)]
+
+
+@pytest.mark.spark
+@pytest.mark.slow
+@settings(
+    max_examples=3,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(documents=st.lists(json_texts() | st.none(), min_size=100, max_size=300))
+def test_json_texts_are_read_equally_on_both_engines(
+    duck: OnDuckDB, spark: OnSpark, documents: list[str | None]
+) -> None:
+    table = pa.table({"d": [*DOCUMENTS, *documents]})
+    bound = [(text, {"d": "d"}) for path in PATHS for text in expressions_at(path).values()]
+    bound.append(("cast(json(json(d, '$.a'), '$.b') as double) is null and json(d, '$.a') <> 'x'", {"d": "d"}))
+    results = [engine.values(table, bound).to_pydict() for engine in (duck, spark)]
+    pairs = zip(bound, results[0].values(), results[1].values(), strict=True)
+    assert not [(text, a, b) for (text, _), a, b in pairs if not same(a, b)]
+    assert sum(value is not None for values in results[1].values() for value in values) > 30

@@ -141,7 +141,7 @@ def test_a_log_of_every_awkward_column_is_prepared(here: Path, capsys: pytest.Ca
             "history": [str(np.array([f"i{i % 7}", f"i{i % 40}"])) for i in range(1_200)],
             "tags": [str(["new york", f"t{i % 5}"]) for i in range(1_200)],
             "vector": [str(np.array([0.5, i % 9])) for i in range(1_200)],
-            "context": [json.dumps({"page": i % 5}) for i in range(1_200)],
+            "context": [str({"page": i % 5}) for i in range(1_200)],
             "views": [f"{i * 997 % 60_000:,}" for i in range(1_200)],
             "price": [f"{i % 70},{i % 100:02}" for i in range(1_200)],
             "device": [f"{4.6e18 + 1e15 * (i % 50)!r}" for i in range(1_200)],

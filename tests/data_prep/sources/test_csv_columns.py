@@ -120,16 +120,16 @@ def moment(row: int) -> datetime:
         # a date in an expression, behind a column of another type, and in place of a number
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
-            "day1.csv, column 'duration_ms': got 2024-05-01, and `duration_ms` is of type date; "
-            "`substr(duration_ms, 1, 7)` takes a string there (plain.toml: sparse[0].value). Fix: set log.csv.types."
-            'duration_ms = "string"',
+            "day1.csv, column 'duration_ms': got 2024-05-01, and `duration_ms` is a date; "
+            "`substr(duration_ms, 1, 7)` takes a string there (plain.toml: sparse[0].value). Fix: write "
+            "cast(duration_ms as string)",
             ("sparse[0].value=if(price > 3, 'x', substr(duration_ms, 1, 7))", "checks={}"),
         ),
         (
             {"duration_ms": lambda row: f"2024-05-{row % 7 + 1:02}"},
             "day1.csv, column 'duration_ms': got 2024-05-01, of type date; a number is needed "
-            "(plain.toml: dense[0].value). Fix: write the column as a number; the time of the row is known as "
-            "time.day, ",
+            "(plain.toml: dense[0].value). Fix: write days(duration_ms, '1970-01-01'), or for an age days(time, "
+            "duration_ms)",
             ("dense[0].value=duration_ms", "checks={}"),
         ),
     ],
@@ -284,26 +284,35 @@ def test_a_moment_is_no_date_and_no_number(unit: str, fix: str, tmp_path: Path) 
         assert summary.stats["rows"] == {"train": 2 * DAY_ROWS, "valid": DAY_ROWS, "test": DAY_ROWS}
 
 
-@pytest.mark.parametrize("key", ["sparse[0].value", "group", "dense[0].value"])
-def test_an_id_of_dates_in_parquet_is_not_to_be_cast(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("sparse[0].value", "cast(seen as string)"),
+        ("group", "cast(seen as string)"),
+        ("dense[0].value", "days(seen, '1970-01-01')"),
+    ],
+)
+def test_a_date_becomes_an_id_or_a_number_as_the_message_says(key: str, text: str, tmp_path: Path) -> None:
     logs = Logs(tmp_path)
     for day in range(1, 5):
         days = [datetime(2024, 5, 1 + i % 7).date() for i in range(DAY_ROWS)]
         logs.write(day, day_of(day).append_column("seen", [days]))
-    assert "cast" not in (said := logs.refusal(f"{key}=seen"))
-    assert re.search(
-        r"Fix: write the column as (text or as an integer|a number; the time of the row is known as)", said
-    )
+    assert f"Fix: write {text}" in logs.refusal(f"{key}=seen")
+    logs.prepare(f"{key}={text}")
 
 
-def test_a_date_of_a_side_table_is_kept_as_text_by_what_the_message_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("override", ["sparse[1].value=substr(cast(user.signup as string), 1, 7)",
+                                      'sides.user.csv.types.signup="string"'])  # fmt: skip
+def test_a_date_of_a_side_table_is_written_or_read_as_text(override: str, tmp_path: Path) -> None:
     side = '[sides.user]\nfiles = ["user.csv"]\non = {user_id = "user_id"}\n'
     toml = TOML + side + '[[sparse]]\nname = "month"\nvalue = "substr(user.signup, 1, 7)"\n'
     logs = Logs(tmp_path, toml)
     rows = [f"{user},2024-0{user + 1}-01" for user in range(7)]
     (logs.raw / "user.csv").write_text("\n".join(["user_id,signup", *rows, ""]))
-    assert logs.refusal().endswith('Fix: set sides.user.csv.types.signup = "string"')
-    logs.prepare('sides.user.csv.types.signup="string"')
+    assert logs.refusal().endswith('Fix: write cast("user".signup as string)')
+    logs.prepare(override)
+    vocabulary = pq.read_table(logs.out / "vocab/month.parquet")["raw"].to_pylist()
+    assert sorted(vocabulary) == [f"2024-0{month}" for month in range(1, 8)]
 
 
 @pytest.mark.parametrize("name", ["sign up.date", "signup.date", 'sign "up"'])

@@ -106,7 +106,12 @@ def test_prep_warns_of_lists_and_takes_the_fix(tmp_path: Path, caplog: pytest.Lo
     ("cell", "kind", "fix", "mended"),
     [
         ("[0.5 1.25]", "lists", "write the lists as a|b, and split them by split(video_id, '|')", "0.5|1.25"),
-        ('{"a": 1}', "JSON", "write its parts as columns of their own", None),
+        (
+            '{"a": 1}',
+            "JSON",
+            "read its fields, such as json(video_id, '$.name'), or write them as columns of their own",
+            None,
+        ),
     ],
 )
 def test_prep_says_how_to_write_what_no_expression_cuts(
@@ -132,6 +137,33 @@ def test_prep_warns_of_lists_in_side_tables_and_parquet(tmp_path: Path, caplog: 
     (said,) = warnings_of(logs, caplog)
     assert said.startswith("users.parquet, column 'tags': cells such as \"['t0']\" are lists as text, ")
     assert 'value = "split(replace(replace(replace(replace(users.tags, ' in said
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b']", "[1 2]"])
+def test_prep_warns_of_lists_in_every_expression_and_takes_the_fix(
+    cell: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    label = "label = \"contains(video_id, '1')\""
+    text = CSV.replace('name = "video_id"', 'name = "hour"\nvalue = "time.hour"').replace('label = "is_like"', label)
+    assert label in text
+    logs = csv_logs(tmp_path, {"video_id": lambda row: cell}, text)
+    (said,) = warnings_of(logs, caplog)
+    assert said.startswith(
+        f"day1.csv, column 'video_id': cells such as {cell!r} are lists as text, and tasks[0].label reads each as one "
+        "text. Fix: cut them: write split("
+    )
+    cut = said.partition("cut them: write ")[2].removesuffix(" in place of video_id")
+    logs.toml.write_text(text.replace(label, f"label = {json.dumps(label[9:-1].replace('video_id', cut))}"))
+    assert not warnings_of(logs, caplog)
+
+
+@pytest.mark.parametrize("text", ["video_id is not null", "length(replace(video_id, '[', '')) > 3"])
+def test_no_warning_of_lists_where_they_are_taken_apart(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    toml = CSV.replace('name = "video_id"', 'name = "hour"\nvalue = "time.hour"')
+    toml = toml.replace('label = "is_like"', f'label = "{text}"')
+    assert not warnings_of(csv_logs(tmp_path, {"video_id": lambda row: "[1 2]"}, toml), caplog)
 
 
 @pytest.mark.usefixtures("here", "no_charts")

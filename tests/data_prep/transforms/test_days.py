@@ -14,7 +14,8 @@ import pytest
 
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
-from data_prep.transforms.arithmetic import PER_SECOND, LocalTime, date_to_day, days_since_1970, quotient, weekday_of
+from data_prep.expressions.times import PER_SECOND, days_since_1970, quotient, weekday_of
+from data_prep.transforms.arithmetic import LocalTime, date_to_day
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 

@@ -192,7 +192,7 @@ def test_a_day_with_a_time_zone_is_refused_for_it_would_leak_the_next_one(kind: 
     def prepared(*overrides: str) -> None:
         prepare(str(tmp_path / "dated.toml"), tmp_path / "out", Options(source=str(tmp_path), overrides=overrides))
 
-    fix = {"csv": 'set sides.video.csv.types.day = "string"', "parquet": "write the local date: a date, text YYYY-"}
+    fix = {"csv": 'set sides.video.csv.types.day = "string"', "parquet": r"write date\(day\)"}
     rule = "it is a point in time, whose date depends on the time zone"
     with pytest.raises(DataError, match=f"{rule} .* Fix: {fix[kind]}"):
         prepared()
