@@ -196,6 +196,8 @@ class SideTable:
         self.version = folder.name
         self.info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
         table = pq.read_table(folder / TABLE_FILE, memory_map=False)
+        if table.num_rows != self.info.rows:
+            raise ValueError(f"{table.num_rows} rows, not {self.info.rows}")
         columns = {}
         for name in self.info.columns:
             columns[name] = _single_chunk(table[name])

@@ -71,7 +71,8 @@ class TableLoader:
                 self._loaded[name] = (stamp, table)
                 self._refused.pop(name, None)
                 self._metrics.table_reloads.labels("loaded").inc()
-                log_info("table", **table.describe(), seconds=time.perf_counter() - started)
+                known = {field: value for field, value in table.describe().items() if value is not None}
+                log_info("table", **known, seconds=time.perf_counter() - started)
         except PleRecError as error:
             if must_load:
                 raise
