@@ -171,9 +171,6 @@ def with_block(text: str, folder: Path) -> Path:
     config = with_section(tomllib.loads(FEED), tomllib.loads(text))
     if "log_csv" in text:
         config["sides"]["video"]["files"] = ["videos/2024-05-0[1-8].parquet"]
-    if "json(context" in text:  # The logs of the example have no such column.
-        number = "cast(round(network_mbps) as string)"
-        config["derived"] = {"context": f'concat(\'{{"net": {{"type": "wifi", "mbps": \', {number}, \'}}}}\')'}
     file = folder / "feed.toml"
     file.write_text(tomli_w.dumps(config))
     return file

@@ -2,11 +2,13 @@
 
 log/day=2024-05-01/part-0.parquet    impressions, a folder for each day
 users.parquet                        one row for each user
-videos/2024-05-01.parquet            plays of every video before the day began
+videos/2024-05-01.parquet            every video that is known on the day, with its plays before the day began
 """
 
+import json
 import sys
 from datetime import date, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ taste, age = rng.normal(size=(USERS, 2)), rng.integers(0, 6, USERS)
 style, quality = rng.normal(size=(NEW_VIDEOS * DAYS, 2)), rng.normal(size=NEW_VIDEOS * DAYS)
 length_ms = rng.gamma(2, 8_000, NEW_VIDEOS * DAYS).astype(int) + 2_000
 plays = np.zeros(NEW_VIDEOS * DAYS, int)
+price = [Decimal(int(cents)) / 100 for cents in rng.integers(0, 500, NEW_VIDEOS * DAYS)]
 clicked: list[list[str]] = [[] for _ in range(USERS)]
 
 
@@ -61,6 +64,10 @@ def impressions(day: int) -> pa.Table:
             "play_time_ms": play_ms,
             "is_click": click.astype(int),
             "is_share": share.astype(int),
+            "context": [
+                json.dumps({"net": {"type": kind, "mbps": round(speed, 1)}, "app": "3.2"})
+                for kind, speed in zip(rng.choice(["wifi", "cell"], ROWS), rng.gamma(2, 10, ROWS), strict=True)
+            ],
         }
     )
 
@@ -74,7 +81,13 @@ def main(first: int, last: int) -> None:
     pq.write_table(pa.table(users), RAW / "users.parquet")
     for day in range(1, last + 1):
         date_of_day, count = FIRST_DAY + timedelta(day - 1), NEW_VIDEOS * day
-        columns = {"video_id": [f"v{v}" for v in range(count)], "day": [date_of_day] * count, "plays": plays[:count]}
+        columns = {
+            "video_id": [f"v{v}" for v in range(count)],
+            "day": [date_of_day] * count,
+            "plays": plays[:count],
+            "uploaded": [FIRST_DAY + timedelta(v // NEW_VIDEOS) for v in range(count)],
+            "price": pa.array(price[:count], pa.decimal128(8, 2)),
+        }
         videos, log = pa.table(columns), impressions(day)
         if day >= first:
             folder = RAW / "log" / f"day={date_of_day}"
