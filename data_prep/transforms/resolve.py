@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -38,6 +38,13 @@ _CSV_TYPE: Mapping[str, str] = {
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 
+class SideColumn(NamedTuple):
+    """Name of a side table, and of one of its columns."""
+
+    side: str
+    column: str
+
+
 @dataclass(frozen=True)
 class Resolved:
     """Configuration with its expressions parsed.
@@ -51,6 +58,7 @@ class Resolved:
         tables: Files of the log, under the name `log`, and of each side table; empty before the files are known.
         is_from_dataset: True for the configuration of an existing dataset, in which a derived column may hide a column
             of the log.
+        frozen: Column of a side table from which each frozen table of vectors is read, by the name of the feature.
     """
 
     config: PrepConfig
@@ -60,6 +68,7 @@ class Resolved:
     side_columns: Mapping[str, tuple[str, ...]]
     tables: Mapping[str, RawTable] = field(default_factory=dict)
     is_from_dataset: bool = False
+    frozen: Mapping[str, SideColumn] = field(default_factory=dict)
 
     def build(self, key: str, values: Mapping[str, ir.Value]) -> ir.Value:
         """Return the value of the expression at a key of the configuration.
@@ -132,6 +141,18 @@ class Resolved:
                 return DataError(misfit[0], f"{misfit[1]}, which makes the column text", rule, _mend_cell_fix(table))
             fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_CSV_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
+
+    def joined_columns(self, side: str) -> tuple[str, ...]:
+        """Return the columns of a side table that are joined to the log: not those that only frozen tables have."""
+        keys = {f"vectors[{i}].value" for i, vector in enumerate(self.config.vectors) if vector.name in self.frozen}
+        located = (
+            locate_word(key, word, self.config)
+            for key, expression in self.parsed.items()
+            if key not in keys
+            for word in expression.columns
+        )
+        read = {column for table, column in located if table == side} | self.config.sides[side].on.keys()
+        return tuple(column for column in self.side_columns[side] if column in read)
 
     def bare_column(self, key: str) -> tuple[RawTable, str] | None:
         """Return the table and the column of an expression that is one column.
@@ -243,6 +264,8 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
         texts[f"sparse[{i}].weights"] = feature.weights
     for i, number in enumerate(config.dense):
         texts[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
+    for i, vector in enumerate(config.vectors):
+        texts[f"vectors[{i}].value"] = quoted_name(vector.name) if vector.value is None else vector.value
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
             texts[f"tasks[{i}].threshold.value"] = task.threshold.value
@@ -257,13 +280,15 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
     return {key: text for key, text in texts.items() if text is not None}
 
 
-def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False) -> Resolved:
+def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False, freeze_vectors: bool = True) -> Resolved:
     """Parse every expression of a configuration.
 
     Args:
         config: Configuration whose expressions are parsed.
         place: Name of the configuration in messages.
         is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
+        freeze_vectors: True if vectors of side tables are stored in frozen tables; False if they are joined to the rows
+            of the log, as other columns of side tables are.
 
     Raises:
         ConfigError: Expressions are not valid; the message lists all problems.
@@ -279,7 +304,20 @@ def resolve(config: PrepConfig, place: str, *, is_from_dataset: bool = False) ->
     if problems:
         raise ConfigError.from_problems(place, problems)
     side_columns = {name: tuple(columns) for name, columns in sides.items()}
-    return Resolved(config, place, parsed, tuple(log), side_columns, is_from_dataset=is_from_dataset)
+    frozen = _frozen_columns(config, parsed) if freeze_vectors else {}
+    return Resolved(config, place, parsed, tuple(log), side_columns, is_from_dataset=is_from_dataset, frozen=frozen)
+
+
+def _frozen_columns(config: PrepConfig, parsed: Mapping[str, Expression]) -> dict[str, SideColumn]:
+    """Return the column of each vector feature whose expression is just a column of a side table."""
+    frozen = {}
+    for i, vector in enumerate(config.vectors):
+        key = f"vectors[{i}].value"
+        if parsed[key].is_column:
+            table, column = locate_word(key, parsed[key].columns[0], config)
+            if table in config.sides:
+                frozen[vector.name] = SideColumn(table, column)
+    return frozen
 
 
 def expression_problems(config: PrepConfig) -> list[str]:

@@ -154,9 +154,11 @@ class Model:
             request_values: Number of bag values that a request has beside its rows.
             values_per_row: Number of bag values that each row takes from the request.
         """
-        from ple_rec.inference.feature_parsing import MAX_VALUES
+        from ple_rec.inference.feature_parsing import MAX_VALUES, MAX_VECTOR_NUMBERS
         from ple_rec.inference.request_rows import MAX_ITEMS
 
+        numbers = sum(feature.vector or 0 for feature in self._ranker.signature.inputs)
+        max_items = max(1, min(MAX_ITEMS, MAX_VECTOR_NUMBERS // max(1, numbers)))
         plain = _plain_rows(name, rows, [each.name for each in self._ranker.signature.inputs])
         bags = [feature.name for feature in self._ranker.signature.inputs if feature.bag]
         if isinstance(plain, list):
@@ -169,7 +171,7 @@ class Model:
         # Without rows, one empty piece is yielded, so that the model refuses it with the message of the server.
         while True:
             values = request_values
-            while end < len(sizes) and end - begin < MAX_ITEMS:
+            while end < len(sizes) and end - begin < max_items:
                 values += values_per_row + sizes[end]
                 if values > MAX_VALUES and end > begin:
                     break
@@ -241,7 +243,10 @@ class Model:
         for each in self._ranker.signature.inputs:
             rows = self._ranker.table_rows.get(each.name)
             size = "" if rows is None else f"{rows:,}"
-            features.append([each.name, each.of, f"list of {each.type}" if each.bag else each.type, size])
+            kind = f"list of {each.type}" if each.bag else each.type
+            if each.vector is not None:
+                kind = f"vector of {each.vector}" + ("" if each.type == "number" else f", or {each.type}")
+            features.append([each.name, each.of, kind, size])
         return block(
             line(
                 f"{self.name} {self.version}",

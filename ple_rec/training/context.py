@@ -130,7 +130,7 @@ def build_evaluation_context(
     precision = choose_precision(
         config, ranks, (prepared_run.batch_size_per_rank, *first_layer_shape(config, selection)), initial_precision
     )
-    statistics = prepared_run.dataset.statistics() if selection.dense else {}
+    statistics = prepared_run.dataset.statistics() if selection.dense or selection.vectors else {}
     unwrapped_model = build_unsharded_model(config, selection, statistics, ranks.device, precision.name)
     # The kernels of the tables run this optimizer, so it is attached before sharding; training builds on this context.
     attach_table_optimizer(unwrapped_model, config.table_optimizer, ranks.device)
