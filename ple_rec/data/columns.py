@@ -170,6 +170,12 @@ class Selection:
         """All sparse features, in the order of a batch's keys."""
         return self.single + self.bags
 
+    @property
+    def frozen_bytes(self) -> int:
+        """Size of the frozen tables in memory, with row 0 of each."""
+        frozen = [(feature.width, feature.table) for feature in self.vectors]
+        return sum(4 * width * (table.rows + 1) for width, table in frozen if table is not None)
+
     def features(self) -> list[str]:
         """Return the names of all features: sparse ones, dense ones, vectors."""
         return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]

@@ -160,7 +160,12 @@ def planning_inputs(config: RunConfig, described: DatasetDescription, cluster: C
         )
     # A batch that the ranks do not divide is rounded up.
     return PlanningInputs(
-        config.embeddings, config.table_optimizer.kind, cluster, -(-batch // world), described.ids_per_sample
+        config.embeddings,
+        config.table_optimizer.kind,
+        cluster,
+        -(-batch // world),
+        described.ids_per_sample,
+        select_run_columns(config, described).frozen_bytes,
     )
 
 

@@ -124,6 +124,7 @@ def build_evaluation_context(
         detect_cluster(ranks, config.topology),
         prepared_run.batch_size_per_rank,
         prepared_run.dataset.ids_per_sample(selection.sparse),
+        selection.frozen_bytes,
     )
     run_on_rank_zero(lambda: check_sizes(model_sizes(config, selection), planning_inputs))
     # A precision that is not configured is chosen by the speed of the first dense layer, so its shape is needed.
