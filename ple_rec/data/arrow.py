@@ -100,7 +100,7 @@ class RowGroupColumns:
             raise self._wrong_type(name, array.type, f"fixed_size_list<float>[{width}]", "the column has no vectors")
         try:
             return array.cast(kind, safe=False)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowException as error:
             raise self._wrong_type(name, array.type, f"fixed_size_list<float>[{width}]", str(error)) from error
 
     def _single_chunk(self, name: str) -> pa.Array:
