@@ -93,16 +93,16 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
         weight_B=None if selection.sample_weight is None else padded("weight_N", (), torch.float32),
         group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
-        vectors_BW=_vectors(slices, selection, batch_size, rows, pin) if selection.vectors else None,
+        vectors_BW=_vectors(slices, selection, batch_size, pin) if selection.vectors else None,
         slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
         requests=None if starts_B is None else build_requests(starts_B, pin=pin),
     )
 
 
-def _vectors(slices: Sequence[RowSlice], selection: Selection, batch_size: int, rows: int, pin: bool) -> Tensor:
+def _vectors(slices: Sequence[RowSlice], selection: Selection, batch_size: int, pin: bool) -> Tensor:
     """Return the vectors of all features side by side; those of frozen tables are looked up here."""
     widths = [feature.width for feature in selection.vectors]
-    vectors_BW = torch.empty(batch_size, sum(widths), dtype=torch.float32, pin_memory=pin)
+    vectors_BW = torch.zeros(batch_size, sum(widths), dtype=torch.float32, pin_memory=pin)
     array, begin = vectors_BW.numpy(), 0
     for part in slices:
         end, column = begin + part.stop - part.start, 0
@@ -110,7 +110,6 @@ def _vectors(slices: Sequence[RowSlice], selection: Selection, batch_size: int, 
             vectors.copy_rows(slice(part.start, part.stop), array[begin:end, column : column + width])
             column += width
         begin = end
-    array[rows:] = 0
     return vectors_BW
 
 
