@@ -71,7 +71,8 @@ def write_tables(
         sparse: Features whose columns hold rows of embedding tables: integers from 0, or lists of them. Row 0 means
             "out of vocabulary or missing".
         dense: Features whose columns hold raw numbers.
-        vectors: Features whose columns hold lists of numbers, all of the width of their feature, or nulls.
+        vectors: Features whose columns hold lists of numbers, all of the width of their feature, or nulls; without
+            frozen tables.
         tasks: Tasks with the columns of their labels. A task with a sample space also names a `bool` column, which is
             true for the rows whose labels are used.
         tables: Number of rows of embedding tables by name, including row 0. The default for a table is the largest id
@@ -90,6 +91,10 @@ def write_tables(
     """
     existing_recipe_digest(out)  # If `out` holds other files, this raises an error before the rows are checked.
     _check_splits(splits)
+    for vector in vectors:
+        if vector.table is not None:
+            rule = "the columns of the tables hold the vectors themselves"
+            raise UserError("vectors", f"{vector.name!r} has a frozen table", rule, "leave out `table`")
     declared = _schema(
         name=name,
         tables=tuple(Table(name=table, rows=1) for table in dict.fromkeys(feature.table for feature in sparse)),

@@ -206,10 +206,14 @@ class VectorParser(FeatureParser):
     def _numbers(self, value: list[Any], field: str) -> NDArray[np.float32]:
         if len(value) != self.width:
             raise RequestError(field, value, f"a list of {self.width} numbers", counted=f"{len(value):,} values")
-        for j, number in enumerate(value):
-            if isinstance(number, bool) or not isinstance(number, int | float) or not abs(number) <= _LARGEST:
-                raise RequestError(f"{field}[{j}]", number, "a number that fp32 can hold")
-        return np.array([float(number) for number in value], np.float32)
+        if set(map(type, value)) <= {int, float}:
+            # An integer beyond float64 raises OverflowError; it is found below.
+            with suppress(OverflowError):
+                numbers = np.array(value, np.float64)
+                if (np.abs(numbers) <= _LARGEST).all():
+                    return numbers.astype(np.float32)
+        j = next(j for j, x in enumerate(value) if type(x) not in (int, float) or not abs(x) <= _LARGEST)
+        raise RequestError(f"{field}[{j}]", value[j], "a number that fp32 can hold")
 
 
 def check_vector_numbers(count: int, field: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep.dry_run import dry_run
 from data_prep.output.summary import Summary
 from data_prep.pipeline import fingerprint
 from data_prep.run import Options, prepare
@@ -351,6 +352,13 @@ def test_an_expression_over_a_side_table_is_a_vector_of_each_row(tmp_path: Path)
     assert not (logs.out / "vectors").exists()
     rows = read(logs.out, "train")
     assert [v for v in rows["content"].to_pylist() if v is not None][:2] == [[1.0, 2.0, 3.0, 4.0], [0.5] * 4]
+
+
+def test_a_dry_run_says_what_the_columns_become(tmp_path: Path) -> None:
+    logs = vector_logs(tmp_path)
+    said = str(dry_run(str(logs.toml), None, Options(source=str(logs.raw), threads=1)))
+    assert "taste                    vector of 3 numbers, unit" in said
+    assert "content                  vector of 4 numbers, standard, stored once for each row of videos" in said
 
 
 def test_without_vectors_nothing_is_added(tmp_path: Path) -> None:
