@@ -24,7 +24,7 @@ _MAX_LISTED = 4  # Greatest number of differences or days that a message lists.
 _CHANGEABLE_KEYS = ("append", "on_bad_row", "max_bad_fraction", "output", "name")  # An appended day may change these.
 # Files of the log and of side tables may change, too; before two configurations are compared, both get these values.
 _NO_FILES: dict[str, Any] = {"files": (), "format": None, "csv": CsvConfig()}
-_NAMED_LISTS = ("sparse", "dense", "tasks")
+_NAMED_LISTS = ("sparse", "dense", "vectors", "tasks")
 _DAY_ARGUMENT = re.compile(r"(?:day=)?(\d{1,6}|\d{4}-\d\d-\d\d)")
 
 
@@ -207,6 +207,7 @@ def _with_defaults(config: PrepConfig, other: PrepConfig) -> PrepConfig:
             "tables": {name: config.tables.get(name, TableSpec()) for name in sorted(tables)},
             "sparse": tuple(f.model_copy(update=update) for f, update in zip(config.sparse, sparse, strict=True)),
             "dense": tuple(number.model_copy(update={"value": number.source}) for number in config.dense),
+            "vectors": tuple(vector.model_copy(update={"value": vector.source}) for vector in config.vectors),
             "tasks": tuple(task.model_copy(update={"label": task.source}) for task in config.tasks),
         }
     )

@@ -385,6 +385,10 @@ class _SamplePipeline(Pipeline):
             yield f"  ... and {more} sparse features more"
         for dense in self.config.dense:
             yield f"  {dense.name:24} dense, {dense.normaliser}"
+        for vector in self.config.vectors:
+            side = self.resolved.frozen.get(vector.name)
+            stored = "" if side is None else f", stored once for each row of {side.side}"
+            yield f"  {vector.name:24} vector of {vector.width} numbers, {vector.normaliser}{stored}"
         for task in self.config.tasks:
             space = f" where {task.space}" if task.space is not None else ""
             yield f"  {task.name:24} {task.kind}: {task.source}{space}"

@@ -7,6 +7,7 @@ It makes these passes, each of which uses the results of the passes before it:
     survey     count the rows by split, part and day              -> row range of each part; an error if too many rows
                                                                      are bad, or a split has none
     count      count the raw values of each embedding table       -> `vocab/`
+    freeze     store the vectors of side tables once              -> `vectors/`
     encode     replace raw values by ids, and write the parts     -> `train/`, `valid/`, `test/`
     describe   compute statistics of the parts                    -> `stats.json`, `stats.html`, `schema.toml`,
                                                                      `prep.toml`, `_SUCCESS`
@@ -36,7 +37,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import chain
@@ -50,6 +51,7 @@ from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
 from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
+from data_prep.output.frozen_tables import write_frozen_tables
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
 from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count
@@ -68,12 +70,13 @@ from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived, LogRows, derive, rows_between
 from data_prep.transforms.splits import features_that_determine, split_key
+from data_prep.transforms.vectors import FrozenVectors
 from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.config.problems import ConfigError
-from ple_rec.config.schema import VOCAB_DIR
+from ple_rec.config.schema import VECTORS_DIR, VOCAB_DIR, VectorTable
 
 # Increase this version if a change of the code gives other parts, ids or normalisers for the same inputs.
 FORMAT_VERSION = 5
@@ -95,8 +98,9 @@ def fingerprint(config: PrepConfig, raw: RawTables, parent: str | None) -> str:
     """
     content = {
         "format": FORMAT_VERSION,
-        # The values of `[found]` follow from the files, or from the parent.
-        "config": config.model_dump(mode="json", exclude={"found"}),
+        # The values of `[found]` follow from the files, or from the parent. Without vectors, the digest is that of
+        # versions that had none.
+        "config": config.model_dump(mode="json", exclude={"found"} | (set() if config.vectors else {"vectors"})),
         "log": raw.log.digest(),
         "sides": {name: table.digest() for name, table in sorted(raw.sides.items())},
         "parent": parent,
@@ -171,6 +175,7 @@ class Pipeline:
         wide_rows: Rows of the log with all computed columns, kept by the engine. None if `is_wide` is False, and before
             they are computed.
         json_counts: Counts of the texts that are read as JSON; empty before they are counted.
+        frozen_tables: Frozen tables that have been written, by name of the vector feature.
     """
 
     def __init__(
@@ -192,6 +197,7 @@ class Pipeline:
         self.day_1: int | None = None
         self.wide_rows: Derived | None = None
         self.json_counts: list[JsonCount] = []
+        self.frozen_tables: dict[str, VectorTable] = {}
 
     @property
     def resolved(self) -> Resolved:
@@ -243,6 +249,7 @@ class Pipeline:
             check_pages(self.resolved)
         # The rows of side tables that belong to a row of the log are looked up once, for all passes.
         self.rows = self.rows.with_sides().materialize_links()
+        frozen = FrozenVectors(self.engine, self.rows.sides, self.resolved)
         self._fill_in_from_log()
         if self.is_wide:
             derived = self.derived_rows()
@@ -257,7 +264,8 @@ class Pipeline:
         train = self._split_rows("train", counts, sorted(counts.part_ranges["train"]))
         vocabularies = self._build_vocabularies(train, counts.rows["train"])
         self.progress.begin_phase("encode")
-        return counts, vocabularies, self._write_parts(counts, vocabularies)
+        self.frozen_tables = write_frozen_tables(frozen, self.stage.folder / VECTORS_DIR, self.fingerprint)
+        return counts, vocabularies, self._write_parts(counts, vocabularies, frozen)
 
     def _count_json(self) -> None:
         """Set `json_counts`, and warn of texts that are not JSON."""
@@ -338,7 +346,9 @@ class Pipeline:
         vocabularies.build(train, rows, bags, lambda done: self.progress.advance(round(done * rows_per_table)))
         return vocabularies
 
-    def _write_parts(self, counts: Survey, vocabularies: Vocabularies) -> dict[Split, list[PartFile]]:
+    def _write_parts(
+        self, counts: Survey, vocabularies: Vocabularies, frozen: FrozenVectors
+    ) -> dict[Split, list[PartFile]]:
         """Write the parts of every split in units of a few parts, and return the parts by split.
 
         Parts that an interrupted run has completed are not written again.
@@ -355,14 +365,20 @@ class Pipeline:
         bags = side_bags.encoded_bags(
             self.engine, self.raw.sides, lookup_tables, embedding_tables, self.resolved, max_rows
         )
-        units = chain.from_iterable(self._split_units(split, writers[split], counts, bags) for split in SPLITS)
+
+        def with_side_values(rows: ir.Table) -> ir.Table:
+            return frozen.with_rows(side_bags.with_bags(rows, bags))
+
+        units = chain.from_iterable(
+            self._split_units(split, writers[split], counts, with_side_values) for split in SPLITS
+        )
         with closing(self.engine.write_units(units, column_count(self.config), self.progress.advance)) as written:
             for unit, files in written:
                 writers[unit.sink.folder.name].record_written(unit, files)
         return {split: writers[split].files() for split in SPLITS}
 
     def _split_units(
-        self, split: Split, writer: SplitWriter, counts: Survey, bags: Mapping[str, ir.Table]
+        self, split: Split, writer: SplitWriter, counts: Survey, with_side_values: Callable[[ir.Table], ir.Table]
     ) -> Iterator[Unit]:
         """Yield the units in which the parts of a split are written.
 
@@ -372,11 +388,11 @@ class Pipeline:
             split: Split of the dataset.
             writer: Writer of the split.
             counts: Survey, which has the row range of each part.
-            bags: Encoded list columns of the side tables, by side table; they are joined to the rows.
+            with_side_values: Function that adds the encoded bags of side tables, and the rows of frozen tables.
         """
 
         def read_parts(parts: Sequence[int]) -> ir.Table:
-            return side_bags.with_bags(self._split_rows(split, counts, parts), bags)
+            return with_side_values(self._split_rows(split, counts, parts))
 
         if split == "train":
             return writer.units_in_log_order(
@@ -389,7 +405,9 @@ class Pipeline:
     ) -> None:
         """Write the statistics, `prep.toml`, `schema.toml` and at last `_SUCCESS`, which marks a complete dataset."""
         folder = self.stage.folder
-        schema = build_schema(self.config, vocabularies.tables.values(), files, self.fingerprint, self.parent)
+        schema = build_schema(
+            self.config, vocabularies.tables.values(), files, self.fingerprint, self.parent, self.frozen_tables
+        )
         parts = {split: sorted((folder / split).glob("*.parquet")) for split in SPLITS}
         described = stats.compute(
             self.engine,
@@ -397,6 +415,7 @@ class Pipeline:
             schema,
             slices=self.config.slices,
             vocabularies={name: folder / VOCAB_DIR / f"{name}.parquet" for name in vocabularies.names},
+            frozen_tables={name: folder / VECTORS_DIR / f"{name}.parquet" for name in self.frozen_tables},
             names=bucket_names(self.config),
             dropped=[
                 {"split": split, "rows": rows, "reason": why} for (split, why), rows in counts.dropped_rows.items()

@@ -21,7 +21,17 @@ from ple_rec.analysis.compare.matrix import build_matrix
 from ple_rec.config.compare import CompareConfig
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import FINGERPRINT_KEY, DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
+from ple_rec.config.schema import (
+    FINGERPRINT_KEY,
+    DatasetSchema,
+    DenseFeature,
+    SparseFeature,
+    SplitInfo,
+    Table,
+    Task,
+    VectorFeature,
+    VectorTable,
+)
 from ple_rec.training.preflight import check_training
 from ple_rec.training.run import train
 from tests.data_prep.plain_logs import TOML, Logs
@@ -129,13 +139,17 @@ def test_the_reference_has_every_key(page: str, tmp_path: Path) -> None:
         (Table, raw["tables"]),
         (SparseFeature, raw["sparse"]),
         (DenseFeature, raw["dense"]),
+        (VectorFeature, raw["vectors"]),
+        (VectorTable, [vector["table"] for vector in raw["vectors"] if "table" in vector]),
         (Task, raw["tasks"]),
         (SplitInfo, list(raw["splits"].values())),
     ]
     for model, tables in shown:
         assert {key for table in tables for key in table} == set(model.model_fields)
         for key, info in model.model_fields.items():
-            if key in ("tables", "sparse", "dense", "tasks", "splits"):
+            if key in ("tables", "sparse", "dense", "vectors", "tasks", "splits"):
+                continue
+            if model is VectorFeature and key == "table":  # A section of its own.
                 continue
             marks = re.findall(rf"^{key} = .*# (required|optional)\b", text, re.MULTILINE)
             assert ("required" if info.is_required() else "optional") in marks, f"{model.__name__}.{key}: {marks}"
@@ -157,6 +171,8 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
             "recency": pa.array([[0.5] * length for length in lengths], pa.list_(pa.float32())),
             "age": pa.array(rng.normal(31.5, 9.2, n), pa.float32()),
             "price": pa.array(rng.exponential(20, n), pa.float32()),
+            "query": pa.array([[1.0, 2.0, 3.0, 4.0]] * n, pa.list_(pa.float32(), 4), mask=clicked),
+            "content": pa.array(rng.integers(0, 301, n), pa.int32()),
             "click": pa.array(clicked).cast(pa.float32()),
             "watch_ratio": pa.array(rng.random(n), pa.float32(), mask=~clicked),
             "clicked": pa.array(clicked),
@@ -166,6 +182,12 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
         table = pa.table(columns).replace_schema_metadata({"ple_rec.fingerprint": raw["fingerprint"]})
         (data / split).mkdir(parents=True)
         pq.write_table(table, data / split / "rows.parquet", row_group_size=n // 16)
+    (data / "vectors").mkdir()
+    vectors = pa.array(rng.normal(size=(300, 8)).tolist(), pa.list_(pa.float32(), 8))
+    pq.write_table(
+        pa.table({"key_video_id": [f"v{i}" for i in range(300)], "vector": vectors}),
+        data / "vectors" / "content.parquet",
+    )
     (data / "schema.toml").write_text(text)
     (statistics,) = re.findall(r"^    (\{.*\})$", page, re.MULTILINE)
     (data / "stats.json").write_text(statistics)

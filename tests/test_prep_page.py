@@ -158,6 +158,8 @@ def with_section(base: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
         if isinstance(value, list) and isinstance(base.get(key), list):
             names = [entry["name"] for entry in value]
             merged[key] = [entry for entry in base[key] if entry["name"] not in names] + value
+        elif key == "sides":
+            merged[key] = base[key] | value
         else:
             merged[key] = value
     return merged

@@ -14,7 +14,7 @@ from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
 from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
-from ple_rec.config.prep_columns import DenseSpec, SparseSpec
+from ple_rec.config.prep_columns import DenseSpec, SparseSpec, VectorSpec
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.text.suggest import nearest_name
@@ -37,7 +37,9 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     """
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
-    texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(d.source for d in dense)]
+    vectors = tuple(vector for vector in config.vectors if vector.name in features)
+    numbers = (*dense, *vectors)
+    texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(n.source for n in numbers)]
     words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
     needs_time = reads_time(config, words) or any(side.day is not None for side in sides_read.values())
@@ -53,6 +55,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
         update={
             "sparse": sparse,
             "dense": dense,
+            "vectors": vectors,
             "sides": sides_read,
             "time": config.time if needs_time else None,
             "derived": {name: text for name, text in config.derived.items() if name in words},
@@ -134,7 +137,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     are returned.
     """
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
-    texts |= {f"feature {number.name}": (number.source,) for number in config.dense}
+    texts |= {f"feature {number.name}": (number.source,) for number in (*config.dense, *config.vectors)}
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
     words = {who: words_read(config, [text for text in read if text is not None]) for who, read in texts.items()}
@@ -227,6 +230,7 @@ def config_from_schema(schema: DatasetSchema) -> PrepConfig:
             for feature in schema.sparse
         ),
         dense=tuple(DenseSpec(name=number.name) for number in schema.dense),
+        vectors=tuple(VectorSpec(name=vector.name, width=vector.width) for vector in schema.vectors),
         tasks=(),
         split=_NO_SPLIT,
     )

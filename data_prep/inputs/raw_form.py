@@ -98,7 +98,9 @@ class _Part:
         words = {word for words in self._words.values() for word in words}
         if not reads_time(config, words):  # The time was needed only to join a dated side table.
             reduced = reduced.model_copy(update={"time": None})
-        self._resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
+        self._resolved = resolve(
+            reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds, freeze_vectors=False
+        )
         self.types = {name: kind for name, kind in known_types(config).items() if name in words}
         self._rows = raw_rows(self.types)
 
@@ -160,7 +162,7 @@ class _Part:
 def _texts(config: PrepConfig) -> dict[str, list[str]]:
     """Return the expressions of each feature, by its name."""
     texts = {each.name: [each.source, *([each.weights] if each.weights else [])] for each in config.sparse}
-    return texts | {number.name: [number.source] for number in config.dense}
+    return texts | {number.name: [number.source] for number in (*config.dense, *config.vectors)}
 
 
 def known_types(config: PrepConfig) -> dict[str, str]:

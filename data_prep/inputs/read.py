@@ -120,8 +120,8 @@ class Inputs:
         """Yield the rows from a position on, in the order of the log.
 
         The columns are `POSITION`, `raw__<feature>` and `weights__<feature>` of sparse features, the dense features,
-        and the id columns with the prefix `ID_PREFIX`. If the log has no row from that position on, one batch without
-        rows is yielded.
+        the vectors, and the id columns with the prefix `ID_PREFIX`. If the log has no row from that position on, one
+        batch without rows is yielded.
 
         Args:
             first: Position of the first row.
@@ -220,7 +220,8 @@ def open_inputs(
     ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
     config = config.model_copy(update={"log": log})
     reduced = inputs_config(config, options.features, ids)
-    resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds)
+    # Vectors of side tables are read from the tables of `source`, which may have keys that the dataset lacks.
+    resolved = resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds, freeze_vectors=False)
     check_inputs(resolved, raw)
     resolved.check_columns(raw)
     # CSV files are read once more with times as text, to keep their time zones.

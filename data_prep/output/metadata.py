@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from data_prep.engines.base import PartFile
@@ -21,7 +22,16 @@ from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_colu
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig
-from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
+from ple_rec.config.schema import (
+    DatasetSchema,
+    DenseFeature,
+    SparseFeature,
+    SplitInfo,
+    Table,
+    Task,
+    VectorFeature,
+    VectorTable,
+)
 
 
 @contextmanager
@@ -70,6 +80,7 @@ def build_schema(
     files: Mapping[Split, Sequence[PartFile]],
     fingerprint: str,
     parent: Parent | None,
+    frozen: Mapping[str, VectorTable] = MappingProxyType({}),
 ) -> DatasetSchema:
     """Return the content of `schema.toml`.
 
@@ -79,6 +90,7 @@ def build_schema(
         files: Parts of each split.
         fingerprint: Fingerprint of the dataset.
         parent: Dataset to which a day is appended, and whose ids the day keeps; None if no day is appended.
+        frozen: Frozen tables by name of the vector feature.
     """
     spaces = space_columns(config)
     return DatasetSchema(
@@ -98,6 +110,12 @@ def build_schema(
             for feature in config.sparse
         ),
         dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
+        vectors=tuple(
+            VectorFeature(
+                name=vector.name, width=vector.width, normaliser=vector.normaliser, table=frozen.get(vector.name)
+            )
+            for vector in config.vectors
+        ),
         tasks=tuple(
             Task(name=task.name, kind=task.kind, label=label_column(task), space=spaces.get(task.name))
             for task in config.tasks

@@ -96,6 +96,7 @@ class SplitWriter:
         self._unit_count = 0
         self._labels = {label_column(task) for task in config.tasks}
         self._table_names = {feature.name: feature.table_name for feature in config.sparse}
+        self._widths = {vector.name: vector.width for vector in config.vectors}
 
     def units_in_log_order(
         self, parts: Mapping[int, int], rows_of_parts: Callable[[Sequence[int]], ir.Table]
@@ -242,12 +243,12 @@ class SplitWriter:
         names: list[str | None] = []
         for feature in config.sparse:
             names += [feature.name, weights_column(feature.name) if feature.weights is not None else None]
-        names += [number.name for number in config.dense]
+        names += [feature.name for feature in (*config.dense, *config.vectors)]
         for task in config.tasks:
             names += [label_column(task), spaces.get(task.name)]
         names += [WEIGHT_COLUMN, GROUP_COLUMN, DAY_COLUMN, *config.carry]
         chosen = [name for name in dict.fromkeys(names) if name is not None and name in types]
-        return pa.schema([pa.field(name, _arrow_type(types[name])) for name in chosen])
+        return pa.schema([pa.field(name, _arrow_type(types[name], self._widths.get(name, -1))) for name in chosen])
 
     def files(self) -> list[PartFile]:
         """Return all parts of the split, in order."""
@@ -255,14 +256,18 @@ class SplitWriter:
 
 
 def column_count(config: PrepConfig) -> int:
-    """Return about the number of columns of a part, to estimate memory; a bag (a column of lists) counts once per item.
+    """Return about the number of columns of a part, to estimate memory.
+
+    A bag (a column of lists) and a vector count once per item.
 
     The 4 stands for columns that are neither features nor of a task nor carried, such as weight, group and day.
     """
     bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
     single = sum(not feature.bag for feature in config.sparse)
-    return 4 + single + sum(bags) + len(config.dense) + 2 * len(config.tasks) + len(config.carry)
+    numbers = len(config.dense) + sum(vector.width for vector in config.vectors)
+    return 4 + single + sum(bags) + numbers + 2 * len(config.tasks) + len(config.carry)
 
 
-def _arrow_type(kind: dt.DataType) -> pa.DataType:
-    return pa.list_(_arrow_type(kind.value_type)) if isinstance(kind, dt.Array) else kind.to_pyarrow()
+def _arrow_type(kind: dt.DataType, width: int = -1) -> pa.DataType:
+    """Return the Arrow type of an Ibis type; `width` is the length of all lists of a vector, -1 for other lists."""
+    return pa.list_(_arrow_type(kind.value_type), width) if isinstance(kind, dt.Array) else kind.to_pyarrow()

@@ -128,7 +128,8 @@ class Summary:
         schema = self.schema
         tables = sorted(schema.tables, key=lambda table: (-table.allocated_rows, table.name))
         total = sum(table.allocated_rows for table in tables)
-        lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense"]
+        vectors = f", {count} vector{'s' if count > 1 else ''}" if (count := len(schema.vectors)) else ""
+        lines = [f"  {len(schema.sparse)} sparse features, {len(schema.dense)} dense{vectors}"]
         sizes = [f"{table.name} {table.allocated_rows:,}" for table in tables]
         lines += [_listed(f"  {len(tables)} tables of {total:,} rows: ", sizes)] if tables else []
         lines += self._new_values()

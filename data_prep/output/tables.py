@@ -32,6 +32,7 @@ from ple_rec.config.schema import (
     SplitInfo,
     Table,
     Task,
+    VectorFeature,
 )
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
@@ -49,6 +50,7 @@ def write_tables(
     sparse: Sequence[SparseFeature],
     dense: Sequence[DenseFeature],
     tasks: Sequence[Task],
+    vectors: Sequence[VectorFeature] = (),
     tables: Mapping[str, int] | None = None,
     sample_weight: str | None = None,
     group: str | None = None,
@@ -69,6 +71,8 @@ def write_tables(
         sparse: Features whose columns hold rows of embedding tables: integers from 0, or lists of them. Row 0 means
             "out of vocabulary or missing".
         dense: Features whose columns hold raw numbers.
+        vectors: Features whose columns hold lists of numbers, all of the width of their feature, or nulls; without
+            frozen tables.
         tasks: Tasks with the columns of their labels. A task with a sample space also names a `bool` column, which is
             true for the rows whose labels are used.
         tables: Number of rows of embedding tables by name, including row 0. The default for a table is the largest id
@@ -87,11 +91,16 @@ def write_tables(
     """
     existing_recipe_digest(out)  # If `out` holds other files, this raises an error before the rows are checked.
     _check_splits(splits)
+    for vector in vectors:
+        if vector.table is not None:
+            rule = "the columns of the tables hold the vectors themselves"
+            raise UserError("vectors", f"{vector.name!r} has a frozen table", rule, "leave out `table`")
     declared = _schema(
         name=name,
         tables=tuple(Table(name=table, rows=1) for table in dict.fromkeys(feature.table for feature in sparse)),
         sparse=tuple(sparse),
         dense=tuple(dense),
+        vectors=tuple(vectors),
         tasks=tuple(tasks),
         sample_weight=sample_weight,
         group=group,
@@ -182,6 +191,7 @@ def _column_types(schema: DatasetSchema) -> dict[str, pa.DataType]:
         kinds[feature.weights] = pa.list_(pa.float32())
     numbers = [feature.name for feature in schema.dense] + [task.label for task in schema.tasks]
     kinds |= dict.fromkeys([*numbers, schema.sample_weight], pa.float32())
+    kinds |= {vector.name: pa.list_(pa.float32(), vector.width) for vector in schema.vectors}
     return {column: kinds[column] for column in schema.columns()}
 
 
@@ -209,6 +219,8 @@ def _checked_columns(place: str, table: pa.Table, kinds: Mapping[str, pa.DataTyp
             _check_finite(place, feature.weights, columns[feature.weights])
     for number in schema.dense:
         _check_finite(place, number.name, columns[number.name])
+    for vector in schema.vectors:
+        _check_vectors(place, vector, columns[vector.name])
     for task in schema.tasks:
         label = columns[task.label]
         bad, rule = pc.invert(pc.is_finite(label)), "a regression label is finite"
@@ -268,6 +280,15 @@ def _check_finite(place: str, column: str, array: pa.Array) -> None:
     _refuse_bad_rows(bad, place, column, array, "values must be finite or null")
 
 
+def _check_vectors(place: str, vector: VectorFeature, array: pa.FixedSizeListArray) -> None:
+    """Refuse a vector with a null, NaN or an infinity."""
+    bad = pc.invert(pc.is_finite(array.flatten())).fill_null(True)
+    if (i := pc.index(bad, True).as_py()) >= 0:
+        row = pc.indices_nonzero(array.is_valid())[i // vector.width].as_py()
+        rule = "a vector is missing, or all its numbers are finite"
+        _refuse_bad_rows(pc.equal(pa.array(range(len(array))), row), place, vector.name, array, rule)
+
+
 def _refuse_bad_rows(bad: pa.Array, place: str, column: str, array: pa.Array, rule: str) -> None:
     if (row := pc.index(bad, True).as_py()) >= 0:
         raise DataError(f"{place}, column {column!r}, row {row}", f"got {array[row].as_py()}", rule, "correct the logs")
@@ -308,12 +329,17 @@ def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], sizes: M
 
 def _fingerprint(schema: DatasetSchema, parts: Mapping[Split, pa.Table]) -> str:
     """Return the SHA-256 of the schema and of all cells, which does not depend on the chunks of the tables."""
-    content: dict[str, Any] = {"format": FORMAT_VERSION, "schema": schema.model_dump(mode="json")}
+    # Without vectors, the digest is that of versions that had none.
+    described = schema.model_dump(mode="json", exclude=set() if schema.vectors else {"vectors"})
+    content: dict[str, Any] = {"format": FORMAT_VERSION, "schema": described}
     for split, part in parts.items():
         scalars = {}
         for column in part.column_names:
             array = part[column].combine_chunks()
-            if pa.types.is_list(array.type):
+            if pa.types.is_fixed_size_list(array.type):
+                content[f"{split}.{column}"] = content_sha256(pa.table({"values": array.flatten()}))
+                array = array.is_valid().cast(pa.int8())
+            elif pa.types.is_list(array.type):
                 content[f"{split}.{column}"] = content_sha256(pa.table({"values": array.flatten()}))
                 array = pc.list_value_length(array)
             scalars[column] = array

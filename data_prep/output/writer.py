@@ -1,7 +1,7 @@
 """The final place of a dataset directory: what it holds, how a new dataset gets there, and the files written last.
 
     DIR/schema.toml  DIR/prep.toml  DIR/stats.json  DIR/stats.html  DIR/_SUCCESS
-    DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet
+    DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/vectors/<feature>.parquet
 
 The recipe of a dataset is all that determines its content, such as the configuration and the raw files. `_SUCCESS`
 holds the digest of the recipe, the fingerprint of the dataset, which each `part-*.parquet` repeats, and the digests of
@@ -26,7 +26,15 @@ import tomli_w
 
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VOCAB_DIR, DatasetSchema
+from ple_rec.config.schema import (
+    SCHEMA_FILE,
+    STATS_FILE,
+    STATS_PAGE,
+    SUCCESS_FILE,
+    VECTORS_DIR,
+    VOCAB_DIR,
+    DatasetSchema,
+)
 from ple_rec.data.integrity import Digests, digest_files
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.storage import Location, names_in, short_message
@@ -38,7 +46,9 @@ _OLD = ".old-"  # Part of the name of a dataset directory that is being replaced
 UPLOAD_FILE = "_UPLOAD"  # File that stands at an address while a dataset is uploaded there.
 PROBE_FILE = "_PROBE"  # File that is written and removed to check that a store permits writing.
 # Names of the files and folders of a dataset directory.
-DATASET_NAMES = frozenset((SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, *SPLITS))
+DATASET_NAMES = frozenset(
+    (SCHEMA_FILE, STATS_FILE, STATS_PAGE, PREP_FILE, SUCCESS_FILE, VOCAB_DIR, VECTORS_DIR, *SPLITS)
+)
 
 
 def existing_recipe_digest(out: Location) -> str | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.engines.base import Engine
-from data_prep.stats import dense, drift, ids
+from data_prep.stats import dense, drift, ids, vectors
 from data_prep.stats.extents import Extent, Range, extents
 from data_prep.stats.labels import LabelStats, default_slices, label_columns, values_to_slice
 from data_prep.stats.together import Parts, raw_values, rows_to_name
@@ -24,6 +24,7 @@ def compute(
     *,
     slices: Sequence[str] | None = None,
     vocabularies: Mapping[str, Path] | None = None,
+    frozen_tables: Mapping[str, Path] | None = None,
     names: Mapping[str, Mapping[int, str]] | None = None,
     dropped: Sequence[Mapping[str, Any]] = (),
     overflow: Mapping[str, Mapping[str, Any]] | None = None,
@@ -44,6 +45,7 @@ def compute(
             eight single-valued features with tables of at most 64 rows. For a column of more values, the 64 most
             frequent in train are used.
         vocabularies: Path of `vocab/<table>.parquet` by table.
+        frozen_tables: Path of `vectors/<feature>.parquet` by vector feature.
         names: Texts for rows of tables without a vocabulary, such as the bounds of a bucket, by table and row.
         dropped: Entries `{split, rows, reason}` for the key `dropped`.
         overflow: Entries `{values, limit, handling}` for the key `overflow`, by table.
@@ -73,6 +75,8 @@ def compute(
     numbers, rows = [number.name for number in schema.dense], sum(extent.rows for extent in extent_of.values())
     for name, column_counts, bits in dense.value_counts(parts, numbers, rows, exact=exact):
         columns[name], drifts[name] = _dense(name, column_counts, bits, extent_of, groups)
+    for vector in schema.vectors:
+        columns[vector.name] = vectors.describe(vector, files, (frozen_tables or {}).get(vector.name))
     # Train shares no value of these columns with valid and test, so their PSI would say nothing.
     for name in groups.columns if groups is not None else ():
         drifts[name] |= {"psi": None, "chance": None}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -41,6 +41,13 @@ ROW_TIME = "time"  # Word for the time of the row, unless the log has a column o
 TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 
+class SideColumn(NamedTuple):
+    """Name of a side table, and of one of its columns."""
+
+    side: str
+    column: str
+
+
 @dataclass(frozen=True)
 class Resolved:
     """Configuration with its expressions parsed.
@@ -56,6 +63,7 @@ class Resolved:
         is_from_dataset: True for the configuration of an existing dataset, in which a derived column may hide a column
             of the log.
         offset_seconds: Local time minus UTC, by which expressions take the date and the hour of a time.
+        frozen: Column of a side table from which each frozen table of vectors is read, by the name of the feature.
     """
 
     config: PrepConfig
@@ -66,6 +74,7 @@ class Resolved:
     tables: Mapping[str, RawTable] = field(default_factory=dict)
     is_from_dataset: bool = False
     offset_seconds: int = 0
+    frozen: Mapping[str, SideColumn] = field(default_factory=dict)
 
     @property
     def log_columns(self) -> tuple[str, ...]:
@@ -158,6 +167,18 @@ class Resolved:
                 return DataError(misfit[0], f"{misfit[1]}, which makes the column text", rule, _mend_cell_fix(table))
             fix = f"set {_csv_key(table)}.types.{toml_key(column)} = {_CSV_TYPE[want]}"
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
+
+    def joined_columns(self, side: str) -> tuple[str, ...]:
+        """Return the columns of a side table that are joined to the log: not those that only frozen tables have."""
+        keys = {f"vectors[{i}].value" for i, vector in enumerate(self.config.vectors) if vector.name in self.frozen}
+        located = (
+            locate_word(key, word, self.config)
+            for key, expression in self.parsed.items()
+            if key not in keys
+            for word in expression.columns
+        )
+        read = {column for table, column in located if table == side} | self.config.sides[side].on.keys()
+        return tuple(column for column in self.side_columns[side] if column in read)
 
     def bare_column(self, key: str) -> tuple[RawTable, str] | None:
         """Return the table and the column of an expression that is one column.
@@ -278,6 +299,8 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
         texts[f"sparse[{i}].weights"] = feature.weights
     for i, number in enumerate(config.dense):
         texts[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
+    for i, vector in enumerate(config.vectors):
+        texts[f"vectors[{i}].value"] = quoted_name(vector.name) if vector.value is None else vector.value
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
             texts[f"tasks[{i}].threshold.value"] = task.threshold.value
@@ -293,7 +316,12 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
 
 
 def resolve(
-    config: PrepConfig, place: str, *, is_from_dataset: bool = False, offset_seconds: int | None = None
+    config: PrepConfig,
+    place: str,
+    *,
+    is_from_dataset: bool = False,
+    offset_seconds: int | None = None,
+    freeze_vectors: bool = True,
 ) -> Resolved:
     """Parse every expression of a configuration.
 
@@ -303,6 +331,8 @@ def resolve(
         is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
         offset_seconds: Local time minus UTC; None for that of the configuration. A configuration that is reduced to
             some features may have lost its `[time]`, but not its local time.
+        freeze_vectors: True if vectors of side tables are stored in frozen tables; False if they are joined to the rows
+            of the log, as other columns of side tables are.
 
     Raises:
         ConfigError: Expressions are not valid; the message lists all problems.
@@ -325,8 +355,21 @@ def resolve(
         tuple(log),
         side_columns,
         is_from_dataset=is_from_dataset,
+        frozen=_frozen_columns(config, parsed) if freeze_vectors else {},
         offset_seconds=config.offset_seconds if offset_seconds is None else offset_seconds,
     )
+
+
+def _frozen_columns(config: PrepConfig, parsed: Mapping[str, Expression]) -> dict[str, SideColumn]:
+    """Return the column of each vector feature whose expression is just a column of a side table."""
+    frozen = {}
+    for i, vector in enumerate(config.vectors):
+        key = f"vectors[{i}].value"
+        if parsed[key].is_column:
+            table, column = locate_word(key, parsed[key].columns[0], config)
+            if table in config.sides:
+                frozen[vector.name] = SideColumn(table, column)
+    return frozen
 
 
 def expression_problems(config: PrepConfig) -> list[str]:

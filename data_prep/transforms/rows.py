@@ -8,6 +8,7 @@ Ibis expressions, which the engine (DuckDB or Spark) computes when it reads them
     labels.py            labels, sample spaces, thresholds
     splits.py            splits and sampling
     side_tables.py       side tables (such as one of users) joined to the log
+    vectors.py           vectors, in the rows of the log or in frozen tables
 
 The position of a row is its number in the log. A part is a Parquet file of the dataset. Names of columns during the
 preparation: `POSITION`, `PART`, `SPLIT`, `DAY`, `REASON`; `raw__<feature>` for values that are encoded by a vocabulary
@@ -44,6 +45,7 @@ from data_prep.transforms.features import add_dense, add_sparse
 from data_prep.transforms.labels import add_tasks
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.splits import add_sampling, add_split
+from data_prep.transforms.vectors import add_vector
 
 _FIRST_BROKEN = "__early"  # Column: number of the first broken rule among `ColumnBuilder.rules`, or 0.
 _GROUP_DIGITS = 15  # Hexadecimal digits of the hash of a group that is a text: as many as fit into int64.
@@ -189,6 +191,8 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, spli
         add_sparse(builder, i, feature)
     for i, number in enumerate(config.dense):
         add_dense(builder, f"dense[{i}].value", number.name)
+    for i in range(len(config.vectors)):
+        add_vector(builder, i)
     add_tasks(builder)
     if config.weight is not None:
         _add_weight(builder)

@@ -37,7 +37,7 @@ def bag_columns(name: str, table: ir.Table, resolved: Resolved) -> list[str]:
     words_of_bags = {column for key in keys for column in resolved.parsed[key].columns}
     return [
         column
-        for column in resolved.side_columns[name]
+        for column in resolved.joined_columns(name)
         if column not in resolved.config.sides[name].on
         and (isinstance(table[column].type(), dt.Array) or f"{name}.{column}" in words_of_bags)
     ]

@@ -71,8 +71,9 @@ def with_side_bags(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
 def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Resolved) -> ir.Table:
     """Return the log's rows with the columns of every side table except those for bags.
 
-    For each side table with columns for bags, the position of the side row is added (null without one), and for each
-    weighted bag the number of the rule that its weights break, 0 for none (`side_bags.weight_rule_columns`).
+    For each side table with columns for bags or with frozen vectors, the position of the side row is added (null
+    without one), and for each weighted bag the number of the rule that its weights break, 0 for none
+    (`side_bags.weight_rule_columns`). Columns that only frozen tables have are left out.
 
     Args:
         rows: Rows of the log.
@@ -98,8 +99,9 @@ def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
         out = out.mutate(**_rebind(out, rows, match))
         # `broken` has two values for each column: on a side row, and in a row of the log without a side row.
         bags, broken = bag_columns(name, table, resolved), weight_rule_columns(name, table, resolved)
-        narrow = [column for column in resolved.side_columns[name] if column not in bags]
-        extra_columns: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if bags else {}
+        narrow = [column for column in resolved.joined_columns(name) if column not in bags]
+        needs_position = bool(bags) or any(column.side == name for column in resolved.frozen.values())
+        extra_columns: dict[str, ir.Value] = {f"{SIDE_ROW}{name}": table[POSITION]} if needs_position else {}
         extra_columns |= {column: on_row for column, (on_row, _) in broken.items()}
         side_rows = _select_side_columns(resolved, name, side, table, narrow, extra_columns)
         conditions = [out[f"{_KEY}{name}{i}"] == side_rows[f"{_MATCH}{name}{i}"] for i in range(len(side.on))]
@@ -107,7 +109,7 @@ def link_side_rows(rows: ir.Table, sides: Mapping[str, ir.Table], resolved: Reso
             day = out[f"{_LOG_DAY}{name}"]
             conditions += [day >= side_rows[f"{_FROM}{name}"], day < side_rows[f"{_UNTIL}{name}"]]
         out = out.left_join(side_rows, conditions)
-        columns += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if bags else [])]
+        columns += [*(f"{name}.{column}" for column in narrow), *([f"{SIDE_ROW}{name}"] if needs_position else [])]
         broken_without_row |= {column: on_none for column, (_, on_none) in broken.items()}
     rules = {column: out[column].fill_null(on_none) for column, on_none in broken_without_row.items()}
     return out.select(*columns, **rules) if config.sides else rows

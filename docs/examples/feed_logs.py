@@ -3,6 +3,7 @@
 log/day=2024-05-01/part-0.parquet    impressions, a folder for each day
 users.parquet                        one row for each user
 videos/2024-05-01.parquet            every video that is known on the day, with its plays before the day began
+content.parquet                      a vector of 8 numbers for each video, also for those of later days
 """
 
 import json
@@ -79,6 +80,11 @@ def main(first: int, last: int) -> None:
     bands = ["under 18", "18 to 24", "25 to 34", "35 to 44", "45 to 59", "60 and more"]
     users = {"user_id": np.arange(USERS) * 1_000 + 17, "age": [bands[i] for i in age]}
     pq.write_table(pa.table(users), RAW / "users.parquet")
+    # A model of the content would compute these from pictures and texts; here they are the style behind noise.
+    noise = np.random.default_rng(1).normal(size=(len(style), 6))
+    vectors = np.concatenate([style, noise], axis=1).astype(np.float32)
+    content = {"video_id": [f"v{v}" for v in range(len(style))], "embedding": list(vectors)}
+    pq.write_table(pa.table(content), RAW / "content.parquet")
     for day in range(1, last + 1):
         date_of_day, count = FIRST_DAY + timedelta(day - 1), NEW_VIDEOS * day
         columns = {

@@ -68,8 +68,8 @@ class Dataset:
 
     @property
     def features(self) -> list[str]:
-        """Names of the features: first sparse ones, which are ids, then dense ones, which are numbers."""
-        return [each.name for each in self.schema.sparse] + [each.name for each in self.schema.dense]
+        """Names of the features: first sparse ones, which are ids, then dense ones, which are numbers, then vectors."""
+        return self.schema.features()
 
     @property
     def tasks(self) -> dict[str, TaskKind]:
@@ -150,6 +150,14 @@ class Dataset:
             [each.name, "bag of ids" if each.bag else "ids", f"{sizes[each.table]:,}"] for each in self.schema.sparse
         ]
         features += [[each.name, f"number, {each.normaliser}", ""] for each in self.schema.dense]
+        features += [
+            [
+                each.name,
+                f"vector of {each.width}, {each.normaliser}",
+                "" if each.table is None else f"{each.table.rows:,}",
+            ]
+            for each in self.schema.vectors
+        ]
         means = _label_means(self.path)
         tasks = [
             [task.name, task.kind, *(_mean(means, task.name, split) for split in self.rows)]

@@ -147,7 +147,7 @@ def _columns_read(dataset: Location, selection: ColumnSelection) -> set[str]:
     prep, place = load_preparation(dataset)
     if selection.all_rows:
         prep = prep.model_copy(update={"log": prep.log.model_copy(update={"where": None})})
-    names = {feature.name for feature in prep.sparse} | {number.name for number in prep.dense}
+    names = {feature.name for feature in (*prep.sparse, *prep.dense, *prep.vectors)}
     return {*selection.ids, *resolve(inputs_config(prep, names - {*selection.without}, {}), place).log_columns}
 
 
@@ -170,6 +170,8 @@ def _feature_types(dataset: Location) -> tuple[dict[str, pa.DataType], set[str]]
     types: dict[str, pa.DataType] = {}
     for number in prep.dense:
         types[number.source.strip('"')] = pa.float64()
+    for vector in prep.vectors:
+        types[vector.source.strip('"')] = pa.list_(pa.float64())
     encoder = Encoder(dataset, load_schema(dataset).sparse)
     for spec in prep.sparse:
         value_type = type_of_kind[encoder.features[spec.name].kind]

@@ -175,13 +175,18 @@ class Model:
         if form not in ("features", "raw"):
             rule = "rows have the features of the model, or the raw columns of the log"
             raise UserError("form", f"got {form!r}", rule, 'give "features" or "raw"')
+        from ple_rec.inference.feature_parsing import MAX_VECTOR_NUMBERS
+        from ple_rec.inference.request_rows import MAX_ITEMS
+
         if form == "features":
             inputs = self._ranker.signature.inputs
+            numbers = sum(each.vector or 0 for each in inputs)
             return InputNames(
                 names=[each.name for each in inputs],
                 large=[each.name for each in inputs if each.bag],
                 large_of_items=[each.name for each in inputs if each.bag and each.of == "item"],
                 raw=False,
+                max_rows=max(1, min(MAX_ITEMS, MAX_VECTOR_NUMBERS // max(1, numbers))),
             )
         raw_form = self._ranker.raw_form
         if raw_form is None:
@@ -191,7 +196,11 @@ class Model:
         large = [name for name, column in columns.items() if column.type.startswith(("list", "string"))]
         of_items = () if raw_form.item is None else raw_form.item.columns
         return InputNames(
-            names=list(columns), large=large, large_of_items=[name for name in large if name in of_items], raw=True
+            names=list(columns),
+            large=large,
+            large_of_items=[name for name in large if name in of_items],
+            raw=True,
+            max_rows=MAX_ITEMS,
         )
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:
@@ -293,7 +302,10 @@ class Model:
         for each in self._ranker.signature.inputs:
             rows = self._ranker.table_rows.get(each.name)
             size = "" if rows is None else f"{rows:,}"
-            features.append([each.name, each.of, f"list of {each.type}" if each.bag else each.type, size])
+            kind = f"list of {each.type}" if each.bag else each.type
+            if each.vector is not None:
+                kind = f"vector of {each.vector}" + ("" if each.type == "number" else f", or {each.type}")
+            features.append([each.name, each.of, kind, size])
         return block(
             line(
                 f"{self.name} {self.version}",

@@ -319,13 +319,13 @@ def _open_input(
         return
     from data_prep.inputs.read import InputOptions, open_inputs
     from ple_rec.data.encode import Encoder
-    from ple_rec.inference.predict.inputs import RawInput
+    from ple_rec.inference.predict.inputs import RawInput, without_frozen_tables
 
     prep, place = load_preparation(dataset.path)
     options_of_rows = InputOptions(
         data=str(options.data),
         source=options.source or ".",
-        features=(*(feature.name for feature in inputs.sparse), *(number.name for number in inputs.dense)),
+        features=tuple(inputs.features()),
         ids=tuple(ids),
         skip_missing_ids=options.ids is None,
         all_rows=options.all_rows,
@@ -333,4 +333,8 @@ def _open_input(
     )
     with open_inputs(prep, place, options_of_rows, work, progress) as rows:
         described = {"kind": "raw logs", "left_out": rows.filter_condition}
-        yield RawInput(rows, Encoder(dataset.path, inputs.sparse), inputs), list(rows.ids), described
+        yield (
+            RawInput(rows, Encoder(dataset.path, inputs.sparse), without_frozen_tables(inputs)),
+            list(rows.ids),
+            described,
+        )

@@ -32,17 +32,20 @@ class InputNames:
         large_of_items: Names of those among `large` that the items' features read; a value of `user` counts once for
             each item there.
         raw: True for the raw form.
+        max_rows: Largest number of rows of a request.
     """
 
     names: Sequence[str]
     large: Sequence[str]
     large_of_items: Collection[str]
     raw: bool
+    max_rows: int
 
     def size(self, value: object) -> int:
         """Return the size of a value, where `max_size` is the largest size of a request.
 
-        The items of a list, or of a weighted bag, count; in the raw form also the characters of texts.
+        The items of a list, or of a weighted bag, count; in the raw form also the characters of texts, and the items of
+        a list of floats count as characters do.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
         from ple_rec.inference.raw_columns import MAX_TEXT
@@ -50,8 +53,10 @@ class InputNames:
         if isinstance(value, dict):
             return max(map(self.size, value.values()), default=0)
         items = value if isinstance(value, list) else []
+        floats = sum(isinstance(item, float) for item in items) if self.raw else 0
         texts = [value, *items] if self.raw else []
-        return len(items) * MAX_TEXT + sum(len(text) for text in texts if isinstance(text, str)) * MAX_VALUES
+        characters = floats + sum(len(text) for text in texts if isinstance(text, str))
+        return (len(items) - floats) * MAX_TEXT + characters * MAX_VALUES
 
     @property
     def max_size(self) -> int:
@@ -85,8 +90,6 @@ def request_pieces(
         inputs: Names of the values.
         user: Values of the user, which every piece repeats.
     """
-    from ple_rec.inference.request_rows import MAX_ITEMS
-
     size_of_user = sum(inputs.size(user.get(name)) for name in inputs.large)
     size_per_row = sum(inputs.size(user.get(name)) for name in inputs.large_of_items)
     if isinstance(rows, list):
@@ -101,7 +104,7 @@ def request_pieces(
     # Without rows, one empty piece is yielded, so that the model refuses it with the message of the server.
     while True:
         size = size_of_user
-        while end < len(sizes) and end - begin < MAX_ITEMS:
+        while end < len(sizes) and end - begin < inputs.max_rows:
             size += size_per_row + sizes[end]
             if size > inputs.max_size and end > begin:
                 break

@@ -27,12 +27,19 @@ class TowerConfig(Config):
     dropout: Fraction = Field(0.0, description="dropout probability after each hidden layer")
 
 
+# Default of `vector_dim`. The key itself has no default, so that fingerprints of configurations without it stay valid.
+VECTOR_DIM = 16
+
+
 class _Variant(Config):
     """Keys of every model variant."""
 
     activation: Activation = Field("relu", description="non-linearity after each layer of the experts or bottoms")
     dropout: Fraction = Field(0.0, description="dropout probability after each layer of the experts or bottoms")
     input_dropout: Fraction = Field(0.0, description="dropout probability on the concatenated inputs x")
+    vector_dim: PositiveInt | None = Field(
+        None, description="columns of x to which each vector of the dataset is projected; default: 16"
+    )
     tower: TowerConfig = Field(TowerConfig(), description="layers of the towers, equal for every task")
 
 

@@ -70,6 +70,9 @@ class Reserved(Config):
     dense_bytes: NonNegativeInt = Field(
         description="dense parameters, their gradients, optimizer state and all-reduce buckets"
     )
+    frozen_bytes: NonNegativeInt | None = Field(
+        None, description="frozen tables of vectors, which each rank reads into host memory; default: none"
+    )
 
 
 class PlanFile(Config):
@@ -163,14 +166,23 @@ class PlanFile(Config):
     def allowed_host(self) -> int:
         """Bytes of a rank's share of host memory that tables and their batches may use."""
         dense = 0 if self.cluster.cuda else self.reserved.dense_bytes
-        return max(0, self.cluster.ddr_bytes - self.reserved.host_bytes - dense)
+        return max(0, self.cluster.ddr_bytes - self.reserved.host_bytes - (self.reserved.frozen_bytes or 0) - dense)
 
 
-def reserved_memory(cluster: Cluster, dense_bytes: int) -> Reserved:
-    """Return the bytes that tables cannot use on a rank of a cluster."""
+def reserved_memory(cluster: Cluster, dense_bytes: int, frozen_bytes: int = 0) -> Reserved:
+    """Return the bytes that tables cannot use on a rank of a cluster.
+
+    Args:
+        cluster: Cluster with the memory of its hosts.
+        dense_bytes: Bytes of the dense layers in training.
+        frozen_bytes: Bytes of the frozen tables of vectors.
+    """
     share = cluster.hardware.reserve
     return Reserved(
-        hbm_bytes=int(share * cluster.hbm_bytes), host_bytes=int(share * cluster.ddr_bytes), dense_bytes=dense_bytes
+        hbm_bytes=int(share * cluster.hbm_bytes),
+        host_bytes=int(share * cluster.ddr_bytes),
+        dense_bytes=dense_bytes,
+        frozen_bytes=frozen_bytes or None,
     )
 
 

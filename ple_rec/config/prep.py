@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, Fraction, Name, PositiveInt
-from ple_rec.config.prep_columns import MAX_ROWS, DenseSpec, SparseSpec, TableSpec, TaskSpec, ThresholdSpec
+from ple_rec.config.prep_columns import MAX_ROWS, DenseSpec, SparseSpec, TableSpec, TaskSpec, ThresholdSpec, VectorSpec
 from ple_rec.config.prep_inputs import (
     ColumnType,
     CsvConfig,
@@ -104,6 +104,7 @@ __all__ = [
     "ThresholdSpec",
     "ThresholdValues",
     "TimeConfig",
+    "VectorSpec",
     "iso_date",
 ]
 
@@ -158,6 +159,7 @@ class PrepConfig(Config):
     tables: dict[Name, TableSpec] = Field({}, description="embedding tables that differ from the defaults, by name")
     sparse: tuple[SparseSpec, ...] = ()
     dense: tuple[DenseSpec, ...] = ()
+    vectors: tuple[VectorSpec, ...] = ()
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")
@@ -251,7 +253,8 @@ class PrepConfig(Config):
             for name in self.slices or ()
             if name not in sliceable
         ]
-        names = [*(f.name for f in self.sparse), *(f.name for f in self.dense), *self.carry]
+        features = [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
+        names = [*features, *self.carry]
         problems += [
             f"{name!r} names two columns of the dataset" for name in sorted({n for n in names if names.count(n) > 1})
         ]
@@ -264,8 +267,8 @@ class PrepConfig(Config):
             problems.append("split.valid_share needs split.valid_hash or group, to keep rows together")
         if isinstance(self.split, HeldOutSplit) and self.split.hash is None and self.group is None:
             problems.append('split.by = "held_out" needs split.hash or group, to keep rows together')
-        if not self.sparse and not self.dense:
-            problems.append("no sparse and no dense feature; a model needs at least one")
+        if not features:
+            problems.append("no feature (sparse, dense or vectors); a model needs at least one")
         for word, meaning in (("time", "the time of the row"), ("log", "the log itself")):
             if word in self.sides:
                 problems.append(f"sides.{word}: in expressions, `{word}` means {meaning}; use another name")
@@ -275,8 +278,8 @@ class PrepConfig(Config):
 
     def _name_problems(self) -> list[str]:
         """Return a problem for each name that prep gives to a column itself, that has `__`, or differs only in case."""
-        columns = {f"feature {feature.name!r}": feature.name for feature in self.sparse}
-        columns |= {f"feature {feature.name!r}": feature.name for feature in self.dense}
+        features = (*self.sparse, *self.dense, *self.vectors)
+        columns = {f"feature {feature.name!r}": feature.name for feature in features}
         columns |= {f"carry.{name}": name for name in self.carry}
         reserved = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}
         reserved |= {f"label_{task.name}": f"the label of task {task.name!r}" for task in self.tasks}

@@ -12,9 +12,10 @@ from pydantic import Field, model_validator
 from ple_rec.config.base import Config, Name, NonNegativeInt, PositiveInt, TaskKind
 from ple_rec.config.prep_inputs import Expression
 from ple_rec.config.prep_splits import Share
-from ple_rec.config.schema import Normaliser
+from ple_rec.config.schema import Normaliser, VectorNormaliser
 
 MAX_ROWS = 2**31 - 1  # Ids of an embedding table are int32.
+MAX_WIDTH = 65_536  # Most numbers of a vector.
 
 
 class TableSpec(Config):
@@ -43,10 +44,21 @@ class TableSpec(Config):
         return self
 
 
-class SparseSpec(Config):
-    """Feature whose values are rows of an embedding table."""
+class FeatureSpec(Config):
+    """Base class of the features of a preparation."""
 
     name: Name
+    value: Expression | None = Field(None, description="column or expression; default: the column of its name")
+
+    @property
+    def source(self) -> str:
+        """Column or expression of the feature."""
+        return self.name if self.value is None else self.value
+
+
+class SparseSpec(FeatureSpec):
+    """Feature whose values are rows of an embedding table."""
+
     value: Expression | None = Field(
         None, description="column or expression of text or integers; default: the column of its name"
     )
@@ -85,27 +97,29 @@ class SparseSpec(Config):
         return self.edges is not None or self.quantiles is not None
 
     @property
-    def source(self) -> str:
-        """Column or expression of the feature."""
-        return self.name if self.value is None else self.value
-
-    @property
     def table_name(self) -> str:
         """Name of the embedding table."""
         return self.name if self.table is None else self.table
 
 
-class DenseSpec(Config):
+class DenseSpec(FeatureSpec):
     """Feature that stays a number; prep writes it as it is, and the model normalises it."""
 
-    name: Name
-    value: Expression | None = Field(None, description="column or expression; default: the column of its name")
     normaliser: Normaliser = Field("standard", description="normalisation in the model")
 
-    @property
-    def source(self) -> str:
-        """Column or expression of the feature."""
-        return self.name if self.value is None else self.value
+
+class VectorSpec(FeatureSpec):
+    """Feature that is a vector, a list of `width` numbers, such as an embedding of the content.
+
+    If `value` is just a column of a side table, the vectors are stored once in a table of the dataset (a frozen table),
+    and each row of a part has the number of its vector.
+    """
+
+    value: Expression | None = Field(
+        None, description="column or expression of lists of numbers; default: the column of its name"
+    )
+    width: Annotated[int, Field(gt=0, le=MAX_WIDTH)] = Field(description="number of numbers in every list")
+    normaliser: VectorNormaliser = Field("none", description="normalisation in the model")
 
 
 class ThresholdSpec(Config):

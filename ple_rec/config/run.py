@@ -39,6 +39,9 @@ class DataConfig(Config):
 
     path: str = Field(description="dataset directory, or its address in an object store (docs/data.md)")
     drop: tuple[Name, ...] = Field((), description="features of the dataset that this model does not read")
+    vectors: tuple[Name, ...] | None = Field(
+        None, description="vectors of the dataset that this model reads; default: all of them"
+    )
     virtual_shards: PositiveInt = Field(
         16,
         description="number of shards into which an epoch's samples are divided for any number of ranks; a multiple of "

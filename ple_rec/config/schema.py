@@ -1,6 +1,7 @@
 """`DatasetSchema`: the content of `schema.toml`, which describes a dataset directory. data_prep writes it.
 
-DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet  DIR/_SUCCESS
+DIR/schema.toml  DIR/stats.json  DIR/{train,valid,test}/part-*.parquet  DIR/vocab/<table>.parquet
+DIR/vectors/<feature>.parquet  DIR/_SUCCESS
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ SCHEMA_FILE = "schema.toml"
 STATS_FILE = "stats.json"
 STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
+VECTORS_DIR = "vectors"
 FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Key of the dataset's fingerprint in the metadata of every Parquet file.
 
 Normaliser = Literal["none", "standard", "log", "quantile"]
+VectorNormaliser = Literal["none", "unit", "standard"]
 
 
 class Table(Config):
@@ -65,10 +68,15 @@ class Table(Config):
         return range(self.rows, self.allocated_rows - self.hash_rows)
 
 
-class SparseFeature(Config):
-    """Column of rows of a table: `int32` (one value) or `list<int32>` (a bag, with optional `list<float>` weights)."""
+class NamedFeature(Config):
+    """Base class of the features of a dataset."""
 
     name: Name
+
+
+class SparseFeature(NamedFeature):
+    """Column of rows of a table: `int32` (one value) or `list<int32>` (a bag, with optional `list<float>` weights)."""
+
     table: Name
     bag: bool = False
     weights: Name | None = None
@@ -80,7 +88,7 @@ class SparseFeature(Config):
         return self
 
 
-class DenseFeature(Config):
+class DenseFeature(NamedFeature):
     """Column of raw `float32` values (null = missing), which the model normalises.
 
     The statistics are those of the training split in `stats.json`.
@@ -93,8 +101,45 @@ class DenseFeature(Config):
     A missing value becomes 0 after normalisation.
     """
 
-    name: Name
     normaliser: Normaliser = "standard"
+
+
+class VectorTable(Config):
+    """Frozen table of vectors, which is stored once as `vectors/<feature>.parquet`; a model does not train it.
+
+        key_<key>   int64 or text: key of the row, such as the id of a video
+        day         int32: days since 1970-01-01 from which the vector is valid; only if the vectors are dated
+        vector      fixed_size_list<float32>[width]
+
+    Rows count from 1; row 0 stands for a missing vector and is not stored.
+
+    Args:
+        keys: Names of the keys.
+        rows: Number of rows.
+        dated: True if the table has the column `day`. Rows of one key then differ in their day.
+    """
+
+    keys: Annotated[tuple[str, ...], Field(min_length=1)]
+    rows: NonNegativeInt
+    dated: bool = False
+
+
+class VectorFeature(NamedFeature):
+    """Feature that is a vector v of `width` numbers, such as an embedding of the content that another model computed.
+
+    Without `table`, its column has the vectors (`fixed_size_list<float32>[width]`, null = missing). With `table`, it
+    has rows of the frozen table (`int32`, 0 = missing). The normaliser is applied in the model:
+
+        none:     v
+        unit:     v / |v|
+        standard: (v - mean) / std by component, with the statistics in `stats.json`
+
+    A missing vector is 0 after normalisation.
+    """
+
+    width: PositiveInt
+    normaliser: VectorNormaliser = "none"
+    table: VectorTable | None = None
 
 
 class Task(Config):
@@ -134,6 +179,7 @@ class DatasetSchema(Config):
     tables: tuple[Table, ...] = ()
     sparse: tuple[SparseFeature, ...] = ()
     dense: tuple[DenseFeature, ...] = ()
+    vectors: tuple[VectorFeature, ...] = ()
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     sample_weight: Name | None = None
     group: Name | None = None
@@ -150,12 +196,12 @@ class DatasetSchema(Config):
         ]
         for kind, names in {
             "table": [table.name for table in self.tables],
-            "feature": [f.name for f in self.sparse] + [f.name for f in self.dense],
+            "feature": self.features(),
             "task": [task.name for task in self.tasks],
         }.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             problems += [f"{kind} {name!r} is declared twice" for name in twice]
-        features = {f.name for f in self.sparse} | {f.name for f in self.dense}
+        features = set(self.features())
         roles: dict[str, list[str | None]] = {
             "label": [task.label for task in self.tasks],
             "sample space": [task.space for task in self.tasks],
@@ -168,8 +214,8 @@ class DatasetSchema(Config):
             for column in columns
             if column in features
         ]
-        if not self.sparse and not self.dense:
-            problems.append("no sparse and no dense feature; a model needs at least one")
+        if not features:
+            problems.append("no feature (sparse, dense or vectors); a model needs at least one")
         problems += self._lineage_problems()
         if problems:
             raise ValueError("\n".join(problems))
@@ -185,6 +231,10 @@ class DatasetSchema(Config):
         twice = sorted({name for name in self.ancestors if self.ancestors.count(name) > 1})
         problems += [f"ancestor {name!r} is named twice" for name in twice]
         return problems
+
+    def features(self) -> list[str]:
+        """Return the names of all features: sparse ones, dense ones, vectors."""
+        return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
 
     def table_rows(self) -> dict[str, int]:
         """Return the `allocated_rows` of each table by its name; every id of the table is smaller."""
@@ -203,7 +253,7 @@ class DatasetSchema(Config):
         names: list[str | None] = []
         for feature in self.sparse:
             names += [feature.name, feature.weights]
-        names += [feature.name for feature in self.dense]
+        names += [feature.name for feature in (*self.dense, *self.vectors)]
         for task in self.tasks:
             names += [task.label, task.space]
         names += [self.sample_weight, self.group]

@@ -89,6 +89,20 @@ class RowGroupColumns:
         values = array.flatten()
         return offsets, self._convert(name, values, dtype or _signed_type(values.type))
 
+    def fixed_lists(self, name: str, width: int) -> pa.FixedSizeListArray:
+        """Return a column of float32 lists of one length as one array.
+
+        Raises:
+            DataError: A list has another length, or the column does not have lists of numbers.
+        """
+        array, kind = self._single_chunk(name), pa.list_(pa.float32(), width)
+        if not _is_list(array.type) or not _is_numeric(array.type.value_type):
+            raise self._wrong_type(name, array.type, f"fixed_size_list<float>[{width}]", "the column has no vectors")
+        try:
+            return array.cast(kind, safe=False)
+        except pa.ArrowException as error:
+            raise self._wrong_type(name, array.type, f"fixed_size_list<float>[{width}]", str(error)) from error
+
     def _single_chunk(self, name: str) -> pa.Array:
         column = self.table.column(name)
         return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
@@ -210,6 +224,48 @@ def dense_values(source: RowGroupColumns, name: str) -> FloatArray:
             "correct the logs, or replace such values by null, and prepare the dataset again",
         )
     return values_N
+
+
+def vector_values(source: RowGroupColumns, name: str, width: int) -> FloatArray:
+    """Return the vectors of a column (N, width), with NaN for null.
+
+    The array shares Arrow's memory if the lists have a fixed size and no vector is null.
+
+    Raises:
+        DataError: A vector has another length or a number that is null or not finite, or the column does not have lists
+            of numbers.
+    """
+    array = source.fixed_lists(name, width)
+    values_NW: FloatArray = array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    good_N = np.isfinite(values_NW).all(axis=1)
+    if array.null_count:
+        present_N = array.is_valid().to_numpy(zero_copy_only=False)
+        all_NW = np.full((len(array), width), np.nan, np.float32)
+        all_NW[present_N] = values_NW
+        values_NW, good_N = all_NW, np.isfinite(all_NW).all(axis=1) | ~present_N
+    if not good_N.all():
+        row = int(good_N.argmin())
+        raise DataError(
+            source.cell_place(name, row),
+            f"got {values_NW[row][~np.isfinite(values_NW[row])][0]} among the numbers of the vector",
+            "a vector is null, or all its numbers are finite",
+            "correct the logs, or replace such vectors by null, and prepare the dataset again",
+        )
+    return values_NW
+
+
+def frozen_rows(source: RowGroupColumns, name: str, rows: int) -> IdArray:
+    """Return a column of rows of a frozen table, which has the rows 1 to `rows`; a null becomes 0, a missing vector.
+
+    Raises:
+        DataError: A row is outside the table, or the column does not have integers.
+    """
+    column = source.integers(name)
+    rows_N: AnyIdArray = (column.fill_null(0) if column.null_count else column).to_numpy()
+    if (row := _first_bad_id(rows_N, rows + 1)) is not None:
+        rule = f"the frozen table of {name!r} has the rows 1 to {rows}, and 0 is a missing vector"
+        raise DataError(source.cell_place(name, row), f"row {rows_N[row]}", rule, _FIX)
+    return rows_N.astype(np.int32, copy=False)
 
 
 def sample_weights(source: RowGroupColumns, name: str) -> FloatArray:

@@ -4,7 +4,8 @@ A task is learned only from the samples of its sample space, the rows that have 
 request, such as the items that one user sees at a time, share some features (`requests.py`). A slice column is a column
 by which an evaluation divides the samples (`slices.py`).
 
-Shape suffixes: B rows of the batch (with padding), R requests, F dense features, K tasks, C slice columns.
+Shape suffixes: B rows of the batch (with padding), R requests, F dense features, W numbers of all vectors, K tasks, C
+slice columns.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class Batch:
         rows: Number of rows that are not padding.
         slices_BC: Code of each row in each slice column; None without slice columns. It stays on the host, which counts
             the rows of each value.
+        vectors_BW: Vectors of all vector features side by side, NaN for missing ones; None if the model reads none.
         requests: Requests of the batch, or None. If present, only the first row of each request has sparse ids of the
             features that its samples share.
     """
@@ -69,6 +71,7 @@ class Batch:
     group_B: Tensor | None
     rows: int
     slices_BC: Tensor | None = None
+    vectors_BW: Tensor | None = None
     requests: Requests | None = None
 
     def to(self, device: torch.device) -> Batch:
@@ -83,6 +86,7 @@ class Batch:
             in_space_BK=self.in_space_BK.to(device, non_blocking=True),
             weight_B=None if self.weight_B is None else self.weight_B.to(device, non_blocking=True),
             group_B=None if self.group_B is None else self.group_B.to(device, non_blocking=True),
+            vectors_BW=None if self.vectors_BW is None else self.vectors_BW.to(device, non_blocking=True),
             requests=None if self.requests is None else self.requests.to(device),
         )
 
@@ -95,6 +99,7 @@ class Batch:
             self.in_space_BK,
             self.weight_B,
             self.group_B,
+            self.vectors_BW,
             self.requests,
         ):
             if part is not None:

@@ -11,8 +11,8 @@ A bag is a multi-valued feature, with any number of ids in a row. A slice column
 divides the samples, such as the country (`slices.py`). It is unrelated to a `RowSlice`.
 
 Shape suffixes: B rows of the batch (with padding), R rows of the batch without padding, N rows of a row group, F
-single-valued features (in `dense_BF`: dense features), D dense features, S sparse features (the single-valued features,
-then the bags), V ids of the batch, K tasks, C slice columns.
+single-valued features (in `dense_BF`: dense features), D dense features, W numbers of all vectors, S sparse features
+(the single-valued features, then the bags), V ids of the batch, K tasks, C slice columns.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class RowSlice:
 def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *, pin: bool = False) -> Batch:
     """Return a batch of `batch_size` rows: the rows of the slices in order, then padding.
 
-    A padding row is in the sample space of no task, and its sample weight and dense values are 0. It has no ids, so no
-    row of an embedding table is read for it.
+    A padding row is in the sample space of no task, and its sample weight, dense values and vectors are 0. It has no
+    ids, so no row of an embedding table is read for it.
 
     Args:
         slices: Ranges of rows, with at most `batch_size` rows in all.
@@ -93,9 +93,24 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
         weight_B=None if selection.sample_weight is None else padded("weight_N", (), torch.float32),
         group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
+        vectors_BW=_vectors(slices, selection, batch_size, pin) if selection.vectors else None,
         slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
         requests=None if starts_B is None else build_requests(starts_B, pin=pin),
     )
+
+
+def _vectors(slices: Sequence[RowSlice], selection: Selection, batch_size: int, pin: bool) -> Tensor:
+    """Return the vectors of all features side by side; those of frozen tables are looked up here."""
+    widths = [feature.width for feature in selection.vectors]
+    vectors_BW = torch.zeros(batch_size, sum(widths), dtype=torch.float32, pin_memory=pin)
+    array, begin = vectors_BW.numpy(), 0
+    for part in slices:
+        end, column = begin + part.stop - part.start, 0
+        for vectors, width in zip(part.columns.vectors, widths, strict=True):
+            vectors.copy_rows(slice(part.start, part.stop), array[begin:end, column : column + width])
+            column += width
+        begin = end
+    return vectors_BW
 
 
 def _request_starts(slices: Sequence[RowSlice], batch_size: int, rows: int) -> BoolArray:

@@ -12,24 +12,31 @@ Shape suffixes: N rows, F single-valued features, D dense features, K tasks, C s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Task
+from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, Task, VectorFeature
 from ple_rec.data import arrow
 from ple_rec.data.arrow import AnyIdArray, BoolArray, FloatArray, IdArray, IntArray
 from ple_rec.data.requests import request_starts
 from ple_rec.data.slices import CodeArray, Slicing
+from ple_rec.data.vectors import FrozenTable, VectorColumn, read_column
 from ple_rec.errors import UserError
 from ple_rec.text.suggest import did_you_mean
 
 
-def select_columns(schema: DatasetSchema, dataset: str, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+def select_columns(
+    schema: DatasetSchema,
+    dataset: str,
+    drop: Sequence[str],
+    tasks: Sequence[str],
+    vectors: Sequence[str] | None = None,
+) -> Selection:
     """Return the selection of the columns that a run reads, as yet without slice columns and requests.
 
     Args:
@@ -37,12 +44,14 @@ def select_columns(schema: DatasetSchema, dataset: str, drop: Sequence[str], tas
         dataset: Path of the dataset, for messages.
         drop: Names of features to leave out.
         tasks: Names of tasks in the run's order; empty for all tasks.
+        vectors: Names of the vector features to read; None for all.
 
     Raises:
         UserError: The dataset has no feature or task of a given name, or no feature is left.
     """
-    features = [f.name for f in schema.sparse] + [f.name for f in schema.dense]
-    _check_names("data.drop", drop, features, dataset)
+    _check_names("data.drop", drop, schema.features(), dataset)
+    if vectors is not None:
+        _check_names("data.vectors", vectors, [vector.name for vector in schema.vectors], dataset, "vectors")
     tasks_by_name = {task.name: task for task in schema.tasks}
     _check_names("tasks", tasks, list(tasks_by_name), dataset)
     sparse = [f for f in schema.sparse if f.name not in drop]
@@ -51,26 +60,27 @@ def select_columns(schema: DatasetSchema, dataset: str, drop: Sequence[str], tas
         single=tuple(f for f in sparse if not f.bag),
         bags=tuple(f for f in sparse if f.bag),
         dense=tuple(f for f in schema.dense if f.name not in drop),
+        vectors=tuple(f for f in schema.vectors if f.name not in drop and (vectors is None or f.name in vectors)),
         tasks=chosen,
         table_rows=schema.table_rows(),
         sample_weight=schema.sample_weight,
         group=schema.group,
     )
-    if not selection.sparse and not selection.dense:
+    if not selection.features():
         raise UserError(
             "data.drop", "lists all features", "a model needs at least one", "remove a feature from the list"
         )
     return selection
 
 
-def _check_names(key: str, names: Sequence[str], known: Sequence[str], dataset: str) -> None:
+def _check_names(key: str, names: Sequence[str], known: Sequence[str], dataset: str, kind: str = "features") -> None:
     for name in names:
         if name not in known:
             raise UserError(
                 key,
                 f"got {name!r}",
-                f"{dataset} has {', '.join(known)}",
-                did_you_mean(name, known) or "use one of these",
+                f"{dataset} has {', '.join(known) or f'no {kind}'}",
+                did_you_mean(name, known) or ("use one of these" if known else "leave the key out"),
             )
 
 
@@ -109,6 +119,7 @@ class Columns:
     in_space_NK: FloatArray
     weight_N: FloatArray | None
     group_N: IntArray | None
+    vectors: tuple[VectorColumn, ...] = ()
     slices_NC: CodeArray | None = None
     starts_N: BoolArray | None = None
 
@@ -120,7 +131,8 @@ class Columns:
     def nbytes(self) -> int:
         """Total size of all arrays in bytes."""
         bags = [array for bag in self.bags for array in vars(bag).values()]
-        return sum(array.nbytes for array in [*vars(self).values(), *bags] if isinstance(array, np.ndarray))
+        arrays = [array for array in (*vars(self).values(), *bags) if isinstance(array, np.ndarray)]
+        return sum(array.nbytes for array in arrays) + sum(vectors.nbytes for vectors in self.vectors)
 
 
 @dataclass(frozen=True)
@@ -131,6 +143,8 @@ class Selection:
         single: Single-valued sparse features. They are apart from the bags, since their ids form one block of a batch.
         bags: Multi-valued sparse features.
         dense: Dense features.
+        vectors: Vector features.
+        vector_tables: Frozen tables of vector features, by name of the feature.
         tasks: Tasks, each with the names of its columns.
         table_rows: Number of rows of each embedding table, by its name.
         sample_weight: Name of the column of sample weights, or None.
@@ -146,6 +160,8 @@ class Selection:
     table_rows: dict[str, int]
     sample_weight: str | None
     group: str | None
+    vectors: tuple[VectorFeature, ...] = ()
+    vector_tables: Mapping[str, FrozenTable] = field(default_factory=dict)
     slices: tuple[Slicing, ...] = ()
     requests: tuple[str, ...] = ()
 
@@ -154,10 +170,19 @@ class Selection:
         """All sparse features, in the order of a batch's keys."""
         return self.single + self.bags
 
+    @property
+    def frozen_bytes(self) -> int:
+        """Size of the frozen tables in memory, with row 0 of each."""
+        frozen = [(feature.width, feature.table) for feature in self.vectors]
+        return sum(4 * width * (table.rows + 1) for width, table in frozen if table is not None)
+
+    def features(self) -> list[str]:
+        """Return the names of all features: sparse ones, dense ones, vectors."""
+        return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
+
     def column_names(self) -> list[str]:
         """Return the names of the Parquet columns to read, without those of `slices`."""
-        names: list[str | None] = [f.name for f in self.sparse]
-        names += [f.name for f in self.dense]
+        names: list[str | None] = [*self.features()]
         names += [bag.weights for bag in self.bags]
         for task in self.tasks:
             names += [task.label, task.space]
@@ -181,6 +206,7 @@ class DecodedRows:
     ids: tuple[AnyIdArray, ...]
     bags: tuple[BagColumn, ...]
     dense: tuple[FloatArray, ...]
+    vectors: tuple[VectorColumn, ...]
     labels: tuple[FloatArray, ...]
     spaces: tuple[BoolArray | None, ...]
     weight_N: FloatArray | None
@@ -189,7 +215,7 @@ class DecodedRows:
 
     def request_starts(self) -> BoolArray:
         """Return a flag of each row in file order, True if it begins a request."""
-        return _request_starts(self.selection, self.ids, self.bags, self.dense, self.rows)
+        return _request_starts(self.selection, self.ids, self.bags, self.dense, self.vectors, self.rows)
 
     def arrange(self, rows_N: IntArray | None = None) -> Columns:
         """Return the columns in the layout of batches, that is, stacked.
@@ -207,6 +233,7 @@ class DecodedRows:
                 values.astype(np.int32, copy=False).take(rows_N, out=ids_N, mode="wrap")
         bags = self.bags if rows_N is None else tuple(bag.take(rows_N) for bag in self.bags)
         dense_ND: FloatArray = _stack(self.dense, self.rows, rows_N, np.float32)
+        vectors = self.vectors if rows_N is None else tuple(vector.take(rows_N) for vector in self.vectors)
         return Columns(
             ids_FN=ids_FN,
             bags=bags,
@@ -215,8 +242,11 @@ class DecodedRows:
             in_space_NK=_stack(self.spaces, self.rows, rows_N, np.float32),
             weight_N=None if self.weight_N is None else _take_rows(self.weight_N, rows_N),
             group_N=None if self.group_N is None else _take_rows(self.group_N, rows_N).astype(np.int64, copy=False),
+            vectors=vectors,
             slices_NC=_stack(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
-            starts_N=_request_starts(selection, ids_FN, bags, dense_ND.T, rows) if selection.requests else None,
+            starts_N=(
+                _request_starts(selection, ids_FN, bags, dense_ND.T, vectors, rows) if selection.requests else None
+            ),
         )
 
 
@@ -248,6 +278,7 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         ids=tuple(arrow.single_ids(source, feature, selection.table_rows) for feature in selection.single),
         bags=tuple(_bag(source, feature, selection) for feature in selection.bags),
         dense=tuple(arrow.dense_values(source, feature.name) for feature in selection.dense),
+        vectors=tuple(read_column(source, feature, selection.vector_tables) for feature in selection.vectors),
         weight_N=None if weight is None else arrow.sample_weights(source, weight),
         slices=tuple(slicing.row_codes(table) for slicing in selection.slices),
     )
@@ -278,17 +309,24 @@ def _request_starts(
     ids: Iterable[AnyIdArray],
     bags: Iterable[BagColumn],
     dense: Iterable[FloatArray],
+    vectors: Iterable[VectorColumn],
     rows: int,
 ) -> BoolArray:
     """Return a flag of each row, True if it begins a request, by the features in `selection.requests`."""
 
-    def select_shared(features: Sequence[SparseFeature | DenseFeature], columns: Iterable[T]) -> list[T]:
+    def select_shared(
+        features: Sequence[SparseFeature | DenseFeature | VectorFeature], columns: Iterable[T]
+    ) -> list[T]:
         pairs = zip(features, columns, strict=True)
         return [column for feature, column in pairs if feature.name in selection.requests]
 
+    shared_vectors = select_shared(selection.vectors, vectors)
     return request_starts(
         select_shared(selection.single, ids),
         select_shared(selection.bags, bags),
-        select_shared(selection.dense, dense),
+        [
+            *select_shared(selection.dense, dense),
+            *(x_N for each in shared_vectors for x_N in each.comparison_columns()),
+        ],
         rows,
     )

@@ -15,7 +15,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,6 +27,7 @@ from ple_rec.config.load import load_schema
 from ple_rec.config.schema import FINGERPRINT_KEY, SCHEMA_FILE, STATS_FILE, DatasetSchema, SparseFeature
 from ple_rec.data.columns import DecodedRows, Selection, decode, select_columns
 from ple_rec.data.integrity import Digests, read_footer
+from ple_rec.data.vectors import FrozenTable
 from ple_rec.errors import DataError, PleRecError, UserError
 from ple_rec.storage import Location, explain_errors, location, names_in
 from ple_rec.storage.arrow import open_parquet
@@ -254,17 +255,26 @@ class DatasetDirectory:
                 mean_ids[feature.name] = float(length)
         return mean_ids
 
-    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str], vectors: Sequence[str] | None = None) -> Selection:
         """Return the selection of columns that a run reads.
 
         Args:
             drop: Names of features to leave out.
             tasks: Names of tasks in the run's order; empty for all tasks.
+            vectors: Names of the vector features to read; None for all.
 
         Raises:
             UserError: The dataset has no feature or task of such a name, or no feature is left.
         """
-        return select_columns(self.schema, str(self.path), drop, tasks)
+        return replace(
+            select_columns(self.schema, str(self.path), drop, tasks, vectors), vector_tables=self.vector_tables
+        )
+
+    @cached_property
+    def vector_tables(self) -> dict[str, FrozenTable]:
+        """Frozen tables by name of the vector feature; a table is read when it is first used, once for all threads."""
+        frozen = (vector for vector in self.schema.vectors if vector.table is not None)
+        return {vector.name: FrozenTable(self.digests, vector) for vector in frozen}
 
     def row_groups(self, split: Split, columns: Sequence[str]) -> list[RowGroup]:
         """Return the row groups of a split that have rows, in file order.

@@ -42,7 +42,7 @@ class ListColumn(Protocol):
 
 
 def request_starts(
-    ids: Sequence[AnyIdArray], bags: Sequence[ListColumn], dense: Sequence[FloatArray], rows: int
+    ids: Sequence[AnyIdArray], bags: Sequence[ListColumn], dense: Sequence[FloatArray | IdArray], rows: int
 ) -> BoolArray:
     """Return a flag for each row, True if the row begins a request.
 
@@ -51,7 +51,8 @@ def request_starts(
     Args:
         ids: Shared single-valued features, each as an array with the id of every row.
         bags: Shared multi-valued features.
-        dense: Shared dense features, each as an array of N values; two missing values (NaN) count as equal.
+        dense: Shared dense features, and the numbers of shared vectors, each as an array of N values; two missing
+            values (NaN) count as equal.
         rows: Number of rows N.
     """
     starts_N = np.ones(rows, np.bool_)

@@ -1,4 +1,4 @@
-"""Full check of a dataset directory: the digest of every file, every row of the Parquet parts, every vocabulary.
+"""Full check of a dataset directory: every digest, every row of the Parquet parts, every vocabulary and frozen table.
 
 A run checks only what it reads. `dataset_problems` reads all files, before a dataset is copied or published.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.dataset import DatasetDirectory, read_row_group
+from ple_rec.data.vectors import FrozenTable
 from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.errors import DataError, PleRecError
 from ple_rec.storage import Location
@@ -39,6 +40,9 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
         file = dataset.path / VOCAB_DIR / f"{table.name}.parquet"
         if file.is_file() and str(file) not in changed_files:
             yield from _problem_of_vocabulary(file)
+    for frozen in dataset.vector_tables.values():
+        if str(frozen.file) not in changed_files:
+            yield from _problem_of_frozen_table(frozen)
     for split in SPLITS:
         yield from _problems_of_split(dataset, split, changed_files)
 
@@ -46,6 +50,14 @@ def dataset_problems(path: Location) -> Iterator[PleRecError]:
 def _problem_of_vocabulary(file: Location) -> Iterator[PleRecError]:
     try:
         check_vocabulary(file)
+    except PleRecError as error:
+        yield error
+
+
+def _problem_of_frozen_table(table: FrozenTable) -> Iterator[PleRecError]:
+    try:
+        table.keys()
+        _ = table.values_RW
     except PleRecError as error:
         yield error
 
@@ -64,4 +76,5 @@ def _problems_of_split(dataset: DatasetDirectory, split: Split, changed_files: s
         try:
             read_row_group(group, selection)
         except PleRecError as error:
-            yield error
+            if error.place not in changed_files:  # A frozen table has changed, which was reported above.
+                yield error

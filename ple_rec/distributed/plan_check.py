@@ -168,7 +168,7 @@ def _broken_constraints(table: TablePlan, embeddings: EmbeddingsConfig, plan: Pl
 
 def _too_large(plan: PlanFile, inputs: PlanningInputs) -> Iterator[str]:
     """Yield a message for each kind of memory of which the plan needs more than a rank of this cluster may use."""
-    reserved = reserved_memory(inputs.cluster, plan.reserved.dense_bytes)
+    reserved = reserved_memory(inputs.cluster, plan.reserved.dense_bytes, inputs.frozen_bytes)
     on_cluster = plan.model_copy(update={"cluster": inputs.cluster, "reserved": reserved})
     for memory, allowed, needed in (
         ("HBM", on_cluster.allowed_hbm, max(rank.hbm for rank in plan.memory)),

@@ -71,6 +71,7 @@ class PlanningInputs:
         cluster: Cluster for which the plan is made: its hosts, ranks and memory.
         batch_size_per_rank: Number of samples that a rank trains on in one step, B.
         ids_per_sample: Mean number of ids in a sample, by feature name; it is 1 for a feature that is not listed.
+        frozen_bytes: Bytes of the frozen tables of vectors, which each rank reads into host memory.
     """
 
     embeddings: EmbeddingsConfig
@@ -78,6 +79,7 @@ class PlanningInputs:
     cluster: Cluster
     batch_size_per_rank: int
     ids_per_sample: Mapping[str, float]
+    frozen_bytes: int = 0
 
     def mean_ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
         """Return the mean number of ids in a sample for each feature that reads the table.
@@ -213,7 +215,7 @@ def _plan_without_tables(inputs: PlanningInputs, dense_bytes: int) -> PlanFile:
         cluster=inputs.cluster,
         batch_size_per_rank=inputs.batch_size_per_rank,
         optimizer=inputs.optimizer,
-        reserved=reserved_memory(inputs.cluster, dense_bytes),
+        reserved=reserved_memory(inputs.cluster, dense_bytes, inputs.frozen_bytes),
         tables=(),
     )
 

@@ -110,6 +110,9 @@ def _examples_text(examples: Mapping[str, int]) -> str:
 
 def _format_input(feature: InputFeature) -> str:
     weighted = " with weights" if feature.weighted else ""
+    if feature.vector is not None:
+        key = "" if feature.type == "number" else f", or {feature.type} as key of its table"
+        return f"`{feature.name}` (vector of {feature.vector} numbers{key})"
     return f"`{feature.name}` ({'list of ' if feature.bag else ''}{feature.type}{weighted})"
 
 

@@ -8,6 +8,7 @@ with those of the trained model before it publishes the version:
       MODEL_CARD.md     the card as text for people: metrics, fusion, and differences to the trained model
       dense.pt2         the dense layers as a program of torch.export; with --onnx also dense.onnx
       tables/           a file <table>.<precision> for each embedding table
+      vectors/          a file <feature>.parquet for each frozen table of vectors
       config.toml       configuration of the run
       schema.toml, prep.toml, stats.json, vocab/    files of the dataset that map raw values to table rows and numbers
       _SUCCESS          empty; readers of a dataset expect it
@@ -43,9 +44,10 @@ from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VOCAB_DIR
+from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
 from ple_rec.config.words import spelling_hint
-from ple_rec.data.encode import Encoder
+from ple_rec.data.encode import Encoder, RawKind
+from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.card import card_text
 from ple_rec.inference.export_check import (
@@ -141,7 +143,12 @@ def export(
         if user_features is None:
             user_features = rows.constant_within_groups()
         signature = build_signature(
-            context.unwrapped_model.widths_by_feature, encoder.features, context.selection.dense, kinds, user_features
+            context.unwrapped_model.widths_by_feature,
+            encoder.features,
+            context.selection.dense,
+            kinds,
+            user_features,
+            _vector_inputs(context),
         )
         raw_form = None
         if build_raw_form is not None:
@@ -300,15 +307,34 @@ def _copy_dataset_files(folder: Path, context: EvaluationContext) -> None:
             shutil.copyfile(dataset.digests.local_copy(name), folder / name)
     # Readers of a dataset expect this file; the digests of a version are in its manifest.
     (folder / SUCCESS_FILE).touch()
-    dense = {feature.name for feature in context.selection.dense}
-    statistics = dataset.statistics() if dense else {}
-    columns = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in dense}
+    numbers = {feature.name for feature in (*context.selection.dense, *context.selection.vectors)}
+    statistics = dataset.statistics() if numbers else {}
+    columns = {name: {"train": column.get("train", {})} for name, column in statistics.items() if name in numbers}
     (folder / STATS_FILE).write_text(json.dumps({"columns": columns}, indent=1) + "\n", encoding="utf-8")
     (folder / VOCAB_DIR).mkdir()
     for table in dict.fromkeys(feature.table for feature in context.selection.sparse):
         name = f"{VOCAB_DIR}/{table}.parquet"
         if (dataset.path / name).exists():
             shutil.copyfile(dataset.digests.local_copy(name), folder / name)
+
+    frozen = [feature for feature in context.selection.vectors if feature.table is not None]
+    if frozen:
+        (folder / VECTORS_DIR).mkdir()
+    for feature in frozen:
+        name = dataset.vector_tables[feature.name].name
+        shutil.copyfile(dataset.digests.local_copy(name), folder / name)
+
+
+def _vector_inputs(context: EvaluationContext) -> dict[str, tuple[int, RawKind]]:
+    """Return the width of each vector feature, and the type of its keys; "number" if a value is always a list."""
+    kinds: dict[str, tuple[int, RawKind]] = {}
+    for feature in context.selection.vectors:
+        kind: RawKind = "number"
+        if feature.table is not None and len(feature.table.keys) == 1:
+            keys = context.dataset.vector_tables[feature.name].keys()
+            kind = "text" if is_text(keys.schema.types[0]) else "int"
+        kinds[feature.name] = (feature.width, kind)
+    return kinds
 
 
 def _user_features(
@@ -326,7 +352,7 @@ def _user_features(
     Raises:
         UserError: The model has no such feature.
     """
-    names = [*context.unwrapped_model.widths_by_feature, *(feature.name for feature in context.selection.dense)]
+    names = context.selection.features()
     if options.user_features is None:
         return request_features or None
     if unknown := [name for name in options.user_features if name not in names]:

@@ -20,9 +20,10 @@ import math
 import re
 from abc import ABC, abstractmethod
 from array import array as int_array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -30,6 +31,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ple_rec.data.encode import Encoder, RawKind
+from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.inference.request_error import RequestError, require_object
 from ple_rec.inference.signature import InputFeature
 
@@ -38,6 +40,8 @@ MAX_BAG = 1000
 # Largest number of values that all bags of a request may have together. A parser checks it for its feature, and
 # `RequestReader` for all features together.
 MAX_VALUES = 20_000
+# Largest number of numbers that all vectors of a request may have together, also those that keys stand for.
+MAX_VECTOR_NUMBERS = 1 << 22
 # Pattern of a text that represents an integer. A JSON parser may round a number, but never a text.
 _DECIMAL = "-?(0|[1-9][0-9]{0,39})"
 _LARGEST = float(np.finfo(np.float32).max)
@@ -79,7 +83,8 @@ class FeatureIds:
         return FeatureIds(self.values_V[places_V], offsets_N, weights_V)
 
 
-# Values of one feature in all rows. In the column of a dense feature, NaN stands for a missing number.
+# Values of one feature in all rows. In the column of a dense feature (N,) and of a vector (N, width), NaN stands for a
+# missing value.
 Column = FeatureIds | NDArray[np.float32]
 
 
@@ -111,15 +116,20 @@ class FeatureParser(ABC):
         """
 
 
-def make_parser(feature: InputFeature, encoder: Encoder) -> FeatureParser:
+def make_parser(
+    feature: InputFeature, encoder: Encoder, vector_lookups: Mapping[str, VectorLookup] = MappingProxyType({})
+) -> FeatureParser:
     """Return the parser of a feature.
 
     Args:
         feature: Input feature of the model.
         encoder: Encoder that maps the raw values of sparse features to ids.
+        vector_lookups: Look-ups of vectors by key, by name of the feature.
     """
     if feature.dense:
         return DenseParser(feature)
+    if feature.vector is not None:
+        return VectorParser(feature, feature.vector, vector_lookups.get(feature.name))
     if feature.weighted:
         return WeightedBagParser(feature, encoder)
     return BagParser(feature, encoder) if feature.bag else IdParser(feature, encoder)
@@ -147,6 +157,75 @@ class DenseParser(FeatureParser):
             i = int(large_N.argmax())
             raise RequestError(field_of(i), values[i], "a number that fp32 can hold")
         return x_N.astype(np.float32)
+
+
+class VectorParser(FeatureParser):
+    """Parser of a vector feature. A value is a list of numbers, or a key of the feature's frozen table if it has one.
+
+    Args:
+        feature: Input feature of the model.
+        width: Number of numbers of a vector.
+        lookup: Look-up of vectors by key; None if a value is always a list.
+    """
+
+    def __init__(self, feature: InputFeature, width: int, lookup: VectorLookup | None) -> None:
+        super().__init__(feature)
+        self.width, self._lookup = width, lookup
+        self._key_type = None if lookup is None else _RAW_TYPES[lookup.kind]
+
+    @property
+    def schema(self) -> Schema:
+        """JSON schema of a list of numbers, or of a key."""
+        number = {"type": "number", "minimum": -_LARGEST, "maximum": _LARGEST}
+        numbers = {"items": number, "minItems": self.width, "maxItems": self.width}
+        if self._key_type is None:
+            return {"type": ["array", "null"]} | numbers
+        key = self._key_type.schema
+        description = f"{self.width} numbers, or a key of the table of vectors"
+        return key | {"type": ["array", *key["type"]], "description": description} | numbers
+
+    def parse(self, values: Sequence[Any], field_of: FieldOf) -> NDArray[np.float32]:
+        """Return the vectors (N, width), with NaN for missing ones and for unknown keys."""
+        if values:
+            check_vector_numbers(len(values) * self.width, field_of(0))
+        vectors_NW = np.full((len(values), self.width), np.nan, np.float32)
+        lists = [i for i, value in enumerate(values) if isinstance(value, list)]
+        for i in lists:
+            vectors_NW[i] = self._numbers(values[i], field_of(i))
+        is_list = set(lists)
+        keys = [None if i in is_list else value for i, value in enumerate(values)]
+        if self._lookup is not None and self._key_type is not None:
+            if len(lists) < len(values):
+                found_NW = self._lookup.vectors(self._key_type.to_array(keys, field_of))
+                others = np.array([i for i in range(len(values)) if i not in is_list])
+                vectors_NW[others] = found_NW[others]
+        else:
+            _check_types(keys, set(map(type, keys)), {_NULL}, f"a list of {self.width} numbers, or null", field_of)
+        return vectors_NW
+
+    def _numbers(self, value: list[Any], field: str) -> NDArray[np.float32]:
+        if len(value) != self.width:
+            raise RequestError(field, value, f"a list of {self.width} numbers", counted=f"{len(value):,} values")
+        if set(map(type, value)) <= {int, float}:
+            # An integer beyond float64 raises OverflowError; it is found below.
+            with suppress(OverflowError):
+                numbers = np.array(value, np.float64)
+                if (np.abs(numbers) <= _LARGEST).all():
+                    return numbers.astype(np.float32)
+        j = next(j for j, x in enumerate(value) if type(x) not in (int, float) or not abs(x) <= _LARGEST)
+        raise RequestError(f"{field}[{j}]", value[j], "a number that fp32 can hold")
+
+
+def check_vector_numbers(count: int, field: str) -> None:
+    """Refuse a request whose vectors have more than `MAX_VECTOR_NUMBERS` numbers.
+
+    Args:
+        count: Number of numbers so far.
+        field: Path of the vector with which the limit was exceeded.
+    """
+    if count > MAX_VECTOR_NUMBERS:
+        rule = f"the vectors of a request have at most {MAX_VECTOR_NUMBERS:,} numbers, also if keys stand for them"
+        raise RequestError(field, None, rule, counted=f"{count:,} numbers up to here")
 
 
 class IdParser(FeatureParser):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +32,7 @@ from ple_rec.config.base import Split
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.data.batch import Batch
 from ple_rec.data.columns import Selection
+from ple_rec.data.dataset import DatasetDirectory, read_columns
 from ple_rec.data.encode import Encoder, RawFeature
 from ple_rec.inference.feature_parsing import FeatureIds
 from ple_rec.inference.request import ScoreRequest
@@ -49,13 +50,15 @@ class HeldOutRows:
     Args:
         split: Name of the split.
         ids: Table rows of each sparse feature, by its name.
-        dense: Numbers of each dense feature, by its name; NaN stands for a missing number.
+        dense: Numbers of each dense feature (N,) and of each vector (N, width), by its name; NaN stands for a missing
+            number or vector.
         batch_rows: Number of rows of each batch that the trained model scored; the last batch may have fewer.
         scores_NK: Scores of the trained model: probabilities of binary tasks, predictions of regressions.
         labels_NK: Labels; 0 if the row is outside of the task's sample space.
         in_space_NK: True if the row is in the task's sample space, the rows that count in its loss.
         group_N: Id of each row's group, which is usually a user; -1 for a row without a group. Rows of a group follow
             one another. None for a dataset without groups.
+        frozen_rows: Rows of frozen tables, by name of the vector feature; 0 for a missing vector.
     """
 
     split: Split
@@ -66,6 +69,7 @@ class HeldOutRows:
     labels_NK: NDArray[np.float32]
     in_space_NK: NDArray[np.bool_]
     group_N: NDArray[np.int64] | None
+    frozen_rows: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of rows, N."""
@@ -98,7 +102,9 @@ class HeldOutRows:
         """Return an array for each feature, by name, in which two rows' entries are equal if their values are."""
         sparse = {name: ids.values_V if ids.offsets_N is None else _bag_keys(ids) for name, ids in self.ids.items()}
         # NaN differs from itself, so infinity stands for a missing number.
-        return sparse | {name: np.where(np.isnan(x_N), np.float32(np.inf), x_N) for name, x_N in self.dense.items()}
+        dense = {name: np.where(np.isnan(x_N), np.float32(np.inf), x_N) for name, x_N in self.dense.items()}
+        # The bytes of a vector are compared as one value.
+        return sparse | {name: x_N if x_N.ndim == 1 else _bytes_of_rows(x_N) for name, x_N in dense.items()}
 
 
 @torch.no_grad()
@@ -126,6 +132,7 @@ def read_held_out(context: EvaluationContext, split: Split, wanted_rows: int) ->
             count += batch.rows
             if count >= wanted_rows:
                 break
+    frozen = [each.name for each in context.selection.vectors if each.table is not None]
     return HeldOutRows(
         split,
         {
@@ -134,14 +141,30 @@ def read_held_out(context: EvaluationContext, split: Split, wanted_rows: int) ->
         },
         {
             each.name: np.concatenate([dense[each.name] for _, dense in columns_by_batch])
-            for each in context.selection.dense
+            for each in (*context.selection.dense, *context.selection.vectors)
         },
         len(scores[0]),
         np.concatenate(scores),
         np.concatenate(labels),
         np.concatenate(in_space),
         np.concatenate(groups) if groups else None,
+        {name: _read_frozen_rows(context.dataset, split, name, count) for name in frozen},
     )
+
+
+def _read_frozen_rows(dataset: DatasetDirectory, split: Split, name: str, count: int) -> NDArray[np.int32]:
+    """Return the rows of a frozen table for the first `count` rows of a split, in file order."""
+    columns: list[NDArray[np.int32]] = []
+    for group in dataset.row_groups(split, [name]):
+        columns.append(read_columns(group, [name])[name].to_numpy().astype(np.int32))
+        if sum(map(len, columns)) >= count:
+            break
+    return np.concatenate(columns)[:count]
+
+
+def _bytes_of_rows(x_NW: NDArray[np.float32]) -> NDArray[Any]:
+    """Return the bytes of each row of a matrix as one value."""
+    return np.ascontiguousarray(x_NW).view(np.dtype((np.void, x_NW.itemsize * x_NW.shape[1])))[:, 0]
 
 
 def _read_columns(batch: Batch, selection: Selection) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
@@ -157,7 +180,13 @@ def _read_columns(batch: Batch, selection: Selection) -> tuple[dict[str, Feature
             np.concatenate([[0], np.cumsum(lengths_N)]) if feature.bag else None,
             column.weights()[:count].numpy().copy() if feature.weights is not None else None,
         )
-    return ids, {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
+    dense = {each.name: batch.dense_BF[: batch.rows, f].numpy().copy() for f, each in enumerate(selection.dense)}
+    begin = 0
+    for each in selection.vectors:
+        assert batch.vectors_BW is not None
+        dense[each.name] = batch.vectors_BW[: batch.rows, begin : begin + each.width].numpy().copy()
+        begin += each.width
+    return ids, dense
 
 
 def _concatenate_ids(parts: Sequence[FeatureIds]) -> FeatureIds:
@@ -252,6 +281,10 @@ class RawHeldOutRows:
         signature: Inputs and tasks of the exported model.
         dataset: Directory of the dataset.
         encoder: Encoder of the export, which invents values for table rows that unknown values share.
+
+    Attributes:
+        keyed: Names of the vector features whose values are keys of their frozen tables. A dated table has several
+            vectors of a key, so vectors of such a table are lists.
     """
 
     def __init__(self, rows: HeldOutRows, signature: Signature, dataset: Location, encoder: Encoder) -> None:
@@ -260,6 +293,11 @@ class RawHeldOutRows:
             each.name: RawValues(rows.ids[each.name], dataset, encoder.features[each.name], encoder)
             for each in signature.sparse
         }
+        self._vectors = [each.name for each in signature.vectors]
+        tables = DatasetDirectory(dataset).vector_tables if rows.frozen_rows else {}
+        keyed = (each.name for each in signature.vectors if each.type != "number")
+        self.keyed = tuple(name for name in keyed if (table := tables[name].feature.table) and not table.dated)
+        self._keys = {name: tables[name].keys().column(0) for name in self.keyed}
 
     def columns(self, rows_N: NDArray[np.int64]) -> dict[str, list[Any]]:
         """Return the values of some held-out rows in the form of a request: a list for each feature, by its name.
@@ -270,6 +308,12 @@ class RawHeldOutRows:
         columns = {name: values.column(rows_N) for name, values in self.sparse.items()}
         for name in self._dense:
             columns[name] = [None if np.isnan(x) else x for x in self.rows.dense[name][rows_N].tolist()]
+        for name in self._vectors:
+            if name in self.keyed:
+                frozen_rows_N = self.rows.frozen_rows[name][rows_N]
+                columns[name] = self._keys[name].take(pa.array(frozen_rows_N - 1, mask=frozen_rows_N == 0)).to_pylist()
+            else:
+                columns[name] = [None if np.isnan(x[0]) else x for x in self.rows.dense[name][rows_N].tolist()]
         return columns
 
 

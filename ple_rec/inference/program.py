@@ -1,10 +1,11 @@
 """Dense layers of a model as a program of torch.export, and the precision in which a server runs them.
 
-    embedded_BE, dense_BF -> scores_BK, gate weights of every level
+    embedded_BE, dense_BF[, vectors_BW] -> scores_BK, gate weights of every level
 
-`embedded_BE` has the pooled rows of all sparse features side by side, and `dense_BF` the raw dense features, with NaN
-for missing ones; both are in the order of the signature. An argument has no columns if the model has no such features.
-A score is the probability of a binary task or the prediction of a regression. Normalisation is part of the program.
+`embedded_BE` has the pooled rows of all sparse features side by side, `dense_BF` the raw dense features, and
+`vectors_BW` the raw vectors, with NaN for missing ones; all are in the order of the signature. The first two have no
+columns if the model has no such features; a program without vectors does not have the third. A score is the probability
+of a binary task or the prediction of a regression. Normalisation is part of the program.
 
 `dense.pt2` is a torch.export program: `torch.export.load(path).module()(embedded_BE, dense_BF)`. The server reads its
 weights from the same file. `dense.onnx` is the same program without the gate weights.
@@ -14,8 +15,8 @@ the times decide, since the gain of bf16 depends on the layers as much as on the
 casts than they gain. For "bf16" they are only reported. Each architecture is timed once in a process, so all its
 versions get the same precision.
 
-Shape suffixes: B batch, E columns of pooled rows, F dense features, K tasks, D width of the input x of the layers,
-H width of a tower's input.
+Shape suffixes: B batch, E columns of pooled rows, F dense features, W numbers of all vectors, K tasks, D width of
+the input x of the layers, H width of a tower's input.
 """
 
 from __future__ import annotations
@@ -135,6 +136,7 @@ class DenseProgram(nn.Module):
         self.normalise, self.extraction, self.towers = map(
             _copy_to_cpu, (model.normalise, model.extraction, model.towers)
         )
+        self.vectors = None if model.vectors is None else _copy_to_cpu(model.vectors)
         self.embedding_width, self.dense_width, self.gates = (
             sum(model.widths_by_feature.values()),
             len(signature.dense),
@@ -143,19 +145,30 @@ class DenseProgram(nn.Module):
         binary = torch.tensor([task.kind == "binary" for task in signature.tasks])
         self.register_buffer("binary_K", binary, persistent=False)
 
-    def forward(self, embedded_BE: Tensor, dense_BF: Tensor) -> tuple[Tensor, list[Tensor]] | Tensor:
+    def forward(
+        self, embedded_BE: Tensor, dense_BF: Tensor, vectors_BW: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]] | Tensor:
         """Return the scores, and the gate weights of every level if `gates` is True."""
         parts = [embedded_BE] if self.embedding_width else []
         if self.dense_width:
             parts.append(self.normalise(dense_BF))
+        if self.vectors is not None:
+            parts.append(self.vectors(vectors_BW))
         outputs, gates = self.extraction(torch.cat(parts, dim=1))
         logits_BK = torch.cat([tower(y_BH) for tower, y_BH in zip(self.towers, outputs, strict=True)], dim=1)
         scores_BK = scores_from_logits(logits_BK, self.binary_K)
         return (scores_BK, gates) if self.gates else scores_BK
 
-    def example_inputs(self) -> tuple[Tensor, Tensor]:
+    def example_inputs(self) -> tuple[Tensor, ...]:
         """Return arguments of `forward` with random rows, to trace the program."""
-        return torch.rand(_TRACED_ROWS, self.embedding_width), torch.rand(_TRACED_ROWS, self.dense_width)
+        widths = [self.embedding_width, self.dense_width]
+        widths += [] if self.vectors is None else [sum(self.vectors.widths)]
+        return tuple(torch.rand(_TRACED_ROWS, width) for width in widths)
+
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """Return the dynamic shapes of the arguments for torch.export: any number of rows."""
+        batch = torch.export.Dim("batch", min=1, max=1 << 24)
+        return tuple({0: batch} for _ in self.example_inputs())
 
 
 def _copy_to_cpu(part: nn.Module) -> Any:
@@ -197,8 +210,7 @@ def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, 
         onnx: True to write `dense.onnx`; `check_onnx` has checked the model.
     """
     program = DenseProgram(model, signature).eval()
-    batch = torch.export.Dim("batch", min=1, max=1 << 24)
-    exported = torch.export.export(program, program.example_inputs(), dynamic_shapes=({0: batch}, {0: batch}))
+    exported = torch.export.export(program, program.example_inputs(), dynamic_shapes=program.dynamic_shapes())
     for graph in (part.graph for part in exported.graph_module.modules() if isinstance(part, torch.fx.GraphModule)):
         for node in graph.nodes:
             # Stack traces contain paths of this installation.
@@ -212,18 +224,18 @@ def write_program(model: MultiTaskModel, signature: Signature, folder: Path, *, 
 
 
 def _write_onnx(program: DenseProgram, file: Path) -> None:
-    batch = torch.export.Dim("batch", min=1, max=1 << 24)
+    arguments = program.example_inputs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in ("onnxscript", "torch.onnx._internal.exporter._registration"):
             logging.getLogger(name).setLevel(logging.ERROR)
         torch.onnx.export(
             program,
-            program.example_inputs(),
+            arguments,
             str(file),
-            input_names=["embedded", "dense"],
+            input_names=["embedded", "dense", "vectors"][: len(arguments)],
             output_names=["scores"],
-            dynamic_shapes=({0: batch}, {0: batch}),
+            dynamic_shapes=program.dynamic_shapes(),
             external_data=False,
             verbose=False,
         )

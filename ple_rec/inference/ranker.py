@@ -29,7 +29,9 @@ from ple_rec.config.raw_form import RAW_FILE, RawColumn, RawForm
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import STATS_FILE
 from ple_rec.config.side_table import SideTableInfo
+from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.data.encode import Encoder
+from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest_version
@@ -141,13 +143,19 @@ class Ranker:
         tables = {each.name: stored[features[each.name].table] for each in self.signature.sparse}
         self.table_rows = {name: table.rows for name, table in tables.items()}
         self._lookups = RequestLookups(
-            self.signature, tables, self._model.normalise, self._model.mean_features, self._model.shared_columns
+            self.signature,
+            tables,
+            self._model.normalise,
+            self._model.mean_features,
+            self._model.shared_columns,
+            self._model.vectors,
         )
         self.factors = [*self.fusion.tasks, *([LENGTH_FACTOR] if self.fusion.length else [])]
         raw = version / RAW_FILE
         self.raw_form = RawForm.model_validate_json(raw.read_text(encoding="utf-8")) if raw.exists() else None
         raw_reader = None if self.raw_form is None else RawReader(self.raw_form, self.signature, encoder)
-        self._reader = RequestReader(self.signature, encoder, self.factors, raw_reader)
+        lookups = open_vector_lookups(version, self.signature)
+        self._reader = RequestReader(self.signature, encoder, self.factors, lookups, raw_reader)
         self.side_tables: Mapping[str, SideTable] = {}
 
     def with_side_tables(self, tables: Mapping[str, SideTable]) -> Ranker:
@@ -302,6 +310,16 @@ def _read_json(file: Path) -> Any:
     return value
 
 
+def open_vector_lookups(version: Path, signature: Signature) -> dict[str, VectorLookup]:
+    """Return the look-ups of vectors by key, by name of the feature, for features whose values may be keys.
+
+    Raises:
+        DataError: A frozen table is missing or damaged.
+    """
+    tables = DatasetDirectory(version).vector_tables
+    return {each.name: VectorLookup(tables[each.name]) for each in signature.vectors if each.type != "number"}
+
+
 def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecision) -> MultiTaskModel:
     """Return the model with the weights of the dense program.
 
@@ -309,6 +327,7 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
     """
     schema, config = load_schema(version), load_config(RunConfig, version / CONFIG)
     sparse, dense = {f.name: f for f in schema.sparse}, {f.name: f for f in schema.dense}
+    vectors = {f.name: f for f in schema.vectors}
     data = config.data.model_copy(update={"request_features": tuple(each.name for each in signature.inputs_of("user"))})
     # The program has no weights of a learned loss weighting, which only training uses.
     train = config.train.model_copy(update={"loss_weighting": "schedule"})
@@ -318,6 +337,7 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
         losses=[],
         sparse=[sparse[each.name] for each in signature.sparse],
         dense=[dense[each.name] for each in signature.dense],
+        vectors=[vectors[each.name] for each in signature.vectors],
         table_rows=schema.table_rows(),
         statistics=json.loads((version / STATS_FILE).read_text(encoding="utf-8"))["columns"],
         device=torch.device("cpu"),
@@ -325,7 +345,7 @@ def _load_dense_model(version: Path, signature: Signature, precision: UsedPrecis
         precision=precision,
     )
     missing, unexpected = model.load_state_dict(read_weights(version), strict=False)
-    if unexpected or any(name.startswith(("normalise.", "extraction.", "towers.")) for name in missing):
+    if unexpected or any(name.startswith(("normalise.", "vectors.", "extraction.", "towers.")) for name in missing):
         wrong = ", ".join([*unexpected, *missing][:3])
         rule = f"the weights are those of the model that {CONFIG} describes"
         raise DataError(str(version), f"weights {wrong} do not fit", rule, "export the run again")

@@ -3,8 +3,9 @@
 `RowSet` has the rows of one owner. In a ranking the user has one row, and each item has one; rows to score are rows of
 both owners. A value that a request sends for a row, null included, is used before that of a table.
 
-A short body must not cost much time, so before a query runs, the lists of its rows have at most `MAX_VALUES` items and
-their texts at most `MAX_TEXT` characters. A value of `user` counts once for each item whose features read it.
+A short body must not cost much time, so before a query runs, the lists of its rows have at most `MAX_VALUES` items, and
+their texts at most `MAX_TEXT` characters. A float in a list, such as a number of a vector, costs as little as a
+character, and counts as one. A value of `user` counts once for each item whose features read it.
 
 Shape suffixes: N rows.
 """
@@ -267,15 +268,19 @@ def check_size(cells: Mapping[str, Cells], rows: int) -> None:
         copies = 1 if len(each.values) == rows else rows
         for i, value in enumerate(each.values):
             if isinstance(value, list):
-                items += copies * len(value)
-                characters += copies * sum(len(item) for item in value if isinstance(item, str))
+                floats = sum(isinstance(item, float) for item in value)
+                items += copies * (len(value) - floats)
+                characters += copies * (floats + sum(len(item) for item in value if isinstance(item, str)))
             elif isinstance(value, str):
                 characters += copies * len(value)
             if items > MAX_VALUES:
                 rule = f"the lists of a request have at most {MAX_VALUES:,} values; one in `user` counts once per item"
                 raise RequestError(each.field_of(i), None, rule, counted=f"{items:,} values up to here")
             if characters > MAX_TEXT:
-                rule = f"texts have at most {MAX_TEXT:,} characters in all; one in `user` counts once per item"
+                rule = (
+                    f"texts and lists of floats have at most {MAX_TEXT:,} characters and numbers in all; one in `user` "
+                    "counts once per item"
+                )
                 raise RequestError(each.field_of(i), None, rule, counted=f"{characters:,} characters up to here")
 
 
@@ -293,7 +298,10 @@ def check_array_sizes(arrays: Mapping[str, pa.Array], rows: int) -> None:
     for name, array in arrays.items():
         copies = 1 if len(array) == rows else rows
         values = array.flatten() if pa.types.is_list(array.type) else array
-        items += copies * len(values) if values is not array else 0
+        if pa.types.is_floating(values.type):
+            characters += copies * len(values) if values is not array else 0
+        else:
+            items += copies * len(values) if values is not array else 0
         if is_text(values.type):
             characters += copies * (pc.sum(pc.utf8_length(values)).as_py() or 0)
         if items > MAX_VALUES or characters > MAX_TEXT:

@@ -182,7 +182,7 @@ class RawReader:
     def _encode(
         self, results: Mapping[str, pa.ChunkedArray]
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
-        """Return the table rows of all sparse features, and the numbers of all dense features."""
+        """Return the table rows of all sparse features, and the numbers of all dense features and vectors."""
         ids = {each.name: self._read_ids(each, results) for each in self._signature.sparse}
         bags = sum(len(each.values_V) for each in ids.values() if each.offsets_N is not None)
         if bags > MAX_VALUES:
@@ -195,7 +195,12 @@ class RawReader:
         dense = {
             each.name: results[each.name].to_numpy().astype(np.float32, copy=False) for each in self._signature.dense
         }
-        return ids, dense
+        vectors = {
+            each.name: _read_vectors(results[each.name], each.vector)
+            for each in self._signature.vectors
+            if each.vector is not None
+        }
+        return ids, dense | vectors
 
     def _read_ids(self, feature: InputFeature, results: Mapping[str, pa.ChunkedArray]) -> FeatureIds:
         """Return the table rows of a sparse feature."""
@@ -207,3 +212,11 @@ class RawReader:
             weights_V = results[f"weights__{feature.name}"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
         values_V = rows.flatten().to_numpy(zero_copy_only=False)
         return FeatureIds(values_V, rows.offsets.to_numpy(zero_copy_only=False), weights_V)
+
+
+def _read_vectors(lists: pa.ChunkedArray, width: int) -> NDArray[np.float32]:
+    """Return lists of `width` numbers, or nulls, as an array (N, width), with NaN for null."""
+    vectors_NW = np.full((len(lists), width), np.nan, np.float32)
+    is_valid_N = lists.is_valid().to_numpy()
+    vectors_NW[is_valid_N] = lists.combine_chunks().flatten().to_numpy().reshape(-1, width)
+    return vectors_NW

@@ -62,7 +62,8 @@ def value_schema(kind: RawType) -> Schema:
         kind: Type of the column.
     """
     if kind.startswith("list<"):
-        return {"type": ["array", "null"], "items": value_schema(kind[5:-1]), "maxItems": MAX_BAG}
+        limit = {} if pa.types.is_floating(_scalar(kind[5:-1]).type) else {"maxItems": MAX_BAG}
+        return {"type": ["array", "null"], "items": value_schema(kind[5:-1])} | limit
     return _scalar(kind).schema
 
 
@@ -107,7 +108,7 @@ def _list_array(scalar: _Scalar, values: Sequence[Any], field_of: FieldOf) -> pa
     for i, value in enumerate(values):
         if value is not None and not isinstance(value, list):
             raise RequestError(field_of(i), value, f"a list, with each value {scalar.rule}, or null")
-        if value is not None and len(value) > MAX_BAG:
+        if value is not None and len(value) > MAX_BAG and not pa.types.is_floating(scalar.type):
             raise RequestError(field_of(i), value, f"at most {MAX_BAG:,} values", counted=f"{len(value):,} values")
         starts.append(len(items))
         items += value or ()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ple_rec.errors import DataError
-from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES, FeatureIds
+from ple_rec.inference.feature_parsing import MAX_BAG, MAX_VALUES, MAX_VECTOR_NUMBERS, FeatureIds
 from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.request import ModelRequest
 from ple_rec.inference.request_rows import MAX_ITEMS
@@ -47,7 +47,8 @@ def _split_into_requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
     """Yield the indices of the rows of each request.
 
     Together, the rows have every distinct value of each sparse feature and a number of each dense feature, as far as
-    rows within the limits of a request have them. A request keeps the limits of items and of values in bags.
+    rows within the limits of a request have them. They also have every key of a frozen table, and a vector of each
+    vector feature. A request keeps the limits of items, of values in bags, and of numbers in vectors.
     """
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():
@@ -56,11 +57,17 @@ def _split_into_requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
             total_N, longest_N = total_N + length_N, np.maximum(longest_N, length_N)
     fit_N = np.flatnonzero((longest_N <= MAX_BAG) & (total_N <= MAX_VALUES))
     first_rows = [values.first_rows(fit_N) for values in raw.sparse.values()]
-    first_rows += [fit_N[~np.isnan(x_N[fit_N])][:1] for x_N in raw.rows.dense.values()]
+    for name, x_N in raw.rows.dense.items():
+        numbers_N = x_N[fit_N] if x_N.ndim == 1 else x_N[fit_N, 0]
+        first_rows.append(fit_N[~np.isnan(numbers_N)][:1])
+        if name in raw.keyed:
+            first_rows.append(fit_N[np.unique(raw.rows.frozen_rows[name][fit_N], return_index=True)[1]])
+    numbers = sum(x_N.shape[1] for x_N in raw.rows.dense.values() if x_N.ndim > 1)
+    max_items = min(MAX_ITEMS, MAX_VECTOR_NUMBERS // max(1, numbers))
     rows_N = np.unique(np.concatenate([fit_N[:1], *first_rows]))
     begin, values_in_bags = 0, 0
     for i, count in enumerate(total_N[rows_N].tolist()):
-        if i - begin == MAX_ITEMS or values_in_bags + count > MAX_VALUES:
+        if i - begin == max_items or values_in_bags + count > MAX_VALUES:
             yield rows_N[begin:i]
             begin, values_in_bags = i, 0
         values_in_bags += count

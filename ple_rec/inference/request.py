@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -35,6 +35,7 @@ from ple_rec.config.raw_form import RawColumn
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder
+from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.inference.feature_parsing import (
     MAX_VALUES,
     Column,
@@ -42,6 +43,7 @@ from ple_rec.inference.feature_parsing import (
     FeatureParser,
     IdParser,
     Schema,
+    check_vector_numbers,
     make_parser,
     object_schema,
     too_many_values,
@@ -65,7 +67,7 @@ class ModelRequest:
     Args:
         rows: Number of rows, N.
         ids: Table rows of every sparse feature.
-        dense: Numbers of every dense feature, with NaN for missing ones.
+        dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
         missing: Features, or raw columns, that no part of the request has, not even as null, and no side table.
@@ -106,14 +108,20 @@ class RequestReader:
         signature: Signature of the model.
         encoder: Encoder of its sparse features.
         factors: Names of the factors of the fusion, which have exponents.
+        vector_lookups: Look-ups of vectors by key, by name of the feature.
         raw: Reader of requests in the raw form; None if the model does not have this form.
     """
 
     def __init__(
-        self, signature: Signature, encoder: Encoder, factors: Sequence[str], raw: RawReader | None = None
+        self,
+        signature: Signature,
+        encoder: Encoder,
+        factors: Sequence[str],
+        vector_lookups: Mapping[str, VectorLookup] = MappingProxyType({}),
+        raw: RawReader | None = None,
     ) -> None:
         self._factors, self._raw = tuple(factors), raw
-        self._parsers = {feature.name: make_parser(feature, encoder) for feature in signature.inputs}
+        self._parsers = {feature.name: make_parser(feature, encoder, vector_lookups) for feature in signature.inputs}
         self._names: dict[Owner, list[str]] = {
             owner: [each.name for each in signature.inputs_of(owner)] for owner in OWNERS
         }
@@ -272,7 +280,7 @@ class RequestReader:
     def _read_features(
         self, parse: Callable[[FeatureParser], Column], fields: Mapping[Owner, str]
     ) -> tuple[dict[str, FeatureIds], dict[str, NDArray[np.float32]]]:
-        """Return the columns of all sparse features, and those of all dense features.
+        """Return the columns of all sparse features, and those of all dense features and vectors.
 
         Args:
             parse: Function that returns the column of a parser's feature.
@@ -280,11 +288,14 @@ class RequestReader:
         """
         ids: dict[str, FeatureIds] = {}
         dense: dict[str, NDArray[np.float32]] = {}
-        values_in_bags = 0
+        values_in_bags = numbers_in_vectors = 0
         for name, parser in self._parsers.items():
             column = parse(parser)
             if not isinstance(column, FeatureIds):
                 dense[name] = column
+                if column.ndim > 1:
+                    numbers_in_vectors += column.size
+                    check_vector_numbers(numbers_in_vectors, f"{fields[parser.feature.of]}.{name}")
                 continue
             ids[name] = column
             if column.offsets_N is not None:
@@ -318,7 +329,11 @@ class RequestReader:
             count = int(np.diff(column.offsets_N)[index_N].sum())
             if count > MAX_VALUES:
                 raise too_many_values(count, f"user.{name}")
-        return column.take(index_N)
+        if isinstance(column, FeatureIds):
+            return column.take(index_N)
+        # A vector of the user counts once for each item that gets it.
+        check_vector_numbers(items.count * column[0].size, f"user.{name}")
+        return column[index_N]
 
     def _read_rows(
         self, body: Mapping[str, Any], key: str, names: Iterable[str], kind: InputKind = "feature"

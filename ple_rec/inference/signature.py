@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Literal, get_args
 
-from ple_rec.config.base import Config, Name, TaskKind
+from ple_rec.config.base import Config, Name, PositiveInt, TaskKind
 from ple_rec.config.schema import DenseFeature
 from ple_rec.data.encode import RawFeature, RawKind
 
@@ -26,6 +26,8 @@ class InputFeature(Config):
         dense: True if the model reads the number itself; False if it reads a table row.
         bag: True if a value is a list.
         weighted: True if the values of a bag have weights.
+        vector: Number of numbers of a vector; None for another feature. A value is a list of as many numbers; if `type`
+            is "int" or "text", it may also be a key of the feature's frozen table.
     """
 
     name: Name
@@ -34,6 +36,7 @@ class InputFeature(Config):
     dense: bool = False
     bag: bool = False
     weighted: bool = False
+    vector: PositiveInt | None = None
 
 
 class AnsweredTask(Config):
@@ -47,7 +50,7 @@ class Signature(Config):
     """Input features and tasks of a model.
 
     Args:
-        inputs: Sparse features in the order of the columns of the network's input x, then the dense ones.
+        inputs: Sparse features in the order of the columns of the network's input x, then the dense ones, then vectors.
         tasks: Tasks in the order of the logits.
     """
 
@@ -61,12 +64,17 @@ class Signature(Config):
     @property
     def sparse(self) -> tuple[InputFeature, ...]:
         """Inputs that read a table."""
-        return tuple(each for each in self.inputs if not each.dense)
+        return tuple(each for each in self.inputs if not each.dense and each.vector is None)
 
     @property
     def dense(self) -> tuple[InputFeature, ...]:
         """Inputs that are numbers."""
         return tuple(each for each in self.inputs if each.dense)
+
+    @property
+    def vectors(self) -> tuple[InputFeature, ...]:
+        """Inputs that are vectors."""
+        return tuple(each for each in self.inputs if each.vector is not None)
 
     @property
     def kinds(self) -> dict[str, TaskKind]:
@@ -82,7 +90,7 @@ class Signature(Config):
         return {
             f"{owner}s" if owner == "item" else owner: [
                 each.model_dump(exclude={"of"}, exclude_defaults=True)
-                | ({} if each.dense else {"rows": table_rows[each.name]})
+                | ({"rows": table_rows[each.name]} if each.name in table_rows else {})
                 for each in self.inputs_of(owner)
             ]
             for owner in OWNERS
@@ -95,6 +103,7 @@ def build_signature(
     dense: Collection[DenseFeature],
     tasks: Mapping[str, TaskKind],
     user_features: Collection[str],
+    vectors: Mapping[str, tuple[int, RawKind]],
 ) -> Signature:
     """Return the signature of a model.
 
@@ -104,6 +113,7 @@ def build_signature(
         dense: Dense features of the model.
         tasks: Kind of each task, in the order of the logits.
         user_features: Names of the features that belong to the user.
+        vectors: Width of each vector feature, and the type of its keys, or "number" if it has no table with one key.
     """
 
     def owner(name: str) -> Owner:
@@ -121,4 +131,7 @@ def build_signature(
     ]
     numbers = [InputFeature(name=each.name, type="number", of=owner(each.name), dense=True) for each in dense]
     answered_tasks = tuple(AnsweredTask(name=name, kind=kind) for name, kind in tasks.items())
-    return Signature(inputs=(*sparse, *numbers), tasks=answered_tasks)
+    lists = [
+        InputFeature(name=name, type=kind, of=owner(name), vector=width) for name, (width, kind) in vectors.items()
+    ]
+    return Signature(inputs=(*sparse, *numbers, *lists), tasks=answered_tasks)

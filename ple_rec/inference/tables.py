@@ -1,7 +1,8 @@
 """Embedding tables of an export, one file each, in four precisions, and the lookups of requests.
 
 `export` writes the files by `write_table`. A server reads them as `StoredTable`, and `RequestLookups` computes the
-input x of the dense layers: the pooled rows of all sparse features and the normalised dense features, side by side.
+input x of the dense layers: the pooled rows of all sparse features, the normalised dense features and the projected
+vectors, side by side.
 
 A request for a ranking has one user. The user's features are looked up only once for all items. If that saves work,
 they are also multiplied by the first layer only once (`ple_rec.modules.grouped`); compared with one product for each
@@ -41,6 +42,7 @@ from ple_rec.inference.signature import InputFeature, Owner, Signature
 from ple_rec.models.embeddings import quotient
 from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns
 from ple_rec.modules.normalise import DenseNormaliser
+from ple_rec.modules.vectors import VectorInputs
 
 
 class RequestLookups:
@@ -52,6 +54,7 @@ class RequestLookups:
         normaliser: Normaliser of the dense features.
         mean_bags: Names of the features whose bags are pooled by their mean instead of their sum.
         columns: Columns of x, with flags of those that belong to the user.
+        vectors: Normaliser and projections of the vectors; None without vectors.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class RequestLookups:
         normaliser: DenseNormaliser,
         mean_bags: Collection[str],
         columns: SharedColumns,
+        vectors: VectorInputs | None = None,
     ) -> None:
+        self._vectors = vectors
         self._signature, self._tables, self._normaliser = signature, tables, normaliser
         self._mean_bags, self._columns = mean_bags, columns
 
@@ -101,7 +106,12 @@ class RequestLookups:
         for i in indices:
             numbers_N = np.concatenate([request.dense[dense[i].name] for request in requests])
             raw_NF[:, i] = torch.from_numpy(numbers_N)
-        return torch.cat([*parts, self._normaliser(raw_NF)[:, indices]], dim=1)
+        parts.append(self._normaliser(raw_NF)[:, indices])
+        for i, feature in enumerate(self._signature.vectors):
+            if feature.of == owner and self._vectors is not None:
+                vectors_NW = np.concatenate([request.dense[feature.name] for request in requests])
+                parts.append(self._vectors.project(i, torch.from_numpy(vectors_NW)))
+        return torch.cat(parts, dim=1)
 
     def _pool_feature(self, feature: InputFeature, requests: Sequence[ModelRequest]) -> Tensor:
         """Return the table rows of a feature in all requests, (N, D): one for each value, or pooled for each bag."""

@@ -12,16 +12,18 @@ import torch
 
 from ple_rec.config.choices import UsedPrecision
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import DenseFeature, SparseFeature
+from ple_rec.config.schema import DenseFeature, SparseFeature, VectorFeature
 from ple_rec.errors import DataError
 from ple_rec.models.embeddings import embedding_collection, mean_pooled_features
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.models.weighting import WEIGHTINGS
 from ple_rec.modules.normalise import DenseStatistics
+from ple_rec.modules.vectors import VectorStatistics
 
 # Names in `stats.json` of the statistics that each normaliser needs.
 _STATISTICS_BY_NORMALISER: dict[str, tuple[str, ...]] = {
     "none": (),
+    "unit": (),
     "standard": ("mean", "std"),
     "log": ("log_mean", "log_std"),
     "quantile": ("quantiles",),
@@ -40,6 +42,7 @@ def build_model(
     dense: Sequence[DenseFeature],
     table_rows: dict[str, int],
     statistics: Mapping[str, Any],
+    vectors: Sequence[VectorFeature] = (),
     device: torch.device,
     table_device: torch.device,
     precision: UsedPrecision | None = None,
@@ -54,16 +57,18 @@ def build_model(
         dense: Dense features, in the order of a batch's columns.
         table_rows: Number of rows of every table of the dataset, by name.
         statistics: Statistics of each column in `stats.json`, by name.
+        vectors: Vector features, in the order of a batch's columns.
         device: Device of the dense layers.
         table_device: Device of the tables, or "meta" if they are to be sharded.
         precision: Precision of the matrix products; None for `train.precision`, in which "auto" means fp32.
 
     Raises:
         UserError: `embeddings.tables` names an unknown table, or a task has a reserved name.
-        DataError: Statistics of a dense feature are missing.
+        DataError: Statistics of a dense feature or of a vector feature are missing.
     """
     embeddings = embedding_collection(config.embeddings, sparse, table_rows, table_device)
     normalisers = [_dense_statistics(feature, statistics) for feature in dense]
+    vector_normalisers = [_vector_statistics(feature, statistics) for feature in vectors]
     # The seed is set after the tables are built, because they draw random numbers unless they are on the meta device.
     torch.manual_seed(config.seed)
     mean_features = mean_pooled_features(config.embeddings, sparse)
@@ -81,9 +86,12 @@ def build_model(
         weighting,
         request_features,
         request_dense,
+        vector_normalisers,
+        [i for i, feature in enumerate(vectors) if feature.name in request_features],
     )
-    for module in (model.normalise, model.extraction, model.towers, model.weighting):
-        module.to(device)
+    for name, module in model.named_children():
+        if name != "embeddings":
+            module.to(device)
     return model
 
 
@@ -119,19 +127,38 @@ def _dense_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> D
     return DenseStatistics(feature.normaliser, *values)
 
 
-def _read_statistics(feature: DenseFeature, statistics: Mapping[str, Any]) -> list[Any]:
+def _vector_statistics(feature: VectorFeature, statistics: Mapping[str, Any]) -> VectorStatistics:
+    """Return the normaliser of a vector feature; without any vector, it leaves vectors as they are.
+
+    Raises:
+        DataError: `stats.json` lacks a statistic, or has another number of values than a vector.
+    """
+    mean, std = _read_statistics(feature, statistics) or (None, None)
+    for name, values in {"mean": mean, "std": std}.items():
+        if values is not None and len(values) != feature.width:
+            raise DataError(
+                "stats.json",
+                f"{len(values)} values of columns.{feature.name}.train.{name}",
+                f"vectors of {feature.name!r} have {feature.width} numbers",
+                "prepare the dataset again",
+            )
+    return VectorStatistics(feature.normaliser, feature.width, mean or (), std or ())
+
+
+def _read_statistics(feature: DenseFeature | VectorFeature, statistics: Mapping[str, Any]) -> list[Any]:
     """Return the statistics that the normaliser of a feature needs; they are None if the feature has no value.
 
     Raises:
         DataError: `stats.json` lacks one of the statistics.
     """
     names = _STATISTICS_BY_NORMALISER[feature.normaliser]
+    kind = "dense" if isinstance(feature, DenseFeature) else "vector"
     train = statistics.get(feature.name, {}).get("train", {}) if names else {}
     if missing := [f"columns.{feature.name}.train.{name}" for name in names if name not in train]:
         raise DataError(
             "stats.json",
             f"no {', '.join(missing)}",
-            f"normaliser {feature.normaliser!r} of dense feature {feature.name!r} needs it",
+            f"normaliser {feature.normaliser!r} of {kind} feature {feature.name!r} needs it",
             "add the statistic of the training split to stats.json, or prepare the dataset again",
         )
     return [train[name] for name in names]

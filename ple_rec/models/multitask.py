@@ -1,4 +1,4 @@
-"""Multi-task model: tables and normalised dense features, the extraction network, and one tower per task.
+"""Multi-task model: tables, dense features and vectors, the extraction network, and one tower per task.
 
 On a CPU, the network is computed in blocks of rows of the batch, on several threads (`ple_rec.models.cpu.blocks`).
 
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from ple_rec.config.model import ModelConfig
+from ple_rec.config.model import VECTOR_DIM, ModelConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
@@ -33,10 +33,13 @@ from ple_rec.modules.extraction import ExtractionNetwork
 from ple_rec.modules.grouped import GroupedInputs, Inputs, SharedColumns, input_tensors, replace_tensors
 from ple_rec.modules.mixing import SoftmaxGates
 from ple_rec.modules.normalise import DenseNormaliser, DenseStatistics
+from ple_rec.modules.vectors import VectorInputs, VectorStatistics
 
 
 class MultiTaskModel(nn.Module):
-    """Model of all tasks: `x = [pooled embeddings, normalised dense]`, `y = extraction(x)`, `logit_k = tower_k(y_k)`.
+    """Model of all tasks: `y = extraction(x)`, `logit_k = tower_k(y_k)`.
+
+    `x = [pooled embeddings, normalised dense features, projected vectors]`
 
     Args:
         config: Variant and sizes of the network.
@@ -49,6 +52,8 @@ class MultiTaskModel(nn.Module):
         weighting: Weighting of the tasks' losses; None for `Scheduled`, the scheduled weights alone.
         request_features: Names of the sparse features that the samples of a request share, if batches have requests.
         request_dense: Indices of the dense features that the samples of a request share.
+        vectors: Normaliser of each vector feature.
+        request_vectors: Indices of the vector features that the samples of a request share.
     """
 
     def __init__(
@@ -62,6 +67,8 @@ class MultiTaskModel(nn.Module):
         weighting: Weighting | None = None,
         request_features: Collection[str] = (),
         request_dense: Collection[int] = (),
+        vectors: Sequence[VectorStatistics] = (),
+        request_vectors: Collection[int] = (),
     ) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
@@ -72,12 +79,16 @@ class MultiTaskModel(nn.Module):
         self.mean_features = frozenset(mean_features)
         embedding_width = sum(self.widths_by_feature.values())
         shared = [(name in request_features, width) for name, width in self.widths_by_feature.items()]
-        self.shared_columns = SharedColumns([*shared, *((i in request_dense, 1) for i in range(len(dense)))])
+        shared += [(i in request_dense, 1) for i in range(len(dense))]
+        vector_dim = config.vector_dim or VECTOR_DIM
+        # None for a model without vectors, whose checkpoints have no statistics of vectors.
+        self.vectors = VectorInputs(vectors, vector_dim) if vectors else None
+        shared += [(i in request_vectors, vector_dim) for i in range(len(vectors))]
+        self.shared_columns = SharedColumns(shared)
         routings = VARIANTS[config.variant](config, tasks)
         # On other devices than CPUs, `CpuExpertBank` computes as `ExpertBank` does.
-        self.extraction = ExtractionNetwork(
-            routings, embedding_width + len(dense), config.activation, config.dropout, CpuExpertBank
-        )
+        width = embedding_width + len(dense) + vector_dim * len(vectors)
+        self.extraction = ExtractionNetwork(routings, width, config.activation, config.dropout, CpuExpertBank)
         tower = config.tower
         self.weighting = Scheduled([]) if weighting is None else weighting
         self.towers = nn.ModuleList(
@@ -103,6 +114,8 @@ class MultiTaskModel(nn.Module):
         parts = [self.normalise(batch.dense_BF)] if batch.dense_BF.shape[1] else []
         if self.embeddings is not None:
             parts.insert(0, self._pooled(batch))
+        if self.vectors is not None:
+            parts.append(self.vectors(batch.vectors_BW))
         x_BD = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         # An output layer keeps the model's type even after `convert_to_bfloat16`, so its type is the one of x.
         x_BD = x_BD.to(self.towers[0].layers[-1].weight.dtype)  # type: ignore[union-attr, index]
@@ -204,8 +217,10 @@ class MultiTaskModel(nn.Module):
     def flops_per_sample(self) -> int:
         """Return the forward FLOPs of the matrix products for one sample, two per multiply-add, without the tables."""
         towers = sum(tower.flops_per_sample() for tower in self.towers)  # type: ignore[operator]
-        return self.extraction.flops_per_sample() + towers
+        vectors = 0 if self.vectors is None else self.vectors.flops_per_sample()
+        return self.extraction.flops_per_sample() + towers + vectors
 
     def dense_parameters(self) -> int:
         """Return the number of trained values outside the tables."""
-        return sum(p.numel() for module in (self.extraction, self.towers, self.weighting) for p in module.parameters())
+        modules = [self.extraction, self.towers, self.weighting, *([self.vectors] if self.vectors is not None else [])]
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())

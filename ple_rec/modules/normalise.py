@@ -35,6 +35,11 @@ class DenseStatistics:
     quantiles: Sequence[float] = field(default=())
 
 
+def inverse_std(mean: float, std: float) -> float:
+    """Return 1 / std, or 0 if all values are equal."""
+    return 1.0 / std if std > _CONSTANT * abs(mean) else 0.0
+
+
 class DenseNormaliser(nn.Module):
     """Normaliser of all dense features x, by the kind of each. A missing value (NaN) becomes 0.
 
@@ -70,7 +75,7 @@ class DenseNormaliser(nn.Module):
                 raise ValueError(f"quantiles must ascend, got {', '.join(map(str, stat.quantiles))}")
         affine = [stat if stat.kind in ("standard", "log") else DenseStatistics("none") for stat in statistics]
         self.register_buffer("mean_F", torch.tensor([stat.mean for stat in affine], dtype=torch.float32))
-        scales = [1.0 / stat.std if stat.std > _CONSTANT * abs(stat.mean) else 0.0 for stat in affine]
+        scales = [inverse_std(stat.mean, stat.std) for stat in affine]
         self.register_buffer("scale_F", torch.tensor(scales, dtype=torch.float32))
         self.register_buffer("is_log_F", torch.tensor([stat.kind == "log" for stat in affine], dtype=torch.bool))
         quantile_features = [f for f, stat in enumerate(statistics) if stat.kind == "quantile"]

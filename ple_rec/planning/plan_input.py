@@ -47,17 +47,18 @@ class DatasetDescription:
     ids_per_sample: Mapping[str, float]
     place: str
 
-    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str], vectors: Sequence[str] | None = None) -> Selection:
         """Return the columns that a run reads. `select_run_columns` calls it, or `DatasetDirectory.select`.
 
         Args:
             drop: Names of features to leave out.
             tasks: Names of tasks in the run's order; empty for all tasks.
+            vectors: Names of the vector features to read; None for all.
 
         Raises:
-            UserError: A name in `drop` or `tasks` is not in the dataset, or no feature is left.
+            UserError: A name in `drop`, `vectors` or `tasks` is not in the dataset, or no feature is left.
         """
-        return select_columns(self.schema, self.place, drop, tasks)
+        return select_columns(self.schema, self.place, drop, tasks, vectors)
 
     def with_sizes(self, rows: Mapping[str, int], samples: int | None) -> DatasetDescription:
         """Return the description of a dataset with other sizes.
@@ -159,7 +160,12 @@ def planning_inputs(config: RunConfig, described: DatasetDescription, cluster: C
         )
     # A batch that the ranks do not divide is rounded up.
     return PlanningInputs(
-        config.embeddings, config.table_optimizer.kind, cluster, -(-batch // world), described.ids_per_sample
+        config.embeddings,
+        config.table_optimizer.kind,
+        cluster,
+        -(-batch // world),
+        described.ids_per_sample,
+        select_run_columns(config, described).frozen_bytes,
     )
 
 
@@ -187,6 +193,10 @@ def meta_model(config: RunConfig, described: DatasetDescription, *, cuda: bool) 
     """
     selection = select_run_columns(config, described)
     statistics = {feature.name: {"train": _STATISTICS} for feature in selection.dense}
+    statistics |= {
+        vector.name: {"train": {"mean": [0.0] * vector.width, "std": [1.0] * vector.width}}
+        for vector in selection.vectors
+    }
     # On the meta device no initial values are drawn, which would take long for large dense layers.
     with torch.device("meta"):
         model = build_unsharded_model(config, selection, statistics, torch.device("meta"))

@@ -170,9 +170,7 @@ def _demands(workload: SampleWork, cluster: Cluster, batch: int) -> Iterator[Dem
 
     group = _GROUP if workload.has_group else 0
     yield Demand("read", "loader", 1.0)
-    yield Demand(
-        "copy", "host link", sparse_bytes + _FLOAT * workload.dense_features + 2 * _FLOAT * workload.tasks + group
-    )
+    yield Demand("copy", "host link", sparse_bytes + _FLOAT * workload.numbers + 2 * _FLOAT * workload.tasks + group)
     yield from exchange("ids", sparse_bytes)
     row_bytes = sum(distinct(feature) * feature.dim for feature in features) * width
     sort_passes = math.ceil(math.log2(sum(feature.rows for feature in features)) / _RADIX_BITS) if features else 0

@@ -190,6 +190,9 @@ def _remarks(plan: PlanFile, config: RunConfig) -> list[str]:
         if table.rows > _MAX_ROWS
     ]
     remarks += _small_table_remarks(plan) + _data_shard_remarks(plan, config)
+    if plan.reserved.frozen_bytes:
+        size = short_bytes(plan.cluster.ranks_per_host * plan.reserved.frozen_bytes)
+        remarks.append(f"frozen tables of vectors take {size} of each host's memory (each rank has a copy)")
     if plan.cluster.hardware == PRESETS["cpu"]:
         remarks.append("the hosts are a guess at a common CPU server: give the figures of yours in [topology]")
     return ["\n".join(remarks)] if remarks else []

@@ -37,7 +37,7 @@ class SampleWork:
     Args:
         features: Sparse features of the sample.
         embeddings: Configuration of the tables, with the types of their rows and of the exchanges.
-        dense_features: Number of dense features.
+        numbers: Number of dense features, and of numbers in the vectors.
         tasks: Number of tasks, K.
         has_group: True if a batch has a group column (for GAUC).
         values: Number of activations between the matrix products of the dense layers; see `values_per_sample`.
@@ -48,7 +48,7 @@ class SampleWork:
 
     features: tuple[FeatureLoad, ...]
     embeddings: EmbeddingsConfig
-    dense_features: int
+    numbers: int
     tasks: int
     has_group: bool
     values: int
@@ -90,7 +90,7 @@ def sample_work(config: RunConfig, described: DatasetDescription, cluster: Clust
             for feature in table.feature_names
         ),
         embeddings=config.embeddings,
-        dense_features=len(selection.dense),
+        numbers=len(selection.dense) + sum(vector.width for vector in selection.vectors),
         tasks=len(model.tasks),
         has_group=selection.group is not None,
         values=values_per_sample(model),
@@ -108,7 +108,7 @@ def values_per_sample(model: MultiTaskModel) -> int:
     D is the number of inputs. A level has E experts, each with hidden layers of the widths `hidden`, outputs of width
     H_o, and an edge for each weight that a gate computes; a tower ends in one value.
     """
-    total: int = sum(model.widths_by_feature.values()) + model.normalise.mean_F.numel()
+    total: int = model.shared_columns.width
     for level in model.extraction.levels:
         assert isinstance(level, ExtractionLevel)
         routing = level.routing

@@ -109,7 +109,9 @@ def describe_inputs(selection: Selection) -> dict[str, list[str]]:
         for f in selection.sparse
     ]
     dense = [f"{feature.name} ({feature.normaliser})" for feature in selection.dense]
-    return {"tasks": [f"{task.name} ({task.kind})" for task in selection.tasks], "inputs": sparse + dense}
+    vectors = [f"{feature.name} (vector of {feature.width}, {feature.normaliser})" for feature in selection.vectors]
+    tasks = [f"{task.name} ({task.kind})" for task in selection.tasks]
+    return {"tasks": tasks, "inputs": sparse + dense + vectors}
 
 
 def describe_data(schema: DatasetSchema, selection: Selection) -> dict[str, Any]:

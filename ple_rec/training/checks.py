@@ -32,8 +32,11 @@ def chosen_tasks(config: RunConfig, selection: Selection) -> tuple[TaskConfig, .
 class Selectable(Protocol):
     """Dataset, or the description of one, whose columns can be selected."""
 
-    def select(self, *, drop: Sequence[str], tasks: Sequence[str]) -> Selection:
-        """Return the columns that remain without the features of `drop`, for these tasks (all if empty)."""
+    def select(self, *, drop: Sequence[str], tasks: Sequence[str], vectors: Sequence[str] | None = None) -> Selection:
+        """Return the columns that remain without the features of `drop`, for these tasks (all if empty).
+
+        Of the vectors, those that are named are read; all if `vectors` is None.
+        """
 
 
 def select_run_columns(config: RunConfig, dataset: Selectable) -> Selection:
@@ -47,7 +50,9 @@ def select_run_columns(config: RunConfig, dataset: Selectable) -> Selection:
         UserError: The configuration names a feature, task or metric that the run does not have, or counts experts for
             other tasks than those of the run.
     """
-    selection = dataset.select(drop=config.data.drop, tasks=[task.name for task in config.tasks])
+    selection = dataset.select(
+        drop=config.data.drop, tasks=[task.name for task in config.tasks], vectors=config.data.vectors
+    )
     selection = replace(selection, requests=_request_features(config, selection))
     names = [task.name for task in selection.tasks]
     levels = getattr(config.model, "levels", (config.model,))
@@ -68,7 +73,7 @@ def select_run_columns(config: RunConfig, dataset: Selectable) -> Selection:
 
 
 def _request_features(config: RunConfig, selection: Selection) -> tuple[str, ...]:
-    features = [*(feature.name for feature in selection.sparse), *(feature.name for feature in selection.dense)]
+    features = selection.features()
     for name in config.data.request_features:
         if name not in features:
             dropped = name in config.data.drop

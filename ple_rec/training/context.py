@@ -124,13 +124,14 @@ def build_evaluation_context(
         detect_cluster(ranks, config.topology),
         prepared_run.batch_size_per_rank,
         prepared_run.dataset.ids_per_sample(selection.sparse),
+        selection.frozen_bytes,
     )
     run_on_rank_zero(lambda: check_sizes(model_sizes(config, selection), planning_inputs))
     # A precision that is not configured is chosen by the speed of the first dense layer, so its shape is needed.
     precision = choose_precision(
         config, ranks, (prepared_run.batch_size_per_rank, *first_layer_shape(config, selection)), initial_precision
     )
-    statistics = prepared_run.dataset.statistics() if selection.dense else {}
+    statistics = prepared_run.dataset.statistics() if selection.dense or selection.vectors else {}
     unwrapped_model = build_unsharded_model(config, selection, statistics, ranks.device, precision.name)
     # The kernels of the tables run this optimizer, so it is attached before sharding; training builds on this context.
     attach_table_optimizer(unwrapped_model, config.table_optimizer, ranks.device)

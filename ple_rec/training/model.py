@@ -1,9 +1,10 @@
 """Build the model of a run from its configuration, or compute sizes of that model without building it.
 
 A model consists of embedding tables and dense layers. The dense layers are levels of experts and one tower for each
-task. An expert is a small network. On the first level, it reads the input of the dense layers: the pooled embeddings
-and the dense features. On the other levels, it reads an output of the level before. A `Routing` describes one level:
-its experts, their layer sizes, and what they read; a function of `VARIANTS` returns the routings of all levels.
+task. An expert is a small network. On the first level, it reads the input of the dense layers: the pooled embeddings,
+the dense features and the projected vectors. On the other levels, it reads an output of the level before. A `Routing`
+describes one level: its experts, their layer sizes, and what they read; a function of `VARIANTS` returns the routings
+of all levels.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
 from ple_rec.config.choices import UsedPrecision
+from ple_rec.config.model import VECTOR_DIM
 from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.planner import ModelSizes
@@ -54,6 +56,7 @@ def build_unsharded_model(
         losses=loss_names(config, selection, tasks),
         sparse=selection.sparse,
         dense=selection.dense,
+        vectors=selection.vectors,
         table_rows=selection.table_rows,
         statistics=statistics,
         device=device,
@@ -76,7 +79,8 @@ def first_layer_shape(config: RunConfig, selection: Selection) -> tuple[int, int
     """
     routing = VARIANTS[config.model.variant](config.model, [task.name for task in chosen_tasks(config, selection)])[0]
     embedded = sum(table.embedding_dim * len(table.feature_names) for table in _table_configs(config, selection))
-    return embedded + len(selection.dense), len(routing.experts) * routing.hidden[0]
+    projected = len(selection.vectors) * (config.model.vector_dim or VECTOR_DIM)
+    return embedded + len(selection.dense) + projected, len(routing.experts) * routing.hidden[0]
 
 
 def model_sizes(config: RunConfig, selection: Selection) -> ModelSizes:

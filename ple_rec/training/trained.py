@@ -92,10 +92,11 @@ def find_trained_checkpoint(
         check_checkpoint_config(run_config, run_dir, path, manifest)
     written_by, schema = manifest.written_by, dataset.schema
     if written_by.get("dataset") not in schema.lineage():
-        features = [feature.name for feature in schema.sparse] + [feature.name for feature in schema.dense]
-        drop = [name for name in config.data.drop if name in features]
+        drop = [name for name in config.data.drop if name in schema.features()]
+        known_vectors = [vector.name for vector in schema.vectors]
+        vectors = None if (names := config.data.vectors) is None else [name for name in names if name in known_vectors]
         tasks = [task.name for task in config.tasks if task.name in {known.name for known in schema.tasks}]
-        differences = describe_differences(written_by, dataset.select(drop=drop, tasks=tasks))
+        differences = describe_differences(written_by, dataset.select(drop=drop, tasks=tasks, vectors=vectors))
         raise UserError(
             str(dataset.path),
             f"is dataset {schema.fingerprint}",

@@ -132,7 +132,10 @@ def test_sluices_that_do_not_fit(levels: list[list[int]], options: dict[str, flo
         (
             "customized",
             {"donors": {"a": ["b"]}},
-            ["model.donors: unknown key; known: activation, dropout, input_dropout, tower, variant, bottom"],
+            [
+                "model.donors: unknown key; known: activation, dropout, input_dropout, vector_dim, tower, variant, "
+                "bottom",
+            ],
         ),
         ("customized", {"bottom": []}, ["model.bottom: got []; must have at least 1 item"]),
         ("cross_stitch", {}, ["model.levels: missing; expected a non-empty array of tables"]),
@@ -148,8 +151,8 @@ def test_sluices_that_do_not_fit(levels: list[list[int]], options: dict[str, flo
             "cross_stitch",
             {"levels": [LEVEL], "subspaces": 2},
             [
-                "model.subspaces: unknown key; known: activation, dropout, input_dropout, tower, variant, levels, "
-                "per_channel"
+                "model.subspaces: unknown key; known: activation, dropout, input_dropout, vector_dim, tower, "
+                "variant, levels, per_channel",
             ],
         ),
         ("cross_stitch", {"levels": []}, ["model.levels: got []; must have at least 1 item"]),

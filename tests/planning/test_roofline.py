@@ -27,7 +27,7 @@ def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> 
     found = SampleWork(
         features=(FeatureLoad(1.0, 8, 1_000_000), FeatureLoad(3.0, 8, 10)),
         embeddings=EmbeddingsConfig(dim=8),
-        dense_features=5,
+        numbers=5,
         tasks=2,
         has_group=True,
         values=100,
@@ -105,7 +105,7 @@ def test_the_values_of_the_reference_workload() -> None:
     first = 10 * (256 + 128) + 5 * 128 + 4 * 4 + 10  # experts, outputs, edges of four tasks and of the shared stream
     second = 10 * (256 + 128) + 4 * 128 + 4 * 4
     assert found.values == 24 * 16 + 8 + first + second + 4 * (64 + 1)
-    assert (len(found.features), found.dense_features, found.tasks, found.has_group) == (24, 8, 4, True)
+    assert (len(found.features), found.numbers, found.tasks, found.has_group) == (24, 8, 4, True)
 
 
 def test_the_page_shows_what_plan_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -234,6 +234,21 @@ def _dense_row(view: View, column: DenseFeature) -> dict[str, Any]:
     }
 
 
+def vector_columns(view: View) -> list[dict[str, Any]] | None:
+    """Return what the template shows of the vectors; None if the schema has none."""
+    return [
+        {
+            "name": vector.name,
+            "width": vector.width,
+            "normaliser": vector.normaliser,
+            "table_rows": None if vector.table is None else vector.table.rows,
+            "missing": [percent(stats[split]["missing"] / max(1, stats[split]["rows"])) for split in view.splits()],
+        }
+        for vector in view.schema.vectors
+        for stats in [view.stats["columns"][vector.name]]
+    ] or None
+
+
 def _pick_quantiles(quantiles: Sequence[float] | None, shares: Sequence[float]) -> list[float | None]:
     return [None if quantiles is None else quantiles[round(share * (len(quantiles) - 1))] for share in shares]
 

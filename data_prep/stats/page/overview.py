@@ -39,6 +39,7 @@ def key_figures(view: View) -> list[KeyFigure]:
         *figures,
         KeyFigure("Sparse columns", str(len(schema.sparse)), f"{bags} of them bags" if bags else ""),
         KeyFigure("Dense columns", str(len(schema.dense))),
+        *([KeyFigure("Vectors", str(len(schema.vectors)))] if schema.vectors else []),
         KeyFigure("Table rows", short_count(allocated), f"in {len(schema.tables)} tables"),
     ]
 

@@ -37,7 +37,9 @@ CONFLICT_BATCHES = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of experts, gates and towers. Embedding tables and their look-ups, equal for all variants, are left out.
+    """Cost of experts, gates and towers.
+
+    Embedding tables, their look-ups and projections of vectors, which are equal for all variants, are left out.
 
     Args:
         flops_per_sample: Forward FLOPs of the matrix products of one sample, two per multiply-add.
@@ -54,7 +56,7 @@ def compute_cost(config: RunConfig, tasks: Sequence[str], input_width: int) -> C
     Args:
         config: Configuration of the run; the dataset that it names is not read.
         tasks: Names of its tasks.
-        input_width: Width of the first level's input, pooled embeddings and dense features
+        input_width: Width of the first level's input: pooled embeddings, dense features and projected vectors
             (`training.model.first_layer_shape`).
 
     Raises:

@@ -84,6 +84,12 @@ def features_only(selection: Selection) -> Selection:
     return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
 
 
+def without_frozen_tables(selection: Selection) -> Selection:
+    """Return a selection whose vectors are in the rows, as those of raw logs are."""
+    vectors = tuple(feature.model_copy(update={"table": None}) for feature in selection.vectors)
+    return replace(selection, vectors=vectors)
+
+
 def default_ids(schema: DatasetSchema) -> list[str]:
     """Return the group column, and the single-valued features with a name like `user_id`, `video` or `request_id`."""
     names = {name + end for name in _IDS for end in ("", "_id")}
@@ -165,8 +171,9 @@ POSITION, RAW, WEIGHTS, ID = "__position", "raw__", "weights__", "id__"
 class RawRows(Protocol):
     """Rows of raw logs, which data preparation reads.
 
-    Its tables have the position of each row in `POSITION`, the dense features by their names, and for sparse features
-    and id columns the name with a prefix: `RAW` for raw values, `WEIGHTS` for the weights of bags, `ID` for ids.
+    Its tables have the position of each row in `POSITION`, dense features and vectors by their names, and for sparse
+    features and id columns the name with a prefix: `RAW` for raw values, `WEIGHTS` for the weights of bags, `ID` for
+    ids.
     """
 
     rows: int  # Number of rows.
@@ -194,7 +201,7 @@ class RawInput:
     Args:
         raw: Rows of the logs.
         encoder: Encoder of the dataset that the model was trained on.
-        selection: Columns that the model reads.
+        selection: Columns that the model reads. Its vectors have no frozen tables, since every row has its vectors.
     """
 
     raw: RawRows
@@ -229,7 +236,8 @@ class RawInput:
             missing[feature.name] = _missing(values)
             if feature.weights is not None:
                 arrays[feature.weights] = table[f"{WEIGHTS}{feature.name}"].combine_chunks()
-        arrays |= {number.name: table[number.name].combine_chunks() for number in self.selection.dense}
+        numbers = (*self.selection.dense, *self.selection.vectors)
+        arrays |= {number.name: table[number.name].combine_chunks() for number in numbers}
         columns = decode(pa.table(arrays), self.selection, place_of_chunk).arrange()
         ids = [name for name in table.column_names if name.startswith(ID)]
         return Chunk(

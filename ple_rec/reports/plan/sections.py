@@ -102,7 +102,7 @@ def memories_in_use(plan: PlanFile) -> list[MemoryUse]:
             "Host memory",
             plan.allowed_host,
             cluster.ddr_bytes,
-            reserved.host_bytes,
+            reserved.host_bytes + (reserved.frozen_bytes or 0),
             0 if cluster.cuda else dense,
         ),
     ):

@@ -17,7 +17,16 @@ import data_prep.stats
 from data_prep import Summary, write_tables
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import load_schema
-from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
+from ple_rec.config.schema import (
+    DatasetSchema,
+    DenseFeature,
+    SparseFeature,
+    SplitInfo,
+    Table,
+    Task,
+    VectorFeature,
+    VectorTable,
+)
 from ple_rec.data.dataset import DatasetDirectory, read_row_group
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, PleRecError, UserError
@@ -363,3 +372,51 @@ def test_numbers_become_the_nearest_float(kind: pa.DataType, tmp_path: Path) -> 
         tasks=[Task(name="y", kind="binary", label="y")],
     )
     assert pq.read_table(tmp_path / "d/train")["x"].to_pylist() == [1, 2, 2**24 + 4]
+
+
+VECTORS = (VectorFeature(name="content", width=2, normaliser="standard"),)
+
+
+def test_vectors_are_lists_of_one_width(tmp_path: Path) -> None:
+    lists = [[1, 2], None, [3.0, 6.0], [5.0, -2.0]]
+    schema = write(tmp_path / "d", splits_with(lists), vectors=VECTORS)
+    assert schema.vectors == load_schema(tmp_path / "d").vectors == VECTORS
+    rows = pq.read_table(tmp_path / "d" / "train" / "part-00000.parquet")
+    assert rows["content"].type == pa.list_(pa.float32(), 2)
+    assert rows["content"].to_pylist() == lists
+    stats = json.loads((tmp_path / "d" / "stats.json").read_text())["columns"]["content"]["train"]
+    assert stats == {
+        "rows": 4,
+        "missing": 1,
+        "mean": [3.0, 2.0],
+        "std": [pytest.approx((8 / 3) ** 0.5), pytest.approx((32 / 3) ** 0.5)],
+    }
+    other = [[1, 2], None, [3.0, 6.0], [5.0, -2.5]]
+    assert write(tmp_path / "e", splits_with(other), vectors=VECTORS).fingerprint != schema.fingerprint
+
+
+def splits_with(lists: list[Any]) -> dict[Split, pa.Table]:
+    """The rows of `splits` with vectors in every split."""
+    return {each: part.append_column("content", pa.array(lists)) for each, part in splits().items()}
+
+
+@pytest.mark.parametrize(
+    ("lists", "words"),
+    [
+        ([[1, 2], [1], None, None], "column 'content': type list<item: int64>; it must be fixed_size_list"),
+        ([[1, 2], None, [1, None], None], "column 'content', row 2: got [1.0, None]; a vector is missing, or all its "),
+        ([[1.0, 2.0], [float("nan"), 0.0], None, None], "column 'content', row 1: got [nan, 0.0]"),
+        ([[1.0, 1e39], None, None, None], "column 'content', row 0: got [1.0, inf]"),
+        ([["a", "b"]] * 4, "column 'content': type list<item: string>; it must be"),
+    ],
+)
+def test_bad_vectors_are_refused(lists: list[Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        write(tmp_path / "d", splits_with(lists), vectors=VECTORS)
+    assert words in str(caught.value)
+
+
+def test_frozen_tables_are_refused(tmp_path: Path) -> None:
+    frozen = VECTORS[0].model_copy(update={"table": VectorTable(keys=("id",), rows=3)})
+    with pytest.raises(UserError, match="'content' has a frozen table; the columns of the tables hold the vectors"):
+        write(tmp_path / "d", splits(), vectors=(frozen,))
