@@ -26,7 +26,9 @@ from data_prep.run import Options, prepare
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.raw_form import RawForm
-from ple_rec.data.encode import Encoder
+from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.data.encode import Encoder, RawKind
+from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.inference.raw_request import RawReader
 from ple_rec.inference.request import ModelRequest, RequestReader
 from ple_rec.inference.request_error import RequestError
@@ -174,6 +176,15 @@ value = "cast(json(context, '$.net.mbps') as double)"
 name = "slot"
 value = "cast(json(context, '$.slots[1]') as int)"
 
+[[vectors]]
+name = "spot"
+width = 2
+
+[[vectors]]
+name = "content"
+value = "video.content"
+width = 3
+
 [carry]
 row = "row"
 
@@ -182,12 +193,12 @@ name = "like"
 kind = "binary"
 label = "flag"
 """
-OF_USER = ("user_id", "city", "weekday", "hour", "parts")
+OF_USER = ("user_id", "city", "weekday", "hour", "parts", "spot")
 MOST_SMALL = 2_097_151  # The largest number whose cube int64 can hold.
 START = datetime(2024, 5, 1)
 WORDS = st.sampled_from(["", "a|b|c||d|e", "Ä|ß|Z", " Berlin ", "berlin", "ROMA", "x" * 40, "1e3", "null", '"', "\\"])
 FLOATS = st.floats(allow_nan=False, allow_infinity=False, width=32)
-NUMBERS = st.integers() | FLOATS | st.sampled_from(["1e3", 1e3, True, None, [], {}])
+NUMBERS: st.SearchStrategy[Any] = st.integers() | FLOATS | st.sampled_from(["1e3", 1e3, True, None, [], {}])
 CONTEXTS = st.sampled_from(
     ["", "{", "null", "[]", '{"net": {"mbps": 1e3}, "net": {"mbps": 2}}', "{'net': 1}"]
 ) | st.builds(
@@ -215,6 +226,7 @@ ROWS = st.fixed_dictionaries(
         "born": st.none() | st.dates(date(1890, 1, 1), date(3010, 1, 1)),
         "seen": st.none() | st.datetimes(datetime(1900, 1, 2), datetime(2999, 12, 30)),
         "context": st.none() | CONTEXTS,
+        "spot": st.none() | st.lists(FLOATS, min_size=2, max_size=2),
         "numbers": st.none() | st.lists(st.none() | st.integers(0, 9), max_size=6),
     }
 )
@@ -234,6 +246,7 @@ SCHEMA = pa.schema(
         "born": pa.date32(),
         "seen": pa.timestamp("us"),
         "context": pa.string(),
+        "spot": pa.list_(pa.float32()),
         "numbers": pa.list_(pa.int64()),
         "weights": pa.list_(pa.float64()),
     }
@@ -243,6 +256,7 @@ VIDEO = pa.table(
         "key": pa.array(range(8), pa.int64()),
         "plays": [None, *(i * 10**9 for i in range(7))],
         "uploaded": [None, *(date(2024, 1 + i, 28) for i in range(7))],
+        "content": [None, *([i / 3, -1e-30 * i, float(i)] for i in range(7))],
         "tags": [None, [], ["a"], ["a", None, "b"], ["b"] * 5, ["c"], ["d"], ["ä"]],
     }
 )
@@ -277,6 +291,7 @@ def random_rows(count: int) -> list[dict[str, Any]]:
             "context": json.dumps(
                 {"net": {"type": "wifi", "mbps": float(rng.normal())}, "slots": [1, int(rng.integers(9))]}
             ),
+            "spot": [float(x) for x in rng.normal(size=2).astype(np.float32)],
             "numbers": [int(k) for k in rng.integers(0, 9, int(rng.integers(0, 6)))],
         }
         for _ in range(count)
@@ -306,11 +321,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     config, schema = load_config(PrepConfig, data / "prep.toml"), load_schema(data)
     encoder = Encoder(data, schema.sparse)
     names = [each.name for each in schema.sparse]
-    signature = build_signature(names, encoder.features, schema.dense, {"like": "binary"}, OF_USER)
+    vectors: dict[str, tuple[int, RawKind]] = {"spot": (2, "number"), "content": (3, "int")}
+    signature = build_signature(names, encoder.features, schema.dense, {"like": "binary"}, OF_USER, vectors)
     form = build_raw_form(data, [each.name for each in signature.inputs], OF_USER)
     assert form is not None
     form = RawForm.model_validate_json(form.model_dump_json())
-    reader = RequestReader(signature, encoder, ["like"], RawReader(form, signature, encoder))
+    lookups = {"content": VectorLookup(DatasetDirectory(data).vector_tables["content"])}
+    reader = RequestReader(signature, encoder, ["like"], lookups, RawReader(form, signature, encoder))
     return Prepared(folder, config, signature, encoder, form, reader)
 
 
@@ -340,7 +357,7 @@ def feature_columns(prepared: Prepared, rows: pa.Table) -> dict[str, list[Any]]:
     """The features of rows that prep has read, as a client would send them."""
     columns: dict[str, list[Any]] = {}
     for feature in prepared.signature.inputs:
-        if feature.dense:
+        if feature.dense or feature.vector is not None:
             columns[feature.name] = rows[feature.name].to_pylist()
             continue
         values = columns[feature.name] = rows[f"raw__{feature.name}"].to_pylist()
@@ -382,6 +399,10 @@ def assert_same_inputs(prepared: Prepared, request: ModelRequest, rows: pa.Table
     for number in prepared.signature.dense:
         expected = rows[number.name].to_numpy().astype(np.float32)
         np.testing.assert_array_equal(request.dense[number.name], expected, err_msg=number.name)
+    for vector in prepared.signature.vectors:
+        lists = rows[vector.name].to_pylist()
+        expected = np.array([[math.nan] * (vector.vector or 0) if each is None else each for each in lists], np.float32)
+        np.testing.assert_array_equal(request.dense[vector.name], expected, err_msg=vector.name)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -415,11 +436,12 @@ def test_a_ranking_has_the_inputs_of_its_rows(
     scored = reader.read_score({"form": "raw", "rows": whole})
     first = np.zeros(len(rows), np.int64)
     for feature in prepared.signature.inputs:
-        actual: Any = (ranked.dense if feature.dense else ranked.ids)[feature.name]
-        expected: Any = (scored.dense if feature.dense else scored.ids)[feature.name]
+        has_numbers = feature.dense or feature.vector is not None
+        actual: Any = (ranked.dense if has_numbers else ranked.ids)[feature.name]
+        expected: Any = (scored.dense if has_numbers else scored.ids)[feature.name]
         if feature.of == "user":
-            actual = actual[first] if feature.dense else actual.take(first)
-        if feature.dense:
+            actual = actual[first] if has_numbers else actual.take(first)
+        if has_numbers:
             np.testing.assert_array_equal(actual, expected)
         else:
             np.testing.assert_array_equal(actual.values_V, expected.values_V)
@@ -528,12 +550,20 @@ def test_the_columns_say_their_type_owner_and_readers(prepared: Prepared) -> Non
         "video.tags": "list<string>",
         "video.plays": "int64",
         "video.uploaded": "date",
+        "video.content": "list<double>",
+        "spot": "list<float>",
         "born": "date",
         "seen": "timestamp",
         "context": "string",
         "video_id": "int64",
     }
-    assert {name for name, column in columns.items() if column.of == "user"} == {"user_id", "city", "at", "text"}
+    assert {name for name, column in columns.items() if column.of == "user"} == {
+        "user_id",
+        "city",
+        "at",
+        "text",
+        "spot",
+    }
     assert {name for name, column in columns.items() if column.required} == {"at"}
     assert columns["small"].features == ("kind", "is_number", "ratio", "quotient", "cube")
     assert columns["video_id"].features == ()
@@ -555,6 +585,10 @@ def test_a_raw_request_has_the_inputs_of_the_dataset(prepared: Prepared) -> None
         for number in prepared.signature.dense:
             expected_N = part[number.name].fill_null(math.nan).to_numpy()
             np.testing.assert_array_equal(request.dense[number.name], expected_N)
+        spots = np.stack(part["spot"].to_numpy(zero_copy_only=False))
+        np.testing.assert_array_equal(request.dense["spot"], spots)
+        table = DatasetDirectory(prepared.folder / "data").vector_tables["content"]
+        np.testing.assert_array_equal(request.dense["content"], table.values_RW[part["content"].to_numpy()])
 
 
 def test_a_server_needs_duckdb_and_no_other_part_of_data_preparation(feed_model: Path) -> None:
