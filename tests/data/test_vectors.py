@@ -89,7 +89,7 @@ def test_decoded_vectors_and_those_in_file_order_are_not_copied(tmp_path: Path) 
 )
 def test_other_types_of_lists_convert(kind: pa.DataType) -> None:
     read = vector_values(lists([[1, 2, 3], None, [4, 5, 6]], kind=kind), "taste", TASTE)
-    assert np.array_equal(read, [[1, 2, 3], [np.nan] * TASTE, [4, 5, 6]], equal_nan=True)
+    assert np.array_equal(read, np.array([[1, 2, 3], [np.nan] * TASTE, [4, 5, 6]]), equal_nan=True)
     assert read.dtype == np.float32
 
 

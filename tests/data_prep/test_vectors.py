@@ -248,7 +248,7 @@ def test_a_bad_vector_of_the_log_is_a_bad_row(vector: list[float | None], tmp_pa
 @pytest.mark.parametrize("vector", [v for name, v in BAD.items() if name != "longer"])
 def test_a_bad_vector_of_a_side_table_is_refused(vector: list[float | None], tmp_path: Path) -> None:
     logs = vector_logs(tmp_path)
-    rows = [{"id": "v0", "embedding": content("v0")}, {"id": "v1", "embedding": vector}]
+    rows: list[dict[str, Any]] = [{"id": "v0", "embedding": content("v0")}, {"id": "v1", "embedding": vector}]
     write_videos(logs, rows)
     message = logs.refusal()
     assert message.startswith("videos.parquet, row group 0, row 1, column 'embedding': got ")
@@ -266,7 +266,8 @@ def test_random_widths_leave_the_rows_that_fit(tmp_path: Path) -> None:
             numbers = [
                 generator.choice([0.5, -2.0, 1e30, None, math.nan]) for _ in range(generator.choice([0, 2, 3, 3, 4]))
             ]
-            vectors.append(generator.choice([None, numbers, [1.0, 2.0, 3.0]]))
+            choices: list[list[float | None] | None] = [None, numbers, [1.0, 2.0, 3.0]]
+            vectors.append(generator.choice(choices))
         logs.write(day, with_column(vector_day(day), "taste", vectors, pa.list_(pa.float64())))
         good = [v for v in vectors if v is None or (len(v) == LOG_WIDTH and all(x is not None and x == x for x in v))]
         kept += good if day <= 2 else []  # type: ignore[arg-type]

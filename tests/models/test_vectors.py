@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,7 +49,7 @@ def batch(rows: int = 6) -> Batch:
     return replace(dense_batch(dense_BF), vectors_BW=vectors_BW(rows))
 
 
-def literal_x(of: MultiTaskModel, rows: Batch) -> np.ndarray:  # type: ignore[type-arg]
+def literal_x(of: MultiTaskModel, rows: Batch) -> NDArray[np.float64]:
     """Each row of x: the dense features, and for each vector feature P n(v) + b, number by number."""
     assert of.vectors is not None
     assert rows.vectors_BW is not None
@@ -77,7 +78,7 @@ def test_a_missing_vector_leaves_the_bias() -> None:
     for feature, rows in MISSING.items():
         begin = 2 + feature * DIM
         for row in rows:
-            assert torch.equal(x_BD[row, begin : begin + DIM], m.vectors.projections[feature].bias)
+            assert x_BD[row, begin : begin + DIM].equal(m.state_dict()[f"vectors.projections.{feature}.bias"])
 
 
 @pytest.mark.parametrize("variant", EVERY)

@@ -44,7 +44,8 @@ def config(folder: Path, changes: dict[str, Any] | None = None, steps: int = 60,
 def _losses(rank: int, world_size: int, folder: Path) -> dict[str, float]:
     """Normalised entropy on valid after some epochs, by the vectors that are read."""
     losses = {}
-    for name, data in {"all": {}, "taste": {"vectors": ["taste"]}, "none": {"vectors": []}}.items():
+    cases: dict[str, dict[str, Any]] = {"all": {}, "taste": {"vectors": ["taste"]}, "none": {"vectors": []}}
+    for name, data in cases.items():
         job = train_small(rank, world_size, config(folder, ADAM, 150, **data), folder / f"learns {name}")
         batches = job.evaluation_loader("valid").epoch(0)
         metrics = evaluate(
