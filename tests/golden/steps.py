@@ -10,7 +10,8 @@ from tests.golden.raw_logs import NEXT_DAY
 
 HERE = Path(__file__).resolve().parent
 ARTEFACTS = HERE / "artefacts"  # of version 0.1.0, all that it leaves
-NEWER = (HERE / "artefacts-0.3.0",)  # of later versions, newest first: what each changed
+# Folders of later versions, newest first, with what each changed.
+NEWER = (HERE / "artefacts-0.4.0", HERE / "artefacts-0.3.0")
 RANKS = {"one": 1, "two": 2}  # of each run
 MIDDLE, LAST = 20, 40  # steps of the checkpoints
 VERSION = Path("models/golden/versions/v1")
