@@ -54,7 +54,7 @@ from data_prep.failures import EngineError
 from data_prep.output.frozen_tables import write_frozen_tables
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
-from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count
+from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count, query_column_count
 from data_prep.output.stage import Stage
 from data_prep.output.writer import finish, write_atomically
 from data_prep.page_checksums import check_pages
@@ -290,9 +290,9 @@ class Pipeline:
         A query that computes many columns is slow to compile, and each query that reads a JSON field parses the text
         again. Rows with too many cells are not kept, since they would fill the disk.
         """
-        columns = column_count(self.config)
+        is_slow = query_column_count(self.config) > WIDE_COLUMNS
         reads_json = any(expression.json_texts for expression in self.resolved.parsed.values())
-        return (columns > WIDE_COLUMNS or reads_json) and columns * self.raw.log.rows <= MAX_KEPT_CELLS
+        return (is_slow or reads_json) and column_count(self.config) * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
         """Set `day_1`, and compute the edges and thresholds that the configuration leaves to the log."""

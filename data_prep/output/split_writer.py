@@ -30,7 +30,7 @@ from data_prep.transforms.columns import (
     weights_column,
 )
 from data_prep.transforms.encode import encode_in_groups
-from ple_rec.config.prep import PrepConfig
+from ple_rec.config.prep import PrepConfig, VectorSpec
 from ple_rec.config.schema import Table
 from ple_rec.errors import DataError
 
@@ -258,14 +258,26 @@ class SplitWriter:
 def column_count(config: PrepConfig) -> int:
     """Return about the number of columns of a part, to estimate memory.
 
-    A bag (a column of lists) and a vector count once per item.
+    A bag (a column of lists) and a vector count once per item. A vector that is a column of a side table counts once,
+    since its frozen table has the items.
 
     The 4 stands for columns that are neither features nor of a task nor carried, such as weight, group and day.
     """
     bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
     single = sum(not feature.bag for feature in config.sparse)
-    numbers = len(config.dense) + sum(vector.width for vector in config.vectors)
+    numbers = len(config.dense) + sum(_stored_numbers(vector, config) for vector in config.vectors)
     return 4 + single + sum(bags) + numbers + 2 * len(config.tasks) + len(config.carry)
+
+
+def query_column_count(config: PrepConfig) -> int:
+    """Return about the number of columns of a query: that of `column_count`, but every vector is one column."""
+    return column_count(config) - sum(_stored_numbers(vector, config) - 1 for vector in config.vectors)
+
+
+def _stored_numbers(vector: VectorSpec, config: PrepConfig) -> int:
+    """Return how many numbers of a vector a row of a part has: one, a row number, if there is a frozen table."""
+    side, _, column = vector.source.partition(".")
+    return 1 if side in config.sides and column.isidentifier() else vector.width
 
 
 def _arrow_type(kind: dt.DataType, width: int = -1) -> pa.DataType:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.dry_run import dry_run
+from data_prep.output.split_writer import column_count, query_column_count
 from data_prep.output.summary import Summary
 from data_prep.pipeline import fingerprint
 from data_prep.run import Options, prepare
@@ -367,3 +368,13 @@ def test_without_vectors_nothing_is_added(tmp_path: Path) -> None:
     logs.prepare()
     assert not (logs.out / "vectors").exists()
     assert 'id="vectors"' not in (logs.out / "stats.html").read_text()
+
+
+def test_columns_are_counted_for_memory_and_for_queries(tmp_path: Path) -> None:
+    """The numbers of a vector take memory in each row, unless a frozen table has them; a query has one column."""
+    one = load_config(PrepConfig, _write(tmp_path, VECTORS))
+    none = one.model_copy(update={"vectors": ()})
+    wide = one.model_copy(update={"vectors": tuple(v.model_copy(update={"width": 500}) for v in one.vectors)})
+    assert column_count(one) - column_count(none) == LOG_WIDTH + 1
+    assert column_count(wide) - column_count(none) == 500 + 1
+    assert query_column_count(wide) == query_column_count(one) == column_count(none) + 2
