@@ -33,6 +33,33 @@ class QueryError(Exception):
         self.row, self.rule, self.columns, self.feature = row, rule, tuple(columns), feature
 
 
+class _Statement:
+    """Prepared query, so that DuckDB parses and plans it once and not in every request.
+
+    Args:
+        connection: Connection of this statement alone, in which `rows` is a name.
+        sql: SELECT statement over the table `rows`.
+        table: First table that it is run over; the columns of later ones have the same types.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, sql: str, table: pa.Table) -> None:
+        self._connection, self._schema, self._table = connection, table.schema, table
+        connection.register(ROWS, self)
+        connection.execute(f"PREPARE query AS {sql}")
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows of the current table; DuckDB calls this whenever the query runs (Arrow's C interface)."""
+        return self._table.__arrow_c_stream__(requested_schema)
+
+    def run(self, table: pa.Table) -> pa.Table:
+        """Return the result of the query over a table."""
+        self._table = table.cast(self._schema)
+        try:
+            return self._connection.execute("EXECUTE query").to_arrow_table().combine_chunks()
+        finally:
+            self._table = self._schema.empty_table()
+
+
 class QueryEngine:
     """Engine that runs the queries of a version. Threads may share it; their queries run one after the other."""
 
@@ -45,16 +72,18 @@ class QueryEngine:
         }
         self._duck = duckdb.connect(":memory:", config=settings)
         self._duck.execute(
-            "SET TimeZone = 'UTC'; SET autoload_known_extensions = false; SET autoinstall_known_extensions = false; "
-            "SET enable_external_access = false; SET lock_configuration = true"
+            "SET GLOBAL TimeZone = 'UTC'; SET autoload_known_extensions = false; "
+            "SET autoinstall_known_extensions = false; SET enable_external_access = false; "
+            "SET lock_configuration = true"
         )
+        self._statements: dict[str, _Statement] = {}
 
     def select(self, sql: str, columns: Mapping[str, pa.Array], rows: int) -> pa.Table:
         """Return the result of a query over the rows of a request, in their order.
 
         Args:
-            sql: SELECT statement over the table `rows`.
-            columns: Columns of that table, without `POSITION`.
+            sql: SELECT statement over the table `rows`; it is one of the version's, and is kept prepared.
+            columns: Columns of that table, without `POSITION`, of the same types in all calls.
             rows: Number of rows.
 
         Raises:
@@ -62,11 +91,9 @@ class QueryEngine:
         """
         table = pa.table({POSITION: pa.array(np.arange(rows)), **columns})
         with self._lock:
-            self._duck.register(ROWS, table)
-            try:
-                return self._duck.execute(sql).to_arrow_table().combine_chunks()
-            finally:
-                self._duck.unregister(ROWS)
+            if sql not in self._statements:
+                self._statements[sql] = _Statement(self._duck.cursor(), sql, table)
+            return self._statements[sql].run(table)
 
     def features(self, query: RawQuery, columns: Mapping[str, pa.Array], rows: int) -> pa.Table:
         """Return the feature columns of a query, after a check of its rules.
@@ -114,9 +141,9 @@ class QueryEngine:
     def _find_cause(self, error: duckdb.Error, sql: str, columns: Mapping[str, pa.Array], rows: int) -> QueryError:
         """Return the error that names the first row which fails by itself, found by bisection, and its feature."""
 
-        def fails(query: str, first: int, stop: int) -> bool:
+        def fails(first: int, stop: int) -> bool:
             try:
-                self.select(query, {name: array[first:stop] for name, array in columns.items()}, stop - first)
+                self.select(sql, {name: array[first:stop] for name, array in columns.items()}, stop - first)
             except duckdb.Error:
                 return True
             return False
@@ -124,12 +151,21 @@ class QueryEngine:
         first, stop = 0, rows
         while stop - first > 1:
             middle = (first + stop) // 2
-            first, stop = (first, middle) if fails(sql, first, middle) else (middle, stop)
-        # DuckDB computes only the columns that are selected from a query.
-        results = self.select(sql, {name: array[:0] for name, array in columns.items()}, 0).column_names
-        failed = next((name for name in results if fails(f'SELECT "{name}" FROM ({sql})', first, stop)), None)
-        feature = None if failed in (None, REASON) else failed.removeprefix("raw__").removeprefix("weights__")
+            first, stop = (first, middle) if fails(first, middle) else (middle, stop)
+        feature = self._failed_feature(sql, {name: array[first:stop] for name, array in columns.items()})
         what = (
             "an integer exceeds 64 bits" if isinstance(error, duckdb.OutOfRangeException) else f"{error}".split("\n")[0]
         )
         return QueryError(first, f"it must be possible to compute the features; {what}", feature=feature)
+
+    def _failed_feature(self, sql: str, row: Mapping[str, pa.Array]) -> str | None:
+        """Return the first feature of a query that cannot be computed for a row; None if each can be by itself."""
+        table = pa.table({POSITION: pa.array([0]), **row})
+        names: list[str] = self.select(sql, {name: array[:0] for name, array in row.items()}, 0).column_names
+        with self._lock:
+            for name in (name for name in names if name != REASON):
+                try:  # DuckDB computes only the columns that are selected from a query.
+                    _Statement(self._duck.cursor(), f'SELECT "{name}" FROM ({sql})', table).run(table)
+                except duckdb.Error:
+                    return name.removeprefix("raw__").removeprefix("weights__")
+        return None

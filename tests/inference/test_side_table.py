@@ -272,7 +272,7 @@ def test_users_of_a_dated_table_have_their_newest_row(own: Path, tmp_path: Path)
 
 def test_the_request_of_the_page(repository: Path, by_id: Ranker) -> None:
     section = (repository / "docs/serve.md").read_text().split("## Keys in place of columns\n")[1].split("\n## ")[0]
-    request = json.loads(section.split("```json\n")[1].split("```")[0])
+    request = json.loads(section.split("```json\n")[2].split("```")[0])
     answer = by_id.answer([by_id.read_rank(request)])[0]
     (line,) = (line for line in section.splitlines() if line.startswith("    {"))
     told = json.loads(line.replace("[...]", "0").replace("...", "0"))
