@@ -388,7 +388,7 @@ class Pipeline:
             split: Split of the dataset.
             writer: Writer of the split.
             counts: Survey, which has the row range of each part.
-            with_side_values: Function that adds the encoded bags of side tables, and the rows of frozen tables.
+            with_side_values: Function that adds columns: the encoded bags of side tables, and rows of frozen tables.
         """
 
         def read_parts(parts: Sequence[int]) -> ir.Table:

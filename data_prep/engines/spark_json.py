@@ -17,7 +17,7 @@ def register_functions(session: Any) -> None:
     """Register `json_valid`, `json_type` and `json_extract_string` in a Spark session, under DuckDB's names.
 
     Args:
-        session: Spark session, in whose queries the functions are known then.
+        session: Spark session, whose queries can call the functions afterwards.
     """
     from pyspark.sql.functions import arrow_udf
 
@@ -41,8 +41,8 @@ def _json_extract_string(texts: pa.Array, paths: pa.Array) -> pa.Array:
 def _at_paths(function: str, texts: pa.Array, paths: pa.Array) -> pa.Array:
     # The paths are constants of the query, so all lists in `paths` are equal.
     constants = paths[0].as_py() if len(paths) else ["$"]
-    listed = ", ".join("'" + path.replace("'", "''") + "'" for path in constants)
-    return _compute(f"{function}(text, [{listed}])", pa.table({"text": texts}), pa.list_(pa.string()))
+    path_list = ", ".join("'" + path.replace("'", "''") + "'" for path in constants)
+    return _compute(f"{function}(text, [{path_list}])", pa.table({"text": texts}), pa.list_(pa.string()))
 
 
 def _compute(expression: str, rows: pa.Table, kind: pa.DataType) -> pa.Array:

@@ -61,7 +61,7 @@ class Expression:
     def words_outside(self, *functions: str) -> tuple[str, ...]:
         """Return the words of `columns` whose values are read outside of calls of some functions.
 
-        A test for null reads no value.
+        `x is null` does not read the value of x.
         """
         read = [column for column in self._tree.find_all(exp.Column) if not isinstance(column.parent, exp.Is)]
         words = {column_word(column) for column in read if not _calls_around(column) & set(functions)}
@@ -69,7 +69,7 @@ class Expression:
 
     @property
     def json_texts(self) -> tuple[Expression, ...]:
-        """Expressions of the JSON texts of which the expression reads fields, each once."""
+        """Expressions whose values are JSON texts of which this expression reads fields, each once."""
         texts = {node_text(tree): tree for tree, _ in fields(self._tree)}
         return tuple(Expression(text, self.place, _words(tree), tree) for text, tree in texts.items())
 
@@ -95,11 +95,11 @@ class Expression:
 
 def _calls_around(node: exp.Expr) -> set[str]:
     """Return the names of the functions whose arguments contain a node."""
-    names, around = set(), node.parent
-    while around is not None:
-        if isinstance(around, exp.Anonymous):
-            names.add(around.name)
-        around = around.parent
+    names, ancestor = set(), node.parent
+    while ancestor is not None:
+        if isinstance(ancestor, exp.Anonymous):
+            names.add(ancestor.name)
+        ancestor = ancestor.parent
     return names
 
 

@@ -127,7 +127,7 @@ class _Builder:
         return self.source.error(f"{in_backquotes(node_text(node))} {value}", rule, fix)
 
     def value(self, node: exp.Expr) -> Any:
-        """Return the value of a node, in which a decimal is the nearest float64."""
+        """Return the value of a node, with the nearest float64 in place of a decimal."""
         value = self.exact_value(node)
         return k.cast(value, "float") if k.kind_of(value) == "decimal" else value
 
@@ -358,7 +358,7 @@ class _Builder:
         return self.micros(node, value) if required == "time" else value
 
     def micros(self, node: exp.Expr, value: Any) -> Any:
-        """Return a date, a time or a text as local microseconds, and refuse a text in quotes that is none of these."""
+        """Return a date, a time or a text as local microseconds; a constant text that is neither is refused."""
         if not isinstance(node, exp.Literal):
             return times.local_micros(value, self.offset_seconds)
         micros = times.micros_of_literal(node.name, self.offset_seconds)

@@ -23,8 +23,8 @@ from data_prep.expressions.source import Source
 from ple_rec.text import align_columns
 from ple_rec.text.suggest import nearest_name
 
-# What an argument may be: a value of the kinds in `ACCEPTED_KINDS`, or a constant ("constant string", the positive
-# integers "position" and "count", "power of ten" as a text and "unit of time").
+# Kinds of arguments: values of the kinds in `ACCEPTED_KINDS`, and constants ("constant string", the positive integers
+# "position" and "count", "power of ten" as a text, "unit of time").
 ArgumentKind = Literal[
     "any",
     "number",
@@ -107,7 +107,8 @@ def _split(text: Any, separator: str) -> Any:
 
 
 def _element(items: Any, number: Any) -> Any:
-    # Spark takes positions as int32, and raises an error beyond the end. Its length of null is null.
+    # Spark takes positions as int32, and raises an error for one beyond the end. The length of a null list is null, so
+    # its items are null, too.
     position = ibis.cases((number.between(k.integer(1), items.length()), number)).cast("int32")
     return k.widen(items[position - 1])
 
@@ -116,7 +117,7 @@ def _contains(container: Any, part: Any) -> Any:
     if k.kind_of(container) == "string":
         return container.contains(part)
     part = k.nan_to_null(part) if k.kind_of(part) == "float" else part
-    # For a null, one engine gives null and the other false; so it does for a list that has a null.
+    # The engines differ for a null argument and for a list with a null item: one returns null, the other false.
     is_item = ibis.coalesce(container.contains(part), ibis.literal(False))
     return ibis.cases((~(k.is_null(container) | k.is_null(part)), is_item))
 
@@ -163,7 +164,7 @@ FUNCTIONS: dict[str, Function] = {
     "contains": Function(
         "contains(text, part)",
         "whether the part stands in the text, letter by letter; contains(list, x): whether x is an item of the list",
-        ("string or list", "any"),  # `build.py` checks that a text has a text, and a list an item of its own kind.
+        ("string or list", "any"),  # `build.py` checks that the part is a text, or of the kind of the items.
         _contains,
     ),
     "date": Function("date(x)", "the local date of a time, or of a text like a date", ("time",), times.date_at),

@@ -4,8 +4,8 @@ DuckDB's functions `json_valid`, `json_type` and `json_extract_string` read the 
 them, so `data_prep.engines.spark_json` registers functions of these names, which run DuckDB on the executors.
 
 The rules follow from DuckDB's parser, yyjson: in an object, the first of two equal keys counts; commas after the last
-item, NaN and Infinity are accepted; comments, a byte order mark, unpaired surrogates and further text are not. The
-parser does not use recursion, so deep nesting is harmless.
+item, NaN and Infinity are accepted; comments, a byte order mark, unpaired surrogates and text after the end of the
+document are not. The parser does not use recursion, so deep nesting is harmless.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _INTEGER_TOKEN = r"^-?[0-9]+\z"
 
 @ibis.udf.scalar.builtin(signature=(("string",), "boolean"))  # type: ignore[untyped-decorator]
 def json_valid(text: Any) -> Any:
-    """Return whether a text is JSON; null for null."""
+    """Return True if a text is JSON, False if it is not; null for null."""
 
 
 @ibis.udf.scalar.builtin(signature=(("string", "array<string>"), "array<string>"))  # type: ignore[untyped-decorator]
@@ -122,9 +122,9 @@ def plain_path(names: tuple[str, ...]) -> str | None:
 def field(text: Any, path: str, target: k.Target = "string") -> Any:
     """Return a field of a JSON text as a value of the kind `target`.
 
-    A number or boolean becomes a number or a boolean. A string becomes what `cast(text as type)` makes of it. Only a
-    string becomes a string. Everything else becomes null: a missing field, JSON's null, an object, an array, an integer
-    beyond int64 for the target `integer`, a number beyond float64.
+    With the target `string`, only a string has a value. With any other target, numbers and booleans are converted, and
+    strings are converted as `cast(text as type)` converts a text. Everything else is null: a missing field, JSON's
+    null, an object, an array, a number beyond float64 or, with the target `integer`, beyond int64.
 
     Args:
         text: Ibis value of the JSON text. All fields of a text that is not JSON are null.
@@ -147,30 +147,32 @@ def field_column(column: str, path: str) -> str:
 
 
 def with_fields(rows: ir.Table, paths: Mapping[str, Sequence[str]]) -> ir.Table:
-    """Return rows with a column for each field, so that `field` does not read the text again for each of its uses.
+    """Return rows with a further column for each field, so that `field` does not read the text again for each use.
 
-    The fields of a text are read together. Such a column is a list of the field's type and its content.
+    The fields of a text are read together. Each new column is a list of two texts: the type of the field, and its
+    content.
 
     Args:
         rows: Rows with columns of JSON texts.
         paths: Valid paths of the fields, by column.
     """
     lists = {}
-    for i, (column, steps) in enumerate(paths.items()):
-        lists[f"{FIELD}kinds{i}"], lists[f"{FIELD}contents{i}"] = _read(rows[column], steps)
+    for i, (column, column_paths) in enumerate(paths.items()):
+        lists[f"{FIELD}kinds{i}"], lists[f"{FIELD}contents{i}"] = _read(rows[column], column_paths)
     table = rows.mutate(**lists)
     pairs = {
         field_column(column, path): ibis.array([table[f"{FIELD}kinds{i}"][j], table[f"{FIELD}contents{i}"][j]])
-        for i, (column, steps) in enumerate(paths.items())
-        for j, path in enumerate(steps)
+        for i, (column, column_paths) in enumerate(paths.items())
+        for j, path in enumerate(column_paths)
     }
     return table.select(*rows.columns, **pairs)
 
 
 def _read(text: Any, paths: Sequence[str]) -> tuple[Any, Any]:
     """Return the types and the contents of fields of a JSON text, as two lists."""
-    document, steps = ibis.cases((json_valid(text), text)), ibis.array([k.string(canonical_path(p)) for p in paths])
-    return json_type(document, steps), json_extract_string(document, steps)
+    document = ibis.cases((json_valid(text), text))  # DuckDB raises an error for a text that is not JSON.
+    constants = ibis.array([k.string(canonical_path(path)) for path in paths])
+    return json_type(document, constants), json_extract_string(document, constants)
 
 
 def _with_value(value: Any, function: Callable[[Any], Any]) -> Any:

@@ -125,7 +125,7 @@ def _as_time_fix(kind: k.Kind, piece: str) -> str:
 
 
 def mixed_fix(nodes: Sequence[exp.Expr], values: Sequence[Any]) -> str:
-    """Return the fix for values that must be of one kind but are not: another form of one, preferably of a column."""
+    """Return the fix for values that must be of one kind but are not: another form of one of them."""
     by_kind: dict[k.Kind, exp.Expr] = {}
     for node, value in zip(nodes, values, strict=True):
         by_kind.setdefault(k.kind_of(value), node)

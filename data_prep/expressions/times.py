@@ -1,8 +1,8 @@
-"""Calendar and clock: Ibis values of dates and times as integers, with the same results on DuckDB and on Spark.
+"""Dates and times as integers: Ibis values with the same results on DuckDB and on Spark.
 
-Days are numbers of days since 1970-01-01. A time is a point in time; its *local microseconds* are those from 1970-01-01
-to its local date and clock time, which are UTC plus an offset. A date stands for its midnight. So dates, timestamps and
-ISO texts of the years 1900 to 2999 are all computed as local microseconds; any other value is null.
+Days are numbers of days since 1970-01-01. A time is a point in time. Its *local microseconds* are the microseconds from
+1970-01-01 00:00 to its local date and clock time, which is UTC plus an offset. A date stands for its midnight. So
+dates, timestamps and ISO texts of the years 1900 to 2999 all become local microseconds; any other value is null.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _MICROSECONDS = 10**6
 _DAY_SECONDS = 86_400
 _MINUTE, _HOUR, _DAY = 60 * _MICROSECONDS, 3_600 * _MICROSECONDS, _DAY_SECONDS * _MICROSECONDS
 _FIRST_DAY, _LAST_DAY = (date(1900, 1, 1) - EPOCH).days, (date(2999, 12, 31) - EPOCH).days
-_MONDAY = (date(1899, 12, 25) - EPOCH).days * _DAY  # A Monday before all local microseconds.
+_MONDAY = (date(1899, 12, 25) - EPOCH).days * _DAY  # A Monday before 1900, so that differences to it are positive.
 _THURSDAY = 3  # The weekday of 1970-01-01, counted from Monday = 0.
 _CLOCK = r"[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
 _ISO_TEXT = rf"^(19|2[0-9])[0-9]{{2}}-[0-9]{{2}}-[0-9]{{2}}({_CLOCK})?"
-_CLOCK_LENGTH, _ZONE_LENGTH = 16, 6  # Letters of `2024-05-01T07:30`, and of `+08:00`.
+_CLOCK_LENGTH, _ZONE_LENGTH = 16, 6  # Numbers of characters of `2024-05-01T07:30` and of `+08:00`.
 
 
 def days_since_1970(day: str) -> int:
@@ -51,12 +51,13 @@ def weekday_of(day: ir.IntegerValue) -> ir.IntegerValue:
 
 
 def local_micros(value: Any, offset_seconds: int) -> ir.IntegerValue:
-    """Return the local microseconds of a date, a time or an ISO text; null if it is none of the years 1900 to 2999.
+    """Return the local microseconds of a date, a time or an ISO text; null outside the years 1900 to 2999.
 
     Args:
-        value: Dates, timestamps, or texts: `2024-05-01`, which is a local date, or `2024-05-01T07:30:00.5+08:00` with
-            a blank or a T, where seconds, fraction and offset may be missing. Without an offset, it is UTC.
-        offset_seconds: Local time minus UTC.
+        value: Dates, timestamps, or texts. A text is a local date, `2024-05-01`, or a time with a blank or a T,
+            `2024-05-01T07:30:00.5+08:00`, in which seconds, fraction and offset may be missing. A time without an
+            offset is UTC.
+        offset_seconds: Local time minus UTC, in seconds.
     """
     kind = k.kind_of(value)
     if kind == "date":
@@ -64,17 +65,17 @@ def local_micros(value: Any, offset_seconds: int) -> ir.IntegerValue:
         return ibis.cases((day.between(_FIRST_DAY, _LAST_DAY), day)) * _DAY
     if kind == "string":
         return _micros_of_text(value, offset_seconds * _MICROSECONDS)
-    # The engines round a time in other ways when it is converted to a number, so the fraction is taken as text.
+    # The engines round differently when they convert a time to a number, so the fraction is read from its text.
     second = value.truncate("s").epoch_seconds().cast("int64")
-    inside = second.between(_FIRST_DAY * _DAY_SECONDS, (_LAST_DAY + 1) * _DAY_SECONDS - 1)
-    micros = ibis.cases((inside, second)) * _MICROSECONDS + value.strftime("%f").cast("int64")
+    in_range = second.between(_FIRST_DAY * _DAY_SECONDS, (_LAST_DAY + 1) * _DAY_SECONDS - 1)
+    micros = ibis.cases((in_range, second)) * _MICROSECONDS + value.strftime("%f").cast("int64")
     return micros + offset_seconds * _MICROSECONDS if offset_seconds else micros
 
 
 def _micros_of_text(text: ir.StringValue, offset: int) -> ir.IntegerValue:
     """Return the local microseconds of ISO texts, by the positions of their parts; null for any other text."""
     length = text.length()
-    # A text of this form has the same date on both engines. Any other has none, and so the sum below is null.
+    # The engines agree on the date of a text of this form. Any other text has no date, so the sum below is null.
     day = ibis.cases((text.re_search(_ISO_TEXT + r"\z"), text.substr(0, 10))).try_cast("date").epoch_days()
 
     def number(part: ir.StringValue, start: int) -> ir.IntegerValue:
@@ -88,12 +89,12 @@ def _micros_of_text(text: ir.StringValue, offset: int) -> ir.IntegerValue:
     zone_offset = number(zone, 1) * _HOUR + number(zone, 4) * _MINUTE
     sign = zone.substr(0, 1)
     utc = ibis.cases((sign == "+", -zone_offset), (sign == "-", zone_offset), else_=k.ZERO)
-    moment = ibis.cases((length >= _CLOCK_LENGTH, clock + second + fraction + utc + offset), else_=k.ZERO)
-    return day.cast("int64") * _DAY + moment
+    micros_of_day = ibis.cases((length >= _CLOCK_LENGTH, clock + second + fraction + utc + offset), else_=k.ZERO)
+    return day.cast("int64") * _DAY + micros_of_day
 
 
 def micros_of_literal(text: str, offset_seconds: int) -> int | None:
-    """Return the local microseconds of an ISO text of an expression, as `local_micros`; None if it is not one."""
+    """Return the local microseconds of a constant text, as `local_micros` computes them; None if it is no ISO text."""
     if not re.fullmatch(_ISO_TEXT, text):
         return None
     try:
@@ -149,16 +150,16 @@ def time_of_count(count: ir.IntegerValue, unit: str) -> ir.TimestampValue:
     """Return the times of numbers of units since 1970-01-01 UTC; null outside the years 1900 to 2999.
 
     Args:
-        count: Numbers of units; those of nanoseconds are cut to microseconds, toward the earlier one.
+        count: Numbers of units; nanoseconds are rounded down to microseconds.
         unit: A key of `PER_SECOND`.
     """
     per_second = PER_SECOND[unit]
     first, last = _FIRST_DAY * _DAY_SECONDS * per_second, (_LAST_DAY + 1) * _DAY_SECONDS * per_second - 1
-    inside = ibis.cases((count.between(k.integer(max(first, k.INT64_MIN)), k.integer(min(last, k.INT64_MAX))), count))
+    in_range = ibis.cases((count.between(k.integer(max(first, k.INT64_MIN)), k.integer(min(last, k.INT64_MAX))), count))
     if per_second > _MICROSECONDS:
         factor = per_second // _MICROSECONDS
-        micros = k.truncated_quotient(inside - (inside % factor + factor) % factor, k.integer(factor))
+        micros = k.truncated_quotient(in_range - (in_range % factor + factor) % factor, k.integer(factor))
     else:
-        micros = inside * k.integer(_MICROSECONDS // per_second)
+        micros = in_range * k.integer(_MICROSECONDS // per_second)
     epoch = ibis.literal("1970-01-01 00:00:00+00:00").cast("timestamp('UTC')")
     return epoch + micros.as_interval("us")

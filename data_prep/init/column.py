@@ -83,7 +83,7 @@ class Column:
         has_non_finite: True if some numbers are NaN or infinite.
         number: Number of the column in the log, from 1.
         source: Expression of prep.toml that reads the column: its quoted name, or a call of `json` for a JSON field.
-        own_name: Name by whose words roles are guessed: for a JSON field its path, such as `net.mbps`.
+        own_name: Name whose words decide the role: the column's name, or the path of a JSON field, such as `net.mbps`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Fields of the JSON columns of a sample, as columns of their own, for `ple-rec init`.
+"""Fields of JSON columns as columns of their own, in the sample of a log that `ple-rec init` reads.
 
 A column `context` with texts such as `{"net": {"mbps": 3.5}}` gets a further column `context.net.mbps`, whose roles are
 then guessed like those of any column. In prep.toml, its expression is `cast(json(context, '$.net.mbps') as double)`.
@@ -20,19 +20,19 @@ from data_prep.expressions.json_text import plain_path, with_fields
 from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.list_texts import structured_text
 
-_MAX_TEXTS = 2_000  # Number of texts of a column in which fields are searched.
+_MAX_TEXTS = 2_000  # Greatest number of texts of a column in which fields are searched.
 _MAX_DEPTH = 4  # Greatest number of names in the path of a field.
-_MAX_FIELDS = 40  # Greatest number of fields of a column; those that occur most often are taken.
+_MAX_FIELDS = 40  # Greatest number of fields of a column; the most frequent ones are taken.
 _MIN_SHARE = 0.1  # Smallest share of the texts in which a field has a value.
-_TYPES = {int: "int", float: "double", bool: "boolean"}  # Types of `cast` by the type of a value in Python.
-# Keys of the metadata of a field of the sample's schema.
+_TYPES = {int: "int", float: "double", bool: "boolean"}  # Types of `cast` by the Python type of a value.
+# Keys of the metadata that a new column has in the schema of the sample.
 _COLUMN, _EXPRESSION, _NAME = b"json_column", b"expression", b"name"
 
 
 def with_json_fields(rows: pa.Table) -> pa.Table:
-    """Return a sample with a further column for each field of its JSON columns that holds numbers, texts or booleans.
+    """Return a sample with a further column for each field of its JSON columns that has numbers, texts or booleans.
 
-    The metadata of the new columns in the schema says from which column and by which expression they are read.
+    The schema of the result has, as metadata of each new column, its JSON column and the expression that reads it.
 
     Args:
         rows: Sample of a log.
@@ -79,7 +79,7 @@ def _metadata(field: pa.Field, key: bytes) -> str | None:
 def _find_fields(texts: pa.ChunkedArray) -> Iterator[tuple[tuple[str, ...], type]]:
     """Yield the paths of the fields that many texts have, with the type of most of their values.
 
-    Whole numbers beside numbers with decimals count as such. The order is that of the first text with a field.
+    If a field has floats, its integers count as floats. Fields come in the order in which they first occur.
     """
     present = texts.drop_null().to_pylist()
     sample = present[:: -(-len(present) // _MAX_TEXTS) or 1]
@@ -91,9 +91,10 @@ def _find_fields(texts: pa.ChunkedArray) -> Iterator[tuple[tuple[str, ...], type
             continue
         for path, value in _leaves(document, ()):
             kinds[path][type(value)] += 1
-    often = [path for path, counts in kinds.items() if counts.total() >= _MIN_SHARE * len(sample) and plain_path(path)]
-    chosen = set(sorted(often, key=lambda path: -kinds[path].total())[:_MAX_FIELDS])
-    for path in often:
+    least = _MIN_SHARE * len(sample)
+    frequent = [path for path, counts in kinds.items() if counts.total() >= least and plain_path(path)]
+    chosen = set(sorted(frequent, key=lambda path: -kinds[path].total())[:_MAX_FIELDS])
+    for path in frequent:
         if path in chosen:
             counts = kinds[path]
             if counts[float]:

@@ -48,8 +48,8 @@ class LogPreview:
         files: Value of `log.files`: files of the log below the source, or globs.
         csv: CSV options of the files; None for Parquet.
         table_sample: Files of the log as Parquet: all of a Parquet log, but only the beginnings of long CSV files.
-        rows: Sample of the rows of `table_sample`, from some of its files, with the columns that prep can read. The
-            fields of JSON columns are further columns (`json_fields.py`).
+        rows: Sample of the rows of `table_sample`, from some of its files, with the columns that prep can read,
+            and with a further column for each field of a JSON column (`json_fields.py`).
         unreadable: Reason why a column is left out, by its name: prep cannot read it, or it has no value.
         format: Value of `log.format`; None if the names of the files show their format.
     """

@@ -69,7 +69,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
 def reads_time(config: PrepConfig, words: Collection[str]) -> bool:
     """Return True if one of the words of expressions is the time of the row, or a part of it.
 
-    The dataset records which columns its log had; without a record, the word `time` is not one of them.
+    `time` is the time of the row unless it is a derived column, or the dataset records a column of the log `time`.
     """
     has_column = ROW_TIME in config.found.columns.get("log", {}) or ROW_TIME in config.derived
     row_time = [] if has_column else [ROW_TIME]
@@ -79,8 +79,8 @@ def reads_time(config: PrepConfig, words: Collection[str]) -> bool:
 def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) -> set[str]:
     """Return all words that expressions read, including those that the words themselves need.
 
-    A word is a column of the log, `side.column`, a derived column, or a part of the time, such as `time.hour`. Derived
-    columns and the time are expressions, whose words are included.
+    A word is a column of the log, `side.column`, a derived column, or the time or a part of it, such as `time.hour`.
+    Derived columns and the time are expressions, whose words are included.
 
     Args:
         config: Configuration of the preparation.

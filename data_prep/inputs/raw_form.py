@@ -1,4 +1,4 @@
-"""Write the computation of a model's features from raw columns as queries, for requests in the raw form.
+"""Raw form of a model: the queries that compute its features from the raw columns of a request.
 
 The expressions and rules of the preparation are compiled to DuckDB's SQL, as they are when `predict` reads a log. The
 log is not joined with side tables: a column of a side table is a column of the request, such as `video.plays`.
@@ -54,13 +54,14 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     config, place = load_config(PrepConfig, file), str(file)
     if not config.found.columns:
         return None
-    whole = _Part(config, place, features)
-    user = _Part(config, place, [name for name in features if name in user_features])
-    item = _Part(config, place, [name for name in features if name not in user_features])
+    whole = _FeatureSet(config, place, features)
+    user = _FeatureSet(config, place, [name for name in features if name in user_features])
+    item = _FeatureSet(config, place, [name for name in features if name not in user_features])
     sides = tuple(whole.sides(config))
-    # Columns of the log that only the keys of side tables read belong to the user if the side table's columns do.
-    keys = {key: side for side in sides for key in side.reads if key not in whole.types}
-    of_user = {*user.types, *(key for key, side in keys.items() if f"{side.name}.{side.columns[0]}" in user.types)}
+    # A column of the log that only a key of a side table reads belongs to the user if the side table's columns do.
+    key_columns = {name: side for side in sides for name in side.reads if name not in whole.types}
+    keys_of_user = (name for name, side in key_columns.items() if f"{side.name}.{side.columns[0]}" in user.types)
+    of_user = {*user.types, *keys_of_user}
     types = known_types(config)
     return RawForm(
         columns=tuple(
@@ -71,7 +72,7 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
                 features=tuple(whole.readers(name)),
                 required=name in whole.time_columns(),
             )
-            for name in (*whole.types, *keys)
+            for name in (*whole.types, *key_columns)
         ),
         user=user.query(),
         item=item.query(),
@@ -79,8 +80,8 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     )
 
 
-class _Part:
-    """Some features of a model, as expressions over raw columns.
+class _FeatureSet:
+    """Some features of a model, with their expressions over raw columns.
 
     Args:
         config: Configuration of the preparation.
@@ -96,7 +97,8 @@ class _Part:
         reduced = inputs_config(all_rows, features, {})
         self._words = {name: words_read(reduced, texts, joins=False) for name, texts in _texts(reduced).items()}
         words = {word for words in self._words.values() for word in words}
-        if not reads_time(config, words):  # The time was needed only to join a dated side table.
+        # `inputs_config` keeps the time for dated side tables, but here they are not joined.
+        if not reads_time(config, words):
             reduced = reduced.model_copy(update={"time": None})
         self._resolved = resolve(
             reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds, freeze_vectors=False
@@ -109,7 +111,7 @@ class _Part:
         return [name for name, words in self._words.items() if column in words]
 
     def time_columns(self) -> set[str]:
-        """Return the raw columns that hold the time of a row; a row without a time breaks a rule."""
+        """Return the raw columns that the time of a row reads; a row without a time breaks a rule."""
         return set() if self._resolved.config.time is None else self._columns_of("time.value")
 
     def query(self) -> RawQuery | None:
@@ -174,13 +176,13 @@ def known_types(config: PrepConfig) -> dict[str, str]:
 
 
 def raw_rows(types: Mapping[str, str]) -> ir.Table:
-    """Return the table of raw columns and `POSITION` that a query reads."""
+    """Return the Ibis table that a query reads: raw columns, and `POSITION`."""
     schema = {POSITION: dt.DataType.from_string("int64")}
     return ibis.table(schema | {name: _data_type(kind) for name, kind in types.items()}, name=ROWS)
 
 
 def _data_type(kind: str) -> dt.DataType:
-    """Return the Ibis type of a type's name in `ple_rec.config.raw_form`."""
+    """Return the Ibis type for the name of a type (`ple_rec.config.raw_form`)."""
     if kind.startswith("list<"):
         return dt.Array(_data_type(kind[5:-1]))
     return _TYPES.get(kind) or dt.dtype(kind)

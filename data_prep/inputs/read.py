@@ -248,16 +248,16 @@ def find_table(
     resolved: Resolved | None,
     progress: Progress,
 ) -> RawTable:
-    """Find the raw files of a table, with the types of CSV columns that the preparation has inferred.
+    """Return the raw files of a table, read with the types of CSV columns that the preparation has inferred.
 
     Args:
         name: `log`, or the name of a side table.
         files: Patterns and format of the table.
         root: Folder of the files, file or address.
-        csv: Folder for CSV files that are converted to Parquet.
+        csv: Folder for Parquet copies of CSV files.
         config: Configuration of the preparation.
         resolved: Configuration of the inputs, whose columns the files must have; None to check no columns.
-        progress: Progress that is shown to the user.
+        progress: Display of the progress.
 
     Raises:
         UserError: A file does not exist, or is not readable.

@@ -1,4 +1,4 @@
-"""Read a side table from raw files for an exported model, whose server fills columns of requests from it by keys."""
+"""Reading of side tables from raw files, for servers that look the columns of a request up by its keys."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ from ple_rec.storage import Location
 def read_side_table(
     folder: Location, features: Collection[str], side: RawSide, source: str
 ) -> tuple[pa.Table, str | None]:
-    """Return a side table with one row for each key, by the rules of the preparation: `keep`, and no repeated keys.
+    """Return a side table with one row for each key, and its newest day.
+
+    As in the preparation, `keep` chooses one of several rows with the same key; without it, they are refused.
 
     Args:
         folder: Folder with the `prep.toml` of the dataset that the model was trained on.
@@ -44,12 +46,13 @@ def read_side_table(
         source: Folder of the raw files, file or address.
 
     Returns:
-        The key columns, as int64 or text without nulls, and the columns that features read. Of a dated table each key
-        has its newest row. Then the newest day, YYYY-MM-DD; None if the table is not dated or has no rows.
+        Table with the key columns, as int64 or text without nulls, and the columns that features read; in a dated
+        table, the row of each key is its newest one. Newest day of the table, YYYY-MM-DD; None if the table is not
+        dated or has no rows.
 
     Raises:
         UserError: A file does not exist.
-        DataError: A file is damaged, or has another type than the model reads; or a key occurs in several rows.
+        DataError: A file is damaged, a column has another type than the model reads, or a key occurs in several rows.
     """
     file = folder / PREP_FILE
     config = load_config(PrepConfig, file)
@@ -83,7 +86,7 @@ def _read_rows(
     log = readable_columns(raw_rows({name: types[name] for name in side.reads}))
     for column in side.key_columns:
         key_value(resolved, side.name, column, log, rows)  # Refuses a key of another type than the log's value.
-    # Prep joins no row of the log with a key that is null.
+    # A null key matches no row of the log.
     table = deduplicate_keys(engine, raw, rows, side.name, resolved).drop_null(list(side.key_columns))
     latest_day = None
     if resolved.config.sides[side.name].day is not None:

@@ -45,8 +45,8 @@ def write_frozen_tables(frozen: FrozenVectors, folder: Path, fingerprint: str) -
                 row_group_rows=max(1, _ROW_GROUP_BYTES // (4 * vector.width)),
                 names=(path.name,),
             )
-            written = frozen.engine.write_parts(rows.mutate(**{PART: ibis.literal(0, "int32")}), [POSITION], sink)
-            file = written[0] if written else sink.write_empty(0)
+            files = frozen.engine.write_parts(rows.mutate(**{PART: ibis.literal(0, "int32")}), [POSITION], sink)
+            file = files[0] if files else sink.write_empty(0)
         side = frozen.resolved.config.sides[frozen.resolved.frozen[name].side]
         tables[name] = VectorTable(keys=tuple(side.on), rows=file.rows, dated=side.day is not None)
     return tables

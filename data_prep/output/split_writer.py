@@ -281,5 +281,5 @@ def _stored_numbers(vector: VectorSpec, config: PrepConfig) -> int:
 
 
 def _arrow_type(kind: dt.DataType, width: int = -1) -> pa.DataType:
-    """Return the Arrow type of an Ibis type; `width` is the length of all lists of a vector, -1 for other lists."""
+    """Return the Arrow type of an Ibis type; `width` is the length of every list of a vector feature, else -1."""
     return pa.list_(_arrow_type(kind.value_type), width) if isinstance(kind, dt.Array) else kind.to_pyarrow()

@@ -182,7 +182,7 @@ class Summary:
         return lines
 
     def _json(self) -> list[str]:
-        """Return a line on the texts that are read as JSON, if some are not JSON or null."""
+        """Return a line on the texts that are read as JSON, if some are null or not JSON."""
         texts = sorted(self.stats.get("json", ()), key=lambda each: (-each["not_json"], -each["nulls"], each["text"]))
         counts = [
             f"{each['text']} {each['not_json']:,} of {each['rows'] - each['nulls']:,}, {each['nulls']:,} rows without"

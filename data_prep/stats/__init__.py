@@ -42,9 +42,9 @@ If the split assigns whole groups of rows, `chance` counts groups, and there is 
 `columns` (columns that determine the group, whose psi is null), `train` and `later` (numbers of groups of equal size
 that would vary like those of train, and of valid and test).
 
-If expressions read JSON, there is a key `json`: [{text, rows, nulls, not_json}], for each expression that is read as
-JSON, mostly a column, the rows of the log, the rows in which it is null, and those in which it is a text that is not
-JSON.
+If expressions read JSON, there is a key `json`: [{text, rows, nulls, not_json}]. Each entry is an expression that is
+read as JSON, mostly a column, with the numbers of all rows of the log, of those in which it is null, and of those in
+which it is not JSON.
 
 A figure without a value (an empty split, a column of nulls, a constant label) is null. `dropped`, `overflow` and
 `source` are empty if no pipeline read raw files (`write_tables`, synthetic data).

@@ -1,8 +1,8 @@
 """Statistics of vectors: missing ones by split, and the exact mean and standard deviation of each component.
 
-A float32 number is an integer of 24 bits times a power of two. The integers are summed apart for each exponent, and so
-are those of the squares, in two halves. Every sum is an integer below 2^53, which float64 holds exactly, so the result
-depends neither on the order of the rows nor on the processor.
+A float32 number is an integer of 24 bits times a power of two. The integers are summed separately for each exponent,
+and so are their squares, as a high and a low half. Every sum of a block of rows is an integer below 2^53, which float64
+holds exactly, so the result depends neither on the order of the rows nor on the processor.
 
 Shape suffixes: N rows, W components.
 """
@@ -38,7 +38,8 @@ class ExactSums:
 
     def __init__(self, width: int) -> None:
         self.width, self.rows = width, 0
-        # Sums in units of 2^-172 (the least exponent and the bits of the mantissa), and of squares in its square.
+        # The unit of the sums is 2^-172, the smallest possible bit: least exponent -148, mantissa of 24 bits. That of
+        # the sums of squares is 2^-344.
         self._sums, self._squares = [0] * width, [0] * width
 
     def add(self, values_NW: NDArray[np.float32]) -> None:
@@ -57,10 +58,10 @@ class ExactSums:
         low_NW = squares_NW - np.ldexp(high_NW, _MANTISSA_BITS)
         sums, high, low = (self._sum_by_slot(slots_NW, each) for each in (mantissas_NW, high_NW, low_NW))
         for slot in np.flatnonzero(sums | high | low).tolist():
-            component, exponent = divmod(slot, _EXPONENTS)
-            self._sums[component] += int(sums[slot]) << exponent
+            component, shift = divmod(slot, _EXPONENTS)
+            self._sums[component] += int(sums[slot]) << shift
             square = (int(high[slot]) << _MANTISSA_BITS) + int(low[slot])
-            self._squares[component] += square << (2 * exponent)
+            self._squares[component] += square << (2 * shift)
 
     def _sum_by_slot(self, slots_NW: NDArray[Any], integers_NW: NDArray[np.float64]) -> NDArray[np.int64]:
         size = self.width * _EXPONENTS
@@ -84,8 +85,8 @@ def describe(
     Args:
         feature: Vector feature.
         files: Parts by split.
-        frozen_table: File of the frozen table; None if the parts have the vectors. The rows of the table are the
-            vectors of which `mean` and `std` are computed; otherwise these are the vectors of train.
+        frozen_table: File of the frozen table; None if the parts have the vectors. `mean` and `std` are computed over
+            the rows of this table; without it, over the vectors of train.
     """
     out: dict[Split, dict[str, Any]] = {}
     for split, parts in files.items():

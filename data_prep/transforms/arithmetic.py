@@ -12,7 +12,7 @@ import ibis.expr.types as ir
 
 from data_prep.expressions import times
 from data_prep.expressions.times import EPOCH, PER_SECOND, days_since_1970
-from data_prep.expressions.times import quotient as quotient  # Rooms that may not import expressions import it here.
+from data_prep.expressions.times import quotient as quotient  # For rooms that may not import expressions.
 from ple_rec.config.prep import TimeConfig
 from ple_rec.errors import UserError
 

@@ -1,4 +1,7 @@
-"""Counts of the texts that expressions read as JSON but that are null or not JSON, whose fields are therefore null."""
+"""Counts of null texts and of texts that are not JSON, among those that expressions read as JSON.
+
+All fields of such a text are null.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,8 @@ class JsonCount:
         rows: Number of rows.
         nulls: Number of rows in which the expression is null.
         not_json: Number of rows in which it is a text that is not JSON.
-        position: Position in the log of the first of these rows; None if there is none.
-        example: Text of that row.
+        position: Position in the log of the first row that is not JSON; None if there is none.
+        example: Text of that row; None if there is none.
     """
 
     text: str
@@ -48,7 +51,9 @@ class JsonCount:
 
 
 def count_json(engine: Engine, rows: ir.Table, resolved: Resolved) -> list[JsonCount]:
-    """Count the values of each expression that is read as JSON, by one query; there is none without such expressions.
+    """Count the values of each expression that is read as JSON, by one query.
+
+    If no expression is read as JSON, no query runs.
 
     Args:
         engine: Engine that counts.
@@ -61,16 +66,16 @@ def count_json(engine: Engine, rows: ir.Table, resolved: Resolved) -> list[JsonC
     values = readable_values(rows := with_times(rows, resolved), resolved)
     texts = {f"t{i}": text.build(values) for i, (text, _) in enumerate(expressions.values())}
     table = rows.select(**texts, **{POSITION: rows[POSITION]})
-    figures: dict[str, Any] = {"rows": table.count()}
+    aggregates: dict[str, Any] = {"rows": table.count()}
     for column in texts:
         value, is_bad = table[column], ~json_valid(table[column])
-        figures |= {
+        aggregates |= {
             f"{column}_nulls": value.isnull().sum(),
             f"{column}_bad": is_bad.sum(),
             f"{column}_position": table[POSITION].min(where=is_bad),
             f"{column}_example": value.argmin(table[POSITION], where=is_bad),
         }
-    (row,) = engine.fetch(table.aggregate(**figures)).to_pylist()
+    (row,) = engine.fetch(table.aggregate(**aggregates)).to_pylist()
     return [
         JsonCount(
             expression.text,
@@ -89,7 +94,7 @@ def _json_texts(resolved: Resolved) -> Iterator[tuple[Expression, str]]:
     """Yield the expressions that are read as JSON, with their names for messages."""
     for key, expression in resolved.parsed.items():
         if key.startswith("sides.") and key.endswith(".day"):
-            continue  # It reads the rows of a side table, which `count_json` does not have.
+            continue  # This expression reads a side table before it is joined, and `count_json` has joined rows.
         for text in expression.json_texts:
             table, column = locate_word(key, text.columns[0], resolved.config) if text.is_column else (None, "")
             name = f"`{text.text}`" if table is None else f"{table}, column {column!r}"
@@ -101,7 +106,7 @@ def warn_of_texts(counts: Sequence[JsonCount], log: RawTable) -> None:
 
     Args:
         counts: Result of `count_json`.
-        log: Files of the log, for the place of the first such text.
+        log: Files of the log, which tell the place of the first such text.
     """
     for count in counts:
         if count.position is not None:

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 _LIST_START = r"""^[\[\s"']"""
 _MAX_SHARE = 0.01  # No warning up to this share of values with such a start, which usual texts may have, too.
-_TEXT_FUNCTIONS = ("split", "replace", "json")  # Functions that take lists as text apart.
+_TEXT_FUNCTIONS = ("split", "replace", "json")  # Functions that take apart texts that are lists.
 _CELLS = 1_000  # Number of cells of a column that are inspected.
 
 
@@ -66,10 +66,10 @@ class _Reader:
 
 
 def warn_of_lists(resolved: Resolved) -> None:
-    """Warn of expressions that read the cells of a column as text although they are lists, or ids that are JSON.
+    """Warn of expressions that read lists as single texts, and of features whose ids are JSON texts.
 
-    An expression that splits the cells, or replaces parts of them, does so on purpose. Only the first cells of the
-    first file with rows are inspected.
+    There is no warning of an expression that splits the cells or replaces parts of them, since it does so on purpose.
+    Only the first cells of the first file with rows are inspected.
 
     Args:
         resolved: Configuration with the files of its tables.

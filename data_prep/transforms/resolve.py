@@ -62,7 +62,7 @@ class Resolved:
         tables: Files of the log, under the name `log`, and of each side table; empty before the files are known.
         is_from_dataset: True for the configuration of an existing dataset, in which a derived column may hide a column
             of the log.
-        offset_seconds: Local time minus UTC, by which expressions take the date and the hour of a time.
+        offset_seconds: Local time minus UTC, in seconds, for the dates and hours of times in expressions.
         frozen: Column of a side table from which each frozen table of vectors is read, by the name of the feature.
     """
 
@@ -82,14 +82,14 @@ class Resolved:
         return self.columns_in(self.tables["log"]) if "log" in self.tables else self.log_words
 
     def columns_in(self, log: RawTable) -> tuple[str, ...]:
-        """Return the columns that expressions read of a log, whose files may be known before `tables` is set."""
+        """Return the columns of a log that expressions read; the log may be known before `tables` is set."""
         return tuple(word for word in self.log_words if word != ROW_TIME or not self.reads_row_time(log))
 
     def reads_row_time(self, log: RawTable) -> bool:
         """Return True if `ROW_TIME` in expressions is the time of the row, since the log has no such column.
 
-        What is computed before the time, such as `time.value` itself, can only mean a column of the log. The columns
-        that a dataset records count more than those of the present log.
+        In an expression that is computed before the time, such as `time.value` itself, the word can only be a column of
+        the log. If the dataset records the columns of its log, they decide, and not those of the present log.
         """
         columns = self.config.found.columns.get("log", log.schema.names)
         early = [key for key in self.parsed if key in ("log.where", "time.value") or _is_join_key(key, self.config)]
@@ -115,7 +115,7 @@ class Resolved:
             read = self._column_of(key)
             if read is None or any(name not in values for name in self.parsed[key].columns):
                 raise UserError(f"{self.place}: {error.place}", error.value, error.rule, error.fix) from None
-            # The first column that the message quotes, else the first one that the expression reads.
+            # The message names the first column that it quotes, else the first one that the expression reads.
             table, column = next((pair for pair in self._columns_of(key) if f"{pair[1]}`" in error.value), read)
             (place, value), fix = table.find_example(column), error.fix
             misfit = table.find_misfit(column, "number") if _is_text_of_csv(table, column) else None
@@ -169,7 +169,7 @@ class Resolved:
         return DataError(place, f"{example}, of type {kind}" if example else f"type {kind}", rule, fix)
 
     def joined_columns(self, side: str) -> tuple[str, ...]:
-        """Return the columns of a side table that are joined to the log: not those that only frozen tables have."""
+        """Return the columns of a side table that are joined to the log: all but those that only frozen tables have."""
         keys = {f"vectors[{i}].value" for i, vector in enumerate(self.config.vectors) if vector.name in self.frozen}
         located = (
             locate_word(key, word, self.config)
@@ -329,8 +329,8 @@ def resolve(
         config: Configuration whose expressions are parsed.
         place: Name of the configuration in messages.
         is_from_dataset: True for the configuration of an existing dataset; see `Resolved`.
-        offset_seconds: Local time minus UTC; None for that of the configuration. A configuration that is reduced to
-            some features may have lost its `[time]`, but not its local time.
+        offset_seconds: Local time minus UTC, in seconds; None for that of the configuration. It is an argument since a
+            configuration that is reduced to some features may have no `[time]`.
         freeze_vectors: True if vectors of side tables are stored in frozen tables; False if they are joined to the rows
             of the log, as other columns of side tables are.
 
@@ -361,7 +361,7 @@ def resolve(
 
 
 def _frozen_columns(config: PrepConfig, parsed: Mapping[str, Expression]) -> dict[str, SideColumn]:
-    """Return the column of each vector feature whose expression is just a column of a side table."""
+    """Return the column of each vector feature whose expression is only a column of a side table."""
     frozen = {}
     for i, vector in enumerate(config.vectors):
         key = f"vectors[{i}].value"

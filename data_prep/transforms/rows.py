@@ -155,8 +155,10 @@ class LogRows:
             for word, path in expression.json_fields:
                 if word in rows.columns:
                     paths.setdefault(word, {}).setdefault(path)
-        # A view, since Ibis may copy the expressions of `with_fields` into each of their uses otherwise.
-        return self.engine.create_view(with_fields(rows, {w: list(p) for w, p in paths.items()})) if paths else rows
+        if not paths:
+            return rows
+        # Without a view, Ibis may copy the expressions of `with_fields` into each of their uses.
+        return self.engine.create_view(with_fields(rows, {word: list(each) for word, each in paths.items()}))
 
 
 def rows_between(rows: ir.Table, first: int, last: int | None) -> ir.Table:

@@ -1,9 +1,9 @@
 """Vectors: features whose values are lists of a fixed number of numbers, such as embeddings of the content.
 
-The vectors of a log are columns of a dataset's parts. The vectors of a side table are stored once in a frozen table,
-`vectors/<feature>.parquet`, whose rows are numbered from 1 in the order of the side table; the parts then have the
-number of each row's vector, 0 for a missing one. A frozen table has the vector of every key of the side table, and not
-only of the keys that occur in training rows.
+The vectors of a log are columns of a dataset's parts. The vectors of a side table are stored once, in a frozen table
+`vectors/<feature>.parquet`. Its rows are numbered from 1 in the order of the side table, and a part has the number of
+each row's vector, 0 for a missing one. A frozen table has the vectors of all keys of the side table, and not only those
+of keys that occur in training rows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ple_rec.config.prep import VectorSpec
 from ple_rec.errors import DataError
 
 DAY, VECTOR = "day", "vector"  # Columns of a frozen table; see `ple_rec.config.schema.VectorTable`.
-_KEY = "key_"  # Prefix of the columns of keys in a frozen table.
+_KEY = "key_"  # Prefix of the key columns of a frozen table.
 _ROW = "__vector_row_"  # Prefix: `__vector_row_<feature>` is the row of a frozen table.
 _POSITION = "__position_"  # Prefix: `__position_<feature>` is the position of the row in the side table.
 
@@ -32,7 +32,7 @@ _POSITION = "__position_"  # Prefix: `__position_<feature>` is the position of t
 def add_vector(builder: ColumnBuilder, i: int) -> None:
     """Add the column of the vector feature `vectors[i]` in float32, and the rule for its lists.
 
-    Nothing is added if the feature has a frozen table; `with_frozen_rows` adds its column.
+    Nothing is added if the feature has a frozen table; `FrozenVectors.with_rows` adds its column.
     """
     vector, key = builder.config.vectors[i], f"vectors[{i}].value"
     if vector.name in builder.resolved.frozen:
@@ -44,7 +44,7 @@ def add_vector(builder: ColumnBuilder, i: int) -> None:
 
 
 def _lists_of_numbers(value: ir.Value, key: str, resolved: Resolved) -> ir.ArrayValue:
-    """Return the value of an expression, and raise an error unless it is a list of numbers."""
+    """Return the value of an expression, or raise an error if it is not a list of numbers."""
     numbers = (dt.Integer, dt.Floating, dt.Decimal)
     if isinstance(value, ir.ArrayValue) and isinstance(value.type().value_type, numbers):
         return value
@@ -64,7 +64,7 @@ def _rule(vector: VectorSpec) -> str:
 
 
 def _is_bad(value: ir.ArrayValue, vector: VectorSpec) -> ir.BooleanValue:
-    """Return True where a list has another length or a number that is no finite float32; False for null."""
+    """Return True where a list has another length, or a null or a number that is no finite float32; False for null."""
     bad = value.cast("array<float64>").filter(lambda x: x.isnull() | beyond_float32(x))
     return ((value.length() != vector.width) | (bad.length() > 0)).fill_null(False)
 
@@ -81,14 +81,14 @@ class FrozenVectors:
         vectors: Features that have a frozen table, by name.
 
     Raises:
-        DataError: A vector of a side table breaks the rule for vectors; the error names its file and row.
-        UserError: A column of vectors has another type.
+        DataError: A column of vectors has another type, or a vector breaks the rule for vectors; the error names the
+            file, and the row of such a vector.
     """
 
     def __init__(self, engine: Engine, sides: Mapping[str, ir.Table], resolved: Resolved) -> None:
         self.engine, self.resolved = engine, resolved
         self.vectors = {vector.name: vector for vector in resolved.config.vectors if vector.name in resolved.frozen}
-        # Rows with a key and a vector by feature, and the number of each by position in the side table.
+        # By feature: rows of the side table that have a key and a vector, and the number of each by its position.
         self._rows: dict[str, ir.Table] = {}
         self._numbers: dict[str, ir.Table] = {}
         keys = {vector.name: f"vectors[{i}].value" for i, vector in enumerate(resolved.config.vectors)}
@@ -109,8 +109,9 @@ class FrozenVectors:
         bad = rows.filter(_is_bad(value, vector)).select(POSITION, value=value).order_by(POSITION).limit(1)
         if first := self.engine.fetch(bad).to_pylist():
             place = f"{self.resolved.tables[side].locate(first[0][POSITION])}, column {column!r}"
-            shown = f"got {len(first[0]['value'])} numbers, {shown_value(first[0]['value'])}"
-            raise DataError(place, shown, f"{_rule(vector)} (feature {vector.name!r})", "correct or remove the row")
+            value_text = f"got {len(first[0]['value'])} numbers, {shown_value(first[0]['value'])}"
+            rule = f"{_rule(vector)} (feature {vector.name!r})"
+            raise DataError(place, value_text, rule, "correct or remove the row")
 
     def with_rows(self, rows: ir.Table) -> ir.Table:
         """Return derived rows of the log with a column for each frozen table: the row of its vector, 0 for none."""
@@ -123,7 +124,7 @@ class FrozenVectors:
         return out.select(*rows.columns, **columns) if columns else rows
 
     def stored_rows(self, name: str) -> ir.Table:
-        """Return the rows of a frozen table: `POSITION` in the side table, keys, day if it is dated, and vector."""
+        """Return the rows of a frozen table: `POSITION` in the side table, keys, the day if it is dated, the vector."""
         rows, (side, column) = self._rows[name], self.resolved.frozen[name]
         values, config = readable_columns(rows), self.resolved.config.sides[side]
         keys = {f"{_KEY}{key}": values[key] for key in config.on}

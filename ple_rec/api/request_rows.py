@@ -1,6 +1,6 @@
-"""Rows in memory as the bodies of requests: tables and DataFrames as JSON values, divided into pieces.
+"""Conversion of tables and DataFrames to rows of JSON values, and division of the rows into requests.
 
-The limits of a request hold for `Model.rank` and `Model.score`, too, so their rows are divided into several requests.
+`Model.rank` and `Model.score` answer by requests, which have limits, so their rows may need several requests.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _SHOWN_NAMES = 8  # A warning names at most this many columns.
 
 @dataclass(frozen=True)
 class InputNames:
-    """Names of the values of requests in one form.
+    """Names of the values in requests of one form, and limits of such requests.
 
     Args:
         names: Names of all features, or of all raw columns.
-        large: Names of those that are lists or, in the raw form, texts, whose total size is limited.
-        large_of_items: Names of those among `large` that the items' features read; a value of `user` counts once for
-            each item there.
+        large: Names of the values whose total size is limited: lists and, in the raw form, texts.
+        large_of_items: Names among `large` that features of items read. If `user` has such a value, it counts once for
+            each item.
         raw: True for the raw form.
         max_rows: Largest number of rows of a request.
     """
@@ -42,10 +42,10 @@ class InputNames:
     max_rows: int
 
     def size(self, value: object) -> int:
-        """Return the size of a value, where `max_size` is the largest size of a request.
+        """Return the size of a value, in units of which a request may have `max_size`.
 
-        The items of a list, or of a weighted bag, count; in the raw form also the characters of texts, and the items of
-        a list of floats count as characters do.
+        An item of a list or of a weighted bag takes 1 / `MAX_VALUES` of a request. In the raw form, a character of a
+        text takes 1 / `MAX_TEXT`, and so does a float in a list.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
         from ple_rec.inference.raw_columns import MAX_TEXT
@@ -122,10 +122,10 @@ def request_pieces(
 def plain_rows(name: str, rows: object, inputs: InputNames) -> PlainRows:
     """Return rows as dicts or columns of Python values.
 
-    In the raw form, columns that the model does not read are left out with a warning. In the form of features, columns
-    of a table or a DataFrame that are no features are left out without one. But a column whose name is close to that
-    of a missing feature is kept, so that the model refuses it as misspelt. In dicts, the model refuses every unknown
-    name.
+    In the raw form, columns that the model does not read are left out, and returned for a warning. In the form of
+    features, columns of a table or a DataFrame that are no features are left out silently, except a column whose name
+    is close to that of a missing feature, which the model then refuses as misspelt. Unknown names of dicts remain, so
+    that the model refuses them.
 
     Args:
         name: Name of the argument with the rows, for messages.
@@ -133,7 +133,7 @@ def plain_rows(name: str, rows: object, inputs: InputNames) -> PlainRows:
         inputs: Names that the model reads.
 
     Raises:
-        UserError: The value has another form than rows, or its columns have different lengths.
+        UserError: The value is not rows, or its columns have different lengths.
     """
     if isinstance(rows, list | tuple):
         plain = [plain_values(row) for row in rows]
@@ -186,7 +186,7 @@ def known_values(values: Mapping[str, Any], names: Collection[str]) -> dict[str,
 
 
 def warn_of_unread(names: Sequence[str], inputs: InputNames) -> None:
-    """Warn of raw columns that no feature reads, once for all of them.
+    """Warn of raw columns that no feature reads, by one message for all of them.
 
     Args:
         names: Names of these columns.
@@ -205,7 +205,7 @@ def warn_of_unread(names: Sequence[str], inputs: InputNames) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """Return a value of NumPy or Arrow converted to Python values; NaN, NaT and NA become None."""
+    """Return a value of NumPy, Arrow or pandas as Python values; NaN, NaT and NA become None."""
     for method in ("to_pylist", "as_py", "tolist"):
         if hasattr(value, method):
             value = getattr(value, method)()

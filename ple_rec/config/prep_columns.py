@@ -15,7 +15,7 @@ from ple_rec.config.prep_splits import Share
 from ple_rec.config.schema import Normaliser, VectorNormaliser
 
 MAX_ROWS = 2**31 - 1  # Ids of an embedding table are int32.
-MAX_WIDTH = 65_536  # Most numbers of a vector.
+MAX_WIDTH = 65_536  # Greatest number of components of a vector.
 
 
 class TableSpec(Config):

@@ -33,9 +33,10 @@ class RawColumn(Config):
     Args:
         name: Name by which requests give the column.
         type: Type of a value.
-        of: Owner, "user" if a feature of the user reads it, else "item".
-        features: Features that are computed from it; none for a column that only a key of a side table reads.
-        required: True if a row without a value is refused, as the time of a row is.
+        of: Owner: "user" if a feature of the user reads the column, or only the key of a side table of the user; else
+            "item".
+        features: Names of the features that read it; none for a column that only a key of a side table reads.
+        required: True if a row without a value is refused, as one without a time is.
     """
 
     name: str
@@ -62,7 +63,7 @@ class RawQuery(Config):
 
     Args:
         sql: SELECT statement of DuckDB over the table `rows`. The result has the columns `raw__<feature>` and
-            `weights__<feature>` of sparse features, the dense features by name, and `REASON`.
+            `weights__<feature>` of sparse features, the dense features and vectors by name, and `REASON`.
         columns: Names of the raw columns that it reads; the table also has `POSITION`.
         rules: Rules in the order of their numbers in `REASON`.
     """
@@ -106,7 +107,7 @@ class RawForm(Config):
     sides: tuple[RawSide, ...] = ()
 
     def describe(self, keys: Collection[str] = ()) -> dict[str, list[dict[str, Any]]]:
-        """Return the raw columns that features read as JSON values, `{"user": [...], "items": [...]}`.
+        """Return descriptions of the raw columns that features read, `{"user": [...], "items": [...]}`, for JSON.
 
         Args:
             keys: Names of further columns, which only the keys of side tables read.

@@ -1,6 +1,6 @@
 """Look-up of vectors in a frozen table by the key of a row, for requests to an exported model.
 
-If vectors are dated, the newest vector of a key is found.
+In a dated table, a key has its newest vector.
 
 Shape suffixes: N keys of one call, W numbers of a vector, R rows of the table with row 0, which is that of a missing
 vector.
@@ -29,6 +29,9 @@ class VectorLookup:
 
     Args:
         table: Frozen table of a dataset or of an exported model.
+
+    Attributes:
+        kind: Kind of the keys.
 
     Raises:
         DataError: The table is missing or damaged.
@@ -60,8 +63,8 @@ class VectorLookup:
         present_N = keys.is_valid().to_numpy(zero_copy_only=False)
         filled = keys if not keys.null_count else keys.fill_null(0 if self.kind == "int" else "")
         texts = to_binary(filled) if self.kind == "text" else None
-        found_N = hash_index.find(self._slots_M, self._keys_R, self._hash_keys(filled), self._equal_texts(texts))
-        return self._values_RW[self._rows_R[np.where(present_N, found_N, 0)]]
+        entries_N = hash_index.find(self._slots_M, self._keys_R, self._hash_keys(filled), self._equal_texts(texts))
+        return self._values_RW[self._rows_R[np.where(present_N, entries_N, 0)]]
 
     def _hash_keys(self, keys: pa.Array) -> NDArray[np.int64]:
         if self.kind == "int":

@@ -40,7 +40,7 @@ MAX_BAG = 1000
 # Largest number of values that all bags of a request may have together. A parser checks it for its feature, and
 # `RequestReader` for all features together.
 MAX_VALUES = 20_000
-# Largest number of numbers that all vectors of a request may have together, also those that keys stand for.
+# Largest number of components that all vectors of a request may have together, including those looked up by keys.
 MAX_VECTOR_NUMBERS = 1 << 22
 # Pattern of a text that represents an integer. A JSON parser may round a number, but never a text.
 _DECIMAL = "-?(0|[1-9][0-9]{0,39})"
@@ -196,9 +196,9 @@ class VectorParser(FeatureParser):
         keys = [None if i in is_list else value for i, value in enumerate(values)]
         if self._lookup is not None and self._key_type is not None:
             if len(lists) < len(values):
-                found_NW = self._lookup.vectors(self._key_type.to_array(keys, field_of))
-                others = np.array([i for i in range(len(values)) if i not in is_list])
-                vectors_NW[others] = found_NW[others]
+                looked_up_NW = self._lookup.vectors(self._key_type.to_array(keys, field_of))
+                key_rows = np.array([i for i in range(len(values)) if i not in is_list])
+                vectors_NW[key_rows] = looked_up_NW[key_rows]
         else:
             _check_types(keys, set(map(type, keys)), {_NULL}, f"a list of {self.width} numbers, or null", field_of)
         return vectors_NW
@@ -207,7 +207,7 @@ class VectorParser(FeatureParser):
         if len(value) != self.width:
             raise RequestError(field, value, f"a list of {self.width} numbers", counted=f"{len(value):,} values")
         if set(map(type, value)) <= {int, float}:
-            # An integer beyond float64 raises OverflowError; it is found below.
+            # An integer beyond float64 raises an OverflowError; the code below names it.
             with suppress(OverflowError):
                 numbers = np.array(value, np.float64)
                 if (np.abs(numbers) <= _LARGEST).all():

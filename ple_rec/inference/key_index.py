@@ -1,8 +1,8 @@
-"""Index of the keys of a side table, which finds the rows of the keys of a request.
+"""Index of the keys of a side table, which finds the row of each key of a request.
 
-The rows of the table are in the order of a hash of their keys. A bucket is the rows whose hashes have the same highest
-bits, so it is a range of rows. The index has only the first row of each bucket, which takes 1 to 2 bytes a row. A
-look-up compares a key with all keys of its bucket, 2 to 4 on average.
+The rows of the table are sorted by a hash of their keys. A bucket has the rows whose hashes have the same highest bits,
+so it is a range of rows. The index stores only the first row of each bucket, which takes 1 to 2 bytes for each row of
+the table. A look-up compares a key with all keys of its bucket, 2 to 4 on average.
 
 Shape suffixes: R rows of the table, B buckets, N keys of one look-up, C pairs of a key and a row in its bucket.
 """
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ple_rec.data.hash_index import Hashes, Keys, mix_bits, text_keys
 from ple_rec.data.vocabulary_index import is_text, text_buffers, to_binary
 
-NULL_KEY, UNKNOWN = -2, -1  # In place of a row: part of the key is null; no row has the key.
+NULL_KEY, UNKNOWN = -2, -1  # Values in place of a row: part of the key is null; no row has the key.
 _READ_ROWS = 1 << 20  # Number of keys that are hashed at a time.
 
 
@@ -46,7 +46,7 @@ def _column_hashes(column: pa.Array) -> Hashes:
 
 
 def sort_by_hash(columns: Mapping[str, pa.Array], key_columns: Sequence[str]) -> dict[str, pa.Array]:
-    """Return columns with their rows in the order of the hashes of their keys, which `KeyIndex` needs.
+    """Return columns with their rows sorted by the hashes of their keys, as `KeyIndex` needs them.
 
     Args:
         columns: Columns of a table by name; those of its keys have no nulls.
@@ -63,7 +63,7 @@ class KeyIndex:
     """Index of keys; several threads may use it.
 
     Args:
-        columns: Key columns of the table without nulls, each int64 or text, with the rows in the order of their hashes.
+        columns: Key columns of the table without nulls, each int64 or text, with the rows sorted by `sort_by_hash`.
     """
 
     def __init__(self, columns: Sequence[pa.Array]) -> None:
@@ -89,28 +89,29 @@ class KeyIndex:
             keys: Values of each key column, of the type of that column.
         """
         rows_N = np.full(len(keys[0]), UNKNOWN, np.int64)
-        known_N = np.ones(len(rows_N), np.bool_)
+        may_exist_N = np.ones(len(rows_N), np.bool_)
         for column, max_bytes in zip(keys, self._max_bytes, strict=True):
             valid_N = column.is_valid().to_numpy(zero_copy_only=False)
             rows_N[~valid_N] = NULL_KEY
-            known_N &= valid_N
-            if max_bytes is not None:  # A longer text is unknown. It is not hashed, since that would take long.
-                known_N &= np.diff(text_buffers(to_binary(column))[0]) <= max_bytes
-        (asked_N,) = known_N.nonzero()
-        keys = [column.take(pa.array(asked_N)) for column in keys]
+            may_exist_N &= valid_N
+            # A longer text than all of the table is unknown. It is not hashed, since that could take long.
+            if max_bytes is not None:
+                may_exist_N &= np.diff(text_buffers(to_binary(column))[0]) <= max_bytes
+        (candidates_N,) = may_exist_N.nonzero()
+        keys = [column.take(pa.array(candidates_N)) for column in keys]
         buckets_N = (hash_keys(keys) >> self._shift).astype(np.int64)
         first_N, last_N = self._starts_B[buckets_N].astype(np.int64), self._starts_B[buckets_N + 1].astype(np.int64)
         sizes_N = last_N - first_N
-        key_C = np.repeat(np.arange(len(asked_N)), sizes_N)
+        key_C = np.repeat(np.arange(len(candidates_N)), sizes_N)
         row_C = np.arange(len(key_C)) + np.repeat(first_N - (np.cumsum(sizes_N) - sizes_N), sizes_N)
         equal_C = np.ones(len(key_C), np.bool_)
-        for column, own in zip(keys, self._columns, strict=True):
-            if is_text(own.type):
-                pairs = pc.equal(column.take(pa.array(key_C)).cast(own.type), own.take(pa.array(row_C)))
-                equal_C &= pairs.to_numpy(zero_copy_only=False)
+        for column, stored in zip(keys, self._columns, strict=True):
+            if is_text(stored.type):
+                equal = pc.equal(column.take(pa.array(key_C)).cast(stored.type), stored.take(pa.array(row_C)))
+                equal_C &= equal.to_numpy(zero_copy_only=False)
             else:
-                equal_C &= column.to_numpy()[key_C] == own.to_numpy()[row_C]
-        rows_N[asked_N[key_C[equal_C]]] = row_C[equal_C]
+                equal_C &= column.to_numpy()[key_C] == stored.to_numpy()[row_C]
+        rows_N[candidates_N[key_C[equal_C]]] = row_C[equal_C]
         return rows_N
 
 

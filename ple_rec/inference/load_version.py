@@ -53,7 +53,7 @@ def load_ranker(version: Location, threads: int | None = None) -> Ranker:
 
 @dataclass(frozen=True)
 class VersionStamp:
-    """Identity of a version: its folder, and the stamp of its manifest, which another version in that folder changes.
+    """Identity of a version: its folder, and the stamp of its manifest, which differs if the folder is replaced.
 
     Args:
         path: Folder of the version.

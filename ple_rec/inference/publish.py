@@ -1,14 +1,14 @@
-"""Publication of a version: a folder that appears whole and sealed, and that a file `latest` then names.
+"""Publication of a version: its folder appears complete or not at all, and a file `latest` then names it.
 
-Versions of a model and of its side tables are published in the same way (`model_dir.py`). The folder `versions` has
+Versions of a model and of its side tables are published in the same way (`model_dir.py`). A folder of versions has
 
     v<N>/          folder of a version; its `manifest.json`, which is written last, has size and SHA-256 of every other
                    file
-    .v<N>.<hex>/   working folder. The process that writes it locks the file `lock` in it, and writes the version to its
-                   folder `v<N>/`. That folder is moved to `v<N>/` when it is complete.
+    .v<N>.<hex>/   working folder of a process that publishes a version. The process locks the file `lock` in it, and
+                   writes the version to the folder `v<N>/` in it. When that is complete, it is moved to `v<N>/`.
 
-A version is never changed. In an object store, the version is written to a temporary folder of this machine, and
-uploaded from there (`remote_model.py`).
+A version is never changed. For an object store, it is written to a temporary folder of this machine, and uploaded from
+there (`remote_model.py`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def try_lock(path: Path) -> TextIO | None:
 
 
 def names_below(versions: Location) -> list[str]:
-    """Return the names of the versions in a folder in the order of their numbers."""
+    """Return the names of the versions in a folder, in the order of their numbers."""
     names = [name for name in names_in(versions) if VERSION_NAME.fullmatch(name)]
     return sorted(names, key=lambda name: int(name[1:]))
 
@@ -89,7 +89,7 @@ def publish_folder(versions: Location, latest: Location, version_name: str | Non
 
     Args:
         versions: Folder of the versions.
-        latest: File with the name of the newest one.
+        latest: File with the name of the version to use, which the new version becomes.
         version_name: Name of the new version; None for the number after the last version.
 
     Raises:
@@ -149,7 +149,7 @@ def _rename_at_end(final: Path, latest: Path, version_name: str | None) -> Itera
         write_manifest(staged)
         # The new `latest` is written to a draft file before the version gets its name. A full disk therefore cannot
         # leave a new version that `latest` does not name.
-        with _replacing(latest, final.name):
+        with _replace_at_end(latest, final.name):
             _publish(staged, final, version_name)
 
 
@@ -208,7 +208,7 @@ def _name_taken_error(final: Location, version_name: str | None) -> UserError:
 
 
 @contextmanager
-def _replacing(latest: Path, name: str) -> Iterator[None]:
+def _replace_at_end(latest: Path, name: str) -> Iterator[None]:
     """Write a new file `latest` as a draft before the block, and replace the old file after it.
 
     If the block raises an error, the draft is removed and the old file stays.

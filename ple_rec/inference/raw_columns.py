@@ -1,11 +1,12 @@
-"""Raw columns of one request, with the values that it sends and those that side tables have for its keys.
+"""Raw columns of one request: the values that it sends, and those that side tables have for its keys.
 
-`RowSet` has the rows of one owner. In a ranking the user has one row, and each item has one; rows to score are rows of
-both owners. A value that a request sends for a row, null included, is used before that of a table.
+`RowSet` has the rows of one owner. In a ranking, the user has one row, and each item has one; rows to score are rows of
+both owners. If a request sends a value for a row, null included, the value of a side table is not used.
 
-A short body must not cost much time, so before a query runs, the lists of its rows have at most `MAX_VALUES` items, and
-their texts at most `MAX_TEXT` characters. A float in a list, such as a number of a vector, costs as little as a
-character, and counts as one. A value of `user` counts once for each item whose features read it.
+A short body must not cost much time. So before a query runs, it is checked that the lists of its rows have at most
+`MAX_VALUES` items, and their texts at most `MAX_TEXT` characters. A float in a list, such as a number of a vector,
+costs as little as a character, and counts as one. A value of `user` counts once for each item if a feature of the items
+reads it.
 
 Shape suffixes: N rows.
 """
@@ -33,7 +34,7 @@ from ple_rec.inference.request_rows import RequestRows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import Owner
 
-MAX_TEXT = 1 << 22
+MAX_TEXT = 1 << 22  # Largest number of characters of all texts, and of floats in lists, that a query reads.
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Cells:
     sent_rows: Sequence[int]
 
     def is_sent(self, rows: int) -> NDArray[np.bool_]:
-        """Return for each of a number of rows whether the request has a value."""
+        """Return a flag for each row, True if the request has a value for it."""
         is_sent_N = np.zeros(rows, np.bool_)
         is_sent_N[list(self.sent_rows)] = True
         return is_sent_N
@@ -115,7 +116,7 @@ class SideLookup:
         return [name for name in names if self._owners[name] == owner]
 
     def find_rows(self, side: RawSide, keys: Mapping[str, Cells]) -> NDArray[np.int64]:
-        """Return the row of each key of a request; one row if all keys are the same.
+        """Return the row of each key of a request; a single row if all rows of the request share the key.
 
         Args:
             side: Side table.
@@ -136,7 +137,7 @@ class SideLookup:
         return self._tables[side.name].find(computed)
 
     def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
-        """Return the values of a raw column for rows of its table; null where a row is missing."""
+        """Return the values of a raw column in rows of its side table; null where `find_rows` has returned no row."""
         side, _, name = column.partition(".")
         return self._tables[side].take(name, rows_N)
 
@@ -161,7 +162,7 @@ class RowSet:
         lookup: SideLookup,
     ) -> None:
         self._columns, self.cells, self.count, self._owners, self._lookup = columns, cells, count, owners, lookup
-        self._rows_by_side: dict[str, NDArray[np.int64]] = {}
+        self._rows_by_side: dict[str, NDArray[np.int64]] = {}  # Results of `find_rows`, by side table.
 
     def array(self, name: str) -> pa.Array:
         """Return the values of a raw column, one for each row, or a single one if all rows share it.
@@ -182,7 +183,7 @@ class RowSet:
         return both.take(pa.array(index_N))
 
     def table_of(self, name: str, i: int) -> str | None:
-        """Return the side table that a row's value of a raw column is from; None if the request sends it."""
+        """Return the side table from which a row has its value of a raw column; None if the request sends it."""
         side = self._lookup.side_of(name)
         return None if side is None or i in self.cells[name].sent_rows else side.name
 
@@ -199,7 +200,7 @@ class RowSet:
         ]
 
     def unknown(self) -> dict[str, float]:
-        """Return the share of the rows that lack a value because a side table does not have their key, by table."""
+        """Return, by side table, the share of the rows that lack values because the table does not have their key."""
         shares = {}
         for side in self._sides_used():
             is_complete_N = np.ones(self.count, np.bool_)
@@ -254,10 +255,10 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
 
 
 def check_size(cells: Mapping[str, Cells], rows: int) -> None:
-    """Refuse values whose lists have too many items, or whose texts are too long, in the rows that a query reads.
+    """Refuse values with too many items of lists or characters of texts in all rows that a query reads.
 
     Args:
-        cells: Values of the request, by raw column.
+        cells: Values that the request sends, by raw column that the query reads.
         rows: Number of rows.
 
     Raises:
@@ -285,10 +286,10 @@ def check_size(cells: Mapping[str, Cells], rows: int) -> None:
 
 
 def check_array_sizes(arrays: Mapping[str, pa.Array], rows: int) -> None:
-    """Refuse columns of side tables whose lists have too many items, or whose texts are too long.
+    """Refuse columns of side tables with too many items of lists or characters of texts in all rows that a query reads.
 
     Args:
-        arrays: Columns, by name.
+        arrays: Values of these columns, by name.
         rows: Number of rows; an array with one value is repeated for each.
 
     Raises:

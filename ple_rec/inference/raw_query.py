@@ -1,4 +1,4 @@
-"""DuckDB in this process, which computes a model's features from the raw columns of one request.
+"""Computation of a model's features from the raw columns of a request, by DuckDB in this process.
 
 The SQL comes from the exported version (`ple_rec.config.raw_form`), never from a request. The database has no tables,
 reads no files, and its configuration is locked.
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from ple_rec.config.raw_form import POSITION, REASON, ROWS, RawQuery, RawSide
 
-_MEMORY = "512MB"  # Rows of one request take far less.
+_MEMORY = "512MB"  # The rows of one request take far less.
 
 
 class QueryError(Exception):
@@ -119,11 +119,11 @@ class QueryEngine:
         return result.drop_columns(REASON)
 
     def keys(self, side: RawSide, columns: Mapping[str, pa.Array], rows: int) -> list[pa.Array]:
-        """Return the key columns of a side table: int64, text, or another type if the table's keys are neither.
+        """Return the values of the keys of a side table, as an array for each key column; integers become int64.
 
         Args:
             side: Side table.
-            columns: Raw columns that its keys read.
+            columns: Raw columns that the keys read.
             rows: Number of rows.
 
         Raises:
@@ -139,7 +139,10 @@ class QueryEngine:
         return [array.cast(pa.int64()) if pa.types.is_integer(array.type) else array for array in arrays]
 
     def _find_cause(self, error: duckdb.Error, sql: str, columns: Mapping[str, pa.Array], rows: int) -> QueryError:
-        """Return the error that names the first row which fails by itself, found by bisection, and its feature."""
+        """Return the error that names the first row that fails by itself, and the feature that fails in it.
+
+        The row is searched by bisection.
+        """
 
         def fails(first: int, stop: int) -> bool:
             try:
@@ -153,10 +156,10 @@ class QueryEngine:
             middle = (first + stop) // 2
             first, stop = (first, middle) if fails(first, middle) else (middle, stop)
         feature = self._failed_feature(sql, {name: array[first:stop] for name, array in columns.items()})
-        what = (
+        cause = (
             "an integer exceeds 64 bits" if isinstance(error, duckdb.OutOfRangeException) else f"{error}".split("\n")[0]
         )
-        return QueryError(first, f"it must be possible to compute the features; {what}", feature=feature)
+        return QueryError(first, f"it must be possible to compute the features; {cause}", feature=feature)
 
     def _failed_feature(self, sql: str, row: Mapping[str, pa.Array]) -> str | None:
         """Return the first feature of a query that cannot be computed for a row; None if each can be by itself."""

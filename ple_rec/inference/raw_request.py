@@ -42,13 +42,14 @@ from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """Columns of the features of a request.
+    """Values of the features of a request.
 
     Args:
         ids: Table rows of every sparse feature.
-        dense: Numbers of every dense feature, with NaN for missing ones.
-        missing: Columns that no part of the request has, not even as null, and no side table.
-        unknown: Share of the rows whose key a side table does not have, by table.
+        dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
+        missing: Names of the features, or raw columns, that neither a part of the request, as null or otherwise, nor a
+            side table has.
+        unknown: Share of the rows that lack values because a side table does not have their key, by table.
     """
 
     ids: Mapping[str, FeatureIds]
@@ -82,7 +83,7 @@ class RawReader:
         self._form, self._signature, self._encoder = form, signature, encoder
         self._engine = QueryEngine() if engine is None else engine
         self._lookup = SideLookup(form, tables or {}, self._engine)
-        # A column that no feature reads is a key of a side table. Without the table it is probably sent by mistake.
+        # Without its side table, a column that only keys read is useless, so a client that sends it is told.
         self.columns = {
             column.name: column for column in form.columns if column.features or column.name in self._lookup.key_columns
         }
@@ -96,7 +97,7 @@ class RawReader:
         return find_misfit(self._form, info, self._engine)
 
     def names(self, owner: Owner | None = None) -> list[str]:
-        """Return the names of the raw columns, of one owner if it is given."""
+        """Return the names of the raw columns of an owner; of both if it is None."""
         return [name for name, column in self.columns.items() if owner in (None, column.of)]
 
     def schemas(self) -> dict[str, Schema]:
@@ -104,7 +105,7 @@ class RawReader:
         return {name: value_schema(column.type) for name, column in self.columns.items()}
 
     def read_rank(self, user: Mapping[str, Any], items: RequestRows) -> FeatureColumns:
-        """Return the features of a ranking: those of the user with one row, those of the items with a row for each.
+        """Return the features of a ranking; those of the user have one row, those of items a row for each item.
 
         Args:
             user: Values of the user's columns, and of items' columns that all items share.
@@ -154,7 +155,7 @@ class RawReader:
 
         Args:
             query: Query of the features of one owner.
-            sets: Rows of each owner; a column is read from the rows of its owner.
+            sets: Rows by owner; a column is read from the rows of its owner.
             rows: Number of rows of the result.
         """
         read = {name: sets[self.columns[name].of] for name in query.columns}
@@ -167,7 +168,7 @@ class RawReader:
             raise self._request_error(error, read) from error
 
     def _request_error(self, error: QueryError, read: Mapping[str, RowSet]) -> RequestError:
-        """Return the error of a request whose features cannot be computed; it names a raw value that they read."""
+        """Return the error of a request whose features cannot be computed; it names a raw value that they need."""
         names = error.columns or [
             name for name in read if error.feature is None or error.feature in self.columns[name].features
         ]

@@ -1,8 +1,8 @@
 """Conversion of JSON values of raw columns to Arrow arrays of the columns' types, and JSON schemas of the values.
 
-`ple_rec.config.raw_form` lists the types. Null is a missing value in each of them. A value is exactly what a log with
-this type would hold: a text is no number, and a decimal has no more digits than the type. The Python API also passes
-dates, times and decimals as Python objects.
+`ple_rec.config.raw_form` lists the types. Null is a missing value in each of them. Values are not rounded or guessed: a
+number is no text, and a decimal has no more digits than its type. Only integers and decimals may also be texts, since
+the numbers of many clients have 53 bits. The Python API also passes dates, times and decimals as Python objects.
 
 Shape suffixes: N rows, V items of all lists.
 """
@@ -51,7 +51,7 @@ def to_array(kind: RawType, values: Sequence[Any], field_of: FieldOf) -> pa.Arra
 
 
 def arrow_type(kind: RawType) -> pa.DataType:
-    """Return the Arrow type of a raw column, which `to_array` gives its values."""
+    """Return the Arrow type of the arrays that `to_array` returns."""
     return pa.list_(_scalar(kind[5:-1]).type) if kind.startswith("list<") else _scalar(kind).type
 
 
@@ -76,7 +76,7 @@ class _Scalar:
         rule: Description of a valid value, for error messages.
         schema: JSON schema of a value.
         convert: Function from a JSON value to a Python value of the type; it raises a ValueError for any other value.
-        plain_types: Python types of values that Arrow converts by itself, for speed.
+        plain_types: Python types of values that Arrow converts in the same way, which is faster than `convert`.
     """
 
     type: pa.DataType
@@ -115,7 +115,7 @@ def _list_array(scalar: _Scalar, values: Sequence[Any], field_of: FieldOf) -> pa
     offsets = np.array([*starts, len(items)], np.int32)
 
     def field_in_list(v: int) -> str:
-        """Return the path of item v of all lists together, for example `items[2].tags[0]`."""
+        """Return the path of the item with index v among those of all lists, for example `items[2].tags[0]`."""
         i = int(np.searchsorted(offsets, v, side="right")) - 1
         return f"{field_of(i)}[{v - offsets[i]}]"
 
@@ -148,7 +148,7 @@ def _to_float(value: Any) -> float:
 def _to_string(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
-    value.encode()  # Half of a surrogate pair raises a UnicodeEncodeError, which is a ValueError.
+    value.encode()  # An unpaired surrogate raises a UnicodeEncodeError, which is a ValueError.
     return value
 
 
@@ -179,7 +179,7 @@ def _to_time(value: Any, *, with_offset: bool) -> datetime:
 
 
 def _to_decimal(value: Any, precision: int, scale: int) -> Decimal:
-    """Return a decimal with exactly the digits of a number or of a text."""
+    """Return the decimal that a number or a text writes; a ValueError is raised if the type would round it."""
     text = str(value) if type(value) in (int, float, Decimal) else value
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
         raise ValueError

@@ -48,7 +48,7 @@ def _split_into_requests(raw: RawHeldOutRows) -> Iterator[NDArray[np.int64]]:
 
     Together, the rows have every distinct value of each sparse feature and a number of each dense feature, as far as
     rows within the limits of a request have them. They also have every key of a frozen table, and a vector of each
-    vector feature. A request keeps the limits of items, of values in bags, and of numbers in vectors.
+    vector feature. Each request is within the limits of items, of values in bags, and of numbers in vectors.
     """
     total_N, longest_N = np.zeros(len(raw.rows), np.int64), np.zeros(len(raw.rows), np.int64)
     for ids in raw.rows.ids.values():

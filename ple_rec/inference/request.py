@@ -70,8 +70,9 @@ class ModelRequest:
         dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         exponents: Exponents that replace those of the model, by factor.
         explain: True to return the factors of the score and the gate weights too.
-        missing: Features, or raw columns, that no part of the request has, not even as null, and no side table.
-        unknown: Share of the rows whose key a side table does not have, by table.
+        missing: Names of the features, or raw columns, that neither a part of the request, as null or otherwise, nor a
+            side table has.
+        unknown: Share of the rows that lack values because a side table does not have their key, by table.
         form: Form of the rows in the body.
     """
 

@@ -1,10 +1,10 @@
-"""Side tables of a model, such as one of users or of videos, from which a server fills columns of requests by keys.
+"""Side tables of a model, such as one of users or of videos, in which a server looks up columns of requests by keys.
 
-`publish_tables` writes a version of a side table below the model, and `SideTable` is one in memory:
+`publish_tables` writes a version of a side table into the folder of the model. `SideTable` is a version in memory.
 
     tables/<side>/v<N>/
       table.parquet   a row for each key, with the key columns and the columns that features of the model read
-      table.json      name, keys, types of the columns, rows (`ple_rec.config.side_table`)
+      table.json      description of the table (`ple_rec.config.side_table`)
       manifest.json   sizes and checksums of the other files, written last
     tables/<side>/latest    name of the version to serve
 
@@ -37,13 +37,13 @@ from ple_rec.storage import Location
 
 PUBLISH_AGAIN = "publish the table again with `ple-rec tables`"
 _ROW_GROUP_ROWS = 1 << 20
-# Errors that files which do not fit each other may raise.
+# Errors that are raised if files of a version do not fit each other.
 _INCONSISTENT = (LookupError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException)
 
 
-# Function that reads a side table from raw files: from the folder of a version, the names of the model's features, the
-# side table, and the folder of the files. It returns a row for each key, with the key columns and the columns that
-# features read, and the newest day of a dated table, YYYY-MM-DD.
+# Function that reads a side table from raw files. Its arguments are the folder of a version of the model, the names of
+# the model's features, the side table, and the folder of the files. It returns a table with a row for each key, which
+# has the key columns and the columns that features read; and the newest day of a dated table, YYYY-MM-DD.
 ReadSide = Callable[[Location, Collection[str], RawSide, str], tuple[pa.Table, str | None]]
 
 
@@ -104,7 +104,7 @@ def publish_tables(
 
 
 def choose_sides(form: RawForm | None, names: Sequence[str], source: str | None, place: str) -> list[RawSide]:
-    """Return the side tables with some names.
+    """Return the side tables that are to be published.
 
     Args:
         form: Raw form of the model; None if it has none.
@@ -143,7 +143,7 @@ def _read_raw_form(version: Location) -> RawForm | None:
 
 
 def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Sequence[str]) -> dict[str, pa.Array]:
-    """Return the columns of a table with the types of requests, but integers as narrow as they are in the raw files.
+    """Return the columns of a table with the types of requests, but with integers as narrow as in the raw files.
 
     Args:
         rows: Rows of a side table, as its reader returns them.
@@ -159,7 +159,7 @@ def _with_types(rows: pa.Table, columns: Mapping[str, RawType], key_columns: Seq
 
 
 def _single_chunk(column: pa.ChunkedArray) -> pa.Array:
-    """Return a column as one array, from which rows are taken fast."""
+    """Return a column as one array, from which rows can be taken fast."""
     if column.num_chunks == 1:  # `combine_chunks` would copy it.
         return column.chunk(0)
     try:
@@ -190,6 +190,9 @@ class SideTable:
         version: Name of the version.
         info: Description of the table.
         bytes: Number of bytes of the columns and the index of the keys.
+
+    Raises:
+        ValueError: The files do not fit each other.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -218,7 +221,7 @@ class SideTable:
         return self._index.find(keys)
 
     def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
-        """Return the values of a column in the type that requests have; null where `find` has returned no row."""
+        """Return values of a column in the type that requests have; null where `find` has returned no row."""
         values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0))
         return values.cast(arrow_type(self.info.columns[column]))
 

@@ -26,8 +26,8 @@ class InputFeature(Config):
         dense: True if the model reads the number itself; False if it reads a table row.
         bag: True if a value is a list.
         weighted: True if the values of a bag have weights.
-        vector: Number of numbers of a vector; None for another feature. A value is a list of as many numbers; if `type`
-            is "int" or "text", it may also be a key of the feature's frozen table.
+        vector: Number of components of a vector; None for another feature. A value is a list of as many numbers; if
+            `type` is "int" or "text", it may also be a key of the feature's frozen table.
     """
 
     name: Name

@@ -2,7 +2,7 @@
 
     y_v = P_v n(v) + b_v
 
-n is the normaliser of the feature, whose statistics are buffers, and P_v a trained matrix of each feature.
+n is the normaliser of the feature, whose statistics are buffers; P_v and b_v are trained, for each feature.
 
 Shape suffixes: B batch, W numbers and D columns of all features, w numbers and d columns of one feature.
 """
@@ -24,9 +24,9 @@ class VectorStatistics:
 
     Args:
         kind: Kind of the normaliser: "none", "unit" or "standard".
-        width: Number of numbers of a vector.
-        mean: Mean of each number, for "standard"; empty for the other kinds, and if no vector is known.
-        std: Standard deviation of each number; a number that is constant has 0, and is normalised to 0.
+        width: Number of components of a vector.
+        mean: Mean of each component, for "standard"; empty for the other kinds, and if no vector is known.
+        std: Standard deviation of each component. A constant component has 0, and is normalised to 0.
     """
 
     kind: str
@@ -36,7 +36,9 @@ class VectorStatistics:
 
 
 class VectorInputs(nn.Module):
-    """Normalised and projected vectors of all vector features, side by side. A missing vector (NaN) becomes 0 before P.
+    """Layer that returns the normalised and projected vectors of all features, side by side.
+
+    A missing vector (NaN) becomes 0 before it is multiplied by P.
 
         none      v
         unit      v / |v|, and 0 for a vector of zeros

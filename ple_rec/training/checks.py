@@ -35,7 +35,7 @@ class Selectable(Protocol):
     def select(self, *, drop: Sequence[str], tasks: Sequence[str], vectors: Sequence[str] | None = None) -> Selection:
         """Return the columns that remain without the features of `drop`, for these tasks (all if empty).
 
-        Of the vectors, those that are named are read; all if `vectors` is None.
+        Only the vector features in `vectors` are read; None stands for all of them.
         """
 
 

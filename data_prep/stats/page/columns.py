@@ -235,7 +235,7 @@ def _dense_row(view: View, column: DenseFeature) -> dict[str, Any]:
 
 
 def vector_columns(view: View) -> list[dict[str, Any]] | None:
-    """Return what the template shows of the vectors; None if the schema has none."""
+    """Return the values of the template for each vector feature; None if the schema has none."""
     return [
         {
             "name": vector.name,

@@ -21,7 +21,7 @@ __all__ = ["VersionStamp", "VersionWatcher", "load"]
 class VersionWatcher:
     """Thread that checks `MODEL_DIR/latest`, loads a new version and hands it to the batcher.
 
-    It does so for the side tables of the model, too, without loading the model again.
+    It also loads new versions of the model's side tables, for which the model is not loaded again.
 
     The batcher changes the version between two calls, so every request is answered by the version that has read it. If
     a new version is refused (a wrong checksum, a missing file) or a store cannot be read, this is logged once, and the

@@ -1,4 +1,4 @@
-"""Reload of side tables: a new version of a table replaces the old one without loading the model again."""
+"""Reload of side tables: a new version of a table replaces the old one, while the model stays in memory."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ple_rec.storage import Location
 
 
 class TableLoader:
-    """Loader of the side tables below a model, which remembers those in memory and those that it has refused.
+    """Loader of the side tables of a model, which remembers those in memory and those that it has refused.
 
-    A table that is damaged, or that does not fit the model, is refused: this is logged and counted once, and the
-    table's version in memory stays in use.
+    A version that is damaged or does not fit the model is refused: it is logged and counted once, and the version in
+    memory stays in use.
 
     Args:
         model_dir: Folder of the model.
@@ -26,7 +26,7 @@ class TableLoader:
     def __init__(self, model_dir: Location, metrics: ServerMetrics) -> None:
         self._model_dir, self._metrics = model_dir, metrics
         self._loaded: dict[str, tuple[VersionStamp, SideTable]] = {}
-        # Last refusal of each table, so that it is logged once: its version and that of the model, or the reason.
+        # Last refusal of each table, so that it is logged once: versions of the table and of the model, or the reason.
         self._refused: dict[str, tuple[VersionStamp, str] | str] = {}
 
     def retry(self) -> None:
@@ -71,26 +71,26 @@ class TableLoader:
                 self._loaded[name] = (stamp, table)
                 self._refused.pop(name, None)
                 self._metrics.table_reloads.labels("loaded").inc()
-                known = {field: value for field, value in table.describe().items() if value is not None}
-                log_info("table", **known, seconds=time.perf_counter() - started)
+                fields = {name: value for name, value in table.describe().items() if value is not None}
+                log_info("table", **fields, seconds=time.perf_counter() - started)
         except PleRecError as error:
             if must_load:
                 raise
-            # While a store does not answer, every check tries again, and the first one logs it.
+            # If a store does not answer, every check tries again, but only the first one logs it.
             no_answer = isinstance(error, UnavailableError)
             self._refuse(name, "unavailable" if no_answer else attempt or str(error), str(error))
-        except Exception as error:  # No content of that folder may end the thread.
+        except Exception as error:  # Whatever the folder holds, the thread that checks for new versions goes on.
             if must_load:
                 raise
             log_error("table_reload_failed", error, table=name)
             self._refuse(name, attempt or type(error).__name__, type(error).__name__)
 
     def _refuse(self, name: str, refusal: tuple[VersionStamp, str] | str, why: str) -> None:
-        """Log and count a refusal, unless it is the last one of the table.
+        """Log and count a refusal, unless it repeats the last one of the table.
 
         Args:
             name: Name of the side table.
-            refusal: Identity of the refusal.
+            refusal: Identity of the refusal, as in `_refused`.
             why: Reason of the refusal, for the log.
         """
         if self._refused.get(name) == refusal:
@@ -103,6 +103,6 @@ class TableLoader:
 
 
 def _find_misfit(ranker: Ranker, table: SideTable) -> str | None:
-    """Return why a side table cannot fill columns of a model; None if it can, as one that the model has already."""
+    """Return why a side table cannot fill columns of a model; None if it can. A table that the model has fits it."""
     is_used = ranker.side_tables.get(table.info.name) is table
     return None if is_used else ranker.find_misfit(table.info)

@@ -90,6 +90,8 @@ def test_a_new_table_is_taken_under_load(own: Path, feed: Path, tmp_path: Path) 
         with asking(server) as answers:
             publish(own, write_lengths(tmp_path / "new", feed, 600.0))
             assert server.said("event=table name=videos version=v2 rows=16")
+            # The server switches to the table after it has logged it.
+            assert wait_until(lambda: server.post("/v1/rank", BODY).body != before, 5)
             after = server.post("/v1/rank", BODY).body
             assert wait_until(lambda: answers[-1][1] == after, 5)
             publish(own, feed / "raw")
