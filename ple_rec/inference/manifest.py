@@ -20,7 +20,9 @@ from ple_rec.storage import Location, Remote, explain_errors
 
 MANIFEST = "manifest.json"
 _DIGEST = re.compile("[0-9a-f]{64}")
-EXPORT_AGAIN = "export the run again; a damaged version can be removed"
+EXPORT_AGAIN = (
+    "export the run again, or publish the side table again (ple-rec tables); a damaged version can be removed"
+)
 
 
 class ManifestEntry(NamedTuple):

@@ -55,7 +55,7 @@ def try_lock(path: Path) -> TextIO | None:
             str(path),
             f"cannot be locked ({error.strerror})",
             "a lock keeps other processes from writing there at the same time",
-            f"give an {Option.OUT} on a file system with locks",
+            "put the model on a file system with locks",
         ) from error
 
 
@@ -69,15 +69,15 @@ def names_below(versions: Location) -> list[str]:
 def explain_write_errors(model_dir: Location) -> Iterator[None]:
     """Turn an OSError in the block into a UserError that asks for space or another folder."""
     if isinstance(model_dir, Remote):
-        with explain_errors(model_dir, "used", "an export reads and writes there"):
+        with explain_errors(model_dir, "used", "a model and its side tables are written there"):
             yield
         return
     try:
         yield
     except OSError as error:
         place = str(error.filename or model_dir)
-        rule = "an export needs disk space for the tables, and a folder that it may read and write"
-        fix = f"{'' if isinstance(error, PermissionError) else 'free disk space, or '}give another {Option.OUT}"
+        rule = "a model and its side tables need disk space, and a folder that may be read and written"
+        fix = f"{'' if isinstance(error, PermissionError) else 'free disk space, or '}give another folder for the model"
         raise UserError(place, error.strerror or str(error), rule, fix) from error
 
 
@@ -202,9 +202,9 @@ def _publish(staged: Path, final: Path, version_name: str | None) -> None:
 
 def _name_taken_error(final: Location, version_name: str | None) -> UserError:
     """Return the error for a version whose name another export has used meanwhile."""
-    rule = "a version is never changed, and of two exports the one that completes first gets the name"
-    fix = "export again" if version_name is None else f"export again without {Option.VERSION}"
-    return UserError(str(final), "was written by another export meanwhile", rule, fix)
+    rule = "a version is never changed, and of two commands the one that completes first gets the name"
+    fix = "run the command again" if version_name is None else f"export again without {Option.VERSION}"
+    return UserError(str(final), "was written by another process meanwhile", rule, fix)
 
 
 @contextmanager

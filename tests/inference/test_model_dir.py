@@ -124,7 +124,9 @@ def test_of_two_that_make_a_version_the_first_has_it(one_pid: int, tmp_path: Pat
             with new_version(tmp_path / "m") as soon:
                 (soon / "file").write_text("soon")
 
-    with pytest.raises(UserError, match=r"v1: was written by another export meanwhile; .* Fix: export again$"):
+    with pytest.raises(
+        UserError, match=r"v1: written by another process meanwhile; .* Fix: run the command again$"
+    ):
         race()
     assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
     assert (tmp_path / "m/versions/v1/file").read_text() == "soon"
@@ -216,7 +218,7 @@ def test_what_this_user_may_not_read_is_told(feed_model: Path, elsewhere: Path, 
 
 def test_an_out_that_this_user_may_not_read_is_told(elsewhere: Path) -> None:
     (elsewhere / "m").mkdir(mode=0)
-    with as_nobody(), pytest.raises(UserError, match=r"Permission denied; .* give another --out"):
+    with as_nobody(), pytest.raises(UserError, match=r"Permission denied; .* give another folder for the model"):
         check_model_dir(elsewhere / "m")
     with as_nobody(), pytest.raises(UserError, match="Permission denied"), new_version(elsewhere / "m"):
         pass
