@@ -17,23 +17,22 @@ V ids in all rows together (V = N for a feature without bags).
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
-from array import array as int_array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ple_rec.data.encode import Encoder, RawKind
+from ple_rec.data.encode import Encoder
 from ple_rec.data.vector_lookup import VectorLookup
 from ple_rec.inference.request_error import RequestError, require_object
 from ple_rec.inference.signature import InputFeature
+from ple_rec.inference.value_types import NULL, VALUE_TYPES, FieldOf, Schema, check_types
 
 # Largest number of values that one bag may have.
 MAX_BAG = 1000
@@ -42,14 +41,7 @@ MAX_BAG = 1000
 MAX_VALUES = 20_000
 # Largest number of components that all vectors of a request may have together, including those looked up by keys.
 MAX_VECTOR_NUMBERS = 1 << 22
-# Pattern of a text that represents an integer. A JSON parser may round a number, but never a text.
-_DECIMAL = "-?(0|[1-9][0-9]{0,39})"
 _LARGEST = float(np.finfo(np.float32).max)
-_NULL: Final = type(None)
-_match_decimal = re.compile(_DECIMAL).fullmatch
-Schema = dict[str, Any]
-# Function that takes the index of a row and returns the path of the row's value in the request, for error messages.
-FieldOf = Callable[[int], str]
 
 
 @dataclass(frozen=True)
@@ -146,9 +138,9 @@ class DenseParser(FeatureParser):
     def parse(self, values: Sequence[Any], field_of: FieldOf) -> NDArray[np.float32]:
         """Return the numbers, with NaN for missing ones."""
         types = set(map(type, values))
-        _check_types(values, types, {int, float, bool, _NULL}, "a number, or null where it is missing", field_of)
+        check_types(values, types, {int, float, bool, NULL}, "a number, or null where it is missing", field_of)
         try:
-            numbers = [math.nan if value is None else value for value in values] if _NULL in types else values
+            numbers = [math.nan if value is None else value for value in values] if NULL in types else values
             x_N = np.array(numbers, np.float64)
         except OverflowError:
             # Python integers beyond the range of float64 raise this error. Mark the values that are too large.
@@ -171,7 +163,7 @@ class VectorParser(FeatureParser):
     def __init__(self, feature: InputFeature, width: int, lookup: VectorLookup | None) -> None:
         super().__init__(feature)
         self.width, self._lookup = width, lookup
-        self._key_type = None if lookup is None else _RAW_TYPES[lookup.kind]
+        self._key_type = None if lookup is None else VALUE_TYPES[lookup.kind]
 
     @property
     def schema(self) -> Schema:
@@ -200,7 +192,7 @@ class VectorParser(FeatureParser):
                 key_rows = np.array([i for i in range(len(values)) if i not in is_list])
                 vectors_NW[key_rows] = looked_up_NW[key_rows]
         else:
-            _check_types(keys, set(map(type, keys)), {_NULL}, f"a list of {self.width} numbers, or null", field_of)
+            check_types(keys, set(map(type, keys)), {NULL}, f"a list of {self.width} numbers, or null", field_of)
         return vectors_NW
 
     def _numbers(self, value: list[Any], field: str) -> NDArray[np.float32]:
@@ -245,7 +237,7 @@ class IdParser(FeatureParser):
             raise ValueError(
                 f"{feature.name} has the type {feature.type}, but its vocabulary has values of type {kind}"
             )
-        self._encoder, self._type = encoder, _RAW_TYPES[feature.type]
+        self._encoder, self._type = encoder, VALUE_TYPES[feature.type]
 
     @property
     def schema(self) -> Schema:
@@ -331,111 +323,6 @@ class WeightedBagParser(BagParser):
         # The encoder has truncated long bags, so their weights are truncated in the same way.
         weights_V = self._encoder.truncate_items(self.feature.name, pa.array(weights, pa.list_(pa.float32())))
         return replace(ids, weights_V=weights_V.to_numpy(zero_copy_only=False))
-
-
-@dataclass(frozen=True)
-class _RawType:
-    """Type of the raw values of a sparse feature: integers, texts or numbers.
-
-    Args:
-        rule: Description of a valid value, for error messages.
-        schema: JSON schema of a value.
-        to_array: Function that converts values to an Arrow array. It raises a RequestError if a value has another type.
-    """
-
-    rule: str
-    schema: Schema
-    to_array: Callable[[Sequence[Any], FieldOf], pa.Array]
-
-
-def _integer_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
-    """Convert integers, booleans and texts of integers to an Arrow array."""
-    # If all values are 64-bit integers or booleans, this takes half the time of Arrow's own conversion. Another value
-    # raises an error here, and the code below converts or refuses it.
-    with suppress(TypeError, OverflowError):
-        return pa.Array.from_buffers(pa.int64(), len(values), [None, pa.py_buffer(int_array("q", values))])
-    if not set(map(type, values)) <= {int, _NULL}:
-        converted = list(map(_to_integer, values))
-        _check_raw("int", converted, {int, _NULL}, field_of)
-        values = converted
-    try:
-        return pa.array(values, pa.int64())
-    except (pa.ArrowException, OverflowError):
-        # No vocabulary has integers beyond 64 bits. They become null, so they are treated like missing values.
-        return pa.array([v if v is not None and -(2**63) <= v < 2**63 else None for v in values], pa.int64())
-
-
-def _text_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
-    """Convert texts to an Arrow array."""
-    _check_raw("text", values, {str, _NULL}, field_of)
-    try:
-        return pa.array(values, pa.string())
-    except UnicodeEncodeError as error:
-        # The text contains half of a UTF-16 surrogate pair. The JSON parser of the HTTP server refuses such a text, but
-        # other callers may pass it.
-        i = values.index(error.object)
-        raise RequestError(field_of(i), ascii(error.object), "a text of whole characters") from None
-
-
-def _number_array(values: Sequence[Any], field_of: FieldOf) -> pa.Array:
-    """Convert integers and floats to an Arrow array of float64."""
-    _check_raw("number", values, {int, float, _NULL}, field_of)
-    try:
-        return pa.array(values, pa.float64())
-    except (pa.ArrowException, OverflowError):
-        # Arrow refuses integers that float64 cannot represent exactly; Python rounds them.
-        return pa.array([None if value is None else _to_float64(value) for value in values], pa.float64())
-
-
-_RAW_TYPES: dict[RawKind, _RawType] = {
-    "int": _RawType(
-        'an integer (5, "5", or true for 1)',
-        {
-            "type": ["integer", "string", "boolean", "null"],
-            "pattern": f"^{_DECIMAL}$",
-            "description": "true is 1; send an integer as text if the client's numbers have 53 bits",
-        },
-        _integer_array,
-    ),
-    "text": _RawType("a text", {"type": ["string", "null"]}, _text_array),
-    "number": _RawType("a number", {"type": ["number", "null"]}, _number_array),
-}
-
-
-def _check_raw(kind: RawKind, values: Sequence[Any], permitted: set[type], field_of: FieldOf) -> None:
-    """Raise a RequestError if the type of a raw value is not permitted; the message explains the kind of the values."""
-    rule = f"{_RAW_TYPES[kind].rule}, or null where it is missing"
-    _check_types(values, set(map(type, values)), permitted, rule, field_of)
-
-
-def _check_types(values: Sequence[Any], types: set[type], permitted: set[type], rule: str, field_of: FieldOf) -> None:
-    """Raise a RequestError for the first value whose type is not permitted.
-
-    Args:
-        values: JSON values, one for each row.
-        types: Types of the values.
-        permitted: Types that a value may have.
-        rule: Description of a valid value, for the message.
-        field_of: Function that returns the path of a row's value in the request.
-    """
-    if not types <= permitted:
-        i = next(i for i, value in enumerate(values) if type(value) not in permitted)
-        raise RequestError(field_of(i), values[i], rule)
-
-
-def _to_integer(value: Any) -> Any:
-    """Return the integer that a text, boolean or whole float represents; return any other value unchanged."""
-    if isinstance(value, str):
-        return int(value) if _match_decimal(value) else value
-    return int(value) if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()) else value
-
-
-def _to_float64(value: float) -> float:
-    """Return the nearest float64, or an infinity if the value is beyond its range."""
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf if value > 0 else -math.inf
 
 
 def too_many_values(count: int, field: str) -> RequestError:

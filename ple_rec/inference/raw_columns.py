@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from ple_rec.config.raw_form import RawColumn, RawForm, RawSide
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.vocabulary_index import is_text
-from ple_rec.inference.feature_parsing import MAX_VALUES, FieldOf
+from ple_rec.inference.feature_parsing import MAX_VALUES
 from ple_rec.inference.key_index import UNKNOWN
 from ple_rec.inference.raw_query import QueryEngine, QueryError
 from ple_rec.inference.raw_values import arrow_type, to_array
@@ -33,6 +33,7 @@ from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import RequestRows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import Owner
+from ple_rec.inference.value_types import FieldOf
 
 MAX_TEXT = 1 << 22  # Largest number of characters of all texts, and of floats in lists, that a query reads.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from ple_rec.config.raw_form import RawForm, RawQuery
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.encode import Encoder
-from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds, Schema
+from ple_rec.inference.feature_parsing import MAX_VALUES, FeatureIds
 from ple_rec.inference.raw_columns import (
     RowSet,
     SideLookup,
@@ -38,6 +38,7 @@ from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import RequestRows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
+from ple_rec.inference.value_types import Schema
 
 
 @dataclass(frozen=True)

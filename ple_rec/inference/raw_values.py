@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ple_rec.config.raw_form import RawType
-from ple_rec.inference.feature_parsing import MAX_BAG, FieldOf, Schema
+from ple_rec.inference.feature_parsing import MAX_BAG
 from ple_rec.inference.request_error import RequestError
+from ple_rec.inference.value_types import FieldOf, Schema
 
 _INTEGER = re.compile(r"[+-]?\d{1,19}")
 _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")

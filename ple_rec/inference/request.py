@@ -42,7 +42,6 @@ from ple_rec.inference.feature_parsing import (
     FeatureIds,
     FeatureParser,
     IdParser,
-    Schema,
     check_vector_numbers,
     make_parser,
     object_schema,
@@ -53,6 +52,7 @@ from ple_rec.inference.request_error import RequestError, require_object, shorte
 from ple_rec.inference.request_rows import Form, RequestRows, read_rows, rows_schema
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import OWNERS, Owner, Signature
+from ple_rec.inference.value_types import Schema
 
 InputKind = Literal["feature", "raw column"]
 _MAX_EXPONENT = 1000

@@ -18,9 +18,10 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from ple_rec.inference.feature_parsing import Schema, object_schema
+from ple_rec.inference.feature_parsing import object_schema
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.signature import Signature
+from ple_rec.inference.value_types import Schema
 
 MAX_ITEMS = 2000
 Form = Literal["rows", "columns"]

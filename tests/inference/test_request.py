@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as s
 
-from ple_rec.inference.feature_parsing import MAX_BAG, _integer_array
+from ple_rec.inference.feature_parsing import MAX_BAG
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import MAX_ITEMS
+from ple_rec.inference.value_types import integer_array
 from tests.inference.feed import FIRST_USER
 
 USER = {"user_id": FIRST_USER + 3, "city": "city 1"}
@@ -204,7 +205,7 @@ _WHOLE = s.integers(-(2**70), 2**70)
 def test_a_column_of_integers_is_what_its_values_stand_for(values: list[Any]) -> None:
     whole = [None if value is None else int(value) for value in values]
     known = [value if value is not None and -(2**63) <= value < 2**63 else None for value in whole]
-    assert _integer_array(values, str).to_pylist() == known
+    assert integer_array(values, str).to_pylist() == known
 
 
 def test_truth_values_of_dense_features_are_numbers(ranker: Ranker) -> None:
