@@ -28,17 +28,15 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torchrec.distributed.types import ShardedTensor
 
 from ple_rec import __version__
-from ple_rec.config.choices import TablePrecision, UsedPrecision
+from ple_rec.config.choices import TablePrecision
 from ple_rec.config.fusion import FusionConfig
 from ple_rec.config.load import dump_toml, fingerprint
 from ple_rec.config.prep import PREP_FILE
@@ -50,17 +48,10 @@ from ple_rec.data.encode import Encoder, RawKind
 from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.card import card_text
-from ple_rec.inference.export_check import (
-    ErrorBounds,
-    TaskCheck,
-    check_bounds,
-    compare_scores,
-    difference_units,
-    to_record,
-)
+from ple_rec.inference.export_check import COMPARED_REQUESTS, ExportCheck, check_scores
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import dropped_fusion_warning, find_fusion
-from ple_rec.inference.held_out import HeldOutRows, RawHeldOutRows, build_examples, read_held_out
+from ple_rec.inference.held_out import RawHeldOutRows, build_examples, read_held_out
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
 from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
@@ -75,11 +66,6 @@ from ple_rec.training.context import EvaluationContext
 from ple_rec.training.trained import load_trained_weights, open_trained_run
 
 logger = logging.getLogger(__name__)
-
-# A server multiplies the inputs that belong to the user by the first layer only once for all items (shared product).
-# This is the number of example requests that are scored with and without a shared product, to measure the difference.
-_COMPARED_REQUESTS = 4
-
 
 # Function from a folder with `prep.toml`, the names of all features and those of the user to the raw form of requests.
 BuildRawForm = Callable[[Path, Sequence[str], Sequence[str]], RawForm | None]
@@ -167,7 +153,7 @@ def export(
         logger.info("writing the dense program")
         write_program(context.unwrapped_model, signature, folder, onnx=options.onnx)
         raw = RawHeldOutRows(rows, signature, context.dataset.path, encoder)
-        examples = build_examples(raw, signature, max(options.examples, _COMPARED_REQUESTS))
+        examples = build_examples(raw, signature, max(options.examples, COMPARED_REQUESTS))
         if saved_examples := examples[: options.examples]:
             (folder / EXAMPLES).write_text(json.dumps(saved_examples) + "\n", encoding="utf-8")
         description: dict[str, Any] = {
@@ -181,13 +167,13 @@ def export(
         logger.info(f"comparing scores of {len(rows):,} rows of {rows.split}")
         ranker = Ranker(folder, checked=True, dense_precision="bf16" if options.dense == "bf16" else "fp32")
         check_requests(raw, ranker.read_score)
-        check = _check_scores(ranker, options, rows, examples)
+        check = check_scores(ranker, options, rows, examples)
         check.check_bounds()
         # With "auto", bf16 is checked too. If it passes, `check` becomes that in bf16, and the card has both checks.
-        fp32_check: _Check | None = None
+        fp32_check: ExportCheck | None = None
         if options.dense == "auto":
             logger.info("comparing scores in bf16")
-            bf16_check = _check_scores(Ranker(folder, checked=True, dense_precision="bf16"), options, rows, examples)
+            bf16_check = check_scores(Ranker(folder, checked=True, dense_precision="bf16"), options, rows, examples)
             try:
                 bf16_check.check_bounds()
             except UserError as error:
@@ -224,53 +210,6 @@ def export(
         logger.info(f"writing side tables: {', '.join(options.tables)}")
         publish_tables(model_dir, options.tables, options.source, read_side)
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)
-
-
-@dataclass(frozen=True)
-class _Check:
-    """Comparison of the export's scores with the trained model's, for one precision of matrix products.
-
-    Args:
-        tables: Precision of the tables.
-        dense: Precision of the matrix products.
-        bounds: Largest differences that are allowed.
-        tasks: Differences by task.
-        sharing_error: Largest difference that the shared product makes to a score, in the units of `difference_units`;
-            None if there were no example requests.
-    """
-
-    tables: TablePrecision
-    dense: UsedPrecision
-    bounds: ErrorBounds
-    tasks: Mapping[str, TaskCheck]
-    sharing_error: float | None
-
-    def check_bounds(self) -> None:
-        check_bounds(self.tasks, self.tables, self.dense, self.bounds)
-
-    def to_record(self) -> dict[str, Any]:
-        return {
-            "dense": self.dense,
-            "tolerance": self.bounds.tolerance,
-            "auc_loss": self.bounds.auc_loss,
-            "tasks": to_record(self.tasks),
-            "user_once": self.sharing_error,
-        }
-
-
-def _check_scores(
-    ranker: Ranker, options: ExportOptions, rows: HeldOutRows, examples: Sequence[Mapping[str, Any]]
-) -> _Check:
-    """Compare the scores of `ranker` with those of the trained model in `rows`."""
-    dense, kinds = ranker.dense_precision, ranker.signature.kinds
-    checks = compare_scores(rows, _score_held_out(ranker, rows), kinds)
-    sharing_error_K = _sharing_errors(ranker, examples) / np.array(difference_units(rows, kinds))
-    # In bf16, the shared product rounds a sum once more, so its difference is added; in fp32 it only reorders a sum.
-    if dense == "bf16":
-        errors = dict(zip(checks, sharing_error_K.tolist(), strict=True))
-        checks = {name: replace(task, largest=task.largest + errors[name]) for name, task in checks.items()}
-    bounds = ErrorBounds.from_options(options.precision, dense, options.tolerance, options.auc_loss)
-    return _Check(options.precision, dense, bounds, checks, float(sharing_error_K.max()) if examples else None)
 
 
 def write_description(folder: Path, description: Mapping[str, Any]) -> None:
@@ -419,16 +358,3 @@ def _row_shards(key: str, value: Any) -> list[torch.Tensor]:
             "report this as a bug",
         )
     return [shard.tensor for shard in shards]
-
-
-def _score_held_out(ranker: Ranker, rows: HeldOutRows) -> NDArray[np.float32]:
-    return np.concatenate([ranker.score_rows([each], grouped=False).scores_BK.numpy() for each in rows.requests()])
-
-
-def _sharing_errors(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return the largest difference that the shared product makes to a score of each task, (K,); 0 without examples."""
-    requests = [ranker.read_rank(example["request"]) for example in examples[:_COMPARED_REQUESTS]]
-    if not requests:
-        return np.zeros(len(ranker.signature.tasks))
-    shared_BK, separate_BK = (ranker.score_rows(requests, grouped=grouped).scores_BK for grouped in (True, False))
-    return (shared_BK - separate_BK).double().abs().amax(0).numpy()

@@ -8,8 +8,8 @@ Shape suffixes: N rows, K tasks.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from ple_rec.config.choices import TablePrecision, UsedPrecision
 from ple_rec.errors import Option, UserError
+from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.held_out import HeldOutRows
+from ple_rec.inference.ranker import Ranker
 from ple_rec.metrics import scores
 
 # Largest difference of a row's score by precision of the tables: of a probability in absolute terms, of a regression's
@@ -186,3 +188,77 @@ def _suggest_fix(precision: TablePrecision, dense: UsedPrecision, option: Option
 def to_record(checks: Mapping[str, TaskCheck]) -> dict[str, dict[str, float | None]]:
     """Return the differences as an entry of `model.json`."""
     return {name: asdict(task) for name, task in checks.items()}
+
+
+# A server multiplies the inputs that belong to the user by the first layer only once for all items (shared product).
+# This is the number of example requests that are scored with and without a shared product, to measure the difference.
+COMPARED_REQUESTS = 4
+
+
+@dataclass(frozen=True)
+class ExportCheck:
+    """Comparison of the export's scores with the trained model's, for one precision of matrix products.
+
+    Args:
+        tables: Precision of the tables.
+        dense: Precision of the matrix products.
+        bounds: Largest differences that are allowed.
+        tasks: Differences by task.
+        sharing_error: Largest difference that the shared product makes to a score, in the units of `difference_units`;
+            None if there were no example requests.
+    """
+
+    tables: TablePrecision
+    dense: UsedPrecision
+    bounds: ErrorBounds
+    tasks: Mapping[str, TaskCheck]
+    sharing_error: float | None
+
+    def check_bounds(self) -> None:
+        """Raise a UserError if a difference exceeds its bound."""
+        check_bounds(self.tasks, self.tables, self.dense, self.bounds)
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the check as `model.json` and the card have it."""
+        return {
+            "dense": self.dense,
+            "tolerance": self.bounds.tolerance,
+            "auc_loss": self.bounds.auc_loss,
+            "tasks": to_record(self.tasks),
+            "user_once": self.sharing_error,
+        }
+
+
+def check_scores(
+    ranker: Ranker, options: ExportOptions, rows: HeldOutRows, examples: Sequence[Mapping[str, Any]]
+) -> ExportCheck:
+    """Compare the scores of an exported model with those of the trained model.
+
+    Args:
+        ranker: Exported model.
+        options: Options of the export.
+        rows: Held-out rows, with the scores of the trained model.
+        examples: Requests of held-out users, which show what the shared product changes.
+    """
+    dense, kinds = ranker.dense_precision, ranker.signature.kinds
+    checks = compare_scores(rows, _score_held_out(ranker, rows), kinds)
+    sharing_error_K = _sharing_errors(ranker, examples) / np.array(difference_units(rows, kinds))
+    # In bf16, the shared product rounds a sum once more, so its difference is added; in fp32 it only reorders a sum.
+    if dense == "bf16":
+        errors = dict(zip(checks, sharing_error_K.tolist(), strict=True))
+        checks = {name: replace(task, largest=task.largest + errors[name]) for name, task in checks.items()}
+    bounds = ErrorBounds.from_options(options.precision, dense, options.tolerance, options.auc_loss)
+    return ExportCheck(options.precision, dense, bounds, checks, float(sharing_error_K.max()) if examples else None)
+
+
+def _score_held_out(ranker: Ranker, rows: HeldOutRows) -> NDArray[np.float32]:
+    return np.concatenate([ranker.score_rows([each], grouped=False).scores_BK.numpy() for each in rows.requests()])
+
+
+def _sharing_errors(ranker: Ranker, examples: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the largest difference that the shared product makes to a score of each task, (K,); 0 without examples."""
+    requests = [ranker.read_rank(example["request"]) for example in examples[:COMPARED_REQUESTS]]
+    if not requests:
+        return np.zeros(len(ranker.signature.tasks))
+    shared_BK, separate_BK = (ranker.score_rows(requests, grouped=grouped).scores_BK for grouped in (True, False))
+    return (shared_BK - separate_BK).double().abs().amax(0).numpy()
