@@ -238,7 +238,7 @@ def test_auc_that_is_lost_is_refused_and_nothing_serves(
         found = compare_scores(*args)
         return found | {"like": replace(found["like"], auc_loss=loss, auc_step=None)}
 
-    monkeypatch.setattr("ple_rec.inference.export.compare_scores", worse)
+    monkeypatch.setattr("ple_rec.inference.export_check.compare_scores", worse)
     export_run(feed / "run", tmp_path / "m", *bound, code=2)
     error = capsys.readouterr().err
     most = f"{float(bound[1]) if bound else 1e-6:g}"
