@@ -176,6 +176,7 @@ class Model:
             rule = "rows have the features of the model, or the raw columns of the log"
             raise UserError("form", f"got {form!r}", rule, 'give "features" or "raw"')
         from ple_rec.inference.feature_parsing import MAX_VECTOR_NUMBERS
+        from ple_rec.inference.raw_columns import FLOAT_LISTS
         from ple_rec.inference.request_rows import MAX_ITEMS
 
         if form == "features":
@@ -201,6 +202,7 @@ class Model:
             large_of_items=[name for name in large if name in of_items],
             raw=True,
             max_rows=MAX_ITEMS,
+            float_lists=[name for name, column in columns.items() if column.type in FLOAT_LISTS],
         )
 
     def _answer(self, kind: str, body: Mapping[str, Any], begin: int) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,7 @@ class InputNames:
             each item.
         raw: True for the raw form.
         max_rows: Largest number of rows of a request.
+        float_lists: Names of the raw columns that are lists of floats.
     """
 
     names: Sequence[str]
@@ -40,23 +41,24 @@ class InputNames:
     large_of_items: Collection[str]
     raw: bool
     max_rows: int
+    float_lists: Collection[str] = ()
 
-    def size(self, value: object) -> int:
-        """Return the size of a value, in units of which a request may have `max_size`.
+    def size(self, name: str, value: object) -> int:
+        """Return the size of a value, where `max_size` is the largest size of a request.
 
-        An item of a list or of a weighted bag takes 1 / `MAX_VALUES` of a request. In the raw form, a character of a
-        text takes 1 / `MAX_TEXT`, and so does a float in a list.
+        The items of a list, or of a weighted bag, count. In the raw form the characters of texts count, too, and the
+        items of a list of floats count as characters do.
         """
         from ple_rec.inference.feature_parsing import MAX_VALUES
         from ple_rec.inference.raw_columns import MAX_TEXT
 
         if isinstance(value, dict):
-            return max(map(self.size, value.values()), default=0)
+            return max((self.size(name, each) for each in value.values()), default=0)
         items = value if isinstance(value, list) else []
-        floats = sum(isinstance(item, float) for item in items) if self.raw else 0
+        if name in self.float_lists:
+            return len(items) * MAX_VALUES
         texts = [value, *items] if self.raw else []
-        characters = floats + sum(len(text) for text in texts if isinstance(text, str))
-        return (len(items) - floats) * MAX_TEXT + characters * MAX_VALUES
+        return len(items) * MAX_TEXT + sum(len(text) for text in texts if isinstance(text, str)) * MAX_VALUES
 
     @property
     def max_size(self) -> int:
@@ -90,16 +92,17 @@ def request_pieces(
         inputs: Names of the values.
         user: Values of the user, which every piece repeats.
     """
-    size_of_user = sum(inputs.size(user.get(name)) for name in inputs.large)
-    size_per_row = sum(inputs.size(user.get(name)) for name in inputs.large_of_items)
+    size_of_user = sum(inputs.size(name, user.get(name)) for name in inputs.large)
+    size_per_row = sum(inputs.size(name, user.get(name)) for name in inputs.large_of_items)
     if isinstance(rows, list):
         sizes = [
-            sum(inputs.size(row.get(name)) for name in inputs.large) if isinstance(row, dict) else 0 for row in rows
+            sum(inputs.size(name, row.get(name)) for name in inputs.large) if isinstance(row, dict) else 0
+            for row in rows
         ]
     else:
         sizes = [0] * len(next(iter(rows.values()), ()))
         for name in rows.keys() & inputs.large:
-            sizes = [size + inputs.size(value) for size, value in zip(sizes, rows[name], strict=True)]
+            sizes = [size + inputs.size(name, value) for size, value in zip(sizes, rows[name], strict=True)]
     begin, end = 0, 0
     # Without rows, one empty piece is yielded, so that the model refuses it with the message of the server.
     while True:
@@ -139,12 +142,16 @@ def plain_rows(name: str, rows: object, inputs: InputNames) -> PlainRows:
         plain = [plain_values(row) for row in rows]
         if not inputs.raw or not all(isinstance(row, dict) for row in plain):
             return PlainRows(plain)
+        renamed = raw_names({key: None for row in plain for key in row}, inputs.names)
+        plain = [{renamed[key]: value for key, value in row.items()} for row in plain]
         left_out = dict.fromkeys(key for row in plain for key in row if key not in inputs.names)
         return PlainRows([known_values(row, inputs.names) for row in plain], tuple(left_out))
     left_out = {}
     if isinstance(rows, Mapping):
         if inputs.raw:
-            left_out = dict.fromkeys(str(key) for key in rows if str(key) not in inputs.names)
+            renamed = raw_names(rows, inputs.names)
+            rows = {renamed[key]: values for key, values in rows.items()}
+            left_out = dict.fromkeys(key for key in rows if key not in inputs.names)
         columns = {str(key): plain_values(values) for key, values in rows.items() if str(key) not in left_out}
     else:
         columns, left_out = _columns_of_table(name, rows, inputs)
@@ -164,9 +171,12 @@ def _columns_of_table(name: str, rows: object, inputs: InputNames) -> tuple[dict
     import pyarrow as pa
 
     keys, pick = columns_and_selector(rows)
+    renamed = raw_names(keys, inputs.names) if inputs.raw else {}
     lacking = [each for each in inputs.names if each not in keys]
     read = [
-        key for key in keys if key in inputs.names or (not inputs.raw and nearest_name(str(key), lacking, cutoff=0.8))
+        key
+        for key in keys
+        if renamed.get(key, key) in inputs.names or (not inputs.raw and nearest_name(str(key), lacking, cutoff=0.8))
     ]
     if twice := [key for key, count in Counter(read).items() if count > 1]:
         raise UserError(f"{name}.{twice[0]}", "two columns", "column names are unique", "rename or drop one of them")
@@ -176,13 +186,23 @@ def _columns_of_table(name: str, rows: object, inputs: InputNames) -> tuple[dict
         rule = "rows are a list of dicts, a dict of columns, or a table"
         raise UserError(name, f"got a {type(rows).__name__}", rule, "give one of these") from None
     # The index of a DataFrame comes along as a column.
-    columns = {key: plain_values(values) for key, values in arrow.to_pydict().items() if key in read}
+    columns = {renamed.get(key, key): plain_values(values) for key, values in arrow.to_pydict().items() if key in read}
     return columns, dict.fromkeys(str(key) for key in keys if key not in read) if inputs.raw else {}
 
 
 def known_values(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
     """Return the values whose names the model reads."""
     return {key: value for key, value in values.items() if key in names}
+
+
+def raw_names(keys: Iterable[object], names: Collection[str]) -> dict[object, str]:
+    """Return the name in a raw request of each column of a log.
+
+    A column whose own name has a dot stands in double quotes there, as in expressions, since `user.age` is the column
+    of a side table.
+    """
+    quoted = {key: '"' + str(key).replace('"', '""') + '"' for key in keys}
+    return {key: name if str(key) not in names and name in names else str(key) for key, name in quoted.items()}
 
 
 def warn_of_unread(names: Sequence[str], inputs: InputNames) -> None:

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ple_rec.config.raw_form import RawColumn, RawForm, RawSide
+from ple_rec.config.raw_form import RawColumn, RawForm, RawSide, RawType
 from ple_rec.config.side_table import SideTableInfo
 from ple_rec.data.vocabulary_index import is_text
 from ple_rec.inference.feature_parsing import MAX_VALUES
@@ -36,6 +36,7 @@ from ple_rec.inference.signature import Owner
 from ple_rec.inference.value_types import FieldOf
 
 MAX_TEXT = 1 << 22  # Largest number of characters of all texts, and of floats in lists, that a query reads.
+FLOAT_LISTS = ("list<float>", "list<double>")  # Types of lists whose items count as characters.
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class SideLookup:
             RequestError: A value does not fit the type of its column, or a key cannot be computed.
         """
         count = max((len(each.values) for each in keys.values()), default=1)
-        check_size(keys, count)
+        check_size(keys, self._kinds, count)
         arrays = {name: to_array(self._kinds[name], each.values, each.field_of) for name, each in keys.items()}
         try:
             computed = self._engine.keys(side, {name: broadcast(each, count) for name, each in arrays.items()}, count)
@@ -255,24 +256,28 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
     return None
 
 
-def check_size(cells: Mapping[str, Cells], rows: int) -> None:
+def check_size(cells: Mapping[str, Cells], kinds: Mapping[str, RawType], rows: int) -> None:
     """Refuse values with too many items of lists or characters of texts in all rows that a query reads.
 
     Args:
         cells: Values that the request sends, by raw column that the query reads.
+        kinds: Types of the raw columns.
         rows: Number of rows.
 
     Raises:
         RequestError: There are too many items, or characters.
     """
     items, characters = 0, 0
-    for each in cells.values():
+    for name, each in cells.items():
+        holds_floats = kinds[name] in FLOAT_LISTS
         copies = 1 if len(each.values) == rows else rows
         for i, value in enumerate(each.values):
             if isinstance(value, list):
-                floats = sum(isinstance(item, float) for item in value)
-                items += copies * (len(value) - floats)
-                characters += copies * (floats + sum(len(item) for item in value if isinstance(item, str)))
+                if holds_floats:
+                    characters += copies * len(value)
+                else:
+                    items += copies * len(value)
+                    characters += copies * sum(len(item) for item in value if isinstance(item, str))
             elif isinstance(value, str):
                 characters += copies * len(value)
             if items > MAX_VALUES:

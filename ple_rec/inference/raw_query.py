@@ -7,7 +7,7 @@ reads no files, and its configuration is locked.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -82,7 +82,7 @@ class QueryEngine:
         """Return the result of a query over the rows of a request, in their order.
 
         Args:
-            sql: SELECT statement over the table `rows`; it is one of the version's, and is kept prepared.
+            sql: SELECT statement over the table `rows`, which stays prepared.
             columns: Columns of that table, without `POSITION`, of the same types in all calls.
             rows: Number of rows.
 
@@ -141,34 +141,48 @@ class QueryEngine:
     def _find_cause(self, error: duckdb.Error, sql: str, columns: Mapping[str, pa.Array], rows: int) -> QueryError:
         """Return the error that names the first row that fails by itself, and the feature that fails in it.
 
-        The row is searched by bisection.
+        Row and feature are searched by bisection. The statements for some of the features stay prepared, so a second
+        request with the same fault costs little.
         """
+        row = bisect_first(
+            rows, lambda first, stop: self._fails(sql, {name: each[first:stop] for name, each in columns.items()})
+        )
+        values = {name: each[row : row + 1] for name, each in columns.items()}
+        names = self.select(sql, {name: each[:0] for name, each in columns.items()}, 0).column_names
+        results = [name for name in names if name != REASON]
 
-        def fails(first: int, stop: int) -> bool:
-            try:
-                self.select(sql, {name: array[first:stop] for name, array in columns.items()}, stop - first)
-            except duckdb.Error:
-                return True
-            return False
+        def some_fail(first: int, stop: int) -> bool:
+            # DuckDB computes only the columns that are selected from a query.
+            selected = ", ".join(f'"{name}"' for name in results[first:stop])
+            return self._fails(f"SELECT {selected} FROM ({sql})", values)
 
-        first, stop = 0, rows
-        while stop - first > 1:
-            middle = (first + stop) // 2
-            first, stop = (first, middle) if fails(first, middle) else (middle, stop)
-        feature = self._failed_feature(sql, {name: array[first:stop] for name, array in columns.items()})
+        result = bisect_first(len(results), some_fail)
+        feature = None
+        if some_fail(result, result + 1):  # Otherwise only a rule cannot be computed.
+            feature = results[result].removeprefix("raw__").removeprefix("weights__")
         cause = (
             "an integer exceeds 64 bits" if isinstance(error, duckdb.OutOfRangeException) else f"{error}".split("\n")[0]
         )
-        return QueryError(first, f"it must be possible to compute the features; {cause}", feature=feature)
+        return QueryError(row, f"it must be possible to compute the features; {cause}", feature=feature)
 
-    def _failed_feature(self, sql: str, row: Mapping[str, pa.Array]) -> str | None:
-        """Return the first feature of a query that cannot be computed for a row; None if each can be by itself."""
-        table = pa.table({POSITION: pa.array([0]), **row})
-        names: list[str] = self.select(sql, {name: array[:0] for name, array in row.items()}, 0).column_names
-        with self._lock:
-            for name in (name for name in names if name != REASON):
-                try:  # DuckDB computes only the columns that are selected from a query.
-                    _Statement(self._duck.cursor(), f'SELECT "{name}" FROM ({sql})', table).run(table)
-                except duckdb.Error:
-                    return name.removeprefix("raw__").removeprefix("weights__")
-        return None
+    def _fails(self, sql: str, columns: Mapping[str, pa.Array]) -> bool:
+        try:
+            self.select(sql, columns, len(next(iter(columns.values()), [0])))
+        except duckdb.Error:
+            return True
+        return False
+
+
+def bisect_first(count: int, fails: Callable[[int, int], bool]) -> int:
+    """Return the index of the first of some things that fails.
+
+    Args:
+        count: Number of things, of which at least one fails.
+        fails: Function that returns True if one of the things from a first index up to a last one, which is left out,
+            fails.
+    """
+    first, stop = 0, count
+    while stop - first > 1:
+        middle = (first + stop) // 2
+        first, stop = (first, middle) if fails(first, middle) else (middle, stop)
+    return first

@@ -33,7 +33,7 @@ from ple_rec.inference.raw_columns import (
     find_misfit,
 )
 from ple_rec.inference.raw_query import QueryEngine, QueryError
-from ple_rec.inference.raw_values import value_schema
+from ple_rec.inference.raw_values import arrow_type, value_schema
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.request_rows import RequestRows
 from ple_rec.inference.side_table import SideTable
@@ -83,6 +83,10 @@ class RawReader:
     ) -> None:
         self._form, self._signature, self._encoder = form, signature, encoder
         self._engine = QueryEngine() if engine is None else engine
+        if engine is None:  # The first request need not wait until its queries are planned.
+            types = {column.name: arrow_type(column.type) for column in form.columns}
+            for query in filter(None, (form.user, form.item)):
+                self._engine.select(query.sql, {name: pa.array([], types[name]) for name in query.columns}, 0)
         self._lookup = SideLookup(form, tables or {}, self._engine)
         # Without its side table, a column that only keys read is useless, so a client that sends it is told.
         self.columns = {
@@ -160,7 +164,11 @@ class RawReader:
             rows: Number of rows of the result.
         """
         read = {name: sets[self.columns[name].of] for name in query.columns}
-        check_size({name: each.cells[name] for name, each in read.items()}, rows)
+        check_size(
+            {name: each.cells[name] for name, each in read.items()},
+            {name: self.columns[name].type for name in read},
+            rows,
+        )
         arrays = {name: each.array(name) for name, each in read.items()}
         check_array_sizes({name: arrays[name] for name in arrays if self._lookup.side_of(name)}, rows)
         try:
@@ -179,6 +187,8 @@ class RawReader:
         if (table := row_set.table_of(names[0], i)) is not None:
             rule += f"; the value is that of the side table {table}"
         value_index = i if len(cells.values) > 1 else 0
+        if self.columns[names[0]].required and cells.values[value_index] is None:
+            rule = f"every row needs a value; {rule}"
         return RequestError(cells.field_of(value_index), cells.values[value_index], rule)
 
     def _encode(

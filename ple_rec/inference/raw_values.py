@@ -28,11 +28,13 @@ from ple_rec.inference.feature_parsing import MAX_BAG
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.value_types import FieldOf, Schema
 
-_INTEGER = re.compile(r"[+-]?\d{1,19}")
-_DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-_TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|[+-]\d\d:?\d\d)?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?")
+# Floats below this number are whole only if they stand for one integer alone; every float keeps this many digits.
+_LARGEST_WHOLE_FLOAT, _FLOAT_DIGITS = 2**53, 15
 
 
 def to_array(kind: RawType, values: Sequence[Any], field_of: FieldOf) -> pa.Array:
@@ -126,7 +128,8 @@ def _list_array(scalar: _Scalar, values: Sequence[Any], field_of: FieldOf) -> pa
 
 
 def _to_integer(value: Any) -> int:
-    if (isinstance(value, str) and _INTEGER.fullmatch(value)) or (isinstance(value, float) and value.is_integer()):
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < _LARGEST_WHOLE_FLOAT
+    if is_whole or (isinstance(value, str) and _INTEGER.fullmatch(value)):
         value = int(value)
     if type(value) is not int or not -(2**63) <= value < 2**63:
         raise ValueError
@@ -185,6 +188,8 @@ def _to_decimal(value: Any, precision: int, scale: int) -> Decimal:
     if not isinstance(text, str) or not _DECIMAL.fullmatch(text):
         raise ValueError
     number = Decimal(text)
+    if isinstance(value, float) and len(number.as_tuple().digits) > _FLOAT_DIGITS:  # The float may be a rounded number.
+        raise ValueError
     with localcontext(prec=100):
         rounded = number.quantize(Decimal(1).scaleb(-scale))
     if rounded != number or rounded.adjusted() >= precision - scale:
@@ -239,7 +244,8 @@ def _scalar(kind: str) -> _Scalar:
     precision, scale = map(int, kind.removeprefix("decimal(").removesuffix(")").split(","))
     return _Scalar(
         pa.decimal128(precision, scale),
-        f'a decimal number of at most {precision} digits, {scale} of them after the point (12.5 or "12.5")',
+        f"a decimal number of at most {precision} digits, {scale} of them after the point "
+        f'(12.5 or "12.5"; more than {_FLOAT_DIGITS} digits as text)',
         {"type": ["number", "string", "null"], "pattern": f"^{_DECIMAL.pattern}$"},
         partial(_to_decimal, precision=precision, scale=scale),
     )

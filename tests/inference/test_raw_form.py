@@ -456,6 +456,19 @@ def test_an_integer_beyond_int64_names_its_row_and_no_other_request_fails(prepar
     assert prepared.reader.read_score({"form": "raw", "rows": good}).dense["cube"].tolist() == [1, 8, 27]
 
 
+def test_numbers_of_vectors_count_as_characters_however_they_are_written(prepared: Prepared) -> None:
+    times = ["2024-05-01T10:00:00Z"] * 2000
+    for number in (0, 0.0):
+        rows = {
+            "at": times,
+            "spot": [[number] * 2] * 2000,
+            "video.content": [[number] * 3] * 2000,
+            "text": ["a"] * 2000,
+        }
+        request = prepared.reader.read_score({"form": "raw", "rows": rows | {"numbers": [[1] * 5] * 2000}})
+        assert request.dense["content"].shape == (2000, 3)
+
+
 AT = {"at": "2024-05-01T10:00:00Z"}
 
 
@@ -466,6 +479,11 @@ AT = {"at": "2024-05-01T10:00:00Z"}
         (AT | {"small": 2**63}, "small", "an integer of 64 bits"),
         (AT | {"small": True}, "small", "an integer of 64 bits"),
         (AT | {"small": "12a"}, "small", "an integer of 64 bits"),
+        (AT | {"small": "\u0663"}, "small", "an integer of 64 bits"),
+        (AT | {"user_id": -9223372036854775809.0}, "user_id", "an integer of 64 bits"),
+        (AT | {"user_id": 9007199254740993.0}, "user_id", "an integer of 64 bits"),
+        (AT | {"price": 1234567.1234567891}, "price", "more than 15 digits as text"),
+        (AT | {"price": "\u0663.\u0665"}, "price", "a decimal number"),
         (AT | {"x": "1.5"}, "x", "a number"),
         (AT | {"x": True}, "x", "a number"),
         (AT | {"x": 10**400}, "x", "a number"),
@@ -488,7 +506,7 @@ AT = {"at": "2024-05-01T10:00:00Z"}
         ({"at": "2024-02-30T10:00:00Z"}, "at", "a time with an offset"),
         ({"at": 1714557600}, "at", "a time with an offset"),
         ({"at": "1999-01-01T10:00:00Z"}, "at", "between 2000-01-01 and 2099-12-31"),
-        ({}, "at", "between 2000-01-01 and 2099-12-31"),
+        ({}, "at", "every row needs a value; as timestamp it must lie between 2000-01-01 and 2099-12-31"),
         (AT | {"hour": 3}, "hour", 'it is a feature; a request with features has "form": "features"'),
         (AT | {"smal": 3}, "smal", 'no raw column of the model; did you mean "small"?'),
         (AT | {"plays": 3}, "plays", '"form": "features"'),
