@@ -106,7 +106,7 @@ def test_raw_columns_in_any_form_answer_as_the_features_computed_from_them(
     ranked = model.rank({"user_id": 7, "clicked": 1, "time_ms": noon}, items | unread, form="raw")
     assert len(ranked) == 2
     assert capsys.readouterr().err.count("clicked") == 1
-    with pytest.raises(ple_rec.UserError, match=r"rows.time_ms\[1\]: got null; as ms it must lie between"):
+    with pytest.raises(ple_rec.UserError, match=r"rows.time_ms\[1\]: got null; every row needs a value; as ms"):
         model.score(columns | {"time_ms": [noon, None]}, form="raw")
     with pytest.raises(ple_rec.UserError, match="form: got 'rows'"):
         model.score(columns, form="rows")  # type: ignore[arg-type]

@@ -459,13 +459,9 @@ def test_an_integer_beyond_int64_names_its_row_and_no_other_request_fails(prepar
 def test_numbers_of_vectors_count_as_characters_however_they_are_written(prepared: Prepared) -> None:
     times = ["2024-05-01T10:00:00Z"] * 2000
     for number in (0, 0.0):
-        rows = {
-            "at": times,
-            "spot": [[number] * 2] * 2000,
-            "video.content": [[number] * 3] * 2000,
-            "text": ["a"] * 2000,
-        }
-        request = prepared.reader.read_score({"form": "raw", "rows": rows | {"numbers": [[1] * 5] * 2000}})
+        vectors = {"spot": [[number] * 2] * 2000, "video.content": [[number] * 3] * 2000}
+        bags = {"numbers": [[1] * 5] * 2000, "weights": [[number] * 5] * 2000}
+        request = prepared.reader.read_score({"form": "raw", "rows": {"at": times} | vectors | bags})
         assert request.dense["content"].shape == (2000, 3)
 
 
