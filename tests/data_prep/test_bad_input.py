@@ -389,7 +389,8 @@ def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
         ),
         (
             {"user_id": 3, "day": 20220230},
-            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, ",
+            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, text "
+            "that begins with YYYY-MM-DD or an integer YYYYMMDD",
         ),
         (
             {"user_id": 3, "day": 20221399},
