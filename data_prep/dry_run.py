@@ -42,6 +42,7 @@ from data_prep.transforms.expression_scope import warn_of_offsets
 from data_prep.transforms.list_warnings import warn_of_lists
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived
+from data_prep.transforms.vectors import FrozenVectors
 from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import FilesConfig, TableSpec
@@ -300,6 +301,7 @@ class _SamplePipeline(Pipeline):
         warn_of_offsets(self.resolved)
         warn_of_lists(self.resolved)
         self.rows = replace(self.rows, log=self._sample_log()).with_sides().materialize_links()
+        FrozenVectors(self.engine, self.rows.sides, self.resolved)  # It refuses bad vectors, as in a preparation.
         self._fill_in_from_log()
         derived = self.derived_rows()
         derived = replace(derived, table=self.engine.create_view(derived.table))

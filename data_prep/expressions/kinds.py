@@ -226,7 +226,8 @@ def _within_int64(x: Any) -> Any:
 def cast(x: Any, target: Target) -> Any | None:
     """Return a value converted to the kind `target`.
 
-    A text that does not represent a value of this kind becomes null.
+    A text that does not represent a value of this kind becomes null. So does the text of a date outside the years 1 to
+    9999, which the engines write differently, as DuckDB does an infinite date.
 
     Returns:
         The converted value; None if there is no conversion that gives the same result on both engines.
@@ -242,10 +243,12 @@ def cast(x: Any, target: Target) -> Any | None:
         return _to_float(x)
     if target == "boolean":
         return _to_boolean(x)
+    if source == "date":
+        return ibis.cases((x.year().between(1, 9999), x.cast("string")))
     is_whole_number = (
         source in ("integer", "boolean") or dtype.is_integer() or (dtype.is_decimal() and dtype.scale == 0)
     )
-    return x.cast("string") if is_whole_number or source == "date" else None
+    return x.cast("string") if is_whole_number else None
 
 
 def _to_integer(x: Any) -> Any | None:

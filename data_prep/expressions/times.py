@@ -66,9 +66,10 @@ def local_micros(value: Any, offset_seconds: int) -> ir.IntegerValue:
     if kind == "string":
         return _micros_of_text(value, offset_seconds * _MICROSECONDS)
     # The engines round differently when they convert a time to a number, so the fraction is read from its text.
+    # The text of an infinite time, which DuckDB reads from the largest integers, has no digits.
     second = value.truncate("s").epoch_seconds().cast("int64")
     in_range = second.between(_FIRST_DAY * _DAY_SECONDS, (_LAST_DAY + 1) * _DAY_SECONDS - 1)
-    micros = ibis.cases((in_range, second)) * _MICROSECONDS + value.strftime("%f").cast("int64")
+    micros = ibis.cases((in_range, second)) * _MICROSECONDS + value.strftime("%f").try_cast("int64")
     return micros + offset_seconds * _MICROSECONDS if offset_seconds else micros
 
 

@@ -109,7 +109,7 @@ def date_to_day(value: ir.Value, place: str, zoned_fix: str = _LOCAL_DATE) -> ir
     if isinstance(value, ir.StringValue):
         digits = [value.substr(start, length).try_cast("int64") for start, length in ((0, 4), (5, 2), (8, 2))]
         return _civil(*digits)
-    rule = "a day is a date, text YYYY-MM-DD or an integer YYYYMMDD"
+    rule = "a day is a date, text that begins with YYYY-MM-DD or an integer YYYYMMDD"
     raise UserError(place, f"type {value.type()}", rule, "write the column as one of these")
 
 

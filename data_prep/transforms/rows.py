@@ -153,7 +153,8 @@ class LogRows:
         paths: dict[str, dict[str, None]] = {}
         for expression in self.resolved.parsed.values():
             for word, path in expression.json_fields:
-                if word in rows.columns:
+                # `build` refuses `json` of a column of another type, with a fix.
+                if word in rows.columns and rows[word].type().is_string():
                     paths.setdefault(word, {}).setdefault(path)
         if not paths:
             return rows

@@ -261,7 +261,7 @@ def deduplicate_keys(engine: Engine, raw: RawTable, table: ir.Table, name: str, 
     if side.day is not None:
         missing = engine.fetch(rows.filter(rows[_FROM].isnull()).aggregate(first=rows[POSITION].min()))
         if (first_missing := missing["first"][0].as_py()) is not None:
-            rule = "a row of a dated side table has a date, text YYYY-MM-DD or an integer YYYYMMDD"
+            rule = "a row of a dated side table has a date, text that begins with YYYY-MM-DD or an integer YYYYMMDD"
             raise DataError(f"{raw.locate(first_missing)}, {side.day}", "no day", rule, "correct or remove the row")
     if side.keep is not None:
         position = rows[POSITION].min() if side.keep == "first" else rows[POSITION].max()

@@ -74,8 +74,9 @@ class SideConfig(FilesConfig):
     )
     day: Expression | None = Field(
         None,
-        description="column with the date of a row of this table (a local date, text YYYY-MM-DD, or YYYYMMDD); a log "
-        "row is then joined with the latest row of the same key whose date is not after the log row's day",
+        description="column with the date of a row of this table (a local date, text that begins with YYYY-MM-DD, or "
+        "YYYYMMDD); a log row is then joined with the latest row of the same key whose date is not after the log "
+        "row's day",
     )
     keep: Literal["first", "last"] | None = Field(
         None,

@@ -237,6 +237,13 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         "log/day 1.parquet, row group 2, row 3: column 'user_id' is 9223372036854775813; integers are int64, at most "
         f"2^63 - 1 (2 rows). {CORRECT}",
     ),
+    "json of a column of integers": (
+        TOML.replace('name = "price"\n', 'name = "price"\nvalue = "cast(json(duration_ms, \'$.a\') as double)"\n'),
+        lambda logs: None,
+        "log/day 1.parquet, row group 0, column 'duration_ms': got 0, and `duration_ms` is an integer; "
+        "`json(duration_ms, '$.a')` takes a string there (plain.toml: dense[0].value). "
+        "Fix: write cast(duration_ms as string)",
+    ),
     "hashed floats": (
         re.sub(
             r'by = "day".*test = \[4, 4\]', 'by = "hash"\nvalue = "price"\nvalid = 0.3\ntest = 0.3', TOML, flags=re.S
@@ -344,6 +351,11 @@ SIDE_REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
         "log/day 1.parquet and users.parquet, column 'user_id': `user_id` is int64 and users.user_id is string; both "
         "must be integers or both text (plain.toml: sides.users.on.user_id)",
     ),
+    "json of a column of floats": (
+        [],
+        "users.parquet, row group 0, column 'age': got 1.5, and `users.age` is a float; `json(users.age, '$.a')` takes "
+        "a string there (plain.toml: sparse[1].value). Fix: write cast(round(users.age) as string)",
+    ),
     "a feature of floats": (
         [],
         "users.parquet, row group 0, column 'age': got 1.5, of type float64; an id is an integer or text "
@@ -359,7 +371,9 @@ def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"user_id": user, "age": age} for user, age in AGE.items()]
     if name == "a key of text":
         rows = [row | {"user_id": str(row["user_id"])} for row in rows]
-    if name == "a feature of floats":
+    if name.startswith("json"):
+        logs.toml.write_text(logs.toml.read_text().replace('"users.age"', "\"json(users.age, '$.a')\""))
+    if name.endswith("of floats"):
         rows = [row | {"age": 1.5} for row in rows]
     logs.users(rows + more, row_group_size=7)
     assert message in logs.refusal()
@@ -375,7 +389,8 @@ def test_side_tables_that_are_refused(name: str, tmp_path: Path) -> None:
         ),
         (
             {"user_id": 3, "day": 20220230},
-            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, ",
+            "users.parquet, row group 1, row 0, day: no day; a row of a dated side table has a date, text "
+            "that begins with YYYY-MM-DD or an integer YYYYMMDD",
         ),
         (
             {"user_id": 3, "day": 20221399},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -252,8 +253,20 @@ def test_a_bad_vector_of_a_side_table_is_refused(vector: list[float | None], tmp
     rows: list[dict[str, Any]] = [{"id": "v0", "embedding": content("v0")}, {"id": "v1", "embedding": vector}]
     write_videos(logs, rows)
     message = logs.refusal()
+    with pytest.raises(DataError, match=re.escape(message)):
+        dry_run(str(logs.toml), logs.out, Options(source=str(logs.raw), threads=1))
     assert message.startswith("videos.parquet, row group 0, row 1, column 'embedding': got ")
     assert "; a vector is missing, or has 4 numbers that are finite in float32 (feature 'content')" in message
+
+
+@pytest.mark.parametrize("value", [7.0, ["a", "b"]])
+def test_a_side_column_of_another_type_is_refused_by_the_dry_run_too(value: Any, tmp_path: Path) -> None:
+    logs = vector_logs(tmp_path)
+    write_videos(logs, [{"id": "v0", "embedding": value}])
+    message = logs.refusal()
+    assert "a vector is a list of numbers" in message
+    with pytest.raises(DataError, match=re.escape(message)):
+        dry_run(str(logs.toml), logs.out, Options(source=str(logs.raw), threads=1))
 
 
 def test_random_widths_leave_the_rows_that_fit(tmp_path: Path) -> None:

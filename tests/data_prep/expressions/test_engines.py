@@ -140,6 +140,9 @@ ISO_DAYS = [1.0, 1.5, 1.5, (86_400 + 4 * 3_600 + 0.5) / 86_400, 1.5, *[None] * 7
 DATES = [date(1970, 1, 1), date(1900, 1, 1), None, date(2999, 12, 31), None, date(2024, 2, 29)]
 MOMENTS = [datetime(2024, 2, 29), datetime(2024, 2, 28, 23, 59, 59, 999_999), None,
            datetime(2024, 2, 29, 23, 59, 59, 999_999)]  # fmt: skip
+# Dates and times of the smallest and the largest integers, which DuckDB takes for infinite ones, and of 0.
+ENDLESS_DATES = [2**31 - 1, -(2**31) + 1, 2**31 - 2, 0]
+ENDLESS_TIMES = [INT_MAX, INT_MIN + 1, INT_MAX - 1, INT_MIN // 2, 0]
 PRICES = [Decimal("1.50"), Decimal("-0.05"), Decimal("0.00"), Decimal(INT_MAX) / 100, Decimal("1000000000000000000.01"),
           None, Decimal("7.00")]  # fmt: skip
 NUMBER_TEXTS = ["1.5", "-1.50", ".5", "+5.", "1.505", "", "1e2", "1,5", " 12 ", None]
@@ -256,6 +259,13 @@ CASES: list[tuple[pa.Array, str, list[Any]]] = [
     (pa.array(DATES, pa.date32()), "cast(x as string)", [None if day is None else day.isoformat() for day in DATES]),
     (pa.array(DATES, pa.date32()), "x >= '2024-02-29'", [False, False, None, True, None, True]),
     (pa.array(DATES, pa.date32()), "x in ('1970-01-01', date('2024-02-29'))", [True, False, None, False, None, True]),
+    *((pa.array(ENDLESS_DATES, pa.int32()).cast(pa.date32()), text, [None, None, None, expected])
+      for text, expected in {"weekday(x)": 3, "days(x, '1970-01-01')": 0.0, "x > '1969-01-01'": True,
+                             "cast(x as string)": "1970-01-01"}.items()),
+    *((pa.array(ENDLESS_TIMES, pa.int64()).cast(pa.timestamp("us", zone)), text, [None, None, None, None, expected])
+      for zone in (None, "UTC")
+      for text, expected in {"weekday(x)": 3, "hours(x, '1970-01-01')": 0.0, "x > '1969-01-01'": True,
+                             "cast(date(x) as string)": "1970-01-01"}.items()),
     (pa.array(DATES, pa.date32()), "coalesce(x, date('2024-01-02')) is null", [False] * 6),
     (pa.array(MOMENTS, pa.timestamp("us")), "hours(x, '2024-02-29T00:00Z')",
      [0.0, 1e-6 / 3600 * -1, None, 24 - 1e-6 / 3600]),
