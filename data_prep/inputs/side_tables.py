@@ -20,11 +20,13 @@ from data_prep.inputs.read import find_table
 from data_prep.page_checksums import check_pages
 from data_prep.progress import stderr_progress
 from data_prep.sources.columns import plain_type, raw_type
-from data_prep.sources.table import RawTable, refuse_changes
+from data_prep.sources.files import POSITION
+from data_prep.sources.table import RawTable, refuse_changes, shown_value
 from data_prep.transforms.arithmetic import date_text
-from data_prep.transforms.expression_scope import readable_columns
+from data_prep.transforms.expression_scope import beyond_float32, readable_columns
 from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.side_tables import deduplicate_keys, key_value, newest_rows, side_day
+from data_prep.transforms.vectors import refuse_bad_vectors
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.raw_form import RawSide
@@ -37,7 +39,9 @@ def read_side_table(
 ) -> tuple[pa.Table, str | None]:
     """Return a side table with one row for each key, and its newest day.
 
-    As in the preparation, `keep` chooses one of several rows with the same key; without it, they are refused.
+    As in the preparation, `keep` chooses one of several rows with the same key; without it, they are refused. Vectors
+    and dense features that are only a column of the table are checked here, since a server would refuse every request
+    with the key of a bad row.
 
     Args:
         folder: Folder with the `prep.toml` of the dataset that the model was trained on.
@@ -52,7 +56,8 @@ def read_side_table(
 
     Raises:
         UserError: A file does not exist.
-        DataError: A file is damaged, a column has another type than the model reads, or a key occurs in several rows.
+        DataError: A file is damaged, a column has another type than the model reads, a key occurs in several rows, or
+            a vector or number breaks the rule of its feature.
     """
     file = folder / PREP_FILE
     config = load_config(PrepConfig, file)
@@ -88,6 +93,10 @@ def _read_rows(
         key_value(resolved, side.name, column, log, rows)  # Refuses a key of another type than the log's value.
     # A null key matches no row of the log.
     table = deduplicate_keys(engine, raw, rows, side.name, resolved).drop_null(list(side.key_columns))
+    for vector in resolved.config.vectors:
+        if vector.name in resolved.frozen and resolved.frozen[vector.name].side == side.name:
+            refuse_bad_vectors(engine, table, vector, resolved)
+    _refuse_bad_numbers(engine, raw, resolved, table)
     latest_day = None
     if resolved.config.sides[side.name].day is not None:
         latest = engine.fetch(table.aggregate(day=side_day(resolved, side.name, table).max()))["day"][0].as_py()
@@ -99,6 +108,33 @@ def _read_rows(
         keys[column] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
     columns = {name: table[name] for name in side.columns if name not in keys}
     return engine.fetch(table.select(**keys, **columns)), latest_day
+
+
+def _refuse_bad_numbers(engine: Engine, raw: RawTable, resolved: Resolved, table: ir.Table) -> None:
+    """Refuse rows in which the number of a dense feature that is only a column of the table is not finite in float32.
+
+    Args:
+        engine: Engine that searches for such rows.
+        raw: Files of the table.
+        resolved: Configuration with its expressions, and the files of the table.
+        table: Rows of the table.
+    """
+    for i, dense in enumerate(resolved.config.dense):
+        source = resolved.bare_column(f"dense[{i}].value")
+        if source is None or source[0] is not raw:
+            continue
+        column = source[1]
+        value = readable_columns(table)[column]
+        if not isinstance(value, ir.FloatingValue):
+            continue
+        bad = table.filter(beyond_float32(value)).select(POSITION, value=value).order_by(POSITION).limit(1)
+        if first := engine.fetch(bad).to_pylist():
+            raise DataError(
+                f"{raw.locate(first[0][POSITION])}, column {column!r}",
+                f"got {shown_value(first[0]['value'])}",
+                f"a dense value is missing or a finite float32 (feature {dense.name!r})",
+                "correct it, or write null where it is missing",
+            )
 
 
 def _check_types(raw: RawTable, side: RawSide, types: Mapping[str, str], place: str) -> None:

@@ -69,6 +69,28 @@ def _is_bad(value: ir.ArrayValue, vector: VectorSpec) -> ir.BooleanValue:
     return ((value.length() != vector.width) | (bad.length() > 0)).fill_null(False)
 
 
+def refuse_bad_vectors(engine: Engine, rows: ir.Table, vector: VectorSpec, resolved: Resolved) -> None:
+    """Raise an error if a row of a side table has a vector that breaks the rule for vectors.
+
+    Args:
+        engine: Engine that searches for such rows.
+        rows: Rows of the side table.
+        vector: Vector that has a frozen table.
+        resolved: Configuration with its expressions, and the files of the side table.
+
+    Raises:
+        DataError: A vector breaks the rule; the error names its row.
+    """
+    side, column = resolved.frozen[vector.name]
+    value = readable_columns(rows)[column]
+    bad = rows.filter(_is_bad(value, vector)).select(POSITION, value=value).order_by(POSITION).limit(1)
+    if first := engine.fetch(bad).to_pylist():
+        place = f"{resolved.tables[side].locate(first[0][POSITION])}, column {column!r}"
+        value_text = f"got {len(first[0]['value'])} numbers, {shown_value(first[0]['value'])}"
+        rule = f"{_rule(vector)} (feature {vector.name!r})"
+        raise DataError(place, value_text, rule, "correct or remove the row")
+
+
 class FrozenVectors:
     """Frozen tables of a preparation.
 
@@ -97,21 +119,11 @@ class FrozenVectors:
             table = sides[side]
             value = _lists_of_numbers(readable_columns(table)[column], keys[name], resolved)
             rows = table.filter(value.notnull()).drop_null(list(resolved.config.sides[side].on))
-            self._refuse_bad_vectors(rows, vector)
+            refuse_bad_vectors(engine, rows, vector, resolved)
             self._rows[name] = rows
             number = ibis.row_number().over(ibis.window(order_by=rows[POSITION])) + 1
             numbers = rows.select(**{f"{_POSITION}{name}": rows[POSITION], f"{_ROW}{name}": number.cast("int32")})
             self._numbers[name] = engine.materialize(f"vector_rows_{name}", numbers)
-
-    def _refuse_bad_vectors(self, rows: ir.Table, vector: VectorSpec) -> None:
-        side, column = self.resolved.frozen[vector.name]
-        value = readable_columns(rows)[column]
-        bad = rows.filter(_is_bad(value, vector)).select(POSITION, value=value).order_by(POSITION).limit(1)
-        if first := self.engine.fetch(bad).to_pylist():
-            place = f"{self.resolved.tables[side].locate(first[0][POSITION])}, column {column!r}"
-            value_text = f"got {len(first[0]['value'])} numbers, {shown_value(first[0]['value'])}"
-            rule = f"{_rule(vector)} (feature {vector.name!r})"
-            raise DataError(place, value_text, rule, "correct or remove the row")
 
     def with_rows(self, rows: ir.Table) -> ir.Table:
         """Return derived rows of the log with a column for each frozen table: the row of its vector, 0 for none."""

@@ -184,10 +184,14 @@ class RowSet:
         index_N = np.arange(self.count) + np.where(cells.is_sent(self.count), 0, self.count)
         return both.take(pa.array(index_N))
 
-    def table_of(self, name: str, i: int) -> str | None:
+    def side_of(self, name: str, i: int) -> RawSide | None:
         """Return the side table from which a row has its value of a raw column; None if the request sends it."""
-        side = self._lookup.side_of(name)
-        return None if side is None or i in self.cells[name].sent_rows else side.name
+        return None if i in self.cells[name].sent_rows else self._lookup.side_of(name)
+
+    def value(self, name: str, i: int) -> Any:
+        """Return the value of a raw column in a row, of the request or of a side table."""
+        array = self.array(name)
+        return array[i if len(array) > 1 else 0].as_py()
 
     def missing(self) -> list[str]:
         """Return the raw columns of these owners that neither the request nor a table has."""

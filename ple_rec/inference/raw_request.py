@@ -34,7 +34,7 @@ from ple_rec.inference.raw_columns import (
 )
 from ple_rec.inference.raw_query import QueryEngine, QueryError
 from ple_rec.inference.raw_values import arrow_type, value_schema
-from ple_rec.inference.request_error import RequestError
+from ple_rec.inference.request_error import RequestError, json_excerpt
 from ple_rec.inference.request_rows import RequestRows
 from ple_rec.inference.side_table import SideTable
 from ple_rec.inference.signature import OWNERS, InputFeature, Owner, Signature
@@ -177,17 +177,23 @@ class RawReader:
             raise self._request_error(error, read) from error
 
     def _request_error(self, error: QueryError, read: Mapping[str, RowSet]) -> RequestError:
-        """Return the error of a request whose features cannot be computed; it names a raw value that they need."""
+        """Return the error of a request whose features cannot be computed; it names a raw value that they need.
+
+        If the value is that of a side table, the error names the key that the request has sent, and cites the value.
+        """
         names = error.columns or [
             name for name in read if error.feature is None or error.feature in self.columns[name].features
         ]
         rule = error.rule if len(names) == 1 else f"{error.rule}; it is computed from {', '.join(names)}"
-        row_set, cells = read[names[0]], read[names[0]].cells[names[0]]
+        name, row_set = names[0], read[names[0]]
         i = error.row if row_set.count > 1 else 0
-        if (table := row_set.table_of(names[0], i)) is not None:
-            rule += f"; the value is that of the side table {table}"
+        if (side := row_set.side_of(name, i)) is not None:
+            value = json_excerpt(row_set.value(name, i))
+            rule += f"; the side table {side.name} has {name} = {value} for this key"
+            name = side.reads[0]
+        cells = row_set.cells[name]
         value_index = i if len(cells.values) > 1 else 0
-        if self.columns[names[0]].required and cells.values[value_index] is None:
+        if name == names[0] and self.columns[name].required and cells.values[value_index] is None:
             rule = f"every row needs a value; {rule}"
         return RequestError(cells.field_of(value_index), cells.values[value_index], rule)
 

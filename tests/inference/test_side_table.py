@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -121,9 +122,20 @@ def test_a_table_with_wrong_values_is_named(own: Path, feed: Path, tmp_path: Pat
     weights = pa.array([[1.0]] * videos.num_rows)
     pq.write_table(videos.set_column(index, "tag_weights", weights), tmp_path / "videos.parquet")
     publish(own, tmp_path, "videos")
-    with pytest.raises(RequestError, match="the value is that of the side table videos") as error:
-        rank(load(own), {"user_id": USER}, [{"video_id": "v0", **TIME}])
-    assert error.value.field.startswith("user.videos.tag")
+    ranker = load(own)
+    fits = {"videos.tags": ["t1"], "videos.tag_weights": [1.0]}
+    items = [{"video_id": "v1", **TIME}, {"video_id": "v2", **fits, **TIME}, {"video_id": "v0", **TIME}]
+    stored = "the side table videos has videos.tag_weights = [1.0] for this key"
+    with pytest.raises(RequestError, match=re.escape(stored)) as error:
+        rank(ranker, {"user_id": USER}, items)
+    assert (error.value.field, error.value.value) == ("items[2].video_id", '"v0"')
+    with pytest.raises(RequestError, match=re.escape(stored)) as error:
+        rank(ranker, {"user_id": USER, "video_id": "v0"}, [TIME, TIME])
+    assert (error.value.field, error.value.value) == ("user.video_id", '"v0"')
+    with pytest.raises(RequestError) as error:
+        rank(ranker, {"user_id": USER}, [items[1], items[1] | {"videos.tag_weights": []}])
+    assert error.value.field == "items[1].videos.tag_weights"
+    assert "side table" not in error.value.rule
 
 
 def test_an_export_with_tables_is_loaded_with_them(

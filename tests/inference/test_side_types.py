@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -38,6 +39,10 @@ value = "part"
 name = "tags"
 value = "both.tags"
 bag = true
+[[vectors]]
+name = "content"
+value = "both.embedding"
+width = 2
 [[tasks]]
 name = "like"
 kind = "binary"
@@ -61,6 +66,7 @@ VALUES: dict[str, tuple[pa.DataType, list[Any], list[Any]]] = {
         ["2024-05-08T20:30:00.25+08:00", "1970-01-01T00:00:00Z"],
     ),
     "price": (pa.decimal128(10, 2), [Decimal("12.50"), Decimal("-0.01")], ["12.5", -0.01]),
+    "embedding": (pa.list_(pa.float64()), [[0.5, -1.0], [1e-3, 2.0]], [[0.5, -1.0], [1e-3, 2.0]]),
     "counts": (pa.list_(pa.int32()), [[1, 2], [None]], [[1, 2], [None]]),
 }
 USERS, VIDEOS = [7, 7, 2**62], ["v1", "v2", "v1"]
@@ -87,7 +93,7 @@ def model(tmp_path: Path) -> Path:
     version = tmp_path / "model/versions/v1"
     version.mkdir(parents=True)
     (version / "prep.toml").write_text((tmp_path / "data/prep.toml").read_text())
-    form = build_raw_form(version, list(VALUES), [])
+    form = build_raw_form(version, [*VALUES, "content"], [])
     assert form is not None
     (version / RAW_FILE).write_text(form.model_dump_json())
     (tmp_path / "model/latest").write_text("v1\n")
@@ -119,9 +125,36 @@ def test_values_and_keys(model: Path, tmp_path: Path) -> None:
     assert np.unique(found[:3]).tolist() == [0, 1, 2]
 
 
+def replace_column(folder: Path, name: str, values: list[Any], kind: pa.DataType) -> None:
+    table = pq.read_table(folder / "both.parquet")
+    column = pa.array(values, kind)
+    pq.write_table(table.set_column(table.column_names.index(name), name, column), folder / "both.parquet")
+
+
 def test_a_number_beyond_int64_is_refused(model: Path, tmp_path: Path) -> None:
-    table = pq.read_table(tmp_path / "both.parquet")
-    large = pa.array([2**63, 1, 2], pa.uint64())
-    pq.write_table(table.set_column(table.column_names.index("large"), "large", large), tmp_path / "both.parquet")
+    replace_column(tmp_path, "large", [2**63, 1, 2], pa.uint64())
     with pytest.raises(DataError, match=r"column 'large': got 9223372036854775808; integers are int64"):
         publish_tables(model, (), str(tmp_path), read_side_table)
+
+
+@pytest.mark.parametrize("vector", [[1.0], [1.0, math.nan], [1.0, None], [1e39, 1.0], []], ids=str)
+def test_a_vector_that_prep_would_refuse_is_not_published(
+    vector: list[float | None], model: Path, tmp_path: Path
+) -> None:
+    replace_column(tmp_path, "embedding", [[1.0, 2.0], None, vector], pa.list_(pa.float64()))
+    with pytest.raises(DataError) as error:
+        publish_tables(model, (), str(tmp_path), read_side_table)
+    place = f"{error.value.place}: {error.value.value}"
+    assert "both.parquet, row group 0, row 2, column 'embedding': got " in place
+    assert error.value.rule == "a vector is missing, or has 2 numbers that are finite in float32 (feature 'content')"
+    assert not (model / "tables/both/latest").exists()
+
+
+@pytest.mark.parametrize(("column", "number"), [("half", math.nan), ("half", math.inf), ("number", 1e39)])
+def test_a_dense_value_that_prep_would_refuse_is_not_published(
+    column: str, number: float, model: Path, tmp_path: Path
+) -> None:
+    replace_column(tmp_path, column, [None, number, 1.0], VALUES[column][0])
+    with pytest.raises(DataError, match=rf"row group 0, row 1, column '{column}': got .*; a dense value is missing or"):
+        publish_tables(model, (), str(tmp_path), read_side_table)
+    assert not (model / "tables/both/latest").exists()
