@@ -76,9 +76,9 @@ class Case:
     """Logs and a configuration that lead to a message, and the steps that its fix describes.
 
     Args:
-        fix: Beginning of the fix, or of one that it offers.
+        fix: Text in the fix of the first message.
         toml: Texts of the configuration, and those that replace them.
-        raw: Function that changes raw files or options.
+        raw: Function that changes raw files or options; None to leave them as they are.
         steps: Changes that the fix describes; None for one that is read from the message. After each, prep is run.
     """
 
@@ -260,6 +260,26 @@ def prepared(run: Run) -> None:
 def both_formats(run: Run) -> None:
     for day in DAYS:
         pacsv.write_csv(day_of(day), run.logs.file(day).with_suffix(".csv"))
+
+
+def folder_without_value(run: Run) -> None:
+    """Move the log to a folder that names a value of a column, and copy a day to one that names none."""
+    for folder, days in (("extra=1", DAYS), ("extra=__HIVE_DEFAULT_PARTITION__", [1])):
+        (run.logs.raw / "log" / folder).mkdir()
+        for day in days:
+            pq.write_table(day_of(day), run.logs.raw / "log" / folder / f"{day}.parquet")
+    for day in DAYS:
+        run.logs.file(day).unlink()
+
+
+def out_with_files(run: Run) -> None:
+    run.is_dry = False
+    run.logs.out.mkdir()
+    (run.logs.out / "notes.txt").write_text("")
+
+
+def other_out(run: Run) -> None:
+    run.logs.out = run.logs.root / "other"
 
 
 def empty_days(run: Run) -> None:

@@ -38,8 +38,11 @@ from tests.data_prep.fix_logs import (
     csv_with_offsets,
     csv_without_header,
     empty_days,
+    folder_without_value,
     named_parquet,
     options,
+    other_out,
+    out_with_files,
     packed,
     packed_named_parquet,
     prepared,
@@ -162,6 +165,9 @@ CASES: dict[str, Case] = {
     # Times
     "unit of no row": Case('as ms it is 2022-04-15: set time.unit = "ms"', {'unit = "ms"': 'unit = "s"'}),
     "unit too fine": Case('as ms it is 2022-04-15: set time.unit = "ms"', {'unit = "ms"': 'unit = "us"'}),
+    "unit of most rows": Case(
+        'as ms it is 2022-04-15: set time.unit = "ms"', {'"ms"': '"s"', BY_DAY: BY_HASH}, without_dry_run
+    ),
     "time of a bad row": Case(
         'correct the log or the configuration, or drop such rows: on_bad_row = "drop"',
         {BY_DAY: BY_HASH, NAME: NAME + "max_bad_fraction = 0.05\n"},
@@ -349,6 +355,10 @@ CASES: dict[str, Case] = {
         "or let its name end in .csv.gz if it holds CSV", raw=packed_named_parquet, steps=(rename(".csv.gz"),)
     ),
     "gzip named like CSV": Case("rename it, or unpack it", raw=packed, steps=(rename(".csv.gz"),)),
+    "folder that names no value": Case(
+        "leave the folder out of the pattern", carry("extra"), folder_without_value,
+        ({'["log"]': '["log/extra=1"]'},),
+    ),
     # Appended days and options
     "no day": Case("count days from 1, or give a date", raw=append("tomorrow"), steps=(options(append="day=3"),)),
     "date for a day": Case("count days from 1, or give a date", raw=append("x"), steps=(options(append="2022-04-17"),)),
@@ -374,7 +384,9 @@ CASES: dict[str, Case] = {
         (lambda run: run.options.clear(),),
     ),
     "parent without a day": Case("give --append day=N", raw=append(), steps=(options(append="day=3"),)),
+    "parent of no day": Case("or drop it", raw=append(), steps=(lambda run: run.options.clear(),)),
     "day without a parent": Case("name it: --parent DIR", raw=options(append="day=3"), steps=(append(),)),
+    "files in the way": Case("name another --out", raw=out_with_files, steps=(other_out,)),
     "other dataset": Case("pass --overwrite", raw=prepared, steps=(options(overwrite=True),)),
 }  # fmt: skip
 # Types that prep does not read, with a fix that leads to the second type.
@@ -401,7 +413,7 @@ def first_days(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 # These prepare the log more than once, or change nothing but files.
 SLOW = {
-    "other dataset", "no group to hold out", "split that takes no day", "number of a day",
+    "other dataset", "files in the way", "no group to hold out", "split that takes no day", "number of a day",
     *(name for name in CASES if name.startswith("type of column")),
 }  # fmt: skip
 
