@@ -231,10 +231,10 @@ def _check_bad_rows(engine: Engine, derived: Derived, resolved: Resolved, raw: R
     if count <= (config.max_bad_fraction if drops_bad_rows else 0.0) * total:
         return
     first, *more = sorted(bad, key=lambda reason: (-bad[reason], reason))[:_MAX_EXAMPLES]
-    place, value, rule, rule_fix = _first_bad_row(engine, derived, resolved, raw, first)
+    place, value, rule, rule_fix = _first_bad_row(engine, derived, resolved, raw, counts, first)
     rule += f" ({_rows_text(bad[first])})"
     for reason in more:
-        other_place, other_value, other_rule, _ = _first_bad_row(engine, derived, resolved, raw, reason)
+        other_place, other_value, other_rule, _ = _first_bad_row(engine, derived, resolved, raw, counts, reason)
         rule += f"\n  also {other_place}: {other_value}; {other_rule} ({_rows_text(bad[reason])})"
     if rest := len(bad) - 1 - len(more):
         rule += f"\n  and {rest} more rules are broken"
@@ -251,14 +251,17 @@ def _rows_text(count: int) -> str:
 
 
 def _first_bad_row(
-    engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, reason: int
+    engine: Engine, derived: Derived, resolved: Resolved, raw: RawTable, counts: Survey, reason: int
 ) -> tuple[str, str, str, str | None]:
     """Return place, value, rule and fix of the first row that breaks a rule; the fix is None if none is known.
 
     `reason` is the rule's number in `Derived.rules`, from 1.
     """
     rule, position, raw_value = derived.find_first_broken(engine, reason)
-    fix = _time_unit_fix(resolved, raw_value) if rule.key == "time.value" else rule.fix
+    fix = rule.fix
+    # Another unit is proposed only if most rows break the rule, since it would make all other rows bad.
+    if rule.key == "time.value" and 2 * counts.bad_rows_by_rule[reason] > counts.total:
+        fix = _time_unit_fix(resolved, raw_value)
     if raw_value is None:
         fix = fix or _missing_label_fix(resolved, rule.key)
     return raw.locate(position), f"{resolved.quoted(rule.key)} is {shown_value(raw_value)}", rule.rule, fix

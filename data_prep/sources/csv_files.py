@@ -120,7 +120,8 @@ def _header(file: FoundFile, config: CsvConfig, key: str) -> list[str]:
     hint = f"correct the line, or set {key}.header = false and {key}.columns"
     place, rule = f"{file.display_name}, line 1", "the first line gives every column a name of its own"
     if names is None:
-        raise DataError(file.display_name, "the file is empty", "the first line names the columns", hint)
+        rule, hint = "the first line names the columns", "remove it, or write it again"
+        raise DataError(file.display_name, "the file is empty", rule, hint)
     duplicates = sorted({name for name in names if names.count(name) > 1})
     if "" in names:
         raise DataError(place, f"column {names.index('') + 1} has no name", rule, hint)

@@ -217,14 +217,16 @@ def _determine_format(key: str, config: FilesConfig, files: list[FoundFile]) -> 
         return files, config.format
     kinds = {file.display_name: format_of(file.display_name) for file in files}
     rule = "all files of a table have one format, shown by .parquet, .csv or .csv.gz"
+    format_key = f"{key.removesuffix('.files')}.format"
     for name, kind in kinds.items():
         if kind is None:
-            raise UserError(f"{key}, {name}", "its name shows no format", rule, 'set format = "parquet" or "csv"')
+            fix = f'set {format_key} = "parquet" or "csv"'
+            raise UserError(f"{key}, {name}", "its name shows no format", rule, fix)
         first = next(iter(kinds))
         if kind != kinds[first]:
             fix = (
-                f'convert one kind to the other, or read one kind only: format = "{kinds[first]}" skips all other '
-                "files of a folder, with their rows"
+                f'convert one kind to the other, or read one kind only: {format_key} = "{kinds[first]}" skips all '
+                "other files of a folder, with their rows"
             )
             raise UserError(key, f"{first} is {kinds[first]} but {name} is {kind}", rule, fix)
     kind = next(iter(kinds.values()))

@@ -162,7 +162,10 @@ def _unsound_file_error(file: FoundFile, error: Exception) -> PleRecError:
         reason = " ".join(str(error).split())[:200]
         return DataError(file.display_name, f"the file is truncated or damaged ({reason})", rule, again)
     if head[:2] == b"\x1f\x8b":
-        return DataError(file.display_name, "a gzip file", rule, 'unpack it, or set format = "csv" if it holds CSV')
+        fix = "unpack it, or let its name end in .csv.gz if it holds CSV"
+        return DataError(file.display_name, "a gzip file", rule, fix)
     is_text = all(byte >= 32 or byte in b"\t\r\n" for byte in head)
-    fix = 'set format = "csv"' if is_text else "name Parquet files only"
+    fix = "name Parquet files only"
+    if is_text:  # A folder stands for files whose names show the format, so the format alone would find no file.
+        fix = 'rename it to end in .csv, or set format = "csv" and name the files themselves: files = ["folder/*"]'
     return DataError(file.display_name, f"begins with {head[:16]!r}", f"{rule}, which begins with {_MAGIC!r}", fix)

@@ -68,7 +68,7 @@ def find(
                     key,
                     f"the training rows do not have two values of {feature.source}",
                     "an edge lies between two values of the training rows",
-                    "remove the feature, or give its `edges`",
+                    "remove the feature, or give `edges` in place of `quantiles`",
                 )
     spaces = space_columns(config)
     thresholds: dict[str, ThresholdValues] = {}
@@ -149,7 +149,7 @@ def _thresholds(engine: Engine, train: ir.Table, resolved: Resolved, i: int, spe
     quantiles = quantiles_by_bin(engine, train, value, bin_number, spec.quantile)
     if empty := [number for number in range(len(edges) + 1) if number not in quantiles]:
         where = f" where {spec.by} lies in bin {empty[0] + 1} of {len(edges) + 1}" if spec.by is not None else ""
-        raise _no_value(resolved, f"tasks[{i}].threshold.value", spec.value + where)
+        raise _no_value(resolved, f"tasks[{i}].threshold.value", spec.value + where, spec)
     missing = quantiles.get(_NO_BIN)
     if spec.by is not None and missing is None:
         missing = quantiles_by_bin(engine, train, value, ibis.literal(0), spec.quantile)[0]
@@ -182,10 +182,13 @@ def quantiles_by_bin(
     return dict(zip(*quantiles.to_pydict().values(), strict=True))
 
 
-def _no_value(resolved: Resolved, key: str, what: str) -> DataError:
+def _no_value(resolved: Resolved, key: str, what: str, spec: ThresholdSpec) -> DataError:
+    fix = "write the number itself into the label's expression"
+    if spec.by is not None:
+        fix += ", or set fewer bins"
     return DataError(
         f"{resolved.place}: {key}",
         f"no training row has a value of {what}",
         "a threshold is a quantile of the training rows",
-        "write the number itself into the label's expression, or set fewer bins",
+        fix,
     )

@@ -211,7 +211,7 @@ REFUSED: dict[str, tuple[str, Spoil, str]] = {
         TOML,
         lambda logs: logs.spoil(3, "time_ms", {4: (DAY_1 + 2 * DAY_MS) // 1000}),
         "log/day 3.parquet, row group 0, row 4: time.value `time_ms` is 1650153600; as ms it must lie between "
-        '2000-01-01 and 2099-12-31 (1 row). Fix: as s it is 2022-04-17: set time.unit = "s"',
+        "2000-01-01 and 2099-12-31 (1 row). Fix: correct the log or the configuration, or drop such rows",
     ),
     "microseconds": (
         TOML,

@@ -191,7 +191,7 @@ HEADER = "Fix: correct the line, or set log.csv.header = false and log.csv.colum
     [
         (b"a,b\n1,2\n3\n", f"a.csv, line 3: 1 cells ('3'); every row has 2. {RAGGED}"),
         (b"a,b\n1,2\n3,4,5\n", f"a.csv, line 3: 3 cells ('3,4,5'); every row has 2. {RAGGED}"),
-        (b"", f"a.csv: the file is empty; the first line names the columns. {HEADER}"),
+        (b"", "a.csv: the file is empty; the first line names the columns. Fix: remove it, or write it again"),
         (
             b"a,b,a\n1,2,3\n",
             f"a.csv, line 1: 'a' stands twice; the first line gives every column a name of its own. {HEADER}",

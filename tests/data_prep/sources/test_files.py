@@ -282,7 +282,7 @@ BAD: dict[str, tuple[bytes | None, str]] = {
     "text": (
         b"user,video\n1,2\n3,4\n",
         "begins with b'user,video\\n1,2\\n3'; it must be a sound Parquet file, which begins with b'PAR1'. "
-        'Fix: set format = "csv"',
+        'Fix: rename it to end in .csv, or set format = "csv" and name the files themselves',
     ),
     "bytes": (bytes(range(100)), "begins with b'\\x00\\x01\\x02"),
     "gzip": (b"\x1f\x8b" + bytes(40), "a gzip file; it must be a sound Parquet file. Fix: unpack it"),

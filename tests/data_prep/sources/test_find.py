@@ -235,14 +235,14 @@ def test_formats(tree: Path) -> None:
     with pytest.raises(
         UserError,
         match=r"^log\.files: log/day=1/more\.csv is csv but log/day=1/part-0\.parquet is parquet; .*"
-        'Fix: convert one kind to the other, or read one kind only: format = "csv" skips all other files of a folder, '
-        "with their rows",
+        r'Fix: convert one kind to the other, or read one kind only: log.format = "csv" skips all other files of a '
+        "folder, with their rows",
     ):
         look(tree, "log")
     assert [f.display_name for f in find_files("log", FilesConfig(files=("log",), format="csv"), tree)[0]] == [
         "log/day=1/more.csv"
     ]
-    with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name shows no format; .*Fix: set format = "):
+    with pytest.raises(UserError, match=r"^log\.files, log/README\.md: its name shows no format; .*: set log"):
         look(tree, "log/README.md")
 
 

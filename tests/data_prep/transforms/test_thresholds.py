@@ -157,7 +157,7 @@ def test_a_column_of_one_value_or_none_has_no_edge(prices: list[float | None], t
         logs.write(day, with_column(day_of(day), "price", prices, pa.float64()))
     said = logs.refusal()
     assert "sparse[1].quantiles: the training rows do not have two values of price" in said
-    assert "Fix: remove the feature, or give its `edges`" in said
+    assert "Fix: remove the feature, or give `edges` in place of `quantiles`" in said
     logs.toml.write_text(buckets.replace("quantiles = 2", "edges = [1.0]"))
     logs.prepare()
     assert read(logs.out, "train")["length"].to_pylist() == [0 if price is None else 2 for price in prices] * 2
