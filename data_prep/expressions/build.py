@@ -388,7 +388,7 @@ class _Builder:
             required: Kind that the value must have: a key of `ACCEPTED_KINDS`, `condition`, or a kind itself.
             parent: Node that uses the value, for messages.
         """
-        value = self.exact_value(node) if required == "decimal" else self.value(node)
+        value = self.exact_value(node) if required in ("decimal", "time") else self.value(node)
         kinds = (
             ACCEPTED_KINDS.get(cast(ArgumentKind, required), (required,)) if required != "condition" else ("boolean",)
         )

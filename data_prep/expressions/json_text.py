@@ -89,7 +89,8 @@ def _check_path(source: Source, call: exp.Expr, path: str) -> None:
         return
     value = f"the path {in_backquotes(path)} of {in_backquotes(node_text(call))}"
     if not path.startswith("$"):
-        raise source.error(f"{value} does not begin with $", _RULE, f"write '$.{path.lstrip('.')}'")
+        steps = path if path.startswith("[") else f".{path.lstrip('.') or 'name'}"
+        raise source.error(f"{value} does not begin with $", _RULE, f"write '${steps}'")
     fix = "correct the path; a name with blanks or dots stands in double quotes"
     if "*" in path[end:]:
         fix = "name one field; there are no wildcards"

@@ -118,6 +118,8 @@ def _time_fix(kind: k.Kind, required: str, piece: str) -> str:
 
 def _as_time_fix(kind: k.Kind, piece: str) -> str:
     """Return the fix for a value that has to be a time."""
+    if piece.startswith("time."):  # A part of the time of the row, such as `time.day`.
+        return "write `time`, the time of the row"
     if kind not in k.NUMBERS:
         return "use a column of dates, of timestamps or of texts like 2024-05-01"
     number = piece if kind == "integer" else f"cast({piece} as int)"

@@ -162,15 +162,22 @@ def column_fix(name: str, known: Sequence[str], words: Sequence[str] = ()) -> st
     """
     if name in words:
         return f"leave the double quotes out: {name} is not a column of these files, but expressions know the name"
-    table, dot, _ = name.partition(".")
+    table, dot, column = name.partition(".")
     # The words `time.hour` and the like belong to no side table.
     if dot and table != "time" and any(word.startswith(f"{table}.") for word in words):
         return f"leave the double quotes out if {name} means a column of the side table"
-    lower = {other.lower(): other for other in (*words, *known)}
-    similar = nearest_name(name.lower(), lower, cutoff=0.5)
+    sides = {word.partition(".")[0] for word in words if "." in word} - {"time"}
+    of_sides = [f"{side}.{column}" for side in sides] if dot else []
+    similar = (
+        nearest_name(name, (*words, *known), cutoff=0.8)
+        or nearest_name(name, of_sides, cutoff=0.8)
+        or nearest_name(name, (*words, *known), cutoff=0.5)
+    )
     if similar is not None:
-        quotes = "" if _PLAIN.fullmatch(lower[similar]) else "; in an expression this name stands in double quotes"
-        return f"did you mean {lower[similar]!r}?{quotes}"
+        is_qualified = "." in similar and similar not in known
+        is_plain = is_qualified or _PLAIN.fullmatch(similar)
+        quotes = "" if is_plain else "; in an expression this name stands in double quotes"
+        return f"did you mean {similar!r}?{quotes}"
     more = f" and {len(known) - _MAX_NAMES} more" if len(known) > _MAX_NAMES else ""
     return f"use one of {', '.join(known[:_MAX_NAMES])}{more}"
 

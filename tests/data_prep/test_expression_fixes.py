@@ -38,7 +38,7 @@ EXPRESSIONS = [
     "signup > 3", "signup > 3.5", "signup = flag", "coalesce(signup, seen)", "coalesce(signup, '2024-01-01')",
     "coalesce(seen, '2024-01-01')", "coalesce(seen, number)", "coalesce(signup, number)", "coalesce(seen, flag)",
     "cast(seen as string)", "cast(signup as int)", "cast(seen as double)", "timestamp(ratio, 'ms')",
-    "timestamp(word, 'ms')", "hour(price)",
+    "timestamp(word, 'ms')", "hour(ratio)",
     # numbers, texts and booleans
     "units(ratio, '0.01')", "units(flag, '0.01')", "ratio || word", "price || word", "flag + 1", "word + 1",
     "clip(word, 0, 1)", "ratio // 2", "price // 2", "word % 2", "greatest(flag, 1)", "lower(number)", "nullif(tags, 1)",
@@ -62,6 +62,8 @@ WRITTEN = {
     "9223372036854775808": ("write it as a float: 1e19", "1e19"),
     "is_nan(number)": ("only floats can be NaN, and number is not a float", "false"),
     "json(word, 'a.b')": ("write '$.a.b'", "json(word, '$.a.b')"),
+    "json(word, '')": ("write '$.name'", "json(word, '$.name')"),
+    "json(word, '[0].a')": ("write '$[0].a'", "json(word, '$[0].a')"),
     "word -> '$.a'": ("write json(text, '$.path')", "json(word, '$.a')"),
     "word ->> '$.a'": ("write json(text, '$.path')", "json(word, '$.a')"),
     "tags[1]": ("element(list, i) for an item of a list", "element(tags, 1)"),
@@ -84,6 +86,9 @@ WRITTEN = {
     "now()": ("write `time`, the time of the row: days(time, '2024-01-01')", "days(time, '2024-01-01')"),
     "coalesce(tags, codes)": ("write the items of both lists as text, or both as integers, into the log", "tags"),
     "days(flag, seen)": ("use a column of dates, of timestamps or of texts like 2024-05-01", "days(word, seen)"),
+    "month(time.day)": ("write `time`, the time of the row", "month(time)"),
+    "days(signup, time.day)": ("write `time`, the time of the row", "days(signup, time)"),
+    "hour(price)": ("use a column of dates, of timestamps or of texts like 2024-05-01", "hour(word)"),
     "element(number, 1)": ("use a column of lists", "element(tags, 1)"),
 }  # fmt: skip
 # Columns in place of the names in what a message proposes for a function of SQL.

@@ -14,6 +14,7 @@ from data_prep.expressions.syntax import KEYWORDS
 from data_prep.inputs.columns import log_column
 from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.progress import Progress
+from data_prep.sources.columns import column_fix
 from data_prep.sources.files import discover
 from data_prep.transforms.resolve import expression_texts, resolve
 from ple_rec.config.load import load_config
@@ -114,6 +115,20 @@ def test_quotes_around_the_name_of_a_side_table_are_told_to_be_left_out(tmp_path
         "Fix: leave the double quotes out if users.age means a column of the side table"
     )
     logs.prepare("dense[0].value='users.age'")
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("itme.up", "did you mean 'item.up'?"),
+        ("item_v", "did you mean 'item.v'?"),
+        ("tiem.day", "did you mean 'time.day'?"),
+        ("prise", "did you mean 'price'?"),
+        ("geo.cuntry", "did you mean 'geo.country'?; in an expression this name stands in double quotes"),
+    ],
+)
+def test_a_name_with_a_typo_is_corrected_as_a_whole(name: str, fix: str) -> None:
+    assert column_fix(name, ["price", "geo.country"], ["time.hour", "time.day", "item.v"]) == fix
 
 
 DERIVED = TOML.replace("[checks]", '[derived]\nprice = "duration_ms / 2"\n\n[checks]')
