@@ -30,7 +30,10 @@ class TablesFlags:
     """Flags of `ple-rec tables`."""
 
     _: KW_ONLY
-    source: Annotated[str, flag("raw files of the side tables: a folder, a file or s3://...", "DIR", name="--from")]
+    # Optional here, so that a wrong name of a table is reported before a missing folder.
+    source: Annotated[
+        str | None, flag("raw files of the side tables, required: a folder, a file or s3://...", "DIR", name="--from")
+    ] = None
     tables: Annotated[
         tuple[str, ...],
         flag(
@@ -47,7 +50,7 @@ def tables(
     model_dir: Annotated[Location, location_flag("folder or address of a model of `ple-rec export`", name="MODEL_DIR")],
     /,
     *,
-    options: TablesFlags,
+    options: TablesFlags = TablesFlags(),
 ) -> int:
     """Publish side tables for the version of a model that `latest` names: MODEL_DIR/tables/NAME/v<N>.
 

@@ -12,7 +12,7 @@ from typing import Self
 from ple_rec.config.raw_form import RawForm
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import MANIFEST, explain_unreadable
-from ple_rec.inference.model_dir import VERSIONS, latest_table, latest_version
+from ple_rec.inference.model_dir import VERSIONS, latest_table, latest_version, publish_command
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import checked_version
 from ple_rec.inference.request_error import RequestError, shorten
@@ -130,8 +130,3 @@ def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[st
         else:
             misfits.append(f"{folder} is not used: {misfit}. Fix: {publish_command(model_dir, name)}")
     return ranker.with_side_tables(tables) if tables else ranker, misfits
-
-
-def publish_command(model_dir: Location, side: str) -> str:
-    """Return the command that publishes a side table for the newest version of a model."""
-    return f"ple-rec tables {model_dir} --tables {side} --from FOLDER"

@@ -47,7 +47,7 @@ def latest_version(model_dir: Location) -> Location:
     """
     with explain_unreadable(model_dir):
         try:
-            return _folder_named(model_dir / LATEST, model_dir / VERSIONS)
+            return _folder_named(model_dir / LATEST, model_dir / VERSIONS, EXPORT_AGAIN)
         except (FileNotFoundError, NotADirectoryError):
             raise _no_model_error(model_dir) from None
 
@@ -60,30 +60,38 @@ def latest_table(model_dir: Location, side: str) -> Location | None:
         UnavailableError: The model is in a store that cannot be read.
     """
     folder = model_dir / SIDE_TABLES / side
+    fix = f"remove it, and publish the table again: {publish_command(model_dir, side)}"
     with explain_unreadable(folder):
         try:
-            return _folder_named(folder / LATEST, folder)
+            return _folder_named(folder / LATEST, folder, fix)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
 
-def _folder_named(latest: Location, versions: Location) -> Location:
+def publish_command(model_dir: Location, side: str) -> str:
+    """Return the command that publishes a side table for the newest version of a model."""
+    return f"ple-rec tables {model_dir} --tables {side} --from FOLDER"
+
+
+def _folder_named(latest: Location, versions: Location, fix: str) -> Location:
     """Return the version that a file `latest` names.
 
     Args:
         latest: The file.
         versions: Folder of the versions.
+        fix: Fix of an unreadable file, and of one that names no version if there are no versions.
 
     Raises:
         FileNotFoundError: There is no such file.
         DataError: The file is damaged or does not name a version.
     """
-    name = _read_name(latest)
+    name = _read_name(latest, fix)
     version = versions / name
     # In a store, `is_dir` would cost a request, so there the caller notices a missing version when it opens it.
     if not VERSION_NAME.fullmatch(name) or (isinstance(version, Path) and not version.is_dir()):
         names = ", ".join(names_below(versions))
-        fix = f"write the name of an existing version into it: {names}" if names else EXPORT_AGAIN
+        if names:
+            fix = f"write the name of an existing version into it: {names}"
         raise DataError(str(latest), f"names {name!r}", f"it names a folder {versions.name}/v<N>", fix)
     return version
 
@@ -98,21 +106,19 @@ def read_latest(model_dir: Location) -> str:
         StoreError: The model is in a store that cannot be read.
     """
     try:
-        return _read_name(model_dir / LATEST)
+        return _read_name(model_dir / LATEST, EXPORT_AGAIN)
     except (FileNotFoundError, NotADirectoryError):
         raise _no_model_error(model_dir) from None
 
 
-def _read_name(latest: Location) -> str:
-    """Return the text of a file `latest`, cut to 80 characters."""
+def _read_name(latest: Location, fix: str) -> str:
+    """Return the text of a file `latest`, cut to 80 characters; `fix` is the fix of an unreadable one."""
     try:
         return latest.read_text(encoding="utf-8").strip()[:80]
     except (OSError, UnicodeDecodeError) as error:
         if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError):
             raise
-        raise DataError(
-            str(latest), f"unreadable ({error})", "it has the name of a version as text", EXPORT_AGAIN
-        ) from error
+        raise DataError(str(latest), f"unreadable ({error})", "it has the name of a version as text", fix) from error
 
 
 def _no_model_error(folder: Location) -> UserError:

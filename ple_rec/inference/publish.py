@@ -67,13 +67,16 @@ def names_below(versions: Location) -> list[str]:
 
 @contextmanager
 def explain_write_errors(model_dir: Location) -> Iterator[None]:
-    """Turn an OSError in the block into a UserError that asks for space or another folder."""
+    """Turn an OSError in the block into a UserError that asks for space, another folder, or a directory's removal."""
     if isinstance(model_dir, Remote):
         with explain_errors(model_dir, "used", "a model and its side tables are written there"):
             yield
         return
     try:
         yield
+    except IsADirectoryError as error:  # A renamed file is the first name, and the directory in its place the second.
+        place = str(error.filename2 or error.filename)
+        raise UserError(place, "is a directory", "a file is written there", "remove it, and run it again") from error
     except OSError as error:
         place = str(error.filename or model_dir)
         rule = "a model and its side tables need disk space, and a folder that may be read and written"

@@ -130,7 +130,7 @@ def choose_sides(form: RawForm | None, names: Sequence[str], source: str | None,
             )
     if source is None:
         rule = "side tables are read from raw files, as prep reads them"
-        raise UserError(Option.TABLES, f"no {Option.SOURCE}", rule, f"give {Option.SOURCE}, the folder that prep read")
+        raise UserError(Option.SOURCE, "missing", rule, "give the folder that prep read, or one with newer files")
     return [sides[name] for name in dict.fromkeys(names)] if names else list(sides.values())
 
 

@@ -174,7 +174,7 @@ def test_an_export_with_tables_is_loaded_with_them(
     ("argv", "text"),
     [
         (["--tables", "video", "--from", "raw"], "--tables: got 'video'; side tables that the model's features read: "),
-        (["--tables", "videos"], "--tables: no --from; side tables are read from raw files, as prep reads them"),
+        (["--tables", "videos"], "--from: missing; side tables are read from raw files, as prep reads them"),
         (["--tables", "videos", "--from", "nowhere"], "--from: nowhere: no such file or folder"),
     ],
 )
@@ -184,6 +184,33 @@ def test_wrong_options(
     words = [str(feed / "raw") if word == "raw" else word for word in argv]
     export_run(feed / "run", tmp_path / "m", *words, code=2)
     assert text in capsys.readouterr().err
+
+
+def test_names_of_tables_are_checked_before_their_files(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", str(own), "--tables", "video"]) == 2
+    assert "--tables: got 'video'; side tables that the model's features read: " in capsys.readouterr().err
+    assert main(["tables", str(own), "--tables", "videos"]) == 2
+    assert "--from: missing; side tables are read from raw files" in capsys.readouterr().err
+
+
+def test_an_unreadable_latest_is_published_again(own: Path, feed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    latest = own / "tables/videos/latest"
+    command = f"ple-rec tables {own} --tables videos --from FOLDER"
+    latest.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"latest: unreadable \(") as error:
+        load(own)
+    assert error.value.fix == f"remove it, and publish the table again: {command}"
+    latest.unlink()
+    latest.mkdir()
+    with pytest.raises(DataError, match=r"latest: unreadable \(.*Is a directory") as error:
+        load(own)
+    assert error.value.fix == f"remove it, and publish the table again: {command}"
+    argv = ["tables", str(own), "--tables", "videos", "--from", str(feed / "raw")]
+    assert main(argv) == 2
+    assert f"{latest}: is a directory; a file is written there. Fix: remove it, and run it" in capsys.readouterr().err
+    latest.rmdir()
+    assert main(argv) == 0
+    load(own)
 
 
 def test_files_that_do_not_fit_the_model(own: Path, feed: Path, tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from ple_rec.errors import PleRecError, UnavailableError
-from ple_rec.inference.load_version import VersionStamp, publish_command, side_names
+from ple_rec.inference.load_version import VersionStamp, side_names
+from ple_rec.inference.model_dir import publish_command
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.side_table import SideTable, load_table
 from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info, log_warning
