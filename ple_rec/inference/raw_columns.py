@@ -6,7 +6,8 @@ both owners. If a request sends a value for a row, null included, the value of a
 A short body must not cost much time. So before a query runs, it is checked that the lists of its rows have at most
 `MAX_VALUES` items, and their texts at most `MAX_TEXT` characters. A float in a list, such as a number of a vector,
 costs as little as a character, and counts as one. A value of `user` counts once for each item if a feature of the items
-reads it.
+reads it. The lists of side tables, which no client can lengthen or shorten, have a bound of their own,
+`MAX_TABLE_VALUES`.
 
 Shape suffixes: N rows.
 """
@@ -36,7 +37,13 @@ from ple_rec.inference.signature import Owner
 from ple_rec.inference.value_types import FieldOf
 
 MAX_TEXT = 1 << 22  # Largest number of characters of all texts, and of floats in lists, that a query reads.
+<<<<<<< HEAD
 FLOAT_LISTS = ("list<float>", "list<double>")  # Types of lists whose items count as characters.
+=======
+# Largest number of items of all lists of side tables that a query reads. A long list of a table is often cut to the few
+# items of `max_length`, and prep reads it too, so its item must not be refused.
+MAX_TABLE_VALUES = 16 * MAX_VALUES
+>>>>>>> h
 
 
 @dataclass(frozen=True)
@@ -315,9 +322,9 @@ def check_array_sizes(arrays: Mapping[str, pa.Array], rows: int) -> None:
             items += copies * len(values) if values is not array else 0
         if is_text(values.type):
             characters += copies * (pc.sum(pc.utf8_length(values)).as_py() or 0)
-        if items > MAX_VALUES or characters > MAX_TEXT:
+        if items > MAX_TABLE_VALUES or characters > MAX_TEXT:
             rule = (
-                f"the lists of a request have at most {MAX_VALUES:,} values, and texts {MAX_TEXT:,} characters, with "
-                "those of side tables; send fewer items"
+                f"the lists of side tables hold at most {MAX_TABLE_VALUES:,} values for a request, and their texts "
+                f"{MAX_TEXT:,} characters; send fewer items"
             )
             raise RequestError("body", None, rule, counted=f"{items:,} values, {characters:,} characters up to {name}")

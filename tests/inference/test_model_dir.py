@@ -124,7 +124,7 @@ def test_of_two_that_make_a_version_the_first_has_it(one_pid: int, tmp_path: Pat
             with new_version(tmp_path / "m") as soon:
                 (soon / "file").write_text("soon")
 
-    with pytest.raises(UserError, match=r"v1: written by another process meanwhile; .* Fix: run the command again$"):
+    with pytest.raises(UserError, match=r"v1: was written by another process meanwhile; .* run the command again$"):
         race()
     assert [path.name for path in (tmp_path / "m/versions").iterdir()] == ["v1"]
     assert (tmp_path / "m/versions/v1/file").read_text() == "soon"

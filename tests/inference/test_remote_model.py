@@ -104,7 +104,7 @@ def test_of_two_that_make_a_version_the_first_has_it(model: Remote) -> None:
             (late / "a").write_text("late")
             make(model, "soon")
 
-    with pytest.raises(UserError, match=r"v1: written by another process meanwhile; .* Fix: run the command again$"):
+    with pytest.raises(UserError, match=r"v1: was written by another process meanwhile; .* run the command again$"):
         race()
     assert served(model) == "v1 soon"
 

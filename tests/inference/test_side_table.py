@@ -20,6 +20,7 @@ from ple_rec.inference.load_version import load_ranker, load_side_tables
 from ple_rec.inference.manifest import MANIFEST, write_manifest
 from ple_rec.inference.model_dir import latest_table, latest_version
 from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.raw_columns import MAX_TABLE_VALUES
 from ple_rec.inference.request_error import RequestError
 from ple_rec.inference.side_table import PublishedTable, load_table, publish_tables
 from ple_rec.storage import Location, location
@@ -136,6 +137,22 @@ def test_a_table_with_wrong_values_is_named(own: Path, feed: Path, tmp_path: Pat
         rank(ranker, {"user_id": USER}, [items[1], items[1] | {"videos.tag_weights": []}])
     assert error.value.field == "items[1].videos.tag_weights"
     assert "side table" not in error.value.rule
+
+
+def test_long_lists_of_a_table_are_cut_and_not_refused(own: Path, feed: Path, tmp_path: Path, ranker: Ranker) -> None:
+    videos = pq.read_table(feed / "raw/videos.parquet").to_pylist()
+    for video in videos:
+        video |= {"tags": ["t0"] * 29_998 + ["t1", "t2"], "tag_weights": [9.0] * 29_998 + [1.0, 2.0]}
+    pq.write_table(pa.Table.from_pylist(videos), tmp_path / "videos.parquet")
+    publish(own, tmp_path, "videos")
+    by_id = load(own)
+    keys = [{"video_id": f"v{i}", **TIME} for i in range(MAX_TABLE_VALUES // 30_000)]
+    cut = {"videos.tags": ["t1", "t2"], "videos.tag_weights": [1.0, 2.0]}  # `max_length` of the feature is 2.
+    whole = [columns_of_video(feed, str(item["video_id"])) | cut | item for item in keys]
+    user = {"user_id": USER, "users.city": city_of(USER)}
+    assert rank(by_id, user, keys) == rank(ranker, user, whole)
+    with pytest.raises(RequestError, match=rf"hold at most {MAX_TABLE_VALUES:,} values for .*; send fewer items"):
+        rank(by_id, user, [*keys, keys[0]])
 
 
 def test_an_export_with_tables_is_loaded_with_them(
