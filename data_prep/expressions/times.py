@@ -21,7 +21,8 @@ PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _MICROSECONDS = 10**6
 _DAY_SECONDS = 86_400
 _MINUTE, _HOUR, _DAY = 60 * _MICROSECONDS, 3_600 * _MICROSECONDS, _DAY_SECONDS * _MICROSECONDS
-_FIRST_DAY, _LAST_DAY = (date(1900, 1, 1) - EPOCH).days, (date(2999, 12, 31) - EPOCH).days
+_FIRST_YEAR, _LAST_YEAR = 1900, 2999
+_FIRST_DAY, _LAST_DAY = (date(_FIRST_YEAR, 1, 1) - EPOCH).days, (date(_LAST_YEAR, 12, 31) - EPOCH).days
 _MONDAY = (date(1899, 12, 25) - EPOCH).days * _DAY  # A Monday before 1900, so that differences to it are positive.
 _THURSDAY = 3  # The weekday of 1970-01-01, counted from Monday = 0.
 _CLOCK = r"[T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]+)?)?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?"
@@ -61,15 +62,18 @@ def local_micros(value: Any, offset_seconds: int) -> ir.IntegerValue:
     """
     kind = k.kind_of(value)
     if kind == "date":
-        day = value.epoch_days().cast("int64")
-        return ibis.cases((day.between(_FIRST_DAY, _LAST_DAY), day)) * _DAY
+        # Spark counts days by timestamps, which cannot hold every date.
+        in_range = ibis.cases((value.year().between(_FIRST_YEAR, _LAST_YEAR), value))
+        return in_range.epoch_days().cast("int64") * _DAY
     if kind == "string":
         return _micros_of_text(value, offset_seconds * _MICROSECONDS)
+    # Times at the ends of int64 are infinite in DuckDB, where their text has no digits, and Spark cannot truncate them.
+    # The year may be that of another time zone, so one year more is left at both ends.
+    value = ibis.cases((value.year().between(_FIRST_YEAR - 1, _LAST_YEAR + 1), value))
     # The engines round differently when they convert a time to a number, so the fraction is read from its text.
-    # The text of an infinite time, which DuckDB reads from the largest integers, has no digits.
     second = value.truncate("s").epoch_seconds().cast("int64")
     in_range = second.between(_FIRST_DAY * _DAY_SECONDS, (_LAST_DAY + 1) * _DAY_SECONDS - 1)
-    micros = ibis.cases((in_range, second)) * _MICROSECONDS + value.strftime("%f").try_cast("int64")
+    micros = ibis.cases((in_range, second)) * _MICROSECONDS + value.strftime("%f").cast("int64")
     return micros + offset_seconds * _MICROSECONDS if offset_seconds else micros
 
 
