@@ -37,13 +37,10 @@ from ple_rec.inference.signature import Owner
 from ple_rec.inference.value_types import FieldOf
 
 MAX_TEXT = 1 << 22  # Largest number of characters of all texts, and of floats in lists, that a query reads.
-<<<<<<< HEAD
 FLOAT_LISTS = ("list<float>", "list<double>")  # Types of lists whose items count as characters.
-=======
 # Largest number of items of all lists of side tables that a query reads. A long list of a table is often cut to the few
 # items of `max_length`, and prep reads it too, so its item must not be refused.
 MAX_TABLE_VALUES = 16 * MAX_VALUES
->>>>>>> h
 
 
 @dataclass(frozen=True)
