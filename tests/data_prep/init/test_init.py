@@ -49,12 +49,17 @@ def test_the_logs_of_the_example_are_prepared_and_trained_on(
         "test": ["2024-05-08", "2024-05-08"],
     }
     assert [task["label"] for task in config["tasks"]] == ["is_click", "is_share", "play_time_ms / 10000"]
-    assert [sparse["name"] for sparse in config["sparse"]] == ["user_id", "video_id", "tab", "history", "hour"]
+    names = ["user_id", "video_id", "tab", "history", "context_net_type", "hour"]
+    assert [sparse["name"] for sparse in config["sparse"]] == names
     assert config["sparse"][3] == {"name": "history", "table": "video_id", "bag": True, "max_length": 50}
-    assert [dense["name"] for dense in config["dense"]] == ["network_mbps", "duration_ms"]
+    assert [dense["name"] for dense in config["dense"]] == ["network_mbps", "duration_ms", "context_net_mbps"]
     text = Path("feed/prep.toml").read_text()
     marked = [line for line in text.splitlines() if line.startswith(("name = ", "group", "value", "by"))][1:]
-    assert [line for line in marked if "# guess: " not in line] == ['value = "time.hour"']
+    assert [line for line in marked if "# guess: " not in line] == [
+        "value = \"json(context, '$.net.type')\"",
+        "value = \"cast(json(context, '$.net.mbps') as double)\"",
+        'value = "time.hour"',
+    ]
     assert "#   recency  guess: its type is list<" in text
     page = (REPOSITORY / "docs" / "prep.md").read_text()
     shown = page.partition("Some lines of `mine/prep.toml`:\n\n```text\n")[2].partition("```")[0].splitlines()
