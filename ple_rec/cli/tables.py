@@ -63,6 +63,5 @@ def tables(
     with print_messages("stderr"):
         published = publish_tables(model_dir, options.tables, options.source, read_side_table)
     for each in published:
-        day = "" if each.info.latest_day is None else f", newest day {each.info.latest_day}"
-        show(f"{each.info.name}: {each.info.rows:,} rows, {each.info.bytes:,} bytes in memory{day}: {each.folder}")
+        show(str(each))
     return 0

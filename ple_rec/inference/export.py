@@ -208,7 +208,8 @@ def export(
         logger.info(warning)
     if options.tables and read_side is not None:
         logger.info(f"writing side tables: {', '.join(options.tables)}")
-        publish_tables(model_dir, options.tables, options.source, read_side)
+        for table in publish_tables(model_dir, options.tables, options.source, read_side):
+            logger.info(str(table))
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)
 
 

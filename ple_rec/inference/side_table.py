@@ -59,6 +59,10 @@ class PublishedTable:
     folder: Location
     info: SideTableInfo
 
+    def __str__(self) -> str:
+        day = "" if self.info.latest_day is None else f", newest day {self.info.latest_day}"
+        return f"{self.info.name}: {self.info.rows:,} rows, {self.info.bytes:,} bytes in memory{day}: {self.folder}"
+
 
 def publish_tables(
     model_dir: Location, names: Sequence[str], source: str | None, read_side: ReadSide
