@@ -24,9 +24,10 @@ from data_prep.sources.table import shown_value
 from data_prep.transforms.arithmetic import date_text, day_number
 from data_prep.transforms.columns import DAY, REASON, SPLIT, SPLIT_KEY
 from data_prep.transforms.expression_scope import readable_columns
-from data_prep.transforms.resolve import THRESHOLD, Resolved
+from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import Derived
 from data_prep.transforms.splits import SAMPLED_OUT
+from data_prep.transforms.words import THRESHOLD
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import DaySplit, HeldOutSplit
 from ple_rec.errors import DataError

@@ -12,7 +12,8 @@ from typing import Any
 from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
-from data_prep.transforms.resolve import ROW_TIME, TIME_WORDS, Resolved, locate_word, word_qualifiers
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.words import ROW_TIME, TIME_WORDS, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec, VectorSpec
 from ple_rec.config.schema import DatasetSchema

@@ -21,7 +21,8 @@ from data_prep.expressions.times import weekday_of
 from data_prep.sources.files import POSITION
 from data_prep.sources.table import ColumnPurpose
 from data_prep.transforms.arithmetic import LocalTime
-from data_prep.transforms.resolve import ROW_TIME, Resolved, locate_word
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.words import ROW_TIME, locate_word
 from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,8 @@ from data_prep.expressions.json_text import json_valid
 from data_prep.sources.files import POSITION, RawTable
 from data_prep.sources.table import shown_value
 from data_prep.transforms.expression_scope import readable_values, with_times
-from data_prep.transforms.resolve import Resolved, locate_word
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.words import locate_word
 
 logger = logging.getLogger(__name__)
 

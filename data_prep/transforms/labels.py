@@ -17,7 +17,7 @@ from data_prep.expressions import kinds as exact
 from data_prep.expressions.kinds import floating
 from data_prep.transforms.columns import label_column, space_columns
 from data_prep.transforms.expression_scope import ColumnBuilder, Rule, as_float32, beyond_float32
-from data_prep.transforms.resolve import THRESHOLD
+from data_prep.transforms.words import THRESHOLD
 from ple_rec.config.prep import TaskSpec, ThresholdSpec
 
 _Rule = Callable[[ir.FloatingValue], ir.BooleanValue]

@@ -15,7 +15,8 @@ import pyarrow.types as pt
 from data_prep.sources.list_texts import StructuredText, structured_text
 from data_prep.sources.remote import open_raw_parquet
 from data_prep.sources.table import RawFile, shown_value
-from data_prep.transforms.resolve import Resolved, locate_word
+from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.words import locate_word
 from ple_rec.config.prep import SparseSpec
 
 logger = logging.getLogger(__name__)

@@ -1,9 +1,7 @@
 """Parsing of the expressions of a configuration of data preparation, and errors that name the column at fault.
 
 `resolve` parses all expressions and finds out which columns of the log and of the side tables they read. A side table
-is a table of users or items that is joined to the log. In an expression, a word is a name such as `duration`,
-`user.age` (a column of the side table `user`) or `time.day`. A key is the key of an expression in the configuration,
-such as `tasks[0].label`.
+is a table of users or items that is joined to the log. `words.py` explains keys and words.
 """
 
 from __future__ import annotations
@@ -17,28 +15,25 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.types as pt
 
-from data_prep.expressions import Expression, parse, word_to_column
+from data_prep.expressions import Expression
 from data_prep.expressions.decimals import MAX_EXPONENT
 from data_prep.expressions.kinds import kind_of
 from data_prep.expressions.source import kind_fix
-from data_prep.expressions.syntax import quoted_name
 from data_prep.sources.columns import ColumnUse
 from data_prep.sources.files import RawTable
 from data_prep.sources.table import ColumnPurpose, shown_value
-from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
+from data_prep.transforms.words import ROW_TIME, TIME_WORDS, is_join_key, locate_word, other_name_fix, parse_expressions
+from ple_rec.config.prep import PrepConfig
 from ple_rec.config.problems import ConfigError
 from ple_rec.config.words import toml_key
 from ple_rec.errors import DataError, PleRecError, UserError
 
-THRESHOLD = "threshold"  # Word by which the expression of a label reads its threshold.
 # Types to declare for a column of a CSV file, by the kind of value that is needed.
 _CSV_TYPE: Mapping[str, str] = {
     "number": '"double"',
     "integer": '"int64"',
     "time": '"timestamp", or "timestamptz" where the cells carry an offset',
 }
-ROW_TIME = "time"  # Word for the time of the row, unless the log has a column of this name.
-TIME_WORDS = ("time.day", "time.hour", "time.weekday")
 
 
 class SideColumn(NamedTuple):
@@ -92,7 +87,7 @@ class Resolved:
         the log. If the dataset records the columns of its log, they decide, and not those of the present log.
         """
         columns = self.config.found.columns.get("log", log.schema.names)
-        early = [key for key in self.parsed if key in ("log.where", "time.value") or _is_join_key(key, self.config)]
+        early = [key for key in self.parsed if key in ("log.where", "time.value") or is_join_key(key, self.config)]
         is_column = ROW_TIME in columns or any(ROW_TIME in self.parsed[key].columns for key in early)
         return ROW_TIME in self.log_words and self.config.time is not None and not is_column
 
@@ -213,7 +208,7 @@ class Resolved:
             rule = "a derived column must not have the name of a column of the log"
             problems = [
                 UserError(
-                    f"derived.{name}", f"{log.files[0].display_name} has a column {name!r}", rule, _other_name(name)
+                    f"derived.{name}", f"{log.files[0].display_name} has a column {name!r}", rule, other_name_fix(name)
                 )
                 for name in hidden
             ]
@@ -275,46 +270,6 @@ def _mend_cell_fix(table: RawTable) -> str:
     return f"correct the cell, or add it to {_csv_key(table)}.nulls if it means a missing value"
 
 
-def expression_texts(config: PrepConfig) -> dict[str, str]:
-    """Return the text of every expression of a configuration by its key.
-
-    A feature or a label without an expression is read from the column of its own name.
-    """
-    texts: dict[str, str | None] = {"log.where": config.log.where}
-    for name, side in config.sides.items():
-        texts |= {f"sides.{name}.on.{column}": text for column, text in side.on.items()}
-        texts[f"sides.{name}.day"] = side.day
-    if config.time is not None:
-        texts["time.value"] = config.time.value
-    texts |= {f"derived.{name}": text for name, text in config.derived.items()}
-    if isinstance(config.split, DaySplit):
-        texts["split.valid_hash"] = config.split.valid_hash
-    elif isinstance(config.split, HeldOutSplit):
-        texts["split.hash"] = config.split.hash
-    else:
-        texts["split.value"] = config.split.value
-    texts |= {f"checks.{name}": text for name, text in config.checks.items()}
-    for i, feature in enumerate(config.sparse):
-        texts[f"sparse[{i}].value"] = quoted_name(feature.name) if feature.value is None else feature.value
-        texts[f"sparse[{i}].weights"] = feature.weights
-    for i, number in enumerate(config.dense):
-        texts[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
-    for i, vector in enumerate(config.vectors):
-        texts[f"vectors[{i}].value"] = quoted_name(vector.name) if vector.value is None else vector.value
-    for i, task in enumerate(config.tasks):
-        if task.threshold is not None:
-            texts[f"tasks[{i}].threshold.value"] = task.threshold.value
-            texts[f"tasks[{i}].threshold.by"] = task.threshold.by
-        texts[f"tasks[{i}].label"] = quoted_name(task.name) if task.label is None else task.label
-        texts[f"tasks[{i}].space"] = task.space
-    texts |= {"weight": config.weight, "group": config.group}
-    if config.sampling is not None:
-        texts["sampling.keep"] = config.sampling.keep
-        texts |= {f"sampling.hash[{i}]": text for i, text in enumerate(config.sampling.hash)}
-    texts |= {f"carry.{name}": text for name, text in config.carry.items()}
-    return {key: text for key, text in texts.items() if text is not None}
-
-
 def resolve(
     config: PrepConfig,
     place: str,
@@ -337,7 +292,7 @@ def resolve(
     Raises:
         ConfigError: Expressions are not valid; the message lists all problems.
     """
-    parsed, problems = _parsed(config)
+    parsed, problems = parse_expressions(config)
     log: dict[str, None] = {}
     sides: dict[str, dict[str, None]] = {name: dict.fromkeys(side.on) for name, side in config.sides.items()}
     for key, expression in parsed.items():
@@ -374,89 +329,4 @@ def _frozen_columns(config: PrepConfig, parsed: Mapping[str, Expression]) -> dic
 
 def expression_problems(config: PrepConfig) -> list[str]:
     """Return the problems of the expressions of a configuration, one message for each."""
-    return _parsed(config)[1]
-
-
-def _parsed(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:
-    """Return the valid expressions by key, and the problems of the others."""
-    parsed: dict[str, Expression] = {}
-    problems: list[str] = []
-    for key, text in expression_texts(config).items():
-        try:
-            expression = parse(text, key, word_qualifiers(config))
-            for word in expression.columns:
-                _check_order(key, text, word, config)
-            parsed[key] = expression
-        except UserError as error:
-            problems.append(str(error))
-    return parsed, problems
-
-
-def word_qualifiers(config: PrepConfig) -> tuple[str, ...]:
-    """Return the names that may stand before a dot in a word, as in `time.day` or, for a side table, `user.age`."""
-    return ("time", *config.sides)
-
-
-def locate_word(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
-    """Return the table and the column to which a word in the expression at a key refers.
-
-    The table is None for a value that is computed: a derived column, a part of the time, or a threshold.
-    """
-    name = word_to_column(word)
-    if key.startswith("sides.") and key.endswith(".day"):
-        # The day of a side table is computed from its own rows, whose columns have no qualifier there.
-        return key.split(".")[1], name
-    if name != word:  # A word in double quotes, which always names a column of the log.
-        return "log", name
-    if word in config.derived or word in TIME_WORDS or (word == THRESHOLD and _may_read_threshold(key, config)):
-        return None, word
-    side, _, inner = word.partition(".")
-    return (side, inner) if inner and side in config.sides else ("log", word)
-
-
-def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
-    """Check that the value of a word in an expression is computed before the expression.
-
-    `log.where` and the join keys of side tables are computed first, then the time, then derived columns in their order.
-
-    Raises:
-        UserError: The word is computed later, or never.
-    """
-    table, _ = locate_word(key, word, config)
-    lacks_time = config.time is None and table is None and word in TIME_WORDS
-    is_computed_first = key == "log.where" or _is_join_key(key, config)
-    decides_on_side_row = key == "time.value" and any(side.day is not None for side in config.sides.values())
-
-    def refuse(rule: str, fix: str) -> None:
-        raise UserError(key, f"`{text}` reads {word}", rule, fix)
-
-    if lacks_time:
-        refuse("words such as time.day need the section [time]", "add [time]")
-    elif is_computed_first and table != "log":
-        fix = "use only columns of the log in it"
-        if key == "log.where":
-            fix += '; or remove such rows by a rule in [checks], with on_bad_row = "drop" and a max_bad_fraction'
-        refuse("it is computed before side tables are joined, and before [time] and [derived]", fix)
-    elif decides_on_side_row and table not in (None, "log"):
-        refuse("dated side tables are joined by the time, so it cannot depend on them", "take the time from the log")
-    elif key == "time.value" and table is None:
-        refuse("the time is computed before all derived columns", "use only columns of the log in it")
-    elif key.startswith("derived.") and word in config.derived and table is None:
-        name, names = key.removeprefix("derived."), list(config.derived)
-        rule = "a derived column may read columns and the derived columns above it"
-        if word == name:
-            refuse(f"{rule}, not itself", _other_name(name))
-        elif names.index(word) > names.index(name):
-            refuse(rule, f"write derived.{word} above derived.{name}")
-
-
-def _is_join_key(key: str, config: PrepConfig) -> bool:
-    return any(key == f"sides.{name}.on.{column}" for name, side in config.sides.items() for column in side.on)
-
-
-def _other_name(name: str) -> str:
-    return f"choose another name, e.g. derived.{name}_2, and use it wherever the derived column is read"
-
-
-def _may_read_threshold(key: str, config: PrepConfig) -> bool:
-    return any(key == f"tasks[{i}].label" and task.threshold is not None for i, task in enumerate(config.tasks))
+    return parse_expressions(config)[1]

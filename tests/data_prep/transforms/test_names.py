@@ -16,7 +16,8 @@ from data_prep.inputs.read import InputOptions, open_inputs
 from data_prep.progress import Progress
 from data_prep.sources.columns import column_fix
 from data_prep.sources.files import discover
-from data_prep.transforms.resolve import expression_texts, resolve
+from data_prep.transforms.resolve import resolve
+from data_prep.transforms.words import expression_texts
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import FilesConfig, PrepConfig
 from ple_rec.errors import UserError
