@@ -113,6 +113,8 @@ def plain_path(names: tuple[str, ...]) -> str | None:
     """Return the path of nested fields as a user writes it; None if no path can name one of them."""
     steps = []
     for name in names:
+        if '"' in name:  # `."name"` would name the field without the quotes.
+            return None
         step = next((form for form in (f".{name}", f'."{name}"') if _STEP.fullmatch(form)), None)
         if step is None:
             return None

@@ -12,7 +12,7 @@ from typing import Any, cast
 import ibis
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.expressions import parse
@@ -168,6 +168,7 @@ def test_random_documents_are_read_as_by_python(documents: list[str | None]) -> 
 
 
 @settings(deadline=None, max_examples=40)
+@example(['"0"'])
 @given(st.lists(st.text(min_size=1, max_size=5) | LETTERS.filter(bool), min_size=1, max_size=3))
 def test_a_path_reads_the_field_of_any_name_that_it_can_write(names: list[str]) -> None:
     names = [name.encode("utf-8", "replace").decode() for name in names]
