@@ -24,10 +24,10 @@ demo: setup ## fetch Census-Income, train PLE on two ranks, print the table, wri
 	@echo "  ple-rec export $(DEMO_CONFIG) --out models/census --examples 24     # a self-contained model of this run, checked against it"
 	@echo "  ple-rec serve models/census                                      # rank by HTTP, and a page at http://127.0.0.1:8000"
 
-test: setup ## the tests, without the slow ones, by two processes
-	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## the tests, without the slow ones, by two processes; random examples are the same in every run
+	python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=ci
 
-test-all: setup ## the slow tests too; the tests on the CUDA stack; audit
+test-all: setup ## the slow tests too, with new random examples; the tests on the CUDA stack; audit
 	python -m pytest -q -m "slow or not slow"
 	$(MAKE) test-cuda-stack
 	$(MAKE) audit
