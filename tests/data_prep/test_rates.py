@@ -43,7 +43,7 @@ def rows_of(folder: Path, *splits: str) -> pd.DataFrame:
     return table.to_pandas().sort_values("row", ignore_index=True)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_rates_are_those_of_a_reference(tmp_path: Path, seed: int) -> None:
     log = random_log(seed)
     rows = rows_of(prepared(tmp_path, log))
@@ -88,10 +88,12 @@ def test_labels_from_a_day_on_change_no_feature_until_this_day(
     day = data.draw(st.integers(0, 9))
     later = np.flatnonzero(days >= day)
     changed = data.draw(st.lists(st.sampled_from(later), min_size=1, unique=True))
-    other = log.copy()
-    other.loc[changed, "is_like"] = data.draw(st.sampled_from([7, pd.NA]))
-    other.loc[changed, "play_ms"] += 7
-    other.loc[changed, "price"] = data.draw(st.sampled_from([1e6, np.nan]))
+    is_changed = log["row"].isin(changed)
+    other = log.assign(
+        is_like=log["is_like"].mask(is_changed, data.draw(st.sampled_from([7, pd.NA]))),
+        play_ms=log["play_ms"].mask(is_changed, -3),
+        price=log["price"].mask(is_changed, data.draw(st.sampled_from([1e6, np.nan]))),
+    )
     was, now = features(engine, root, log), features(engine, root, other)
     until = np.flatnonzero(days <= day)
     assert was.take(until).equals(now.take(until))
