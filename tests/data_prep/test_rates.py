@@ -87,7 +87,7 @@ def test_labels_from_a_day_on_change_no_feature_until_this_day(
     days = log["time_s"] // 86_400 - DAY_1
     day = data.draw(st.integers(0, 9))
     later = np.flatnonzero(days >= day)
-    changed = data.draw(st.lists(st.sampled_from(later), min_size=1, unique=True))
+    changed = data.draw(st.lists(st.sampled_from(later.tolist()), min_size=1, unique=True))
     is_changed = log["row"].isin(changed)
     other = log.assign(
         is_like=log["is_like"].mask(is_changed, data.draw(st.sampled_from([7, pd.NA]))),
