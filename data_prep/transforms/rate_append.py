@@ -79,4 +79,4 @@ def tell_of_counted_rows(engine: Engine, rows: ir.Table, last_day: int, say: Cal
     if result["rows"]:
         first, last = date_text(result["first"]), date_text(result["last"])
         days = first if first == last else f"{result['days']} days, {first} to {last}"
-        say(f"rates: {result['rows']:,} rows ({days}) are not counted again, since the parent has counted these days")
+        say(f"rates do not count {result['rows']:,} rows ({days}) again, since the parent has counted these days")

@@ -164,12 +164,14 @@ def _count_appended(resolved: Resolved, table: CountedTable, earlier: RateCounts
     rate_append.check_key_types(resolved, table, earlier.tables[table.name], later)
     if day <= earlier.last_day:
         # A row of this day may have a key that the parent has not counted on this day.
-        asked = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
-        later = ibis.union(later, asked.select(later.columns), distinct=False)
+        zero_counts = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
+        later = ibis.union(later, zero_counts.select(later.columns), distinct=False)
     return rate_append.add_counts(table, earlier.tables[table.name], later, day)
 
 
-def values_as_of(engine: Engine, table: CountedTable, counts: ir.Table, resolved: Resolved) -> ir.Table:
+def values_as_of(
+    engine: Engine, table: CountedTable, counts: ir.Table, resolved: Resolved, first_day: int | None = None
+) -> ir.Table:
     """Return the values of the rates of a counted table, as of each day of each key in `counts`.
 
     Args:
@@ -177,6 +179,7 @@ def values_as_of(engine: Engine, table: CountedTable, counts: ir.Table, resolved
         table: Counted table.
         counts: Counts and sums by key and day. Rows with counts of 0 may ask for further keys and days.
         resolved: Configuration, for messages.
+        first_day: First day whose values are needed, in days from 1970-01-01; None for those of every day.
 
     Returns:
         Columns of the key, the day, and the columns that expressions read.
@@ -192,7 +195,9 @@ def values_as_of(engine: Engine, table: CountedTable, counts: ir.Table, resolved
         windows = {
             column: counts[column].sum().over(_window(rate, keys)).fill_null(0) for column, rate in stored.items()
         }
-        sums = engine.materialize(f"sums_{table.name}", counts.select(*keys, COUNTED_DAY, **windows))
+        sums = counts.select(*keys, COUNTED_DAY, **windows)
+        needed = sums if first_day is None else sums.filter(sums[COUNTED_DAY] >= first_day)
+        sums = engine.materialize(f"sums_{table.name}", needed)
         totals = {f"all_{column}": by_day[column].sum().over(_window(rate, [])) for column, rate in stored.items()}
         means = engine.materialize(f"totals_{table.name}", by_day.select(__day=by_day[COUNTED_DAY], **totals))
     joined = sums.left_join(means, sums[COUNTED_DAY] == means["__day"])
@@ -222,7 +227,7 @@ def with_rates(rows: LogRows, counts: RateCounts) -> LogRows:
     """Return the rows of a log with the columns of all rates, which are computed here, once for all passes."""
     engine, resolved = rows.engine, rows.resolved
     tables = {
-        name: values_as_of(engine, table, counts.tables[name], resolved)
+        name: values_as_of(engine, table, counts.tables[name], resolved, counts.first_day)
         for name, table in resolved.config.counted_tables.items()
     }
     linked = rows.scan() if rows.linked is None else rows.linked

@@ -26,7 +26,8 @@ from tests.data_prep.rate_logs import DAY_1, random_log, reference, write
 # Days of the parent; it counts days 1 to 5. The other settings give every appended day rows of all splits.
 FIRST_DAYS = ("split.train=[1, 3]", "split.valid=[4, 4]", "split.test=[5, 5]")
 OTHERS = ("split.day_1=2022-01-08", "group=row", "append.valid=0.3", "append.test=0.3")
-LOG = random_log(3)
+ROWS_OF_DAY = 15
+LOG = random_log(3, rows=ROWS_OF_DAY)
 COLUMNS = [name for name in reference(random_log(0, rows=1)).columns if name != "row"]
 
 
@@ -45,9 +46,15 @@ def prepared(
 ) -> tuple[Path, str]:
     """Prepare a log, as an appended day if a parent is given, and return the dataset and the lines of progress."""
     write(root, log)
-    appended = {} if parent is None else {"append": f"day={day}", "parent": parent}
     lines = io.StringIO()
-    options = Options(str(root / "raw"), threads=1, engine=engine, overrides=(*OTHERS, *overrides), **appended)
+    options = Options(
+        str(root / "raw"),
+        threads=1,
+        engine=engine,
+        append=None if parent is None else f"day={day}",
+        parent=parent,
+        overrides=(*OTHERS, *overrides),
+    )
     prepare(str(root / "rates.toml"), root / "out", options, progress=Progress(stream=lines))
     return root / "out", lines.getvalue()
 
@@ -87,7 +94,7 @@ def test_appended_days_have_the_rates_of_one_preparation(tmp_path: Path, first: 
     datasets = chain(tmp_path, LOG, first, range(4, 10))
     for day, folder in datasets.items():
         rates = rates_by_row(folder)
-        assert len(rates) == 40, day
+        assert len(rates) == ROWS_OF_DAY, day
         pd.testing.assert_frame_equal(rates, whole.loc[rates.index], check_exact=True)
         assert rates.notna().any().all(), day
 
@@ -121,10 +128,13 @@ def test_an_appended_day_keeps_the_counts_that_it_needs(tmp_path: Path, first: P
 
 def test_rows_of_counted_days_are_told_and_count_once(tmp_path: Path, first: Path) -> None:
     alone, said = prepared(tmp_path / "alone", rows_of(LOG, [6]), first, 6)
-    assert "not counted again" not in said
+    assert "do not count" not in said
     late = pd.concat([LOG, rows_of(LOG, [3]).assign(is_like=1)])
     again, said = prepared(tmp_path / "again", late, first, 6)
-    assert "rates: 240 rows (5 days, 2022-01-08 to 2022-01-12) are not counted again, since the parent has" in said
+    assert (
+        f"rates do not count {6 * ROWS_OF_DAY} rows (5 days, 2022-01-08 to 2022-01-12) again, since the parent has"
+        in said
+    )
     pd.testing.assert_frame_equal(rates_by_row(again), rates_by_row(alone), check_exact=True)
     for name in ("by_video_id", "by_city_tab___0", "by_user_id_time_hour"):
         alone_table, again_table = (pq.read_table(folder / "rates" / f"{name}.parquet") for folder in (alone, again))
