@@ -18,7 +18,14 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
 from data_prep.sources.columns import raw_type
 from data_prep.stats import compute
-from data_prep.transforms.columns import GROUP_COLUMN, SUBGROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep.transforms.columns import (
+    GROUP_COLUMN,
+    SUBGROUP_COLUMN,
+    WEIGHT_COLUMN,
+    label_column,
+    space_columns,
+    weights_column,
+)
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig

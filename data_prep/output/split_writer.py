@@ -241,7 +241,9 @@ class SplitWriter:
         if name in self._labels:  # Labels are compressed better without a dictionary.
             return False
         table = self._table_names.get(name)
-        return name not in (GROUP_COLUMN, SUBGROUP_COLUMN) and (table is None or self.tables[table].allocated_rows <= DICTIONARY_ROWS)
+        return name not in (GROUP_COLUMN, SUBGROUP_COLUMN) and (
+            table is None or self.tables[table].allocated_rows <= DICTIONARY_ROWS
+        )
 
     def _schema(self, types: Mapping[str, dt.DataType]) -> pa.Schema:
         """Return the schema of a part, with the features first."""

@@ -29,7 +29,7 @@ def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> 
         embeddings=EmbeddingsConfig(dim=8),
         numbers=5,
         tasks=2,
-        has_group=True,
+        groups=1,
         values=100,
         work=DenseWork(flops_per_sample=1000, dense_parameters=700, precision=precision, epoch_samples=1),
         table_optimizer="rowwise_adagrad",

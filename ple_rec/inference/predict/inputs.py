@@ -81,7 +81,7 @@ class PredictionInput(Protocol):
 
 def features_only(selection: Selection) -> Selection:
     """Return the features of a selection without tasks, sample weights, groups and slices, as predictions need none."""
-    return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
+    return replace(selection, tasks=(), sample_weight=None, group=None, subgroup=None, slices=())
 
 
 def without_frozen_tables(selection: Selection) -> Selection:
