@@ -55,9 +55,9 @@ def test_a_column_with_the_name_of_a_task_is_carried_under_a_name_of_its_own(
     run: ple_rec.Run, feed: Path, day: pa.Table
 ) -> None:
     named = day.append_column("like", pa.array(range(len(day)))).append_column("score", pa.array(range(len(day))))
-    ids = ["like", "session", "score"]
+    ids = ["like", "price", "score"]
     found = run.predict(named, ids=ids, no_group=True, source=feed / "raw", all_rows=True)
-    assert found.column_names == ["input_like", "session", "input_score", *TASKS]
+    assert found.column_names == ["input_like", "price", "input_score", *TASKS]
     assert found["input_like"].to_pylist() == found["input_score"].to_pylist() == list(range(len(day)))
     both = named.append_column("input_like", day["price"])
     with pytest.raises(ple_rec.UserError, match='ids: got "input_like"; a column with the name of a prediction'):

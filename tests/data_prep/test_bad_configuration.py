@@ -100,8 +100,8 @@ def test_a_column_that_is_not_there_is_named_with_its_key(override: str, message
         ("group=1", "group: got 1 (int); expected a string or a non-empty array of strings"),
         (
             'group=["user_id", "price"]',
-            "column 'price': got 0.0, of type float64; a group is an integer or text (plain.toml: group[1]). Fix: write "
-            "cast(price as bigint)",
+            "column 'price': got 0.0, of type float64; a group is an integer or text (plain.toml: group[1]). Fix: "
+            "write cast(price as bigint)",
         ),
         (
             'group=["user_id", "time.day"]\ntime=\nsplit={by="hash", value="user_id", valid=0.2, test=0.2}',

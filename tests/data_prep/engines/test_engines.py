@@ -41,7 +41,8 @@ RICH = (
         'threshold = {value = "play_time_ms", quantile = 0.6, by = "duration_ms", bins = 3}\n\n'
         '[[tasks]]\nname = "share"',
     ),
-    # A group of texts, which is hashed, divided by day and tab, and a bag that is cut from a text and shares the table of a text.
+    # A group of texts, which is hashed, divided by day and tab, and a bag that is cut from a text and shares the table
+    # of a text.
     ('group = "user_id"', 'group = ["concat(\'user \', user_id)", "time.day", "tab"]'),
     (
         '[[sparse]]\nname = "age"',
