@@ -60,10 +60,11 @@ def resampled_metrics(
     group_N, groups = _number_groups(rows.get("group"), len(rows["labels"]))
 
     def resample(task: int, metric: str) -> Callable[[Counts], Floats]:
-        columns = (np.asarray(rows[name])[:, task] for name in ("labels", "weights", "scores"))
+        label_N, weight_N, score_N = (np.asarray(rows[name])[:, task] for name in ("labels", "weights", "scores"))
         if metric == SUBGROUP_GAUC:
-            return _resampled_gauc(*columns, group_N, groups, _number_groups(rows["subgroup"], len(group_N))[0])
-        return _METRICS[metric](*columns, group_N, groups)
+            part_N, _ = _number_groups(rows["subgroup"], len(group_N))
+            return _resampled_gauc(label_N, weight_N, score_N, group_N, groups, part_N)
+        return _METRICS[metric](label_N, weight_N, score_N, group_N, groups)
 
     resampled = [resample(task, metric) for task, metric in metrics]
     chunks = [[each(counts_GC) for each in resampled] for counts_GC in draw_counts(groups, resamples)]
@@ -258,9 +259,9 @@ def _resampled_gauc(
     """Return the GAUC of resampled groups, the mean of the AUC of their parts by impressions.
 
     Args:
-        label_N: Labels.
-        weight_N: Weights, 0 for rows that do not count.
-        score_N: Scores.
+        label_N: Label of each row, 0 or 1.
+        weight_N: Sample weight of each row, 0 for a row that does not count.
+        score_N: Score of each row.
         group_N: Index of the group of each row.
         groups: Number of groups.
         part_N: Index of the part of each row, such as a day of a user; None if the groups are their own parts.

@@ -87,7 +87,7 @@ def test_both_gaucs_are_judged_and_their_difference_is_said(results: tuple[dict[
     page = Path("runs/cmp/compare.html").read_text()
     assert sentence in page
     assert "<th>by user_id, time.day</th>" in page
-    table = Comparison(Path("runs/cmp"), document, {}).table().to_pylist()
+    table = Comparison(Path("runs/cmp"), document, []).table().to_pylist()
     assert [row["mean"] for row in table if (row["variant"], row["metric"]) == ("ple", "subgroup_gauc")] == [
         pytest.approx(1.00005)
     ]
