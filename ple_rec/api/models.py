@@ -259,13 +259,13 @@ class Model:
     def side_tables(self) -> pa.Table:
         """Side tables that fill columns of requests of the raw form, a row for each.
 
-        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, and `latest_day`, the newest day of a
-        dated table.
+        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, `latest_day`, the newest day of a
+        dated table, and `as_of`, the day for whose rows the values of a table of rates hold.
         """
         import pyarrow as pa
 
         kinds = {"name": pa.string(), "version": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
-        schema = pa.schema(kinds | {"latest_day": pa.string()})
+        schema = pa.schema(kinds | {"latest_day": pa.string(), "as_of": pa.string()})
         return pa.Table.from_pylist([each.describe() for each in self._ranker.side_tables.values()], schema)
 
     @property

@@ -89,6 +89,10 @@ class ServeFlags:
             _parse_seconds,
         ),
     ] = 0.0
+    rates_max_age: Annotated[
+        int,
+        flag("largest age of rates of side tables; the server warns of older ones; default 1", "DAYS", positive_int),
+    ] = 1
     access_log: Annotated[bool, flag("print a line for each request on standard error")] = False
 
 

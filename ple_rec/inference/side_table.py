@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.inference.key_index import KeyIndex, sort_by_hash
+from ple_rec.inference.key_index import UNKNOWN, KeyIndex, sort_by_hash
 from ple_rec.inference.manifest import explain_unreadable
 from ple_rec.inference.model_dir import SIDE_TABLES, latest_version, new_table
 from ple_rec.inference.raw_values import arrow_type
@@ -60,8 +61,10 @@ class PublishedTable:
     info: SideTableInfo
 
     def __str__(self) -> str:
-        day = "" if self.info.latest_day is None else f", newest day {self.info.latest_day}"
-        return f"{self.info.name}: {self.info.rows:,} rows, {self.info.bytes:,} bytes in memory{day}: {self.folder}"
+        info = self.info
+        day = "" if info.latest_day is None else f", newest day {info.latest_day}"
+        day += "" if info.as_of is None else f", as of {info.as_of}"
+        return f"{info.name}: {info.rows:,} rows, {info.bytes:,} bytes in memory{day}: {self.folder}"
 
 
 def publish_tables(
@@ -102,7 +105,9 @@ def publish_tables(
         )
         with new_table(model_dir, side.name) as folder:
             pq.write_table(table, folder / TABLE_FILE, row_group_size=_ROW_GROUP_ROWS)
-            (folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            (folder / INFO_FILE).write_text(
+                info.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8"
+            )
         published.append(PublishedTable(model_dir / SIDE_TABLES / side.name / folder.name, info))
     return published
 
@@ -225,12 +230,18 @@ class SideTable:
         return self._index.find(keys)
 
     def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
-        """Return values of a column in the type that requests have; null where `find` has returned no row."""
-        values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0))
-        return values.cast(arrow_type(self.info.columns[column]))
+        """Return values of a column, in the type that requests have, for the rows that `find` has returned.
+
+        The value for an unknown key is the column's default, else null; the value for a null key is null.
+        """
+        kind = arrow_type(self.info.columns[column])
+        values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0)).cast(kind)
+        if (default := self.info.defaults.get(column)) is None:
+            return values
+        return pc.if_else(pa.array(rows_N == UNKNOWN), pa.scalar(default, kind), values)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, version, rows, bytes and newest day, for logs and for `/v1/model`."""
+        """Return name, version, rows, bytes and the days of the values, for logs and for `/v1/model`."""
         info = self.info
         return {
             "name": info.name,
@@ -238,6 +249,7 @@ class SideTable:
             "rows": info.rows,
             "bytes": self.bytes,
             "latest_day": info.latest_day,
+            "as_of": info.as_of,
         }
 
 

@@ -120,7 +120,8 @@ def test_values_and_keys(model: Path, tmp_path: Path) -> None:
         assert array.type == expected.type
         assert array.equals(expected), name
     assert rows.unknown() == {"both": 1 / 6}
-    found = lookup.find_rows(form.sides[0], {name: cells[name] for name in keys})
+    arrays = {name: rows.array(name) for name in keys}
+    found = lookup.find_rows(form.sides[0], {name: cells[name] for name in keys}, arrays)
     assert (found[3:] == [UNKNOWN, NULL_KEY, NULL_KEY]).all()
     assert np.unique(found[:3]).tolist() == [0, 1, 2]
 
