@@ -150,6 +150,14 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def rates_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run `feed` with rates: `raw/`, `data/` and `run/`; who changes them copies."""
+    from tests.inference.rates_feed import train_rates_feed
+
+    return train_rates_feed(tmp_path_factory.mktemp("rates"))
+
+
+@pytest.fixture(scope="session")
 def feed_model(feed: Path) -> Path:
     """Version 1 of that run, exported in fp32; who changes it copies."""
     from tests.inference.exported import export_run

@@ -267,6 +267,8 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
     for name, array in zip(side.key_columns, engine.keys(side, empty, 0), strict=True):
         if is_text(array.type) != (info.columns.get(name) == "string"):
             return f"its key {name} is {info.columns.get(name)}, and the model's {array.type}"
+    if info.rates != side.rates:
+        return "its rates are not those of the model, such as their windows"
     for name in side.columns:
         if info.columns.get(name) != (kind := kinds[f"{side.name}.{name}"]):
             return f"the model reads the column {name} as {kind}, and it has {info.columns.get(name, 'no such column')}"

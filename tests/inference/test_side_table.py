@@ -22,7 +22,7 @@ from ple_rec.inference.model_dir import latest_table, latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.raw_columns import MAX_TABLE_VALUES
 from ple_rec.inference.request_error import RequestError
-from ple_rec.inference.side_table import PublishedTable, load_table, publish_tables
+from ple_rec.inference.side_table import PublishedTable, TableSources, load_table, publish_tables
 from ple_rec.storage import Location, location
 from tests.inference.exported import export_run
 from tests.inference.feed import FIRST_USER
@@ -31,7 +31,7 @@ from tests.object_store import put_folder
 
 
 def publish(model: Location, source: Path, *names: str) -> list[PublishedTable]:
-    return publish_tables(model, names, str(source), read_side_table)
+    return publish_tables(model, names, TableSources(str(source)), read_side_table)
 
 
 def load(model: Location) -> Ranker:

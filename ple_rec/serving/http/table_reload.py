@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from ple_rec.config.raw_form import RawSide
 from ple_rec.errors import PleRecError, UnavailableError
-from ple_rec.inference.load_version import VersionStamp, side_names
+from ple_rec.inference.load_version import VersionStamp, sides_of
 from ple_rec.inference.model_dir import publish_command
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.side_table import SideTable, load_table
@@ -49,8 +50,9 @@ class TableLoader:
             UnavailableError: The model is in a store that cannot be read, and `must_load` is True.
         """
         tables: dict[str, SideTable] = {}
-        for name in side_names(ranker.raw_form):
-            self._load_newest(name, ranker, must_load=must_load)
+        for side in sides_of(ranker.raw_form):
+            name = side.name
+            self._load_newest(side, ranker, must_load=must_load)
             if name in self._loaded and _find_misfit(ranker, self._loaded[name][1]) is None:
                 tables[name] = self._loaded[name][1]
                 self._check_age(name)
@@ -68,9 +70,9 @@ class TableLoader:
             fields = {"table": name, "version": table.version, "as_of": table.info.as_of}
             log_warning("rates_are_old", **fields, age_days=age, rates_max_age=self._max_age)
 
-    def _load_newest(self, name: str, ranker: Ranker, *, must_load: bool) -> None:
+    def _load_newest(self, side: RawSide, ranker: Ranker, *, must_load: bool) -> None:
         """Load the newest version of a table, unless it is in memory, has been refused, or does not fit the model."""
-        attempt = None
+        name, attempt = side.name, None
         try:
             stamp = VersionStamp.of_table(self._model_dir, name)
             if stamp is None:
@@ -83,7 +85,8 @@ class TableLoader:
             if table is None or in_memory != stamp:
                 table = load_table(stamp.path)
             if (misfit := _find_misfit(ranker, table)) is not None:
-                self._refuse(name, attempt, f"{misfit}; run {publish_command(self._model_dir, name)}")
+                command = publish_command(self._model_dir, name, has_rates=bool(side.rates))
+                self._refuse(name, attempt, f"{misfit}; run {command}")
             elif in_memory != stamp:
                 self._loaded[name] = (stamp, table)
                 self._refused.pop(name, None)

@@ -19,7 +19,7 @@ import pytest
 from data_prep.inputs.side_tables import read_side_table
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import MANIFEST, write_manifest
-from ple_rec.inference.side_table import publish_tables
+from ple_rec.inference.side_table import TableSources, publish_tables
 from ple_rec.serving.http import table_reload
 from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.reload import VersionStamp, load
@@ -33,7 +33,7 @@ BODY = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": f"v{i}"
 
 
 def publish(model: Path, source: Path) -> None:
-    publish_tables(model, ["videos"], str(source), read_side_table)
+    publish_tables(model, ["videos"], TableSources(str(source)), read_side_table)
 
 
 def write_lengths(folder: Path, feed: Path, length: float) -> Path:
