@@ -98,23 +98,23 @@ def compute_rates(rows: LogRows, counts: DatasetCounts, first: int) -> dict[str,
     for name, table in tables.items():
         keyed = days.drop_null(key_columns(table))
         named = {key: keyed[column] for key, column in zip(table.key_columns, key_columns(table), strict=True)}
-        asked = keyed.select(**named, **{COUNTED_DAY: keyed[DAY].cast("int32")}).distinct()
-        asked = engine.materialize(f"asked_{name}", asked)
-        all_values = values_as_of(engine, table, _add_keys(counts.tables[name], asked, table), resolved)
-        values[name] = engine.materialize(f"rates_{name}", all_values.semi_join(asked, asked.columns))
+        row_keys = keyed.select(**named, **{COUNTED_DAY: keyed[DAY].cast("int32")}).distinct()
+        row_keys = engine.materialize(f"row_keys_{name}", row_keys)
+        all_values = values_as_of(engine, table, _add_keys(counts.tables[name], row_keys, table), resolved)
+        values[name] = engine.materialize(f"rates_{name}", all_values.semi_join(row_keys, row_keys.columns))
     return values
 
 
-def _add_keys(counts: ir.Table, asked: ir.Table, table: CountedTable) -> ir.Table:
+def _add_keys(counts: ir.Table, row_keys: ir.Table, table: CountedTable) -> ir.Table:
     """Return counts by key and day, with counts of 0 for further keys and days.
 
     Args:
         counts: Counts and sums of the dataset by key and day.
-        asked: Keys and days, which may be among those of `counts`.
+        row_keys: Keys and days, which may be among those of `counts`.
         table: Counted table.
     """
     stored = [column for rate in table.rates.values() for column in rate.stored_columns]
-    added = asked.anti_join(counts, asked.columns).mutate(**{name: ibis.literal(0, "int64") for name in stored})
+    added = row_keys.anti_join(counts, row_keys.columns).mutate(**{name: ibis.literal(0, "int64") for name in stored})
     return ibis.union(counts.select(added.columns), added, distinct=False)
 
 
