@@ -134,10 +134,9 @@ def _check_days(rows: LogRows, counts: DatasetCounts, days: ir.Table) -> None:
     last = engine.fetch(days.aggregate(day=days[DAY].max()))["day"][0].as_py()
     if counts.last_day is not None and last is not None and last > counts.last_day + 1:
         logger.warning(
-            "rates of rows of %s: %s counts the rows until %s, so later days are missing in their rates. Fix: append "
-            "the days to the dataset, and predict with it: %s",
+            "rates of rows of %s: %s counts the rows until %s, so the days between are missing in their rates. Fix: "
+            "append these days, and set data.path to the dataset of the last one",
             date_text(last),
             counts.dataset,
             date_text(counts.last_day),
-            overrides_text("data.path=DATASET"),
         )

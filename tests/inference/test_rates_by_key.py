@@ -27,7 +27,6 @@ from tests.inference.rates_feed import (
     LAST_DAY,
     RATE_FEATURES,
     TABLES,
-    append_day,
     read_features,
 )
 from tests.inference.side_feed import USER, rank
@@ -43,24 +42,11 @@ def load(model: Path) -> Ranker:
     return ranker
 
 
-@pytest.fixture(scope="module")
-def model(rates_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model with its rates and with both side tables; who changes it copies."""
-    source = ["--tables", "users", "videos", "--from", str(rates_feed / "raw")]
-    return export_run(rates_feed / "run", tmp_path_factory.mktemp("rates") / "model", *source)
-
-
 @pytest.fixture
-def own(model: Path, tmp_path: Path) -> Path:
+def own(rates_model: Path, tmp_path: Path) -> Path:
     """A copy of the model that a test may change."""
-    shutil.copytree(model, tmp_path / "model")
+    shutil.copytree(rates_model, tmp_path / "model")
     return tmp_path / "model"
-
-
-@pytest.fixture(scope="module")
-def child(rates_feed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of day 6, appended to that of the model."""
-    return append_day(rates_feed, rates_feed / "data", tmp_path_factory.mktemp("child") / "data")
 
 
 def requested_day(day: int) -> list[dict[str, Any]]:
@@ -69,32 +55,34 @@ def requested_day(day: int) -> list[dict[str, Any]]:
 
 
 def test_rows_of_the_next_day_have_the_features_of_prep(
-    rates_feed: Path, model: Path, child: Path, tmp_path: Path
+    rates_feed: Path, rates_model: Path, rates_child: Path, tmp_path: Path
 ) -> None:
     day = day_of(LAST_DAY + 1)
     pq.write_table(day.drop_columns([*LABELS]), tmp_path / "day.parquet")
-    prepared = read_features(rates_feed, child, tmp_path / "day.parquet", [*FEATURES, "like_bin"], tmp_path / "work")
+    prepared = read_features(
+        rates_feed, rates_child, tmp_path / "day.parquet", [*FEATURES, "like_bin"], tmp_path / "work"
+    )
     keep = [i for i, spam in enumerate(day["spam"].to_pylist()) if spam == 0]  # `log.where` of the preparation.
     rows = [row for i, row in enumerate(requested_day(LAST_DAY + 1)) if i in keep]
-    ranker = load(model)
+    ranker = load(rates_model)
     request = ranker.read_score({"form": "raw", "rows": rows})
     for name in FEATURES:
         expected = prepared[name].to_numpy().astype(np.float32)
         assert np.isfinite(expected).sum() > 0
         np.testing.assert_array_equal(request.dense[name], expected, err_msg=name)
-    (feature,) = (each for each in load_schema(child).sparse if each.name == "like_bin")
-    bins = Encoder(child, [feature]).rows("like_bin", prepared["raw__like_bin"], "like_bin")
+    (feature,) = (each for each in load_schema(rates_child).sparse if each.name == "like_bin")
+    bins = Encoder(rates_child, [feature]).rows("like_bin", prepared["raw__like_bin"], "like_bin")
     np.testing.assert_array_equal(request.ids["like_bin"].values_V, bins.to_numpy())
     # The parts of the appended day have these values.
-    parts = [pq.read_table(child / split) for split in ("train", "valid", "test")]
+    parts = [pq.read_table(rates_child / split) for split in ("train", "valid", "test")]
     for name in FEATURES:
         values = [value for part in parts for value in part[name].to_pylist()]
         assert sorted(map(str, values)) == sorted(map(str, prepared[name].to_pylist()))
     assert request.rates_as_of == "2022-04-20"
 
 
-def test_keys_without_rows_have_the_mean_and_null_keys_nothing(model: Path) -> None:
-    ranker = load(model)
+def test_keys_without_rows_have_the_mean_and_null_keys_nothing(rates_model: Path) -> None:
+    ranker = load(rates_model)
     videos = [{"video_id": "never", **DAY_6}, {"video_id": None, **DAY_6}]
     request = ranker.read_rank({"form": "raw", "user": {"user_id": USER}, "items": videos})
     info = ranker.side_tables["by_video_id"].info
@@ -108,12 +96,12 @@ def test_keys_without_rows_have_the_mean_and_null_keys_nothing(model: Path) -> N
     assert answer["rates_as_of"] == "2022-04-20"
 
 
-def test_the_export_names_its_rates(model: Path, rates_feed: Path) -> None:
-    version = latest_version(model)
+def test_the_export_names_its_rates(rates_model: Path, rates_feed: Path) -> None:
+    version = latest_version(rates_model)
     card = json.loads((version / "model.json").read_text())["card"]
     assert [(each["table"], each["as_of"]) for each in card["rates"]] == [(name, "2022-04-20") for name in TABLES]
     assert "- Rates: as of 2022-04-20 at the export: by_video_id (" in (version / "MODEL_CARD.md").read_text()
-    tables = {each["name"]: each for each in ple_rec.load_model(model).side_tables.to_pylist()}
+    tables = {each["name"]: each for each in ple_rec.load_model(rates_model).side_tables.to_pylist()}
     assert {name: tables[name]["as_of"] for name in tables} == dict.fromkeys(TABLES, "2022-04-20") | {
         "users": None,
         "videos": None,
@@ -124,10 +112,10 @@ def test_the_export_names_its_rates(model: Path, rates_feed: Path) -> None:
 
 
 def test_newer_rates_are_published_without_a_version(
-    own: Path, rates_feed: Path, child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Path, rates_feed: Path, rates_child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = load(own)
-    assert main(["tables", str(own), "--dataset", str(child)]) == 0
+    assert main(["tables", str(own), "--dataset", str(rates_child)]) == 0
     assert "by_users_city: 4 rows, " in (printed := capsys.readouterr().out)
     assert f"as of 2022-04-21: {own}/tables/by_users_city/v2" in printed
     after = load(own)
@@ -144,12 +132,12 @@ def test_newer_rates_are_published_without_a_version(
     export_run(rates_feed / "run", own)
     assert load(own).side_tables["by_video_id"].info.as_of == "2022-04-21"
     assert json.loads((own / "versions/v2/model.json").read_text())["card"]["rates"][0]["as_of"] == "2022-04-21"
-    (folder,) = ple_rec.publish_tables(own, ["by_video_id"], dataset=child)
+    (folder,) = ple_rec.publish_tables(own, ["by_video_id"], dataset=rates_child)
     assert folder == own / "tables/by_video_id/v3"
 
 
 def test_a_dataset_that_does_not_fit_is_refused(
-    own: Path, rates_feed: Path, child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own: Path, rates_feed: Path, rates_child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tables", str(own), "--tables", "by_video_id"]) == 2
     assert "--dataset: missing; rates (by_video_id) are read from a dataset. Fix: give" in capsys.readouterr().err
@@ -167,7 +155,7 @@ def test_a_dataset_that_does_not_fit_is_refused(
     raw = own / "versions/v1/raw.json"
     raw.write_text(raw.read_text().replace('"2d"', '"3d"'))
     with pytest.raises(UserError) as error:
-        ple_rec.publish_tables(own, ["by_video_id"], dataset=child)
+        ple_rec.publish_tables(own, ["by_video_id"], dataset=rates_child)
     assert "has the rates video_like (is_like, 2d, delay 0d, prior 3), " in error.value.value
     assert "the model's features read video_like (is_like, 3d, delay 0d, prior 3), " in error.value.rule
 

@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.inputs import rates, read
 from tests.inference.feed import LABELS, day_of, predict, raw, same
-from tests.inference.rates_feed import COUNT_FEATURES, LAST_DAY, RATE_FEATURES, append_day, read_features
+from tests.inference.rates_feed import COUNT_FEATURES, LAST_DAY, RATE_FEATURES, read_features
 
 FEATURES = (*RATE_FEATURES, *COUNT_FEATURES, "minutes")
 
@@ -69,23 +69,22 @@ def test_rates_of_a_row_can_be_copied_to_the_output(rates_feed: Path, tmp_path: 
 
 
 def test_days_that_a_dataset_cannot_answer_for(
-    rates_feed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    rates_feed: Path, rates_child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    child = append_day(rates_feed, rates_feed / "data", tmp_path / "child")
     last = LAST_DAY + 1
     log = write_days(tmp_path / "log", range(LAST_DAY, last + 1))
-    newer = ["--set", f"data.path={child}"]
+    newer = ["--set", f"data.path={rates_child}"]
     raw(rates_feed, tmp_path / "out", log, *newer, code=3)
     message = capsys.readouterr().err
     assert "log/day 5.parquet, row group 0, row " in message
-    assert f"is of 2022-04-19; rates of a row need the counts of the days before it, and {child}, " in message
+    assert f"is of 2022-04-19; rates of a row need the counts of the days before it, and {rates_child}, " in message
     assert "from 2022-04-20 on. Fix: predict earlier rows with the parent dataset: --set data.path=PARENT" in message
     (log / "day 5.parquet").unlink()
     of_parent = raw(rates_feed, tmp_path / "parent", log)
     assert same(raw(rates_feed, tmp_path / "child_out", log, *newer), of_parent)
     # The parent does not know day 6, which rows of day 7 see.
     later = write_days(tmp_path / "later", range(last + 1, last + 2))
-    assert "until" not in caplog.text
+    assert "counts the rows until" not in capsys.readouterr().err
     of_parent = raw(rates_feed, tmp_path / "later_parent", later)
-    assert f"{rates_feed / 'data'} counts the rows until 2022-04-19" in caplog.text
+    assert f"2022-04-21: {rates_feed / 'data'} counts the rows until 2022-04-19, so" in capsys.readouterr().err
     assert not same(raw(rates_feed, tmp_path / "later_child", later, *newer), of_parent)
