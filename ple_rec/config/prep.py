@@ -55,8 +55,10 @@ class FoundValues(Config):
     types: dict[Name, dict[str, ColumnType]] = Field(
         {}, description="types of undeclared CSV columns, by table: `log` or the name of a side table"
     )
-    rates_first_day: str | None = Field(None, description="date of the first day that rates are counted from")
-    rates_last_day: str | None = Field(None, description="date of the last day that rates are counted from")
+    rates_first_day: str | None = Field(
+        None, description="date of the first day whose rows count in rates; of an appended day: this day"
+    )
+    rates_last_day: str | None = Field(None, description="date of the last day whose rows count in rates")
     columns: dict[Name, dict[str, str]] = Field(
         {}, description="types of the columns that expressions read, by table, for requests in the raw form"
     )
