@@ -47,7 +47,8 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     counted = {i for table in counted_tables_read(config, words).values() for i in table.rates}
     # The rates are counted already, so `of` may be any expression that reads no column.
     rates = [rate if rate.of is None else rate.model_copy(update={"of": "0"}) for rate in config.rates]
-    needs_time = bool(counted) or any(side.day is not None for side in sides_read.values()) or reads_time(config, words)
+    joins_by_day = bool(counted) or any(side.day is not None for side in sides_read.values())
+    needs_time = joins_by_day or reads_time(config, words)
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),

@@ -132,7 +132,8 @@ def _check_days(rows: LogRows, counts: DatasetCounts, days: ir.Table) -> None:
                 f"predict earlier rows with the parent dataset: {overrides_text('data.path=PARENT')}",
             )
     last = engine.fetch(days.aggregate(day=days[DAY].max()))["day"][0].as_py()
-    if counts.last_day is not None and last is not None and last > counts.last_day + 1:
+    delay = min(rate.delay_days for rate in rows.resolved.config.rates)
+    if counts.last_day is not None and last is not None and last - delay > counts.last_day + 1:
         logger.warning(
             "rates of rows of %s: %s counts the rows until %s, so the days between are missing in their rates. Fix: "
             "append these days, and set data.path to the dataset of the last one",

@@ -69,9 +69,10 @@ def read_rates(folder: Location, side: RawSide, dataset: str) -> tuple[pa.Table,
     is_default = pc.is_null(values[table.key_columns[0]])
     (defaults,) = values.filter(is_default).select(list(side.columns)).to_pylist()
     rows = values.filter(pc.invert(is_default)).select([*table.key_columns, *side.columns])
+    assert config.time is not None  # Rates need `[time]`.
     described = SideValues(
         as_of=date_text(day),
-        utc_offset="+00:00" if config.time is None else config.time.utc_offset,
+        utc_offset=config.time.utc_offset,
         defaults={name: value for name, value in defaults.items() if value is not None},
         rates=side.rates,
     )

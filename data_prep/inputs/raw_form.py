@@ -101,9 +101,8 @@ class _FeatureSet:
 
     def __init__(self, config: PrepConfig, place: str, features: Collection[str]) -> None:
         all_rows = config.model_copy(update={"log": config.log.model_copy(update={"where": None})})
-        reduced = _with_rates_as_sides(inputs_config(all_rows, features, {}))
-        texts = {name: each for name, each in _texts(reduced).items() if name in features}
-        self._words = {name: words_read(reduced, each, joins=False) for name, each in texts.items()}
+        reduced = _with_rates_as_sides(inputs_config(all_rows, features, {}), features)
+        self._words = {name: words_read(reduced, texts, joins=False) for name, texts in _texts(reduced).items()}
         words = {word for words in self._words.values() for word in words}
         # `inputs_config` keeps the time for dated side tables, but here they are not joined.
         if not reads_time(config, words):
@@ -146,18 +145,21 @@ class _FeatureSet:
         return tuple(name for name in self.types if rule.key == f"column {name!r}")
 
 
-def _with_rates_as_sides(config: PrepConfig) -> PrepConfig:
+def _with_rates_as_sides(config: PrepConfig, features: Collection[str]) -> PrepConfig:
     """Return a configuration of inputs whose counted tables are side tables, and whose rates are dense features.
 
     The queries of features read columns of both alike. The keys are not computed by this configuration.
+
+    Args:
+        config: Configuration of the inputs.
+        features: Names of the features, which need not be all columns of a counted table.
     """
     tables = {
         name: SideConfig(files=(name,), on=dict.fromkeys(table.key_columns, "0"))
         for name, table in config.counted_tables.items()
     }
-    return config.model_copy(
-        update={"sides": config.sides | tables, "dense": config.dense_features, "rates": ()},
-    )
+    dense = tuple(feature for feature in config.dense_features if feature.name in features)
+    return config.model_copy(update={"sides": config.sides | tables, "dense": dense, "rates": ()})
 
 
 def _counted_sides(config: PrepConfig, place: str, words: Collection[str]) -> Iterator[RawSide]:
@@ -206,7 +208,8 @@ def _columns_read(table: str, words: Iterable[str]) -> tuple[str, ...]:
 
 def _keys_query(rows: ir.Table, keys: Iterable[ir.Value]) -> str:
     """Return the SQL of the keys of a side table, `key0`, `key1` and so on."""
-    return ibis.to_sql(rows.select(**{f"key{i}": key for i, key in enumerate(keys)}), dialect="duckdb")
+    named = {f"key{i}": key for i, key in enumerate(keys)}
+    return str(ibis.to_sql(rows.select(**named), dialect="duckdb"))
 
 
 def _resolve(reduced: PrepConfig, place: str, config: PrepConfig) -> Resolved:

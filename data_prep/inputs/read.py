@@ -151,7 +151,7 @@ class Inputs:
                 check_pages(self._log_rows.resolved)
                 if not self._log_rows.sides:
                     self._log_rows = self._log_rows.with_sides(materialize=True)  # Side tables are read once.
-                if self._counts is not None and not self._rates:
+                if self._counts is not None:
                     self._rates = compute_rates(self._log_rows, self._counts, first)
                 for start in range(first, self.rows, self._batch_rows) if first < self.rows else [first]:
                     yield self._read_batch(start, min(start + self._batch_rows, max(self.rows, start)))
@@ -257,7 +257,8 @@ def open_inputs(
     engine = DuckEngine(spill, memory=options.memory, threads=options.threads, reads_once=True)
     try:
         counts = None
-        if resolved.config.rates and options.dataset is not None:
+        if resolved.config.rates:
+            assert options.dataset is not None  # A model with rates was trained on a dataset that has their counts.
             counts = read_counts(engine, options.dataset, resolved.config)
         yield Inputs(engine, replace(resolved, tables=tables), raw_times, counts)
     finally:

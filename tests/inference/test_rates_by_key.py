@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import ple_rec
+from data_prep.inputs.raw_form import build_raw_form
 from data_prep.run import Options, prepare
 from ple_rec.cli import main
 from ple_rec.config.load import load_schema
@@ -20,6 +22,9 @@ from ple_rec.errors import UserError
 from ple_rec.inference.load_version import load_ranker, load_side_tables
 from ple_rec.inference.model_dir import latest_version
 from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.raw_columns import Cells, RowSet, SideLookup
+from ple_rec.inference.raw_query import QueryEngine
+from ple_rec.inference.side_table import load_table
 from tests.inference.exported import export_run
 from tests.inference.feed import LABELS, day_of
 from tests.inference.rates_feed import (
@@ -29,7 +34,7 @@ from tests.inference.rates_feed import (
     TABLES,
     read_features,
 )
-from tests.inference.side_feed import USER, rank
+from tests.inference.side_feed import USER, city_of, rank
 
 FEATURES = (*RATE_FEATURES, *COUNT_FEATURES, "minutes")
 DAY_6 = {"time_ms": 1_650_420_000_000}  # 2022-04-20 10:00 at +08:00
@@ -164,3 +169,34 @@ def prepare_other(root: Path) -> Path:
     """Prepare the logs below a folder as a dataset of their own."""
     prepare(str(root / "feed.toml"), root / "data", Options(source=str(root / "raw"), threads=1))
     return root / "data"
+
+
+def test_a_key_may_be_a_column_that_no_feature_reads(rates_model: Path) -> None:
+    form = build_raw_form(latest_version(rates_model), ["video_like", "city_click"], ["city_click"])
+    assert form is not None
+    assert {column.name: (column.of, column.features) for column in form.columns} == {
+        "by_video_id.video_like": ("item", ("video_like",)),
+        "by_users_city.city_click": ("user", ("city_click",)),
+        "video_id": ("item", ()),
+        "users.city": ("user", ()),
+        "user_id": ("user", ()),
+    }
+    tables = {side.name: load_table(rates_model / "tables" / side.name / "v1") for side in form.sides}
+    lookup = SideLookup(form, tables, QueryEngine())
+    columns = {column.name: column for column in form.columns}
+    users = [USER, USER + 1, 1, None]
+    cells = {
+        name: Cells(users if name == "user_id" else [None], str, range(4 * (name == "user_id"))) for name in columns
+    }
+    rows = RowSet(columns, cells, 4, ["user"], lookup)
+    cities = tables["by_users_city"].find([pa.array([city_of(USER), city_of(USER + 1)])])
+    known = tables["by_users_city"].take("city_click", cities).to_pylist()
+    assert None not in known
+    # The city of an unknown user is missing, and so are its rates.
+    assert rows.array("by_users_city.city_click").to_pylist() == [*known, None, None]
+    assert rows.unknown() == {"users": 0.25}
+    # A city in the request comes first.
+    cells["users.city"] = Cells(["city 0", None, "nowhere", "city 0"], str, range(4))
+    rates = RowSet(columns, cells, 4, ["user"], lookup).array("by_users_city.city_click").to_pylist()
+    assert (rates[1], rates[2]) == (None, tables["by_users_city"].info.defaults["city_click"])
+    assert rates[0] == rates[3] != rates[2]
