@@ -140,7 +140,8 @@ def count_by_day(rows: ir.Table, table: CountedTable) -> ir.Table:
         if rate.of is None:
             sums[rate.count_column] = rows.count()
         else:
-            sums |= {rate.count_column: rows[value_column(i)].count(), rate.sum_column: rows[value_column(i)].sum()}
+            value = rows[value_column(i)]
+            sums |= {rate.count_column: value.count(), rate.sum_column: value.sum().fill_null(0)}
     named = {name: rows[column] for name, column in keys.items()} | {COUNTED_DAY: rows[DAY]}
     return rows.group_by(**named).aggregate(**{name: value.cast("int64") for name, value in sums.items()})
 
