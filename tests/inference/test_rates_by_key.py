@@ -92,8 +92,10 @@ def test_keys_without_rows_have_the_mean_and_null_keys_nothing(rates_model: Path
     request = ranker.read_rank({"form": "raw", "user": {"user_id": USER}, "items": videos})
     info = ranker.side_tables["by_video_id"].info
     assert 0 < info.defaults["video_like"] < 1
-    np.testing.assert_array_equal(request.dense["video_like"], np.float32([info.defaults["video_like"], np.nan]))
-    np.testing.assert_array_equal(request.dense["video_like_count"], np.float32([0, np.nan]))
+    np.testing.assert_array_equal(
+        request.dense["video_like"], np.array([info.defaults["video_like"], np.nan], np.float32)
+    )
+    np.testing.assert_array_equal(request.dense["video_like_count"], np.array([0, np.nan], np.float32))
     assert request.unknown["by_video_id"] == 0.5
     # Without a prior, a user without rows has no rate.
     assert ranker.side_tables["by_user_id_time_hour___2"].info.defaults == {"user_watch_count": 0}

@@ -116,8 +116,9 @@ def test_keys_without_a_row_are_told(by_id: Ranker) -> None:
 def test_unknown_keys_get_the_defaults_of_a_table(own: Path, feed: Path, ranker: Ranker) -> None:
     describe_table(own / "tables/videos/v1", defaults={"length": 45.0}, as_of="2022-04-29", utc_offset="+08:00")
     by_id = load(own)
-    items = [{"video_id": video, **TIME} for video in ("v3", "new", None, "v7")]
-    sent = [columns_of_video(feed, item["video_id"]) | item for item in items]  # Video v7 has no length.
+    videos = ["v3", "new", None, "v7"]  # Video v7 has no length.
+    items = [{"video_id": video, **TIME} for video in videos]
+    sent = [columns_of_video(feed, video) | item for video, item in zip(videos, items, strict=True)]
     sent[1] |= {"videos.length": 45.0}
     answer = rank(by_id, {"user_id": USER}, items)
     assert answer["items"] == rank(ranker, {"user_id": USER, "users.city": city_of(USER)}, sent)["items"]

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from data_prep.inputs import rates, read
+from data_prep.transforms import rates as transforms
 from tests.inference.feed import LABELS, day_of, predict, raw, same
 from tests.inference.rates_feed import COUNT_FEATURES, LAST_DAY, RATE_FEATURES, read_features
 
@@ -38,7 +39,7 @@ def test_the_training_log_is_predicted_as_in_the_dataset(rates_feed: Path, tmp_p
 
 def test_features_have_the_bits_of_the_parts(rates_feed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     computed = list[str]()
-    values_as_of = rates.values_as_of
+    values_as_of = transforms.values_as_of
 
     def count_calls(engine: Any, table: Any, *more: Any) -> Any:
         computed.append(table.name)
