@@ -167,9 +167,7 @@ class PrepConfig(Config):
     sparse: tuple[SparseSpec, ...] = ()
     dense: tuple[DenseSpec, ...] = ()
     vectors: tuple[VectorSpec, ...] = ()
-    rates: tuple[RateSpec, ...] = Field(
-        (), description="rates over earlier days, such as the like rate of a video", exclude_if=lambda rates: not rates
-    )
+    rates: tuple[RateSpec, ...] = Field((), exclude_if=lambda rates: not rates)
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")

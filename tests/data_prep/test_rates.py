@@ -160,7 +160,7 @@ def test_the_files_of_counts(tmp_path: Path) -> None:
 
 
 def like_rates(logs: Logs, *overrides: str) -> list[float | None]:
-    """Return the like rate of the day before of the video `v0`, in each row of valid and of test that shows it."""
+    """Return the like rate of the video `v0` on the day before, in each row of valid and test that shows it."""
     logs.prepare(*overrides, 'carry={v="video_id", row="time_ms"}')
     table = pa.concat_tables(read(logs.out, split) for split in ("valid", "test")).to_pandas()
     return table[table["v"] == "v0"].sort_values("row")["video_like"].tolist()
@@ -194,3 +194,24 @@ def test_dropped_rows_do_not_count(tmp_path: Path) -> None:
     rates = like_rates(logs, 'on_bad_row="drop"', "max_bad_fraction=0.5")
     assert rates[0] == np.float32(first["is_like"][shown].drop([1, 6]).mean())
     assert rates[0] != np.float32(first["is_like"][shown].mean())
+
+
+def test_rows_that_are_stored_have_the_same_rates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many columns, rows with all computed columns are stored before the parts are written."""
+    log = random_log(4, rows=8)
+    narrow = prepared(tmp_path / "narrow", log)
+    monkeypatch.setattr("data_prep.pipeline.WIDE_COLUMNS", 1)
+    assert digests(prepared(tmp_path / "wide", log)) == digests(narrow)
+
+
+def test_a_key_may_be_a_field_of_json(tmp_path: Path) -> None:
+    keys = {"column": "video_id", "json": "json(context, '$.video')"}
+    rates = []
+    for name, key in keys.items():
+        logs = Logs(tmp_path / name, TOML + LIKE_RATE.replace('"video_id"', f'"{key}"'))
+        for day in range(1, 5):
+            texts = [f'{{"video": "{video}"}}' for video in day_of(day)["video_id"].to_pylist()]
+            logs.write(day, day_of(day).append_column("context", pa.array(texts)))
+        rates.append(like_rates(logs))
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 1
