@@ -270,8 +270,12 @@ def column_count(config: PrepConfig) -> int:
 
 
 def query_column_count(config: PrepConfig) -> int:
-    """Return about the number of columns of a query: that of `column_count`, but every vector is one column."""
-    return column_count(config) - sum(_stored_numbers(vector, config) - 1 for vector in config.vectors)
+    """Return about the number of columns that a query computes: that of `column_count`, with a column for each vector.
+
+    Features of rates do not count, since a query only reads their columns, which are computed before.
+    """
+    vectors = sum(_stored_numbers(vector, config) - 1 for vector in config.vectors)
+    return column_count(config) - vectors - (len(config.dense_features) - len(config.dense))
 
 
 def _stored_numbers(vector: VectorSpec, config: PrepConfig) -> int:
