@@ -174,22 +174,24 @@ def _missing_column_fix(column: str, readers: Sequence[str], columns: Sequence[s
     return f"{renamed}write what is lacking into every file, null where a row has no value"
 
 
-def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, skip_missing: bool) -> dict[str, str]:
+def id_expressions(
+    config: PrepConfig, names: Sequence[str], log: RawTable, *, optional: Collection[str] = ()
+) -> dict[str, str]:
     """Return the expressions of the id columns, by name, in the order of `names`.
 
-    If the expression of the key `group` is just a column of the log, such as `user_id`, the id column `group` is called
-    `user_id`, so that asking for both gives one column. It keeps its name if `user_id` also names a feature or a column
-    of `carry` that reads something else.
+    If the group, the first entry of the key `group`, is just a column of the log, such as `user_id`, the id column
+    `group` is called `user_id`, so that asking for both gives one column. It keeps its name if `user_id` also names a
+    feature or a column of `carry` that reads something else.
 
     Args:
         config: Configuration of the preparation.
         names: Names of columns of the log, `side.column`, `group`, features, or columns of `carry`.
         log: Files of the log.
-        skip_missing: True to leave out, without an error, unknown names and id columns that read anything but columns
-            of the log and the time.
+        optional: Those of the names that are left out, without an error, if they are unknown or read anything but
+            columns of the log and the time.
 
     Raises:
-        UserError: A name is none of those that `names` may have, and `skip_missing` is False.
+        UserError: A name is none of those that `names` may have, and is not in `optional`.
     """
     known = (
         dict(config.carry)
@@ -198,34 +200,38 @@ def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, s
     )
     group = GROUP
     if config.group is not None:
-        log_column_name = log_column(config, config.group, log)
+        expression = config.group_entries[0]
+        log_column_name = log_column(config, expression, log)
         if (
             log_column_name is not None
-            and log_column(config, known.get(log_column_name, config.group), log) == log_column_name
+            and log_column(config, known.get(log_column_name, expression), log) == log_column_name
         ):
             group = log_column_name
-        known[GROUP] = config.group
-    columns, ids = list(log.schema.names), {}
-    for name in (group if name == GROUP else name for name in names):
+        known[GROUP] = expression
+    columns, ids = list(log.schema.names), dict[str, str]()
+    available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
+    if config.time is not None:
+        available.add(ROW_TIME)
+    for requested in names:
+        name = group if requested == GROUP else requested
         side = name.partition(".")[0]
         if name in known:
-            ids[name] = known[name]
+            text = known[name]
         elif name in columns:
-            ids[name] = _quoted(name)
+            text = _quoted(name)
         elif "." in name and side in config.sides:
-            ids[name] = name
-        elif not skip_missing:
+            text = name
+        elif requested in optional:
+            continue
+        else:
             raise UserError(
                 Option.IDS,
                 f'got "{name}"',
                 "it is a column of the raw logs, or one that prep.toml names: group, a feature, a column of carry",
                 column_fix(name, columns, [*known]),
             )
-    if skip_missing:
-        available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
-        if config.time is not None:
-            available.add(ROW_TIME)
-        ids = {name: text for name, text in ids.items() if words_read(config, [text]) <= available}
+        if requested not in optional or words_read(config, [text]) <= available:
+            ids[name] = text
     return ids
 
 

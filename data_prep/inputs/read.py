@@ -54,7 +54,7 @@ class InputOptions:
         features: Names of the features that the model reads.
         ids: Names of the id columns, which are copied to the output: columns of the log, `side.column`, `group`,
             features before encoding, and columns of `carry` in the preparation.
-        skip_missing_ids: True to leave out id columns that the log does not have.
+        optional_ids: Those names of `ids` whose columns are left out if the log does not have them.
         all_rows: True to read also the rows that `log.where` leaves out.
         memory: Approximate number of bytes that DuckDB and this process may use; None for most of the machine's memory.
         threads: Number of threads of DuckDB; None for one per core.
@@ -65,7 +65,7 @@ class InputOptions:
     features: tuple[str, ...]
     ids: tuple[str, ...]
     dataset: Location | None = None
-    skip_missing_ids: bool = False
+    optional_ids: tuple[str, ...] = ()
     all_rows: bool = False
     memory: int | None = None
     threads: int | None = None
@@ -239,7 +239,7 @@ def open_inputs(
         return find_table(name, files, root, csv, config, resolved, progress)
 
     raw = find("log", log, ".")
-    ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
+    ids = id_expressions(config, options.ids, raw, optional=options.optional_ids)
     config = config.model_copy(update={"log": log})
     reduced = inputs_config(config, options.features, ids)
     # Vectors of side tables are read from the tables of `source`, which may have keys that the dataset lacks.
