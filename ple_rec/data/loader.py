@@ -19,6 +19,7 @@ import numpy as np
 
 from ple_rec.config.base import Split
 from ple_rec.data.ahead import map_ahead, read_ahead
+from ple_rec.data.arrow import IntArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Columns, Selection
@@ -233,6 +234,7 @@ class Loader:
             rows: Slice of the positions in the order of the epoch.
         """
         decoded = read_row_group(self.groups[row_group], self.selection)
+        order: IntArray | None
         if self.shuffle and self.by_request:
             # Requests are found before ids are dropped, so that the order of the samples does not depend on it.
             order = request_order(decoded.request_starts(), row_group, self.seed, epoch)[rows]
