@@ -41,12 +41,13 @@ MODELS: Mapping[str, tuple[str, Sequence[str]]] = {
 }
 # Features of the trees whose numbers have an order; they take the other sparse features as categories.
 ORDERED = ("duration_part", "hour", "follow_user_num", "fans_user_num", "friend_user_num", "register_days")
-TREES = {"verbose": -1, "num_threads": 1, "learning_rate": 0.03, "num_leaves": 15, "min_data_in_leaf": 100} | {
+TREES = {"verbose": -1, "num_threads": 1, "learning_rate": 0.03, "num_leaves": 7, "min_data_in_leaf": 100} | {
     "feature_fraction": 0.4,
     "bagging_fraction": 0.8,
     "bagging_freq": 1,
     "cat_smooth": 200,
     "cat_l2": 100,
+    "lambda_l2": 10,
 }
 # Task, metric and decimals of each column of the table.
 COLUMNS = {
