@@ -385,7 +385,7 @@ class _SamplePipeline(Pipeline):
             yield f"  {feature.name:24} {becomes:34} {estimate.sampled:>22,} {estimate.expected:>18,}"
         if (more := len(self.config.sparse) - _MAX_FEATURES_SHOWN) > 0:
             yield f"  ... and {more} sparse features more"
-        for dense in self.config.dense:
+        for dense in self.config.dense_features:
             yield f"  {dense.name:24} dense, {dense.normaliser}"
         for vector in self.config.vectors:
             side = self.resolved.frozen.get(vector.name)

@@ -4,6 +4,7 @@ It makes these passes, each of which uses the results of the passes before it:
 
     discover   list the raw files, read their footers and digests -> fingerprint; an existing dataset with it is reused
     fill in    compute day 1, edges and thresholds from the log   -> table `[found]` of the configuration
+    rates      count by key and day, and join the rates to rows   -> `rates/`
     survey     count the rows by split, part and day              -> row range of each part; an error if too many rows
                                                                      are bad, or a split has none
     count      count the raw values of each embedding table       -> `vocab/`
@@ -49,11 +50,12 @@ import ibis.expr.types as ir
 from data_prep import stats
 from data_prep.diagnose import find_cause
 from data_prep.engines.base import Engine, PartFile, Unit
-from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
+from data_prep.first_day import find_day_1
 from data_prep.output.frozen_tables import write_frozen_tables
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
+from data_prep.output.rate_tables import read_rate_tables, write_rate_tables
 from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count, query_column_count
 from data_prep.output.stage import Stage
 from data_prep.output.writer import finish, write_atomically
@@ -61,9 +63,9 @@ from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.table import RawTables, refuse_changes
 from data_prep.stats.drift import Groups
-from data_prep.survey import RowRange, Survey, no_day_error, survey
-from data_prep.transforms import expression_scope, quantiles, side_bags
-from data_prep.transforms.arithmetic import date_text, day_number
+from data_prep.survey import RowRange, Survey, survey
+from data_prep.transforms import expression_scope, quantiles, rates, side_bags
+from data_prep.transforms.arithmetic import date_text
 from data_prep.transforms.columns import REASON, SPLIT, space_columns
 from data_prep.transforms.json_counts import JsonCount, count_json, warn_of_texts
 from data_prep.transforms.list_warnings import warn_of_lists
@@ -75,8 +77,7 @@ from data_prep.vocabulary.build import Vocabularies
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.load import dump_toml
 from ple_rec.config.prep import PREP_FILE, DaySplit, HeldOutSplit, PrepConfig
-from ple_rec.config.problems import ConfigError
-from ple_rec.config.schema import VECTORS_DIR, VOCAB_DIR, VectorTable
+from ple_rec.config.schema import RATES_DIR, VECTORS_DIR, VOCAB_DIR, VectorTable
 
 # Increase this version if a change of the code gives other parts, ids or normalisers for the same inputs.
 FORMAT_VERSION = 5
@@ -108,52 +109,6 @@ def fingerprint(config: PrepConfig, raw: RawTables, parent: str | None) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def find_day_1(engine: Engine, rows: ir.Table, resolved: Resolved, *, is_complete: bool = True) -> int | None:
-    """Return day 1 of a split by day, as a number of days since 1970-01-01.
-
-    Day 1 is the date in the configuration, or else the first day of the log.
-
-    Args:
-        engine: Engine that computes the first day of the log.
-        rows: Rows of the log, joined to the side tables.
-        resolved: Configuration with its parsed expressions.
-        is_complete: True if `rows` are all rows of the log; False for a sample, whose first day may be later. If day 1
-            is the first day of a sample, it is not compared with the dates of the split.
-
-    Returns:
-        Day 1; None if the split is neither a `DaySplit` nor a `HeldOutSplit`, or names all its days by dates and the
-        configuration gives no day 1.
-
-    Raises:
-        UserError: With this day 1, the ranges of train, valid and test overlap or are not in order.
-        DataError: Day 1 would be the first day of the log, but no row has a valid time.
-    """
-    split = resolved.config.split
-    if not isinstance(split, DaySplit | HeldOutSplit):
-        return None
-    if split.day_1 is None and all(isinstance(day, str) for day in split.named_days()):
-        return None
-    day_1 = days_since_1970(split.day_1) if split.day_1 is not None else _first_day(engine, rows, resolved)
-    is_exact = is_complete or split.day_1 is not None
-    if (
-        is_exact
-        and isinstance(split, DaySplit)
-        and (problems := split.order_problems(lambda day: day_number(day, day_1)))
-    ):
-        raise ConfigError.from_problems(resolved.place, [f"split: {problem}" for problem in problems])
-    return day_1
-
-
-def _first_day(engine: Engine, rows: ir.Table, resolved: Resolved) -> int:
-    """Return the first day of the log, as a number of days since 1970-01-01."""
-    local = expression_scope.local_time(expression_scope.readable_columns(rows), resolved)
-    times = rows.select(time=local.count, in_range=local.in_range)
-    first = engine.fetch(times.filter("in_range").aggregate(first=times["time"].min()))["first"][0].as_py()
-    if first is None:
-        raise no_day_error(engine, rows, resolved)
-    return local.day_at(first)
-
-
 class Pipeline:
     """One run of the passes, which makes one dataset directory.
 
@@ -176,6 +131,7 @@ class Pipeline:
             they are computed.
         json_counts: Counts of the texts that are read as JSON; empty before they are counted.
         frozen_tables: Frozen tables that have been written, by name of the vector feature.
+        rate_counts: Tables in which the rates are counted, by name; empty before they are counted.
     """
 
     def __init__(
@@ -198,6 +154,7 @@ class Pipeline:
         self.wide_rows: Derived | None = None
         self.json_counts: list[JsonCount] = []
         self.frozen_tables: dict[str, VectorTable] = {}
+        self.rate_counts: Mapping[str, ir.Table] = {}
 
     @property
     def resolved(self) -> Resolved:
@@ -264,6 +221,7 @@ class Pipeline:
         train = self._split_rows("train", counts, sorted(counts.part_ranges["train"]))
         vocabularies = self._build_vocabularies(train, counts.rows["train"])
         self.progress.begin_phase("encode")
+        write_rate_tables(self.engine, self.config, self.rate_counts, self.stage.folder / RATES_DIR, self.fingerprint)
         self.frozen_tables = write_frozen_tables(frozen, self.stage.folder / VECTORS_DIR, self.fingerprint)
         return counts, vocabularies, self._write_parts(counts, vocabularies, frozen)
 
@@ -295,17 +253,34 @@ class Pipeline:
         return (is_slow or reads_json) and column_count(self.config) * self.raw.log.rows <= MAX_KEPT_CELLS
 
     def _fill_in_from_log(self) -> None:
-        """Set `day_1`, and compute the edges and thresholds that the configuration leaves to the log."""
+        """Set `day_1`, join the rates, and compute edges and thresholds that the configuration leaves to the log."""
         split = self.config.split
         if isinstance(split, DaySplit | HeldOutSplit):
             self.day_1 = find_day_1(self.engine, self.rows.joined(), self.resolved, is_complete=self.reads_every_row)
             if self.day_1 is not None and split.day_1 is None:
                 self._fill_in(day_1=date_text(self.day_1))
+        self._fill_in_quantiles()
+        if self.config.rates:
+            # A bad row counts in no rate, and labels, by whose thresholds rows may be bad, do not read rates. So
+            # thresholds are computed before rates, but the edges of features that read rates after them.
+            earlier = None
+            if self.parent is not None:
+                earlier = read_rate_tables(self.engine, self.parent.config, self.parent.rate_tables)
+            complete, say = self.reads_every_row, self.progress.say
+            counts = rates.count_rates(self.rows, self.day_1, is_complete=complete, earlier=earlier, say=say)
+            self.rows = rates.with_rates(self.rows, counts)
+            self.rate_counts = counts.tables
+            self._fill_in(**counts.dates())
+            self._fill_in_quantiles()
+
+    def _fill_in_quantiles(self) -> None:
+        """Compute the unknown edges and thresholds that can be computed from the present columns of `rows`."""
         if not quantiles.are_known(self.config):
             rows = self.derived_rows().table  # Computed without the edges and thresholds, which are not known yet.
             rows = self.engine.materialize("unsettled", rows) if self.is_wide else self.engine.create_view(rows)
             edges, thresholds = quantiles.find(self.engine, rows, self.resolved)
-            self._fill_in(edges=edges, thresholds=thresholds)
+            known = self.config.found
+            self._fill_in(edges=known.edges | edges, thresholds=known.thresholds | thresholds)
 
     def _fill_in(self, **values: Any) -> None:
         """Add values that were computed from the log to `[found]` of the configuration."""

@@ -116,7 +116,7 @@ def build_schema(
             )
             for feature in config.sparse
         ),
-        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense),
+        dense=tuple(DenseFeature(name=number.name, normaliser=number.normaliser) for number in config.dense_features),
         vectors=tuple(
             VectorFeature(
                 name=vector.name, width=vector.width, normaliser=vector.normaliser, table=frozen.get(vector.name)

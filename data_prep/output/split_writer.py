@@ -251,7 +251,7 @@ class SplitWriter:
         names: list[str | None] = []
         for feature in config.sparse:
             names += [feature.name, weights_column(feature.name) if feature.weights is not None else None]
-        names += [feature.name for feature in (*config.dense, *config.vectors)]
+        names += [feature.name for feature in (*config.dense_features, *config.vectors)]
         for task in config.tasks:
             names += [label_column(task), spaces.get(task.name)]
         names += [WEIGHT_COLUMN, GROUP_COLUMN, SUBGROUP_COLUMN, DAY_COLUMN, *config.carry]
@@ -273,13 +273,17 @@ def column_count(config: PrepConfig) -> int:
     """
     bags = [(f.max_length or _BAG_LENGTH) * (1 if f.weights is None else 2) for f in config.sparse if f.bag]
     single = sum(not feature.bag for feature in config.sparse)
-    numbers = len(config.dense) + sum(_stored_numbers(vector, config) for vector in config.vectors)
+    numbers = len(config.dense_features) + sum(_stored_numbers(vector, config) for vector in config.vectors)
     return 4 + single + sum(bags) + numbers + 2 * len(config.tasks) + len(config.carry)
 
 
 def query_column_count(config: PrepConfig) -> int:
-    """Return about the number of columns of a query: that of `column_count`, but every vector is one column."""
-    return column_count(config) - sum(_stored_numbers(vector, config) - 1 for vector in config.vectors)
+    """Return about the number of columns that a query computes: that of `column_count`, with a column for each vector.
+
+    Features of rates do not count, since a query only reads their columns, which are computed before.
+    """
+    vectors = sum(_stored_numbers(vector, config) - 1 for vector in config.vectors)
+    return column_count(config) - vectors - (len(config.dense_features) - len(config.dense))
 
 
 def _stored_numbers(vector: VectorSpec, config: PrepConfig) -> int:

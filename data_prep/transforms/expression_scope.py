@@ -22,7 +22,7 @@ from data_prep.sources.files import POSITION
 from data_prep.sources.table import ColumnPurpose
 from data_prep.transforms.arithmetic import LocalTime
 from data_prep.transforms.resolve import Resolved
-from data_prep.transforms.words import ROW_TIME, locate_word
+from data_prep.transforms.words import ROW_TIME, is_rate_word, locate_word
 from ple_rec.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -221,6 +221,11 @@ class ColumnBuilder:
         self.columns: dict[str, ir.Value] = {}
         self.rules: list[tuple[Rule, ir.BooleanValue]] = []
         self.checks_on_computed_columns: list[tuple[Rule, Callable[[ir.Table], ir.BooleanValue]]] = []
+
+    def has_words(self, key: str) -> bool:
+        """Return True unless the expression at a key reads a rate, and the rows have no rates yet."""
+        words = self.resolved.parsed[key].columns
+        return all(word in self.values for word in words if is_rate_word(word, self.config))
 
     def build(self, key: str) -> ir.Value:
         """Return the value of the expression at a key of the configuration."""

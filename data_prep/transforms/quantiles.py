@@ -59,7 +59,7 @@ def find(
 
     edges: dict[str, tuple[float, ...]] = {}
     for i, feature in enumerate(config.sparse):
-        if feature.quantiles is not None:
+        if feature.quantiles is not None and feature.edges is None and f"raw__{feature.name}" in rows.columns:
             key = f"{resolved.place}: sparse[{i}].quantiles"
             column = f"raw__{feature.name}"
             edges[feature.name] = quantile_edges(engine, train_rows(column), column, feature.quantiles, key)

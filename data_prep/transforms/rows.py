@@ -7,6 +7,7 @@ Ibis expressions, which the engine (DuckDB or Spark) computes when it reads them
     features.py          sparse and dense features
     labels.py            labels, sample spaces, thresholds
     splits.py            splits and sampling
+    rate_values.py       keys and values that rates are counted from
     side_tables.py       side tables (such as one of users) joined to the log
     vectors.py           vectors, in the rows of the log or in frozen tables
 
@@ -51,6 +52,7 @@ from data_prep.transforms.expression_scope import (
 )
 from data_prep.transforms.features import add_dense, add_sparse
 from data_prep.transforms.labels import add_tasks
+from data_prep.transforms.rate_values import add_rate_values
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.splits import add_sampling, add_split
 from data_prep.transforms.vectors import add_vector
@@ -100,8 +102,8 @@ class LogRows:
         sides: Side tables by name, each with at most one row per key; see `with_sides`.
         log: Rows that are read instead of the log's files, such as a sample of those that fulfil `log.where`; None for
             the files.
-        linked: Rows of the log joined with the side tables, but without bags; see `materialize_links`. None if they are
-            joined whenever they are read.
+        linked: Rows of the log joined with the side tables, but without bags; see `materialize_links`. They may have
+            the columns of rates, too (`rates.with_rates`). None if the tables are joined whenever rows are read.
     """
 
     engine: Engine
@@ -153,12 +155,12 @@ class LogRows:
 
         They also have the JSON fields that expressions read from columns; see `json_text.with_fields`.
         """
-        if not self.sides:
-            rows = self.scan(first, last)
-        elif self.linked is None:
+        if self.linked is not None:
+            rows = side_tables.with_side_bags(rows_between(self.linked, first, last), self.sides, self.resolved)
+        elif self.sides:
             rows = side_tables.join_sides(self.scan(first, last), self.sides, self.resolved)
         else:
-            rows = side_tables.with_side_bags(rows_between(self.linked, first, last), self.sides, self.resolved)
+            rows = self.scan(first, last)
         paths: dict[str, dict[str, None]] = {}
         for expression in self.resolved.parsed.values():
             for word, path in expression.json_fields:
@@ -176,14 +178,18 @@ def rows_between(rows: ir.Table, first: int, last: int | None) -> ir.Table:
     return rows if last is None else rows.filter((rows[POSITION] >= first) & (rows[POSITION] < last))
 
 
-def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, split: bool = True) -> Derived:
+def derive(
+    rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, split: bool = True, counts: bool = False
+) -> Derived:
     """Derive every column of a dataset, with raw values instead of ids.
 
     Args:
-        rows: Rows with the columns of the log, those of side tables as `side.column`, and `POSITION`.
+        rows: Rows with the columns of the log, those of side tables as `side.column`, and `POSITION`. As long as they
+            lack rates, features and carried columns that read rates are left out.
         resolved: Configuration with its expressions. A label whose threshold is not known yet is left out.
         day_1: Days from 1970-01-01 to day 1, from which a configuration counts days; None if it names dates only.
         split: False for rows to be predicted, which belong to no split.
+        counts: True to add the keys and values that rates are counted from; see `rate_values.py`.
 
     Raises:
         UserError: An expression reads an unknown name, or has a type that its key does not accept.
@@ -200,9 +206,11 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, spli
         builder.columns[DAY] = ibis.null("int64")
     _add_checks(builder)
     for i, feature in enumerate(config.sparse):
-        add_sparse(builder, i, feature)
-    for i, number in enumerate(config.dense):
-        add_dense(builder, f"dense[{i}].value", number.name)
+        if builder.has_words(f"sparse[{i}].value"):
+            add_sparse(builder, i, feature)
+    for i, number in enumerate(config.dense_features):
+        if builder.has_words(f"dense[{i}].value"):
+            add_dense(builder, f"dense[{i}].value", number.name)
     for i in range(len(config.vectors)):
         add_vector(builder, i)
     add_tasks(builder)
@@ -210,11 +218,13 @@ def derive(rows: ir.Table, resolved: Resolved, day_1: int | None = None, *, spli
         _add_weight(builder)
     if config.group is not None:
         _add_groups(builder)
-    for name in config.carry:
+    for name in filter(lambda name: builder.has_words(f"carry.{name}"), config.carry):
         builder.columns[name] = builder.build(f"carry.{name}")
     if split:
         add_split(builder)
         add_sampling(builder)
+    if counts:
+        add_rate_values(builder)
     return _with_reasons(builder)
 
 

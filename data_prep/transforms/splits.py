@@ -46,7 +46,7 @@ def features_that_determine(key: str, resolved: Resolved) -> tuple[str, ...]:
     """
     config, expression = resolved.config, resolved.parsed[key]
     values = {f.name: resolved.parsed[f"sparse[{i}].value"] for i, f in enumerate(config.sparse) if not f.bucketised}
-    values |= {f.name: resolved.parsed[f"dense[{i}].value"] for i, f in enumerate(config.dense)}
+    values |= {f.name: resolved.parsed[f"dense[{i}].value"] for i, f in enumerate(config.dense_features)}
     return tuple(
         name for name, value in values.items() if value.text == expression.text or (value.text,) == expression.columns
     )

@@ -6,10 +6,13 @@ such as `duration`, `user.age` (a column of the side table `user`) or `time.day`
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from data_prep.expressions import Expression, parse, word_to_column
 from data_prep.expressions.syntax import quoted_name
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
 from ple_rec.errors import UserError
+from ple_rec.text.suggest import did_you_mean
 
 THRESHOLD = "threshold"  # Word by which the expression of a label reads its threshold.
 ROW_TIME = "time"  # Word for the time of the row, unless the log has a column of this name.
@@ -38,10 +41,13 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
     for i, feature in enumerate(config.sparse):
         texts[f"sparse[{i}].value"] = quoted_name(feature.name) if feature.value is None else feature.value
         texts[f"sparse[{i}].weights"] = feature.weights
-    for i, number in enumerate(config.dense):
+    for i, number in enumerate(config.dense_features):
         texts[f"dense[{i}].value"] = quoted_name(number.name) if number.value is None else number.value
     for i, vector in enumerate(config.vectors):
         texts[f"vectors[{i}].value"] = quoted_name(vector.name) if vector.value is None else vector.value
+    for i, rate in enumerate(config.rates):
+        texts |= {f"rates[{i}].key[{j}]": text for j, text in enumerate(rate.key)}
+        texts[f"rates[{i}].of"] = rate.of
     for i, task in enumerate(config.tasks):
         if task.threshold is not None:
             texts[f"tasks[{i}].threshold.value"] = task.threshold.value
@@ -80,13 +86,19 @@ def parse_expressions(config: PrepConfig) -> tuple[dict[str, Expression], list[s
 
 def word_qualifiers(config: PrepConfig) -> tuple[str, ...]:
     """Return the names that may stand before a dot in a word, as in `time.day` or, for a side table, `user.age`."""
-    return ("time", *config.sides)
+    return ("time", *config.sides, *config.counted_tables)
+
+
+def is_rate_word(word: str, config: PrepConfig) -> bool:
+    """Return True if a word names a column of a table that rates are counted in, such as `by_video_id.like_rate`."""
+    table, _, column = word.partition(".")
+    return bool(column) and table in config.counted_tables
 
 
 def locate_word(key: str, word: str, config: PrepConfig) -> tuple[str | None, str]:
     """Return the table and the column to which a word in the expression at a key refers.
 
-    The table is None for a value that is computed: a derived column, a part of the time, or a threshold.
+    The table is None for a value that is computed: a derived column, a part of the time, a threshold, or a rate.
     """
     name = word_to_column(word)
     if key.startswith("sides.") and key.endswith(".day"):
@@ -96,6 +108,8 @@ def locate_word(key: str, word: str, config: PrepConfig) -> tuple[str | None, st
         return "log", name
     if word in config.derived or word in TIME_WORDS or (word == THRESHOLD and _may_read_threshold(key, config)):
         return None, word
+    if is_rate_word(word, config):
+        return None, word
     side, _, inner = word.partition(".")
     return (side, inner) if inner and side in config.sides else ("log", word)
 
@@ -103,7 +117,8 @@ def locate_word(key: str, word: str, config: PrepConfig) -> tuple[str | None, st
 def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
     """Check that the value of a word in an expression is computed before the expression.
 
-    `log.where` and the join keys of side tables are computed first, then the time, then derived columns in their order.
+    `log.where` and the join keys of side tables are computed first, then the time, then derived columns in their order,
+    then rates, which only features and carried columns may read.
 
     Raises:
         UserError: The word is computed later, or never.
@@ -116,7 +131,11 @@ def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
     def refuse(rule: str, fix: str) -> None:
         raise UserError(key, f"`{text}` reads {word}", rule, fix)
 
-    if lacks_time:
+    if is_rate_word(word, config):
+        _check_rate_word(key, word, config, refuse)
+    elif key.startswith("rates[") and word == THRESHOLD and any(task.threshold is not None for task in config.tasks):
+        refuse("a threshold is a quantile of all training days, so a rate must not see it", "compare with a number")
+    elif lacks_time:
         refuse("words such as time.day need the section [time]", "add [time]")
     elif is_computed_first and table != "log":
         fix = "use only columns of the log in it"
@@ -134,6 +153,16 @@ def _check_order(key: str, text: str, word: str, config: PrepConfig) -> None:
             refuse(f"{rule}, not itself", other_name_fix(name))
         elif names.index(word) > names.index(name):
             refuse(rule, f"write derived.{word} above derived.{name}")
+
+
+def _check_rate_word(key: str, word: str, config: PrepConfig, refuse: Callable[[str, str], None]) -> None:
+    """Refuse a word of a counted table that has no such column, or in an expression that is computed before rates."""
+    table, _, column = word.partition(".")
+    known = config.counted_tables[table].columns
+    if column not in known:
+        refuse(f"{table} has the columns {', '.join(known)}", did_you_mean(column, known) or "name one of them")
+    if not key.startswith(("sparse[", "dense[", "carry.")):
+        refuse("rates are counted after it is computed; only features and [carry] may read them", "leave it out")
 
 
 def is_join_key(key: str, config: PrepConfig) -> bool:

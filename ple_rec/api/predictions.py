@@ -325,6 +325,7 @@ def _open_input(
     prep, place = load_preparation(dataset.path)
     options_of_rows = InputOptions(
         data=str(options.data),
+        dataset=dataset.path,
         source=options.source or ".",
         features=tuple(inputs.features()),
         ids=tuple(ids),

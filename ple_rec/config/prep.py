@@ -5,7 +5,8 @@ The saved file has one table more, `[found]`: values that prep computed from the
 An expression is SQL-like text over the columns of a row (`data_prep.expressions`). It names columns of the log and
 `derived` columns by their name, and columns of a side table (joined to the log, `[sides.NAME]`) as `NAME.column`. If
 there is a `[time]`, it may also use the local `time.day` (days since 1970-01-01), `time.hour` (0-23) and `time.weekday`
-(0 is Monday).
+(0 is Monday). Features and `carry` may also name the columns of the tables that rates are counted in, as
+`by_video_id.video_like_rate` (`prep_rates`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from ple_rec.config.prep_inputs import (
     TimeConfig,
     iso_date,
 )
+from ple_rec.config.prep_rates import CountedTable, RateSpec, counted_tables, rate_problems
 from ple_rec.config.prep_splits import AppendConfig, ColumnSplit, DaySplit, HashSplit, HeldOutSplit, Share, SplitConfig
 
 
@@ -53,6 +55,10 @@ class FoundValues(Config):
     types: dict[Name, dict[str, ColumnType]] = Field(
         {}, description="types of undeclared CSV columns, by table: `log` or the name of a side table"
     )
+    rates_first_day: str | None = Field(
+        None, description="date of the first day whose rows count in rates; of an appended day: this day"
+    )
+    rates_last_day: str | None = Field(None, description="date of the last day whose rows count in rates")
     columns: dict[Name, dict[str, str]] = Field(
         {}, description="types of the columns that expressions read, by table, for requests in the raw form"
     )
@@ -96,6 +102,7 @@ __all__ = [
     "LogConfig",
     "OutputConfig",
     "PrepConfig",
+    "RateSpec",
     "SamplingConfig",
     "SideConfig",
     "SparseSpec",
@@ -160,6 +167,7 @@ class PrepConfig(Config):
     sparse: tuple[SparseSpec, ...] = ()
     dense: tuple[DenseSpec, ...] = ()
     vectors: tuple[VectorSpec, ...] = ()
+    rates: tuple[RateSpec, ...] = Field((), exclude_if=lambda rates: not rates)
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")
@@ -191,6 +199,18 @@ class PrepConfig(Config):
         """Date of day 1, set by the user or computed by prep; None before prep and for other splits than by day."""
         date: str | None = getattr(self.split, "day_1", None)
         return self.found.day_1 if date is None else date
+
+    @property
+    def counted_tables(self) -> dict[str, CountedTable]:
+        """Tables in which the rates are counted, by name, such as `by_video_id`."""
+        return counted_tables(self.rates)
+
+    @property
+    def dense_features(self) -> tuple[DenseSpec, ...]:
+        """Dense features: those of `dense`, then those of the rates."""
+        tables = {i: table.name for table in self.counted_tables.values() for i in table.rates}
+        rates = (feature for i, rate in enumerate(self.rates) for feature in rate.features(tables[i]))
+        return (*self.dense, *rates)
 
     @property
     def group_entries(self) -> tuple[str, ...]:
@@ -265,7 +285,8 @@ class PrepConfig(Config):
             for name in self.slices or ()
             if name not in sliceable
         ]
-        features = [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
+        problems += rate_problems(self.rates, self.sides, has_time=self.time is not None)
+        features = [feature.name for feature in (*self.sparse, *self.dense_features, *self.vectors)]
         names = [*features, *self.carry]
         problems += [
             f"{name!r} names two columns of the dataset" for name in sorted({n for n in names if names.count(n) > 1})
@@ -295,7 +316,7 @@ class PrepConfig(Config):
 
     def _name_problems(self) -> list[str]:
         """Return a problem for each name that prep gives to a column itself, that has `__`, or differs only in case."""
-        features = (*self.sparse, *self.dense, *self.vectors)
+        features = (*self.sparse, *self.dense_features, *self.vectors)
         columns = {f"feature {feature.name!r}": feature.name for feature in features}
         columns |= {f"carry.{name}": name for name in self.carry}
         reserved = {f"{f.name}_weights": f"the weights of {f.name!r}" for f in self.sparse if f.weights is not None}

@@ -19,6 +19,7 @@ STATS_FILE = "stats.json"
 STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
 VECTORS_DIR = "vectors"
+RATES_DIR = "rates"
 FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Key of the dataset's fingerprint in the metadata of every Parquet file.
 
 Normaliser = Literal["none", "standard", "log", "quantile"]

@@ -27,7 +27,7 @@ from typing import Any
 
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import PREP_FILE
-from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
+from ple_rec.config.schema import RATES_DIR, SCHEMA_FILE, STATS_FILE, STATS_PAGE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
 from ple_rec.errors import DataError, Option
 from ple_rec.storage import Location, names_in, size_of
 from ple_rec.storage.arrow import open_ranges, translate_arrow_errors
@@ -221,6 +221,6 @@ def _digest(name: str, content: object) -> FileDigest:
 def _names(folder: Location) -> list[str]:
     """Return the paths, relative to the directory, of all files that belong to the dataset, except `_SUCCESS`."""
     names = list(_FILES)
-    for subfolder in (VOCAB_DIR, VECTORS_DIR, *SPLITS):
+    for subfolder in (VOCAB_DIR, VECTORS_DIR, RATES_DIR, *SPLITS):
         names += [f"{subfolder}/{name}" for name in names_in(folder / subfolder) if name.endswith(".parquet")]
     return sorted(name for name in names if (folder / name).is_file())

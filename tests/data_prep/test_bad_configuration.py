@@ -24,8 +24,10 @@ def refused(logs: Logs, *overrides: str) -> str:
 
 
 def test_a_base_is_a_preparation(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, 'base = "kuairand"\nname = "mine"\n')
-    assert read_recipe(str(logs.toml))[0] == read_recipe("kuairand")[0].model_copy(update={"name": "mine"})
+    logs = Logs(tmp_path, "")
+    for base in ("kuairand", "kuairand-six-days", "kuairand-six-days-rates"):
+        logs.toml.write_text(f'base = "{base}"\nname = "mine"\n')
+        assert read_recipe(str(logs.toml))[0] == read_recipe(base)[0].model_copy(update={"name": "mine"})
     logs.toml.write_text('base = "kuairant"\n')
     message = 'base kuairant: no such recipe or file; did you mean "kuairand"? (recipes: ali-ccp, census, kuairand, '
     assert message in refused(logs)

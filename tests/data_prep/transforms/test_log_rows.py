@@ -13,9 +13,9 @@ import pytest
 from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.engines.spark import SparkEngine
+from data_prep.first_day import find_day_1
 from data_prep.inputs.columns import inputs_config
 from data_prep.inputs.read import InputOptions, open_inputs
-from data_prep.pipeline import find_day_1
 from data_prep.progress import Progress
 from data_prep.run import find_configured_tables
 from data_prep.sources.files import POSITION

@@ -1,0 +1,69 @@
+"""Files of the counted tables of rates, `rates/<table>.parquet`: counts and sums by key and day."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from data_prep.engines.base import PART, Engine
+from data_prep.output.parts import ParquetPartSink, read_part
+from data_prep.transforms.arithmetic import day_number
+from data_prep.transforms.rates import RateCounts
+from ple_rec.config.prep import PrepConfig
+from ple_rec.config.prep_rates import DAY
+
+_ROW_GROUP_ROWS = 131_072
+
+
+def write_rate_tables(
+    engine: Engine, config: PrepConfig, tables: Mapping[str, ir.Table], folder: Path, fingerprint: str
+) -> None:
+    """Write the counted tables of a dataset, sorted by key and day.
+
+    Files that a stopped run has completed are not written again.
+
+    Args:
+        engine: Engine that sorts the rows.
+        config: Configuration of the preparation.
+        tables: Counts and sums by key and day, by name of the counted table.
+        folder: Folder `rates/` of the dataset, which is created if there are tables.
+        fingerprint: Fingerprint of the dataset.
+    """
+    for name, rows in tables.items():
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{name}.parquet"
+        if read_part(path, 0, fingerprint) is not None:
+            continue
+        table = config.counted_tables[name]
+        keys = {key: pa.string() if rows[key].type().is_string() else pa.int64() for key in table.key_columns}
+        counts = {column: pa.int64() for rate in table.rates.values() for column in rate.stored_columns}
+        sink = ParquetPartSink(
+            folder=folder,
+            schema=pa.schema(keys | {DAY: pa.int32()} | counts),
+            fingerprint=fingerprint,
+            dictionary_columns=(),
+            row_group_rows=_ROW_GROUP_ROWS,
+            names=(path.name,),
+        )
+        if not engine.write_parts(rows.mutate(**{PART: ibis.literal(0, "int32")}), [*keys, DAY], sink):
+            sink.write_empty(0)
+
+
+def read_rate_tables(engine: Engine, config: PrepConfig, files: Mapping[str, Path]) -> RateCounts:
+    """Return the counted tables of a dataset.
+
+    Args:
+        engine: Engine that reads the files.
+        config: Configuration of the dataset, with its `[found]` values.
+        files: Files of the counted tables on this machine, by name of the table.
+    """
+    tables = {name: engine.read([file]) for name, file in files.items()}
+    days = (config.found.rates_first_day, config.found.rates_last_day)
+    return RateCounts(
+        {name: rows.mutate(**{DAY: rows[DAY].cast("int64")}) for name, rows in tables.items()},
+        *(None if day is None else day_number(day, None) for day in days),
+    )
