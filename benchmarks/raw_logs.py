@@ -1,4 +1,4 @@
-"""Write synthetic feed logs for `benchmarks.prep`, in which few users and videos have most of the rows.
+"""Write synthetic feed logs for `benchmarks.prep` and `benchmarks.rates`, in which few users and videos have most of the rows.
 
 `prep_toml` gives the configuration that prepares them.
 """

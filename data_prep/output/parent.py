@@ -1,7 +1,7 @@
 """Parent of an appended day: the dataset directory to which `ple-rec prep --append` adds a day of the log.
 
 A day is appended as a dataset of its own, which keeps the ids, the edges of buckets and the thresholds of its parent.
-So a model that was trained on the parent can be trained on that day.
+So a model that was trained on the parent can be trained on that day. Rates go on from the counts of the parent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
-from ple_rec.config.schema import SCHEMA_FILE, VOCAB_DIR, DatasetSchema
+from ple_rec.config.schema import RATES_DIR, SCHEMA_FILE, VOCAB_DIR, DatasetSchema
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, UserError
 from ple_rec.storage import Location
@@ -28,12 +28,14 @@ class Parent:
         config: Configuration of `prep.toml`; its section `found` holds the values that were computed from the log.
         vocabularies: Files of the vocabularies on this machine, copied if `path` is an address, by table; bucketised
             features have none.
+        rate_tables: Files of the counted tables of rates on this machine, by table.
     """
 
     path: Location
     schema: DatasetSchema
     config: PrepConfig
     vocabularies: Mapping[str, Path]
+    rate_tables: Mapping[str, Path]
 
     @classmethod
     def read(cls, path: Location) -> Parent:
@@ -56,12 +58,16 @@ class Parent:
             digests.check(name)
         config = load_config(PrepConfig, path / PREP_FILE)
         tables = dict.fromkeys(feature.table_name for feature in config.sparse if not feature.bucketised)
-        files = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
-        for file in files.values():
+        vocabularies = {table: digests.local_copy(f"{VOCAB_DIR}/{table}.parquet") for table in tables}
+        rate_tables = {table: digests.local_copy(f"{RATES_DIR}/{table}.parquet") for table in config.counted_tables}
+        rules = dict.fromkeys(
+            vocabularies.values(), "an appended day keeps the row of each value, which this file holds"
+        )
+        rules |= dict.fromkeys(rate_tables.values(), "rates of an appended day go on from the counts in this file")
+        for file, rule in rules.items():
             if not file.is_file():
-                rule = "an appended day keeps the row of each value, which this file holds"
                 raise DataError(str(file), "no such file", rule, "copy it again, or prepare the first days again")
-        return cls(path, schema, config, files)
+        return cls(path, schema, config, vocabularies, rate_tables)
 
     @property
     def lineage(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ operations in the same order, so its bits do not depend on the engine, threads o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,9 +21,9 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
-from data_prep.expressions import is_overflow
 from data_prep.expressions.kinds import divide, floating
 from data_prep.failures import EngineError
+from data_prep.transforms import rate_append
 from data_prep.transforms.arithmetic import date_text, day_number
 from data_prep.transforms.columns import DAY, REASON
 from data_prep.transforms.expression_scope import ColumnBuilder
@@ -39,7 +39,8 @@ logger = logging.getLogger(__name__)
 
 # Prefixes of columns that exist only while rates are joined: `__match<i>_<table>` is a key of a counted table.
 _MATCH, _MATCH_DAY = "__match", "__match_day_"
-_BEYOND_INT64 = ("out of range for the destination type INT64", "[CAST_OVERFLOW]")
+# Texts of DuckDB and of Spark about a result beyond int64.
+_BEYOND_INT64 = ("out of range for the destination type INT64", "[CAST_OVERFLOW]", "[ARITHMETIC_OVERFLOW]")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class RateCounts:
     Args:
         tables: Counts and sums by key and day, by name of the counted table. The columns are those of the files in
             `rates/`.
-        first_day: First day with counts, in days from 1970-01-01; None if no row counts.
+        first_day: First day with counts, in days from 1970-01-01; None if no row counts. In a dataset of an appended
+            day, which keeps only the counts that it still needs, it is this day, the first whose rates are known.
         last_day: Last day whose rows are counted; None if no row counts and the split names no day.
     """
 
@@ -64,7 +66,12 @@ class RateCounts:
 
 
 def count_rates(
-    rows: LogRows, day_1: int | None, *, is_complete: bool = True, earlier: RateCounts | None = None
+    rows: LogRows,
+    day_1: int | None,
+    *,
+    is_complete: bool = True,
+    earlier: RateCounts | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> RateCounts:
     """Count the rows of a log by the keys of all rates and by day.
 
@@ -75,11 +82,13 @@ def count_rates(
         rows: Rows of the log, joined to the side tables.
         day_1: Days from 1970-01-01 to day 1 of the split; None if the split needs none.
         is_complete: False if `rows` are a sample of the log, so that there is no warning of missing days and keys.
-        earlier: Counts of earlier days, to which those of later days are added; None to count all days.
+        earlier: Counts of the parent, if a day is appended. Only rows of later days are added to them.
+        say: Function that tells the user how many rows are of days that the parent has counted.
 
     Raises:
         UserError: A key or a value has a type that cannot be counted.
-        DataError: The same, for an expression that is just the name of a column; or a sum exceeds int64.
+        DataError: The same, for an expression that is just the name of a column; a key has another type than in the
+            parent; or a sum exceeds int64.
     """
     engine, resolved = rows.engine, rows.resolved
     split = resolved.config.split
@@ -87,6 +96,8 @@ def count_rates(
     if isinstance(split, DaySplit | HeldOutSplit):
         last_day = max(day_number(day, day_1) for day in split.named_days())
     derived = engine.create_view(derive(rows.joined(), resolved, day_1, counts=True).table)
+    if is_complete and earlier is not None and earlier.last_day is not None:
+        rate_append.tell_of_counted_rows(engine, engine.select_columns(derived, [DAY]), earlier.last_day, say)
     tables = {}
     for name, table in resolved.config.counted_tables.items():
         values = [value_column(i) for i, rate in table.rates.items() if rate.of is not None]
@@ -96,15 +107,17 @@ def count_rates(
             counting = counting.filter(counting[REASON] == 0)
         if last_day is not None:
             counting = counting.filter(counting[DAY] <= last_day)
-        if earlier is not None and earlier.last_day is not None:
-            counting = counting.filter(counting[DAY] > earlier.last_day)
-        counts = count_by_day(counting, table)
-        if earlier is not None:
-            counts = ibis.union(earlier.tables[name].select(counts.columns), counts, distinct=False)
+        if earlier is None:
+            counts = count_by_day(counting, table)
+        else:
+            assert last_day is not None  # An appended day is the only day that its split names.
+            counts = _count_appended(resolved, table, earlier, counting, last_day)
         with _refuse_overflow(resolved, table):
             tables[name] = engine.materialize(f"counts_{name}", counts)
     days = {name: _day_range(engine, table) for name, table in tables.items()}
     firsts, lasts = ([day for day in ends if day is not None] for ends in zip(*days.values(), strict=True))
+    if earlier is not None and earlier.last_day is not None and last_day is not None:
+        return RateCounts(tables, last_day, max(last_day, earlier.last_day))
     last_day = max(lasts, default=None) if last_day is None else last_day
     counts_of_days = RateCounts(tables, min(firsts, default=None), last_day)
     _warn_of_split(resolved)
@@ -127,9 +140,33 @@ def count_by_day(rows: ir.Table, table: CountedTable) -> ir.Table:
         if rate.of is None:
             sums[rate.count_column] = rows.count()
         else:
-            sums |= {rate.count_column: rows[value_column(i)].count(), rate.sum_column: rows[value_column(i)].sum()}
+            value = rows[value_column(i)]
+            sums |= {rate.count_column: value.count(), rate.sum_column: value.sum().fill_null(0)}
     named = {name: rows[column] for name, column in keys.items()} | {COUNTED_DAY: rows[DAY]}
     return rows.group_by(**named).aggregate(**{name: value.cast("int64") for name, value in sums.items()})
+
+
+def _count_appended(resolved: Resolved, table: CountedTable, earlier: RateCounts, rows: ir.Table, day: int) -> ir.Table:
+    """Return the counts of a parent that an appended day still needs, and those of rows of later days.
+
+    Args:
+        resolved: Configuration of the appended day, for messages.
+        table: Counted table.
+        earlier: Counts of the parent.
+        rows: Rows that count, of all days up to the appended one.
+        day: Appended day, in days from 1970-01-01.
+
+    Raises:
+        DataError: A key has another type than in the parent.
+    """
+    assert earlier.last_day is not None  # The parent is split by day, so it names its last day.
+    later = count_by_day(rows.filter(rows[DAY] > earlier.last_day), table)
+    rate_append.check_key_types(resolved, table, earlier.tables[table.name], later)
+    if day <= earlier.last_day:
+        # A row of this day may have a key that the parent has not counted on this day.
+        asked = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
+        later = ibis.union(later, asked.select(later.columns), distinct=False)
+    return rate_append.add_counts(table, earlier.tables[table.name], later, day)
 
 
 def values_as_of(engine: Engine, table: CountedTable, counts: ir.Table, resolved: Resolved) -> ir.Table:
@@ -159,7 +196,7 @@ def values_as_of(engine: Engine, table: CountedTable, counts: ir.Table, resolved
         totals = {f"all_{column}": by_day[column].sum().over(_window(rate, [])) for column, rate in stored.items()}
         means = engine.materialize(f"totals_{table.name}", by_day.select(__day=by_day[COUNTED_DAY], **totals))
     joined = sums.left_join(means, sums[COUNTED_DAY] == means["__day"])
-    values = {column: value for rate in table.rates.values() for column, value in _values(joined, rate).items()}
+    values = {column: value for rate in table.rates.values() for column, value in values_of_sums(joined, rate).items()}
     return joined.select(*keys, COUNTED_DAY, **values)
 
 
@@ -170,7 +207,7 @@ def _window(rate: RateSpec, keys: list[str]) -> ibis.expr.builders.WindowBuilder
     return ibis.range_window(preceding=(farthest, nearest), group_by=keys, order_by=COUNTED_DAY)
 
 
-def _values(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
+def values_of_sums(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
     """Return the columns of a rate that expressions read, from its sums over the window."""
     count = sums[rate.count_column]
     if rate.of is None:
@@ -235,7 +272,7 @@ def _refuse_overflow(resolved: Resolved, table: CountedTable) -> Iterator[None]:
     try:
         yield
     except EngineError as error:
-        if not is_overflow(error) and not any(text in str(error) for text in _BEYOND_INT64):
+        if not any(text in str(error) for text in _BEYOND_INT64):
             raise
         names = ", ".join(rate.name for rate in table.rates.values() if rate.of is not None)
         raise DataError(

@@ -129,8 +129,8 @@ class CountedTable:
         """Columns of the key: `video_id` for a key that is only this column, else `key1`, `key2` and so on."""
         matches = [_COLUMN.fullmatch(text) for text in self.key]
         names = [match[1] if match else "" for match in matches]
-        taken = [DAY, *(column for rate in self.rates.values() for column in rate.stored_columns)]
-        lower = [name.lower() for name in (*names, *taken)]
+        others = [DAY, *(column for rate in self.rates.values() for column in rate.stored_columns)]
+        lower = [name.lower() for name in (*names, *others)]
         return tuple(
             name if name and lower.count(name.lower()) == 1 else f"key{i}" for i, name in enumerate(names, start=1)
         )

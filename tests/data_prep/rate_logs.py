@@ -92,9 +92,11 @@ space = "is_like is not null"
 row = "row"
 video_shown_twice = "by_video_id.video_shown_count * 2"
 """
+# A rate for the logs of `plain_logs`.
+LIKE_RATE = '\n[[rates]]\nname = "video_like"\nkey = ["video_id"]\nof = "is_like"\nwindow = "1d"\nprior = 0\n'
 
 
-def random_log(seed: int, days: int = 10, rows: int = 40) -> pd.DataFrame:
+def random_log(seed: int, days: int = 10, rows: int = 15) -> pd.DataFrame:
     """Impressions of some days in a random order of days, with nulls in keys and values."""
     rng = np.random.default_rng(seed)
     n = days * rows
@@ -165,6 +167,7 @@ def reference(log: pd.DataFrame) -> pd.DataFrame:
             columns[name] = values
         columns[f"{name}_count"] = counts
 
+    # Keys, value, window, delay, prior and unit of each rate.
     add("video_like", ["video_id"], "is_like", 2, 0, 3.0, 1.0)
     add("video_like_late", ["video_id"], "is_like", math.inf, 2, 0.5, 1.0)
     add("video_shown", ["video_id"], None, 3, 0, 20.0, 1.0)

@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_of_files_and_from_any_position(logs: Logs, monke
 def test_only_what_the_model_reads_is_needed(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).select(["video_id"]))
-    with opened(logs, ("video_id",), ("group", "video_id"), skip_missing_ids=True) as found:
+    with opened(logs, ("video_id",), ("group", "video_id"), optional_ids=("group", "video_id")) as found:
         assert found.ids == ("video_id",)
         assert sum(map(len, found.batches())) == found.rows
     with (

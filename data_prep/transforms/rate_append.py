@@ -1,0 +1,82 @@
+"""Counts of rates that a dataset of an appended day takes over from its parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ibis
+import ibis.expr.types as ir
+
+from data_prep.engines.base import Engine
+from data_prep.transforms.arithmetic import date_text
+from data_prep.transforms.columns import DAY
+from data_prep.transforms.rate_values import key_columns
+from data_prep.transforms.resolve import Resolved
+from ple_rec.config.prep_rates import DAY as COUNTED_DAY
+from ple_rec.config.prep_rates import CountedTable
+from ple_rec.errors import DataError
+
+
+def add_counts(table: CountedTable, earlier: ir.Table, later: ir.Table, day: int) -> ir.Table:
+    """Return the counts that a dataset of an appended day keeps: those of the days that its rates still need.
+
+    For a rate over all days, the counts before these days are added up into one row a key, on the day before them.
+
+    Args:
+        table: Counted table.
+        earlier: Counts and sums by key and day in the parent.
+        later: Those of later days. Rows with counts of 0 may ask for further keys and days.
+        day: Day that is appended, in days from 1970-01-01.
+    """
+    rates = table.rates.values()
+    first_kept = day - max(rate.delay_days + (rate.window_days or 0) for rate in rates)
+    rows = ibis.union(earlier.select(later.columns), later, distinct=False)
+    if any(rate.window_days is None for rate in rates):
+        rows = rows.mutate(**{COUNTED_DAY: ibis.greatest(rows[COUNTED_DAY], ibis.literal(first_kept - 1, "int64"))})
+    else:
+        rows = rows.filter(rows[COUNTED_DAY] >= first_kept)
+    stored = [column for rate in rates for column in rate.stored_columns]
+    return rows.group_by([*table.key_columns, COUNTED_DAY]).aggregate(**{name: rows[name].sum() for name in stored})
+
+
+def ask_for_rows(rows: ir.Table, table: CountedTable) -> ir.Table:
+    """Return the keys and days of rows as rows of a counted table, with counts of 0."""
+    names = dict(zip(table.key_columns, key_columns(table), strict=True)) | {COUNTED_DAY: DAY}
+    stored = [column for rate in table.rates.values() for column in rate.stored_columns]
+    pairs = rows.select(**{name: rows[column] for name, column in names.items()}).distinct()
+    return pairs.mutate(**dict.fromkeys(stored, ibis.literal(0, "int64")))
+
+
+def check_key_types(resolved: Resolved, table: CountedTable, earlier: ir.Table, later: ir.Table) -> None:
+    """Check that the keys of a counted table have the types that they have in the parent.
+
+    Raises:
+        DataError: A key was an integer and is a text now, or the other way round.
+    """
+    for i, column in enumerate(table.key_columns):
+        old, new = (rows[column].type().copy(nullable=True) for rows in (earlier, later))
+        if old != new:
+            raise DataError(
+                f"{resolved.place}: rates[{next(iter(table.rates))}].key[{i}]",
+                f"{table.key[i]} now of type {new}, but {old} in the parent",
+                "an appended day keeps every column's type",
+                "write the day's files with the types of the first days",
+            )
+
+
+def tell_of_counted_rows(engine: Engine, rows: ir.Table, last_day: int, say: Callable[[str], None]) -> None:
+    """Tell how many rows of a log are of days that the parent has counted, so that they are not counted again.
+
+    Args:
+        engine: Engine that counts the rows.
+        rows: Rows of the log with `DAY`.
+        last_day: Last day that the parent has counted, in days from 1970-01-01.
+        say: Function that shows a line to the user.
+    """
+    old = rows.filter(rows[DAY] <= last_day)
+    counts = old.aggregate(rows=old.count(), days=old[DAY].nunique(), first=old[DAY].min(), last=old[DAY].max())
+    (result,) = engine.fetch(counts).to_pylist()
+    if result["rows"]:
+        first, last = date_text(result["first"]), date_text(result["last"])
+        days = first if first == last else f"{result['days']} days, {first} to {last}"
+        say(f"rates: {result['rows']:,} rows ({days}) are not counted again, since the parent has counted these days")
