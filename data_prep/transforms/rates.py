@@ -164,8 +164,8 @@ def _count_appended(resolved: Resolved, table: CountedTable, earlier: RateCounts
     rate_append.check_key_types(resolved, table, earlier.tables[table.name], later)
     if day <= earlier.last_day:
         # A row of this day may have a key that the parent has not counted on this day.
-        asked = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
-        later = ibis.union(later, asked.select(later.columns), distinct=False)
+        rows_of_day = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
+        later = ibis.union(later, rows_of_day.select(later.columns), distinct=False)
     return rate_append.add_counts(table, earlier.tables[table.name], later, day)
 
 
