@@ -93,8 +93,8 @@ def _bare_queries(log: str, author: str, out: Path) -> Iterator[str]:
             names = "key, day" if partition else "day"
             yield f"CREATE TABLE w{table}_{key} AS SELECT {names}, {', '.join(windows)} FROM {table}_{key}"
         values = [
-            f"((coalesce(a.s{i}, 0) + {_PRIOR} * (b.s{i} / b.n{i})) / (coalesce(a.n{i}, 0) + {_PRIOR}))::FLOAT AS r{i}, "
-            f"coalesce(a.n{i}, 0)::FLOAT AS n{i}"
+            f"((coalesce(a.s{i}, 0) + {_PRIOR} * (b.s{i} / b.n{i})) / (coalesce(a.n{i}, 0) + {_PRIOR}))::FLOAT AS r{i},"
+            f" coalesce(a.n{i}, 0)::FLOAT AS n{i}"
             for i in range(len(_RATES))
         ]
         yield (

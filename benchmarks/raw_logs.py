@@ -1,6 +1,6 @@
-"""Write synthetic feed logs for `benchmarks.prep` and `benchmarks.rates`, in which few users and videos have most of the rows.
+"""Write synthetic feed logs for `benchmarks.prep` and `benchmarks.rates`.
 
-`prep_toml` gives the configuration that prepares them.
+Few users and videos have most of the rows. `prep_toml` gives the configuration that prepares them.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from data_prep.dry_run import estimate_distinct_values, refusal_reasons_of_log
 from data_prep.init.log import LogPreview
+from data_prep.init.rates import Rate, guess_rates
 from data_prep.init.roles import MANY_VALUES, Feature, Label, Roles, toml_text
 from data_prep.init.split_expression import SHARE, split_expression
 from data_prep.init.times import Time
@@ -50,6 +51,8 @@ _HEADROOM = 1.5  # Rows of a table per expected value; the table of a trained mo
 SLOW_COLUMNS = 2_000  # With this many columns a preparation takes a minute, even of few rows, to compile its query.
 _MAX_EMPTY_DAYS = 31  # A log with more days without rows, between the first and the last day, is not split by day.
 _MIN_DAYS = 3  # Train, valid and test need a day each.
+_MIN_DAYS_OF_RATES = 4  # With two days of train, rows of the second one have rates.
+_MIN_DAYS_OF_WINDOW = 15  # With fewer days, rates see all earlier days, since a window would leave out much of the log.
 _SMALL_LOG_ROWS, _LARGE_LOG_ROWS = 50_000, 1_000_000  # The batch size grows at each of these numbers of rows.
 
 
@@ -150,6 +153,8 @@ def _prep_lines(name: str, log: LogPreview, roles: Roles) -> Iterator[str]:
     yield from _table_lines(log, roles, can_append)
     for feature in roles.features:
         yield from _feature_lines(feature)
+    if _can_split_by_day(days):
+        yield from _rate_lines(guess_rates(roles, log.table_sample.rows), len(days))
     for label in roles.labels:
         yield from _task_lines(label)
     if roles.questions:
@@ -267,6 +272,32 @@ def _feature_lines(feature: Feature) -> Iterator[str]:
     yield from ("", "[[dense]]" if feature.is_dense else "[[sparse]]")
     yield f"name = {toml_text(feature.name)}  # guess: {feature.why}"
     yield from (f"{key} = {value}" for key, value in feature.keys.items())
+
+
+def _rate_lines(rates: Sequence[Rate], days: int) -> Iterator[str]:
+    """Yield the lines of the proposed rates.
+
+    Args:
+        rates: Proposed rates.
+        days: Number of days with rows.
+    """
+    if not rates:
+        return
+    if days < _MIN_DAYS_OF_RATES:
+        yield from ("", "# guess: no [[rates]], since train has one day, whose rows see no earlier day")
+        return
+    yield ""
+    yield "# Rates over earlier days, which often tell more than any other feature. A row sees no row of its own day."
+    yield '# If an outcome is known a day later or more, set delay, e.g. to "1d". Each rate also gives its count.'
+    window = ("all", "all earlier days, since the log is short") if days < _MIN_DAYS_OF_WINDOW else ("7d", "a week")
+    for rate in rates:
+        yield from ("", "[[rates]]")
+        yield f"name = {toml_text(rate.name)}  # guess: {rate.why}"
+        yield f"key = [{toml_text(rate.key)}]"
+        yield f"of = {toml_text(rate.of)}"
+        if rate.unit is not None:
+            yield f"unit = {rate.unit:g}  # guess: values are added in this unit, about 1/1000 of a standard deviation"
+        yield f'window = "{window[0]}"  # guess: {window[1]}'
 
 
 def _task_lines(label: Label) -> Iterator[str]:

@@ -47,11 +47,11 @@ _USER_WORDS = {
     *("user", "uid", "userid", "member", "memberid", "customer", "customerid", "visitor", "visitorid"),
     *("account", "viewer", "viewerid", "shopper", "buyer", "client", "person", "reader", "listener", "player"),
 }
-_ITEM_WORDS = {
+ITEM_WORDS = {
     *("item", "itemid", "video", "videoid", "vid", "photo", "article", "product", "productid", "sku", "ad"),
     *("adid", "doc", "document", "movie", "song"),
 }
-_ID_WORDS = {"id", "ids", "uuid", "guid", "key", "hash", "uid", "vid", "sku", "code"}
+ID_WORDS = {"id", "ids", "uuid", "guid", "key", "hash", "uid", "vid", "sku", "code"}
 _ROW_KEY_WORDS = {"request", "impression", "event", "session", "row", "index", "idx", "log", "trace"}
 _SEPARATORS = ("|", ";", ",")  # Separators of the items of lists that are written as text.
 _QUANTITY_WORDS = {  # Words for numbers that are amounts, not ids.
@@ -80,7 +80,7 @@ _NO_FEATURE_REASONS: Mapping[tuple[str, ...], str] = {  # By words that are all 
         ("rank",): _POSITION_REASON,
     },
 }
-_MAX_CATEGORIES = 64  # Integers with at most this many distinct values are categories.
+MAX_CATEGORIES = 64  # Integers with at most this many distinct values are categories.
 MANY_VALUES = 1_000  # In tables with at least this many distinct values, rare values share a row.
 _MIN_ROWS_OF_KEY = 10  # A column such as session_id with fewer rows per value than this is no feature.
 _MIN_KEY_SHARE = 0.95  # A text or id with at least this many distinct values per row is a key of the row, no feature.
@@ -186,7 +186,7 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     times = {
         name: time
         for name, c in columns.items()
-        if (time := guess_time(c, _ID_WORDS, _USER_WORDS | _ITEM_WORDS)) is not None
+        if (time := guess_time(c, ID_WORDS, _USER_WORDS | ITEM_WORDS)) is not None
     }
     questions = {
         name: question
@@ -199,7 +199,7 @@ def guess_roles(rows: pa.Table, labels: Sequence[str] = (), unreadable: Mapping[
     columns = {name: column for name, column in columns.items() if name not in questions and name not in json_fields}
     # Only a column of the log can be the time of a row, since `LogPreview.days_with_rows` reads the whole column.
     row_times = [times[name] for name in times if json_column(rows.schema.field(name)) is None]
-    time = choose_row_time(row_times, _USER_WORDS | _ITEM_WORDS)
+    time = choose_row_time(row_times, _USER_WORDS | ITEM_WORDS)
     other_columns = {name: column for name, column in columns.items() if time is None or name != time.column.name}
     tasks = _guess_labels(
         other_columns, [name for name in other_columns if name not in times], labels, {**unreadable, **questions}
@@ -309,7 +309,7 @@ def _guess_user(columns: Iterable[Column]) -> Column | None:
     users = [
         column for column in columns if column.last_words & _USER_WORDS and (column.is_integer or column.kind == "text")
     ]
-    return min(users, key=lambda column: (not column.last_words & _ID_WORDS, len(column.name)), default=None)
+    return min(users, key=lambda column: (not column.last_words & ID_WORDS, len(column.name)), default=None)
 
 
 def _no_feature_reason(column: Column) -> str:
@@ -340,7 +340,7 @@ def _useless_reason(column: Column, is_user: bool) -> str:
         and column.distinct * _MIN_ROWS_OF_KEY > column.rows - column.nulls
     ):
         return "its name is that of a key, which few rows share"
-    if unique and (column.kind == "text" or column.words & (_ID_WORDS | _ROW_KEY_WORDS)):
+    if unique and (column.kind == "text" or column.words & (ID_WORDS | _ROW_KEY_WORDS)):
         return "nearly every row has a value of its own"
     return ""
 
@@ -401,7 +401,7 @@ def _id_reason(column: Column) -> str:
     """
     if not column.is_integer:
         return ""
-    if column.words & (_ID_WORDS | _USER_WORDS | _ITEM_WORDS) or column.distinct <= _MAX_CATEGORIES:
+    if column.words & (ID_WORDS | _USER_WORDS | ITEM_WORDS) or column.distinct <= MAX_CATEGORIES:
         return " "
     if column.words & _QUANTITY_WORDS:
         return ""

@@ -18,10 +18,13 @@ from data_prep.output import split_writer
 from data_prep.run import EngineName, Options, prepare
 from data_prep.transforms import encode
 from data_prep.vocabulary import build
+from ple_rec.config.load import load_config
+from ple_rec.config.prep import PrepConfig
 from tests.data_prep.engines.test_engines import LEAN
 from tests.data_prep.feed_logs import digests
 from tests.data_prep.plain_logs import SIDE, Logs, day_of
 from tests.data_prep.plain_logs import TOML as PLAIN
+from tests.data_prep.rate_logs import TOML as RATES
 
 TOML = """
 name = "many"
@@ -104,3 +107,12 @@ def test_many_columns_are_kept_and_joined_in_groups_with_the_bytes_of_few(
     derived_again.prepare(engine=engine)
     assert digests(kept.out) == digests(few.out)
     assert digests(derived_again.out) == digests(few.out)
+
+
+def test_columns_of_rates_take_memory_but_no_time_to_compile(tmp_path: Path) -> None:
+    (tmp_path / "rates.toml").write_text(RATES)
+    config = load_config(PrepConfig, tmp_path / "rates.toml")
+    sparse = tuple(feature for feature in config.sparse if "by_video_id" not in feature.source)
+    without = config.model_copy(update={"rates": (), "sparse": sparse})
+    assert split_writer.query_column_count(config) == split_writer.query_column_count(without) + 1
+    assert split_writer.column_count(config) == split_writer.column_count(without) + 1 + 9

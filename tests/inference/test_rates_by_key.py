@@ -35,6 +35,7 @@ from tests.inference.rates_feed import (
     read_features,
 )
 from tests.inference.side_feed import USER, city_of, rank
+from tests.object_store import put_folder
 
 FEATURES = (*RATE_FEATURES, *COUNT_FEATURES, "minutes")
 DAY_6 = {"time_ms": 1_650_420_000_000}  # 2022-04-20 10:00 at +08:00
@@ -202,3 +203,10 @@ def test_a_key_may_be_a_column_that_no_feature_reads(rates_model: Path) -> None:
     rates = RowSet(columns, cells, 4, ["user"], lookup).array("by_users_city.city_click").to_pylist()
     assert (rates[1], rates[2]) == (None, tables["by_users_city"].info.defaults["city_click"])
     assert rates[0] == rates[3] != rates[2]
+
+
+def test_rates_of_a_dataset_in_a_store(own: Path, rates_child: Path, address: str) -> None:
+    put_folder(rates_child, address.removeprefix("s3://"))
+    (folder,) = ple_rec.publish_tables(own, ["by_video_id"], dataset=address)
+    assert folder == own / "tables/by_video_id/v2"
+    assert load(own).side_tables["by_video_id"].info.as_of == "2022-04-21"

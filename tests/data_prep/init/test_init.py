@@ -53,6 +53,12 @@ def test_the_logs_of_the_example_are_prepared_and_trained_on(
     assert [sparse["name"] for sparse in config["sparse"]] == names
     assert config["sparse"][3] == {"name": "history", "table": "video_id", "bag": True, "max_length": 50}
     assert [dense["name"] for dense in config["dense"]] == ["network_mbps", "duration_ms", "context_net_mbps"]
+    ids, outcomes = ("user_id", "video_id"), {"is_click": "rate", "is_share": "rate", "play_time_ms": "mean"}
+    assert config["rates"] == [
+        {"name": f"{key}_{of}_{kind}", "key": [key], "of": of, "window": "all"}
+        for key in ids
+        for of, kind in outcomes.items()
+    ]
     text = Path("feed/prep.toml").read_text()
     marked = [line for line in text.splitlines() if line.startswith(("name = ", "group", "value", "by"))][1:]
     assert [line for line in marked if "# guess: " not in line] == [
@@ -95,6 +101,8 @@ def test_a_csv_log_is_prepared_and_trained_on(
         *(("bought", "binary"), ("is_share", "binary"), ("watch_time_sec", "regression")),
     ]
     assert config["tasks"][2]["space"] == "watch_time_sec is not null"
+    keys = [rate["key"] for rate in config.get("rates", [])]
+    assert keys == ([['"Customer ID"']] * 3 + [["item"]] * 3 if days == 6 else [])
     text = Path("shop/prep.toml").read_text()
     for column in (
         "impression_id  guess: its name is that of a key",

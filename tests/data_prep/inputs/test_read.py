@@ -70,6 +70,19 @@ def test_only_what_the_model_reads_is_needed(logs: Logs) -> None:
     )
 
 
+def test_the_group_is_the_raw_value_of_its_first_entry_where_the_log_has_it(tmp_path: Path) -> None:
+    text = 'group = ["concat(\'u\', user_id)", "time.day"]'
+    logs = Logs(tmp_path, TOML.replace('group = "user_id"', text))
+    with opened(logs, ("video_id",), ("group", "price"), optional_ids=("group",)) as found:
+        assert found.ids == ("group", "price")
+        users = pa.concat_tables(found.batches())["id__group"].to_pylist()
+    assert users == [f"u{i % 7}" for i in range(96)]
+    for day in range(1, 5):
+        logs.write(day, day_of(day).drop_columns(["user_id"]))
+    with opened(logs, ("video_id",), ("group", "price"), optional_ids=("group",)) as found:
+        assert found.ids == ("price",)
+
+
 def test_a_column_that_is_lacking_is_said_with_all_that_reads_it(tmp_path: Path) -> None:
     derived = '[derived]\ncheap = "price < 1"\n\n[checks]'
     hour = '[[sparse]]\nname = "hour"\nvalue = "time.hour"\n'
