@@ -40,6 +40,7 @@ class Option(Enum):
     AUTO_RESUME = "--auto-resume", 'resume="auto"'
     CONFIG = "--config", "config"
     DATA = "--data", "data"
+    DATASET = "--dataset", "dataset"
     DENSE = "--dense", "dense"
     DEVICE = "--device", "device"
     ENGINE = "--engine", "engine"

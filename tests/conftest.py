@@ -150,6 +150,31 @@ def feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def rates_feed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run `feed` with rates: `raw/`, `data/` and `run/`; who changes them copies."""
+    from tests.inference.rates_feed import train_rates_feed
+
+    return train_rates_feed(tmp_path_factory.mktemp("rates"))
+
+
+@pytest.fixture(scope="session")
+def rates_model(rates_feed: Path) -> Path:
+    """Version 1 of that run, exported with its rates and with both side tables; who changes it copies."""
+    from tests.inference.exported import export_run
+
+    source = ["--tables", "users", "videos", "--from", str(rates_feed / "raw")]
+    return export_run(rates_feed / "run", rates_feed / "model", *source)
+
+
+@pytest.fixture(scope="session")
+def rates_child(rates_feed: Path) -> Path:
+    """The dataset of day 6, appended to that of `rates_feed`."""
+    from tests.inference.rates_feed import append_day
+
+    return append_day(rates_feed, rates_feed / "data", rates_feed / "child")
+
+
+@pytest.fixture(scope="session")
 def feed_model(feed: Path) -> Path:
     """Version 1 of that run, exported in fp32; who changes it copies."""
     from tests.inference.exported import export_run

@@ -57,6 +57,7 @@ def write_dataset(
     space: bool = True,
     sample_weight: bool = True,
     group: bool = True,
+    subgroup: bool = False,
     used: Mapping[str, int] | None = None,
     capacity: int | None = None,
     ancestors: tuple[str, ...] = (),
@@ -80,6 +81,7 @@ def write_dataset(
         space: `watch` counts, and is not null, where column `watched` is true.
         sample_weight: Column `weight`.
         group: Column `request`, ascending.
+        subgroup: Column `part`: the first four rows of a request, or the others; ids descend from request to request.
         used: Rows in use, by table, where they are fewer than `TABLES` says; ids beyond become 0.
         capacity: Rows that every table is allocated.
         ancestors: Fingerprints of datasets with the same ids, the parent first.
@@ -107,6 +109,8 @@ def write_dataset(
     }
     sizes = TABLES | dict(used or {})
     tables = {split: _unknown_beyond(table, sizes) for split, table in tables.items()}
+    if subgroup:
+        tables = {split: table.append_column("part", _parts(table["request"])) for split, table in tables.items()}
     groups = {split: list(_cut(table, row_group_rows)) for split, table in tables.items()}
     names = tables["train"].column_names
     sparse = [feature for feature in _SPARSE if feature.name in names]
@@ -126,6 +130,7 @@ def write_dataset(
         ),
         "sample_weight": "weight" if sample_weight else None,
         "group": "request" if group else None,
+        "subgroup": "part" if subgroup else None,
         "splits": {
             split: SplitInfo(rows=table.num_rows, row_groups=len(groups[split])) for split, table in tables.items()
         },
@@ -147,6 +152,13 @@ def write_dataset(
             mine = pieces[i * len(pieces) // count : (i + 1) * len(pieces) // count]
             write_row_groups(path / split / f"part-{i:05}.parquet", mine, schema.fingerprint)
     return schema
+
+
+def _parts(requests: pa.ChunkedArray) -> pa.Array:
+    ids = requests.to_numpy()
+    _, first, counts = np.unique(ids, return_index=True, return_counts=True)
+    place = np.arange(len(ids)) - np.repeat(first, counts)
+    return pa.array(10_000 - 2 * ids + (place >= 4), pa.int64())
 
 
 def write_row_groups(file: Path, groups: Sequence[pa.Table], fingerprint: str) -> None:

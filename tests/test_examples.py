@@ -177,7 +177,8 @@ def test_a_directory_by_hand(repository: Path, page: str, tmp_path: Path) -> Non
             "watch_ratio": pa.array(rng.random(n), pa.float32(), mask=~clicked),
             "clicked": pa.array(clicked),
             "weight": pa.array(rng.random(n), pa.float32()),
-            "request": pa.array(np.arange(n) // 4),
+            "user_group": pa.array(np.arange(n) // 8),
+            "session": pa.array(np.arange(n) // 4),
         }
         table = pa.table(columns).replace_schema_metadata({"ple_rec.fingerprint": raw["fingerprint"]})
         (data / split).mkdir(parents=True)

@@ -15,7 +15,7 @@ from data_prep.init.json_fields import own_name, source_expression
 from data_prep.sources.list_texts import StructuredText, structured_text
 
 _MAX_CHARACTERS = 60  # Of a name without a suffix such as `_2`; the name of a table is part of a file name.
-_PREP_COLUMNS = ("group", "log_day", "sample_weight")  # Columns that prep adds to a dataset.
+_PREP_COLUMNS = ("group", "subgroup", "log_day", "sample_weight")  # Columns that prep adds to a dataset.
 
 
 class Names:

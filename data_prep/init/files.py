@@ -120,7 +120,13 @@ def _prep_lines(name: str, log: LogPreview, roles: Roles) -> Iterator[str]:
     yield f"name = {toml_text(name)}"
     user = roles.user
     if user is not None:
-        yield f"group = {toml_text(user.id_expression)}  # guess: rows of one user, for GAUC"
+        if roles.time is None:
+            yield f"group = {toml_text(user.id_expression)}  # guess: rows of one user, for GAUC"
+        else:
+            yield (
+                f'group = [{toml_text(user.id_expression)}, "time.day"]  '
+                "# guess: rows of one user, and of a user's day, for GAUC"
+            )
     if roles.time is not None and roles.time.must_drop_rows:
         bad = math.ceil(round(200 * (1 - roles.time.share), 6)) / 100  # Twice the share, rounded up to a hundredth.
         yield 'on_bad_row = "drop"  # guess: some times lie before 2000 or after 2099, or are none'

@@ -13,9 +13,10 @@ from data_prep.expressions import column_to_word, parse
 from data_prep.sources.columns import column_fix
 from data_prep.sources.table import RawTable
 from data_prep.transforms.resolve import Resolved
-from data_prep.transforms.words import ROW_TIME, TIME_WORDS, locate_word, word_qualifiers
+from data_prep.transforms.words import ROW_TIME, TIME_WORDS, is_rate_word, locate_word, word_qualifiers
 from ple_rec.config.prep import DaySplit, LogConfig, PrepConfig
 from ple_rec.config.prep_columns import DenseSpec, SparseSpec, VectorSpec
+from ple_rec.config.prep_rates import CountedTable
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.text.suggest import nearest_name
@@ -39,11 +40,15 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
     sparse = tuple(feature for feature in config.sparse if feature.name in features)
     dense = tuple(number for number in config.dense if number.name in features)
     vectors = tuple(vector for vector in config.vectors if vector.name in features)
-    numbers = (*dense, *vectors)
+    numbers = (*(each for each in config.dense_features if each.name in features), *vectors)
     texts = [config.log.where, *(f.source for f in sparse), *(f.weights for f in sparse), *(n.source for n in numbers)]
     words = words_read(config, [text for text in (*texts, *ids.values()) if text is not None])
     sides_read = {name: side for name, side in config.sides.items() if any(w.startswith(f"{name}.") for w in words)}
-    needs_time = reads_time(config, words) or any(side.day is not None for side in sides_read.values())
+    counted = {i for table in counted_tables_read(config, words).values() for i in table.rates}
+    # The rates are counted already, so `of` may be any expression that reads no column.
+    rates = [rate if rate.of is None else rate.model_copy(update={"of": "0"}) for rate in config.rates]
+    joins_by_day = bool(counted) or any(side.day is not None for side in sides_read.values())
+    needs_time = joins_by_day or reads_time(config, words)
     left_out: dict[str, Any] = {
         "checks": {},
         "tasks": (),
@@ -57,6 +62,7 @@ def inputs_config(config: PrepConfig, features: Collection[str], ids: Mapping[st
             "sparse": sparse,
             "dense": dense,
             "vectors": vectors,
+            "rates": tuple(rate for i, rate in enumerate(rates) if i in counted),
             "sides": sides_read,
             "time": config.time if needs_time else None,
             "derived": {name: text for name, text in config.derived.items() if name in words},
@@ -77,6 +83,12 @@ def reads_time(config: PrepConfig, words: Collection[str]) -> bool:
     return config.time is not None and any(word in words for word in (*row_time, *TIME_WORDS))
 
 
+def counted_tables_read(config: PrepConfig, words: Collection[str]) -> dict[str, CountedTable]:
+    """Return the counted tables of rates that words of expressions name, such as `by_video_id.video_like_rate`."""
+    names = {word.partition(".")[0] for word in words if is_rate_word(word, config)}
+    return {name: table for name, table in config.counted_tables.items() if name in names}
+
+
 def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) -> set[str]:
     """Return all words that expressions read, including those that the words themselves need.
 
@@ -86,7 +98,8 @@ def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) 
     Args:
         config: Configuration of the preparation.
         texts: Texts of the expressions.
-        joins: True to include the words by which a side table is joined: its keys and, if it is dated, the time.
+        joins: True to include the words by which a side table or rates are joined: the keys and, if the table is dated
+            or has rates, the time.
     """
     words: set[str] = set()
     todo = list(texts)
@@ -95,12 +108,16 @@ def words_read(config: PrepConfig, texts: Iterable[str], *, joins: bool = True) 
             if word in words:
                 continue
             words.add(word)
-            side = config.sides.get(word.partition(".")[0]) if joins else None
+            table = word.partition(".")[0]
+            side = config.sides.get(table) if joins else None
+            counted = config.counted_tables[table] if joins and is_rate_word(word, config) else None
             if word in config.derived:
                 todo.append(config.derived[word])
             elif side is not None:
                 todo += side.on.values()
-            is_dated = side is not None and side.day is not None
+            elif counted is not None:
+                todo += counted.key
+            is_dated = counted is not None or (side is not None and side.day is not None)
             if config.time is not None and (is_dated or reads_time(config, [word])):
                 todo.append(config.time.value)
     return words
@@ -138,7 +155,7 @@ def _readers(config: PrepConfig, column: str, side: str | None) -> list[str]:
     are returned.
     """
     texts: dict[str, Sequence[str | None]] = {f"feature {f.name}": (f.source, f.weights) for f in config.sparse}
-    texts |= {f"feature {number.name}": (number.source,) for number in (*config.dense, *config.vectors)}
+    texts |= {f"feature {number.name}": (number.source,) for number in (*config.dense_features, *config.vectors)}
     texts |= {"log.where": (config.log.where,)}
     texts |= {f"{Option.IDS} {name.removeprefix(ID_PREFIX)}": (text,) for name, text in config.carry.items()}
     words = {who: words_read(config, [text for text in read if text is not None]) for who, read in texts.items()}
@@ -157,54 +174,64 @@ def _missing_column_fix(column: str, readers: Sequence[str], columns: Sequence[s
     return f"{renamed}write what is lacking into every file, null where a row has no value"
 
 
-def id_expressions(config: PrepConfig, names: Sequence[str], log: RawTable, *, skip_missing: bool) -> dict[str, str]:
+def id_expressions(
+    config: PrepConfig, names: Sequence[str], log: RawTable, *, optional: Collection[str] = ()
+) -> dict[str, str]:
     """Return the expressions of the id columns, by name, in the order of `names`.
 
-    If the expression of the key `group` is just a column of the log, such as `user_id`, the id column `group` is called
-    `user_id`, so that asking for both gives one column. It keeps its name if `user_id` also names a feature or a column
-    of `carry` that reads something else.
+    If the group, the first entry of the key `group`, is just a column of the log, such as `user_id`, the id column
+    `group` is called `user_id`, so that asking for both gives one column. It keeps its name if `user_id` also names a
+    feature or a column of `carry` that reads something else.
 
     Args:
         config: Configuration of the preparation.
         names: Names of columns of the log, `side.column`, `group`, features, or columns of `carry`.
         log: Files of the log.
-        skip_missing: True to leave out, without an error, unknown names and id columns that read anything but columns
-            of the log and the time.
+        optional: Those of the names that are left out, without an error, if they are unknown or read anything but
+            columns of the log and the time.
 
     Raises:
-        UserError: A name is none of those that `names` may have, and `skip_missing` is False.
+        UserError: A name is none of those that `names` may have, and is not in `optional`.
     """
-    known = dict(config.carry) | {f.name: f.source for f in config.sparse} | {d.name: d.source for d in config.dense}
+    known = (
+        dict(config.carry)
+        | {f.name: f.source for f in config.sparse}
+        | {d.name: d.source for d in config.dense_features}
+    )
     group = GROUP
     if config.group is not None:
-        log_column_name = log_column(config, config.group, log)
+        expression = config.group_entries[0]
+        log_column_name = log_column(config, expression, log)
         if (
             log_column_name is not None
-            and log_column(config, known.get(log_column_name, config.group), log) == log_column_name
+            and log_column(config, known.get(log_column_name, expression), log) == log_column_name
         ):
             group = log_column_name
-        known[GROUP] = config.group
-    columns, ids = list(log.schema.names), {}
-    for name in (group if name == GROUP else name for name in names):
+        known[GROUP] = expression
+    columns, ids = list(log.schema.names), dict[str, str]()
+    available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
+    if config.time is not None:
+        available.add(ROW_TIME)
+    for requested in names:
+        name = group if requested == GROUP else requested
         side = name.partition(".")[0]
         if name in known:
-            ids[name] = known[name]
+            text = known[name]
         elif name in columns:
-            ids[name] = _quoted(name)
+            text = _quoted(name)
         elif "." in name and side in config.sides:
-            ids[name] = name
-        elif not skip_missing:
+            text = name
+        elif requested in optional:
+            continue
+        else:
             raise UserError(
                 Option.IDS,
                 f'got "{name}"',
                 "it is a column of the raw logs, or one that prep.toml names: group, a feature, a column of carry",
                 column_fix(name, columns, [*known]),
             )
-    if skip_missing:
-        available = {*map(column_to_word, columns), *TIME_WORDS, *config.derived}
-        if config.time is not None:
-            available.add(ROW_TIME)
-        ids = {name: text for name, text in ids.items() if words_read(config, [text]) <= available}
+        if requested not in optional or words_read(config, [text]) <= available:
+            ids[name] = text
     return ids
 
 

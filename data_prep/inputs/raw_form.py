@@ -6,7 +6,7 @@ log is not joined with side tables: a column of a side table is a column of the 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import ibis
@@ -14,14 +14,15 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from data_prep.expressions import column_to_word
-from data_prep.inputs.columns import inputs_config, reads_time, words_read
+from data_prep.inputs.columns import counted_tables_read, inputs_config, reads_time, words_read
 from data_prep.sources.files import POSITION
 from data_prep.transforms.columns import REASON
-from data_prep.transforms.expression_scope import Rule, readable_columns
-from data_prep.transforms.resolve import resolve
+from data_prep.transforms.expression_scope import ColumnBuilder, Rule, readable_columns
+from data_prep.transforms.rate_values import build_keys
+from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import derive
 from ple_rec.config.load import load_config
-from ple_rec.config.prep import PREP_FILE, PrepConfig
+from ple_rec.config.prep import PREP_FILE, PrepConfig, SideConfig
 from ple_rec.config.raw_form import ROWS, RawColumn, RawForm, RawQuery, RawRule, RawSide
 
 _TYPES: Mapping[str, dt.DataType] = {
@@ -57,11 +58,17 @@ def build_raw_form(folder: Path, features: Collection[str], user_features: Colle
     whole = _FeatureSet(config, place, features)
     user = _FeatureSet(config, place, [name for name in features if name in user_features])
     item = _FeatureSet(config, place, [name for name in features if name not in user_features])
-    sides = tuple(whole.sides(config))
-    # A column of the log that only a key of a side table reads belongs to the user if the side table's columns do.
-    key_columns = {name: side for side in sides for name in side.reads if name not in whole.types}
-    keys_of_user = (name for name, side in key_columns.items() if f"{side.name}.{side.columns[0]}" in user.types)
-    of_user = {*user.types, *keys_of_user}
+    counted = tuple(_counted_sides(config, place, whole.types))
+    # Columns of side tables that keys of rates read, such as the author of a video.
+    words = dict.fromkeys([*whole.types, *(name for side in counted for name in side.reads)])
+    sides = (*counted, *_joined_sides(config, place, words))
+    # A column that only keys of side tables read belongs to the user if the columns of one of these tables do. Keys of
+    # rates may read columns of side tables, whose own keys come later.
+    of_user = set(user.types)
+    for side in sides:
+        if any(f"{side.name}.{column}" in of_user for column in side.columns):
+            of_user.update(name for name in side.reads if name not in whole.types)
+    key_columns = dict.fromkeys(name for side in sides for name in side.reads if name not in whole.types)
     types = known_types(config)
     return RawForm(
         columns=tuple(
@@ -94,15 +101,13 @@ class _FeatureSet:
 
     def __init__(self, config: PrepConfig, place: str, features: Collection[str]) -> None:
         all_rows = config.model_copy(update={"log": config.log.model_copy(update={"where": None})})
-        reduced = inputs_config(all_rows, features, {})
+        reduced = _with_rates_as_sides(inputs_config(all_rows, features, {}), features)
         self._words = {name: words_read(reduced, texts, joins=False) for name, texts in _texts(reduced).items()}
         words = {word for words in self._words.values() for word in words}
         # `inputs_config` keeps the time for dated side tables, but here they are not joined.
         if not reads_time(config, words):
             reduced = reduced.model_copy(update={"time": None})
-        self._resolved = resolve(
-            reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds, freeze_vectors=False
-        )
+        self._resolved = _resolve(reduced, place, config)
         self.types = {name: kind for name, kind in known_types(config).items() if name in words}
         self._rows = raw_rows(self.types)
 
@@ -128,27 +133,6 @@ class _FeatureSet:
             rules=tuple(RawRule(text=rule.rule, columns=self._columns_of_rule(rule)) for rule in derived.rules),
         )
 
-    def sides(self, config: PrepConfig) -> Iterator[RawSide]:
-        """Yield the side tables whose columns the features read, each with the query of its keys.
-
-        Args:
-            config: Configuration of the preparation, with the types of all columns.
-        """
-        for name, side in self._resolved.config.sides.items():
-            columns = [word.removeprefix(f"{name}.") for word in self.types if word.startswith(f"{name}.")]
-            read = words_read(config, side.on.values(), joins=False)
-            types = {word: kind for word, kind in known_types(config).items() if word in read}
-            rows = raw_rows(types)
-            keys = [self._resolved.build(f"sides.{name}.on.{key}", readable_columns(rows)) for key in side.on]
-            named = {f"key{i}": key for i, key in enumerate(keys)}
-            yield RawSide(
-                name=name,
-                keys=ibis.to_sql(rows.select(**named), dialect="duckdb"),
-                key_columns=tuple(side.on),
-                reads=tuple(types),
-                columns=tuple(columns),
-            )
-
     def _columns_of(self, key: str) -> set[str]:
         """Return the raw columns that the expression at a key of the configuration reads."""
         text = self._resolved.parsed[key].text
@@ -159,6 +143,78 @@ class _FeatureSet:
             read = self._columns_of(rule.key)
             return tuple(name for name in self.types if name in read)
         return tuple(name for name in self.types if rule.key == f"column {name!r}")
+
+
+def _with_rates_as_sides(config: PrepConfig, features: Collection[str]) -> PrepConfig:
+    """Return a configuration of inputs whose counted tables are side tables, and whose rates are dense features.
+
+    The queries of features read columns of both alike. The keys are not computed by this configuration.
+
+    Args:
+        config: Configuration of the inputs.
+        features: Names of the features, which need not be all columns of a counted table.
+    """
+    tables = {
+        name: SideConfig(files=(name,), on=dict.fromkeys(table.key_columns, "0"))
+        for name, table in config.counted_tables.items()
+    }
+    dense = tuple(feature for feature in config.dense_features if feature.name in features)
+    return config.model_copy(update={"sides": config.sides | tables, "dense": dense, "rates": ()})
+
+
+def _counted_sides(config: PrepConfig, place: str, words: Collection[str]) -> Iterator[RawSide]:
+    """Yield the counted tables of rates that words of expressions name, each with the query of its keys."""
+    for name, table in counted_tables_read(config, words).items():
+        read = words_read(config, table.key, joins=False)
+        reduced = inputs_config(config, table.columns, {})
+        if not reads_time(config, read):
+            reduced = reduced.model_copy(update={"time": None})
+        types = {word: kind for word, kind in known_types(config).items() if word in read}
+        builder = ColumnBuilder(raw_rows(types), _resolve(reduced, place, config), None)
+        (counted,) = reduced.counted_tables.values()
+        yield RawSide(
+            name=name,
+            keys=_keys_query(builder.rows, build_keys(builder, counted).values()),
+            key_columns=table.key_columns,
+            reads=tuple(types),
+            columns=_columns_read(name, words),
+            rates=tuple(table.rates.values()),
+        )
+
+
+def _joined_sides(config: PrepConfig, place: str, words: Collection[str]) -> Iterator[RawSide]:
+    """Yield the side tables that words of expressions name, each with the query of its keys."""
+    resolved = _resolve(config, place, config)
+    for name, side in config.sides.items():
+        if not (columns := _columns_read(name, words)):
+            continue
+        read = words_read(config, side.on.values(), joins=False)
+        types = {word: kind for word, kind in known_types(config).items() if word in read}
+        rows = raw_rows(types)
+        keys = [resolved.build(f"sides.{name}.on.{key}", readable_columns(rows)) for key in side.on]
+        yield RawSide(
+            name=name,
+            keys=_keys_query(rows, keys),
+            key_columns=tuple(side.on),
+            reads=tuple(types),
+            columns=columns,
+        )
+
+
+def _columns_read(table: str, words: Iterable[str]) -> tuple[str, ...]:
+    """Return the columns of a side table that words of expressions name."""
+    return tuple(word.removeprefix(f"{table}.") for word in words if word.startswith(f"{table}."))
+
+
+def _keys_query(rows: ir.Table, keys: Iterable[ir.Value]) -> str:
+    """Return the SQL of the keys of a side table, `key0`, `key1` and so on."""
+    named = {f"key{i}": key for i, key in enumerate(keys)}
+    return str(ibis.to_sql(rows.select(**named), dialect="duckdb"))
+
+
+def _resolve(reduced: PrepConfig, place: str, config: PrepConfig) -> Resolved:
+    """Return a reduced configuration with its expressions parsed, whose times are local as in the whole one."""
+    return resolve(reduced, place, is_from_dataset=True, offset_seconds=config.offset_seconds, freeze_vectors=False)
 
 
 def _texts(config: PrepConfig) -> dict[str, list[str]]:
@@ -172,6 +228,10 @@ def known_types(config: PrepConfig) -> dict[str, str]:
     types = {column_to_word(name): kind for name, kind in config.found.columns.get("log", {}).items()}
     for side in config.sides:
         types |= {f"{side}.{name}": kind for name, kind in config.found.columns.get(side, {}).items()}
+    for table in config.counted_tables.values():
+        for rate in table.rates.values():
+            kinds = {name: "int64" if name == rate.count_column else "double" for name in rate.columns}
+            types |= {f"{table.name}.{name}": kind for name, kind in kinds.items()}
     return types
 
 

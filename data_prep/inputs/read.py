@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -23,16 +24,19 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import DiskFullError, EngineError, OutOfMemoryError
 from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, inputs_config
+from data_prep.inputs.rates import DatasetCounts, compute_rates, read_counts
 from data_prep.inputs.times import RawTimeColumn, find_raw_times
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
 from data_prep.sources.files import POSITION, RawFile, RawTable, discover
 from data_prep.sources.table import check_unchanged, refuse_changes, shown_value
 from data_prep.transforms.columns import REASON
+from data_prep.transforms.rates import join_rates
 from data_prep.transforms.resolve import Resolved, resolve
 from data_prep.transforms.rows import Derived, LogRows, derive
 from ple_rec.config.prep import FilesConfig, LogConfig, PrepConfig
 from ple_rec.errors import DataError, Option, UserError
+from ple_rec.storage import Location
 
 MAX_BATCH_ROWS = 131_072  # Largest number of rows of the log that are computed together.
 _RUN_AGAIN = f"run again with {Option.OVERWRITE} when nothing writes to them"
@@ -44,11 +48,13 @@ class InputOptions:
 
     Args:
         data: File, folder or glob of the log's files (`--data`).
+        dataset: Directory of the dataset that the model was trained on, which has the counts of its rates; None for a
+            model without rates.
         source: Folder of the files of side tables (`--from`).
         features: Names of the features that the model reads.
         ids: Names of the id columns, which are copied to the output: columns of the log, `side.column`, `group`,
             features before encoding, and columns of `carry` in the preparation.
-        skip_missing_ids: True to leave out id columns that the log does not have.
+        optional_ids: Those names of `ids` whose columns are left out if the log does not have them.
         all_rows: True to read also the rows that `log.where` leaves out.
         memory: Approximate number of bytes that DuckDB and this process may use; None for most of the machine's memory.
         threads: Number of threads of DuckDB; None for one per core.
@@ -58,7 +64,8 @@ class InputOptions:
     source: str
     features: tuple[str, ...]
     ids: tuple[str, ...]
-    skip_missing_ids: bool = False
+    dataset: Location | None = None
+    optional_ids: tuple[str, ...] = ()
     all_rows: bool = False
     memory: int | None = None
     threads: int | None = None
@@ -72,6 +79,7 @@ class Inputs:
         resolved: Configuration of the inputs, with the files of the log and of the side tables.
         raw_times: Id columns that hold times, by name. They are read from the files and not by the engine, which would
             lose their type and time zone.
+        counts: Counted tables of the rates that are read; None if none is.
 
     Attributes:
         ids: Names of the id columns.
@@ -80,8 +88,15 @@ class Inputs:
         filter_condition: Condition `log.where` of the rows that are read; None if all rows are read.
     """
 
-    def __init__(self, engine: Engine, resolved: Resolved, raw_times: Mapping[str, RawTimeColumn]) -> None:
-        self._log_rows, self._raw_times = LogRows(engine, resolved), raw_times
+    def __init__(
+        self,
+        engine: Engine,
+        resolved: Resolved,
+        raw_times: Mapping[str, RawTimeColumn],
+        counts: DatasetCounts | None = None,
+    ) -> None:
+        self._log_rows, self._raw_times, self._counts = LogRows(engine, resolved), raw_times, counts
+        self._rates: Mapping[str, ir.Table] = {}  # Values of the rates by key and day, by name of the counted table.
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(ID_PREFIX) for name in resolved.config.carry)
         self.rows = self._log.rows
@@ -136,10 +151,12 @@ class Inputs:
                 check_pages(self._log_rows.resolved)
                 if not self._log_rows.sides:
                     self._log_rows = self._log_rows.with_sides(materialize=True)  # Side tables are read once.
+                if self._counts is not None:
+                    self._rates = compute_rates(self._log_rows, self._counts, first)
                 for start in range(first, self.rows, self._batch_rows) if first < self.rows else [first]:
                     yield self._read_batch(start, min(start + self._batch_rows, max(self.rows, start)))
         except EngineError as error:
-            raise find_cause(error, self._log_rows.engine, self._log_rows.resolved, self._log_rows.joined) from error
+            raise find_cause(error, self._log_rows.engine, self._log_rows.resolved, self._joined) from error
         except OutOfMemoryError as error:
             rule = "rows of the log are joined and sorted in memory"
             raise UserError(f"predict {Option.MEMORY}", error.value, rule, "give more") from error
@@ -154,8 +171,13 @@ class Inputs:
         """
         check_unchanged(self._files, _RUN_AGAIN)
 
+    def _joined(self, first: int, last: int) -> ir.Table:
+        """Return the rows at positions first to last - 1 with the columns of side tables and rates."""
+        rows = self._log_rows.joined(first, last)
+        return join_rates(rows, self._rates, self._log_rows.resolved, rows.columns) if self._rates else rows
+
     def _read_batch(self, first: int, last: int) -> pa.Table:
-        derived = derive(self._log_rows.joined(first, last), self._log_rows.resolved, split=False)
+        derived = derive(self._joined(first, last), self._log_rows.resolved, split=False)
         # Internal columns have names that begin with `__`; of them, only the position is returned.
         columns = [name for name in derived.table.columns if name == POSITION or not name.startswith("__")]
         rows = self._log_rows.engine.fetch(derived.table.select(*columns, REASON).order_by(POSITION))
@@ -217,7 +239,7 @@ def open_inputs(
         return find_table(name, files, root, csv, config, resolved, progress)
 
     raw = find("log", log, ".")
-    ids = id_expressions(config, options.ids, raw, skip_missing=options.skip_missing_ids)
+    ids = id_expressions(config, options.ids, raw, optional=options.optional_ids)
     config = config.model_copy(update={"log": log})
     reduced = inputs_config(config, options.features, ids)
     # Vectors of side tables are read from the tables of `source`, which may have keys that the dataset lacks.
@@ -234,7 +256,11 @@ def open_inputs(
     spill.mkdir()
     engine = DuckEngine(spill, memory=options.memory, threads=options.threads, reads_once=True)
     try:
-        yield Inputs(engine, replace(resolved, tables=tables), raw_times)
+        counts = None
+        if resolved.config.rates:
+            assert options.dataset is not None  # A model with rates was trained on a dataset that has their counts.
+            counts = read_counts(engine, options.dataset, resolved.config)
+        yield Inputs(engine, replace(resolved, tables=tables), raw_times, counts)
     finally:
         engine.close()
 

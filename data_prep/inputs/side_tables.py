@@ -15,6 +15,7 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import EngineError
 from data_prep.inputs.columns import inputs_config
+from data_prep.inputs.rates_by_key import read_rates
 from data_prep.inputs.raw_form import known_types, raw_rows
 from data_prep.inputs.read import find_table
 from data_prep.page_checksums import check_pages
@@ -30,14 +31,15 @@ from data_prep.transforms.vectors import refuse_bad_vectors
 from ple_rec.config.load import load_config
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.raw_form import RawSide
+from ple_rec.config.side_table import SideValues
 from ple_rec.errors import DataError
 from ple_rec.storage import Location
 
 
 def read_side_table(
     folder: Location, features: Collection[str], side: RawSide, source: str
-) -> tuple[pa.Table, str | None]:
-    """Return a side table with one row for each key, and its newest day.
+) -> tuple[pa.Table, SideValues]:
+    """Return a side table with one row for each key, and the description of its values.
 
     As in the preparation, `keep` chooses one of several rows with the same key; without it, they are refused. Vectors
     and dense features that are only a column of the table are checked here, since a server would refuse every request
@@ -47,18 +49,20 @@ def read_side_table(
         folder: Folder with the `prep.toml` of the dataset that the model was trained on.
         features: Names of the model's features.
         side: Side table.
-        source: Folder of the raw files, file or address.
+        source: Folder of the raw files, file or address; the directory of a dataset for a counted table of rates, which
+            `read_rates` reads.
 
     Returns:
         Table with the key columns, as int64 or text without nulls, and the columns that features read; in a dated
-        table, the row of each key is its newest one. Newest day of the table, YYYY-MM-DD; None if the table is not
-        dated or has no rows.
+        table, the row of each key is its newest one.
 
     Raises:
         UserError: A file does not exist.
         DataError: A file is damaged, a column has another type than the model reads, a key occurs in several rows, or
             a vector or number breaks the rule of its feature.
     """
+    if side.rates:
+        return read_rates(folder, side, source)
     file = folder / PREP_FILE
     config = load_config(PrepConfig, file)
     all_rows = config.model_copy(update={"log": config.log.model_copy(update={"where": None})})
@@ -86,7 +90,7 @@ def read_side_table(
 
 def _read_rows(
     engine: Engine, raw: RawTable, resolved: Resolved, side: RawSide, types: Mapping[str, str]
-) -> tuple[pa.Table, str | None]:
+) -> tuple[pa.Table, SideValues]:
     rows = engine.scan(raw, resolved.side_columns[side.name])
     log = readable_columns(raw_rows({name: types[name] for name in side.reads}))
     for column in side.key_columns:
@@ -107,7 +111,7 @@ def _read_rows(
         value = readable_columns(table)[column]
         keys[column] = value.cast("int64") if isinstance(value, ir.IntegerValue) else value
     columns = {name: table[name] for name in side.columns if name not in keys}
-    return engine.fetch(table.select(**keys, **columns)), latest_day
+    return engine.fetch(table.select(**keys, **columns)), SideValues(latest_day=latest_day)
 
 
 def _refuse_bad_numbers(engine: Engine, raw: RawTable, resolved: Resolved, table: ir.Table) -> None:

@@ -18,7 +18,14 @@ from data_prep.engines.duck import DuckEngine
 from data_prep.output.parent import Parent
 from data_prep.sources.columns import raw_type
 from data_prep.stats import compute
-from data_prep.transforms.columns import GROUP_COLUMN, WEIGHT_COLUMN, label_column, space_columns, weights_column
+from data_prep.transforms.columns import (
+    GROUP_COLUMN,
+    SUBGROUP_COLUMN,
+    WEIGHT_COLUMN,
+    label_column,
+    space_columns,
+    weights_column,
+)
 from data_prep.transforms.resolve import Resolved
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig
@@ -122,6 +129,8 @@ def build_schema(
         ),
         sample_weight=WEIGHT_COLUMN if config.weight is not None or config.sampling is not None else None,
         group=GROUP_COLUMN if config.group is not None else None,
+        subgroup=SUBGROUP_COLUMN if config.has_subgroups else None,
+        group_by=config.group_entries if config.has_subgroups else None,
         splits={
             split: SplitInfo(rows=sum(file.rows for file in each), row_groups=sum(file.row_groups for file in each))
             for split, each in files.items()

@@ -24,6 +24,7 @@ from data_prep.transforms.columns import (
     DAY_COLUMN,
     GROUP_COLUMN,
     NO_GROUP,
+    SUBGROUP_COLUMN,
     WEIGHT_COLUMN,
     label_column,
     space_columns,
@@ -41,7 +42,8 @@ DICTIONARY_ROWS = 65_536  # Most rows of an embedding table whose column of ids 
 MAX_KEPT_CELLS = 2**28
 # Columns by which rows are divided into parts. `_KEY` is the group, or the position if the log has no groups. `_TIE` is
 # the position of a row without a group, so that such rows can be divided anywhere, and 0 for any other row.
-_KEY, _TIE = "__order", "__at"
+# `_SUBGROUP` is the subgroup, by which the rows of a group are sorted.
+_KEY, _TIE, _SUBGROUP = "__order", "__at", "__within"
 _INT64_MIN = -(2**63)
 _BAG_LENGTH = 16  # Items of a bag without `max_length`, in the estimate of the memory that a unit takes.
 
@@ -114,7 +116,7 @@ class SplitWriter:
             )
 
     def units_by_group(self, rows: ir.Table, total: int) -> Iterator[Unit]:
-        """Yield units whose rows are sorted by group, and by position in the log within a group.
+        """Yield units whose rows are sorted by group, then by subgroup if there is one, then by position in the log.
 
         The rows of a group stay in one part and one row group. Rows without a group, or with the group -1, which means
         the same, may be divided anywhere.
@@ -126,6 +128,10 @@ class SplitWriter:
         group = GROUP_COLUMN if self.config.group is not None else None
         key = rows[POSITION] if group is None else rows[group].fill_null(NO_GROUP)
         ordered = rows.mutate(**{_KEY: key, _TIE: ibis.ifelse(key == NO_GROUP, rows[POSITION], 0)})
+        order: tuple[str, ...] = (_KEY, POSITION)
+        if self.config.has_subgroups:
+            ordered = ordered.mutate(**{_SUBGROUP: rows[SUBGROUP_COLUMN].fill_null(NO_GROUP)})
+            order = (_KEY, _SUBGROUP, POSITION)
         ordered = self.engine.create_view(ordered)  # So the expressions are compiled once for all queries.
         part_starts = self._find_part_starts(ordered, total)
         part: ir.IntegerValue = ibis.literal(0, "int32")
@@ -139,7 +145,7 @@ class SplitWriter:
                 chosen = ordered.filter(_is_at_or_after(ordered, part_starts[unit_parts[0]]))
                 if unit_parts[-1] + 1 < len(part_starts):
                     chosen = chosen.filter(~_is_at_or_after(chosen, part_starts[unit_parts[-1] + 1]))
-            yield self._unit(chosen, (_KEY, POSITION), total, group, sum(sizes[part] for part in unit_parts))
+            yield self._unit(chosen, order, total, group, sum(sizes[part] for part in unit_parts))
 
     def _find_part_starts(self, rows: ir.Table, total: int) -> list[_PartStart]:
         """Return the beginnings of parts of about `output.part_rows` rows; no part begins inside a group."""
@@ -235,7 +241,9 @@ class SplitWriter:
         if name in self._labels:  # Labels are compressed better without a dictionary.
             return False
         table = self._table_names.get(name)
-        return name != GROUP_COLUMN and (table is None or self.tables[table].allocated_rows <= DICTIONARY_ROWS)
+        return name not in (GROUP_COLUMN, SUBGROUP_COLUMN) and (
+            table is None or self.tables[table].allocated_rows <= DICTIONARY_ROWS
+        )
 
     def _schema(self, types: Mapping[str, dt.DataType]) -> pa.Schema:
         """Return the schema of a part, with the features first."""
@@ -246,7 +254,7 @@ class SplitWriter:
         names += [feature.name for feature in (*config.dense_features, *config.vectors)]
         for task in config.tasks:
             names += [label_column(task), spaces.get(task.name)]
-        names += [WEIGHT_COLUMN, GROUP_COLUMN, DAY_COLUMN, *config.carry]
+        names += [WEIGHT_COLUMN, GROUP_COLUMN, SUBGROUP_COLUMN, DAY_COLUMN, *config.carry]
         chosen = [name for name in dict.fromkeys(names) if name is not None and name in types]
         return pa.schema([pa.field(name, _arrow_type(types[name], self._widths.get(name, -1))) for name in chosen])
 

@@ -329,8 +329,9 @@ def _table_rows(schema: DatasetSchema, parts: Mapping[Split, pa.Table], sizes: M
 
 def _fingerprint(schema: DatasetSchema, parts: Mapping[Split, pa.Table]) -> str:
     """Return the SHA-256 of the schema and of all cells, which does not depend on the chunks of the tables."""
-    # Without vectors, the digest is that of versions that had none.
-    described = schema.model_dump(mode="json", exclude=set() if schema.vectors else {"vectors"})
+    # Without vectors, or subgroups, the digest is that of versions that had none.
+    absent = (set() if schema.vectors else {"vectors"}) | (set() if schema.subgroup else {"subgroup", "group_by"})
+    described = schema.model_dump(mode="json", exclude=absent)
     content: dict[str, Any] = {"format": FORMAT_VERSION, "schema": described}
     for split, part in parts.items():
         scalars = {}

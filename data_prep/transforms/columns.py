@@ -10,6 +10,7 @@ from ple_rec.config.prep import PrepConfig, TaskSpec
 
 DAY_COLUMN = "log_day"  # Days since 1970-01-01, as `DAY` below, but as int32 in the files of the dataset.
 GROUP_COLUMN = "group"
+SUBGROUP_COLUMN = "subgroup"  # Number of the rows that are equal in all entries of `group`; only if there are several.
 WEIGHT_COLUMN = "sample_weight"
 NO_GROUP = -1  # Readers of a dataset use this value as the group of a row whose group is null.
 SPLIT = "__split"  # Index of the row's split in `SPLITS`; see `splits.py`.

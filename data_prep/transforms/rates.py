@@ -201,7 +201,7 @@ def values_as_of(
         totals = {f"all_{column}": by_day[column].sum().over(_window(rate, [])) for column, rate in stored.items()}
         means = engine.materialize(f"totals_{table.name}", by_day.select(__day=by_day[COUNTED_DAY], **totals))
     joined = sums.left_join(means, sums[COUNTED_DAY] == means["__day"])
-    values = {column: value for rate in table.rates.values() for column, value in _values(joined, rate).items()}
+    values = {column: value for rate in table.rates.values() for column, value in values_of_sums(joined, rate).items()}
     return joined.select(*keys, COUNTED_DAY, **values)
 
 
@@ -212,7 +212,7 @@ def _window(rate: RateSpec, keys: list[str]) -> ibis.expr.builders.WindowBuilder
     return ibis.range_window(preceding=(farthest, nearest), group_by=keys, order_by=COUNTED_DAY)
 
 
-def _values(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
+def values_of_sums(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
     """Return the columns of a rate that expressions read, from its sums over the window."""
     count = sums[rate.count_column]
     if rate.of is None:

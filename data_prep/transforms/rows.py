@@ -30,8 +30,16 @@ from data_prep.engines.base import PART, Engine
 from data_prep.expressions.json_text import with_fields
 from data_prep.sources.files import POSITION
 from data_prep.transforms import side_tables
-from data_prep.transforms.arithmetic import hashed_number, quotient
-from data_prep.transforms.columns import DAY, DAY_COLUMN, GROUP_COLUMN, REASON, WEIGHT_COLUMN
+from data_prep.transforms.arithmetic import hashed_number, hashed_text, quotient
+from data_prep.transforms.columns import (
+    DAY,
+    DAY_COLUMN,
+    GROUP_COLUMN,
+    NO_GROUP,
+    REASON,
+    SUBGROUP_COLUMN,
+    WEIGHT_COLUMN,
+)
 from data_prep.transforms.expression_scope import (
     SIDE_ROW,
     ColumnBuilder,
@@ -48,6 +56,7 @@ from data_prep.transforms.rate_values import add_rate_values
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.splits import add_sampling, add_split
 from data_prep.transforms.vectors import add_vector
+from data_prep.transforms.words import group_keys
 
 _FIRST_BROKEN = "__early"  # Column: number of the first broken rule among `ColumnBuilder.rules`, or 0.
 _GROUP_DIGITS = 15  # Hexadecimal digits of the hash of a group that is a text: as many as fit into int64.
@@ -208,7 +217,7 @@ def derive(
     if config.weight is not None:
         _add_weight(builder)
     if config.group is not None:
-        _add_group(builder)
+        _add_groups(builder)
     for name in filter(lambda name: builder.has_words(f"carry.{name}"), config.carry):
         builder.columns[name] = builder.build(f"carry.{name}")
     if split:
@@ -267,13 +276,29 @@ def _add_weight(builder: ColumnBuilder) -> None:
     builder.add_rule("weight", "a sample weight is finite and at least 0", "__weight", ~good.fill_null(False))
 
 
-def _add_group(builder: ColumnBuilder) -> None:
-    value = builder.build("group")
+def _add_groups(builder: ColumnBuilder) -> None:
+    """Add the group and, if `group` is a list, the subgroup.
+
+    A subgroup is a number that two rows share if they are equal in all entries. It is null where an entry is missing or
+    the row has no group.
+    """
+    entries = [_group_number(builder, key) for key in group_keys(builder.config)]
+    builder.columns[GROUP_COLUMN] = entries[0]
+    if builder.config.has_subgroups:
+        text = hashed_text(entries[0].nullif(NO_GROUP))
+        for entry in entries[1:]:
+            text = text + ibis.literal(":") + hashed_text(entry)
+        builder.columns[SUBGROUP_COLUMN] = hashed_number(text, _GROUP_DIGITS)
+
+
+def _group_number(builder: ColumnBuilder, key: str) -> ir.IntegerValue:
+    """Return the value of an entry of `group` as an int64; a text is hashed."""
+    value = builder.build(key)
     if isinstance(value, ir.StringValue):
         value = hashed_number(value, _GROUP_DIGITS)
     if not isinstance(value, ir.IntegerValue):
-        raise builder.resolved.wrong_type("group", value, "a group is an integer or text", "id")
-    builder.columns[GROUP_COLUMN] = value.cast("int64")
+        raise builder.resolved.wrong_type(key, value, "a group is an integer or text", "id")
+    return value.cast("int64")
 
 
 def _first_of(conditions: Sequence[ir.BooleanValue], number: int) -> ir.IntegerValue:

@@ -16,6 +16,7 @@ from data_prep.transforms.arithmetic import day_number, hash_is_below, hashed_te
 from data_prep.transforms.columns import DAY, GROUP_COLUMN, NO_GROUP, SPLIT, SPLIT_KEY, WEIGHT_COLUMN
 from data_prep.transforms.expression_scope import ColumnBuilder, as_float32
 from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.words import group_keys
 from ple_rec.config.base import SPLITS
 from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 
@@ -34,7 +35,7 @@ def split_key(config: PrepConfig) -> str | None:
     if isinstance(config.split, HashSplit):
         return "split.value"
     if isinstance(config.split, HeldOutSplit):
-        return "group" if config.split.hash is None else "split.hash"
+        return group_keys(config)[0] if config.split.hash is None else "split.hash"
     return None
 
 

@@ -54,12 +54,19 @@ def expression_texts(config: PrepConfig) -> dict[str, str]:
             texts[f"tasks[{i}].threshold.by"] = task.threshold.by
         texts[f"tasks[{i}].label"] = quoted_name(task.name) if task.label is None else task.label
         texts[f"tasks[{i}].space"] = task.space
-    texts |= {"weight": config.weight, "group": config.group}
+    texts |= {"weight": config.weight} | dict(zip(group_keys(config), config.group_entries, strict=True))
     if config.sampling is not None:
         texts["sampling.keep"] = config.sampling.keep
         texts |= {f"sampling.hash[{i}]": text for i, text in enumerate(config.sampling.hash)}
     texts |= {f"carry.{name}": text for name, text in config.carry.items()}
     return {key: text for key, text in texts.items() if text is not None}
+
+
+def group_keys(config: PrepConfig) -> list[str]:
+    """Return the keys of the expressions of `group`: `group[0]`, `group[1]` of a list, or `group` of one expression."""
+    if isinstance(config.group, str):
+        return ["group"]
+    return [f"group[{i}]" for i in range(len(config.group_entries))]
 
 
 def parse_expressions(config: PrepConfig) -> tuple[dict[str, Expression], list[str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ple_rec.analysis.series import check_checkpoints_apart, inspect_run, with_seed
 from ple_rec.config.load import dump_toml, load_schema
-from ple_rec.config.metrics import METRICS
+from ple_rec.config.metrics import GAUCS, METRICS
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import UserError
 from ple_rec.runs.layout import explain_write_errors, write_json, write_text
@@ -21,7 +21,7 @@ from ple_rec.runs.results import MISSING
 from ple_rec.text import align_columns
 from ple_rec.text.units import mean_sd_text, metric_text
 
-SUMMARISED_METRICS = ("auc", "ne", "logloss", "calibration", "mse", "rmse")
+SUMMARISED_METRICS = ("auc", *GAUCS, "ne", "logloss", "calibration", "mse", "rmse")
 _HEADINGS = {metric.key: metric.heading for metric in METRICS}
 
 

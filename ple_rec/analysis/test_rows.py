@@ -7,6 +7,7 @@ module can also score another split, whose arrays `ple-rec fuse` uses in memory.
     weights  (N, K) float32   weight of the sample, 0 outside of the task's sample space
     scores   (N, K) float32   probability of a binary task, prediction of a regression
     group    (N,)   int64     value of the dataset's group column, -1 if it is null; absent without such a column
+    subgroup (N,)   int64     value of the dataset's subgroup column, in the same way
     tasks    (K,)   str       names of the tasks, in the order of the columns
 
 Rows stand in the order of the split.
@@ -58,7 +59,7 @@ def score_split(
 
 
 class RunScores:
-    """Labels, weights and scores of rows in memory: 12 bytes for each row and task, and 8 for the group of a row.
+    """Labels, weights and scores of rows in memory: 12 bytes for each row and task, and 8 for a group of a row.
 
     Args:
         tasks: Tasks in the order of the logits.
@@ -67,7 +68,8 @@ class RunScores:
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = list(tasks)
         self._binary_K = binary_mask(tasks)
-        self._parts: dict[str, list[NDArray[np.generic]]] = {"labels": [], "weights": [], "scores": [], "group": []}
+        names = ("labels", "weights", "scores", "group", "subgroup")
+        self._parts: dict[str, list[NDArray[np.generic]]] = {name: [] for name in names}
 
     def update(self, batch: Batch, logits_BK: Tensor) -> None:
         """Add a batch without its padding."""
@@ -76,8 +78,9 @@ class RunScores:
         weights = loss_weights_BK(batch.in_space_BK, batch.weight_B)[:n]
         for name, values in (("labels", batch.labels_BK[:n]), ("weights", weights), ("scores", scores)):
             self._parts[name].append(values.float().cpu().numpy().copy())
-        if batch.group_B is not None:
-            self._parts["group"].append(batch.group_B[:n].cpu().numpy().astype(np.int64))
+        for name, group_B in (("group", batch.group_B), ("subgroup", batch.subgroup_B)):
+            if group_B is not None:
+                self._parts[name].append(group_B[:n].cpu().numpy().astype(np.int64))
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """Return the arrays of all rows by their names in `test_rows.npz`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ple_rec.api.arguments import (
@@ -61,18 +61,18 @@ class Comparison:
 
         Its columns are `task`, `variant`, `metric` ("auc", or "mse" of a regression), `seeds` (their number), `mean`
         and `sd` over the seeds, `gain` over the baseline (above 0 is better; null for the baseline), and the 95 %
-        intervals of the gain over seeds and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`.
+        intervals of the gain over seeds and over resampled rows: `seed_low`, `seed_high`, `row_low`, `row_high`. Rows
+        of the metrics "gauc" and "subgroup_gauc" follow if the dataset has subgroups.
         """
         import pyarrow as pa
 
         names = ("task", "variant", "metric", "seeds", "mean", "sd", "gain")
         rows = []
-        for task, about in self.results["tasks"].items():
-            for variant, result in self._results_by_variant(task).items():
-                gain = result["gain"] or {}
-                ends = [end for key in ("seed", "row") for end in gain.get(f"{key}_interval") or (None, None)]
-                values = [task, variant, about["metric"], len(result["values"]), result["mean"], result["sd"]]
-                rows.append([*values, gain.get("mean"), *ends])
+        for task, variant, metric, result in self._all_results():
+            gain = result["gain"] or {}
+            ends = [end for key in ("seed", "row") for end in gain.get(f"{key}_interval") or (None, None)]
+            values = [task, variant, metric, len(result["values"]), result["mean"], result["sd"]]
+            rows.append([*values, gain.get("mean"), *ends])
         # Without rows, each of the 11 columns (7 names and 4 ends of intervals) is empty.
         columns = zip(*rows, strict=True) if rows else [()] * 11
         heads = (*names, "seed_low", "seed_high", "row_low", "row_high")
@@ -81,6 +81,16 @@ class Comparison:
     def report(self) -> Page:
         """Return the page of the comparison, `compare.html`."""
         return Page(self.path / "compare.html")
+
+    def _all_results(self) -> Iterator[tuple[str, str, str, Mapping[str, Any]]]:
+        """Yield task, variant, metric and result: those of the main metrics, then those of GAUC."""
+        for task, about in self.results["tasks"].items():
+            for variant, result in self._results_by_variant(task).items():
+                yield task, variant, about["metric"], result
+        for variant, entry in self.results["variants"].items():
+            for task, metrics in entry.get("gauc", {}).items():
+                for metric, result in metrics.items():
+                    yield task, variant, metric, result
 
     def _results_by_variant(self, task: str) -> dict[str, Mapping[str, Any]]:
         """Return the results of a task, by variant."""

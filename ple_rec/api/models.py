@@ -259,13 +259,13 @@ class Model:
     def side_tables(self) -> pa.Table:
         """Side tables that fill columns of requests of the raw form, a row for each.
 
-        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, and `latest_day`, the newest day of a
-        dated table.
+        The columns of the frame are `name`, `version`, `rows`, `bytes` in memory, `latest_day`, the newest day of a
+        dated table, and `as_of`, the day for whose rows the values of a table of rates hold.
         """
         import pyarrow as pa
 
         kinds = {"name": pa.string(), "version": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
-        schema = pa.schema(kinds | {"latest_day": pa.string()})
+        schema = pa.schema(kinds | {"latest_day": pa.string(), "as_of": pa.string()})
         return pa.Table.from_pylist([each.describe() for each in self._ranker.side_tables.values()], schema)
 
     @property
@@ -349,29 +349,39 @@ def load_model(path: PathLike) -> Model:
 
 
 @errors_name_arguments
-def publish_tables(model: PathLike, tables: Sequence[str] = (), *, source: PathLike) -> list[Location]:
+def publish_tables(
+    model: PathLike, tables: Sequence[str] = (), *, source: PathLike | None = None, dataset: PathLike | None = None
+) -> list[Location]:
     """Write new versions of side tables of an exported model, as `ple-rec tables` does.
 
     A running server loads them without loading the model again. `load_model` loads the newest versions.
 
     Args:
         model: Folder of the model, or its address.
-        tables: Names of the side tables of `prep.toml`; empty for all that the model's features read.
-        source: Folder of the raw files of the side tables.
+        tables: Names of side tables of `prep.toml`, or of tables of rates, such as "by_video_id"; empty for all that
+            the model's features read: those of raw files with `source`, those of rates with `dataset`.
+        source: Folder of the raw files of side tables.
+        dataset: Dataset of the model, or one with days appended to it, whose rates are published.
 
     Returns:
         Folder of each new version.
 
     Raises:
-        UserError: There is no model, its features read no such table, or a file does not exist.
+        UserError: There is no model, its features read no such table, a file does not exist, or the dataset is not one
+            of the model's lineage, or has other rates.
         DataError: A file does not fit the preparation of the model's dataset, or a key occurs in several rows.
     """
     from data_prep.inputs.side_tables import read_side_table
+    from ple_rec.inference.side_table import TableSources
     from ple_rec.inference.side_table import publish_tables as publish
 
     names, folder = check_list("tables", tables), check_location("model", model)
     with print_messages():
-        published = publish(folder, names, str(check_location("source", source)), read_side_table)
+        sources = TableSources(
+            files=None if source is None else str(check_location("source", source)),
+            dataset=None if dataset is None else str(check_location("dataset", dataset)),
+        )
+        published = publish(folder, names, sources, read_side_table)
     return [each.folder for each in published]
 
 

@@ -42,15 +42,14 @@ def ids_and_tasks(config: RunConfig, options: PredictOptions) -> tuple[Sequence[
         UserError: The input is raw logs, whose labels are not computed.
     """
     from ple_rec.data.dataset import DatasetDirectory
-    from ple_rec.inference.predict.inputs import default_ids
+    from ple_rec.inference.predict.inputs import output_ids
     from ple_rec.training.checks import select_run_columns
 
     if options.is_raw:
         fix = 'prepare the logs and give the dataset, or copy columns of the logs by ids, such as ids=["clicked"]'
         raise UserError("labels", "got True for raw logs", "a prediction of raw logs computes no labels", fix)
     dataset = DatasetDirectory(options.data or config.data.path)
-    ids = default_ids(dataset.schema) if options.ids is None else options.ids
-    return list(dict.fromkeys(ids)), select_run_columns(config, dataset).tasks
+    return output_ids(dataset.schema, options.ids, no_group=options.no_group), select_run_columns(config, dataset).tasks
 
 
 def with_labels(table: pa.Table, ids: Sequence[str], carried: Sequence[str], tasks: Sequence[Task]) -> pa.Table:
@@ -93,8 +92,9 @@ class PredictOptions:
         checkpoint: Name of the checkpoint: `best`, `latest` or `step-<n>`.
         fusion: TOML file with the exponents of the fused score; None for that of the run, or exponent 1 for every task
             if the run has none.
-        ids: Columns of the input to copy to the output; None for the group column, and the features with one value and
-            a name like `user_id`, `video` or `request`.
+        ids: Columns of the input to copy to the output, after the group; None for the features with one value and a
+            name like `user_id`, `video` or `request`.
+        no_group: True to leave out the group, such as the user. Otherwise it is copied, unless raw logs lack it.
         all_rows: True to predict also the rows of raw logs that `log.where` leaves out.
         batch_size: Number of rows of a batch; None for that of the run, with which predictions are bit-identical to
             those of an evaluation.
@@ -111,6 +111,7 @@ class PredictOptions:
     checkpoint: str = "best"
     fusion: Location | None = None
     ids: Sequence[str] | None = None
+    no_group: bool = False
     all_rows: bool = False
     batch_size: int | None = None
     part_rows: int = PART_ROWS
@@ -310,10 +311,10 @@ def _open_input(
 
     Raw logs are read by an engine, whose temporary files are in the folder `work`.
     """
-    from ple_rec.inference.predict.inputs import DatasetInput, default_ids, features_only
+    from ple_rec.inference.predict.inputs import DatasetInput, features_only, output_ids
 
     inputs = features_only(selection)
-    ids = default_ids(dataset.schema) if options.ids is None else list(dict.fromkeys(options.ids))
+    ids = output_ids(dataset.schema, options.ids, no_group=options.no_group)
     if not options.is_raw:
         yield DatasetInput(dataset, inputs, options.splits or ["test"], ids), ids, {"kind": "dataset"}
         return
@@ -324,10 +325,11 @@ def _open_input(
     prep, place = load_preparation(dataset.path)
     options_of_rows = InputOptions(
         data=str(options.data),
+        dataset=dataset.path,
         source=options.source or ".",
         features=tuple(inputs.features()),
         ids=tuple(ids),
-        skip_missing_ids=options.ids is None,
+        optional_ids=tuple(name for name in ids if name not in (options.ids or ())),
         all_rows=options.all_rows,
         memory=options.memory,
     )

@@ -168,6 +168,7 @@ class Run:
         *,
         checkpoint: str = "best",
         ids: Sequence[str] | None = None,
+        no_group: bool = False,
         labels: bool = False,
         source: PathLike | None = None,
         fusion: PathLike | None = None,
@@ -184,9 +185,10 @@ class Run:
                 no labels.
             split: Split or splits of a dataset; None for "test".
             checkpoint: Name of the checkpoint: "best", "latest" or "step-<n>".
-            ids: Columns of the input to copy to the output unchanged; None for the group column, and the features
-                named like a user, video, photo, item, ad or request (`user`, `user_id`, ...). A column with the name of
-                a prediction is renamed to `input_<name>`.
+            ids: Columns of the input to copy to the output unchanged, after the group; None for the features named like
+                a user, video, photo, item, ad or request (`user`, `user_id`, ...). A column with the name of a
+                prediction is renamed to `input_<name>`.
+            no_group: True to leave out the group, such as the user. Otherwise it is copied, unless raw logs lack it.
             labels: True to add the labels, for metrics of your own. A dataset has labels, raw logs have none.
             source: Folder of the side tables, with which raw logs are joined; None for the working directory.
             fusion: TOML file with the exponents of the fused score; None for that of the run, or exponent 1 for every
@@ -229,6 +231,7 @@ class Run:
                 checkpoint=checkpoint,
                 fusion=None if fusion is None else check_location("fusion", fusion),
                 ids=columns,
+                no_group=no_group,
                 all_rows=all_rows,
                 batch_size=None if batch_size is None else check_count("batch_size", batch_size),
                 overrides=texts,
@@ -238,7 +241,7 @@ class Run:
             if labels:
                 own_ids, tasks = ids_and_tasks(config, options)
                 label_columns = (name for task in tasks for name in (task.label, task.space) if name is not None)
-                options = replace(options, ids=list(dict.fromkeys([*own_ids, *label_columns])))
+                options = replace(options, ids=list(dict.fromkeys([*own_ids, *label_columns])), no_group=True)
             try:
                 predictions = predict_run(self.path, options, notes=False)
             # Rows in memory are read from a temporary file, which means nothing to the caller.

@@ -121,7 +121,8 @@ class FuseFlags:
         ),
     ] = field(default_factory=list)
     by: Annotated[
-        str | None, flag("column whose rows of one value form a list; default: the dataset's group column", "COLUMN")
+        str | None,
+        flag("column whose rows of one value form a list; default: subgroup of the dataset, else group", "COLUMN"),
     ] = None
     users: Annotated[
         str | None,

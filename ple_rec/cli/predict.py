@@ -67,12 +67,13 @@ class PredictFlags(PredictOptions):
     ids: Annotated[
         tuple[str, ...] | None,
         flag(
-            "columns of the input to copy; default: the group, and features named like a user or video",
+            "columns of the input to copy, after the group; default: features named like a user or video",
             "[COLUMN ...]",
             consume_multiple=True,
             converter=last_list,
         ),
     ]
+    no_group: Annotated[bool, flag("do not copy the group, such as the raw id of the user")]
     all_rows: Annotated[bool, flag("for raw logs: also rows that log.where leaves out")]
     batch_size: Annotated[
         int | None, flag("rows of a batch; default: as in the run, for the same bits as evaluation", "N", positive_int)

@@ -23,8 +23,8 @@ def runs(
 ) -> int:
     """List the runs below DIR, newest first.
 
-    Prints status, step, and for each task its AUC (RMSE for a regression) and GAUC. A run that has not finished shows
-    its last validation record, marked *.
+    Prints status, step, and for each task its AUC (RMSE for a regression) and both GAUCs. A run that has not finished
+    shows its last validation record, marked *.
     """
     from ple_rec.runs.listing import format_runs, list_runs, runs_json
 

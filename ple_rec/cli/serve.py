@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ple_rec.cli.console import require_packages, require_torch
-from ple_rec.cli.options import byte_size, flag, local_path, location_flag, positive_int, verb_app
+from ple_rec.cli.options import byte_size, flag, local_path, location_flag, non_negative_int, positive_int, verb_app
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 
@@ -89,6 +89,10 @@ class ServeFlags:
             _parse_seconds,
         ),
     ] = 0.0
+    rates_max_age: Annotated[
+        int,
+        flag("largest age of rates by key; the server warns of older ones; default 1", "DAYS", non_negative_int),
+    ] = 1
     access_log: Annotated[bool, flag("print a line for each request on standard error")] = False
 
 

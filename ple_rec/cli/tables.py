@@ -18,6 +18,7 @@ examples:
   ple-rec tables models/feed --from logs/
   ple-rec tables models/feed --tables video --from logs/2022-05-08
   ple-rec tables s3://models/feed --tables user video --from s3://logs/feed
+  ple-rec tables models/feed --dataset data/feed-9
 
 docs/export.md explains requests that have keys in place of the columns of side tables.
 """,
@@ -30,14 +31,18 @@ class TablesFlags:
     """Flags of `ple-rec tables`."""
 
     _: KW_ONLY
-    # Optional here, so that a wrong name of a table is reported before a missing folder.
+    # Both are optional here, so that a wrong name of a table is reported before a missing folder.
     source: Annotated[
-        str | None, flag("raw files of the side tables, required: a folder, a file or s3://...", "DIR", name="--from")
+        str | None, flag("raw files of side tables: a folder, a file or s3://...", "DIR", name="--from")
+    ] = None
+    dataset: Annotated[
+        str | None, flag("dataset of the model, or one with days appended to it, whose rates are published", "DIR")
     ] = None
     tables: Annotated[
         tuple[str, ...],
         flag(
-            "side tables of prep.toml; default: all that the model's features read",
+            "side tables of prep.toml, or tables of rates, such as by_video_id; default: all that the model's features "
+            "read, of raw files with --from, of rates with --dataset",
             "NAME [NAME ...]",
             consume_multiple=1,
             converter=last_list,
@@ -57,11 +62,12 @@ def tables(
     A running server loads them without loading the model again.
     """
     from data_prep.inputs.side_tables import read_side_table
-    from ple_rec.inference.side_table import publish_tables
+    from ple_rec.inference.side_table import TableSources, publish_tables
     from ple_rec.text.messages import print_messages
 
     with print_messages("stderr"):
-        published = publish_tables(model_dir, options.tables, options.source, read_side_table)
+        sources = TableSources(options.source, options.dataset)
+        published = publish_tables(model_dir, options.tables, sources, read_side_table)
     for each in published:
         show(str(each))
     return 0

@@ -49,6 +49,8 @@ class Metric:
         return -value if self.better == "higher" else value
 
 
+# Keys of GAUC by group, such as the user, and by subgroup, such as the user's day.
+GAUC, SUBGROUP_GAUC = GAUCS = ("gauc", "subgroup_gauc")
 SAMPLES = Metric("samples", "samples", meaning="rows that count for the task.", format_value="{:,.0f}".format)
 # The order is that of the columns in tables.
 METRICS = (
@@ -63,12 +65,22 @@ METRICS = (
         needs_both_classes=True,
     ),
     Metric(
-        "gauc",
+        GAUC,
         "GAUC",
         ("binary",),
         "higher",
         "AUC inside each group (the rows of one user or one request), averaged by the groups' rows: whether one user's "
         "list is well ordered. Small figures are the interval of an estimate.",
+        can_select=True,
+        needs_both_classes=True,
+    ),
+    Metric(
+        SUBGROUP_GAUC,
+        "subgroup GAUC",
+        ("binary",),
+        "higher",
+        "GAUC inside subgroups, such as the rows of one user on one day. A user's rate moves with the days, so GAUC "
+        "by user over several days may fall for a model that orders every day better.",
         can_select=True,
         needs_both_classes=True,
     ),

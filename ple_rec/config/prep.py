@@ -171,10 +171,10 @@ class PrepConfig(Config):
     tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1)]
     weight: Expression | None = Field(None, description="sample weight, at least 0")
     sampling: SamplingConfig | None = Field(None, description="down-sampling of the training rows")
-    group: Expression | None = Field(
+    group: Expression | Annotated[tuple[Expression, ...], Field(min_length=1)] | None = Field(
         None,
         description="integer or text whose equal values mark the rows of one user or request, for GAUC and for the "
-        "order of valid and test",
+        'order of valid and test; or a list, such as ["user_id", "time.day"], for GAUC by user and by user and day',
     )
     carry: dict[Name, Expression] = Field(
         {}, description="further columns that no model reads, e.g. for metrics by slice"
@@ -211,6 +211,18 @@ class PrepConfig(Config):
         tables = {i: table.name for table in self.counted_tables.values() for i in table.rates}
         rates = (feature for i, rate in enumerate(self.rates) for feature in rate.features(tables[i]))
         return (*self.dense, *rates)
+
+    @property
+    def group_entries(self) -> tuple[str, ...]:
+        """Expressions of `group`, of which the first is that of the group itself; empty without groups."""
+        if self.group is None:
+            return ()
+        return (self.group,) if isinstance(self.group, str) else self.group
+
+    @property
+    def has_subgroups(self) -> bool:
+        """True if `group` divides the rows of a group further, by a second expression."""
+        return len(self.group_entries) > 1
 
     @property
     def offset_seconds(self) -> int:
@@ -288,6 +300,11 @@ class PrepConfig(Config):
             problems.append("split.valid_share needs split.valid_hash or group, to keep rows together")
         if isinstance(self.split, HeldOutSplit) and self.split.hash is None and self.group is None:
             problems.append('split.by = "held_out" needs split.hash or group, to keep rows together')
+        problems += [
+            f"group[{i}]: {text!r} is an entry before it; name each once"
+            for i, text in enumerate(self.group_entries)
+            if text in self.group_entries[:i]
+        ]
         if not features:
             problems.append("no feature (sparse, dense or vectors); a model needs at least one")
         for word, meaning in (("time", "the time of the row"), ("log", "the log itself")):
@@ -307,6 +324,7 @@ class PrepConfig(Config):
         spaces = [task for task in self.tasks if task.space is not None]
         reserved |= {f"space_{task.name}": f"the space of task {task.name!r}" for task in spaces}
         reserved |= {"group": "the group"} if self.group is not None else {}
+        reserved |= {"subgroup": "the subgroup"} if self.has_subgroups else {}
         reserved |= {"log_day": "the day of the row"} if self.time is not None else {}
         has_weight = self.weight is not None or self.sampling is not None
         reserved |= {"sample_weight": "the sample weight"} if has_weight else {}

@@ -177,10 +177,13 @@ def _located_problems(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterat
     is_key = location[-1:] == ("[key]",)  # pydantic's mark for an error in a key of a dictionary, not in its value.
     path: KeyPath = ()
     value, node, table = raw, root, root
+    narrowed = False  # True if the last segment has named the only member of a union that has the type of the value.
     for segment in location[:-1] if is_key else location:
         if node.tag is not None or node.members:  # The segment names a member of the union, not a key.
             node = node.narrow(value)
+            narrowed = not node.members
         else:
+            narrowed = False
             path, table = (*path, segment), node
             node, value = node.child(segment) or ANYTHING, _item(value, segment)
     if is_key:
@@ -189,6 +192,8 @@ def _located_problems(error: ErrorDetails, root: SchemaNode, raw: Any) -> Iterat
         path, value, kind = (*path, node.tag), _item(value, node.tag), "tag"
     elif kind == "too_short" and isinstance(value, (list, tuple)) and len(value) >= error["ctx"]["min_length"]:
         return  # pydantic counts only the valid items; each of the others has a problem of its own.
+    elif narrowed and kind.endswith("_type"):
+        return  # pydantic tries every member of a union; this error is of a member of another type.
     for text in _problem_texts(kind, value, node, error):
         yield path, text
 

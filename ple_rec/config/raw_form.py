@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from ple_rec.config.base import Config, Name
+from ple_rec.config.prep_rates import RateSpec
 
 RAW_FILE = "raw.json"
 ROWS = "rows"  # Name of the table that a query reads.
@@ -33,9 +34,9 @@ class RawColumn(Config):
     Args:
         name: Name by which requests give the column.
         type: Type of a value.
-        of: Owner: "user" if a feature of the user reads the column, or only the key of a side table of the user; else
+        of: Owner: "user" if a feature of the user, or the key of a side table of the user, reads the column; else
             "item".
-        features: Names of the features that read it; none for a column that only a key of a side table reads.
+        features: Names of the features that read it; none for a column that only keys of side tables read.
         required: True if a row without a value is refused, as one without a time is.
     """
 
@@ -80,8 +81,9 @@ class RawSide(Config):
         name: Name of the side table.
         keys: SELECT statement of DuckDB over the table `rows`, with one column `key0`, `key1`, ... for each key column.
         key_columns: Key columns of the side table, in that order.
-        reads: Names of the raw columns that the statement reads.
-        columns: Columns of the side table that features read, without its name.
+        reads: Names of the raw columns that the statement reads; some may be columns of other side tables.
+        columns: Columns of the side table that features or keys of other side tables read, without its name.
+        rates: Rates of the table if prep has counted it; empty for a side table of raw files.
     """
 
     name: Name
@@ -89,6 +91,7 @@ class RawSide(Config):
     key_columns: tuple[str, ...]
     reads: tuple[str, ...]
     columns: tuple[str, ...]
+    rates: tuple[RateSpec, ...] = ()
 
 
 class RawForm(Config):

@@ -114,6 +114,7 @@ class TableConfig(Config):
 
     dim: TableDim | None = Field(None, description="embedding dim of this table, a multiple of 4")
     pooling: Pooling | None = Field(None, description="pooling of the bags that read this table")
+    id_dropout: Fraction | None = Field(None, description="share of this table's ids that training replaces by row 0")
     sharding: Sharding | None = Field(None, description="sharding of this table, instead of the planner's choice")
     kernel: Kernel | None = Field(None, description="kernel of this table, instead of the planner's choice")
     hosts: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = Field(
@@ -159,6 +160,11 @@ class EmbeddingsConfig(Config):
     )
     dtype: Dtype = Field("fp32", description="storage type of the rows")
     init_scale: PositiveFloat = Field(1.0, description="scale s of the initial rows, U(-s/sqrt(rows), s/sqrt(rows))")
+    id_dropout: Fraction = Field(
+        0.0,
+        description="share of the ids of every table that training replaces by row 0, the row of unseen values, so "
+        "that the model also learns to predict without them",
+    )
     sharding: Sharding | None = Field(
         None,
         description="sharding of every table that has enough rows for its ranks, instead of the planner's choice; "

@@ -165,7 +165,8 @@ class DatasetSchema(Config):
     `fingerprint` identifies the dataset. `parent` is the fingerprint of the dataset whose ids `prep --append` kept;
     each of these ids means the same here. `ancestors` are the fingerprints of the parent, of its own parent, and so on;
     a schema that is written by hand may leave them out. `group` is the column whose equal values mark the rows of one
-    user or request.
+    user or request. `subgroup` is a column that divides the rows of a group further, such as by day: equal values mark
+    rows of one group, too. `group_by` are the expressions of the group and of what divides it, as results name them.
 
     Raises:
         pydantic.ValidationError: There are problems, such as two features of one name, a feature whose table is not
@@ -184,6 +185,8 @@ class DatasetSchema(Config):
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
     sample_weight: Name | None = None
     group: Name | None = None
+    subgroup: Name | None = None
+    group_by: tuple[str, ...] | None = None
     splits: dict[Split, SplitInfo]
 
     @model_validator(mode="after")
@@ -215,6 +218,8 @@ class DatasetSchema(Config):
             for column in columns
             if column in features
         ]
+        if self.subgroup is not None and self.group is None:
+            problems.append(f"subgroup {self.subgroup!r} divides the rows of a group further; name a column by `group`")
         if not features:
             problems.append("no feature (sparse, dense or vectors); a model needs at least one")
         problems += self._lineage_problems()
@@ -233,6 +238,16 @@ class DatasetSchema(Config):
         problems += [f"ancestor {name!r} is named twice" for name in twice]
         return problems
 
+    @property
+    def group_names(self) -> tuple[str, str] | None:
+        """Names of the group and of the subgroup in results, such as `user_id` and `user_id, time.day`.
+
+        They are the names of the columns if the schema has no `group_by`; None without a subgroup.
+        """
+        if self.group is None or self.subgroup is None:
+            return None
+        return (self.group_by[0], ", ".join(self.group_by)) if self.group_by else (self.group, self.subgroup)
+
     def features(self) -> list[str]:
         """Return the names of all features: sparse ones, dense ones, vectors."""
         return [feature.name for feature in (*self.sparse, *self.dense, *self.vectors)]
@@ -250,12 +265,12 @@ class DatasetSchema(Config):
         return (self.fingerprint, *(self.ancestors or parent))
 
     def columns(self) -> list[str]:
-        """Return the distinct Parquet columns of features, labels, sample spaces, sample weight and group."""
+        """Return the distinct Parquet columns of features, labels, spaces, sample weight, group and subgroup."""
         names: list[str | None] = []
         for feature in self.sparse:
             names += [feature.name, feature.weights]
         names += [feature.name for feature in (*self.dense, *self.vectors)]
         for task in self.tasks:
             names += [task.label, task.space]
-        names += [self.sample_weight, self.group]
+        names += [self.sample_weight, self.group, self.subgroup]
         return list(dict.fromkeys(name for name in names if name is not None))

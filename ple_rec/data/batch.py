@@ -55,6 +55,7 @@ class Batch:
         weight_B: Sample weights; None if all are 1.
         group_B: Group of each row for GAUC (grouped AUC), with -1 for rows without a group; None if the run needs no
             groups.
+        subgroup_B: Subgroup of each row, such as a day of a user, in the same form; None if the dataset has none.
         rows: Number of rows that are not padding.
         slices_BC: Code of each row in each slice column; None without slice columns. It stays on the host, which counts
             the rows of each value.
@@ -70,6 +71,7 @@ class Batch:
     weight_B: Tensor | None
     group_B: Tensor | None
     rows: int
+    subgroup_B: Tensor | None = None
     slices_BC: Tensor | None = None
     vectors_BW: Tensor | None = None
     requests: Requests | None = None
@@ -86,6 +88,7 @@ class Batch:
             in_space_BK=self.in_space_BK.to(device, non_blocking=True),
             weight_B=None if self.weight_B is None else self.weight_B.to(device, non_blocking=True),
             group_B=None if self.group_B is None else self.group_B.to(device, non_blocking=True),
+            subgroup_B=None if self.subgroup_B is None else self.subgroup_B.to(device, non_blocking=True),
             vectors_BW=None if self.vectors_BW is None else self.vectors_BW.to(device, non_blocking=True),
             requests=None if self.requests is None else self.requests.to(device),
         )
@@ -99,6 +102,7 @@ class Batch:
             self.in_space_BK,
             self.weight_B,
             self.group_B,
+            self.subgroup_B,
             self.vectors_BW,
             self.requests,
         ):

@@ -93,6 +93,7 @@ def collate(slices: Sequence[RowSlice], selection: Selection, batch_size: int, *
         weight_B=None if selection.sample_weight is None else padded("weight_N", (), torch.float32),
         group_B=None if selection.group is None else padded("group_N", (), torch.int64),
         rows=rows,
+        subgroup_B=None if selection.subgroup is None else padded("subgroup_N", (), torch.int64),
         vectors_BW=_vectors(slices, selection, batch_size, pin) if selection.vectors else None,
         slices_BC=padded("slices_NC", (len(selection.slices),), torch.int16, pin=False) if selection.slices else None,
         requests=None if starts_B is None else build_requests(starts_B, pin=pin),

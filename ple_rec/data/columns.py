@@ -65,6 +65,8 @@ def select_columns(
         table_rows=schema.table_rows(),
         sample_weight=schema.sample_weight,
         group=schema.group,
+        subgroup=schema.subgroup,
+        group_names=schema.group_names,
     )
     if not selection.features():
         raise UserError(
@@ -119,6 +121,7 @@ class Columns:
     in_space_NK: FloatArray
     weight_N: FloatArray | None
     group_N: IntArray | None
+    subgroup_N: IntArray | None = None
     vectors: tuple[VectorColumn, ...] = ()
     slices_NC: CodeArray | None = None
     starts_N: BoolArray | None = None
@@ -149,6 +152,8 @@ class Selection:
         table_rows: Number of rows of each embedding table, by its name.
         sample_weight: Name of the column of sample weights, or None.
         group: Name of the column with the groups of grouped AUC, or None.
+        subgroup: Name of the column that divides the rows of a group further, or None.
+        group_names: Names of the group and of the subgroup in results; None without a subgroup.
         slices: Slice columns, with the codes of their values. They need not be in the schema of the dataset.
         requests: Names of the features that the samples of a request share; empty if the run does not use requests.
     """
@@ -160,6 +165,8 @@ class Selection:
     table_rows: dict[str, int]
     sample_weight: str | None
     group: str | None
+    subgroup: str | None = None
+    group_names: tuple[str, str] | None = None
     vectors: tuple[VectorFeature, ...] = ()
     vector_tables: Mapping[str, FrozenTable] = field(default_factory=dict)
     slices: tuple[Slicing, ...] = ()
@@ -186,7 +193,7 @@ class Selection:
         names += [bag.weights for bag in self.bags]
         for task in self.tasks:
             names += [task.label, task.space]
-        names += [self.sample_weight, self.group]
+        names += [self.sample_weight, self.group, self.subgroup]
         return list(dict.fromkeys(name for name in names if name is not None))
 
     def all_column_names(self) -> list[str]:
@@ -211,6 +218,7 @@ class DecodedRows:
     spaces: tuple[BoolArray | None, ...]
     weight_N: FloatArray | None
     group_N: NDArray[np.integer] | None
+    subgroup_N: NDArray[np.integer] | None
     slices: tuple[CodeArray, ...]
 
     def request_starts(self) -> BoolArray:
@@ -241,7 +249,8 @@ class DecodedRows:
             labels_NK=_stack(self.labels, self.rows, rows_N, np.float32),
             in_space_NK=_stack(self.spaces, self.rows, rows_N, np.float32),
             weight_N=None if self.weight_N is None else _take_rows(self.weight_N, rows_N),
-            group_N=None if self.group_N is None else _take_rows(self.group_N, rows_N).astype(np.int64, copy=False),
+            group_N=_take_groups(self.group_N, rows_N),
+            subgroup_N=_take_groups(self.subgroup_N, rows_N),
             vectors=vectors,
             slices_NC=_stack(self.slices, self.rows, rows_N, np.int16) if self.slices else None,
             starts_N=(
@@ -263,8 +272,11 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
             infinite, or a column has the wrong type.
     """
     source = arrow.RowGroupColumns(table, place)
-    group, weight, tasks = selection.group, selection.sample_weight, selection.tasks
-    group_N = None if group is None else arrow.integers(source, group, null=arrow.NO_GROUP)
+    weight, tasks = selection.sample_weight, selection.tasks
+    group_N, subgroup_N = (
+        None if name is None else arrow.integers(source, name, null=arrow.NO_GROUP)
+        for name in (selection.group, selection.subgroup)
+    )
     # Several tasks may share a sample space, which is then decoded once.
     names = dict.fromkeys(task.space for task in tasks if task.space is not None)
     flags = {name: arrow.flags(source, name) for name in names}
@@ -273,6 +285,7 @@ def decode(table: pa.Table, selection: Selection, place: str) -> DecodedRows:
         selection=selection,
         rows=table.num_rows,
         group_N=group_N,
+        subgroup_N=subgroup_N,
         spaces=spaces,
         labels=tuple(arrow.labels(source, task, inside_N) for task, inside_N in zip(tasks, spaces, strict=True)),
         ids=tuple(arrow.single_ids(source, feature, selection.table_rows) for feature in selection.single),
@@ -291,6 +304,10 @@ def _bag(source: arrow.RowGroupColumns, feature: SparseFeature, selection: Selec
 
 def _take_rows(values: NDArray[Any], rows_N: IntArray | None) -> NDArray[Any]:
     return values if rows_N is None else values.take(rows_N)
+
+
+def _take_groups(values: NDArray[np.integer] | None, rows_N: IntArray | None) -> IntArray | None:
+    return None if values is None else _take_rows(values, rows_N).astype(np.int64, copy=False)
 
 
 def _stack(

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 
 import numpy as np
 
 from ple_rec.config.base import Split
 from ple_rec.data.ahead import map_ahead, read_ahead
+from ple_rec.data.arrow import IntArray
 from ple_rec.data.batch import Batch
 from ple_rec.data.collate import RowSlice, collate
 from ple_rec.data.columns import Columns, Selection
 from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_row_group
+from ple_rec.data.id_dropout import drop_ids
 from ple_rec.data.order import (
     Piece,
     cut_pieces,
@@ -58,10 +60,12 @@ class Loader:
         rank: Rank of this process.
         world_size: Number of ranks W.
         virtual_shards: Number of virtual shards V, a multiple of W that divides the batch size.
-        seed: Seed of the order of samples.
+        seed: Seed of the order of samples, and of id dropout.
         shuffle: True to permute the samples, False to read them in file order.
         by_request: True to permute whole requests instead of rows, if `shuffle` is true; `selection.requests` then
             names the features that the samples of a request share.
+        id_dropout: Share of the ids that row 0 replaces, by name of the feature (`id_dropout.py`); other features keep
+            their ids.
         prefetch: Number of batches that are prepared ahead.
         pin: True to put batches in page-locked memory.
         buffer_bytes: Limit of the memory of this rank for decoded rows, without the batches. It also limits the number
@@ -95,6 +99,7 @@ class Loader:
         seed: int = 0,
         shuffle: bool = True,
         by_request: bool = False,
+        id_dropout: Mapping[str, float] | None = None,
         prefetch: int = 4,
         pin: bool = False,
         buffer_bytes: int = 2 << 30,
@@ -108,6 +113,7 @@ class Loader:
                 "use fewer ranks, or prepare the dataset with smaller row groups",
             )
         self.selection, self.seed, self.shuffle, self.by_request = selection, seed, shuffle, by_request
+        self.id_dropout = id_dropout or {}
         self.prefetch, self.pin, self.buffer_bytes = prefetch, pin, buffer_bytes
         self._warned = False
         self.rows_per_step = rows_per_shard(batch_size, virtual_shards, world_size)
@@ -228,12 +234,18 @@ class Loader:
             rows: Slice of the positions in the order of the epoch.
         """
         decoded = read_row_group(self.groups[row_group], self.selection)
+        order: IntArray | None
         if self.shuffle and self.by_request:
-            return decoded.arrange(request_order(decoded.request_starts(), row_group, self.seed, epoch)[rows])
-        if self.shuffle:
-            return decoded.arrange(row_order(decoded.rows, row_group, self.seed, epoch)[rows])
-        is_whole = rows.indices(decoded.rows) == (0, decoded.rows, 1)
-        return decoded.arrange(None if is_whole else np.arange(decoded.rows)[rows])
+            # Requests are found before ids are dropped, so that the order of the samples does not depend on it.
+            order = request_order(decoded.request_starts(), row_group, self.seed, epoch)[rows]
+        elif self.shuffle:
+            order = row_order(decoded.rows, row_group, self.seed, epoch)[rows]
+        else:
+            is_whole = rows.indices(decoded.rows) == (0, decoded.rows, 1)
+            order = None if is_whole else np.arange(decoded.rows)[rows]
+        if self.id_dropout:
+            decoded = drop_ids(decoded, self.id_dropout, seed=self.seed, epoch=epoch, row_group=row_group)
+        return decoded.arrange(order)
 
 
 def _identity(piece: Piece) -> Piece:

@@ -6,7 +6,7 @@ between the export and the trained model, and the input features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_rec.config.metrics import METRICS
@@ -41,6 +41,7 @@ def card_text(description: Mapping[str, Any], signature: Signature, raw_form: Ra
         f"- Run: configuration {card['run']['fingerprint'][:16]}, checkpoint {card['run']['checkpoint']}",
         f"- Fusion: {card['fusion']}",
         f"- Examples: {_examples_text(card['examples'])}",
+        *([f"- Rates: {_rates_text(card['rates'])}"] if card["rates"] else []),
         f"- Licence: {card['licence'] or 'not stated'}",
         f"- Made: {card['created']} by {description['made_by']}",
         "",
@@ -106,6 +107,11 @@ def _examples_text(examples: Mapping[str, int]) -> str:
         return "none; this folder has no rows of users"
     rows = f"{examples['rows']:,} held-out rows of real users"
     return f"examples.json has {rows} (--examples {examples['lists']})"
+
+
+def _rates_text(rates: Sequence[Mapping[str, Any]]) -> str:
+    tables = ", ".join(f"{each['table']} ({each['rows']:,} keys, {each['bytes']:,} bytes)" for each in rates)
+    return f"as of {min(each['as_of'] for each in rates)} at the export: {tables}; newer ones need no new version"
 
 
 def _format_input(feature: InputFeature) -> str:

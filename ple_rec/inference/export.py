@@ -56,7 +56,7 @@ from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
 from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
 from ple_rec.inference.read_back import check_requests
-from ple_rec.inference.side_table import ReadSide, choose_sides, publish_tables
+from ple_rec.inference.side_table import PublishedTable, ReadSide, TableSources, choose_sides, write_tables
 from ple_rec.inference.signature import build_signature
 from ple_rec.inference.tables import check_dim, row_bytes, write_table
 from ple_rec.ranking.fusion import exponents_text
@@ -103,7 +103,7 @@ def export(
         options: Options of the export.
         build_raw_form: Function that returns the raw form of requests from a folder with `prep.toml`, the names of all
             features and those of the user; None to leave the raw form out.
-        read_side: Function that reads a side table; it may be None without `options.tables`.
+        read_side: Function that reads a side table; None to publish no tables.
 
     Raises:
         UserError: The options do not fit the run, or scores differ by more than the bounds.
@@ -136,12 +136,13 @@ def export(
             user_features,
             _vector_inputs(context),
         )
+        sources = TableSources(options.source, str(context.dataset.path))
         raw_form = None
         if build_raw_form is not None:
             of_user = [each.name for each in signature.inputs_of("user")]
             raw_form = build_raw_form(folder, [each.name for each in signature.inputs], of_user)
             if options.tables:
-                choose_sides(raw_form, options.tables, options.source, str(run_dir))
+                choose_sides(raw_form, options.tables, sources, str(run_dir))
             if raw_form is not None:
                 (folder / RAW_FILE).write_text(raw_form.model_dump_json(indent=1) + "\n", encoding="utf-8")
         fusion, file = find_fusion(run_dir, options.fusion, context.selection)
@@ -181,6 +182,11 @@ def export(
                 description["dense"] = {"precision": "fp32", "asked": "auto", "refused": why}
             else:
                 check, fp32_check = bf16_check, check
+        published: list[PublishedTable] = []
+        if raw_form is not None and read_side is not None:
+            # They are published before the version, so that a server which loads it has its rates at once.
+            sides = [side for side in raw_form.sides if side.rates or side.name in options.tables]
+            published = write_tables(model_dir, folder, raw_form, sides, sources, read_side, keep_newer=True)
         description["card"] = {
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "licence": options.licence,
@@ -193,6 +199,11 @@ def export(
             },
             "fusion": _fusion_text(fusion, file, options, context.selection.group),
             "examples": {"lists": len(saved_examples), "rows": sum(len(each["labels"]) for each in saved_examples)},
+            "rates": [
+                {"table": info.name, "as_of": info.as_of, "rows": info.rows, "bytes": info.bytes}
+                for info in (table.info for table in published)
+                if info.rates
+            ],
             "metrics": {split: metrics[split] for split in ("valid", "test") if split in metrics},
             "check": {"split": rows.split, "rows": len(rows)}
             | check.to_record()
@@ -206,10 +217,8 @@ def export(
         (folder / "MODEL_CARD.md").write_text(card_text(description, signature, raw_form), encoding="utf-8")
     if warning:
         logger.info(warning)
-    if options.tables and read_side is not None:
-        logger.info(f"writing side tables: {', '.join(options.tables)}")
-        for table in publish_tables(model_dir, options.tables, options.source, read_side):
-            logger.info(str(table))
+    for table in published:
+        logger.info(str(table))
     return ExportedVersion(model_dir / VERSIONS / folder.name, description)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from ple_rec.config.raw_form import RawForm
+from ple_rec.config.raw_form import RawForm, RawSide
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import MANIFEST, explain_unreadable
 from ple_rec.inference.model_dir import VERSIONS, latest_table, latest_version, publish_command
@@ -101,9 +101,9 @@ class VersionStamp:
         return None if folder is None else cls.of_folder(folder)
 
 
-def side_names(form: RawForm | None) -> list[str]:
-    """Return the names of the side tables that a model reads."""
-    return [] if form is None else [side.name for side in form.sides]
+def sides_of(form: RawForm | None) -> tuple[RawSide, ...]:
+    """Return the side tables that a model reads."""
+    return () if form is None else form.sides
 
 
 def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[str]]:
@@ -120,13 +120,14 @@ def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[st
     tables: dict[str, SideTable] = {}
     misfits: list[str] = []
     model_dir = version.parent.parent
-    for name in side_names(ranker.raw_form) if version.parent.name == VERSIONS else ():
-        folder = latest_table(model_dir, name)
+    for side in sides_of(ranker.raw_form) if version.parent.name == VERSIONS else ():
+        folder = latest_table(model_dir, side.name)
         if folder is None:
             continue
         table = load_table(folder)
         if (misfit := ranker.find_misfit(table.info)) is None:
-            tables[name] = table
+            tables[side.name] = table
         else:
-            misfits.append(f"{folder} is not used: {misfit}. Fix: {publish_command(model_dir, name)}")
+            command = publish_command(model_dir, side.name, has_rates=bool(side.rates))
+            misfits.append(f"{folder} is not used: {misfit}. Fix: {command}")
     return ranker.with_side_tables(tables) if tables else ranker, misfits

@@ -68,9 +68,16 @@ def latest_table(model_dir: Location, side: str) -> Location | None:
             return None
 
 
-def publish_command(model_dir: Location, side: str) -> str:
-    """Return the command that publishes a side table for the newest version of a model."""
-    return f"ple-rec tables {model_dir} --tables {side} --from FOLDER"
+def publish_command(model_dir: Location, side: str, *, has_rates: bool = False) -> str:
+    """Return the command that publishes a side table for the newest version of a model.
+
+    Args:
+        model_dir: Folder of the model.
+        side: Name of the side table.
+        has_rates: True for a table of rates, which is read from a dataset.
+    """
+    source = "--dataset DATASET" if has_rates else "--from FOLDER"
+    return f"ple-rec tables {model_dir} --tables {side} {source}"
 
 
 def _folder_named(latest: Location, versions: Location, fix: str) -> Location:
@@ -198,7 +205,7 @@ def check_model_dir(model_dir: Location) -> None:
                 Option.OUT, f"{model_dir} is a file", "a model is a folder of versions", "give another path"
             )
         other = names_in(model_dir)
-        if other and VERSIONS not in other:
+        if other and not {VERSIONS, SIDE_TABLES} & set(other):
             rule = "a model has a folder of its own"
             raise UserError(Option.OUT, f"{model_dir} holds {', '.join(other[:3])}", rule, "give a new one")
 

@@ -282,6 +282,8 @@ class Ranker:
             answer["missing"] = list(request.missing)
         if request.unknown:
             answer["unknown"] = dict(request.unknown)
+        if request.rates_as_of is not None:
+            answer["rates_as_of"] = request.rates_as_of
         if request.explain:
             answer["exponents"] = exponents
             answer["gates"] = [

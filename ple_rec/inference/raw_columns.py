@@ -121,29 +121,33 @@ class SideLookup:
         names = (f"{side.name}.{column}" for column in side.columns)
         return [name for name in names if self._owners[name] == owner]
 
-    def find_rows(self, side: RawSide, keys: Mapping[str, Cells]) -> NDArray[np.int64]:
+    def find_rows(self, side: RawSide, cells: Mapping[str, Cells], arrays: Mapping[str, pa.Array]) -> NDArray[np.int64]:
         """Return the row of each key of a request; a single row if all rows of the request share the key.
 
         Args:
             side: Side table.
-            keys: Values of the raw columns that its keys read.
+            cells: Values that the request sends for the raw columns that the keys read.
+            arrays: Values of these raw columns, of the request or of other side tables.
 
         Raises:
-            RequestError: A value does not fit the type of its column, or a key cannot be computed.
+            RequestError: The values are too many, or a key cannot be computed.
         """
-        count = max((len(each.values) for each in keys.values()), default=1)
-        check_size(keys, self._kinds, count)
-        arrays = {name: to_array(self._kinds[name], each.values, each.field_of) for name, each in keys.items()}
+        count = max((len(each) for each in arrays.values()), default=1)
+        check_size(cells, self._kinds, count)
         try:
             computed = self._engine.keys(side, {name: broadcast(each, count) for name, each in arrays.items()}, count)
         except QueryError as error:
-            each = keys[side.reads[0]]
+            each = cells[side.reads[0]]
             i = error.row if len(each.values) > 1 else 0
             raise RequestError(each.field_of(i), each.values[i], error.rule) from error
         return self._tables[side.name].find(computed)
 
+    def as_of(self, side: RawSide) -> str | None:
+        """Return the day for whose rows the values of a side table hold; None if they do not depend on the day."""
+        return self._tables[side.name].info.as_of
+
     def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
-        """Return the values of a raw column in rows of its side table; null where `find_rows` has returned no row."""
+        """Return the values of a raw column in the rows of its side table that `find_rows` has returned."""
         side, _, name = column.partition(".")
         return self._tables[side].take(name, rows_N)
 
@@ -210,7 +214,7 @@ class RowSet:
         ]
 
     def unknown(self) -> dict[str, float]:
-        """Return, by side table, the share of the rows that lack values because the table does not have their key."""
+        """Return, by side table, the share of the rows that need its values although it does not have their key."""
         shares = {}
         for side in self._sides_used():
             is_complete_N = np.ones(self.count, np.bool_)
@@ -221,10 +225,15 @@ class RowSet:
                 shares[side.name] = share
         return shares
 
+    def rates_as_of(self) -> list[str]:
+        """Return the days for whose rows the values of the side tables hold that have filled a column of these rows."""
+        return [day for side in self._sides_used() if (day := self._lookup.as_of(side)) is not None]
+
     def _find_rows(self, side: RawSide) -> NDArray[np.int64]:
         if side.name not in self._rows_by_side:
-            keys = {name: self.cells[name] for name in side.reads}
-            self._rows_by_side[side.name] = self._lookup.find_rows(side, keys)
+            cells = {name: self.cells[name] for name in side.reads}
+            arrays = {name: self.array(name) for name in side.reads}
+            self._rows_by_side[side.name] = self._lookup.find_rows(side, cells, arrays)
         return self._rows_by_side[side.name]
 
     def _sides_used(self) -> list[RawSide]:
@@ -258,6 +267,8 @@ def find_misfit(form: RawForm, info: SideTableInfo, engine: QueryEngine) -> str 
     for name, array in zip(side.key_columns, engine.keys(side, empty, 0), strict=True):
         if is_text(array.type) != (info.columns.get(name) == "string"):
             return f"its key {name} is {info.columns.get(name)}, and the model's {array.type}"
+    if info.rates != side.rates:
+        return "its rates are not those of the model, such as their windows"
     for name in side.columns:
         if info.columns.get(name) != (kind := kinds[f"{side.name}.{name}"]):
             return f"the model reads the column {name} as {kind}, and it has {info.columns.get(name, 'no such column')}"

@@ -50,13 +50,17 @@ class FeatureColumns:
         dense: Numbers of every dense feature (N,) and of every vector (N, width), with NaN for missing ones.
         missing: Names of the features, or raw columns, that neither a part of the request, as null or otherwise, nor a
             side table has.
-        unknown: Share of the rows that lack values because a side table does not have their key, by table.
+        unknown: Share of the rows whose values are missing, or a default, because a side table does not have their key,
+            by table.
+        rates_as_of: Day, YYYY-MM-DD, for whose rows the rates of side tables hold; the oldest of several. None if no
+            rate was looked up.
     """
 
     ids: Mapping[str, FeatureIds]
     dense: Mapping[str, NDArray[np.float32]]
     missing: tuple[str, ...]
     unknown: Mapping[str, float] = field(default_factory=dict)
+    rates_as_of: str | None = None
 
 
 class RawReader:
@@ -153,7 +157,9 @@ class RawReader:
             for side, share in each.unknown().items():
                 unknown[side] = max(share, unknown.get(side, 0.0))
         ids, dense = self._encode(results)
-        return FeatureColumns(ids, dense, tuple(name for name in self.columns if name in absent), unknown)
+        days = [day for each in row_sets for day in each.rates_as_of()]
+        missing = tuple(name for name in self.columns if name in absent)
+        return FeatureColumns(ids, dense, missing, unknown, min(days, default=None))
 
     def _compute(self, query: RawQuery, sets: Mapping[Owner, RowSet], rows: int) -> pa.Table:
         """Return the feature columns of a query for a number of rows.

@@ -72,7 +72,9 @@ class ModelRequest:
         explain: True to return the factors of the score and the gate weights too.
         missing: Names of the features, or raw columns, that neither a part of the request, as null or otherwise, nor a
             side table has.
-        unknown: Share of the rows that lack values because a side table does not have their key, by table.
+        unknown: Share of the rows whose values are missing, or a default, because a side table does not have their key,
+            by table.
+        rates_as_of: Day, YYYY-MM-DD, for whose rows the rates of side tables hold; None if no rate was looked up.
         form: Form of the rows in the body.
     """
 
@@ -83,6 +85,7 @@ class ModelRequest:
     explain: bool = False
     missing: tuple[str, ...] = ()
     unknown: Mapping[str, float] = field(default_factory=dict)
+    rates_as_of: str | None = None
     form: Form = "rows"
 
 
@@ -174,6 +177,7 @@ class RequestReader:
             explain=_read_explain(body),
             missing=columns.missing,
             unknown=columns.unknown,
+            rates_as_of=columns.rates_as_of,
             form=items.form,
         )
 
@@ -217,6 +221,7 @@ class RequestReader:
             explain=_read_explain(body),
             missing=columns.missing,
             unknown=columns.unknown,
+            rates_as_of=columns.rates_as_of,
             form=rows.form,
         )
 

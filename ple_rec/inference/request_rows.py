@@ -185,6 +185,11 @@ def _answer_schema(factors: Sequence[str], key: str, row: dict[str, Schema], req
             "additionalProperties": {"type": "number"},
             "description": "share of the rows whose key a side table does not have, by table",
         },
+        "rates_as_of": {
+            "type": "string",
+            "format": "date",
+            "description": "day for whose rows the rates of side tables hold; the oldest of several",
+        },
         "exponents": object_schema({name: {"type": "number"} for name in factors}),
         "gates": {"type": "array", "items": {"type": "object"}, "description": "gate weights of the first row"},
         key: {"oneOf": [{"type": "array", "items": row_schema}, columns]},

@@ -20,17 +20,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ple_rec.config.raw_form import RAW_FILE, RawForm, RawSide, RawType
-from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo
+from ple_rec.config.side_table import INFO_FILE, TABLE_FILE, SideTableInfo, SideValues
 from ple_rec.config.words import spelling_hint
 from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import DataError, Option, UserError
-from ple_rec.inference.key_index import KeyIndex, sort_by_hash
+from ple_rec.inference.key_index import UNKNOWN, KeyIndex, sort_by_hash
 from ple_rec.inference.manifest import explain_unreadable
-from ple_rec.inference.model_dir import SIDE_TABLES, latest_version, new_table
+from ple_rec.inference.model_dir import SIDE_TABLES, latest_table, latest_version, new_table
 from ple_rec.inference.raw_values import arrow_type
 from ple_rec.inference.remote_model import checked_version
 from ple_rec.storage import Location
@@ -41,10 +42,28 @@ _ROW_GROUP_ROWS = 1 << 20
 _INCONSISTENT = (LookupError, TypeError, ValueError, AttributeError, OSError, pa.ArrowException)
 
 
-# Function that reads a side table from raw files. Its arguments are the folder of a version of the model, the names of
-# the model's features, the side table, and the folder of the files. It returns a table with a row for each key, which
-# has the key columns and the columns that features read; and the newest day of a dated table, YYYY-MM-DD.
-ReadSide = Callable[[Location, Collection[str], RawSide, str], tuple[pa.Table, str | None]]
+# Function that reads a side table. Its arguments are the folder of a version of the model, the names of the model's
+# features, the side table, and its source: the folder of its raw files, or the directory of a dataset for rates. It
+# returns a table with a row for each key, which has the key columns and the columns that features read; and the
+# description of its values.
+ReadSide = Callable[[Location, Collection[str], RawSide, str], tuple[pa.Table, SideValues]]
+
+
+@dataclass(frozen=True)
+class TableSources:
+    """Places from which side tables are read.
+
+    Args:
+        files: Folder of raw files, for the side tables of `prep.toml`; None to publish none of them.
+        dataset: Directory of a dataset, for the rates that prep has counted; None to publish none of them.
+    """
+
+    files: str | None = None
+    dataset: str | None = None
+
+    def of(self, side: RawSide) -> str | None:
+        """Return the place from which a side table is read."""
+        return self.dataset if side.rates else self.files
 
 
 @dataclass(frozen=True)
@@ -60,35 +79,66 @@ class PublishedTable:
     info: SideTableInfo
 
     def __str__(self) -> str:
-        day = "" if self.info.latest_day is None else f", newest day {self.info.latest_day}"
-        return f"{self.info.name}: {self.info.rows:,} rows, {self.info.bytes:,} bytes in memory{day}: {self.folder}"
+        info = self.info
+        day = "" if info.latest_day is None else f", newest day {info.latest_day}"
+        day += "" if info.as_of is None else f", as of {info.as_of}"
+        return f"{info.name}: {info.rows:,} rows, {info.bytes:,} bytes in memory{day}: {self.folder}"
 
 
 def publish_tables(
-    model_dir: Location, names: Sequence[str], source: str | None, read_side: ReadSide
+    model_dir: Location, names: Sequence[str], sources: TableSources, read_side: ReadSide
 ) -> list[PublishedTable]:
     """Write new versions of side tables for the version of a model that `latest` names.
 
     Args:
         model_dir: Folder of the model.
-        names: Names of the side tables; empty for all that the model's features read.
-        source: Folder of the raw files; an error is raised if it is None.
+        names: Names of the side tables; empty for all that have a source.
+        sources: Places from which they are read.
         read_side: Function that reads a side table, `data_prep.inputs.side_tables.read_side_table`.
 
     Raises:
-        UserError: There is no model, it has no raw form, its features read no such table, or files are not found.
+        UserError: There is no model, it has no raw form, its features read no such table, a table has no source, files
+            are not found, or the dataset does not fit the model's.
         DataError: Files do not fit the preparation of the model's dataset, or a key occurs in several rows.
     """
     version = latest_version(model_dir)
     form = _read_raw_form(version)
-    sides = choose_sides(form, names, source, str(version))
+    sides = choose_sides(form, names, sources, str(version))
     assert form is not None  # `choose_sides` refuses None.
-    assert source is not None
+    return write_tables(model_dir, version, form, sides, sources, read_side)
+
+
+def write_tables(
+    model_dir: Location,
+    version: Location,
+    form: RawForm,
+    sides: Sequence[RawSide],
+    sources: TableSources,
+    read_side: ReadSide,
+    *,
+    keep_newer: bool = False,
+) -> list[PublishedTable]:
+    """Write new versions of side tables for a version of a model, which need not be published yet.
+
+    Args:
+        model_dir: Folder of the model.
+        version: Folder of the version.
+        form: Raw form of the version.
+        sides: Side tables, each of which has a source.
+        sources: Places from which they are read.
+        read_side: Function that reads a side table.
+        keep_newer: True to keep a published table of the same rates as of a later day.
+    """
     features = {feature for column in form.columns for feature in column.features}
     kinds = {column.name: column.type for column in form.columns}
     published = []
     for side in sides:
-        rows, latest_day = read_side(version, features, side, source)
+        source = sources.of(side)
+        assert source is not None
+        rows, values = read_side(version, features, side, source)
+        if keep_newer and (newer := _newer_rates(model_dir, side, values)) is not None:
+            published.append(newer)
+            continue
         columns = {name: "string" if is_text(rows[name].type) else "int64" for name in side.key_columns}
         columns |= {name: kinds[f"{side.name}.{name}"] for name in side.columns}
         table = pa.table(sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns))
@@ -97,27 +147,46 @@ def publish_tables(
             key_columns=side.key_columns,
             columns=columns,
             rows=table.num_rows,
-            latest_day=latest_day,
             bytes=table.nbytes,
+            **dict(values),
         )
         with new_table(model_dir, side.name) as folder:
             pq.write_table(table, folder / TABLE_FILE, row_group_size=_ROW_GROUP_ROWS)
-            (folder / INFO_FILE).write_text(info.model_dump_json(indent=1) + "\n", encoding="utf-8")
+            (folder / INFO_FILE).write_text(
+                info.model_dump_json(indent=1, exclude_defaults=True) + "\n", encoding="utf-8"
+            )
         published.append(PublishedTable(model_dir / SIDE_TABLES / side.name / folder.name, info))
     return published
 
 
-def choose_sides(form: RawForm | None, names: Sequence[str], source: str | None, place: str) -> list[RawSide]:
+def _newer_rates(model_dir: Location, side: RawSide, values: SideValues) -> PublishedTable | None:
+    """Return the newest published table if it has the rates of a model as of a later day than other values.
+
+    Args:
+        model_dir: Folder of the model.
+        side: Side table as the model reads it.
+        values: Description of the other values.
+    """
+    folder = latest_table(model_dir, side.name)
+    if folder is None or values.as_of is None:
+        return None
+    with explain_unreadable(folder):
+        info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
+    is_newer = info.rates == side.rates and info.as_of is not None and info.as_of > values.as_of
+    return PublishedTable(folder, info) if is_newer and info.columns.keys() >= set(side.columns) else None
+
+
+def choose_sides(form: RawForm | None, names: Sequence[str], sources: TableSources, place: str) -> list[RawSide]:
     """Return the side tables that are to be published.
 
     Args:
         form: Raw form of the model; None if it has none.
-        names: Names of side tables; empty for all that the model's features read.
-        source: Folder of the raw files.
+        names: Names of side tables; empty for all that have a source.
+        sources: Places from which they are read.
         place: Name of the model in messages.
 
     Raises:
-        UserError: The model has no raw form, its features read no such table, or `source` is None.
+        UserError: The model has no raw form, its features read no such table, or a table has no source.
     """
     if form is None:
         rule = "side tables fill raw columns of requests, and this model has no raw form"
@@ -132,10 +201,15 @@ def choose_sides(form: RawForm | None, names: Sequence[str], source: str | None,
             raise UserError(
                 Option.TABLES, f"got {name!r}", rule, spelling_hint(name, list(sides)) or "name one of them"
             )
-    if source is None:
-        rule = "side tables are read from raw files, as prep reads them"
-        raise UserError(Option.SOURCE, "missing", rule, "give the folder that prep read, or one with newer files")
-    return [sides[name] for name in dict.fromkeys(names)] if names else list(sides.values())
+    chosen = [sides[name] for name in dict.fromkeys(names)] if names else list(sides.values())
+    with_source = [side for side in chosen if sources.of(side) is not None]
+    if with_source and (not names or with_source == chosen):
+        return with_source
+    if next(side for side in chosen if sources.of(side) is None).rates:
+        rule = f"rates ({', '.join(side.name for side in chosen if side.rates)}) are read from a dataset"
+        raise UserError(Option.DATASET, "missing", rule, "give the newest dataset that days were appended to")
+    rule = "side tables are read from raw files, as prep reads them"
+    raise UserError(Option.SOURCE, "missing", rule, "give the folder that prep read, or one with newer files")
 
 
 def _read_raw_form(version: Location) -> RawForm | None:
@@ -225,12 +299,18 @@ class SideTable:
         return self._index.find(keys)
 
     def take(self, column: str, rows_N: NDArray[np.int64]) -> pa.Array:
-        """Return values of a column in the type that requests have; null where `find` has returned no row."""
-        values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0))
-        return values.cast(arrow_type(self.info.columns[column]))
+        """Return values of a column, in the type that requests have, for the rows that `find` has returned.
+
+        The value for an unknown key is the column's default, else null; the value for a null key is null.
+        """
+        kind = arrow_type(self.info.columns[column])
+        values = self._columns[column].take(pa.array(rows_N, mask=rows_N < 0)).cast(kind)
+        if (default := self.info.defaults.get(column)) is None:
+            return values
+        return pc.if_else(pa.array(rows_N == UNKNOWN), pa.scalar(default, kind), values)
 
     def describe(self) -> dict[str, Any]:
-        """Return name, version, rows, bytes and newest day, for logs and for `/v1/model`."""
+        """Return name, version, rows, bytes and the days of the values, for logs and for `/v1/model`."""
         info = self.info
         return {
             "name": info.name,
@@ -238,6 +318,7 @@ class SideTable:
             "rows": info.rows,
             "bytes": self.bytes,
             "latest_day": info.latest_day,
+            "as_of": info.as_of,
         }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from ple_rec.config.base import TaskKind
+from ple_rec.config.metrics import GAUC, GAUCS
 from ple_rec.config.schema import Task
 from ple_rec.metrics import accumulator
 from ple_rec.metrics.accumulator import Accumulator, State, TaskCurves
@@ -33,7 +34,8 @@ class MetricCollection:
         device: Device of the batches; the process group must be able to reduce tensors on it.
         exact_limit: Number of rows over all ranks up to which AUC is exact; with 0, AUC comes from a histogram, in
             constant memory.
-        gauc: True to compute the GAUC of binary tasks, if batches have groups. All ranks pass the same value.
+        gauc: True to compute the GAUC of binary tasks, if batches have groups, and that of subgroups, if they have
+            those. All ranks pass the same value.
         r2: True to compute the R^2 of regression tasks, for which the state has one more sum.
     """
 
@@ -48,6 +50,7 @@ class MetricCollection:
     ) -> None:
         self._names = [task.name for task in tasks]
         self._gauc: GroupAuc | None = None
+        self._subgroup_gauc: GroupAuc | None = None
         self._columns_and_accumulators: dict[TaskKind, tuple[Tensor | None, Accumulator]] = {}
         columns = {kind: [k for k, task in enumerate(tasks) if task.kind == kind] for kind in ("binary", "regression")}
         if columns["binary"]:
@@ -55,7 +58,7 @@ class MetricCollection:
             binary = BinaryAccumulator(names, device, exact_limit=exact_limit)
             self._columns_and_accumulators["binary"] = self._column_index(columns["binary"], device), binary
             if gauc:
-                self._gauc = GroupAuc(len(names), device)
+                self._gauc, self._subgroup_gauc = GroupAuc(len(names), device), GroupAuc(len(names), device)
         if columns["regression"]:
             names = [self._names[k] for k in columns["regression"]]
             regression = (R2Accumulator if r2 else RegressionAccumulator)(names, device)
@@ -72,6 +75,7 @@ class MetricCollection:
         in_space_BK: Tensor,
         weight_B: Tensor | None,
         group_B: Tensor | None = None,
+        subgroup_B: Tensor | None = None,
     ) -> None:
         """Add a batch. Only GAUC waits for the device, once in many batches.
 
@@ -82,6 +86,7 @@ class MetricCollection:
                 may be NaN.
             weight_B: Sample weights >= 0, or None if all are 1.
             group_B: Groups for GAUC, -1 for null; None, on every rank and for every batch, if the data has none.
+            subgroup_B: Subgroups for the GAUC of subgroups, in the same form. Only data with groups has them.
 
         Raises:
             ValueError: A shape does not fit the tasks.
@@ -99,21 +104,24 @@ class MetricCollection:
             each.update(logits, labels, weight_B, in_space)
             if kind == "binary" and self._gauc is not None and group_B is not None:
                 self._gauc.update(logits, labels, weight_B, in_space, group_B)
+            if kind == "binary" and self._subgroup_gauc is not None and subgroup_B is not None:
+                self._subgroup_gauc.update(logits, labels, weight_B, in_space, subgroup_B, group_B)
 
     def compute(self, group: ProcessGroup | None = None) -> dict[str, dict[str, Any]]:
         """Return `{task: metrics}` over all ranks, equal on every rank. This is a collective.
 
-        The keys are those of `BinaryAccumulator`, `RegressionAccumulator` and `GroupAuc.compute`; those of GAUC are
-        absent if no rank had groups.
+        The keys are those of `BinaryAccumulator`, `RegressionAccumulator` and `GroupAuc.compute`; those of the GAUC of
+        subgroups begin with `subgroup_gauc`. Those of GAUC are absent if no rank had groups, or subgroups.
 
         Raises:
             DivergedError: A row of a sample space has a value that is not finite, or a negative weight. Every rank
                 raises the error.
         """
         results: dict[str, dict[str, Any]] = {**accumulator.compute(self._accumulators(), group)}
-        if self._gauc is not None and (group_results := self._gauc.compute(group)):
-            for name, result in zip(self._columns_and_accumulators["binary"][1].names, group_results, strict=True):
-                results[name] |= result
+        for metric, gauc in zip(GAUCS, (self._gauc, self._subgroup_gauc), strict=True):
+            if gauc is not None and (group_results := gauc.compute(group)):
+                for name, result in zip(self._columns_and_accumulators["binary"][1].names, group_results, strict=True):
+                    results[name] |= {key.replace(GAUC, metric, 1): value for key, value in result.items()}
         return {name: results[name] for name in self._names}
 
     def curves(self, group: ProcessGroup | None = None) -> dict[str, TaskCurves]:
@@ -125,8 +133,9 @@ class MetricCollection:
         """Forget every sample."""
         for each in self._accumulators():
             each.reset()
-        if self._gauc is not None:
-            self._gauc.reset()
+        for gauc in (self._gauc, self._subgroup_gauc):
+            if gauc is not None:
+                gauc.reset()
 
     def state_dict(self) -> State:
         """Return a copy of this rank's state: tensors and ints under `<kind>.<name>`.

@@ -48,9 +48,11 @@ class _RankSummary(NamedTuple):
 
     Args:
         has_groups: 1 if the rank got a batch with groups, else 0.
-        unsorted: 1 if a group id is less than the one before it, else 0.
+        unsorted: 1 if the groups are not sorted, else 0.
         first: Group id of the head.
         last: Group id of the tail, or of the head if there is no tail.
+        first_outer: Id of the outer group of the head.
+        last_outer: Id of the outer group of the last group.
         head_rows: Number of rows of the head, or 0 if the rank has no rows.
         tail_rows: Number of rows of the tail.
         head_is_binned: 1 if the rows of the head are a histogram, else 0.
@@ -61,6 +63,8 @@ class _RankSummary(NamedTuple):
     unsorted: int = 0
     first: int = 0
     last: int = 0
+    first_outer: int = 0
+    last_outer: int = 0
     head_rows: int = 0
     tail_rows: int = 0
     head_is_binned: int = 0
@@ -79,9 +83,10 @@ class GroupAuc:
     numbers.
 
     **Exact for sorted groups.** Groups are sorted if their ids never descend in reading order, from rank 0 to the last;
-    this is checked. A rank then closes a group as soon as a greater id begins: it adds the group to its sums and drops
-    the rows. It keeps its first and its last group, which may continue on other ranks, and `compute` joins their rows.
-    Rows that count for no task are skipped.
+    if groups are parts of outer groups, such as the days of users, the ids of outer groups never descend, nor do those
+    of groups inside an outer group. This is checked. A rank then closes a group as soon as the next one begins: it adds
+    the group to its sums and drops the rows. It keeps its first and its last group, which may continue on other ranks,
+    and `compute` joins their rows. Rows that count for no task are skipped.
 
     **From a sample otherwise.** Every rank also keeps the rows of a `GroupSample`. If all groups fit into it, GAUC is
     exact; if not, `gauc_interval` is the 95 % interval of `group_auc.confidence_interval`. A group that alone has more
@@ -125,14 +130,23 @@ class GroupAuc:
             self._ungrouped_1K = torch.zeros(1, self.tasks, dtype=torch.float64, device=self.device)
         self._has_groups, self._sorted = False, True
         self._pending: list[GroupRows] = []
+        self._pending_outer: list[Tensor] = []
         self._pending_rows = 0
         self._head = self._tail = no_rows(self.tasks, self.device)
+        # Ids of the outer group and of the group, of the first and of the last row that counts.
+        self._first_ids = self._last_ids = (0, 0)
         self._head_is_binned = self._tail_is_binned = False
         self._sample = GroupSample(self.tasks, self.device, self.sample_rows)
 
     @torch.no_grad()
     def update(
-        self, logits_BK: Tensor, labels_BK: Tensor, weight_B: Tensor | None, in_space_BK: Tensor, group_B: Tensor
+        self,
+        logits_BK: Tensor,
+        labels_BK: Tensor,
+        weight_B: Tensor | None,
+        in_space_BK: Tensor,
+        group_B: Tensor,
+        outer_B: Tensor | None = None,
     ) -> None:
         """Add a batch. It waits for the device only once in `flush_rows` rows.
 
@@ -143,6 +157,7 @@ class GroupAuc:
             in_space_BK: Flags of the sample spaces, nonzero for a row that counts; other logits and labels are ignored,
                 NaN included.
             group_B: Group ids as int64, -1 for null. Those of rows that count for no task are ignored.
+            outer_B: Ids of the outer groups, of which the groups are parts; None if rows are sorted by `group_B` alone.
 
         Raises:
             ValueError: The shape of the groups does not fit.
@@ -156,7 +171,9 @@ class GroupAuc:
         # The tasks' other metrics raise an error for values that are not finite. Here they are only made harmless.
         signed_BK = torch.where(inside_BK, torch.nan_to_num(signed_BK), 0.0)
         self._ungrouped_1K += (inside_BK & (group_B == NO_GROUP).unsqueeze(1)).sum(0)
-        self._pending.append(GroupRows(group_B.clone(), torch.nan_to_num(logits_BK.float()), signed_BK))
+        group_B = group_B.clone()
+        self._pending.append(GroupRows(group_B, torch.nan_to_num(logits_BK.float()), signed_BK))
+        self._pending_outer.append(group_B if outer_B is None else outer_B.clone())
         self._pending_rows += group_B.shape[0]
         self._has_groups = True
         if self._pending_rows >= self.flush_rows:
@@ -166,27 +183,38 @@ class GroupAuc:
         """Add the pending rows to the sample and, as long as groups are sorted, to head, sums and tail."""
         if not self._pending:
             return
-        rows = concatenate(self._pending)
-        self._pending, self._pending_rows = [], 0
-        rows = rows.filter((rows.group_N != NO_GROUP) & (rows.signed_NK != 0).any(1))
+        rows, outer_N = concatenate(self._pending), torch.cat(self._pending_outer)
+        self._pending, self._pending_outer, self._pending_rows = [], [], 0
+        counts_N = (rows.group_N != NO_GROUP) & (rows.signed_NK != 0).any(1)
+        rows, outer_N = rows.filter(counts_N), outer_N[counts_N]
         if not len(rows):
             return
         self._sample.add(rows)
+        if self._sorted and not self._continues_order(outer_N, rows.group_N):
+            self._sorted = False
+            self._head = self._tail = no_rows(self.tasks, self.device)
         if self._sorted:
             self._add_in_order(concatenate([self._tail, rows]))
+
+    def _continues_order(self, outer_N: Tensor, group_N: Tensor) -> bool:
+        """Return True if rows are sorted by outer group and group and follow the rows before them; note their ends."""
+        same_outer = outer_N[1:] == outer_N[:-1]
+        descends = (outer_N[1:] < outer_N[:-1]) | (same_outer & (group_N[1:] < group_N[:-1]))
+        first, last = ((int(outer_N[i]), int(group_N[i])) for i in (0, -1))
+        if not len(self._head):
+            self._first_ids = self._last_ids = first
+        in_order = first >= self._last_ids and not bool(descends.any())
+        self._last_ids = last
+        return in_order
 
     def _add_in_order(self, rows: GroupRows) -> None:
         """Extend the head, close the complete groups after it, and keep the last group as the new tail.
 
         Args:
-            rows: Rows of the tail, followed by new rows.
+            rows: Rows of the tail, followed by new rows, in order.
         """
         group_N = rows.group_N
         first = self._head.group_N[0] if len(self._head) else group_N[0]
-        if bool((group_N[1:] < group_N[:-1]).any() | (group_N[0] < first)):
-            self._sorted = False
-            self._head = self._tail = no_rows(self.tasks, self.device)
-            return
         begin = int((group_N == first).sum())
         end = int((group_N != group_N[-1]).sum()) if begin < len(rows) else begin
         if begin:
@@ -227,7 +255,7 @@ class GroupAuc:
             return []
         nonempty = [each for each in summaries if each.head_rows]
         in_order = not any(each.unsorted for each in summaries) and all(
-            a.last <= b.first for a, b in pairwise(nonempty)
+            (a.last_outer, a.last) <= (b.first_outer, b.first) for a, b in pairwise(nonempty)
         )
         shared_groups = {b.first for a, b in pairwise(nonempty) if a.last == b.first} if in_order else set()
         own_sums = torch.cat([self._own_sums(shared_groups), self._ungrouped_1K])
@@ -248,11 +276,14 @@ class GroupAuc:
 
     def _rank_summary(self) -> _RankSummary:
         head_rows, tail_rows = len(self._head), len(self._tail)
+        (first_outer, first), (last_outer, last) = self._first_ids, self._last_ids
         return _RankSummary(
             has_groups=self._has_groups,
             unsorted=not self._sorted,
-            first=int(self._head.group_N[0]) if head_rows else 0,
-            last=int((self._tail if tail_rows else self._head).group_N[0]) if head_rows else 0,
+            first=first,
+            last=last,
+            first_outer=first_outer,
+            last_outer=last_outer,
             head_rows=head_rows,
             tail_rows=tail_rows,
             head_is_binned=self._head_is_binned,

@@ -168,7 +168,7 @@ def _demands(workload: SampleWork, cluster: Cluster, batch: int) -> Iterator[Dem
         yield Demand(part, "NVLink", imbalance * amount * same_host)
         yield Demand(part, "network", imbalance * amount * other_hosts)
 
-    group = _GROUP if workload.has_group else 0
+    group = _GROUP * workload.groups
     yield Demand("read", "loader", 1.0)
     yield Demand("copy", "host link", sparse_bytes + _FLOAT * workload.numbers + 2 * _FLOAT * workload.tasks + group)
     yield from exchange("ids", sparse_bytes)

@@ -39,7 +39,7 @@ class SampleWork:
         embeddings: Configuration of the tables, with the types of their rows and of the exchanges.
         numbers: Number of dense features, and of numbers in the vectors.
         tasks: Number of tasks, K.
-        has_group: True if a batch has a group column (for GAUC).
+        groups: Number of group columns of a batch (for GAUC).
         values: Number of activations between the matrix products of the dense layers; see `values_per_sample`.
         work: FLOPs, parameters and precision of the dense layers.
         table_optimizer: Optimizer of the tables.
@@ -50,7 +50,7 @@ class SampleWork:
     embeddings: EmbeddingsConfig
     numbers: int
     tasks: int
-    has_group: bool
+    groups: int
     values: int
     work: DenseWork
     table_optimizer: TableOptimizer
@@ -92,7 +92,7 @@ def sample_work(config: RunConfig, described: DatasetDescription, cluster: Clust
         embeddings=config.embeddings,
         numbers=len(selection.dense) + sum(vector.width for vector in selection.vectors),
         tasks=len(model.tasks),
-        has_group=selection.group is not None,
+        groups=sum(name is not None for name in (selection.group, selection.subgroup)),
         values=values_per_sample(model),
         work=dense_work(config, described, model, cluster),
         table_optimizer=config.table_optimizer.kind,

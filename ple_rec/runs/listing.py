@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ple_rec.config.metrics import METRICS, Metric
+from ple_rec.config.metrics import GAUCS, METRICS, Metric
 from ple_rec.errors import UserError
 from ple_rec.runs.find import RUNS, find_runs, is_folder, path_exists, possible_places
 from ple_rec.runs.metrics import split_tasks
@@ -29,7 +29,7 @@ NEWEST = "age"
 # Sign before a metric of the last validation record, for a run without final metrics on the split.
 NOT_FINAL = "*"
 # The table has columns for these metrics; `--sort` takes all metrics.
-_DEFAULT_METRICS = ("auc", "gauc", "rmse")
+_DEFAULT_METRICS = ("auc", *GAUCS, "rmse")
 # Seconds and name of each unit of an age.
 _TIME_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 

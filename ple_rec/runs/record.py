@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from ple_rec.config.metrics import GAUCS
 from ple_rec.errors import PleRecError
 from ple_rec.runs.layout import CHECKPOINTS, CONFIG, LOCK, LOG, METRICS, configured_checkpoint_place
 from ple_rec.runs.metrics import split_tasks
@@ -94,7 +95,7 @@ class RunRecord:
         """Return the metrics of the best checkpoint on a split; empty if the run has not finished.
 
         `gauc_error_bound` is added to the metrics of `metrics.json`: 0 for an exact GAUC, otherwise the distance of
-        GAUC from the further end of its interval.
+        GAUC from the further end of its interval; and so for the GAUC of subgroups.
         """
         return self._final_metrics.get(split, {})
 
@@ -181,14 +182,15 @@ def _numbers(tasks: Mapping[str, Mapping[str, Any]]) -> TaskMetrics:
             for key, value in values.items()
             if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
         }
-        if isinstance(exact := values.get("gauc_exact"), bool):
-            metrics[name]["gauc_error_bound"] = 0.0 if exact else _half_width(values)
+        for key in GAUCS:
+            if isinstance(exact := values.get(f"{key}_exact"), bool):
+                metrics[name][f"{key}_error_bound"] = 0.0 if exact else _half_width(values, key)
     return metrics
 
 
-def _half_width(values: Mapping[str, Any]) -> float:
-    """Return the distance of GAUC from the further end of its interval; infinite if the interval is not known."""
-    span, middle = values.get("gauc_interval"), as_number(values.get("gauc"))
+def _half_width(values: Mapping[str, Any], key: str) -> float:
+    """Return the distance of a GAUC from the further end of its interval; infinite if the interval is not known."""
+    span, middle = values.get(f"{key}_interval"), as_number(values.get(key))
     ends = [as_number(end) for end in span] if isinstance(span, list) else []
     known = [abs(end - middle) for end in ends if end is not None and middle is not None]
     return max(known) if len(known) == 2 else math.inf

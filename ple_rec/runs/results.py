@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ple_rec.config.metrics import METRICS, SAMPLES, Metric
+from ple_rec.config.metrics import GAUCS, METRICS, SAMPLES, Metric
 from ple_rec.runs.metrics import group_by_kind, paper_sources, present_columns, split_tasks
 from ple_rec.runs.warnings import LABEL_SCALE_FIX, Dominant
 from ple_rec.text import align_columns, cut_middle, printable
@@ -20,6 +20,8 @@ FEW_SAMPLES = 100
 FEW_OF_A_CLASS = 20
 # With fewer groups, GAUC is too uncertain.
 FEW_GROUPS = 30
+# Heading of each GAUC by its key.
+_GAUC_HEADINGS = {metric.key: metric.heading for metric in METRICS if metric.key in GAUCS}
 # A task gets a warning if its loss is more than this many times that of the best constant prediction.
 _WORSE_RATIO = 1.01
 # Largest number of characters of a name; a longer one is cut.
@@ -68,7 +70,7 @@ def format_results(metrics: Mapping[str, Any], split: str = "test", dominant: Do
         f"\n{_slice_block(as_mapping(entry), tasks)}" for entry in as_mapping(metrics.get(split)).get("slices") or []
     ]
     notes = [
-        *_footnotes(paper, tasks),
+        *_footnotes(paper, tasks, as_mapping(metrics.get("gauc_by"))),
         *few_sample_notes(tasks),
         *slices,
         *_worse_than_constant(tasks, split, dominant),
@@ -80,11 +82,13 @@ def few_sample_notes(tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return a note for each task whose metrics are unreliable, or whose GAUC has too few groups."""
     lines = []
     for name, values in tasks.items():
-        groups = as_number(values.get("gauc_groups")) if as_number(values.get("gauc")) is not None else None
         if reason := caution(values):
             lines.append(f"{plain_name(name)}: {reason}; its figures say little")
-        elif groups is not None and groups < FEW_GROUPS:
-            lines.append(f"{plain_name(name)}: few groups: {groups:,.0f}; its GAUC says little")
+            continue
+        for key, heading in _GAUC_HEADINGS.items():
+            groups = as_number(values.get(f"{key}_groups")) if as_number(values.get(key)) is not None else None
+            if groups is not None and groups < FEW_GROUPS:
+                lines.append(f"{plain_name(name)}: few groups: {groups:,.0f}; its {heading} says little")
     return lines
 
 
@@ -184,7 +188,9 @@ def _append_column(cells: list[list[str]], heading: str, column: Metric, rows: S
         line.append(MISSING if value is None else column.format_value(value))
 
 
-def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _footnotes(
+    paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]], gauc_by: Mapping[str, Any]
+) -> list[str]:
     sources = paper_sources({"paper": paper}, list(tasks))
     notes = [
         f"paper: {printable(source)}" + (f" ({', '.join(map(plain_name, names))})" if len(sources) > 1 else "")
@@ -194,23 +200,31 @@ def _footnotes(paper: Mapping[str, Any], tasks: Mapping[str, Mapping[str, Any]])
     inexact = [f"{plain_name(name)} +-{error:.1e}" for name, error in errors.items() if error > 0]
     if inexact:
         notes.append(f"AUC from a histogram, error at most: {', '.join(inexact)}")
-    if grouped := [
-        f"{plain_name(name)} {_groups(values)}" for name, values in tasks.items() if "gauc_groups" in values
-    ]:
-        notes.append(f"GAUC over groups with both classes: {'; '.join(grouped)}")
+    for key, heading in _GAUC_HEADINGS.items():
+        grouped = [
+            f"{plain_name(name)} {_groups(values, key)}" for name, values in tasks.items() if f"{key}_groups" in values
+        ]
+        if grouped:
+            by = f" by {printable(str(gauc_by[key]))}" if key in gauc_by else ""
+            notes.append(f"{heading}{by} over groups with both classes: {'; '.join(grouped)}")
     return notes
 
 
-def _groups(values: Mapping[str, Any]) -> str:
-    """Return `1,203 (without 17 of one class and 4 rows of no group), within 0.6100 to 0.6300` for a task."""
+def _groups(values: Mapping[str, Any], metric: str) -> str:
+    """Return `1,203 (without 17 of one class and 4 rows of no group), within 0.6100 to 0.6300` for a task.
+
+    Args:
+        values: Metrics of the task.
+        metric: Key of a GAUC.
+    """
     reasons = (
-        ("gauc_excluded_groups", "of one class"),
-        ("gauc_oversized_groups", "too large for the sample"),
-        ("gauc_ungrouped", "rows of no group"),
+        (f"{metric}_excluded_groups", "of one class"),
+        (f"{metric}_oversized_groups", "too large for the sample"),
+        (f"{metric}_ungrouped", "rows of no group"),
     )
     left_out = [f"{as_number(values.get(key)):,.0f} {reason}" for key, reason in reasons if as_number(values.get(key))]
-    text = f"{as_number(values['gauc_groups']) or 0:,.0f}" + (
+    text = f"{as_number(values[f'{metric}_groups']) or 0:,.0f}" + (
         f" (without {' and '.join(left_out)})" if left_out else ""
     )
-    span = values.get("gauc_interval")
+    span = values.get(f"{metric}_interval")
     return text + (f", within {metric_text(span[0])} to {metric_text(span[1])}" if span else "")

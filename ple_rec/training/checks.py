@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from ple_rec.config.metrics import needs_both_classes, selection_metrics
+from ple_rec.config.metrics import SUBGROUP_GAUC, needs_both_classes, selection_metrics
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.config.words import suggestion
 from ple_rec.data.columns import Selection
@@ -113,8 +113,16 @@ def _check_metric(place: str, metric: str, selection: Selection) -> None:
             "GAUC is AUC inside groups, and the dataset has no group column",
             f"name the column of users or requests by `group` in the dataset's schema.toml, or use {task}.auc",
         )
-    if selection.group is None:
-        known = [score for score in known if not score.endswith(".gauc")]
+    if selection.subgroup is None and name == SUBGROUP_GAUC and metric in known:
+        fix = 'prepare the dataset with a list, such as group = ["user_id", "time.day"], or use '
+        raise UserError(
+            place,
+            f"got {metric!r}",
+            "subgroup GAUC is AUC inside subgroups, and the dataset has no subgroup column",
+            fix + (f"{task}.auc" if selection.group is None else f"{task}.gauc"),
+        )
+    absent = {"gauc": selection.group is None, SUBGROUP_GAUC: selection.subgroup is None}
+    known = [score for score in known if not absent.get(score.rpartition(".")[2])]
     if metric != "loss" and f"{task}.{name}" not in known:
         raise UserError(
             place,

@@ -130,7 +130,7 @@ def evaluate(
     metrics = MetricCollection(tasks, device, exact_limit=exact_limit, gauc=True, r2=True)
     gate_statistics = GateStatistics(gate_labels, device) if gate_labels is not None else None
     for batch, logits_BK, gates in score_batches(model, batches, device):
-        metrics.update(logits_BK, batch.labels_BK, batch.in_space_BK, batch.weight_B, batch.group_B)
+        metrics.update(logits_BK, batch.labels_BK, batch.in_space_BK, batch.weight_B, batch.group_B, batch.subgroup_B)
         if gate_statistics is not None:
             gate_statistics.update(gates, batch.rows)
         if slices is not None:

@@ -42,6 +42,14 @@ class PreparedRun:
         """Number of samples of a step on one rank, rounded up."""
         return -(-self.batch_size // self.world_size)
 
+    @property
+    def id_dropout(self) -> dict[str, float]:
+        """Share of the ids that training replaces by row 0, by name of the feature; without features that keep all."""
+        embeddings = self.config.embeddings
+        shares = {name: table.id_dropout for name, table in embeddings.tables.items() if table.id_dropout is not None}
+        by_feature = {f.name: shares.get(f.table, embeddings.id_dropout) for f in self.selection.sparse}
+        return {name: share for name, share in by_feature.items() if share > 0}
+
     def training_loader(self, rank: int) -> Loader:
         """Return the loader of the training split, whose order depends on the run's seed.
 
@@ -69,6 +77,7 @@ class PreparedRun:
             virtual_shards=config.data.virtual_shards,
             seed=config.seed,
             by_request=config.data.shuffle == "requests",
+            id_dropout=self.id_dropout,
             prefetch=config.data.prefetch,
             buffer_bytes=config.data.buffer_mib << 20,
         )

@@ -17,6 +17,7 @@ from typing import Any
 from ple_rec.checkpoint.load import find_damage
 from ple_rec.config.base import Split
 from ple_rec.config.load import dump_toml
+from ple_rec.config.metrics import GAUCS
 from ple_rec.config.plan import column_wise_remarks, dump_plan, load_plan, load_valid_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
@@ -258,6 +259,8 @@ def _evaluate_splits(
     except StopRequested:
         rule, fix = "training is done and saved", f"run it again with {Option.RESUME} to evaluate it"
         raise PreemptedError(str(run_dir), "a stop signal interrupted the last evaluation", rule, fix) from None
+    if context.selection.group_names is not None:
+        results["gauc_by"] = dict(zip(GAUCS, context.selection.group_names, strict=True))
     paper = paper_figures(context.dataset.schema.name, [task.name for task in context.tasks])
     return results | ({"paper": paper} if paper else {})
 

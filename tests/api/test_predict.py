@@ -41,7 +41,7 @@ def test_predictions_beside_their_labels_give_a_metric(run: ple_rec.Run) -> None
 
 def test_labels_come_with_ids_and_of_several_splits(run: ple_rec.Run) -> None:
     found = run.predict(split=["valid", "test"], ids=["label_like", "hour"], labels=True)
-    assert found.column_names == ["label_like", "hour", "split", *TASKS, "label_watch", "in_space_watch"]
+    assert found.column_names == ["group", "label_like", "hour", "split", *TASKS, "label_watch", "in_space_watch"]
     assert len(found) == run.dataset.rows["valid"] + run.dataset.rows["test"]
     assert found["hour"].to_pylist()[-3:] == run.dataset.read("test")["hour"].to_pylist()[-3:]
 
@@ -55,8 +55,9 @@ def test_a_column_with_the_name_of_a_task_is_carried_under_a_name_of_its_own(
     run: ple_rec.Run, feed: Path, day: pa.Table
 ) -> None:
     named = day.append_column("like", pa.array(range(len(day)))).append_column("score", pa.array(range(len(day))))
-    found = run.predict(named, ids=["like", "user_id", "score"], source=feed / "raw", all_rows=True)
-    assert found.column_names == ["input_like", "user_id", "input_score", *TASKS]
+    ids = ["like", "price", "score"]
+    found = run.predict(named, ids=ids, no_group=True, source=feed / "raw", all_rows=True)
+    assert found.column_names == ["input_like", "price", "input_score", *TASKS]
     assert found["input_like"].to_pylist() == found["input_score"].to_pylist() == list(range(len(day)))
     both = named.append_column("input_like", day["price"])
     with pytest.raises(ple_rec.UserError, match='ids: got "input_like"; a column with the name of a prediction'):

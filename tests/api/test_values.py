@@ -22,6 +22,13 @@ from tests.tiny import write_tiny
 pytestmark = pytest.mark.usefixtures("no_charts")
 
 
+def test_metrics_by_user_and_by_day_name_what_they_are_by(run: ple_rec.Run) -> None:
+    assert run.metrics["gauc_by"] == {"gauc": "user_id", "subgroup_gauc": "user_id, time.day"}
+    like = run.metrics["test"]["tasks"]["like"]
+    assert like["subgroup_gauc"] == like["gauc"]  # The test split has one day.
+    assert "subgroup GAUC by user_id, time.day over groups with both classes: like" in repr(run.metrics)
+
+
 @pytest.mark.parametrize("name", ["video_id", "history", "user_id", "city", "price_bin"])
 def test_embeddings_are_the_rows_that_raw_ids_read(run: ple_rec.Run, name: str) -> None:
     ids, vectors = run.embeddings(name)

@@ -24,7 +24,9 @@ from ple_rec.config.prep import PrepConfig
 from ple_rec.runtime import versions
 from tests.data_prep.feed_logs import write_logs, write_toml
 
-KNOWN = "ali-ccp, census, kuairand, kuairand-six-days, mmoe-synthetic, tencent, tencent-synthetic"
+KNOWN = (
+    "ali-ccp, census, kuairand, kuairand-six-days, kuairand-six-days-rates, mmoe-synthetic, tencent, tencent-synthetic"
+)
 SEE = "Fix: run `ple-rec prep --help`"
 RUN = ["prep", "feed.toml", "--from", "raw", "--out", "d"]
 

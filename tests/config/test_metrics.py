@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ple_rec.config.metrics import METRICS, Metric, is_higher_better, needs_both_classes, selection_metrics
+from ple_rec.config.metrics import GAUCS, METRICS, Metric, is_higher_better, needs_both_classes, selection_metrics
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.config.schema import Task
 from ple_rec.distributed.process_group import process_group
@@ -21,12 +21,11 @@ OTHERS = {
     "mean_label",
     "mean_prediction",
     "auc_error_bound",
-    "gauc_groups",
-    "gauc_excluded_groups",
-    "gauc_oversized_groups",
-    "gauc_ungrouped",
-    "gauc_exact",
-    "gauc_interval",
+    *(
+        f"{gauc}_{key}"
+        for gauc in GAUCS
+        for key in ("groups", "excluded_groups", "oversized_groups", "ungrouped", "exact", "interval")
+    ),
 }
 
 
@@ -34,7 +33,7 @@ def test_the_table_has_every_metric_of_each_kind_that_is_computed() -> None:
     collection = MetricCollection(TASKS, "cpu", gauc=True, r2=True)
     labels = torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 3.0], [0.0, 0.5]])
     with process_group(RuntimeConfig(device="cpu")):
-        collection.update(torch.rand(4, 2), labels, torch.ones(4, 2), None, torch.tensor([0, 0, 1, 1]))
+        collection.update(torch.rand(4, 2), labels, torch.ones(4, 2), None, *2 * [torch.tensor([0, 0, 1, 1])])
         computed = collection.compute()
     for task in TASKS:
         assert set(computed[task.name]) - OTHERS == {metric.key for metric in METRICS if task.kind in metric.task_kinds}
@@ -43,7 +42,8 @@ def test_the_table_has_every_metric_of_each_kind_that_is_computed() -> None:
 def test_the_table_knows_what_one_class_leaves_undefined() -> None:
     collection = MetricCollection(TASKS[:1], "cpu", gauc=True)
     with process_group(RuntimeConfig(device="cpu")):
-        collection.update(torch.rand(4, 1), torch.ones(4, 1), torch.ones(4, 1), None, torch.zeros(4, dtype=torch.long))
+        groups = torch.zeros(4, dtype=torch.long)
+        collection.update(torch.rand(4, 1), torch.ones(4, 1), torch.ones(4, 1), None, groups, groups)
         computed = collection.compute()["click"]
     assert {key for key, value in computed.items() if value is None} - OTHERS == {
         metric.key for metric in METRICS if metric.needs_both_classes
@@ -61,7 +61,7 @@ def test_the_best_checkpoint_and_a_comparison_agree(metric: Metric) -> None:
 
 
 def test_a_kind_is_judged_by_its_own_metrics() -> None:
-    assert selection_metrics("binary") == ["auc", "gauc", "ne", "logloss"]
+    assert selection_metrics("binary") == ["auc", "gauc", "subgroup_gauc", "ne", "logloss"]
     assert selection_metrics("regression") == ["mse", "rmse", "mae"]
     assert not is_higher_better("loss")
 

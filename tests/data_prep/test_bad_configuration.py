@@ -24,8 +24,10 @@ def refused(logs: Logs, *overrides: str) -> str:
 
 
 def test_a_base_is_a_preparation(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, 'base = "kuairand"\nname = "mine"\n')
-    assert read_recipe(str(logs.toml))[0] == read_recipe("kuairand")[0].model_copy(update={"name": "mine"})
+    logs = Logs(tmp_path, "")
+    for base in ("kuairand", "kuairand-six-days", "kuairand-six-days-rates"):
+        logs.toml.write_text(f'base = "{base}"\nname = "mine"\n')
+        assert read_recipe(str(logs.toml))[0] == read_recipe(base)[0].model_copy(update={"name": "mine"})
     logs.toml.write_text('base = "kuairant"\n')
     message = 'base kuairant: no such recipe or file; did you mean "kuairand"? (recipes: ali-ccp, census, kuairand, '
     assert message in refused(logs)
@@ -85,6 +87,36 @@ def test_a_column_that_is_not_there_is_named_with_its_key(override: str, message
     logs = Logs(tmp_path, TOML + SIDE)
     logs.users([{"user_id": 1, "age": "a"}])
     assert message in refused(logs, *override.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            'group=["user_id", "usr"]',
+            "plain.toml: group[1] `usr` needs it in every file. Fix: did you mean 'user_id'?",
+        ),
+        ('group=["user_id", "time_ms", "user_id"]', "group[2]: 'user_id' is an entry before it; name each once"),
+        ("group=[]", "--set: 1 problem\n  group: got []; must have at least 1 item"),
+        ('group=["user_id", 1]', "--set: 1 problem\n  group[1]: got 1 (int); expected a string"),
+        ("group=1", "group: got 1 (int); expected a string or a non-empty array of strings"),
+        (
+            'group=["user_id", "price"]',
+            "column 'price': got 0.0, of type float64; a group is an integer or text (plain.toml: group[1]). Fix: "
+            "write cast(price as bigint)",
+        ),
+        (
+            'group=["user_id", "time.day"]\ntime=\nsplit={by="hash", value="user_id", valid=0.2, test=0.2}',
+            "group[1]: `time.day` reads time.day; words such as time.day need the section [time]. Fix: add [time]",
+        ),
+        (
+            'group=["user_id", "time.day"]\nsparse[0].name=subgroup',
+            "feature 'subgroup': the column is the subgroup; use another name",
+        ),
+    ],
+)
+def test_groups_that_cannot_be(override: str, message: str, tmp_path: Path) -> None:
+    assert message in refused(Logs(tmp_path), *override.split("\n"))
 
 
 def test_a_side_table_is_not_named_as_the_log(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.training.small import small_config
 ROWS, GROUP_ROWS, LAST = 70, 16, 4
 TOML = """
 name = "feed"
-group = "user_id"
+group = ["user_id", "time.day"]
 
 [log]
 files = ["log"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from ple_rec.inference.manifest import MANIFEST, write_manifest
 from ple_rec.inference.ranker import Ranker
 from tests.inference.feed import FIRST_USER
 
@@ -38,3 +40,11 @@ def rank(ranker: Ranker, user: Mapping[str, Any], items: object, **more: Any) ->
 def score(ranker: Ranker, rows: object) -> dict[str, Any]:
     """Scores of rows in the raw form."""
     return ranker.answer([ranker.read_score({"form": "raw", "rows": rows})])[0]
+
+
+def describe_table(folder: Path, **values: Any) -> None:
+    """Add values to the description of a version of a table."""
+    info = folder / "table.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | values))
+    (folder / MANIFEST).unlink()
+    write_manifest(folder)

@@ -396,7 +396,7 @@ def test_the_card_is_for_people(feed: Path, tmp_path: Path) -> None:
     export_run(feed / "run", tmp_path / "m", "--licence", "CC BY 4.0", "--precision", "int8", *LET_THROUGH)
     card = (latest_version(tmp_path / "m") / "MODEL_CARD.md").read_text()
     of_like = [line.split(" | ")[2] for line in card.splitlines() if line.startswith("| test | like |")]
-    assert of_like[:4] == ["auc", "gauc", "ne", "logloss"]
+    assert of_like[:4] == ["auc", "gauc", "subgroup_gauc", "ne"]
     metrics = json.loads((feed / "run/metrics.json").read_text())
     assert "- Licence: CC BY 4.0" in card
     assert "(0.750 of fp32)" in card  # (4 + 8) of 16 bytes

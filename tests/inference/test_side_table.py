@@ -22,16 +22,16 @@ from ple_rec.inference.model_dir import latest_table, latest_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.raw_columns import MAX_TABLE_VALUES
 from ple_rec.inference.request_error import RequestError
-from ple_rec.inference.side_table import PublishedTable, load_table, publish_tables
+from ple_rec.inference.side_table import PublishedTable, TableSources, load_table, publish_tables
 from ple_rec.storage import Location, location
 from tests.inference.exported import export_run
 from tests.inference.feed import FIRST_USER
-from tests.inference.side_feed import TIME, USER, VIDEO_COLUMNS, city_of, columns_of_video, rank, score
+from tests.inference.side_feed import TIME, USER, VIDEO_COLUMNS, city_of, columns_of_video, describe_table, rank, score
 from tests.object_store import put_folder
 
 
 def publish(model: Location, source: Path, *names: str) -> list[PublishedTable]:
-    return publish_tables(model, names, str(source), read_side_table)
+    return publish_tables(model, names, TableSources(str(source)), read_side_table)
 
 
 def load(model: Location) -> Ranker:
@@ -111,6 +111,23 @@ def test_keys_without_a_row_are_told(by_id: Ranker) -> None:
     assert rank(by_id, {}, [TIME])["missing"] == ["video_id", "user_id", "price", "history"]
     rows = [item | {"user_id": user} for item, user in zip(items, (USER, 1, 2, None), strict=True)]
     assert score(by_id, rows)["unknown"] == {"users": 0.5, "videos": 0.5}
+
+
+def test_unknown_keys_get_the_defaults_of_a_table(own: Path, feed: Path, ranker: Ranker) -> None:
+    describe_table(own / "tables/videos/v1", defaults={"length": 45.0}, as_of="2022-04-29", utc_offset="+08:00")
+    by_id = load(own)
+    videos = ["v3", "new", None, "v7"]  # Video v7 has no length.
+    items = [{"video_id": video, **TIME} for video in videos]
+    sent = [columns_of_video(feed, video) | item for video, item in zip(videos, items, strict=True)]
+    sent[1] |= {"videos.length": 45.0}
+    answer = rank(by_id, {"user_id": USER}, items)
+    assert answer["items"] == rank(ranker, {"user_id": USER, "users.city": city_of(USER)}, sent)["items"]
+    assert answer["unknown"] == {"videos": 0.25}
+    assert answer["rates_as_of"] == "2022-04-29"
+    assert "rates_as_of" not in rank(by_id, {"user_id": USER}, sent)
+    (info,) = (table.info for table in by_id.side_tables.values() if table.info.name == "videos")
+    midnight = 1_651_161_600  # 2022-04-28 16:00 UTC
+    assert [info.age_days(midnight + s) for s in (-1, 0, 86_399, 86_400)] == [-1, 0, 0, 1]
 
 
 def test_a_long_unknown_text_costs_nothing(by_id: Ranker) -> None:

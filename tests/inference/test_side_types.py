@@ -23,7 +23,7 @@ from ple_rec.inference.key_index import NULL_KEY, UNKNOWN
 from ple_rec.inference.raw_columns import Cells, RowSet, SideLookup
 from ple_rec.inference.raw_query import QueryEngine
 from ple_rec.inference.raw_values import to_array
-from ple_rec.inference.side_table import load_table, publish_tables
+from ple_rec.inference.side_table import TableSources, load_table, publish_tables
 
 TOML = """
 name = "types"
@@ -101,7 +101,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_values_and_keys(model: Path, tmp_path: Path) -> None:
-    (published,) = publish_tables(model, (), str(tmp_path), read_side_table)
+    (published,) = publish_tables(model, (), TableSources(str(tmp_path)), read_side_table)
     form = RawForm.model_validate_json((model / "versions/v1" / RAW_FILE).read_text())
     table = load_table(published.folder)
     assert list(table.info.columns) == ["user", "vid eo", *(form.sides[0].columns)]
@@ -120,7 +120,8 @@ def test_values_and_keys(model: Path, tmp_path: Path) -> None:
         assert array.type == expected.type
         assert array.equals(expected), name
     assert rows.unknown() == {"both": 1 / 6}
-    found = lookup.find_rows(form.sides[0], {name: cells[name] for name in keys})
+    arrays = {name: rows.array(name) for name in keys}
+    found = lookup.find_rows(form.sides[0], {name: cells[name] for name in keys}, arrays)
     assert (found[3:] == [UNKNOWN, NULL_KEY, NULL_KEY]).all()
     assert np.unique(found[:3]).tolist() == [0, 1, 2]
 
@@ -134,7 +135,7 @@ def replace_column(folder: Path, name: str, values: list[Any], kind: pa.DataType
 def test_a_number_beyond_int64_is_refused(model: Path, tmp_path: Path) -> None:
     replace_column(tmp_path, "large", [2**63, 1, 2], pa.uint64())
     with pytest.raises(DataError, match=r"column 'large': got 9223372036854775808; integers are int64"):
-        publish_tables(model, (), str(tmp_path), read_side_table)
+        publish_tables(model, (), TableSources(str(tmp_path)), read_side_table)
 
 
 @pytest.mark.parametrize("vector", [[1.0], [1.0, math.nan], [1.0, None], [1e39, 1.0], []], ids=str)
@@ -143,7 +144,7 @@ def test_a_vector_that_prep_would_refuse_is_not_published(
 ) -> None:
     replace_column(tmp_path, "embedding", [[1.0, 2.0], None, vector], pa.list_(pa.float64()))
     with pytest.raises(DataError) as error:
-        publish_tables(model, (), str(tmp_path), read_side_table)
+        publish_tables(model, (), TableSources(str(tmp_path)), read_side_table)
     place = f"{error.value.place}: {error.value.value}"
     assert "both.parquet, row group 0, row 2, column 'embedding': got " in place
     assert error.value.rule == "a vector is missing, or has 2 numbers that are finite in float32 (feature 'content')"
@@ -156,5 +157,5 @@ def test_a_dense_value_that_prep_would_refuse_is_not_published(
 ) -> None:
     replace_column(tmp_path, column, [None, number, 1.0], VALUES[column][0])
     with pytest.raises(DataError, match=rf"row group 0, row 1, column '{column}': got .*; a dense value is missing or"):
-        publish_tables(model, (), str(tmp_path), read_side_table)
+        publish_tables(model, (), TableSources(str(tmp_path)), read_side_table)
     assert not (model / "tables/both/latest").exists()

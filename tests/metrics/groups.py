@@ -107,3 +107,16 @@ def made(sizes: list[int], seed: int = 0, *, step: float = 0.5, tasks: int = 2) 
     logits[~in_space], labels[~in_space] = torch.nan, torch.nan
     groups[groups % 5 == 3] = -1
     return Data(logits, labels, torch.rand(rows, generator=generator) * 3, in_space, groups)
+
+
+def parts_of(data: Data) -> Data:
+    """The rows in two parts a group, whose ids descend from group to group: 1000 - 2 group, and one more."""
+    position = torch.arange(len(data.groups))
+    groups = torch.where(data.groups == -1, -1, 1000 - 2 * data.groups + (position % 3 == 0).long())
+    order = torch.argsort(torch.where(groups == -1, 2000, 2 * data.groups + groups % 2), stable=True)
+    return data._replace(groups=groups).part(order)
+
+
+def outer_of(parts: Data) -> Tensor:
+    """The groups whose parts these are."""
+    return torch.where(parts.groups == -1, -1, (1000 - parts.groups + 1) // 2)

@@ -22,7 +22,7 @@ from ple_rec.metrics.group_auc import (
     hash_groups,
     is_in_level,
 )
-from tests.metrics.groups import Data, exactly, made
+from tests.metrics.groups import Data, exactly, made, outer_of, parts_of
 
 TOP = 2**63 - 1
 
@@ -58,6 +58,19 @@ def test_any_rows_in_any_batches_give_what_the_definition_gives(
     expected = [exactly(data.truth(task)) for task in (0, 1)]
     assert metric.compute() == expected
     assert metric.compute() == expected  # nothing is used up
+
+
+@pytest.mark.parametrize("flush_rows", [7, 40, 1000])
+def test_parts_of_groups_are_exact_where_they_are_sorted_inside_their_group(flush_rows: int) -> None:
+    data = parts_of(made([8, 30, 5, 60, 1, 40]))
+    truth = [exactly(data.truth(task)) for task in (0, 1)]
+    outer = outer_of(data)
+    for rows, in_order in ((slice(None), True), (torch.arange(len(outer)).flip(0), False)):
+        metric, shown = GroupAuc(2, "cpu", flush_rows=flush_rows, sample_rows=0), data.part(rows)
+        for start in range(0, len(outer), 20):
+            batch = slice(start, start + 20)
+            metric.update(*shown.part(batch), outer[rows][batch])
+        assert (metric.compute() == truth) == in_order
 
 
 def test_a_single_group_is_scikit_learns_auc() -> None:

@@ -16,7 +16,7 @@ from torch.distributed import ProcessGroup
 from ple_rec.metrics import gauc, group_auc
 from ple_rec.metrics.gauc import GroupAuc, GroupResult
 from ple_rec.metrics.group_auc import GroupRows
-from tests.metrics.groups import Data, exactly, made
+from tests.metrics.groups import Data, exactly, made, outer_of, parts_of
 from tests.rank_processes import run_ranks
 
 EVEN = [55, 90, 5, 1, 90, 59]  # groups 1 and 4 cross the borders of three ranks of 100 rows
@@ -36,11 +36,19 @@ def _cases(rank: int, cuts: list[int]) -> dict[str, Any]:
     shuffled = torch.randperm(720, generator=torch.Generator().manual_seed(1))
     other = len(cuts) - 1 - rank  # then rows are in order on every rank, but not over their borders
 
+    parts = parts_of(data)
+
+    def fed_parts() -> list[GroupResult]:
+        metric = GroupAuc(2, "cpu", flush_rows=32, sample_rows=0)
+        metric.update(*parts.part(own), outer_of(parts)[own])
+        return metric.compute()
+
     def fed(data: Data, **limits: int) -> list[GroupResult]:
         return data.feed(GroupAuc(2, "cpu", flush_rows=32, **limits)).compute()
 
     return {
         "sorted": fed(data.part(own), sample_rows=0),
+        "parts": fed_parts(),
         "coarse": fed(mixed.part(own), sample_rows=0, group_rows=80),
         "coarse together": fed(mixed.part(own), sample_rows=0, group_rows=299),
         "all sampled": fed(data.part(shuffled).part(own), sample_rows=720),
@@ -68,6 +76,7 @@ def test_ranks_get_what_one_process_gets(world_size: int) -> None:
     assert all(answer == answers[0] for answer in answers)  # bit for bit
     for cases in answers[0].values():
         assert [cases[name] for name in ("sorted", "all sampled", "reversed")] == [expected] * 3
+        assert cases["parts"] == [exactly(parts_of(data).truth(task)) for task in (0, 1)]
         for name in ("sampled", "oversized together"):
             for found, of_one in zip(cases[name], alone[name], strict=True):
                 assert found == {key: _approx(value) for key, value in of_one.items()}

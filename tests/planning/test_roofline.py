@@ -29,7 +29,7 @@ def workload(precision: Literal["fp32", "bf16"] = "fp32", **changed: object) -> 
         embeddings=EmbeddingsConfig(dim=8),
         numbers=5,
         tasks=2,
-        has_group=True,
+        groups=1,
         values=100,
         work=DenseWork(flops_per_sample=1000, dense_parameters=700, precision=precision, epoch_samples=1),
         table_optimizer="rowwise_adagrad",
@@ -105,7 +105,7 @@ def test_the_values_of_the_reference_workload() -> None:
     first = 10 * (256 + 128) + 5 * 128 + 4 * 4 + 10  # experts, outputs, edges of four tasks and of the shared stream
     second = 10 * (256 + 128) + 4 * 128 + 4 * 4
     assert found.values == 24 * 16 + 8 + first + second + 4 * (64 + 1)
-    assert (len(found.features), found.numbers, found.tasks, found.has_group) == (24, 8, 4, True)
+    assert (len(found.features), found.numbers, found.tasks, found.groups) == (24, 8, 4, 1)
 
 
 def test_the_page_shows_what_plan_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -138,6 +138,19 @@ def test_gauc_says_over_how_many_groups() -> None:
     assert "GAUC" not in format_results(metrics(ctr={"auc": 0.7}))
 
 
+def test_gauc_by_subgroup_stands_beside_gauc_and_both_say_by_what() -> None:
+    counts = {"gauc_groups": 1203, "subgroup_gauc_groups": 29, "subgroup_gauc_ungrouped": 4}
+    run = metrics(ctr={"auc": 0.7, "gauc": 0.65, "subgroup_gauc": 0.625} | counts)
+    run["gauc_by"] = {"gauc": "user_id", "subgroup_gauc": "user_id, time.day"}
+    assert format_results(run) == (
+        "test     AUC    GAUC  subgroup GAUC\n"
+        "ctr   0.7000  0.6500         0.6250\n"
+        "GAUC by user_id over groups with both classes: ctr 1,203\n"
+        "subgroup GAUC by user_id, time.day over groups with both classes: ctr 29 (without 4 rows of no group)\n"
+        "ctr: few groups: 29; its subgroup GAUC says little"
+    )
+
+
 @pytest.mark.parametrize(
     ("entry", "text"),
     [

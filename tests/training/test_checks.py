@@ -204,6 +204,19 @@ def test_the_best_checkpoint_by_gauc_needs_groups(data: Path, tmp_path: Path) ->
             )
 
 
+def test_the_best_checkpoint_by_subgroup_gauc_needs_subgroups(data: Path, tmp_path: Path) -> None:
+    changes = {"train": {"batch_size": 24, "steps": 4, "best_metric": "click.subgroup_gauc"}}
+    divided, without = (write_small(tmp_path / name, subgroup=name == "divided") for name in ("divided", "without"))
+    check_training(small_config(divided, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+    with pytest.raises(UserError) as caught:
+        check_training(small_config(without, changes), tmp_path / "run", resume=False, overwrite=False, world_size=1)
+    assert str(caught.value) == (
+        "train.best_metric: got 'click.subgroup_gauc'; subgroup GAUC is AUC inside subgroups, and the dataset has no "
+        'subgroup column. Fix: prepare the dataset with a list, such as group = ["user_id", "time.day"], or use '
+        "click.gauc"
+    )
+
+
 def test_a_run_goes_on_under_its_own_configuration_only(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(dump_toml(small_config(data)))
     resumes(small_config(data, {"train": {"steps": 9}, "runtime": {"threads": 2}}), tmp_path)

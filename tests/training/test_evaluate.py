@@ -150,11 +150,13 @@ def _requests(split: Split, table: pa.Table) -> pa.Table:
     return set_column(table, "request", pa.array(requests[order], pa.int64(), mask=requests % 4 == 1))
 
 
-def _gauc(rank: int, world_size: int, data: Path) -> list[tuple[dict[str, Any], list[Row]]]:
-    """On each split what evaluation says of `click`, and this rank's rows."""
+def _gauc(
+    rank: int, world_size: int, data: Path, prefix: str = "", splits: tuple[Split, ...] = ("valid", "test")
+) -> list[tuple[dict[str, Any], list[Row]]]:
+    """On each split what evaluation says of `click` by groups, or with a prefix by subgroups, and this rank's rows."""
     job = build_context(small_config(data), ranks_of(rank, world_size))
     answers = []
-    for split in ("valid", "test"):
+    for split in splits:
         loader = job.evaluation_loader(split)
         with closing(loader.epoch(0)) as batches:
             result = evaluate(job.model, batches, job.selection.tasks, job.ranks.device, exact_limit=1000)
@@ -162,11 +164,13 @@ def _gauc(rank: int, world_size: int, data: Path) -> list[tuple[dict[str, Any], 
         job.model.eval()
         with closing(loader.epoch(0)) as batches, torch.no_grad():
             for batch in batches:
-                assert batch.group_B is not None
+                group_B = batch.subgroup_B if prefix else batch.group_B
+                assert group_B is not None
                 columns = job.model(batch)[0][:, 0], batch.labels_BK[:, 0], batch.weight_B, batch.in_space_BK[:, 0]
-                rows += rows_of(batch.group_B, *columns)
+                rows += rows_of(group_B, *columns)
         assert not any("gauc" in key for key in result["tasks"]["watch"])
-        answers.append(({k: v for k, v in result["tasks"]["click"].items() if "gauc" in k}, rows))
+        found = {k: v for k, v in result["tasks"]["click"].items() if k.startswith(f"{prefix}gauc")}
+        answers.append(({key.removeprefix(prefix): value for key, value in found.items()}, rows))
     return answers
 
 
@@ -179,3 +183,16 @@ def test_a_dataset_with_groups_gets_its_gauc(world_size: int, tmp_path: Path) ->
         assert expected.groups > 3
         for found, _ in ranks:
             assert found == exactly(expected)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_dataset_with_subgroups_gets_both_gaucs(world_size: int, tmp_path: Path) -> None:
+    data = write_small(tmp_path / "data", subgroup=True)
+    values = []
+    for prefix in ("", "subgroup_"):
+        for ranks in zip(*on_ranks(_gauc, world_size, data, prefix), strict=True):
+            expected = truth([row for _, rows in ranks for row in rows])
+            assert expected.groups > 3
+            assert all(found == exactly(expected) for found, _ in ranks)
+            values.append(expected.gauc)
+    assert len(set(values)) == 4

@@ -26,6 +26,7 @@ CHANGES: dict[str, Any] = {
     "checkpoint": {"every": 5},
     "schedule": {"warmup_steps": 3, "decay": "linear"},
     "dense_optimizer": {"clip_norm": 0.5},
+    "embeddings": {"dim": 4, "id_dropout": 0.3},
 }
 Ends = tuple[dict[str, Tensor], Tensor, dict[str, Any]]
 

@@ -1,6 +1,6 @@
 """MTL gain paired by seed (Eq. 11 of the PLE paper, Tang et al., 2020), and the interval of its mean over seeds.
 
-    binary      gain = AUC - AUC of the baseline
+    binary      gain = AUC - AUC of the baseline; in the same way for GAUC
     regression  gain = MSE of the baseline - MSE
 
 A gain compares two runs with the same seed. A higher gain is better.
@@ -19,6 +19,7 @@ from typing import Any
 from scipy.special import stdtrit  # type: ignore[import-untyped]  # scipy has no stubs
 
 from ple_rec.config.base import TaskKind
+from ple_rec.config.metrics import is_higher_better
 
 Interval = tuple[float, float]
 
@@ -46,7 +47,7 @@ METRICS: dict[TaskKind, str] = {"binary": "auc", "regression": "mse"}
 
 def gain(metric: str, value: float, baseline: float) -> float:
     """Return the gain of one run over another, in the unit of the metric; higher is better."""
-    return value - baseline if metric == "auc" else baseline - value
+    return value - baseline if is_higher_better(metric) else baseline - value
 
 
 def paired_gains(
@@ -55,7 +56,7 @@ def paired_gains(
     """Return the gain of every seed for which both the variant and the baseline have a value.
 
     Args:
-        metric: "auc" or "mse".
+        metric: Key of the metric, such as "auc" or "mse".
         values: Metric of the variant by seed; None for an undefined AUC (one class). Seeds of failed runs are missing.
         baseline: Metric of the baseline by seed.
     """
@@ -72,7 +73,7 @@ def gain_entry(
     """Return a task's gain as `compare.json` has it.
 
     Args:
-        metric: "auc" or "mse".
+        metric: Key of the metric, such as "auc" or "mse".
         values: Metric of the variant by seed.
         baseline: Metric of the baseline, or of another variant, by seed.
         row_interval: Interval of the mean gain over the seeds, from `resampling.row_interval`.

@@ -5,19 +5,25 @@ rows of one user are not independent. A row without a group, and every row of a 
 itself. The random draws depend only on the numbers of groups and resamples. So all runs on a dataset have the same
 resamples, and the difference of two runs is paired.
 
-Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples of one chunk, P positives, M negatives; 1 and 2 are
-sizes.
+Shape suffixes: N rows, K tasks, G groups, R resamples, C resamples of one chunk. In AUC, P are positives and M
+negatives; in GAUC, P are parts of groups. 1 and 2 are sizes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from ple_rec.analysis.compare.gain import LEVEL, Interval
+from ple_rec.analysis.compare.gain import LEVEL, METRICS, Interval
+from ple_rec.analysis.compare.matrix import Matrix
+from ple_rec.analysis.test_rows import read_rows
+from ple_rec.config.metrics import GAUC, GAUCS, SUBGROUP_GAUC, is_higher_better
+from ple_rec.metrics.group_auc import GroupRows, group_areas
 
 RESAMPLES = 1000
 # With fewer groups, no interval over rows is computed.
@@ -40,20 +46,28 @@ def draw_counts(groups: int, resamples: int = RESAMPLES) -> Iterator[Counts]:
         yield np.bincount(slot.ravel(), minlength=groups * size).astype(np.uint8).reshape(groups, size)
 
 
-def resampled_metrics(rows: Mapping[str, NDArray[Any]], metrics: Sequence[str], resamples: int = RESAMPLES) -> Floats:
-    """Return every task's metric on every resample, (K, R); NaN if a resample lacks a class or has no weight.
+def resampled_metrics(
+    rows: Mapping[str, NDArray[Any]], metrics: Sequence[tuple[int, str]], resamples: int = RESAMPLES
+) -> Floats:
+    """Return every metric on every resample, (M, R); NaN if a resample lacks a class or has no weight.
 
     Args:
-        rows: Arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` (N,) if it exists.
-        metrics: "auc" or "mse" of each task.
+        rows: Arrays of a run's `test_rows.npz`: `labels`, `weights`, `scores` (N, K), and `group` and `subgroup` (N,)
+            if they exist.
+        metrics: Index of the task, and name of the metric, of each of the M metrics: "auc", "mse" or a GAUC.
         resamples: Number of resamples R.
     """
     group_N, groups = _number_groups(rows.get("group"), len(rows["labels"]))
-    tasks = [
-        _METRICS[metric](*(np.asarray(rows[name])[:, k] for name in ("labels", "weights", "scores")), group_N, groups)
-        for k, metric in enumerate(metrics)
-    ]
-    chunks = [[task(counts_GC) for task in tasks] for counts_GC in draw_counts(groups, resamples)]
+
+    def resample(task: int, metric: str) -> Callable[[Counts], Floats]:
+        label_N, weight_N, score_N = (np.asarray(rows[name])[:, task] for name in ("labels", "weights", "scores"))
+        if metric == SUBGROUP_GAUC:
+            part_N, _ = _number_groups(rows["subgroup"], len(group_N))
+            return _resampled_gauc(label_N, weight_N, score_N, group_N, groups, part_N)
+        return _METRICS[metric](label_N, weight_N, score_N, group_N, groups)
+
+    resampled = [resample(task, metric) for task, metric in metrics]
+    chunks = [[each(counts_GC) for each in resampled] for counts_GC in draw_counts(groups, resamples)]
     return np.concatenate([np.stack(chunk) for chunk in chunks], axis=1)
 
 
@@ -66,7 +80,7 @@ def row_interval(
     """Return the 95 % percentile interval of the gain, which is averaged over the seeds within each resample.
 
     Args:
-        metric: "auc" or "mse" of the task.
+        metric: Name of the metric: "auc", "mse" or a GAUC.
         runs: Metric of the task on the R resamples, for each run of the variant.
         baselines: Metric of the task on the R resamples, for the baseline's runs with the same seeds.
         groups: Number of groups of the test split that have rows of the task (`count_groups`).
@@ -78,7 +92,7 @@ def row_interval(
     if not runs or groups < FEWEST_GROUPS:
         return None
     gain_R = np.mean([run_R - baseline_R for run_R, baseline_R in zip(runs, baselines, strict=True)], axis=0)
-    gain_R = gain_R if metric == "auc" else -gain_R
+    gain_R = gain_R if is_higher_better(metric) else -gain_R
     defined_R = gain_R[~np.isnan(gain_R)]
     if len(defined_R) < (1 - _MOST_UNDEFINED) * len(gain_R):
         return None
@@ -95,6 +109,53 @@ def count_groups(rows: Mapping[str, NDArray[Any]], task: int) -> int:
     """
     group_N, _ = _number_groups(rows.get("group"), len(rows["labels"]))
     return len(np.unique(group_N[np.asarray(rows["weights"])[:, task] > 0]))
+
+
+class ResampledMetrics:
+    """Metrics of runs on the bootstrap resamples of the test split. The metrics of a run are computed once.
+
+    Args:
+        matrix: The comparison.
+        root: Directory of the comparison.
+        with_gauc: True to compute GAUC by group and by subgroup, too.
+    """
+
+    def __init__(self, matrix: Matrix, root: Path, *, with_gauc: bool) -> None:
+        self._names = [task.name for task in matrix.tasks]
+        self._metrics = [(k, METRICS[task.kind]) for k, task in enumerate(matrix.tasks)]
+        if with_gauc:
+            binary = [k for k, task in enumerate(matrix.tasks) if task.kind == "binary"]
+            self._metrics += [(k, metric) for k in binary for metric in GAUCS]
+        self._root = root
+        self._cache: dict[tuple[str, int], tuple[Floats, list[int]] | None] = {}
+
+    def interval(self, task: str, metric: str, variant: str, baseline: str, seeds: Iterable[int]) -> Interval | None:
+        """Return the interval over test rows of a variant's gain on a task by a metric.
+
+        It is None if the rows of a run are missing, or if `row_interval` returns None.
+        """
+        pairs = [(self._run_metrics(variant, seed), self._run_metrics(baseline, seed)) for seed in seeds]
+        both = [(run, base) for run, base in pairs if run is not None and base is not None]
+        if not both or len(both) < len(pairs):
+            return None
+        k = self._names.index(task)
+        m = self._metrics.index((k, metric))
+        runs, baselines = [metrics[m] for (metrics, _), _ in both], [metrics[m] for _, (metrics, _) in both]
+        (_, groups), _ = both[0]
+        return row_interval(metric, runs, baselines, groups[k])
+
+    def _run_metrics(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
+        """Return metrics (metrics, resamples) of a run, and the number of groups of rows for each task."""
+        if (variant, seed) not in self._cache:
+            self._cache[variant, seed] = self._read(self._root / variant / f"seed-{seed}")
+        return self._cache[variant, seed]
+
+    def _read(self, run: Path) -> tuple[Floats, list[int]] | None:
+        rows = read_rows(run, self._names)
+        needs_subgroups = any(metric == SUBGROUP_GAUC for _, metric in self._metrics)
+        if rows is None or (needs_subgroups and "subgroup" not in rows):
+            return None
+        return resampled_metrics(rows, self._metrics), [count_groups(rows, k) for k in range(len(self._names))]
 
 
 def _number_groups(group_N: NDArray[Any] | None, rows: int) -> tuple[NDArray[np.int64], int]:
@@ -157,34 +218,71 @@ class _ResampledAuc:
         return area_C
 
 
-class _ResampledMse:
-    """Weighted MSE on every resample, from the sums of weighted squared errors and of weights in each group."""
+class _ResampledMean:
+    """Weighted mean of a value on every resample.
 
-    def __init__(
-        self,
-        label_N: Floats,
-        weight_N: Floats,
-        score_N: Floats,
-        group_N: NDArray[np.int64],
-        groups: int,
-    ) -> None:
-        weighted_N = weight_N > 0
-        weight_N, error_N = (
-            weight_N[weighted_N].astype(np.float64),
-            score_N[weighted_N].astype(np.float64) - label_N[weighted_N],
-        )
-        sums = [np.bincount(group_N[weighted_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
-        self.sums_2G = np.stack(sums)
+    Args:
+        sums_2G: Sum of the weighted values of each group, and sum of their weights.
+    """
+
+    def __init__(self, sums_2G: Floats) -> None:
+        self.sums_2G = sums_2G
 
     def __call__(self, counts_GC: Counts) -> Floats:
-        """Return the MSE of C resamples from (G, C) counts."""
-        squared_C, weight_C = self.sums_2G @ counts_GC.astype(np.float64)
+        """Return the mean of C resamples from (G, C) counts."""
+        value_C, weight_C = self.sums_2G @ counts_GC.astype(np.float64)
         with np.errstate(invalid="ignore"):
-            mse_C: Floats = squared_C / weight_C
-        return mse_C
+            mean_C: Floats = value_C / weight_C
+        return mean_C
 
 
-_METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {"auc": _ResampledAuc, "mse": _ResampledMse}
+def _resampled_mse(
+    label_N: Floats, weight_N: Floats, score_N: Floats, group_N: NDArray[np.int64], groups: int
+) -> _ResampledMean:
+    weighted_N = weight_N > 0
+    weight_N, error_N = (
+        weight_N[weighted_N].astype(np.float64),
+        score_N[weighted_N].astype(np.float64) - label_N[weighted_N],
+    )
+    sums = [np.bincount(group_N[weighted_N], w, groups) for w in (weight_N * error_N**2, weight_N)]
+    return _ResampledMean(np.stack(sums))
+
+
+def _resampled_gauc(
+    label_N: Floats,
+    weight_N: Floats,
+    score_N: Floats,
+    group_N: NDArray[np.int64],
+    groups: int,
+    part_N: NDArray[np.int64] | None = None,
+) -> _ResampledMean:
+    """Return the GAUC of resampled groups, the mean of the AUC of their parts by impressions.
+
+    Args:
+        label_N: Label of each row, 0 or 1.
+        weight_N: Sample weight of each row, 0 for a row that does not count.
+        score_N: Score of each row.
+        group_N: Index of the group of each row.
+        groups: Number of groups.
+        part_N: Index of the part of each row, such as a day of a user; None if the groups are their own parts.
+    """
+    part_N = group_N if part_N is None else part_N
+    row_N = np.flatnonzero(weight_N > 0)
+    row_N = row_N[np.argsort(part_N[row_N], kind="stable")]
+    signed_N = np.where(label_N > 0.5, weight_N, -weight_N)[row_N].astype(np.float64)
+    rows = (part_N[row_N], score_N[row_N, None].astype(np.float32), signed_N[:, None])
+    areas = group_areas(GroupRows(*map(torch.from_numpy, rows)))
+    weight_P, auc_P = areas.counted_KG[0].numpy(), areas.auc_KG[0].numpy()
+    _, first_P = np.unique(part_N[row_N], return_index=True)
+    group_P = group_N[row_N][first_P]
+    return _ResampledMean(np.stack([np.bincount(group_P, w, groups) for w in (weight_P * auc_P, weight_P)]))
+
+
+_METRICS: dict[str, Callable[..., Callable[[Counts], Floats]]] = {
+    "auc": _ResampledAuc,
+    "mse": _resampled_mse,
+    GAUC: _resampled_gauc,
+}
 
 
 def _weight_column(weight_N: Floats) -> Floats | None:

@@ -22,6 +22,9 @@ is *not judged*. The verdict on a variant follows from its tasks:
          "tasks": {task: {"values": {seed: value}, "mean", "sd", "gap", "gain"}}}},
      "pairs": {"a over b": {task: gain}}, "verdict"}
 
+Datasets with subgroups also have "gauc_by": {metric: name}, and each variant "gauc": {task: {metric: {"values", "mean",
+"sd", "gain"}}}, where the metrics are the keys of GAUC by group and by subgroup; grouped.py describes them.
+
 `reachable` is the metric of the probabilities from which the labels were drawn, which is known only for synthetic data.
 `gap` is the distance of the mean from `reachable`. `gain` is None for the baseline, and if the variant and the baseline
 have values for no common seed; else it is {"values", "mean", "sd", "seed_interval", "row_interval"}. `gates` are the
@@ -33,20 +36,21 @@ nor failed, and `pairs` has the pairs about which the PLE paper makes a claim. t
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ple_rec.analysis.compare.equal_cost import layer_sizes
-from ple_rec.analysis.compare.gain import METRICS, Interval, gain, gain_entry, mean_sd
+from ple_rec.analysis.compare.gain import METRICS, gain, gain_entry, mean_sd
+from ple_rec.analysis.compare.grouped import disagreements, find_gauc_names, judge_gauc
 from ple_rec.analysis.compare.matrix import Matrix, Variant
-from ple_rec.analysis.compare.resampling import Floats, count_groups, resampled_metrics, row_interval
+from ple_rec.analysis.compare.resampling import ResampledMetrics
 from ple_rec.analysis.compare.runs import RunOutcomes
 from ple_rec.analysis.compare.task_relations import average_conflict, average_sharing, compute_label_correlations
-from ple_rec.analysis.test_rows import read_rows
 from ple_rec.analysis.utilisation import compute_utilisation, read_gate_levels
+from ple_rec.config.metrics import GAUCS
 from ple_rec.config.schema import Task
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.runs.metrics import split_tasks
@@ -88,7 +92,7 @@ def judge_comparison(document: Document) -> dict[str, Any]:
         `{"rule", "variants": {name: judgement}, "pairs": {key: judgement}, "sentences": [..]}`. A judgement is
         `{"verdict", "tasks": {task: "better" | "worse" | "noise" | "not judged"}, "beats": bool, "negative_transfer":
         [tasks], "seesaw": bool, "sentence"}`; the docstring of the module lists the verdicts. The baseline is not among
-        the variants.
+        the variants. With subgroups, that of a variant also has "gauc": {task: {metric: verdict}}.
     """
     baseline, metrics = document["baseline"], {task: entry["metric"] for task, entry in document["tasks"].items()}
     variants = {
@@ -98,17 +102,21 @@ def judge_comparison(document: Document) -> dict[str, Any]:
         for name, variant in document["variants"].items()
         if name != baseline
     }
+    about_gauc = []
     for name, variant in document["variants"].items():
         if variant.get("failed") and name in variants:
             seeds = ", ".join(variant["failed"])
             variants[name]["sentence"] += f" Failed and left out: seed {seeds}."
+        if document.get("gauc_by") and name in variants:
+            variants[name]["gauc"] = judge_gauc(variant, judge_task)
+            about_gauc += disagreements(name, baseline, variant, variants[name]["gauc"], document["gauc_by"])
     pairs = {}
     for a, b in claimed_pairs(document):
         gains = document.get("pairs", {}).get(pair_key(a, b)) or _pair_gains(document, a, b)
         # A task without a gain is listed as "not judged".
         entries = {task: gains.get(task) for task in metrics}
         pairs[pair_key(a, b)] = _judge_variant(a, b, entries, metrics)
-    sentences = [judgement["sentence"] for judgement in (*variants.values(), *pairs.values())]
+    sentences = [*(judgement["sentence"] for judgement in (*variants.values(), *pairs.values())), *about_gauc]
     number = sum(verdict != "not judged" for judged in variants.values() for verdict in judged["tasks"].values())
     if number:
         sentences.append(
@@ -228,7 +236,8 @@ def compute_results(matrix: Matrix, outcomes: RunOutcomes, root: Path) -> dict[s
         outcomes: Outcomes of its runs.
         root: Directory of the comparison.
     """
-    resampled = _ResampledMetrics(matrix, root)
+    gauc_names = find_gauc_names([metrics for runs in outcomes.metrics.values() for metrics in runs.values()])
+    resampled = ResampledMetrics(matrix, root, with_gauc=bool(gauc_names))
     results: dict[str, Any] = {
         "format": _FORMAT,
         "name": matrix.name,
@@ -241,6 +250,7 @@ def compute_results(matrix: Matrix, outcomes: RunOutcomes, root: Path) -> dict[s
         "missing": outcomes.missing,
         "remarks": list(matrix.remarks),
         "tasks": _task_entries(matrix),
+        **({"gauc_by": gauc_names} if gauc_names else {}),
         "label_correlations": compute_label_correlations(
             (root / name / f"seed-{seed}" for name, seeds in outcomes.metrics.items() for seed in seeds),
             [task.name for task in matrix.tasks],
@@ -268,49 +278,8 @@ def _task_entries(matrix: Matrix) -> dict[str, dict[str, Any]]:
     }
 
 
-class _ResampledMetrics:
-    """Metrics of runs on the bootstrap resamples of the test split. The metrics of a run are computed once.
-
-    Args:
-        matrix: The comparison.
-        root: Directory of the comparison.
-    """
-
-    def __init__(self, matrix: Matrix, root: Path) -> None:
-        self._names = [task.name for task in matrix.tasks]
-        self._metrics = [METRICS[task.kind] for task in matrix.tasks]
-        self._root = root
-        self._cache: dict[tuple[str, int], tuple[Floats, list[int]] | None] = {}
-
-    def interval(self, task: str, variant: str, baseline: str, seeds: Iterable[int]) -> Interval | None:
-        """Return the interval over test rows of a variant's gain on a task.
-
-        It is None if the rows of a run are missing, or if `row_interval` returns None.
-        """
-        pairs = [(self._run_metrics(variant, seed), self._run_metrics(baseline, seed)) for seed in seeds]
-        both = [(run, base) for run, base in pairs if run is not None and base is not None]
-        if not both or len(both) < len(pairs):
-            return None
-        k = self._names.index(task)
-        runs, baselines = [metrics[k] for (metrics, _), _ in both], [metrics[k] for _, (metrics, _) in both]
-        (_, groups), _ = both[0]
-        return row_interval(self._metrics[k], runs, baselines, groups[k])
-
-    def _run_metrics(self, variant: str, seed: int) -> tuple[Floats, list[int]] | None:
-        """Return metrics (tasks, resamples) of a run, and the number of groups of rows for each task."""
-        if (variant, seed) not in self._cache:
-            self._cache[variant, seed] = self._read(self._root / variant / f"seed-{seed}")
-        return self._cache[variant, seed]
-
-    def _read(self, run: Path) -> tuple[Floats, list[int]] | None:
-        rows = read_rows(run, self._names)
-        if rows is None:
-            return None
-        return resampled_metrics(rows, self._metrics), [count_groups(rows, k) for k in range(len(self._names))]
-
-
 def _variant_entry(
-    matrix: Matrix, variant: Variant, outcomes: RunOutcomes, variant_folder: Path, resampled: _ResampledMetrics
+    matrix: Matrix, variant: Variant, outcomes: RunOutcomes, variant_folder: Path, resampled: ResampledMetrics
 ) -> dict[str, Any]:
     runs: MetricsBySeed = outcomes.metrics.get(variant.name, {})
     names = [task.name for task in matrix.tasks]
@@ -319,9 +288,10 @@ def _variant_entry(
     gains = {} if is_baseline else _gains(matrix, outcomes, variant.name, matrix.baseline, resampled)
     tasks = {}
     for task in matrix.tasks:
-        if values := _metric_by_seed(task, runs):
+        if values := _metric_by_seed(task, METRICS[task.kind], runs):
             summary = {"values": values, **mean_sd(list(values.values()))}
             tasks[task.name] = summary | {"gain": gains.get(task.name)}
+    grouped = _gauc_entries(matrix, outcomes, variant.name, resampled)
     return {
         "model": variant.config.model.variant,
         "sizes": {key: list(sizes) for key, sizes in layer_sizes(variant.config).items()},
@@ -337,6 +307,7 @@ def _variant_entry(
         "conflict": average_conflict([variant_folder / f"seed-{seed}" for seed in runs]),
         "sharing": average_sharing(runs.values(), names),
         "tasks": tasks,
+        **({"gauc": grouped} if grouped else {}),
     }
 
 
@@ -349,21 +320,46 @@ def _add_gaps(results: dict[str, Any]) -> None:
 
 
 def _gains(
-    matrix: Matrix, outcomes: RunOutcomes, name: str, other: str, resampled: _ResampledMetrics
+    matrix: Matrix, outcomes: RunOutcomes, name: str, other: str, resampled: ResampledMetrics
 ) -> dict[str, dict[str, Any]]:
     """Return the gains of a variant over another, for the tasks on which some seed has a value of both variants."""
-    gains = {}
+    gains = {task.name: _gain(task, METRICS[task.kind], outcomes, name, other, resampled) for task in matrix.tasks}
+    return {task: entry for task, entry in gains.items() if entry is not None}
+
+
+def _gain(
+    task: Task, metric: str, outcomes: RunOutcomes, name: str, other: str, resampled: ResampledMetrics
+) -> dict[str, Any] | None:
+    """Return the gain of a variant over another on a task; None if no seed has values of both."""
+    values, others = (_metric_by_seed(task, metric, outcomes.metrics.get(which, {})) for which in (name, other))
+    both = [int(seed) for seed in values if seed in others]
+    return (
+        gain_entry(metric, values, others, resampled.interval(task.name, metric, name, other, both)) if both else None
+    )
+
+
+def _gauc_entries(
+    matrix: Matrix, outcomes: RunOutcomes, name: str, resampled: ResampledMetrics
+) -> dict[str, dict[str, Any]]:
+    """Return both GAUCs of a variant and their gains over the baseline, for the tasks that have both."""
+    entries = {}
     for task in matrix.tasks:
-        values, others = (_metric_by_seed(task, outcomes.metrics.get(which, {})) for which in (name, other))
-        if both := [seed for seed in values if seed in others]:
-            interval = resampled.interval(task.name, name, other, map(int, both))
-            gains[task.name] = gain_entry(METRICS[task.kind], values, others, interval)
-    return gains
+        values = {metric: _metric_by_seed(task, metric, outcomes.metrics.get(name, {})) for metric in GAUCS}
+        if all(values.values()):
+            is_baseline = name == matrix.baseline
+            entries[task.name] = {
+                metric: {
+                    "values": by_seed,
+                    **mean_sd(list(by_seed.values())),
+                    "gain": None if is_baseline else _gain(task, metric, outcomes, name, matrix.baseline, resampled),
+                }
+                for metric, by_seed in values.items()
+            }
+    return entries
 
 
-def _metric_by_seed(task: Task, runs: MetricsBySeed) -> dict[str, float]:
-    """Return the task's metric by seed, whose keys are text as in JSON."""
-    metric = METRICS[task.kind]
+def _metric_by_seed(task: Task, metric: str, runs: MetricsBySeed) -> dict[str, float]:
+    """Return a metric of the task by seed, whose keys are text as in JSON."""
     by_seed = {seed: split_tasks(metrics, "test").get(task.name, {}) for seed, metrics in runs.items()}
     numbers = {seed: as_number(values.get(metric)) for seed, values in by_seed.items()}
     return {str(seed): value for seed, value in numbers.items() if value is not None}

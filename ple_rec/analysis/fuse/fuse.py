@@ -199,7 +199,7 @@ def search_fusion(
             name for name, same in zip(factors.names, constant_K, strict=True) if same and name in searched_factors
         ],
         "settings": len(result.exponents_WK),
-        "listed_by": logs.columns.by or predictions.run.group,
+        "listed_by": logs.columns.by or predictions.run.lists,
         "resampled": logs.columns.users or predictions.run.group or logs.columns.by,
         "values": {value.name: f"{value.task} * {value.feature}" for value in logs.features[search_split]},
         "counterfactual": _counterfactual(logs.columns, clipped),
@@ -229,9 +229,9 @@ def _evaluate_split(
     rows, log = predictions.rows[split], logs.logs[split]
     labels = with_row_values(rows.labels, logs.features[split])
     factors = compute_factors(fusion, predictions.run.kinds, rows.predictions, rows.length_N)
-    list_N, user_N = (rows.group_N if x_N is None else x_N for x_N in (log.list_N, log.user_N))
+    # A `SplitLog` has both lists and users, or neither. Without them, the groups of the dataset give both.
+    list_N, user_N = (rows.list_N, rows.group_N) if log.list_N is None else (log.list_N, log.user_N)
     assert list_N is not None, "a run without a group column is refused if no column is named"
-    # A `SplitLog` has both lists and users, or neither. Without them, the group column gives both.
     assert user_N is not None
     clipped = 0.0
 
@@ -239,7 +239,7 @@ def _evaluate_split(
         by_name = {m: build_metric(m, lists, labels[m.task][lists.row_N], weight_N) for m in names}
         return Evaluation(lists, factors, by_name, threads=usable_cores(), user_L=users_by_list(lists, user_N))
 
-    place = f"{predictions.run.config.data.path}/{split}, lists by {logs.columns.by or predictions.run.group}"
+    place = f"{predictions.run.config.data.path}/{split}, lists by {logs.columns.by or predictions.run.lists}"
     lists, values = CandidateLists.from_groups(list_N, place), [metric for metric in metrics if metric.kind == "value"]
     parts = [evaluation(lists, [metric for metric in metrics if metric.kind != "value"])]
     if values:

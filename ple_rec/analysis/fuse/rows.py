@@ -40,7 +40,8 @@ class LogColumns:
     """Options of `ple-rec fuse` that name columns of the dataset's Parquet files, and the bound of weights.
 
     Args:
-        by: Column of lists: rows with equal values form one list. None for the dataset's group column.
+        by: Column of lists: rows with equal values form one list. None for the dataset's subgroup column, or for its
+            group column if it has no subgroups.
         users: Column of users, whom a bootstrap resamples for confidence intervals. None for the dataset's group
             column, or for `by` if the dataset has no group column.
         propensity: Column with the probability that a row was shown; None if it is the same for all rows.
@@ -80,7 +81,7 @@ class LogColumns:
 class SplitLog:
     """Lists, users and propensities of the rows of a split, in the order of the rows.
 
-    If both `list_N` and `user_N` are None, the dataset's group column, which the predictions have, takes their place.
+    If both `list_N` and `user_N` are None, the dataset's groups, which the predictions have, take their place.
 
     Args:
         list_N: Number of the list of each row, -1 for a row without a list; None if the options name no column of
@@ -112,7 +113,7 @@ def read_log(dataset: DatasetDirectory, split: Split, columns: LogColumns) -> Sp
     place = str(dataset.path / split)
     list_N = user_N = propensity_N = random_N = None
     if columns.by or columns.users or columns.random:
-        by = columns.by or dataset.schema.group
+        by = columns.by or dataset.schema.subgroup or dataset.schema.group
         assert by is not None, "a run without a group column is refused if no column is named"
         list_N = side_columns.codes(dataset, split, by, "--by")
         user_N = side_columns.codes(dataset, split, columns.users or dataset.schema.group or by, "--users")
@@ -183,6 +184,7 @@ class FusionRows:
         weights: Sample weights (N,) by task; 0 outside of the task's sample space.
         predictions: Probability of a binary task, or prediction of a regression task, (N,) by task.
         group_N: Value of the dataset's group column, -1 if it is null; None if the dataset has no group column.
+        list_N: Value of the subgroup column, in the same form, or of the group column if the dataset has no subgroups.
         length_N: Length of each video, NaN if it is missing; None if no length is read.
     """
 
@@ -190,6 +192,7 @@ class FusionRows:
     weights: dict[str, Floats]
     predictions: dict[str, Floats]
     group_N: NDArray[np.int64] | None
+    list_N: NDArray[np.int64] | None
     length_N: Floats | None
 
 
@@ -203,6 +206,7 @@ class FusibleRun:
         kinds: Kind of each task, binary or regression, by its name.
         dense: Names of the dense features that the run reads.
         group: Name of the dataset's group column; None if it has no group column.
+        lists: Name of the column whose equal values mark one list: that of the subgroup, or else that of the group.
     """
 
     run_dir: Location
@@ -210,6 +214,7 @@ class FusibleRun:
     kinds: dict[str, TaskKind]
     dense: tuple[str, ...]
     group: str | None
+    lists: str | None
 
     def median(self, feature: str) -> float:
         """Return the median of a dense feature in the training split, from the dataset's `stats.json`.
@@ -236,7 +241,7 @@ class FusibleRun:
         """Refuse a run whose rows form no lists.
 
         Args:
-            by: Column of lists: rows with equal values form one list. None for the dataset's group column.
+            by: Column of lists: rows with equal values form one list. None for `lists`.
 
         Raises:
             UserError: The dataset has no group column, and `by` is None.
@@ -265,7 +270,8 @@ def load_fusible_run(run_dir: Location, overrides: Sequence[str] = ()) -> Fusibl
     selection = select_run_columns(config, DatasetDirectory(config.data.path))
     kinds = {task.name: task.kind for task in selection.tasks}
     dense = tuple(feature.name for feature in selection.dense)
-    return FusibleRun(run_dir, single_process_config(config, metrics), kinds, dense, selection.group)
+    lists = selection.subgroup or selection.group
+    return FusibleRun(run_dir, single_process_config(config, metrics), kinds, dense, selection.group, lists)
 
 
 @dataclass(frozen=True)
@@ -321,4 +327,5 @@ def _predict_split(job: EvaluationContext, split: Split, column: int | None) -> 
         for key in ("labels", "weights", "scores")
     )
     group_N = np.asarray(arrays["group"], np.int64) if "group" in arrays else None
-    return FusionRows(labels, weights, scores, group_N, np.concatenate(lengths) if lengths else None)
+    list_N = np.asarray(arrays["subgroup"], np.int64) if "subgroup" in arrays else group_N
+    return FusionRows(labels, weights, scores, group_N, list_N, np.concatenate(lengths) if lengths else None)

@@ -25,7 +25,7 @@ from ple_rec.data.encode import Encoder
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.predict.counts import Missing
 
-# Names of features, alone or followed by "_id", that are copied to the output by default (`default_ids`).
+# Names of features, alone or followed by "_id", that are copied to the output by default (`output_ids`).
 _IDS = ("user", "video", "item", "photo", "ad", "request")
 
 
@@ -81,7 +81,7 @@ class PredictionInput(Protocol):
 
 def features_only(selection: Selection) -> Selection:
     """Return the features of a selection without tasks, sample weights, groups and slices, as predictions need none."""
-    return replace(selection, tasks=(), sample_weight=None, group=None, slices=())
+    return replace(selection, tasks=(), sample_weight=None, group=None, subgroup=None, slices=())
 
 
 def without_frozen_tables(selection: Selection) -> Selection:
@@ -90,11 +90,20 @@ def without_frozen_tables(selection: Selection) -> Selection:
     return replace(selection, vectors=vectors)
 
 
-def default_ids(schema: DatasetSchema) -> list[str]:
-    """Return the group column, and the single-valued features with a name like `user_id`, `video` or `request_id`."""
-    names = {name + end for name in _IDS for end in ("", "_id")}
-    single = [feature.name for feature in schema.sparse if not feature.bag and feature.name in names]
-    return list(dict.fromkeys([*([schema.group] if schema.group else []), *single]))
+def output_ids(schema: DatasetSchema, ids: Sequence[str] | None, *, no_group: bool = False) -> list[str]:
+    """Return the names of the columns that a prediction copies to the output.
+
+    Args:
+        schema: Schema of the dataset.
+        ids: Names that the user asks for; None for the single-valued features with a name like `user_id`, `video` or
+            `request_id`.
+        no_group: True to leave out the group column, which is otherwise the first.
+    """
+    if ids is None:
+        names = {name + end for name in _IDS for end in ("", "_id")}
+        ids = [feature.name for feature in schema.sparse if not feature.bag and feature.name in names]
+    group = [] if no_group or schema.group is None else [schema.group]
+    return list(dict.fromkeys([*group, *ids]))
 
 
 SPLIT = "split"

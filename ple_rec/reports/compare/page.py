@@ -28,6 +28,8 @@ from ple_rec.reports.compare.text import (
     cost_rows,
     distances_text,
     format_results,
+    gauc_table,
+    gauc_tasks,
     has_gap,
     last_cosine,
     task_rows,
@@ -209,7 +211,7 @@ def _page(results: Results, charts: Mapping[str, list[Chart]], root: Path) -> st
     matched = MATCHES[results["match"]].format(results["reference"])
     sections = [
         Section("verdict", "Verdict", results["verdict"]),
-        Section("results", "Results", {task: _task_table(results, task) for task in results["tasks"]} or None),
+        Section("results", "Results", {task: _result_tables(results, task) for task in results["tasks"]} or None),
         Section("gains", "Gains", panels["gains"] or None),
         Section("seesaw", "Seesaw", panels["seesaw"] or None),
         Section("curves", "Learning curves", panels["curves"] or None),
@@ -241,6 +243,15 @@ def _notes(results: Results) -> list[str]:
     if results["missing"]:
         notes.append(f"{results['missing']} run(s) have not been trained yet")
     return notes
+
+
+def _result_tables(results: Results, task: str) -> list[TableView]:
+    """Return the table of a task, followed by that of GAUC by group and by subgroup if the task has both."""
+    tables = [_task_table(results, task)]
+    if task in gauc_tasks(results):
+        (_, *heads), *rows = gauc_table(results, task)
+        tables.append(TableView(["GAUC", *heads], [[name, *map(page_cell, cells)] for name, *cells in rows]))
+    return tables
 
 
 def _task_table(results: Results, task: str) -> TableView:

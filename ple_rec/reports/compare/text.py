@@ -40,6 +40,7 @@ TUNING_CAUTION = (
 def format_results(results: Results) -> str:
     """Return the whole text: a table for each task, the tables of relations, tuning and costs, and the verdict."""
     parts = [_task_table(results, task) for task in results["tasks"]]
+    parts += ["\n".join(align_columns([*gauc_table(results, task)])) for task in gauc_tasks(results)]
     parts += [text for text in (relations_table(results), tuning_text(results), _cost_table(results)) if text]
     return "\n\n".join([*parts, "\n".join(results["verdict"]["sentences"])])
 
@@ -76,6 +77,29 @@ def task_rows(results: Results, task: str) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def gauc_tasks(results: Results) -> list[str]:
+    """Return the tasks that have GAUC by group and by subgroup."""
+    return [task for task in results["tasks"] if any(task in v.get("gauc", {}) for v in results["variants"].values())]
+
+
+def gauc_table(results: Results, task: str) -> list[list[str]]:
+    """Return the heads and the rows of a table with both GAUCs of a task side by side, a row for each variant."""
+    names = results["gauc_by"]
+    lines = [[f"{task}, GAUC", *(head for name in names.values() for head in (f"by {name}", "MTL gain", "verdict"))]]
+    for name, variant in results["variants"].items():
+        verdicts = results["verdict"]["variants"].get(name, {}).get("gauc", {}).get(task, {})
+        cells = [name]
+        for metric in names:
+            entry = variant.get("gauc", {}).get(task, {}).get(metric)
+            if entry is None:
+                cells += [MISSING] * 3
+                continue
+            gain = (entry["gain"] or {}).get("mean")
+            cells += [mean_sd_text(entry["mean"], entry["sd"]), signed_text(gain), verdicts.get(metric, MISSING)]
+        lines.append(cells)
+    return lines
 
 
 def has_gap(results: Results, task: str) -> bool:

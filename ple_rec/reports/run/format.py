@@ -25,6 +25,10 @@ _OTHER_MEANINGS = {
     "gauc_excluded_groups": "groups without a positive or without a negative, which GAUC leaves out.",
     "gauc_oversized_groups": "groups too large for the sample of an estimate, which GAUC leaves out.",
     "gauc_ungrouped": "rows without a group, which GAUC leaves out.",
+    "subgroup_gauc_groups": "subgroups with positives and negatives, over which their GAUC is the mean.",
+    "subgroup_gauc_excluded_groups": "subgroups without a positive or without a negative, which are left out.",
+    "subgroup_gauc_oversized_groups": "subgroups too large for the sample of an estimate, which are left out.",
+    "subgroup_gauc_ungrouped": "rows without a subgroup, which are left out.",
 }
 
 

@@ -30,6 +30,10 @@ _OTHER_HEADINGS = {
     "gauc_excluded_groups": "groups of one class",
     "gauc_oversized_groups": "groups too large",
     "gauc_ungrouped": "rows of no group",
+    "subgroup_gauc_groups": "subgroups",
+    "subgroup_gauc_excluded_groups": "subgroups of one class",
+    "subgroup_gauc_oversized_groups": "subgroups too large",
+    "subgroup_gauc_ungrouped": "rows of no subgroup",
 }
 _SPLIT_ORDER = ("test", "valid", "train")
 _POSITIVES = Metric("positives", "positives", format_value="{:,.0f}".format)
@@ -136,11 +140,11 @@ def _metric_cell(column: Metric, values: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _margin(key: str, values: Mapping[str, Any]) -> str:
-    """Return the error bound of AUC, or the interval of GAUC; empty if it is not recorded."""
+    """Return the error bound of AUC, or the interval of a GAUC; empty if it is not recorded."""
     bound = as_number(values.get("auc_error_bound")) if key == "auc" else None
     if bound:
         return f"\u00b1{bound:.0e}"
-    ends = [as_number(end) for end in as_list(values.get("gauc_interval"))] if key == "gauc" else []
+    ends = [as_number(end) for end in as_list(values.get(f"{key}_interval"))]
     low, high = ends if len(ends) == 2 else (None, None)
     return "" if low is None or high is None else f"{metric_text(low)}\u2013{metric_text(high)}"
 

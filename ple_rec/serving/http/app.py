@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from starlette.types import ASGIApp
 
 from ple_rec.config.words import spelling_hint
 from ple_rec.inference.ranker import Ranker
+from ple_rec.inference.side_table import SideTable
 from ple_rec.ranking.fusion import exponent_array
 from ple_rec.serving.http.access import AccessMiddleware, unsent_response
 from ple_rec.serving.http.admission import Admission
@@ -60,7 +62,7 @@ def application(batcher: Batcher, admission: Admission, options: ServerOptions, 
     )
     metrics.set_sources(lambda: admission.admitted, lambda: float(not admission.stopping))
     _add_requests(app, batcher, admission)
-    _add_model(app, batcher)
+    _add_model(app, batcher, options)
     _add_probes(app, admission, metrics)
     _add_pages(app, batcher, options)
     _add_errors(app, metrics)
@@ -99,18 +101,18 @@ async def _answer(batcher: Batcher, admission: Admission, kind: Kind, request: R
     return unsent_response()
 
 
-def _add_model(app: FastAPI, batcher: Batcher) -> None:
+def _add_model(app: FastAPI, batcher: Batcher, options: ServerOptions) -> None:
     """Add the routes of the model's description and of its examples, which are requests of held-out users."""
     described = (
-        "Name, version, features, tasks, exponents, model card, side tables in memory, and the precision of the dense "
-        "layers: that of the export (`asked`) and that of this server (`used`)."
+        "Name, version, features, tasks, exponents, model card, side tables in memory with the age of their rates, and "
+        "the precision of the dense layers: that of the export (`asked`) and that of this server (`used`)."
     )
     listed = "Users whose rows were not trained on; each is an example of a request."
     held_out = "A request of /v1/rank and the labels of its items."
 
     @app.get("/v1/model", summary="The model", response_description=described, response_model=dict[str, Any])
     async def model() -> Response:
-        return _json(_describe(batcher.ranker))
+        return _json(_describe(batcher.ranker, options.rates_max_age))
 
     @app.get("/v1/examples", summary="Held-out users", response_description=listed, response_model=ExampleList)
     async def examples() -> Response:
@@ -221,8 +223,8 @@ def _add_errors(app: FastAPI, metrics: ServerMetrics) -> None:
         return internal_error().response()
 
 
-def _describe(ranker: Ranker) -> dict[str, Any]:
-    """Return the body of `/v1/model`."""
+def _describe(ranker: Ranker, rates_max_age: int) -> dict[str, Any]:
+    """Return the body of `/v1/model`; rates that are more than `rates_max_age` days old are marked."""
     tasks = [task.model_dump() for task in ranker.signature.tasks]
     return {
         "name": ranker.name,
@@ -230,10 +232,15 @@ def _describe(ranker: Ranker) -> dict[str, Any]:
         "signature": ranker.signature.describe_inputs(ranker.table_rows) | {"tasks": tasks},
         "raw": None if ranker.raw_form is None else ranker.raw_form.describe(ranker.raw_columns),
         "dense": {"asked": ranker.exported_precision, "used": ranker.dense_precision},
-        "side_tables": [table.describe() for table in ranker.side_tables.values()],
+        "side_tables": [_describe_table(table, rates_max_age) for table in ranker.side_tables.values()],
         "exponents": dict(zip(ranker.factors, exponent_array(ranker.fusion).tolist(), strict=True)),
         "card": ranker.description.get("card", {}),
     }
+
+
+def _describe_table(table: SideTable, rates_max_age: int) -> dict[str, Any]:
+    age = table.info.age_days(time.time())
+    return table.describe() | ({} if age is None else {"age_days": age, "is_old": age > rates_max_age})
 
 
 def _large_integers_as_text(value: Any) -> Any:

@@ -133,6 +133,12 @@ class ServerMetrics:
             ["outcome"],
             registry=registry,
         )
+        self.rates_age = Gauge(
+            "ple_rec_rates_age_days",
+            "Days since the day for whose rows the rates of a side table hold",
+            ["table"],
+            registry=registry,
+        )
         self.ready = Gauge("ple_rec_ready", "1 while the server admits requests", registry=registry)
         for outcome in ("loaded", "refused"):
             self.reloads.labels(outcome)

@@ -11,6 +11,9 @@ from pathlib import Path
 from ple_rec.errors import UserError
 from ple_rec.storage import Location
 
+# Default of `ServerOptions.rates_max_age`: rates are a day old until the new table of the night is published.
+RATES_MAX_AGE = 1
+
 
 @dataclass(frozen=True)
 class ServerOptions:
@@ -33,6 +36,8 @@ class ServerOptions:
         max_batch_rows: Largest number of rows of one call of the model, unless a single request has more.
         drain: Seconds for which the server answers with status 503 after a stop signal, so that a load balancer can
             remove it.
+        rates_max_age: Largest age in days of the rates of a side table; the server warns of older ones. The age is the
+            number of days since the day for whose rows they hold, 0 on that day.
         access_log: True to log a line for every request.
         watch_seconds: Seconds between two checks of `latest`.
     """
@@ -49,6 +54,7 @@ class ServerOptions:
     max_bytes: int = 4 << 20
     max_batch_rows: int = 1024
     drain: float = 0.0
+    rates_max_age: int = RATES_MAX_AGE
     access_log: bool = False
     watch_seconds: float = 1.0
 

@@ -58,7 +58,7 @@ def serve(options: ServerOptions, listener: socket.socket) -> int:
     # The stamp is read before the version is loaded, so that the watcher notices if `latest` changes meanwhile.
     version = VersionStamp.of_latest(options.model_dir)
     metrics = ServerMetrics()
-    tables = TableLoader(options.model_dir, metrics)
+    tables = TableLoader(options.model_dir, metrics, options.rates_max_age)
     ranker = tables.attach(load(version.path, threads), must_load=True)
     # Otherwise a garbage collection would visit all objects of the imports, and delay a request by hundreds of ms.
     gc.freeze()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 
+from ple_rec.config.raw_form import RawSide
 from ple_rec.errors import PleRecError, UnavailableError
-from ple_rec.inference.load_version import VersionStamp, side_names
+from ple_rec.inference.load_version import VersionStamp, sides_of
 from ple_rec.inference.model_dir import publish_command
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.side_table import SideTable, load_table
 from ple_rec.serving.http.metrics import ServerMetrics, log_error, log_info, log_warning
+from ple_rec.serving.http.options import RATES_MAX_AGE
 from ple_rec.storage import Location
 
 
@@ -22,13 +24,15 @@ class TableLoader:
     Args:
         model_dir: Folder of the model.
         metrics: Metrics that count reloads.
+        max_age: Largest age of a table's rates in days that is not logged as a warning.
     """
 
-    def __init__(self, model_dir: Location, metrics: ServerMetrics) -> None:
-        self._model_dir, self._metrics = model_dir, metrics
+    def __init__(self, model_dir: Location, metrics: ServerMetrics, max_age: int = RATES_MAX_AGE) -> None:
+        self._model_dir, self._metrics, self._max_age = model_dir, metrics, max_age
         self._loaded: dict[str, tuple[VersionStamp, SideTable]] = {}
         # Last refusal of each table, so that it is logged once: versions of the table and of the model, or the reason.
         self._refused: dict[str, tuple[VersionStamp, str] | str] = {}
+        self._logged_as_old: dict[str, VersionStamp] = {}  # Version of each table whose age was logged as a warning.
 
     def retry(self) -> None:
         """Let the next call of `attach` try refused tables again."""
@@ -46,15 +50,29 @@ class TableLoader:
             UnavailableError: The model is in a store that cannot be read, and `must_load` is True.
         """
         tables: dict[str, SideTable] = {}
-        for name in side_names(ranker.raw_form):
-            self._load_newest(name, ranker, must_load=must_load)
+        for side in sides_of(ranker.raw_form):
+            name = side.name
+            self._load_newest(side, ranker, must_load=must_load)
             if name in self._loaded and _find_misfit(ranker, self._loaded[name][1]) is None:
                 tables[name] = self._loaded[name][1]
+                self._check_age(name)
         return ranker if tables == ranker.side_tables else ranker.with_side_tables(tables)
 
-    def _load_newest(self, name: str, ranker: Ranker, *, must_load: bool) -> None:
+    def _check_age(self, name: str) -> None:
+        """Set the metric of the age of a table's rates, and log once for each version that they are too old."""
+        stamp, table = self._loaded[name]
+        age = table.info.age_days(time.time())
+        if age is None:
+            return
+        self._metrics.rates_age.labels(name).set(age)
+        if age > self._max_age and self._logged_as_old.get(name) != stamp:
+            self._logged_as_old[name] = stamp
+            fields = {"table": name, "version": table.version, "as_of": table.info.as_of}
+            log_warning("rates_are_old", **fields, age_days=age, rates_max_age=self._max_age)
+
+    def _load_newest(self, side: RawSide, ranker: Ranker, *, must_load: bool) -> None:
         """Load the newest version of a table, unless it is in memory, has been refused, or does not fit the model."""
-        attempt = None
+        name, attempt = side.name, None
         try:
             stamp = VersionStamp.of_table(self._model_dir, name)
             if stamp is None:
@@ -67,7 +85,8 @@ class TableLoader:
             if table is None or in_memory != stamp:
                 table = load_table(stamp.path)
             if (misfit := _find_misfit(ranker, table)) is not None:
-                self._refuse(name, attempt, f"{misfit}; run {publish_command(self._model_dir, name)}")
+                command = publish_command(self._model_dir, name, has_rates=bool(side.rates))
+                self._refuse(name, attempt, f"{misfit}; run {command}")
             elif in_memory != stamp:
                 self._loaded[name] = (stamp, table)
                 self._refused.pop(name, None)

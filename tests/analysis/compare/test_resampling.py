@@ -12,7 +12,7 @@ from sklearn.metrics import mean_squared_error, roc_auc_score
 
 from ple_rec.analysis.compare.resampling import RESAMPLES, count_groups, draw_counts, resampled_metrics, row_interval
 
-METRICS = ("auc", "mse")
+METRICS = ((0, "auc"), (1, "mse"))
 
 
 def rows_of(n: int, *, groups: int | None, seed: int = 0, weighted: bool = True) -> dict[str, NDArray[Any]]:
@@ -77,7 +77,7 @@ def test_the_interval_is_scipys_within_its_chance(groups: int | None) -> None:
     # scipy hands the statistic one resample at a time, and takes a vector back.
     result = stats.bootstrap(every, gain, n_resamples=150, method="percentile", vectorized=False, random_state=1)
     ours, theirs = resampled_metrics(model, METRICS), resampled_metrics(base, METRICS)
-    for k, metric in enumerate(METRICS):
+    for k, metric in METRICS:
         low, high = row_interval(metric, [ours[k]], [theirs[k]], len(members)) or (np.nan, np.nan)
         expected = [float(end[k]) for end in result.confidence_interval]
         assert [low, high] == pytest.approx(expected, abs=0.3 * (expected[1] - expected[0]))
@@ -90,7 +90,9 @@ def test_the_interval_covers_a_known_gain_about_as_often_as_it_says() -> None:
         label = random.normal(size=(400, 1))
         rows = {"labels": label, "weights": np.ones((400, 1))}
         errors = random.normal(0, (0.5, 0.6), (400, 2))
-        ours, theirs = (resampled_metrics(rows | {"scores": label + errors[:, [i]]}, ["mse"], 300)[0] for i in (0, 1))
+        ours, theirs = (
+            resampled_metrics(rows | {"scores": label + errors[:, [i]]}, [(0, "mse")], 300)[0] for i in (0, 1)
+        )
         low, high = row_interval("mse", [ours], [theirs], 400) or (np.nan, np.nan)
         covered.append(low < 0.6**2 - 0.5**2 < high)
     assert 0.85 <= np.mean(covered) <= 1  # 0.95 but for 60 trials

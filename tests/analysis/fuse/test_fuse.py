@@ -312,3 +312,17 @@ def test_a_gain_whose_interval_holds_0_is_no_gain(record: dict[str, Any]) -> Non
     assert holds.removesuffix("; ") in told(-0.0536, 0.0211).splitlines()
     assert f"no gain of {target}" not in told(0.0001, 0.0211)
     assert f"no gain of {target}" not in told(-0.0536, -0.0001)
+
+
+def test_the_lists_are_the_subgroups_of_a_dataset_that_has_them(tmp_path: Path) -> None:
+    write_small(tmp_path / "data", subgroup=True)
+    run = train_tiny(tmp_path)
+    values = {}
+    for name, by in (("default", ()), ("part", ("--by", "part")), ("request", ("--by", "request"))):
+        assert fuse(run, tmp_path / name, "--target", "click.gauc", *by) == 0
+        found = json.loads((tmp_path / name / "fusion.json").read_text())
+        assert found["listed_by"] == ("request" if name == "request" else "part")
+        assert found["resampled"] == "request"
+        values[name] = found["metrics"]["click.gauc"]
+    assert values["default"] == values["part"]
+    assert values["default"]["value"] != values["request"]["value"]

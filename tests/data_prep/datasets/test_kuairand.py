@@ -110,7 +110,7 @@ def test_features_of_time_user_and_video(public: tuple[Summary, dict[Split, list
     assert found["height_to_width"] == pytest.approx([1280 / 720] * len(rows))
 
 
-@pytest.mark.parametrize("name", ["kuairand", "kuairand-six-days"])
+@pytest.mark.parametrize("name", ["kuairand", "kuairand-six-days", "kuairand-six-days-rates"])
 def test_no_feature_reads_an_outcome_of_the_impression(name: str) -> None:
     config, place, _ = read_recipe(name)
     resolved = resolve(config, place)

@@ -41,8 +41,9 @@ RICH = (
         'threshold = {value = "play_time_ms", quantile = 0.6, by = "duration_ms", bins = 3}\n\n'
         '[[tasks]]\nname = "share"',
     ),
-    # A group of texts, which is hashed, and a bag that is cut from a text and shares the table of a text.
-    ('group = "user_id"', "group = \"concat('user ', user_id)\""),
+    # A group of texts, which is hashed, divided by day and tab, and a bag that is cut from a text and shares the table
+    # of a text.
+    ('group = "user_id"', 'group = ["concat(\'user \', user_id)", "time.day", "tab"]'),
     (
         '[[sparse]]\nname = "age"',
         "[[sparse]]\nname = \"seen\"\nvalue = \"split(concat(video_id, '|', video_id, '|v0'), '|')\"\n"
@@ -83,6 +84,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 LEAN = (
     # What engines compute in their own ways, on five columns: hashes of texts, samples, a side table, bags.
+    ('group = "user_id"', 'group = ["user_id", "time.day"]'),
     ("train = [1, 2]\nvalid = [3, 3]", "train = [1, 3]\nvalid_share = 0.4"),
     (
         "[checks]",

@@ -40,7 +40,7 @@ def test_the_logs_of_the_example_are_prepared_and_trained_on(
     runpy.run_path(str(REPOSITORY / "docs" / "examples" / "feed_logs.py"), run_name="__main__")
     capsys.readouterr()
     config, commands = init(capsys, "feed", "--from", "data/feed-raw/log")
-    assert (config["name"], config["group"], config["log"]["files"]) == ("feed", "user_id", ["."])
+    assert (config["name"], config["group"], config["log"]["files"]) == ("feed", ["user_id", "time.day"], ["."])
     assert (config["time"]["value"], config["time"]["unit"]) == ("time_ms", "ms")
     assert config["split"] == {
         "by": "day",
@@ -90,7 +90,7 @@ def test_a_csv_log_is_prepared_and_trained_on(
     assert config["log"]["csv"]["nulls"] == ["", "NULL"]
     assert config["log"]["csv"].get("delimiter", ",") == delimiter
     assert config["split"]["by"] == ("day" if days == 6 else "hash")
-    assert config["group"] == '"Customer ID"'
+    assert config["group"] == ['"Customer ID"', "time.day"]
     assert ("append" in config) == (days == 6)
     sparse = {each["name"]: each for each in config["sparse"]}
     assert list(sparse) == ["Customer_ID", "item", "case", "tags", "device", "hour"]
@@ -125,7 +125,7 @@ def test_a_day_is_added_to_what_init_wrote(here: Path, capsys: pytest.CaptureFix
         write(day, range(30))
     write(5, range(20, 50))
     config, commands = init(capsys, "shop", "--from", *(f"day{day}/log.parquet" for day in range(1, 5)))
-    assert (config["group"], config["append"]) == ("user_id", {"valid": 0.05, "test": 0.05})
+    assert (config["group"], config["append"]) == (["user_id", "time.day"], {"valid": 0.05, "test": 0.05})
     assert config["tables"] == {"user_id": {"capacity": 46}, "tab": {"capacity": 4}}
     why = "1.5 times the 30 values expected from 1,800 rows, to leave rows for new values of later days"
     assert f"capacity = 46  # guess: {why}\n" in Path("shop/prep.toml").read_text()
@@ -184,7 +184,7 @@ def test_a_log_of_every_awkward_column_is_prepared(here: Path, capsys: pytest.Ca
     assert main(prep) == 0
     train = ["train", "--config", "shop/train.toml", "--set", "train.epochs=", "--set", "train.steps=4"]
     assert main(train) == 0
-    assert "GAUC over groups with both classes: click" in capsys.readouterr().out
+    assert "\nsubgroup GAUC by user_id, time.day over groups with both classes: click" in capsys.readouterr().out
 
 
 def test_many_columns_are_said_to_take_long(

@@ -56,7 +56,7 @@ def test_rows_come_in_the_order_of_files_and_from_any_position(logs: Logs, monke
 def test_only_what_the_model_reads_is_needed(logs: Logs) -> None:
     for day in range(1, 5):
         logs.write(day, day_of(day).select(["video_id"]))
-    with opened(logs, ("video_id",), ("group", "video_id"), skip_missing_ids=True) as found:
+    with opened(logs, ("video_id",), ("group", "video_id"), optional_ids=("group", "video_id")) as found:
         assert found.ids == ("video_id",)
         assert sum(map(len, found.batches())) == found.rows
     with (
@@ -68,6 +68,19 @@ def test_only_what_the_model_reads_is_needed(logs: Logs) -> None:
         f"{logs.file(1)}: lacks column 'price'; a prediction reads what training read (plain.toml): 'price' for "
         "feature price. Fix: write what is lacking into every file, null where a row has no value"
     )
+
+
+def test_the_group_is_the_raw_value_of_its_first_entry_where_the_log_has_it(tmp_path: Path) -> None:
+    text = 'group = ["concat(\'u\', user_id)", "time.day"]'
+    logs = Logs(tmp_path, TOML.replace('group = "user_id"', text))
+    with opened(logs, ("video_id",), ("group", "price"), optional_ids=("group",)) as found:
+        assert found.ids == ("group", "price")
+        users = pa.concat_tables(found.batches())["id__group"].to_pylist()
+    assert users == [f"u{i % 7}" for i in range(96)]
+    for day in range(1, 5):
+        logs.write(day, day_of(day).drop_columns(["user_id"]))
+    with opened(logs, ("video_id",), ("group", "price"), optional_ids=("group",)) as found:
+        assert found.ids == ("price",)
 
 
 def test_a_column_that_is_lacking_is_said_with_all_that_reads_it(tmp_path: Path) -> None:

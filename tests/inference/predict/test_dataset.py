@@ -60,7 +60,8 @@ def test_several_splits_stand_one_after_the_other(feed: Path, tmp_path: Path) ->
 
 
 def test_no_column_has_to_be_carried_along(feed: Path, tmp_path: Path) -> None:
-    assert predict(feed, tmp_path / "out", "--ids").column_names == TASKS
+    assert predict(feed, tmp_path / "group", "--ids").column_names == ["group", *TASKS]
+    assert predict(feed, tmp_path / "none", "--ids", "--no-group").column_names == TASKS
 
 
 def test_the_score_is_that_of_the_fusion_that_is_given(

@@ -48,7 +48,8 @@ def test_every_row_is_predicted_where_that_is_asked_for(feed: Path, tmp_path: Pa
     day = day_of(LAST)
     assert found["spam"].equals(day["spam"])
     assert found["time_ms"].equals(day["time_ms"])
-    assert found.column_names == [*names, *TASKS]
+    assert found.column_names == ["user_id", *names, *TASKS]
+    assert found["user_id"].equals(day["user_id"])
     assert {"city 0", None} <= set(found["city"].to_pylist())
     assert 30.0 in found["videos.length"].to_pylist()
 

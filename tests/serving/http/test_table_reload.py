@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,13 @@ import pytest
 from data_prep.inputs.side_tables import read_side_table
 from ple_rec.errors import DataError
 from ple_rec.inference.manifest import MANIFEST, write_manifest
-from ple_rec.inference.side_table import publish_tables
+from ple_rec.inference.side_table import TableSources, publish_tables
 from ple_rec.serving.http import table_reload
 from ple_rec.serving.http.metrics import ServerMetrics
 from ple_rec.serving.http.reload import VersionStamp, load
 from ple_rec.serving.http.table_reload import TableLoader
 from tests.inference.exported import set_latest
-from tests.inference.side_feed import TIME, USER, rank
+from tests.inference.side_feed import TIME, USER, describe_table, rank
 from tests.serving.http.running import Raw, Running, running
 from tests.tiny import wait_until
 
@@ -32,7 +33,7 @@ BODY = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": f"v{i}"
 
 
 def publish(model: Path, source: Path) -> None:
-    publish_tables(model, ["videos"], str(source), read_side_table)
+    publish_tables(model, ["videos"], TableSources(str(source)), read_side_table)
 
 
 def write_lengths(folder: Path, feed: Path, length: float) -> Path:
@@ -111,6 +112,17 @@ def test_a_new_table_is_taken_under_load(own: Path, feed: Path, tmp_path: Path) 
     bodies = [body for _, body in answers]
     assert set(bodies) == {before, after}  # No answer mixes both tables.
     assert bodies[-1] == after
+
+
+def test_old_rates_are_named(own: Path, tmp_path: Path) -> None:
+    today = datetime.now(timezone(timedelta(hours=8))).date()
+    describe_table(own / "tables/videos/v1", as_of=f"{today - timedelta(days=3)}", utc_offset="+08:00")
+    with running(own, tmp_path, "--rates-max-age", "2") as server:
+        (described,) = server.get("/v1/model").json()["side_tables"]
+        assert (described["as_of"], described["is_old"]) == (f"{today - timedelta(days=3)}", True)
+        assert server.said("event=rates_are_old table=videos version=v1")
+        assert server.metric('ple_rec_rates_age_days{table="videos"}') >= 3
+        assert server.post("/v1/rank", BODY).json()["rates_as_of"] == described["as_of"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ple_rec.analysis.compare.tuning.sampler import DEFAULT_SPACE, Space, build_space, with_trial_values
+from ple_rec.analysis.compare.tuning.sampler import DEFAULT_SPACE, Space, build_space, propose, with_trial_values
 from ple_rec.cli.app import parse
 from ple_rec.cli.compare import read_comparison
 from ple_rec.config.compare import TuneConfig
@@ -50,6 +50,18 @@ def test_ints_for_a_float_are_a_range_of_floats(here: Path) -> None:
         ConfigError, match=r"model.dropout=1.0: 1 problem\n  model.dropout: got 1.0; must be >= 0 and < 1"
     ):
         space(here, DROPOUT)
+
+
+def test_id_dropout_is_tuned_of_all_tables_or_of_one(here: Path) -> None:
+    keys = ("embeddings.id_dropout", "embeddings.tables.user.id_dropout")
+    shares = space(here, {key: {"low": 0.0, "high": 0.95} for key in keys})
+    assert [dimension.bounds_or_choices for dimension in shares] == [[0.0, 0.95]] * 2
+    assert not any(dimension.is_integer for dimension in shares)
+    (values,) = propose(shares, 0, 1, [])
+    config = with_trial_values("ple", matrix(here).variants["ple"].config, values)
+    assert [config.embeddings.id_dropout, config.embeddings.tables["user"].id_dropout] == [values[key] for key in keys]
+    with pytest.raises(UserError, match=r"tables: no feature of this run reads table usr; .* did you mean \"user\"\?"):
+        space(here, {"embeddings.tables.usr.id_dropout": {"low": 0.0, "high": 0.95}})
 
 
 def test_a_key_that_a_variant_lacks_names_the_variant(here: Path) -> None:
