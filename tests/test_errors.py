@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -51,8 +53,10 @@ def test_every_option_is_a_flag_and_an_argument() -> None:
     app = command_line()
     verbs = [app[verb] for verb in VERBS if app[verb].default_command]
     flags = {name for verb in verbs for argument in verb.assemble_argument_collection() for name in argument.names}
-    calls = [ple_rec.compare, ple_rec.plan, ple_rec.prepare, ple_rec.publish_tables, ple_rec.train, ple_rec.Run.export]
-    calls.append(ple_rec.Run.predict)
+    calls: tuple[Callable[..., Any], ...] = (
+        *(ple_rec.compare, ple_rec.plan, ple_rec.prepare, ple_rec.publish_tables, ple_rec.train),
+        *(ple_rec.Run.export, ple_rec.Run.predict),
+    )
     arguments = {name for call in calls for name in inspect.signature(call).parameters}
     for option in Option:
         assert as_flags(str(option)) in flags

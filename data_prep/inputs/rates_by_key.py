@@ -14,7 +14,7 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.expressions.times import days_since_1970
 from data_prep.transforms.arithmetic import date_text
-from data_prep.transforms.rates import values_of_sums
+from data_prep.transforms.rates import total_column, values_of_sums
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.prep_rates import DAY, CountedTable, RateSpec
@@ -97,7 +97,7 @@ def values_on(engine: Engine, table: CountedTable, counts: ir.Table, day: int) -
         for column in rate.stored_columns
     }
     by_key = engine.materialize(f"by_key_{table.name}", counts.group_by(keys).aggregate(**sums))
-    totals = by_key.aggregate(**{f"all_{column}": by_key[column].sum() for column in sums})
+    totals = by_key.aggregate(**{total_column(column): by_key[column].sum() for column in sums})
     totals = engine.materialize(f"total_{table.name}", totals)
     no_key = {key: ibis.null(by_key[key].type()) for key in keys}
     uncounted = totals.select(**no_key, **{column: ibis.literal(0, "int64") for column in sums})

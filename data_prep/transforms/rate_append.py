@@ -20,12 +20,13 @@ from ple_rec.errors import DataError
 def add_counts(table: CountedTable, earlier: ir.Table, later: ir.Table, day: int) -> ir.Table:
     """Return the counts that a dataset of an appended day keeps: those of the days that its rates still need.
 
-    For a rate over all days, the counts before these days are added up into one row a key, on the day before them.
+    If a rate has the window "all", the counts of earlier days are added up: each key gets one row with their sums, on
+    the day before the first day that is kept.
 
     Args:
         table: Counted table.
         earlier: Counts and sums by key and day in the parent.
-        later: Those of later days. Rows with counts of 0 may ask for further keys and days.
+        later: Counts and sums of later days. A row with counts of 0 only gives its key and day values.
         day: Day that is appended, in days from 1970-01-01.
     """
     rates = table.rates.values()
@@ -39,8 +40,8 @@ def add_counts(table: CountedTable, earlier: ir.Table, later: ir.Table, day: int
     return rows.group_by([*table.key_columns, COUNTED_DAY]).aggregate(**{name: rows[name].sum() for name in stored})
 
 
-def ask_for_rows(rows: ir.Table, table: CountedTable) -> ir.Table:
-    """Return the keys and days of rows as rows of a counted table, with counts of 0."""
+def zero_counts(rows: ir.Table, table: CountedTable) -> ir.Table:
+    """Return a row with counts of 0 for each key and day of some rows, so that these get values, too."""
     names = dict(zip(table.key_columns, key_columns(table), strict=True)) | {COUNTED_DAY: DAY}
     stored = [column for rate in table.rates.values() for column in rate.stored_columns]
     pairs = rows.select(**{name: rows[column] for name, column in names.items()}).distinct()

@@ -49,7 +49,8 @@ def build_keys(builder: ColumnBuilder, table: CountedTable) -> dict[str, ir.Valu
         if isinstance(value, ir.BooleanValue | ir.IntegerValue):
             value = value.cast("int64")
         elif not isinstance(value, ir.StringValue):
-            raise builder.resolved.wrong_type(key, value, "a key is an integer or text", "id")
+            fix = "name a column" if value.type().is_null() else None
+            raise builder.resolved.wrong_type(key, value, "a key is an integer or text", "id", fix)
         keys[column] = value
     return keys
 
@@ -57,7 +58,8 @@ def build_keys(builder: ColumnBuilder, table: CountedTable) -> dict[str, ir.Valu
 def _count_value(resolved: Resolved, key: str, value: ir.Value, unit: float | None) -> ir.IntegerValue:
     """Return the integer that is added for a value: 0 or 1, an integer itself, or the number of units."""
     if not isinstance(value, ir.BooleanValue | ir.IntegerValue | ir.FloatingValue):
-        raise resolved.wrong_type(key, value, "a rate is of a boolean or a number", "number")
+        fix = f"write cast({resolved.parsed[key].text} as bigint)" if isinstance(value, ir.StringValue) else None
+        raise resolved.wrong_type(key, value, "a rate is of a boolean or a number", "number", fix)
     if unit is None and isinstance(value, ir.FloatingValue):
         rule = "sums are exact, so a number with fractions is counted in units"
         unit_key = key.replace(".of", ".unit")

@@ -50,8 +50,8 @@ class RateCounts:
     Args:
         tables: Counts and sums by key and day, by name of the counted table. The columns are those of the files in
             `rates/`.
-        first_day: First day with counts, in days from 1970-01-01; None if no row counts. In a dataset of an appended
-            day, which keeps only the counts that it still needs, it is this day, the first whose rates are known.
+        first_day: First day whose rows have exact rates, in days from 1970-01-01; None if no row counts. It is the
+            first day of the log or, in a dataset of an appended day, which keeps only some counts, the appended day.
         last_day: Last day whose rows are counted; None if no row counts and the split names no day.
     """
 
@@ -164,8 +164,8 @@ def _count_appended(resolved: Resolved, table: CountedTable, earlier: RateCounts
     rate_append.check_key_types(resolved, table, earlier.tables[table.name], later)
     if day <= earlier.last_day:
         # A row of this day may have a key that the parent has not counted on this day.
-        zero_counts = rate_append.ask_for_rows(rows.filter(rows[DAY] == day), table)
-        later = ibis.union(later, zero_counts.select(later.columns), distinct=False)
+        rows_of_day = rate_append.zero_counts(rows.filter(rows[DAY] == day), table)
+        later = ibis.union(later, rows_of_day.select(later.columns), distinct=False)
     return rate_append.add_counts(table, earlier.tables[table.name], later, day)
 
 
@@ -177,7 +177,7 @@ def values_as_of(
     Args:
         engine: Engine that computes and stores the sums over windows.
         table: Counted table.
-        counts: Counts and sums by key and day. Rows with counts of 0 may ask for further keys and days.
+        counts: Counts and sums by key and day. A row with counts of 0 only gives its key and day values.
         resolved: Configuration, for messages.
         first_day: First day whose values are needed, in days from 1970-01-01; None for those of every day.
 
@@ -190,7 +190,7 @@ def values_as_of(
     keys = list(table.key_columns)
     stored = {column: rate for rate in table.rates.values() for column in rate.stored_columns}
     by_day = counts.group_by(COUNTED_DAY).aggregate(**{column: counts[column].sum() for column in stored})
-    # The engines sum int64 to int128, whose conversion to float64 rounds otherwise. Stored columns are int64.
+    # The engines add int64 up to int128, and do not convert int128 to float64 like int64. `materialize` stores int64.
     with _refuse_overflow(resolved, table):
         windows = {
             column: counts[column].sum().over(_window(rate, keys)).fill_null(0) for column, rate in stored.items()
@@ -198,7 +198,7 @@ def values_as_of(
         sums = counts.select(*keys, COUNTED_DAY, **windows)
         needed = sums if first_day is None else sums.filter(sums[COUNTED_DAY] >= first_day)
         sums = engine.materialize(f"sums_{table.name}", needed)
-        totals = {f"all_{column}": by_day[column].sum().over(_window(rate, [])) for column, rate in stored.items()}
+        totals = {total_column(column): by_day[column].sum().over(_window(rate, [])) for column, rate in stored.items()}
         means = engine.materialize(f"totals_{table.name}", by_day.select(__day=by_day[COUNTED_DAY], **totals))
     joined = sums.left_join(means, sums[COUNTED_DAY] == means["__day"])
     values = {column: value for rate in table.rates.values() for column, value in values_of_sums(joined, rate).items()}
@@ -212,12 +212,23 @@ def _window(rate: RateSpec, keys: list[str]) -> ibis.expr.builders.WindowBuilder
     return ibis.range_window(preceding=(farthest, nearest), group_by=keys, order_by=COUNTED_DAY)
 
 
+def total_column(column: str) -> str:
+    """Return the name of the column with the sum of a stored column over all keys."""
+    return f"__all_{column}"
+
+
 def values_of_sums(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
-    """Return the columns of a rate that expressions read, from its sums over the window."""
+    """Return the columns of a rate that expressions read.
+
+    Args:
+        sums: Sums over the window of the rate: those of each key in its stored columns, those of all keys in the
+            columns of `total_column`.
+        rate: Rate.
+    """
     count = sums[rate.count_column]
     if rate.of is None:
         return {rate.count_column: count}
-    mean = divide(sums[f"all_{rate.sum_column}"], sums[f"all_{rate.count_column}"])
+    mean = divide(sums[total_column(rate.sum_column)], sums[total_column(rate.count_column)])
     prior = floating(rate.prior)
     value = divide(sums[rate.sum_column].cast("float64") + prior * mean, count.cast("float64") + prior)
     return {rate.name: value if rate.unit is None else value * floating(rate.unit), rate.count_column: count}

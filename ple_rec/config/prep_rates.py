@@ -19,7 +19,11 @@ from ple_rec.config.prep_inputs import Expression
 
 DAY = "day"  # Column of a counted table: days since 1970-01-01.
 _WINDOW, _DELAY = re.compile(r"all|[1-9]\d{0,4}d"), re.compile(r"\d{1,5}d")
-_COLUMN = re.compile(r"(?:\w+\.)?([A-Za-z_]\w*)", re.ASCII)  # Expression that is a column of the log or a side table.
+# Expression that is a column of the log or a side table. A column `key2` might have the name of another key's column.
+_COLUMN = re.compile(r"(?:\w+\.)?(?!key\d+$)([A-Za-z_]\w*)", re.ASCII | re.IGNORECASE)
+_RESERVED = re.compile(rf"{DAY}|key\d+", re.ASCII | re.IGNORECASE)  # Names that columns of counted tables may have.
+_MAX_TABLE_NAME = 100  # Greatest number of characters of the name of a counted table, which names a file.
+_MAX_FACTOR = 1e9  # With a prior and a unit of at most this, every rate of int64 sums is a finite float32.
 
 
 class RateSpec(Config):
@@ -38,9 +42,13 @@ class RateSpec(Config):
     )
     window: str = Field(description='"7d": the seven days before the day of the row; "all": all days before it')
     delay: str = Field("0d", description="days right before the day of the row that it does not see either")
-    prior: NonNegativeFloat = Field(20.0, description="number of rows with the mean of all rows that each key gets")
+    prior: NonNegativeFloat = Field(
+        20.0, le=_MAX_FACTOR, description="number of further rows, with the mean of all rows, that each key gets"
+    )
     unit: PositiveFloat | None = Field(
-        None, description="unit in which `of` is rounded and added, e.g. 0.001; needed if it has fractions"
+        None,
+        le=_MAX_FACTOR,
+        description="unit in which `of` is rounded and added, e.g. 0.001; needed if it has fractions",
     )
 
     @field_validator("window")
@@ -129,7 +137,8 @@ class CountedTable:
         """Columns of the key: `video_id` for a key that is only this column, else `key1`, `key2` and so on."""
         matches = [_COLUMN.fullmatch(text) for text in self.key]
         names = [match[1] if match else "" for match in matches]
-        others = [DAY, *(column for rate in self.rates.values() for column in rate.stored_columns)]
+        columns = (column for rate in self.rates.values() for column in (*rate.stored_columns, *rate.columns))
+        others = [DAY, *dict.fromkeys(columns)]
         lower = [name.lower() for name in (*names, *others)]
         return tuple(
             name if name and lower.count(name.lower()) == 1 else f"key{i}" for i, name in enumerate(names, start=1)
@@ -166,8 +175,24 @@ def rate_problems(rates: Iterable[RateSpec], sides: Iterable[str], *, has_time: 
     problems = [] if has_time or not rates else ["rates need [time], since they are counted by day; add it"]
     names = [rate.name for rate in rates]
     problems += [f"rate {name!r} is listed twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    problems += [
+        f"rate {name!r}: columns of counted tables have such names; use another name"
+        for name in names
+        if _RESERVED.fullmatch(name)
+    ]
     by_lower = {side.lower(): side for side in sides}
+    names_of_tables: dict[str, str] = {}
     for name, table in counted_tables(rates).items():
+        if len(name) > _MAX_TABLE_NAME:
+            problems.append(
+                f"rates by [{', '.join(table.key)}]: the name of their table is {len(name)} characters long, at most "
+                f"{_MAX_TABLE_NAME} are possible; write the expression into [derived], and the name of the derived "
+                "column into `key`"
+            )
+        if (same := names_of_tables.setdefault(name.lower(), name)) != name:
+            problems.append(
+                f"the tables of rates {same} and {name} differ only in case; write the same key in the same way"
+            )
         if name.lower() in by_lower:
             problems.append(
                 f"sides.{by_lower[name.lower()]}: the table of the rates by {', '.join(table.key)} has this name; use "

@@ -16,13 +16,13 @@ TABLE_FILE = "table.parquet"
 
 
 class SideValues(Config):
-    """Description of the values of a side table, which their reader gives.
+    """Description of the values of a side table, without their number and types.
 
     Args:
         latest_day: Newest day of a dated side table, YYYY-MM-DD; None if the table is not dated or has no rows.
-        as_of: Local day, YYYY-MM-DD, for whose rows the rates of a counted table hold, which count all days before it;
-            None for any other table.
-        utc_offset: Local time minus UTC, such as +08:00, by which `as_of` begins.
+        as_of: Local day, YYYY-MM-DD. The rates of a counted table are those that rows of this day have. None for any
+            other table.
+        utc_offset: Local time minus UTC, such as +08:00, of the day `as_of`.
         defaults: Values for keys that the table lacks, by column; the other columns are missing.
         rates: Rates of a counted table; empty for any other table.
     """

@@ -124,7 +124,7 @@ def load_side_tables(ranker: Ranker, version: Location) -> tuple[Ranker, list[st
         folder = latest_table(model_dir, side.name)
         if folder is None:
             continue
-        table = load_table(folder)
+        table = load_table(folder, side.name)
         if (misfit := ranker.find_misfit(table.info)) is None:
             tables[side.name] = table
         else:

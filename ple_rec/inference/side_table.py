@@ -322,21 +322,25 @@ class SideTable:
         }
 
 
-def load_table(version: Location) -> SideTable:
+def load_table(version: Location, name: str) -> SideTable:
     """Return a version of a side table in memory, after its files have been verified.
 
     Args:
         version: Folder of the version; a version in a store is copied to this machine.
+        name: Name of the side table.
 
     Raises:
-        DataError: A file is missing or has changed, or the files do not fit each other.
+        DataError: A file is missing or has changed, the files do not fit each other, or are another table's.
         UnavailableError: The version is in a store that cannot be read.
     """
     try:
-        return SideTable(checked_version(version))
+        table = SideTable(checked_version(version))
     except DataError as error:
         raise DataError(error.place, error.value, error.rule, PUBLISH_AGAIN) from error
     except _INCONSISTENT as error:
         value = f"cannot be loaded ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         rule = "the files of a version are those of one table"
         raise DataError(str(version), value, rule, PUBLISH_AGAIN) from error
+    if table.info.name != name:
+        raise DataError(str(version), f"holds the table {table.info.name!r}", f"it must be {name!r}", PUBLISH_AGAIN)
+    return table

@@ -55,7 +55,7 @@ window = "2d"
 prior = 3
 
 [[rates]]
-name = "video_like_late"
+name = "all_video_like"
 key = ["video_id"]
 of = "is_like"
 window = "all"
@@ -169,7 +169,7 @@ def reference(log: pd.DataFrame) -> pd.DataFrame:
 
     # Keys, value, window, delay, prior and unit of each rate.
     add("video_like", ["video_id"], "is_like", 2, 0, 3.0, 1.0)
-    add("video_like_late", ["video_id"], "is_like", math.inf, 2, 0.5, 1.0)
+    add("all_video_like", ["video_id"], "is_like", math.inf, 2, 0.5, 1.0)
     add("video_shown", ["video_id"], None, 3, 0, 20.0, 1.0)
     add("city_price", ["city", "front"], "cents", 4, 1, 0.0, 0.01)
     add("user_play", ["user_id", "hour"], "play_ms", math.inf, 0, 20.0, 1.0)

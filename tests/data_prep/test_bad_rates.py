@@ -64,7 +64,7 @@ def test_warnings(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         ),
         (
             ('of = "is_like"', 'of = "video_id"'),
-            "a rate is of a boolean or a number (plain.toml: rates[0].of). Fix: write cast(video_id as double)",
+            "a rate is of a boolean or a number (plain.toml: rates[0].of). Fix: write cast(video_id as bigint)",
         ),
         (('key = ["video_id"]', 'key = ["price"]'), "a key is an integer or text (plain.toml: rates[0].key[0]). Fix: "),
         (
@@ -99,6 +99,11 @@ def rate(**values: object) -> dict[str, object]:
         ([rate(), rate(name="r_count")], "'r_count' names two columns of the dataset"),
         ([rate(name="video_id")], "'video_id' names two columns of the dataset"),
         ([rate(name="label_like")], "feature 'label_like': the column is the label of task 'like'; use another name"),
+        ([rate(name="day")], "rate 'day': columns of counted tables have such names; use another name"),
+        ([rate(name="Key1")], "rate 'Key1': columns of counted tables have such names; use another name"),
+        ([rate(), rate(name="s", key=["Video_id"])], "the tables of rates by_video_id and by_Video_id differ only in"),
+        ([rate(key=["user_id + " * 12 + "1"])], "the name of their table is 124 characters long, at most 100 are"),
+        ([rate(prior=1e300)], "rates[0].prior: got 1e+300"),
         ([rate(window="7")], 'rates[0].window: got \'7\'; write a number of days from 1 as "7d", or "all"'),
         ([rate(window="0d")], "rates[0].window: got '0d'; write a number of days from 1 as "),
         ([rate(delay="-1d")], "rates[0].delay: got '-1d'; a row sees no row of its own day or a later one, so write"),

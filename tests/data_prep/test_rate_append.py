@@ -119,7 +119,7 @@ def test_an_appended_day_keeps_the_counts_that_it_needs(tmp_path: Path, first: P
     assert sorted(set(videos["day"])) == [day - 4, day - 3, day - 2, day - 1, day]
     assert not videos.duplicated(["video_id", "day"]).any()
     counted = LOG[LOG["is_like"].notna() & LOG["video_id"].notna() & (LOG["time_s"] // 86_400 <= day)]
-    assert videos["video_like_late_count"].sum() == len(counted)
+    assert videos["all_video_like_count"].sum() == len(counted)
     assert set(pq.read_table(folder / "rates" / "by_city_tab___0.parquet")["day"].to_pylist()) == {
         *range(day - 5, day + 1)
     }

@@ -143,8 +143,8 @@ def test_the_files_of_counts(tmp_path: Path) -> None:
             "day": pa.int32(),
             "video_like_count": pa.int64(),
             "video_like_sum": pa.int64(),
-            "video_like_late_count": pa.int64(),
-            "video_like_late_sum": pa.int64(),
+            "all_video_like_count": pa.int64(),
+            "all_video_like_sum": pa.int64(),
             "video_shown_count": pa.int64(),
         }
     )
@@ -217,3 +217,16 @@ def test_a_key_may_be_a_field_of_json(tmp_path: Path) -> None:
         rates.append(like_rates(logs))
     assert rates[0] == rates[1]
     assert len(set(rates[0])) > 1
+
+
+def test_a_rate_may_be_named_like_a_key_and_a_key_like_the_column_of_another(tmp_path: Path) -> None:
+    toml = TOML + '[derived]\nzz = "video_id"\nkey1 = "user_id"\n'
+    keys = {"other": ["zz"], "zz": ["zz"], "two": ["user_id % 3", "user_id"], "derived": ["user_id % 3", "key1"]}
+    rates = {}
+    for name, key in keys.items():
+        rate = LIKE_RATE.replace("video_like", name).replace('["video_id"]', str(key))
+        logs = Logs(tmp_path / name, toml + rate)
+        logs.prepare()
+        rates[name] = read(logs.out, "train")[name].to_pylist()
+    assert rates["zz"] == rates["other"] != rates["two"]
+    assert rates["derived"] == rates["two"]

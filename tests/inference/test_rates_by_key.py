@@ -184,7 +184,7 @@ def test_a_key_may_be_a_column_that_no_feature_reads(rates_model: Path) -> None:
         "users.city": ("user", ()),
         "user_id": ("user", ()),
     }
-    tables = {side.name: load_table(rates_model / "tables" / side.name / "v1") for side in form.sides}
+    tables = {side.name: load_table(rates_model / "tables" / side.name / "v1", side.name) for side in form.sides}
     lookup = SideLookup(form, tables, QueryEngine())
     columns = {column.name: column for column in form.columns}
     users = [USER, USER + 1, 1, None]

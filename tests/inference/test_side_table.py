@@ -330,7 +330,7 @@ def test_a_model_in_a_store_has_its_tables_there(address: str, feed: Path, feed_
     assert rank(load(model), {"user_id": USER}, items) == rank(by_id, {"user_id": USER}, items)
     (table,) = publish(model, feed / "raw", "videos")
     assert latest_table(model, "videos") == table.folder
-    assert load_table(table.folder).info == table.info
+    assert load_table(table.folder, table.info.name).info == table.info
 
 
 def test_users_of_a_dated_table_have_their_newest_row(own: Path, tmp_path: Path) -> None:

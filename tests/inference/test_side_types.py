@@ -103,7 +103,7 @@ def model(tmp_path: Path) -> Path:
 def test_values_and_keys(model: Path, tmp_path: Path) -> None:
     (published,) = publish_tables(model, (), TableSources(str(tmp_path)), read_side_table)
     form = RawForm.model_validate_json((model / "versions/v1" / RAW_FILE).read_text())
-    table = load_table(published.folder)
+    table = load_table(published.folder, published.info.name)
     assert list(table.info.columns) == ["user", "vid eo", *(form.sides[0].columns)]
     assert set(form.sides[0].columns) == set(VALUES)
     columns = {column.name: column for column in form.columns}

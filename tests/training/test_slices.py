@@ -189,7 +189,7 @@ def test_rows_may_be_cut_at_any_time(monkeypatch: pytest.MonkeyPatch, at_once: i
     for i in range(4):  # three rows and one of padding; the last value has no row
         codes_BC = torch.tensor([[0], [2], [1 if i else 0], [3]], dtype=torch.int16)
         ones_BK = torch.ones(4, 1)
-        batch = Batch(None, torch.zeros(4, 0), ones_BK, ones_BK, None, None, 3, codes_BC)
+        batch = Batch(None, torch.zeros(4, 0), ones_BK, ones_BK, None, None, 3, slices_BC=codes_BC)
         metrics.update(batch, torch.tensor([[1.0 + i], [1.5], [3.0], [float("nan")]]))
     (found,) = metrics.compute()
     assert [(entry["value"], entry["samples"]) for entry in found["values"]] == [(5, 5), (6, 3), (None, 4)]
@@ -204,7 +204,7 @@ def test_more_rows_are_held_for_more_codes(values: int, rows: int) -> None:
     metrics = SliceMetrics(slicings, [task], torch.device("cpu"), rows=rows, exact_limit=0)
     size = 2048
     codes_BC, ones_BK = torch.zeros(size, 2, dtype=torch.int16), torch.ones(size, 1)
-    batch = Batch(None, torch.zeros(size, 0), ones_BK, ones_BK, None, None, size, codes_BC)
+    batch = Batch(None, torch.zeros(size, 0), ones_BK, ones_BK, None, None, size, slices_BC=codes_BC)
     for held in range(size, rows, size):
         metrics.update(batch, ones_BK)
         assert sum(len(part.codes_BC) for part in metrics._pending) == held

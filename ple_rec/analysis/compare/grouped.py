@@ -1,7 +1,7 @@
 """GAUC by group and by subgroup in a comparison, and sentences on tasks for which their verdicts differ.
 
-A group is a user, for example, and a subgroup a day of a user. A user's rate moves with the days, so a model that
-orders each day better may order all rows of a user worse.
+A group is a user, for example, and a subgroup a day of a user. Users click more on some days than on others. So a
+model that orders the rows of each day better may order all rows of a user worse.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ def judge_gauc(variant: Mapping[str, Any], judge: Callable[[Any], str]) -> dict[
 
 
 def disagreements(
-    name: str, baseline: str, variant: Mapping[str, Any], verdicts: Mapping[str, Mapping[str, str]], names: Any
+    name: str,
+    baseline: str,
+    variant: Mapping[str, Any],
+    verdicts: Mapping[str, Mapping[str, str]],
+    names: Mapping[str, str],
 ) -> list[str]:
     """Return a sentence for each task on which the verdicts on both GAUC gains of a variant differ.
 

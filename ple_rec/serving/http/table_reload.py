@@ -83,7 +83,7 @@ class TableLoader:
             started = time.perf_counter()
             in_memory, table = self._loaded.get(name, (None, None))
             if table is None or in_memory != stamp:
-                table = load_table(stamp.path)
+                table = load_table(stamp.path, name)
             if (misfit := _find_misfit(ranker, table)) is not None:
                 command = publish_command(self._model_dir, name, has_rates=bool(side.rates))
                 self._refuse(name, attempt, f"{misfit}; run {command}")

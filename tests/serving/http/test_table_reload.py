@@ -154,6 +154,10 @@ def test_a_refused_table_is_logged_once_and_tried_again_when_asked(
     (own / "tables/videos/latest").write_text("v9\n")
     assert tables.attach(first) is first
     assert "names 'v9'" in log[-1][1]["why"]
+    shutil.copytree(own / "tables/users/v1", own / "tables/videos/v10")
+    (own / "tables/videos/latest").write_text("v10\n")
+    assert tables.attach(first) is first
+    assert "holds the table 'users'; it must be 'videos'" in log[-1][1]["why"]
     (own / "tables/videos/latest").unlink()  # The table in memory stays.
     assert tables.attach(first) is first
     (own / "tables/videos/latest").write_text("v9\n")
