@@ -223,7 +223,7 @@ def values_of_sums(sums: ir.Table, rate: RateSpec) -> dict[str, ir.Value]:
     Args:
         sums: Sums over the window of the rate: those of each key in its stored columns, those of all keys in the
             columns of `total_column`.
-        rate: Rate.
+        rate: Rate whose columns are returned.
     """
     count = sums[rate.count_column]
     if rate.of is None:

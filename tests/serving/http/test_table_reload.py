@@ -32,8 +32,8 @@ from tests.tiny import wait_until
 BODY = {"form": "raw", "user": {"user_id": USER}, "items": [{"video_id": f"v{i}", **TIME} for i in range(12)]}
 
 
-def publish(model: Path, source: Path) -> None:
-    publish_tables(model, ["videos"], TableSources(str(source)), read_side_table)
+def publish(model: Path, source: Path, name: str = "videos") -> None:
+    publish_tables(model, [name], TableSources(str(source)), read_side_table)
 
 
 def write_lengths(folder: Path, feed: Path, length: float) -> Path:
@@ -154,7 +154,9 @@ def test_a_refused_table_is_logged_once_and_tried_again_when_asked(
     (own / "tables/videos/latest").write_text("v9\n")
     assert tables.attach(first) is first
     assert "names 'v9'" in log[-1][1]["why"]
-    shutil.copytree(own / "tables/users/v1", own / "tables/videos/v10")
+    publish(own, feed / "raw", "users")
+    shutil.move(own / "tables/users/v1", own / "tables/videos/v10")
+    shutil.rmtree(own / "tables/users")
     (own / "tables/videos/latest").write_text("v10\n")
     assert tables.attach(first) is first
     assert "holds the table 'users'; it must be 'videos'" in log[-1][1]["why"]
