@@ -14,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
+from data_prep.engines.spark import SparkEngine
 from data_prep.first_day import find_day_1
 from data_prep.progress import Progress
 from data_prep.run import EngineName, Options, find_configured_tables, prepare
@@ -57,14 +59,15 @@ def test_rates_are_those_of_a_reference(tmp_path: Path, seed: int) -> None:
     np.testing.assert_array_equal(rows["video_shown_twice"].to_numpy(np.float64, na_value=np.nan), twice)
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckEngine]:
-    engine = DuckEngine(tmp_path_factory.mktemp("engine"), threads=1)
+@pytest.fixture(scope="module", params=["duckdb", pytest.param("spark", marks=[pytest.mark.spark, pytest.mark.slow])])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("engine")
+    engine = DuckEngine(folder, threads=1) if request.param == "duckdb" else SparkEngine(folder, threads=1)
     yield engine
     engine.close()
 
 
-def features(engine: DuckEngine, root: Path, log: pd.DataFrame) -> pa.Table:
+def features(engine: Engine, root: Path, log: pd.DataFrame) -> pa.Table:
     """Return the features of all rates for every row of a log, also of rows in no split, in the order of the log."""
     write(root, log, files=1)
     config = load_config(PrepConfig, root / "rates.toml")
@@ -80,7 +83,7 @@ def features(engine: DuckEngine, root: Path, log: pd.DataFrame) -> pa.Table:
 @given(st.data())
 @settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_labels_from_a_day_on_change_no_feature_until_this_day(
-    engine: DuckEngine, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     root = tmp_path_factory.mktemp("labels")
     log = random_log(data.draw(st.integers(0, 2**16)), rows=6)
@@ -100,7 +103,7 @@ def test_labels_from_a_day_on_change_no_feature_until_this_day(
     assert was.take(until).equals(now.take(until))
 
 
-def test_labels_change_features_of_the_next_day(engine: DuckEngine, tmp_path: Path) -> None:
+def test_labels_change_features_of_the_next_day(engine: Engine, tmp_path: Path) -> None:
     log = random_log(0)
     other = log.assign(is_like=1 - log["is_like"])
     days = (log["time_s"] // 86_400 - DAY_1).to_numpy()
