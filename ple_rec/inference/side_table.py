@@ -13,6 +13,7 @@ Shape suffixes: N keys of one look-up.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ from ple_rec.inference.model_dir import SIDE_TABLES, latest_table, latest_versio
 from ple_rec.inference.raw_values import arrow_type
 from ple_rec.inference.remote_model import checked_version
 from ple_rec.storage import Location
+
+logger = logging.getLogger(__name__)
 
 PUBLISH_AGAIN = "publish the table again with `ple-rec tables`"
 _ROW_GROUP_ROWS = 1 << 20
@@ -136,9 +139,13 @@ def write_tables(
         source = sources.of(side)
         assert source is not None
         rows, values = read_side(version, features, side, source)
-        if keep_newer and (newer := _newer_rates(model_dir, side, values)) is not None:
+        newer = _newer_rates(model_dir, side, values)
+        if newer is not None and keep_newer:
             published.append(newer)
             continue
+        if newer is not None:
+            message = "%s: rates as of %s replace newer ones, as of %s. Fix: publish those of the newer dataset again"
+            logger.warning(message, side.name, values.as_of, newer.info.as_of)
         columns = {name: "string" if is_text(rows[name].type) else "int64" for name in side.key_columns}
         columns |= {name: kinds[f"{side.name}.{name}"] for name in side.columns}
         table = pa.table(sort_by_hash(_with_types(rows, columns, side.key_columns), side.key_columns))
@@ -167,11 +174,16 @@ def _newer_rates(model_dir: Location, side: RawSide, values: SideValues) -> Publ
         side: Side table as the model reads it.
         values: Description of the other values.
     """
-    folder = latest_table(model_dir, side.name)
-    if folder is None or values.as_of is None:
+    if values.as_of is None:
         return None
-    with explain_unreadable(folder):
-        info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
+    try:
+        folder = latest_table(model_dir, side.name)
+        if folder is None:
+            return None
+        with explain_unreadable(folder):
+            info = SideTableInfo.model_validate_json((folder / INFO_FILE).read_text(encoding="utf-8"))
+    except (DataError, FileNotFoundError, ValueError):  # A damaged table is replaced by one of any day.
+        return None
     is_newer = info.rates == side.rates and info.as_of is not None and info.as_of > values.as_of
     return PublishedTable(folder, info) if is_newer and info.columns.keys() >= set(side.columns) else None
 
