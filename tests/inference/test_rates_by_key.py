@@ -120,12 +120,7 @@ def test_the_export_names_its_rates(rates_model: Path, rates_feed: Path) -> None
 
 
 def test_newer_rates_are_published_without_a_version(
-    own: Path,
-    rates_feed: Path,
-    rates_child: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    own: Path, rates_feed: Path, rates_child: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = load(own)
     assert main(["tables", str(own), "--dataset", str(rates_child)]) == 0
@@ -147,9 +142,9 @@ def test_newer_rates_are_published_without_a_version(
     assert json.loads((own / "versions/v2/model.json").read_text())["card"]["rates"][0]["as_of"] == "2022-04-21"
     (folder,) = ple_rec.publish_tables(own, ["by_video_id"], dataset=rates_child)
     assert folder == own / "tables/by_video_id/v3"
-    assert "replace newer ones" not in caplog.text
-    ple_rec.publish_tables(own, ["by_video_id"], dataset=rates_feed / "data")
-    assert "by_video_id: rates as of 2022-04-20 replace newer ones, as of 2022-04-21. Fix: " in caplog.text
+    assert "replace newer ones" not in capsys.readouterr().err
+    assert main(["tables", str(own), "--tables", "by_video_id", "--dataset", str(rates_feed / "data")]) == 0
+    assert "by_video_id: rates as of 2022-04-20 replace newer ones, as of 2022-04-21. Fix: " in capsys.readouterr().err
 
 
 def test_a_dataset_that_does_not_fit_is_refused(
