@@ -100,6 +100,7 @@ def test_appended_days_have_the_rates_of_one_preparation(tmp_path: Path, first: 
 
 
 @pytest.mark.spark
+@pytest.mark.slow
 def test_appended_days_have_the_same_bytes_on_both_engines(tmp_path: Path) -> None:
     log = random_log(4, rows=12)
     first, _ = prepared(tmp_path / "first", rows_of(log, range(1, 6)), None, 0, *FIRST_DAYS)

@@ -73,6 +73,7 @@ def test_ids_whose_tables_would_have_one_name_are_counted_by_the_first() -> None
 
 
 @pytest.mark.usefixtures("here", "no_charts")
+@pytest.mark.slow
 def test_prep_takes_the_rates(capsys: pytest.CaptureFixture[str]) -> None:
     config = accepted(log(), capsys)
     assert len(config["rates"]) == 12
