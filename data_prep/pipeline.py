@@ -55,7 +55,7 @@ from data_prep.first_day import find_day_1
 from data_prep.output.frozen_tables import write_frozen_tables
 from data_prep.output.metadata import bucket_names, build_schema, column_types, inferred_types
 from data_prep.output.parent import Parent
-from data_prep.output.rate_tables import read_rate_tables, write_rate_tables
+from data_prep.output.rate_tables import write_rate_tables
 from data_prep.output.split_writer import MAX_KEPT_CELLS, SplitWriter, column_count, query_column_count
 from data_prep.output.stage import Stage
 from data_prep.output.writer import finish, write_atomically
@@ -265,7 +265,7 @@ class Pipeline:
             # thresholds are computed before rates, but the edges of features that read rates after them.
             earlier = None
             if self.parent is not None:
-                earlier = read_rate_tables(self.engine, self.parent.config, self.parent.rate_tables)
+                earlier = rates.RateCounts.read(self.engine, self.parent.config, self.parent.rate_tables)
             complete, say = self.reads_every_row, self.progress.say
             counts = rates.count_rates(self.rows, self.day_1, is_complete=complete, earlier=earlier, say=say)
             self.rows = rates.with_rates(self.rows, counts)

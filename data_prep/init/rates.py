@@ -16,9 +16,8 @@ from ple_rec.config.prep_rates import table_name
 # Rates are proposed by at most this many keys and of at most this many labels, since each becomes two features.
 _MAX_KEYS, _MAX_LABELS = 4, 6
 _MAX_SUM = 2**62  # Rates whose sums may come near the limit of int64 are not proposed.
-_UNITS_PER_SCALE = (
-    1_000  # Number of units, in which fractions are added, in the power of ten at the standard deviation.
-)
+# Fractions are added in a unit of which the power of ten nearest to the standard deviation has this many.
+_UNITS_PER_SCALE = 1_000
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,23 @@ keys and days of all rows are collected first, so that the windows are computed 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
-from data_prep.expressions.times import days_since_1970
 from data_prep.sources.files import POSITION
 from data_prep.transforms.arithmetic import date_text
 from data_prep.transforms.columns import DAY
 from data_prep.transforms.expression_scope import ColumnBuilder
+from data_prep.transforms.rate_append import zero_counts
 from data_prep.transforms.rate_values import build_keys, key_columns
-from data_prep.transforms.rates import values_as_of
+from data_prep.transforms.rates import RateCounts, values_as_of
 from data_prep.transforms.rows import LogRows
 from ple_rec.config.load import load_schema
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.prep_rates import DAY as COUNTED_DAY
-from ple_rec.config.prep_rates import CountedTable
 from ple_rec.config.schema import RATES_DIR
 from ple_rec.data.integrity import Digests
 from ple_rec.errors import DataError, overrides_text
@@ -34,25 +32,8 @@ from ple_rec.storage import Location
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class DatasetCounts:
-    """Counted tables of a dataset.
-
-    Args:
-        dataset: Directory of the dataset.
-        tables: Counts and sums by key and day, by name of the counted table.
-        first_day: First day whose rows can be predicted, in days from 1970-01-01; None if rows of every day can.
-        last_day: Last day whose rows are counted, in days from 1970-01-01; None if no row is counted.
-    """
-
-    dataset: Location
-    tables: Mapping[str, ir.Table]
-    first_day: int | None
-    last_day: int | None
-
-
-def read_counts(engine: Engine, dataset: Location, config: PrepConfig) -> DatasetCounts:
-    """Open the counted tables of a dataset.
+def read_counts(engine: Engine, dataset: Location, config: PrepConfig) -> RateCounts:
+    """Open the counted tables of a dataset. If rows of every day can be predicted, `first_day` of the result is None.
 
     Args:
         engine: Engine that reads the files.
@@ -63,25 +44,19 @@ def read_counts(engine: Engine, dataset: Location, config: PrepConfig) -> Datase
         DataError: A file is missing or has changed.
     """
     digests = Digests.read(dataset)
-    tables = {name: engine.read([digests.local_copy(f"{RATES_DIR}/{name}.parquet")]) for name in config.counted_tables}
-    return DatasetCounts(
-        dataset,
-        tables,
-        first_day=_day(config.found.rates_first_day) if load_schema(dataset).parent is not None else None,
-        last_day=_day(config.found.rates_last_day),
-    )
+    files = {name: digests.local_copy(f"{RATES_DIR}/{name}.parquet") for name in config.counted_tables}
+    counts = RateCounts.read(engine, config, files)
+    # Only a dataset to which days were appended lacks counts of earlier days.
+    return counts if load_schema(dataset).parent is not None else replace(counts, first_day=None)
 
 
-def _day(date: str | None) -> int | None:
-    return None if date is None else days_since_1970(date)
-
-
-def compute_rates(rows: LogRows, counts: DatasetCounts, first: int) -> dict[str, ir.Table]:
+def compute_rates(rows: LogRows, counts: RateCounts, dataset: Location, first: int) -> dict[str, ir.Table]:
     """Return the values of the rates for every key and day of some rows, by name of the counted table.
 
     Args:
         rows: Rows of the log to be predicted.
-        counts: Counted tables of the dataset.
+        counts: Counted tables that `read_counts` has returned.
+        dataset: Directory of their dataset, for messages.
         first: Position of the first row.
 
     Raises:
@@ -93,32 +68,19 @@ def compute_rates(rows: LogRows, counts: DatasetCounts, first: int) -> dict[str,
     keys = {name: key for table in tables.values() for name, key in build_keys(builder, table).items()}
     days = builder.rows.select(POSITION, **keys, **{DAY: builder.values["time.day"]}).drop_null(DAY)
     days = engine.materialize("rate_keys", days)
-    _check_days(rows, counts, days)
+    _check_days(rows, counts, dataset, days)
     values = {}
     for name, table in tables.items():
-        keyed = days.drop_null(key_columns(table))
-        named = {key: keyed[column] for key, column in zip(table.key_columns, key_columns(table), strict=True)}
-        row_keys = keyed.select(**named, **{COUNTED_DAY: keyed[DAY].cast("int32")}).distinct()
-        row_keys = engine.materialize(f"row_keys_{name}", row_keys)
-        all_values = values_as_of(engine, table, _add_keys(counts.tables[name], row_keys, table), resolved)
-        values[name] = engine.materialize(f"rates_{name}", all_values.semi_join(row_keys, row_keys.columns))
+        row_keys = engine.materialize(f"row_keys_{name}", zero_counts(days.drop_null(key_columns(table)), table))
+        key_and_day = [*table.key_columns, COUNTED_DAY]
+        known = counts.tables[name].select(row_keys.columns)
+        added = row_keys.anti_join(known, key_and_day)
+        all_values = values_as_of(engine, table, ibis.union(known, added, distinct=False), resolved)
+        values[name] = engine.materialize(f"rates_{name}", all_values.semi_join(row_keys, key_and_day))
     return values
 
 
-def _add_keys(counts: ir.Table, row_keys: ir.Table, table: CountedTable) -> ir.Table:
-    """Return counts by key and day, with counts of 0 for further keys and days.
-
-    Args:
-        counts: Counts and sums of the dataset by key and day.
-        row_keys: Keys and days, which may be among those of `counts`.
-        table: Counted table.
-    """
-    stored = [column for rate in table.rates.values() for column in rate.stored_columns]
-    added = row_keys.anti_join(counts, row_keys.columns).mutate(**{name: ibis.literal(0, "int64") for name in stored})
-    return ibis.union(counts.select(added.columns), added, distinct=False)
-
-
-def _check_days(rows: LogRows, counts: DatasetCounts, days: ir.Table) -> None:
+def _check_days(rows: LogRows, counts: RateCounts, dataset: Location, days: ir.Table) -> None:
     """Refuse a row of a day that the dataset cannot answer for, and warn of days that follow uncounted ones."""
     engine = rows.engine
     if counts.first_day is not None:
@@ -127,7 +89,7 @@ def _check_days(rows: LogRows, counts: DatasetCounts, days: ir.Table) -> None:
             raise DataError(
                 rows.resolved.tables["log"].locate(row["position"]),
                 f"is of {date_text(row['day'])}",
-                f"rates of a row need the counts of the days before it, and {counts.dataset}, to which days were "
+                f"rates of a row need the counts of the days before it, and {dataset}, to which days were "
                 f"appended, has those for rows from {date_text(counts.first_day)} on",
                 f"predict earlier rows with the parent dataset: {overrides_text('data.path=PARENT')}",
             )
@@ -138,6 +100,6 @@ def _check_days(rows: LogRows, counts: DatasetCounts, days: ir.Table) -> None:
             "rates of rows of %s: %s counts the rows until %s, so the days between are missing in their rates. Fix: "
             "append these days, and set data.path to the dataset of the last one",
             date_text(last),
-            counts.dataset,
+            dataset,
             date_text(counts.last_day),
         )

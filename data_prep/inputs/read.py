@@ -24,7 +24,7 @@ from data_prep.engines.base import Engine
 from data_prep.engines.duck import DuckEngine
 from data_prep.failures import DiskFullError, EngineError, OutOfMemoryError
 from data_prep.inputs.columns import ID_PREFIX, check_inputs, id_expressions, inputs_config
-from data_prep.inputs.rates import DatasetCounts, compute_rates, read_counts
+from data_prep.inputs.rates import compute_rates, read_counts
 from data_prep.inputs.times import RawTimeColumn, find_raw_times
 from data_prep.page_checksums import check_pages
 from data_prep.progress import Progress
@@ -79,7 +79,7 @@ class Inputs:
         resolved: Configuration of the inputs, with the files of the log and of the side tables.
         raw_times: Id columns that hold times, by name. They are read from the files and not by the engine, which would
             lose their type and time zone.
-        counts: Counted tables of the rates that are read; None if none is.
+        dataset: Directory of the dataset that has the counts of the rates; None if no rate is read.
 
     Attributes:
         ids: Names of the id columns.
@@ -93,9 +93,10 @@ class Inputs:
         engine: Engine,
         resolved: Resolved,
         raw_times: Mapping[str, RawTimeColumn],
-        counts: DatasetCounts | None = None,
+        dataset: Location | None = None,
     ) -> None:
-        self._log_rows, self._raw_times, self._counts = LogRows(engine, resolved), raw_times, counts
+        self._log_rows, self._raw_times, self._dataset = LogRows(engine, resolved), raw_times, dataset
+        self._counts = None if dataset is None else read_counts(engine, dataset, resolved.config)
         self._rates: Mapping[str, ir.Table] = {}  # Values of the rates by key and day, by name of the counted table.
         self.tables = resolved.tables
         self.ids = tuple(name.removeprefix(ID_PREFIX) for name in resolved.config.carry)
@@ -151,8 +152,8 @@ class Inputs:
                 check_pages(self._log_rows.resolved)
                 if not self._log_rows.sides:
                     self._log_rows = self._log_rows.with_sides(materialize=True)  # Side tables are read once.
-                if self._counts is not None:
-                    self._rates = compute_rates(self._log_rows, self._counts, first)
+                if self._counts is not None and self._dataset is not None:
+                    self._rates = compute_rates(self._log_rows, self._counts, self._dataset, first)
                 for start in range(first, self.rows, self._batch_rows) if first < self.rows else [first]:
                     yield self._read_batch(start, min(start + self._batch_rows, max(self.rows, start)))
         except EngineError as error:
@@ -256,11 +257,9 @@ def open_inputs(
     spill.mkdir()
     engine = DuckEngine(spill, memory=options.memory, threads=options.threads, reads_once=True)
     try:
-        counts = None
-        if resolved.config.rates:
-            assert options.dataset is not None  # A model with rates was trained on a dataset that has their counts.
-            counts = read_counts(engine, options.dataset, resolved.config)
-        yield Inputs(engine, replace(resolved, tables=tables), raw_times, counts)
+        dataset = options.dataset if resolved.config.rates else None
+        assert dataset is not None or not resolved.config.rates  # A model with rates was trained on such a dataset.
+        yield Inputs(engine, replace(resolved, tables=tables), raw_times, dataset)
     finally:
         engine.close()
 

@@ -11,8 +11,6 @@ import pyarrow as pa
 
 from data_prep.engines.base import PART, Engine
 from data_prep.output.parts import ParquetPartSink, read_part
-from data_prep.transforms.arithmetic import day_number
-from data_prep.transforms.rates import RateCounts
 from ple_rec.config.prep import PrepConfig
 from ple_rec.config.prep_rates import DAY
 
@@ -51,19 +49,3 @@ def write_rate_tables(
         )
         if not engine.write_parts(rows.mutate(**{PART: ibis.literal(0, "int32")}), [*keys, DAY], sink):
             sink.write_empty(0)
-
-
-def read_rate_tables(engine: Engine, config: PrepConfig, files: Mapping[str, Path]) -> RateCounts:
-    """Return the counted tables of a dataset.
-
-    Args:
-        engine: Engine that reads the files.
-        config: Configuration of the dataset, with its `[found]` values.
-        files: Files of the counted tables on this machine, by name of the table.
-    """
-    tables = {name: engine.read([file]) for name, file in files.items()}
-    days = (config.found.rates_first_day, config.found.rates_last_day)
-    return RateCounts(
-        {name: rows.mutate(**{DAY: rows[DAY].cast("int64")}) for name, rows in tables.items()},
-        *(None if day is None else day_number(day, None) for day in days),
-    )

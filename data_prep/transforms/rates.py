@@ -16,12 +16,14 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import ibis
 import ibis.expr.types as ir
 
 from data_prep.engines.base import Engine
 from data_prep.expressions.kinds import divide, floating
+from data_prep.expressions.times import days_since_1970
 from data_prep.failures import EngineError
 from data_prep.transforms import rate_append
 from data_prep.transforms.arithmetic import date_text, day_number
@@ -30,7 +32,7 @@ from data_prep.transforms.expression_scope import ColumnBuilder
 from data_prep.transforms.rate_values import build_keys, key_columns, value_column
 from data_prep.transforms.resolve import Resolved
 from data_prep.transforms.rows import LogRows, derive
-from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit
+from ple_rec.config.prep import DaySplit, HashSplit, HeldOutSplit, PrepConfig
 from ple_rec.config.prep_rates import DAY as COUNTED_DAY
 from ple_rec.config.prep_rates import CountedTable, RateSpec
 from ple_rec.errors import DataError
@@ -58,6 +60,22 @@ class RateCounts:
     tables: Mapping[str, ir.Table]
     first_day: int | None
     last_day: int | None
+
+    @classmethod
+    def read(cls, engine: Engine, config: PrepConfig, files: Mapping[str, Path]) -> RateCounts:
+        """Return the counted tables of a dataset.
+
+        Args:
+            engine: Engine that reads the files.
+            config: Configuration of the dataset, with its `[found]` values.
+            files: Files of the counted tables on this machine, by name of the table.
+        """
+        tables = {name: engine.read([file]) for name, file in files.items()}
+        days = (config.found.rates_first_day, config.found.rates_last_day)
+        return cls(
+            {name: rows.mutate(**{COUNTED_DAY: rows[COUNTED_DAY].cast("int64")}) for name, rows in tables.items()},
+            *(None if day is None else days_since_1970(day) for day in days),
+        )
 
     def dates(self) -> dict[str, str | None]:
         """Return the first and the last day as values of `[found]`."""

@@ -189,9 +189,9 @@ def rate_problems(rates: Iterable[RateSpec], sides: Iterable[str], *, has_time: 
                 f"{_MAX_TABLE_NAME} are possible; write the expression into [derived], and the name of the derived "
                 "column into `key`"
             )
-        if (same := names_of_tables.setdefault(name.lower(), name)) != name:
+        if (other_name := names_of_tables.setdefault(name.lower(), name)) != name:
             problems.append(
-                f"the tables of rates {same} and {name} differ only in case; write the same key in the same way"
+                f"the tables of rates {other_name} and {name} differ only in case; write the same key in the same way"
             )
         if name.lower() in by_lower:
             problems.append(
