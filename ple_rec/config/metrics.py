@@ -79,8 +79,8 @@ METRICS = (
         "subgroup GAUC",
         ("binary",),
         "higher",
-        "GAUC inside subgroups, such as the rows of one user on one day. A user's rate moves with the days, so GAUC "
-        "by user over several days may fall for a model that orders every day better.",
+        "GAUC inside subgroups, such as the rows of one user on one day. Users click more on some days than on "
+        "others, so GAUC by user over several days may fall for a model that orders every day better.",
         can_select=True,
         needs_both_classes=True,
     ),
