@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -178,6 +178,19 @@ def time_by_turns(calls: Sequence[Callable[[], object]], device: torch.device, t
     return [Timing(*(statistics.median(values) for values in zip(*ms, strict=True))) for ms in all_ms]
 
 
+def device_times(calls: Sequence[Callable[[], object]], device: torch.device, timings: int) -> list[float]:
+    """Return the milliseconds that the device takes for each of several functions.
+
+    On a GPU it is the time of the kernels alone, since a host that issues a few small ones takes longer than they do.
+    """
+    if device.type == "cpu":
+        return [timing.ms for timing in time_by_turns(calls, device, timings)]
+    for call in calls:
+        for _ in range(_WARM_UP_CALLS):
+            call()
+    return [_kernel_ms(call) for call in calls]
+
+
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -238,10 +251,9 @@ def measure_tables(contexts: Sequence[TrainContext], timings: int) -> tuple[Tabl
     device = contexts[0].ranks.device
     forward = [_look_up(context, backward=False) for context in contexts]
     both = [_look_up(context, backward=True) for context in contexts]
-    times = time_by_turns([*forward, *both], device, timings)
+    times = device_times([*forward, *both], device, timings)
     return tuple(
-        _tables_time(context, times[index].ms, times[len(contexts) + index].ms)
-        for index, context in enumerate(contexts)
+        _tables_time(context, times[index], times[len(contexts) + index]) for index, context in enumerate(contexts)
     )
 
 
@@ -281,8 +293,8 @@ def measure_products(context: TrainContext, timings: int) -> tuple[GemmTime, ...
         a_MK = torch.rand(rows_M, k, device=device, dtype=dtype)
         w_NK = torch.rand(n, k, device=device, dtype=dtype)
         calls.append(lambda a_MK=a_MK, w_NK=w_NK: nn.functional.linear(a_MK, w_NK))
-    times = time_by_turns(calls, device, timings)
-    return tuple(GemmTime(m=rows_M, k=k, n=n, ms=t.ms) for (n, k), t in zip(shapes, times, strict=True))
+    times = device_times(calls, device, timings)
+    return tuple(GemmTime(m=rows_M, k=k, n=n, ms=ms) for (n, k), ms in zip(shapes, times, strict=True))
 
 
 def _dense_weights(model: nn.Module) -> Iterator[torch.Tensor]:
@@ -299,8 +311,8 @@ def measure_copies(device: torch.device, timings: int) -> tuple[TransferTime, ..
         for count in _BYTES
     ]
     calls = [lambda a=a, b=b: b.copy_(a, non_blocking=True) for a, b in pairs]
-    times = time_by_turns(calls, device, timings)
-    return tuple(TransferTime(bytes=count, ms=t.ms) for count, t in zip(_BYTES, times, strict=True))
+    times = device_times(calls, device, timings)
+    return tuple(TransferTime(bytes=count, ms=ms) for count, ms in zip(_BYTES, times, strict=True))
 
 
 def measure_loader(context: TrainContext) -> float:
@@ -333,7 +345,7 @@ def measure_loader(context: TrainContext) -> float:
 def _measure_exchanges(
     recipe: str, settings: Sequence[str], sizes: Sequence[int], ranks: int, timings: int
 ) -> ExchangeTimes:
-    """Return the times of collectives, and of steps with all tables table-wise, on several processes of this host."""
+    """Return the times of all-to-alls, and of steps with all tables table-wise, on several processes of this host."""
     say(f"collectives and steps of {ranks} ranks")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
@@ -358,23 +370,21 @@ def _exchange_rank(
     os.environ |= {"LOCAL_WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
     with process_group(_config(recipe, settings, sizes[0]).runtime) as group:
-        all_to_all, all_reduce = measure_collectives(group, timings)
+        all_to_all = measure_exchange(group, timings)
         contexts = [build_context(_config(recipe, settings, size), group) for size in sizes]
         steps = measure_steps(contexts, timings)
         if group.is_main:
-            times = ExchangeTimes(ranks=ranks, all_to_all=all_to_all, all_reduce=all_reduce, steps=steps)
+            times = ExchangeTimes(ranks=ranks, all_to_all=all_to_all, steps=steps)
             file.write_text(json.dumps(times.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
 
 
-def measure_collectives(group: Ranks, timings: int) -> tuple[tuple[TransferTime, ...], tuple[TransferTime, ...]]:
-    """Return the times of all-to-alls and of all-reduces of several sizes."""
+def measure_exchange(group: Ranks, timings: int) -> tuple[TransferTime, ...]:
+    """Return the times of all-to-alls of several sizes."""
     tensors = [torch.ones(count // 4, device=group.device) for count in _BYTES]
     outputs = [torch.empty_like(tensor) for tensor in tensors]
-    exchange = [lambda a=a, b=b: dist.all_to_all_single(b, a) for a, b in zip(tensors, outputs, strict=True)]
-    reduce = [lambda b=b: dist.all_reduce(b) for b in outputs]
-    times = time_by_turns([*exchange, *reduce], group.device, timings)
-    transfers = [TransferTime(bytes=count, ms=t.ms) for count, t in zip((*_BYTES, *_BYTES), times, strict=True)]
-    return tuple(transfers[: len(_BYTES)]), tuple(transfers[len(_BYTES) :])
+    calls = [lambda a=a, b=b: dist.all_to_all_single(b, a) for a, b in zip(tensors, outputs, strict=True)]
+    times = time_by_turns(calls, group.device, timings)
+    return tuple(TransferTime(bytes=count, ms=t.ms) for count, t in zip(_BYTES, times, strict=True))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,7 +22,7 @@ CALIBRATION_VERSION = 1
 
 
 class StepTime(Config):
-    """Median time of a training step without tables on other ranks."""
+    """Median time of a training step, without the loader."""
 
     samples: PositiveInt = Field(description="samples of a rank")
     ms: PositiveFloat = Field(description="time of the step")
@@ -52,19 +52,18 @@ class GemmTime(Config):
 
 
 class TransferTime(Config):
-    """Median time of a transfer: a copy from pinned memory, or a collective."""
+    """Median time of a copy from pinned memory, or of an all-to-all."""
 
-    bytes: PositiveInt = Field(description="bytes of the copy, or that a rank gives to the collective")
+    bytes: PositiveInt = Field(description="bytes of the copy, or those that a rank gives to the all-to-all")
     ms: PositiveFloat
 
 
 class ExchangeTimes(Config):
-    """Collectives of ranks on one host, and their steps."""
+    """All-to-alls of ranks on one host, and steps of these ranks with every table table-wise."""
 
     ranks: PositiveInt
-    all_to_all: tuple[TransferTime, ...]
-    all_reduce: tuple[TransferTime, ...]
-    steps: tuple[StepTime, ...] = Field(description="steps with one sharding type")
+    all_to_all: tuple[TransferTime, ...] = Field(min_length=2)
+    steps: tuple[StepTime, ...] = Field(min_length=2)
 
 
 class Calibration(Config):
@@ -87,8 +86,10 @@ class Calibration(Config):
     exchanges: ExchangeTimes | None = Field(None, description="default: one rank, no collective")
 
     def describe(self) -> str:
-        """Return where and when it was measured: `NVIDIA H100 80GB HBM3, tencent-ple in bf16, 2026-12-01 15:00`."""
-        return f"{self.device_name}, {self.recipe} in {self.precision}, {self.measured_at}"
+        """Return what was measured and when: `NVIDIA H100 80GB HBM3, 1 rank, tencent-ple in bf16, 2026-12-01 15:00`."""
+        ranks = 1 if self.exchanges is None else self.exchanges.ranks
+        count = f"{ranks} rank{'s' if ranks > 1 else ''}"
+        return f"{self.device_name}, {count}, {self.recipe} in {self.precision}, {self.measured_at}"
 
 
 def dump_calibration(calibration: Calibration) -> str:
