@@ -257,7 +257,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the features of a sharded model stand in the order of its plan",
         "ple_rec/models/multitask.py",
-        "(values,) = KeyedTensor.regroup([pooled], [names])",
+        "values = self._column_order.permute(pooled.values())",
         "values = pooled.values()",
         ("tests/models/test_multitask.py", "tests/training/test_equivalence.py"),
     ),
