@@ -20,70 +20,15 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from benchmarks.gpu.page import StageResult, write_page
-from benchmarks.gpu.stage import STAGES, TOTAL_SECONDS, Stage, StageSettings
-from benchmarks.gpu.worker import StageFailedError, StageWorker
+from benchmarks.gpu.run import SmokeRun
+from benchmarks.gpu.stage import STAGES, TOTAL_SECONDS, StageSettings
 from ple_rec.errors import UserError
 
 SOME_FAILED = 5  # Exit code if a stage has failed.
-
-
-class SmokeRun:
-    """Stages that ran so far, and the time that they took.
-
-    Args:
-        settings: Settings of the stages.
-        seconds: Seconds for all stages together.
-    """
-
-    def __init__(self, settings: StageSettings, seconds: float) -> None:
-        self._settings, self._seconds = settings, seconds
-        self._seconds_spent = self._seconds_scheduled = 0.0
-        self._worker = StageWorker(settings.out / "log.txt")
-        self.results: list[StageResult] = []
-
-    def run(self, stage: Stage) -> StageResult:
-        """Run a stage if there is time left, and write the page."""
-        result = StageResult(stage)
-        self.results.append(result)
-        self._seconds_scheduled += stage.seconds * self._seconds / TOTAL_SECONDS
-        if self._seconds_spent >= self._seconds:
-            result.outcome, result.summary = "left out", f"no time left of {self._seconds:.0f} s"
-            self._write()
-            return result
-        # A stage may use the time that earlier stages have left, and has its own share if they have left none.
-        seconds = max(self._seconds_scheduled - self._seconds_spent, stage.seconds * self._seconds / TOTAL_SECONDS)
-        started = time.monotonic()
-        sys.stderr.write(f"{stage.name} ...\n")
-        try:
-            for message in self._worker.run(stage, self._settings, seconds):
-                if message.kind == "end":
-                    result.outcome, result.summary = "ok", message.text
-                else:
-                    result.lines.append(message.text)
-                result.seconds = time.monotonic() - started
-                self._write()
-        except StageFailedError as error:
-            result.outcome, result.summary, result.log_lines = "FAILED", str(error), error.log_lines
-            result.is_refusal = error.is_refusal
-        result.seconds = time.monotonic() - started
-        self._seconds_spent += result.seconds
-        self._write()
-        sys.stderr.write(f"{stage.name}: {result.outcome} {result.seconds:.0f} s {result.summary}\n")
-        return result
-
-    def close(self) -> None:
-        """End the process of the stages."""
-        self._worker.close()
-
-    def _write(self) -> None:
-        device = "one GPU" if self._settings.device == "cuda" else "a rehearsal on a CPU"
-        write_page(self._settings.out / "page.md", f"Ten minutes of {device}", self.results)
 
 
 def prepare_data(folder: Path, rows: int) -> None:

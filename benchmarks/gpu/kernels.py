@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.gpu.page import row_line, table_lines
-from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
+from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 
 _ROWS, _DIM, _BAGS, _STEPS = 1000, 16, 256, 3
 _RATE, _EPS = 0.05, 1e-8
@@ -55,31 +55,24 @@ def compare_optimizers(settings: StageSettings, deadline: Deadline) -> StageLine
     """Compare the kernels of each optimizer, precision and place of the table.
 
     Raises:
-        ValueError: A kernel computes something else.
+        RuntimeError: A kernel raises an error, or computes something else.
     """
     batches = list(_batches())
-    failures, count = [], 0
-    yield from table_lines("optimizer", "rows", "memory", "error forward", f"error after {_STEPS} updates", "")
+    failures, count = PartFailures(), 0
+    yield from table_lines("optimizer", "rows", "memory", "error forward", f"error after {_STEPS} updates")
     for kind in _KINDS:
         if settings.device == "cpu" and kind in _CUDA_ONLY:
             continue
         for precision in _MAX_ERROR:
             for memory, location in _LOCATIONS[settings.device].items():
                 name = f"{kind}, {precision}, {memory}"
-                try:
+                with failures.collect(name):
                     errors = _compare(kind, precision, location, batches, settings.device)
-                # Another kernel may work, unless the device itself is in a bad state, which the next one shows.
-                except RuntimeError as error:
-                    failures.append(f"{name}: {str(error).splitlines()[0]}")
-                    yield row_line(kind, precision, memory, "", "", "raises")
-                    continue
-                count += 1
-                is_equal = max(errors) <= _MAX_ERROR[precision]
-                failures += [] if is_equal else [f"{name}: errors {errors[0]:.1e} and {errors[1]:.1e}"]
-                numbers = [f"{error:.1e}" for error in errors]
-                yield row_line(kind, precision, memory, *numbers, "equal" if is_equal else "DIFFERENT")
-    if failures:
-        raise ValueError("; ".join(failures))
+                    count += 1
+                    yield row_line(kind, precision, memory, *(f"{error:.1e}" for error in errors))
+                    if max(errors) > _MAX_ERROR[precision]:
+                        raise ValueError(f"errors {errors[0]:.1e} and {errors[1]:.1e}")
+    failures.raise_if_any()
     return f"{count} kernels compute what torch computes on the CPU"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gpu.stage import Stage
+from benchmarks.gpu.stage import SmokeStage
 
 # Longest summary in the table of the stages.
 _MAX_SUMMARY = 240
@@ -18,7 +18,7 @@ class StageResult:
     """Result of a stage so far.
 
     Args:
-        stage: Stage.
+        stage: Stage that gives the result.
         outcome: "running", "ok", "FAILED", or "left out".
         seconds: Seconds that the stage took.
         summary: Summary, or the reason for a failure.
@@ -27,7 +27,7 @@ class StageResult:
         is_refusal: True if the stage refuses this machine or these settings.
     """
 
-    stage: Stage
+    stage: SmokeStage
     outcome: str = "running"
     seconds: float = 0.0
     summary: str = ""

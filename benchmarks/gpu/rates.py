@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
 from benchmarks.gpu.page import row_line, table_lines
-from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
+from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 from ple_rec.planning.plan_input import describe_dataset
 from ple_rec.planning.roofline import roofline
 from ple_rec.planning.workload import sample_work
@@ -19,20 +19,25 @@ _WARM_UP = 10
 
 
 def measure_rates(settings: StageSettings, deadline: Deadline) -> StageLines:
-    """Measure each combination of recipe, batch size and mode, those of most value first, as long as there is time."""
-    summaries = []
-    longest = 0.0
+    """Measure each combination of recipe, batch size and mode, those of most value first, as long as there is time.
+
+    Raises:
+        RuntimeError: A combination does not train.
+    """
+    summaries, failures, longest = list[str](), PartFailures(), 0.0
     yield from table_lines("recipe", "batch", "mode", "ms a step", "samples/s", "plan, ms", "of the roofline", "peak")
     for recipe, batch_size, mode in _combinations(settings):
         if deadline.seconds_left() < 1.2 * longest:
             yield row_line(recipe, f"{batch_size:,}", mode, "no time left", "", "", "", "")
             continue
         started = time.monotonic()
-        cells = _measure(settings, recipe, batch_size, mode)
-        yield row_line(recipe, f"{batch_size:,}", mode, *cells)
-        if batch_size == settings.batch_size and recipe == "tencent-ple":
-            summaries.append(f"{mode} {cells[1]} samples/s")
+        with failures.collect(f"{recipe}, {batch_size:,} samples, {mode}"):
+            cells = _measure(settings, recipe, batch_size, mode)
+            yield row_line(recipe, f"{batch_size:,}", mode, *cells)
+            if batch_size == settings.batch_size and recipe == "tencent-ple":
+                summaries.append(f"{mode} {cells[1]} samples/s")
         longest = max(longest, time.monotonic() - started)
+    failures.raise_if_any()
     return f"tencent-ple with {settings.batch_size:,} samples: {', '.join(summaries)}"
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import time
-from collections.abc import Generator
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,13 +50,13 @@ class Deadline:
 
 
 @dataclass(frozen=True)
-class Stage:
+class SmokeStage:
     """Stage of the ten minutes.
 
     Args:
         name: Title of the stage on the page.
-        seconds: Share of the 600 seconds. A stage may also use the time that the stages before it have left.
-        function: Generator function `module:name` of this package, which is imported where the stage runs.
+        seconds: Share of the 600 seconds.
+        function: Generator function `module:name`, which is imported where the stage runs.
     """
 
     name: str
@@ -64,21 +66,46 @@ class Stage:
     def run(self, settings: StageSettings, deadline: Deadline) -> StageLines:
         """Import the function of the stage and call it."""
         module, _, name = self.function.partition(":")
-        lines: StageLines = getattr(importlib.import_module(f"benchmarks.gpu.{module}"), name)(settings, deadline)
+        lines: StageLines = getattr(importlib.import_module(module), name)(settings, deadline)
         return lines
+
+
+class PartFailures:
+    """Errors of the parts of a stage: the stage goes on with the next part, and fails at its end."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    @contextmanager
+    def collect(self, part: str) -> Iterator[None]:
+        """Keep an error of the block, whatever library raised it, and end the block without it."""
+        try:
+            yield
+        except Exception as error:
+            traceback.print_exc()
+            self._texts.append(f"{part}: {type(error).__name__}: {error}".splitlines()[0])
+
+    def raise_if_any(self) -> None:
+        """Raise an error if a part has failed.
+
+        Raises:
+            RuntimeError: A part has failed.
+        """
+        if self._texts:
+            raise RuntimeError("; ".join(self._texts))
 
 
 # The first stage refuses a machine without a GPU, and needs no dataset.
 STAGES = (
-    Stage("import", 30, "start:import_libraries"),
-    Stage("table kernels against the CPU", 30, "kernels:compare_optimizers"),
-    Stage("waits of the host", 60, "waits:record_waits"),
-    Stage("launches and gaps", 90, "trace:trace_steps"),
-    Stage("rates by batch size", 120, "rates:measure_rates"),
-    Stage("calibration of the plan", 90, "calibration:calibrate"),
-    Stage("tests for GPUs", 90, "device_tests:run_tests"),
-    Stage("asynchronous save, load, evaluation", 40, "runs:save_and_load"),
-    Stage("fp16 tables", 20, "runs:train_fp16_tables"),
-    Stage("tables in the host's memory (UVM)", 30, "runs:train_uvm_tables"),
+    SmokeStage("import", 30, "benchmarks.gpu.start:import_libraries"),
+    SmokeStage("table kernels against the CPU", 30, "benchmarks.gpu.kernels:compare_optimizers"),
+    SmokeStage("waits of the host", 60, "benchmarks.gpu.waits:record_waits"),
+    SmokeStage("launches and gaps", 90, "benchmarks.gpu.trace:trace_steps"),
+    SmokeStage("rates by batch size", 120, "benchmarks.gpu.rates:measure_rates"),
+    SmokeStage("calibration of the plan", 90, "benchmarks.gpu.calibration:calibrate"),
+    SmokeStage("tests for GPUs", 90, "benchmarks.gpu.device_tests:run_tests"),
+    SmokeStage("asynchronous save, load, evaluation", 40, "benchmarks.gpu.runs:save_and_load"),
+    SmokeStage("fp16 tables", 20, "benchmarks.gpu.runs:train_fp16_tables"),
+    SmokeStage("tables in the host's memory (UVM)", 30, "benchmarks.gpu.runs:train_uvm_tables"),
 )
 TOTAL_SECONDS = sum(stage.seconds for stage in STAGES)

@@ -9,13 +9,13 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.loop import MODES, open_training, planned_text, run_overrides, synchronize, train
 from benchmarks.gpu.page import row_line, table_lines
-from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
+from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 
 _TRACED_STEPS = 10
 # Categories of the trace's events: work of the device, and calls of the driver by the host. A rehearsal on a CPU takes
@@ -49,6 +49,20 @@ class TraceSummary:
     busy: float
     gaps: Sequence[tuple[float, str]]
     kernels: Mapping[str, tuple[float, int]]
+
+
+class StepTiming(NamedTuple):
+    """Time of a step without the profiler.
+
+    Args:
+        step_ms: Milliseconds of a step.
+        planned: Milliseconds of a step by the plan, as text.
+        eager_reason: Reason why the dense layers are not compiled; None if they are.
+    """
+
+    step_ms: float
+    planned: str
+    eager_reason: str | None
 
 
 def summarize_trace(events: Sequence[Mapping[str, Any]], device: str) -> TraceSummary:
@@ -89,27 +103,34 @@ def summarize_trace(events: Sequence[Mapping[str, Any]], device: str) -> TraceSu
 
 
 def trace_steps(settings: StageSettings, deadline: Deadline) -> StageLines:
-    """Train some steps, ten of them traced, in each mode; the first one is the default of a GPU."""
-    summaries = list[str]()
+    """Train some steps, ten of them traced, in each mode; the first one is the default of a GPU.
+
+    Raises:
+        RuntimeError: A mode does not train, or its trace has no work of the device.
+    """
+    summaries, failures = list[str](), PartFailures()
     for mode, overrides in MODES.items():
         if summaries and deadline.seconds_left() < 30:
             yield f"\n{mode}: left out, no time left"
             continue
         file = settings.out / f"trace-{mode.replace(', ', '-')}.json.gz"
-        step_ms, planned = _trace(settings, overrides, file)
-        trace = summarize_trace(json.loads(gzip.decompress(file.read_bytes()))["traceEvents"], settings.device)
-        summary = (
-            f"{mode}: {step_ms:.2f} ms a step (plan {planned}), {trace.launches / _TRACED_STEPS:.0f} launches, "
-            f"device busy {trace.busy / trace.window:.0%}"
-        )
-        summaries.append(summary)
-        yield f"\n**{summary}**. Trace: `{file.name}`."
-        yield from _trace_lines(trace)
+        with failures.collect(mode):
+            timing = _trace(settings, overrides, file)
+            trace = summarize_trace(json.loads(gzip.decompress(file.read_bytes()))["traceEvents"], settings.device)
+            summary = (
+                f"{mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} launches, device busy "
+                f"{trace.busy / trace.window:.0%}"
+            )
+            summaries.append(summary)
+            reason = "" if timing.eager_reason is None else f" Not compiled, since {timing.eager_reason}."
+            yield f"\n**{summary}**. The plan says {timing.planned} ms.{reason} Trace: `{file.name}`."
+            yield from _trace_lines(trace)
+    failures.raise_if_any()
     return "; ".join(summaries)
 
 
-def _trace(settings: StageSettings, overrides: Sequence[str], file: Path) -> tuple[float, str]:
-    """Train, write a trace of the last steps, and return the milliseconds of a step by clock and plan."""
+def _trace(settings: StageSettings, overrides: Sequence[str], file: Path) -> StepTiming:
+    """Train, write a trace of the last steps, and return the time of the steps before it."""
     steps = max(settings.steps, 2 * _TRACED_STEPS)
     warm_up = (steps - _TRACED_STEPS) // 2
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if settings.device == "cuda" else [])]
@@ -128,13 +149,14 @@ def _trace(settings: StageSettings, overrides: Sequence[str], file: Path) -> tup
     run = run_overrides(settings, settings.batch_size, *overrides)
     with open_training(settings, "tencent-ple", run) as context:
         train(context, settings, steps, after_step)
-        planned = planned_text(context)
+        planned, eager_reason = planned_text(context), context.eager_reason
     plain = file.with_suffix("")
     profiler.export_chrome_trace(str(plain))
     file.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6))
     plain.unlink()
     timed_steps = steps - _TRACED_STEPS - warm_up
-    return 1e3 * (times[steps - _TRACED_STEPS] - times[warm_up]) / timed_steps, planned
+    step_ms = 1e3 * (times[steps - _TRACED_STEPS] - times[warm_up]) / timed_steps
+    return StepTiming(step_ms, planned, eager_reason)
 
 
 def _trace_lines(trace: TraceSummary) -> list[str]:

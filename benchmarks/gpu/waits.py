@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, run_overrides, train
 from benchmarks.gpu.page import row_line, table_lines
-from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
+from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 
 _WARNING = "called a synchronizing CUDA operation"
 # Packages whose innermost frames are shown, from the inside to the outside.
@@ -86,29 +86,42 @@ def _warnings_of_waits(settings: StageSettings) -> Iterator[None]:
 
 
 def record_waits(settings: StageSettings, deadline: Deadline) -> StageLines:
-    """Count the waits of 30 steps, and show the code that led to each."""
+    """Count the waits of 30 steps, and show the code that led to each, with the default of a GPU and without it.
+
+    Raises:
+        RuntimeError: A mode does not train.
+    """
     steps = min(30, settings.steps)
-    counter = WaitCounter()
-    with open_training(
-        settings, "tencent-ple", run_overrides(settings, settings.batch_size, *MODES[DEFAULT_MODE])
-    ) as context:
-        counting = counter.counting()
-        warning = _warnings_of_waits(settings)
-
-        def after_step(step: int) -> None:
-            if step == _WARM_UP:
-                counting.__enter__()
-                warning.__enter__()
-            elif step == _WARM_UP + steps:
-                warning.__exit__(None, None, None)
-                counting.__exit__(None, None, None)
-
-        train(context, settings, _WARM_UP + steps, after_step)
+    summaries, failures = list[str](), PartFailures()
     yield (
         f"{steps} steps of tencent-ple with {settings.batch_size:,} samples. Waits within FBGEMM and for events "
         "(`Event.synchronize`) give no warning; the next stage counts them."
     )
-    yield from table_lines("called by, innermost first", "waits in all", "a step")
-    for frames, count in counter.counts.most_common():
-        yield row_line("; ".join(frames), str(count), f"{count / steps:.2f}")
-    return f"{counter.counts.total() / steps:.2f} waits a step at {len(counter.counts)} places"
+    for mode in (DEFAULT_MODE, "eager"):
+        with failures.collect(mode):
+            counts = _count_waits(settings, steps, MODES[mode])
+            summaries.append(f"{mode}: {counts.total() / steps:.2f} waits a step at {len(counts)} places")
+            yield from table_lines(f"{mode}: called by, innermost first", "waits in all", "a step")
+            for frames, count in counts.most_common():
+                yield row_line("; ".join(frames), str(count), f"{count / steps:.2f}")
+    failures.raise_if_any()
+    return "; ".join(summaries)
+
+
+def _count_waits(settings: StageSettings, steps: int, overrides: Sequence[str]) -> Counter[tuple[str, ...]]:
+    """Return the number of waits in some steps after a warm-up, by the frames that led to them."""
+    counter = WaitCounter()
+    counting, warning = counter.counting(), _warnings_of_waits(settings)
+
+    def after_step(step: int) -> None:
+        if step == _WARM_UP:
+            counting.__enter__()
+            warning.__enter__()
+        elif step == _WARM_UP + steps:
+            warning.__exit__(None, None, None)
+            counting.__exit__(None, None, None)
+
+    run = run_overrides(settings, settings.batch_size, *overrides)
+    with open_training(settings, "tencent-ple", run) as context:
+        train(context, settings, _WARM_UP + steps, after_step)
+    return counter.counts

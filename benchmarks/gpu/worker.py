@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from benchmarks.gpu.stage import Deadline, Stage, StageSettings
+from benchmarks.gpu.stage import Deadline, SmokeStage, StageSettings
 from ple_rec.errors import UserError
 
 # The worker writes the stacks of its threads at the deadline, and is killed this many seconds later.
@@ -65,7 +65,7 @@ class StageWorker:
         self._log = log
         self._process: multiprocessing.process.BaseProcess | None = None
 
-    def run(self, stage: Stage, settings: StageSettings, seconds: float) -> Iterator[WorkerMessage]:
+    def run(self, stage: SmokeStage, settings: StageSettings, seconds: float) -> Iterator[WorkerMessage]:
         """Run a stage, and yield its lines and at last its summary.
 
         Raises:
