@@ -41,7 +41,8 @@ def prepare_data(folder: Path, rows: int) -> None:
         return
     sys.stderr.write(f"preparing {rows:,} rows in {folder}; the clock stands still\n")
     command = ("-m", "ple_rec", "prep", "tencent-synthetic", "--rows", str(rows), "--out", str(folder), "--overwrite")
-    subprocess.run([sys.executable, *command], check=True)
+    # Only the page is printed on standard output.
+    subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

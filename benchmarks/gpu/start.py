@@ -24,7 +24,7 @@ _DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 
 def import_libraries(settings: StageSettings, deadline: Deadline) -> StageLines:
-    """Import the libraries and describe machine, versions, driver and devices.
+    """Import the libraries and describe machine, versions, driver and devices, also as `ple-rec doctor` does.
 
     Raises:
         UserError: The stages are for a GPU, but torch sees none.
@@ -43,6 +43,10 @@ def import_libraries(settings: StageSettings, deadline: Deadline) -> StageLines:
             yield f"- {key}: {value}"
     for line in _driver_lines():
         yield f"- {line}"
+    from ple_rec.runtime.doctor import collect_findings
+
+    for finding in collect_findings():
+        yield f"- doctor, {finding.name}: {finding.value}" + ("" if finding.ok else f" (**bad**; fix: {finding.fix})")
     import torch
 
     if settings.device == "cpu":

@@ -188,8 +188,8 @@ def test_a_trace_has_launches_busy_share_and_gaps() -> None:
     trace = summarize_trace(events, "cuda")
     assert (trace.launches, trace.work, trace.window, trace.busy) == (2, 4, 200, 165)
     assert trace.gaps == [(30, "gemm")]
-    assert trace.kernels["gemm"] == (150, 2)
-    assert trace.waits == {"cudaStreamSynchronize": (40, 1)}
+    assert trace.kernels == {"gemm": (150.0, 2), "gemm on a second stream": (40.0, 1), "Memcpy HtoD": (5.0, 1)}
+    assert trace.waits == {"cudaStreamSynchronize": (40.0, 1)}
     with pytest.raises(ValueError, match="no work of the device"):
         summarize_trace(events[:5], "cuda")
 
