@@ -4,7 +4,8 @@
 
 `ple_rec.config.calibration.Calibration` is the format of the file. Times are medians after a warm-up; the sizes of a
 measurement take turns, so that another program on the machine slows all of them alike. With `--ranks`, collectives and
-steps of so many processes are measured too.
+steps of so many processes are measured too. At the end, the measured steps are printed beside those that the plan
+estimates from the file, which contains only the smallest and the largest of them.
 
 Shape suffixes: B batch, D width of the model's input, M rows, K inner dimension and N columns of a matrix product.
 """
@@ -41,17 +42,21 @@ from ple_rec.config.calibration import (
     TransferTime,
     dump_calibration,
 )
+from ple_rec.config.cluster import PRESETS, Cluster
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import Ranks, process_group
 from ple_rec.models.weighting import task_weights
+from ple_rec.planning.calibrate import calibrated
+from ple_rec.planning.plan_input import describe_dataset, plan_run
+from ple_rec.text import align_columns
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
 from ple_rec.training.step import train_step
 
 # Samples of a rank in the measured steps, by device. The smallest one leaves a GPU nearly idle.
-SAMPLES: Mapping[str, tuple[int, ...]] = {"cpu": (64, 1024, 4096), "cuda": (64, 4096, 16384, 65536)}
+SAMPLES: Mapping[str, tuple[int, ...]] = {"cpu": (64, 512, 2048, 4096), "cuda": (64, 4096, 16384, 65536)}
 # Bytes of the copies and of the collectives.
 _BYTES = (1 << 16, 1 << 20, 1 << 24)
 # Calls that are timed together, and number of timings of which the median counts.
@@ -387,6 +392,33 @@ def measure_exchange(group: Ranks, timings: int) -> tuple[TransferTime, ...]:
     return tuple(TransferTime(bytes=count, ms=t.ms) for count, t in zip(_BYTES, times, strict=True))
 
 
+def estimated_steps(
+    calibration: Calibration, data: Path, overrides: Sequence[str] = ()
+) -> list[tuple[int, int, float, float]]:
+    """Return for each measured step: ranks, samples of a rank, its milliseconds, and those that a plan estimates.
+
+    The estimate leaves the loader out, as the measured steps do.
+
+    Args:
+        calibration: Measurements of this host.
+        data: Dataset directory of the measurements.
+        overrides: Further overrides of the configuration that was measured.
+    """
+    measured = [(1, step) for step in calibration.steps]
+    if calibration.exchanges is not None:
+        measured += [(calibration.exchanges.ranks, step) for step in calibration.exchanges.steps]
+    rows = []
+    for ranks, step in measured:
+        settings = [f"data.path={data}", f"train.precision={calibration.precision}", *_SETTINGS, *overrides]
+        config = _config(calibration.recipe, [*settings, "embeddings.sharding=table_wise"], step.samples)
+        hardware = PRESETS[calibration.device].model_copy(update={"loader_rows_per_s": 1e12})
+        cluster = calibrated(Cluster(hosts=1, ranks_per_host=ranks, hardware=hardware), calibration, "")
+        estimate = plan_run(config, describe_dataset(config), cluster).estimate
+        assert estimate is not None  # `plan_run` gives every plan an estimate.
+        rows.append((ranks, step.samples, step.ms, estimate.step_ms))
+    return rows
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, and write the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -396,8 +428,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="tencent-ple", metavar="NAME", help="recipe or file; default tencent-ple")
     parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of the collectives; default none")
     args = parser.parse_args(arguments)
-    measure(args.device, args.data, args.out, args.recipe, ranks=args.ranks)
-    sys.stdout.write(f"{args.out}: give it to `ple-rec plan --calibration {args.out}`\n")
+    calibration = measure(args.device, args.data, args.out, args.recipe, ranks=args.ranks)
+    rows = [("ranks", "samples a rank", "ms measured", "ms estimated", "ratio")]
+    for ranks, samples, ms, estimate in estimated_steps(calibration, args.data):
+        rows.append((str(ranks), f"{samples:,}", f"{ms:.2f}", f"{estimate:.2f}", f"{estimate / ms:.2f}"))
+    sys.stdout.write(
+        "\n".join([*align_columns(rows, left_columns=()), "", f"ple-rec plan --calibration {args.out}"]) + "\n"
+    )
     return 0
 
 

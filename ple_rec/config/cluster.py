@@ -71,7 +71,7 @@ class AssumedFigure(NamedTuple):
 # docs/planning.md says where each of these figures comes from. A figure of `[topology]` or of a calibration replaces
 # both the value and the range.
 ASSUMED_OF_GPUS: Mapping[str, AssumedFigure] = {
-    "dense_efficiency": AssumedFigure(0.05, 0.2, 0.4),
+    "dense_efficiency": AssumedFigure(0.05, 0.2, 0.6),
     "lookup_efficiency": AssumedFigure(0.2, 0.5, 0.8),
     "exchange_efficiency": AssumedFigure(0.2, 0.5, 0.8),
     "host_ms_per_step": AssumedFigure(6.0, 4.0, 1.5),

@@ -260,18 +260,19 @@ def _data_shard_remarks(plan: PlanFile, config: RunConfig) -> list[str]:
 
 
 def _small_table_remarks(plan: PlanFile) -> list[str]:
-    """Return a remark if ranks are imbalanced and the busiest one has tables with fewer rows than there are ranks.
+    """Return a remark if ranks are imbalanced and the busiest ones have tables with fewer rows than there are ranks.
 
     Such a table cannot be split over all ranks, so it lies on one of them.
     """
     world = plan.cluster.world_size
     totals = [costs.total() for costs in plan.costs]
-    idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
-    small = [t.table for t in plan.tables if t.rows < world and plan.ranks_of(t) == (busiest,)]
+    idle, busiest = totals.count(0.0), {rank for rank in range(world) if totals[rank] == max(totals)}
+    small = [t.table for t in plan.tables if t.rows < world and busiest.issuperset(plan.ranks_of(t))]
     if imbalance(plan.costs) < _MIN_IMBALANCE or not small:
         return []
     idle_ranks = f"; {idle} of {world} ranks hold no table" if idle else ""
-    return [f"the busiest rank has {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
+    ranks = "the busiest rank has" if len(busiest) == 1 else "the busiest ranks have"
+    return [f"{ranks} {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
 
 
 def _first_names(names: Sequence[str]) -> str:
