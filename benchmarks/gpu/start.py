@@ -43,6 +43,7 @@ def import_libraries(settings: StageSettings, deadline: Deadline) -> StageLines:
             yield f"- {key}: {value}"
     for line in _driver_lines():
         yield f"- {line}"
+    from ple_rec.runtime.cuda import find_missing_gpu
     from ple_rec.runtime.doctor import collect_findings
 
     for finding in collect_findings():
@@ -51,13 +52,8 @@ def import_libraries(settings: StageSettings, deadline: Deadline) -> StageLines:
 
     if settings.device == "cpu":
         return f"libraries imported in {seconds:.0f} s"
-    if not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda",
-            "torch sees no CUDA device",
-            "the stages are for a GPU",
-            "run `ple-rec doctor`, or rehearse them by --device cpu",
-        )
+    if (missing := find_missing_gpu()) is not None:
+        raise UserError("--device cuda", missing.cause, missing.rule, f"{missing.fix}; or rehearse by --device cpu")
     started = time.monotonic()
     torch.zeros(1, device="cuda")
     names = []

@@ -1,4 +1,4 @@
-"""Stage: launches a step, share of the time in which the device is busy, and gaps, from a trace of ten steps."""
+"""Stage: launches a step, busy share of the device and gaps, from a trace of ten steps; time of the host by region."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.loop import MODES, open_training, planned_text, run_overrides, synchronize, train
+from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
+from benchmarks.harness import scratch_folder
+from benchmarks.operators import count_steps
+from ple_rec.training.profiler.regions import REGIONS
 
 _TRACED_STEPS = 10
 # Categories of the trace's events: work of the device, and calls of the driver by the host. A rehearsal on a CPU takes
@@ -125,6 +128,9 @@ def trace_steps(settings: StageSettings, deadline: Deadline) -> StageLines:
             reason = "" if timing.eager_reason is None else f" Not compiled, since {timing.eager_reason}."
             yield f"\n**{summary}**. The plan says {timing.planned} ms.{reason} Trace: `{file.name}`."
             yield from _trace_lines(trace)
+    if deadline.seconds_left() > 20:
+        with failures.collect("host time by region"):
+            yield from _host_lines(settings)
     failures.raise_if_any()
     return "; ".join(summaries)
 
@@ -157,6 +163,18 @@ def _trace(settings: StageSettings, overrides: Sequence[str], file: Path) -> Ste
     timed_steps = steps - _TRACED_STEPS - warm_up
     step_ms = 1e3 * (times[steps - _TRACED_STEPS] - times[warm_up]) / timed_steps
     return StepTiming(step_ms, planned, eager_reason)
+
+
+def _host_lines(settings: StageSettings) -> list[str]:
+    """Return a table of the host's time in each region of a step, by clocks that do not wait for the device."""
+    run = run_overrides(settings, settings.batch_size, *MODES[DEFAULT_MODE])
+    with open_training(settings, "tencent-ple", run) as context, scratch_folder() as folder:
+        counts = count_steps(context, Path(folder), counted=0, timed=max(4, settings.steps // 4))
+    lines = ["", f"**{DEFAULT_MODE}: time of the host**, median of {len(counts.seconds)} steps"]
+    lines += table_lines("region", "host, ms")
+    lines += [row_line(region, f"{1e3 * counts.median_seconds(region):.3f}") for region in REGIONS]
+    seconds = counts.host_seconds()
+    return [*lines, row_line("all but data wait", f"{1e3 * seconds[len(seconds) // 2]:.3f}")]
 
 
 def _trace_lines(trace: TraceSummary) -> list[str]:
