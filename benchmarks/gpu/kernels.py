@@ -89,7 +89,7 @@ def _compare(
         eps=_EPS,
         weights_precision=SparseType.FP16 if precision == "fp16" else SparseType.FP32,
         cache_load_factor=0.5,
-        device=torch.device(device),
+        device=torch.device("cuda", 0) if device == "cuda" else torch.device("cpu"),
     )
     table.split_embedding_weights()[0].copy_(expected_RD)
     update = _updates()[kind]
