@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.calibrate import measure
-from benchmarks.gpu.loop import run_overrides
+from benchmarks.gpu.loop import free_memory, run_overrides
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
 from ple_rec.config.calibration import Calibration, StepTime
@@ -22,6 +22,7 @@ _REHEARSED_SAMPLES, _REHEARSED_TIMINGS = (64, 256), 2
 
 def calibrate(settings: StageSettings, deadline: Deadline) -> StageLines:
     """Measure steps, tables, matrix products, copies and the loader beside a training, and write the file."""
+    free_memory(settings)
     file = settings.out / FILE
     if settings.device == "cuda":
         calibration = measure("cuda", settings.data, file, _RECIPE, overrides=("train.precision=bf16",))

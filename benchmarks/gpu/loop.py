@@ -57,16 +57,21 @@ def run_overrides(settings: StageSettings, batch_size: int, *more: str) -> list[
     ]
 
 
-@contextmanager
-def open_training(settings: StageSettings, recipe: str, overrides: list[str]) -> Iterator[TrainContext]:
-    """Build a run in this process, after the memory of the run before has been freed."""
+def free_memory(settings: StageSettings) -> None:
+    """Free the memory and the compiled functions of the runs before."""
     gc.collect()
-    # torch compiles the same function for a few models only, and then gives up.
+    # torch compiles the same function for a few models only, and then raises an error.
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
     if settings.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+@contextmanager
+def open_training(settings: StageSettings, recipe: str, overrides: list[str]) -> Iterator[TrainContext]:
+    """Build a run in this process, after `free_memory`."""
+    free_memory(settings)
     config = load_config(RunConfig, recipe, overrides)
     with process_group(config.runtime) as ranks:
         yield build_context(config, ranks)

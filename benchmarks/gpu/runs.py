@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.gpu.loop import REPORT_EVERY, open_training, run_overrides, train
+from benchmarks.gpu.loop import REPORT_EVERY, free_memory, open_training, run_overrides, train
 from benchmarks.gpu.stage import Deadline, StageLines, StageSettings
 from ple_rec.checkpoint.load import find_damage
 from ple_rec.config.load import load_config
@@ -39,6 +39,7 @@ def save_and_load(settings: StageSettings, deadline: Deadline) -> StageLines:
         "watch.tensorboard=false",
     )
     config = load_config(RunConfig, "tencent-ple", run_overrides(settings, settings.batch_size, *overrides))
+    free_memory(settings)
     started = time.monotonic()
     metrics = train_run(config, run_dir, overwrite=True)
     yield f"- {_STEPS} steps with a save every {_SAVE_EVERY}, tests and report: {time.monotonic() - started:.1f} s"
