@@ -1,7 +1,7 @@
 """A training step launches no more operators on a GPU than the ceilings below, by region of the step.
 
 Each operator costs the host of a GPU a few microseconds, so a step of small layers is as slow as their number. Counts
-are those of the code path of a GPU. Where a ceiling can be lower, lower it: then the next operator too many fails.
+are those of the code path of a GPU. Whoever saves operators lowers the ceiling, so that the next one too many fails.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def test_no_region_of_a_step_launches_more_operators(
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("tasks", [2, 3])
 def test_metrics_are_launched_once_a_report(tasks: int, precision: str, counts: dict[object, StepCounts]) -> None:
-    """The first counted step is a report's, and so is every fifth one after it."""
+    """Steps 0 and 5 of the counted steps end with a report."""
     counted = counts[tasks, precision]
     reports = [counted.by_region(step)["logging"] for step in range(2 * REPORT_EVERY)]
     assert [step for step, count in enumerate(reports) if count] == [0, REPORT_EVERY]
