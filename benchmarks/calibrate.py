@@ -122,7 +122,7 @@ def measure(
             host=describe_machine(),
             versions={name: _version(name) for name in _PACKAGES},
             measured_at=time.strftime("%Y-%m-%d %H:%M"),
-            recipe=context.config.name,
+            recipe=recipe,
             precision=context.precision.name,
             flops_per_sample=context.unwrapped_model.flops_per_sample(),
             steps=steps,
@@ -139,6 +139,7 @@ def measure(
 
 # The contexts make some steps only, so nothing of a run may end, evaluate, save or look like a hang.
 _SETTINGS = (
+    "train.batch_size=",
     "train.epochs=",
     "train.steps=1000000000",
     "train.evaluate_every=1000000000",

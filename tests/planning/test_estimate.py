@@ -128,7 +128,9 @@ def test_figures_that_are_all_given_leave_no_range() -> None:
     assert found.fastest_ms == found.slowest_ms == found.step_ms
     assert format_estimate(plan, found).startswith("step 4.200 ms, bound by host (issuing the operators of a step)\n")
     assumed = small_plan(cluster("h100", 1, 4))
-    assert format_estimate(assumed, estimate_step(assumed, WORK)).startswith("step 5.000 ms (2 to 8), bound by host (")
+    assert format_estimate(assumed, estimate_step(assumed, WORK)).startswith(
+        "step 5.000 ms (2 to 8.5), bound by host ("
+    )
     assert measured_text(assumed).startswith("nothing was measured: ")
 
 
