@@ -48,12 +48,20 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
 std::map<const char*, const char*> pinned_blocks;
 std::mutex pinned_mutex;
 
+void pin(const void* data, size_t bytes) {
+  const std::lock_guard<std::mutex> lock(pinned_mutex);
+  const char* start = static_cast<const char*>(data);
+  pinned_blocks[start] = start + bytes;
+}
+
+bool unpin(const void* data) {
+  const std::lock_guard<std::mutex> lock(pinned_mutex);
+  return pinned_blocks.erase(static_cast<const char*>(data)) == 1;
+}
+
 void free_pinned(void* data) {
   if (data == nullptr) return;
-  {
-    const std::lock_guard<std::mutex> lock(pinned_mutex);
-    pinned_blocks.erase(static_cast<const char*>(data));
-  }
+  unpin(data);
   std::free(data);
 }
 
@@ -61,9 +69,7 @@ struct PinnedAllocator final : c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, nullptr, &free_pinned, c10::Device(c10::DeviceType::CPU)};
     void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-    const std::lock_guard<std::mutex> lock(pinned_mutex);
-    const char* start = static_cast<const char*>(data);
-    pinned_blocks[start] = start + bytes;
+    pin(data, bytes);
     return {data, data, &free_pinned, c10::Device(c10::DeviceType::CPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &free_pinned; }
@@ -103,3 +109,11 @@ const bool registered = [] {
 }();
 
 }  // namespace
+
+// What cudaHostRegister and cudaHostUnregister do; both return 0 on success.
+extern "C" int pin_block(const void* data, size_t bytes) {
+  pin(data, bytes);
+  return 0;
+}
+
+extern "C" int unpin_block(const void* data) { return unpin(data) ? 0 : 1; }

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, get_args
 
 from tests.gpu_proofs.fake_cuda.library import library
 
-ctypes.CDLL(str(library()), mode=ctypes.RTLD_GLOBAL)
+_library = ctypes.CDLL(str(library()), mode=ctypes.RTLD_GLOBAL)
 
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  # It compares functions that are replaced below with its own.
@@ -294,6 +294,12 @@ class _Event:
 def _change_torch() -> None:
     """Make torch's Python code believe that there is a GPU."""
     stream = _Stream()
+    for function, arguments in ((_library.pin_block, 2), (_library.unpin_block, 1)):
+        function.argtypes = [ctypes.c_size_t] * arguments
+    runtime = SimpleNamespace(
+        cudaHostRegister=lambda address, bytes_, flags: _library.pin_block(address, bytes_),
+        cudaHostUnregister=_library.unpin_block,
+    )
     properties = SimpleNamespace(
         name="NVIDIA H100 80GB HBM3", total_memory=80 << 30, major=9, minor=0, multi_processor_count=132
     )
@@ -317,6 +323,7 @@ def _change_torch() -> None:
         # Random numbers of the device are drawn by the generator of the CPU.
         "get_rng_state": lambda device=None: torch.get_rng_state(),
         "set_rng_state": lambda state, device=None: None,
+        "cudart": lambda: runtime,
         "synchronize": lambda device=None: _record("read", "torch.cuda.synchronize"),
     }.items():
         setattr(torch.cuda, name, value)
