@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -46,35 +45,35 @@ PRECISIONS = ("fp32", "bf16")
 ROWS, DENSE = 37, 11
 TASKS = ("click", "watch")
 LOSSES = [cross_entropy(TaskConfig(name="click")), mse(TaskConfig(name="watch"))]
-SNIPPETS = (
-    "x.sum().item()",
-    "x.tolist()",
-    "bool(x.sum() > 0)",
-    "x.cpu()",
-    "x.to('cpu', non_blocking=True)",
-    "torch.empty(2, pin_memory=True).copy_(x)",
-    "torch.empty(2, pin_memory=True).copy_(x, non_blocking=True)",
-    "mask.nonzero()",
-    "x[mask]",
-    "x.unique()",
-    "torch.equal(x, x)",
-    "x.masked_fill(mask, 0)",
-    "torch.where(mask, x, 0.0)",
-    "x.__setitem__(mask, 0.0)",
-    "torch.ones(2).to(x.device, non_blocking=True)",
-    "torch.ones(2).pin_memory().to(x.device)",
-    "torch.ones(2).pin_memory().to(x.device, non_blocking=True)",
-    "torch.tensor([1, 0], device=x.device)",
-    "torch.ones(2, device=x.device)",
-    "x * torch.tensor(2.0)",
-    "x * 2.0",
-    "x[torch.tensor([0])]",
-    "x[0]",
-    "x + torch.ones(2)",
-    "torch.where(torch.ones(2) > 0, x, x)",
-    "torch.cat([x, torch.ones(2)])",
-    "x.numpy()",
-)
+# Operations on tensors `x` and `mask` of the device, by the kinds of the events, or the error, that they should cause.
+OPERATIONS = {
+    "x.sum().item()": "read",
+    "x.tolist()": "read",
+    "bool(x.sum() > 0)": "read",
+    "x.cpu()": "read",
+    "x.to('cpu', non_blocking=True)": "read",
+    "torch.empty(2, pin_memory=True).copy_(x)": "read",
+    "torch.empty(2, pin_memory=True).copy_(x, non_blocking=True)": "",
+    "mask.nonzero()": "read",
+    "x[mask]": "read",
+    "x.unique()": "read",
+    "torch.equal(x, x)": "read",
+    "x.masked_fill(mask, 0)": "",
+    "torch.where(mask, x, 0.0)": "",
+    "torch.ones(2).to(x.device, non_blocking=True)": "copy",
+    "torch.ones(2).pin_memory().to(x.device)": "copy",
+    "torch.ones(2).pin_memory().to(x.device, non_blocking=True)": "",
+    "torch.tensor([1, 0], device=x.device)": "copy",
+    "torch.ones(2, device=x.device)": "",
+    "x * torch.tensor(2.0)": "mixed",
+    "x * 2.0": "",
+    "x[torch.tensor([0])]": "mixed",
+    "x[0]": "",
+    "x + torch.ones(2)": "RuntimeError",
+    "torch.where(torch.ones(2) > 0, x, x)": "RuntimeError",
+    "torch.cat([x, torch.ones(2)])": "RuntimeError",
+    "x.numpy()": "TypeError",
+}
 Changes = dict[str, Any]
 
 
@@ -152,20 +151,16 @@ def train_dense(variant: str, precision: str, device: torch.device) -> list[Any]
     return outputs
 
 
-def run_snippets() -> dict[str, list[str]]:
-    """Return the kinds of events of each operation on a tensor `x` of the device, or the error that it raises."""
-    kinds = {}
+def try_operation(code: str) -> str:
+    """Return the kinds of the events of an operation on tensors `x` and `mask`, or the name of the error it raises."""
     with FakeDevice():
         x, mask = torch.tensor([1.0, 2.0], device=DEVICE), torch.tensor([True, False], device=DEVICE)
-    for code in SNIPPETS:
-        with FakeDevice() as device:
-            try:
-                eval(code, {"torch": torch, "x": x, "mask": mask})
-            except (RuntimeError, TypeError) as error:
-                kinds[code] = [type(error).__name__]
-            else:
-                kinds[code] = [event.kind for event in device.events]
-    return kinds
+    with FakeDevice() as device:
+        try:
+            eval(code, {"torch": torch, "x": x, "mask": mask})
+        except (RuntimeError, TypeError) as error:
+            return type(error).__name__
+    return " ".join(event.kind for event in device.events)
 
 
 def main(folder: Path) -> None:
@@ -189,5 +184,5 @@ def main(folder: Path) -> None:
             result["events"][f"{variant} {precision}"] = [asdict(event) for event in device.events]
             for name, outputs in (("cpu", cpu), ("cuda", cuda)):
                 result[name][f"{variant} {precision}"] = [output.tolist() for output in outputs]
-    result["snippets"] = run_snippets()
+    result["operations"] = {code: (expected, try_operation(code)) for code, expected in OPERATIONS.items()}
     (folder / "result.json").write_text(json.dumps(result))
