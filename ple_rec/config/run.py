@@ -386,7 +386,7 @@ class RuntimeConfig(Config):
     """Device, threads and timeout of a rank."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device of the ranks; auto: cuda if there are a GPU and FBGEMM's CUDA wheel, else cpu"
+        "auto", description="device of the ranks; auto: cuda if FBGEMM's CUDA wheel is installed, else cpu"
     )
     threads: PositiveInt | None = Field(
         None,
