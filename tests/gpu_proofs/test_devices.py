@@ -27,9 +27,10 @@ STEP = {
         "the number of steps, at the first step"
     ),
     "torchrec/distributed/sharding/rw_sharding.py: RwSparseFeaturesDist.__init__": "at the first step",
+    "torchrec/distributed/dist_data.py: PooledEmbeddingsAllToAll.__init__": "at the first step",
     "torchrec/sparse/jagged_tensor_validator.py: _validate_lengths": "check of the first batch",
     "torchrec/sparse/jagged_tensor_validator.py: _validate_feature_range": "check of the first batch",
-    "torchrec/sparse/jagged_tensor.py: _cuda_to_cpu_safe": "numbers of ids of each feature",
+    "torchrec/sparse/jagged_tensor.py: _cuda_to_cpu_safe": "numbers of ids of each feature, if tables are row-wise",
     "torchrec/distributed/dist_data.py: _get_recat": "order of the features of all ranks",
 }
 # Places in a report, which reads its figures.
@@ -59,9 +60,10 @@ EVALUATION = {
     "ple_rec/metrics/group_auc.py: group_areas": "number of groups, once in 2^18 rows",
     "ple_rec/training/early_stopping.py: broadcast_score": "score of rank 0",
     "ple_rec/training/evaluate.py: _mask_unread": "means of gate weights",
+    "ple_rec/training/non_finite_guard.py: NonFiniteGuard.__init__": "empty flags, before the batches",
     "ple_rec/training/non_finite_guard.py: NonFiniteGuard._read": "stop requests of the batch before",
     "ple_rec/training/slices.py: SliceMetrics.compute": "numbers of rows",
-    "torchrec/sparse/jagged_tensor.py: _cuda_to_cpu_safe": "numbers of ids of each feature",
+    "torchrec/sparse/jagged_tensor.py: _cuda_to_cpu_safe": "numbers of ids of each feature, if tables are row-wise",
     "torchrec/distributed/dist_data.py: _get_recat": "order of the features of all ranks",
 }
 # Places in a save.
@@ -77,6 +79,7 @@ OTHER = {
     "ple_rec/checkpoint/store.py: CheckpointStore._write": "the thread of a save, which waits for itself alone",
     "ple_rec/metrics/collection.py: MetricCollection._column_index": "columns of a kind of task",
     "ple_rec/distributed/table_rows.py: TableRows.__init__": "shards of all ranks",
+    "ple_rec/training/non_finite_guard.py: NonFiniteGuard.__init__": "empty flags",
     "ple_rec/training/table_health.py: _AllNorms.order_statistics": "norms of rows",
     "ple_rec/training/table_health.py: row_health": "rows that training did not change",
 }

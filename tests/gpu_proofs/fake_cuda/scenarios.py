@@ -82,7 +82,7 @@ def everything(folder: Path) -> tuple[Path, Changes]:
     changes = {
         "train": {"loss_weighting": "uncertainty", "precision": "fp32", "pipeline": "none"},
         "dense_optimizer": {"kind": "adam", "clip_norm": 1.0},
-        "embeddings": {"tables": {"item": {"pooling": "mean"}, "tag": {"pooling": "mean"}}},
+        "embeddings": {"sharding": "table_wise", "tables": {"item": {"pooling": "mean"}, "tag": {"pooling": "mean"}}},
         "evaluation": {"slices": ["user"]},
         "checkpoint": {"asynchronous": True},
     }
@@ -96,7 +96,7 @@ def requests(folder: Path) -> tuple[Path, Changes]:
         "train": {"precision": "bf16", "pipeline": "sparse_dist"},
         "dense_optimizer": {"kind": "sgd"},
         "table_optimizer": {"kind": "sgd"},
-        "embeddings": {"dtype": "fp16", "tables": {"user": {"id_dropout": 0.2}}},
+        "embeddings": {"dtype": "fp16", "sharding": "row_wise", "tables": {"user": {"id_dropout": 0.2}}},
     }
     return write_vectors(folder / "requests"), changes
 
@@ -106,7 +106,8 @@ SCENARIOS: tuple[Callable[[Path], tuple[Path, Changes]], ...] = (everything, req
 
 def configuration(data: Path, changes: Changes, device: str, steps: int) -> RunConfig:
     """Return the configuration of a run with a report in the middle, and an evaluation and a save at its end."""
-    train = {"steps": steps, "report_every": 2, "evaluate_every": STOP}
+    # A compiler would make kernels for a GPU.
+    train = {"steps": steps, "report_every": 2, "evaluate_every": STOP, "compile": "off"}
     sections = {"train": {}, "runtime": {}} | changes
     sections["train"] = sections["train"] | train
     return small_config(data, sections | {"runtime": {"device": device, "threads": 1}})
