@@ -212,12 +212,17 @@ def _on_host(value: Any) -> Any:
 def _lookup_arguments(func: Any, args: Sequence[Any]) -> list[Any]:
     """Return the arguments with which FBGEMM's kernel for CPUs does what its kernel for GPUs would do.
 
-    FBGEMM passes tables, and the state of their optimizer, as `dev_weights` or `momentum1_dev` if they lie on a GPU;
-    its kernel for CPUs reads `host_weights` and `momentum1_host`.
+    FBGEMM passes tables, and the state of their optimizer, as `dev_weights` or `momentum1_dev` if they lie on a GPU, and
+    as `uvm_weights` or `momentum1_uvm` if they lie in the host's memory; the other one is empty. Its kernel for CPUs
+    reads `host_weights` and `momentum1_host`.
     """
     # Arguments at the end may be left out, since they have defaults.
     by_name = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
-    return [by_name[name.replace("host", "dev")] if "host" in name else value for name, value in by_name.items()]
+    for name in by_name:
+        if "host" in name:
+            on_gpu, in_host_memory = (by_name[name.replace("host", place)] for place in ("dev", "uvm"))
+            by_name[name] = on_gpu if on_gpu.numel() else in_host_memory
+    return list(by_name.values())
 
 
 def _check_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
