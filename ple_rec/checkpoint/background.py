@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.cuda._pin_memory_utils import pin_memory, unpin_memory
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
+from torch.distributed._shard.sharding_spec import ShardMetadata
 
 from ple_rec.runtime.threads import on_current_device
 
@@ -54,7 +55,7 @@ class Stager:
         """Return a copy of a value of the state; `key` is its path in the state, and identifies its buffers."""
         if isinstance(value, ShardedTensor):
             shards = [
-                Shard(self._buffered(f"{key}#{i}", shard.tensor), shard.metadata)
+                Shard(self._buffered(f"{key}#{i}", shard.tensor), _without_device(shard.metadata))
                 for i, shard in enumerate(value.local_shards())
             ]
             return ShardedTensorBase._init_from_local_shards_and_global_metadata(
@@ -79,6 +80,11 @@ class Stager:
                 weakref.finalize(buffer, unpin_memory, buffer.data_ptr()).atexit = False
             self._buffers[key] = buffer
         return buffer.copy_(value.detach(), non_blocking=True)
+
+
+def _without_device(metadata: ShardMetadata) -> ShardMetadata:
+    """Return the place of a shard in its table without its device, since the copy lies in the host's memory."""
+    return ShardMetadata(metadata.shard_offsets, metadata.shard_sizes)
 
 
 class BackgroundRunner:

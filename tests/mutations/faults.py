@@ -51,6 +51,7 @@ _RANKER = ("tests/inference/test_ranker.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
+_DEVICES = ("tests/gpu_proofs/test_devices.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -435,5 +436,47 @@ FAULTS: tuple[Fault, ...] = (
         "target=on_current_device(_fill)",
         "target=_fill",
         ("tests/data/test_ahead.py",),
+    ),
+    Fault(
+        "the mask of the samples that have a weight is on the CPU",
+        "ple_rec/models/losses.py",
+        "has_weight_BK = weights_BK > 0",
+        "has_weight_BK = weights_BK.cpu() > 0",
+        _DEVICES,
+    ),
+    Fault(
+        "the mask of the bags without a total weight is on the CPU",
+        "ple_rec/models/embeddings.py",
+        "is_zero_B1 = total_B1 == 0",
+        "is_zero_B1 = torch.zeros(total_B1.shape, dtype=torch.bool)",
+        _DEVICES,
+    ),
+    Fault(
+        "the experts that a gate reads are a tensor that stays on the CPU",
+        "ple_rec/modules/mixing.py",
+        'self.register_buffer("edges", torch.tensor(edges, dtype=torch.long), persistent=False)',
+        "self.edges = torch.tensor(edges, dtype=torch.long)",
+        _DEVICES,
+    ),
+    Fault(
+        "requests to stop or save are copied to the device from memory that is not pinned",
+        "ple_rec/training/non_finite_guard.py",
+        "self._requests[2 * stop + save]",
+        "torch.tensor([float(stop), float(save)]).to(self.device, non_blocking=True)",
+        _DEVICES,
+    ),
+    Fault(
+        "the host decides by the norm of the gradients whether they are clipped",
+        "ple_rec/distributed/optimizers.py",
+        "if self.clip_norm is not None:",
+        "if self.clip_norm is not None and norm.item() > self.clip_norm:",
+        _DEVICES,
+    ),
+    Fault(
+        "copies of table shards for a save beside training say that they lie on the GPU",
+        "ple_rec/checkpoint/background.py",
+        "_without_device(shard.metadata)",
+        "shard.metadata",
+        _DEVICES,
     ),
 )
