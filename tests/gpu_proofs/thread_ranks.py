@@ -1,13 +1,14 @@
 """Many ranks in one process, each a thread, whose collectives are recorded and compared when they meet.
 
 The data are moved by torch's own process group of threads, so every rank gets what the others have sent. A real group
-would hang if ranks called different collectives; here each such case raises `MismatchError` on all ranks: ranks that
-meet in collectives of different names, types or sizes, and ranks that wait for one that has ended.
+would hang if ranks called different collectives. Here all ranks raise a `MismatchError` if collectives of different
+names, types or sizes meet, or if a rank waits for one that has ended.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +16,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
 
-import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _set_thread_isolation_mode
@@ -46,8 +46,8 @@ class Collective(NamedTuple):
         bytes: Bytes of the tensors of this rank, without those that it receives; 0 for `AllToAllBase`, in which ranks
             may send different numbers of bytes.
         sent: Bytes that this rank sends to each rank; None for operations other than `AllToAllBase`.
-        phase: What the rank was doing, as the last call of `Recorder.phase` on it says.
-        order: Position among all collectives of the rank.
+        phase: What the rank was doing, by the blocks of `Recorder.phase`.
+        thread: Name of the thread.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Collective(NamedTuple):
     bytes: int
     sent: tuple[int, ...] | None
     phase: str
-    order: int
+    thread: str
 
     @property
     def signature(self) -> tuple[str, str, str, int]:
@@ -81,6 +81,7 @@ class Recorder:
 
     Attributes:
         calls: Collectives of each rank.
+        error: Error if the ranks did not call the same collectives; else None.
     """
 
     def __init__(self, world_size: int) -> None:
@@ -91,11 +92,28 @@ class Recorder:
         self._meetings: dict[tuple[str, int], _Meeting] = {}
         self._counts: dict[tuple[str, int], int] = {}
         self._ended: set[int] = set()
-        self._error: MismatchError | None = None
+        self.error: MismatchError | None = None
 
-    def phase(self, name: str) -> None:
-        """Name what the calling rank does from here on."""
-        self._phases[dist.get_rank()] = name
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Name what the calling rank does in the block."""
+        rank = dist.get_rank()
+        before, self._phases[rank] = self._phases[rank], name
+        try:
+            yield
+        finally:
+            self._phases[rank] = before
+
+    def current_phase(self) -> str:
+        """Return what the calling rank does."""
+        return self._phases[dist.get_rank()]
+
+    def calls_by_group(self, rank: int) -> dict[str, list[tuple[str, str, str, int]]]:
+        """Return the signatures of a rank's collectives by group; threads of a rank use different groups."""
+        calls: dict[str, list[tuple[str, str, str, int]]] = {}
+        for call in self.calls[rank]:
+            calls.setdefault(call.group, []).append(call.signature)
+        return calls
 
     def end(self, rank: int) -> None:
         """Record that a rank will call no further collective."""
@@ -120,13 +138,13 @@ class Recorder:
                 self._lock.notify_all()
             while not meeting.is_done:
                 absent = [r for r in members if r in self._ended and r not in meeting.calls]
-                if absent and self._error is None:
-                    self._error = MismatchError(
+                if absent and self.error is None:
+                    self.error = MismatchError(
                         f"rank {rank} waits in {_describe(call)} for rank {absent[0]}, which has ended"
                     )
                     self._lock.notify_all()
-                if self._error is not None:
-                    raise self._error
+                if self.error is not None:
+                    raise self.error
                 if not self._lock.wait(_MOST_SECONDS):
                     raise TimeoutError(f"rank {rank} waits in {_describe(call)}")
         return ret_work(data)
@@ -144,7 +162,7 @@ class Recorder:
             0 if sent is not None else _bytes(own),
             sent,
             self._phases[rank],
-            len(self.calls[rank]),
+            threading.current_thread().name,
         )
         self.calls[rank].append(call)
         return call
@@ -152,13 +170,13 @@ class Recorder:
     def _compare(self, meeting: _Meeting, call: Collective, rank: int) -> None:
         """Raise a MismatchError, here and on all ranks that wait, if another rank has joined with another call."""
         for other, theirs in meeting.calls.items():
-            if theirs.signature != call.signature and self._error is None:
-                self._error = MismatchError(
+            if theirs.signature != call.signature and self.error is None:
+                self.error = MismatchError(
                     f"rank {rank} calls {_describe(call)} where rank {other} calls {_describe(theirs)}"
                 )
                 self._lock.notify_all()
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
 
 
 def _describe(call: Collective) -> str:
@@ -245,6 +263,8 @@ def _groups_of_threads(recorder: Recorder, local_world_size: int) -> Iterator[No
             (ProcessLocalGroup, "_get_backend_name", lambda group: "gloo"),
             (twrw_sharding, "intra_and_cross_node_pg", groups_of_host),
             (threading, "Thread", _RankThread),
+            # Each rank would replace the hook by one of its own.
+            (sys, "excepthook", sys.excepthook),
         ):
             stack.enter_context(patch.object(target, name, value))
         stack.enter_context(patch.dict(os.environ, LOCAL_WORLD_SIZE=str(local_world_size)))
@@ -267,28 +287,26 @@ def _host_groups(local_world_size: int) -> tuple[Any, Any]:
 
 
 def run_thread_ranks(
-    fn: Callable[..., T], world_size: int, *args: Any, local_world_size: int = 8
-) -> tuple[list[T | BaseException], Recorder]:
-    """Call `fn(rank, world_size, recorder, *args)` on ranks that are threads; return results and collectives.
+    fn: Callable[[int], T], recorder: Recorder, *, local_world_size: int = 8
+) -> list[T | BaseException]:
+    """Call `fn(rank)` on ranks that are threads, and return what each rank returned or raised.
 
     Args:
         fn: Function of a rank.
-        world_size: Number of ranks.
-        args: Further arguments of `fn`, shared by all ranks.
+        recorder: Recorder of the collectives of all ranks, which has no calls yet.
         local_world_size: Number of ranks on each host.
 
-    Returns:
-        What each rank returned or raised, and the recorder. If ranks did not call the same collectives, that is the
-        MismatchError of all ranks.
+    Raises:
+        MismatchError: The ranks did not call the same collectives.
     """
-    recorder = Recorder(world_size)
+    world_size = recorder.world_size
     results: list[Any] = [None] * world_size
     store = dist.HashStore()
 
     def serve(rank: int) -> None:
         try:
             dist.init_process_group(_BACKEND, rank=rank, world_size=world_size, store=store)
-            results[rank] = fn(rank, world_size, recorder, *args)
+            results[rank] = fn(rank)
         except BaseException as error:  # The caller looks at it.
             results[rank] = error
         finally:
@@ -296,9 +314,11 @@ def run_thread_ranks(
 
     thread_class = threading.Thread
     with _groups_of_threads(recorder, min(local_world_size, world_size)):
-        threads = [thread_class(target=serve, args=(rank,), name=f"rank {rank}", daemon=True) for rank in range(world_size)]
+        threads = [thread_class(target=serve, args=(rank,), name=f"rank {rank}") for rank in range(world_size)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    return results, recorder
+    if recorder.error is not None:
+        raise recorder.error
+    return results
