@@ -29,6 +29,7 @@ from ple_rec.errors import overrides_text
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
+CompileKind = Literal["auto", "off"]
 ShuffleKind = Literal["rows", "requests"]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits; one stays free, since each rank adds its number.
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse other dims.
@@ -251,6 +252,11 @@ class TrainConfig(Config):
         "none",
         description="overlap of steps; sparse_dist: copy the next batches and exchange their ids during a step, with "
         "the same result; prefetch: also fetch rows of fused_uvm_caching tables (GPUs only)",
+    )
+    compile: CompileKind = Field(
+        "auto",
+        description="auto: compile the dense layers and losses of a training step into one graph, on GPUs only; off: "
+        "compute them operator by operator",
     )
     precision: AskedPrecision = Field(
         "fp32",
