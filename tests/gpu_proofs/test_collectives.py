@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,7 +23,7 @@ from ple_rec.config.schema import SparseFeature
 from ple_rec.data.batch import Batch
 from ple_rec.distributed import layouts
 from ple_rec.distributed.planner import PlanningInputs, make_plan
-from ple_rec.distributed.process_group import Ranks, silence_libraries
+from ple_rec.distributed.process_group import Ranks
 from ple_rec.errors import DivergedError, PreemptedError, UserError
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.training import loop, run
@@ -154,8 +153,6 @@ def _train(
             (Preemption, "is_stop_requested", signal),
         ):
             stack.enter_context(patch.object(target, name, value))
-        stack.enter_context(warnings.catch_warnings())
-        silence_libraries()
         stack.enter_context(device_path())
         stack.enter_context(without_charts())
         training.results = run_thread_ranks(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from torch.testing._internal.distributed.multi_threaded_pg import ProcessLocalGr
 from torch.utils import _pytree as pytree
 from torchrec.distributed import comm
 from torchrec.distributed.sharding import twrw_sharding
+
+from ple_rec.distributed.process_group import silence_libraries
 
 T = TypeVar("T")
 
@@ -268,6 +271,8 @@ def _groups_of_threads(recorder: Recorder, local_world_size: int) -> Iterator[No
         ):
             stack.enter_context(patch.object(target, name, value))
         stack.enter_context(patch.dict(os.environ, LOCAL_WORLD_SIZE=str(local_world_size)))
+        stack.enter_context(warnings.catch_warnings())
+        silence_libraries()
         threaded._install_threaded_pg()
         stack.callback(threaded._uninstall_threaded_pg)
         # Else torch would refuse the second group of a name in this process.
