@@ -1,4 +1,4 @@
-"""Forty faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
+"""Faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
 
 `tests/test_mutations.py` holds that every text still stands once in its file. Where code was renamed or moved, write
 the same fault for what the code has become; do not drop it.
@@ -48,6 +48,8 @@ _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
+_LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
+_TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -257,7 +259,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "the features of a sharded model stand in the order of its plan",
         "ple_rec/models/multitask.py",
-        "(values,) = KeyedTensor.regroup([pooled], [names])",
+        "values = self._column_order.permute(pooled.values())",
         "values = pooled.values()",
         ("tests/models/test_multitask.py", "tests/training/test_equivalence.py"),
     ),
@@ -339,5 +341,56 @@ FAULTS: tuple[Fault, ...] = (
         "if pending.answer.cancelled():",
         "if not pending.request.rows:",
         ("tests/serving/http/test_batching.py",),
+    ),
+    # GPU
+    Fault(
+        "the loss of each task takes an operator more",
+        "ple_rec/models/losses.py",
+        "(loss(logit_B, label_B) *",
+        "(loss(logit_B, label_B).abs() *",
+        _LAUNCHES,
+    ),
+    Fault(
+        "the metrics of every step are computed at once on a GPU",
+        "ple_rec/training/progress.py",
+        'return 1 << 16 if device.type == "cuda" else 1',
+        "return 1",
+        _LAUNCHES,
+    ),
+    Fault(
+        "batches do not carry the number of ids of each feature, so it is read from the device",
+        "ple_rec/data/collate.py",
+        "length_per_key=length_per_key,",
+        "length_per_key=None,",
+        _TRANSFERS,
+    ),
+    Fault(
+        "the norm of the gradients is read from the device at each step",
+        "ple_rec/training/step.py",
+        "guard.record(step + 1, sums_K, gradient_norm)",
+        "guard.record(step + 1, sums_K, gradient_norm * (gradient_norm.item() > 0))",
+        _TRANSFERS,
+    ),
+    Fault(
+        "the weights of the tasks are copied to the device from memory that is not pinned",
+        "ple_rec/training/step.py",
+        'torch.tensor(weights_K, pin_memory=device.type == "cuda").to(device, non_blocking=True)',
+        "torch.tensor(weights_K, device=device)",
+        _TRANSFERS,
+    ),
+    Fault(
+        "the ids of the next batch are exchanged on the stream of the model",
+        "ple_rec/distributed/sparse_prefetch.py",
+        """        with on_stream(self._streams.exchange):
+            self._ids = self._counts.wait()""",
+        "        self._ids = self._counts.wait()",
+        _TRANSFERS,
+    ),
+    Fault(
+        "the index of the columns of pooled rows is built and copied at each step",
+        "ple_rec/models/multitask.py",
+        "self._column_order is None or",
+        "True or",
+        _TRANSFERS,
     ),
 )
