@@ -356,7 +356,7 @@ def test_a_rank_without_rows_of_a_table(world_size: int, tmp_path: Path) -> None
     with pytest.raises(UserError, match="leave the last rank without rows"):
         plan(tag="row_wise")
     with patch.object(layouts, "_leaves_empty_shard", lambda *_: False):
-        assert _idle_ranks(plan(tag="row_wise"))[-1] == f"rank {world_size - 1} has no rows of table tag"
+        assert f"rank {world_size - 1} has no rows of table tag" in _idle_ranks(plan(tag="row_wise"))
 
 
 def _mismatch(calls: Callable[[int], object]) -> str:
