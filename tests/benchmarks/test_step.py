@@ -12,11 +12,11 @@ import pytest
 from benchmarks.feed import write_feed
 from benchmarks.operators import StepCounts
 from benchmarks.step import describe
-from ple_rec.training.profiler.regions import REGIONS
+from ple_rec.training.profiler.regions import REGIONS, Region
 from tests.conftest import REPOSITORY
 
 
-def _seconds(data_wait: float, lookup: float) -> dict[str, float]:
+def _seconds(data_wait: float, lookup: float) -> dict[Region, float]:
     return dict.fromkeys(REGIONS, 0.0) | {"data wait": data_wait, "lookup": lookup}
 
 
