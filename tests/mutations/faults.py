@@ -48,6 +48,7 @@ _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
+_ONE_GRAPH = ("tests/gpu_proofs/test_one_graph.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -339,5 +340,31 @@ FAULTS: tuple[Fault, ...] = (
         "if pending.answer.cancelled():",
         "if not pending.request.rows:",
         ("tests/serving/http/test_batching.py",),
+    ),
+    # GPU
+    Fault(
+        "the scorer branches on the values of a batch",
+        "ple_rec/modules/mixing.py",
+        "if not self.has_all_edges:",
+        "if not self.has_all_edges or logits_BN.isnan().any():",
+        _ONE_GRAPH,
+    ),
+    Fault(
+        "the last batch of an epoch is not padded",
+        "ple_rec/data/loader.py",
+        """                    [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
+                    self.selection,
+                    self.batch_size,""",
+        """                    (parts := [part for reader in readers for part in reader.next_rows(self.rows_per_step)]),
+                    self.selection,
+                    sum(part.stop - part.start for part in parts),""",
+        _ONE_GRAPH,
+    ),
+    Fault(
+        "the gradients of dense layers are not averaged over the ranks",
+        "ple_rec/training/step.py",
+        "context.optimizers.average_gradients()",
+        "pass",
+        ("tests/distributed/test_gradients.py",),
     ),
 )
