@@ -32,7 +32,7 @@ test-all: setup ## the slow tests too, with new random examples; the tests on th
 	$(MAKE) test-cuda-stack
 	$(MAKE) audit
 
-test-cuda-stack: setup ## the tests on the versions of DEVICE=cuda, on a CPU, in an environment of their own (7 GB)
+test-cuda-stack: setup ## the tests on the versions of DEVICE=cuda, on a CPU, in an environment of their own, with FBGEMM's CUDA wheel beside it (10 GB)
 	@sh requirements/cuda-stack.sh
 	PATH="$(CURDIR)/.venv-cuda-stack/bin:$$PATH" python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -48,7 +48,7 @@ test-hosts: setup ## two hosts (network namespaces): lost, back, and the first o
 test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempted; root, installs Slurm by apt
 	python -m pytest -q -s -m slow tests/launch/test_slurm.py
 
-test-mutations: setup ## forty faults, each put into a copy of the code: which test catches it; 16 minutes
+test-mutations: setup ## faults, each put into a copy of the code: which test catches it; 16 minutes
 	@python -m tests.mutations.run
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md

@@ -1,4 +1,4 @@
-"""Forty faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
+"""Faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
 
 `tests/test_mutations.py` holds that every text still stands once in its file. Where code was renamed or moved, write
 the same fault for what the code has become; do not drop it.
