@@ -249,7 +249,7 @@ def _kernel_ms(call: Callable[[], object]) -> float:
         for event in profile.events() or ()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     )
-    return microseconds / 1e3 / _CALLS
+    return float(microseconds) / 1e3 / _CALLS
 
 
 def measure_tables(contexts: Sequence[TrainContext], timings: int) -> tuple[TablesTime, ...]:
@@ -357,7 +357,7 @@ def _measure_exchanges(
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
         file = Path(folder, "exchanges.json")
         arguments = (ranks, store.port, recipe, [*settings, "embeddings.sharding=table_wise"], sizes, timings, file)
-        torch.multiprocessing.spawn(_exchange_rank, arguments, nprocs=ranks)  # type: ignore[no-untyped-call]
+        torch.multiprocessing.spawn(_exchange_rank, arguments, nprocs=ranks)
         return ExchangeTimes.model_validate_json(file.read_text(encoding="utf-8"))
 
 
