@@ -39,22 +39,24 @@ def find_missing_gpu() -> MissingGpu | None:
 
     if torch.cuda.is_available():
         return None
-    needed, found = torch.version.cuda, driver_cuda_version()
-    if needed is None:
+    torch_cuda, driver_cuda = torch.version.cuda, driver_cuda_version()
+    if torch_cuda is None:
         return MissingGpu(
             f"torch {torch.__version__} is a build for CPUs",
             "only a build with CUDA computes on a GPU",
             "install the packages of the extra `cuda` (make setup DEVICE=cuda)",
         )
-    oldest = _OLDEST_DRIVERS.get(int(needed.partition(".")[0]))
-    rule = f"torch {torch.__version__} needs a driver for CUDA {needed}" + (f", {oldest} or newer" if oldest else "")
-    if found is None:
+    oldest = _OLDEST_DRIVERS.get(int(torch_cuda.partition(".")[0]))
+    rule = f"torch {torch.__version__} needs a driver for CUDA {torch_cuda}" + (
+        f", {oldest} or newer" if oldest else ""
+    )
+    if driver_cuda is None:
         fix = "install the driver, or give the container the host's (docker run --gpus all)"
         return MissingGpu("there is no CUDA driver (libcuda.so.1)", rule, fix)
-    if int(found.partition(".")[0]) < int(needed.partition(".")[0]):
-        return MissingGpu(f"the CUDA driver supports CUDA {found} at most", rule, "update the driver")
+    if int(driver_cuda.partition(".")[0]) < int(torch_cuda.partition(".")[0]):
+        return MissingGpu(f"the CUDA driver supports CUDA {driver_cuda} at most", rule, "update the driver")
     return MissingGpu(
-        f"the CUDA driver supports CUDA {found}, but shows no GPU ({_error_of_torch()})",
+        f"the CUDA driver supports CUDA {driver_cuda}, but shows no GPU ({_error_of_torch()})",
         "torch uses the GPUs that the driver shows and CUDA_VISIBLE_DEVICES allows",
         "run `nvidia-smi`, which lists the GPUs that work" + _visible_devices_hint(),
     )

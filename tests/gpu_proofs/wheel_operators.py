@@ -3,7 +3,7 @@
     python -m tests.gpu_proofs.wheel_operators FOLDER
 
 The program needs the CUDA builds of torch and FBGEMM, a stub of libnvidia-ml.so.1, and no GPU. It prints one JSON
-object: `operators` has the called operators by part of the configuration, `kernels` all that have a kernel for CUDA. The
+object: `operators` has the called operators by part of the configuration, `kernels` those with a kernel for CUDA. The
 calls are recorded, not listed:
 
 - Lookups of tables, by kernel, data type and optimizer: our planner and `shard`, TorchRec and FBGEMM run on fake
@@ -38,8 +38,7 @@ from torchrec import KeyedJaggedTensor
 from torchrec.distributed.types import ShardingEnv
 
 from ple_rec.config.model import ModelConfig
-from ple_rec.config.plan_table import Dtype
-from ple_rec.config.plan_table import Kernel, TableOptimizer
+from ple_rec.config.plan_table import Dtype, Kernel, TableOptimizer
 from ple_rec.config.run import DenseOptimizerConfig, EmbeddingsConfig, ExchangePrecision, RunConfig
 from ple_rec.distributed.planner import PlanningInputs, make_plan
 from ple_rec.distributed.process_group import Ranks
@@ -57,7 +56,7 @@ _BOOKKEEPING = ("prim", "profiler")  # Namespaces of operators that ask a tensor
 
 
 class OperatorRecorder(TorchDispatchMode):
-    """Mode that records the name of each operator that is called, as the dispatcher has it, such as aten::add.Tensor."""
+    """Mode that records the dispatcher's name of each operator that is called, such as aten::add.Tensor."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class OperatorRecorder(TorchDispatchMode):
 def fake_gpu() -> Iterator[OperatorRecorder]:
     """Make tensors of a CUDA device without data, and record the operators that are called on them."""
     # TorchRec reads its ranks from real tensors, and numbers of ids from the device: ten for each feature.
-    environment = ShardingEnv.from_process_group(dist.group.WORLD)  # type: ignore[arg-type]
+    environment = ShardingEnv.from_process_group(dist.group.WORLD)
     with (
         patch.object(FakeTensorMode, "avoid_device_init", property(lambda mode: True)),
         patch.multiple(

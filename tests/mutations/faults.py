@@ -51,6 +51,7 @@ _RANKER = ("tests/inference/test_ranker.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _DEVICES = ("tests/gpu_proofs/test_devices.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
+_BACKGROUND = ("tests/checkpoint/test_background.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -435,5 +436,47 @@ FAULTS: tuple[Fault, ...] = (
         "_without_device(shard.metadata)",
         "shard.metadata",
         _DEVICES,
+    ),
+    Fault(
+        "a machine for GPUs, of which torch sees none, trains on its CPU",
+        "ple_rec/distributed/process_group.py",
+        '(kind == "auto" and not has_gpu_kernels)',
+        '(kind == "auto" and not (has_gpu_kernels and torch.cuda.is_available()))',
+        ("tests/distributed/test_process_group.py",),
+    ),
+    Fault(
+        "doctor is content with FBGEMM's CUDA wheel where torch sees no GPU",
+        "ple_rec/runtime/doctor.py",
+        '"" if missing_gpu is None or CUDA_WHEEL not in versions else missing_gpu.fix',
+        '""',
+        ("tests/runtime/test_doctor.py",),
+    ),
+    Fault(
+        "a job with GPUs may run on CPUs",
+        "launch/jobs.py",
+        "verb = _require_gpu(verb, resource.gpu)",
+        "verb = list(verb)",
+        ("tests/launch/test_train_job.py",),
+    ),
+    Fault(
+        "a buffer of saves stays registered with CUDA after it is freed",
+        "ple_rec/checkpoint/background.py",
+        "weakref.finalize(buffer, unpin_memory, buffer.data_ptr()).atexit = False",
+        "pass",
+        _BACKGROUND,
+    ),
+    Fault(
+        "the thread of a save begins on GPU 0 on every rank",
+        "ple_rec/checkpoint/background.py",
+        "target=on_current_device(run)",
+        "target=run",
+        _BACKGROUND,
+    ),
+    Fault(
+        "the thread of the loader begins on GPU 0 on every rank",
+        "ple_rec/data/ahead.py",
+        "target=on_current_device(_fill)",
+        "target=_fill",
+        ("tests/data/test_ahead.py",),
     ),
 )
