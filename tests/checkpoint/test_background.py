@@ -19,7 +19,7 @@ from tests.runtime.cuda_threads import record_device_selections
 class OnGpu(torch.Tensor):
     """Tensor that says of itself that it lies on a GPU."""
 
-    is_cuda = True  # type: ignore[assignment]
+    is_cuda = True
 
 
 class Registry:
@@ -60,11 +60,11 @@ def test_a_buffer_is_unpinned_when_another_takes_its_place(registry: Registry) -
     registry.stager.stage({"weight": _on_gpu(3, 4), "list": [_on_gpu(5)], "host": torch.ones(2), "empty": _on_gpu(0)})
     registry.watch()
     assert sorted(registry.bytes.values()) == [20, 48]
-    state = {"weight": _on_gpu(3, 4), "list": [_on_gpu(7)]}
-    staged = registry.stager.stage(state)
+    changed = _on_gpu(7)
+    staged = registry.stager.stage({"weight": _on_gpu(3, 4), "list": [changed]})
     registry.watch()
     assert sorted(registry.bytes.values()) == [28, 48]
-    assert torch.equal(staged["list"][0], state["list"][0].as_subclass(torch.Tensor))
+    assert torch.equal(staged["list"][0], changed.as_subclass(torch.Tensor))
 
 
 def test_buffers_are_unpinned_with_the_stager_once_no_copy_uses_them(

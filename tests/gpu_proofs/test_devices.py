@@ -10,12 +10,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import REPOSITORY
 from tests.gpu_proofs.fake_cuda.library import find_problem
+from tests.training.small import write_small
 
 Result = dict[str, Any]
 
@@ -86,17 +88,31 @@ OTHER = {
 PLACES = {"step": STEP, "report": REPORT, "evaluation": EVALUATION, "save": SAVE, "other": OTHER}
 
 
-@pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+# Places in a step on several ranks, beside those above.
+SEVERAL_RANKS = {
+    "ple_rec/models/embeddings.py: ColumnOrder.__init__.<locals>.index": "at the first step",
+    "torchrec/distributed/embeddingbag.py: ShardedEmbeddingBagCollection._create_input_dist": "at the first step",
+    "torchrec/distributed/dist_data.py: KJTAllToAllSplitsAwaitable.__init__": "numbers of ids that ranks exchange",
+    "torchrec/distributed/dist_data.py: KJTAllToAllSplitsAwaitable.__init__.<locals>.<listcomp>": "the same numbers",
+}
+
+
+def run(folder: Path, *options: str) -> None:
+    """Run the scenarios in new processes, which write their results into the folder."""
     if problem := find_problem():
         pytest.skip(problem)
-    folder = tmp_path_factory.mktemp("fake_cuda")
-    command = [sys.executable, "-W", "ignore", "-m", "tests.gpu_proofs.fake_cuda", str(folder)]
+    command = [sys.executable, "-W", "ignore", *options, "-m", "tests.gpu_proofs.fake_cuda", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    folder = tmp_path_factory.mktemp("fake_cuda")
+    run(folder)
     outcome: Result = json.loads((folder / "result.json").read_text())
     return outcome
 
@@ -127,3 +143,14 @@ def test_runs_on_the_device_have_the_results_of_the_cpu(result: Result) -> None:
 def test_the_fake_device_sees_what_a_gpu_would_wait_for(result: Result) -> None:
     for code, (expected, outcome) in result["operations"].items():
         assert outcome == expected, code
+
+
+@pytest.mark.slow
+def test_two_ranks_wait_or_mix_devices_at_listed_places_only(tmp_path: Path) -> None:
+    write_small(tmp_path / "data", subgroup=True)
+    run(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    results = [json.loads((tmp_path / f"result-{rank}.json").read_text()) for rank in range(2)]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    for result in results:
+        places = {event["place"] for event in result["events"] if event["phase"] == "step"}
+        assert {*SEVERAL_RANKS} <= places <= {*STEP, *SEVERAL_RANKS}

@@ -72,7 +72,7 @@ class OperatorRecorder(TorchDispatchMode):
 def fake_gpu() -> Iterator[OperatorRecorder]:
     """Make tensors of a CUDA device without data, and record the operators that are called on them."""
     # TorchRec reads its ranks from real tensors, and numbers of ids from the device: ten for each feature.
-    environment = ShardingEnv.from_process_group(dist.group.WORLD)  # type: ignore[arg-type]
+    environment = ShardingEnv.from_process_group(dist.group.WORLD)
     with (
         patch.object(FakeTensorMode, "avoid_device_init", property(lambda mode: True)),
         patch.multiple(

@@ -1,21 +1,22 @@
 """Runs on the fake device, and the same runs on the CPU: whole trainings, and steps of each variant's dense layers.
 
-`main` writes `result.json`: the events of each scenario, and its results on both devices.
+`main` writes the events of each scenario and its results on both devices as JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
 from pydantic import TypeAdapter
 
 from ple_rec.config.model import ModelConfig
+from ple_rec.config.plan_table import Kernel
 from ple_rec.config.run import RunConfig, TaskConfig
 from ple_rec.distributed import process_group
 from ple_rec.models.losses import StepLoss, cross_entropy, mse
@@ -74,11 +75,24 @@ OPERATIONS = {
     "torch.cat([x, torch.ones(2)])": "RuntimeError",
     "x.numpy()": "TypeError",
 }
-Changes = dict[str, Any]
 
 
-def everything(folder: Path) -> tuple[Path, Changes]:
-    """Return a dataset of all kinds of features but vectors, and a configuration in fp32 with asynchronous saves."""
+class Scenario(NamedTuple):
+    """Training on a dataset.
+
+    Args:
+        data: Dataset directory.
+        changes: Changes of `small_config`, by section.
+        kernel: Kernel of the tables on the device: "fused", or "fused_uvm" for tables in the host's memory.
+    """
+
+    data: Path
+    changes: dict[str, Any]
+    kernel: Kernel
+
+
+def everything(folder: Path) -> Scenario:
+    """Return a training in fp32 with all kinds of features but vectors, and asynchronous saves."""
     changes = {
         "train": {"loss_weighting": "uncertainty", "precision": "fp32", "pipeline": "none"},
         "dense_optimizer": {"kind": "adam", "clip_norm": 1.0},
@@ -86,44 +100,74 @@ def everything(folder: Path) -> tuple[Path, Changes]:
         "evaluation": {"slices": ["user"]},
         "checkpoint": {"asynchronous": True},
     }
-    return write_small(folder / "everything", subgroup=True), changes
+    return Scenario(write_small(folder / "everything", subgroup=True), changes, "fused")
 
 
-def requests(folder: Path) -> tuple[Path, Changes]:
-    """Return a dataset of requests with vectors, and a configuration in bf16 with dropout and overlapping steps."""
+def requests(folder: Path) -> Scenario:
+    """Return a training in bf16 with requests, vectors, id dropout and overlapping steps."""
     changes = {
         "data": {"request_features": ["user", "taste"], "shuffle": "requests"},
         "train": {"precision": "bf16", "pipeline": "sparse_dist"},
         "dense_optimizer": {"kind": "sgd"},
         "table_optimizer": {"kind": "sgd"},
-        "embeddings": {"dtype": "fp16", "sharding": "row_wise", "tables": {"user": {"id_dropout": 0.2}}},
+        "embeddings": {"sharding": "row_wise", "dtype": "fp16", "tables": {"user": {"id_dropout": 0.2}}},
     }
-    return write_vectors(folder / "requests"), changes
+    return Scenario(write_vectors(folder / "requests"), changes, "fused_uvm")
 
 
-SCENARIOS: tuple[Callable[[Path], tuple[Path, Changes]], ...] = (everything, requests)
+def several_ranks(data: Path) -> Scenario:
+    """Return a training on several ranks with two kinds of sharding, on a dataset that `write_small` has written."""
+    changes = {
+        "train": {"loss_weighting": "uncertainty", "pipeline": "sparse_dist"},
+        "dense_optimizer": {"clip_norm": 1.0},
+        "embeddings": {"sharding": "row_wise", "tables": {"item": {"sharding": "table_wise"}}},
+    }
+    return Scenario(data, changes, "fused")
 
 
-def configuration(data: Path, changes: Changes, device: str, steps: int) -> RunConfig:
-    """Return the configuration of a run with a report in the middle, and an evaluation and a save at its end."""
+def configuration(scenario: Scenario, device: str, steps: int) -> RunConfig:
+    """Return the configuration of a run with reports, and an evaluation and a save before its end."""
     # A compiler would make kernels for a GPU.
-    train = {"steps": steps, "report_every": 2, "evaluate_every": STOP, "compile": "off"}
-    sections = {"train": {}, "runtime": {}} | changes
-    sections["train"] = sections["train"] | train
-    return small_config(data, sections | {"runtime": {"device": device, "threads": 1}})
+    train_section = {"steps": steps, "report_every": 2, "evaluate_every": STOP, "compile": "off"}
+    kernel = scenario.kernel if device == "cuda" else "fused"
+    sections = {"train": train_section, "embeddings": {"kernel": kernel}, "runtime": {"device": device, "threads": 1}}
+    changes = {name: section | sections.get(name, {}) for name, section in scenario.changes.items()}
+    return small_config(scenario.data, sections | changes)
 
 
-def train_on_cpu(data: Path, changes: Changes, run_dir: Path) -> Any:
+def train_on_cpu(scenario: Scenario, run_dir: Path) -> Any:
     """Train all steps with the operators of a GPU, and return the metrics on the test split."""
     with device_path():
-        return train(configuration(data, changes, "cpu", STEPS), run_dir)["test"]
+        return train(configuration(scenario, "cpu", STEPS), run_dir)["test"]
 
 
-def train_on_device(data: Path, changes: Changes, run_dir: Path) -> Any:
+def train_on_device(scenario: Scenario, run_dir: Path) -> Any:
     """Train some steps, resume the run from its checkpoint, and return the metrics on the test split."""
     with patch.object(process_group, "installed_version", lambda name: "1.9.0"):
-        train(configuration(data, changes, "cuda", STOP), run_dir)
-        return train(configuration(data, changes, "cuda", STEPS), run_dir, resume=True)["test"]
+        train(configuration(scenario, "cuda", STOP), run_dir)
+        return train(configuration(scenario, "cuda", STEPS), run_dir, resume=True)["test"]
+
+
+def compare(name: str, scenario: Scenario, folder: Path, result: dict[str, Any]) -> None:
+    """Train on the CPU and on the device, and add the metrics and the events to `result`."""
+    with without_charts():
+        result["cpu"][name] = train_on_cpu(scenario, folder / f"{name}-cpu")
+        with FakeDevice(PHASES) as device:
+            result["cuda"][name] = train_on_device(scenario, folder / f"{name}-cuda")
+    result["events"][name] = [asdict(event) for event in device.events]
+
+
+def train_rank(folder: Path) -> None:
+    """Train one of several ranks on the device, and write its events and metrics."""
+    # A process of torchrun can join one process group only, so there is no second training to compare.
+    config, wheel = (
+        configuration(several_ranks(folder / "data"), "cuda", STOP),
+        {"installed_version": lambda _: "1.9.0"},
+    )
+    with without_charts(), patch.multiple(process_group, **wheel), FakeDevice(PHASES) as device:
+        metrics = train(config, folder / "run")["test"]
+    result = {"events": [asdict(event) for event in device.events], "metrics": metrics}
+    (folder / f"result-{os.environ['RANK']}.json").write_text(json.dumps(result))
 
 
 def train_dense(variant: str, precision: str, device: torch.device) -> list[Any]:
@@ -165,25 +209,23 @@ def try_operation(code: str) -> str:
 
 
 def main(folder: Path) -> None:
-    """Run all scenarios, and write their events and results."""
+    """Run all scenarios of one rank, or in a process of torchrun that of several ranks, and write what happened."""
     replace_cuda()
     result: dict[str, Any] = {"events": {}, "cpu": {}, "cuda": {}}
-    for scenario in SCENARIOS:
-        name = scenario.__name__
-        data, changes = scenario(folder)
-        with without_charts():
-            result["cpu"][name] = train_on_cpu(data, changes, folder / f"{name}-cpu")
-            with FakeDevice(PHASES) as device:
-                result["cuda"][name] = train_on_device(data, changes, folder / f"{name}-cuda")
-        result["events"][name] = [asdict(event) for event in device.events]
+    if "RANK" in os.environ:
+        train_rank(folder)
+        return
+    for scenario in (everything, requests):
+        compare(scenario.__name__, scenario(folder), folder, result)
     for variant in MODELS:
         for precision in PRECISIONS:
+            name = f"{variant} {precision}"
             with device_path():
                 cpu = train_dense(variant, precision, torch.device("cpu"))
             with FakeDevice({"train_dense.<locals>.dense_step": "step", "backward pass": "step"}) as device:
                 cuda = train_dense(variant, precision, DEVICE)
-            result["events"][f"{variant} {precision}"] = [asdict(event) for event in device.events]
-            for name, outputs in (("cpu", cpu), ("cuda", cuda)):
-                result[name][f"{variant} {precision}"] = [output.tolist() for output in outputs]
+            result["events"][name] = [asdict(event) for event in device.events]
+            for kind, outputs in (("cpu", cpu), ("cuda", cuda)):
+                result[kind][name] = [output.tolist() for output in outputs]
     result["operations"] = {code: (expected, try_operation(code)) for code, expected in OPERATIONS.items()}
     (folder / "result.json").write_text(json.dumps(result))

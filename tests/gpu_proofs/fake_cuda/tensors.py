@@ -1,6 +1,6 @@
 """Tensors of a CUDA device that is not there: they say that they lie on it, and are computed on the CPU.
 
-A `DeviceTensor` has the device "cuda:0", so that torch and the project take their code path for a GPU: autocast, fused
+A `DeviceTensor` has the device `DEVICE`, so that torch and the project take their code path for a GPU: autocast, fused
 kernels, the lookups of FBGEMM, pinned (page-locked) memory. Its values lie in a tensor on the CPU, with which each
 operator is computed. So a run goes on after the host has read a value, and has the results of a run on the CPU.
 
@@ -9,6 +9,7 @@ operator is computed. So a run goes on after the host has read a value, and has 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 aten = torch.ops.aten
-DEVICE = torch.device("cuda", 0)
+# The device of this rank, as torchrun numbers it.
+DEVICE = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 # read: The host waits for a value, or for the shape of a result, that the device computes.
 # copy: The host waits for a copy to the device, since its source is not pinned or `non_blocking` is False.
 # mixed: An operator has tensors of both devices, and that on the CPU has no dimension or is an index. With any other
@@ -96,7 +98,7 @@ class DeviceTensor(Tensor):
 
     def numpy(self, *, force: bool = False) -> Any:
         """Refuse the conversion, as for a tensor on a GPU."""
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu()")
+        raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu()")
 
     def record_stream(self, stream: Any) -> None:
         """Do nothing, since an operator is done as soon as it is called."""
@@ -212,9 +214,9 @@ def _on_host(value: Any) -> Any:
 def _lookup_arguments(func: Any, args: Sequence[Any]) -> list[Any]:
     """Return the arguments with which FBGEMM's kernel for CPUs does what its kernel for GPUs would do.
 
-    FBGEMM passes tables, and the state of their optimizer, as `dev_weights` or `momentum1_dev` if they lie on a GPU, and
-    as `uvm_weights` or `momentum1_uvm` if they lie in the host's memory; the other one is empty. Its kernel for CPUs
-    reads `host_weights` and `momentum1_host`.
+    FBGEMM passes tables, and the state of their optimizer, as `dev_weights` or `momentum1_dev` if they lie on a GPU,
+    and as `uvm_weights` or `momentum1_uvm` if they lie in the host's memory; the other one is empty. Its kernel for
+    CPUs reads `host_weights` and `momentum1_host`.
     """
     # Arguments at the end may be left out, since they have defaults.
     by_name = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
