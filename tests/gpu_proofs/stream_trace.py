@@ -1,6 +1,6 @@
 """Recorder of work on CUDA streams where there is no GPU, and a search for work that is not ordered.
 
-Stand-ins for streams and events take the place of torch's, and the operators run on the CPU. A `StreamTrace` records in
+Stand-ins for streams take the place of torch's, and the operators run on the CPU. A `StreamTrace` records in
 the order of the host: each operator with its stream and the memory that it reads and writes, each wait between streams,
 each `record_stream`, and the moment when memory is freed. `find_races` computes which operators are ordered whatever
 the speed of the streams is (vector clocks), and returns those that are not:
@@ -66,6 +66,7 @@ class Event(NamedTuple):
         name: Name of the operator.
         site: Call in the project, of its waits and records.
         step: What the test was doing.
+        collective: Number of a collective: of its launch, and of a wait for it alone; 0 for others.
     """
 
     kind: str
@@ -76,6 +77,7 @@ class Event(NamedTuple):
     name: str = ""
     site: Site | None = None
     step: str = ""
+    collective: int = 0
 
 
 class FakeStream:
@@ -152,12 +154,11 @@ class StreamTrace(TorchDispatchMode):
         if self.owners[number]:
             self.add(Event("free", self.owners[number], writes=(number,)))
 
-    def launch(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor], stream: str = "") -> None:
+    def launch(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
         """Record an operator on the current stream."""
-        own = stream or self.current.name
         numbers = [tuple(self.number(t) for t in tensors if t.numel()) for tensors in (reads, writes)]
         if any(numbers):
-            self.add(Event("launch", own, reads=numbers[0], writes=numbers[1], name=name))
+            self.add(Event("launch", self.current.name, reads=numbers[0], writes=numbers[1], name=name))
 
     def host_read(self, tensor: Tensor) -> None:
         """Record a copy to the host, which is read on the current stream."""
@@ -177,7 +178,7 @@ class StreamTrace(TorchDispatchMode):
         shared = []
         for event in self.events:
             reads, writes = (tuple(n for n in ns if len(streams[n]) > 1) for ns in (event.reads, event.writes))
-            if event.kind == "wait" or reads or writes:
+            if event.kind == "wait" or event.collective or reads or writes:
                 shared.append(event._replace(reads=reads, writes=writes))
         return shared
 
@@ -213,7 +214,7 @@ class _Work(dist._Work):  # type: ignore[name-defined,misc]  # torch's stub lack
 
     def wait(self, timeout: Any = None) -> bool:
         """Let the current stream wait for the collective, and release its tensors."""
-        _trace().add(Event("wait", _trace().current.name, _NCCL))
+        _trace().add(Event("wait", _trace().current.name, _NCCL, collective=self._number))
         _trace().shelf.pop(self._number, None)
         return True
 
@@ -234,9 +235,18 @@ class StreamRecorder(Recorder):
             return work
         tensors = [x for x in pytree.tree_leaves(data) if isinstance(x, Tensor)]
         trace.add(Event("wait", _NCCL, trace.current.name))
-        trace.launch(type(operation).__name__, tensors, tensors, _NCCL)
-        trace.shelf[len(trace.events)] = data
-        return _Work(len(trace.events))
+        number = len(trace.events)
+        trace.add(
+            Event(
+                "launch",
+                _NCCL,
+                writes=tuple(trace.number(tensor) for tensor in tensors),
+                name=type(operation).__name__,
+                collective=number,
+            )
+        )
+        trace.shelf[number] = data
+        return _Work(number)
 
 
 _traces = threading.local()
@@ -334,6 +344,8 @@ def find_races(events: Sequence[Event], without: Site | None = None) -> list[str
         without: Wait or record to leave out, as if the project did not call it; None for none.
     """
     clocks: dict[str, dict[str, int]] = defaultdict(dict)
+    # Clock of NCCL's stream at the end of each collective, by its number.
+    ends: dict[int, dict[str, int]] = {}
     uses: dict[int, _Uses] = defaultdict(_Uses)
     recorded: dict[int, set[str]] = defaultdict(set)
     races: list[str] = []
@@ -347,7 +359,7 @@ def find_races(events: Sequence[Event], without: Site | None = None) -> list[str
             continue
         clock = clocks[event.stream]
         if event.kind == "wait":
-            merge(clock, clocks[event.other])
+            merge(clock, ends[event.collective] if event.collective else clocks[event.other])
         elif event.kind == "record":
             recorded[event.writes[0]].add(event.stream)
         elif event.kind == "launch":
@@ -364,6 +376,8 @@ def find_races(events: Sequence[Event], without: Site | None = None) -> list[str
                 use.names[event.stream] = f"{event.name} ({event.step})"
                 if is_write:
                     use.last_write = {event.stream: clock[event.stream]}
+            if event.collective:
+                ends[event.collective] = dict(clock)
         elif event.kind == "free":
             number = event.writes[0]
             # The allocator waits for the streams that are recorded, and for the work that they have waited for.

@@ -53,6 +53,8 @@ _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
 _DEVICES = ("tests/gpu_proofs/test_devices.py",)
 _ONE_GRAPH = ("tests/gpu_proofs/test_one_graph.py",)
+_COLLECTIVES = ("tests/gpu_proofs/test_collectives.py",)
+_STREAMS = ("tests/gpu_proofs/test_streams.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -504,5 +506,68 @@ FAULTS: tuple[Fault, ...] = (
         "context.optimizers.average_gradients()",
         "pass",
         ("tests/distributed/test_gradients.py",),
+    ),
+    Fault(
+        "one rank skips an evaluation",
+        "ple_rec/training/loop.py",
+        "self._context.config.train.evaluate_every) and self._evaluate())",
+        "self._context.config.train.evaluate_every) and self._context.ranks.rank != 3 and self._evaluate())",
+        _COLLECTIVES,
+    ),
+    Fault(
+        "rank 0 alone asks whether the weights of other ranks are finite",
+        "ple_rec/training/finite.py",
+        "    dist.all_reduce(flags, dist.ReduceOp.MAX)",
+        "    if context.ranks.is_main:\n        dist.all_reduce(flags, dist.ReduceOp.MAX)",
+        _COLLECTIVES,
+    ),
+    Fault(
+        "a rank whose loss is not finite stops alone before a report",
+        "ple_rec/training/non_finite_guard.py",
+        "        dist.all_reduce(flags)\n",
+        "",
+        _COLLECTIVES,
+    ),
+    Fault(
+        "the thread that saves uses the process group of the training steps",
+        "ple_rec/checkpoint/store.py",
+        "dist.gather_object(writer.written_files, files_of_ranks, dst=0, group=group)",
+        "dist.gather_object(writer.written_files, files_of_ranks, dst=0)",
+        _COLLECTIVES,
+    ),
+    Fault(
+        "tables with fewer rows than ranks are cut by rows",
+        "ple_rec/distributed/layouts.py",
+        "return -(-rows // shard_count) * (shard_count - 1) >= rows",
+        "return False",
+        _COLLECTIVES,
+    ),
+    Fault(
+        "a step begins before its batch has been copied to the device",
+        "ple_rec/training/batch_feeder.py",
+        "wait_for_stream(self._streams.copy, batch)",
+        "pass",
+        _STREAMS,
+    ),
+    Fault(
+        "ids are exchanged before they have been copied to the device",
+        "ple_rec/distributed/sparse_prefetch.py",
+        "wait_for_stream(streams.copy, ids)",
+        "pass",
+        _STREAMS,
+    ),
+    Fault(
+        "cache lines are unlocked while an evaluation still reads them",
+        "ple_rec/distributed/sparse_prefetch.py",
+        "wait_for_stream(torch.cuda.default_stream(streams.prefetch.device))",
+        "pass",
+        _STREAMS,
+    ),
+    Fault(
+        "the memory of a batch's vectors may be given away during its step",
+        "ple_rec/data/batch.py",
+        "            self.vectors_BW,\n",
+        "",
+        _STREAMS,
     ),
 )
