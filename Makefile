@@ -48,7 +48,7 @@ test-hosts: setup ## two hosts (network namespaces): lost, back, and the first o
 test-slurm: setup ## a real Slurm with two nodes: a job to its end, and preempted; root, installs Slurm by apt
 	python -m pytest -q -s -m slow tests/launch/test_slurm.py
 
-test-mutations: setup ## forty faults, each put into a copy of the code: which test catches it; 16 minutes
+test-mutations: setup ## faults, each put into a copy of the code: which test catches it; 16 minutes
 	@python -m tests.mutations.run
 
 gpu-smoke: setup ## on a machine with a GPU: what it shows in ten minutes, as runs/gpu-smoke/page.md

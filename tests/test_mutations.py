@@ -38,8 +38,8 @@ def test_every_fault_can_still_be_made(fault: Fault, repository: Path) -> None:
     assert not [test for test in fault.tests if not (repository / test).exists()]
 
 
-def test_there_are_forty_of_different_names() -> None:
-    assert len({fault.name for fault in FAULTS}) == len(FAULTS) == 40
+def test_names_differ() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 
 def test_caught_ones_survivors_and_moved_ones_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Forty faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
+"""Faults that a refactor could bring in, each named by its meaning, with the tests that should catch it.
 
 `tests/test_mutations.py` holds that every text still stands once in its file. Where code was renamed or moved, write
 the same fault for what the code has become; do not drop it.
@@ -48,6 +48,7 @@ _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
+_LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -339,5 +340,20 @@ FAULTS: tuple[Fault, ...] = (
         "if pending.answer.cancelled():",
         "if not pending.request.rows:",
         ("tests/serving/http/test_batching.py",),
+    ),
+    # GPU
+    Fault(
+        "the loss of each task takes an operator more",
+        "ple_rec/models/losses.py",
+        "(loss(logit_B, label_B) *",
+        "(loss(logit_B, label_B).abs() *",
+        _LAUNCHES,
+    ),
+    Fault(
+        "the metrics of every step are computed at once on a GPU",
+        "ple_rec/training/progress.py",
+        'return 1 << 16 if device.type == "cuda" else 1',
+        "return 1",
+        _LAUNCHES,
     ),
 )
