@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import VECTOR_DIM, ModelConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
-from ple_rec.models.embeddings import divide_bags
+from ple_rec.models.embeddings import ColumnOrder, divide_bags
 from ple_rec.models.losses import StepLoss
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
@@ -94,8 +93,10 @@ class MultiTaskModel(nn.Module):
         self.towers = nn.ModuleList(
             Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
         )
+        self._column_order: ColumnOrder | None = None
         self.block_rows = BLOCK_ROWS
         self._blocks: Blocks | None = None
+        self._train_at_once = self._logits_and_sums
         # Key of measured times: models with an equal `architecture` have the same layers, so they take the same time.
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         self.autocast = precision == "bf16"
@@ -134,7 +135,9 @@ class MultiTaskModel(nn.Module):
             values: Tensor = pooled.values()
         else:
             # A sharded collection returns features in the order of its sharding plan, such as row-wise tables first.
-            (values,) = KeyedTensor.regroup([pooled], [names])
+            if self._column_order is None or self._column_order.current != pooled.keys():
+                self._column_order = ColumnOrder(pooled.keys(), self.widths_by_feature, pooled.device())
+            values = self._column_order.permute(pooled.values())
         return divide_bags(values, self.widths_by_feature, batch.sparse, self.mean_features)
 
     def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:
@@ -161,6 +164,20 @@ class MultiTaskModel(nn.Module):
         """Return logits_BK and sums_K of a training step from x, the output of tables and normalisation."""
         if self._runs_in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
+        return self._train_at_once(x_BD, loss)
+
+    def compile_training(self, backend: str = "inductor") -> None:
+        """Compile `train_score` for batches that are not computed in blocks; the first one starts the compilation.
+
+        All batches must have equal shapes. The graph must be whole, so an operator that cannot be compiled is an error.
+
+        Args:
+            backend: Compiler of `torch.compile`.
+        """
+        self._train_at_once = torch.compile(self._logits_and_sums, backend=backend, fullgraph=True, dynamic=False)
+
+    def _logits_and_sums(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """Return logits_BK, without a gradient, and sums_K, computed for all rows at once."""
         logits_BK, _ = self.logits(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
 
