@@ -36,10 +36,11 @@ def loss_sums_K(losses: Sequence[Loss], logits_BK: Tensor, labels_BK: Tensor, we
     A sample of weight 0 adds exactly 0 to the sum and to every gradient, even if its label or its loss is not finite.
     """
     has_weight_BK = weights_BK > 0
-    logits_BK = torch.where(has_weight_BK, logits_BK, 0.0)
-    labels_BK = torch.where(has_weight_BK, labels_BK, 0.0).to(logits_BK.dtype)
-    columns = zip(losses, logits_BK.unbind(1), labels_BK.unbind(1), weights_BK.unbind(1), strict=True)
-    return torch.stack([(loss(logit_B, label_B) * weight_B).sum() for loss, logit_B, label_B, weight_B in columns])
+    # A CPU uses vector instructions only for the values of a task that are contiguous in memory.
+    logits_KB = torch.where(has_weight_BK, logits_BK, 0.0).t().contiguous()
+    labels_KB = torch.where(has_weight_BK, labels_BK, 0.0).to(logits_BK.dtype).t().contiguous()
+    tasks = zip(losses, logits_KB.unbind(), labels_KB.unbind(), weights_BK.unbind(1), strict=True)
+    return torch.stack([(loss(logit_B, label_B) * weight_B).sum() for loss, logit_B, label_B, weight_B in tasks])
 
 
 @dataclass

@@ -52,6 +52,7 @@ _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _DEVICES = ("tests/gpu_proofs/test_devices.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
+_ONE_GRAPH = ("tests/gpu_proofs/test_one_graph.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -478,5 +479,30 @@ FAULTS: tuple[Fault, ...] = (
         "target=on_current_device(_fill)",
         "target=_fill",
         ("tests/data/test_ahead.py",),
+    ),
+    Fault(
+        "the scorer branches on the values of a batch",
+        "ple_rec/modules/mixing.py",
+        "if not self.has_all_edges:",
+        "if not self.has_all_edges or logits_BN.isnan().any():",
+        _ONE_GRAPH,
+    ),
+    Fault(
+        "the last batch of an epoch is not padded",
+        "ple_rec/data/loader.py",
+        """                    [part for reader in readers for part in reader.next_rows(self.rows_per_step)],
+                    self.selection,
+                    self.batch_size,""",
+        """                    (parts := [part for reader in readers for part in reader.next_rows(self.rows_per_step)]),
+                    self.selection,
+                    sum(part.stop - part.start for part in parts),""",
+        _ONE_GRAPH,
+    ),
+    Fault(
+        "the gradients of dense layers are not averaged over the ranks",
+        "ple_rec/training/step.py",
+        "context.optimizers.average_gradients()",
+        "pass",
+        ("tests/distributed/test_gradients.py",),
     ),
 )
