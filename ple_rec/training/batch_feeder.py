@@ -217,25 +217,25 @@ def make_feeder(
     return PipelinedFeeder(model, ranks, regions, prefetch=kind == "prefetch")
 
 
-def choose_pipeline(asked: AskedPipeline, device: torch.device) -> PipelineKind:
+def choose_pipeline(setting: AskedPipeline, device: torch.device) -> PipelineKind:
     """Return the pipeline of a run.
 
     On a CPU, "auto" prepares nothing ahead: there is no copy, and an exchange would share the cores with the step.
 
     Args:
-        asked: Value of `train.pipeline`.
+        setting: Value of `train.pipeline`.
         device: Device of the model.
 
     Raises:
         UserError: The pipeline is "prefetch", and the device is a CPU.
     """
-    if asked == "auto":
+    if setting == "auto":
         return "none" if device.type == "cpu" else "sparse_dist"
-    if asked == "prefetch" and device.type == "cpu":
+    if setting == "prefetch" and device.type == "cpu":
         raise UserError(
             "train.pipeline",
             'got "prefetch" on a CPU',
             "this pipeline fetches rows of fused_uvm_caching tables into the memory of a GPU",
             'set train.pipeline = "sparse_dist" or "none"',
         )
-    return asked
+    return setting
