@@ -122,7 +122,7 @@ def measure(
             host=describe_machine(),
             versions={name: _version(name) for name in _PACKAGES},
             measured_at=time.strftime("%Y-%m-%d %H:%M"),
-            recipe=context.config.name,
+            recipe=recipe,
             precision=context.precision.name,
             flops_per_sample=context.unwrapped_model.flops_per_sample(),
             steps=steps,
@@ -139,6 +139,7 @@ def measure(
 
 # The contexts make some steps only, so nothing of a run may end, evaluate, save or look like a hang.
 _SETTINGS = (
+    "train.batch_size=",
     "train.epochs=",
     "train.steps=1000000000",
     "train.evaluate_every=1000000000",
@@ -248,7 +249,7 @@ def _kernel_ms(call: Callable[[], object]) -> float:
         for event in profile.events() or ()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     )
-    return microseconds / 1e3 / _CALLS
+    return float(microseconds) / 1e3 / _CALLS
 
 
 def measure_tables(contexts: Sequence[TrainContext], timings: int) -> tuple[TablesTime, ...]:
@@ -356,7 +357,7 @@ def _measure_exchanges(
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
         file = Path(folder, "exchanges.json")
         arguments = (ranks, store.port, recipe, [*settings, "embeddings.sharding=table_wise"], sizes, timings, file)
-        torch.multiprocessing.spawn(_exchange_rank, arguments, nprocs=ranks)  # type: ignore[no-untyped-call]
+        torch.multiprocessing.spawn(_exchange_rank, arguments, nprocs=ranks)
         return ExchangeTimes.model_validate_json(file.read_text(encoding="utf-8"))
 
 

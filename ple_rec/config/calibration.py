@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from ple_rec.config.problems import ConfigError, parse_document
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, short_message
 
-CALIBRATION_VERSION = 1
+CALIBRATION_VERSION: Final = 1
 
 
 class StepTime(Config):

@@ -153,12 +153,12 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         shortfall = memory.certain_shortfall()
         if shortfall is not None:
             continue
-        found = [
+        searches = [
             _search(module, empty_plan, inputs, each, watch) for each in (*_single_types(constraints), constraints)
         ]
         plans = [
             _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
-            for options in found
+            for options in searches
             if options is not None
         ]
         if plans:

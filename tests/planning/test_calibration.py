@@ -131,6 +131,15 @@ def test_the_figures_of_cpus_and_of_their_exchanges_follow_from_whole_steps() ->
     assert "hbm_to_host_gb_per_s" not in figures
 
 
+@pytest.mark.parametrize(("samples", "ms"), [(128, 9.4), (4096, 207.8)])
+def test_a_plan_by_measured_steps_takes_as_long_as_they_did(samples: int, ms: float) -> None:
+    steps = tuple(StepTime(samples=n, ms=3.0 + n / 20, host_ms=3.0 + n / 20) for n in (100, 8100))
+    on = calibrated(cluster("cpu", 1, 1), calibration("cpu", steps=steps, flops_per_sample=2_001_632), "file.json")
+    plan = planned(on, f"train.batch_size_per_rank={samples}", "train.precision=fp32")
+    assert plan.estimate is not None
+    assert plan.estimate.step_ms == pytest.approx(ms, rel=0.01)
+
+
 def test_a_time_that_does_not_grow_gives_no_figure() -> None:
     flat = tuple(StepTime(samples=n, ms=3.0, host_ms=3.0, device_ms=1.0) for n in (100, 8100))
     assert "dense_efficiency" not in measured_figures(calibration(steps=flat), PRESETS["h100"])
