@@ -160,11 +160,9 @@ def compare(name: str, scenario: Scenario, folder: Path, result: dict[str, Any])
 def train_rank(folder: Path) -> None:
     """Train one of several ranks on the device, and write its events and metrics."""
     # A process of torchrun can join one process group only, so there is no second training to compare.
-    config, wheel = (
-        configuration(several_ranks(folder / "data"), "cuda", STOP),
-        {"installed_version": lambda _: "1.9.0"},
-    )
-    with without_charts(), patch.multiple(process_group, **wheel), FakeDevice(PHASES) as device:
+    config = configuration(several_ranks(folder / "data"), "cuda", STOP)
+    cuda_wheel = patch.object(process_group, "installed_version", lambda name: "1.9.0")
+    with without_charts(), cuda_wheel, FakeDevice(PHASES) as device:
         metrics = train(config, folder / "run")["test"]
     result = {"events": [asdict(event) for event in device.events], "metrics": metrics}
     (folder / f"result-{os.environ['RANK']}.json").write_text(json.dumps(result))

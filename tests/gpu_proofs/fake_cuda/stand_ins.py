@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch._dynamo  # It compares functions of torch with its own, so it is imported before they are replaced.
 import torch.distributed as dist
+from torch import Tensor
 
 from tests.gpu_proofs.fake_cuda.library import load
 from tests.gpu_proofs.fake_cuda.tensors import DEVICE, DeviceTensor, record
@@ -79,9 +80,11 @@ def replace_cuda() -> None:
         setattr(torch.cuda, name, value)
     # `Module.to` would write a `DeviceTensor` into the object of a parameter on the CPU; so it makes a new parameter.
     is_compatible = torch._has_compatible_shallow_copy_type
-    torch._has_compatible_shallow_copy_type = lambda one, other: (
-        isinstance(one, DeviceTensor) == isinstance(other, DeviceTensor) and is_compatible(one, other)
-    )
+
+    def is_compatible_on_device(input: Tensor, from_: Tensor) -> bool:
+        return isinstance(input, DeviceTensor) == isinstance(from_, DeviceTensor) and is_compatible(input, from_)
+
+    torch._has_compatible_shallow_copy_type = is_compatible_on_device
     # Gloo exchanges the values, which lie on the CPU.
     init_process_group = dist.init_process_group
     dist.init_process_group = lambda backend, **options: init_process_group("gloo", **options)

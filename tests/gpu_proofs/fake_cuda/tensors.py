@@ -81,10 +81,12 @@ class DeviceTensor(Tensor):
         tensor.host = host
         return tensor
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         return _call(func, args, kwargs or {})
 
     def as_subclass(self, cls: Any) -> Any:
@@ -103,7 +105,7 @@ class DeviceTensor(Tensor):
     def record_stream(self, stream: Any) -> None:
         """Do nothing, since an operator is done as soon as it is called."""
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"DeviceTensor({self.host!r})"
 
 
