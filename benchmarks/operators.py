@@ -11,6 +11,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ple_rec.data.batch import Batch
 from ple_rec.runs.directory import RunDirectory
 from ple_rec.training.context import TrainContext
 from ple_rec.training.loop import train_steps
-from ple_rec.training.profiler.regions import REGIONS, RegionClocks, TableRegionHooks
+from ple_rec.training.profiler.regions import REGIONS, Region, RegionClocks, TableRegionHooks
 from ple_rec.training.profiler.session import NoProfile
 
 # The first steps create states of optimizers and caches of kernels.
@@ -45,7 +46,7 @@ class StepCounts:
 
     operators: list[Counter[tuple[str, str]]] = field(default_factory=list)
     host_reads: list[Counter[str]] = field(default_factory=list)
-    seconds: list[Mapping[str, float]] = field(default_factory=list)
+    seconds: list[dict[Region, float]] = field(default_factory=list)
 
     def by_region(self, step: int) -> Counter[str]:
         """Return the number of operators of one counted step in each region.
@@ -58,12 +59,12 @@ class StepCounts:
             counts[region] += count
         return counts
 
-    def mean_by_region(self) -> dict[str, float]:
+    def mean_by_region(self) -> dict[Region, float]:
         """Return the mean number of operators of a counted step in each region."""
         steps = [self.by_region(step) for step in range(len(self.operators))]
         return {region: statistics.fmean(step[region] for step in steps) for region in REGIONS}
 
-    def median_seconds(self, region: str) -> float:
+    def median_seconds(self, region: Region) -> float:
         """Return the median over the timed steps of the seconds in one region."""
         return statistics.median(seconds[region] for seconds in self.seconds)
 
@@ -109,7 +110,7 @@ class _CountingMode(TorchDispatchMode):
     """
 
     def __init__(self, clocks: RegionClocks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._clocks = clocks
         self.operators: Counter[tuple[str, str]] = Counter()
         self.host_reads: Counter[str] = Counter()
@@ -134,6 +135,7 @@ class _CountingProfile(NoProfile):
         self.counts = StepCounts()
         self._context, self._counted, self._timed = context, counted, timed
         self._hooks: TableRegionHooks | None = None
+        self._stack = ExitStack()
         self._mode: _CountingMode | None = None
         self._steps = 0
 
@@ -157,7 +159,7 @@ class _CountingProfile(NoProfile):
             self.regions.begin("timed")
         if 0 <= done < self._counted:
             self._mode = _CountingMode(self.regions)
-            self._mode.__enter__()
+            self._stack.enter_context(self._mode)
         return 0.0
 
     def close(self) -> None:
@@ -168,9 +170,8 @@ class _CountingProfile(NoProfile):
             self._hooks.remove()
 
     def _end_mode(self) -> None:
-        if self._mode is not None:
-            self._mode.__exit__(None, None, None)
-            self._mode = None
+        self._stack.close()
+        self._mode = None
 
 
 def _returns_view(func: OpOverload) -> bool:

@@ -55,14 +55,12 @@ def describe(counts: StepCounts) -> list[str]:
     step, mean, reads = counts.by_region(1), counts.mean_by_region(), counts.host_reads[1]
     rows = [("region", "a step", "mean", "host reads", "host ms")]
     for region in REGIONS:
-        milliseconds = 1e3 * counts.median_seconds(region)
-        rows.append(
-            (region, str(step[region]), f"{mean.get(region, 0):.1f}", str(reads[region]), f"{milliseconds:.2f}")
-        )
+        milliseconds = f"{1e3 * counts.median_seconds(region):.2f}"
+        rows.append((region, str(step[region]), f"{mean[region]:.1f}", str(reads[region]), milliseconds))
+    rows.append(("all", str(step.total()), f"{sum(mean.values()):.1f}", str(reads.total()), ""))
     host = counts.host_seconds()
-    median = 1e3 * host[len(host) // 2]
-    rows.append(("all", str(step.total()), f"{sum(mean.values()):.1f}", str(reads.total()), f"{median:.2f}"))
-    return [*align_columns(rows), f"host, without waiting for data: p10 {1e3 * host[len(host) // 10]:.2f} ms"]
+    median, first_decile = (f"{1e3 * host[len(host) // part]:.2f} ms" for part in (2, 10))
+    return [*align_columns(rows), "", f"host, without waiting for data: median {median}, p10 {first_decile}"]
 
 
 def _arguments() -> argparse.ArgumentParser:

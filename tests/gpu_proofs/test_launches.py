@@ -1,7 +1,7 @@
 """A training step launches no more operators on a GPU than the ceilings below, by region of the step.
 
 Each operator costs the host of a GPU a few microseconds, so a step of small layers is as slow as their number. Counts
-are those of the code path of a GPU. Where a ceiling can be lower, lower it: then the next operator too many fails.
+are those of the code path of a GPU. Whoever saves operators lowers the ceiling, so that the next one too many fails.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ REPORT_EVERY = 5
 # Values that FBGEMM reads from its counters, which are in the host's memory on a GPU, too.
 HOST_READS = {"lookup": 2}
 
+Counts = dict[tuple[int, str], StepCounts]  # by number of tasks and precision
 PRECISIONS = ("fp32", "bf16")
 TASKS = ("click", "watch", "like")
 ROWS = 240  # 10 steps an epoch
@@ -63,9 +64,9 @@ def _write(path: Path) -> None:
     )
 
 
-def _count(rank: int, world_size: int, folder: Path, cases: Sequence[tuple[int, str]]) -> dict[object, StepCounts]:
+def _count(rank: int, world_size: int, folder: Path, cases: Sequence[tuple[int, str]]) -> Counts:
     """Count the operators of each case of (number of tasks, precision), over two reports."""
-    counts = {}
+    counts: Counts = {}
     for tasks, precision in cases:
         changes = {
             "tasks": [{"name": name} for name in TASKS[:tasks]],
@@ -86,7 +87,7 @@ def _count(rank: int, world_size: int, folder: Path, cases: Sequence[tuple[int, 
 
 
 @pytest.fixture(scope="module")
-def counts(tmp_path_factory: pytest.TempPathFactory) -> dict[object, StepCounts]:
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Counts:
     folder = tmp_path_factory.mktemp("launches")
     _write(folder / "data")
     (counted,) = on_ranks(_count, 1, folder, [(tasks, precision) for tasks in (2, 3) for precision in PRECISIONS])
@@ -100,9 +101,7 @@ def _ceilings(row: tuple[int, int, int, int], tasks: int, precision: str) -> int
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("tasks", [2, 3])
-def test_no_region_of_a_step_launches_more_operators(
-    tasks: int, precision: str, counts: dict[object, StepCounts]
-) -> None:
+def test_no_region_of_a_step_launches_more_operators(tasks: int, precision: str, counts: Counts) -> None:
     counted = counts[tasks, precision]
     ceilings = {region: _ceilings(row, tasks, precision) for region, row in CEILINGS.items()}
     for step in range(2 * REPORT_EVERY):
@@ -116,15 +115,15 @@ def test_no_region_of_a_step_launches_more_operators(
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("tasks", [2, 3])
-def test_metrics_are_launched_once_a_report(tasks: int, precision: str, counts: dict[object, StepCounts]) -> None:
-    """The first counted step is a report's, and so is every fifth one after it."""
+def test_metrics_are_launched_once_a_report(tasks: int, precision: str, counts: Counts) -> None:
+    """Steps 0 and 5 of the counted steps end with a report."""
     counted = counts[tasks, precision]
     reports = [counted.by_region(step)["logging"] for step in range(2 * REPORT_EVERY)]
     assert [step for step, count in enumerate(reports) if count] == [0, REPORT_EVERY]
     assert max(reports) <= _ceilings(REPORT, tasks, precision)
 
 
-def test_the_host_reads_nothing_from_the_device_between_reports(counts: dict[object, StepCounts]) -> None:
+def test_the_host_reads_nothing_from_the_device_between_reports(counts: Counts) -> None:
     reads = [counted.host_reads[step] for counted in counts.values() for step in range(1, REPORT_EVERY)]
     assert reads == [HOST_READS] * len(reads)
 
