@@ -205,7 +205,7 @@ class StreamTrace(TorchDispatchMode):
         return result
 
 
-class _Work(dist._Work):  # type: ignore[name-defined,misc]  # torch's stub lacks it
+class _Work(dist._Work):
     """Work of a collective."""
 
     def __init__(self, number: int) -> None:

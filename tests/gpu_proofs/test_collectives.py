@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,6 +29,8 @@ from ple_rec.models.embeddings import embedding_collection
 from ple_rec.training import loop, run
 from ple_rec.training.context import TrainContext
 from ple_rec.training.preemption import Preemption
+from ple_rec.training.step import train_step
+from ple_rec.training.validation import validate
 from tests.datasets import write_dataset
 from tests.gpu_proofs.device_path import device_path
 from tests.gpu_proofs.thread_ranks import Collective, MismatchError, Recorder, run_thread_ranks
@@ -51,8 +53,10 @@ def _write(path: Path, world_size: int, **changes: Any) -> Path:
     return path
 
 
-def _config(data: Path, world_size: int, changes: dict[str, Any] | None = None, **shardings: str) -> RunConfig:
-    tables = {table: {"sharding": sharding} for table, sharding in shardings.items()}
+def _config(
+    data: Path, world_size: int, shardings: Mapping[str, str] | None = None, changes: dict[str, Any] | None = None
+) -> RunConfig:
+    tables = {table: {"sharding": sharding} for table, sharding in (shardings or {}).items()}
     defaults: dict[str, Any] = {
         "data": {"virtual_shards": world_size},
         "embeddings": {"dim": 8, "tables": tables},
@@ -107,13 +111,13 @@ def _train(
         config: Configuration of the run.
         run_dir: Directory of the run.
         world_size: Number of ranks.
-        stops: Whether a rank has received a stop signal.
-        diverges: Whether the labels of a rank's batch are not finite.
+        stops: Function that returns True if a rank has received a stop signal.
+        diverges: Function that returns True if the labels of a rank's batch are not finite.
         most_steps: Number of steps after which all ranks raise an `_EnoughError`.
         options: Further arguments of `train`.
     """
     training = _Training(Recorder(world_size))
-    recorder, local_world_size, train_step = training.recorder, min(RANKS_PER_HOST, world_size), loop.train_step
+    recorder, local_world_size = training.recorder, min(RANKS_PER_HOST, world_size)
 
     @contextmanager
     def process_group(_: Any) -> Iterator[Ranks]:
@@ -148,7 +152,7 @@ def _train(
         for target, name, value in (
             (run, "process_group", process_group),
             (loop, "train_step", step_of_rank),
-            (loop, "validate", in_phase("evaluation", loop.validate)),
+            (loop, "validate", in_phase("evaluation", validate)),
             (loop, "save_checkpoint", in_phase("save", loop.save_checkpoint)),
             (loop.Trainer, "_report", in_phase("report", loop.Trainer._report)),
             (Preemption, "is_stop_requested", signal),
@@ -187,7 +191,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_whole_training_of_8_ranks(data: Path, tmp_path: Path) -> None:
-    training = _train(_config(data, 8, **MIXED), tmp_path / "run", 8)
+    training = _train(_config(data, 8, MIXED), tmp_path / "run", 8)
     _assert_finished(training)
     _assert_same_sequences(training, "step", "report", "evaluation", "save")
 
@@ -198,7 +202,7 @@ def test_a_stop_on_one_rank_and_the_run_that_goes_on(data: Path, tmp_path: Path)
         "train": {"pipeline": "sparse_dist", "evaluate_every": STEPS},
         "checkpoint": {"every": 1, "asynchronous": True},
     }
-    config = _config(data, 8, changes, **MIXED)
+    config = _config(data, 8, MIXED, changes)
 
     def stops(rank: int, phase: str, step: int) -> bool:
         return (rank, phase, step) == (3, "step", 2)
@@ -217,7 +221,7 @@ def test_a_stop_on_one_rank_and_the_run_that_goes_on(data: Path, tmp_path: Path)
 
 
 def test_a_stop_on_one_rank_during_an_evaluation(data: Path, tmp_path: Path) -> None:
-    config = _config(data, 8, {"train": {"evaluate_every": 1}})
+    config = _config(data, 8, changes={"train": {"evaluate_every": 1}})
     training = _train(config, tmp_path / "run", 8, stops=lambda rank, phase, _: (rank, phase) == (5, "evaluation"))
     assert [type(result) for result in training.results] == [PreemptedError] * 8
     _assert_same_sequences(training, "step", "evaluation", "save")
@@ -237,7 +241,7 @@ def test_a_loss_that_is_not_finite_on_one_rank(spoilt_step: int, data: Path, tmp
 @pytest.mark.slow
 def test_a_whole_training_of_64_ranks(tmp_path: Path) -> None:
     data = _write(tmp_path / "data", 64, capacity=1024)
-    config = _config(data, 64, user="row_wise", item="table_row_wise", tag="table_wise")
+    config = _config(data, 64, {"user": "row_wise", "item": "table_row_wise", "tag": "table_wise"})
     training = _train(config, tmp_path / "run", 64)
     _assert_finished(training)
     _assert_same_sequences(training, "step", "report", "evaluation", "save")
@@ -321,7 +325,7 @@ def _check_bytes(training: _Training) -> None:
 )
 def test_a_step_exchanges_the_bytes_of_the_plan(world_size: int, shardings: dict[str, str], tmp_path: Path) -> None:
     data = _write(tmp_path / "data", world_size, capacity=1024, weighted_bag=False)
-    training = _train(_config(data, world_size, **shardings), tmp_path / "run", world_size, most_steps=1)
+    training = _train(_config(data, world_size, shardings), tmp_path / "run", world_size, most_steps=1)
     assert [type(result) for result in training.results] == [_EnoughError] * world_size
     _assert_same_sequences(training, "step")
     assert {table.table: table.sharding for table in training.plans[0][0].tables} == shardings

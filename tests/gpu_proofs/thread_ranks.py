@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import _set_thread_isolation_mode
+from torch._C._distributed_c10d import _set_thread_isolation_mode  # type: ignore[attr-defined]  # torch's stub lacks it
 from torch.testing._internal.distributed import multi_threaded_pg as threaded
 from torch.testing._internal.distributed.multi_threaded_pg import ProcessLocalGroup, ThreadLocalWorld, ret_work
 from torch.utils import _pytree as pytree
