@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def complete_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A host with Triton, a C compiler and Python's headers, whatever this machine has."""
     (tmp_path / "Python.h").touch()
     monkeypatch.setattr(compilation, "has_triton_package", lambda: True)
-    monkeypatch.setattr(compilation.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("CC", "cc")
 
 
