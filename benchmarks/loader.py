@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,13 +26,22 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from benchmarks.feed import write_feed
 from benchmarks.harness import BenchmarkCase, Pass, PassResult, parser, race, report, say, scratch_folder, time_work
+from ple_rec.config.load import load_config
+from ple_rec.config.run import RunConfig
 from ple_rec.data.columns import Selection
 from ple_rec.data.dataset import DatasetDirectory, RowGroup, read_columns
 from ple_rec.data.loader import Loader
+from ple_rec.distributed.process_group import process_group
+from ple_rec.models.weighting import task_weights
 from ple_rec.storage import Location, location
+from ple_rec.training.context import build_context
+from ple_rec.training.non_finite_guard import NonFiniteGuard
+from ple_rec.training.step import train_step
 
 _USERS = 100_000  # Rows of the user table of the synthetic dataset.
 _SHARDS = 16  # Virtual shards of our loader.
+_SMALL_BATCH = 64  # Samples of a training step that is bound by the host.
+_CORES = os.sched_getaffinity(0)
 
 
 class RowGroups(IterableDataset[dict[str, Tensor]]):
@@ -93,6 +104,41 @@ def ple_rec_loader(data: Location, batch_size: int) -> Iterator[Pass]:
 
 
 @contextmanager
+def loader_beside_training(data: Location, batch_size: int) -> Iterator[Pass]:
+    """Read as `ple_rec_loader` does, while another thread of this process trains on a core of its own.
+
+    The steps are small ones, so nearly all their time is that of the host, as in a training on a GPU. Both threads need
+    Python's global interpreter lock.
+    """
+    overrides = [
+        f"data.path={data}",
+        f"train.batch_size_per_rank={_SMALL_BATCH}",
+        "runtime.device=cpu",
+        "runtime.threads=1",
+    ]
+    config = load_config(RunConfig, "bench-feed", overrides)
+    with process_group(config.runtime) as ranks, ple_rec_loader(data, batch_size) as read:
+        context, stop = build_context(config, ranks), threading.Event()
+        guard = NonFiniteGuard([task.name for task in context.selection.tasks], ranks.device)
+        weights_K = task_weights(context.tasks, 0)
+        with closing(context.loader.epoch(0)) as epoch:
+            batches = itertools.cycle(list(itertools.islice(epoch, 8)))
+
+        def train() -> None:
+            os.sched_setaffinity(0, {min(_CORES)})
+            while not stop.is_set():
+                train_step(context, guard, next(batches), 0, weights_K)
+
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(train)
+            try:
+                yield read
+            finally:
+                stop.set()
+            training.result()
+
+
+@contextmanager
 def torch_loader(data: Location, batch_size: int, workers: int) -> Iterator[Pass]:
     """Read an epoch in each pass, by torch's DataLoader; with 0 workers, this process reads."""
     if workers == 0:
@@ -124,7 +170,7 @@ def pyarrow_alone(data: Location) -> Iterator[Pass]:
 def _pin() -> None:
     """Restrict this process, and the threads that it starts later, to one core."""
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    os.sched_setaffinity(0, {max(_CORES)})
 
 
 def main() -> None:
@@ -138,6 +184,7 @@ def main() -> None:
             write_feed(data, _USERS, args.rows)
         cases = [
             BenchmarkCase("ple-rec loader", partial(ple_rec_loader, data, args.batch_size)),
+            BenchmarkCase("ple-rec loader beside a training", partial(loader_beside_training, data, args.batch_size)),
             BenchmarkCase("DataLoader, 0 workers", partial(torch_loader, data, args.batch_size, 0)),
             BenchmarkCase("DataLoader, 2 workers", partial(torch_loader, data, args.batch_size, 2)),
             BenchmarkCase("pyarrow alone", partial(pyarrow_alone, data), is_baseline=True),

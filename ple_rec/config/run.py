@@ -30,6 +30,7 @@ Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
 CompileKind = Literal["auto", "off"]
+AskedPipeline = Literal["auto", PipelineKind]
 ShuffleKind = Literal["rows", "requests"]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits; one stays free, since each rank adds its number.
 TableDim = Annotated[int, Field(gt=0, multiple_of=4)]  # FBGEMM's kernels refuse other dims.
@@ -248,10 +249,11 @@ class TrainConfig(Config):
         description="weights of the tasks in the loss; schedule: w_k(t) alone; uncertainty: w_k(t) times a learned "
         "weight (Kendall et al., 2018)",
     )
-    pipeline: PipelineKind = Field(
-        "none",
+    pipeline: AskedPipeline = Field(
+        "auto",
         description="overlap of steps; sparse_dist: copy the next batches and exchange their ids during a step, with "
-        "the same result; prefetch: also fetch rows of fused_uvm_caching tables (GPUs only)",
+        "the same result; prefetch: also fetch rows of fused_uvm_caching tables (GPUs only); auto: sparse_dist on "
+        "GPUs, none on CPUs",
     )
     compile: CompileKind = Field(
         "auto",
@@ -386,7 +388,7 @@ class RuntimeConfig(Config):
     """Device, threads and timeout of a rank."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device of the ranks; auto: cuda if there are a GPU and FBGEMM's CUDA wheel, else cpu"
+        "auto", description="device of the ranks; auto: cuda if FBGEMM's CUDA wheel is installed, else cpu"
     )
     threads: PositiveInt | None = Field(
         None,

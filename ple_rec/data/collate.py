@@ -139,6 +139,9 @@ def _sparse(
 
     Ids and lengths are int32 instead of int64, which halves the bytes that ranks exchange. FBGEMM's kernels convert the
     ids to int64 themselves.
+
+    The number of ids of each feature is passed along, since TorchRec would otherwise sum the lengths on the device and
+    wait for the result.
     """
     features = len(selection.single)
     weighted = any(feature.weights for feature in selection.bags)
@@ -159,11 +162,13 @@ def _sparse(
         weights_V[: features * rows] = 1
     # `first` is the index in `values` of the piece's first id, `begin` the row of the batch that is its first row.
     # `last` and `end` are the index and the row after its last ones.
+    length_per_key = [rows] * features + [0] * len(selection.bags)
     first, begin = features * rows, 0
     for i, piece in enumerate(pieces):
         begin = 0 if i % len(slices) == 0 else begin
         end, last = begin + len(piece.lengths), first + len(piece.values)
         lengths_SB[features + i // len(slices), begin:end] = piece.lengths
+        length_per_key[features + i // len(slices)] += len(piece.values)
         values_V[first:last] = piece.values
         if weights_V is not None:
             weights_V[first:last] = 1 if piece.weights is None else piece.weights
@@ -174,6 +179,7 @@ def _sparse(
         weights=weights,
         lengths=lengths,
         stride=batch_size,
+        length_per_key=length_per_key,
     )
 
 

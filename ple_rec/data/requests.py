@@ -102,13 +102,15 @@ def drop_repeated_ids(
     lengths_SB = sparse.lengths().numpy().reshape(len(shared_S), -1)
     keep_SB = starts_B | ~np.array(shared_S, np.bool_)[:, None]
     keep_V = torch.from_numpy(np.repeat(keep_SB.ravel(), lengths_SB.ravel()))
+    distinct_lengths_SB = lengths_SB * keep_SB
     weights = sparse.weights_or_none()
     distinct = KeyedJaggedTensor(
         keys=sparse.keys(),
         values=sparse.values()[keep_V],
         weights=None if weights is None else weights[keep_V],
-        lengths=torch.from_numpy((lengths_SB * keep_SB).ravel()),
+        lengths=torch.from_numpy(distinct_lengths_SB.ravel()),
         stride=sparse.stride(),
+        length_per_key=distinct_lengths_SB.sum(axis=1).tolist(),
     )
     return distinct.pin_memory() if pin else distinct
 

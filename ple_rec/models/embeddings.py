@@ -14,7 +14,8 @@ Shape suffixes: B batch (with padding), F features in the order of the batch's k
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -44,6 +45,37 @@ def bag_totals(sparse: KeyedJaggedTensor) -> Tensor:
         # `sparse[feature]` would wait for the device, to know how many ids a feature has.
         totals = torch.segment_reduce(weights.detach().float(), "sum", offsets=sparse.offsets(), unsafe=True)
     return totals.view(len(sparse.keys()), sparse.stride())
+
+
+class ColumnOrder:
+    """Permutation of the columns of pooled rows from the order of a sharding plan into that of the model's features.
+
+    `KeyedTensor.regroup` computes the same, but it builds its index tensors and copies them to the device at each call.
+
+    Args:
+        current: Names of the features in the order of a plan.
+        widths: Number of columns of each feature, by name, in the order of the model.
+        device: Device of the pooled rows.
+    """
+
+    def __init__(self, current: Sequence[str], widths: Mapping[str, int], device: torch.device) -> None:
+        self.current = list(current)
+        names = list(widths)
+
+        def index(numbers: Iterable[int]) -> Tensor:
+            return torch.tensor(list(numbers), dtype=torch.int64, device=device)
+
+        self._arguments = (
+            index(accumulate((widths[name] for name in current), initial=0)),
+            index(self.current.index(name) for name in names),
+            index(accumulate(widths.values(), initial=0)),
+            index(names.index(name) for name in current),
+        )
+
+    def permute(self, pooled_BD: Tensor) -> Tensor:
+        """Return the columns in the order of the model's features."""
+        permuted_BD: Tensor = torch.ops.fbgemm.permute_pooled_embs_auto_grad(pooled_BD, *self._arguments)
+        return permuted_BD
 
 
 def divide_bags(

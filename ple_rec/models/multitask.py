@@ -18,13 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from ple_rec.config.model import VECTOR_DIM, ModelConfig
 from ple_rec.data.batch import Batch
 from ple_rec.models.cpu.blocks import BLOCK_ROWS, MIN_ROWS_FOR_THREADS, Blocks
 from ple_rec.models.cpu.relu_bank import CpuExpertBank
-from ple_rec.models.embeddings import divide_bags
+from ple_rec.models.embeddings import ColumnOrder, divide_bags
 from ple_rec.models.losses import StepLoss
 from ple_rec.models.variants import VARIANTS
 from ple_rec.models.weighting import Scheduled, Weighting
@@ -94,6 +93,7 @@ class MultiTaskModel(nn.Module):
         self.towers = nn.ModuleList(
             Mlp(width, tower.hidden, 1, tower.activation, tower.dropout) for width in self.extraction.widths
         )
+        self._column_order: ColumnOrder | None = None
         self.block_rows = BLOCK_ROWS
         self._blocks: Blocks | None = None
         self._compiled: Callable[[Inputs, StepLoss], tuple[Tensor, Tensor]] | None = None
@@ -135,7 +135,9 @@ class MultiTaskModel(nn.Module):
             values: Tensor = pooled.values()
         else:
             # A sharded collection returns features in the order of its sharding plan, such as row-wise tables first.
-            (values,) = KeyedTensor.regroup([pooled], [names])
+            if self._column_order is None or self._column_order.current != pooled.keys():
+                self._column_order = ColumnOrder(pooled.keys(), self.widths_by_feature, pooled.device())
+            values = self._column_order.permute(pooled.values())
         return divide_bags(values, self.widths_by_feature, batch.sparse, self.mean_features)
 
     def forward(self, batch: Batch, loss: StepLoss | None = None) -> Any:

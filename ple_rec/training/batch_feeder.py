@@ -8,6 +8,7 @@ step may change, so a run with a pipeline computes the same bits as one without.
     sparse_dist      before the forward pass: the ranks begin to exchange the numbers of ids of batch i+1;
                      after it: they exchange the ids of batch i+1, and batch i+2 is copied to the device
     prefetch         as sparse_dist; after the forward pass, rows of batch i+1 are also fetched into the GPU's cache
+    auto             sparse_dist on a GPU, none on a CPU (`choose_pipeline`)
 
 `TrainState` counts only batches that a step has trained on, so a resumed run reads the prepared batches again. If a
 batch cannot be read, the error is raised up to two steps early.
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
-from ple_rec.config.run import PipelineKind
+from ple_rec.config.run import AskedPipeline, PipelineKind
 from ple_rec.data.batch import Batch
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sparse_prefetch import (
@@ -206,7 +207,7 @@ def make_feeder(
     """Return the feeder of a run.
 
     Args:
-        kind: Value of `train.pipeline`.
+        kind: Result of `choose_pipeline`.
         model: Sharded model, whose tables can be prefetched if `kind` is "prefetch".
         ranks: Place of this process among the ranks, with its watchdog.
         regions: Regions of the profiler.
@@ -216,20 +217,25 @@ def make_feeder(
     return PipelinedFeeder(model, ranks, regions, prefetch=kind == "prefetch")
 
 
-def check_pipeline(kind: PipelineKind, device: torch.device) -> None:
-    """Refuse a pipeline that the device cannot run.
+def choose_pipeline(setting: AskedPipeline, device: torch.device) -> PipelineKind:
+    """Return the pipeline of a run.
+
+    On a CPU, "auto" prepares nothing ahead: there is no copy, and an exchange would share the cores with the step.
 
     Args:
-        kind: Value of `train.pipeline`.
+        setting: Value of `train.pipeline`.
         device: Device of the model.
 
     Raises:
         UserError: The pipeline is "prefetch", and the device is a CPU.
     """
-    if kind == "prefetch" and device.type == "cpu":
+    if setting == "auto":
+        return "none" if device.type == "cpu" else "sparse_dist"
+    if setting == "prefetch" and device.type == "cpu":
         raise UserError(
             "train.pipeline",
             'got "prefetch" on a CPU',
             "this pipeline fetches rows of fused_uvm_caching tables into the memory of a GPU",
             'set train.pipeline = "sparse_dist" or "none"',
         )
+    return setting

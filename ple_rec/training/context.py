@@ -13,7 +13,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from ple_rec.config.base import Split
 from ple_rec.config.plan import PlanFile
-from ple_rec.config.run import RunConfig
+from ple_rec.config.run import PipelineKind, RunConfig
 from ple_rec.data.loader import Loader
 from ple_rec.data.slices import Slicing
 from ple_rec.distributed.collectives import run_on_rank_zero
@@ -25,7 +25,7 @@ from ple_rec.distributed.sharding import agreed_plan, shard
 from ple_rec.distributed.topology import detect_cluster
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import GateLabels
-from ple_rec.training.batch_feeder import check_pipeline
+from ple_rec.training.batch_feeder import choose_pipeline
 from ple_rec.training.compilation import eager_reason
 from ple_rec.training.model import build_unsharded_model, first_layer_shape, model_sizes
 from ple_rec.training.precision import Precision, choose_precision
@@ -88,12 +88,14 @@ class TrainContext(EvaluationContext):
         total_steps: Number of steps of the run.
         optimizers: Optimizers of the tables and of the dense layers.
         eager_reason: Reason why the dense layers of a training step are not compiled; None if they are.
+        pipeline: Work of later steps that overlaps with a step, as `choose_pipeline` returns it.
     """
 
     loader: Loader
     total_steps: int
     optimizers: Optimizers
     eager_reason: str | None
+    pipeline: PipelineKind
 
 
 def build_evaluation_context(
@@ -113,7 +115,7 @@ def build_evaluation_context(
         saved_plan: Sharding plan of the tables; None to plan them now.
         initial_precision: Precision that the run began with; None if it begins now, or its checkpoint records none.
         prepared_run: The run with its open dataset, if this process has prepared it; None to prepare it now.
-        prefetched: True if `train.pipeline` is "prefetch", which fetches rows into the GPU's cache one step ahead.
+        prefetched: True for the pipeline "prefetch", which fetches rows into the GPU's cache one step ahead.
 
     Raises:
         UserError: The configuration does not fit the dataset or the cluster.
@@ -174,9 +176,9 @@ def build_context(
         UserError: The configuration does not fit the dataset or the cluster.
         DataError: The dataset is damaged.
     """
-    check_pipeline(config.train.pipeline, ranks.device)
+    pipeline = choose_pipeline(config.train.pipeline, ranks.device)
     evaluation_context = build_evaluation_context(
-        config, ranks, saved_plan, initial_precision, prepared_run, prefetched=config.train.pipeline == "prefetch"
+        config, ranks, saved_plan, initial_precision, prepared_run, prefetched=pipeline == "prefetch"
     )
     loader = evaluation_context.training_loader(ranks.rank)
     loader.pin = ranks.device.type == "cuda"
@@ -192,5 +194,10 @@ def build_context(
     # The model has been initialised with the same seed on all ranks; dropout needs a different seed on each rank.
     torch.manual_seed(config.seed + 1 + ranks.rank)
     return TrainContext(
-        **vars(evaluation_context), loader=loader, total_steps=steps, optimizers=optimizers, eager_reason=reason
+        **vars(evaluation_context),
+        loader=loader,
+        total_steps=steps,
+        optimizers=optimizers,
+        eager_reason=reason,
+        pipeline=pipeline,
     )

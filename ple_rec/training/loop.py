@@ -121,7 +121,7 @@ class Trainer:
                 f"trained on dataset {self._warm_start_to_load.dataset[:12]}"
             )
         self._guard = NonFiniteGuard([task.name for task in context.selection.tasks], context.ranks.device)
-        self._feeder = make_feeder(context.config.train.pipeline, context.model, context.ranks, profile.regions)
+        self._feeder = make_feeder(context.pipeline, context.model, context.ranks, profile.regions)
         context.model.train()
         keep_evaluation = not self.state.evaluation_pending
         log, step = run.folder / LOG, self.state.step

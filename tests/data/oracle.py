@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from ple_rec.config.base import Split
@@ -33,7 +34,11 @@ def check(batch: Batch, rows: Sequence[Row], selection: Selection, batch_size: i
         assert batch.sparse is not None
         assert batch.sparse.keys() == [feature.name for feature in selection.sparse]
         assert batch.sparse.stride() == batch_size
-        assert batch.sparse.values().numel() == sum(len(ids_of(row, f)) for f in selection.sparse for row in rows)
+        id_counts = [sum(len(ids_of(row, feature)) for row in rows) for feature in selection.sparse]
+        assert batch.sparse.values().numel() == sum(id_counts)
+        assert batch.sparse.length_per_key_or_none() == id_counts
+        # Another device gets the counts, too, so that nothing has to be read from it.
+        assert batch.to(torch.device("meta")).sparse.length_per_key_or_none() == id_counts  # type: ignore[union-attr]
         for feature in selection.sparse:
             jagged = batch.sparse[feature.name]
             bags = [ids_of(row, feature) for row in rows]

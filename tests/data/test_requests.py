@@ -138,6 +138,7 @@ def test_requests_are_runs_of_equal_rows(
         once = [bag if start or name not in requests else [] for bag, start in zip(bags, starts, strict=True)]
         assert _bags(batch)[name] == once
     assert batch.sparse is not None
+    assert batch.sparse.length_per_key_or_none() == batch.sparse.lengths().view(-1, size).sum(dim=1).tolist()
     assert batch.sparse.values().dtype == batch.sparse.lengths().dtype == torch.int32
     assert torch.equal(batch.dense_BF.nan_to_num(9), whole.dense_BF.nan_to_num(9))
 

@@ -20,7 +20,7 @@ from ple_rec.errors import PreemptedError, UserError
 from ple_rec.models.losses import StepLoss
 from ple_rec.training import batch_feeder as pipeline_module
 from ple_rec.training import loop
-from ple_rec.training.batch_feeder import PipelinedFeeder, check_pipeline, make_feeder
+from ple_rec.training.batch_feeder import PipelinedFeeder, choose_pipeline, make_feeder
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.step import train_step
 from tests.training.small import on_ranks, ranks_of, records, small_config, train_small, whole_state, write_small
@@ -152,9 +152,16 @@ def test_each_batch_is_read_exchanged_and_prefetched_ahead_of_its_step(tmp_path:
     ]
 
 
+def test_auto_overlaps_steps_on_gpus_alone() -> None:
+    assert choose_pipeline("auto", CPU) == "none"
+    assert choose_pipeline("auto", torch.device("cuda", 1)) == "sparse_dist"
+    assert choose_pipeline("none", torch.device("cuda")) == "none"
+    assert choose_pipeline("prefetch", torch.device("cuda")) == "prefetch"
+
+
 def test_rows_are_prefetched_on_gpus_alone(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        check_pipeline("prefetch", CPU)
+        choose_pipeline("prefetch", CPU)
     assert str(caught.value) == (
         'train.pipeline: got "prefetch" on a CPU; this pipeline fetches rows of fused_uvm_caching tables into the '
         'memory of a GPU. Fix: set train.pipeline = "sparse_dist" or "none"'

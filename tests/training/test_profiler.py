@@ -212,7 +212,7 @@ def _rank(rank: int, **seconds: float) -> RankProfile:
 )
 def test_what_to_look_at(ranks: list[dict[str, float]], sentence: str, tmp_path: Path) -> None:
     found = breakdown([_rank(rank, **seconds) for rank, seconds in enumerate(ranks)])
-    assert sentence in advice(found, small_config(tmp_path))
+    assert sentence in advice(found, small_config(tmp_path), "none")
 
 
 def test_the_text_names_the_rank_that_the_others_wait_for(tmp_path: Path) -> None:

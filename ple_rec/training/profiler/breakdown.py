@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.config.run import RunConfig
+from ple_rec.config.run import PipelineKind, RunConfig
 from ple_rec.text import align_columns
 from ple_rec.text.units import short_count
 from ple_rec.training.profiler.regions import REGIONS, Region
@@ -73,12 +73,13 @@ def _rates(summary: Mapping[str, Any]) -> str:
     return f"{text}; {summary['cores_busy']:.1f} cores busy"
 
 
-def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
+def advice(summary: Mapping[str, Any], config: RunConfig, pipeline: PipelineKind) -> str:
     """Return a text that names the first thing to change, by the shares of the regions in a step.
 
     Args:
         summary: Result of `breakdown`.
         config: Configuration of the run.
+        pipeline: Pipeline of the run, which `train.pipeline` = "auto" leaves to the device.
     """
     share = {region: values["share"] for region, values in summary["regions"].items()}
     exchange = sum(share[region] for region in EXCHANGES)
@@ -100,9 +101,9 @@ def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
             "and at the tables that are placed there (plan.json)"
         )
     if exchange >= 0.2:
-        pipeline = 'set train.pipeline = "sparse_dist", ' if train.pipeline == "none" else ""
+        overlap = 'set train.pipeline = "sparse_dist", ' if pipeline == "none" else ""
         return (
-            f"exchanges are {_percent(exchange)}: {pipeline}send fewer bytes (embeddings.qcomms), or raise the batch, "
+            f"exchanges are {_percent(exchange)}: {overlap}send fewer bytes (embeddings.qcomms), or raise the batch, "
             "since the waits for other ranks do not grow with it"
         )
     if share["logging"] >= 0.05:
@@ -114,7 +115,7 @@ def advice(summary: Mapping[str, Any], config: RunConfig) -> str:
             f"optimizers are {_percent(share['optimizers'])}: they cost time for each parameter and not for each "
             "sample; raise the batch"
         )
-    if share["copy to device"] >= 0.1 and train.pipeline == "none":
+    if share["copy to device"] >= 0.1 and pipeline == "none":
         return f'copies to the device are {_percent(share["copy to device"])}: set train.pipeline = "sparse_dist"'
     if tables >= 0.3:
         return (

@@ -269,7 +269,7 @@ class StepProfile(NoProfile):
             "clock": "device-synchronised" if cuda else "host",
             "operators_of": "the device" if cuda else "the host",
             "notes": self._notes(cuda=cuda),
-            "advice": advice(summary, context.config),
+            "advice": advice(summary, context.config, context.pipeline),
             "traces": [str(self._trace(rank_profile.rank)) for rank_profile in ranks],
         }
         text = format_breakdown(summary)
