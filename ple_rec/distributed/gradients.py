@@ -40,7 +40,9 @@ class GradientAverage:
         """Replace the gradient of each parameter by the mean over the ranks (a collective)."""
         if self._world_size == 1:
             return
-        torch._foreach_copy_(self._views, [parameter.grad for parameter in self._parameters])
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        # The backward pass gives every parameter a gradient; torch refuses lists of different lengths.
+        torch._foreach_copy_(self._views, gradients)
         # Each rank divides before the sum, as TorchRec does for tables, so that large gradients do not overflow.
         self._flat.mul_(1 / self._world_size)
         dist.all_reduce(self._flat)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import os
 import shutil
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch.utils._triton import has_triton_package
 
 from ple_rec.config.run import CompileKind
 
@@ -33,7 +33,7 @@ def eager_reason(kind: CompileKind, device: torch.device, *, by_request: bool) -
         return "the device is a CPU"
     if by_request:
         return "batches grouped by request have different numbers of requests, and each would need a compilation"
-    if not has_triton_package():
+    if find_spec("triton") is None:
         return "Triton is not installed"
     # Triton builds its launchers in C, with Python's headers.
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):

@@ -58,7 +58,7 @@ def test_every_parameter_has_a_gradient(variant: str, data: st.DataObject) -> No
     x_BD = torch.linspace(-2, 1, 12, dtype=torch.float64).view(4, 3)
     model(dense_batch(x_BD))[0].square().sum().backward()
     ungraded = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    assert ungraded == []  # DistributedDataParallel waits for every parameter's gradient
+    assert ungraded == []  # the average over ranks takes the gradients of all parameters
     if variant != "ple":  # where a stream of its lower levels may have no reader
         assert [name for name, parameter in model.named_parameters() if not _gradient(parameter).any()] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 def complete_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A host with Triton, a C compiler and Python's headers, whatever this machine has."""
     (tmp_path / "Python.h").touch()
-    monkeypatch.setattr(compilation, "has_triton_package", lambda: True)
-    monkeypatch.setattr(compilation.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(compilation, "find_spec", lambda _: object())
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("CC", "cc")
 
 
@@ -35,7 +36,7 @@ def test_a_host_that_cannot_compile_says_what_it_lacks(monkeypatch: pytest.Monke
     monkeypatch.setenv("CC", "")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "C compiler" in str(eager_reason("auto", CUDA, by_request=False))
-    monkeypatch.setattr(compilation, "has_triton_package", lambda: False)
+    monkeypatch.setattr(compilation, "find_spec", lambda _: None)
     assert "Triton is not installed" in str(eager_reason("auto", CUDA, by_request=False))
 
 
