@@ -36,8 +36,11 @@ class NonFiniteGuard:
     def __init__(self, tasks: Sequence[str], device: torch.device) -> None:
         self.tasks = tuple(tasks)
         self.device = device
-        # Flags of this rank for the last recorded step: one for each task's loss, and one for the dense gradients.
-        self._flags = torch.zeros(len(tasks) + 1, device=device, dtype=torch.float64)
+        # Flags of this rank for the last recorded step: one for each task's loss, and one for the dense gradients. A
+        # flag is 0 if the value is finite, else NaN, which stays NaN in the sum over the ranks.
+        self._flags = torch.zeros(len(tasks) + 1, device=device)
+        # Row 2 * stop + save holds these two requests, so that a step copies nothing to the device.
+        self._requests = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], device=device)
         self._flags_step = -1
         self._stop = self._save = False
         # Reduced flags and requests of all ranks, which a GPU may still be copying to the host.
@@ -78,11 +81,7 @@ class NonFiniteGuard:
             DivergedError: An earlier step was not finite.
         """
         self._read()
-        # A copy from unpinned memory would make the host wait for the device.
-        pinned = self.device.type == "cuda"
-        requests = torch.tensor([stop, save], dtype=torch.float64, pin_memory=pinned)
-        requests = requests.to(self.device, non_blocking=True)
-        self._packed = torch.cat([counts_K.double(), self._flags, requests])
+        self._packed = torch.cat([counts_K, self._flags, self._requests[2 * stop + save]]).double()
         self._packed_step = self._flags_step
         self._work = dist.all_reduce(self._packed, async_op=True)
 
@@ -108,7 +107,9 @@ class NonFiniteGuard:
             sums_K: Sum of each task's losses on this rank.
             gradient_norm: Norm of the dense gradients.
         """
-        self._flags = torch.cat([~torch.isfinite(sums_K.detach()), ~torch.isfinite(gradient_norm).reshape(1)]).double()
+        values = torch.cat([sums_K.detach(), gradient_norm.detach().reshape(1)])
+        # The difference is 0 for a finite value, else NaN. `isfinite` would be several operators.
+        self._flags = values - values
         self._flags_step = step
 
     def synchronize(self) -> None:
@@ -118,7 +119,7 @@ class NonFiniteGuard:
             DivergedError: The step was not finite on some rank.
         """
         self._read()
-        flags = self._flags.clone()
+        flags = self._flags.double()
         dist.all_reduce(flags)
         self._reduced, self._reduced_step, self._copy_event = flags.cpu(), self._flags_step, None
         self._read()
@@ -129,11 +130,12 @@ class NonFiniteGuard:
             return
         if self._copy_event is not None:
             self._copy_event.synchronize()
-        flags, requests = self._reduced[: len(self.tasks) + 1], self._reduced[len(self.tasks) + 1 :].tolist()
+        reduced = self._reduced.tolist()
+        flags, requests = reduced[: len(self.tasks) + 1], reduced[len(self.tasks) + 1 :]
         # `synchronize` reduces the flags alone.
         if requests:
             self._stop, self._save = self._stop or requests[0] > 0, self._save or requests[1] > 0
-        non_finite = torch.nonzero(flags).flatten().tolist()
+        non_finite = [i for i, flag in enumerate(flags) if flag != 0]
         self._reduced = None
         if not non_finite:
             return

@@ -22,7 +22,7 @@ the weights of another run evaluates them first, so its log has a record of spli
 
 Every rank has to call a method that is marked as a collective.
 
-Shape suffixes: B batch, K tasks.
+Shape suffixes: B batch, N rows of several batches, K tasks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import torch
 import torch.distributed as dist
@@ -64,8 +64,32 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def rows_at_once(device: torch.device) -> int:
+    """Return the number of rows that a report window collects before it computes their metrics.
+
+    On a GPU, the host needs longer to launch the operators of the metrics than the GPU to run them, so they are
+    launched once for many steps. On a CPU, every step computes its own: the last digits of vectorised functions depend
+    on the number of rows, and there a resumed run has the same bits as an uninterrupted one.
+    """
+    return 1 << 16 if device.type == "cuda" else 1
+
+
+class _StepValues(NamedTuple):
+    """Values of one step, of which a report window computes metrics; see `ReportWindow.update`."""
+
+    logits_BK: Tensor
+    labels_BK: Tensor
+    in_space_BK: Tensor
+    weight_B: Tensor | None
+    sums_K: Tensor
+    counts_K: Tensor
+
+
 class ReportWindow:
     """Losses, metrics and waiting times of one rank, summed over its steps since the last report.
+
+    A step only stores its tensors. When these have `rows_at_once` rows, their metrics are computed and added to the
+    sums, so the memory does not grow with the length of the window.
 
     Args:
         tasks: Tasks in the order of the logits.
@@ -78,6 +102,7 @@ class ReportWindow:
         # sums[0]: sum of each task's losses, weighted by the samples' weights; sums[1]: sum of these weights.
         self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
         self.device = device
+        self._pending: list[_StepValues] = []
         self.steps = 0
         self.samples = 0
         self.wait_seconds = 0.0
@@ -93,14 +118,31 @@ class ReportWindow:
             counts_K: Sum of the sample weights in each task's sample space, the samples from which the task learns.
             wait_seconds: Seconds for which the step waited for the loader.
         """
-        self.metrics.update(logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B)
-        self.sums += torch.stack([sums_K.detach(), counts_K]).double()
+        self._pending.append(
+            _StepValues(
+                logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B, sums_K.detach(), counts_K
+            )
+        )
+        if sum(len(step.logits_BK) for step in self._pending) >= rows_at_once(self.device):
+            self._add_pending()
         self.steps += 1
         self.samples += batch.rows
         self.wait_seconds += wait_seconds
 
+    def _add_pending(self) -> None:
+        """Add the stored steps to the sums, by the same operators for any number of steps."""
+        if not self._pending:
+            return
+        logits, labels, in_space, weights, sums, counts = zip(*self._pending, strict=True)
+        # Either all batches of a run have sample weights, or none has.
+        weight_N = None if weights[0] is None else _join_steps(weights)
+        self.metrics.update(_join_steps(logits), _join_steps(labels), _join_steps(in_space), weight_N)
+        self.sums += torch.stack([*sums, *counts]).double().view(2, len(sums), -1).sum(1)
+        self._pending.clear()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of this rank for a checkpoint."""
+        self._add_pending()
         return {"metrics": self.metrics.state_dict(), "sums": self.sums.clone(), "steps": self.steps}
 
     def merge_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -125,6 +167,7 @@ class ReportWindow:
             model: Unwrapped model that is trained.
             weights_K: Scheduled weight of each task's loss at the last step.
         """
+        self._add_pending()
         now = time.perf_counter()
         seconds = now - self.started
         rank_values = torch.tensor(
@@ -155,6 +198,11 @@ class ReportWindow:
         self.sums.zero_()
         self.steps, self.samples, self.wait_seconds, self.started = 0, 0, 0.0, now
         return record
+
+
+def _join_steps(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the rows of several steps one after the other; those of a single step are not copied."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)  # type: ignore[arg-type]
 
 
 def _window_metrics(values: Mapping[str, Any]) -> dict[str, Any]:

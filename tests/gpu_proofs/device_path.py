@@ -13,6 +13,8 @@ from ple_rec.models.cpu.relu_bank import CpuExpertBank
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules import experts
 from ple_rec.modules.experts import ExpertBank
+from ple_rec.training import progress
+from ple_rec.training.progress import rows_at_once
 
 
 @contextmanager
@@ -20,12 +22,13 @@ def device_path() -> Iterator[None]:
     """Run the operators that a GPU would run, for the block of the context.
 
     On a CPU, the model is computed in blocks of rows, ReLU experts have an autograd function of their own, and stacked
-    experts are multiplied one by one. On a GPU, none of this is so.
+    experts are multiplied one by one. Each step computes its metrics. On a GPU, none of this is so.
     """
     with (
         patch.object(MultiTaskModel, "_runs_in_blocks", lambda model, x_BD: False),
         patch.object(CpuExpertBank, "forward", ExpertBank.forward),
         patch.object(experts, "_stacked_linear", _batched_linear),
+        patch.object(progress, "rows_at_once", lambda device: rows_at_once(torch.device("cuda"))),
     ):
         yield
 

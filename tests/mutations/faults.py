@@ -49,6 +49,7 @@ _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
+_LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -377,5 +378,19 @@ FAULTS: tuple[Fault, ...] = (
         "self._column_order is None or",
         "True or",
         _TRANSFERS,
+    ),
+    Fault(
+        "the loss of each task takes an operator more",
+        "ple_rec/models/losses.py",
+        "(loss(logit_B, label_B) *",
+        "(loss(logit_B, label_B).abs() *",
+        _LAUNCHES,
+    ),
+    Fault(
+        "the metrics of every step are computed at once on a GPU",
+        "ple_rec/training/progress.py",
+        'return 1 << 16 if device.type == "cuda" else 1',
+        "return 1",
+        _LAUNCHES,
     ),
 )

@@ -85,6 +85,11 @@ class RegionClocks(Regions):
         self.paused_seconds = 0.0
         self.begin(None)
 
+    @property
+    def current(self) -> Region:
+        """Innermost open region."""
+        return self._open[-1][0] if self._open else "other"
+
     def begin(self, mode: Literal["timed", "traced"] | None) -> None:
         """Set the clocks to 0, close all regions, and start timing or tracing, or stop both.
 
@@ -174,7 +179,7 @@ class RegionClocks(Regions):
         """Add the time since the last change of region to the innermost region."""
         if self._mode == "timed":
             now = self.now()
-            self.seconds[self._open[-1][0] if self._open else "other"] += now - self._since
+            self.seconds[self.current] += now - self._since
             self._since = now
 
 
