@@ -32,7 +32,7 @@ test-all: setup ## the slow tests too, with new random examples; the tests on th
 	$(MAKE) test-cuda-stack
 	$(MAKE) audit
 
-test-cuda-stack: setup ## the tests on the versions of DEVICE=cuda, on a CPU, in an environment of their own (7 GB)
+test-cuda-stack: setup ## the tests on the versions of DEVICE=cuda, on a CPU, in an environment of their own, with FBGEMM's CUDA wheel beside it (10 GB)
 	@sh requirements/cuda-stack.sh
 	PATH="$(CURDIR)/.venv-cuda-stack/bin:$$PATH" python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -8,6 +8,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 WORKDIR /opt/ple-rec
 
+# Triton compiles the launchers of its kernels (train.compile) with a C compiler, which the slim image lacks.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+
 # Not imported here, as requirements/setup.sh does: FBGEMM's library needs the driver, which no build has.
 COPY requirements/cuda.txt requirements/cuda-no-deps.txt requirements/dev.txt requirements/
 RUN pip install -r requirements/cuda.txt \

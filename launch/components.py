@@ -114,6 +114,7 @@ def plan(
     hosts: int = 1,
     gpus_per_host: int = 0,
     device: str = "",
+    calibration: str = "",
     out: str = "",
     find: bool = False,
     samples_per_second: float = 0.0,
@@ -133,6 +134,7 @@ def plan(
         hosts: number of hosts of the cluster; ignored if find is True
         gpus_per_host: ranks of each host, one per GPU, or processes on CPU (default: 8, and 1 on CPU)
         device: a100-40, a100-80, h100, h200, h20, l40s, b200 or cpu (default: device in [topology])
+        calibration: measurements of such a host, by python -m benchmarks.calibrate (default: figures are assumed)
         out: plan.json to write, or s3://...; the same plan as a page, plan.html, is written beside it
         find: True to find the least number of hosts that suffices
         samples_per_second: rate that the hosts must reach if find is True
@@ -147,6 +149,7 @@ def plan(
     verb = ["plan", "--config", config]
     verb += ["--gpus-per-host", str(gpus_per_host)] if gpus_per_host else []
     verb += ["--device", device] if device else []
+    verb += ["--calibration", calibration] if calibration else []
     verb += ["--find"] if find else ["--hosts", str(hosts)]
     verb += ["--samples-per-second", str(samples_per_second)] if samples_per_second else []
     verb += ["--out", out] if out else []

@@ -20,6 +20,24 @@ from launch.submission import check_verb, refusal_error
 _SPLIT_BY_SLURM = (",", "'", '"', "\n")
 
 
+def gpu_environment(gpu: int, env: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the environment variables of a process that uses GPUs; none if it uses no GPU.
+
+    Args:
+        gpu: Number of GPUs of a host.
+        env: Variables of the user. PYTORCH_CUDA_ALLOC_CONF is the older name of PYTORCH_ALLOC_CONF.
+    """
+    if not gpu:
+        return {}
+    # NCCL gives the reason of a failure in a warning, and warnings are off by default.
+    variables = {"NCCL_DEBUG": "WARN"}
+    if "PYTORCH_CUDA_ALLOC_CONF" not in (env or {}):
+        # By default, torch cannot merge blocks of different segments of GPU memory. A run may then find no block for
+        # a large tensor, though enough memory is free in all.
+        variables["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return variables
+
+
 def rank_environment(*, threads: int, gpu: int, interface: str, env: Mapping[str, str] | None) -> dict[str, str]:
     """Return the environment variables of every rank.
 
@@ -31,10 +49,7 @@ def rank_environment(*, threads: int, gpu: int, interface: str, env: Mapping[str
     """
     # Without OMP_NUM_THREADS, OpenMP starts a thread per core in each rank, and the threads of several ranks slow each
     # other down.
-    variables = {"OMP_NUM_THREADS": str(threads)}
-    if gpu:
-        # NCCL gives the reason of a failure in a warning, and warnings are off by default.
-        variables["NCCL_DEBUG"] = "WARN"
+    variables = {"OMP_NUM_THREADS": str(threads)} | gpu_environment(gpu, env)
     if interface:
         # On some hosts, NCCL and gloo choose an interface that reaches no other host (docker0), or a slow one.
         variables["NCCL_SOCKET_IFNAME"] = variables["GLOO_SOCKET_IFNAME"] = interface
@@ -58,7 +73,7 @@ def split_environment_for_slurm(env: Mapping[str, str]) -> tuple[dict[str, str],
     return {name: value for name, value in env.items() if name not in by_command}, words
 
 
-_THREADS_KEY = "runtime.threads"
+_THREADS_KEY, _DEVICE_KEY = "runtime.threads", "runtime.device"
 # Default of `--max_restarts` for a job with `--min_nnodes`, since its ranks are restarted after each loss of a host.
 _ELASTIC_RESTARTS = 3
 
@@ -111,6 +126,7 @@ def ranks_job(
             f"--threads {threads} -- {override}", "both set the number of threads of a rank", "give one of them"
         )
     verb = [*verb, "--set", f"{_THREADS_KEY}={threads_per_rank}"] if override is None else verb
+    verb = _require_gpu(verb, resource.gpu)
     variables = rank_environment(threads=threads_per_rank, gpu=int(resource.gpu), interface=interface, env=env)
     role = _make_role(name, image, python, [], resource, mounts)
     # An image has files and a Python of its own, with which the verb cannot be checked here.
@@ -163,12 +179,13 @@ def process_job(
     if shares < 1:
         raise refusal_error(f"--nnodes {shares}", "it is at least 1", "give 1 or more")
     resource = specs.Resource(cpu=cpu, gpu=gpu, memMB=memory)
+    verb = _require_gpu(verb, gpu)
     role = _make_role(name, image, python, ["-m", "ple_rec", *verb], resource, mounts)
     role.num_replicas, role.max_retries = shares, max_retries
     # An image has files and a Python of its own, with which the verb cannot be checked here.
     if check and not image:
         check_verb(role.entrypoint, [], verb, env or {})
-    role.env, env_command = split_environment_for_slurm(env or {})
+    role.env, env_command = split_environment_for_slurm(gpu_environment(gpu, env) | dict(env or {}))
     if env_command:
         role.entrypoint, role.args = env_command[0], [*env_command[1:], role.entrypoint, *role.args]
     if shares > 1:
@@ -176,6 +193,16 @@ def process_job(
         command = f"exec {shlex.join([role.entrypoint, *role.args])} --share {specs.macros.replica_id}/{shares}"
         role.entrypoint, role.args = "bash", ["-c", command]
     return specs.AppDef(name=f"ple-rec-{name}", roles=[role])
+
+
+def _require_gpu(verb: Sequence[str], gpu: float) -> list[str]:
+    """Return a verb that refuses to run on CPUs if its job has GPUs, unless its overrides choose the device.
+
+    With `runtime.device = auto`, a host with FBGEMM's CPU wheel would compute on its CPU, beside idle GPUs.
+    """
+    if not gpu or any(word.startswith(f"{_DEVICE_KEY}=") for word in verb):
+        return list(verb)
+    return [*verb, "--set", f"{_DEVICE_KEY}=cuda"]
 
 
 def _check_sizes(nproc: int, nnodes: int, min_nnodes: int, gpu: float) -> None:

@@ -38,6 +38,7 @@ class Option(Enum):
     APPEND = "--append", "append"
     AUC_LOSS = "--auc-loss", "auc_loss"
     AUTO_RESUME = "--auto-resume", 'resume="auto"'
+    CALIBRATION = "--calibration", "calibration"
     CONFIG = "--config", "config"
     DATA = "--data", "data"
     DATASET = "--dataset", "dataset"

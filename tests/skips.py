@@ -11,6 +11,8 @@ _MISSING = (
     ("browser", "a browser", "install Chromium (Debian: apt-get install chromium-headless-shell)"),
     ("Java", "Java 17", "apt-get install default-jre-headless, or set JAVA_HOME"),
     ("PySpark", "PySpark", "make setup"),
+    ("test-cuda-stack", "the CUDA stack", "make test-cuda-stack"),
+    ("C compiler", "a C compiler", "apt-get install gcc libc6-dev"),
     ("GPU", "a GPU", "an NVIDIA GPU with its driver, then make setup DEVICE=cuda"),
     ("CUDA", "a GPU", "an NVIDIA GPU with its driver, then make setup DEVICE=cuda"),
     ("log_standard", "the KuaiRand logs", "docs/kuairand.md says where they are; set PLE_REC_DATA to their folder"),

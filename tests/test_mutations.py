@@ -38,7 +38,7 @@ def test_every_fault_can_still_be_made(fault: Fault, repository: Path) -> None:
     assert not [test for test in fault.tests if not (repository / test).exists()]
 
 
-def test_names_differ() -> None:
+def test_faults_have_different_names() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS)
 
 

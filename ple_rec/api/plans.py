@@ -54,12 +54,12 @@ class Plan:
 
     @property
     def samples_per_second(self) -> float:
-        """Estimated rate of all ranks together; an upper bound if each rank has few samples a step."""
+        """Estimated rate of all ranks together."""
         return self._estimate.samples_per_second
 
     @property
     def bound(self) -> str:
-        """Slowest part of a step, which bounds it: "lookup", "communication", "dense", "gradients" or "loader"."""
+        """Part that bounds a step: "host", "lookup", "communication", "dense", "gradients" or "loader"."""
         return self._estimate.bound
 
     @property
@@ -121,13 +121,12 @@ class Plan:
             ranks, ms = f"{len(set(content.ranks_of(each))):,}", f"{each.costs_ms.total():.3f}"
             size = short_bytes(each.bytes)
             rows.append([each.table, f"{each.rows:,}", str(each.dim), size, each.sharding, each.kernel, ranks, ms])
-        # `content.rate` is `samples_per_second`, but None if each rank has too few samples a step.
         return block(
             line(self._config.name, content.cluster.describe(), f"{content.batch_size_per_rank:,} samples a rank"),
             line(
                 f"{self.step_ms:.2f} ms a step",
                 f"bound by {self.bound}",
-                "" if content.rate is None else f"{short_count(round(content.rate))} samples/s (estimated)",
+                f"{short_count(round(self.samples_per_second))} samples/s (estimated)",
             ),
             table(["table", "rows", "dim", "bytes", "sharding", "kernel", "ranks", "ms a step"], rows),
             line("", f"and {len(largest) - _MOST_TABLES} smaller tables") if len(largest) > _MOST_TABLES else "",
@@ -144,6 +143,7 @@ def plan(
     schema: PathLike | None = None,
     rows: Mapping[str, int] | None = None,
     samples: int | None = None,
+    calibration: PathLike | None = None,
     overrides: Overrides = (),
 ) -> Plan:
     """Place every row of every table on the ranks of some hosts, as `ple-rec plan` does.
@@ -159,13 +159,15 @@ def plan(
             of the tables; None for that of the dataset directory, or else of `data.described_by`.
         rows: Number of rows of some tables, by name, in place of those of the schema.
         samples: Number of samples of an epoch; None for that of the schema.
+        calibration: File of measurements of such a host, which `python -m benchmarks.calibrate` writes, in place of
+            assumed figures; None to assume them.
         overrides: Changes of the configuration.
 
     Raises:
         UserError: The tables do not fit these hosts, and the message says what breaks which limit. Or configuration,
             dataset and hosts do not fit each other.
     """
-    from ple_rec.planning.options import cluster_from
+    from ple_rec.planning.options import cluster_from, read_calibration
 
     hosts = check_count("hosts", hosts)
     ranks_per_host = None if ranks_per_host is None else check_count("ranks_per_host", ranks_per_host)
@@ -174,10 +176,15 @@ def plan(
     kind = None if device is None else check_choice("device", current_preset_name(str(device)), DEVICES)
     chosen = resolve_config(RunConfig, config, overrides)
     cluster = cluster_from(chosen, "the configuration", hosts, ranks_per_host, kind)
+    file = None if calibration is None else check_location("calibration", calibration)
+    measured = None if file is None else read_calibration(file, cluster)
     with preserve_torch_state(with_group=False), print_messages():
+        from ple_rec.planning.calibrate import calibrated
         from ple_rec.planning.plan_input import describe_dataset
         from ple_rec.planning.run import plan_hosts
 
+        if measured is not None:
+            cluster = calibrated(cluster, measured, str(file))
         described = describe_dataset(chosen, None if schema is None else str(schema)).with_sizes(rows, samples)
         return Plan(plan_hosts(chosen, described, cluster), chosen)
 

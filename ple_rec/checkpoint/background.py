@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -15,9 +16,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.cuda._pin_memory_utils import pin_memory
+from torch.cuda._pin_memory_utils import pin_memory, unpin_memory
 from torch.distributed._shard.sharded_tensor import Shard, ShardedTensor
 from torch.distributed._shard.sharded_tensor.api import ShardedTensorBase
+from torch.distributed._shard.sharding_spec import ShardMetadata
+
+from ple_rec.runtime.threads import on_current_device
 
 
 class Stager:
@@ -28,7 +32,8 @@ class Stager:
 
     Buffers for GPU tensors are pinned (page-locked), since a copy from a GPU into pinned memory is faster. They are
     allocated as ordinary memory and pinned afterwards. `torch.empty(pin_memory=True)` would round each size up to a
-    power of two, which can take almost twice the memory.
+    power of two, which can take almost twice the memory. A buffer is unpinned before its memory is freed. Otherwise
+    the GPU would still read the freed pages when a later tensor has other pages at the same address.
     """
 
     def __init__(self) -> None:
@@ -50,7 +55,7 @@ class Stager:
         """Return a copy of a value of the state; `key` is its path in the state, and identifies its buffers."""
         if isinstance(value, ShardedTensor):
             shards = [
-                Shard(self._buffered(f"{key}#{i}", shard.tensor), shard.metadata)
+                Shard(self._buffered(f"{key}#{i}", shard.tensor), _without_device(shard.metadata))
                 for i, shard in enumerate(value.local_shards())
             ]
             return ShardedTensorBase._init_from_local_shards_and_global_metadata(
@@ -71,8 +76,15 @@ class Stager:
             buffer = torch.empty(value.shape, dtype=value.dtype)
             if value.is_cuda and buffer.numel():
                 pin_memory(buffer.data_ptr(), buffer.nbytes)
+                # The end of the process unpins all memory; CUDA may then no longer answer.
+                weakref.finalize(buffer, unpin_memory, buffer.data_ptr()).atexit = False
             self._buffers[key] = buffer
         return buffer.copy_(value.detach(), non_blocking=True)
+
+
+def _without_device(metadata: ShardMetadata) -> ShardMetadata:
+    """Return the place of a shard in its table without its device, since the copy lies in the host's memory."""
+    return ShardMetadata(metadata.shard_offsets, metadata.shard_sizes)
 
 
 class BackgroundRunner:
@@ -115,7 +127,7 @@ class BackgroundRunner:
                 # `wait` raises the error in the thread that calls it.
                 self._error = error
 
-        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._thread = threading.Thread(target=on_current_device(run), name="checkpoint", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:

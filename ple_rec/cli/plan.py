@@ -16,6 +16,7 @@ from ple_rec.storage import Location, location
 from ple_rec.text.units import parse_count
 
 if TYPE_CHECKING:
+    from ple_rec.config.calibration import Calibration
     from ple_rec.config.cluster import Cluster
     from ple_rec.config.run import RunConfig
 
@@ -32,6 +33,7 @@ examples:
   ple-rec plan --config tencent-ple --device a100-80 --set embeddings.dim=512 --find
   ple-rec plan --config tencent-ple --device h100 --find --samples-per-second 50e6
   ple-rec plan --config tencent-ple --device h100 --rows user_id=300e6 --samples 5e9
+  ple-rec plan --config tencent-ple --device h100 --calibration runs/gpu-smoke/calibration.json
   ple-rec plan --compare a.json b.json
   ple-rec train --config tencent-ple --plan plan.json
 
@@ -116,6 +118,12 @@ class PlanFlags:
         int | None,
         flag("number of samples of an epoch, instead of that of the schema, e.g. 5e9", "N", _parse_whole_number),
     ] = None
+    calibration: Annotated[
+        Location | None,
+        location_flag(
+            "measurements of such a host, by `python -m benchmarks.calibrate`, in place of assumed figures", "FILE"
+        ),
+    ] = None
     out: Annotated[Location | None, location_flag("plan.json to write, with plan.html beside it", "FILE")] = None
     find: Annotated[bool, flag("find the least number of hosts on which the tables fit")] = False
     samples_per_second: Annotated[
@@ -142,19 +150,20 @@ def plan(*, options: PlanFlags = PlanFlags()) -> int:
     """
     if options.compare is not None:
         return _compare_plans(options, options.compare)
-    config, cluster = check(options=options)
+    config, cluster, calibration = check(options=options)
     require_torch()
     from ple_rec.text.messages import print_messages
 
     # Messages of the log go to stdout too, unless it is for the JSON alone.
     with print_messages("stderr" if options.json else "stdout"):
-        return _run_plan(config, cluster, options)
+        return _run_plan(config, cluster, calibration, options)
 
 
-def _run_plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
+def _run_plan(config: RunConfig, cluster: Cluster, calibration: Calibration | None, options: PlanFlags) -> int:
     """Print the plan, and write it with `--out`, or print why the tables do not fit; return the exit code."""
     from ple_rec.config.plan import dump_plan
     from ple_rec.distributed.capacity import DoesNotFitError
+    from ple_rec.planning.calibrate import calibrated
     from ple_rec.planning.plan_input import describe_dataset
     from ple_rec.planning.roofline import format_roofline, roofline
     from ple_rec.planning.run import find_hosts, plan_hosts, watch_planner, write_plan
@@ -163,6 +172,8 @@ def _run_plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
     from ple_rec.planning.workload import sample_work
     from ple_rec.text.messages import print_messages
 
+    if calibration is not None:
+        cluster = calibrated(cluster, calibration, str(options.calibration))
     rows_by_table = dict(options.rows)
     described = describe_dataset(config, options.schema).with_sizes(rows_by_table, options.samples)
     try:
@@ -193,16 +204,17 @@ def _run_plan(config: RunConfig, cluster: Cluster, options: PlanFlags) -> int:
     return 0
 
 
-def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
-    """Check the flags without torch, and return the configuration and the hosts to plan for.
+def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster, Calibration | None]:
+    """Check the flags without torch, and return the configuration, the hosts to plan for, and their measurements.
 
     Raises:
-        UserError: Flags exclude each other, the configuration is wrong, or the file of `--out` cannot be written.
+        UserError: Flags exclude each other, the configuration is wrong, the file of `--calibration` cannot be used, or
+            the file of `--out` cannot be written.
     """
     from ple_rec.config.load import load_config
     from ple_rec.config.run import RunConfig
     from ple_rec.config.words import join_or
-    from ple_rec.planning.options import check_output, cluster_from
+    from ple_rec.planning.options import check_output, cluster_from, read_calibration
 
     if options.config is None:
         fix = "give one, e.g. --config tencent-ple"
@@ -229,16 +241,30 @@ def check(*, options: PlanFlags) -> tuple[RunConfig, Cluster]:
             "it is the lower bound of a step on GPUs",
             f"give --device {join_or([device for device in DEVICES if device != 'cpu'])}, or leave it out",
         )
+    calibration = None if options.calibration is None else read_calibration(options.calibration, cluster)
     if options.out is not None:
         check_output(options.out)
-    return config, cluster
+    return config, cluster, calibration
 
 
 def _compare_plans(options: PlanFlags, plans: tuple[Location, Location]) -> int:
     from ple_rec.config.plan import load_plan
     from ple_rec.planning.compare import format_comparison
 
-    names = ("config", "device", "hosts", "out", "find", "all", "roofline", "json", "schema", "rows", "samples")
+    names = (
+        "config",
+        "device",
+        "hosts",
+        "calibration",
+        "out",
+        "find",
+        "all",
+        "roofline",
+        "json",
+        "schema",
+        "rows",
+        "samples",
+    )
     flags = {f"--{name}": getattr(options, name) for name in names}
     flags |= {"--set": options.overrides, "--gpus-per-host": options.ranks_per_host}
     flags |= {"--samples-per-second": options.samples_per_second}

@@ -2,13 +2,14 @@
 
 The table `[topology]` of a run changes figures of a preset.
 
-Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/s are 10^12 operations a second.
+Units: GiB are 2^30 bytes, GB/s are 10^9 bytes a second in one direction, TFLOP/s are 10^12 operations a second; ms are
+milliseconds, us microseconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -41,10 +42,57 @@ class Hardware(Config):
     fp32_tflops: PositiveFloat = Field(description="peak of fp32 matrix products of a GPU, or of a CPU host")
     bf16_tflops: PositiveFloat = Field(description="peak of bf16 matrix products of a GPU, or of a CPU host")
     dense_efficiency: Share = Field(description="share of the peak that the dense layers reach")
+    # Plans of older versions lack the following figures. These defaults estimate a step as those versions did.
+    lookup_efficiency: Share = Field(1.0, description="share of the memory's bandwidth that look-ups and updates reach")
+    exchange_efficiency: Share = Field(1.0, description="share of the bandwidth between ranks that exchanges reach")
+    host_ms_per_step: NonNegativeFloat = Field(0.0, description="time in which a host issues a step of one rank")
+    host_ms_per_sharding_type: NonNegativeFloat = Field(
+        0.0, description="time that each sharding type of several ranks adds to that"
+    )
+    intra_host_latency_us: NonNegativeFloat = Field(0.0, description="latency of a collective inside a host")
+    inter_host_latency_us: NonNegativeFloat = Field(0.0, description="latency of a collective between hosts")
     loader_rows_per_s: PositiveFloat = Field(description="rows that a rank's loader reads in a second")
 
 
-_COMMON: Mapping[str, float] = {"reserve": 0.15, "dense_efficiency": 0.4, "loader_rows_per_s": 2e6}
+class AssumedFigure(NamedTuple):
+    """Figure that no data sheet has: the value of the presets, and the range that it is expected in.
+
+    Args:
+        slow: End of the range at which a step takes longest.
+        value: Value of the presets.
+        fast: End of the range at which a step takes least time.
+    """
+
+    slow: float
+    value: float
+    fast: float
+
+
+# docs/planning.md says where each of these figures comes from. A figure of `[topology]` or of a calibration replaces
+# both the value and the range.
+ASSUMED_OF_GPUS: Mapping[str, AssumedFigure] = {
+    "dense_efficiency": AssumedFigure(0.05, 0.2, 0.6),
+    "lookup_efficiency": AssumedFigure(0.2, 0.5, 0.8),
+    "exchange_efficiency": AssumedFigure(0.2, 0.5, 0.8),
+    "host_ms_per_step": AssumedFigure(6.0, 4.0, 1.5),
+    "host_ms_per_sharding_type": AssumedFigure(2.5, 1.0, 0.5),
+    "intra_host_latency_us": AssumedFigure(50.0, 20.0, 10.0),
+    "inter_host_latency_us": AssumedFigure(150.0, 50.0, 20.0),
+    "loader_rows_per_s": AssumedFigure(1e6, 2e6, 3e6),
+}
+ASSUMED_OF_CPUS: Mapping[str, AssumedFigure] = {
+    "dense_efficiency": AssumedFigure(0.2, 0.4, 0.6),
+    "lookup_efficiency": AssumedFigure(0.01, 0.05, 0.2),
+    "exchange_efficiency": AssumedFigure(0.1, 0.3, 0.8),
+    "host_ms_per_step": AssumedFigure(20.0, 15.0, 5.0),
+    "host_ms_per_sharding_type": AssumedFigure(5.0, 2.0, 0.5),
+    "intra_host_latency_us": AssumedFigure(1000.0, 300.0, 100.0),
+    "inter_host_latency_us": AssumedFigure(1000.0, 300.0, 100.0),
+    "loader_rows_per_s": AssumedFigure(2.5e5, 1e6, 2e6),
+}
+
+
+_COMMON: Mapping[str, float] = {"reserve": 0.15} | {key: figure.value for key, figure in ASSUMED_OF_GPUS.items()}
 _DGX_A100: Mapping[str, float] = {
     "host_memory_gib": 2000.0,
     "host_memory_gb_per_s": 400.0,
@@ -102,7 +150,8 @@ _FIGURES: Mapping[DeviceName, Mapping[str, float]] = {
         "bf16_tflops": 2250.0,
     },
     "cpu": {
-        **_COMMON,
+        "reserve": 0.15,
+        **{key: figure.value for key, figure in ASSUMED_OF_CPUS.items()},
         "hbm_gib": 0.0,
         "hbm_gb_per_s": 0.0,
         "host_memory_gib": 256.0,
@@ -112,12 +161,17 @@ _FIGURES: Mapping[DeviceName, Mapping[str, float]] = {
         "inter_host_gb_per_s": 3.0,
         "fp32_tflops": 2.0,
         "bf16_tflops": 2.0,
-        "loader_rows_per_s": 1e6,
     },
 }
 PRESETS: Mapping[DeviceName, Hardware] = {
     device: Hardware.model_validate({"device": device, **figures}) for device, figures in _FIGURES.items()
 }
+
+
+def assumed_figures(hardware: Hardware) -> dict[str, AssumedFigure]:
+    """Return the figures that are still those of the presets, which nobody has measured, by key."""
+    assumed = ASSUMED_OF_CPUS if hardware.device == "cpu" else ASSUMED_OF_GPUS
+    return {key: figure for key, figure in assumed.items() if getattr(hardware, key) == figure.value}
 
 
 class TopologyConfig(Config):
@@ -141,6 +195,20 @@ class TopologyConfig(Config):
     fp32_tflops: PositiveFloat | None = Field(None, description="peak of fp32 matrix products of a GPU, or a CPU host")
     bf16_tflops: PositiveFloat | None = Field(None, description="peak of bf16 matrix products of a GPU, or a CPU host")
     dense_efficiency: Share | None = Field(None, description="share of the peak that the dense layers reach")
+    lookup_efficiency: Share | None = Field(
+        None, description="share of the memory's bandwidth that look-ups and updates of rows reach"
+    )
+    exchange_efficiency: Share | None = Field(
+        None, description="share of the bandwidth between ranks that exchanges reach"
+    )
+    host_ms_per_step: NonNegativeFloat | None = Field(
+        None, description="time in which a host issues a step of one rank"
+    )
+    host_ms_per_sharding_type: NonNegativeFloat | None = Field(
+        None, description="time that each sharding type of several ranks adds to that"
+    )
+    intra_host_latency_us: NonNegativeFloat | None = Field(None, description="latency of a collective inside a host")
+    inter_host_latency_us: NonNegativeFloat | None = Field(None, description="latency of a collective between hosts")
     loader_rows_per_s: PositiveFloat | None = Field(None, description="rows that a rank's loader reads in a second")
 
     def apply_to(self, preset: Hardware) -> Hardware:
@@ -166,6 +234,7 @@ class Cluster(Config):
     hosts: PositiveInt
     ranks_per_host: PositiveInt
     hardware: Hardware
+    calibration: str | None = Field(None, description="source of the measured figures; default: nothing was measured")
 
     @property
     def world_size(self) -> int:
@@ -176,6 +245,12 @@ class Cluster(Config):
     def cuda(self) -> bool:
         """True if each rank has a GPU."""
         return self.hardware.device != "cpu"
+
+    @property
+    def latency_ms(self) -> float:
+        """Latency of a collective of all ranks in milliseconds."""
+        hardware = self.hardware
+        return (hardware.intra_host_latency_us if self.hosts == 1 else hardware.inter_host_latency_us) / 1e3
 
     @property
     def hbm_bytes(self) -> int:

@@ -21,6 +21,7 @@ from ple_rec.config.plan_table import (
     Costs,
     Memory,
     Shard,
+    Sharding,
     TableOptimizer,
     TablePlan,
     placement_keys,
@@ -33,25 +34,38 @@ from ple_rec.storage import Location, short_message
 
 PLAN_VERSION: Final = 3
 _MAX_RANKS = 1 << 16  # A damaged file could name far more, and each rank takes memory here.
-# With fewer samples on a rank, most of a step is latency, which the estimates leave out.
-MIN_SAMPLES_PER_RANK = 64
 
-StepPart = Literal["lookup", "communication", "dense", "gradients", "loader"]
+StepPart = Literal["host", "lookup", "communication", "dense", "gradients", "loader"]
 STEP_PARTS: tuple[StepPart, ...] = get_args(StepPart)
-SEQUENTIAL_PARTS = STEP_PARTS[:-1]  # The loader overlaps with the other parts.
+# Collectives of a step for the tables of a sharding type: numbers of ids, lengths and ids; pooled rows and their
+# gradients, which table-row-wise tables exchange in two stages.
+_COLLECTIVES: Mapping[Sharding, int] = {"table_wise": 5, "row_wise": 5, "column_wise": 5, "table_row_wise": 7}
+
+
+def sequential_parts(cluster: Cluster) -> tuple[StepPart, ...]:
+    """Return the parts of a step that follow one another; the other parts run at the same time as these.
+
+    A GPU computes while its host issues the next operators. On CPUs the host itself computes.
+    """
+    return STEP_PARTS[1:-1] if cluster.cuda else STEP_PARTS[:-1]
 
 
 class StepEstimate(Config):
     """Estimated time of a training step, and the samples per second that follow; docs/planning.md has the formulas."""
 
+    host_ms: NonNegativeFloat = Field(
+        0.0, description="issue of the step's operators, which on GPUs overlaps with all other parts"
+    )
     lookup_ms: NonNegativeFloat = Field(description="look-up, update and prefetch of the rows on the busiest rank")
     communication_ms: NonNegativeFloat = Field(
-        description="exchange of ids, pooled rows and gradients on the busiest rank"
+        description="exchange of ids, pooled rows and gradients on the busiest rank, with the latencies"
     )
     dense_ms: NonNegativeFloat = Field(description="forward and backward of the dense layers")
-    gradients_ms: NonNegativeFloat = Field(description="all-reduce of the dense gradients after the end of backward")
+    gradients_ms: NonNegativeFloat = Field(description="all-reduce of the dense gradients after backward")
     loader_ms: NonNegativeFloat = Field(description="reading of a batch, which overlaps with all other parts")
     step_ms: NonNegativeFloat
+    fastest_ms: NonNegativeFloat | None = Field(None, description="step with every assumed figure at its best")
+    slowest_ms: NonNegativeFloat | None = Field(None, description="step with every assumed figure at its worst")
     bound: StepPart = Field(description="the largest part")
     samples_per_second: PositiveFloat
     epoch_samples: PositiveInt
@@ -148,10 +162,31 @@ class PlanFile(Config):
         return tuple(map(Costs.model_validate, sums))
 
     @property
+    def sharding_types(self) -> tuple[Sharding, ...]:
+        """Distinct sharding types of the tables."""
+        return tuple(sorted({table.sharding for table in self.tables}))
+
+    @property
+    def sharding_host_ms(self) -> float:
+        """Host's milliseconds a step for the sharding types; 0 on one rank, where `host_ms_per_step` contains them."""
+        types = len(self.sharding_types) if self.cluster.world_size > 1 else 0
+        return types * self.cluster.hardware.host_ms_per_sharding_type
+
+    @property
+    def collectives(self) -> int:
+        """Number of collectives a step for the tables, one after another; 0 on one rank."""
+        return sum(_COLLECTIVES[kind] for kind in self.sharding_types) if self.cluster.world_size > 1 else 0
+
+    @property
+    def tables_ms(self) -> float:
+        """Milliseconds a step for the tables: busiest rank, latencies and host. The planner makes it small."""
+        latency = self.collectives * self.cluster.latency_ms
+        return max(Costs.total(costs) for costs in self.costs) + latency + self.sharding_host_ms
+
+    @property
     def rate(self) -> float | None:
-        """Estimated samples per second of all ranks; None without an estimate, or if a rank has too few samples."""
-        too_few = self.batch_size_per_rank < MIN_SAMPLES_PER_RANK
-        return None if too_few or self.estimate is None else self.estimate.samples_per_second
+        """Estimated samples per second of all ranks; None without an estimate."""
+        return None if self.estimate is None else self.estimate.samples_per_second
 
     @property
     def allowed_hbm(self) -> int:

@@ -145,6 +145,12 @@ class Costs(Config):
         """Return the sum of all costs."""
         return self.ids + self.lookup + self.output + self.gradient + self.update + self.prefetch
 
+    def scaled(self, lookup: float, exchange: float) -> Costs:
+        """Return costs with the look-up and update, and the exchanges, multiplied by factors."""
+        changed = {"lookup": self.lookup * lookup, "update": self.update * lookup}
+        changed |= {name: getattr(self, name) * exchange for name in ("ids", "output", "gradient")}
+        return self.model_copy(update=changed)
+
 
 class Shard(NamedTuple):
     """Block of a table on one rank: `rows` rows from `row` on, `columns` columns from `column` on; `rows` may be 0."""

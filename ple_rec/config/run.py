@@ -29,6 +29,7 @@ from ple_rec.errors import overrides_text
 Pooling = Literal["sum", "mean"]
 ExchangePrecision = Literal["fp32", "fp16", "bf16", "int8"]
 PipelineKind = Literal["none", "sparse_dist", "prefetch"]
+CompileKind = Literal["auto", "off"]
 AskedPipeline = Literal["auto", PipelineKind]
 ShuffleKind = Literal["rows", "requests"]
 Seed = Annotated[int, Field(ge=0, lt=1 << 63)]  # torch takes 64 bits; one stays free, since each rank adds its number.
@@ -254,6 +255,11 @@ class TrainConfig(Config):
         "the same result; prefetch: also fetch rows of fused_uvm_caching tables (GPUs only); auto: sparse_dist on "
         "GPUs, none on CPUs",
     )
+    compile: CompileKind = Field(
+        "auto",
+        description="auto: compile the dense layers and losses of a training step into one graph, on GPUs only; off: "
+        "compute them operator by operator",
+    )
     precision: AskedPrecision = Field(
         "fp32",
         description="precision of matrix products of the dense layers; auto: bf16 if a probe of one second at the "
@@ -382,7 +388,7 @@ class RuntimeConfig(Config):
     """Device, threads and timeout of a rank."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="device of the ranks; auto: cuda if there are a GPU and FBGEMM's CUDA wheel, else cpu"
+        "auto", description="device of the ranks; auto: cuda if FBGEMM's CUDA wheel is installed, else cpu"
     )
     threads: PositiveInt | None = Field(
         None,

@@ -14,6 +14,8 @@ from contextlib import closing
 from typing import TypeVar
 from weakref import WeakValueDictionary
 
+from ple_rec.runtime.threads import on_current_device
+
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ def read_ahead(items: Generator[T], ahead: int) -> Generator[T]:
     """
     ready: queue.Queue[T | _End] = queue.Queue(ahead)
     stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(ready, stop, items), name="prefetch", daemon=True)
+    thread = threading.Thread(target=on_current_device(_fill), args=(ready, stop, items), name="prefetch", daemon=True)
     thread.start()
     try:
         while not isinstance(item := ready.get(), _End):

@@ -101,7 +101,8 @@ def allowed_shardings(
     1. The sharding that the configuration of the table forces; it is an error if it leaves an empty shard.
     2. That of all tables (`embeddings.sharding`), or else the default ones, without those that leave an empty shard.
        Row-wise is no default for a table with `hosts`, nor, if `allows_row_wise` is false, for one that can be
-       table-row-wise.
+       table-row-wise. Table-row-wise is a default on several hosts, or for a table with `hosts`: on one host it would
+       be row-wise with more exchanges. On one rank every table is whole, and table-wise needs the fewest transfers.
     3. Table-wise.
 
     A rank with an empty shard would take part in the table's exchanges for nothing. On such a rank, FBGEMM's CPU
@@ -116,7 +117,9 @@ def allowed_shardings(
     if table_config.sharding is not None:
         _check_forced_sharding(place, table_config, table, rows, cluster)
         return (table_config.sharding,)
-    default: tuple[Sharding, ...] = ("table_wise", "row_wise", *(("table_row_wise",) if cluster.cuda else ()))
+    default: tuple[Sharding, ...] = ("table_wise",) if cluster.world_size == 1 else ("table_wise", "row_wise")
+    if cluster.cuda and cluster.world_size > 1 and (cluster.hosts > 1 or table_config.hosts is not None):
+        default += ("table_row_wise",)
     candidates = (config.sharding,) if config.sharding else default
     if config.sharding == "row_wise" and table_config.hosts is not None:
         raise _row_wise_hosts_error(table, table_config.hosts, f"embeddings.tables.{table}.hosts")

@@ -19,6 +19,7 @@ from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ple_rec.config.run import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
+from ple_rec.distributed.gradients import GradientAverage
 from ple_rec.distributed.planner import embedding_collections
 from ple_rec.errors import UserError
 
@@ -90,6 +91,7 @@ class Optimizers:
     ) -> None:
         parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         self.dense_parameters = list(parameters.values())
+        self._gradient_average = GradientAverage(self.dense_parameters)
         self.clip_norm = dense.clip_norm
         self._base_rates = (dense.learning_rate, tables.learning_rate)
         self._schedule, self._total_steps = schedule, total_steps
@@ -132,6 +134,13 @@ class Optimizers:
                 group["lr"] = base * factor
         self.combined.zero_grad()
         return factor
+
+    def average_gradients(self) -> None:
+        """Average the gradients of the dense parameters over the ranks (a collective); call it after `backward`.
+
+        The backward pass has averaged those of the tables already.
+        """
+        self._gradient_average.compute()
 
     def step(self) -> torch.Tensor:
         """Update the dense parameters, and return the norm of their gradients before clipping.

@@ -4,14 +4,17 @@ It needs neither a process group nor a GPU, so a plan can be made on any machine
 gives each table a sharding, a kernel (the code that stores and reads the table) and ranks.
 
 `layouts.search_spaces` lists search spaces from small to large, and the planner stops at the first space in which a
-plan fits. For GPUs, the first spaces have only kernels that keep a table in HBM (the memory of the GPU). The last space
-also has the kernels whose tables lie in host memory (UVM), and its search takes several times as long.
+plan fits. TorchRec's cost model does not know that each sharding type has collectives and host work of its own, so the
+planner also searches with one sharding type wherever it is allowed, and takes the plan with the least `tables_ms`. For
+GPUs, the first spaces have only kernels that keep a table in HBM (the memory of the GPU). The last space also has the
+kernels whose tables lie in host memory (UVM), and its search takes several times as long.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any
 
 from torch import nn
@@ -124,8 +127,8 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         on_proposal: Function that is called during the search with the number of proposals tried so far, or None.
 
     Returns:
-        The best plan of the first search space in which a tried one fits: its busiest rank has the smallest estimated
-        time. For a model without tables, an empty plan.
+        The best plan of the first search space in which a tried one fits: its `tables_ms` is the smallest. For a model
+        without tables, an empty plan.
 
     Raises:
         DoesNotFitError: No plan can fit, or every plan that was tried exceeds the memory of some rank.
@@ -137,14 +140,29 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
     if not tables:
         return empty_plan
     shortfall = None
+    proposals = count(1)
+
+    def watch(_: int) -> None:
+        # Each search counts its own proposals.
+        if on_proposal is not None:
+            on_proposal(next(proposals))
+
     for space in search_spaces(inputs.cluster):
         constraints = _constraints(tables, inputs, space)
         memory = _least_memory(empty_plan, tables, constraints)
         shortfall = memory.certain_shortfall()
         if shortfall is not None:
             continue
-        if (options := _search(module, empty_plan, inputs, constraints, on_proposal)) is not None:
-            return _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
+        searches = [
+            _search(module, empty_plan, inputs, each, watch) for each in (*_single_types(constraints), constraints)
+        ]
+        plans = [
+            _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
+            for options in searches
+            if options is not None
+        ]
+        if plans:
+            return min(plans, key=lambda plan: plan.tables_ms)
         shortfall = memory.unplaced_shortfall()
     assert shortfall is not None  # There is at least one search space.
     raise DoesNotFitError.from_shortfall(shortfall)
@@ -230,6 +248,23 @@ def _constraints(
         )
         for t in tables
     }
+
+
+def _single_types(constraints: Mapping[str, ParameterConstraints]) -> list[dict[str, ParameterConstraints]]:
+    """Return constraints for each sharding type that leave every table which may have this type no other.
+
+    The list is empty if no table has a choice.
+    """
+    types = {kind: None for each in constraints.values() for kind in each.sharding_types or ()}
+    if all(len(each.sharding_types or ()) == 1 for each in constraints.values()):
+        return []
+    return [
+        {
+            name: replace(each, sharding_types=[kind]) if kind in (each.sharding_types or ()) else each
+            for name, each in constraints.items()
+        }
+        for kind in types
+    ]
 
 
 def _least_memory(
@@ -383,7 +418,9 @@ def _table_plan(table: EmbeddingBagConfig, option: ShardingOption, inputs: Plann
         **placement_keys(option.sharding_type, ranks, inputs.cluster.ranks_per_host),
         "kernel": option.compute_kernel,
         "cache_load_factor": option.cache_load_factor if cached else None,
-        "costs_ms": _costs(max((shard.perf for shard in option.shards), key=lambda perf: perf.total)),
+        "costs_ms": _costs(
+            max((shard.perf for shard in option.shards), key=lambda perf: perf.total), inputs.cluster.world_size
+        ),
     }
 
 
@@ -394,13 +431,17 @@ def _check_shards(plan: PlanFile, options: Mapping[str, ShardingOption]) -> None
         assert list(table.shards(plan.cluster)) == planned, f"{table.table}: TorchRec has other shards, {planned}"
 
 
-def _costs(perf: Perf) -> Costs:
-    """Return TorchRec's time estimates of a shard, in milliseconds, as the costs of a plan."""
+def _costs(perf: Perf, world_size: int) -> Costs:
+    """Return TorchRec's time estimates of a shard, in milliseconds, as the costs of a plan.
+
+    TorchRec counts an exchange even if there is only one rank, which exchanges nothing.
+    """
+    is_exchanged = world_size > 1
     return Costs(
-        ids=round(perf.input_dist_comms, _DIGITS),
+        ids=round(perf.input_dist_comms, _DIGITS) * is_exchanged,
         lookup=round(perf.fwd_compute, _DIGITS),
-        output=round(perf.fwd_comms, _DIGITS),
-        gradient=round(perf.bwd_comms, _DIGITS),
+        output=round(perf.fwd_comms, _DIGITS) * is_exchanged,
+        gradient=round(perf.bwd_comms, _DIGITS) * is_exchanged,
         update=round(perf.bwd_compute, _DIGITS),
         prefetch=round(perf.prefetch_compute, _DIGITS),
     )

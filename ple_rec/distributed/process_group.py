@@ -23,8 +23,11 @@ from torch.distributed.distributed_c10d import _abort_process_group as abort_pro
 from ple_rec.config.run import RuntimeConfig
 from ple_rec.distributed.watchdog import StallWatch
 from ple_rec.errors import UserError
+from ple_rec.runtime.cuda import driver_cuda_version, find_missing_gpu
 from ple_rec.runtime.host import default_threads, keep_pages
 from ple_rec.runtime.versions import CUDA_WHEEL, installed_version, installed_versions, nearest_stack, reinstall_fbgemm
+
+logger = logging.getLogger(__name__)
 
 # The time-out of a collective exceeds the time-out of the stall watch by this, so that the watch acts first.
 AFTER_WATCH_SECONDS = 60.0
@@ -64,26 +67,28 @@ class Ranks:
         return self.rank == 0
 
 
-def _device(kind: str, local_rank: int) -> torch.device:
-    """Return the device of this rank.
+def rank_device(kind: str, local_rank: int) -> torch.device:
+    """Return the device of a rank.
 
     Args:
-        kind: Value of runtime.device: "cpu", "cuda" or "auto", which means a GPU if torch and FBGEMM can use one.
-        local_rank: Number of this rank among those of its host, which is also the number of its GPU.
+        kind: Value of runtime.device: "cpu", "cuda" or "auto". FBGEMM's wheel decides on "auto": its CUDA wheel, which
+            nobody installs to train on CPUs, means "cuda", its CPU wheel "cpu".
+        local_rank: Number of the rank among those of its host, which is also the number of its GPU.
 
     Raises:
-        UserError: The value is "cuda", but torch or FBGEMM cannot use a GPU; or the host has fewer GPUs than ranks.
+        UserError: The device is a GPU, but torch or FBGEMM cannot use one, or the host has fewer GPUs than ranks.
     """
     # Only FBGEMM's CUDA wheel has the GPU kernels that look up rows of embedding tables.
     has_gpu_kernels = installed_version(CUDA_WHEEL) is not None
-    if kind == "cpu" or (kind == "auto" and not (has_gpu_kernels and torch.cuda.is_available())):
+    if kind == "cpu" or (kind == "auto" and not has_gpu_kernels):
         return torch.device("cpu")
-    if not torch.cuda.is_available():
+    if missing_gpu := find_missing_gpu():
+        wheel = " beside FBGEMM's CUDA wheel" if kind == "auto" else ""
         raise UserError(
             "runtime.device",
-            'got "cuda", but torch sees no GPU',
-            "it needs a GPU, its driver and a CUDA build of torch",
-            "run `ple-rec doctor`, or set runtime.device = cpu",
+            f'got "{kind}"{wheel}, but torch sees no GPU: {missing_gpu.cause}',
+            missing_gpu.rule,
+            f"{missing_gpu.fix}, or set runtime.device = cpu",
         )
     if not has_gpu_kernels:
         stack = nearest_stack(installed_versions(), cuda=True)
@@ -134,7 +139,7 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
     silence_libraries()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    device = _device(config.device, local_rank)
+    device = rank_device(config.device, local_rank)
     threads = config.threads or default_threads(local_world_size)
     torch.set_num_threads(threads)
     keep_pages()
@@ -147,6 +152,11 @@ def process_group(config: RuntimeConfig) -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=timedelta(seconds=config.timeout_seconds + AFTER_WATCH_SECONDS))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    if config.device == "auto" and device.type == "cpu" and (version := driver_cuda_version()):
+        logger.info(
+            f"runtime.device: auto is the CPU, since FBGEMM's CPU wheel is installed; a driver for CUDA {version} is "
+            "here, too (to train on a GPU: the packages of the extra `cuda`; against this line: runtime.device = cpu)"
+        )
     watch = StallWatch(dist.get_rank(), dist.get_world_size(), config.timeout_seconds)
     try:
         _check_ranks_per_host(local_world_size)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.overrides import TorchFunctionMode
-from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.sharding_plan import placement
 from torchrec.distributed.types import (
     CacheParams,
@@ -25,12 +25,14 @@ from torchrec.distributed.types import (
     ShardingPlan,
     ShardMetadata,
 )
+from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TablePlan
 from ple_rec.config.run import QcommsConfig
 from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
+from ple_rec.distributed.gradients import broadcast_parameters
 from ple_rec.distributed.layouts import TableSharder
 from ple_rec.distributed.plan_check import SavedPlan, fitting_plan
 from ple_rec.distributed.planner import PlanningInputs, embedding_collections, make_plan
@@ -106,7 +108,7 @@ def shard(
     qcomms: QcommsConfig = FP32,
     prefetched: bool = False,
 ) -> DistributedModelParallel:
-    """Return the model with tables sharded by the plan and initialised from the seed, and data-parallel dense layers.
+    """Return the model with tables sharded by the plan and initialised from the seed, and equal dense layers.
 
     Args:
         module: Model whose embedding collection is on the meta device and has its optimizer attached.
@@ -128,10 +130,11 @@ def shard(
             device=ranks.device,
             plan=sharding_plan(module, plan),
             sharders=[TableSharder({table.sharding for table in plan.tables}, codecs, prefetched=prefetched)],
-            # The graph is the same in each step, even if a batch has no sample of some task. But DDP's static graph
-            # would expect a backward pass after each forward pass, which an evaluation does not have.
-            data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+            # `Optimizers` averages the gradients of the dense layers, without DistributedDataParallel.
+            init_data_parallel=False,
         )
+    if ranks.world_size > 1:
+        broadcast_parameters([parameter for _, parameter in in_backward_optimizer_filter(model.named_parameters())])
     initialise_tables(model, rows, init_scale, seed)
     return model
 

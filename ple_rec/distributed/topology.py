@@ -135,16 +135,17 @@ def torchrec_topology(cluster: Cluster, allowed_hbm: int, allowed_host: int) -> 
     """
     hardware = cluster.hardware
     kind = "cuda" if cluster.cuda else "cpu"
+    lookup, exchange = hardware.lookup_efficiency * _BYTES_PER_MS, hardware.exchange_efficiency * _BYTES_PER_MS
     return TopologyFactory.create_topology(
         trainer_config=TrainerConfig(world_size=cluster.world_size, local_world_size=cluster.ranks_per_host),
         hardware_config=HardwareConfig(
             hbm_cap_bytes=allowed_hbm if cluster.cuda else None,
             ddr_cap_bytes=allowed_host,
-            hbm_mem_bw=hardware.hbm_gb_per_s * _BYTES_PER_MS if cluster.cuda else None,
-            ddr_mem_bw=hardware.host_memory_gb_per_s * _BYTES_PER_MS / cluster.ranks_per_host,
+            hbm_mem_bw=hardware.hbm_gb_per_s * lookup if cluster.cuda else None,
+            ddr_mem_bw=hardware.host_memory_gb_per_s * lookup / cluster.ranks_per_host,
             hbm_to_ddr_mem_bw=hardware.hbm_to_host_gb_per_s * _BYTES_PER_MS,
-            intra_host_bw=hardware.intra_host_gb_per_s * _BYTES_PER_MS,
-            inter_host_bw=hardware.inter_host_gb_per_s * _BYTES_PER_MS,
+            intra_host_bw=hardware.intra_host_gb_per_s * exchange,
+            inter_host_bw=hardware.inter_host_gb_per_s * exchange,
         ),
         kernel_config=KernelConfig(compute_device=kind, use_hardware_based_bandwidth=True),
     )

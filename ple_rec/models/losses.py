@@ -35,13 +35,12 @@ def loss_sums_K(losses: Sequence[Loss], logits_BK: Tensor, labels_BK: Tensor, we
 
     A sample of weight 0 adds exactly 0 to the sum and to every gradient, even if its label or its loss is not finite.
     """
-    sums = []
-    for k, loss in enumerate(losses):
-        has_weight_B = weights_BK[:, k] > 0
-        logit_B = torch.where(has_weight_B, logits_BK[:, k], 0.0)
-        label_B = torch.where(has_weight_B, labels_BK[:, k], 0.0).to(logit_B.dtype)
-        sums.append((loss(logit_B, label_B) * weights_BK[:, k]).sum())
-    return torch.stack(sums)
+    has_weight_BK = weights_BK > 0
+    # A CPU uses vector instructions only for the values of a task that are contiguous in memory.
+    logits_KB = torch.where(has_weight_BK, logits_BK, 0.0).t().contiguous()
+    labels_KB = torch.where(has_weight_BK, labels_BK, 0.0).to(logits_BK.dtype).t().contiguous()
+    tasks = zip(losses, logits_KB.unbind(), labels_KB.unbind(), weights_BK.unbind(1), strict=True)
+    return torch.stack([(loss(logit_B, label_B) * weight_B).sum() for loss, logit_B, label_B, weight_B in tasks])
 
 
 @dataclass

@@ -96,6 +96,7 @@ class MultiTaskModel(nn.Module):
         self._column_order: ColumnOrder | None = None
         self.block_rows = BLOCK_ROWS
         self._blocks: Blocks | None = None
+        self._train_at_once = self._logits_and_sums
         # Key of measured times: models with an equal `architecture` have the same layers, so they take the same time.
         self.architecture: Hashable = (config.model_dump_json(), self.tasks, self.shared_columns.runs)
         self.autocast = precision == "bf16"
@@ -163,6 +164,20 @@ class MultiTaskModel(nn.Module):
         """Return logits_BK and sums_K of a training step from x, the output of tables and normalisation."""
         if self._runs_in_blocks(x_BD):
             return self.blocks().train(x_BD, loss)
+        return self._train_at_once(x_BD, loss)
+
+    def compile_training(self, backend: str = "inductor") -> None:
+        """Compile `train_score` for batches that are not computed in blocks; the first one starts the compilation.
+
+        All batches must have equal shapes. The graph must be whole, so an operator that cannot be compiled is an error.
+
+        Args:
+            backend: Compiler of `torch.compile`.
+        """
+        self._train_at_once = torch.compile(self._logits_and_sums, backend=backend, fullgraph=True, dynamic=False)
+
+    def _logits_and_sums(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:
+        """Return logits_BK, without a gradient, and sums_K, computed for all rows at once."""
         logits_BK, _ = self.logits(x_BD)
         return logits_BK.detach(), loss.sums_K(logits_BK)
 

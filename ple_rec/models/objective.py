@@ -28,7 +28,7 @@ def objective(model: MultiTaskModel, sums_K: Tensor, counts_K: Tensor, scheduled
         counts_K: Counts sum_i s_i d_ik over all ranks.
         scheduled_K: Scheduled weights w_k(t).
         ranks: Number of ranks W if the sums are those of one rank; else 1. The contribution of a rank is multiplied by
-            W, since DDP and TorchRec average gradients over ranks.
+            W, since gradients are averaged over ranks, those of tables by TorchRec.
     """
     losses_K = ranks * sums_K / counts_K.clamp(min=TINY)
     total: Tensor = model.weighting(losses_K, scheduled_K, counts_K > 0)

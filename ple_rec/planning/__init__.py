@@ -4,6 +4,7 @@ options.py       cluster and output file from command line options, checked befo
 plan_input.py    one plan, and its inputs: dataset description and a model without memory
 workload.py      ids, values and FLOPs of a sample
 estimate.py      step time, samples a second, time of an epoch, and the part of the step that bounds them
+calibrate.py     figures of hardware from measurements
 roofline.py      least time of a step on GPUs
 suggestions.py   changes that make a run fit its hosts, each tried
 smallest.py      fewest hosts on which a run fits, or is fast enough

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ple_rec.config.plan import STEP_PARTS, PlanFile
 from ple_rec.config.plan_table import TablePlan
-from ple_rec.planning.text import imbalance, ms_text
+from ple_rec.planning.text import imbalance, ms_text, range_text
 from ple_rec.text import align_columns
 from ple_rec.text.units import join_spans, short_bytes, short_count
 
@@ -51,6 +51,9 @@ def _summary_rows(a: PlanFile, b: PlanFile) -> Iterator[tuple[str, tuple[str, st
     yield summarise("imbalance", lambda p: f"{imbalance(p.costs):.2f}")
     for key in (*STEP_PARTS, "step"):
         yield summarise(f"{key} ms", lambda p, key=key: "-" if p.estimate is None else ms_text(p.estimate.part_ms(key)))
+    yield summarise(
+        "range of step ms", lambda p: "-" if p.estimate is None else range_text(p.estimate).strip(" ()") or "-"
+    )
     yield summarise("bound by", lambda p: "-" if p.estimate is None else p.estimate.bound)
     yield summarise("samples/s", lambda p: "-" if p.rate is None else short_count(p.rate))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ple_rec.config.calibration import Calibration, load_calibration
 from ple_rec.config.choices import DEVICES
 from ple_rec.config.cluster import MAX_RANKS, PRESETS, Cluster, Device
 from ple_rec.config.plan import load_plan
@@ -53,6 +54,25 @@ def cluster_from(
         )
     hardware = PRESETS[device] if topology is None else topology.apply_to(PRESETS[device])
     return Cluster(hosts=hosts, ranks_per_host=ranks, hardware=hardware)
+
+
+def read_calibration(path: Location, cluster: Cluster) -> Calibration:
+    """Return the measurements in a file, which have to be those of the cluster's device.
+
+    Raises:
+        UserError: The file cannot be read, or is of another device.
+        ConfigError: The content of the file has problems.
+    """
+    calibration = load_calibration(path)
+    if calibration.device != cluster.hardware.device:
+        raise UserError(
+            str(path),
+            f"measured on {calibration.device} ({calibration.device_name}); the plan is for {cluster.hardware.device}",
+            "a plan takes measurements of its own device only",
+            f"measure on such a host, plan with {Option.DEVICE} {calibration.device}, or leave out "
+            f"{Option.CALIBRATION}",
+        )
+    return calibration
 
 
 def check_output(out: Location) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from ple_rec.config.cluster import Cluster
 from ple_rec.config.load import with_values
-from ple_rec.config.plan import MIN_SAMPLES_PER_RANK, PlanFile, dump_plan
+from ple_rec.config.plan import PlanFile, dump_plan
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.layouts import ProposalCallback
 from ple_rec.distributed.process_group import silence_libraries
@@ -63,26 +63,12 @@ def find_hosts(config: RunConfig, described: DatasetDescription, cluster: Cluste
         UserError: Configuration and dataset do not fit each other, or no number of hosts is enough.
     """
     silence_libraries()
-    _check_rate(config, cluster, rate)
     with watch_planner(cluster) as watch:
         plan = plan_fewest_hosts(config, described, cluster, rate, watch)
         if plan is None:
             raise _no_hosts_error(config, cluster, rate)
         _compare_with_hbm(config, described, cluster, rate, plan, watch)
     return plan
-
-
-def _check_rate(config: RunConfig, cluster: Cluster, rate: float | None) -> None:
-    """Refuse a rate if each rank has too few samples a step for an estimate, even on a single host."""
-    train, ranks = config.train, cluster.ranks_per_host
-    samples = train.batch_size_per_rank or (None if train.batch_size is None else train.batch_size // ranks)
-    if rate is not None and samples is not None and samples < MIN_SAMPLES_PER_RANK:
-        raise UserError(
-            "--samples-per-second",
-            f"asked of {samples} samples a rank",
-            f"below {MIN_SAMPLES_PER_RANK} most of a step is latency, which no estimate counts",
-            "raise the batch size, or ask without a rate",
-        )
 
 
 def _compare_with_hbm(
@@ -102,7 +88,7 @@ def _compare_with_hbm(
     in_hbm = plan_fewest_hosts(fused, described, cluster, rate, watch)
     logger.info(f"\n{_hosts_text(plan)}, with {uvm_text(in_uvm)}; {rate_text(plan)}")
     logger.info(
-        f"with every table in HBM, {_considered_text(config, cluster, rate)} are not enough"
+        f"with every table in HBM, {_considered_text(config, cluster)} are not enough"
         if in_hbm is None
         else f"{_hosts_text(in_hbm)} with every table in HBM (--set embeddings.kernel=fused); {rate_text(in_hbm)}"
     )
@@ -136,14 +122,14 @@ def _no_hosts_error(config: RunConfig, cluster: Cluster, rate: float | None) -> 
     return UserError(
         "--find",
         f"no number of hosts with {cluster.ranks_per_host} {cluster.hardware.device} each is enough{at_rate}",
-        f"{_considered_text(config, cluster, rate)} were considered",
+        f"{_considered_text(config, cluster)} were considered",
         f"ask for less, or for another {Option.DEVICE}; `ple-rec plan --hosts N` says what bounds the step",
     )
 
 
-def _considered_text(config: RunConfig, cluster: Cluster, rate: float | None) -> str:
+def _considered_text(config: RunConfig, cluster: Cluster) -> str:
     """Return the largest number of hosts that is considered, as text: `up to 4 hosts (32 ranks)`."""
-    most = max_hosts(config, cluster, rate)
+    most = max_hosts(config, cluster)
     ranks = most * cluster.ranks_per_host
     batch = config.train.batch_size
     each = "" if batch is None else f", each with {batch // ranks:,} of the {batch:,} samples of a step"

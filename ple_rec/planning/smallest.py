@@ -7,7 +7,7 @@ from bisect import bisect_left
 from functools import cache
 
 from ple_rec.config.cluster import MAX_RANKS, Cluster
-from ple_rec.config.plan import MIN_SAMPLES_PER_RANK, PlanFile
+from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.layouts import ProposalCallback
@@ -43,7 +43,7 @@ def plan_fewest_hosts(
     Raises:
         UserError: The configuration cannot be planned.
     """
-    most = max_hosts(config, cluster, samples_per_second)
+    most = max_hosts(config, cluster)
     tried: dict[int, PlanFile] = {}
 
     def is_enough(hosts: int) -> bool:
@@ -73,19 +73,15 @@ def plan_fewest_hosts(
     return tried[bisect_left(range(high), True, lo=low + 1, key=is_enough)]
 
 
-def max_hosts(config: RunConfig, cluster: Cluster, samples_per_second: float | None) -> int:
+def max_hosts(config: RunConfig, cluster: Cluster) -> int:
     """Return the largest number of hosts to consider: up to `MAX_RANKS` ranks, each with a sample or more in a step.
-
-    If a rate is to be reached, each rank has enough samples for an estimate of the rate. The result is at least 1.
 
     Args:
         config: Configuration of the run.
         cluster: Cluster with the kind of the hosts; their number does not matter.
-        samples_per_second: Rate to reach; None if the tables only have to fit.
     """
-    samples = 1 if samples_per_second is None else MIN_SAMPLES_PER_RANK
-    ranks = MAX_RANKS if config.train.batch_size is None else config.train.batch_size // samples
-    return max(1, min(MAX_RANKS, ranks) // cluster.ranks_per_host)
+    ranks = MAX_RANKS if config.train.batch_size is None else min(MAX_RANKS, config.train.batch_size)
+    return max(1, ranks // cluster.ranks_per_host)
 
 
 def min_hosts(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from ple_rec.config.cluster import PRESETS
-from ple_rec.config.plan import STEP_PARTS, PlanFile, StepEstimate, column_wise_remarks
+from ple_rec.config.cluster import PRESETS, assumed_figures
+from ple_rec.config.plan import STEP_PARTS, PlanFile, StepEstimate, column_wise_remarks, sequential_parts
 from ple_rec.config.plan_table import Costs, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.data.order import rows_per_shard
@@ -26,9 +26,6 @@ _MIN_IMBALANCE = 1.5
 _MAX_NAMES = 4
 # Ids are int32, so tables with more rows cannot be trained.
 _MAX_ROWS = 1 << 31
-# In a shorter step, the latencies, which the estimate leaves out, take longer than all that it counts. The rate is then
-# called an upper bound. Apart from that, `PlanFile.rate` is None if a rank has too few samples.
-_LATENCY_MS = 0.5
 
 
 def format_plan(plan: PlanFile, config: RunConfig, *, show_all: bool = False) -> str:
@@ -129,35 +126,58 @@ def _share(value: float, allowed: int) -> str:
 
 
 def format_estimate(plan: PlanFile, estimate: StepEstimate) -> str:
-    """Return the time of a step and of its parts, the part that bounds it, and the rate, or why it is not known.
+    """Return the time of a step and of its parts, the part that bounds it, the rate, and what was measured.
 
     Args:
         plan: Plan of the run.
         estimate: Estimate of the plan.
     """
-    parts = "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in STEP_PARTS)
-    advice = f"{plan.batch_size_per_rank:,} samples a rank are few; raise the batch size"
-    lines = [
-        f"step {ms_text(estimate.step_ms)} ms, bound by {estimate.bound} ({_PART_MEANINGS[estimate.bound]})",
-        f"  ms: {parts} (overlaps)",
-    ]
-    if plan.rate is None:
-        lines.append(f"no samples/s: most of a step would be latency, which is not counted, since {advice}")
-    else:
-        epoch = f"an epoch of {estimate.epoch_samples:,} samples takes {short_duration(estimate.epoch_seconds)}"
-        lines.append(f"{short_count(plan.rate)} samples/s; {epoch}")
-        if estimate.step_ms < _LATENCY_MS:
-            lines.append(f"  an upper bound: no latency is counted, and {advice}")
-    return "\n".join(lines)
+    sequential = sequential_parts(plan.cluster)
+    parts, beside = (
+        "  ".join(f"{name} {ms_text(estimate.part_ms(name))}" for name in STEP_PARTS if (name in sequential) is chosen)
+        for chosen in (True, False)
+    )
+    epoch = f"an epoch of {estimate.epoch_samples:,} samples takes {short_duration(estimate.epoch_seconds)}"
+    return "\n".join(
+        [
+            f"step {ms_text(estimate.step_ms)} ms{range_text(estimate)}, "
+            f"bound by {estimate.bound} ({_PART_MEANINGS[estimate.bound]})",
+            f"  ms: {parts}; at the same time: {beside}",
+            f"{short_count(estimate.samples_per_second)} samples/s; {epoch}",
+            measured_text(plan),
+        ]
+    )
+
+
+def range_text(estimate: StepEstimate) -> str:
+    """Return the range of a step: ` (1.5 to 9.2)`; an empty text if no figure is assumed, or the range is not known."""
+    fastest, slowest = estimate.fastest_ms, estimate.slowest_ms
+    if fastest is None or slowest is None or fastest == slowest:
+        return ""
+    return f" ({fastest:.3g} to {slowest:.3g})"
+
+
+def measured_text(plan: PlanFile) -> str:
+    """Return a line that says which figures of the estimate were measured, or how to measure them."""
+    if plan.cluster.calibration is not None:
+        assumed = assumed_figures(plan.cluster.hardware)
+        rest = f"; assumed: {', '.join(assumed)}" if assumed else ""
+        return f"measured: {plan.cluster.calibration}{rest}"
+    return (
+        "nothing was measured: efficiencies, latencies and host time are assumed; "
+        "measure with `python -m benchmarks.calibrate`, then --calibration FILE"
+    )
 
 
 def rate_text(plan: PlanFile) -> str:
-    """Return the estimated rate, or the number of samples of a rank if they are too few for an estimate."""
-    return f"{plan.batch_size_per_rank:,} samples a rank" if plan.rate is None else f"{plan.rate:,.0f} samples/s"
+    """Return the estimated rate."""
+    assert plan.rate is not None  # Plans of a search have an estimate.
+    return f"{plan.rate:,.0f} samples/s"
 
 
 # Work in each part of a step.
 _PART_MEANINGS = {
+    "host": "issuing the operators of a step",
     "lookup": "looking up and updating rows",
     "communication": "exchanging ids, pooled rows and their gradients",
     "dense": "the dense layers",
@@ -240,18 +260,19 @@ def _data_shard_remarks(plan: PlanFile, config: RunConfig) -> list[str]:
 
 
 def _small_table_remarks(plan: PlanFile) -> list[str]:
-    """Return a remark if ranks are imbalanced and the busiest one has tables with fewer rows than there are ranks.
+    """Return a remark if ranks are imbalanced and the busiest ones have tables with fewer rows than there are ranks.
 
     Such a table cannot be split over all ranks, so it lies on one of them.
     """
     world = plan.cluster.world_size
     totals = [costs.total() for costs in plan.costs]
-    idle, busiest = totals.count(0.0), max(range(world), key=lambda rank: totals[rank])
-    small = [t.table for t in plan.tables if t.rows < world and plan.ranks_of(t) == (busiest,)]
+    idle, busiest = totals.count(0.0), {rank for rank in range(world) if totals[rank] == max(totals)}
+    small = [t.table for t in plan.tables if t.rows < world and busiest.issuperset(plan.ranks_of(t))]
     if imbalance(plan.costs) < _MIN_IMBALANCE or not small:
         return []
     idle_ranks = f"; {idle} of {world} ranks hold no table" if idle else ""
-    return [f"the busiest rank has {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
+    ranks = "the busiest rank has" if len(busiest) == 1 else "the busiest ranks have"
+    return [f"{ranks} {_first_names(small)}, which cannot be split: fewer rows than ranks{idle_ranks}"]
 
 
 def _first_names(names: Sequence[str]) -> str:

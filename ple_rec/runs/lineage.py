@@ -44,6 +44,8 @@ _CHANGEABLE = (
     "train.exact_auc_limit",
     # All pipelines compute the same bits.
     "train.pipeline",
+    # A compiled graph computes the same function, with other rounding.
+    "train.compile",
     "evaluation",
     "checkpoint.every",
     "checkpoint.every_minutes",

@@ -9,7 +9,6 @@ which most of them belong (`nearest_stack`).
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import logging
 import os
@@ -23,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ple_rec.runtime.cuda import driver_cuda_version, find_missing_gpu
 from ple_rec.runtime.host import physical_memory_bytes, usable_cores, usable_memory_bytes
 from ple_rec.runtime.versions import (
     CPU_WHEEL,
@@ -81,15 +81,6 @@ def install_command(cuda: bool, stack: Stack) -> str:
         f"{pip_command()} install {' '.join(cpu_extra(stack))} && "
         f"{pip_command()} install --no-deps torchrec=={stack.torchrec}"
     )
-
-
-def has_cuda_driver() -> bool:
-    """Return True if the CUDA driver's library loads."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
 
 
 def check_python(version: tuple[int, ...]) -> Finding:
@@ -223,26 +214,33 @@ def check_machine(folder: Path) -> list[Finding]:
 
 
 def check_devices(versions: Mapping[str, str], cuda: bool) -> list[Finding]:
-    """Report the devices that torch sees and training uses, and check that torch has a process-group backend."""
+    """Check the devices that torch sees and training uses, and that torch has a process-group backend.
+
+    It is a problem if torch sees no GPU beside FBGEMM's CUDA wheel, since training refuses to begin.
+    """
     import torch
     import torch.distributed as dist
 
     stack = nearest_stack(versions, cuda)
-    if torch.cuda.is_available():
+    missing_gpu = find_missing_gpu()
+    if missing_gpu is None:
         properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         device = ", ".join(f"{p.name} ({gib_text(p.total_memory, 0)})" for p in properties)
         if CPU_WHEEL in versions and CUDA_WHEEL not in versions:
             change = f"to train on the GPU: {reinstall_fbgemm(True, stack)}"
             device += f"; training runs on the CPU, since FBGEMM's CPU wheel is installed; {change}"
-    elif cuda and torch.version.cuda is None:
-        device = f"cpu (a CUDA driver is here, but torch {torch.__version__} is a CPU build)"
+    elif CUDA_WHEEL in versions:
+        device = f"no GPU: {missing_gpu.cause}; {missing_gpu.rule}"
+    elif cuda:
+        device = f"cpu, since FBGEMM's CPU wheel is installed (a CUDA driver is here, too; {missing_gpu.cause})"
     else:
         device = "cpu"
+    device_fix = "" if missing_gpu is None or CUDA_WHEEL not in versions else missing_gpu.fix
     available = {"gloo": dist.is_gloo_available(), "nccl": dist.is_nccl_available(), "mpi": dist.is_mpi_available()}
     backends = [name for name, is_available in available.items() if is_available]
     fix = "" if backends else install_command(cuda, stack)
     return [
-        Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads"),
+        Finding("device", f"{device}; torch uses {torch.get_num_threads()} threads", not device_fix, device_fix),
         Finding("backends", ", ".join(backends) or "none", bool(backends), fix),
     ]
 
@@ -321,7 +319,7 @@ def collect_findings() -> list[Finding]:
     """Return all findings in the order of the report, without those that need torch if it does not load."""
     # The load is read first, because the measurements below would add to it.
     load = os.getloadavg()[0]
-    cuda, versions = has_cuda_driver(), installed_versions()
+    cuda, versions = driver_cuda_version() is not None, installed_versions()
     package_findings = [check_torch(versions, cuda), check_torchrec(versions, cuda), check_fbgemm(versions, cuda)]
     findings = [check_python(sys.version_info[:3]), *package_findings, check_torchx(versions), check_spark()]
     if "torch" in versions:

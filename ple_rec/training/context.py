@@ -26,6 +26,7 @@ from ple_rec.distributed.topology import detect_cluster
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.modules.routing import GateLabels
 from ple_rec.training.batch_feeder import choose_pipeline
+from ple_rec.training.compilation import eager_reason
 from ple_rec.training.model import build_unsharded_model, first_layer_shape, model_sizes
 from ple_rec.training.precision import Precision, choose_precision
 from ple_rec.training.prepared import PreparedRun, prepare_run
@@ -86,12 +87,14 @@ class TrainContext(EvaluationContext):
         loader: Batches of the training split, for this rank.
         total_steps: Number of steps of the run.
         optimizers: Optimizers of the tables and of the dense layers.
+        eager_reason: Reason why the dense layers of a training step are not compiled; None if they are.
         pipeline: Work of later steps that overlaps with a step, as `choose_pipeline` returns it.
     """
 
     loader: Loader
     total_steps: int
     optimizers: Optimizers
+    eager_reason: str | None
     pipeline: PipelineKind
 
 
@@ -185,8 +188,16 @@ def build_context(
     optimizers = Optimizers(
         evaluation_context.model, config.dense_optimizer, config.table_optimizer, config.schedule, steps, undecayed
     )
+    reason = eager_reason(config.train.compile, ranks.device, by_request=bool(evaluation_context.selection.requests))
+    if reason is None:
+        evaluation_context.unwrapped_model.compile_training()
     # The model has been initialised with the same seed on all ranks; dropout needs a different seed on each rank.
     torch.manual_seed(config.seed + 1 + ranks.rank)
     return TrainContext(
-        **vars(evaluation_context), loader=loader, total_steps=steps, optimizers=optimizers, pipeline=pipeline
+        **vars(evaluation_context),
+        loader=loader,
+        total_steps=steps,
+        optimizers=optimizers,
+        eager_reason=reason,
+        pipeline=pipeline,
     )

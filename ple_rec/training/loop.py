@@ -33,6 +33,7 @@ from ple_rec.runs.directory import RunDirectory
 from ple_rec.runs.layout import INIT, LOG, SAVED
 from ple_rec.storage import Location
 from ple_rec.training.batch_feeder import make_feeder
+from ple_rec.training.compilation import CompileClock
 from ple_rec.training.context import TrainContext
 from ple_rec.training.early_stopping import describe_stop
 from ple_rec.training.finite import check_finite
@@ -111,6 +112,7 @@ class Trainer:
         if resume:
             self._say("no checkpoint yet: starts from the beginning" if path is None else f"goes on from {path}")
         self._warm_start_to_load = warm_start if path is None else None
+        self._compile_clock = CompileClock() if context.eager_reason is None else None
         self.state = initial_state(context) if path is None else self._restore(path)
         if self._warm_start_to_load is not None:
             load_warm_start(context, self._warm_start_to_load)
@@ -223,6 +225,10 @@ class Trainer:
             regions=regions,
         )
         state.step += 1
+        if self._compile_clock is not None and (compile_seconds := self._compile_clock.restart()):
+            self._progress.say(f"compiled the dense layers in {compile_seconds:.1f} s")
+            self._clock.exclude(compile_seconds)
+            self._window.started += compile_seconds
         with regions("metrics"):
             self._window.update(batch, logits_BK, sums_K, counts_K, wait_seconds)
         self._progress.advance()

@@ -35,6 +35,7 @@ from ple_rec.runs.state import Resume
 from ple_rec.runs.warnings import dominant_task
 from ple_rec.storage import Location
 from ple_rec.training.claim import lock_run_directory
+from ple_rec.training.compilation import describe_compilation
 from ple_rec.training.context import EvaluationContext, TrainContext, build_context
 from ple_rec.training.evaluate import evaluate
 from ple_rec.training.last_checkpoint import use_recorded_threads
@@ -227,6 +228,7 @@ def _introduction(context: TrainContext, run_dir: Location) -> str:
         f"{ranks.world_size} rank(s) on {ranks.device.type}, {ranks.threads} thread(s) each, global batch "
         f"{context.batch_size:,}, {context.loader.rows:,} training samples, {context.total_steps:,} steps -> {run_dir}"
         + (f"\n{precision}" if (precision := context.precision.describe()) else "")
+        + (f"\n{compilation}" if (compilation := describe_compilation(context.eager_reason, ranks.device)) else "")
         + "".join(f"\n{remark}" for remark in column_wise_remarks(context.plan))
         + _patience_warning(context)
     )

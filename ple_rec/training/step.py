@@ -76,6 +76,8 @@ def train_step(
     total = objective(context.unwrapped_model, sums_K, counts(), scheduled_K, context.ranks.world_size)
     with regions("dense backward"):
         total.backward()
+    with regions("gradient exchange"):
+        context.optimizers.average_gradients()
     with regions("optimizers"):
         gradient_norm = context.optimizers.step()
     guard.record(step + 1, sums_K, gradient_norm)

@@ -67,6 +67,7 @@ _MAY_DIFFER = (
     "train.best_metric",
     "train.weight_schedule",
     "train.precision",
+    "train.compile",
     "train.exact_auc_limit",
     "early_stopping",
     "evaluation",

@@ -8,6 +8,7 @@ from collections.abc import Generator
 import pytest
 
 from ple_rec.data.ahead import map_ahead, read_ahead
+from tests.runtime.cuda_threads import record_device_selections
 
 
 def numbers(stop: int, made: list[int], ended: threading.Event) -> Generator[int]:
@@ -49,6 +50,15 @@ def test_closing_ends_thread_and_generator_a_few_items_ahead() -> None:
     assert ended.wait(5)
     assert len(made) < 20
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_the_thread_selects_the_gpu_of_its_rank_before_the_first_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    selections = record_device_selections(monkeypatch, device=5)
+
+    def items() -> Generator[list[tuple[str, int]]]:
+        yield list(selections)
+
+    assert list(read_ahead(items(), 1)) == [[("prefetch", 5)]] == [selections]
 
 
 class Value:

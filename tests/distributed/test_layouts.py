@@ -100,15 +100,26 @@ def test_the_cluster_of_ranks_has_what_its_host_has() -> None:
         detect_cluster(Ranks(0, 4, 2, CPU, 1), TopologyConfig(device="h100"))
 
 
-def test_torchrec_sees_the_bandwidths_in_bytes_a_millisecond() -> None:
-    on = cluster("h100", 2, 8)
+def test_torchrec_sees_the_share_of_the_bandwidths_that_is_reached_in_bytes_a_millisecond() -> None:
+    on = cluster("h100", 2, 8, lookup_efficiency=0.5, exchange_efficiency=0.25)
     topology = torchrec_topology(on, 3 * GIB, 5 * GIB)
     assert (topology.world_size, topology.local_world_size) == (16, 8)
     assert {(d.storage.hbm, d.storage.ddr) for d in topology.devices} == {(3 * GIB, 5 * GIB)}
-    assert topology.hbm_mem_bw == 3350e6
-    assert topology.ddr_mem_bw == 600e6 / 8
-    assert topology.intra_host_bw == 450e6
-    assert topology.inter_host_bw == 50e6
+    assert topology.hbm_mem_bw == 3350e6 / 2
+    assert topology.ddr_mem_bw == 600e6 / 8 / 2
+    assert topology.intra_host_bw == 450e6 / 4
+    assert topology.inter_host_bw == 50e6 / 4
+
+
+def test_table_row_wise_is_a_default_only_where_it_differs_from_row_wise() -> None:
+    free = EmbeddingsConfig()
+    assert allowed_shardings(free, "t", 1000, cluster("h100", 1, 1)) == ("table_wise",)
+    assert allowed_shardings(free, "t", 1000, cluster("h100", 1, 8)) == ("table_wise", "row_wise")
+    assert allowed_shardings(free, "t", 1000, cluster("h100", 2, 1)) == ("table_wise", "row_wise", "table_row_wise")
+    on_host = EmbeddingsConfig(tables={"t": TableConfig(hosts=(0,))})
+    assert allowed_shardings(on_host, "t", 1000, cluster("h100", 1, 8)) == ("table_wise", "table_row_wise")
+    asked = EmbeddingsConfig(sharding="table_row_wise")
+    assert allowed_shardings(asked, "t", 1000, cluster("h100", 1, 1)) == ("table_row_wise",)
 
 
 def test_past_64_ranks_tables_are_split_over_all_only_where_a_host_has_no_room() -> None:

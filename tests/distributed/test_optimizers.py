@@ -99,6 +99,7 @@ def _ids(*rows: int) -> KeyedJaggedTensor:
 def _step(model: Any, optimizers: Optimizers, step: int, *rows: int) -> Tensor:
     optimizers.prepare(step)
     model(_ids(*rows)).sum().backward()
+    optimizers.average_gradients()
     return optimizers.step()
 
 

@@ -14,6 +14,7 @@ from ple_rec.distributed import process_group as module
 from ple_rec.distributed.collectives import PeerError, run_on_rank_zero
 from ple_rec.distributed.process_group import is_lost_peer, process_group
 from ple_rec.errors import DataError, UserError
+from ple_rec.runtime.cuda import MissingGpu
 from ple_rec.runtime.versions import CPU_WHEEL, CUDA_WHEEL, installed_versions, nearest_stack, reinstall_fbgemm
 from tests.training.small import on_ranks
 
@@ -88,27 +89,34 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int, wheel: str) -> None:
 
 @pytest.mark.parametrize(
     ("gpus", "wheel", "device"),
-    [(2, CUDA_WHEEL, "cuda:1"), (2, CPU_WHEEL, "cpu"), (0, CUDA_WHEEL, "cpu"), (0, CPU_WHEEL, "cpu")],
+    [(2, CUDA_WHEEL, "cuda:1"), (2, CPU_WHEEL, "cpu"), (0, CPU_WHEEL, "cpu")],
 )
-def test_auto_is_cuda_where_gpu_and_kernels_are_there(
+def test_auto_is_the_device_of_fbgemms_wheel(
     monkeypatch: pytest.MonkeyPatch, gpus: int, wheel: str, device: str
 ) -> None:
     _pretend(monkeypatch, gpus=gpus, wheel=wheel)
-    assert module._device("auto", 1) == torch.device(device)
-    assert module._device("cpu", 1) == torch.device("cpu")
+    assert module.rank_device("auto", 1) == torch.device(device)
+    assert module.rank_device("cpu", 1) == torch.device("cpu")
 
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, gpus=0, wheel=CUDA_WHEEL)
-    with pytest.raises(UserError) as caught:
-        module._device("cuda", 0)
-    assert str(caught.value) == (
-        'runtime.device: got "cuda", but torch sees no GPU; it needs a GPU, its driver and a CUDA build of torch. Fix: '
-        "run `ple-rec doctor`, or set runtime.device = cpu"
-    )
+    missing_gpu = MissingGpu("an old driver", "torch needs 580", "update it")
+    monkeypatch.setattr(module, "find_missing_gpu", lambda: missing_gpu)
+    for kind, wheel in (("cuda", ""), ("auto", " beside FBGEMM's CUDA wheel")):
+        with pytest.raises(UserError) as caught:
+            module.rank_device(kind, 0)
+        assert str(caught.value) == (
+            f'runtime.device: got "{kind}"{wheel}, but torch sees no GPU: an old driver; torch needs 580. Fix: '
+            "update it, or set runtime.device = cpu"
+        )
+    assert module.rank_device("cpu", 0) == torch.device("cpu")
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, gpus=2, wheel=CUDA_WHEEL)
     with pytest.raises(UserError) as caught:
-        module._device("auto", 2)
+        module.rank_device("auto", 2)
     assert str(caught.value) == (
         "runtime.device: local rank 2 on a host with 2 GPU(s); each rank needs a GPU of its own. Fix: start as many "
         "ranks per host as it has GPUs"
@@ -118,7 +126,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 def test_cuda_without_fbgemms_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, gpus=1, wheel=CPU_WHEEL)
     with pytest.raises(UserError) as caught:
-        module._device("cuda", 0)
+        module.rank_device("cuda", 0)
     fix = reinstall_fbgemm(True, nearest_stack(installed_versions(), cuda=True))
     assert str(caught.value) == (
         'runtime.device: got "cuda", but FBGEMM\'s CUDA wheel fbgemm-gpu is not installed; the other wheel has no GPU '

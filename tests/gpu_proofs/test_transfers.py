@@ -107,8 +107,8 @@ def _budget(shardings: dict[Sharding, bool], world_size: int) -> dict[str, Count
         ),
         "collectives": Counter(
             {
-                # Counts and flags of the guard, and the gradients of the dense layers.
-                "allreduce": 2,
+                # Counts and flags of the guard; on several ranks also the gradients of the dense layers.
+                "allreduce": 1 + (world_size > 1),
                 # Numbers, lengths, ids and weights.
                 "alltoall_base": 4 * kinds + 2 * ("table_wise" in shardings) * (world_size > 1),
                 # Pooled rows and their gradients.

@@ -28,6 +28,7 @@ CORES, THREADS, MEMORY = 184, "23", 1_887_436
 VARIABLES = {
     "OMP_NUM_THREADS": THREADS,
     "NCCL_DEBUG": "WARN",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     "NCCL_SOCKET_IFNAME": "eth0",
     "GLOO_SOCKET_IFNAME": "eth0",
 }
@@ -217,7 +218,7 @@ def test_training_on_two_hosts_of_eight_gpus(name: str, repository: Path, python
         assert words[:at] == [*head, "--rdzv-backend", "c10d", "--rdzv-id", job, "--rdzv-endpoint", f"{first}:29400"]
         verb = ["train", "--config", "tencent-ple", "--run-dir", "/shared/runs/a", "--auto-resume"]
         verb += ["--plan", "/shared/plan.json", "--set", "data.path=/shared/feed", "--set", 'name="a b"']
-        assert words[at + 1 :] == [*verb, "--set", f"runtime.threads={THREADS}"]
+        assert words[at + 1 :] == [*verb, "--set", f"runtime.threads={THREADS}", "--set", "runtime.device=cuda"]
         assert {key: host.variables[key] for key in VARIABLES} == VARIABLES
         if name != "local_cwd":  # which starts processes and hands out nothing
             assert (host.gpus, host.cores, host.memory, host.retries) == (8, CORES, MEMORY, 3)
@@ -287,7 +288,7 @@ def test_evaluation_on_two_hosts(name: str, repository: Path, python: str) -> No
         assert listed == "mlx5_0,mlx5_1"
         assert words[:6] == ["-m", "ple_rec.agent", "--nproc-per-node", "8", "--nnodes", "2"]
         verb = f"evaluate /shared/runs/a --split valid --checkpoint best --set runtime.threads={THREADS}"
-        assert words[words.index("--") + 1 :] == verb.split()
+        assert words[words.index("--") + 1 :] == [*verb.split(), "--set", "runtime.device=cuda"]
 
 
 def test_kubernetes_opens_the_port_of_the_rendezvous_and_a_pod_starts_with_one_host(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,33 @@ def test_threads_are_said_once(arguments: dict[str, Any], said: list[str]) -> No
     assert [word for word in words(role(**arguments)) if word.startswith("runtime.threads=")] == said
 
 
+@pytest.mark.parametrize(
+    ("job", "device"),
+    [
+        (components.train("c.toml", check=False), []),
+        (components.train("c.toml", gpu=1, check=False), ["runtime.device=cuda"]),
+        (components.train("c.toml", host="h100", nnodes=2, check=False), ["runtime.device=cuda"]),
+        (components.train("c.toml", "runtime.device=cpu", gpu=1, check=False), ["runtime.device=cpu"]),
+        (components.evaluate("runs/a", host="h100", check=False), ["runtime.device=cuda"]),
+        (components.compare("c.toml", check=False), []),
+        (components.compare("c.toml", gpu=8, check=False), ["runtime.device=cuda"]),
+        (components.compare("c.toml", "runtime.device=auto", gpu=8, check=False), ["runtime.device=auto"]),
+        (components.predict("runs/a", "scores", gpu=1, check=False), ["runtime.device=cuda"]),
+    ],
+)
+def test_a_job_with_gpus_refuses_cpus_unless_the_user_says_otherwise(job: AppDef, device: list[str]) -> None:
+    words = shlex.split(" ".join(job.roles[0].args))
+    assert [word for word in words if word.startswith("runtime.device=")] == device
+
+
+def test_torch_reads_the_variable_of_its_allocator() -> None:
+    code = "import torch; print(torch._C._accelerator_getAllocatorSettings())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | role(gpu=1).env, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "expandable_segments:True\n"
+
+
 def test_hosts_and_ranks_that_come_and_go() -> None:
     elastic = role(nnodes=4, min_nnodes=2, max_restarts=5)
     assert "--nproc-per-node 1 --nnodes 2:4 --max-restarts 5 --rdzv-backend c10d " in elastic.args[1]
@@ -107,7 +136,14 @@ def test_hosts_and_ranks_that_come_and_go() -> None:
 
 def test_variables_have_a_reason() -> None:
     assert role(nproc=2).env == {"OMP_NUM_THREADS": "1"}
-    assert role(gpu=1).env == {"OMP_NUM_THREADS": "2", "NCCL_DEBUG": "WARN"}
+    on_gpus = {"NCCL_DEBUG": "WARN", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
+    assert role(gpu=1).env == {"OMP_NUM_THREADS": "2", **on_gpus}
+    of_user = {"PYTORCH_ALLOC_CONF": "expandable_segments:False"}
+    assert role(gpu=1, env=of_user).env == {"OMP_NUM_THREADS": "2", **on_gpus, **of_user}
+    older_name = {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}
+    assert role(gpu=1, env=older_name).env == {"OMP_NUM_THREADS": "2", "NCCL_DEBUG": "WARN", **older_name}
+    assert components.compare("c.toml", gpu=1, check=False).roles[0].env == on_gpus
+    assert components.predict("runs/a", "scores", gpu=1, check=False).roles[0].env == on_gpus
     assert role(nnodes=2, interface="eth1").env == {
         "OMP_NUM_THREADS": "2",
         "NCCL_SOCKET_IFNAME": "eth1",

@@ -100,6 +100,43 @@ def test_plans_of_two_calls_are_equal() -> None:
     assert planned(cluster("h100", 2, 4)) == planned(cluster("h100", 2, 4))
 
 
+def test_one_rank_has_whole_tables() -> None:
+    for device in ("h100", "cpu"):
+        plan = planned(cluster(device, 1, 1))
+        assert plan.sharding_types == ("table_wise",)
+
+
+def test_a_second_sharding_type_has_to_be_worth_its_cost() -> None:
+    """The large table is faster on all ranks; the small one has fewer rows than ranks and stays whole."""
+    rows, embeddings = (
+        {"large": 40_000_000, "small": 3},
+        EmbeddingsConfig.model_validate({"dim": 128, "tables": {"large": {"ids_per_sample": 50.0}}}),
+    )
+    free = {"host_ms_per_sharding_type": 0.0, "intra_host_latency_us": 0.0}
+    cheap = plan_of(rows, cluster("h100", 1, 4, **free), embeddings, batch=8192)
+    assert cheap.sharding_types == ("row_wise", "table_wise")
+    costly = plan_of(rows, cluster("h100", 1, 4, **free | {"host_ms_per_sharding_type": 100.0}), embeddings, batch=8192)
+    assert costly.sharding_types == ("table_wise",)
+    assert cheap.tables_ms < costly.tables_ms - 100 < cheap.tables_ms + 100
+    for plan in (cheap, costly):
+        assert_sound(plan)
+
+
+def test_a_second_sharding_type_comes_where_one_has_no_room() -> None:
+    rows = {"large": 60_000_000, "small": 3}  # 3.8 GB of 4 GiB less the reserve
+    plan = plan_of(rows, cluster("h100", 1, 4, hbm_gib=4.0, host_ms_per_sharding_type=100.0))
+    assert {table.table: table.sharding for table in plan.tables} == {"large": "row_wise", "small": "table_wise"}
+    assert {table.kernel for table in plan.tables} == {"fused"}
+    assert_sound(plan)
+
+
+def test_a_sharding_that_the_user_asks_for_stays_beside_the_one_type() -> None:
+    embeddings = EmbeddingsConfig.model_validate({"dim": 16, "tables": {"a": {"sharding": "row_wise"}}})
+    plan = plan_of(dict.fromkeys("abc", 10_000), cluster("h100", 2, 2), embeddings)
+    assert {table.table: table.sharding for table in plan.tables}["a"] == "row_wise"
+    assert len(plan.sharding_types) == 1
+
+
 def test_uvm_kernels_come_where_hbm_has_no_room() -> None:
     rows = {"large": 200_000_000, "small": 1000}  # 12.9 GB and its state
     tight = cluster("a100-80", 1, 2, hbm_gib=6.0)

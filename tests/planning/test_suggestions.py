@@ -13,7 +13,7 @@ from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.models.build import build_model
 from ple_rec.planning.compare import format_comparison
-from ple_rec.planning.estimate import DenseWork, all_reduce_ms, dense_ms, estimate_step, highest_rate
+from ple_rec.planning.estimate import DenseWork, dense_ms
 from ple_rec.planning.plan_input import describe_dataset, plan_run
 from ple_rec.planning.smallest import min_hosts, plan_fewest_hosts
 from ple_rec.planning.suggestions import describe_suggestions, suggestions
@@ -87,27 +87,6 @@ def test_the_fewest_hosts_for_a_rate() -> None:
 
 
 WORK = DenseWork(flops_per_sample=1_000_000, dense_parameters=250_000, precision="fp32", epoch_samples=10_000_000)
-
-
-def test_a_step_is_the_sum_of_its_parts_or_the_loader() -> None:
-    plan = planned(cluster("h100", 2, 4, loader_rows_per_s=1e9))
-    found = estimate_step(plan, WORK)
-    busiest = max(plan.costs, key=lambda costs: costs.total())
-    assert found.lookup_ms == pytest.approx(busiest.lookup + busiest.update, rel=1e-5)
-    assert found.communication_ms == pytest.approx(busiest.ids + busiest.output + busiest.gradient, rel=1e-5)
-    assert found.dense_ms == pytest.approx(3e6 * 4096 / (0.4 * 67e12) * 1e3, rel=1e-5)
-    # 1 MB: 2 * 3/4 MB at 450 GB/s inside a host, 2 * 1/2 MB at 4 * 50 GB/s between two
-    assert all_reduce_ms(plan.cluster, 250_000) == pytest.approx(1.5 / 450 + 1 / 200, rel=1e-6)
-    assert found.gradients_ms == 0  # hidden behind the backward
-    assert found.step_ms == pytest.approx(found.lookup_ms + found.communication_ms + found.dense_ms, rel=1e-5)
-    assert found.samples_per_second == pytest.approx(8 * 4096 / found.step_ms * 1e3, rel=1e-5)
-    assert found.epoch_seconds == pytest.approx(1e7 / found.samples_per_second, rel=1e-5)
-    slow = estimate_step(planned(cluster("h100", 2, 4, loader_rows_per_s=1e5)), WORK)
-    assert slow.bound == "loader"
-    assert slow.step_ms == pytest.approx(40.96)
-    wide = DenseWork(flops_per_sample=1, dense_parameters=10**9, precision="fp32", epoch_samples=1)
-    assert estimate_step(plan, wide).bound == "gradients"
-    assert highest_rate(plan.cluster, WORK, 4096) == pytest.approx(8 * 4096 / found.dense_ms * 1e3, rel=1e-5)
 
 
 def test_dense_layers_of_a_cpu_share_its_hosts_peak() -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import configparser
-import ctypes
 import os
 import re
 import shlex
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ple_rec.runtime import doctor
+from ple_rec.runtime.cuda import MissingGpu
 from ple_rec.runtime.doctor import Finding
 from ple_rec.runtime.versions import CPU_STACK, CUDA_STACK, Stack
 
@@ -36,7 +36,7 @@ class Report:
             import sys
             sys.path[:0] = {[str(site), str(repository)]!r}
             from ple_rec.runtime import doctor
-            doctor.has_cuda_driver = lambda: {driver}
+            doctor.driver_cuda_version = lambda: {"13.0" if driver else None!r}
             raise SystemExit(doctor.run())
         """
         command = [sys.executable, "-I", "-S", "-c", "\n".join(line.strip() for line in code.splitlines())]
@@ -235,6 +235,20 @@ def test_a_gpu_beside_the_cpu_wheel_is_worth_a_note(monkeypatch: pytest.MonkeyPa
     assert re.fullmatch(r"H100 \(80 GiB\); torch uses \d+ threads", device.value)
 
 
+def test_a_missing_gpu_is_a_problem_beside_the_cuda_wheel_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = MissingGpu("the CUDA driver supports CUDA 12.8 at most", "torch needs CUDA 13.0", "update the driver")
+    monkeypatch.setattr(doctor, "find_missing_gpu", lambda: old)
+    device, _ = doctor.check_devices({"fbgemm-gpu": "1.9.0"}, True)
+    assert (device.ok, device.fix) == (False, "update the driver")
+    assert device.value.startswith("no GPU: the CUDA driver supports CUDA 12.8 at most; torch needs CUDA 13.0; torch ")
+    device, _ = doctor.check_devices(FITTING, True)
+    assert device.ok
+    cause = "a CUDA driver is here, too; the CUDA driver supports CUDA 12.8 at most"
+    assert device.value.startswith(f"cpu, since FBGEMM's CPU wheel is installed ({cause}); torch uses ")
+    device, _ = doctor.check_devices(FITTING, False)
+    assert (device.ok, device.value.partition(";")[0]) == (True, "cpu")
+
+
 @pytest.mark.parametrize(("wheel", "device"), [("fbgemm-gpu-cpu", "cpu"), ("fbgemm-gpu", "cuda")])
 def test_the_device_that_trains_is_measured(monkeypatch: pytest.MonkeyPatch, wheel: str, device: str) -> None:
     _pretend_gpu(monkeypatch)
@@ -300,19 +314,6 @@ def test_torchx_without_torchrun_on_path(monkeypatch: pytest.MonkeyPatch, tmp_pa
     folder = shlex.quote(str(Path(sys.executable).parent))
     assert finding.ok
     assert finding.value == f"0.7.0 (before `torchx run -s local_cwd`: export PATH={folder}:$PATH)"
-
-
-def test_driver_is_what_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    monkeypatch.setattr(ctypes, "CDLL", asked.append)
-    assert doctor.has_cuda_driver()
-    assert asked == ["libcuda.so.1"]
-
-    def refuse(name: str) -> None:
-        raise OSError(f"{name}: cannot open shared object file")
-
-    monkeypatch.setattr(ctypes, "CDLL", refuse)
-    assert not doctor.has_cuda_driver()
 
 
 def test_threads_that_collapse() -> None:

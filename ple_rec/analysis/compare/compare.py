@@ -154,8 +154,16 @@ def create_workers(work: Work, jobs: int, devices: Sequence[str | None]) -> list
         work: Work of the comparison, whose unfinished runs and trials are counted.
         jobs: Largest number of runs in parallel.
         devices: GPUs that the workers take in turn, as `jobs_and_devices` returns them.
+
+    Raises:
+        UserError: There is work, but a variant cannot be trained on its `runtime.device` here.
     """
+    from ple_rec.distributed.process_group import rank_device
+
     count = min(jobs, max(len(work.own_runs), work.trials_left))
+    if count:
+        for device in {variant.config.runtime.device for variant in work.matrix.variants.values()}:
+            rank_device(device, local_rank=0)
     return [Worker(device=devices[i % len(devices)]) for i in range(count)]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from statistics import fmean
 from typing import Any
 
-from ple_rec.config.cluster import Hardware
+from ple_rec.config.cluster import Hardware, assumed_figures
 from ple_rec.config.plan import PlanFile, StepEstimate
 from ple_rec.config.plan_table import Costs, Memory
 from ple_rec.errors import Option
@@ -23,6 +23,7 @@ from ple_rec.reports.plan.sections import (
     ranks_with_rows,
     short_ms,
     step,
+    step_range,
     tables_by_size,
 )
 from ple_rec.storage import Location
@@ -47,20 +48,19 @@ def facts(plan: PlanFile) -> list[Fact]:
 def key_figures(plan: PlanFile) -> list[KeyFigure]:
     """Return estimated time, rate and bound of a step, memory of the fullest rank, and imbalance, each if known."""
     return [
-        *(_estimate_figures(plan, plan.estimate) if plan.estimate else ()),
+        *(_estimate_figures(plan.estimate) if plan.estimate else ()),
         *_memory_figures(plan),
         *_imbalance_figures(plan),
     ]
 
 
-def _estimate_figures(plan: PlanFile, estimate: StepEstimate) -> list[KeyFigure]:
-    """Return the figures of a step; the rate and the epoch are left out if the plan has no rate."""
-    step = KeyFigure("Step", short_ms(estimate.step_ms), "estimated")
+def _estimate_figures(estimate: StepEstimate) -> list[KeyFigure]:
+    """Return the figures of a step."""
+    range_text = step_range(estimate)
+    step = KeyFigure("Step", short_ms(estimate.step_ms), f"estimated{f', {range_text}' if range_text else ''}")
     largest = f"{short_ms(estimate.part_ms(estimate.bound))} of {short_ms(estimate.step_ms)}"
     bound = KeyFigure("Bound by", estimate.bound, largest)
-    if plan.rate is None:
-        return [step, bound]
-    rate = KeyFigure("Samples per second", short_count(plan.rate), "all ranks together")
+    rate = KeyFigure("Samples per second", short_count(estimate.samples_per_second), "all ranks together")
     epoch = KeyFigure("Epoch", short_duration(estimate.epoch_seconds), f"{short_count(estimate.epoch_samples)} samples")
     return [step, rate, epoch, bound]
 
@@ -150,14 +150,23 @@ def write_page(path: Location, plan: PlanFile, title: str) -> None:
 
 
 def _assumptions(plan: PlanFile) -> dict[str, object]:
-    """Return the cluster, and for each figure of its hardware that is not 0: key in `[topology]`, value and meaning."""
+    """Return the cluster, the source of measured figures, and the figures of its hardware that are not 0.
+
+    A figure has its key in `[topology]`, its value, the range that is expected if nobody has measured it, and its
+    meaning.
+    """
     hardware = plan.cluster.hardware
+    ranges = {key: f"{_number(f.slow)} to {_number(f.fast)}" for key, f in assumed_figures(hardware).items()}
     figures = [
-        (name, f"{value:,.12g}" if isinstance(value, float) else value, field.description)
+        (name, _number(value) if isinstance(value, float) else value, ranges.get(name, ""), field.description)
         for name, field in Hardware.model_fields.items()
         if (value := getattr(hardware, name)) != 0
     ]
-    return {"cluster": plan.cluster.describe(), "figures": figures}
+    return {"cluster": plan.cluster.describe(), "calibration": plan.cluster.calibration, "figures": figures}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.12g}"
 
 
 SECTIONS: tuple[tuple[str, str, Callable[[PlanFile], object]], ...] = (

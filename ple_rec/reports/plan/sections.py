@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
-from ple_rec.config.plan import SEQUENTIAL_PARTS, STEP_PARTS, PlanFile, StepEstimate
+from ple_rec.config.cluster import Cluster
+from ple_rec.config.plan import STEP_PARTS, PlanFile, StepEstimate, StepPart, sequential_parts
 from ple_rec.config.plan_table import Memory, TablePlan
 from ple_rec.reports.plan.bars import (
     RULER,
@@ -312,17 +313,33 @@ _LETTER_WIDTH = 8.0
 
 def step(plan: PlanFile) -> dict[str, Any]:
     """Return the breakdown of the estimate if the plan has one, and a chart over ranks if tables take time."""
-    return {"breakdown": _breakdown(plan.estimate) if plan.estimate else None, "over_ranks": _over_ranks(plan)}
+    breakdown = _breakdown(plan.cluster, plan.estimate) if plan.estimate else None
+    return {"breakdown": breakdown, "over_ranks": _over_ranks(plan)}
 
 
-def _breakdown(estimate: StepEstimate) -> dict[str, Any]:
+def step_range(estimate: StepEstimate) -> str:
+    """Return the range of a step as text, such as `1.5 ms to 9.2 ms`; empty if it is not known or has no width."""
+    fastest, slowest = estimate.fastest_ms, estimate.slowest_ms
+    if fastest is None or slowest is None or fastest == slowest:
+        return ""
+    return f"{short_ms(fastest)} to {short_ms(slowest)}"
+
+
+# Work of the parts that run at the same time as the others.
+_BESIDE = {"host": "the host issues operators", "loader": "the loader reads the next batch"}
+
+
+def _breakdown(cluster: Cluster, estimate: StepEstimate) -> dict[str, Any]:
     times = {name: estimate.part_ms(name) for name in STEP_PARTS}
+    sequential = sequential_parts(cluster)
     return {
         "step": short_ms(estimate.step_ms),
+        "range": step_range(estimate),
+        "beside": ", ".join(text for name, text in _BESIDE.items() if name not in sequential),
         "bound": estimate.bound,
         "bound_time": short_ms(times[estimate.bound]),
         "layers": [Layer(name, name, [ms]) for name, ms in times.items()],
-        "chart": _step_chart(estimate),
+        "chart": _step_chart(sequential, estimate),
         "parts": [
             {
                 "name": name,
@@ -335,20 +352,27 @@ def _breakdown(estimate: StepEstimate) -> dict[str, Any]:
     }
 
 
-def _step_chart(estimate: StepEstimate) -> Markup:
-    """Draw the parts of a step that run one after another as one bar, and the loader, which overlaps them, below it."""
-    high = max(estimate.step_ms, estimate.loader_ms, 1e-6) * 1.0001
+def _step_chart(sequential: Sequence[StepPart], estimate: StepEstimate) -> Markup:
+    """Draw the parts of a step that follow one another as one bar, and below it each part that runs beside them."""
+    beside = [name for name in STEP_PARTS if name not in sequential]
+    high = max(estimate.step_ms, *(estimate.part_ms(name) for name in beside), 1e-6) * 1.0001
     scale = (_STEP_WIDTH - _LEFT - _RIGHT) / high
-    x, top, thin = _LEFT, 4.0, 4.0 + _BAR + 5
+    x, top = _LEFT, 4.0
     elements = []
-    for name in SEQUENTIAL_PARTS:
+    for name in sequential:
         value = estimate.part_ms(name)
         width = value * scale
         elements.append(_part_bar(name, x, top, width, _BAR, value) if value else "")
         x += width
-    elements.append(_waiting_bar(estimate, x, _LEFT + estimate.loader_ms * scale - x, top))
-    elements.append(_part_bar("loader", _LEFT, thin, estimate.loader_ms * scale, _THIN, estimate.loader_ms))
-    foot = thin + _THIN + 5
+    elements.append(_waiting_bar(sequential, estimate, x, _LEFT + estimate.step_ms * scale - x, top))
+    labels = [("rank", top + _BAR / 2)]
+    y = top + _BAR + 5
+    for name in beside:
+        value = estimate.part_ms(name)
+        elements.append(_part_bar(name, _LEFT, y, value * scale, _THIN, value) if value else "")
+        labels.append((name, y + _THIN / 2))
+        y += _THIN + 5
+    foot = y
     elements.append(f'<line class="base" x1="{_LEFT}" x2="{_STEP_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>')
     for value in ticks(high, 1.0):
         label_x, anchor = _LEFT + value * scale, "middle"
@@ -357,7 +381,7 @@ def _step_chart(estimate: StepEstimate) -> Markup:
         elements.append(
             f'<text x="{label_x:.1f}" y="{foot + 15}" text-anchor="{anchor}">{f"{value:g} ms" if value else "0"}</text>'
         )
-    for label, y in (("rank", top + _BAR / 2), ("loader", thin + _THIN / 2)):
+    for label, y in labels:
         elements.append(f'<text x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{label}</text>')
     words = ", ".join(f"{name} {short_ms(estimate.part_ms(name))}" for name in STEP_PARTS)
     title = escape(f"A step of {short_ms(estimate.step_ms)}: {words}; bound by {estimate.bound}")
@@ -367,12 +391,12 @@ def _step_chart(estimate: StepEstimate) -> Markup:
     )
 
 
-def _waiting_bar(estimate: StepEstimate, x: float, width: float, top: float) -> str:
-    """Draw the time that a step waits for the loader, if the loader takes longer than all other parts together."""
-    rest = estimate.loader_ms - sum(estimate.part_ms(name) for name in SEQUENTIAL_PARTS)
-    if rest <= 0:
+def _waiting_bar(sequential: Sequence[StepPart], estimate: StepEstimate, x: float, width: float, top: float) -> str:
+    """Draw the time that a step waits for the host or the loader, if one of them takes longer than the other parts."""
+    if estimate.bound in sequential:
         return ""
-    words = escape(f"waits {short_ms(rest)} for the loader")
+    rest = estimate.step_ms - sum(estimate.part_ms(name) for name in sequential)
+    words = escape(f"waits {short_ms(rest)} for the {estimate.bound}")
     place = f'x="{x:.1f}" y="{top}" width="{width:.1f}" height="{_BAR}"'
     rect = f'<rect class="hatched" {place}><title>{words}</title></rect>'
     if width < _LETTER_WIDTH * len(words):

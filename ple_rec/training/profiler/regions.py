@@ -6,7 +6,7 @@ regions add up to the time of the step. A region may open any number of times in
 
 The tables have three regions in the forward pass: input distribution, lookup, and output distribution, which ends when
 its result has arrived. They have two in the backward pass. Gradient exchange covers the gradients of pooled rows and
-DDP's wait for dense gradients; table update is FBGEMM's backward pass with the optimizer of the tables.
+the all-reduce of dense gradients; table update is FBGEMM's backward pass with the optimizer of the tables.
 """
 
 from __future__ import annotations
@@ -233,8 +233,7 @@ class TableRegionHooks:
             self._clocks.pop("output distribution")
             values = pooled.values()
             if values.requires_grad:
-                # Once these gradients are computed, the backward pass exchanges them, updates the tables and waits for
-                # DDP.
+                # Once these gradients are computed, the backward pass exchanges them and updates the tables.
                 values.register_hook(lambda _: self._clocks.push_untraced("gradient exchange"))
             return pooled
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ple_rec.analysis.compare.compare import create_workers
 from ple_rec.analysis.compare.estimate import Bounds, Pace, estimate_seconds, measure_paces, write_first_rows
 from ple_rec.analysis.compare.one_run import train_one
 from ple_rec.analysis.compare.work import Work, create_studies, read_work
@@ -16,8 +17,10 @@ from ple_rec.config.compare import TuneConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.distributed import process_group
 from ple_rec.errors import UserError
 from ple_rec.reports.analysis.page import write_analysis
+from ple_rec.runtime.cuda import MissingGpu
 from tests.analysis.compare.comparisons import matrix
 
 ROOT = Path("runs/cmp")
@@ -53,6 +56,14 @@ def test_start_rest_and_page_are_counted(here: Path) -> None:
     assert told(1, start=5.0) == pytest.approx((10, 10), abs=0.1)  # the program's own, and its workers'
     assert told(1, rest=4.0) == pytest.approx((6 * 3 + 4, 6 * 4 + 8), abs=0.1)
     assert told(2, rest=4.0) == pytest.approx((3 * 3 + 4, 3 * 4 + 8), abs=0.1)
+
+
+def test_runs_without_their_gpu_are_refused_before_any_begins(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_group, "find_missing_gpu", lambda: MissingGpu("an old driver", "a rule", "a fix"))
+    assert len(create_workers(work(here), 2, [None])) == 2
+    on_gpus = work(here, "runtime.device=cuda")
+    with pytest.raises(UserError, match=r'^runtime.device: got "cuda", but torch sees no GPU: an old driver; a rule'):
+        create_workers(on_gpus, 2, [None])
 
 
 def test_all_that_is_trained_and_evaluated_is_counted(here: Path) -> None:

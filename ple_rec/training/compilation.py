@@ -1,0 +1,73 @@
+"""Choice whether the dense layers of a training step are compiled, and the time that this takes.
+
+On a GPU, an operator costs the host more time than the device, so `train.compile = "auto"` compiles the dense layers
+and the losses of the tasks into one graph of a few kernels. A CPU computes them in blocks of rows instead
+(`ple_rec.models.cpu.blocks`). A compiled graph holds for one shape of its inputs; all batches of a run have the same
+number of rows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+import torch
+from torch.utils._triton import has_triton_package
+
+from ple_rec.config.run import CompileKind
+
+
+def eager_reason(kind: CompileKind, device: torch.device, *, by_request: bool) -> str | None:
+    """Return the reason why the dense layers of a training step are not compiled; None if they are.
+
+    Args:
+        kind: Value of `train.compile`.
+        device: Device of the model.
+        by_request: True if batches are grouped by request.
+    """
+    if kind == "off":
+        return 'train.compile is "off"'
+    if device.type != "cuda":
+        return "the device is a CPU"
+    if by_request:
+        return "batches grouped by request have different numbers of requests, and each would need a compilation"
+    if not has_triton_package():
+        return "Triton is not installed"
+    # Triton builds its launchers in C, with Python's headers.
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler, such as gcc"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        return "Triton needs the C headers of Python, such as the package python3-dev"
+    return None
+
+
+def describe_compilation(reason: str | None, device: torch.device) -> str:
+    """Return a line for the log that says whether the dense layers are compiled; an empty text on a CPU.
+
+    Args:
+        reason: Result of `eager_reason`.
+        device: Device of the model.
+    """
+    if device.type != "cuda":
+        return ""
+    return (
+        "dense layers: compiled at the first step" if reason is None else f"dense layers: not compiled, since {reason}"
+    )
+
+
+class CompileClock:
+    """Clock that measures the time which this process spends on compiling."""
+
+    def __init__(self) -> None:
+        # Importing the compiler takes seconds, so only a run that compiles imports it.
+        from torch._dynamo.utils import calculate_time_spent
+
+        self._time_spent = calculate_time_spent
+        self._seconds = calculate_time_spent()["total_wall_time"]
+
+    def restart(self) -> float:
+        """Return the seconds of compilation since the clock was made or restarted, and restart it."""
+        before, self._seconds = self._seconds, self._time_spent()["total_wall_time"]
+        return self._seconds - before
