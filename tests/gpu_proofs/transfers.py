@@ -162,7 +162,9 @@ def _named_streams(streams: CudaStreams, transfers: Transfers) -> Iterator[None]
         yield
         transfers.stream = before
 
-    with patch.multiple(streams, **{name: name for name in vars(streams)}), ExitStack() as stack:
+    with ExitStack() as stack:
+        for name in vars(streams):
+            stack.enter_context(patch.object(streams, name, name))
         for module in (sparse_prefetch, batch_feeder):
             stack.enter_context(patch.object(module, "on_stream", on_stream))
             stack.enter_context(patch.object(module, "wait_for_stream", lambda stream, *tensors: None))
