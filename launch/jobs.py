@@ -50,6 +50,9 @@ def rank_environment(*, threads: int, gpu: int, interface: str, env: Mapping[str
     # Without OMP_NUM_THREADS, OpenMP starts a thread per core in each rank, and the threads of several ranks slow each
     # other down.
     variables = {"OMP_NUM_THREADS": str(threads)} | gpu_environment(gpu, env)
+    if gpu:
+        # Otherwise, each rank compiles its step (`train.compile`) in up to 32 processes.
+        variables["TORCHINDUCTOR_COMPILE_THREADS"] = str(threads)
     if interface:
         # On some hosts, NCCL and gloo choose an interface that reaches no other host (docker0), or a slow one.
         variables["NCCL_SOCKET_IFNAME"] = variables["GLOO_SOCKET_IFNAME"] = interface

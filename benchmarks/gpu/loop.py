@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,11 +57,8 @@ def run_overrides(settings: StageSettings, batch_size: int, *more: str) -> list[
 
 
 def free_memory(settings: StageSettings) -> None:
-    """Free the memory and the compiled functions of the runs before."""
+    """Free the memory of the runs before."""
     gc.collect()
-    # torch compiles the same function for a few models only, and then raises an error.
-    if "torch._dynamo" in sys.modules:
-        torch.compiler.reset()
     if settings.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -20,7 +20,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from ple_rec.config.run import DenseOptimizerConfig, ScheduleConfig, TableOptimizerConfig
 from ple_rec.distributed.gradients import GradientAverage
-from ple_rec.distributed.planner import embedding_collections
+from ple_rec.distributed.planning_inputs import embedding_collections
 from ple_rec.errors import UserError
 
 

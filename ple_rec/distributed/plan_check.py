@@ -16,7 +16,7 @@ from ple_rec.config.plan import PlanFile, column_wise_remarks, reserved_memory
 from ple_rec.config.plan_table import TableOptimizer, TablePlan
 from ple_rec.config.run import EmbeddingsConfig, TableConfig
 from ple_rec.distributed.capacity import gib
-from ple_rec.distributed.planner import PlanningInputs, dtype_of, embedding_collections
+from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
 from ple_rec.errors import UserError
 
 # An error names at most this many differences.

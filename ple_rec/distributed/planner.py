@@ -18,80 +18,27 @@ from itertools import count
 from typing import Any
 
 from torch import nn
-from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
-from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
-from torchrec.distributed.planner.estimator import EmbeddingPerfEstimatorFactory
-from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
-from torchrec.distributed.planner.shard_estimators import EmbeddingStorageEstimator
-from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
-from torchrec.distributed.planner.types import (
-    ParameterConstraints,
-    Perf,
-    PlannerError,
-    Proposer,
-    SharderDataMap,
-    ShardingOption,
-    Storage,
-)
-from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.distributed.planner.types import ParameterConstraints, Perf, ShardingOption
+from torchrec.modules.embedding_configs import EmbeddingBagConfig
 
-from ple_rec.config.cluster import Cluster
 from ple_rec.config.plan import PLAN_VERSION, PlanFile, reserved_memory
-from ple_rec.config.plan_table import Costs, Dtype, TableOptimizer, placement_keys, shard_memory
-from ple_rec.config.run import EmbeddingsConfig
+from ple_rec.config.plan_table import Costs, placement_keys
 from ple_rec.distributed.capacity import DoesNotFitError, LeastMemory, MemoryShortfall
 from ple_rec.distributed.layouts import (
-    HostPartitioner,
     ProposalCallback,
     SearchSpace,
-    TableSharder,
     check_table_hosts,
     search_spaces,
     table_constraints,
 )
-from ple_rec.distributed.qcomms import qcomm_codecs
-from ple_rec.distributed.topology import torchrec_topology
+from ple_rec.distributed.plan_search import search_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
 
 # For each parameter outside the tables, a rank stores five fp32 values of four bytes: the weight, the gradient, the
 # gradient's copy in a bucket of the all-reduce, and two moments of Adam.
 _BYTES_PER_DENSE = 20
 # The costs in a plan's file, in milliseconds, are rounded to this many decimals, so that equal plans have equal files.
 _DIGITS = 6
-# Number of combinations of the tables' layouts that the grid search tries on one rank. The time of a trial grows with
-# the number of ranks, so on W ranks the search tries this number divided by W.
-_COMBINATIONS = 20_000
-
-
-@dataclass(frozen=True)
-class PlanningInputs:
-    """All inputs of the planner but the model.
-
-    Args:
-        embeddings: Section `embeddings` of the configuration, which may constrain the layouts of the tables.
-        optimizer: Optimizer of the tables.
-        cluster: Cluster for which the plan is made: its hosts, ranks and memory.
-        batch_size_per_rank: Number of samples that a rank trains on in one step, B.
-        ids_per_sample: Mean number of ids in a sample, by feature name; it is 1 for a feature that is not listed.
-        frozen_bytes: Bytes of the frozen tables of vectors, which each rank reads into host memory.
-    """
-
-    embeddings: EmbeddingsConfig
-    optimizer: TableOptimizer
-    cluster: Cluster
-    batch_size_per_rank: int
-    ids_per_sample: Mapping[str, float]
-    frozen_bytes: int = 0
-
-    def mean_ids(self, table: EmbeddingBagConfig) -> tuple[float, ...]:
-        """Return the mean number of ids in a sample for each feature that reads the table.
-
-        A number in the configuration of the table takes precedence over `ids_per_sample`.
-        """
-        table_config = self.embeddings.tables.get(table.name)
-        configured = table_config.ids_per_sample if table_config is not None else None
-        return tuple(configured or self.ids_per_sample.get(name, 1.0) or 1.0 for name in table.feature_names)
 
 
 @dataclass(frozen=True)
@@ -105,11 +52,6 @@ class ModelSizes:
 
     tables: Sequence[EmbeddingBagConfig]
     dense_parameters: int
-
-
-def embedding_collections(module: nn.Module) -> dict[str, EmbeddingBagCollection]:
-    """Return the unsharded embedding collections in `module`, by dotted name."""
-    return {name: m for name, m in module.named_modules() if isinstance(m, EmbeddingBagCollection)}
 
 
 def dense_bytes(module: nn.Module) -> int:
@@ -154,7 +96,7 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         if shortfall is not None:
             continue
         searches = [
-            _search(module, empty_plan, inputs, each, watch) for each in (*_single_types(constraints), constraints)
+            search_plan(module, empty_plan, inputs, each, watch) for each in (*_single_types(constraints), constraints)
         ]
         plans = [
             _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
@@ -272,115 +214,6 @@ def _least_memory(
 ) -> LeastMemory:
     """Return the least memory that the tables take under their constraints."""
     return LeastMemory(empty_plan, tables, constraints, {t.name: dtype_of(t) for t in tables})
-
-
-def dtype_of(table: EmbeddingBagConfig) -> Dtype:
-    """Return the type of a table's values."""
-    return "fp16" if table.data_type == DataType.FP16 else "fp32"
-
-
-def _search(
-    module: nn.Module,
-    empty_plan: PlanFile,
-    inputs: PlanningInputs,
-    constraints: Mapping[str, ParameterConstraints],
-    on_proposal: ProposalCallback | None,
-) -> list[ShardingOption] | None:
-    """Run TorchRec's planner.
-
-    Args:
-        module: Model whose embedding collection is on the meta device.
-        empty_plan: Plan without tables, which says how much memory tables may use.
-        inputs: Cluster, batch and constraints to plan for.
-        constraints: Layouts that each table may have, by table name.
-        on_proposal: Function that is called with the number of proposals tried so far.
-
-    Returns:
-        Sharding option of each table in the best plan, with estimates of time and memory; None if no plan fits.
-    """
-    topology = torchrec_topology(inputs.cluster, empty_plan.allowed_hbm, empty_plan.allowed_host)
-    constraint_dict = dict(constraints)
-    dtypes = {c.name: dtype_of(c) for m in embedding_collections(module).values() for c in m.embedding_bag_configs()}
-    hosts = {name: config.hosts for name, config in inputs.embeddings.tables.items() if config.hosts is not None}
-    enumerator = EmbeddingEnumerator(
-        topology=topology,
-        batch_size=inputs.batch_size_per_rank,
-        constraints=constraint_dict,
-        estimator=[
-            EmbeddingPerfEstimatorFactory.create(
-                DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraint_dict
-            ),
-            _ShardStorage(topology, inputs, dtypes),
-        ],
-    )
-    planner = EmbeddingShardingPlanner(
-        topology=topology,
-        batch_size=inputs.batch_size_per_rank,
-        enumerator=enumerator,
-        # The memory in the topology is already without the reserved memory, so TorchRec need not reserve any.
-        storage_reservation=FixedPercentageStorageReservation(0.0),
-        proposer=_proposers(inputs.cluster),
-        partitioner=HostPartitioner(hosts, inputs.cluster.ranks_per_host, on_proposal),
-        constraints=constraint_dict,
-        stats=[],
-        debug=False,
-    )
-    sharding_types = {
-        sharding for constraint in constraint_dict.values() for sharding in constraint.sharding_types or ()
-    }
-    dims = [c.embedding_dim for m in embedding_collections(module).values() for c in m.embedding_bag_configs()]
-    codecs = qcomm_codecs(inputs.embeddings.qcomms, inputs.batch_size_per_rank, dims, inputs.cluster.world_size)
-    try:
-        planner.plan(module, [TableSharder(sharding_types, codecs)])
-    except PlannerError:
-        return None
-    # The return value of `planner.plan` has no estimates of time, but the private attribute has them.
-    best = planner._best_plan
-    assert best is not None  # `plan` has raised no error.
-    return best
-
-
-def _proposers(cluster: Cluster) -> list[Proposer]:
-    """Return TorchRec's default proposers, with a limit on the grid search, so that it takes only seconds."""
-    return [
-        GridSearchProposer(max_proposals=_COMBINATIONS // cluster.world_size),
-        GreedyProposer(),
-        GreedyProposer(use_depth=False),
-        UniformProposer(),
-    ]
-
-
-class _ShardStorage(EmbeddingStorageEstimator):
-    """Estimator of a shard's bytes that replaces TorchRec's formula by `shard_memory` of this project.
-
-    Args:
-        topology: TorchRec's topology of the cluster.
-        inputs: Cluster, batch and optimizer of the tables.
-        dtypes: Type of each table's values, by table name.
-    """
-
-    def __init__(self, topology: Topology, inputs: PlanningInputs, dtypes: Mapping[str, Dtype]) -> None:
-        super().__init__(topology=topology)
-        self._inputs, self._dtypes = inputs, dtypes
-
-    def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
-        """Set the storage of every shard of every option."""
-        for option in sharding_options:
-            for shard in option.shards:
-                rows, columns = shard.size
-                memory = shard_memory(
-                    rows=rows,
-                    columns=columns,
-                    dtype=self._dtypes[option.name],
-                    ids_per_sample=tuple(option.input_lengths),
-                    sharding=option.sharding_type,
-                    kernel=option.compute_kernel,
-                    cache_load_factor=option.cache_load_factor,
-                    optimizer=self._inputs.optimizer,
-                    cluster=self._inputs.cluster,
-                    batch_size_per_rank=self._inputs.batch_size_per_rank,
-                )
-                shard.storage = Storage(hbm=memory.hbm, ddr=memory.host, ssd=0)
 
 
 def _plan_from(

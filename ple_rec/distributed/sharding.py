@@ -35,7 +35,8 @@ from ple_rec.distributed.collectives import broadcast, run_on_rank_zero
 from ple_rec.distributed.gradients import broadcast_parameters
 from ple_rec.distributed.layouts import TableSharder
 from ple_rec.distributed.plan_check import SavedPlan, fitting_plan
-from ple_rec.distributed.planner import PlanningInputs, embedding_collections, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs, embedding_collections
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.distributed.table_init import initial_bound, uniform_rows_

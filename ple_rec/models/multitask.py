@@ -174,6 +174,9 @@ class MultiTaskModel(nn.Module):
         Args:
             backend: Compiler of `torch.compile`, or its name.
         """
+        # torch compiles a function for at most eight models of a process, and a comparison may train more. A model
+        # that is still in use is compiled again.
+        torch.compiler.reset()
         self._compiled = torch.compile(self._logits_and_sums, backend=backend, fullgraph=True, dynamic=False)
 
     def _logits_and_sums(self, x_BD: Inputs, loss: StepLoss) -> tuple[Tensor, Tensor]:

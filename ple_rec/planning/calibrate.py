@@ -26,7 +26,8 @@ from ple_rec.config.cluster import PRESETS, Cluster, Hardware
 from ple_rec.config.run import EmbeddingsConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.optimizers import attach_table_optimizer
-from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.models.embeddings import embedding_collection
 
 # FLOPs of a step over those of a forward pass.

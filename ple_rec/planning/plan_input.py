@@ -21,7 +21,8 @@ from ple_rec.data.columns import Selection, select_columns
 from ple_rec.data.dataset import DatasetDirectory
 from ple_rec.distributed.layouts import ProposalCallback
 from ple_rec.distributed.optimizers import attach_table_optimizer
-from ple_rec.distributed.planner import PlanningInputs, check_sizes, make_plan
+from ple_rec.distributed.planner import check_sizes, make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.errors import Option, UserError
 from ple_rec.models.multitask import MultiTaskModel
 from ple_rec.planning.estimate import DenseWork, estimate_step

@@ -11,7 +11,8 @@ from ple_rec.config.plan import PlanFile
 from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.layouts import ProposalCallback
-from ple_rec.distributed.planner import PlanningInputs, is_hopeless
+from ple_rec.distributed.planner import is_hopeless
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.planning.estimate import DenseWork, highest_rate
 from ple_rec.planning.plan_input import DatasetDescription, dense_work, meta_model, plan_run, planning_inputs
 from ple_rec.planning.text import rate_text

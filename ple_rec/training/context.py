@@ -19,7 +19,8 @@ from ple_rec.data.slices import Slicing
 from ple_rec.distributed.collectives import run_on_rank_zero
 from ple_rec.distributed.optimizers import Optimizers, attach_table_optimizer
 from ple_rec.distributed.plan_check import SavedPlan
-from ple_rec.distributed.planner import PlanningInputs, check_sizes
+from ple_rec.distributed.planner import check_sizes
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import agreed_plan, shard
 from ple_rec.distributed.topology import detect_cluster

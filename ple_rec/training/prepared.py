@@ -54,6 +54,7 @@ class PreparedRun:
         """Return the loader of the training split, whose order depends on the run's seed.
 
         A task with `samples = "all"` is trained on all rows, so the loader does not restrict it to its sample space.
+        Groups are left out, since only evaluations read them.
 
         Args:
             rank: Rank that reads the batches.
@@ -70,7 +71,7 @@ class PreparedRun:
         return Loader(
             self.dataset,
             "train",
-            replace(self.selection, tasks=tuple(tasks)),
+            replace(self.selection, tasks=tuple(tasks), group=None, subgroup=None),
             batch_size=self.batch_size,
             rank=rank,
             world_size=self.world_size,

@@ -14,7 +14,7 @@ from torch import nn
 from ple_rec.config.cluster import GIB, PRESETS, Cluster, Device, TopologyConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
-from ple_rec.distributed.planner import PlanningInputs
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.topology import detect_cluster, gpu_preset
 from ple_rec.errors import UserError

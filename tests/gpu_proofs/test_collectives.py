@@ -22,7 +22,8 @@ from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.data.batch import Batch
 from ple_rec.distributed import layouts
-from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.errors import DivergedError, PreemptedError, UserError
 from ple_rec.models.embeddings import embedding_collection

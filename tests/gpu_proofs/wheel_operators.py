@@ -40,7 +40,8 @@ from torchrec.distributed.types import ShardingEnv
 from ple_rec.config.model import ModelConfig
 from ple_rec.config.plan_table import Dtype, Kernel, TableOptimizer
 from ple_rec.config.run import DenseOptimizerConfig, EmbeddingsConfig, ExchangePrecision, RunConfig
-from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import shard
 from tests.gpu_proofs.device_path import device_path

@@ -27,6 +27,7 @@ TRAIN += ["--max_restarts", "2", "--plan", "/shared/plan.json", "--", "data.path
 CORES, THREADS, MEMORY = 184, "23", 1_887_436
 VARIABLES = {
     "OMP_NUM_THREADS": THREADS,
+    "TORCHINDUCTOR_COMPILE_THREADS": THREADS,
     "NCCL_DEBUG": "WARN",
     "PYTORCH_ALLOC_CONF": "expandable_segments:True",
     "NCCL_SOCKET_IFNAME": "eth0",

@@ -136,12 +136,13 @@ def test_hosts_and_ranks_that_come_and_go() -> None:
 
 def test_variables_have_a_reason() -> None:
     assert role(nproc=2).env == {"OMP_NUM_THREADS": "1"}
+    by_threads = {"OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
     on_gpus = {"NCCL_DEBUG": "WARN", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
-    assert role(gpu=1).env == {"OMP_NUM_THREADS": "2", **on_gpus}
+    assert role(gpu=1).env == by_threads | on_gpus
     of_user = {"PYTORCH_ALLOC_CONF": "expandable_segments:False"}
-    assert role(gpu=1, env=of_user).env == {"OMP_NUM_THREADS": "2", **on_gpus, **of_user}
+    assert role(gpu=1, env=of_user).env == by_threads | on_gpus | of_user
     older_name = {"PYTORCH_CUDA_ALLOC_CONF": "backend:cudaMallocAsync"}
-    assert role(gpu=1, env=older_name).env == {"OMP_NUM_THREADS": "2", "NCCL_DEBUG": "WARN", **older_name}
+    assert role(gpu=1, env=older_name).env == by_threads | {"NCCL_DEBUG": "WARN"} | older_name
     assert components.compare("c.toml", gpu=1, check=False).roles[0].env == on_gpus
     assert components.predict("runs/a", "scores", gpu=1, check=False).roles[0].env == on_gpus
     assert role(nnodes=2, interface="eth1").env == {

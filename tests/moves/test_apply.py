@@ -11,7 +11,7 @@ BEFORE = """
 import ple_rec.parallel.agree
 from ple_rec import doctor, __version__
 from ple_rec.parallel.agree import on_main, PeerError
-from ple_rec.parallel.planner import Request as Wanted
+from ple_rec.parallel.shortfall import Lacking as Wanted
 from data_prep.vocabulary import numbered
 
 def on_rank_0(on_off: bool, doctor_s: str) -> None:
@@ -22,7 +22,7 @@ AFTER = """
 import ple_rec.distributed.collectives
 from ple_rec.runtime import doctor; from ple_rec import __version__
 from ple_rec.distributed.collectives import run_on_rank_zero, PeerError
-from ple_rec.distributed.planner import PlanningInputs as Wanted
+from ple_rec.distributed.capacity import MemoryShortfall as Wanted
 from data_prep.vocabulary.numbering import numbered
 
 def on_rank_0(on_off: bool, doctor_s: str) -> None:

@@ -14,7 +14,8 @@ from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.optimizers import attach_table_optimizer
-from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.models.embeddings import embedding_collection
 from ple_rec.planning.plan_input import describe_dataset, plan_run
 

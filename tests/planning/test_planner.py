@@ -13,7 +13,8 @@ from ple_rec.config.plan_table import Dtype, TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.capacity import DoesNotFitError
-from ple_rec.distributed.planner import ModelSizes, PlanningInputs, is_hopeless, make_plan
+from ple_rec.distributed.planner import ModelSizes, is_hopeless, make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.errors import UserError
 from ple_rec.models.embeddings import table_configs
 from tests.planning.samples import cluster, module_of, plan_of, planned

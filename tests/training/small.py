@@ -19,7 +19,7 @@ from ple_rec.config.plan import PlanFile
 from ple_rec.config.plan_table import TableOptimizer
 from ple_rec.config.run import EmbeddingsConfig, RunConfig
 from ple_rec.config.schema import SparseFeature, Task
-from ple_rec.distributed.planner import PlanningInputs
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.process_group import Ranks
 from ple_rec.distributed.sharding import agreed_plan, shard
 from ple_rec.distributed.topology import detect_cluster

@@ -14,7 +14,8 @@ from ple_rec.config.run import RunConfig
 from ple_rec.distributed.capacity import DoesNotFitError
 from ple_rec.distributed.collectives import PeerError
 from ple_rec.distributed.plan_check import SavedPlan
-from ple_rec.distributed.planner import ModelSizes, PlanningInputs, check_sizes
+from ple_rec.distributed.planner import ModelSizes, check_sizes
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.topology import detect_cluster
 from ple_rec.errors import UserError
 from ple_rec.planning.plan_input import describe_dataset, plan_run

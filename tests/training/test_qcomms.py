@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ple_rec.config.load import dump_toml
 from ple_rec.config.run import EmbeddingsConfig, QcommsConfig
-from ple_rec.distributed.planner import PlanningInputs, make_plan
+from ple_rec.distributed.planner import make_plan
+from ple_rec.distributed.planning_inputs import PlanningInputs
 from ple_rec.distributed.qcomms import qcomm_codecs
 from ple_rec.errors import UserError
 from tests.planning.samples import cluster, module_of
