@@ -16,7 +16,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -25,12 +24,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from benchmarks.call_times import device_times, kernel_ms, time_by_turns
 from benchmarks.harness import describe_machine, say
 from ple_rec.config.calibration import (
     CALIBRATION_VERSION,
@@ -59,21 +59,13 @@ from ple_rec.training.step import train_step
 SAMPLES: Mapping[str, tuple[int, ...]] = {"cpu": (64, 512, 2048, 4096), "cuda": (64, 4096, 16384, 65536)}
 # Bytes of the copies and of the collectives.
 _BYTES = (1 << 16, 1 << 20, 1 << 24)
-# Calls that are timed together, and number of timings of which the median counts.
-_CALLS, _TIMINGS = 3, 9
-_WARM_UP_CALLS = 3
+# Number of timings of which the median counts.
+_TIMINGS = 9
 # Number of different batches that a step is measured on.
 _BATCHES = 4
 _LOADER_SECONDS = 3.0
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu")
-
-
-class Timing(NamedTuple):
-    """Median milliseconds of a call, and of the time until the host had issued it."""
-
-    ms: float
-    host_ms: float
 
 
 def measure(
@@ -160,48 +152,6 @@ def _version(package: str) -> str:
     return importlib.metadata.version(names[0]) if names else ""
 
 
-def time_by_turns(calls: Sequence[Callable[[], object]], device: torch.device, timings: int) -> list[Timing]:
-    """Return the median times of several functions, which are timed by turns after a warm-up.
-
-    Args:
-        calls: Functions that issue work to the device.
-        device: Device of the work; the clock stops when the device has done it.
-        timings: Number of timings of which the median counts.
-    """
-    for call in calls:
-        for _ in range(_WARM_UP_CALLS):
-            call()
-    all_ms: list[list[tuple[float, float]]] = [[] for _ in calls]
-    for _ in range(timings):
-        for call, ms in zip(calls, all_ms, strict=True):
-            _synchronize(device)
-            start = time.perf_counter()
-            for _ in range(_CALLS):
-                call()
-            issued = time.perf_counter()
-            _synchronize(device)
-            ms.append((1e3 * (time.perf_counter() - start) / _CALLS, 1e3 * (issued - start) / _CALLS))
-    return [Timing(*(statistics.median(values) for values in zip(*ms, strict=True))) for ms in all_ms]
-
-
-def device_times(calls: Sequence[Callable[[], object]], device: torch.device, timings: int) -> list[float]:
-    """Return the milliseconds that the device takes for each of several functions.
-
-    On a GPU it is the time of the kernels alone, since a host that issues a few small ones takes longer than they do.
-    """
-    if device.type == "cpu":
-        return [timing.ms for timing in time_by_turns(calls, device, timings)]
-    for call in calls:
-        for _ in range(_WARM_UP_CALLS):
-            call()
-    return [_kernel_ms(call) for call in calls]
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def measure_steps(contexts: Sequence[TrainContext], timings: int) -> tuple[StepTime, ...]:
     """Return the times of whole training steps, with the copy of the batch to the device and without the loader."""
     device = contexts[0].ranks.device
@@ -212,7 +162,7 @@ def measure_steps(contexts: Sequence[TrainContext], timings: int) -> tuple[StepT
             samples=context.batch_size_per_rank,
             ms=timing.ms,
             host_ms=timing.host_ms,
-            device_ms=_kernel_ms(call) if device.type == "cuda" else None,
+            device_ms=kernel_ms(call) if device.type == "cuda" else None,
         )
         for context, call, timing in zip(contexts, calls, times, strict=True)
     )
@@ -234,22 +184,6 @@ def read_batches(context: TrainContext) -> list[Batch]:
     """Return the first batches of an epoch; a dataset that is too small has fewer."""
     with closing(context.loader.epoch(0)) as batches:
         return list(islice(batches, _BATCHES))
-
-
-def _kernel_ms(call: Callable[[], object]) -> float:
-    """Return the milliseconds of all kernels and copies that a function issues to a GPU."""
-    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=activities) as profile:
-        for _ in range(_CALLS):
-            call()
-        torch.cuda.synchronize()
-    # Ranges that the host names appear among the events of the GPU, too; they take no time of their own.
-    microseconds = sum(
-        event.self_device_time_total
-        for event in profile.events() or ()
-        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
-    )
-    return float(microseconds) / 1e3 / _CALLS
 
 
 def measure_tables(contexts: Sequence[TrainContext], timings: int) -> tuple[TablesTime, ...]:
