@@ -76,7 +76,7 @@ def split_environment_for_slurm(env: Mapping[str, str]) -> tuple[dict[str, str],
     return {name: value for name, value in env.items() if name not in by_command}, words
 
 
-_THREADS_KEY, _DEVICE_KEY = "runtime.threads", "runtime.device"
+_THREADS_KEY = "runtime.threads"
 # Default of `--max_restarts` for a job with `--min_nnodes`, since its ranks are restarted after each loss of a host.
 _ELASTIC_RESTARTS = 3
 
@@ -203,9 +203,8 @@ def _require_gpu(verb: Sequence[str], gpu: float) -> list[str]:
 
     With `runtime.device = auto`, a host with FBGEMM's CPU wheel would compute on its CPU, beside idle GPUs.
     """
-    if not gpu or any(word.startswith(f"{_DEVICE_KEY}=") for word in verb):
-        return list(verb)
-    return [*verb, "--set", f"{_DEVICE_KEY}=cuda"]
+    # The last override of a key counts, so those of the user come after this one.
+    return [verb[0], "--set", "runtime.device=cuda", *verb[1:]] if gpu else list(verb)
 
 
 def _check_sizes(nproc: int, nnodes: int, min_nnodes: int, gpu: float) -> None:

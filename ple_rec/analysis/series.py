@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ple_rec.config.diff import differences
+from ple_rec.config.diff import Difference, disallowed_differences
 from ple_rec.config.load import fingerprint, load_config, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.errors import Option, UserError
@@ -63,6 +63,8 @@ def check_checkpoints_apart(runs: Iterable[RunConfig]) -> None:
 FAILED = ".failed"
 # A message lists this many of the configuration's keys that differ.
 _LISTED_KEYS = 5
+# Keys that change no result.
+_SAME_RESULTS = ("train.pipeline",)
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,12 @@ def _settings_difference(run_dir: Path, metrics: Mapping[str, Any], config: RunC
 
     Only a finished run, whose metrics name its dataset, is compared with the dataset.
     """
+    # The stored configuration is compared key by key, since its fingerprint lacks keys that were added after the run.
     stored = _config(run_dir / CONFIG)
-    config_fingerprint = metrics.get("config_fingerprint") or (stored and fingerprint(stored))
-    if config_fingerprint != fingerprint(config):
-        return f"of another configuration ({_changes(stored, config)})"
+    if stored is None and metrics.get("config_fingerprint") != fingerprint(config):
+        return f"of another configuration (fingerprint is now {fingerprint(config)})"
+    if stored is not None and (changes := disallowed_differences(stored, config, _SAME_RESULTS)):
+        return f"of another configuration ({_changes_text(changes)})"
     data_fingerprint = metrics.get("dataset_fingerprint") if metrics else dataset
     if data_fingerprint != dataset:
         return f"on another dataset (fingerprint {str(data_fingerprint)[:12]}; {config.data.path} has {dataset[:12]})"
@@ -146,9 +150,6 @@ def _config(file: Path) -> RunConfig | None:
         return None
 
 
-def _changes(stored: RunConfig | None, config: RunConfig) -> str:
-    keys = [] if stored is None else differences(stored, config)
-    if not keys:
-        return f"fingerprint is now {fingerprint(config)}"
-    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in keys[:_LISTED_KEYS])
-    return listed + (f"; and {len(keys) - _LISTED_KEYS} more" if len(keys) > _LISTED_KEYS else "")
+def _changes_text(changes: Sequence[Difference]) -> str:
+    listed = "; ".join(f"{key} was {before!r}, is {now!r}" for key, before, now in changes[:_LISTED_KEYS])
+    return listed + (f"; and {len(changes) - _LISTED_KEYS} more" if len(changes) > _LISTED_KEYS else "")

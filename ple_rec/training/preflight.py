@@ -120,6 +120,9 @@ def check_split(dataset: DatasetDirectory, split: Split, selection: Selection, w
 def load_run_config(run_dir: Location, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the configuration of an existing run, with overrides.
 
+    A run that was trained with `runtime.device = "cuda"`, as jobs with GPUs are, gets "auto", since this host may have
+    no GPU.
+
     Args:
         run_dir: Directory of the run.
         overrides: Overrides of keys that an evaluation may change, for example `data.path=DIRECTORY`.
@@ -129,8 +132,10 @@ def load_run_config(run_dir: Location, overrides: Sequence[str] = ()) -> RunConf
     """
     if not (run_dir / CONFIG).is_file():
         raise UserError(str(run_dir), f"no {CONFIG}", "a run directory has one", "name the directory of a trained run")
-    config = load_config(RunConfig, run_dir / CONFIG, overrides)
-    if changed := disallowed_differences(load_config(RunConfig, run_dir / CONFIG), config, _MAY_DIFFER):
+    trained_config = load_config(RunConfig, run_dir / CONFIG)
+    device = ["runtime.device=auto"] if trained_config.runtime.device == "cuda" else []
+    config = load_config(RunConfig, run_dir / CONFIG, [*device, *overrides])
+    if changed := disallowed_differences(trained_config, config, _MAY_DIFFER):
         key, before, now = changed[0]
         raise UserError(
             f"{Option.OVERRIDES} {key}",

@@ -103,6 +103,7 @@ class ReportWindow:
         self.sums = torch.zeros(2, len(tasks), dtype=torch.float64, device=device)
         self.device = device
         self._pending: list[_StepValues] = []
+        self._pending_rows = 0
         self.steps = 0
         self.samples = 0
         self.wait_seconds = 0.0
@@ -123,7 +124,8 @@ class ReportWindow:
                 logits_BK.detach(), batch.labels_BK, batch.in_space_BK, batch.weight_B, sums_K.detach(), counts_K
             )
         )
-        if sum(len(step.logits_BK) for step in self._pending) >= rows_at_once(self.device):
+        self._pending_rows += len(logits_BK)
+        if self._pending_rows >= rows_at_once(self.device):
             self._add_pending()
         self.steps += 1
         self.samples += batch.rows
@@ -139,6 +141,7 @@ class ReportWindow:
         self.metrics.update(_join_steps(logits), _join_steps(labels), _join_steps(in_space), weight_N)
         self.sums += torch.stack([*sums, *counts]).double().view(2, len(sums), -1).sum(1)
         self._pending.clear()
+        self._pending_rows = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of this rank for a checkpoint."""

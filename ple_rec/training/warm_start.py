@@ -66,6 +66,7 @@ _MAY_DIFFER = (
     "train.evaluate_every",
     "train.best_metric",
     "train.weight_schedule",
+    "train.pipeline",
     "train.precision",
     "train.compile",
     "train.exact_auc_limit",

@@ -140,6 +140,16 @@ def test_another_configuration_of_the_same_name_is_refused() -> None:
     assert tomllib.loads((RUNS / "tiny/seed-1/config.toml").read_text())["train"]["epochs"] == 3
 
 
+def test_a_run_is_reused_whatever_overlaps_its_steps_and_keys_that_came_later() -> None:
+    """Its configuration lacks keys that were added since, and its fingerprint covers other keys."""
+    repeat([tiny("train.pipeline=none")], [0], RUNS, Trainer())
+    metrics = RUNS / "tiny/seed-0/metrics.json"
+    metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"config_fingerprint": "of an older version"}))
+    trainer = Trainer()
+    assert repeat([tiny()], [0], RUNS, trainer)[1] == []
+    assert trainer.started == []
+
+
 def test_many_changes_are_counted() -> None:
     repeat([tiny()], [0], RUNS, Trainer())
     keys = ["train.epochs=3", "embeddings.dim=8", "schedule.warmup_steps=1", "checkpoint.keep=1", "train.batch_size=8"]

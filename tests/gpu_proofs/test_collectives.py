@@ -211,14 +211,15 @@ def test_a_stop_on_one_rank_and_the_run_that_goes_on(data: Path, tmp_path: Path)
     training = _train(config, tmp_path / "run", 8, stops=stops)
     assert [type(result) for result in training.results] == [PreemptedError] * 8
     assert "asked to stop at step 2 of 4" in str(training.results[0])
-    _assert_same_sequences(training, "step", "save")
+    # The thread that saves runs beside the steps, so the phase of its collectives depends on time.
+    _assert_same_sequences(training, "step")
     groups = {thread: {c.group for c in training.recorder.calls[0] if c.thread == thread} for thread in THREADS}
     assert groups["checkpoint"]
     assert not groups["checkpoint"] & groups["rank 0"]
     training = _train(config, tmp_path / "run", 8, resume=True)
     _assert_finished(training)
     assert len(training.steps[0]) == STEPS - 2
-    _assert_same_sequences(training, "step", "save", "evaluation")
+    _assert_same_sequences(training, "step", "evaluation")
 
 
 def test_a_stop_on_one_rank_during_an_evaluation(data: Path, tmp_path: Path) -> None:

@@ -217,9 +217,10 @@ def test_training_on_two_hosts_of_eight_gpus(name: str, repository: Path, python
         first = "localhost" if (name, place) == ("kubernetes", 0) else "node1"  # a pod does not know its own name
         head = ["-m", "ple_rec.agent", "--nproc-per-node", "8", "--nnodes", "1:2", "--max-restarts", "2"]
         assert words[:at] == [*head, "--rdzv-backend", "c10d", "--rdzv-id", job, "--rdzv-endpoint", f"{first}:29400"]
-        verb = ["train", "--config", "tencent-ple", "--run-dir", "/shared/runs/a", "--auto-resume"]
+        verb = ["train", "--set", "runtime.device=cuda", "--config", "tencent-ple"]
+        verb += ["--run-dir", "/shared/runs/a", "--auto-resume"]
         verb += ["--plan", "/shared/plan.json", "--set", "data.path=/shared/feed", "--set", 'name="a b"']
-        assert words[at + 1 :] == [*verb, "--set", f"runtime.threads={THREADS}", "--set", "runtime.device=cuda"]
+        assert words[at + 1 :] == [*verb, "--set", f"runtime.threads={THREADS}"]
         assert {key: host.variables[key] for key in VARIABLES} == VARIABLES
         if name != "local_cwd":  # which starts processes and hands out nothing
             assert (host.gpus, host.cores, host.memory, host.retries) == (8, CORES, MEMORY, 3)
@@ -288,8 +289,8 @@ def test_evaluation_on_two_hosts(name: str, repository: Path, python: str) -> No
         listed, *words = printed(host)
         assert listed == "mlx5_0,mlx5_1"
         assert words[:6] == ["-m", "ple_rec.agent", "--nproc-per-node", "8", "--nnodes", "2"]
-        verb = f"evaluate /shared/runs/a --split valid --checkpoint best --set runtime.threads={THREADS}"
-        assert words[words.index("--") + 1 :] == [*verb.split(), "--set", "runtime.device=cuda"]
+        verb = f"/shared/runs/a --split valid --checkpoint best --set runtime.threads={THREADS}"
+        assert words[words.index("--") + 1 :] == ["evaluate", "--set", "runtime.device=cuda", *verb.split()]
 
 
 def test_kubernetes_opens_the_port_of_the_rendezvous_and_a_pod_starts_with_one_host(

@@ -103,15 +103,22 @@ def test_threads_are_said_once(arguments: dict[str, Any], said: list[str]) -> No
         (components.train("c.toml", check=False), []),
         (components.train("c.toml", gpu=1, check=False), ["runtime.device=cuda"]),
         (components.train("c.toml", host="h100", nnodes=2, check=False), ["runtime.device=cuda"]),
-        (components.train("c.toml", "runtime.device=cpu", gpu=1, check=False), ["runtime.device=cpu"]),
+        (
+            components.train("c.toml", "runtime.device=cpu", gpu=1, check=False),
+            ["runtime.device=cuda", "runtime.device=cpu"],
+        ),
         (components.evaluate("runs/a", host="h100", check=False), ["runtime.device=cuda"]),
         (components.compare("c.toml", check=False), []),
         (components.compare("c.toml", gpu=8, check=False), ["runtime.device=cuda"]),
-        (components.compare("c.toml", "runtime.device=auto", gpu=8, check=False), ["runtime.device=auto"]),
+        (
+            components.compare("c.toml", "runtime.device=auto", gpu=8, check=False),
+            ["runtime.device=cuda", "runtime.device=auto"],
+        ),
         (components.predict("runs/a", "scores", gpu=1, check=False), ["runtime.device=cuda"]),
     ],
 )
 def test_a_job_with_gpus_refuses_cpus_unless_the_user_says_otherwise(job: AppDef, device: list[str]) -> None:
+    """The last override of a key counts."""
     words = shlex.split(" ".join(job.roles[0].args))
     assert [word for word in words if word.startswith("runtime.device=")] == device
 

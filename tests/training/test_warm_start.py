@@ -364,7 +364,7 @@ def test_what_changes_no_parameter_may_differ(folder: Path, runs: Path, tmp_path
         "table_optimizer": {"learning_rate": 0.5},
         "schedule": {"warmup_steps": 3},
         "early_stopping": {"patience": 3},
-        "train": {"batch_size_per_rank": 12, "epochs": 2, "precision": "bf16"},
+        "train": {"batch_size_per_rank": 12, "epochs": 2, "precision": "bf16", "pipeline": "sparse_dist"},
     }
     config = small_config(folder / "feed-9", EPOCH).model_dump(mode="json") | changes
     asked = RunConfig.model_validate_json(json.dumps(config))
