@@ -56,10 +56,9 @@ ALL = (
 
 # Calls of `record_stream` without which nothing changes. The step reads the values of ids on the stream of the exchange
 # alone, a prefetch reads no weights, and after it, offsets take the place of lengths; all of them are recorded because
-# their `KeyedJaggedTensor` is. Groups are read by evaluations alone, whose batches the default stream copies.
+# their `KeyedJaggedTensor` is.
 UNNEEDED = {
     ("record sparse.values", "batch_feeder, PipelinedFeeder.next"),
-    ("record group_B", "batch_feeder, PipelinedFeeder.next"),
     ("record weights", "sparse_prefetch, Exchange.prefetch"),
     ("record lengths", "sparse_prefetch, Exchange._forward"),
 }
