@@ -11,8 +11,8 @@ The stages run one after the other in a process of their own, which is started a
 once `--seconds` seconds have passed, and one that takes too long is ended. `--out` has `page.md`, which is written as
 the results come: devices, versions, driver, and for each stage its outcome, its seconds, its numbers, and what the plan
 says beside them; `log.txt` has all output, and traces and the calibration lie beside it. The exit code is 0 if all
-stages passed, 5 if one failed, and 2 if torch sees no GPU. `--device cpu` rehearses the stages on a machine without a
-GPU; its numbers say nothing about GPUs.
+stages passed, 5 if one failed, and 2 if torch sees no GPU or the dataset cannot be prepared. `--device cpu` rehearses
+the stages on a machine without a GPU; its numbers say nothing about GPUs.
 """
 
 from __future__ import annotations
@@ -35,14 +35,21 @@ def prepare_data(folder: Path, rows: int) -> None:
     """Write the dataset, if it is not there yet.
 
     Raises:
-        CalledProcessError: `ple-rec prep` has failed.
+        UserError: `ple-rec prep` has failed.
     """
     if (folder / "_SUCCESS").exists():
         return
     sys.stderr.write(f"preparing {rows:,} rows in {folder}; the clock stands still\n")
     command = ("-m", "ple_rec", "prep", "tencent-synthetic", "--rows", str(rows), "--out", str(folder), "--overwrite")
     # Only the page is printed on standard output.
-    subprocess.run([sys.executable, *command], check=True, stdout=sys.stderr)
+    code = subprocess.run([sys.executable, *command], check=False, stdout=sys.stderr).returncode
+    if code != 0:
+        raise UserError(
+            f"--data {folder}",
+            f"`ple-rec prep` has ended with exit code {code}, and its message stands above",
+            "the stages read a dataset, which is prepared if it is not there",
+            "name a dataset directory, or a new or empty folder",
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", metavar="TEXT", default="", help="run the stages whose names have this text")
     parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, metavar="S", help="seconds of all stages")
     args = parser.parse_args(arguments)
+    names = [stage.name for stage in STAGES]
+    if not any(args.only in name for name in names):
+        parser.error(f"--only {args.only}: no stage has this text in its name; the stages are: {'; '.join(names)}")
     args.out.mkdir(parents=True, exist_ok=True)
     data = args.data or args.out / "data"
     settings = StageSettings(args.device, data.absolute(), args.out.absolute(), args.batch_size, args.steps)
@@ -67,7 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if first.is_refusal:
             sys.stderr.write(f"{first.summary}\n")
             return UserError.exit_code
-        prepare_data(data, args.rows)
+        try:
+            prepare_data(data, args.rows)
+        except UserError as error:
+            sys.stderr.write(f"{error}\n")
+            return error.exit_code
         for stage in STAGES[1:]:
             if args.only in stage.name:
                 run.run(stage)

@@ -56,6 +56,12 @@ def run_overrides(settings: StageSettings, batch_size: int, *more: str) -> list[
     ]
 
 
+def step_mode(context: TrainContext) -> str:
+    """Return how a run makes its steps, by the names of `MODES`: not every machine can compile them."""
+    kind = "compiled" if context.eager_reason is None else "eager"
+    return kind if context.pipeline == "none" else f"{kind}, {context.pipeline}"
+
+
 def free_memory(settings: StageSettings) -> None:
     """Free the memory of the runs before."""
     gc.collect()

@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
+from benchmarks.gpu.loop import (
+    DEFAULT_MODE,
+    MODES,
+    open_training,
+    planned_text,
+    run_overrides,
+    step_mode,
+    synchronize,
+    train,
+)
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 from ple_rec.planning.plan_input import describe_dataset
@@ -33,9 +42,9 @@ def measure_rates(settings: StageSettings, deadline: Deadline) -> StageLines:
         started = time.monotonic()
         with failures.collect(f"{recipe}, {batch_size:,} samples, {mode}"):
             cells = _measure(settings, recipe, batch_size, mode)
-            yield row_line(recipe, f"{batch_size:,}", mode, *cells)
+            yield row_line(recipe, f"{batch_size:,}", *cells)
             if batch_size == settings.batch_size and recipe == "tencent-ple":
-                summaries.append(f"{mode} {cells[1]} samples/s")
+                summaries.append(f"{cells[0]} {cells[2]} samples/s")
         longest = max(longest, time.monotonic() - started)
     failures.raise_if_any()
     return f"tencent-ple with {settings.batch_size:,} samples: {', '.join(summaries)}"
@@ -54,12 +63,12 @@ def _combinations(settings: StageSettings) -> Iterator[tuple[str, int, str]]:
 
 
 def _measure(settings: StageSettings, recipe: str, batch_size: int, mode: str) -> tuple[str, ...]:
-    """Return the cells of a combination: milliseconds, rate, plan, share of the roofline, peak memory."""
+    """Return the cells of a combination: mode, milliseconds, rate, plan, share of the roofline, peak memory."""
     with open_training(settings, recipe, run_overrides(settings, batch_size, *MODES[mode])) as context:
         step_ms = _step_ms(settings, context)
         rate = 1e3 * batch_size / step_ms
-        peak = gib_text(peak_bytes(context.ranks.device), 2)
-        return f"{step_ms:.2f}", f"{rate:,.0f}", planned_text(context), _roofline_text(context, rate), peak
+        peak, share = gib_text(peak_bytes(context.ranks.device), 2), _roofline_text(context, rate)
+        return step_mode(context), f"{step_ms:.2f}", f"{rate:,.0f}", planned_text(context), share, peak
 
 
 def _step_ms(settings: StageSettings, context: TrainContext) -> float:

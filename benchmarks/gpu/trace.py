@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
+from benchmarks.gpu.loop import (
+    DEFAULT_MODE,
+    MODES,
+    open_training,
+    planned_text,
+    run_overrides,
+    step_mode,
+    synchronize,
+    train,
+)
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 from benchmarks.harness import scratch_folder
@@ -58,11 +67,13 @@ class StepTiming(NamedTuple):
     """Time of a step without the profiler.
 
     Args:
+        mode: Mode of the steps, as `step_mode` returns it.
         step_ms: Milliseconds of a step.
         planned: Milliseconds of a step by the plan, as text.
         eager_reason: Reason why the dense layers are not compiled; None if they are.
     """
 
+    mode: str
     step_ms: float
     planned: str
     eager_reason: str | None
@@ -121,8 +132,8 @@ def trace_steps(settings: StageSettings, deadline: Deadline) -> StageLines:
             timing = _trace(settings, overrides, file)
             trace = summarize_trace(json.loads(gzip.decompress(file.read_bytes()))["traceEvents"], settings.device)
             summary = (
-                f"{mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} launches, device busy "
-                f"{trace.busy / trace.window:.0%}"
+                f"{timing.mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} launches, "
+                f"device busy {trace.busy / trace.window:.0%}"
             )
             summaries.append(summary)
             reason = "" if timing.eager_reason is None else f" Not compiled, since {timing.eager_reason}."
@@ -155,14 +166,14 @@ def _trace(settings: StageSettings, overrides: Sequence[str], file: Path) -> Ste
     run = run_overrides(settings, settings.batch_size, *overrides)
     with open_training(settings, "tencent-ple", run) as context:
         train(context, settings, steps, after_step)
-        planned, eager_reason = planned_text(context), context.eager_reason
+        mode, planned, eager_reason = step_mode(context), planned_text(context), context.eager_reason
     plain = file.with_suffix("")
     profiler.export_chrome_trace(str(plain))
     file.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6))
     plain.unlink()
     timed_steps = steps - _TRACED_STEPS - warm_up
     step_ms = 1e3 * (times[steps - _TRACED_STEPS] - times[warm_up]) / timed_steps
-    return StepTiming(step_ms, planned, eager_reason)
+    return StepTiming(mode, step_ms, planned, eager_reason)
 
 
 def _host_lines(settings: StageSettings) -> list[str]:
@@ -170,7 +181,7 @@ def _host_lines(settings: StageSettings) -> list[str]:
     run = run_overrides(settings, settings.batch_size, *MODES[DEFAULT_MODE])
     with open_training(settings, "tencent-ple", run) as context, scratch_folder() as folder:
         counts = count_steps(context, Path(folder), counted=0, timed=max(4, settings.steps // 4))
-    lines = ["", f"**{DEFAULT_MODE}: time of the host**, median of {len(counts.seconds)} steps"]
+    lines = ["", f"**{step_mode(context)}: time of the host**, median of {len(counts.seconds)} steps"]
     lines += table_lines("region", "host, ms")
     lines += [row_line(region, f"{1e3 * counts.median_seconds(region):.3f}") for region in REGIONS]
     seconds = counts.host_seconds()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, run_overrides, train
+from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, run_overrides, step_mode, train
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 
@@ -99,17 +99,17 @@ def record_waits(settings: StageSettings, deadline: Deadline) -> StageLines:
     )
     for mode in (DEFAULT_MODE, "eager"):
         with failures.collect(mode):
-            counts = _count_waits(settings, steps, MODES[mode])
-            summaries.append(f"{mode}: {counts.total() / steps:.2f} waits a step at {len(counts)} places")
-            yield from table_lines(f"{mode}: called by, innermost first", "waits in all", "a step")
+            actual_mode, counts = _count_waits(settings, steps, MODES[mode])
+            summaries.append(f"{actual_mode}: {counts.total() / steps:.2f} waits a step at {len(counts)} places")
+            yield from table_lines(f"{actual_mode}: called by, innermost first", "waits in all", "a step")
             for frames, count in counts.most_common():
                 yield row_line("; ".join(frames), str(count), f"{count / steps:.2f}")
     failures.raise_if_any()
     return "; ".join(summaries)
 
 
-def _count_waits(settings: StageSettings, steps: int, overrides: Sequence[str]) -> Counter[tuple[str, ...]]:
-    """Return the number of waits in some steps after a warm-up, by the frames that led to them."""
+def _count_waits(settings: StageSettings, steps: int, overrides: Sequence[str]) -> tuple[str, Counter[tuple[str, ...]]]:
+    """Return the mode of the steps, and the waits of some of them after a warm-up by the frames that led to them."""
     counter = WaitCounter()
     counting, warning = counter.counting(), _warnings_of_waits(settings)
 
@@ -124,4 +124,4 @@ def _count_waits(settings: StageSettings, steps: int, overrides: Sequence[str]) 
     run = run_overrides(settings, settings.batch_size, *overrides)
     with open_training(settings, "tencent-ple", run) as context:
         train(context, settings, _WARM_UP + steps, after_step)
-    return counter.counts
+        return step_mode(context), counter.counts

@@ -71,13 +71,15 @@ class StageWorker:
         Raises:
             StageFailedError: The stage has failed.
         """
+        if self._process is not None and not self._process.is_alive():
+            self.close()
         if self._process is None:
             self._start()
         start_of_log = self._log.stat().st_size
-        self._pipe.send((stage, settings, seconds))
         deadline = Deadline(seconds + _SECONDS_FOR_STACKS)
         reason, is_refusal = f"not done after {seconds:.0f} s", False
         try:
+            self._pipe.send((stage, settings, seconds))
             while self._pipe.poll(max(0.0, deadline.seconds_left())):
                 message = self._pipe.recv()
                 if message.kind in ("failed", "refused"):
@@ -87,7 +89,7 @@ class StageWorker:
                 if message.kind == "end":
                     return
             self.close()
-        except EOFError:
+        except (EOFError, ConnectionError):
             reason = f"its process has ended with exit code {self.close()}"
         lines = self._log.read_bytes()[start_of_log:].decode(errors="replace").splitlines()
         raise StageFailedError(reason, lines[-_LINES_OF_LOG:], is_refusal=is_refusal)
@@ -124,8 +126,8 @@ def _serve(pipe: Connection, log: Path) -> None:
             stage, settings, seconds = pipe.recv()
             sys.stderr.write(f"== {stage.name}\n")
             faulthandler.dump_traceback_later(seconds)
-            lines = stage.run(settings, Deadline(seconds))
             try:
+                lines = stage.run(settings, Deadline(seconds))
                 while True:
                     pipe.send(WorkerMessage("line", next(lines)))
             except StopIteration as end:

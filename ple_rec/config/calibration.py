@@ -7,14 +7,16 @@ follows from it; `ple_rec.planning.calibrate` derives the figures.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Final, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ple_rec.config.base import Config, PositiveFloat, PositiveInt
 from ple_rec.config.cluster import Device
+from ple_rec.config.prep_columns import MAX_ROWS
 from ple_rec.config.problems import ConfigError, parse_document
+from ple_rec.config.run import TableDim
 from ple_rec.errors import Option, UserError
 from ple_rec.storage import Location, short_message
 
@@ -36,7 +38,7 @@ class TablesTime(Config):
     samples: PositiveInt = Field(description="samples of a rank")
     tables: PositiveInt
     rows: PositiveInt = Field(description="rows of all tables")
-    dim: PositiveInt
+    dim: TableDim
     ids: PositiveFloat = Field(description="ids of a sample, of all tables together")
     forward_ms: PositiveFloat
     backward_ms: PositiveFloat
@@ -69,7 +71,8 @@ class ExchangeTimes(Config):
 class Calibration(Config):
     """Measurements of a host."""
 
-    version: Literal[1]
+    # JSON's `true` and `1.0` would be equal to Literal[1].
+    version: Annotated[int, Field(ge=CALIBRATION_VERSION, le=CALIBRATION_VERSION)]
     device: Device = Field(description="preset of the device")
     device_name: str = Field(description="name of the GPU, or of the processor")
     host: str = Field(description="processor and cores")
@@ -85,11 +88,49 @@ class Calibration(Config):
     loader_rows_per_s: PositiveFloat = Field(description="rows that a rank's loader read beside training")
     exchanges: ExchangeTimes | None = Field(None, description="default: one rank, no collective")
 
+    @model_validator(mode="after")
+    def _figures_follow(self) -> Calibration:
+        """Refuse measurements from which no figures follow."""
+        problems = []
+        steps_of_ranks = () if self.exchanges is None else self.exchanges.steps
+        for place, steps in (("steps", self.steps), ("exchanges.steps", steps_of_ranks)):
+            problems += _repeated_sizes(place, [step.samples for step in steps])
+            problems += _device_time_problems(place, steps, self.device)
+        problems += _repeated_sizes("tables", [each.samples for each in self.tables])
+        for index, each in enumerate(self.tables):
+            most = each.tables * MAX_ROWS
+            if each.rows > most:
+                rule = f"{each.tables} tables have at most {most} rows, since ids are int32"
+                problems.append(f"tables[{index}].rows: got {each.rows}; {rule}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
     def describe(self) -> str:
         """Return what was measured and when: `NVIDIA H100 80GB HBM3, 1 rank, tencent-ple in bf16, 2026-12-01 15:00`."""
         ranks = 1 if self.exchanges is None else self.exchanges.ranks
         count = f"{ranks} rank{'s' if ranks > 1 else ''}"
         return f"{self.device_name}, {count}, {self.recipe} in {self.precision}, {self.measured_at}"
+
+
+def _repeated_sizes(place: str, sizes: Sequence[int]) -> list[str]:
+    """Return a problem for each size that stands twice: a line through two times of one size has no slope."""
+    return [
+        f"{place}[{index}].samples: got {size} a second time; each number of samples is measured once"
+        for index, size in enumerate(sizes)
+        if size in sizes[:index]
+    ]
+
+
+def _device_time_problems(place: str, steps: Sequence[StepTime], device: Device) -> list[str]:
+    """Return a problem for each step of a GPU without the time of its kernels, and for each step of a CPU with it."""
+    problems = []
+    for index, step in enumerate(steps):
+        if device != "cpu" and step.device_ms is None:
+            problems.append(f"{place}[{index}].device_ms: missing; every step on a GPU has the time of its kernels")
+        elif device == "cpu" and step.device_ms is not None:
+            problems.append(f"{place}[{index}].device_ms: got {step.device_ms}; steps on a CPU have no GPU kernels")
+    return problems
 
 
 def dump_calibration(calibration: Calibration) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from torch import Tensor
 from benchmarks.gpu import __main__ as smoke
 from benchmarks.gpu import kernels, start, waits
 from benchmarks.gpu.device_tests import gpu_test_files
+from benchmarks.gpu.loop import DEFAULT_MODE, open_training, run_overrides, step_mode
 from benchmarks.gpu.page import StageResult
 from benchmarks.gpu.run import SmokeClock, SmokeRun
 from benchmarks.gpu.stage import STAGES, TOTAL_SECONDS, Deadline, SmokeStage, StageLines, StageSettings
@@ -25,6 +28,7 @@ from benchmarks.gpu.trace import summarize_trace
 from benchmarks.gpu.worker import StageFailedError, StageWorker
 from ple_rec.errors import UserError
 from tests.conftest import REPOSITORY
+from tests.tiny import write_tiny
 
 
 def _stage(name: str, seconds: float = 60.0) -> SmokeStage:
@@ -60,15 +64,15 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
     """Stages that fail between others that do not."""
     out = tmp_path_factory.mktemp("smoke")
     with closing(SmokeRun(_settings(out), TOTAL_SECONDS)) as run:
-        for name in ("good", "good", "raising", "refusing", "ending", "good"):
+        for name in ("good", "good", "raising", "refusing", "ending", "not_there", "good"):
             run.run(_stage(name))
     return Smoke(run.results, out)
 
 
 def test_a_stage_that_fails_stops_no_other(failing: Smoke) -> None:
     outcomes = [result.outcome for result in failing.results]
-    assert outcomes == ["ok", "ok", "FAILED", "FAILED", "FAILED", "ok"]
-    assert [result.is_refusal for result in failing.results] == [False, False, False, True, False, False]
+    assert outcomes == ["ok", "ok", "FAILED", "FAILED", "FAILED", "FAILED", "ok"]
+    assert [result.is_refusal for result in failing.results] == [False, False, False, True, False, False, False]
 
 
 def test_stages_share_a_process_until_one_fails(failing: Smoke) -> None:
@@ -82,6 +86,7 @@ def test_a_failure_has_its_reason_and_what_came_before(failing: Smoke) -> None:
     assert any("gpu_stages.py" in line for line in raising.log_lines)
     assert refusing.summary == str(UserError("place", "value", "rule", "fix"))
     assert (ending.summary, ending.lines) == ("its process has ended with exit code 3", ["- before the end"])
+    assert failing.result("not_there").summary.startswith("AttributeError: module 'tests.benchmarks.gpu_stages' has no")
 
 
 def test_the_page_has_a_row_and_a_section_for_each_stage(failing: Smoke) -> None:
@@ -100,6 +105,16 @@ def test_a_stage_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     assert any("gpu_stages.py" in line and "hanging" in line for line in raised.value.log_lines)  # its stack
     time.sleep(2)
     assert not (tmp_path / "late").exists()
+
+
+def test_a_process_that_was_killed_between_two_stages_is_replaced(tmp_path: Path) -> None:
+    with closing(StageWorker(tmp_path / "log.txt")) as worker:
+        line, _ = worker.run(_stage("good"), _settings(tmp_path), 60)
+        process = int(line.text.split()[-1])
+        os.kill(process, signal.SIGKILL)
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        line, end = worker.run(_stage("good"), _settings(tmp_path), 60)
+    assert (int(line.text.split()[-1]) != process, end.kind) == (True, "end")
 
 
 def test_a_stage_may_use_what_others_have_left() -> None:
@@ -130,6 +145,27 @@ def test_exit_code(
     assert smoke.main(["--device", "cpu", "--data", str(tmp_path), "--out", str(tmp_path / "out")]) == code
     assert ("place: value" in capsys.readouterr().err) == (code == 2)
     assert ("| good |" in (tmp_path / "out" / "page.md").read_text()) == (code != 2)
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    (data / "clicks.csv").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smoke, "STAGES", (_stage("good"),))
+        assert smoke.main(["--device", "cpu", "--data", str(data), "--out", str(out), "--rows", "12000"]) == 2
+    said = capfd.readouterr().err
+    assert f"ple-rec: {data}: exists and is not a dataset directory" in said
+    assert f"\n--data {data}: `ple-rec prep` has ended with exit code 2" in said
+
+
+def test_a_text_of_no_stage_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        smoke.main(["--only", "nothing", "--out", str(tmp_path / "out")])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert all(stage.name in said for stage in STAGES)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_machine_without_a_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +236,18 @@ def test_all_files_with_tests_for_gpus_are_run() -> None:
     assert len(files) < 20
 
 
+def test_steps_are_called_compiled_only_if_they_are(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    settings = _settings(tmp_path)
+    overrides = run_overrides(settings, 16, "train.batch_size=")
+    with open_training(settings, str(tmp_path / "tiny.toml"), overrides) as context:
+        assert step_mode(context) == "eager"
+    with_overlap = replace(context, pipeline="sparse_dist")
+    assert step_mode(with_overlap) == "eager, sparse_dist"
+    assert step_mode(replace(with_overlap, eager_reason=None)) == DEFAULT_MODE
+    assert step_mode(replace(context, eager_reason=None)) == "compiled"
+
+
 @pytest.mark.slow
 def test_the_whole_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.gpu", "--device", "cpu", "--out", str(tmp_path)]
@@ -212,3 +260,6 @@ def test_the_whole_is_rehearsed_on_a_cpu(tmp_path: Path) -> None:
         assert f"| {stage.name} | ok |" in page
     assert (tmp_path / "calibration.json").exists()
     assert "nan" not in page
+    for name in ("waits of the host", "rates by batch size"):
+        section = page.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        assert "compiled" not in "".join(line for line in section.splitlines() if "no time left" not in line)

@@ -105,6 +105,56 @@ def test_every_problem_of_a_file_is_named(tmp_path: Path) -> None:
         assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("version", True, "version: got true (bool); expected an int"),
+        ("version", 1.0, "version: got 1.0 (float); expected an int"),
+        ("steps.1.samples", 100, "steps[1].samples: got 100 a second time; each number of samples is measured once"),
+        ("tables.1.samples", 100, "tables[1].samples: got 100 a second time; each number of samples is measured once"),
+        ("exchanges.steps.1.samples", 100, "exchanges.steps[1].samples: got 100 a second time; each number of"),
+        ("tables.0.dim", 7, "tables[0].dim: got 7; must be > 0 and a multiple of 4"),
+        (
+            "tables.0.rows",
+            10**15,
+            f"tables[0].rows: got {10**15}; 24 tables have at most {24 * (2**31 - 1)} rows, since",
+        ),
+        ("steps.0.device_ms", 2.0, "steps[0].device_ms: got 2.0; steps on a CPU have no GPU kernels"),
+        ("device", "h100", "exchanges.steps[1].device_ms: missing; every step on a GPU has the time of its kernels"),
+    ],
+)
+def test_measurements_that_give_no_figures_are_refused(tmp_path: Path, path: str, value: object, problem: str) -> None:
+    raw = part = json.loads(dump_calibration(calibration("cpu", exchanges=EXCHANGES)))
+    *parents, key = [int(key) if key.isdigit() else key for key in path.split(".")]
+    for parent in parents:
+        part = part[parent]
+    part[key] = value
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(raw))
+    with pytest.raises(ConfigError) as caught:
+        load_calibration(file)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert f"\n  {problem}" in str(caught.value)
+
+
+def test_a_step_of_a_gpu_without_the_time_of_its_kernels_is_refused(tmp_path: Path) -> None:
+    raw = json.loads(dump_calibration(calibration()))
+    del raw["steps"][1]["device_ms"]
+    file = tmp_path / "calibration.json"
+    file.write_text(json.dumps(raw))
+    with pytest.raises(ConfigError) as caught:
+        load_calibration(file)
+    assert str(caught.value) == (
+        f"{file}: 1 problem\n  steps[1].device_ms: missing; every step on a GPU has the time of its kernels"
+    )
+
+
+def test_measured_tables_may_be_larger_than_the_memory_of_a_gpu() -> None:
+    tables = tuple(each.model_copy(update={"rows": 24 * (2**31 - 1)}) for each in calibration().tables)
+    hardware = PRESETS["h100"]
+    assert measured_figures(calibration(tables=tables), hardware) == measured_figures(calibration(), hardware)
+
+
 def test_the_figures_of_a_gpu_follow_from_its_kernels_and_its_host() -> None:
     hardware = PRESETS["h100"]
     figures = measured_figures(calibration(), hardware)
