@@ -33,6 +33,11 @@ MODES = {
 DEFAULT_MODE = "compiled, sparse_dist"
 
 
+def mode_title(settings: StageSettings, mode: str) -> str:
+    """Return the name of a mode as the page shows it; a CPU neither compiles nor overlaps by default."""
+    return mode if settings.device == "cuda" or mode == "eager" else f"{mode} (on a CPU: eager, no overlap)"
+
+
 def run_overrides(settings: StageSettings, batch_size: int, *more: str) -> list[str]:
     """Return overrides of a recipe for a training on one rank that neither ends, evaluates nor saves checkpoints.
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
+from benchmarks.gpu.loop import (
+    DEFAULT_MODE,
+    MODES,
+    mode_title,
+    open_training,
+    planned_text,
+    run_overrides,
+    synchronize,
+    train,
+)
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 from ple_rec.planning.plan_input import describe_dataset
@@ -27,15 +36,16 @@ def measure_rates(settings: StageSettings, deadline: Deadline) -> StageLines:
     summaries, failures, longest = list[str](), PartFailures(), 0.0
     yield from table_lines("recipe", "batch", "mode", "ms a step", "samples/s", "plan, ms", "of the roofline", "peak")
     for recipe, batch_size, mode in _combinations(settings):
+        title = mode_title(settings, mode)
         if deadline.seconds_left() < 1.2 * longest:
-            yield row_line(recipe, f"{batch_size:,}", mode, "no time left", "", "", "", "")
+            yield row_line(recipe, f"{batch_size:,}", title, "no time left", "", "", "", "")
             continue
         started = time.monotonic()
         with failures.collect(f"{recipe}, {batch_size:,} samples, {mode}"):
             cells = _measure(settings, recipe, batch_size, mode)
-            yield row_line(recipe, f"{batch_size:,}", mode, *cells)
+            yield row_line(recipe, f"{batch_size:,}", title, *cells)
             if batch_size == settings.batch_size and recipe == "tencent-ple":
-                summaries.append(f"{mode} {cells[1]} samples/s")
+                summaries.append(f"{title} {cells[1]} samples/s")
         longest = max(longest, time.monotonic() - started)
     failures.raise_if_any()
     return f"tencent-ple with {settings.batch_size:,} samples: {', '.join(summaries)}"

@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, planned_text, run_overrides, synchronize, train
+from benchmarks.gpu.loop import (
+    DEFAULT_MODE,
+    MODES,
+    mode_title,
+    open_training,
+    planned_text,
+    run_overrides,
+    synchronize,
+    train,
+)
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 from benchmarks.harness import scratch_folder
@@ -22,10 +31,12 @@ from ple_rec.training.profiler.regions import REGIONS
 
 _TRACED_STEPS = 10
 # Categories of the trace's events: work of the device, and calls of the driver by the host. A rehearsal on a CPU takes
-# operators for both.
+# operators for both. The profiler records an operator and all operators that it calls, and those that only make a view;
+# so their number is several times that of `benchmarks.step`.
 _WORK = {"cuda": ("kernel", "gpu_memcpy", "gpu_memset"), "cpu": ("cpu_op",)}
 _CALLS = {"cuda": ("cuda_runtime", "cuda_driver"), "cpu": ("cpu_op",)}
 _LAUNCH = {"cuda": "launch", "cpu": ""}
+_COUNTED = {"cuda": "launches", "cpu": "operators of the profiler, nested ones and views too"}
 # Shorter gaps are the device's own time between two kernels.
 _MIN_GAP_US = 10.0
 _LISTED = 15
@@ -121,7 +132,8 @@ def trace_steps(settings: StageSettings, deadline: Deadline) -> StageLines:
             timing = _trace(settings, overrides, file)
             trace = summarize_trace(json.loads(gzip.decompress(file.read_bytes()))["traceEvents"], settings.device)
             summary = (
-                f"{mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} launches, device busy "
+                f"{mode_title(settings, mode)}: {timing.step_ms:.2f} ms a step, "
+                f"{trace.launches / _TRACED_STEPS:.0f} {_COUNTED[settings.device]}, device busy "
                 f"{trace.busy / trace.window:.0%}"
             )
             summaries.append(summary)
@@ -170,7 +182,7 @@ def _host_lines(settings: StageSettings) -> list[str]:
     run = run_overrides(settings, settings.batch_size, *MODES[DEFAULT_MODE])
     with open_training(settings, "tencent-ple", run) as context, scratch_folder() as folder:
         counts = count_steps(context, Path(folder), counted=0, timed=max(4, settings.steps // 4))
-    lines = ["", f"**{DEFAULT_MODE}: time of the host**, median of {len(counts.seconds)} steps"]
+    lines = ["", f"**{mode_title(settings, DEFAULT_MODE)}: time of the host**, median of {len(counts.seconds)} steps"]
     lines += table_lines("region", "host, ms")
     lines += [row_line(region, f"{1e3 * counts.median_seconds(region):.3f}") for region in REGIONS]
     seconds = counts.host_seconds()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.gpu.loop import DEFAULT_MODE, MODES, open_training, run_overrides, train
+from benchmarks.gpu.loop import DEFAULT_MODE, MODES, mode_title, open_training, run_overrides, train
 from benchmarks.gpu.page import row_line, table_lines
 from benchmarks.gpu.stage import Deadline, PartFailures, StageLines, StageSettings
 
@@ -98,10 +98,11 @@ def record_waits(settings: StageSettings, deadline: Deadline) -> StageLines:
         "(`Event.synchronize`) give no warning; the next stage counts them."
     )
     for mode in (DEFAULT_MODE, "eager"):
+        title = mode_title(settings, mode)
         with failures.collect(mode):
             counts = _count_waits(settings, steps, MODES[mode])
-            summaries.append(f"{mode}: {counts.total() / steps:.2f} waits a step at {len(counts)} places")
-            yield from table_lines(f"{mode}: called by, innermost first", "waits in all", "a step")
+            summaries.append(f"{title}: {counts.total() / steps:.2f} waits a step at {len(counts)} places")
+            yield from table_lines(f"{title}: called by, innermost first", "waits in all", "a step")
             for frames, count in counts.most_common():
                 yield row_line("; ".join(frames), str(count), f"{count / steps:.2f}")
     failures.raise_if_any()

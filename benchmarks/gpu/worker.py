@@ -66,7 +66,7 @@ class StageWorker:
         self._process: multiprocessing.process.BaseProcess | None = None
 
     def run(self, stage: SmokeStage, settings: StageSettings, seconds: float) -> Iterator[WorkerMessage]:
-        """Run a stage, and yield its lines and at last its summary.
+        """Run a stage. Yield a message for each line of the page, and at the end a message with the summary.
 
         Raises:
             StageFailedError: The stage has failed.
@@ -86,9 +86,9 @@ class StageWorker:
                 yield message
                 if message.kind == "end":
                     return
-            self.close()
-        except EOFError:
+        except EOFError:  # The process has ended, which closes the pipe.
             reason = f"its process has ended with exit code {self.close()}"
+        self.close()
         lines = self._log.read_bytes()[start_of_log:].decode(errors="replace").splitlines()
         raise StageFailedError(reason, lines[-_LINES_OF_LOG:], is_refusal=is_refusal)
 
@@ -124,8 +124,8 @@ def _serve(pipe: Connection, log: Path) -> None:
             stage, settings, seconds = pipe.recv()
             sys.stderr.write(f"== {stage.name}\n")
             faulthandler.dump_traceback_later(seconds)
-            lines = stage.run(settings, Deadline(seconds))
             try:
+                lines = stage.run(settings, Deadline(seconds))
                 while True:
                     pipe.send(WorkerMessage("line", next(lines)))
             except StopIteration as end:

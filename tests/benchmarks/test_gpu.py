@@ -60,15 +60,15 @@ def failing(tmp_path_factory: pytest.TempPathFactory) -> Smoke:
     """Stages that fail between others that do not."""
     out = tmp_path_factory.mktemp("smoke")
     with closing(SmokeRun(_settings(out), TOTAL_SECONDS)) as run:
-        for name in ("good", "good", "raising", "refusing", "ending", "good"):
+        for name in ("good", "good", "raising", "refusing", "ending", "missing", "good"):
             run.run(_stage(name))
     return Smoke(run.results, out)
 
 
 def test_a_stage_that_fails_stops_no_other(failing: Smoke) -> None:
     outcomes = [result.outcome for result in failing.results]
-    assert outcomes == ["ok", "ok", "FAILED", "FAILED", "FAILED", "ok"]
-    assert [result.is_refusal for result in failing.results] == [False, False, False, True, False, False]
+    assert outcomes == ["ok", "ok", "FAILED", "FAILED", "FAILED", "FAILED", "ok"]
+    assert [result.is_refusal for result in failing.results] == [False, False, False, True, False, False, False]
 
 
 def test_stages_share_a_process_until_one_fails(failing: Smoke) -> None:
@@ -81,6 +81,8 @@ def test_a_failure_has_its_reason_and_what_came_before(failing: Smoke) -> None:
     assert (raising.summary, raising.lines) == ("KeyError: 'no such kernel'", ["- before the error"])
     assert any("gpu_stages.py" in line for line in raising.log_lines)
     assert refusing.summary == str(UserError("place", "value", "rule", "fix"))
+    missing = "module 'tests.benchmarks.gpu_stages' has no attribute 'missing'"
+    assert failing.result("missing").summary == f"AttributeError: {missing}"
     assert (ending.summary, ending.lines) == ("its process has ended with exit code 3", ["- before the end"])
 
 
