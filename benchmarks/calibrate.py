@@ -1,11 +1,14 @@
 """Measurements of this host for `ple-rec plan --calibration FILE`: steps, tables, matrix products, copies, loader.
 
     python -m benchmarks.calibrate --device cpu|cuda --data DIR --out FILE [--recipe tencent-ple] [--ranks N]
+        [--samples N N ...] [--timings N]
 
 `ple_rec.config.calibration.Calibration` is the format of the file. Times are medians after a warm-up; the sizes of a
-measurement take turns, so that another program on the machine slows all of them alike. With `--ranks`, collectives and
-steps of so many processes are measured too. At the end, the measured steps are printed beside those that the plan
-estimates from the file, which contains only the smallest and the largest of them.
+measurement take turns, so that another program on the machine slows all of them alike. With `--ranks`, all-to-alls and
+steps of N processes are measured too. Each rank has its share of the usable cores as threads, whatever OMP_NUM_THREADS
+is, since a plan divides the peak of a CPU host in the same way. At the end, the measured steps are printed beside those
+that the plan estimates from the file. The file has all sizes, but the figures follow from the smallest and the largest
+size of each measurement, so only the sizes between these are predictions.
 
 Shape suffixes: B batch, D width of the model's input, M rows, K inner dimension and N columns of a matrix product.
 """
@@ -42,7 +45,7 @@ from ple_rec.config.calibration import (
     TransferTime,
     dump_calibration,
 )
-from ple_rec.config.cluster import PRESETS, Cluster
+from ple_rec.config.cluster import PRESETS, Cluster, TopologyConfig
 from ple_rec.config.load import load_config
 from ple_rec.config.run import RunConfig
 from ple_rec.data.batch import Batch
@@ -50,6 +53,7 @@ from ple_rec.distributed.process_group import Ranks, process_group
 from ple_rec.models.weighting import task_weights
 from ple_rec.planning.calibrate import calibrated
 from ple_rec.planning.plan_input import describe_dataset, plan_run
+from ple_rec.runtime.host import usable_cores
 from ple_rec.text import align_columns
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.non_finite_guard import NonFiniteGuard
@@ -66,6 +70,15 @@ _BATCHES = 4
 _LOADER_SECONDS = 3.0
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "torchrec", "fbgemm-gpu")
+# The contexts make some steps only, so nothing of a run may end, evaluate, save or look like a hang.
+_SETTINGS = (
+    "train.batch_size=",
+    "train.epochs=",
+    "train.steps=1000000000",
+    "train.evaluate_every=1000000000",
+    "checkpoint.every_minutes=1000000000",
+    "runtime.timeout_seconds=86400.0",
+)
 
 
 def measure(
@@ -86,7 +99,7 @@ def measure(
         data: Dataset directory that fits the recipe.
         out: File to write; None to write none.
         recipe: Recipe, or path of a configuration, whose model is measured.
-        ranks: Number of processes of the collectives; 1 to measure none.
+        ranks: Number of processes whose all-to-alls and steps are measured; 1 to measure one rank only.
         samples: Samples of a rank in the measured steps, two sizes or more; empty for those of `SAMPLES`.
         timings: Number of timings of which the median counts.
         overrides: Further overrides `key=value` of the configuration.
@@ -94,6 +107,7 @@ def measure(
     sizes = tuple(samples) or SAMPLES[device]
     settings = [f"data.path={data}", f"runtime.device={device}", *_SETTINGS, *overrides]
     exchanges = _measure_exchanges(recipe, settings, sizes, ranks, timings) if ranks > 1 else None
+    settings.append(_threads(1))
     with process_group(_config(recipe, settings, sizes[0]).runtime) as group:
         contexts = [build_context(_config(recipe, settings, size), group) for size in sizes]
         context = contexts[-1]
@@ -129,21 +143,15 @@ def measure(
     return calibration
 
 
-# The contexts make some steps only, so nothing of a run may end, evaluate, save or look like a hang.
-_SETTINGS = (
-    "train.batch_size=",
-    "train.epochs=",
-    "train.steps=1000000000",
-    "train.evaluate_every=1000000000",
-    "checkpoint.every_minutes=1000000000",
-    "runtime.timeout_seconds=86400.0",
-)
-
-
 def _config(recipe: str, settings: Sequence[str], samples: int) -> RunConfig:
     shards = min(16, samples)
     sizes = (f"train.batch_size_per_rank={samples}", f"data.virtual_shards={shards}")
     return load_config(RunConfig, recipe, [*settings, *sizes])
+
+
+def _threads(ranks: int) -> str:
+    """Return the override that gives each rank of this host its share of the usable cores."""
+    return f"runtime.threads={max(1, usable_cores() // ranks)}"
 
 
 def _version(package: str) -> str:
@@ -290,7 +298,8 @@ def _measure_exchanges(
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with tempfile.TemporaryDirectory(prefix="ple-rec-bench-") as folder:
         file = Path(folder, "exchanges.json")
-        arguments = (ranks, store.port, recipe, [*settings, "embeddings.sharding=table_wise"], sizes, timings, file)
+        of_ranks = [*settings, _threads(ranks), "embeddings.sharding=table_wise"]
+        arguments = (ranks, store.port, recipe, of_ranks, sizes, timings, file)
         torch.multiprocessing.spawn(_exchange_rank, arguments, nprocs=ranks)
         return ExchangeTimes.model_validate_json(file.read_text(encoding="utf-8"))
 
@@ -346,8 +355,11 @@ def estimated_steps(
     for ranks, step in measured:
         settings = [f"data.path={data}", f"train.precision={calibration.precision}", *_SETTINGS, *overrides]
         config = _config(calibration.recipe, [*settings, "embeddings.sharding=table_wise"], step.samples)
-        hardware = PRESETS[calibration.device].model_copy(update={"loader_rows_per_s": 1e12})
-        cluster = calibrated(Cluster(hosts=1, ranks_per_host=ranks, hardware=hardware), calibration, "")
+        preset = Cluster(hosts=1, ranks_per_host=ranks, hardware=PRESETS[calibration.device])
+        no_loader = TopologyConfig(loader_rows_per_s=1e12)
+        cluster = calibrated(
+            preset.model_copy(update={"hardware": no_loader.apply_to(preset.hardware)}), calibration, "", no_loader
+        )
         estimate = plan_run(config, describe_dataset(config), cluster).estimate
         assert estimate is not None  # `plan_run` gives every plan an estimate.
         rows.append((ranks, step.samples, step.ms, estimate.step_ms))
@@ -361,9 +373,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="dataset directory")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="calibration file to write")
     parser.add_argument("--recipe", default="tencent-ple", metavar="NAME", help="recipe or file; default tencent-ple")
-    parser.add_argument("--ranks", type=int, default=1, metavar="N", help="processes of the collectives; default none")
+    parser.add_argument(
+        "--ranks", type=int, default=1, metavar="N", help="measure N ranks of this host, too; default 1"
+    )
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=[], metavar="N", help="samples of a step, two or more numbers"
+    )
+    parser.add_argument("--timings", type=int, default=_TIMINGS, metavar="N", help=f"of a median; default {_TIMINGS}")
     args = parser.parse_args(arguments)
-    calibration = measure(args.device, args.data, args.out, args.recipe, ranks=args.ranks)
+    if len(set(args.samples)) == 1:
+        parser.error("--samples: one size; a line needs two sizes. Fix: name another size")
+    calibration = measure(
+        args.device,
+        args.data,
+        args.out,
+        args.recipe,
+        ranks=args.ranks,
+        samples=sorted(args.samples),
+        timings=args.timings,
+    )
     rows = [("ranks", "samples a rank", "ms measured", "ms estimated", "ratio")]
     for ranks, samples, ms, estimate in estimated_steps(calibration, args.data):
         rows.append((str(ranks), f"{samples:,}", f"{ms:.2f}", f"{estimate:.2f}", f"{estimate / ms:.2f}"))

@@ -1,10 +1,15 @@
-"""Operators of one training step on the code path of a GPU, and the host's time for them, by region of the step.
+"""Operators of one training step by region of the step, and the host's time for them.
 
-    python -m benchmarks.step RECIPE [--data DIR] [--batch-size N] [--precision P] [--device D] [--set KEY=VALUE ...]
+    python -m benchmarks.step RECIPE --data DIR [--batch-size N] [--precision P] [--device D] [--set KEY=VALUE ...]
 
-"a step" is a step between two reports. "mean" is the mean over the steps of one report window with its report. "host
-ms" is the median time of the host, which launches the operators; on a CPU, it contains their computation, so that only
-a small batch and small layers (`--set`) show the time that a GPU's host would take.
+With `--device cpu`, the default, a CPU takes the branches of the code that are for a GPU, uncompiled. Operators that
+only make a view are not counted. The columns:
+
+    a step      operators of a step without a report
+    mean        operators a step, as mean over the steps between two reports and the step with the report
+    host reads  values of tensors that the host reads in a step; on a GPU, each read makes the host wait for the device
+    host ms     median time of the host, which launches the operators; on a CPU, it contains their computation, so that
+                only a small batch and small layers (`--set`) show the time that a GPU's host would take
 """
 
 from __future__ import annotations

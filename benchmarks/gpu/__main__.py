@@ -62,9 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/gpu-smoke"), metavar="DIR")
     parser.add_argument("--rows", type=int, default=2_000_000, metavar="N", help="rows of the dataset; default 2 M")
     parser.add_argument("--batch-size", type=int, default=4096, metavar="N", help="samples of a step; default 4096")
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="steps of the longest training")
+    parser.add_argument(
+        "--steps", type=int, default=200, metavar="N", help="steps of the longest training; default 200"
+    )
     parser.add_argument("--only", metavar="TEXT", default="", help="run the stages whose names have this text")
-    parser.add_argument("--seconds", type=float, default=TOTAL_SECONDS, metavar="S", help="seconds of all stages")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=TOTAL_SECONDS,
+        metavar="S",
+        help="seconds of all stages; their shares shrink alike; default 600",
+    )
     args = parser.parse_args(arguments)
     names = [stage.name for stage in STAGES]
     if not any(args.only in name for name in names):

@@ -24,7 +24,7 @@ class StageSettings:
         data: Dataset directory that fits the recipes `tencent-ple` and `bench-feed`.
         out: Directory of the page, of traces and of runs.
         batch_size: Samples of a step, where a stage does not vary them.
-        steps: Steps of the longest training; others make a share of them.
+        steps: Number of steps of the longest training. The other trainings make a fixed share of this number.
     """
 
     device: Literal["cuda", "cpu"]

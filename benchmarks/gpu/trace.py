@@ -31,10 +31,12 @@ from ple_rec.training.profiler.regions import REGIONS
 
 _TRACED_STEPS = 10
 # Categories of the trace's events: work of the device, and calls of the driver by the host. A rehearsal on a CPU takes
-# operators for both.
+# operators for both. The profiler records an operator and all operators that it calls, and those that only make a view;
+# so their number is several times that of `benchmarks.step`.
 _WORK = {"cuda": ("kernel", "gpu_memcpy", "gpu_memset"), "cpu": ("cpu_op",)}
 _CALLS = {"cuda": ("cuda_runtime", "cuda_driver"), "cpu": ("cpu_op",)}
 _LAUNCH = {"cuda": "launch", "cpu": ""}
+_COUNTED = {"cuda": "launches", "cpu": "operators of the profiler, nested ones and views too"}
 # Shorter gaps are the device's own time between two kernels.
 _MIN_GAP_US = 10.0
 _LISTED = 15
@@ -132,7 +134,8 @@ def trace_steps(settings: StageSettings, deadline: Deadline) -> StageLines:
             timing = _trace(settings, overrides, file)
             trace = summarize_trace(json.loads(gzip.decompress(file.read_bytes()))["traceEvents"], settings.device)
             summary = (
-                f"{timing.mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} launches, "
+                f"{timing.mode}: {timing.step_ms:.2f} ms a step, {trace.launches / _TRACED_STEPS:.0f} "
+                f"{_COUNTED[settings.device]}, "
                 f"device busy {trace.busy / trace.window:.0%}"
             )
             summaries.append(summary)

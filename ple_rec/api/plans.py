@@ -184,7 +184,7 @@ def plan(
         from ple_rec.planning.run import plan_hosts
 
         if measured is not None:
-            cluster = calibrated(cluster, measured, str(file))
+            cluster = calibrated(cluster, measured, str(file), chosen.topology)
         described = describe_dataset(chosen, None if schema is None else str(schema)).with_sizes(rows, samples)
         return Plan(plan_hosts(chosen, described, cluster), chosen)
 

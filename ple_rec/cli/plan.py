@@ -173,7 +173,7 @@ def _run_plan(config: RunConfig, cluster: Cluster, calibration: Calibration | No
     from ple_rec.text.messages import print_messages
 
     if calibration is not None:
-        cluster = calibrated(cluster, calibration, str(options.calibration))
+        cluster = calibrated(cluster, calibration, str(options.calibration), config.topology)
     rows_by_table = dict(options.rows)
     described = describe_dataset(config, options.schema).with_sizes(rows_by_table, options.samples)
     try:

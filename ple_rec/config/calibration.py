@@ -1,7 +1,7 @@
 """`Calibration`: measurements of a host, by which `ple-rec plan --calibration FILE` replaces assumed figures.
 
-`python -m benchmarks.calibrate` and `make gpu-smoke` write the file. It holds what was measured and no figure that
-follows from it; `ple_rec.planning.calibrate` derives the figures.
+`python -m benchmarks.calibrate` and `make gpu-smoke` write the file. It has measurements only. The figures of a plan
+follow from them in `ple_rec.planning.calibrate`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class StepTime(Config):
     samples: PositiveInt = Field(description="samples of a rank")
     ms: PositiveFloat = Field(description="time of the step")
     host_ms: PositiveFloat = Field(description="time until the host has issued the step")
-    device_ms: PositiveFloat | None = Field(None, description="time of the step's kernels; default: no GPU")
+    device_ms: PositiveFloat | None = Field(None, description="time of the step's kernels; missing without a GPU")
 
 
 class TablesTime(Config):
@@ -86,7 +86,9 @@ class Calibration(Config):
     gemms: tuple[GemmTime, ...]
     copies: tuple[TransferTime, ...] = Field(description="copies from pinned memory; none without a GPU")
     loader_rows_per_s: PositiveFloat = Field(description="rows that a rank's loader read beside training")
-    exchanges: ExchangeTimes | None = Field(None, description="default: one rank, no collective")
+    exchanges: ExchangeTimes | None = Field(
+        None, description="exchanges and steps of several ranks; missing if one rank was measured"
+    )
 
     @model_validator(mode="after")
     def _figures_follow(self) -> Calibration:

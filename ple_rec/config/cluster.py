@@ -74,7 +74,7 @@ ASSUMED_OF_GPUS: Mapping[str, AssumedFigure] = {
     "dense_efficiency": AssumedFigure(0.05, 0.2, 0.6),
     "lookup_efficiency": AssumedFigure(0.2, 0.5, 0.8),
     "exchange_efficiency": AssumedFigure(0.2, 0.5, 0.8),
-    "host_ms_per_step": AssumedFigure(6.0, 4.0, 1.5),
+    "host_ms_per_step": AssumedFigure(4.0, 2.5, 1.0),
     "host_ms_per_sharding_type": AssumedFigure(2.5, 1.0, 0.5),
     "intra_host_latency_us": AssumedFigure(50.0, 20.0, 10.0),
     "inter_host_latency_us": AssumedFigure(150.0, 50.0, 20.0),

@@ -35,7 +35,7 @@ from ple_rec.distributed.plan_search import search_plan
 from ple_rec.distributed.planning_inputs import PlanningInputs, dtype_of, embedding_collections
 
 # For each parameter outside the tables, a rank stores five fp32 values of four bytes: the weight, the gradient, the
-# gradient's copy in a bucket of the all-reduce, and two moments of Adam.
+# gradient's copy in the flat tensor of the all-reduce, and two moments of Adam.
 _BYTES_PER_DENSE = 20
 # The costs in a plan's file, in milliseconds, are rounded to this many decimals, so that equal plans have equal files.
 _DIGITS = 6

@@ -1,15 +1,18 @@
 """Figures of a cluster's hardware from measurements: `ple-rec plan --calibration FILE`.
 
 A time over batch sizes is taken as a line, a + b B for B samples of a rank, through the smallest and the largest size
-that was measured. With F forward FLOPs of a sample, and the peak of the precision that was measured:
+that was measured. a is the intercept, b the slope in milliseconds a sample. "Fixed part" is the part of a step that
+does not depend on the samples: on CPUs the intercept; on GPUs the time in which the host issues the smallest step, or
+that of its kernels if they take longer. With F forward FLOPs of a sample, and the peak of the precision that was
+measured:
 
-    lookup_efficiency          b of the tables by the cost model at the full bandwidth / b measured
-    dense_efficiency           3 F / (peak (b of the step - b of the tables))
-    host_ms_per_step           on CPUs a of the step; on GPUs the time in which the host issues the smallest step, or
-                               that of its kernels if they take longer
+    lookup_efficiency          slope of the tables by the cost model, at the full bandwidth / slope as measured
+    dense_efficiency           3 F / (peak (slope of the step - slope of the tables))
+    host_ms_per_step           fixed part of a step of one rank
     exchange_efficiency        bytes a second of all-to-alls / intra_host_gb_per_s
     intra_host_latency_us      time of the smallest all-to-all
-    host_ms_per_sharding_type  time of the smallest step of several ranks, less that of one rank and the latencies
+    host_ms_per_sharding_type  fixed part of a step of several ranks - host_ms_per_step - six latencies on CPUs; on GPUs
+                               no latency is subtracted, since the host does not wait for the collectives
     loader_rows_per_s          as measured
     hbm_to_host_gb_per_s       bytes a second of the largest copy
 """
@@ -22,7 +25,7 @@ import torch
 from torch import nn
 
 from ple_rec.config.calibration import Calibration, ExchangeTimes, StepTime, TablesTime
-from ple_rec.config.cluster import PRESETS, Cluster, Hardware
+from ple_rec.config.cluster import Cluster, Hardware, TopologyConfig
 from ple_rec.config.run import EmbeddingsConfig, TableOptimizerConfig
 from ple_rec.config.schema import SparseFeature
 from ple_rec.distributed.optimizers import attach_table_optimizer
@@ -32,27 +35,25 @@ from ple_rec.models.embeddings import embedding_collection
 
 # FLOPs of a step over those of a forward pass.
 _PASSES = 3.0
-# Collectives of a step of several ranks with one sharding type, by which latencies count: those of the tables, and the
-# all-reduce of the dense gradients.
+# A step of several ranks with one sharding type has five collectives of the tables and the all-reduce of the dense
+# gradients. Each of them takes one latency.
 _COLLECTIVES = 6
 
 
-def calibrated(cluster: Cluster, calibration: Calibration, place: str) -> Cluster:
+def calibrated(
+    cluster: Cluster, calibration: Calibration, place: str, topology: TopologyConfig | None = None
+) -> Cluster:
     """Return a cluster in which measured figures replace those of the preset.
-
-    A figure that `[topology]` sets stays as it is.
 
     Args:
         cluster: Cluster of the device that was measured.
         calibration: Measurements of a host.
         place: Description of the file of the measurements.
+        topology: `[topology]` of the configuration, whose figures stay as they are; None if it has none.
     """
-    hardware, preset = cluster.hardware, PRESETS[cluster.hardware.device]
-    figures = {
-        key: value
-        for key, value in measured_figures(calibration, hardware).items()
-        if getattr(hardware, key) == getattr(preset, key)
-    }
+    hardware = cluster.hardware
+    of_user = {} if topology is None else topology.model_dump(exclude_none=True)
+    figures = {key: value for key, value in measured_figures(calibration, hardware).items() if key not in of_user}
     changed = {"hardware": hardware.model_copy(update=figures), "calibration": f"{place} ({calibration.describe()})"}
     return cluster.model_copy(update=changed)
 
@@ -60,7 +61,7 @@ def calibrated(cluster: Cluster, calibration: Calibration, place: str) -> Cluste
 def measured_figures(calibration: Calibration, hardware: Hardware) -> dict[str, float]:
     """Return the figures that follow from measurements, by key of `[topology]`.
 
-    A figure is left out if noise hides it: a time that does not grow with the samples.
+    A figure is left out if noise hides it, because a measured time does not grow with the samples.
 
     Args:
         calibration: Measurements of a host.
@@ -92,7 +93,7 @@ def _slope(ms_by_samples: Mapping[int, float]) -> float:
 
 
 def _host_ms(steps: Sequence[StepTime], slope: float) -> float:
-    """Return the part of a step that does not depend on the samples; see the top of this module."""
+    """Return the fixed part of a step, as the docstring of this module defines it."""
     smallest = min(steps, key=lambda step: step.samples)
     if smallest.device_ms is None:
         return max(0.0, smallest.ms - slope * smallest.samples)
@@ -101,16 +102,17 @@ def _host_ms(steps: Sequence[StepTime], slope: float) -> float:
 
 def _exchange_figures(exchanges: ExchangeTimes, hardware: Hardware, host_ms: float) -> dict[str, float]:
     """Return the figures of exchanges inside a host."""
-    small, large = (end(exchanges.all_to_all, key=lambda each: each.bytes) for end in (min, max))
+    by_bytes = sorted(exchanges.all_to_all, key=lambda each: each.bytes)
+    small, large = by_bytes[0], by_bytes[-1]
     figures = {"intra_host_latency_us": 1e3 * small.ms}
     if large.ms > small.ms:
         gb_per_s = (large.bytes - small.bytes) / (large.ms - small.ms) / 1e6
         figures["exchange_efficiency"] = min(1.0, gb_per_s / hardware.intra_host_gb_per_s)
     step_slope = _slope({step.samples: step.device_ms or step.ms for step in exchanges.steps})
-    rest = _host_ms(exchanges.steps, step_slope) - host_ms
+    added_ms = _host_ms(exchanges.steps, step_slope) - host_ms
     # On a GPU the host does not wait for the collectives.
-    waits = 0.0 if exchanges.steps[0].device_ms is not None else _COLLECTIVES * small.ms
-    return figures | {"host_ms_per_sharding_type": max(0.0, rest - waits)}
+    latencies_ms = 0.0 if exchanges.steps[0].device_ms is not None else _COLLECTIVES * small.ms
+    return figures | {"host_ms_per_sharding_type": max(0.0, added_ms - latencies_ms)}
 
 
 def _modelled_slope(tables: TablesTime, hardware: Hardware) -> float:
@@ -124,6 +126,7 @@ def _modelled_slope(tables: TablesTime, hardware: Hardware) -> float:
     module = nn.ModuleDict({"embeddings": collection})
     full = hardware.model_copy(update={"lookup_efficiency": 1.0})
     cluster = Cluster(hosts=1, ranks_per_host=1, hardware=full)
+    # The cost model counts the same time for each optimizer, so the simplest one stands for that of the run.
     attach_table_optimizer(module, TableOptimizerConfig(kind="sgd"), torch.device("cuda" if cluster.cuda else "cpu"))
     ids = dict.fromkeys(rows, tables.ids / tables.tables)
     plan = make_plan(module, PlanningInputs(embeddings, "sgd", cluster, tables.samples, ids))

@@ -110,13 +110,14 @@ def with_figures(plan: PlanFile, figures: Mapping[str, float]) -> PlanFile:
 def _step_and_bound(cluster: Cluster, parts: Mapping[StepPart, float]) -> tuple[float, StepPart]:
     """Return the milliseconds of a step and the part that bounds it.
 
-    It is the host or the loader if the step waits for it, or else the largest of the parts that follow one another.
+    The host or the loader bounds the step if it takes longer than the parts that follow one another together;
+    otherwise the longest of these parts does.
     """
     sequential = sequential_parts(cluster)
     total = sum(parts[name] for name in sequential)
-    slowest = max((name for name in parts if name not in sequential), key=lambda name: parts[name])
-    if parts[slowest] >= total:
-        return parts[slowest], slowest
+    longest = max((name for name in parts if name not in sequential), key=lambda name: parts[name])
+    if parts[longest] >= total:
+        return parts[longest], longest
     return total, max(sequential, key=lambda name: parts[name])
 
 
@@ -160,8 +161,11 @@ def all_reduce_bytes(cluster: Cluster, parameters: int) -> tuple[float, float]:
 
 
 def highest_rate(cluster: Cluster, work: DenseWork, batch_size_per_rank: int) -> float:
-    """Return samples a second that no plan can exceed: the lowest rate of dense layers, loader and host alone."""
+    """Return an upper bound of the samples a second of any plan.
+
+    A step takes at least as long as the longest of its dense layers, its loader and its host.
+    """
     hardware = cluster.hardware
     loader = 1e3 * batch_size_per_rank / hardware.loader_rows_per_s
-    slowest = max(dense_ms(cluster, work, batch_size_per_rank), loader, hardware.host_ms_per_step)
-    return 1e3 * batch_size_per_rank * cluster.world_size / slowest
+    least_step_ms = max(dense_ms(cluster, work, batch_size_per_rank), loader, hardware.host_ms_per_step)
+    return 1e3 * batch_size_per_rank * cluster.world_size / least_step_ms

@@ -138,7 +138,7 @@ def test_plan(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 0
     advice = "to train with so many rows, prepare the dataset with tables.user.capacity = 1000000 in its prep.toml"
     assert capsys.readouterr().out == f"{found!r}\n\n{advice}\n"
-    assert found.bound == "loader"
+    assert f", bound by {found.bound} (" in repr(found)
     assert found.table()["table"].to_pylist() == ["user"]
 
 

@@ -201,7 +201,7 @@ def test_few_samples_a_rank_are_bound_by_the_host(capsys: pytest.CaptureFixture[
     assert main([*RECIPE, *few, "--gpus-per-host", "8", "--find"]) == 0
     out = capsys.readouterr().out
     assert "bound by host (issuing the operators of a step)\n" in out
-    assert "1 host: 100,800 samples/s\n" in out  # 504 samples in 4 + 1 ms
+    assert "1 host: 144,000 samples/s\n" in out  # 504 samples in 2.5 + 1 ms
     assert main([*RECIPE, *few, "--gpus-per-host", "2", "--find", "--samples-per-second", "1e15"]) == 2
     assert "up to 252 hosts (504 ranks, each with 1 of the 504 samples of a step) were" in capsys.readouterr().err
 

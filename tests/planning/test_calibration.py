@@ -20,7 +20,7 @@ from ple_rec.config.calibration import (
     dump_calibration,
     load_calibration,
 )
-from ple_rec.config.cluster import PRESETS, Device, assumed_figures
+from ple_rec.config.cluster import PRESETS, Device, TopologyConfig, assumed_figures
 from ple_rec.config.plan import load_plan
 from ple_rec.config.problems import ConfigError
 from ple_rec.errors import UserError
@@ -196,12 +196,15 @@ def test_a_time_that_does_not_grow_gives_no_figure() -> None:
 
 
 def test_measured_figures_replace_assumed_ones_but_not_those_of_the_user() -> None:
-    on = calibrated(cluster("h100", 1, 8, host_ms_per_step=9.0), calibration(), "file.json")
-    assert on.hardware.host_ms_per_step == 9.0
+    # The preset has the same figure, which the user has confirmed.
+    topology = TopologyConfig(host_ms_per_step=PRESETS["h100"].host_ms_per_step)
+    on = calibrated(cluster("h100", 1, 8), calibration(), "file.json", topology)
+    assert on.hardware.host_ms_per_step == PRESETS["h100"].host_ms_per_step != 3.0
     assert on.hardware.loader_rows_per_s == 1.5e6
     assert on.calibration == "file.json (NVIDIA H100 80GB HBM3, 1 rank, tencent-ple in fp32, 2026-12-01 15:00)"
     assert set(assumed_figures(on.hardware)) == {
-        *("exchange_efficiency", "host_ms_per_sharding_type", "intra_host_latency_us", "inter_host_latency_us")
+        *("host_ms_per_step", "exchange_efficiency", "host_ms_per_sharding_type"),
+        *("intra_host_latency_us", "inter_host_latency_us"),
     }
 
 
@@ -219,6 +222,19 @@ def test_plan_reads_a_file_and_says_so(tmp_path: Path, capsys: pytest.CaptureFix
     assert (plan.estimate.host_ms, plan.estimate.bound) == (3.0, "host")
     made = ple_rec.plan("tencent-ple", device="h100", ranks_per_host=1, calibration=file)
     assert made.content == plan
+    argv = [*PLAN, "--gpus-per-host", "1", "--calibration", str(file), "--out", str(out)]
+    assert main([*argv, "--set", "topology.host_ms_per_step=2.5"]) == 0
+    of_user = load_plan(out)
+    assert of_user.cluster.hardware.host_ms_per_step == 2.5
+    made = ple_rec.plan(
+        "tencent-ple",
+        device="h100",
+        ranks_per_host=1,
+        calibration=file,
+        overrides={"topology.host_ms_per_step": 2.5},
+    )
+    assert made.content == of_user
+    capsys.readouterr()
     assert main(["plan", "--compare", str(out), str(out), "--calibration", str(file)]) == 2
     assert "--compare --calibration: both given" in capsys.readouterr().err
 

@@ -131,7 +131,7 @@ def test_figures_that_are_all_given_leave_no_range() -> None:
     assert format_estimate(plan, found).startswith("step 4.200 ms, bound by host (issuing the operators of a step)\n")
     assumed = small_plan(cluster("h100", 1, 4))
     assert format_estimate(assumed, estimate_step(assumed, WORK)).startswith(
-        "step 5.000 ms (2 to 8.5), bound by host ("
+        "step 3.500 ms (1.5 to 6.5), bound by host ("
     )
     assert measured_text(assumed).startswith("nothing was measured: ")
 
