@@ -1,16 +1,13 @@
-"""Recorder of work on CUDA streams where there is no GPU, and a search for work that is not ordered.
+"""Trace of the work that a rank gives to CUDA streams, on a machine without a GPU.
 
-Stand-ins for streams take the place of torch's, and the operators run on the CPU. A `StreamTrace` records in
-the order of the host: each operator with its stream and the memory that it reads and writes, each wait between streams,
-each `record_stream`, and the moment when memory is freed. `find_races` computes which operators are ordered whatever
-the speed of the streams is (vector clocks), and returns those that are not:
-
-    an operator uses memory that another stream writes, or writes memory that another stream uses
-    memory is freed while a stream other than the one that allocated it may still use it: the allocator may give it away
+Stand-ins for streams take the place of torch's, and the operators run on the CPU. In the order of the host, a
+`StreamTrace` holds each operator with its stream and the memory that it reads and writes, each wait between streams,
+each call of `record_stream`, and each moment when memory is freed. `stream_races.find_races` searches it for work whose
+order depends on the speed of the streams.
 
 Collectives run on a stream of their own, which waits for the stream of the caller, as NCCL's do. In a training, the
-host also waits for streams, for example to read numbers of ids. That orders work too, but it is not counted here, since
-TorchRec may get rid of such waits.
+host also waits for streams, for example to read numbers of ids. Such waits order work, too, but a trace leaves them
+out, since a later version of TorchRec may do without them.
 """
 
 from __future__ import annotations
@@ -21,10 +18,9 @@ import weakref
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -33,51 +29,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
+from tests.gpu_proofs.stream_races import CallSite, StreamEvent
 from tests.gpu_proofs.thread_ranks import Recorder
 
 DEFAULT = "default"
 _NCCL = "nccl"
 CUDA = torch.device("cuda", 0)
-
-
-class Site(NamedTuple):
-    """Wait or `record_stream` of the project.
-
-    Args:
-        kind: "wait", or "record" with the name of the tensor.
-        caller: File and function of the call.
-        line: Line of the call.
-    """
-
-    kind: str
-    caller: str
-    line: int
-
-
-class Event(NamedTuple):
-    """Something that the host does, in its order.
-
-    Args:
-        kind: "launch", "wait", "record" or "free".
-        stream: Stream of the work, or the stream that waits.
-        other: Stream that is waited for.
-        reads: Memory that an operator reads, by number.
-        writes: Memory that an operator writes; of "record" and "free", the memory that they are about.
-        name: Name of the operator.
-        site: Call in the project, of its waits and records.
-        step: What the test was doing.
-        collective: Number of a collective: of its launch, and of a wait for it alone; 0 for others.
-    """
-
-    kind: str
-    stream: str
-    other: str = ""
-    reads: tuple[int, ...] = ()
-    writes: tuple[int, ...] = ()
-    name: str = ""
-    site: Site | None = None
-    step: str = ""
-    collective: int = 0
 
 
 class FakeStream:
@@ -88,31 +45,32 @@ class FakeStream:
         self.name = name or _trace().next_stream()
 
     def wait_stream(self, other: FakeStream) -> None:
-        """Let later work of this stream wait for the work of another one so far."""
-        _trace().add(Event("wait", self.name, other.name, site=_site()))
+        """Let the later work of this stream wait for the work that another stream has so far."""
+        _trace().add(StreamEvent("wait", self.name, other.name, site=_call_site()))
 
 
 class StreamTrace(TorchDispatchMode):
-    """Record of the work of one rank.
+    """Events of one rank, to which the operators of the calling thread are added while it is an active mode.
 
     Args:
         names: Names of the streams in the order in which they are made.
 
     Attributes:
-        events: What the host did, in its order.
-        owners: Stream on which memory was allocated, by its number; empty for memory of the host.
-        step: Text for the next events, which says what the test is doing.
-        shelf: Tensors of collectives that nobody has waited for; NCCL keeps them until a collective has ended.
+        events: Events in the order of the host.
+        owners: Names of the streams that allocated memory, at the index of the memory's number; empty for host memory.
+        step: Name of the test's current step, which the next events get.
+        unfinished: Tensors of the collectives that nobody has waited for, by the collective's number. NCCL, too, keeps
+            tensors until their collective has ended.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
-        self.events: list[Event] = []
+        self.events: list[StreamEvent] = []
         self.owners: list[str] = []
         self.step = ""
-        self.shelf: dict[int, Any] = {}
+        self.unfinished: dict[int, Any] = {}
         self._names = iter(names)
-        # Numbers of the memory that is in use, by address.
+        # Number of each allocation that is in use, by its address.
         self._numbers: dict[int, int] = {}
         self._stack = [FakeStream(name=DEFAULT)]
 
@@ -122,7 +80,7 @@ class StreamTrace(TorchDispatchMode):
 
     @property
     def current(self) -> FakeStream:
-        """Stream that work is given to now."""
+        """Stream that gets the work of the host now."""
         return self._stack[-1]
 
     @contextmanager
@@ -134,12 +92,17 @@ class StreamTrace(TorchDispatchMode):
         finally:
             self._stack.pop()
 
-    def add(self, event: Event) -> None:
-        """Append an event."""
+    def add(self, event: StreamEvent) -> None:
+        """Add an event to the current step."""
         self.events.append(event._replace(step=self.step))
 
     def number(self, tensor: Tensor, *, owner: str = "") -> int:
-        """Return the number of the memory of a tensor; memory that is new belongs to no stream unless one is named."""
+        """Return the number of a tensor's memory.
+
+        Args:
+            tensor: Tensor on the CPU.
+            owner: Stream that has allocated the memory, if this is the first call for it; empty for host memory.
+        """
         storage = tensor.untyped_storage()
         address = storage._cdata
         if address not in self._numbers:
@@ -149,43 +112,50 @@ class StreamTrace(TorchDispatchMode):
         return self._numbers[address]
 
     def _free(self, address: int, number: int) -> None:
-        """Record that memory is freed, if a stream has allocated it."""
+        """Add the event that memory is freed, unless it is host memory."""
         del self._numbers[address]
         if self.owners[number]:
-            self.add(Event("free", self.owners[number], writes=(number,)))
+            self.add(StreamEvent("free", self.owners[number], memory=(number,)))
 
     def launch(self, name: str, reads: Sequence[Tensor], writes: Sequence[Tensor]) -> None:
-        """Record an operator on the current stream."""
+        """Add an operator on the current stream; one without values to read or write is left out."""
         numbers = [tuple(self.number(t) for t in tensors if t.numel()) for tensors in (reads, writes)]
         if any(numbers):
-            self.add(Event("launch", self.current.name, reads=numbers[0], writes=numbers[1], name=name))
+            self.add(StreamEvent("launch", self.current.name, reads=numbers[0], writes=numbers[1], name=name))
 
     def host_read(self, tensor: Tensor) -> None:
-        """Record a copy to the host, which is read on the current stream."""
+        """Add a copy of a tensor to the host, which the current stream carries out; host memory needs none."""
         if self.owners[self.number(tensor)]:
             self.launch("read by the host", [tensor], [])
 
-    def record(self, tensor: Tensor, stream: FakeStream) -> None:
-        """Record a call of `record_stream`."""
-        self.add(Event("record", stream.name, writes=(self.number(tensor),), site=_site(tensor)))
+    def add_record_stream(self, tensor: Tensor, stream: FakeStream) -> None:
+        """Add a call of `tensor.record_stream(stream)`."""
+        site = _call_site(tensor)
+        self.add(StreamEvent("record_stream", stream.name, memory=(self.number(tensor),), site=site))
 
-    def shared_events(self) -> list[Event]:
-        """Return the events without memory that a single stream uses, which cannot be part of a race."""
+    def shared_events(self) -> list[StreamEvent]:
+        """Return the events, reduced to the memory that several streams use, since no other memory can have a race.
+
+        Operators that use no such memory are left out.
+        """
         streams: dict[int, set[str]] = defaultdict(set)
         for event in self.events:
-            for number in (*event.reads, *event.writes):
+            for number in (*event.reads, *event.writes, *event.memory):
                 streams[number] |= {event.stream, self.owners[number] or event.stream}
         shared = []
         for event in self.events:
-            reads, writes = (tuple(n for n in ns if len(streams[n]) > 1) for ns in (event.reads, event.writes))
-            if event.kind == "wait" or event.collective or reads or writes:
-                shared.append(event._replace(reads=reads, writes=writes))
+            reads, writes, memory = (
+                tuple(number for number in numbers if len(streams[number]) > 1)
+                for numbers in (event.reads, event.writes, event.memory)
+            )
+            if event.kind == "wait" or event.collective or reads or writes or memory:
+                shared.append(event._replace(reads=reads, writes=writes, memory=memory))
         return shared
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         inputs = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        before = {self.number(x) for x in inputs}
+        numbers = {self.number(x) for x in inputs}
         result = func(*args, **kwargs)
         outputs = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
         written = [
@@ -195,18 +165,18 @@ class StreamTrace(TorchDispatchMode):
             for x in pytree.tree_leaves(value)
             if isinstance(x, Tensor)
         ]
-        new = [x for x in outputs if self.number(x, owner=self.current.name) not in before]
+        allocated = [x for x in outputs if self.number(x, owner=self.current.name) not in numbers]
         name = func._schema.name.split("::")[-1]
         if name in ("_local_scalar_dense", "nonzero"):
             self.host_read(inputs[0])
-        # Views, and memory without values, are no work of a stream.
-        elif (new or written) and "empty" not in name:
-            self.launch(name, inputs, new + written)
+        # An operator that returns a view, or memory without values, gives no work to a stream.
+        elif (allocated or written) and "empty" not in name:
+            self.launch(name, inputs, allocated + written)
         return result
 
 
 class _Work(dist._Work):
-    """Work of a collective."""
+    """Handle of a collective, which torch returns to the caller."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -214,30 +184,30 @@ class _Work(dist._Work):
 
     def wait(self, timeout: Any = None) -> bool:
         """Let the current stream wait for the collective, and release its tensors."""
-        _trace().add(Event("wait", _trace().current.name, _NCCL, collective=self._number))
-        _trace().shelf.pop(self._number, None)
+        _trace().add(StreamEvent("wait", _trace().current.name, _NCCL, collective=self._number))
+        _trace().unfinished.pop(self._number, None)
         return True
 
     def is_completed(self) -> bool:
-        """Return True, since the data have been moved."""
+        """Return True, since the ranks have already exchanged the data."""
         return True
 
 
 class StreamRecorder(Recorder):
-    """Recorder of collectives that also records them as work of a stream of NCCL."""
+    """Recorder of collectives that also adds them to the traces, as work of a stream of NCCL's."""
 
     def meet(self, operation: Any, group: Any, data: Any) -> Any:
-        """Join a collective, and return work that orders streams when it is waited for."""
+        """Join a collective, and return a handle; a wait for it makes the current stream wait for the collective."""
         with _disable_current_modes():
             work = super().meet(operation, group, data)
         trace = getattr(_traces, "trace", None)
         if trace is None:
             return work
         tensors = [x for x in pytree.tree_leaves(data) if isinstance(x, Tensor)]
-        trace.add(Event("wait", _NCCL, trace.current.name))
+        trace.add(StreamEvent("wait", _NCCL, trace.current.name))
         number = len(trace.events)
         trace.add(
-            Event(
+            StreamEvent(
                 "launch",
                 _NCCL,
                 writes=tuple(trace.number(tensor) for tensor in tensors),
@@ -245,7 +215,7 @@ class StreamRecorder(Recorder):
                 collective=number,
             )
         )
-        trace.shelf[number] = data
+        trace.unfinished[number] = data
         return _Work(number)
 
 
@@ -257,20 +227,22 @@ def _trace() -> StreamTrace:
     return trace
 
 
-def _site(tensor: Tensor | None = None) -> Site | None:
-    """Return the call of the project that has come here; None for a call of a library of its own accord.
+def _call_site(tensor: Tensor | None = None) -> CallSite | None:
+    """Return the line of the project that has called `wait_stream` or `record_stream`; None if a library called it.
+
+    `batch.record_stream(stream)` calls the method of each field, and so on down to the tensors. The call site is the
+    line with the first of these calls.
 
     Args:
-        tensor: Tensor that is recorded; None for a wait. A site names it as a field of the object that the call passes.
+        tensor: Tensor whose `record_stream` is called; None for a wait.
     """
+    owners: list[object] = []
     frame: FrameType | None = sys._getframe(1)
-    value: object = tensor
-    names: list[str] = []
     while frame is not None:
         file, function = frame.f_code.co_filename, frame.f_code.co_name
         if function == "record_stream":
-            value, inner = frame.f_locals["self"], value
-            names += [name.strip("_") for name, field_value in vars(value).items() if field_value is inner]
+            owners.append(frame.f_locals["self"])
+        # `wait_for_stream` is the project's helper around `wait_stream`.
         elif file != __file__ and function != "wait_for_stream":
             break
         frame = frame.f_back
@@ -278,17 +250,32 @@ def _site(tensor: Tensor | None = None) -> Site | None:
     code = frame.f_code
     if "/ple_rec/" not in code.co_filename:
         return None
-    kind = "wait" if tensor is None else f"record {'.'.join(reversed(names))}"
-    return Site(kind, f"{Path(code.co_filename).stem}, {code.co_qualname}", frame.f_lineno)
+    call = "wait_stream" if tensor is None else f"record_stream {_field_path(tensor, owners)}"
+    return CallSite(call, f"{Path(code.co_filename).stem}, {code.co_qualname}", frame.f_lineno)
+
+
+def _field_path(tensor: Tensor, owners: Sequence[object]) -> str:
+    """Return the name of a tensor as a field of the outermost object, such as "sparse.values".
+
+    Args:
+        tensor: Tensor, a field of the first owner.
+        owners: Objects of which each is a field of the next one.
+    """
+    names: list[str] = []
+    part: object = tensor
+    for owner in owners:
+        names += [name.strip("_") for name, value in vars(owner).items() if value is part]
+        part = owner
+    return ".".join(reversed(names))
 
 
 @contextmanager
 def tracing(names: Sequence[str], *, operators: bool = True) -> Iterator[StreamTrace]:
-    """Record the work of the calling thread in the block.
+    """Return a context with a trace of the calling thread's work in the block.
 
     Args:
         names: Names of the streams in the order in which they are made.
-        operators: False to record waits and collectives alone, on a rank whose record nobody reads.
+        operators: False to leave out operators, on a rank whose trace nobody reads.
     """
     _traces.trace = trace = StreamTrace(names)
     try:
@@ -300,7 +287,10 @@ def tracing(names: Sequence[str], *, operators: bool = True) -> Iterator[StreamT
 
 @contextmanager
 def fake_streams() -> Iterator[None]:
-    """Replace torch's streams, and the methods of tensors that a GPU would treat otherwise, in the whole process."""
+    """Return a context in which the whole process uses stand-ins for torch's streams.
+
+    It also replaces `to`, `tolist` and `record_stream` of tensors, which do something else on a CPU than on a GPU.
+    """
     to, tolist = Tensor.to, Tensor.tolist
 
     def to_device(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -321,73 +311,7 @@ def fake_streams() -> Iterator[None]:
             (torch.cuda, "default_stream", lambda device=None: FakeStream(name=DEFAULT)),
             (Tensor, "to", to_device),
             (Tensor, "tolist", read_list),
-            (Tensor, "record_stream", lambda tensor, stream: _trace().record(tensor, stream)),
+            (Tensor, "record_stream", lambda tensor, stream: _trace().add_record_stream(tensor, stream)),
         ):
             stack.enter_context(patch.object(target, name, value))
         yield
-
-
-@dataclass
-class _Uses:
-    """Last uses of memory by each stream, as times of the stream's clock."""
-
-    last_write: dict[str, int] = field(default_factory=dict)
-    last_use: dict[str, int] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=dict)
-
-
-def find_races(events: Sequence[Event], without: Site | None = None) -> list[str]:
-    """Return a line for each pair of uses of memory that nothing orders.
-
-    Args:
-        events: Events of a finished record.
-        without: Wait or record to leave out, as if the project did not call it; None for none.
-    """
-    clocks: dict[str, dict[str, int]] = defaultdict(dict)
-    # Clock of NCCL's stream at the end of each collective, by its number.
-    ends: dict[int, dict[str, int]] = {}
-    uses: dict[int, _Uses] = defaultdict(_Uses)
-    recorded: dict[int, set[str]] = defaultdict(set)
-    races: list[str] = []
-
-    def merge(target: dict[str, int], source: dict[str, int]) -> None:
-        for stream, time in source.items():
-            target[stream] = max(target.get(stream, 0), time)
-
-    for event in events:
-        if without is not None and event.site == without:
-            continue
-        clock = clocks[event.stream]
-        if event.kind == "wait":
-            merge(clock, ends[event.collective] if event.collective else clocks[event.other])
-        elif event.kind == "record":
-            recorded[event.writes[0]].add(event.stream)
-        elif event.kind == "launch":
-            clock[event.stream] = clock.get(event.stream, 0) + 1
-            for number in dict.fromkeys((*event.reads, *event.writes)):
-                use, is_write = uses[number], number in event.writes
-                earlier = use.last_use if is_write else use.last_write
-                races += [
-                    f"{event.step}: {event.name} on {event.stream} is not ordered after {use.names[stream]} on {stream}"
-                    for stream, time in earlier.items()
-                    if clock.get(stream, 0) < time
-                ]
-                use.last_use[event.stream] = clock[event.stream]
-                use.names[event.stream] = f"{event.name} ({event.step})"
-                if is_write:
-                    use.last_write = {event.stream: clock[event.stream]}
-            if event.collective:
-                ends[event.collective] = dict(clock)
-        elif event.kind == "free":
-            number = event.writes[0]
-            # The allocator waits for the streams that are recorded, and for the work that they have waited for.
-            done = dict(clock)
-            for stream in recorded[number]:
-                merge(done, clocks[stream])
-            use = uses[number]
-            races += [
-                f"{event.step}: memory of {event.stream} is freed while {use.names[stream]} on {stream} may use it"
-                for stream, time in use.last_use.items()
-                if done.get(stream, 0) < time
-            ]
-    return races

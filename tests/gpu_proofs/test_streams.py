@@ -24,7 +24,8 @@ from ple_rec.training.batch_feeder import PipelinedFeeder
 from ple_rec.training.context import TrainContext, build_context
 from ple_rec.training.evaluate import score_batches
 from tests.gpu_proofs.device_path import device_path
-from tests.gpu_proofs.stream_trace import CUDA, Site, StreamRecorder, StreamTrace, fake_streams, find_races, tracing
+from tests.gpu_proofs.stream_races import CallSite, find_races
+from tests.gpu_proofs.stream_trace import CUDA, StreamRecorder, StreamTrace, fake_streams, tracing
 from tests.gpu_proofs.thread_ranks import run_thread_ranks
 from tests.training.small import ranks_of, small_config, write_small
 from tests.vectors import write_vectors
@@ -58,9 +59,9 @@ ALL = (
 # alone, a prefetch reads no weights, and after it, offsets take the place of lengths; all of them are recorded because
 # their `KeyedJaggedTensor` is.
 UNNEEDED = {
-    ("record sparse.values", "batch_feeder, PipelinedFeeder.next"),
-    ("record weights", "sparse_prefetch, Exchange.prefetch"),
-    ("record lengths", "sparse_prefetch, Exchange._forward"),
+    ("record_stream sparse.values", "batch_feeder, PipelinedFeeder.next"),
+    ("record_stream weights", "sparse_prefetch, Exchange.prefetch"),
+    ("record_stream lengths", "sparse_prefetch, Exchange._forward"),
 }
 
 
@@ -110,7 +111,7 @@ class _Driver:
     Args:
         context: Context of the run, whose model lies on the CPU.
         kind: "sparse_dist" or "prefetch".
-        trace: Record of the work.
+        trace: Trace of the work.
     """
 
     def __init__(self, context: TrainContext, kind: str, trace: StreamTrace) -> None:
@@ -165,7 +166,7 @@ class _Driver:
 
 
 def _traces(config: RunConfig, kind: str, schedules: Sequence[Sequence[_Epoch]]) -> list[StreamTrace]:
-    """Return the record of rank 0 for each schedule."""
+    """Return the trace of rank 0 for each schedule."""
     traces: list[list[StreamTrace]] = [[] for _ in range(WORLD_SIZE)]
     kernels: dict[Any, Any] = {}
 
@@ -221,8 +222,8 @@ def test_work_is_ordered_in_any_schedule(kind: str, configs: list[RunConfig], sc
 
 def test_each_wait_and_each_record_is_needed(configs: list[RunConfig]) -> None:
     """Without one of them, work is not ordered; a `KeyedJaggedTensor` records all its tensors, also unused ones."""
-    sites: set[Site] = set()
-    needed: set[Site] = set()
+    sites: set[CallSite] = set()
+    needed: set[CallSite] = set()
     for kind, config in (("sparse_dist", configs[0]), ("prefetch", configs[0]), ("sparse_dist", configs[1])):
         (trace,) = _traces(config, kind, [ALL])
         events = trace.shared_events()
@@ -230,11 +231,16 @@ def test_each_wait_and_each_record_is_needed(configs: list[RunConfig]) -> None:
         of_trace = {event.site for event in trace.events if event.site is not None}
         sites |= of_trace
         needed |= {site for site in of_trace - needed if find_races(events, without=site)}
-    assert {site.kind for site in sites} >= {"wait", "record vectors_BW", "record requests.first_R", "record weight_B"}
-    assert {(site.kind, site.caller) for site in sites - needed} == UNNEEDED
+    assert {site.call for site in sites} >= {
+        "wait_stream",
+        "record_stream vectors_BW",
+        "record_stream requests.first_R",
+        "record_stream weight_B",
+    }
+    assert {(site.call, site.function) for site in sites - needed} == UNNEEDED
 
 
-def test_a_record_is_caught_by_memory_that_is_used_again() -> None:
+def test_find_races_reports_a_missing_wait_and_memory_that_is_freed_too_early() -> None:
     """The search itself: work without a wait, and memory that is freed too early."""
     with fake_streams(), tracing(["copy"]) as trace:
         stream = torch.cuda.Stream(CUDA)
