@@ -1,8 +1,9 @@
 """Data parallelism of the dense layers: equal parameters on all ranks, and gradients averaged by one all-reduce.
 
 After the backward pass of a step, the gradients of all dense parameters are copied into one flat tensor, which is
-all-reduced at once. A bucket of `DistributedDataParallel` would be sent while the backward pass still runs, but each
-parameter would cost the host some time in every step, and the host, not the network, limits a step on a GPU.
+all-reduced at once. `DistributedDataParallel` instead sends the gradients in parts (buckets) while the backward pass
+still runs. That hides time of the network, but in every step it costs the host some time for each parameter, and on a
+GPU the time of the host, not that of the network, limits a step.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class GradientAverage:
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self._parameters = parameters
         self._world_size = dist.get_world_size()
-        # A single rank needs no tensor, since its gradients are the mean.
+        # The gradients of a single rank are the mean already, so it needs no flat tensor.
         if self._world_size > 1:
             self._flat = torch.cat([torch.zeros_like(parameter).flatten() for parameter in parameters])
             self._views = _views(self._flat, parameters)
@@ -41,7 +42,8 @@ class GradientAverage:
         if self._world_size == 1:
             return
         gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        # The backward pass gives every parameter a gradient; torch refuses lists of different lengths.
+        # The backward pass gives every parameter a gradient. If one were missing, the lists would differ in length, and
+        # torch would raise an error.
         torch._foreach_copy_(self._views, gradients)
         # Each rank divides before the sum, as TorchRec does for tables, so that large gradients do not overflow.
         self._flat.mul_(1 / self._world_size)

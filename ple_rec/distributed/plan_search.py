@@ -44,14 +44,14 @@ def search_plan(
     constraints: Mapping[str, ParameterConstraints],
     on_proposal: ProposalCallback | None,
 ) -> list[ShardingOption] | None:
-    """Run TorchRec's planner.
+    """Search for the fastest plan that fits, by TorchRec's planner.
 
     Args:
         module: Model whose embedding collection is on the meta device.
         empty_plan: Plan without tables, which says how much memory tables may use.
         inputs: Cluster, batch and constraints to plan for.
         constraints: Layouts that each table may have, by table name.
-        on_proposal: Function that is called with the number of proposals tried so far.
+        on_proposal: Function that is called with the number of proposals that this search has tried so far, or None.
 
     Returns:
         Sharding option of each table in the best plan, with estimates of time and memory; None if no plan fits.
@@ -94,12 +94,12 @@ def search_plan(
         return None
     # The return value of `planner.plan` has no estimates of time, but the private attribute has them.
     best = planner._best_plan
-    assert best is not None  # `plan` has raised no error.
+    assert best is not None  # `plan` raises an error if it has no plan.
     return best
 
 
 def _proposers(cluster: Cluster) -> list[Proposer]:
-    """Return TorchRec's default proposers, with a limit on the grid search, so that it takes only seconds."""
+    """Return TorchRec's default proposers, with a limit that keeps the grid search to seconds."""
     return [
         GridSearchProposer(max_proposals=_COMBINATIONS // cluster.world_size),
         GreedyProposer(),

@@ -3,11 +3,14 @@
 It needs neither a process group nor a GPU, so a plan can be made on any machine for any cluster. A plan (`PlanFile`)
 gives each table a sharding, a kernel (the code that stores and reads the table) and ranks.
 
-`layouts.search_spaces` lists search spaces from small to large, and the planner stops at the first space in which a
-plan fits. TorchRec's cost model does not know that each sharding type has collectives and host work of its own, so the
-planner also searches with one sharding type wherever it is allowed, and takes the plan with the least `tables_ms`. For
-GPUs, the first spaces have only kernels that keep a table in HBM (the memory of the GPU). The last space also has the
-kernels whose tables lie in host memory (UVM), and its search takes several times as long.
+`layouts.search_spaces` lists search spaces from small to large, and the planner stops at the first space in which it
+finds a plan that fits. For GPUs, the first spaces have only kernels that keep a table in HBM (the memory of the GPU).
+The last space also has the kernels whose tables lie in host memory (UVM), and its search takes several times as long.
+
+TorchRec's cost model does not know that each sharding type in a plan adds collectives and host work of its own to a
+step. So in each space the planner searches several times: once for each sharding type, which then every table has that
+may have it, and once with all types. It takes the plan whose `PlanFile.tables_ms`, the estimated milliseconds of a
+step's work for tables, is the smallest.
 """
 
 from __future__ import annotations
@@ -69,8 +72,8 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         on_proposal: Function that is called during the search with the number of proposals tried so far, or None.
 
     Returns:
-        The best plan of the first search space in which a tried one fits: its `tables_ms` is the smallest. For a model
-        without tables, an empty plan.
+        Plan with the smallest `tables_ms` that the searches have found in the first search space with a plan that fits;
+        a plan without tables for a model without tables.
 
     Raises:
         DoesNotFitError: No plan can fit, or every plan that was tried exceeds the memory of some rank.
@@ -84,8 +87,8 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
     shortfall = None
     proposals = count(1)
 
-    def watch(_: int) -> None:
-        # Each search counts its own proposals.
+    def count_proposal(_: int) -> None:
+        # The argument counts the proposals of one search alone, but `on_proposal` gets the number over all searches.
         if on_proposal is not None:
             on_proposal(next(proposals))
 
@@ -93,10 +96,12 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         constraints = _constraints(tables, inputs, space)
         memory = _least_memory(empty_plan, tables, constraints)
         shortfall = memory.certain_shortfall()
+        # In this space, no plan can fit, so a search would be in vain.
         if shortfall is not None:
             continue
         searches = [
-            search_plan(module, empty_plan, inputs, each, watch) for each in (*_single_types(constraints), constraints)
+            search_plan(module, empty_plan, inputs, each, count_proposal)
+            for each in (*_single_types(constraints), constraints)
         ]
         plans = [
             _plan_from(empty_plan, tables, {option.name: option for option in options}, inputs)
@@ -105,6 +110,7 @@ def make_plan(module: nn.Module, inputs: PlanningInputs, on_proposal: ProposalCa
         ]
         if plans:
             return min(plans, key=lambda plan: plan.tables_ms)
+        # The tables might fit, but no plan that was tried does.
         shortfall = memory.unplaced_shortfall()
     assert shortfall is not None  # There is at least one search space.
     raise DoesNotFitError.from_shortfall(shortfall)
@@ -193,9 +199,9 @@ def _constraints(
 
 
 def _single_types(constraints: Mapping[str, ParameterConstraints]) -> list[dict[str, ParameterConstraints]]:
-    """Return constraints for each sharding type that leave every table which may have this type no other.
+    """Return changed constraints for each sharding type: every table that may have this type must have it.
 
-    The list is empty if no table has a choice.
+    Other tables keep their constraints. The list is empty if each table may have one type only.
     """
     types = {kind: None for each in constraints.values() for kind in each.sharding_types or ()}
     if all(len(each.sharding_types or ()) == 1 for each in constraints.values()):

@@ -1,6 +1,6 @@
-"""CUDA driver of this machine, and the reason why torch sees no GPU, which torch itself does not give.
+"""CUDA driver of this machine, and the reason why torch sees no GPU.
 
-With an older driver than its build needs, torch only answers False to `torch.cuda.is_available()`.
+Torch itself gives no reason: if the driver is too old for its build, `torch.cuda.is_available()` just returns False.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ import ctypes
 import os
 from typing import NamedTuple
 
-# Oldest driver for each major version of CUDA. It runs every minor version of that major version.
+# Oldest driver for each major version of CUDA. It runs builds for every minor version, such as 12.0 and 12.9.
 _OLDEST_DRIVERS = {12: 525, 13: 580}
 
 
 class MissingGpu(NamedTuple):
-    """Why torch sees no GPU: what this machine has, what torch needs, and what to do."""
+    """Reason why torch sees no GPU.
+
+    Args:
+        cause: State of this machine that keeps torch from a GPU.
+        rule: Requirement of torch.
+        fix: Action that makes a GPU usable.
+    """
 
     cause: str
     rule: str
@@ -63,17 +69,18 @@ def find_missing_gpu() -> MissingGpu | None:
 
 
 def _error_of_torch() -> str:
-    """Return the first line of the error by which torch refuses to start CUDA."""
+    """Return the first line of the error that torch raises when it initializes CUDA."""
     import torch
 
     try:
         torch.cuda.init()
-    # torch raises errors of several classes, of which some come from C++.
+    # Torch raises errors of several classes, and some of them come from C++.
     except Exception as error:
         return str(error).strip().partition("\n")[0]
     return "torch gives no reason"
 
 
 def _visible_devices_hint() -> str:
+    """Return a further step for the user if CUDA_VISIBLE_DEVICES is set; else an empty text."""
     value = os.environ.get("CUDA_VISIBLE_DEVICES")
     return "" if value is None else f", and correct or unset CUDA_VISIBLE_DEVICES, which is {value!r}"

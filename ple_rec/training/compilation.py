@@ -1,9 +1,9 @@
-"""Choice whether the dense layers of a training step are compiled, and the time that this takes.
+"""Choice whether the dense layers of a training step are compiled, and a clock for the time of compilation.
 
 On a GPU, an operator costs the host more time than the device, so `train.compile = "auto"` compiles the dense layers
 and the losses of the tasks into one graph of a few kernels. A CPU computes them in blocks of rows instead
-(`ple_rec.models.cpu.blocks`). A compiled graph holds for one shape of its inputs; all batches of a run have the same
-number of rows.
+(`ple_rec.models.cpu.blocks`). A compiled graph is valid for one shape of its inputs, and all batches of a run have
+the same number of rows.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def eager_reason(kind: CompileKind, device: torch.device, *, by_request: bool) -
         return "batches grouped by request have different numbers of requests, and each would need a compilation"
     if find_spec("triton") is None:
         return "Triton is not installed"
-    # Triton builds its launchers in C, with Python's headers.
+    # Triton compiles C code that launches its kernels, and this code includes Python's headers.
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "Triton needs a C compiler, such as gcc"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
@@ -58,7 +58,7 @@ def describe_compilation(reason: str | None, device: torch.device) -> str:
 
 
 class CompileClock:
-    """Clock that measures the time which this process spends on compiling."""
+    """Clock that measures how long this process compiles."""
 
     def __init__(self) -> None:
         # Importing the compiler takes seconds, so only a run that compiles imports it.
@@ -68,6 +68,6 @@ class CompileClock:
         self._seconds = calculate_time_spent()["total_wall_time"]
 
     def restart(self) -> float:
-        """Return the seconds of compilation since the clock was made or restarted, and restart it."""
+        """Return the seconds of compilation since the clock was created or last restarted, and restart it."""
         before, self._seconds = self._seconds, self._time_spent()["total_wall_time"]
         return self._seconds - before
