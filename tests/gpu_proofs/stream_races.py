@@ -87,7 +87,7 @@ def find_races(events: Sequence[StreamEvent], without: CallSite | None = None) -
         events: Events of a finished trace.
         without: Call to ignore, as if the project did not make it; None to ignore none.
     """
-    # The clock of a stream says how many launches of each stream have certainly ended before its own next launch begins.
+    # The clock of a stream says how many launches of each stream certainly end before its own next launch begins.
     clocks: dict[str, dict[str, int]] = defaultdict(dict)
     # Clock of NCCL's stream at the end of each collective, by the collective's number.
     ends: dict[int, dict[str, int]] = {}

@@ -98,7 +98,7 @@ def _budget(shardings: dict[Sharding, bool], world_size: int) -> dict[str, Count
         ),
         # Weights of the tasks in the loss.
         "pinned_copies": Counter({"train_step": 1}),
-        "host_reads": Counter(
+        "reads_of_host_tensors": Counter(
             {
                 "NonFiniteGuard._read": 1,
                 "SplitTableBatchedEmbeddingBagsCodegen.forward": 3 * own_kinds,

@@ -1,8 +1,8 @@
-"""Many ranks in one process, each a thread, whose collectives are recorded and compared when they meet.
+"""Ranks that are threads of one process, and a recorder that compares their collectives.
 
-The data are moved by torch's own process group of threads, so every rank gets what the others have sent. A real group
-would hang if ranks called different collectives. Here all ranks raise a `MismatchError` if collectives of different
-names, types or sizes meet, or if a rank waits for one that has ended.
+Torch's own process group of threads exchanges the data, so every rank gets what the others have sent. A real group
+would hang if its ranks called different collectives. Here all ranks raise a `MismatchError` if the n-th collectives of
+a group differ in name, type or size between its ranks, or if a rank waits for a rank that has ended.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from ple_rec.distributed.process_group import silence_libraries
 
 T = TypeVar("T")
 
-# A rank that waits longer has met an error of this module, since other ranks that do not come are noticed at once.
+# Only an error of this module can make a rank wait longer. If another rank ends or calls another collective, the rank
+# stops waiting at once.
 _MOST_SECONDS = 300.0
 _BACKEND = "recorded"
 
 
 class MismatchError(AssertionError):
-    """Ranks of a group would wait for each other for ever, or exchange values of different types or sizes."""
+    """Error that the collectives of a group's ranks differ, or that a rank waits for a rank that has ended."""
 
 
 class Collective(NamedTuple):
@@ -45,12 +46,12 @@ class Collective(NamedTuple):
     Args:
         name: Name of torch's class of the operation, for example `AllReduce`, with its reduction.
         group: Name of the process group; "0" is the default group.
-        dtype: Type of the first tensor.
-        bytes: Bytes of the tensors of this rank, without those that it receives; 0 for `AllToAllBase`, in which ranks
-            may send different numbers of bytes.
+        dtype: Type of the first tensor of `_common_tensors`; empty without tensors.
+        bytes: Bytes of the tensors that must have the same size on all ranks (`_common_tensors`); 0 for `AllToAllBase`,
+            in which each rank may send a different number of bytes.
         sent: Bytes that this rank sends to each rank; None for operations other than `AllToAllBase`.
-        phase: What the rank was doing, by the blocks of `Recorder.phase`.
-        thread: Name of the thread.
+        phase: Name of the `Recorder.phase` block in which the rank made the call.
+        thread: Name of the calling thread.
     """
 
     name: str
@@ -63,13 +64,19 @@ class Collective(NamedTuple):
 
     @property
     def signature(self) -> tuple[str, str, str, int]:
-        """What has to be equal on all ranks of the group."""
+        """Properties that must be equal on all ranks of the group."""
         return self.name, self.group, self.dtype, self.bytes
 
 
 @dataclass
 class _Meeting:
-    """One collective of one group, which the ranks of the group join one after the other."""
+    """One collective of one group, which the ranks of the group join one after the other.
+
+    Args:
+        data: Tensors of each rank that has joined, by its number in the group.
+        calls: Call of each rank that has joined, by its global number.
+        is_done: True after the data have been exchanged.
+    """
 
     data: dict[int, Any] = field(default_factory=dict)
     calls: dict[int, Collective] = field(default_factory=dict)
@@ -77,13 +84,13 @@ class _Meeting:
 
 
 class Recorder:
-    """Collectives of all ranks of a process, in the order in which each rank calls them.
+    """Recorder of the collectives of all ranks, which also carries them out.
 
     Args:
         world_size: Number of ranks.
 
     Attributes:
-        calls: Collectives of each rank.
+        calls: Collectives of each rank, in the order of its calls.
         error: Error if the ranks did not call the same collectives; else None.
     """
 
@@ -99,7 +106,7 @@ class Recorder:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Name what the calling rank does in the block."""
+        """Set the phase of the calling rank in the block."""
         rank = dist.get_rank()
         before, self._phases[rank] = self._phases[rank], name
         try:
@@ -108,7 +115,7 @@ class Recorder:
             self._phases[rank] = before
 
     def current_phase(self) -> str:
-        """Return what the calling rank does."""
+        """Return the phase of the calling rank."""
         return self._phases[dist.get_rank()]
 
     def calls_by_group(self, rank: int) -> dict[str, list[tuple[str, str, str, int]]]:
@@ -125,7 +132,11 @@ class Recorder:
             self._lock.notify_all()
 
     def meet(self, operation: Any, group: ProcessLocalGroup, data: Any) -> Any:
-        """Join a collective, wait for the other ranks of the group, and return its finished work."""
+        """Record and join a collective, wait until all ranks of the group have joined, and return its finished handle.
+
+        Raises:
+            MismatchError: The ranks of the group differ, or a rank has ended that this one waits for.
+        """
         rank, name, size = dist.get_rank(), group.pg_name, group.size()
         members = tuple(sorted(dist.distributed_c10d._world.pg_group_ranks[group]))
         with self._lock:
@@ -153,7 +164,8 @@ class Recorder:
         return ret_work(data)
 
     def _record(self, operation: Any, group: str, data: Any, rank: int) -> Collective:
-        own, sent = _own_tensors(operation, data), None
+        """Add a call to the calls of a rank, and return it."""
+        tensors, sent = _common_tensors(operation, data), None
         if isinstance(operation, threaded.AllToAllBase):
             _, tensor, _, splits = data
             rows = splits or [len(tensor) // self.world_size] * self.world_size
@@ -161,8 +173,8 @@ class Recorder:
         call = Collective(
             _name(operation),
             group,
-            str(own[0].dtype).removeprefix("torch.") if own else "",
-            0 if sent is not None else _bytes(own),
+            str(tensors[0].dtype).removeprefix("torch.") if tensors else "",
+            0 if sent is not None else _bytes(tensors),
             sent,
             self._phases[rank],
             threading.current_thread().name,
@@ -193,29 +205,32 @@ def _bytes(tensors: list[Tensor]) -> int:
 
 def _name(operation: Any) -> str:
     reduction = getattr(operation, "op", None)
-    # torch passes a `ReduceOp`, which has no text of its own, or its kind.
+    # Torch passes a `ReduceOp`, whose text does not name the reduction, or its field `op`, whose text does.
     kind = getattr(reduction, "op", reduction)
     return type(operation).__name__ + ("" if kind is None else f" {kind}".replace("RedOpType.", ""))
 
 
-def _own_tensors(operation: Any, data: Any) -> list[Tensor]:
-    """Return the tensors of a rank whose sizes have to be the same on all ranks.
+def _common_tensors(operation: Any, data: Any) -> list[Tensor]:
+    """Return the tensors of a collective that must have the same sizes on all ranks.
 
-    They are the larger ones: the output of an all-gather, and the input of a reduce-scatter. Of a gather and a scatter,
-    only one rank has those of all ranks, so here they are the parts of this rank.
+    For an all-gather these are the outputs, and for a reduce-scatter the inputs: one tensor for each rank. In a gather
+    and in a scatter, only one rank has tensors for all ranks, so each rank compares the single tensor that it sends or
+    receives.
     """
-    own = {
-        threaded.AllToAllBase: 1,
-        threaded.ReduceScatter: 1,
-        threaded.Gather: 1,
-        threaded.Scatter: 0,
-        threaded.AllGather: 0,
+    outputs, inputs = 0, 1
+    places = {
+        threaded.AllToAllBase: inputs,
+        threaded.ReduceScatter: inputs,
+        threaded.Gather: inputs,
+        threaded.Scatter: outputs,
+        threaded.AllGather: outputs,
     }
-    return pytree.tree_leaves(data[own[type(operation)]] if type(operation) in own else data)
+    # The data of these operations begin with the outputs and the inputs. In other operations all tensors are compared.
+    return pytree.tree_leaves(data[places[type(operation)]] if type(operation) in places else data)
 
 
 class _Joined:
-    """Stand-in for torch's object of a collective that is going on, which its process group calls `join` on."""
+    """Stand-in for torch's object of an unfinished collective; torch's process group of threads calls its `join`."""
 
     def __init__(self, recorder: Recorder, operation: Any, group: ProcessLocalGroup) -> None:
         self._recorder, self._operation, self._group = recorder, operation, group
@@ -226,7 +241,7 @@ class _Joined:
 
 
 class _RankThread(threading.Thread):
-    """Thread that belongs to the process groups of the rank that starts it, for example the one that saves."""
+    """Thread that uses the process groups of the rank that starts it, for example the thread that saves."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -251,7 +266,7 @@ def _groups_of_threads(recorder: Recorder, local_world_size: int) -> Iterator[No
     new_group, host_groups = dist.new_group, threading.local()
 
     def groups_of_host(*_: Any, **__: Any) -> Any:
-        # TorchRec keeps these groups in variables of its module, which all threads would share.
+        # TorchRec stores these groups in variables of a module, which all ranks of this process would share.
         if not hasattr(host_groups, "pair"):
             with patch.multiple(comm, _INTRA_PG=None, _CROSS_PG=None):
                 host_groups.pair = _host_groups(local_world_size)
@@ -262,11 +277,11 @@ def _groups_of_threads(recorder: Recorder, local_world_size: int) -> Iterator[No
             (ProcessLocalGroup, "_start_coll", lambda operation, group: _Joined(recorder, operation, group)),
             (ProcessLocalGroup, "_end_coll", lambda *_: None),
             (dist, "new_group", lambda *args, backend=None, **kwargs: new_group(*args, **kwargs)),
-            # Where a rank has no shard of a table, torch looks up by this name on which device the others have theirs.
+            # If a rank has no shard of a table, torch derives the device of the other ranks' shards from this name.
             (ProcessLocalGroup, "_get_backend_name", lambda group: "gloo"),
             (twrw_sharding, "intra_and_cross_node_pg", groups_of_host),
             (threading, "Thread", _RankThread),
-            # Each rank would replace the hook by one of its own.
+            # Each rank replaces the hook by its own, so the hook of the process is restored after the block.
             (sys, "excepthook", sys.excepthook),
         ):
             stack.enter_context(patch.object(target, name, value))
@@ -275,7 +290,7 @@ def _groups_of_threads(recorder: Recorder, local_world_size: int) -> Iterator[No
         silence_libraries()
         threaded._install_threaded_pg()
         stack.callback(threaded._uninstall_threaded_pg)
-        # Else torch would refuse the second group of a name in this process.
+        # Without this mode, torch would refuse a second group of the same name in this process.
         _set_thread_isolation_mode(True)
         stack.callback(_set_thread_isolation_mode, False)
         yield
@@ -285,10 +300,10 @@ def _host_groups(local_world_size: int) -> tuple[Any, Any]:
     """Return the group of the ranks of this host, and the group of the ranks with the same number on all hosts."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     hosts = [list(range(first, first + local_world_size)) for first in range(0, world_size, local_world_size)]
-    own: list[Any] = []
+    groups: list[Any] = []
     for sets in (hosts, [list(ranks) for ranks in zip(*hosts, strict=True)]):
-        own += [group for ranks in sets if (group := dist.new_group(ranks)) and rank in ranks]
-    return own[0], own[1]
+        groups += [group for ranks in sets if (group := dist.new_group(ranks)) and rank in ranks]
+    return groups[0], groups[1]
 
 
 def run_thread_ranks(
@@ -298,7 +313,7 @@ def run_thread_ranks(
 
     Args:
         fn: Function of a rank.
-        recorder: Recorder of the collectives of all ranks, which has no calls yet.
+        recorder: New recorder, which has no calls yet.
         local_world_size: Number of ranks on each host.
 
     Raises:
@@ -312,7 +327,7 @@ def run_thread_ranks(
         try:
             dist.init_process_group(_BACKEND, rank=rank, world_size=world_size, store=store)
             results[rank] = fn(rank)
-        except BaseException as error:  # The caller looks at it.
+        except BaseException as error:  # The caller gets the errors of all ranks as results.
             results[rank] = error
         finally:
             recorder.end(rank)

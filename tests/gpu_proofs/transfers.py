@@ -2,12 +2,14 @@
 
 On a GPU, the host waits for reads and for copies, but not for pinned copies:
 
-    read          `tolist`, `item`, `bool`, `cpu`, `numpy`, and operators with as many results as values decide
+    read          `tolist`, `item`, `bool`, `cpu`, `numpy`, and operators whose result has a shape that depends on
+                  values, such as `nonzero`
     copy          numbers of the host become a tensor on a device, as by `torch.tensor(numbers, device=device)`
-    pinned copy   such a copy from pinned memory
+    pinned copy   such a copy from pinned (page-locked) memory
 
-The calls are the same on a CPU. A dispatch mode counts those that call an operator; it also sees calls from C++. The
-other functions (`tolist`, `numpy`, `cpu` and the copies) call no operator on a CPU, so they are replaced for the block.
+The code makes the same calls on a CPU, where they are counted. A dispatch mode counts the calls of operators, which may
+come from C++, too. The other functions (`tolist`, `numpy`, `cpu` and the copies) call no operator on a CPU, so they are
+replaced in the block by functions that count.
 """
 
 from __future__ import annotations
@@ -31,15 +33,15 @@ from ple_rec.distributed import sparse_prefetch
 from ple_rec.distributed.sparse_prefetch import CudaStreams
 from ple_rec.training import batch_feeder
 
-# Readers of tensors that lie on the host when the model is on a GPU, each with the tensor.
+# Functions that read a tensor which lies on the host even if the model is on a GPU, with this tensor.
 _HOST_TENSORS = {
     "NonFiniteGuard._read": "`_host_buffer`, a pinned copy of the flags",
     "SplitTableBatchedEmbeddingBagsCodegen.forward": "FBGEMM's `iter_cpu`, the number of steps",
     "SplitTableBatchedEmbeddingBagsCodegen._generate_vbe_metadata": "FBGEMM's `feature_dims`",
 }
-# Functions that stand between a transfer and the code that asks for it.
+# Functions of TorchRec that only pass a transfer on. The transfer is counted for their caller.
 _HELPERS = {"_safe_tolist", "_safe_tolist_2d", "_pin_and_move", "_cuda_to_cpu_safe"}
-# Operators that read the device: `item`, `bool`, `int` and `float` call the first.
+# Operators for which the host reads the device. `item`, `bool`, `int` and `float` call the first.
 _READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::_unique2", "aten::unique_dim"}
 _TORCH = str(Path(torch.__file__).parent) + "/"
 
@@ -49,18 +51,19 @@ class Transfers:
     """Transfers of a block of code, by the function that makes them.
 
     Args:
-        reads: Reads of the device.
+        reads: Reads of tensors on the device, for which the host waits.
         copies: Copies to the device from memory that is not pinned.
         pinned_copies: Copies to the device from pinned memory.
-        host_reads: Reads of tensors that lie on the host also when the model is on a GPU.
-        collectives: Collectives by name.
-        streams: Reads and copies by the CUDA stream for which they would wait.
+        reads_of_host_tensors: Reads of tensors that lie on the host even if the model is on a GPU (`_HOST_TENSORS`).
+        collectives: Number of collectives by name, not by function.
+        streams: Number of `reads` and `copies` by the name of the CUDA stream for which the host would wait.
+        stream: Name of the stream that is current now.
     """
 
     reads: Counter[str] = field(default_factory=Counter)
     copies: Counter[str] = field(default_factory=Counter)
     pinned_copies: Counter[str] = field(default_factory=Counter)
-    host_reads: Counter[str] = field(default_factory=Counter)
+    reads_of_host_tensors: Counter[str] = field(default_factory=Counter)
     collectives: Counter[str] = field(default_factory=Counter)
     streams: Counter[str] = field(default_factory=Counter)
     stream: str = field(default="default", repr=False)
@@ -69,7 +72,7 @@ class Transfers:
         """Count a read by the calling code."""
         caller = _caller()
         if caller in _HOST_TENSORS:
-            self.host_reads[caller] += 1
+            self.reads_of_host_tensors[caller] += 1
         else:
             self.reads[caller] += 1
             self.streams[self.stream] += 1
@@ -107,16 +110,19 @@ def counted_transfers(streams: CudaStreams | None = None) -> Iterator[Transfers]
     """
     transfers = Transfers()
 
-    def read(_: Any, *args: Any, **kwargs: Any) -> None:
+    def count_read(_: Any, *args: Any, **kwargs: Any) -> None:
         transfers.count_read()
 
-    def new(result: Tensor, *_: Any, device: Any = None, pin_memory: bool | None = None, **__: Any) -> None:
+    def count_new_tensor(
+        result: Tensor, *_: Any, device: Any = None, pin_memory: bool | None = None, **__: Any
+    ) -> None:
         if device is not None and result.numel():
             transfers.count_copy(pinned=False)
-        # On a CPU `pin_memory` is False, but only code that pins memory on a GPU passes it at all.
+        # Code that pins memory on a GPU passes `pin_memory=False` on a CPU, and other code does not pass the argument.
+        # So any value of it means memory that is pinned on a GPU.
         result.host_memory = "pageable" if pin_memory is None else "pinned"  # type: ignore[attr-defined]
 
-    def move(_: Tensor, source: Tensor, *args: Any, non_blocking: bool = False, **kwargs: Any) -> None:
+    def count_move(_: Tensor, source: Tensor, *args: Any, non_blocking: bool = False, **kwargs: Any) -> None:
         memory = getattr(source, "host_memory", None)
         if memory is not None and any(isinstance(x, torch.device | str) for x in (*args, *kwargs.values())):
             helpers = {frame.f_code.co_name for frame in _frames()}
@@ -124,9 +130,9 @@ def counted_transfers(streams: CudaStreams | None = None) -> Iterator[Transfers]
 
     with ExitStack() as stack:
         for owner, names, count in (
-            (Tensor, ("tolist", "numpy", "cpu"), read),
-            (torch, ("tensor", "as_tensor", "from_numpy"), new),
-            (Tensor, ("to",), move),
+            (Tensor, ("tolist", "numpy", "cpu"), count_read),
+            (torch, ("tensor", "as_tensor", "from_numpy"), count_new_tensor),
+            (Tensor, ("to",), count_move),
         ):
             for name in names:
                 stack.enter_context(_counted(owner, name, count))
@@ -151,9 +157,9 @@ def _counted(owner: Any, name: str, count: Callable[..., None]) -> Any:
 
 @contextmanager
 def _named_streams(streams: CudaStreams, transfers: Transfers) -> Iterator[None]:
-    """Return a context that notes in `transfers` which stream the code would use on a GPU.
+    """Return a context that sets `transfers.stream` to the stream that the code would use on a GPU.
 
-    On a CPU all streams are None; in the block they are their names.
+    On a CPU, all fields of `streams` are None. In the block, the value of each field is its name.
     """
 
     @contextmanager
@@ -172,6 +178,7 @@ def _named_streams(streams: CudaStreams, transfers: Transfers) -> Iterator[None]
 
 
 def _frames() -> Iterator[FrameType]:
+    """Yield the calls of this thread, the innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
@@ -179,7 +186,7 @@ def _frames() -> Iterator[FrameType]:
 
 
 def _caller() -> str:
-    """Return the name of the innermost function that belongs neither to torch nor to the helpers."""
+    """Return the name of the innermost function that belongs neither to torch, to `_HELPERS` nor to this file."""
     for frame in _frames():
         code = frame.f_code
         is_counter = code.co_filename in (__file__, "<string>")

@@ -1,8 +1,8 @@
-"""Tensors of a CUDA device that is not there: they say that they lie on it, and are computed on the CPU.
+"""Tensors that pretend to lie on a GPU, while their values lie on the CPU, for tests on machines without a GPU.
 
-A `DeviceTensor` has the device `DEVICE`, so that torch and the project take their code path for a GPU: autocast, fused
-kernels, the lookups of FBGEMM, pinned (page-locked) memory. Its values lie in a tensor on the CPU, with which each
-operator is computed. So a run goes on after the host has read a value, and has the results of a run on the CPU.
+A `DeviceTensor` reports the device `DEVICE`, so torch and the project take their code path for a GPU: autocast, fused
+kernels, the lookups of FBGEMM, pinned (page-locked) memory. Operators compute its values on the CPU. So the host can
+read every value, and a run has the results of a run on the CPU.
 
 `FakeDevice` records each event at which a GPU differs from a CPU (`Kind`), with its place in the code.
 """
@@ -26,27 +26,28 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 aten = torch.ops.aten
 # The device of this rank, as torchrun numbers it.
 DEVICE = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-# read: The host waits for a value, or for the shape of a result, that the device computes.
-# copy: The host waits for a copy to the device, since its source is not pinned or `non_blocking` is False.
-# mixed: An operator has tensors of both devices, and that on the CPU has no dimension or is an index. With any other
-# tensor on the CPU, a GPU refuses the operator, and so does the fake device.
+# read: The host waits until the device has computed a value, or the shape of a result.
+# copy: The host waits for a copy to the device, since the source is not pinned or `non_blocking` is False.
+# mixed: An operator gets tensors of both devices, and each tensor on the CPU is a scalar (of no dimension) or an index.
+# If another tensor lies on the CPU, torch raises an error on a GPU, and so does the fake device.
 Kind = Literal["read", "copy", "mixed"]
 _COPIES = (aten._to_copy.default, aten.copy_.default)
 _INDEXING = (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default)
-# Tags of operators whose result, or its shape, the host has to know.
+# Torch's tags of operators during which the host reads a value of the device, or the shape of the result.
 _READS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
-# Operators of FBGEMM without such a tag, by the argument without which they read the size of their result.
+# These operators of FBGEMM have no such tag. Each takes the size of its result as an optional argument, named here, and
+# reads the size from the device if the caller does not pass it.
 _SIZES = {"permute_2D_sparse_data": "permuted_lengths_sum", "permute_1D_sparse_data": "permuted_lengths_sum"}
 _PACKAGES = ("/ple_rec/", "/torchrec/", "/fbgemm_gpu/")
 
 
 @dataclass(frozen=True)
 class Event:
-    """Event at which a run on a GPU waits, or at which it mixes devices.
+    """Operator for which the host waits on a GPU, or which gets tensors of both devices.
 
     Args:
         kind: Kind of the event.
-        phase: Phase of the run, one of the values of `FakeDevice.phases`; "other" outside of these.
+        phase: Phase of the run, one of the values of `FakeDevice.phases`; "other" outside these phases.
         place: File and function of the project, of TorchRec or of FBGEMM that called the operator, such as
             "ple_rec/training/step.py: train_step"; "backward pass" if autograd called it.
         operator: Name of the operator.
@@ -81,6 +82,7 @@ class DeviceTensor(Tensor):
         tensor.host = host
         return tensor
 
+    # Results are then what `_call` returns. By default, torch would turn them into objects of this class once more.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
@@ -90,20 +92,20 @@ class DeviceTensor(Tensor):
         return _call(func, args, kwargs or {})
 
     def as_subclass(self, cls: Any) -> Any:
-        """Return the tensor as an object of a class of TorchRec, which torch does for plain tensors only."""
+        """Return the tensor as an object of a tensor class of TorchRec. Torch's own method takes plain tensors only."""
         tensor = DeviceTensor.__new__(_on_device(cls), self.host)
         return tensor.requires_grad_(self.requires_grad)
 
     def tolist(self) -> Any:
-        """Return the values as lists, which torch does for plain tensors only."""
+        """Return the values as lists. Torch's own method takes plain tensors only."""
         return self.cpu().tolist()
 
     def numpy(self, *, force: bool = False) -> Any:
-        """Refuse the conversion, as for a tensor on a GPU."""
+        """Raise the error that torch raises for a tensor on a GPU."""
         raise TypeError(f"can't convert {DEVICE} device type tensor to numpy. Use Tensor.cpu()")
 
     def record_stream(self, stream: Any) -> None:
-        """Do nothing, since an operator is done as soon as it is called."""
+        """Do nothing, since each operator has ended when its call returns."""
 
     def __repr__(self) -> str:  # type: ignore[override]
         return f"DeviceTensor({self.host!r})"
@@ -111,7 +113,7 @@ class DeviceTensor(Tensor):
 
 @cache
 def _on_device(cls: type) -> Any:
-    """Return the subclass of a tensor class whose objects lie on the fake device."""
+    """Return a subclass of a tensor class that is also a `DeviceTensor`."""
     return type(cls)(cls.__name__, (cls, DeviceTensor), {})
 
 
@@ -119,8 +121,9 @@ class FakeDevice(TorchDispatchMode):
     """Mode in which an operator that makes a tensor on a CUDA device makes a `DeviceTensor`.
 
     Args:
-        phases: Phases of the run by the name of a function, such as "Trainer._report". An event is of the phase of the
-            innermost function that has one. The name "backward pass" is that of all calls by autograd.
+        phases: Phase of the run for each function that begins one, by its qualified name, such as "Trainer._report". An
+            event gets the phase of the innermost of these functions that is being called. The name "backward pass"
+            stands for all calls by autograd.
 
     Attributes:
         events: Events since the mode began.
@@ -177,14 +180,14 @@ def _place() -> str:
     for frame in _frames():
         file, function = frame.f_code.co_filename, frame.f_code.co_qualname
         for package in _PACKAGES:
-            # A mode of torch stands between a caller and the operator that it calls.
+            # This method of a mode of torch only passes the call of an operator on, so it is not the caller.
             if package in file and not function.endswith("__torch_function__"):
                 return f"{package[1:]}{file.rpartition(package)[2]}: {function}"
     return "elsewhere" if threading.current_thread() is threading.main_thread() else "backward pass"
 
 
 def _call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-    """Compute an operator on the CPU, and return its result on the device on which a GPU would have it."""
+    """Compute an operator on the CPU, and return a `DeviceTensor` where the result would lie on a GPU."""
     values, spec = tree_flatten((args, kwargs))
     inputs = {id(value.host): value for value in values if isinstance(value, DeviceTensor)}
     target = kwargs.get("device")
@@ -198,16 +201,17 @@ def _call(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         host_args = _lookup_arguments(func, host_args)
     result = func(*host_args, **host_kwargs)
 
-    def wrapped(value: Any) -> Any:
+    def to_device(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        # An operator that changes a tensor in place returns that tensor.
+        # An operator that changes a tensor in place has to return this tensor, not a new one.
         return inputs[id(value)] if id(value) in inputs else DeviceTensor(value)
 
-    return tree_map(wrapped, result) if on_device else result
+    return tree_map(to_device, result) if on_device else result
 
 
 def _on_host(value: Any) -> Any:
+    """Return the argument that an operator on the CPU gets in place of `value`."""
     if isinstance(value, DeviceTensor):
         return value.host
     return torch.device("cpu") if isinstance(value, torch.device) and value.type == "cuda" else value
@@ -217,8 +221,8 @@ def _lookup_arguments(func: Any, args: Sequence[Any]) -> list[Any]:
     """Return the arguments with which FBGEMM's kernel for CPUs does what its kernel for GPUs would do.
 
     FBGEMM passes tables, and the state of their optimizer, as `dev_weights` or `momentum1_dev` if they lie on a GPU,
-    and as `uvm_weights` or `momentum1_uvm` if they lie in the host's memory; the other one is empty. Its kernel for
-    CPUs reads `host_weights` and `momentum1_host`.
+    and as `uvm_weights` or `momentum1_uvm` if they lie in the host's memory; the other of the two is empty. Its kernel
+    for CPUs reads `host_weights` and `momentum1_host`.
     """
     # Arguments at the end may be left out, since they have defaults.
     by_name = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)}
@@ -249,10 +253,10 @@ def _check_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:
 
 
 def _check(func: Any, args: Any, tensors: Sequence[Tensor]) -> None:
-    """Record that an operator reads a value, or that it has tensors of both devices.
+    """Record that the host reads a value for an operator, or that the operator gets tensors of both devices.
 
     Raises:
-        RuntimeError: A tensor on the CPU has a dimension and is no index.
+        RuntimeError: A tensor on the CPU is neither a scalar nor an index.
     """
     indices = [index for index in args[1] if index is not None] if func in _INDEXING else []
     for tensor in tensors:
@@ -265,7 +269,8 @@ def _check(func: Any, args: Any, tensors: Sequence[Tensor]) -> None:
         record("mixed", func)
     if indices:
         masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
-        # A single value is written where the mask is True, without a list of these places.
+        # Torch writes a single value wherever the mask is True. Only for several values does the host read how many
+        # places that are.
         reads = bool(masks) and (func is aten.index.Tensor or args[2].numel() > 1)
     else:
         reads = bool(_READS & set(func.tags)) or _reads_size(func, args)
@@ -274,7 +279,7 @@ def _check(func: Any, args: Any, tensors: Sequence[Tensor]) -> None:
 
 
 def _reads_size(func: Any, args: Any) -> bool:
-    """Return True if an operator of FBGEMM reads the size of its result, which the caller could have passed."""
+    """Return True if an operator of `_SIZES` reads the size of its result, since the caller has not passed it."""
     size = _SIZES.get(func.name().removeprefix("fbgemm::"))
     names = [argument.name for argument in func._schema.arguments]
     return size is not None and dict(zip(names, args, strict=False)).get(size) is None
