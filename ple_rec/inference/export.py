@@ -69,6 +69,8 @@ logger = logging.getLogger(__name__)
 
 # Function from a folder with `prep.toml`, the names of all features and those of the user to the raw form of requests.
 BuildRawForm = Callable[[Path, Sequence[str], Sequence[str]], RawForm | None]
+# Function that gets the checked ranker of a version and the held-out rows, and raises an error to refuse the version.
+Accept = Callable[[Ranker, RawHeldOutRows], None]
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ def export(
     options: ExportOptions,
     build_raw_form: BuildRawForm | None = None,
     read_side: ReadSide | None = None,
+    accept: Accept | None = None,
 ) -> ExportedVersion:
     """Write a version, check it against the trained model, and write its name into `latest`.
 
@@ -104,6 +107,8 @@ def export(
         build_raw_form: Function that returns the raw form of requests from a folder with `prep.toml`, the names of all
             features and those of the user; None to leave the raw form out.
         read_side: Function that reads a side table; None to publish no tables.
+        accept: Function that may refuse the version after its check, by an error; nothing is published then. With
+            `--dense auto` it gets the ranker in fp32. None to accept every version that passes the check.
 
     Raises:
         UserError: The options do not fit the run, or scores differ by more than the bounds.
@@ -182,6 +187,8 @@ def export(
                 description["dense"] = {"precision": "fp32", "asked": "auto", "refused": why}
             else:
                 check, fp32_check = bf16_check, check
+        if accept is not None:
+            accept(ranker, raw)
         published: list[PublishedTable] = []
         if raw_form is not None and read_side is not None:
             # They are published before the version, so that a server which loads it has its rates at once.
