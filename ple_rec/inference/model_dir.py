@@ -193,6 +193,29 @@ def version_names(model_dir: Location) -> list[str]:
     return names_below(model_dir / VERSIONS)
 
 
+def find_version(model_dir: Location, name: str, option: Option) -> Location:
+    """Return the folder of a version that the user has named.
+
+    Args:
+        model_dir: Folder of the model.
+        name: Name of the version.
+        option: Option with the name, for messages.
+
+    Raises:
+        UserError: The model has no complete version of this name.
+        DataError: This user may not read the folder.
+        UnavailableError: The model is in a store that cannot be read.
+    """
+    version = model_dir / VERSIONS / name
+    with explain_unreadable(model_dir):
+        if VERSION_NAME.fullmatch(name) and (version / MANIFEST).is_file():
+            return version
+        names = version_names(model_dir)
+    rule = f"it names a complete version of {model_dir}, one of {', '.join(names) or 'none'}"
+    fix = "name one of them" if names else "export a whole version first"
+    raise UserError(option, f"got {name!r}", rule, fix)
+
+
 def check_model_dir(model_dir: Location) -> None:
     """Raise an error unless an export may write to a folder, which need not exist.
 

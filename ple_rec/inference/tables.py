@@ -19,13 +19,13 @@ item, only the order of a sum changes.
 int8 and int4 are FBGEMM's row-wise quantisation, by operators of torch, so fbgemm_gpu is not needed.
 
 Shape suffixes of tables: R rows of the table, V ids, B bags (`offsets_B1` has B + 1 entries), D columns, P bytes of a
-row. Shape suffixes of `RequestLookups`: B rows of all requests, R requests, N rows of the features of the user or of
+row, N rows of a chunk. Shape suffixes of `RequestLookups`: B rows of all requests, R requests, N rows of the features of the user or of
 the items, F dense features, D columns of x or of a table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -135,7 +135,7 @@ class RequestLookups:
         return quotient(summed_ND, totals_N[:, None])
 
 
-# Number of rows that are converted and written at a time.
+# Number of rows that are converted at a time.
 _CHUNK_ROWS = 1 << 18
 _quantised = torch.ops.quantized
 
@@ -165,6 +165,38 @@ def check_dim(table: str, dim: int, precision: TablePrecision) -> None:
         )
 
 
+def stored_chunks(weight_RD: Tensor, precision: TablePrecision, name: str, first_row: int) -> Iterator[Tensor]:
+    """Yield rows of a table as they are stored, in chunks (N, P) of bytes.
+
+    Args:
+        weight_RD: Rows, on the CPU, in fp32 or fp16.
+        precision: Precision of the stored rows.
+        name: Name of the table, for messages.
+        first_row: Number of the first row, for messages.
+
+    Raises:
+        UserError: A value is not finite, or beyond the range of fp16 in a table of fp16.
+    """
+    for begin in range(0, len(weight_RD), _CHUNK_ROWS):
+        chunk_RD = weight_RD[begin : begin + _CHUNK_ROWS].float()
+        stored = chunk_RD.half() if precision == "fp16" else chunk_RD
+        if not stored.isfinite().all():
+            row = first_row + begin + int(stored.isfinite().all(1).int().argmin())
+            raise UserError(
+                f"{name}, row {row}",
+                "a value that is not finite",
+                f"a table in {precision} has finite values",
+                "train again from an earlier checkpoint"
+                if precision != "fp16"
+                else f"export with {Option.PRECISION.with_value('fp32')}",
+            )
+        if precision == "int8":
+            stored = _quantised.embedding_bag_byte_prepack(chunk_RD.contiguous())
+        elif precision == "int4":
+            stored = _quantised.embedding_bag_4bit_prepack(chunk_RD.contiguous())
+        yield stored.contiguous().view(torch.uint8)
+
+
 def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) -> None:
     """Append rows of a table to its file.
 
@@ -176,24 +208,9 @@ def write_table(file: BinaryIO, weight_RD: Tensor, precision: TablePrecision) ->
     Raises:
         UserError: A value is not finite, or beyond the range of fp16 in a file of fp16.
     """
-    for begin in range(0, len(weight_RD), _CHUNK_ROWS):
-        chunk_RD = weight_RD[begin : begin + _CHUNK_ROWS].float()
-        stored = chunk_RD.half() if precision == "fp16" else chunk_RD
-        if not stored.isfinite().all():
-            row = file.tell() // row_bytes(weight_RD.shape[1], precision) + int(stored.isfinite().all(1).int().argmin())
-            raise UserError(
-                f"{Path(file.name).name}, row {row}",
-                "a value that is not finite",
-                f"a table in {precision} has finite values",
-                "train again from an earlier checkpoint"
-                if precision != "fp16"
-                else f"export with {Option.PRECISION.with_value('fp32')}",
-            )
-        if precision == "int8":
-            stored = _quantised.embedding_bag_byte_prepack(chunk_RD.contiguous())
-        elif precision == "int4":
-            stored = _quantised.embedding_bag_4bit_prepack(chunk_RD.contiguous())
-        file.write(stored.contiguous().view(torch.uint8).numpy().data)
+    first_row = file.tell() // row_bytes(weight_RD.shape[1], precision)
+    for chunk_NP in stored_chunks(weight_RD, precision, Path(file.name).name, first_row):
+        file.write(chunk_NP.numpy().data)
 
 
 class StoredTable:
