@@ -8,12 +8,15 @@ Shape suffixes: N rows of one chunk, P bytes of a stored row, E changed rows.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
@@ -23,6 +26,7 @@ from ple_rec.config.schema import VECTORS_DIR, VOCAB_DIR
 from ple_rec.data.encode import Encoder
 from ple_rec.data.vocabulary_changes import VocabularyChanges
 from ple_rec.errors import DeltaTooLargeError, Option, UserError
+from ple_rec.inference.arrays import TABLES
 from ple_rec.inference.delta import (
     DeltaInfo,
     changed_rows_file,
@@ -37,7 +41,7 @@ from ple_rec.inference.export_options import DELTA_PRECISIONS, ExportOptions
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.manifest import parse_manifest, read_manifest
 from ple_rec.inference.model_dir import VERSIONS, find_version
-from ple_rec.inference.ranker import TABLES, Ranker
+from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
 from ple_rec.inference.tables import ChangedRows, OverlaidTable, StoredTable, row_bytes, stored_chunks
 from ple_rec.inference.version_files import copy_descriptions, frozen_tables, table_shards, vocabularies
@@ -64,6 +68,7 @@ class DeltaVersion:
         self._folder, self._context, self._options = folder, context, options
         assert options.delta is not None
         base = find_version(model_dir, options.delta, Option.DELTA)
+        self._place = Option.DELTA.with_value(options.delta)
         # The files of the chain are verified while they are loaded.
         self._base = load_ranker(base)
         self._chain = [local_version(each) for each in version_chain(base)]
@@ -76,14 +81,15 @@ class DeltaVersion:
     def _check_run(self) -> None:
         """Refuse a run of another model than the base."""
         base, selection, schema = self._base, self._context.selection, self._context.dataset.schema
-        precisions = {table["precision"] for table in base.description["tables"]}
-        if self._options.precision not in DELTA_PRECISIONS or precisions - {self._options.precision}:
-            theirs = ", ".join(sorted(precisions)) or "no table"
-            rule = f"a delta has the precision of its base, {base.version} in {theirs}, and it is int8 or int4"
-            fix = f"give {Option.PRECISION.with_value(theirs)}"
-            if precisions.isdisjoint(DELTA_PRECISIONS):
-                fix = f"export a whole version, with {Option.PRECISION.with_value('int8')}"
-            raise UserError(Option.PRECISION, f"got {self._options.precision}", rule, fix)
+        for precision in {table["precision"] for table in base.description["tables"]}:
+            if precision not in DELTA_PRECISIONS:
+                rule = "rows of int8 and int4 stand alone with their scales, so only they are replaced one by one"
+                fix = f"export a whole version with {Option.PRECISION.with_value('int8')} first"
+                raise UserError(self._place, f"its tables are in {precision}", rule, fix)
+            if precision != self._options.precision:
+                rule = f"a delta has the precision of its base, and {base.version} is in {precision}"
+                fix = f"give {Option.PRECISION.with_value(precision)}"
+                raise UserError(Option.PRECISION, f"got {self._options.precision}", rule, fix)
         names = {
             "name": ({base.name}, {self._context.config.name}),
             "features": ({each.name for each in base.signature.inputs}, set(selection.features())),
@@ -101,8 +107,7 @@ class DeltaVersion:
             )
 
     def _misfit(self, value: str, rule: str) -> UserError:
-        place = f"{Option.DELTA} {self._base.version}"
-        return UserError(place, value, rule, f"export a whole version: leave {Option.DELTA} out")
+        return UserError(self._place, value, rule, f"export a whole version: leave {Option.DELTA} out")
 
     def write_dataset_files(self) -> Encoder:
         """Write what has changed of the files that turn raw values into inputs, and return an encoder of the dataset.
@@ -119,7 +124,9 @@ class DeltaVersion:
         digests = [parse_manifest(each, read_manifest(each)) for each in reversed(self._chain)]
         for name, file in frozen_tables(context).items():
             before = next((files[name].digest for files in digests if name in files), None)
-            if before != context.dataset.digests.sha256(name):
+            with file.open("rb") as stream:
+                is_new = hashlib.file_digest(stream, "sha256").hexdigest() != before
+            if is_new:
                 (folder / VECTORS_DIR).mkdir(exist_ok=True)
                 shutil.copyfile(file, folder / name)
         return Encoder(context.dataset.path, context.selection.sparse)
@@ -158,7 +165,7 @@ class DeltaVersion:
         if self._share > self._options.delta_share:
             allowed = float(f"{self._share * 1.1:.2g}")
             raise DeltaTooLargeError(
-                f"{Option.DELTA} {self._base.version}",
+                self._place,
                 f"rows that have changed since {self._chain[0].name}, the last whole version, take {self._share:.3g} "
                 "of the tables",
                 f"a server holds them besides the tables, so at most {self._options.delta_share:g} is allowed",
@@ -195,10 +202,10 @@ class DeltaVersion:
 
     def open_ranker(self, dense_precision: UsedPrecision) -> Ranker:
         """Return the base with the changes of the delta."""
-        return self._base.with_delta(self._folder, dense_precision=dense_precision)
+        return self._base.with_delta(self._folder, checked=True, dense_precision=dense_precision)
 
 
-def read_chain_values(chain: list[Path], table: str) -> Any:
+def read_chain_values(chain: Sequence[Path], table: str) -> Iterator[pa.Array]:
     """Yield the raw values of a table's rows in the last version of a chain, piece by piece (`read_values`).
 
     Args:

@@ -14,13 +14,14 @@ from ple_rec.config.raw_form import RAW_FILE, RawForm
 from ple_rec.config.schema import VECTORS_DIR, VOCAB_DIR
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.arrays import TABLES
 from ple_rec.inference.card import CARD_FILE, card_text
 from ple_rec.inference.delta import version_chain
 from ple_rec.inference.delta_export import read_chain_values
 from ple_rec.inference.export import ExportedVersion, write_description
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.manifest import MANIFEST, MODEL_FILE
-from ple_rec.inference.model_dir import TABLES, VERSIONS, find_version, new_version
+from ple_rec.inference.model_dir import VERSIONS, find_version, new_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
 from ple_rec.inference.tables import StoredTable

@@ -22,7 +22,8 @@ from ple_rec.config.prep import PREP_FILE
 from ple_rec.config.schema import SCHEMA_FILE, STATS_FILE, SUCCESS_FILE, VECTORS_DIR, VOCAB_DIR
 from ple_rec.data.encode import Encoder
 from ple_rec.errors import DataError
-from ple_rec.inference.ranker import TABLES, Ranker
+from ple_rec.inference.arrays import TABLES
+from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import check_dim, write_table
 from ple_rec.inference.vocabulary_files import read_values, write_vocabulary
 from ple_rec.training.context import EvaluationContext

@@ -99,7 +99,7 @@ def _with_changes(piece: pa.Array, first: int, changes: Sequence[VocabularyChang
         begin, end = np.searchsorted(each.rows_E, [first, first + len(piece)])
         changed = np.zeros(len(piece), np.bool_)
         changed[each.rows_E[begin:end] - first] = True
-        piece = pc.replace_with_mask(piece, pa.array(changed), each.raw_E[begin:end])
+        piece = pc.replace_with_mask(piece, pa.array(changed), each.raw_E[begin:end].cast(piece.type))
     return piece
 
 
