@@ -10,7 +10,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ple_rec.api.arguments import PathLike, check_count, check_dict, check_list, check_location, check_text, errors_name_arguments
+from ple_rec.api.arguments import (
+    PathLike,
+    check_count,
+    check_dict,
+    check_list,
+    check_location,
+    check_text,
+    errors_name_arguments,
+)
 from ple_rec.api.html import block, display_path, line, table
 from ple_rec.api.request_rows import (
     InputNames,

@@ -40,7 +40,7 @@ from ple_rec.inference.delta import (
 from ple_rec.inference.export_options import DELTA_PRECISIONS, ExportOptions
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.manifest import parse_manifest, read_manifest
-from ple_rec.inference.model_dir import VERSIONS, find_version
+from ple_rec.inference.model_dir import find_version
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.remote_model import local_version
 from ple_rec.inference.tables import ChangedRows, OverlaidTable, StoredTable, row_bytes, stored_chunks

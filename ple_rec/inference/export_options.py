@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from ple_rec.config.choices import AskedPrecision, TablePrecision
 from ple_rec.storage import Location
 
-
 # Precisions whose rows stand alone with their scales, so that a delta can replace single rows.
 DELTA_PRECISIONS: tuple[TablePrecision, ...] = ("int8", "int4")
 

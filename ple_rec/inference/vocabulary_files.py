@@ -104,7 +104,7 @@ def _with_changes(piece: pa.Array, first: int, changes: Sequence[VocabularyChang
 
 
 def _rearrange(pieces: Iterable[pa.Array], kind: pa.DataType) -> Iterator[pa.Array]:
-    """Yield the values of all pieces in pieces of `_PIECE_ROWS`; the last one may be shorter, and the only one empty."""
+    """Yield the values of all pieces in pieces of `_PIECE_ROWS`; the last one may be shorter or empty."""
     rest = pa.array([], kind)
     for piece in pieces:
         rest = pa.concat_arrays([rest, piece])
