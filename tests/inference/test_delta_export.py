@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,16 +15,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ple_rec.analysis.finished import load_finished_run
 from ple_rec.cli import main
 from ple_rec.errors import DataError, DeltaTooLargeError, UserError
 from ple_rec.inference import delta_export, tables
 from ple_rec.inference.delta_export import find_changed_rows
-from ple_rec.inference.load_version import load_ranker
+from ple_rec.inference.export import export
+from ple_rec.inference.export_options import ExportOptions
+from ple_rec.inference.held_out import RawHeldOutRows
+from ple_rec.inference.load_version import load_ranker, load_side_tables, sides_of
 from ple_rec.inference.manifest import check_version
 from ple_rec.inference.model_dir import latest_version, version_names
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import StoredTable, row_bytes, write_table
 from ple_rec.storage import location, write_text
+from ple_rec.training.trained import single_process_config
 from tests.inference.delta_feed import program_writer, train_on, write_days
 from tests.inference.exported import export_run, set_latest
 from tests.inference.feed import FIRST_USER
@@ -99,7 +106,7 @@ def test_scores_are_those_of_a_whole_export(models: Models, number: int, whole: 
 def test_versions_differ(models: Models) -> None:
     """Each delta has changed something: without it the comparison of scores would say nothing."""
     found = [answers(load_ranker(models.deltas / f"versions/v{number}", threads=1)) for number in range(1, 5)]
-    for older, newer in zip(found, found[1:], strict=False):
+    for older, newer in pairwise(found):
         assert older != newer
     for number in (2, 3):
         changes = pq.read_table(models.deltas / f"versions/v{number}/vocab/user_id.delta.parquet")
@@ -155,8 +162,7 @@ def expected_changes(models: Models, number: int, table: str, width: int) -> int
 def changed_rows(models: Models, number: int, table: str, width: int) -> set[int]:
     """Rows that some version since v1 has changed."""
     versions = [stored(models, each, table, width) for each in range(1, number + 1)]
-    pairs = zip(versions, versions[1:], strict=False)
-    return {int(row) for old, new in pairs for row in (new != old).any(1).nonzero()[0]}
+    return {int(row) for old, new in pairwise(versions) for row in (new != old).any(1).nonzero()[0]}
 
 
 def test_the_card_and_the_summary_say_what_has_changed(
@@ -231,7 +237,7 @@ def first(days: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (
             ("--delta", "v1"),
-            "--precision: got fp32; a delta has the precision of its base, and v1 is in int8. Fix: give",
+            "--precision: got fp32; a delta has the precision of its base, and v1 is in int8",
         ),
         (("--delta", "v1", "--precision", "int4"), "and v1 is in int8. Fix: give --precision int8"),
         (
@@ -271,9 +277,7 @@ def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.Ca
     export_run(days / "run-6", model, "--precision", "int8", *SMALL[:2])
     said = refused(model, capsys, days / "run-5", "--delta", "v3", "--precision", "int8")
     assert "does not descend from" in said
-    assert (
-        "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave --delta" in said
-    )
+    assert "in other datasets, rows of tables belong to other values. Fix: export a whole version: leave" in said
     shutil.rmtree(model)
 
 
@@ -282,7 +286,7 @@ def test_a_dataset_of_another_lineage(first: Path, days: Path, capsys: pytest.Ca
     [
         ({"name": "other"}, "name other in place of small; a delta has the name of its base"),
         ({"data": {"drop": ["city"]}}, "features none in place of city; a delta has the features of its base"),
-        ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 25 rows of 4 columns"),
+        ({"embeddings": {"dim": 8}}, "of 8 columns; in the base it has 12 rows of 4 columns"),
     ],
 )
 def test_a_run_of_another_model(
@@ -334,7 +338,7 @@ def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[
 def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
     model = location(address)
     for number in (1, 2):
-        put_folder(models.deltas / f"versions/v{number}", f"{address}/versions/v{number}")
+        put_folder(models.deltas / f"versions/v{number}", f"{address.removeprefix('s3://')}/versions/v{number}")
     write_text(model / "latest", "v2\n")
     argv = ["--precision", models.precision, *SMALL]
     run = ["export", str(days / "run-6"), "--out", address, "--checkpoint", "step-2", "--examples", "24"]
@@ -355,3 +359,65 @@ def test_going_back_is_latest(models: Models, tmp_path: Path) -> None:
     shutil.rmtree(model / "versions/v2")
     with pytest.raises(DataError, match="v2"):
         load_ranker(latest_version(model), threads=1)
+
+
+@pytest.fixture
+def disk(tmp_path: Path, models: Models) -> Iterator[Path]:
+    """A model with v1 alone, on a file system that has room for half of a delta."""
+    place, version = tmp_path / "disk", models.deltas / "versions/v1"
+    place.mkdir()
+    pages = sum(-(-path.stat().st_size // 4096) + 1 for path in version.rglob("*"))
+    size = f"size={4 * pages + 80}k"
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(place)], check=False).returncode:
+        pytest.skip("this user may mount nothing")
+    shutil.copytree(version, place / "m/versions/v1")
+    set_latest(place / "m", "v1")
+    yield place / "m"
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle(
+    disk: Path, models: Models, days: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ("--precision", models.precision, *SMALL, "--delta", "v1")
+    assert "No space left on device; a model and its side tables need" in refused(disk, capsys, days / "run-5", *argv)
+    load_ranker(latest_version(disk))
+
+
+@pytest.mark.parametrize("dense", ["bf16", "auto"])
+def test_a_delta_has_a_precision_of_matrix_products_of_its_own(
+    first: Path, days: Path, tmp_path: Path, dense: str
+) -> None:
+    model, argv = shutil.copytree(first, tmp_path / "m"), ("--precision", "int8", *SMALL, "--dense", dense)
+    export_run(days / "run-5", model, *argv, "--delta", "v1")
+    export_run(days / "run-5", model, *argv)
+    delta, whole = (described(model / "versions" / name) for name in ("v3", "v4"))
+    assert delta["dense"] == whole["dense"] == {"precision": dense}
+    assert delta["card"]["check"] == whole["card"]["check"]
+    assert delta["card"]["check"]["dense"] == "bf16"
+
+
+def test_the_caller_gets_the_ranker_of_the_delta(models: Models, days: Path, tmp_path: Path) -> None:
+    model, found = tmp_path / "m", []
+    shutil.copytree(models.deltas / "versions/v1", model / "versions/v1")
+    options = ExportOptions(models.precision, delta="v1", delta_share=1, auc_loss=1, examples=24)  # type: ignore[arg-type]
+    config, metrics = load_finished_run(days / "run-5", ())
+    config = single_process_config(config, metrics)
+
+    def accept(ranker: Ranker, _: RawHeldOutRows) -> None:
+        found.append(answers(ranker))
+
+    export(config, metrics, days / "run-5", model, options, accept=accept)
+    assert found == [answers(load_ranker(models.whole / "versions/v2", threads=1))]
+
+
+def test_rates_are_published_with_a_delta(rates_feed: Path, rates_child: Path, tmp_path: Path) -> None:
+    model, argv = tmp_path / "m", ("--precision", "int8", *SMALL)
+    export_run(rates_feed / "run", model, *argv)
+    assert (model / "tables/by_video_id/latest").read_text() == "v1\n"
+    run = train_on(rates_child, tmp_path / "run", rates_feed / "run")
+    export_run(run, model, *argv, "--delta", "v1")
+    assert (model / "tables/by_video_id/latest").read_text() == "v2\n"
+    ranker, misfits = load_side_tables(load_ranker(latest_version(model)), latest_version(model))
+    assert not misfits
+    assert set(ranker.side_tables) == {side.name for side in sides_of(ranker.raw_form) if side.rates}
