@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
 from data_prep.output.summary import Summary
 from ple_rec.config.base import SPLITS
-from ple_rec.config.load import load_config, load_schema
-from ple_rec.config.prep import PrepConfig
-from tests.data_prep.feed_logs import digests, read
+from ple_rec.config.load import load_schema
+from tests.data_prep.feed_logs import read
 from tests.data_prep.turnover_logs import DAY_1, LAST_TRAINING_DAY, Chain, ReferenceTable, reference_tables
 
 # Day 9 is passed over, and day 4 is a day of valid of the first dataset.

@@ -48,6 +48,7 @@ _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _RANKER = ("tests/inference/test_ranker.py",)
+_DELTA_EXPORT = ("tests/inference/test_delta_export.py", "tests/inference/test_vocabulary_files.py")
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
@@ -569,5 +570,48 @@ FAULTS: tuple[Fault, ...] = (
         "            self.vectors_BW,\n",
         "",
         _STREAMS,
+    ),
+    # Deltas of exported models
+    Fault(
+        "the share of a delta forgets the rows that earlier deltas have changed",
+        "ple_rec/inference/delta_export.py",
+        "len(np.union1d(changes.rows_E.numpy(), older))",
+        "len(changes.rows_E)",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a row whose first column alone has changed is left out of a delta",
+        "ple_rec/inference/delta_export.py",
+        "(chunk_NP != before_NP).any(1)",
+        "(chunk_NP != before_NP)[:, 1:].all(1)",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a delta of a dataset of another lineage is exported",
+        "ple_rec/inference/delta_export.py",
+        "if trained_on not in schema.lineage():",
+        "if not schema.lineage():",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "a value that has lost its row is not among the changes of a vocabulary",
+        "ple_rec/inference/vocabulary_files.py",
+        "pc.or_(differ, pc.xor(new_piece.is_null(), padded.is_null()))",
+        "pc.or_(differ, pc.and_not(new_piece.is_valid(), padded.is_valid()))",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "of two changes of a row by a chain of deltas, the older one is read",
+        "ple_rec/inference/vocabulary_files.py",
+        "for each in changes:\n        begin, end",
+        "for each in reversed(changes):\n        begin, end",
+        _DELTA_EXPORT,
+    ),
+    Fault(
+        "an error of the caller's gate does not stop an export",
+        "ple_rec/inference/export.py",
+        "if accept is not None:",
+        "if accept is None:",
+        ("tests/inference/test_export.py", "tests/inference/test_delta_export.py"),
     ),
 )
