@@ -17,6 +17,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PAGE = (REPOSITORY / "docs" / "export.md").read_text()
 COMMANDS = [command for block in blocks(PAGE) for command in block.commands]
 APPEND = "--append day=9 --parent data/feed --set 'log.files=[\"log/day=2024-05-09\"]'"
+NEXT = "--init-from feed --run-dir runs/feed-9 --set data.path=data/feed-9"
 # Commands of docs/prep.md, after which the page goes on.
 BEFORE = (
     "python docs/examples/feed_logs.py",
@@ -24,7 +25,7 @@ BEFORE = (
     "ple-rec train --config docs/examples/feed_ple.toml",
     "python docs/examples/feed_logs.py 9 9",
     f"ple-rec prep docs/examples/feed.toml --from data/feed-raw --out data/feed-9 {APPEND}",
-    "ple-rec train --config docs/examples/feed_ple.toml --init-from feed --run-dir runs/feed-9 --set data.path=data/feed-9",
+    f"ple-rec train --config docs/examples/feed_ple.toml {NEXT}",
 )
 
 

@@ -338,7 +338,7 @@ def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[
     assert "--squash: got 'v9'; it names a complete version of" in refused_squash("--squash", "v9")
     said = refused_squash("--squash", "v1", "--delta", "v1", "--precision", "int8")
     assert "--squash: got it with --precision, --delta; the whole version has the content of the delta" in said
-    assert "RUN: missing; it is the run that is exported. Fix: name it, or a version by --squash" in refused_squash()
+    assert "export: RUN missing; it is the run that is exported. Fix: name it, or give --squash" in refused_squash()
 
 
 @pytest.mark.parametrize("models", ["int8"], indirect=True)
