@@ -34,12 +34,10 @@ class RowSources(NamedTuple):
     Args:
         row_R: Rows to overwrite, ascending.
         source_R: Row that is read in the place of each; none of them is overwritten.
-        dim: Number of columns of the table.
     """
 
     row_R: NDArray[np.int32]
     source_R: NDArray[np.int32]
-    dim: int
 
 
 @torch.no_grad()
@@ -85,19 +83,22 @@ def reset_rows(
 
 
 @torch.no_grad()
-def copy_rows(model: Mapping[str, Any], sources: Mapping[str, RowSources], device: torch.device) -> None:
+def copy_rows(
+    model: Mapping[str, Any], sources: Mapping[str, RowSources], dims: Mapping[str, int], device: torch.device
+) -> None:
     """Overwrite rows of tables by the weights of other rows (a collective).
 
     Args:
         model: State of the model, which is changed in place.
         sources: Rows and their sources by name of the table; the mapping is the same on every rank.
+        dims: Number of columns of each table by its name.
         device: Device on which the process group reduces tensors.
     """
     shards = list(shards_of_state(model))
-    for table, (row_R, source_R, dim) in sources.items():
+    for table, (row_R, source_R) in sources.items():
         distinct_S, place_R = np.unique(source_R, return_inverse=True)
         own = [(shard_RD, row, column) for name, shard_RD, row, column, _ in shards if name == table]
-        value_SD = torch.zeros(len(distinct_S), dim, device=device)
+        value_SD = torch.zeros(len(distinct_S), dims[table], device=device)
         for shard_RD, first_row, first_column in own:
             place_N, local_N = _rows_of_shard(distinct_S, first_row, shard_RD)
             columns = slice(first_column, first_column + shard_RD.size(1))

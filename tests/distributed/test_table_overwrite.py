@@ -57,9 +57,7 @@ class _States(NamedTuple):
 def _overwrite(rank: int, world_size: int) -> dict[str, _States]:
     table_overwrite._CHUNK_VALUES = 300
     rows = {table: np.array(values, np.int32) for table, values in CHANGED.items()}
-    sources = {
-        table: RowSources(rows[table], np.array(values, np.int32), DIMS[table]) for table, values in SOURCES.items()
-    }
+    sources = {table: RowSources(rows[table], np.array(values, np.int32)) for table, values in SOURCES.items()}
     results: dict[str, _States] = {}
     for name, (embeddings, optimizer) in CASES.items():
         tables = {"a": {"dim": DIMS["a"]} | embeddings.get("tables", {}).get("a", {})}
@@ -80,7 +78,7 @@ def _overwrite(rank: int, world_size: int) -> dict[str, _States]:
             for piece in tensor.local_shards() if isinstance(tensor, ShardedTensor) else []:
                 piece.tensor.copy_(torch.rand(piece.tensor.shape, generator=generator) + 1)
         trained = _whole(weights, state)
-        copy_rows(weights, sources, torch.device("cpu"))
+        copy_rows(weights, sources, DIMS, torch.device("cpu"))
         copied = _whole(weights, state)
         reset_rows(weights, state, rows, ORIGINS)
         results[name] = _States(initial, trained, _whole(weights, state), copied, float(counter))
