@@ -6,6 +6,7 @@ Shape suffixes: R rows of a table.
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from ple_rec.config.schema import VOCAB_DIR, Table
@@ -37,7 +38,7 @@ def rows_of_unknown(dataset: DatasetDirectory, table: Table, row_R: NDArray[np.i
     with explain_damage(file), open_parquet(file) as vocabulary:
         for batch in vocabulary.iter_batches(columns=["raw"]):
             place_R = slice(*np.searchsorted(row_R, (first_row, first_row + len(batch))))
-            values = batch.column("raw").take(row_R[place_R] - first_row).to_pylist()
+            values = batch.column("raw").take(pa.array(row_R[place_R] - first_row)).to_pylist()
             unknown_R[place_R] = [
                 first_hash_row + hash_unknown(str(value).encode()) % table.hash_rows for value in values
             ]
