@@ -72,12 +72,13 @@ label = "is_like"
 ADMISSION = "admit = {count = 2, days = 2}\nexpire = {unseen_days = 2}"
 
 
-def write_feed(folder: Path, seed: int, *, admission: bool = True) -> list[Path]:
+def write_feed(folder: Path, seed: int, *, days: int = DAYS, admission: bool = True) -> list[Path]:
     """Write the logs and prepare a dataset for each day.
 
     Args:
         folder: Folder of logs and datasets.
         seed: Seed of the arrivals, the departures and the rows.
+        days: Number of days.
         admission: True if rare values get no row, and values that are no longer seen lose theirs.
 
     Returns:
@@ -87,14 +88,14 @@ def write_feed(folder: Path, seed: int, *, admission: bool = True) -> list[Path]
     log = folder / "raw" / "log"
     log.mkdir(parents=True)
     present = {"user": rng.random(24) < 0.5, "video": rng.random(30) < 0.5}
-    for day in range(1, DAYS + 1):
+    for day in range(1, days + 1):
         pq.write_table(_day(rng, day, present), log / f"day-{day}.parquet")
         for name, here_R in present.items():
             # About every fourth value leaves or arrives each day, and most of those that leave come back.
             present[name] = here_R ^ (rng.random(len(here_R)) < 0.25)
     (folder / "prep.toml").write_text(TOML.replace("ADMISSION", ADMISSION if admission else ""))
     datasets: list[Path] = []
-    for day in range(FIRST_DAYS, DAYS + 1):
+    for day in range(FIRST_DAYS, days + 1):
         append: dict[str, Any] = {"append": f"day={day}", "parent": datasets[-1]} if datasets else {}
         datasets.append(folder / f"day-{day}")
         options = Options(source=str(folder / "raw"), threads=1, **append)
