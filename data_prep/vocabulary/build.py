@@ -251,13 +251,13 @@ class Vocabularies:
         if not missing:
             return
         numbered = numbering.assign_rows(counts, last_rows=[vocabulary.parent_rows for vocabulary in batch])
-        columns = [("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]
+        schema = [("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]
         if any(vocabulary.has_fixed_size for vocabulary in batch):
             limits = [vocabulary.limit if vocabulary.has_fixed_size else MAX_ROWS for vocabulary in batch]
             numbered = numbered.filter(numbered["row"] <= numbering.per_vocabulary(numbered, limits))
         if known is not None:
             numbered = numbered.mutate(**{VOCAB_DAY: ibis.literal(last_training_day(self.config), "int32")})
-            columns.append((VOCAB_DAY, pa.int32()))
+            schema.append((VOCAB_DAY, pa.int32()))
             numbered = ibis.union(known.select(numbered.columns), numbered, distinct=False)
         if len(batch) == 1:
             numbered = numbered.mutate(**{PART: ibis.literal(0, "int32")})
@@ -265,7 +265,7 @@ class Vocabularies:
             numbered = numbered.filter(numbered[PART].isin(missing))
         sink = ParquetPartSink(
             folder=self.folder,
-            schema=pa.schema(columns),
+            schema=pa.schema(schema),
             fingerprint=None,
             dictionary_columns=(),
             row_group_rows=ROW_GROUP_ROWS,
