@@ -15,13 +15,16 @@ import pytest
 import torch
 
 from ple_rec.errors import DataError
+from ple_rec.inference import remote_model
 from ple_rec.inference.arrays import VersionArrays
 from ple_rec.inference.delta import delta_info, read_changed_rows, version_chain, write_changed_rows
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import ChangedRows, StoredTable
+from ple_rec.storage import Remote, location, remove_tree
 from tests.data_prep.plain_logs import DAY_1
 from tests.inference.delta_versions import Days, edit, values_of
+from tests.object_store import put_folder
 
 Parts = list[dict[str, Any]]
 
@@ -134,6 +137,34 @@ def test_the_chain_begins_with_the_whole_version(days: Days) -> None:
     assert info.base == "v1"
     assert 0 < info.share < 0.5
     assert delta_info(days.version(1)) is None
+
+
+def test_each_version_of_a_chain_in_a_store_is_copied_once(
+    days: Days, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[str] = []
+    download = remote_model.download
+
+    def record(file: Remote, copy: Path, digest: str | None) -> None:
+        copied.append(str(file).removeprefix(f"{address}/versions/").split("/")[0])
+        download(file, copy, digest)
+
+    monkeypatch.setattr(remote_model, "download", record)
+    put_folder(days.model, address.removeprefix("s3://"))
+    versions = location(address) / "versions"
+    old = load_ranker(versions / "v2", 1)
+    assert set(copied) == {"v1", "v2"}
+    copied.clear()
+    new = load_ranker(versions / "v3", 1, older=old)
+    assert set(copied) == {"v3"}
+    assert next(iter(new.arrays.tables.values()))._stored is next(iter(old.arrays.tables.values()))._stored
+    copied.clear()
+    documents = requests(days)
+    assert answers(load_ranker(versions / "v3", 1), documents) == answers(new, documents)
+    assert not copied
+    remove_tree(versions / "v1")
+    with pytest.raises(DataError, match=rf"{address}/versions/v1: is missing; v2 has only what differs from it"):
+        load_ranker(versions / "v3", 1)
 
 
 def remove_base(days: Days) -> None:
