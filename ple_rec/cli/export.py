@@ -148,8 +148,8 @@ def export(run: RunName | None = None, /, *, options: ExportFlags) -> int:
     """Write a self-contained model of a finished run to MODEL_DIR/versions/v<N>.
 
     It consists of tables, dense program, vocabularies, fusion and model card. Its scores are checked against those of
-    the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed. Only --squash
-    needs no run.
+    the trained model on held-out rows before MODEL_DIR/latest names it. Existing versions are not changed.
+    Without a run, --squash writes a delta as a whole version.
     """
     require_torch()
     from ple_rec.text.messages import print_messages

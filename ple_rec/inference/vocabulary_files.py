@@ -1,7 +1,7 @@
 """Vocabularies of a version as files: values by row, read and written piece by piece in bounded memory.
 
-The vocabulary of a whole version, `vocab/<table>.parquet`, has the columns `raw` (null in a free row) and `row` (1, 2,
-...). A delta has a line for each row whose value differs from that of its base (`delta.py`).
+The vocabulary of a whole version, `vocab/<table>.parquet`, has the columns `raw` (null in a free row), `row` (1, 2,
+...) and `day` (null). A delta has a line for each row whose value differs from that of its base (`delta.py`).
 
 Shape suffixes: E changed rows.
 """
@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ple_rec.config.schema import VOCAB_DAY
 from ple_rec.data.vocabulary_changes import VocabularyChanges
 from ple_rec.storage.arrow import open_parquet
 
@@ -54,7 +55,8 @@ def write_vocabulary(file: Path, pieces: Iterable[pa.Array]) -> None:
     try:
         for raw in pieces:
             rows = pa.array(np.arange(first, first + len(raw), dtype=np.int32))
-            table = pa.table({"raw": raw, "row": rows})
+            # Only a vocabulary with days may have free rows. A server does not need the days, so all are null.
+            table = pa.table({"raw": raw, "row": rows, VOCAB_DAY: pa.nulls(len(raw), pa.int32())})
             # Every value occurs once, so a dictionary of them would only take time.
             writer = writer or pq.ParquetWriter(file, table.schema, use_dictionary=False)
             writer.write_table(table)

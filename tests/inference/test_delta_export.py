@@ -180,13 +180,15 @@ def test_the_card_and_the_summary_say_what_has_changed(
     changes = pq.read_table(version / "vocab/user_id.delta.parquet")
     came = changes.num_rows - changes["raw"].null_count
     assert came > 0
-    assert card["values"]["user_id"] == {"came": came, "went": 0}
+    went = changes.num_rows - changes["previous"].null_count
+    assert went > 0
+    assert card["values"]["user_id"] == {"came": came, "went": went}
     rows = card["changed_rows"]["user_id"]
-    assert f"user_id: {rows} rows changed, {came} values came, 0 went\n" in said
+    assert f"user_id: {rows} rows changed, {came} values came, {went} went\n" in said
     assert f"delta of v1; {card['bytes']:,} bytes, " in said
     text = (version / "MODEL_CARD.md").read_text()
     assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
-    assert f"| user_id | 40 | {rows} | {came} | 0 |\n" in text
+    assert f"| user_id | 40 | {rows} | {came} | {went} |\n" in text
     assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ple_rec.data.vocabulary_index import check_vocabulary
 from ple_rec.inference import vocabulary_files
 from ple_rec.inference.vocabulary_files import compare_values, read_values, write_vocabulary
 
@@ -65,6 +66,7 @@ def test_a_chain_has_the_values_of_its_last_version(tmp_path: Path, seed: int, t
     write_vocabulary(tmp_path / "again.parquet", pieces(values, kind))
     assert (tmp_path / "squashed.parquet").read_bytes() == (tmp_path / "again.parquet").read_bytes()
     table = pq.read_table(tmp_path / "squashed.parquet")
-    assert table.column_names == ["raw", "row"]
+    assert table.column_names == ["raw", "row", "day"]
     assert table["row"].to_pylist() == list(range(1, len(values) + 1))
     assert table["raw"].to_pylist() == values
+    check_vocabulary(tmp_path / "squashed.parquet")
