@@ -71,22 +71,31 @@ def compare_values(new: Iterable[pa.Array], old: Iterable[pa.Array]) -> Vocabula
 
     Args:
         new: Raw values of the new vocabulary, as `read_values` yields them.
-        old: Raw values of the old vocabulary, which has no more rows than the new one.
+        old: Raw values of the old vocabulary.
     """
     rows, raw, previous, first = [], [], [], 1
     for new_piece, old_piece in zip_longest(new, old):
-        missing = len(new_piece) - (0 if old_piece is None else len(old_piece))
-        padding = pa.nulls(missing, new_piece.type)
-        padded = padding if old_piece is None else pa.concat_arrays([old_piece, padding])
-        differ = pc.fill_null(pc.not_equal(new_piece, padded), False)
-        differ = pc.or_(differ, pc.xor(new_piece.is_null(), padded.is_null())).to_numpy(zero_copy_only=False).copy()
-        differ[len(differ) - missing :] = True
+        old_rows = 0 if old_piece is None else len(old_piece)
+        count = max(old_rows, 0 if new_piece is None else len(new_piece))
+        new_values, old_values = _pad(new_piece, old_piece, count), _pad(old_piece, new_piece, count)
+        differ = pc.fill_null(pc.not_equal(new_values, old_values), False)
+        differ = pc.or_(differ, pc.xor(new_values.is_null(), old_values.is_null()))
+        differ = differ.to_numpy(zero_copy_only=False).copy()
+        differ[old_rows:] = True
         (places_E,) = differ.nonzero()
         rows.append((places_E + first).astype(np.int32))
-        raw.append(new_piece.take(pa.array(places_E)))
-        previous.append(padded.take(pa.array(places_E)))
-        first += len(new_piece)
+        raw.append(new_values.take(pa.array(places_E)))
+        previous.append(old_values.take(pa.array(places_E)))
+        first += count
     return VocabularyChanges(np.concatenate(rows), pa.concat_arrays(raw), pa.concat_arrays(previous))
+
+
+def _pad(piece: pa.Array | None, other: pa.Array | None, count: int) -> pa.Array:
+    """Return a piece of `count` values with nulls at its end; without the piece, nulls of the type of the other one."""
+    if piece is None:
+        assert other is not None
+        return pa.nulls(count, other.type)
+    return pa.concat_arrays([piece, pa.nulls(count - len(piece), piece.type)])
 
 
 def _with_changes(piece: pa.Array, first: int, changes: Sequence[VocabularyChanges]) -> pa.Array:

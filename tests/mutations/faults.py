@@ -634,8 +634,8 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "a value that has lost its row is not among the changes of a vocabulary",
         "ple_rec/inference/vocabulary_files.py",
-        "pc.or_(differ, pc.xor(new_piece.is_null(), padded.is_null()))",
-        "pc.or_(differ, pc.and_not(new_piece.is_valid(), padded.is_valid()))",
+        "pc.or_(differ, pc.xor(new_values.is_null(), old_values.is_null()))",
+        "pc.or_(differ, pc.and_not(new_values.is_valid(), old_values.is_valid()))",
         _VOCABULARY_FILES,
     ),
     Fault(
