@@ -22,6 +22,7 @@ from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.ranker import Ranker
 from ple_rec.inference.tables import ChangedRows, StoredTable
 from ple_rec.storage import Remote, location, remove_tree
+from ple_rec.storage.cache import download
 from tests.data_prep.plain_logs import DAY_1
 from tests.inference.delta_versions import Days, edit, values_of
 from tests.object_store import put_folder
@@ -162,7 +163,6 @@ def test_each_version_of_a_chain_in_a_store_is_copied_once(
     days: Days, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied: list[str] = []
-    download = remote_model.download
 
     def record(file: Remote, copy: Path, digest: str | None) -> None:
         copied.append(str(file).removeprefix(f"{address}/versions/").split("/")[0])
