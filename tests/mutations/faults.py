@@ -52,6 +52,7 @@ _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabu
 _RANKER = ("tests/inference/test_ranker.py",)
 _DELTA_EXPORT = ("tests/inference/test_delta_export.py",)
 _VOCABULARY_FILES = ("tests/inference/test_vocabulary_files.py",)
+_DELTA = ("tests/inference/test_delta.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
@@ -357,6 +358,34 @@ FAULTS: tuple[Fault, ...] = (
         'x_N, side="right")',
         'x_N, side="left")',
         ("tests/data/test_encode.py",),
+    ),
+    Fault(
+        "of two deltas that change one row, the older one holds",
+        "ple_rec/inference/tables.py",
+        "rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        "self, older = older, self; rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        ("tests/inference/test_tables.py",),
+    ),
+    Fault(
+        "a delta is put on any version in memory, from whichever it was made",
+        "ple_rec/inference/delta.py",
+        "if info.manifest != manifest:",
+        "if info.manifest == manifest == None:",
+        _DELTA,
+    ),
+    Fault(
+        "a version in memory is found in a chain by its name alone",
+        "ple_rec/inference/load_version.py",
+        "if folder.name == older.arrays.version and manifest_digest(folder) == older.arrays.manifest:",
+        "if folder.name == older.arrays.version:",
+        _DELTA,
+    ),
+    Fault(
+        "a value that has lost its row in a delta keeps it",
+        "ple_rec/data/vocabulary_changes.py",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost])",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost[:0]])",
+        ("tests/data/test_vocabulary_changes.py",),
     ),
     Fault(
         "the predictions of ranked items stay in the order of the request",

@@ -71,6 +71,13 @@ def asking(server: Running, bodies: list[dict[str, Any]]) -> Iterator[list[tuple
             thread.join(20)
 
 
+def wait_for_answers(answers: list[tuple[int, int, dict[str, Any]]], name: str) -> None:
+    """Wait until a version has given some answers."""
+    assert wait_until(lambda: bool(answers) and answers[-1][2].get("version") == name, 20)
+    count = len(answers)
+    assert wait_until(lambda: len(answers) > count + 8, 20)
+
+
 def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
     for whole in (False, False, False, True, False):
         days.add(whole=whole)
@@ -91,9 +98,7 @@ def test_deltas_are_taken_under_load(days: Days, tmp_path: Path) -> None:
         for name in turns:
             set_latest(days.model, name)
             server.signal(signal.SIGHUP)
-            assert wait_until(lambda name=name: bool(answers) and answers[-1][2].get("version") == name, 20)
-            count = len(answers)
-            assert wait_until(lambda count=count: len(answers) > count + 8, 20)
+            wait_for_answers(answers, name)
             overlays.append(server.metric("ple_rec_overlay_bytes"))
         assert server.metric('ple_rec_reloads_total{outcome="loaded"}') == len(turns)
         log = server.log.read_text()
