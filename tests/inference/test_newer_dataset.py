@@ -47,7 +47,7 @@ def values(data: Path, table: str) -> set[Any]:
 @pytest.fixture(scope="module")
 def days(tmp_path_factory: pytest.TempPathFactory) -> Days:
     folder = tmp_path_factory.mktemp("days")
-    *_, older, newer = write_feed(folder, 2, days=DAYS, admission=False)
+    *_, older, newer = write_feed(folder, 2, days=DAYS)
     tables = {"user_id": {"id_dropout": 0.3}, "video_id": {"id_dropout": 0.1}}
     config = {"embeddings": {"dim": 4, "tables": tables}, "train": {"batch_size": 12, "steps": 60, "report_every": 60}}
     train(small_config(older, config | {"table_optimizer": {"learning_rate": 0.5}}), folder / "run")
@@ -86,11 +86,6 @@ def test_predict_scores_raw_rows_by_the_newer_vocabularies(days: Days) -> None:
     raw = days.raw_rows.drop_columns(["is_like"])
     predictions = ple_rec.Run(days.run).predict(raw, overrides={"data.path": str(days.newer)})
     check_scores(days, predictions["like"])
-
-
-def test_an_export_with_the_newer_vocabularies_scores_alike(days: Days, tmp_path: Path) -> None:
-    model = ple_rec.Run(days.run).export(tmp_path / "model", overrides={"data.path": str(days.newer)})
-    check_scores(days, model.score(days.raw_rows.select(["user_id", "video_id", "price"]))["like"])
 
 
 def test_evaluate_reads_the_same_scores(days: Days) -> None:
