@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import ple_rec
+from ple_rec.cli import main
 from ple_rec.training.run import evaluate_run, train
 from tests.training.growing_feed import CAPACITY, HASH_ROWS, write_feed
 from tests.training.small import small_config
@@ -69,12 +70,29 @@ def check_scores(days: Days, scores: Any) -> None:
 
 def test_the_newer_dataset_has_new_values(days: Days) -> None:
     """Rows of new values are among those that are compared, and they do not all read the same row."""
-    older = Path(ple_rec.Run(days.run).config.data.path)
-    new = {name: values(days.newer, name) - values(older, name) for name in CAPACITY}
-    for name, each in new.items():
+    for name, each in new_values(days).items():
         is_new = np.array([value in each for value in days.raw_rows[name].to_pylist()])
         assert (is_new & days.comparable).sum() > 2, name
     assert HASH_ROWS == {"user_id": 0, "video_id": 4}
+
+
+def new_values(days: Days) -> dict[str, set[Any]]:
+    older = Path(ple_rec.Run(days.run).config.data.path)
+    return {name: values(days.newer, name) - values(older, name) for name in CAPACITY}
+
+
+def test_the_log_counts_the_rows(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = ", ".join(f"{name} {len(new)}" for name, new in new_values(days).items())
+    newer = ["--set", f"data.path={days.newer}"]
+    assert main(["evaluate", str(days.run), *newer]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    older = ple_rec.Run(days.run).dataset.fingerprint[:12]
+    assert f"rows read as unknown, since dataset {older} does not have their values: {counts}" in lines
+    verb = ["train", "--config", f"{days.run}/config.toml", *newer, "--set", "train.steps=2"]
+    assert main([*verb, "--run-dir", str(tmp_path / "next"), "--init-from", str(days.run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"initial weights for rows of values that dataset {older} does not have: {counts}" in lines
+    assert not any(line.startswith("rows read as unknown") for line in lines)
 
 
 def test_predict_scores_the_dataset_as_the_export_scores_its_raw_rows(days: Days) -> None:
