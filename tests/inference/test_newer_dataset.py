@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,10 +85,15 @@ def new_values(days: Days) -> dict[str, set[Any]]:
 def test_the_log_counts_the_rows(days: Days, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = ", ".join(f"{name} {len(new)}" for name, new in new_values(days).items())
     newer = ["--set", f"data.path={days.newer}"]
-    assert main(["evaluate", str(days.run), *newer]) == 0
-    lines = capsys.readouterr().out.splitlines()
     older = ple_rec.Run(days.run).dataset.fingerprint[:12]
-    assert f"rows read as unknown, since dataset {older} does not have their values: {counts}" in lines
+    unknown = f"rows read as unknown, since dataset {older} does not have their values: {counts}"
+    assert main(["evaluate", str(days.run), *newer]) == 0
+    assert unknown in capsys.readouterr().out.splitlines()
+    for verb in (["evaluate"], ["predict", "--data", str(days.newer), "--out", str(tmp_path / "predictions")]):
+        assert main([verb[0], str(days.run), *verb[1:], *newer, "--json"]) == 0
+        printed = capsys.readouterr()
+        assert unknown in printed.err.splitlines()
+        assert json.loads(printed.out)["checkpoint"]
     verb = ["train", "--config", f"{days.run}/config.toml", *newer, "--set", "train.steps=2"]
     assert main([*verb, "--run-dir", str(tmp_path / "next"), "--init-from", str(days.run)]) == 0
     lines = capsys.readouterr().out.splitlines()
