@@ -49,6 +49,7 @@ _OVERWRITE = ("tests/distributed/test_table_overwrite.py",)
 _NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
+_TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
@@ -319,6 +320,41 @@ FAULTS: tuple[Fault, ...] = (
         'counted["count"] >= min_count',
         'counted["count"] > min_count',
         _PREP,
+    ),
+    Fault(
+        "a value expires a day early",
+        "data_prep/vocabulary/turnover.py",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days + 1",
+        _TURNOVER,
+    ),
+    Fault(
+        "new values get the rows after the last one while lower ones are free",
+        "data_prep/vocabulary/numbering.py",
+        'joined["freed_row"].fill_null(later_row)',
+        "later_row",
+        _TURNOVER,
+    ),
+    Fault(
+        "the counts of the days before are forgotten",
+        "data_prep/vocabulary/turnover.py",
+        "day - spec.counted_days + 1, adds_up=False",
+        "day, adds_up=False",
+        _TURNOVER,
+    ),
+    Fault(
+        "rows that were assigned on the day of a checkpoint's dataset count as assigned after it",
+        "ple_rec/data/row_assignments.py",
+        "pc.greater(days, after)",
+        "pc.greater_equal(days, after)",
+        ("tests/data_prep/test_append.py",),
+    ),
+    Fault(
+        "a freed row is found by the value that stands for it in the index",
+        "ple_rec/data/vocabulary_index.py",
+        "(first + raw.is_valid().to_numpy(zero_copy_only=False).nonzero()[0])",
+        "(first + np.arange(len(raw)))",
+        ("tests/data/test_lookup.py",),
     ),
     Fault(
         "the days of a split are counted from 0",
