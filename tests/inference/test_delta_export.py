@@ -20,7 +20,8 @@ from ple_rec.analysis.finished import load_finished_run
 from ple_rec.cli import main
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DeltaTooLargeError, UserError
-from ple_rec.inference import delta_export, tables
+from ple_rec.inference import tables
+from ple_rec.inference.delta import write_changed_rows
 from ple_rec.inference.delta_export import find_changed_rows
 from ple_rec.inference.export import export
 from ple_rec.inference.export_options import ExportOptions
@@ -211,7 +212,7 @@ def test_bytes_grow_with_the_changed_rows_alone(
     for _ in range(2):  # The base is a delta in the second round.
         changes = find_changed_rows("t", [weight_RD[:300], weight_RD[300:]], before)
         assert changes.rows_E.tolist() == rows.tolist()
-        delta_export.write_changed_rows(tmp_path / "delta", changes)
+        write_changed_rows(tmp_path / "delta", changes)
         assert (tmp_path / "delta").stat().st_size == changed * (4 + row_bytes(8, precision))
         before = before.with_changes(changes)
         assert find_changed_rows("t", [weight_RD], before).rows_E.tolist() == []
