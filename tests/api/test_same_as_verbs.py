@@ -185,7 +185,7 @@ def test_export_a_delta_and_squash_it(feed: Path, tmp_path: Path) -> None:
     assert files
     for file in files:
         assert (delta.path / file).read_bytes() == (tmp_path / "verb/versions/v2" / file).read_bytes()
-    with pytest.raises(ple_rec.UserError, match="leave --delta out; or allow it by --delta-share"):
+    with pytest.raises(ple_rec.UserError, match="leave delta out; or allow it by delta_share="):
         run.export(tmp_path / "api", precision="int8", auc_loss=1, delta="v1", delta_share=0)
     whole = ple_rec.squash_version(tmp_path / "api", "v2")
     assert whole.version == "v3"
