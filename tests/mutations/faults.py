@@ -45,8 +45,11 @@ _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
 _RESUME = ("tests/training/test_resume.py",)
 _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table_init.py")
+_OVERWRITE = ("tests/distributed/test_table_overwrite.py",)
+_NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
+_TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
 _DELTA = ("tests/inference/test_delta.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
@@ -263,6 +266,41 @@ FAULTS: tuple[Fault, ...] = (
         _SHARDING,
     ),
     Fault(
+        "a row that is reset keeps the state of its optimizer",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.tensor[local_N] = 0",
+        "piece.tensor[local_N] += 0",
+        _OVERWRITE,
+    ),
+    Fault(
+        "only the first column shard of row-wise Adagrad's state is reset",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.metadata.shard_offsets[0] % origins[table].rows",
+        "piece.metadata.shard_offsets[0]",
+        _OVERWRITE,
+    ),
+    Fault(
+        "an unknown value of a table with hash rows is read as row 0",
+        "ple_rec/data/unknown_rows.py",
+        "if not table.hash_rows or not len(row_R):",
+        "if True:",
+        ("tests/data/test_unknown_rows.py",),
+    ),
+    Fault(
+        "a warm start draws new rows with the seed of the new run",
+        "ple_rec/training/warm_start.py",
+        "warm_start.dataset, table_origins(context, warm_start)",
+        "warm_start.dataset, table_origins(context, None)",
+        _NEW_ROWS,
+    ),
+    Fault(
+        "an evaluation on a newer dataset reads rows that were not trained for their values",
+        "ple_rec/training/trained.py",
+        "read_new_rows_as_unknown(context, state, _trained_dataset(path))",
+        "read_new_rows_as_unknown(context, state, context.dataset.schema.fingerprint)",
+        _NEW_ROWS,
+    ),
+    Fault(
         "the features of a sharded model stand in the order of its plan",
         "ple_rec/models/multitask.py",
         "values = self._column_order.permute(pooled.values())",
@@ -283,6 +321,41 @@ FAULTS: tuple[Fault, ...] = (
         'counted["count"] >= min_count',
         'counted["count"] > min_count',
         _PREP,
+    ),
+    Fault(
+        "a value expires a day early",
+        "data_prep/vocabulary/turnover.py",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days",
+        "counts[COUNTED_DAY] > day - spec.expire.unseen_days + 1",
+        _TURNOVER,
+    ),
+    Fault(
+        "new values get the rows after the last one while lower ones are free",
+        "data_prep/vocabulary/numbering.py",
+        'joined["freed_row"].fill_null(later_row)',
+        "later_row",
+        _TURNOVER,
+    ),
+    Fault(
+        "the counts of the days before are forgotten",
+        "data_prep/vocabulary/turnover.py",
+        "day - spec.counted_days + 1, adds_up=False",
+        "day, adds_up=False",
+        _TURNOVER,
+    ),
+    Fault(
+        "rows that were assigned on the day of a checkpoint's dataset count as assigned after it",
+        "ple_rec/data/row_assignments.py",
+        "pc.greater(days, after)",
+        "pc.greater_equal(days, after)",
+        ("tests/data_prep/test_append.py",),
+    ),
+    Fault(
+        "a freed row is found by the value that stands for it in the index",
+        "ple_rec/data/vocabulary_index.py",
+        "(first + raw.is_valid().to_numpy(zero_copy_only=False).nonzero()[0])",
+        "(first + np.arange(len(raw)))",
+        ("tests/data/test_lookup.py",),
     ),
     Fault(
         "the days of a split are counted from 0",
