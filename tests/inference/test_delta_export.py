@@ -345,6 +345,21 @@ def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize("models", ["int8"], indirect=True)
+def test_only_the_served_version_is_squashed(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the scores of an older version would be served, because the whole version becomes the latest."""
+    model = shutil.copytree(models.deltas, tmp_path / "m")
+    (model / "latest").write_text("v1\n")
+    names = version_names(model)
+    assert main(["export", "--squash", f"v{models.last}", "--out", str(model)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"--squash: got v{models.last}, but v1 is served; the whole version is served from now on" in said
+    assert version_names(model) == names
+    assert (model / "latest").read_text() == "v1\n"
+
+
+@pytest.mark.parametrize("models", ["int8"], indirect=True)
 def test_a_delta_in_a_store(models: Models, days: Path, address: str) -> None:
     model = location(address)
     for number in (1, 2):
