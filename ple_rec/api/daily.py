@@ -48,7 +48,7 @@ class Day:
 
     @property
     def verdict(self) -> str:
-        """ "published", or "refused" if the gate has refused the model, so that the version before it stays served."""
+        """Verdict: "published", or "refused" if the gate refused the model, so that the version before stays served."""
         return str(self.results["verdict"])
 
     @property

@@ -24,8 +24,8 @@ from ple_rec.runtime.exits import end_with_agent, is_under_agent, run_reporting_
 
 _EPILOG = """\
 exit codes: 0 done; 1 a bug (traceback); 2 your input is wrong; 3 data refused; 4 training diverged;
-            5 some runs of several failed; 6 a day's model was refused; 75 asked to stop (SIGTERM, SIGUSR1), saved, run again to go on;
-            130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
+            5 some runs of several failed; 6 the gate refused a day's model; 75 asked to stop (SIGTERM,
+            SIGUSR1), saved, run again to go on; 130 stopped by Ctrl-C, 143 by SIGTERM before there was a step
 
 a first run:
   ple-rec doctor

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 from ple_rec.config.load import load_schema
@@ -96,7 +97,7 @@ class Chain:
             names = [name for name in names_in(folder) if name == FIRST or _DAY_NAME.fullmatch(name)]
             names = [name for name in names if (folder / name / SUCCESS_FILE).is_file()]
         days = sorted((self.read_day(name) for name in names), key=lambda each: each.day)
-        for before, after in zip(days, days[1:], strict=False):
+        for before, after in pairwise(days):
             if before.fingerprint not in after.lineage:
                 raise DataError(
                     str(self.dataset(after.name)),

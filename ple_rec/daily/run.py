@@ -31,7 +31,6 @@ from ple_rec.daily.gate import check_margins, judge
 from ple_rec.daily.record import DayRecord, write_record
 from ple_rec.daily.served import (
     Version,
-    count_deltas,
     find_version,
     read_served,
     read_version,

@@ -99,7 +99,7 @@ def count_deltas(version: Version) -> int:
 
 def version_bytes(path: Location) -> int:
     """Return the size of a version's files."""
-    return sum(entry.bytes for entry in parse_manifest(path, read_manifest(path)).values())
+    return sum(entry.size for entry in parse_manifest(path, read_manifest(path)).values())
 
 
 def run_to_start_from(chain: Chain, served: Version | None, before: PreparedDay, model_dir: Location) -> PreparedDay:

@@ -1,7 +1,7 @@
 """Progressive validation: the served version and the candidate score the same held-out rows of the newest day.
 
-Neither model was trained on these rows, and neither chose its checkpoint by them: they are of the day's test split. Both
-models read the raw values of the rows, as a server does, so that an id which is new today is unknown to the served
+Neither model was trained on these rows, and neither chose its checkpoint by them: they are of the day's test split.
+Both models read the raw values of the rows, as a server does, so that an id which is new today is unknown to the served
 version. Rows with more values in a bag than a request may have are left out.
 
 Shape suffixes: N rows, M metrics, R resamples, K tasks.
