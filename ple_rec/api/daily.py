@@ -26,7 +26,7 @@ from ple_rec.text.messages import print_messages
 
 if TYPE_CHECKING:
     from ple_rec.config.daily import DailyConfig
-    from ple_rec.daily.run import Train
+    from ple_rec.days.run import Train
 
 
 class Day:
@@ -61,7 +61,7 @@ class Day:
         return f"Day({self.day}: {self.verdict})"
 
     def _repr_html_(self) -> str:
-        from ple_rec.daily.record import DayRecord, difference_text
+        from ple_rec.days.record import DayRecord, difference_text
 
         record = DayRecord.from_json(self.results)
         rows = [[difference_text(each)] for each in record.differences]
@@ -105,7 +105,7 @@ def daily(
     with preserve_torch_state(), print_messages("stderr"):
         from ple_rec.config.daily import DAILY_CONFIGS, DailyConfig
         from ple_rec.config.load import load_config
-        from ple_rec.daily.run import DayOptions, run_day
+        from ple_rec.days.run import DayOptions, run_day
 
         content = config.model_dump(mode="json", exclude_none=True) if isinstance(config, DailyConfig) else config
         source = config_source(content, DailyConfig, DAILY_CONFIGS)

@@ -1,4 +1,4 @@
-"""`ple-rec daily`: flags and exit codes; `ple_rec.daily` does the steps of the day."""
+"""`ple-rec daily`: flags and exit codes; `ple_rec.days` does the steps of the day."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ple_rec.errors import UserError
 from ple_rec.runtime.exits import GATE_REFUSED
 
 if TYPE_CHECKING:
-    from ple_rec.daily.run import DayOptions
+    from ple_rec.days.run import DayOptions
 
 app = verb_app(
     "daily",
@@ -79,7 +79,7 @@ class DailyFlags:
         """
         from ple_rec.config.daily import DAILY_CONFIGS, DailyConfig
         from ple_rec.config.load import load_config
-        from ple_rec.daily.run import DayOptions
+        from ple_rec.days.run import DayOptions
 
         if self.config is None:
             raise UserError("--config", "missing", "it names the TOML file of a chain", "see `ple-rec daily --help`")
@@ -101,7 +101,7 @@ def daily(*, options: DailyFlags = DailyFlags()) -> int:
         return 0
     require_torch()
     from ple_rec.api.daily import train_day
-    from ple_rec.daily.run import run_day
+    from ple_rec.days.run import run_day
     from ple_rec.text.messages import print_messages
     from ple_rec.text.plain import json_text
 

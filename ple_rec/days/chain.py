@@ -22,7 +22,7 @@ from pathlib import Path
 
 from ple_rec.config.load import load_schema
 from ple_rec.config.schema import SUCCESS_FILE
-from ple_rec.daily.record import DayRecord, read_record
+from ple_rec.days.record import DayRecord, read_record
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.runs.directory import hold_prefix
 from ple_rec.storage import Location, Remote, explain_errors, make_directory, names_in

@@ -26,10 +26,10 @@ from ple_rec.config.daily import DailyConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import SUCCESS_FILE
-from ple_rec.daily.chain import FIRST, Chain, choose_day, hold_chain
-from ple_rec.daily.gate import check_margins, judge
-from ple_rec.daily.record import DayRecord, write_record
-from ple_rec.daily.served import (
+from ple_rec.days.chain import FIRST, Chain, choose_day, hold_chain
+from ple_rec.days.gate import check_margins, judge
+from ple_rec.days.record import DayRecord, write_record
+from ple_rec.days.served import (
     Version,
     find_version,
     read_served,
@@ -37,7 +37,7 @@ from ple_rec.daily.served import (
     run_to_start_from,
     version_bytes,
 )
-from ple_rec.daily.validation import compare_versions
+from ple_rec.days.validation import compare_versions
 from ple_rec.errors import Option, UserError
 from ple_rec.inference.export import ExportedVersion, export
 from ple_rec.inference.export_options import ExportOptions
@@ -47,6 +47,7 @@ from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.model_dir import check_model_dir
 from ple_rec.inference.publish import LATEST
 from ple_rec.inference.ranker import Ranker
+from ple_rec.runs.state import inspect_directory, resume_refusal
 from ple_rec.storage import Location, explain_errors, location, remove_tree, write_text
 from ple_rec.training.trained import single_process_config
 
@@ -129,6 +130,7 @@ class _Day:
                 assert served is not None
                 start = self._chain.run(day.name), served.checkpoint
         run_config = self._run_config()
+        self._check_run(run_config)
         with self._step("train"):
             self._train(run_config, self._run, start)
         return self._publish(record, served, None if start is None else f"{start[0]}:{start[1]}")
@@ -198,6 +200,21 @@ class _Day:
         source = self._config_path(step.config, run_recipe_names())
         config = load_config(RunConfig, source, overrides, overrides_name="train.overrides")
         return with_values(config, {"data.path": str(self._dataset)})
+
+    def _check_run(self, config: RunConfig) -> None:
+        """Refuse a run of the day that was trained with another configuration.
+
+        Raises:
+            UserError: The run cannot go on with this configuration.
+        """
+        state = inspect_directory(config, self._run)
+        if state.has_config and (refusal := resume_refusal(state, config)) is not None:
+            raise UserError(
+                refusal.place,
+                refusal.value,
+                "the run of this day was begun with another configuration",
+                f"remove {self._run} to train the day anew, or undo the change",
+            )
 
     def _publish(self, record: DayRecord | None, served: Version | None, started_from: str | None) -> DayRecord:
         """Export the run, compare it with the served version, and publish it unless the gate refuses it."""

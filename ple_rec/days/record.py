@@ -88,7 +88,8 @@ class DayRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of the record's file."""
-        return asdict(self)
+        content: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:

@@ -14,8 +14,8 @@ from dataclasses import replace
 
 from ple_rec.config.daily import GateConfig
 from ple_rec.config.words import suggestion
-from ple_rec.daily.record import Difference
-from ple_rec.daily.validation import METRICS
+from ple_rec.days.record import Difference
+from ple_rec.days.validation import METRICS
 from ple_rec.errors import UserError
 
 

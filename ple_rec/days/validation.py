@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ple_rec.analysis.compare.resampling import count_groups, metrics_of_rows, resampled_metrics, row_interval
 from ple_rec.config.daily import GateMetric
 from ple_rec.config.metrics import is_higher_better
-from ple_rec.daily.record import Difference
+from ple_rec.days.record import Difference
 from ple_rec.errors import UserError
 from ple_rec.inference.held_out import RawHeldOutRows
 from ple_rec.inference.ranker import Ranker

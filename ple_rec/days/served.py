@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ple_rec.daily.chain import Chain, PreparedDay
+from ple_rec.days.chain import Chain, PreparedDay
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.manifest import MANIFEST, explain_unreadable, parse_manifest, read_manifest
 from ple_rec.inference.model_dir import VERSIONS, latest_version, version_names
