@@ -43,6 +43,8 @@ class Option(Enum):
     DATA = "--data", "data"
     DATASET = "--dataset", "dataset"
     DAY = "--day", "day"
+    DELTA = "--delta", "delta"
+    DELTA_SHARE = "--delta-share", "delta_share"
     DENSE = "--dense", "dense"
     DEVICE = "--device", "device"
     ENGINE = "--engine", "engine"
@@ -67,6 +69,7 @@ class Option(Enum):
     RUNS = "--runs", "runs"
     SOURCE = "--from", "source"
     SPLIT = "--split", "split"
+    SQUASH = "--squash", "version"
     TABLES = "--tables", "tables"
     THREADS = "--threads", "threads"
     TOLERANCE = "--tolerance", "tolerance"
@@ -134,6 +137,10 @@ class UserError(PleRecError):
     """Wrong input of the user: configuration, flags, paths, installation."""
 
     exit_code = 2
+
+
+class DeltaTooLargeError(UserError):
+    """More rows of a model have changed than a delta may have; a whole version is exported instead."""
 
 
 class UnavailableError(UserError):
