@@ -38,7 +38,8 @@ from ple_rec.days.served import (
     version_bytes,
 )
 from ple_rec.days.validation import compare_versions
-from ple_rec.errors import Option, UserError
+from ple_rec.errors import DeltaTooLargeError, Option, UserError
+from ple_rec.inference.delta import version_chain
 from ple_rec.inference.export import ExportedVersion, export
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import RUN_FUSION_FILE
@@ -244,7 +245,6 @@ class _Day:
             form=None,
             bytes=None,
             seconds=self._seconds,
-            notes=tuple(self._notes),
         )
         judged = draft
 
@@ -253,10 +253,11 @@ class _Day:
             if served is not None:
                 logger.info(f"comparing {served.path.name} and the candidate on {len(raw.rows):,} held-out rows")
                 differences = compare_versions(load_ranker(served.path), candidate, raw)
-                differences, reasons = judge(differences, self._config.gate)
-                judged = replace(draft, differences=differences, reasons=reasons)
+                judged_differences, reasons = judge(differences, self._config.gate)
+                judged = replace(judged, differences=judged_differences, reasons=reasons)
                 if reasons:
                     raise _Refused
+            judged = replace(judged, notes=tuple(self._notes))
             write_record(file, judged)
 
         def write(form: Literal["whole", "delta"]) -> ExportedVersion:
@@ -274,7 +275,12 @@ class _Day:
         form = self._form(served)
         try:
             with self._step("export"):
-                exported = write(form)
+                try:
+                    exported = write(form)
+                except DeltaTooLargeError as error:
+                    form = "whole"
+                    self._note(f"a whole version, since {error.value}")
+                    exported = write(form)
         except _Refused:
             refused = replace(judged, verdict="refused", seconds=self._seconds)
             write_record(file, refused)
@@ -282,8 +288,24 @@ class _Day:
         return self._finish(judged, exported.version, form)
 
     def _form(self, served: Version | None) -> Literal["whole", "delta"]:
-        """Return the form of the next version."""
-        return "whole"
+        """Return the form of the next version; the first one of a chain is whole."""
+        step = self._config.export
+        if step.form == "whole" or served is None or self._name == FIRST:
+            return "whole"
+        if served.precision != step.precision:
+            self._note(f"a whole version, since {served.path.name} is in {served.precision}, not in {step.precision}")
+            return "whole"
+        deltas = len(version_chain(served.path)) - 1
+        if step.whole_every is not None and deltas + 1 >= step.whole_every:
+            every = f"whole_every = {step.whole_every}"
+            self._note(f"a whole version, since {every} and {deltas} delta(s) follow the last one")
+            return "whole"
+        return "delta"
+
+    def _note(self, text: str) -> None:
+        """Say something about a choice, and write it to the record."""
+        logger.info(text)
+        self._notes.append(text)
 
     def _export_options(self, served: Version | None, form: Literal["whole", "delta"]) -> ExportOptions:
         """Return the options of the export; a run without a fusion of its own gets that of the served version."""
@@ -303,6 +325,8 @@ class _Day:
             examples=step.examples,
             tables=step.tables,
             source=self._config.prep.source if step.tables else None,
+            delta=None if form == "whole" or served is None else served.path.name,
+            delta_share=step.delta_share,
         )
 
     def _finish(self, record: DayRecord, version: Location, form: str) -> DayRecord:

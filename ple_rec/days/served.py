@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ple_rec.days.chain import Chain, PreparedDay
 from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.delta import DeltaInfo
 from ple_rec.inference.manifest import MANIFEST, explain_unreadable, parse_manifest, read_manifest
 from ple_rec.inference.model_dir import VERSIONS, latest_version, version_names
 from ple_rec.inference.publish import LATEST
@@ -27,6 +27,7 @@ class Version:
         run: Fingerprint of the configuration of its run.
         checkpoint: Name of the exported checkpoint, such as "step-40".
         base: Name of the version of which it is a delta; None for a whole version.
+        precision: Precision of its tables; None if it has none.
     """
 
     path: Location
@@ -34,6 +35,7 @@ class Version:
     run: str
     checkpoint: str
     base: str | None
+    precision: str | None
 
     @property
     def fusion(self) -> Location:
@@ -63,11 +65,15 @@ def read_version(path: Location) -> Version:
     file = path / MODEL_FILE
     try:
         with explain_unreadable(path):
-            description: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        card, delta = description["card"], description.get("delta")
-        base = None if delta is None else str(delta["base"])
+            description: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        card, delta = description["card"], DeltaInfo.of_description(description)
         return Version(
-            path, card["dataset"]["fingerprint"], card["run"]["fingerprint"], card["run"]["checkpoint"], base
+            path,
+            dataset=card["dataset"]["fingerprint"],
+            run=card["run"]["fingerprint"],
+            checkpoint=card["run"]["checkpoint"],
+            base=None if delta is None else delta.base,
+            precision=next((str(table["precision"]) for table in description["tables"]), None),
         )
     except (OSError, ValueError, LookupError, TypeError) as error:
         fix = f"let {LATEST} name a version that is whole"
@@ -87,14 +93,6 @@ def find_version(model_dir: Location, dataset: str, run: str) -> Version | None:
         complete = [path for path in paths if (path / MANIFEST).is_file()]
     versions = map(read_version, complete)
     return next((each for each in versions if (each.dataset, each.run) == (dataset, run)), None)
-
-
-def count_deltas(version: Version) -> int:
-    """Return how many deltas lead from the last whole version to a version; 0 for a whole version."""
-    count = 0
-    while version.base is not None:
-        version, count = read_version(version.path.parent / version.base), count + 1
-    return count
 
 
 def version_bytes(path: Location) -> int:

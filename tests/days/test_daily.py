@@ -272,3 +272,27 @@ def test_the_api_does_what_the_verb_does(chain: Path) -> None:
     assert "against v3" in day._repr_html_()
     with pytest.raises(UserError, match="day: got 'May'; a day is a date"):
         ple_rec.daily("daily.toml", day="May")
+
+
+DELTA = ('export.form="delta"', "export.delta_share=1.0")
+
+
+def test_a_delta_is_published_and_served(chain: Path) -> None:
+    whole_bytes = record_of(day_name(5))["bytes"]
+    record = run(None, *DELTA)
+    assert (record.verdict, record.form, record.notes) == ("published", "delta", ())
+    assert json.loads(Path("model/versions/v4/model.json").read_text())["delta"]["base"] == "v3"
+    assert record.bytes is not None
+    assert record.bytes < whole_bytes
+    assert ple_rec.load_model("model").version == "v4"
+    following = run(None, *DELTA, "export.whole_every=2")
+    assert (following.form, following.compared_with) == ("whole", "v4")
+    assert following.notes == ("a whole version, since whole_every = 2 and 1 delta(s) follow the last one",)
+
+
+def test_a_delta_that_is_too_large_becomes_a_whole_version(chain: Path) -> None:
+    record = run(None, DELTA[0], "export.delta_share=0.001")
+    assert (record.verdict, record.form, latest()) == ("published", "whole", "v4")
+    (note,) = record.notes
+    assert note.startswith("a whole version, since ")
+    assert "delta" not in json.loads(Path("model/versions/v4/model.json").read_text())
