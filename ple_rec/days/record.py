@@ -55,7 +55,7 @@ class DayRecord:
         run: Directory of the run.
         started_from: Run and checkpoint from which the run started, `RUN:CHECKPOINT`; None for random weights.
         rows: Number of rows of the dataset, by split.
-        tables: Number of rows in use, by embedding table.
+        tables: Number of values that have a row, by embedding table.
         compared_with: Version that was served before the day, such as `v3`; None if there was none.
         differences: Differences of the candidate to that version.
         version: Folder of the published version; None unless it is published.
@@ -105,9 +105,10 @@ class DayRecord:
     def __str__(self) -> str:
         """Return the record as text."""
         started = "random weights" if self.started_from is None else self.started_from
+        tables = ", ".join(f"{name} {count:,}" for name, count in self.tables.items())
         splits = ", ".join(f"{split} {count:,}" for split, count in self.rows.items())
         lines = [
-            f"day {self.day}: {splits} rows; tables {', '.join(f'{name} {n:,}' for name, n in self.tables.items())}",
+            f"day {self.day}: {splits} rows; values in tables: {tables}",
             f"trained from {started}",
         ]
         if self.compared_with is not None:

@@ -6,6 +6,7 @@ not at all, and a run goes on from its last checkpoint.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from ple_rec.config.choices import recipe_names as run_recipe_names
 from ple_rec.config.daily import DailyConfig
 from ple_rec.config.load import fingerprint, load_config, load_schema, with_values
 from ple_rec.config.run import RunConfig
-from ple_rec.config.schema import SUCCESS_FILE
+from ple_rec.config.schema import STATS_FILE, SUCCESS_FILE, DatasetSchema
 from ple_rec.days.chain import FIRST, Chain, choose_day, hold_chain
 from ple_rec.days.gate import check_margins, judge
 from ple_rec.days.record import DayRecord, write_record
@@ -238,7 +239,7 @@ class _Day:
             run=str(self._run),
             started_from=started_from,
             rows={split: info.rows for split, info in schema.splits.items()},
-            tables={table.name: table.rows for table in schema.tables},
+            tables=_values_with_rows(self._dataset, schema),
             compared_with=None if served is None else served.path.name,
             differences=(),
             version=None,
@@ -354,3 +355,9 @@ class _Day:
                 with explain_errors(folder, "removed", "keep says how many days stay"):
                     remove_tree(folder)
         logger.info(f"{self._chain.folder}: removed the datasets and runs of {', '.join(each.name for each in old)}")
+
+
+def _values_with_rows(dataset: Location, schema: DatasetSchema) -> dict[str, int]:
+    """Return the number of values that have a row, by table. Rows whose values have expired do not count."""
+    changing = json.loads((dataset / STATS_FILE).read_text(encoding="utf-8")).get("table_rows", {})
+    return {table.name: changing.get(table.name, {}).get("in_use", table.rows - 1) for table in schema.tables}
