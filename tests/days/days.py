@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import sys
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,6 +21,8 @@ from ple_rec.config.daily import DAILY_CONFIGS, DailyConfig
 from ple_rec.config.load import load_config
 from ple_rec.days.record import DayRecord
 from ple_rec.days.run import DayOptions, run_day
+from ple_rec.errors import UserError
+from ple_rec.inference import export
 from tests.rank_processes import fork_server
 from tests.reports.without_charts import without_charts
 
@@ -181,6 +185,34 @@ def run_in_child(root: Path) -> int:
 def _run_at(root: Path) -> None:
     os.chdir(root)
     run()
+
+
+def disk_full_in_child(root: Path, limit: int) -> int:
+    """A day in a process of its own, in which `model.json` cannot be written; its exit code.
+
+    Args:
+        root: Folder of `daily.toml`.
+        limit: Bytes beyond which no file may grow from then on.
+    """
+    process = fork_server().Process(target=_with_full_disk, args=(root, limit))
+    return _joined(process)
+
+
+def _with_full_disk(root: Path, limit: int) -> None:
+    os.chdir(root)
+    original = export.write_description
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def write(*arguments: Any, **keywords: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        return original(*arguments, **keywords)
+
+    with mock.patch.object(export, "write_description", write):
+        try:
+            run()
+        except UserError as error:
+            sys.exit(error.exit_code)
 
 
 def kill_at(root: Path, target: str, calls: int = 1, *, before: bool = True) -> None:

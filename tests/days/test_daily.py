@@ -18,7 +18,7 @@ from ple_rec.days.chain import hold_chain
 from ple_rec.errors import DataError, UserError
 from ple_rec.inference.load_version import load_ranker
 from ple_rec.inference.model_dir import latest_version
-from tests.days.days import day_name, run
+from tests.days.days import day_name, disk_full_in_child, run
 from tests.inference.exported import set_latest
 
 SPOILED = 'train.day_overrides=["table_optimizer.learning_rate=3.0"]'
@@ -218,6 +218,15 @@ def test_the_run_of_the_served_version_is_needed(chain: Path) -> None:
     shutil.rmtree(f"chain/runs/{day_name(5)}")
     with pytest.raises(UserError, match=rf"{day_name(5)}: has no run of the served version v3"):
         run()
+
+
+def test_a_full_disk_leaves_the_served_version(chain: Path) -> None:
+    """No file may grow beyond 10 kB: the export fails in the middle, and the repeated call publishes the day."""
+    assert disk_full_in_child(chain, 10_000) == UserError.exit_code
+    assert latest() == "v3"
+    assert not Path("model/versions/v4").exists()
+    record = run()
+    assert (record.day, record.verdict, latest()) == (day_name(6), "published", "v4")
 
 
 def test_a_second_process_is_refused(chain: Path) -> None:
