@@ -15,6 +15,7 @@ import pytest
 
 from ple_rec.cli import main
 from ple_rec.cli.app import parse
+from ple_rec.config.base import Config
 from ple_rec.config.daily import DAILY_CONFIGS, DailyConfig, ExportStep, GateConfig, PrepStep, TrainStep
 from ple_rec.config.load import load_config
 from ple_rec.runtime.exits import GATE_REFUSED
@@ -50,7 +51,7 @@ def test_the_file_of_the_page_is_that_of_the_example() -> None:
 
 
 def test_the_page_names_every_key() -> None:
-    steps = {"prep": PrepStep, "train": TrainStep, "export": ExportStep, "gate": GateConfig}
+    steps: dict[str, type[Config]] = {"prep": PrepStep, "train": TrainStep, "export": ExportStep, "gate": GateConfig}
     keys = [name for name in DailyConfig.model_fields if name not in steps]
     keys += [f"{step}.{name}" for step, section in steps.items() for name in section.model_fields]
     assert len(keys) > 20

@@ -9,10 +9,10 @@ from typing import Any
 from ple_rec.days.chain import Chain, PreparedDay
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.inference.delta import DeltaInfo
-from ple_rec.inference.manifest import MANIFEST, explain_unreadable, parse_manifest, read_manifest
+from ple_rec.inference.manifest import MANIFEST, MODEL_FILE, explain_unreadable, parse_manifest, read_manifest
 from ple_rec.inference.model_dir import VERSIONS, latest_version, version_names
 from ple_rec.inference.publish import LATEST
-from ple_rec.inference.ranker import FUSION_FILE, MODEL_FILE
+from ple_rec.inference.ranker import FUSION_FILE
 from ple_rec.runs.layout import holds_run
 from ple_rec.storage import Location
 

@@ -10,6 +10,7 @@ Shape suffixes: N rows, M metrics, R resamples, K tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,9 +85,7 @@ def compare_versions(served: Ranker, candidate: Ranker, raw: RawHeldOutRows) -> 
     return differences
 
 
-def _defined_metrics(
-    rows: Mapping[str, NDArray[np.float32]], metrics: list[tuple[int, GateMetric]]
-) -> NDArray[np.float64]:
+def _defined_metrics(rows: Mapping[str, NDArray[Any]], metrics: list[tuple[int, GateMetric]]) -> NDArray[np.float64]:
     """Return the metrics of the rows, NaN where a class is missing."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return metrics_of_rows(rows, metrics)

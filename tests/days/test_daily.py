@@ -220,6 +220,18 @@ def test_the_run_of_the_served_version_is_needed(chain: Path) -> None:
         run()
 
 
+@pytest.mark.parametrize("named", ["v2", "v3"])
+def test_a_published_day_whose_record_was_not_written(chain: Path, named: str) -> None:
+    """A call was killed between the version and `latest`, or between `latest` and the record."""
+    before = record_of(day_name(5))
+    Path(f"chain/records/{day_name(5)}.json").write_text(json.dumps(before | {"verdict": "accepted", "version": None}))
+    set_latest(Path("model"), named)
+    record = run()
+    assert (record.day, record.verdict, record.version) == (day_name(5), "published", before["version"])
+    assert (latest(), sorted(path.name for path in Path("model/versions").iterdir())) == ("v3", ["v1", "v2", "v3"])
+
+
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_served_version(chain: Path) -> None:
     """No file may grow beyond 10 kB: the export fails in the middle, and the repeated call publishes the day."""
     assert disk_full_in_child(chain, 10_000) == UserError.exit_code

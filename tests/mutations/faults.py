@@ -427,7 +427,7 @@ FAULTS: tuple[Fault, ...] = (
         "ple_rec/days/run.py",
         'if existing is not None and record is not None and record.verdict == "accepted":',
         "if False:",
-        ("tests/days/test_killed.py",),
+        _DAYS,
     ),
     # GPU
     Fault(
