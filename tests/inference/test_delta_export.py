@@ -20,7 +20,8 @@ from ple_rec.analysis.finished import load_finished_run
 from ple_rec.cli import main
 from ple_rec.config.choices import TablePrecision
 from ple_rec.errors import DeltaTooLargeError, UserError
-from ple_rec.inference import delta_export, tables
+from ple_rec.inference import tables
+from ple_rec.inference.delta import write_changed_rows
 from ple_rec.inference.delta_export import find_changed_rows
 from ple_rec.inference.export import export
 from ple_rec.inference.export_options import ExportOptions
@@ -180,13 +181,15 @@ def test_the_card_and_the_summary_say_what_has_changed(
     changes = pq.read_table(version / "vocab/user_id.delta.parquet")
     came = changes.num_rows - changes["raw"].null_count
     assert came > 0
-    assert card["values"]["user_id"] == {"came": came, "went": 0}
+    went = changes.num_rows - changes["previous"].null_count
+    assert went > 0
+    assert card["values"]["user_id"] == {"came": came, "went": went}
     rows = card["changed_rows"]["user_id"]
-    assert f"user_id: {rows} rows changed, {came} values came, 0 went\n" in said
+    assert f"user_id: {rows} rows changed, {came} values came, {went} went\n" in said
     assert f"delta of v1; {card['bytes']:,} bytes, " in said
     text = (version / "MODEL_CARD.md").read_text()
     assert f"- Delta: of v1; {card['bytes']:,} bytes, " in text
-    assert f"| user_id | 40 | {rows} | {came} | 0 |\n" in text
+    assert f"| user_id | 40 | {rows} | {came} | {went} |\n" in text
     assert card["whole_bytes"] == sum(path.stat().st_size for path in _files_of_manifest(model / "versions/v1"))
 
 
@@ -209,7 +212,7 @@ def test_bytes_grow_with_the_changed_rows_alone(
     for _ in range(2):  # The base is a delta in the second round.
         changes = find_changed_rows("t", [weight_RD[:300], weight_RD[300:]], before)
         assert changes.rows_E.tolist() == rows.tolist()
-        delta_export.write_changed_rows(tmp_path / "delta", changes)
+        write_changed_rows(tmp_path / "delta", changes)
         assert (tmp_path / "delta").stat().st_size == changed * (4 + row_bytes(8, precision))
         before = before.with_changes(changes)
         assert find_changed_rows("t", [weight_RD], before).rows_E.tolist() == []
@@ -338,7 +341,7 @@ def test_what_is_squashed_is_a_delta(first: Path, capsys: pytest.CaptureFixture[
     assert "--squash: got 'v9'; it names a complete version of" in refused_squash("--squash", "v9")
     said = refused_squash("--squash", "v1", "--delta", "v1", "--precision", "int8")
     assert "--squash: got it with --precision, --delta; the whole version has the content of the delta" in said
-    assert "RUN: missing; it is the run that is exported. Fix: name it, or a version by --squash" in refused_squash()
+    assert "export: RUN missing; it is the run that is exported. Fix: name it, or give --squash" in refused_squash()
 
 
 @pytest.mark.parametrize("models", ["int8"], indirect=True)
