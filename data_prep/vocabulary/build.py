@@ -387,7 +387,7 @@ class Vocabularies:
         """Record and report the tables that have too few rows for their values, and refuse a table that gets empty.
 
         Args:
-            batch: Vocabularies.
+            batch: Vocabularies whose values one query has counted.
             counts: Values without a row, with `PART` if there are several vocabularies.
         """
         part = counts[PART] if PART in counts.columns else ibis.literal(0, "int32")

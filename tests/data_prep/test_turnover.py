@@ -210,10 +210,17 @@ def test_a_parent_without_its_counts_is_refused(chain: Chain) -> None:
     file.write_bytes(content[:-20] + b"damage" + content[-14:])
     with pytest.raises(DataError, match=r"values_of_city\.parquet: SHA-256 .*, so the file has changed since"):
         chain.append("refused", 6, "broken")
+    success = chain.root / "broken" / "_SUCCESS"
+    digests_of_files = success.read_text()
+    success.write_text("")  # Then files are read without a check of their digests.
+    file.write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"values_of_city\.parquet: unreadable \(.*\); values of an appended day are"):
+        chain.append("refused", 6, "broken")
+    success.write_text(digests_of_files)
     file.unlink()
     with pytest.raises(PleRecError, match=r"values_of_city\.parquet"):
         chain.append("refused", 6, "broken")
-    (chain.root / "broken" / "_SUCCESS").write_text("")  # Without digests, too.
+    success.write_text("")
     with pytest.raises(DataError) as caught:
         chain.append("refused", 6, "broken")
     assert str(caught.value) == (

@@ -107,6 +107,32 @@ def test_the_rules_of_a_day(
     assert {row["raw"]: row["row"] for row in assigned} == dict(zip(order, rows, strict=False))
 
 
+def test_the_earliest_day_that_decides() -> None:
+    spec = TableSpec.model_validate({"admit": {"count": 2, "days": 2}, "expire": {"unseen_days": 4}})
+    counts = materialize(
+        as_counts(
+            {
+                ("kept", TODAY - 3): 1,  # The first of the four days that decide on expiry.
+                ("expired", TODAY - 4): 9,
+                ("admitted", TODAY - 1): 2,  # The first of the two days that decide on admission.
+                ("too early", TODAY - 2): 9,
+            },
+            pa.int64(),
+        )
+    )
+    known = pa.table(
+        {
+            "raw": ["kept", "expired"],
+            "row": pa.array([1, 2], pa.int32()),
+            "count": [1, 1],
+            "day": pa.array([0, 0], pa.int32()),
+        }
+    )
+    remaining = fetch(expire_values(spec, ibis.memtable(known), counts, TODAY).order_by("row"))
+    assert [entry["raw"] for entry in remaining] == ["kept", None]
+    assert [row["raw"] for row in fetch(admitted_values(spec, counts, TODAY))] == ["admitted"]
+
+
 def test_a_row_of_a_side_table_counts_for_each_of_its_log_rows() -> None:
     values = ibis.memtable(pa.table({"raw": ["a", "a", "b"], DAY: [5, 5, 6], LOG_ROW_COUNT: [2, 1, 4]}))
     counts = {(row["raw"], row["day"]): row["count"] for row in fetch(count_by_day(values))}
