@@ -483,7 +483,7 @@ FAULTS: tuple[Fault, ...] = (
         _DAYS,
     ),
     Fault(
-        "the served version scores by the candidate's order of features and tasks",
+        "the candidate is compared with itself",
         "ple_rec/days/validation.py",
         "served_scores_NK = _score(served, raw, rows_N)",
         "served_scores_NK = scores_NK",
