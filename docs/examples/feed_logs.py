@@ -1,13 +1,17 @@
 """Write raw logs of a made-up feed to data/feed-raw: days 1 to 8, or FIRST to LAST of `feed_logs.py FIRST LAST`.
 
+With --come-and-go the users and videos change from day to day, as those of a real feed do: every day 3 % of the users
+leave for good and as many new ones arrive, a third of the users stay away every other week and then return, and a video
+is shown for 5 days. --users, --rows and --videos are sizes: users at a time, impressions and new videos of a day.
+
 log/day=2024-05-01/part-0.parquet    impressions, a folder for each day
 users.parquet                        one row for each user
 videos/2024-05-01.parquet            every video that is known on the day, with its plays before the day began
 content.parquet                      a vector of 8 numbers for each video, also for those of later days
 """
 
+import argparse
 import json
-import sys
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -16,8 +20,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FIRST_DAY, DAY_MS = date(2024, 5, 1), 86_400_000
-USERS, ROWS, NEW_VIDEOS, DAYS = 400, 2_000, 40, 31
+arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+arguments.add_argument("first", type=int, nargs="?", default=1)
+arguments.add_argument("last", type=int, nargs="?", default=8)
+arguments.add_argument("--come-and-go", action="store_true")
+arguments.add_argument("--users", type=int, default=400)
+arguments.add_argument("--rows", type=int, default=2_000)
+arguments.add_argument("--videos", type=int, default=40)
+args = arguments.parse_args()
+
+FIRST_DAY, DAY_MS, DAYS = date(2024, 5, 1), 86_400_000, 31
+ROWS, NEW_VIDEOS = args.rows, args.videos
+SHOWN_DAYS = 5 if args.come_and_go else DAYS
+LEAVE = 0.03 if args.come_and_go else 0.0  # share of the users that leave and arrive on a day
+NEW_USERS = int(LEAVE * args.users)
+USERS = args.users + NEW_USERS * (DAYS - 1)
 RAW = Path("data/feed-raw")
 
 rng = np.random.default_rng(0)
@@ -28,13 +45,28 @@ plays = np.zeros(NEW_VIDEOS * DAYS, int)
 price = [Decimal(int(cents)) / 100 for cents in rng.integers(0, 500, NEW_VIDEOS * DAYS)]
 clicked: list[list[str]] = [[] for _ in range(USERS)]
 
+# These draws have a generator of their own, so that all other values are the same without --come-and-go.
+come_and_go = np.random.default_rng(2)
+first_day = np.repeat(np.arange(1, DAYS + 1), [args.users, *[NEW_USERS] * (DAYS - 1)])
+last_day = first_day + come_and_go.geometric(LEAVE, USERS) if args.come_and_go else first_day + DAYS
+pauses, week = args.come_and_go & (come_and_go.random(USERS) < 1 / 3), come_and_go.integers(0, 14, USERS)
+by_activity = come_and_go.permutation(USERS) if args.come_and_go else np.arange(USERS)
+
+
+def users_of(day: int) -> np.ndarray:
+    """Return the users of a day, most active first."""
+    present = (first_day <= day) & (day <= last_day) & ~(pauses & ((day + week) % 14 < 7))
+    return by_activity[present[by_activity]]
+
 
 def impressions(day: int) -> pa.Table:
     """Return the rows of a day in the order of time, and remember the clicks of its users. The first day is 1."""
     rng = np.random.default_rng(day)
-    user = (USERS * rng.random(ROWS) ** 2).astype(int)
+    users = users_of(day)
+    user = users[(len(users) * rng.random(ROWS) ** 2).astype(int)]
     # Most impressions are of new videos.
-    video = NEW_VIDEOS * day - 1 - (NEW_VIDEOS * day * rng.random(ROWS) ** 3).astype(int)
+    candidates = NEW_VIDEOS * min(day, SHOWN_DAYS)
+    video = NEW_VIDEOS * day - 1 - (candidates * rng.random(ROWS) ** 3).astype(int)
     interest = quality[video] + (taste[user] * style[video]).sum(1)
     # These videos play by themselves; the others wait for a click.
     auto = rng.random(ROWS) < 0.6
@@ -103,4 +135,4 @@ def main(first: int, last: int) -> None:
     print(f"{RAW}: {ROWS * (last - first + 1):,} rows of {last - first + 1} day(s)")
 
 
-main(*map(int, sys.argv[1:3] or (1, 8)))
+main(args.first, args.last)

@@ -61,6 +61,8 @@ _DEVICES = ("tests/gpu_proofs/test_devices.py",)
 _ONE_GRAPH = ("tests/gpu_proofs/test_one_graph.py",)
 _COLLECTIVES = ("tests/gpu_proofs/test_collectives.py",)
 _STREAMS = ("tests/gpu_proofs/test_streams.py",)
+_DAYS = ("tests/days/test_daily.py",)
+_GATE = ("tests/days/test_gate.py",)
 
 FAULTS: tuple[Fault, ...] = (
     # Models
@@ -450,6 +452,49 @@ FAULTS: tuple[Fault, ...] = (
         "if pending.answer.cancelled():",
         "if not pending.request.rows:",
         ("tests/serving/http/test_batching.py",),
+    ),
+    # Chains of days
+    Fault(
+        "the gate judges by the unfavourable end of the interval",
+        "ple_rec/days/gate.py",
+        "each.interval[1] < -each.margin",
+        "each.interval[0] < -each.margin",
+        _GATE,
+    ),
+    Fault(
+        "a task with few positives counts",
+        "ple_rec/days/gate.py",
+        " and each.positives >= gate.min_positives",
+        "",
+        _GATE,
+    ),
+    Fault(
+        "a refused candidate is published",
+        "ple_rec/days/run.py",
+        "                if reasons:\n                    raise _Refused\n",
+        "",
+        _DAYS,
+    ),
+    Fault(
+        "the day after a refusal starts from the day before it in the chain",
+        "ple_rec/days/served.py",
+        "start = chain.find(served.dataset)",
+        "start = chain.find(before.fingerprint)",
+        _DAYS,
+    ),
+    Fault(
+        "the candidate is compared with itself",
+        "ple_rec/days/validation.py",
+        "served_scores_NK = _score(served, raw, rows_N)",
+        "served_scores_NK = scores_NK",
+        _DAYS,
+    ),
+    Fault(
+        "a day that was killed after its publication is published again",
+        "ple_rec/days/run.py",
+        'if existing is not None and record is not None and record.verdict == "accepted":',
+        "if False:",
+        _DAYS,
     ),
     # GPU
     Fault(
