@@ -47,14 +47,16 @@ from ple_rec.config.words import spelling_hint
 from ple_rec.data.encode import Encoder, RawKind
 from ple_rec.data.vocabulary_index import is_text
 from ple_rec.errors import DataError, Option, UserError
+from ple_rec.inference.arrays import TABLES
 from ple_rec.inference.card import card_text
 from ple_rec.inference.export_check import COMPARED_REQUESTS, ExportCheck, check_scores
 from ple_rec.inference.export_options import ExportOptions
 from ple_rec.inference.fusion_lookup import dropped_fusion_warning, find_fusion
 from ple_rec.inference.held_out import RawHeldOutRows, build_examples, read_held_out
+from ple_rec.inference.manifest import MODEL_FILE
 from ple_rec.inference.model_dir import VERSIONS, new_version
 from ple_rec.inference.program import check_onnx, write_program
-from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, MODEL_FILE, TABLES, Ranker
+from ple_rec.inference.ranker import CONFIG, EXAMPLES, FUSION_FILE, Ranker
 from ple_rec.inference.read_back import check_requests
 from ple_rec.inference.side_table import PublishedTable, ReadSide, TableSources, choose_sides, write_tables
 from ple_rec.inference.signature import build_signature

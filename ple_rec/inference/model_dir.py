@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import overload
 
 from ple_rec.errors import DataError, Option, PleRecError, UserError
-from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, explain_unreadable
+from ple_rec.inference.manifest import EXPORT_AGAIN, MANIFEST, MODEL_FILE, explain_unreadable
 from ple_rec.inference.publish import LATEST, VERSION_NAME, explain_write_errors, names_below, publish_folder
 from ple_rec.runs.layout import CONFIG
 from ple_rec.storage import Location, Remote, location, names_in
@@ -160,7 +160,7 @@ def model_name(folder: Location) -> str | None:
         version = latest_version(folder) if (folder / LATEST).is_file() else folder
         if not (version / MANIFEST).is_file():
             return None
-        return str(json.loads((version / "model.json").read_text(encoding="utf-8"))["name"])
+        return str(json.loads((version / MODEL_FILE).read_text(encoding="utf-8"))["name"])
     except (OSError, ValueError, LookupError, TypeError, PleRecError):
         return None
 

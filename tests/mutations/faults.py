@@ -45,10 +45,13 @@ _METRICS = ("tests/metrics",)
 _STORE = ("tests/checkpoint/test_store.py",)
 _RESUME = ("tests/training/test_resume.py",)
 _SHARDING = ("tests/distributed/test_sharding.py", "tests/distributed/test_table_init.py")
+_OVERWRITE = ("tests/distributed/test_table_overwrite.py",)
+_NEW_ROWS = ("tests/training/test_new_rows.py",)
 _PLANS = ("tests/planning/test_bytes.py", "tests/planning/test_planner.py")
 _PREP = ("tests/data_prep/test_feed.py", "tests/data_prep/vocabulary/test_vocabulary.py")
 _TURNOVER = ("tests/data_prep/vocabulary/test_turnover.py",)
 _RANKER = ("tests/inference/test_ranker.py",)
+_DELTA = ("tests/inference/test_delta.py",)
 _LAUNCHES = ("tests/gpu_proofs/test_launches.py",)
 _TRANSFERS = ("tests/gpu_proofs/test_transfers.py",)
 _BACKGROUND = ("tests/checkpoint/test_background.py",)
@@ -263,6 +266,41 @@ FAULTS: tuple[Fault, ...] = (
         _SHARDING,
     ),
     Fault(
+        "a row that is reset keeps the state of its optimizer",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.tensor[local_N] = 0",
+        "piece.tensor[local_N] += 0",
+        _OVERWRITE,
+    ),
+    Fault(
+        "only the first column shard of row-wise Adagrad's state is reset",
+        "ple_rec/distributed/table_overwrite.py",
+        "piece.metadata.shard_offsets[0] % origins[table].rows",
+        "piece.metadata.shard_offsets[0]",
+        _OVERWRITE,
+    ),
+    Fault(
+        "an unknown value of a table with hash rows is read as row 0",
+        "ple_rec/data/unknown_rows.py",
+        "if not table.hash_rows or not len(row_R):",
+        "if True:",
+        ("tests/data/test_unknown_rows.py",),
+    ),
+    Fault(
+        "a warm start draws new rows with the seed of the new run",
+        "ple_rec/training/warm_start.py",
+        "warm_start.dataset, table_origins(context, warm_start)",
+        "warm_start.dataset, table_origins(context, None)",
+        _NEW_ROWS,
+    ),
+    Fault(
+        "an evaluation on a newer dataset reads rows that were not trained for their values",
+        "ple_rec/training/trained.py",
+        "read_new_rows_as_unknown(context, state, _trained_dataset(path))",
+        "read_new_rows_as_unknown(context, state, context.dataset.schema.fingerprint)",
+        _NEW_ROWS,
+    ),
+    Fault(
         "the features of a sharded model stand in the order of its plan",
         "ple_rec/models/multitask.py",
         "values = self._column_order.permute(pooled.values())",
@@ -354,6 +392,34 @@ FAULTS: tuple[Fault, ...] = (
         'x_N, side="right")',
         'x_N, side="left")',
         ("tests/data/test_encode.py",),
+    ),
+    Fault(
+        "of two deltas that change one row, the older one holds",
+        "ple_rec/inference/tables.py",
+        "rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        "self, older = older, self; rows = torch.cat([self.rows_E, older.rows_E]).numpy()",
+        ("tests/inference/test_tables.py",),
+    ),
+    Fault(
+        "a delta is put on any version in memory, from whichever it was made",
+        "ple_rec/inference/delta.py",
+        "if info.manifest != manifest:",
+        "if info.manifest == manifest == None:",
+        _DELTA,
+    ),
+    Fault(
+        "a version in memory is found in a chain by its name alone",
+        "ple_rec/inference/load_version.py",
+        "if folder.name == older.arrays.version and manifest_digest(folder) == older.arrays.manifest:",
+        "if folder.name == older.arrays.version:",
+        _DELTA,
+    ),
+    Fault(
+        "a value that has lost its row in a delta keeps it",
+        "ple_rec/data/vocabulary_changes.py",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost])",
+        "pa.concat_arrays([changes.raw_E.filter(has_value_E), lost[:0]])",
+        ("tests/data/test_vocabulary_changes.py",),
     ),
     Fault(
         "the predictions of ranked items stay in the order of the request",
