@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import NoReturn
 import pyarrow.parquet as pq
 import pytest
 
+from data_prep import dry_run as dry_run_module
 from data_prep.dry_run import dry_run
 from data_prep.output.summary import Summary
 from data_prep.pipeline import Pipeline
@@ -123,6 +125,20 @@ def test_a_dry_run_counts_the_rows_that_the_run_changes(chain: Chain) -> None:
         (line,) = [line for line in lines if line.startswith(f"  rows         table {key}: ")]
         assert words in line
         assert (" the rarest " in line) == (waiting > 0)
+
+
+def test_a_dry_run_of_a_sample_counts_its_rows_for_the_log(chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A value that a sample of half of the rows has once is taken to have two rows of the log, which admit it."""
+    monkeypatch.setattr(dry_run_module, "SAMPLE_ROWS", 4)
+    raw = chain.write([17])
+    options = Options(str(raw), threads=1, append="day=17", parent=chain.root / "day-12")
+    lines = str(dry_run(str(chain.root / "turnover.toml"), None, options)).splitlines()
+    (line,) = [line for line in lines if line.startswith("  rows         table user_id: ")]
+    (new,) = re.findall(r": about (\d+) new and", line)
+    (sampled,) = [line for line in lines if line.startswith("  user_id  ")]
+    users = [row["user_id"] for row in [*chain.days[17][:4], *chain.days[17][10:14], *chain.days[17][20:]]]
+    assert int(sampled.split()[-2].replace(",", "")) > sum(count > 1 for count in Counter(users).values())
+    assert int(new) >= int(sampled.split()[-2])
 
 
 def test_datasets_with_freed_rows_verify(chain: Chain) -> None:
