@@ -27,6 +27,7 @@ from data_prep.transforms.columns import (
     weights_column,
 )
 from data_prep.transforms.resolve import Resolved
+from data_prep.transforms.splits import date_of_training
 from ple_rec.config.base import SPLITS, Split
 from ple_rec.config.prep import ColumnType, PrepConfig
 from ple_rec.config.schema import (
@@ -106,6 +107,8 @@ def build_schema(
         fingerprint=fingerprint,
         parent=None if parent is None else parent.schema.fingerprint,
         ancestors=() if parent is None else parent.lineage,
+        day=date_of_training(config),
+        ancestor_days=() if parent is None else parent.known_days,
         tables=tuple(tables),
         sparse=tuple(
             SparseFeature(

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.transforms.splits import date_of_training
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import PREP_FILE, PrepConfig
 from ple_rec.config.schema import RATES_DIR, SCHEMA_FILE, VOCAB_DIR, DatasetSchema
@@ -73,3 +74,10 @@ class Parent:
     def lineage(self) -> tuple[str, ...]:
         """Fingerprints of this dataset and of its ancestors, nearest first."""
         return self.schema.lineage()
+
+    @property
+    def known_days(self) -> tuple[str, ...]:
+        """Last training days of this dataset and of its nearest ancestors, as far as they are known."""
+        # The schema of a dataset that an older version prepared has no days, but its configuration has its own day.
+        day = date_of_training(self.config)
+        return () if day is None else (day, *self.schema.ancestor_days)

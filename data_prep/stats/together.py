@@ -79,7 +79,7 @@ def raw_values(
 ) -> dict[str, dict[str, str]]:
     """Return the raw values of rows of embedding tables, by table and row.
 
-    Row 0, which has no raw value, and tables without a vocabulary are left out.
+    Row 0 and freed rows, which have no raw value, and tables without a vocabulary are left out.
     """
     out = {}
     for table, rows in rows_of_tables.items():
@@ -87,7 +87,7 @@ def raw_values(
         if path is None or not path.exists() or not wanted_rows:
             continue
         entries = ds.dataset(path, format="parquet").to_table(
-            columns=["raw", "row"], filter=ds.field("row").isin(wanted_rows)
+            columns=["raw", "row"], filter=ds.field("row").isin(wanted_rows) & ds.field("raw").is_valid()
         )
         texts = zip(entries["row"].to_pylist(), entries["raw"].to_pylist(), strict=True)
         out[table] = {str(row): _text(raw) for row, raw in sorted(texts)}

@@ -11,8 +11,9 @@ import ibis
 import ibis.expr.types as ir
 
 from data_prep.expressions.kinds import floating
+from data_prep.expressions.times import days_since_1970
 from data_prep.sources.files import POSITION
-from data_prep.transforms.arithmetic import day_number, hash_is_below, hashed_text
+from data_prep.transforms.arithmetic import date_text, day_number, hash_is_below, hashed_text
 from data_prep.transforms.columns import DAY, GROUP_COLUMN, NO_GROUP, SPLIT, SPLIT_KEY, WEIGHT_COLUMN
 from data_prep.transforms.expression_scope import ColumnBuilder, as_float32
 from data_prep.transforms.resolve import Resolved
@@ -37,6 +38,25 @@ def split_key(config: PrepConfig) -> str | None:
     if isinstance(config.split, HeldOutSplit):
         return group_keys(config)[0] if config.split.hash is None else "split.hash"
     return None
+
+
+def last_training_day(config: PrepConfig) -> int | None:
+    """Return the last day of train, in days from 1970-01-01; None if rows are not split by day.
+
+    Args:
+        config: Configuration, with the date of day 1 filled in if the split counts days from it.
+    """
+    split = config.split
+    if not isinstance(split, DaySplit | HeldOutSplit):
+        return None
+    day_1 = None if config.day_1 is None else days_since_1970(config.day_1)
+    return day_number(split.train[1] if isinstance(split, DaySplit) else split.days[1], day_1)
+
+
+def date_of_training(config: PrepConfig) -> str | None:
+    """Return the date of `last_training_day`."""
+    day = last_training_day(config)
+    return None if day is None else date_text(day)
 
 
 def features_that_determine(key: str, resolved: Resolved) -> tuple[str, ...]:

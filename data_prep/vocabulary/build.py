@@ -27,9 +27,10 @@ from data_prep.output.parent import Parent
 from data_prep.output.parts import ParquetPartSink
 from data_prep.sources.footers import read_verified_footer
 from data_prep.transforms.list_warnings import warn_of_pieces
+from data_prep.transforms.splits import last_training_day
 from data_prep.vocabulary import numbering
 from ple_rec.config.prep import MAX_ROWS, PrepConfig, SparseSpec, TableSpec
-from ple_rec.config.schema import Table
+from ple_rec.config.schema import VOCAB_DAY, Table
 from ple_rec.errors import DataError, UserError
 
 logger = logging.getLogger(__name__)
@@ -201,6 +202,10 @@ class Vocabularies:
         if not self.engine.max_inner_join_span or not integers or not footer.num_rows or rows < MIN_ROWS_TO_SPREAD:
             return LookupTable(entries)
         ends = [footer.row_group(i).column(0).statistics for i in range(footer.num_row_groups)]
+        # A row group of freed rows alone has no least and greatest value.
+        ends = [statistics for statistics in ends if statistics.has_min_max]
+        if not ends:
+            return LookupTable(entries)
         low, high = min(statistics.min for statistics in ends), max(statistics.max for statistics in ends)
         too_wide = high - low + 2 > min(
             self.engine.max_inner_join_span, _MAX_SPREAD_FACTOR * footer.num_rows + _MAX_SPREAD_EXTRA
@@ -233,7 +238,10 @@ class Vocabularies:
         known = None
         if self.parent is not None:
             known = numbering.union_vocabularies(
-                [self.engine.read([self.parent.vocabularies[vocabulary.table]]) for vocabulary in batch]
+                [
+                    numbering.with_days(self.engine.read([self.parent.vocabularies[vocabulary.table]]))
+                    for vocabulary in batch
+                ]
             )
             counts = numbering.new_values(counts, known)
         if any(vocabulary.has_fixed_size for vocabulary in batch):
@@ -243,10 +251,13 @@ class Vocabularies:
         if not missing:
             return
         numbered = numbering.assign_rows(counts, last_rows=[vocabulary.parent_rows for vocabulary in batch])
+        columns = [("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]
         if any(vocabulary.has_fixed_size for vocabulary in batch):
             limits = [vocabulary.limit if vocabulary.has_fixed_size else MAX_ROWS for vocabulary in batch]
             numbered = numbered.filter(numbered["row"] <= numbering.per_vocabulary(numbered, limits))
         if known is not None:
+            numbered = numbered.mutate(**{VOCAB_DAY: ibis.literal(last_training_day(self.config), "int32")})
+            columns.append((VOCAB_DAY, pa.int32()))
             numbered = ibis.union(known.select(numbered.columns), numbered, distinct=False)
         if len(batch) == 1:
             numbered = numbered.mutate(**{PART: ibis.literal(0, "int32")})
@@ -254,7 +265,7 @@ class Vocabularies:
             numbered = numbered.filter(numbered[PART].isin(missing))
         sink = ParquetPartSink(
             folder=self.folder,
-            schema=pa.schema([("raw", batch[0].kind), ("row", pa.int32()), ("count", pa.int64())]),
+            schema=pa.schema(columns),
             fingerprint=None,
             dictionary_columns=(),
             row_group_rows=ROW_GROUP_ROWS,

@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 from data_prep.engines.base import PART
 from data_prep.transforms.columns import LOG_ROW_COUNT
 from ple_rec.config.prep import MAX_ROWS
+from ple_rec.config.schema import VOCAB_DAY
 
 
 def collect_values(
@@ -94,6 +95,12 @@ def assign_rows(counts: ir.Table, last_rows: Sequence[int] = (0,)) -> ir.Table:
 def new_values(counts: ir.Table, known: ir.Table) -> ir.Table:
     """Return the rows of `counts` whose values are not in `known`."""
     return counts.anti_join(known, [counts[key] == known[key] for key in (*_vocabulary_key(counts), "raw")])
+
+
+def with_days(entries: ir.Table) -> ir.Table:
+    """Return a vocabulary with the column `VOCAB_DAY`, which is null if a version without such days has written it."""
+    days = entries[VOCAB_DAY] if VOCAB_DAY in entries.columns else ibis.null("int32")
+    return entries.select("raw", "row", "count", **{VOCAB_DAY: days})
 
 
 def _vocabulary_key(rows: ir.Table) -> list[str]:

@@ -262,7 +262,8 @@ class Run:
 
         Returns:
             N raw ids of the logs, and their embeddings, float32 (N, D), in the same order. Ids that are too rare to
-            have a row of their own are missing, as is row 0, which is for missing and unknown ids. For a table without
+            have a row of their own are missing, as are rows of ids that have expired, and row 0, which is for missing
+            and unknown ids. For a table without
             a vocabulary, such as that of a feature in buckets, the ids are row numbers from 1.
 
         Raises:
@@ -286,7 +287,9 @@ class Run:
             # The R rows are row 0, those of the N ids, and rows that are allocated but not used.
             rows_RD = load_table_rows(config, self.path, checkpoint, name)
             ids = raw_ids(location(config.data.path), tables[name])
-            return ids, rows_RD[1 : 1 + len(ids)].numpy().copy()
+            embeddings_RD = rows_RD[1 : 1 + len(ids)].numpy().copy()
+            in_use_R = ids.is_valid()
+            return ids.filter(in_use_R), embeddings_RD[in_use_R.to_numpy(zero_copy_only=False)]
 
     @errors_name_arguments
     def gates(self, split: Split = "test") -> Gates:

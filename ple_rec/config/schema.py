@@ -6,6 +6,8 @@ DIR/vectors/<feature>.parquet  DIR/_SUCCESS
 
 from __future__ import annotations
 
+from datetime import date
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -18,6 +20,7 @@ SCHEMA_FILE = "schema.toml"
 STATS_FILE = "stats.json"
 STATS_PAGE = "stats.html"
 VOCAB_DIR = "vocab"
+VOCAB_DAY = "day"  # Column of a vocabulary: day of the row's assignment, in days since 1970-01-01.
 VECTORS_DIR = "vectors"
 RATES_DIR = "rates"
 FINGERPRINT_KEY = b"ple_rec.fingerprint"  # Key of the dataset's fingerprint in the metadata of every Parquet file.
@@ -30,13 +33,13 @@ class Table(Config):
     """Embedding table; it may have free rows for new values of later days.
 
         row 0                             missing values; without `hash_rows`, also values not in the vocabulary
-        1 .. rows - 1                     values of the vocabulary
+        1 .. rows - 1                     rows of the vocabulary: values, and freed rows, whose values have expired
         rows .. capacity - hash_rows - 1  free
         the last `hash_rows`              values not in the vocabulary, by their hash
 
     Args:
         name: Name of the table.
-        rows: Number of rows of the vocabulary, including row 0.
+        rows: Number of rows of the vocabulary, including row 0 and freed rows.
         capacity: Number of allocated rows; None for `rows`.
         hash_rows: Number of rows for hashed values at the end of the capacity.
     """
@@ -65,7 +68,7 @@ class Table(Config):
 
     @property
     def free_rows(self) -> range:
-        """Rows for new values of later days."""
+        """Rows after the vocabulary, for new values of later days. Freed rows of the vocabulary are not among them."""
         return range(self.rows, self.allocated_rows - self.hash_rows)
 
 
@@ -162,11 +165,15 @@ class SplitInfo(Config):
 class DatasetSchema(Config):
     """Content of `schema.toml`.
 
-    `fingerprint` identifies the dataset. `parent` is the fingerprint of the dataset whose ids `prep --append` kept;
-    each of these ids means the same here. `ancestors` are the fingerprints of the parent, of its own parent, and so on;
-    a schema that is written by hand may leave them out. `group` is the column whose equal values mark the rows of one
-    user or request. `subgroup` is a column that divides the rows of a group further, such as by day: equal values mark
-    rows of one group, too. `group_by` are the expressions of the group and of what divides it, as results name them.
+    `fingerprint` identifies the dataset. `parent` is the fingerprint of the dataset to which `prep --append` added a
+    day. Each of its ids means the same here, except ids that were assigned anew since: a value may lose its row, and
+    another value may get the row later (`expire`). `ple_rec.data.row_assignments` tells these ids from the others.
+    `ancestors` are the fingerprints of the parent, of its own parent, and so on; a schema that is written by hand may
+    leave them out. `day` is the last training day, such as 2024-05-08, and `ancestor_days` are those of the nearest
+    ancestors, in the order of `ancestors`, as far as they are known; only a split by day has them. `group` is the
+    column whose equal values mark the rows of one user or request. `subgroup` is a column that divides the rows of a
+    group further, such as by day: equal values mark rows of one group, too. `group_by` are the expressions of the group
+    and of what divides it, as results name them.
 
     Raises:
         pydantic.ValidationError: There are problems, such as two features of one name, a feature whose table is not
@@ -178,6 +185,8 @@ class DatasetSchema(Config):
     fingerprint: str
     parent: str | None = None
     ancestors: tuple[str, ...] = ()
+    day: str | None = Field(None, exclude_if=lambda day: day is None)
+    ancestor_days: tuple[str, ...] = Field((), exclude_if=lambda days: not days)
     tables: tuple[Table, ...] = ()
     sparse: tuple[SparseFeature, ...] = ()
     dense: tuple[DenseFeature, ...] = ()
@@ -236,6 +245,23 @@ class DatasetSchema(Config):
             problems.append(f"fingerprint {self.fingerprint!r} is also that of an ancestor; every dataset has its own")
         twice = sorted({name for name in self.ancestors if self.ancestors.count(name) > 1})
         problems += [f"ancestor {name!r} is named twice" for name in twice]
+        return problems + self._day_problems()
+
+    def _day_problems(self) -> list[str]:
+        if self.day is None:
+            return ["ancestor_days without day; the dataset has a last training day, too"] if self.ancestor_days else []
+        days = (self.day, *self.ancestor_days)
+        try:
+            dates = [date.fromisoformat(day) for day in days]
+        except ValueError:
+            return [f"day and ancestor_days are {', '.join(days)}; write each day as YYYY-MM-DD"]
+        problems = []
+        if len(days) > len(self.lineage()):
+            problems.append(f"{len(days) - 1} ancestor_days for {len(self.lineage()) - 1} ancestors; drop some")
+        if any(later <= earlier for later, earlier in pairwise(dates)):
+            problems.append(
+                f"day and ancestor_days are {', '.join(days)}; each day comes after the one that follows it"
+            )
         return problems
 
     @property
@@ -263,6 +289,11 @@ class DatasetSchema(Config):
         """
         parent = () if self.parent is None else (self.parent,)
         return (self.fingerprint, *(self.ancestors or parent))
+
+    def lineage_days(self) -> dict[str, str]:
+        """Return the last training day of this dataset and of its ancestors, by fingerprint, as far as it is known."""
+        days = () if self.day is None else (self.day, *self.ancestor_days)
+        return dict(zip(self.lineage(), days, strict=False))
 
     def columns(self) -> list[str]:
         """Return the distinct Parquet columns of features, labels, spaces, sample weight, group and subgroup."""

@@ -3,7 +3,7 @@
 The hash table consists of two arrays, which may be mapped from files (`vocabulary_index.py`):
 
     slots_M   row that is stored in each of the M = 2 n + 1 slots; 0 for an empty slot
-    keys_R    key of each of the rows 1 .. n; the entry of row 0 is unused
+    keys_R    key of each of the rows 1 .. n; the entries of row 0 and of rows without a value are unused
 
 The search for a key starts at slot ((h(key) >> 32) M) >> 32, where h is `mix_bits`. It goes from slot to slot until it
 finds a row with this key or an empty slot. Frequent values have low rows, so their keys lie close together, in few
@@ -97,24 +97,23 @@ def find(slots_M: Rows, keys_R: Keys, keys_N: Keys, equal_values: EqualValues | 
     return rows_N
 
 
-def insert(slots_M: Rows, keys_R: Keys, first: int, count: int, equal_values: EqualValues | None = None) -> int | None:
-    """Insert the rows first to first + count - 1 into the table, unless two rows have the same value.
+def insert(slots_M: Rows, keys_R: Keys, rows_N: Rows, equal_values: EqualValues | None = None) -> int | None:
+    """Insert rows into the table, unless two rows have the same value.
 
     Args:
         slots_M: Slots of the table.
         keys_R: Keys of the table, those of the new rows included.
-        first: First row to insert.
-        count: Number of rows to insert.
-        equal_values: Function that compares values with equal keys, as in `find`; its positions count from row `first`.
+        rows_N: Rows to insert.
+        equal_values: Function that compares values with equal keys, as in `find`; its positions are those in `rows_N`.
 
     Returns:
         Row that has the same value as an earlier row; None if all values differ. If a row is returned, the table is
         incomplete.
     """
-    remaining = np.arange(count)
-    slot = _first_slot(keys_R[first : first + count], len(slots_M))
+    remaining = np.arange(len(rows_N))
+    slot = _first_slot(keys_R[rows_N], len(slots_M))
     while len(remaining):
-        rows = (first + remaining).astype(np.int32)
+        rows = rows_N[remaining]
         occupants = slots_M[slot]
         duplicate = (keys_R[occupants] == keys_R[rows]) & (occupants != 0)
         if equal_values is not None and duplicate.any():

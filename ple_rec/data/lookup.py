@@ -1,7 +1,9 @@
 """Look-up of raw values in a vocabulary, which gives the row of an embedding table that data preparation gave them.
 
-A vocabulary lists the raw values that have a row of their own. Row 0 of every table is for missing values, and for
-unknown ones unless the table has `hash_rows`: rows at its end that unknown values share by a hash.
+A vocabulary lists the raw values that have a row of their own. A row that was freed, since its value expired, has no
+value until an appended day assigns it to another one; no value is looked up as this row. Row 0 of every table is for
+missing values, and for unknown ones unless the table has `hash_rows`: rows at its end that unknown values share by a
+hash.
 
 Shape suffixes: N values of one call.
 """
@@ -41,8 +43,9 @@ class VocabularyLookup:
     text as UTF-8.
 
     Args:
-        file: Vocabulary as a Parquet file, ordered by row.
-        capacity: Number of allocated rows of the table; None if it has just row 0, a row per value and the hash rows.
+        file: Vocabulary as a Parquet file, ordered by row; freed rows have null in place of a value.
+        capacity: Number of allocated rows of the table; None if it has just row 0, the rows of the vocabulary
+            and the hash rows.
         hash_rows: Number of rows at the end of the table that unknown values share.
         sealed: True if nothing may be written beside the file, as in a version of a model. A missing index is then
             built in the cache.
@@ -81,7 +84,7 @@ class VocabularyLookup:
         return self._index.kind
 
     def __len__(self) -> int:
-        """Return the number of values in the vocabulary."""
+        """Return the number of rows of the vocabulary, freed rows included."""
         return len(self._index.keys_R) - 1
 
     def rows(self, values: pa.Array | pa.ChunkedArray, place: str) -> pa.Array:
@@ -123,11 +126,14 @@ class VocabularyLookup:
         )
 
     def values(self, rows: Sequence[int]) -> list[Any]:
-        """Return a raw value of each row, or None for row 0 and for rows of which no value is known.
+        """Return a raw value of each row, or None for row 0, freed rows and other rows of which no value is known.
 
         A row that unknown values share gets an example that has this row by its hash, such as "unknown-3".
         """
-        return [self._value(row) for row in rows]
+        values = [self._value(row) for row in rows]
+        # The index does not mark freed rows, but only the value of a row that is in use is looked up as this row.
+        looked_up = self.rows(pa.array(values), str(self.file)).to_pylist()
+        return [value if row == rows[i] else None for i, (value, row) in enumerate(zip(values, looked_up, strict=True))]
 
     def _value(self, row: int) -> Any:
         texts = self._index.texts_R

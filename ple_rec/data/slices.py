@@ -166,7 +166,7 @@ def check_vocabulary(file: Location) -> None:
 
 
 def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
-    """Return the raw values of ids, by id. Ids that the vocabulary does not have are left out.
+    """Return the raw values of ids, by id. Ids without a value in the vocabulary are left out.
 
     Args:
         file: Vocabulary file, with the columns `raw` and `row`.
@@ -179,7 +179,8 @@ def raw_values(file: Location, rows: Sequence[int]) -> dict[int, Any]:
     if not file.exists():
         return {}
     try:
-        table = pq.read_table(local_copy(file), columns=["raw", "row"], filters=pc.field("row").isin(list(rows)))
+        wanted = pc.field("row").isin(list(rows)) & pc.field("raw").is_valid()
+        table = pq.read_table(local_copy(file), columns=["raw", "row"], filters=wanted)
         return dict(zip(table["row"].to_pylist(), _plain_values(table["raw"]), strict=True))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise _bad_vocabulary(file, f"unreadable ({error})") from error

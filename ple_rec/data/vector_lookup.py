@@ -52,7 +52,8 @@ class VectorLookup:
         self._texts = to_binary(keys) if self.kind == "text" else None
         self._keys_R = np.append(np.int64(0), self._hash_keys(keys))
         self._slots_M = np.zeros(hash_index.slot_count(len(keys)), np.int32)
-        hash_index.insert(self._slots_M, self._keys_R, 1, len(keys), self._equal_texts(self._texts))
+        entries_N = np.arange(1, len(keys) + 1, dtype=np.int32)
+        hash_index.insert(self._slots_M, self._keys_R, entries_N, self._equal_texts(self._texts))
 
     def vectors(self, keys: pa.Array) -> FloatArray:
         """Return the vector of each key (N, W), with NaN for a null or unknown key.

@@ -1,9 +1,11 @@
 """Memory-mapped hash index of a vocabulary, which finds the table row of a raw value. It is built once, on disk.
 
 DIR/vocab/<table>.parquet, the vocabulary of a table, has the columns `raw` (integers or text) and `row` (1, 2, ...).
-Row 0 of the table, for missing and unknown values, is not in it. The index is a folder of plain arrays in DIR/vocab. If
-nothing may be written there, as in a version of a model, the folder is in `vocab` of the cache (`~/.cache/ple_rec`).
-The index of a vocabulary in a store lies beside the vocabulary's copy in the cache.
+Row 0 of the table, for missing and unknown values, is not in it. A freed row, whose value has expired, keeps its place
+in the file with a null `raw`; only a file with the column `day` (`row_assignments.py`) may have one. The index is a
+folder of plain arrays in DIR/vocab. If nothing may be written there, as in a version of a model, the folder is in
+`vocab` of the cache (`~/.cache/ple_rec`). The index of a vocabulary in a store lies beside the vocabulary's copy in the
+cache.
 
     <table>.<digest of the vocabulary>.index/  slots.i4  keys.i8       and for texts  offsets.i8  text.u1
 
@@ -30,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from ple_rec.config.schema import VOCAB_DIR, Table
+from ple_rec.config.schema import VOCAB_DAY, VOCAB_DIR, Table
 from ple_rec.data import hash_index
 from ple_rec.data.hash_index import Bytes, Keys, Rows
 from ple_rec.errors import DataError, Option, UserError
@@ -55,8 +57,8 @@ class VocabularyIndex:
     Args:
         kind: Kind of the raw values.
         slots_M: Row in each slot of the hash table, 0 for an empty slot (`hash_index.py`).
-        keys_R: Key of each row in the hash table: the integer itself, or the hash of the text.
-        texts_R: Raw text of each row as a binary value; None for integers.
+        keys_R: Key of each row in the hash table: the integer itself, or the hash of the text. No slot has a freed row.
+        texts_R: Raw text of each row as a binary value, empty for a freed row; None for integers.
     """
 
     kind: Kind
@@ -109,10 +111,11 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
         sealed: True if nothing may be written beside the file, as in a version of a model.
 
     Raises:
-        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., a null, or a value twice.
+        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., a value twice, or a null
+            although it has no days.
         UserError: The index cannot be written.
     """
-    with _explain_damage(file):
+    with explain_damage(file):
         kind, count = _read_schema(file)
         with file.open("rb") as stream:
             digest = hashlib.file_digest(stream, lambda: hashlib.sha256(VERSION)).hexdigest()[:16]
@@ -134,7 +137,7 @@ def open_index(file: Path, *, sealed: bool = False) -> VocabularyIndex:
 
 
 def raw_ids(dataset: Location, table: Table) -> pa.Array:
-    """Return the raw values of a table's rows, in the order of the rows from row 1 on.
+    """Return the raw values of a table's rows, in the order of the rows from row 1 on; null for a freed row.
 
     Without a vocabulary, the raw value of a row is its number, for every row of the table.
 
@@ -156,16 +159,18 @@ def check_vocabulary(file: Location) -> None:
     """Read a vocabulary and check it as `open_index` does, except that a value may occur twice.
 
     Raises:
-        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a null.
+        DataError: The vocabulary is damaged, has other columns, rows that are not 1, 2, ..., or a null although it has
+            no days.
     """
-    with _explain_damage(file):
+    with explain_damage(file):
         _read_schema(file)
     for _ in _read_pieces(file):
         pass
 
 
 @contextmanager
-def _explain_damage(file: Location) -> Iterator[None]:
+def explain_damage(file: Location) -> Iterator[None]:
+    """Raise a DataError about a vocabulary in place of an error of the block by which it cannot be read."""
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -267,10 +272,12 @@ def _fill(folder: Path, file: Path, kind: Kind, count: int) -> None:
     # `texts` is the writer of the texts; None for integers.
     with _TextWriter(folder, count) if kind == "text" else nullcontext() as texts:
         for first, raw in _read_pieces(file):
-            keys = raw.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, to_binary(raw))
+            filled = raw.fill_null(0 if texts is None else "")
+            keys = filled.cast(pa.int64()).to_numpy() if texts is None else texts.add(first, to_binary(filled))
             keys_R[first : first + len(raw)] = keys
-            equal_values = None if texts is None else texts.equal_values_from(first)
-            if (duplicate := hash_index.insert(slots_M, keys_R, first, len(raw), equal_values)) is not None:
+            rows_N = (first + raw.is_valid().to_numpy(zero_copy_only=False).nonzero()[0]).astype(np.int32)
+            equal_values = None if texts is None else texts.compare_values_of(rows_N)
+            if (duplicate := hash_index.insert(slots_M, keys_R, rows_N, equal_values)) is not None:
                 # `duplicate` is a row of the table. The message names the row of the file, which counts from 0.
                 place, value = f"{file}, column 'raw', row {duplicate - 1}", raw[duplicate - first].as_py()
                 raise DataError(place, f"{value!r} is repeated", "a value has one row", _FIX)
@@ -287,22 +294,25 @@ def _new_array(folder: Path, name: str, size: int) -> NDArray[Any]:
 def _read_pieces(file: Location) -> Iterator[tuple[int, pa.Array]]:
     """Read a vocabulary piece by piece; check each piece, and yield its first row and its raw values."""
     first = 1
-    with _explain_damage(file), open_parquet(file) as parquet:
+    with explain_damage(file), open_parquet(file) as parquet:
+        may_have_freed_rows = VOCAB_DAY in parquet.schema_arrow.names
         for batch in parquet.iter_batches(_READ_ROWS, columns=["raw", "row"], use_threads=False):
             raw, row = batch.column("raw"), batch.column("row").cast(pa.int64()).fill_null(0).to_numpy()
-            _check_piece(file, first, raw, row)
+            _check_piece(file, first, raw, row, may_have_freed_rows=may_have_freed_rows)
             yield first, raw
             first += len(row)
 
 
-def _check_piece(file: Location, first: int, raw: pa.Array, row: NDArray[np.int64]) -> None:
+def _check_piece(
+    file: Location, first: int, raw: pa.Array, row: NDArray[np.int64], *, may_have_freed_rows: bool
+) -> None:
     # Rows of the table count from 1. Messages name the row of the file, which counts from 0.
     expected = np.arange(first, first + len(row))
     if (bad := row != expected).any():
         i = int(bad.argmax())
         place = f"{file}, column 'row', row {first - 1 + i}"
         raise DataError(place, f"got {row[i]}", f"rows are 1, 2, ..., so it must be {expected[i]}", _FIX)
-    if raw.null_count:
+    if raw.null_count and not may_have_freed_rows:
         place = f"{file}, column 'raw', row {first - 1 + pc.index(raw.is_null(), True).as_py()}"
         raise DataError(place, "null", "missing values have row 0, which is not in the vocabulary", _FIX)
 
@@ -330,16 +340,16 @@ class _TextWriter:
         self.file.write(text.tobytes())
         return hash_index.text_keys(offsets, text)
 
-    def equal_values_from(self, first: int) -> hash_index.EqualValues:
+    def compare_values_of(self, rows_N: Rows) -> hash_index.EqualValues:
         """Return the function (positions, rows) by which `hash_index.insert` compares texts with equal keys.
 
-        It compares, pair by pair, the text at a position of the piece that begins at row `first` with the text of a
-        table row. Equal keys are rare, so it reads each text from the file.
+        It compares, pair by pair, the text of the row at a position of `rows_N` with the text of another row. Equal
+        keys are rare, so it reads each text from the file.
         """
 
         def equal_values(positions: NDArray[np.intp], rows: Rows) -> NDArray[np.bool_]:
             return np.array(
-                [self._text(first + int(i)) == self._text(int(row)) for i, row in zip(positions, rows, strict=True)]
+                [self._text(int(rows_N[i])) == self._text(int(row)) for i, row in zip(positions, rows, strict=True)]
             )
 
         return equal_values

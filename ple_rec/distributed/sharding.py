@@ -156,11 +156,21 @@ def local_shards(model: nn.Module) -> Iterator[tuple[str, torch.Tensor, int, int
 
     The values share the memory of the model, so writing to them changes the model.
     """
-    for key, value in model.state_dict().items():
+    return shards_of_state(model.state_dict())
+
+
+def shards_of_state(state: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor, int, int, int]]:
+    """Yield each table shard of this rank as `local_shards` does, from the `state_dict` of a model."""
+    for key, value in state.items():
         if isinstance(value, ShardedTensor):
             for piece in value.local_shards():
                 row, column = piece.metadata.shard_offsets
-                yield key.split(".")[-2], piece.tensor, row, column, value.size(1)
+                yield table_of_key(key), piece.tensor, row, column, value.size(1)
+
+
+def table_of_key(key: str) -> str:
+    """Return the name of the table of a parameter, such as `user` for `embeddings.embedding_bags.user.weight`."""
+    return key.split(".")[-2]
 
 
 def initialise_tables(model: nn.Module, rows: Mapping[str, int], scale: float, seed: int) -> None:

@@ -79,8 +79,7 @@ def uniform_rows_(
         first_column: Column of the whole table that is column 0 of the shard.
         dim: Number of columns of the whole table.
     """
-    digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
-    key = _signed(int.from_bytes(digest[:8], "little"))
+    key = _table_key(seed, table)
     column_D = torch.arange(first_column, first_column + shard_RD.shape[1], device=shard_RD.device)
 
     def fill(start: int, stop: int) -> None:
@@ -97,6 +96,26 @@ def uniform_rows_(
     with single_threaded_pool(threads, "rows") as pool:  # `threads` threads, each of which runs torch on one thread.
         # `map` raises the error of a thread only when its results are read, as `list` does.
         list(pool.map(fill, edges[:-1], edges[1:]))
+
+
+def initial_rows(
+    rows_R: Tensor, columns: int, bound: float, *, seed: int, table: str, first_column: int, dim: int
+) -> Tensor:
+    """Return the initial values of some rows of a table in fp32, the same as those that `uniform_rows_` writes.
+
+    Args:
+        rows_R: Numbers of the rows in the whole table, int64.
+        columns: Number of columns to return.
+        bound: Bound of the absolute values, see `initial_bound`.
+        seed: Seed of the run.
+        table: Name of the table.
+        first_column: Column of the whole table that is column 0 of the result.
+        dim: Number of columns of the whole table.
+    """
+    column_D = torch.arange(first_column, first_column + columns, device=rows_R.device)
+    hash_RD = rows_R[:, None] * dim + column_D
+    unit_RD = torch.empty_like(hash_RD, dtype=torch.float32)
+    return _draws(hash_RD, torch.empty_like(hash_RD), unit_RD, _table_key(seed, table), bound)
 
 
 def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int, bound: float) -> None:
@@ -121,7 +140,26 @@ def _fill(shard_RD: Tensor, column_D: Tensor, first_row: int, dim: int, key: int
         part_RD = shard_RD[start : start + step]
         offset, hashes, scratch, unit = (x[: len(part_RD)] for x in (offset_RD, hash_RD, scratch_RD, unit_RD))
         torch.add(offset, (first_row + start) * dim, out=hashes)
-        _splitmix64_(_splitmix64_(hashes, scratch).bitwise_xor_(key), scratch)
-        # The upper 24 bits of a hash become a number in [0, 1), since float32 has an exact value for each of them.
-        unit.copy_(_shifted(hashes, 40, scratch)).mul_(2.0**-24)
-        part_RD.copy_(unit.mul_(2).sub_(1).mul_(bound))
+        part_RD.copy_(_draws(hashes, scratch, unit, key, bound))
+
+
+def _table_key(seed: int, table: str) -> int:
+    """Return the hash of a seed and the name of a table, as an int64."""
+    digest = hashlib.sha256(f"{seed}/{table}".encode()).digest()
+    return _signed(int.from_bytes(digest[:8], "little"))
+
+
+def _draws(hash_RD: Tensor, scratch_RD: Tensor, unit_RD: Tensor, key: int, bound: float) -> Tensor:
+    """Write the initial values of a chunk into `unit_RD`, and return `unit_RD`.
+
+    Args:
+        hash_RD: Row-major position of each value in the whole table, int64, which its hash overwrites.
+        scratch_RD: Tensor of the same shape and type for intermediate results.
+        unit_RD: Tensor of the same shape in fp32 for the result.
+        key: Hash of the seed and the name of the table.
+        bound: Bound of the absolute values.
+    """
+    _splitmix64_(_splitmix64_(hash_RD, scratch_RD).bitwise_xor_(key), scratch_RD)
+    # The upper 24 bits of a hash become a number in [0, 1), since float32 has an exact value for each of them.
+    unit_RD.copy_(_shifted(hash_RD, 40, scratch_RD)).mul_(2.0**-24)
+    return unit_RD.mul_(2).sub_(1).mul_(bound)

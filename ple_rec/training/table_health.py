@@ -21,11 +21,11 @@ from torch import Tensor
 
 from ple_rec.config.schema import VOCAB_DIR
 from ple_rec.distributed.collectives import run_on_rank_zero
-from ple_rec.distributed.table_rows import RowBlock, TableOrigin, TableRows
+from ple_rec.distributed.table_rows import RowBlock, TableRows
 from ple_rec.storage import Location, StoreError
 from ple_rec.storage.arrow import open_parquet
 from ple_rec.training.context import EvaluationContext
-from ple_rec.training.warm_start import WarmStart
+from ple_rec.training.warm_start import WarmStart, table_origins
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +68,9 @@ def table_health(context: EvaluationContext, warm_start: WarmStart | None = None
     tables = context.plan.tables
     if not tables:
         return []
-    seed, scale = context.config.seed, context.config.embeddings.init_scale
-    if warm_start is not None:
-        seed, scale = warm_start.seed, warm_start.init_scale
     free_rows = {table.name: table.free_rows for table in context.dataset.schema.tables}
     rows_in_use = {t.table: t.rows - len(free_rows[t.table]) for t in tables}
-    origins = {t.table: TableOrigin(t.table, t.rows, t.dim, seed, scale) for t in tables}
+    origins = table_origins(context, warm_start)
     reader = TableRows(context.model, origins, context.ranks.device)
     lookup_counts = [
         run_on_rank_zero(

@@ -32,6 +32,7 @@ from ple_rec.runs.lineage import check_checkpoint_config, describe_differences
 from ple_rec.storage import Location
 from ple_rec.training.checks import global_batch_size, select_run_columns
 from ple_rec.training.context import EvaluationContext, build_evaluation_context
+from ple_rec.training.new_rows import read_new_rows_as_unknown, unknown_sources
 from ple_rec.training.precision import saved_precision
 from ple_rec.training.prepared import prepare_run
 
@@ -110,6 +111,9 @@ def find_trained_checkpoint(
 def load_trained_weights(context: EvaluationContext, run_dir: Location, checkpoint: str) -> Location:
     """Load the weights of a checkpoint into the model, and return the directory of the checkpoint (a collective).
 
+    Rows that the dataset has assigned to values since the dataset of the checkpoint are read as the row of unknown
+    values, see `ple_rec.training.new_rows`.
+
     Args:
         context: Context of the run.
         run_dir: Directory of the run.
@@ -122,12 +126,16 @@ def load_trained_weights(context: EvaluationContext, run_dir: Location, checkpoi
     path = find_trained_checkpoint(context.config, run_dir, checkpoint, context.dataset)
     state = {"model": context.model.state_dict()}
     load_state(path, state)
+    read_new_rows_as_unknown(context, state, _trained_dataset(path))
     context.model.load_state_dict(state["model"])
     return path
 
 
 def load_table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table: str) -> Tensor:
     """Return the rows of one embedding table of a checkpoint, in fp32 and in the memory of this process.
+
+    Rows that the dataset has assigned to values since the dataset of the checkpoint have the weights of the row of
+    unknown values, as in `load_trained_weights`.
 
     Args:
         config: Configuration of the run.
@@ -151,7 +159,15 @@ def load_table_rows(config: RunConfig, run_dir: Location, checkpoint: str, table
     rows_RD = torch.empty(tables[table].num_embeddings, tables[table].embedding_dim)
     with process_group(config.runtime):
         load_state(path, {"model": {f"embeddings.embedding_bags.{table}.weight": rows_RD}})
+    for row_R, source_R in unknown_sources(dataset, _trained_dataset(path), [table]).values():
+        rows_RD[row_R] = rows_RD[source_R]
     return rows_RD
+
+
+def _trained_dataset(path: Location) -> str:
+    """Return the fingerprint of the dataset on which a checkpoint was trained."""
+    with explain_removal(path):
+        return str(read_manifest(path).written_by["dataset"])
 
 
 def single_process_config(config: RunConfig, metrics: Mapping[str, Any]) -> RunConfig:

@@ -2,8 +2,9 @@
 
 The new run takes tables, dense parameters, statistics of the normalisers and the state of both optimizers from the
 checkpoint. Steps, learning-rate schedule, position in the data, random state, best score and the count of early
-stopping begin anew. Ids that are new in the dataset take free rows of the tables. These rows are in the checkpoint with
-their initial weights, drawn with the seed and scale of the first run of a series of warm starts.
+stopping begin anew. Rows of the tables that belong to other values than in the dataset of the checkpoint, or were free
+there, begin anew, too: with their initial weights, drawn with the seed and scale of the first run of a series of warm
+starts, and without optimizer state.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ple_rec.config.run import RunConfig
 from ple_rec.config.schema import DatasetSchema
 from ple_rec.data.columns import Selection
 from ple_rec.distributed.collectives import run_on_rank_zero
+from ple_rec.distributed.table_rows import TableOrigin
 from ple_rec.errors import DataError, Option, UserError
 from ple_rec.models.build import check_dense_values
 from ple_rec.runs.checkpoints import full_address
@@ -30,7 +32,8 @@ from ple_rec.runs.layout import CONFIG, INIT, METRICS, configured_checkpoint_pla
 from ple_rec.runs.lineage import check_checkpoint_config, input_changes
 from ple_rec.runs.read import RunFiles
 from ple_rec.storage import Location, location, short_message
-from ple_rec.training.context import TrainContext
+from ple_rec.training.context import EvaluationContext, TrainContext
+from ple_rec.training.new_rows import reset_new_rows
 from ple_rec.training.prepared import PreparedRun
 from ple_rec.training.restore import column_shard_widths
 
@@ -175,8 +178,22 @@ def load_warm_start(context: TrainContext, warm_start: WarmStart) -> None:
     context.optimizers.init_state()
     state = {"model": context.model.state_dict(), "optimizer": context.optimizers.combined.state_dict()}
     load_state(warm_start.path, state)
+    reset_new_rows(context, state, warm_start.dataset, table_origins(context, warm_start))
     context.model.load_state_dict(state["model"])
     context.optimizers.combined.load_state_dict(state["optimizer"])
+
+
+def table_origins(context: EvaluationContext, warm_start: WarmStart | None) -> dict[str, TableOrigin]:
+    """Return the origin of the initial values of each table of a run, by name of the table.
+
+    Args:
+        context: Context of the run.
+        warm_start: Checkpoint that the run took its first weights from; None if they were random.
+    """
+    seed, scale = context.config.seed, context.config.embeddings.init_scale
+    if warm_start is not None:
+        seed, scale = warm_start.seed, warm_start.init_scale
+    return {t.table: TableOrigin(t.table, t.rows, t.dim, seed, scale) for t in context.plan.tables}
 
 
 def _warm_start_of_finished_run(run: Location, checkpoint: str) -> WarmStart:

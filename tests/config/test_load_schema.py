@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tomli_w
 
 from ple_rec.config.load import SchemaError, dump_toml, load_schema
 from ple_rec.config.schema import DatasetSchema, DenseFeature, SparseFeature, SplitInfo, Table, Task
@@ -151,6 +153,27 @@ def test_ancestors_begin_with_the_parent(dataset: Path) -> None:
     )
     (dataset / "schema.toml").write_text(dump_toml(SCHEMA).replace("ancestors = []", 'ancestors = ["a"]'))
     assert "  parent is missing, and the first of ancestors 'a'; they are the same" in refusal(dataset)
+
+
+def test_days_of_the_lineage_descend(dataset: Path) -> None:
+    days = {"day": "2024-05-09", "ancestor_days": ("2024-05-08",)}
+    child = DatasetSchema.model_validate(SCHEMA.model_dump() | {"parent": "a", "ancestors": ("a", "b")} | days)
+    (dataset / "schema.toml").write_text(dump_toml(child))
+    assert load_schema(dataset).lineage_days() == {SCHEMA.fingerprint: "2024-05-09", "a": "2024-05-08"}
+    assert SCHEMA.lineage_days() == {}
+    assert "day" not in SCHEMA.model_dump()
+
+    def refused(changes: dict[str, Any]) -> str:
+        raw = child.model_dump(mode="json", exclude_none=True) | changes
+        (dataset / "schema.toml").write_text(tomli_w.dumps(raw))
+        return refusal(dataset).partition("\n")[2]
+
+    assert refused({"day": "9 May"}) == "  day and ancestor_days are 9 May, 2024-05-08; write each day as YYYY-MM-DD"
+    more = ["2024-05-08", "2024-05-07", "2024-05-06"]
+    assert refused({"ancestor_days": more}) == "  3 ancestor_days for 2 ancestors; drop some"
+    assert refused({"day": "2024-05-08"}) == (
+        "  day and ancestor_days are 2024-05-08, 2024-05-08; each day comes after the one that follows it"
+    )
 
 
 def test_a_label_is_no_feature() -> None:

@@ -44,6 +44,28 @@ def expected(value: Any, rows: dict[Any, int], capacity: int, hash_rows: int) ->
     return capacity - hash_rows + int(digits, 16) % hash_rows if hash_rows else 0
 
 
+@settings(deadline=None, derandomize=True, max_examples=20)
+@given(s.data(), s.booleans(), s.sampled_from([0, 3]))
+def test_no_value_has_a_freed_row(data: s.DataObject, text: bool, hash_rows: int) -> None:
+    """The values 0 and "", which stand for a freed row in the arrays of the index, may have a row of their own."""
+    value: s.SearchStrategy[Any] = s.sampled_from(["", "a", "b", "c"]) if text else s.integers(-1, 3)
+    values = data.draw(s.lists(value, unique=True, max_size=4))
+    raw = data.draw(s.permutations([*values, *[None] * data.draw(s.integers(1, 3))]))
+    kind = pa.string() if text else pa.int64()
+    with tempfile.TemporaryDirectory() as folder:
+        days = pa.array([None if each is None else 19_000 for each in raw], pa.int32())
+        (Path(folder) / "vocab").mkdir()
+        file = write(Path(folder) / "vocab" / "t.parquet", raw, kind, day=days)
+        lookup = VocabularyLookup(file, capacity=len(raw) + 1 + hash_rows, hash_rows=hash_rows)
+        assert lookup.values(range(len(raw) + 1)) == [None, *raw]
+        rows = {each: row for row, each in enumerate(raw, 1) if each is not None}
+        wanted = ["", "a", "d", None] if text else [0, 1, 9, None]
+        found = lookup.rows(pa.array(wanted, kind), "column").to_pylist()
+        assert found == [expected(each, rows, len(raw) + 1 + hash_rows, hash_rows) for each in wanted]
+        table = Table(name="t", rows=len(raw) + 1)
+        assert vocabulary_index.raw_ids(Path(folder), table).to_pylist() == raw
+
+
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(s.data(), s.booleans(), s.sampled_from([0, 0, 1, 7]))
 def test_rows_are_those_of_a_dict(data: s.DataObject, text: bool, hash_rows: int) -> None:

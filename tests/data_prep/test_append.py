@@ -17,9 +17,11 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+import tomli_w
 
 from data_prep.append import append_config, parse_day
 from data_prep.dry_run import dry_run
+from data_prep.expressions.times import days_since_1970
 from data_prep.output.parent import Parent
 from data_prep.output.summary import Summary
 from data_prep.pipeline import Pipeline
@@ -28,6 +30,8 @@ from ple_rec.cli import main
 from ple_rec.config.base import SPLITS
 from ple_rec.config.load import load_config, load_schema
 from ple_rec.config.prep import DaySplit, HeldOutSplit, PrepConfig
+from ple_rec.data.dataset import DatasetDirectory
+from ple_rec.data.row_assignments import rows_assigned_after
 from ple_rec.errors import DataError, PleRecError, UserError
 from tests.data_prep.feed_logs import digests, hashed_as_python, read
 from tests.data_prep.plain_logs import SIDE, TOML, Logs, day_of, with_column
@@ -181,6 +185,59 @@ def test_three_generations_name_their_ancestors(days: Days) -> None:
     assert len(set(marks)) == 4
     assert [schema.parent for schema in schemas] == [None, *marks[:-1]]
     assert schemas[3].lineage() == tuple(reversed(marks))
+
+
+def test_a_row_has_the_day_of_its_assignment(days: Days) -> None:
+    """Rows of the first preparation, which records no days, have none."""
+    by_day: dict[str, list[int | None]] = {}
+    for name in NAMES:
+        table = pq.read_table(days.folder(name) / "vocab" / "video_id.parquet")
+        by_day[name] = table["day"].to_pylist() if "day" in table.column_names else []
+    first = days_since_1970("2022-04-19")
+    assert by_day["first"] == []
+    assert by_day["day-5"] == [None] * 5 + [first] * 3
+    assert by_day["day-6"] == by_day["day-7"] == [None] * 5 + [first] * 3 + [first + 1] * 2
+    schemas = [load_schema(days.folder(name)) for name in NAMES]
+    assert [schema.day for schema in schemas] == ["2022-04-16", "2022-04-19", "2022-04-20", "2022-04-21"]
+    assert schemas[3].ancestor_days == ("2022-04-20", "2022-04-19", "2022-04-16")
+
+
+def test_rows_assigned_after_an_ancestor(days: Days) -> None:
+    dataset = DatasetDirectory(days.folder("day-7"))
+    after = {name: rows_assigned_after(dataset, load_schema(days.folder(name)).fingerprint) for name in NAMES}
+    assert {name: rows["video_id"].tolist() for name, rows in after.items() if rows} == {
+        "first": [6, 7, 8, 9, 10],
+        "day-5": [9, 10],
+    }
+    assert after["day-7"] == {}
+    assert "user" not in after["first"]  # The table has no capacity, so no value got a row.
+    with pytest.raises(ValueError, match="nor of an ancestor"):
+        rows_assigned_after(dataset, "other")
+
+
+def test_days_go_on_from_a_dataset_of_an_earlier_version(days: Days, tmp_path: Path) -> None:
+    """Earlier versions wrote no days; every row that has one counts as assigned later than their datasets."""
+    for name in ("first", "day-5"):
+        _without_days(days.folder(name), tmp_path / name)
+    days(str(tmp_path / "day-6"), "day=6", str(tmp_path / "day-5"))
+    table = pq.read_table(tmp_path / "day-6" / "vocab" / "video_id.parquet")
+    day_6 = days_since_1970("2022-04-20")
+    assert table["day"].to_pylist() == [None] * 8 + [day_6] * 2
+    assert table["raw"] == pq.read_table(days.folder("day-6") / "vocab" / "video_id.parquet")["raw"]
+    assert load_schema(tmp_path / "day-6").ancestor_days == ("2022-04-19",)
+    for name in ("first", "day-5"):
+        rows = rows_assigned_after(DatasetDirectory(tmp_path / "day-6"), load_schema(days.folder(name)).fingerprint)
+        assert rows["video_id"].tolist() == [9, 10]
+
+
+def _without_days(source: Path, target: Path) -> None:
+    """Copy a dataset as an earlier version would have written it: neither the schema nor a vocabulary has days."""
+    shutil.copytree(source, target)
+    schema = load_schema(source).model_copy(update={"day": None, "ancestor_days": ()})
+    (target / "schema.toml").write_text(tomli_w.dumps(schema.model_dump(mode="json", exclude_none=True)))
+    for file in (target / "vocab").iterdir():
+        pq.write_table(pq.read_table(file).select(["raw", "row", "count"]), file)
+    (target / "_SUCCESS").write_text("")
 
 
 WARNINGS = [

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ple_rec.distributed import table_init
-from ple_rec.distributed.table_init import uniform_rows_
+from ple_rec.distributed.table_init import initial_rows, uniform_rows_
 
 ROWS, DIM, BOUND = 1000, 12, 0.25
 
@@ -34,6 +34,12 @@ def test_shards_by_rows_are_parts_of_the_whole(parts: int) -> None:
 def test_shards_by_columns_are_parts_of_the_whole() -> None:
     joined = torch.cat([_shard(columns=range(0, 8)), _shard(columns=range(8, 12))], dim=1)
     assert torch.equal(joined, _shard())
+
+
+def test_single_rows_are_those_of_the_whole() -> None:
+    rows_R, columns = torch.tensor([999, 0, 7, 8]), range(4, 12)
+    drawn_RD = initial_rows(rows_R, len(columns), BOUND, seed=0, table="item", first_column=columns.start, dim=DIM)
+    assert torch.equal(drawn_RD, _shard()[rows_R, 4:])
 
 
 def test_a_shard_without_rows_is_left_alone() -> None:

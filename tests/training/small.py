@@ -120,7 +120,7 @@ def train_small(rank: int, world_size: int, config: RunConfig, run_dir: Path, *,
 
 def whole_tables(model: nn.Module) -> dict[str, Tensor]:
     """Every table, put together from the shards of all ranks; a collective."""
-    return _whole({k.split(".")[-2]: v for k, v in model.state_dict().items() if isinstance(v, ShardedTensor)})
+    return whole_sharded({k.split(".")[-2]: v for k, v in model.state_dict().items() if isinstance(v, ShardedTensor)})
 
 
 def whole_state(job: TrainContext) -> dict[str, Tensor]:
@@ -130,10 +130,11 @@ def whole_state(job: TrainContext) -> dict[str, Tensor]:
         flat |= {f"optimizer.{parameter}.{key}": value for key, value in state.items()}
     sharded = {key: value for key, value in flat.items() if isinstance(value, ShardedTensor)}
     rest = {key: torch.as_tensor(value).clone() for key, value in flat.items() if key not in sharded}
-    return rest | _whole(sharded)
+    return rest | whole_sharded(sharded)
 
 
-def _whole(sharded: dict[str, ShardedTensor]) -> dict[str, Tensor]:
+def whole_sharded(sharded: dict[str, ShardedTensor]) -> dict[str, Tensor]:
+    """Every tensor, put together from the shards of all ranks; a collective."""
     own = {
         key: (
             tuple(value.size()),
