@@ -22,13 +22,9 @@ import statistics
 import subprocess
 import sys
 import time
-import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -108,7 +104,7 @@ group = "user_id"
 log.files = ["log/day=1", "log/day=2"]
 time = {{ value = "time_ms", unit = "ms" }}
 split = {{ by = "day", train = [1, 1], test = [2, 2], valid_share = 0.5 }}
-append = {{ valid = 0.001, test = 0.01 }}
+append = {{ valid = 0.01, test = 0.01 }}
 tables.user_id.capacity = {users + users // 50 + 1}
 
 [[sparse]]
@@ -143,7 +139,7 @@ def train_runs(folder: Path, args: argparse.Namespace) -> None:
         "data.described_by": "",
         "data.virtual_shards": 8,
         "train.batch_size_per_rank": args.batch_size,
-        "train.best_metric": "click.auc",
+        "train.best_metric": "loss",
         "train.precision": "fp32",
     }
 
@@ -290,7 +286,8 @@ def described_delta(folder: Path) -> str:
     version = folder / "models" / "delta" / "versions" / _NEW
     described = json.loads((version / "model.json").read_text(encoding="utf-8"))
     (users,) = (table for table in described["tables"] if table["name"] == "user_id")
-    return f"users: {users['rows']:,} rows, {users['changed']:,} changed; share of the delta {described['delta']['share']:.4f}"
+    share = described["delta"]["share"]
+    return f"users: {users['rows']:,} rows, {users['changed']:,} changed; share of the delta {share:.4f}"
 
 
 if __name__ == "__main__":
